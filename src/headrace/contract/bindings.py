@@ -1,0 +1,117 @@
+"""Bindings: a folder of small files that says how to reach one system (Service Binding for Kubernetes, "Workload Projection").
+
+A binding root holds one folder per system (`kafka`, `cassandra`). It is the only place that endpoints and secrets are
+read from; `SERVICE_BINDING_ROOT` names it, locally one root per principal under `<home>/bindings/`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.errors import HeadraceError
+
+ROOT_VARIABLE = "SERVICE_BINDING_ROOT"
+
+
+@dataclass(frozen=True)
+class KafkaBinding:
+    """How to reach Kafka. The password never shows in a repr."""
+
+    bootstrap_servers: str
+    security_protocol: str
+    sasl_mechanism: str
+    username: str
+    password: str = field(repr=False)
+    ca_file: Path | None = None
+
+    def client_config(self) -> dict[str, str]:
+        """Return the librdkafka configuration (confluent-kafka) that logs in as this binding's user."""
+        config = {"bootstrap.servers": self.bootstrap_servers, "security.protocol": self.security_protocol}
+        if self.security_protocol.startswith("SASL"):
+            config |= {
+                "sasl.mechanism": self.sasl_mechanism,
+                "sasl.username": self.username,
+                "sasl.password": self.password,
+            }
+        if self.ca_file:
+            config["ssl.ca.location"] = str(self.ca_file)
+        return config
+
+
+@dataclass(frozen=True)
+class CassandraBinding:
+    """How to reach Cassandra. The password never shows in a repr."""
+
+    contact_points: tuple[str, ...]
+    port: int
+    local_datacenter: str
+    username: str
+    password: str = field(repr=False)
+    ca_file: Path | None = None
+
+
+def binding_root() -> Path:
+    """Return the binding root of this process. Raises HeadraceError if `SERVICE_BINDING_ROOT` is not set."""
+    value = os.environ.get(ROOT_VARIABLE)
+    if not value:
+        raise HeadraceError(f"{ROOT_VARIABLE} is not set: point it at a folder with kafka/ and cassandra/ bindings.")
+    return Path(value)
+
+
+def read_kafka(root: Path) -> KafkaBinding:
+    """Read `root/kafka`. Raises HeadraceError that names a missing file."""
+    values = _read(root / "kafka", "bootstrapServers", "securityProtocol")
+    return KafkaBinding(
+        bootstrap_servers=values["bootstrapServers"],
+        security_protocol=values["securityProtocol"],
+        sasl_mechanism=values.get("saslMechanism", ""),
+        username=values.get("username", ""),
+        password=values.get("password", ""),
+        ca_file=_ca_file(root / "kafka"),
+    )
+
+
+def read_cassandra(root: Path) -> CassandraBinding:
+    """Read `root/cassandra`. Raises HeadraceError that names a missing file."""
+    values = _read(root / "cassandra", "contactPoints", "port", "localDatacenter", "username", "password")
+    return CassandraBinding(
+        contact_points=tuple(point.strip() for point in values["contactPoints"].split(",")),
+        port=int(values["port"]),
+        local_datacenter=values["localDatacenter"],
+        username=values["username"],
+        password=values["password"],
+        ca_file=_ca_file(root / "cassandra"),
+    )
+
+
+def write_binding(folder: Path, values: Mapping[str, str]) -> None:
+    """Write one binding: a 0700 folder of 0600 files, each replaced atomically, so a reader never sees half a value."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for key, value in values.items():
+        aside = folder / f".{key}.new"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(value)
+        aside.rename(folder / key)
+
+
+def _read(folder: Path, *required: str) -> dict[str, str]:
+    if not folder.is_dir():
+        raise HeadraceError(f"There is no binding at {folder}: run `headrace up`, or mount the binding Secret there.")
+    values = {
+        entry.name: entry.read_text().strip()
+        for entry in folder.iterdir()
+        if entry.is_file() and not entry.name.startswith(".") and entry.suffix != ".crt"
+    }
+    missing = [key for key in required if not values.get(key)]
+    if missing:
+        raise HeadraceError(f"The binding at {folder} lacks {', '.join(missing)}: add the file(s) to the folder.")
+    return values
+
+
+def _ca_file(folder: Path) -> Path | None:
+    path = folder / "ca.crt"
+    return path if path.exists() else None

@@ -1,0 +1,1 @@
+"""The embedded platform: Kafka and Cassandra as child processes of one machine, without containers."""

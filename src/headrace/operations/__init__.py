@@ -1,0 +1,1 @@
+"""What the operator's tools (command line, Airflow) do to a running platform."""
