@@ -1,0 +1,17 @@
+"""How a driver ended, as an exit code. The supervisor decides by it: restart, look for a twin, or stop (design 7)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of a driver."""
+
+    FINISHED = 0  # told to stop, and every query ended between two batches
+    CUT_OFF = 10  # told to stop, but a batch ran past the grace time and was broken off: it will be replayed
+    TRANSIENT = 20  # a query ended by a fault of a system outside: start again
+    DUPLICATE_WRITER = 21  # another driver writes the same checkpoint: find it before any restart
+    DAMAGED = 22  # checkpoint, state or Kafka's log is damaged or gone: a restart cannot mend it
+    REFUSED = 23  # the start was refused: unsafe plan change, no direct join, bad contract
+    LOCKED = 24  # another driver of this pipeline lives on this machine

@@ -1,0 +1,43 @@
+"""Names that follow from a pipeline: one place for each. A name is written nowhere else (a test greps for it)."""
+
+from __future__ import annotations
+
+from headrace.contract.model import CassandraSink, Pipeline
+
+ARCHIVE_PREFIX = "archive_"
+LAKE_CATALOG = "lake"
+
+
+def query_name(pipeline: str, query: str) -> str:
+    """Return `<pipeline>.<query>`, the name of a query everywhere: Spark, metrics, ledger, logs."""
+    return f"{pipeline}.{query}"
+
+
+def consumer_group(pipeline: str, query: str) -> str:
+    """Return the Kafka consumer group that shows a query's progress to tools. It is never read back (ADR 0005)."""
+    return f"headrace.{query_name(pipeline, query)}"
+
+
+def dead_letter_topic(topic: str) -> str:
+    """Return the topic that holds what the contract refused of `topic`."""
+    return f"{topic}_dead_letters"
+
+
+def archive_query(topic: str) -> str:
+    """Return the name of the query that archives `topic`."""
+    return f"{ARCHIVE_PREFIX}{topic}"
+
+
+def archive_table(pipeline: str, topic: str) -> str:
+    """Return the Iceberg table, with its catalog, that holds every record of `topic`."""
+    return f"{LAKE_CATALOG}.{pipeline}.{archive_query(topic)}"
+
+
+def query_names(pipeline: Pipeline) -> list[str]:
+    """Return the short names of all queries of a pipeline, declared ones first, then one archive query a source."""
+    return [*pipeline.queries, *(archive_query(topic) for topic in pipeline.sources)]
+
+
+def cassandra_table(pipeline: str, query: str, sink: CassandraSink) -> tuple[str, str]:
+    """Return (keyspace, table) that a Cassandra sink writes."""
+    return sink.keyspace or pipeline, sink.table or query
