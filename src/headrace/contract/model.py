@@ -82,7 +82,7 @@ class Source(Strict):
     retention: Duration = timedelta(days=7)
     key: Name = Field(description="The column whose value is the Kafka record key.")
     columns: dict[Name, Column]
-    event_time: EventTime
+    event_time: EventTime | None = Field(None, description="Without it a record happened when Kafka got it.")
 
 
 class Dimension(Strict):
@@ -123,7 +123,7 @@ class Join(Strict):
     type: Literal["inner", "left_outer"]
     left: Name
     right: Name
-    on: list[Name] = Field(min_length=1, description="Columns with one name on both sides that must be equal.")
+    using: list[Name] = Field(min_length=1, description="Columns with one name on both sides that must be equal.")
     time_range: TimeRange | None = None
 
 
@@ -179,8 +179,9 @@ class Query(Strict):
     )
     aggregate: Aggregate | None = None
     join: Join | None = None
-    unmatched: Name | None = Field(
-        None, description="Output column that is null where the dimension has no such key: such rows are dead letters."
+    matched: Name | None = Field(
+        None,
+        description="Boolean column that the transform adds: rows where it is false are dead letters. It is not written.",
     )
     columns: dict[Name, Column]
     sinks: list[Sink] = Field(min_length=1)
