@@ -1,0 +1,19 @@
+"""Ad attribution. A row before: one impression or one click; after: an impression with its click, or with none."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+NO_CLICK = "none"
+
+
+def attributed(impressions: DataFrame, clicks: DataFrame) -> DataFrame:
+    """Return impr_uuid, impr_date, ad_id, click_key, click_date: one row an impression and click, or one with nulls.
+
+    A click belongs to an impression of its uuid if click_date is in [impr_date, impr_date + 5 minutes].
+    """
+    left = impressions.select(F.col("uuid").alias("impr_uuid"), F.col("create_date").alias("impr_date"), "ad_id")
+    right = clicks.select(F.col("uuid").alias("click_uuid"), F.col("create_date").alias("click_date"))
+    in_time = F.expr("click_date >= impr_date AND click_date <= impr_date + INTERVAL 5 MINUTES")
+    joined = left.join(right, (F.col("impr_uuid") == F.col("click_uuid")) & in_time, "left_outer")
+    click_key = F.coalesce(F.date_format("click_date", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"), F.lit(NO_CLICK))
+    return joined.select("impr_uuid", "impr_date", "ad_id", click_key.alias("click_key"), "click_date")
