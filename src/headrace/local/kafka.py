@@ -1,0 +1,227 @@
+"""Kafka on loopback: one KRaft node (broker and controller), SCRAM for clients, every listener authenticated.
+
+Who may do what: `admin` and the broker itself are super users; all others need ACLs, which `provision` makes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from headrace.contract.bindings import KafkaBinding, write_binding
+from headrace.errors import HeadraceError
+from headrace.local.java import Java, child_environment, write_argfile, write_private
+from headrace.local.passwords import cluster_id, secret
+from headrace.local.settings import Settings
+
+NAME = "kafka"
+ADMIN = "admin"
+_BROKER = "broker"  # the node's own user, on the controller listener and among brokers
+MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # a record of 1 MB passes with its headers and its dead-letter envelope
+
+_SILENT = logging.getLogger("headrace.local.kafka.client")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+def mark(settings: Settings) -> str:
+    """Return the argument that makes a process this platform's Kafka."""
+    return f"@{settings.home / 'etc' / NAME / 'java.args'}"
+
+
+def ports(settings: Settings) -> dict[str, int]:
+    """Return the ports that Kafka listens on, by the name of their setting."""
+    return {"kafka_port": settings.kafka_port, "kafka_controller_port": settings.kafka_controller_port}
+
+
+def binding(settings: Settings) -> KafkaBinding:
+    """Return how the admin reaches this Kafka."""
+    return KafkaBinding(
+        bootstrap_servers=f"{settings.host}:{settings.kafka_port}",
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="SCRAM-SHA-512",
+        username=ADMIN,
+        password=secret("kafka-admin", settings),
+    )
+
+
+def write_bindings(settings: Settings) -> None:
+    """Write the admin's binding."""
+    own = binding(settings)
+    values = {
+        "type": "kafka",
+        "bootstrapServers": own.bootstrap_servers,
+        "securityProtocol": own.security_protocol,
+        "saslMechanism": own.sasl_mechanism,
+        "username": own.username,
+        "password": own.password,
+    }
+    write_binding(settings.bindings() / NAME, values)
+
+
+def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
+    """Write the configuration, format the storage of a new platform and return the command that starts Kafka."""
+    etc = settings.home / "etc" / NAME
+    data = settings.home / "data" / NAME
+    write_private(etc / "server.properties", _properties(server_config(settings, data)))
+    write_private(etc / "log4j2.properties", _log4j2(settings))
+    if not data.exists():
+        _format(settings, java, jars, data)
+    options = [
+        *_base_options(settings, jars),
+        f"-Xms{settings.kafka_heap}",
+        f"-Xmx{settings.kafka_heap}",
+        "-XX:+ExitOnOutOfMemoryError",
+        f"-XX:ErrorFile={settings.log_dir}/kafka-hs_err.log",
+        f"-Dlog4j2.configurationFile={etc / 'log4j2.properties'}",
+        "kafka.Kafka",
+        str(etc / "server.properties"),
+    ]
+    return [str(java.binary), write_argfile(etc / "java.args", options)]
+
+
+def server_config(settings: Settings, data: Path) -> dict[str, str]:
+    """Return server.properties. It holds the node's own password: write it for the owner alone."""
+    host, client, controller = settings.host, settings.kafka_port, settings.kafka_controller_port
+    password = secret("kafka-broker", settings)
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    login = f'username="{_BROKER}" password="{password}"'
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{host}:{controller}",
+        "listeners": f"CLIENT://{host}:{client},CONTROLLER://{host}:{controller}",
+        "advertised.listeners": f"CLIENT://{host}:{client}",
+        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "CLIENT",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+        "listener.name.client.scram-sha-512.sasl.jaas.config": f"{scram} required {login};",
+        # SCRAM credentials live in the metadata log, which the controller listener must serve first: PLAIN there.
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.controller.plain.sasl.jaas.config": f'{plain} required {login} user_{_BROKER}="{password}";',
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{ADMIN};User:{_BROKER}",
+        "allow.everyone.if.no.acl.found": "false",
+        "auto.create.topics.enable": "false",
+        "log.dirs": str(data),
+        "message.max.bytes": str(MAX_MESSAGE_BYTES),
+        "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+        # One node: internal topics have one copy, and one partition because fewer start faster.
+        "offsets.topic.num.partitions": "1",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.num.partitions": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        # After a kill -9 the node waits out its own old session: 4 s in all with these, 14 s with the defaults.
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "500",
+    }
+
+
+def usable(settings: Settings, timeout: float = 5) -> bool:
+    """Return whether the admin can log in and see a broker."""
+    config = binding(settings).client_config() | {"client.id": "headrace-local", "log_level": "0"}
+    try:
+        client = AdminClient(config, logger=_SILENT)
+        return bool(client.list_topics(timeout=timeout).brokers)
+    except KafkaException:
+        return False
+
+
+def console_consumer(settings: Settings, java: Java, jars: list[Path], topic: str) -> str:
+    """Return a shell line that prints a topic from its start; its password stands in a file of the admin alone."""
+    etc = settings.home / "etc" / NAME
+    own = binding(settings)
+    module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    client = {
+        "security.protocol": own.security_protocol,
+        "sasl.mechanism": own.sasl_mechanism,
+        "sasl.jaas.config": f'{module} required username="{own.username}" password="{own.password}";',
+    }
+    write_private(etc / "client.properties", _properties(client))
+    options = [*_base_options(settings, jars), "-Xmx128m", f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
+    tools = write_argfile(etc / "tools.args", options)
+    return (
+        f"{java.binary} {tools} org.apache.kafka.tools.consumer.ConsoleConsumer "
+        f"--bootstrap-server {own.bootstrap_servers} --command-config {etc / 'client.properties'} "
+        f"--topic {topic} --from-beginning"
+    )
+
+
+def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> None:
+    """Make the storage with the first two users in it, aside, so that a break half way leaves no half-made folder."""
+    etc = settings.home / "etc" / NAME
+    aside = data.with_name(f"{NAME}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config, arguments = etc / "format.properties", etc / "format.args"
+    write_private(config, _properties(server_config(settings, aside)))
+    users = {ADMIN: secret("kafka-admin", settings), _BROKER: secret("kafka-broker", settings)}
+    scram = [f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]" for name, password in users.items()]
+    options = [*_base_options(settings, jars), f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
+    tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(settings), "-c", str(config), *scram]
+    try:
+        # The passwords stand in the @argfile, never in the argv that all users of the machine can read.
+        command = [str(java.binary), write_argfile(arguments, [*options, *tool])]
+        answer = subprocess.run(command, env=child_environment(java), capture_output=True, text=True, check=False)
+    finally:
+        arguments.unlink(missing_ok=True)
+        config.unlink(missing_ok=True)
+    if answer.returncode:
+        reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
+        raise HeadraceError(f"Kafka's storage at {data} cannot be made: {' '.join(reason)[:300]}.")
+    aside.rename(data)
+
+
+def _base_options(settings: Settings, jars: list[Path]) -> list[str]:
+    return [
+        "-cp",
+        ":".join(map(str, jars)),
+        "-XX:+UseSerialGC",
+        "-XX:-UsePerfData",
+        f"-Djava.io.tmpdir={settings.tmp_dir}",
+        "-Djava.awt.headless=true",
+    ]
+
+
+def _properties(values: dict[str, str]) -> str:
+    return "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+def _log4j2(settings: Settings) -> str:
+    return f"""status = warn
+appender.f.type = RollingFile
+appender.f.name = F
+appender.f.fileName = {settings.log_dir}/kafka.log
+appender.f.filePattern = {settings.log_dir}/kafka.log.%i
+appender.f.layout.type = PatternLayout
+appender.f.layout.pattern = %d %p %c{{1}} %m%n
+appender.f.policies.type = Policies
+appender.f.policies.size.type = SizeBasedTriggeringPolicy
+appender.f.policies.size.size = 10MB
+appender.f.strategy.type = DefaultRolloverStrategy
+appender.f.strategy.max = 2
+rootLogger.level = info
+rootLogger.appenderRef.f.ref = F
+"""
+
+
+def _tool_log4j2(settings: Settings) -> Path:
+    path = settings.home / "etc" / NAME / "tools-log4j2.properties"
+    lines = ["status = error", "appender.c.type = Console", "appender.c.name = C", "appender.c.target = SYSTEM_ERR"]
+    lines += ["appender.c.layout.type = PatternLayout", "appender.c.layout.pattern = %p %m%n"]
+    write_private(path, "\n".join([*lines, "rootLogger.level = warn", "rootLogger.appenderRef.c.ref = C"]) + "\n")
+    return path

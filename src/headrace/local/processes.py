@@ -1,0 +1,125 @@
+"""Server processes that survive the shell that started them.
+
+A process is ours if its pid, start time and command line agree with the record; a recycled pid never does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from headrace.local.java import write_private
+
+# A dropped Popen of a living child warns; kept here, a child of this process is also reaped once it ends.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written down of a process: `created` is psutil's start time (epoch seconds), `mark` is in its argv."""
+
+    name: str
+    pid: int
+    created: float
+    mark: str
+
+
+def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping[str, str], output: Path) -> Record:
+    """Start a process in a session of its own, output appended to a file, and write its record. `mark` is one of argv."""
+    output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with output.open("ab") as handle:
+        child = subprocess.Popen(
+            argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
+        )
+    _children.append(child)
+    record = Record(name, child.pid, psutil.Process(child.pid).create_time(), mark)
+    _write(run_dir, record)
+    return record
+
+
+def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
+    """Return our living process of this name: by its record, else by its mark (the starter died before it wrote one)."""
+    _reap()
+    record = read_record(name, run_dir)
+    if record and (process := living(record)):
+        return process
+    for process in psutil.process_iter(["cmdline"]):
+        if mark in (process.info["cmdline"] or []) and _lives(process):
+            _write(run_dir, Record(name, process.pid, process.create_time(), mark))
+            return process
+    return None
+
+
+def living(record: Record) -> psutil.Process | None:
+    """Return the process that a record speaks of, or None if it ended or its pid belongs to another now."""
+    try:
+        process = psutil.Process(record.pid)
+        # One clock tick is 10 ms; a pid is not recycled within half a second of its first owner's start.
+        same = abs(process.create_time() - record.created) < 0.5 and record.mark in process.cmdline()
+        return process if same and _lives(process) else None
+    except psutil.Error:
+        return None
+
+
+def stop(process: psutil.Process, timeout: float) -> bool:
+    """End a process: SIGTERM, wait up to `timeout` seconds, SIGKILL. Return whether SIGTERM was enough."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(timeout)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(timeout)
+            return False
+        finally:
+            _reap()
+    return True
+
+
+def read_record(name: str, run_dir: Path) -> Record | None:
+    """Return the record of a name, or None if there is none that can be read."""
+    try:
+        return Record(**json.loads((run_dir / f"{name}.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def records(run_dir: Path) -> Iterator[Record]:
+    """Yield all records in a folder."""
+    for path in sorted(run_dir.glob("*.json")):
+        if record := read_record(path.stem, run_dir):
+            yield record
+
+
+def forget(name: str, run_dir: Path) -> None:
+    """Remove the record: the process was ended on purpose."""
+    (run_dir / f"{name}.json").unlink(missing_ok=True)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """Return the last lines of a log file, or an empty string."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 16_384))
+            return "\n".join(handle.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _write(run_dir: Path, record: Record) -> None:
+    write_private(run_dir / f"{record.name}.json", json.dumps(asdict(record)))
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+
+
+def _reap() -> None:
+    _children[:] = [child for child in _children if child.poll() is None]
