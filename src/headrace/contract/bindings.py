@@ -1,4 +1,4 @@
-"""Bindings: a folder of small files that says how to reach one system (Service Binding for Kubernetes, "Workload Projection").
+"""Bindings: a folder of small files that says how to reach one system (Service Binding for Kubernetes).
 
 A binding root holds one folder per system (`kafka`, `cassandra`). It is the only place that endpoints and secrets are
 read from; `SERVICE_BINDING_ROOT` names it, locally one root per principal under `<home>/bindings/`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -19,7 +19,7 @@ TYPE_PATTERN = r"^(string|boolean|int|long|timestamp|date|decimal\(\d{1,2},\d{1,
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-def parse_duration(value: Any) -> timedelta:
+def parse_duration(value: object) -> timedelta:
     """Turn "10 minutes" (number, space, unit from millisecond to day) into a timedelta. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
@@ -32,6 +32,8 @@ def parse_duration(value: Any) -> timedelta:
 def format_duration(value: timedelta) -> str:
     """Write a duration the way Spark's interval parser and a reader both take it, in the largest whole unit."""
     milliseconds = value // timedelta(milliseconds=1)
+    if milliseconds == 0:
+        return "0 seconds"
     for unit, size in (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000), ("seconds", 1_000)):
         if milliseconds % size == 0:
             return f"{milliseconds // size} {unit}"
@@ -48,10 +50,16 @@ Duration = Annotated[
 ColumnType = Annotated[str, Field(pattern=TYPE_PATTERN)]
 
 
-class Strict(BaseModel):
-    """Unknown keys are refused, and a loaded pipeline never changes."""
+def decimal_digits(column_type: str) -> tuple[int, int] | None:
+    """Return (precision, scale) of "decimal(p,s)", or None for any other type."""
+    match = re.fullmatch(r"decimal\((\d+),(\d+)\)", column_type)
+    return (int(match[1]), int(match[2])) if match else None
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Strict(BaseModel):
+    """Unknown keys are refused, nothing is converted ("1" is no number), and a loaded pipeline never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Column(Strict):
@@ -139,7 +147,7 @@ class CassandraSink(Strict):
     consistency: Literal["LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
     writetime: str = Field(
         "batch",
-        description="'batch': generation start in microseconds + batch id; or the timestamp column that orders versions.",
+        description="'batch': generation start in microseconds + batch id; or the timestamp column that orders rows.",
     )
 
 
@@ -181,7 +189,7 @@ class Query(Strict):
     join: Join | None = None
     matched: Name | None = Field(
         None,
-        description="Boolean column that the transform adds: rows where it is false are dead letters. It is not written.",
+        description="Boolean column that the transform adds, not written: rows where it is false are dead letters.",
     )
     columns: dict[Name, Column]
     sinks: list[Sink] = Field(min_length=1)

@@ -6,6 +6,7 @@ from headrace.contract.model import CassandraSink, Pipeline
 
 ARCHIVE_PREFIX = "archive_"
 LAKE_CATALOG = "lake"
+CASSANDRA_CATALOG = "lh"
 
 
 def query_name(pipeline: str, query: str) -> str:
@@ -13,9 +14,14 @@ def query_name(pipeline: str, query: str) -> str:
     return f"{pipeline}.{query}"
 
 
+def group_prefix(pipeline: str) -> str:
+    """Return what all Kafka groups of a pipeline begin with. It ends with a dot: `pos` never covers `pos_sales`."""
+    return f"headrace.{query_name(pipeline, '')}"
+
+
 def consumer_group(pipeline: str, query: str) -> str:
     """Return the Kafka consumer group that shows a query's progress to tools. It is never read back (ADR 0005)."""
-    return f"headrace.{query_name(pipeline, query)}"
+    return f"{group_prefix(pipeline)}{query}"
 
 
 def dead_letter_topic(topic: str) -> str:
@@ -41,3 +47,18 @@ def query_names(pipeline: Pipeline) -> list[str]:
 def cassandra_table(pipeline: str, query: str, sink: CassandraSink) -> tuple[str, str]:
     """Return (keyspace, table) that a Cassandra sink writes."""
     return sink.keyspace or pipeline, sink.table or query
+
+
+def principal(pipeline: str) -> str:
+    """Return the Kafka user and Cassandra role of a pipeline's driver."""
+    return pipeline
+
+
+def kubernetes_name(pipeline: str) -> str:
+    """Return the pipeline's name as Kubernetes allows it (RFC 1123 label): its service account and labels."""
+    return pipeline.replace("_", "-")
+
+
+def driver_pod(pipeline: str) -> str:
+    """Return the fixed name of the driver pod: a second one is refused by the API (AlreadyExists)."""
+    return f"{kubernetes_name(pipeline)}-driver"

@@ -1,0 +1,200 @@
+"""Keyspaces, tables and grants that follow from a pipeline file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from headrace.contract.model import CassandraSink, Column, Pipeline
+from headrace.contract.names import cassandra_table, principal
+from headrace.errors import HeadraceError
+
+_SIMPLE = {
+    "string": "text",
+    "boolean": "boolean",
+    "int": "int",
+    "long": "bigint",
+    "timestamp": "timestamp",
+    "date": "date",
+}
+
+# Unified compaction (CEP-26), tiered: most tables here are overwritten row by row.
+_UPSERTED = "{'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'T4'}"
+# CASSANDRA-9666 advises some 20 to 30 windows in the lifetime of a row.
+_WINDOWS_PER_TTL = 24
+# Deletes come from the users refresh alone; ten days (Cassandra's default) leave time for a repair.
+_GC_GRACE = timedelta(days=10)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Cassandra table as it must be, or as `system_schema` says it is. `columns` maps a name to its CQL type."""
+
+    keyspace: str
+    name: str
+    columns: dict[str, str]
+    partition_key: tuple[str, ...]
+    clustering_key: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return the full primary key."""
+        return self.partition_key + self.clustering_key
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One permission of a role on one table."""
+
+    role: str
+    permission: str
+    keyspace: str
+    table: str
+
+    @property
+    def cql(self) -> str:
+        """Return the GRANT statement; it may be repeated."""
+        return f'GRANT {self.permission} ON TABLE {quoted(self.keyspace, self.table)} TO "{self.role}"'
+
+
+def cql_type(column_type: str) -> str:
+    """Return the CQL type of one contract type. A Cassandra timestamp keeps milliseconds only."""
+    return "decimal" if column_type.startswith("decimal(") else _SIMPLE[column_type]
+
+
+def quoted(*names: str) -> str:
+    """Return a dotted name with every part quoted, so that a reserved word is no trap."""
+    return ".".join(f'"{name}"' for name in names)
+
+
+def tables(pipeline: Pipeline) -> list[Table]:
+    """Return the tables of a pipeline, dimensions first; what a query and a dimension share is one table.
+
+    Raises HeadraceError if two declarations of one table disagree in key or in a column's type.
+    """
+    found: dict[tuple[str, str], Table] = {}
+    for table in _declared(pipeline):
+        place = (table.keyspace, table.name)
+        found[place] = _merged(found[place], table) if place in found else table
+    return list(found.values())
+
+
+def _declared(pipeline: Pipeline) -> Iterator[Table]:
+    for dimension in pipeline.dimensions.values():
+        types = _cql_columns(dimension.columns)
+        yield Table(dimension.keyspace, dimension.table, types, tuple(dimension.key), (), _options())
+    for query_name, query in pipeline.queries.items():
+        for sink in query.sinks:
+            if isinstance(sink, CassandraSink):
+                keyspace, table = cassandra_table(pipeline.name, query_name, sink)
+                key = (tuple(sink.partition_key), tuple(sink.clustering_key))
+                options = _options(sink.ttl, by_event_time=sink.writetime != "batch")
+                yield Table(keyspace, table, _cql_columns(query.columns), *key, options)
+
+
+def _cql_columns(columns: Mapping[str, Column]) -> dict[str, str]:
+    return {name: cql_type(column.type) for name, column in columns.items()}
+
+
+def _merged(first: Table, second: Table) -> Table:
+    _refuse_conflicts(first, second)
+    options = {**first.options, **{k: v for k, v in second.options.items() if k == "default_time_to_live"}}
+    return Table(
+        first.keyspace,
+        first.name,
+        {**first.columns, **second.columns},
+        first.partition_key,
+        first.clustering_key,
+        options,
+    )
+
+
+def _options(ttl: timedelta | None = None, *, by_event_time: bool = False) -> dict[str, str]:
+    options = {"compaction": _UPSERTED, "gc_grace_seconds": str(_GC_GRACE // timedelta(seconds=1))}
+    if ttl is None:
+        return options
+    options["default_time_to_live"] = str(ttl // timedelta(seconds=1))
+    # Time-window compaction sorts by write time. A 'batch' write time stands still at the generation's start, so every
+    # row would fall into one window that is rewritten for ever; only rows written with their own time gain from it.
+    if by_event_time:
+        minutes = max(1, ttl // timedelta(minutes=1) // _WINDOWS_PER_TTL)
+        options["compaction"] = (
+            "{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'MINUTES', "
+            f"'compaction_window_size': '{minutes}'}}"
+        )
+    return options
+
+
+def create_keyspace(name: str, replication_factor: int) -> str:
+    """Return CREATE KEYSPACE; `replication_factor` holds for every datacenter that Cassandra knows then."""
+    replication = f"{{'class': 'NetworkTopologyStrategy', 'replication_factor': {replication_factor}}}"
+    return f"CREATE KEYSPACE IF NOT EXISTS {quoted(name)} WITH replication = {replication}"
+
+
+def create_table(table: Table) -> str:
+    """Return CREATE TABLE IF NOT EXISTS in one line."""
+    columns = ", ".join(f'"{name}" {cql}' for name, cql in table.columns.items())
+    key = ", ".join([f"({_list(table.partition_key)})", *(f'"{name}"' for name in table.clustering_key)])
+    options = " AND ".join(f"{name} = {value}" for name, value in sorted(table.options.items()))
+    statement = f"CREATE TABLE IF NOT EXISTS {quoted(table.keyspace, table.name)} ({columns}, PRIMARY KEY ({key}))"
+    return f"{statement} WITH {options}" if options else statement
+
+
+def ddl(pipeline: Pipeline, replication_factor: int = 1) -> list[str]:
+    """Return the statements that create a pipeline's keyspaces and tables; all may be repeated."""
+    wanted = tables(pipeline)
+    keyspaces = sorted({table.keyspace for table in wanted})
+    return [*(create_keyspace(name, replication_factor) for name in keyspaces), *map(create_table, wanted)]
+
+
+def grants(pipeline: Pipeline) -> list[Grant]:
+    """Return the least rights of a pipeline's role: read its dimensions, read and write its own sink tables."""
+    role = principal(pipeline.name)
+    written = {
+        cassandra_table(pipeline.name, name, sink)
+        for name, query in pipeline.queries.items()
+        for sink in query.sinks
+        if isinstance(sink, CassandraSink)
+    }
+    return [
+        Grant(role, permission, table.keyspace, table.name)
+        for table in tables(pipeline)
+        for permission in ("SELECT", "MODIFY")
+        if permission == "SELECT" or (table.keyspace, table.name) in written
+    ]
+
+
+def alter(existing: Table, wanted: Table) -> list[str]:
+    """Return ALTER TABLE statements that add what `existing` lacks; columns that only it has stay.
+
+    Raises HeadraceError if the key or a column's type differs: Cassandra can change neither (CASSANDRA-12443).
+    """
+    _refuse_conflicts(existing, wanted)
+    table = quoted(existing.keyspace, existing.name)
+    missing = {name: cql for name, cql in wanted.columns.items() if name not in existing.columns}
+    return [f'ALTER TABLE {table} ADD IF NOT EXISTS "{name}" {cql}' for name, cql in missing.items()]
+
+
+def _refuse_conflicts(first: Table, second: Table) -> None:
+    place = f"{first.keyspace}.{first.name}"
+    if (first.partition_key, first.clustering_key) != (second.partition_key, second.clustering_key):
+        raise HeadraceError(
+            f"Table {place} has the primary key {_key_text(first)} but {_key_text(second)} is wanted: Cassandra cannot "
+            "change a key; give the sink a new table name, fill it, and drop the old table."
+        )
+    for name, cql in second.columns.items():
+        if first.columns.get(name, cql) != cql:
+            raise HeadraceError(
+                f"Column {name} of table {place} is {first.columns[name]} but {cql} is wanted: Cassandra cannot change "
+                "a type; give the column or the table a new name."
+            )
+
+
+def _key_text(table: Table) -> str:
+    return f"(({', '.join(table.partition_key)}){''.join(f', {name}' for name in table.clustering_key)})"
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

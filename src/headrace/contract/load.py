@@ -1,0 +1,217 @@
+"""Load pipeline files strictly. Every fault is told as file, dotted key, what is wrong, and the remedy."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Hashable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from headrace.contract import rules
+from headrace.contract.cassandra import tables
+from headrace.contract.kafka import topics
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
+from headrace.errors import HeadraceError
+
+_SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
+_NO_NAME = "not a name; a name is lower-case letters, digits and _, begins with a letter, and has 48 at most"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that is written twice is a fault, not a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {key!r} is written twice: the second would silently replace the first, and two queries "
+                    "of one name would share a checkpoint; rename or remove one",
+                    key_node.start_mark,
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Read, check and return one pipeline. Raises HeadraceError with one line for each fault of the file."""
+    content = _read(path)
+    try:
+        pipeline = Pipeline.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(path, (_sentence(fault) for fault in error.errors())) from error
+    found = list(rules.faults(pipeline))
+    if pipeline.name != path.stem:
+        found.insert(0, f"name: {pipeline.name!r} is not the file's name; rename the file to {pipeline.name}.yaml")
+    if found:
+        raise _refusal(path, found)
+    return pipeline
+
+
+def load_pipelines(folder: Path) -> dict[str, Pipeline]:
+    """Return all pipelines of a folder by name, sorted.
+
+    Raises HeadraceError for a fault of a file, an empty folder, or two pipelines that would write one topic or table.
+    """
+    paths = sorted(path for path in folder.glob("*.y*ml") if path.suffix in (".yaml", ".yml"))
+    if not paths:
+        raise HeadraceError(f"There is no pipeline file (*.yaml) in {folder}: name the folder that holds them.")
+    wrong = [path for path in paths if path.suffix == ".yml"]
+    if wrong:
+        raise HeadraceError(f"{wrong[0]}: pipeline files end with .yaml; rename it to {wrong[0].stem}.yaml.")
+    loaded, faults = {}, []
+    for path in paths:
+        try:
+            loaded[path.stem] = load_pipeline(path)
+        except HeadraceError as error:
+            faults.append(str(error))
+    if not faults:
+        faults = list(_clashes(loaded.values()))
+    if faults:
+        raise HeadraceError("\n".join(faults))
+    return loaded
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds; the model checks it
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
+        hint = f"did you mean {near[0]}?" if near else "check the name."
+        raise HeadraceError(f"There is no pipeline file {path}: {hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadraceError(f"{path} cannot be read ({error}): it must be a readable UTF-8 text file.") from error
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise HeadraceError(f"{path}{_place(error)}: {_problem(error)}.") from error
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error).splitlines()[0]
+
+
+def _refusal(path: Path, sentences: Iterable[str]) -> HeadraceError:
+    return HeadraceError("\n".join(f"{path}: {sentence.rstrip('.')}." for sentence in sentences))
+
+
+def _clashes(pipelines: Iterable[Pipeline]) -> Iterable[str]:
+    """Yield a sentence for each topic or table that two pipelines would write or archive."""
+    owners: dict[str, str] = {}
+    for pipeline in pipelines:
+        owned = {f"topic {topic.name}" for topic in topics(pipeline)}
+        owned |= {f"table {table.keyspace}.{table.name}" for table in tables(pipeline)}
+        for thing in sorted(owned):
+            if thing in owners:
+                yield (
+                    f"{pipeline.name} and {owners[thing]} both own {thing}: one pipeline reads, archives or writes it; "
+                    "rename it in one, or move the query into the other."
+                )
+            owners.setdefault(thing, pipeline.name)
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """Turn one pydantic error into 'key: what is wrong; remedy'."""
+    location = tuple(part for index, part in enumerate(error["loc"]) if not _is_tag(error["loc"], index))
+    key = ".".join(str(part) for part in location if part != "[key]") or "the file"
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = sorted(_fields_at(error["loc"][:-1]))
+        return f"{key}: unknown key; {choices(str(location[-1]), known)}"
+    if kind == "missing":
+        return f"{key}: missing; add it{_described(error['loc'])}"
+    if location and location[-1] == "[key]":
+        return f"{key}: {_NO_NAME}"
+    return f"{key}: {_told(kind, given, error)}"
+
+
+def _told(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - any value of the file
+    if kind == "literal_error":
+        allowed = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{given!r} is not allowed; {choices(str(given), allowed)}"
+    if kind == "union_tag_invalid":
+        return f"kind {error['ctx']['tag']!r} is not allowed; {choices(error['ctx']['tag'], sorted(_SINKS))}"
+    if kind == "union_tag_not_found":
+        return f"kind is missing; {choices('', sorted(_SINKS))}"
+    if kind == "string_pattern_mismatch":
+        return _pattern(str(given), error["ctx"]["pattern"])
+    return f"{error['msg'].removeprefix('Value error, ')} (it is {given!r})"
+
+
+def _pattern(given: str, pattern: str) -> str:
+    from headrace.contract import model
+
+    if pattern == model.TYPE_PATTERN:
+        if given in ("float", "double", "real", "number"):
+            return f"{given!r} is refused, a float sum depends on the order; use decimal(12,2), or long for whole cents"
+        allowed = ["string", "boolean", "int", "long", "timestamp", "date", "decimal(p,s)"]
+        return f"{given!r} is not a type; {choices(given, allowed)}"
+    if pattern == model.NAME_PATTERN:
+        return f"{given!r} is {_NO_NAME}"
+    return f"{given!r} does not have the form {pattern}"
+
+
+def choices(given: str, allowed: Iterable[str]) -> str:
+    """Return "allowed: a, b; did you mean 'b'?" for a word that is not among the allowed ones."""
+    allowed = list(allowed)
+    near = get_close_matches(given, allowed, n=1)
+    return f"allowed: {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _is_tag(location: tuple[int | str, ...], index: int) -> bool:
+    return index > 0 and isinstance(location[index - 1], int) and location[index] in _SINKS
+
+
+def _described(location: tuple[int | str, ...]) -> str:
+    model = _at(location[:-1])
+    field = model.model_fields.get(str(location[-1])) if model else None
+    return f" ({field.description.rstrip('.')})" if field and field.description else ""
+
+
+def _fields_at(location: tuple[int | str, ...]) -> Iterable[str]:
+    model = _at(location)
+    return model.model_fields if model else ()
+
+
+def _at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model that a pydantic location points to."""
+    here: Any = Pipeline
+    for part in location:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            field = here.model_fields.get(str(part))
+            here = _bare(field.annotation) if field else None
+        elif part in _SINKS and here not in _SINKS.values():
+            here = _SINKS[str(part)]
+        else:
+            arguments = typing.get_args(here)
+            here = _bare(arguments[-1]) if arguments else None
+    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+
+
+def _bare(annotation: Any) -> Any:  # noqa: ANN401 - a type, or a typing construct
+    """Return an annotation without Annotated and without `| None`."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        inner = [argument for argument in typing.get_args(annotation) if argument is not NoneType]
+        return _bare(inner[0]) if len(inner) == 1 else annotation
+    return annotation
+
+
+def as_mapping(pipeline: Pipeline) -> Mapping[str, Any]:
+    """Return a pipeline as plain values in the file's spelling; loading them again gives the same pipeline."""
+    return pipeline.model_dump(mode="json", exclude_unset=True)

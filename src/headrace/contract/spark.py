@@ -1,0 +1,34 @@
+"""Column types of a pipeline file as Spark DDL strings. Spark itself is not needed for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.contract.model import Column, Source
+
+_SIMPLE = {
+    "string": "string",
+    "boolean": "boolean",
+    "int": "int",
+    "long": "bigint",
+    "timestamp": "timestamp",
+    "date": "date",
+}
+
+
+def ddl_type(column_type: str) -> str:
+    """Return the Spark DDL of one contract type (`long` -> `bigint`, `decimal(12,2)` as it is)."""
+    return column_type if column_type.startswith("decimal(") else _SIMPLE[column_type]
+
+
+def ddl(columns: Mapping[str, Column]) -> str:
+    """Return `name type, ...` in the file's order, for `StructType.fromDDL` or a `mapInArrow` schema.
+
+    Every column is nullable: Spark does not check NOT NULL in a stream, the decoder and the writer do.
+    """
+    return ", ".join(f"`{name}` {ddl_type(column.type)}" for name, column in columns.items())
+
+
+def source_ddl(source: Source) -> str:
+    """Return the DDL of a source's columns as the transform sees them."""
+    return ddl(source.columns)

@@ -1,0 +1,192 @@
+"""The fixed settings of a pipeline's Spark application, and the `spark-submit` arguments for a cluster.
+
+Nothing secret is in here: endpoints and passwords come from the bindings, inside the driver.
+"""
+
+from __future__ import annotations
+
+from headrace.contract.kafka import WRITTEN_RECORD_BYTES
+from headrace.contract.model import Pipeline
+from headrace.contract.names import (
+    CASSANDRA_CATALOG,
+    LAKE_CATALOG,
+    driver_pod,
+    group_prefix,
+    kubernetes_name,
+)
+
+# Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
+JAVA_OPTIONS = "-XX:+UseParallelGC -XX:+ExitOnOutOfMemoryError -Duser.timezone=UTC"
+
+_SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
+_SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"]*"|\S+)"""  # noqa: S105
+
+
+def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
+    """Return the settings of a pipeline's driver that hold everywhere. `warehouse` is `paths.lake(root)`.
+
+    ANSI mode is pinned OFF: with it on, one value that a transform cannot cast or add ends the whole stream, and ends
+    it again at every restart. Off, such a value is null (Spark SQL reference, "ANSI Compliance"), and the writer
+    refuses a null in a required column. The one silent case left, a wrapping sum of longs, is why amounts are decimals.
+    """
+    return {
+        **_streams(pipeline),
+        **_catalogs(warehouse),
+        **_upkeep(),
+        "spark.app.name": pipeline.name,
+        "spark.driver.cores": str(pipeline.driver.cores),
+        "spark.driver.memory": pipeline.driver.memory,
+        "spark.driver.extraJavaOptions": JAVA_OPTIONS,
+        "spark.executor.extraJavaOptions": JAVA_OPTIONS,
+        "spark.redaction.regex": _SECRET_KEYS,
+        "spark.redaction.string.regex": _SECRET_TEXT,
+        "spark.sql.redaction.options.regex": f"{_SECRET_KEYS}|url",
+        "spark.sql.redaction.string.regex": _SECRET_TEXT,
+    }
+
+
+def _streams(pipeline: Pipeline) -> dict[str, str]:
+    return {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.ansi.enabled": "false",
+        # Frozen in the checkpoint at the first batch (SPARK-19873).
+        "spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions),
+        # Adaptive plans are off for stateful streams anyway; a fixed plan is what the fingerprint describes.
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "10000",
+        "spark.sql.streaming.metricsEnabled": "true",
+        "spark.sql.streaming.minBatchesToRetain": "100",
+        # The slower source holds the watermark back: waiting loses nothing, running ahead makes its rows late.
+        "spark.sql.streaming.multipleWatermarkPolicy": "min",
+        # Closed windows and unmatched rows come out although no new record does.
+        "spark.sql.streaming.noDataMicroBatches.enabled": "true",
+        # Queries share the cores by turns instead of in order of arrival (Spark guide, "Job Scheduling").
+        "spark.scheduler.mode": "FAIR",
+    }
+
+
+def _catalogs(warehouse: str) -> dict[str, str]:
+    cassandra, lake = f"spark.sql.catalog.{CASSANDRA_CATALOG}", f"spark.sql.catalog.{LAKE_CATALOG}"
+    extensions = (
+        "com.datastax.spark.connector.CassandraSparkExtensions",
+        "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+    )
+    return {
+        "spark.sql.extensions": ",".join(extensions),
+        cassandra: "com.datastax.spark.connector.datasource.CassandraCatalog",
+        # "auto" compares sizes, and a stream's is unknown: it would scan the table in every batch.
+        f"{cassandra}.directJoinSetting": "on",
+        # A null is "unknown" and writes nothing; without this it is a tombstone.
+        "spark.cassandra.output.ignoreNulls": "true",
+        # Pods change their addresses: resolve at each connect.
+        "spark.cassandra.connection.resolveContactPoints": "false",
+        lake: "org.apache.iceberg.spark.SparkCatalog",
+        f"{lake}.type": "hadoop",
+        f"{lake}.warehouse": warehouse,
+        # The writer asks the table for the batches it has: a cached answer could be old.
+        f"{lake}.cache-enabled": "false",
+    }
+
+
+def _upkeep() -> dict[str, str]:
+    """Return bounds that keep a driver of weeks as small as one of minutes."""
+    return {
+        "spark.cleaner.periodicGC.interval": "10min",
+        "spark.eventLog.enabled": "false",
+        "spark.sql.streaming.numRecentProgressUpdates": "20",
+        "spark.sql.streaming.ui.retainedProgressUpdates": "20",
+        "spark.sql.streaming.ui.retainedQueries": "20",
+        "spark.sql.ui.retainedExecutions": "20",
+        "spark.ui.dagGraph.retainedRootRDDs": "20",
+        "spark.ui.retainedDeadExecutors": "5",
+        "spark.ui.retainedJobs": "50",
+        "spark.ui.retainedStages": "50",
+        "spark.ui.retainedTasks": "500",
+        "spark.ui.showConsoleProgress": "false",
+    }
+
+
+def local_conf(pipeline: Pipeline, ui_port: int) -> dict[str, str]:
+    """Return what one machine adds: the driver is the application, and listens on loopback only.
+
+    The web page listens where SPARK_LOCAL_IP says, so a launcher also sets `local_environment()`.
+    """
+    return {
+        "spark.master": f"local[{pipeline.driver.cores}]",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.port": str(ui_port),
+    }
+
+
+def local_environment() -> dict[str, str]:
+    """Return the environment of a local driver."""
+    return {"SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC"}
+
+
+def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
+    """Return the options of Spark's Kafka source for one topic; the binding adds servers and login.
+
+    `kafka.group.id` is never set: queries that share a group read a part each (Kafka integration guide).
+    """
+    return {
+        "subscribe": source,
+        # Used by the first batch of a generation only; afterwards the checkpoint says where to go on.
+        "startingOffsets": "earliest",
+        # Records that retention took before they were read stop the query instead of missing silently.
+        "failOnDataLoss": "true",
+        "maxOffsetsPerTrigger": str(pipeline.driver.max_offsets_per_trigger),
+        "includeHeaders": "true",
+        "groupIdPrefix": f"{group_prefix(pipeline.name)}reader",
+        # Half a second by default, which is longer than a small batch.
+        "kafka.fetch.max.wait.ms": "20",
+        "kafka.max.poll.records": "5000",
+    }
+
+
+def sink_options() -> dict[str, str]:
+    """Return the options of Spark's Kafka sink: large compressed batches, all replicas acknowledge, no reordering."""
+    return {
+        "kafka.acks": "all",
+        "kafka.enable.idempotence": "true",
+        "kafka.compression.type": "lz4",
+        "kafka.batch.size": "262144",
+        # Milliseconds. Spark flushes at the end of a task, so this only fills batches while rows are plenty.
+        "kafka.linger.ms": "20",
+        "kafka.max.request.size": str(WRITTEN_RECORD_BYTES),
+    }
+
+
+def submit_arguments(
+    pipeline: Pipeline, *, master: str, namespace: str, image: str, warehouse: str, application: str
+) -> list[str]:
+    """Return `spark-submit` arguments (without the command itself) that start the driver as a pod.
+
+    `master` is `k8s://https://...`, `application` the path of spark_jobs/main.py in the image (`local://...`). The
+    driver pod's name is fixed: the API server refuses a second one. Bindings are mounted by the pod template.
+    """
+    name = kubernetes_name(pipeline.name)
+    conf = {
+        **spark_conf(pipeline, warehouse),
+        "spark.kubernetes.namespace": namespace,
+        "spark.kubernetes.container.image": image,
+        "spark.kubernetes.driver.pod.name": driver_pod(pipeline.name),
+        "spark.kubernetes.authenticate.driver.serviceAccountName": name,
+        "spark.kubernetes.submission.waitAppCompletion": "false",
+        **_labels(pipeline),
+    }
+    settings = [part for key, value in sorted(conf.items()) for part in ("--conf", f"{key}={value}")]
+    return ["--master", master, "--deploy-mode", "cluster", "--name", name, *settings, application, pipeline.name]
+
+
+def _labels(pipeline: Pipeline) -> dict[str, str]:
+    labels = {
+        "app.kubernetes.io/part-of": "headrace",
+        "headrace/pipeline": pipeline.name,
+        "headrace/version": str(pipeline.version),
+    }
+    return {
+        f"spark.kubernetes.{role}.label.{key}": value
+        for role in ("driver", "executor")
+        for key, value in labels.items()
+    }
