@@ -1,9 +1,10 @@
-"""Settings for tests that need the local platform: free ports, small heaps, a home of their own, the user's jar cache."""
+"""Settings for tests that need the local platform: free ports, small heaps, own home, the user's jar cache."""
 
 from __future__ import annotations
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,21 @@ _PORTS = (
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, all different."""
+    """Return ports that are free now, all different.
+
+    They lie below the range that outgoing connections draw from: a server that is killed and started again finds its
+    port as it was left.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.SystemRandom().sample(range(20_000, 32_000), 2_000):
+            if len(found) == count:
+                break
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def local_settings(home: Path, **values: Any) -> Settings:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import yaml
 from cassandra.auth import PlainTextAuthProvider
@@ -26,17 +27,36 @@ _DEFAULT = "cassandra"  # the superuser that Cassandra makes on an empty system,
 
 # What Cassandra 5.0's own conf/jvm17-server.options opens for Java 17.
 _EXPORTS = (
-    "java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch java.base/java.lang.ref "
-    "java.management/com.sun.jmx.remote.security java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry java.rmi/sun.rmi.server "
-    "java.sql/java.sql"
-).split()
+    "java.base/jdk.internal.misc",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.base/java.lang.ref",
+    "java.management/com.sun.jmx.remote.security",
+    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
+    "java.rmi/sun.rmi.registry",
+    "java.rmi/sun.rmi.server",
+    "java.sql/java.sql",
+)
 _OPENS = (
-    "java.base/java.lang java.base/java.lang.module java.base/java.lang.reflect java.base/java.math java.base/java.io "
-    "java.base/java.net java.base/java.nio java.base/java.util java.base/java.util.concurrent "
-    "java.base/java.util.concurrent.atomic java.base/jdk.internal.loader java.base/jdk.internal.ref "
-    "java.base/jdk.internal.reflect java.base/jdk.internal.math java.base/jdk.internal.module "
-    "java.base/jdk.internal.util.jar java.base/sun.nio.ch jdk.management/com.sun.management.internal"
-).split()
+    "java.base/java.lang",
+    "java.base/java.lang.module",
+    "java.base/java.lang.reflect",
+    "java.base/java.math",
+    "java.base/java.io",
+    "java.base/java.net",
+    "java.base/java.nio",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.loader",
+    "java.base/jdk.internal.ref",
+    "java.base/jdk.internal.reflect",
+    "java.base/jdk.internal.math",
+    "java.base/jdk.internal.module",
+    "java.base/jdk.internal.util.jar",
+    "java.base/sun.nio.ch",
+    "jdk.management/com.sun.management.internal",
+)
 
 
 def mark(settings: Settings) -> str:
@@ -101,7 +121,7 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         "-Djdk.attach.allowAttachSelf=true",
         *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTS),
         *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
-        f"-Dcassandra.config=file://{etc / 'cassandra.yaml'}",
+        f"-Dcassandra.config={(etc / 'cassandra.yaml').as_uri()}",
         f"-Dcassandra.storagedir={data}",
         f"-Dcassandra.logdir={settings.log_dir}",
         f"-Dlogback.configurationFile={etc / 'logback.xml'}",
@@ -214,7 +234,8 @@ def login(settings: Settings, username: str, password: str) -> Iterator[Session]
 
 def _shut_out_default(session: Session) -> None:
     """Take login, rights and the known password from the role `cassandra`. It is not dropped: the name stays taken."""
-    row = session.execute(f"SELECT can_login, is_superuser FROM system_auth.roles WHERE role = '{_DEFAULT}'").one()
+    query = "SELECT can_login, is_superuser FROM system_auth.roles WHERE role = %s"
+    row = session.execute(query, (_DEFAULT,)).one()
     if row is None or row.can_login or row.is_superuser:
         password = secrets.token_urlsafe(32)
         session.execute(f"CREATE ROLE IF NOT EXISTS {_DEFAULT}")
@@ -222,12 +243,14 @@ def _shut_out_default(session: Session) -> None:
 
 
 def _logback(settings: Settings) -> str:
+    log = escape(str(settings.log_dir / "cassandra.log"))
+    trigger = "ch.qos.logback.core.rolling.SizeBasedTriggeringPolicy"
     return f"""<configuration>
 <appender name="F" class="ch.qos.logback.core.rolling.RollingFileAppender">
-<file>{settings.log_dir}/cassandra.log</file>
+<file>{log}</file>
 <rollingPolicy class="ch.qos.logback.core.rolling.FixedWindowRollingPolicy">
-<fileNamePattern>{settings.log_dir}/cassandra.log.%i</fileNamePattern><maxIndex>2</maxIndex></rollingPolicy>
-<triggeringPolicy class="ch.qos.logback.core.rolling.SizeBasedTriggeringPolicy"><maxFileSize>10MB</maxFileSize></triggeringPolicy>
+<fileNamePattern>{log}.%i</fileNamePattern><maxIndex>2</maxIndex></rollingPolicy>
+<triggeringPolicy class="{trigger}"><maxFileSize>10MB</maxFileSize></triggeringPolicy>
 <encoder><pattern>%d %-5level %logger{{0}} - %msg%n</pattern></encoder></appender>
 <root level="INFO"><appender-ref ref="F"/></root></configuration>
 """

@@ -1,9 +1,245 @@
-"""Checks before anything starts."""
+"""Checks of this machine and this installation, made before anything starts; each failure says its remedy."""
 
 from __future__ import annotations
 
-from headrace.local.settings import Settings
+import errno
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from headrace.errors import HeadraceError
+from headrace.local import cassandra, jars, kafka, processes
+from headrace.local.java import find_java
+from headrace.local.settings import PREFIX, Settings
+
+PYTHON = ((3, 11), (3, 13))  # from, up to but without
+PYSPARK = "3.5.7"
+_MB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `headrace doctor`. A failed check that blocks also keeps `headrace up` from starting."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    blocks: bool = True
+
+
+def run(settings: Settings) -> list[Check]:
+    """Return all checks; changes nothing on the machine."""
+    return [*_blocking(settings), *_advisory(settings)]
 
 
 def require(settings: Settings) -> None:
-    """Raise for the first failed check."""
+    """Raise HeadraceError for the first failed check that blocks: what is wrong and the remedy, in one sentence."""
+    for check in _blocking(settings):
+        if not check.ok:
+            raise HeadraceError(f"{check.detail}: {check.remedy}.")
+
+
+def _blocking(settings: Settings) -> Iterator[Check]:
+    yield check_python(sys.version_info[:2])
+    yield check_java(settings)
+    yield check_pyspark()
+    yield from (check_folder(name, path) for name, path in (("home", settings.home), ("cache", settings.cache)))
+    yield check_disk(settings)
+    yield check_ports(settings)
+    yield check_memory(settings)
+
+
+def _advisory(settings: Settings) -> Iterator[Check]:
+    yield check_jars(settings)
+    yield check_variables(dict(os.environ))
+    yield check_lock(Path("requirements.lock"))
+
+
+def check_python(version: tuple[int, ...]) -> Check:
+    """Check the Python that runs this."""
+    (low, high), shown = PYTHON, ".".join(map(str, version))
+    wanted = f"{low[0]}.{low[1]} or {high[0]}.{high[1] - 1}"
+    return Check(
+        "python", low <= version < high, f"Python is {shown}", f"make the environment anew with Python {wanted}"
+    )
+
+
+def check_java(settings: Settings) -> Check:
+    """Check that there is a Java 17."""
+    try:
+        java = find_java(settings)
+    except HeadraceError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Check("java", False, what, remedy.rstrip("."))
+    return Check("java", True, f"Java {java.version} from {java.source} ({java.home})")
+
+
+def check_pyspark() -> Check:
+    """Check that pyspark is whole: the package pyspark-client overwrites files of it."""
+    remedy = "run `make setup`, which installs exactly what requirements.lock says"
+    if _installed("pyspark-client"):
+        detail = f"pyspark-client {_installed('pyspark-client')} is installed and has overwritten files of pyspark"
+        return Check("pyspark", False, detail, f"remove it (`pip uninstall pyspark-client pyspark`) and {remedy}")
+    version = _installed("pyspark")
+    if version != PYSPARK:
+        return Check("pyspark", False, f"pyspark is {version or 'not installed'}, not {PYSPARK}", remedy)
+    try:
+        import pyspark
+    except Exception as error:
+        return Check("pyspark", False, f"pyspark {version} does not import ({error})", remedy)
+    return Check("pyspark", pyspark.__version__ == PYSPARK, f"pyspark imports as {pyspark.__version__}", remedy)
+
+
+def check_folder(name: str, path: Path) -> Check:
+    """Check that a folder is there and writable, or can be made."""
+    place = _nearest(path)
+    remedy = f"mend the permissions or set {PREFIX}{name.upper()} to another folder"
+    if not place.is_dir():
+        return Check(name, False, f"{place}, needed for {path}, is not a folder", remedy)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return Check(name, False, f"{place} cannot be written ({error.strerror})", remedy)
+    return Check(name, True, f"{path} can be written")
+
+
+def check_disk(settings: Settings) -> Check:
+    """Check the free disk where the home and the cache are."""
+    wanted = settings.min_free_disk_mb
+    for path in (settings.home, settings.cache):
+        free = shutil.disk_usage(_nearest(path)).free // _MB
+        if free < wanted:
+            detail = f"Only {free} MiB of disk are free at {path}, {wanted} MiB are wanted"
+            return Check("disk", False, detail, f"free some, or lower {PREFIX}MIN_FREE_DISK_MB")
+    return Check("disk", True, f"at least {wanted} MiB are free")
+
+
+def check_memory(settings: Settings) -> Check:
+    """Check the memory for those servers that do not run yet."""
+    wanted = settings.min_free_memory_mb * (2 - len(_running(settings))) // 2
+    free = available_memory() // _MB
+    detail = f"{free} MiB of memory are available, {wanted} MiB are wanted to start"
+    remedy = f"end other programs, or lower {PREFIX}MIN_FREE_MEMORY_MB (and the heaps with it)"
+    return Check("memory", free >= wanted, detail, remedy)
+
+
+def check_ports(settings: Settings) -> Check:
+    """Check that every port is free or held by our own part, and that no two settings name the same one."""
+    running, owners = _running(settings), dict[int, str]()
+    for module in (kafka, cassandra):
+        for setting, port in module.ports(settings).items():
+            remedy = f"set {PREFIX}{setting.upper()} to a free port"
+            if port in owners:
+                detail = f"The settings {owners[port]} and {setting} name the same port {port}"
+                return Check("ports", False, detail, remedy)
+            owners[port] = setting
+            if module.NAME in running:
+                continue
+            if why := _why_taken(settings.host, port):
+                return Check(
+                    "ports", False, f"Port {port} ({setting}) on {settings.host} {why}", f"end that, or {remedy}"
+                )
+    return Check("ports", True, f"{', '.join(map(str, owners))} are free or our own")
+
+
+def check_jars(settings: Settings) -> Check:
+    """Check the jar cache against the committed lists."""
+    absent = {name: len(jars.faulty(jars.read_list(name), jars.folder(name, settings))) for name in jars.ROOTS}
+    if not any(absent.values()):
+        return Check("jars", True, f"all jars are in {settings.cache} and as listed", blocks=False)
+    counts = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
+    detail = f"The jar cache {settings.cache} lacks jars or has damaged ones ({counts})"
+    return Check("jars", False, detail, "`headrace up` fetches them", blocks=False)
+
+
+def check_variables(environment: dict[str, str]) -> Check:
+    """Check for variables that look like settings and are none: a misspelt one is silently without effect."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    detail = f"{', '.join(unknown)} in the environment is no setting" if unknown else "all variables are known"
+    return Check("variables", not unknown, detail, f"known are {', '.join(sorted(known))}", blocks=False)
+
+
+def check_lock(lock: Path) -> Check:
+    """Check the installed versions against a requirements.lock."""
+    if not lock.is_file():
+        return Check("lock", True, "no requirements.lock in this folder: not compared", blocks=False)
+    wrong = []
+    for requirement in lock_entries(lock.read_text()):
+        have, want = _installed(requirement.name), next(iter(requirement.specifier)).version
+        if have != want:
+            wrong.append(f"{canonicalize_name(requirement.name)} is {have or 'not installed'}, not {want}")
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    detail = f"The environment differs from requirements.lock ({'; '.join(wrong[:3])}{more})"
+    if not wrong:
+        return Check("lock", True, "all installed versions are as locked", blocks=False)
+    return Check("lock", False, detail, "run `make setup`", blocks=False)
+
+
+def lock_entries(text: str) -> list[Requirement]:
+    """Return the pinned requirements of a lock that hold on this platform."""
+    pinned = (line.rstrip("\\ ").strip() for line in text.splitlines() if "==" in line and line[:1].isalnum())
+    entries = [Requirement(line) for line in pinned]
+    return [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
+
+
+def available_memory() -> int:
+    """Return the bytes that can be used: of the machine, or of the control group where that has less."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except (OSError, ValueError):
+        return free
+
+
+def _running(settings: Settings) -> set[str]:
+    modules = (kafka, cassandra)
+    return {each.NAME for each in modules if processes.find(each.NAME, settings.run_dir, each.mark(settings))}
+
+
+def _why_taken(host: str, port: int) -> str | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return f"cannot be listened on ({error.strerror})"
+            return f"is taken{_holder(port)}"
+    return None
+
+
+def _holder(port: int) -> str:
+    try:
+        for item in psutil.net_connections("tcp"):
+            if item.laddr and item.laddr.port == port and item.status == psutil.CONN_LISTEN and item.pid:
+                return f" by {psutil.Process(item.pid).name()} (pid {item.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _nearest(path: Path) -> Path:
+    return path if path.exists() or path == path.parent else _nearest(path.parent)

@@ -111,7 +111,8 @@ def spark_jars(settings: Settings) -> list[Path]:
     jars, target = read_list("spark"), folder("spark", settings)
     if missing := faulty(jars, target):
         raise HeadraceError(
-            f"{len(missing)} of {len(jars)} Spark jars are missing or damaged in {target}: run `headrace up` to fetch them."
+            f"{len(missing)} of {len(jars)} Spark jars are missing or damaged in {target}: "
+            "run `headrace up` to fetch them."
         )
     return [target / jar.file_name for jar in jars]
 
@@ -215,7 +216,7 @@ def _run(command: list[str], work: Path, java: Java, total: int, done: Callable[
         reasons = [line for line in tail if "ERROR" in line or "WARN" in line or "Exception" in line] or tail
         raise HeadraceError(
             f"The jars cannot be fetched ({Path(command[0]).name} ended with {child.returncode}: "
-            f"{' | '.join(reasons[:2]).strip()[:400]}): look at the network or at the mirror settings, then run it again."
+            f"{' | '.join(reasons[:2]).strip()[:400]}): look at the network or at the mirror settings and try again."
         )
 
 
@@ -237,7 +238,11 @@ def _matches(path: Path, sha256: str) -> bool:
 def write_lists() -> None:
     """Resolve ROOTS with Maven and write the lists; of Spark's set only what pyspark does not bring itself."""
     spec = find_spec("pyspark")
-    own = {_module(path.name) for path in (Path(spec.origin).parent / "jars").glob("*.jar")} if spec and spec.origin else set()
+    own = (
+        {_module(path.name) for path in (Path(spec.origin).parent / "jars").glob("*.jar")}
+        if spec and spec.origin
+        else set()
+    )
     for set_name, roots in ROOTS.items():
         with tempfile.TemporaryDirectory() as aside:
             work = Path(aside)
@@ -248,7 +253,7 @@ def write_lists() -> None:
             found = sorted((work / "lib").rglob("*.jar"))
             jars = [_described(path, work / "lib") for path in found]
         kept = [jar for jar in jars if set_name != "spark" or jar.artifact not in own]
-        head = f"# {set_name}: SHA-256 group:artifact:version[:classifier], made by python -m headrace.local.jars --write-list"
+        head = f"# {set_name}: SHA-256 group:artifact:version[:classifier]; made by headrace.local.jars --write-list"
         (LISTS / f"{set_name}.txt").write_text("\n".join([head, *map(str, kept)]) + "\n")
 
 

@@ -89,7 +89,9 @@ def write_private(path: Path, text: str) -> None:
 def _required(home: Path) -> Java:
     version = java_version(home / "bin" / "java")
     if version is None:
-        raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, but {home / 'bin' / 'java'} does not run: name a Java {MAJOR}.")
+        raise HeadraceError(
+            f"HEADRACE_JAVA_HOME is {home}, but {home / 'bin' / 'java'} does not run: name a Java {MAJOR}."
+        )
     if _major(version) != MAJOR:
         raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, which is Java {version}: name a Java {MAJOR} or unset it.")
     return Java(home, version, "HEADRACE_JAVA_HOME")

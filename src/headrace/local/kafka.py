@@ -6,6 +6,7 @@ Who may do what: `admin` and the broker itself are super users; all others need 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -164,9 +165,10 @@ def console_consumer(settings: Settings, java: Java, jars: list[Path], topic: st
 def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> None:
     """Make the storage with the first two users in it, aside, so that a break half way leaves no half-made folder."""
     etc = settings.home / "etc" / NAME
-    aside = data.with_name(f"{NAME}.new")
-    shutil.rmtree(aside, ignore_errors=True)
     data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for leftover in data.parent.glob(f"{NAME}.new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = data.with_name(f"{NAME}.new-{os.getpid()}")
     config, arguments = etc / "format.properties", etc / "format.args"
     write_private(config, _properties(server_config(settings, aside)))
     users = {ADMIN: secret("kafka-admin", settings), _BROKER: secret("kafka-broker", settings)}

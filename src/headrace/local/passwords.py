@@ -1,4 +1,4 @@
-"""The generated passwords of one local platform: made once, kept under `<home>/secrets`, readable by their owner alone."""
+"""The generated passwords of one local platform: made once, kept under `<home>/secrets` for their owner alone."""
 
 from __future__ import annotations
 
@@ -7,19 +7,34 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
+from headrace.errors import HeadraceError
 from headrace.local.java import write_private
 from headrace.local.settings import Settings
 
 
 def secret(name: str, settings: Settings) -> str:
     """Return the named secret (43 URL-safe characters, 256 bits), made on first use."""
-    return _once(settings.home / "secrets" / name, secrets.token_urlsafe(32))
+    return _once(_folder(settings) / name, secrets.token_urlsafe(32))
 
 
 def cluster_id(settings: Settings) -> str:
     """Return Kafka's cluster id (a UUID in 22 base64 characters that does not start with a dash), made on first use."""
     value = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    return _once(settings.home / "secrets" / "kafka-cluster-id", value.replace("-", "A"))
+    return _once(_folder(settings) / "kafka-cluster-id", value.replace("-", "A"))
+
+
+def require_kept(name: str, data: Path, settings: Settings) -> None:
+    """Raise HeadraceError if a server has data but the password that opens it is gone."""
+    path = _folder(settings) / f"{name}-admin"
+    if data.exists() and not path.exists():
+        raise HeadraceError(
+            f"{name} has data in {data}, but its password {path} is gone: "
+            "put it back, or start anew with `headrace clean`."
+        )
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home / "secrets"
 
 
 def _once(path: Path, value: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from headrace.errors import HeadraceError
 from headrace.local import cassandra, doctor, jars, kafka, processes
 from headrace.local.jars import Progress
 from headrace.local.java import Java, child_environment, find_java, write_private
+from headrace.local.passwords import require_kept
 from headrace.local.settings import Settings
 
 State = Literal["RUNNING", "STARTING", "STOPPED", "CRASHED"]
@@ -68,20 +70,10 @@ def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]
     java = find_java(settings)
     _make_home(settings)
     with _locked(settings):
-        doctor.require(settings)  # the ports may have gone while this call waited
-        spark = jars.ensure("spark", settings, java, report)
-        assert spark
-        started: list[str] = []
-        try:
-            with ThreadPoolExecutor() as pool:
-                waiting = [pool.submit(_up_part, part, settings, java, report, started) for part in parts(settings)]
-            for result in waiting:
-                result.result()
-        except BaseException:
-            for part in parts(settings):
-                if part.name in started:
-                    _down_part(part, settings)
-            raise
+        doctor.require(settings)  # a port may have gone while this call waited
+        for set_name in jars.ROOTS:
+            jars.ensure(set_name, settings, java, report)
+        _start_all(settings, java, report)
         return status(settings)
 
 
@@ -125,27 +117,51 @@ def logs(settings: Settings, name: str) -> Path:
     return settings.log_dir / f"{name}.log"
 
 
-def _up_part(part: Part, settings: Settings, java: Java, report: Progress, started: list[str]) -> None:
+def _start_all(settings: Settings, java: Java, report: Progress) -> None:
+    """Start all parts at once; the first that fails, or an interrupt, stops all that this call started."""
+    started: list[Part] = []
+    give_up = threading.Event()
+    try:
+        with ThreadPoolExecutor() as pool:
+            each = [pool.submit(_up_part, part, settings, java, report, started, give_up) for part in parts(settings)]
+            try:
+                finished, _ = wait(each, return_when=FIRST_EXCEPTION)
+            finally:
+                # Without a fault all have finished by now; with one, nobody needs to wait for the others.
+                give_up.set()
+        for result in finished:
+            result.result()
+    except BaseException:
+        for part in started:
+            _down_part(part, settings)
+        raise
+
+
+def _up_part(
+    part: Part, settings: Settings, java: Java, report: Progress, started: list[Part], give_up: threading.Event
+) -> None:
     process = processes.find(part.name, settings.run_dir, part.mark)
     if process is None:
+        require_kept(part.name, settings.home / "data" / part.name, settings)
         paths = jars.ensure(part.name, settings, java, report)
         command = part.prepare(settings, java, paths)
         report(f"start {part.name}", None)
         output = settings.log_dir / f"{part.name}.out"
         environment = child_environment(java)
-        started.append(part.name)
+        started.append(part)
         record = processes.spawn(part.name, settings.run_dir, command, part.mark, environment, output)
         process = psutil.Process(record.pid)
-    _wait_until_usable(part, settings, process)
+    _wait_until_usable(part, settings, process, give_up)
     part.write_bindings(settings)
     report(f"start {part.name}", 1.0)
 
 
-def _wait_until_usable(part: Part, settings: Settings, process: psutil.Process) -> None:
+def _wait_until_usable(part: Part, settings: Settings, process: psutil.Process, give_up: threading.Event) -> None:
     deadline = time.monotonic() + settings.start_timeout_s
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not give_up.is_set():
         if processes.find(part.name, settings.run_dir, part.mark) is None:
-            raise HeadraceError(f"{part.name} ended while it started; its log ({logs(settings, part.name)}) says: {_why(part, settings)}")
+            log = logs(settings, part.name)
+            raise HeadraceError(f"{part.name} ended while it started; its log ({log}) says: {_why(part, settings)}")
         if _listens(settings.host, part.port) and part.usable(settings):
             return
         time.sleep(0.1)

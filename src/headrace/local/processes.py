@@ -32,7 +32,7 @@ class Record:
 
 
 def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping[str, str], output: Path) -> Record:
-    """Start a process in a session of its own, output appended to a file, and write its record. `mark` is one of argv."""
+    """Start a process in a session of its own, output appended to a file, and record it. `mark` is one of argv."""
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with output.open("ab") as handle:
         child = subprocess.Popen(
@@ -45,7 +45,7 @@ def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping
 
 
 def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
-    """Return our living process of this name: by its record, else by its mark (the starter died before it wrote one)."""
+    """Return our living process of this name: by its record, else by its mark (its starter died before it wrote)."""
     _reap()
     record = read_record(name, run_dir)
     if record and (process := living(record)):

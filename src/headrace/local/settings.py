@@ -23,6 +23,8 @@ Heap = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[mg]$")]
 
 
 def _absolute(path: Path) -> Path:
+    if ":" in str(path):
+        raise ValueError("a Java class path cannot hold a folder with a colon in its name")
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - a link stays a link: only made absolute
 
 
