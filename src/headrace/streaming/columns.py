@@ -1,0 +1,223 @@
+"""Read one column's JSON values: how each contract type becomes Arrow, and what is refused (rules: `decode`).
+
+Two readers a type. The whole one hands the column to Arrow and raises where Arrow takes exception to a value; then the
+exact one reads value by value and says which is refused and why. Whatever the whole one takes, the exact one takes
+with the same result; the tests hold them to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+REASON_LENGTH: Final = 200
+TIMESTAMP: Final = pa.timestamp("us", "UTC")
+NULL: Final = msgspec.Raw(b"null")
+
+_ARROW_TYPES: Final = {
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "timestamp": TIMESTAMP,
+    "date": pa.date32(),
+}
+_MIN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_MICROS: Final = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
+_MIN_DAY: Final = -719_162  # 0001-01-01; Arrow reads the year 0000 too
+_TIMESTAMP_TEXT: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)?", re.ASCII
+)
+_DATE_TEXT: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_NUMBER_TEXT: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# What Arrow raises when one value of a column does not fit.
+_ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
+
+
+class RefusedError(Exception):
+    """A value breaks a rule: (word, detail)."""
+
+
+@dataclass(frozen=True)
+class ColumnRule:
+    """What reading needs to know of a column. `kind` is the contract's type: string, decimal(12,2) ..."""
+
+    name: str
+    kind: str
+    required: bool
+
+    @property
+    def decimal(self) -> tuple[int, int]:
+        """Precision and scale of a decimal column."""
+        precision, scale = self.kind.removeprefix("decimal(").removesuffix(")").split(",")
+        return int(precision), int(scale)
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The Arrow type that the column is written as."""
+        return pa.decimal128(*self.decimal) if self.kind.startswith("decimal") else _ARROW_TYPES[self.kind]
+
+    @property
+    def json(self) -> tuple[Any, Any]:
+        """The parser's type and default. All may be null or absent: `decode` judges what is required in one place.
+
+        Decimals stay bytes, so that no digit is lost.
+        """
+        if self.kind.startswith("decimal"):
+            return msgspec.Raw, NULL
+        return {"boolean": bool | None, "int": int | None, "long": int | None}.get(self.kind, str | None), None
+
+
+def reason(word: str, detail: str) -> str:
+    """Return a dead letter's reason: a stable word, then a detail for people; at most 200 characters."""
+    return f"{word}: {detail}"[:REASON_LENGTH]
+
+
+def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str]) -> pa.Array:
+    """Return a column's parsed values (as `ColumnRule.json` types them) as Arrow, as long as `values`.
+
+    A refused value becomes null, and `reasons` gets {row: reason} unless the row has one.
+    """
+    whole, exact = _readers(column)
+    try:
+        return whole(values)
+    except _ARROW_REFUSES:
+        kept: list[Any] = []
+        for row, value in enumerate(values):
+            try:
+                kept.append(None if value is None else exact(value))
+            except RefusedError as refused:
+                word, detail = refused.args
+                reasons.setdefault(row, reason(word, f"{column.name}: {detail}"))
+                kept.append(None)
+        return pa.array(kept, column.arrow)
+
+
+def _readers(column: ColumnRule) -> tuple[Callable[[list[Any]], pa.Array], Callable[[Any], object]]:
+    """Return the two readers: of a whole list, and of one value that is not None (raises RefusedError)."""
+    if column.kind.startswith("decimal"):
+        precision, scale = column.decimal
+        return partial(_whole_decimals, kind=column.arrow), partial(_exact_decimal, precision=precision, scale=scale)
+    if column.kind in ("int", "long"):
+        return partial(pa.array, type=column.arrow), partial(_exact_integer, kind=column.kind)
+    if column.kind == "timestamp":
+        return _whole_timestamps, _exact_timestamp
+    if column.kind == "date":
+        return _whole_dates, _exact_date
+    return partial(pa.array, type=column.arrow), lambda value: value
+
+
+def _exact_integer(value: int, kind: str) -> int:
+    bits = {"int": 31, "long": 63}[kind]
+    if not -(1 << bits) <= value < 1 << bits:
+        raise RefusedError("overflow", f"does not fit {kind}")
+    return value
+
+
+def _whole_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Read JSON numbers, and strings with numbers, as decimals. Raises ArrowInvalid where the exact rule must look.
+
+    Joining and splitting again is by far the cheapest way to take bytes out of `Raw` (ADR 0004). A line too many
+    shows that a value holds a line feed. Arrow wraps silently beyond 38 digits, hence the length.
+    """
+    joined = b"\n".join(values)
+    texts = pc.split_pattern(pa.array([joined], pa.string()), "\n").flatten()
+    if len(texts) != len(values) or pc.max(pc.binary_length(texts)).as_py() > 38:
+        raise pa.ArrowInvalid("not a number in each line")
+    if b"null" in joined:
+        texts = pc.replace_with_mask(texts, pc.equal(texts, "null"), pa.scalar(None, pa.string()))
+    if b'"' in joined:
+        texts = pc.ascii_trim(texts, characters='"')
+    return texts.cast(kind)
+
+
+def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | None:
+    text: Any = bytes(raw).decode()
+    if text == "null":
+        return None
+    if text.startswith('"'):
+        text = msgspec.json.decode(raw)
+        if not _NUMBER_TEXT.fullmatch(text):
+            raise RefusedError("bad_number", f"{_shown(text)} is not a number")
+    elif text[0] not in "-0123456789":
+        got = {"t": "bool", "f": "bool", "[": "array"}.get(text[0], "object")
+        raise RefusedError("wrong_type", f"expected decimal({precision},{scale}), got {got}")
+    mantissa, _, exponent = text.lower().partition("e")
+    digits = mantissa.lstrip("+-")
+    whole, _, fraction = digits.partition(".")
+    significant = (whole + fraction).lstrip("0")
+    if not significant:
+        return Decimal(0)
+    kept = significant.rstrip("0")
+    # The value is kept * 10**power. An exponent of 20 digits is out of range either way, whatever the mantissa.
+    power = int(exponent[:20] or "0") - len(fraction) + len(significant) - len(kept)
+    if len(kept) + power > precision - scale:
+        raise RefusedError("overflow", f"{_shown(text)} does not fit decimal({precision},{scale})")
+    if -power > scale:
+        raise RefusedError("inexact", f"{_shown(text)} has more than {scale} decimals")
+    return Decimal((1 if mantissa.startswith("-") else 0, tuple(map(int, kept)), power))
+
+
+def _whole_timestamps(values: list[str | None]) -> pa.Array:
+    """Read timestamps without a zone, or all with one. Raises ArrowInvalid where the exact rule must look.
+
+    Arrow also reads shorter forms, which the rule refuses: seconds are there if a colon is at 13 and at 16.
+    """
+    texts = pa.array(values, pa.string())
+    for place in (13, 16):
+        if not pc.all(pc.equal(pc.binary_slice(texts.view(pa.binary()), place, place + 1), b":")).as_py():
+            raise pa.ArrowInvalid("no seconds")
+    try:
+        times = texts.cast(pa.timestamp("us")).view(TIMESTAMP)
+    except pa.ArrowInvalid:
+        times = texts.cast(TIMESTAMP)
+    bounds = pc.min_max(times.view(pa.int64())).as_py()
+    if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] <= _MAX_MICROS:
+        raise pa.ArrowInvalid("out of range")
+    return times
+
+
+def _exact_timestamp(text: str) -> datetime:
+    if not _TIMESTAMP_TEXT.fullmatch(text):
+        raise RefusedError(
+            "bad_time", f"{_shown(text)} is not yyyy-MM-dd HH:mm:ss[.ffffff] with Z, an offset or none (UTC)"
+        )
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise RefusedError("bad_time", f"{_shown(text)}: {error}") from None
+    if time < _MIN_TIME:
+        raise RefusedError("bad_time", f"{_shown(text)} is before 1970")
+    return time
+
+
+def _whole_dates(values: list[str | None]) -> pa.Array:
+    dates = pa.array(values, pa.string()).cast(pa.date32())
+    first = pc.min(dates.view(pa.int32())).as_py()
+    if first is not None and first < _MIN_DAY:
+        raise pa.ArrowInvalid("out of range")
+    return dates
+
+
+def _exact_date(text: str) -> date:
+    if not _DATE_TEXT.fullmatch(text):
+        raise RefusedError("bad_time", f"{_shown(text)} is not yyyy-MM-dd")
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise RefusedError("bad_time", f"{_shown(text)}: {error}") from None
+
+
+def _shown(text: str) -> str:
+    """Return text for a reason: short, printable, on one line."""
+    return ascii(text if len(text) <= 40 else text[:37] + "...")

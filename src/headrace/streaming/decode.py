@@ -1,0 +1,332 @@
+"""Turn Kafka records into typed rows, or into dead letters with a reason. Pure: Arrow in and out, no Spark (ADR 0004).
+
+One core, `_judge`, serves both ends, so that accepted rows and dead letters always add up to the archive. Its rules,
+in the order in which they are applied (a record gets the reason of the first that it breaks):
+
+    null_value   the record has a value (a tombstone has none)
+    empty        the value has at least one byte
+    not_utf8     all of it is UTF-8, unknown fields too
+    too_deep     at most 100 arrays and objects inside each other
+    not_json     it is one JSON text by RFC 8259: no byte order mark, no NaN, nothing after it, no unpaired surrogate
+    wrong_type   it is an object, and each named column has the JSON type below, wherever it occurs
+    overflow     int is within 32 bits, long within 64, a decimal has at most precision - scale digits before the point
+    inexact      a decimal has no digit but 0 beyond its scale: amounts are never rounded
+    bad_number   a decimal in a string is [+-]digits[.digits][e[+-]digits]: no blanks, no NaN, no Infinity
+    bad_time     a timestamp or date is a real one, written as below
+    too_long     a required string, which may become a key, has at most 16,384 bytes
+    missing      each required column is there and not null, and the column that is the Kafka key is not ""
+    future       event time is at most the Kafka timestamp + `accepted_skew`
+
+    column type   JSON it is read from
+    string        string; every character is kept as it is, escaped NUL and control characters too
+    boolean       true or false
+    int, long     integer without fraction and exponent
+    decimal(p,s)  number, or string with a number in it
+    timestamp     string "yyyy-MM-dd HH:mm:ss[.f to .ffffff]", T for the space, then nothing (UTC), Z or +hh[[:]mm];
+                  1970-01-01 to 9999-12-31 in UTC
+    date          string "yyyy-MM-dd", 0001-01-01 to 9999-12-31
+
+Unknown fields are ignored. Of a key that occurs twice the last one counts (RFC 8259 section 4 leaves it open).
+A reason is the word above, ": ", and a detail; at most 200 characters. No record raises: whatever one record does to
+the parser is its reason. Only MemoryError passes through, because it says nothing about the record: Spark retries.
+
+Speed: each column goes through Arrow as a whole; the exact rule in Python reads a column's values one by one only if
+Arrow takes exception to one of them. Both give the same rows (a property test holds them to it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.errors import HeadraceError
+from headrace.streaming.columns import TIMESTAMP, ColumnRule, column_array, reason
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from headrace.contract.model import Source
+
+MAX_DEPTH: Final = 100
+# A key of Cassandra has at most 65,535 bytes in all; this leaves room for three such columns in one.
+MAX_KEY_TEXT: Final = 16_384
+
+COORDINATES: Final = pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
+HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
+ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP}
+
+# Strings are stepped over, so that brackets in them do not count. Possessive, and the closing quote optional: linear
+# time on any input.
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
+_WRONG_TYPE: Final = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>\w+)`(?: - at `\$\.(?P<column>\w+)`)?")
+_OUT_OF_RANGE: Final = re.compile(r"Integer value out of range - at `\$\.(?P<column>\w+)`")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What decoding needs to know of a source. Small, hashable and picklable; the C parser is made in each process.
+
+    Both methods suit `DataFrame.mapInArrow`. They take batches with the columns key (binary), value (binary),
+    topic (string), partition (int32), offset (int64), timestamp (timestamp) and, if there, headers
+    (list<struct<key, value>>), and give one batch for each.
+    """
+
+    columns: tuple[ColumnRule, ...]
+    key: str
+    event_time: str | None
+    skew_micros: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of accepted rows."""
+        return pa.schema([*((column.name, column.arrow) for column in self.columns), *ADDED_COLUMNS.items()])
+
+    def accepted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Give the rows that keep all rules, in order, in the shape of `accepted_schema`."""
+        schema = self.schema
+        for batch in batches:
+            arrays, reasons = _judge(self, batch)
+            coordinates = pa.StructArray.from_arrays(
+                [batch.column(field.name).cast(field.type) for field in COORDINATES], fields=list(COORDINATES)
+            )
+            arrays += [coordinates, batch.column("timestamp").cast(TIMESTAMP)]
+            rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
+            yield rows.filter(pa.array([i not in reasons for i in range(len(batch))])) if reasons else rows
+
+    def judged(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Give every record as it came with its reason (null: accepted), in order, in the shape of `judged_schema`."""
+        schema = judged_schema()
+        for batch in batches:
+            _, reasons = _judge(self, batch)
+            size = len(batch)
+            told = (
+                pa.array([reasons.get(i) for i in range(size)], pa.string()) if reasons else pa.nulls(size, pa.string())
+            )
+            given = [
+                batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(size, f.type)
+                for f in list(schema)[:-1]
+            ]
+            yield pa.RecordBatch.from_arrays([*given, told], schema=schema)
+
+
+def make_decoder(source: Source) -> Decoder:
+    """Return the decoder of a source. Raises HeadraceError if a column has the name of one that decoding adds."""
+    taken = sorted(ADDED_COLUMNS.keys() & source.columns.keys())
+    if taken:
+        raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one of that name. Rename it.")
+    event_time = source.event_time
+    return Decoder(
+        columns=tuple(ColumnRule(name, column.type, column.required) for name, column in source.columns.items()),
+        key=source.key,
+        event_time=event_time.column if event_time else None,
+        skew_micros=_micros(event_time.accepted_skew) if event_time else 0,
+    )
+
+
+def accepted(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
+    """Give the accepted rows of `batches`; see `Decoder`."""
+    return make_decoder(source).accepted(batches)
+
+
+def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
+    """Give every record of `batches` with its reason; see `Decoder`."""
+    return make_decoder(source).judged(batches)
+
+
+def accepted_schema(source: Source) -> pa.Schema:
+    """Return the schema of accepted rows: the source's columns, `source` (coordinates), `kafka_timestamp`."""
+    return make_decoder(source).schema
+
+
+def judged_schema() -> pa.Schema:
+    """Return the schema of judged records: the record as it came and `reason`."""
+    record = [
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("headers", HEADERS),
+        *((f.name, f.type) for f in COORDINATES),
+    ]
+    return pa.schema([*record, ("timestamp", TIMESTAMP), ("reason", pa.string())])
+
+
+def accepted_ddl(source: Source) -> str:
+    """Return `accepted_schema` as Spark DDL."""
+    return _ddl(accepted_schema(source))
+
+
+def judged_ddl() -> str:
+    """Return `judged_schema` as Spark DDL."""
+    return _ddl(judged_schema())
+
+
+def _judge(decoder: Decoder, batch: pa.RecordBatch) -> tuple[list[Any], dict[int, str]]:
+    """Return one Arrow array a column, as long as the batch, and {row: reason} of the refused rows."""
+    if len(batch) == 0:
+        return [pa.array([], column.arrow) for column in decoder.columns], {}
+    reasons: dict[int, str] = {}
+    rows = _rows(decoder.columns, batch.column("value").cast(pa.binary()), reasons)
+    arrays = []
+    for index, column in enumerate(decoder.columns):
+        array = column_array(column, list(map(attrgetter(f"c{index}"), rows)), reasons)
+        _check_text(column, array, decoder.key, reasons)
+        if column.required and array.null_count:
+            for row in _where(pc.is_null(array)):
+                reasons.setdefault(row, reason("missing", column.name))
+        arrays.append(array)
+    if decoder.event_time is not None:
+        event_times = arrays[[column.name for column in decoder.columns].index(decoder.event_time)]
+        _check_future(decoder, event_times, batch.column("timestamp").cast(TIMESTAMP), reasons)
+    return arrays, reasons
+
+
+@cache
+def _parser(columns: tuple[ColumnRule, ...]) -> tuple[Callable[[bytes], Any], Any]:
+    """Return the C decoder of one record and the row that stands for a refused one: all null.
+
+    Every field may be absent or null for the parser: what is required is judged in one place, for all types alike.
+    """
+    fields = []
+    for index, column in enumerate(columns):  # numbered names: a column may be called like a keyword or a method
+        kind, default = column.json
+        fields.append((f"c{index}", kind, msgspec.field(default=default, name=column.name)))
+    row = msgspec.defstruct("Row", fields, gc=False, kw_only=True)
+    return msgspec.json.Decoder(row).decode, row()
+
+
+def _rows(columns: tuple[ColumnRule, ...], values: pa.Array, reasons: dict[int, str]) -> list[Any]:
+    """Parse each value; a refused one gets a reason and a row of nulls."""
+    raw = values.to_pylist()
+    for row, why in (*_not_utf8(values, raw), *_too_deep(values, raw)):
+        reasons.setdefault(row, why)
+        raw[row] = None
+    parse, blank = _parser(columns)
+    rows: list[Any] = []
+    add = rows.append
+    for value in raw:
+        try:
+            add(parse(value))
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever it is, it is this record's fault and its alone
+            reasons.setdefault(len(rows), _parse_reason(columns, value, error))
+            add(blank)
+    return rows
+
+
+def _not_utf8(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, str]]:
+    """Find values that are not UTF-8: the parser does not look at the bytes of fields that it skips."""
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        for row, value in enumerate(raw):
+            try:
+                if value is not None:
+                    value.decode()
+            except UnicodeDecodeError as error:
+                yield row, reason("not_utf8", f"{error.reason} (byte {error.start})")
+
+
+def _too_deep(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, str]]:
+    """Find values nested too deep for any stack, by a fixed number: the parser's own limit moves with the stack."""
+    lengths = pc.binary_length(values)
+    if (pc.max(lengths).as_py() or 0) <= MAX_DEPTH:
+        return
+    for row in _where(pc.greater(lengths, MAX_DEPTH)):
+        value = raw[row]
+        if value is None or value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+            continue
+        depth = 0
+        for bracket in _BRACKETS.finditer(value):
+            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(bracket[0], 0)
+            if depth > MAX_DEPTH:
+                yield row, reason("too_deep", f"more than {MAX_DEPTH} arrays and objects inside each other")
+                break
+
+
+def _parse_reason(columns: tuple[ColumnRule, ...], value: bytes | None, error: Exception) -> str:
+    """Say in the contract's words why the parser refused a value."""
+    if value is None:
+        return reason("null_value", "the record has no value (a tombstone)")
+    if not value:
+        return reason("empty", "the value has no bytes")
+    text = str(error)
+    kinds = {column.name: column.kind for column in columns}
+    if found := _WRONG_TYPE.fullmatch(text):
+        name = found["column"]
+        if name is None:
+            return reason("wrong_type", f"expected an object, got {found['got']}")
+        return reason("wrong_type", f"{name}: expected {kinds[name]}, got {found['got']}")
+    if found := _OUT_OF_RANGE.fullmatch(text):
+        return reason("overflow", f"{found['column']}: does not fit {kinds[found['column']]}")
+    if value.startswith(b"\xef\xbb\xbf"):
+        return reason("not_json", "begins with a byte order mark")
+    return reason("not_json", text.removeprefix("JSON is malformed: "))
+
+
+def _check_text(column: ColumnRule, array: pa.Array, key: str, reasons: dict[int, str]) -> None:
+    """Refuse text that no key can be: Cassandra takes neither an empty partition key nor one beyond 65,535 bytes."""
+    if column.kind != "string" or not column.required:
+        return
+    lengths = pc.binary_length(array)
+    bounds = pc.min_max(lengths).as_py()
+    if bounds["max"] is None:
+        return
+    if bounds["max"] > MAX_KEY_TEXT:
+        for row in _where(pc.greater(lengths, MAX_KEY_TEXT)):
+            size = lengths[row].as_py()
+            reasons.setdefault(row, reason("too_long", f"{column.name}: {size} bytes, at most {MAX_KEY_TEXT}"))
+    if bounds["min"] == 0 and column.name == key:
+        for row in _where(pc.equal(lengths, 0)):
+            reasons.setdefault(row, reason("missing", f"{column.name}: it is the key and empty"))
+
+
+def _check_future(decoder: Decoder, times: pa.Array, kafka: pa.Array, reasons: dict[int, str]) -> None:
+    """Refuse event times beyond the broker's clock plus the skew: one would push the watermark past all data."""
+    skew = pa.scalar(decoder.skew_micros, pa.duration("us"))
+    ahead = pc.greater(pc.subtract(times, skew), kafka)
+    for row in _where(ahead):
+        told = f"{decoder.event_time} {times[row].as_py():%Y-%m-%d %H:%M:%S} is beyond the Kafka timestamp and the skew"
+        reasons.setdefault(row, reason("future", told))
+
+
+_SPARK_TYPES: Final = {
+    pa.string(): "string",
+    pa.binary(): "binary",
+    pa.bool_(): "boolean",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    TIMESTAMP: "timestamp",
+    pa.date32(): "date",
+}
+
+
+def _ddl(schema: pa.Schema) -> str:
+    return ", ".join(f"`{field.name}` {_spark_type(field.type)}" for field in schema)
+
+
+def _spark_type(kind: pa.DataType) -> str:
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_struct(kind):
+        return f"struct<{','.join(f'`{field.name}`:{_spark_type(field.type)}' for field in kind)}>"
+    if pa.types.is_list(kind):
+        return f"array<{_spark_type(kind.value_type)}>"
+    return _SPARK_TYPES[kind]
+
+
+def _micros(span: timedelta) -> int:
+    return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
+
+
+def _where(mask: pa.Array) -> list[int]:
+    """Return the rows where `mask` is true (null is not)."""
+    rows: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
+    return rows
