@@ -61,7 +61,8 @@ MAX_KEY_TEXT: Final = 16_384
 
 COORDINATES: Final = pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
-ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP}
+# `raw` (the bytes as they came) is added where a query can still refuse a row after decoding, and only there.
+ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP, "raw": pa.binary()}
 
 # Strings are stepped over, so that brackets in them do not count. Possessive, and the closing quote optional: linear
 # time on any input.
@@ -83,11 +84,13 @@ class Decoder:
     key: str
     event_time: str | None
     skew_micros: int
+    keep_raw: bool = False
 
     @property
     def schema(self) -> pa.Schema:
         """The schema of accepted rows."""
-        return pa.schema([*((column.name, column.arrow) for column in self.columns), *ADDED_COLUMNS.items()])
+        added = [(name, kind) for name, kind in ADDED_COLUMNS.items() if self.keep_raw or name != "raw"]
+        return pa.schema([*((column.name, column.arrow) for column in self.columns), *added])
 
     def accepted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Give the rows that keep all rules, in order, in the shape of `accepted_schema`."""
@@ -98,6 +101,8 @@ class Decoder:
                 [batch.column(field.name).cast(field.type) for field in COORDINATES], fields=list(COORDINATES)
             )
             arrays += [coordinates, batch.column("timestamp").cast(TIMESTAMP)]
+            if self.keep_raw:
+                arrays.append(batch.column("value").cast(pa.binary()))
             rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
             yield rows.filter(pa.array([i not in reasons for i in range(len(batch))])) if reasons else rows
 
@@ -117,8 +122,8 @@ class Decoder:
             yield pa.RecordBatch.from_arrays([*given, told], schema=schema)
 
 
-def make_decoder(source: Source) -> Decoder:
-    """Return the decoder of a source. Raises HeadraceError if a column has the name of one that decoding adds."""
+def make_decoder(source: Source, keep_raw: bool = False) -> Decoder:
+    """Return the decoder of a source; accepted rows have `raw` if asked. Raises HeadraceError if a column has the name of one that decoding adds."""
     taken = sorted(ADDED_COLUMNS.keys() & source.columns.keys())
     if taken:
         raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one of that name. Rename it.")
@@ -128,12 +133,13 @@ def make_decoder(source: Source) -> Decoder:
         key=source.key,
         event_time=event_time.column if event_time else None,
         skew_micros=_micros(event_time.accepted_skew) if event_time else 0,
+        keep_raw=keep_raw,
     )
 
 
-def accepted(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
+def accepted(batches: Iterable[pa.RecordBatch], source: Source, keep_raw: bool = False) -> Iterator[pa.RecordBatch]:
     """Give the accepted rows of `batches`; see `Decoder`."""
-    return make_decoder(source).accepted(batches)
+    return make_decoder(source, keep_raw).accepted(batches)
 
 
 def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
@@ -141,9 +147,9 @@ def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.Rec
     return make_decoder(source).judged(batches)
 
 
-def accepted_schema(source: Source) -> pa.Schema:
-    """Return the schema of accepted rows: the source's columns, `source` (coordinates), `kafka_timestamp`."""
-    return make_decoder(source).schema
+def accepted_schema(source: Source, keep_raw: bool = False) -> pa.Schema:
+    """Return the schema of accepted rows: the source's columns, `source` (coordinates), `kafka_timestamp`, `raw`."""
+    return make_decoder(source, keep_raw).schema
 
 
 def judged_schema() -> pa.Schema:
@@ -157,9 +163,9 @@ def judged_schema() -> pa.Schema:
     return pa.schema([*record, ("timestamp", TIMESTAMP), ("reason", pa.string())])
 
 
-def accepted_ddl(source: Source) -> str:
+def accepted_ddl(source: Source, keep_raw: bool = False) -> str:
     """Return `accepted_schema` as Spark DDL."""
-    return _ddl(accepted_schema(source))
+    return _ddl(accepted_schema(source, keep_raw))
 
 
 def judged_ddl() -> str:
