@@ -21,7 +21,7 @@ _SIMPLE = {
 
 # Unified compaction (CEP-26), tiered: most tables here are overwritten row by row.
 _UPSERTED = "{'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'T4'}"
-# CASSANDRA-9666 advises some 20 to 30 windows in the lifetime of a row.
+# Cassandra's own page on the strategy (CASSANDRA-9666) advises 20 to 30 windows in the lifetime of a row.
 _WINDOWS_PER_TTL = 24
 # Deletes come from the users refresh alone; ten days (Cassandra's default) leave time for a repair.
 _GC_GRACE = timedelta(days=10)

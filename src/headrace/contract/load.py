@@ -13,10 +13,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.contract import rules
+from headrace.contract import model, rules
 from headrace.contract.cassandra import tables
 from headrace.contract.kafka import topics
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
+from headrace.contract.wording import choices
 from headrace.errors import HeadraceError
 
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
@@ -153,8 +154,6 @@ def _told(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - 
 
 
 def _pattern(given: str, pattern: str) -> str:
-    from headrace.contract import model
-
     if pattern == model.TYPE_PATTERN:
         if given in ("float", "double", "real", "number"):
             return f"{given!r} is refused, a float sum depends on the order; use decimal(12,2), or long for whole cents"
@@ -165,26 +164,19 @@ def _pattern(given: str, pattern: str) -> str:
     return f"{given!r} does not have the form {pattern}"
 
 
-def choices(given: str, allowed: Iterable[str]) -> str:
-    """Return "allowed: a, b; did you mean 'b'?" for a word that is not among the allowed ones."""
-    allowed = list(allowed)
-    near = get_close_matches(given, allowed, n=1)
-    return f"allowed: {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
 def _is_tag(location: tuple[int | str, ...], index: int) -> bool:
     return index > 0 and isinstance(location[index - 1], int) and location[index] in _SINKS
 
 
 def _described(location: tuple[int | str, ...]) -> str:
-    model = _at(location[:-1])
-    field = model.model_fields.get(str(location[-1])) if model else None
+    parent = _at(location[:-1])
+    field = parent.model_fields.get(str(location[-1])) if parent else None
     return f" ({field.description.rstrip('.')})" if field and field.description else ""
 
 
 def _fields_at(location: tuple[int | str, ...]) -> Iterable[str]:
-    model = _at(location)
-    return model.model_fields if model else ()
+    parent = _at(location)
+    return parent.model_fields if parent else ()
 
 
 def _at(location: tuple[int | str, ...]) -> type[BaseModel] | None:

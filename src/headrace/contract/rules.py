@@ -1,12 +1,122 @@
-"""What the fields of a pipeline file must say together."""
+"""What the fields of a pipeline file must say together. A fault is a sentence: dotted key, what is wrong, remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import keyword
+from collections.abc import Collection, Iterator
 
-from headrace.contract.model import Pipeline
+from headrace.contract import rules_sinks, rules_state
+from headrace.contract.model import Pipeline, decimal_digits
+from headrace.contract.names import ARCHIVE_PREFIX
+from headrace.contract.wording import choices
+
+# `admin` is the platform's own principal, `cassandra` Cassandra's first superuser, `main` the entry point's module.
+RESERVED_PIPELINES = ("admin", "cassandra", "main")
+# What the decoder adds to the columns of a record, and the writer to those of a row.
+RESERVED_COLUMNS = ("source", "kafka_timestamp", "raw")
+# Spark's, Arrow's and Iceberg's bound.
+MAX_PRECISION = 38
 
 
 def faults(pipeline: Pipeline) -> Iterator[str]:
     """Yield one sentence for each fault, beginning with the dotted key, with the remedy in it."""
-    yield from ()
+    for rule in (*RULES, *rules_state.RULES, *rules_sinks.RULES):
+        yield from rule(pipeline)
+
+
+def names_are_free(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse names that are taken: they become modules, functions, parameters, roles and columns."""
+    if pipeline.name in RESERVED_PIPELINES or pipeline.name.startswith("system"):
+        yield f"name: {pipeline.name} is taken by the platform; choose another name"
+    places = {"name": [pipeline.name], "sources": pipeline.sources, "dimensions": pipeline.dimensions}
+    for place, names in {**places, "queries": pipeline.queries}.items():
+        for name in names:
+            if keyword.iskeyword(name):
+                yield f"{place}: {name!r} is a word of Python and cannot name a function or parameter; rename it"
+    for name in sorted(set(pipeline.sources) & set(pipeline.dimensions)):
+        yield f"dimensions.{name}: a source has this name too, a transform could not tell them apart; rename one"
+
+
+def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a decimal of more than 38 digits, and a column with the name of one that the platform adds."""
+    groups = {f"sources.{name}": source.columns for name, source in pipeline.sources.items()}
+    groups |= {f"dimensions.{name}": dimension.columns for name, dimension in pipeline.dimensions.items()}
+    groups |= {f"queries.{name}": query.columns for name, query in pipeline.queries.items()}
+    for place, columns in groups.items():
+        if not columns:
+            yield f"{place}.columns: there is none; list the columns"
+        for name, column in columns.items():
+            key = f"{place}.columns.{name}"
+            precision, scale = decimal_digits(column.type) or (1, 0)
+            if not 1 <= precision <= MAX_PRECISION or scale > precision:
+                yield f"{key}: {column.type} does not exist; write decimal(p,s) with s <= p <= {MAX_PRECISION}"
+            if name in RESERVED_COLUMNS and not place.startswith("dimensions"):
+                yield f"{key}: the platform adds a column of this name; rename it"
+
+
+def source_key_is_required(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a Kafka key whose column is missing or may be null."""
+    for name, source in pipeline.sources.items():
+        key = f"sources.{name}.key"
+        if source.key not in source.columns:
+            yield f"{key}: {source.key!r} is no column of {name}; {choices(source.key, source.columns)}"
+        elif not source.columns[source.key].required:
+            yield f"{key}: {source.key} may be null; set sources.{name}.columns.{source.key}.required: true"
+
+
+def event_time_is_a_required_timestamp(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse an event time that is no timestamp or may be null: a row without a time is in no window."""
+    for name, source in pipeline.sources.items():
+        if source.event_time is None:
+            continue
+        key, column = f"sources.{name}.event_time.column", source.event_time.column
+        spec = source.columns.get(column)
+        if spec is None:
+            yield f"{key}: {column!r} is no column of {name}; {choices(column, source.columns)}"
+        elif spec.type != "timestamp":
+            yield f"{key}: {column} is {spec.type}; set sources.{name}.columns.{column}.type: timestamp"
+        elif not spec.required:
+            yield f"{key}: {column} may be null; set sources.{name}.columns.{column}.required: true"
+
+
+def retention_is_positive(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a retention of zero: Kafka would delete at once."""
+    for name, source in pipeline.sources.items():
+        if not source.retention:
+            yield f"sources.{name}.retention: Kafka would delete records before they are read; write such as 7 days"
+
+
+def queries_read_what_exists(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a source or dimension that is not declared, or is named twice."""
+    for name, query in pipeline.queries.items():
+        lists: dict[str, tuple[list[str], Collection[str]]] = {
+            "sources": (query.sources, pipeline.sources),
+            "dimensions": (query.dimensions, pipeline.dimensions),
+        }
+        for kind, (used, known) in lists.items():
+            for word in dict.fromkeys(used):
+                if word not in known:
+                    yield f"queries.{name}.{kind}: {word!r} is not declared; {choices(word, known)}"
+                elif used.count(word) > 1:
+                    yield f"queries.{name}.{kind}: {word} stands there twice; name it once"
+
+
+def queries_have_checkpoints_of_their_own(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a query named like an archive query: both would write one checkpoint (SPARK-26425)."""
+    for name in pipeline.queries:
+        if name.startswith(ARCHIVE_PREFIX):
+            yield (
+                f"queries.{name}: names that begin with {ARCHIVE_PREFIX} belong to the archive queries, two queries "
+                "would share a checkpoint; rename it"
+            )
+
+
+RULES = (
+    names_are_free,
+    columns_are_possible,
+    source_key_is_required,
+    event_time_is_a_required_timestamp,
+    retention_is_positive,
+    queries_read_what_exists,
+    queries_have_checkpoints_of_their_own,
+)

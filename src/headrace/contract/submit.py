@@ -5,8 +5,10 @@ Nothing secret is in here: endpoints and passwords come from the bindings, insid
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
-from headrace.contract.model import Pipeline
+from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.names import (
     CASSANDRA_CATALOG,
     LAKE_CATALOG,
@@ -76,8 +78,6 @@ def _catalogs(warehouse: str) -> dict[str, str]:
         cassandra: "com.datastax.spark.connector.datasource.CassandraCatalog",
         # "auto" compares sizes, and a stream's is unknown: it would scan the table in every batch.
         f"{cassandra}.directJoinSetting": "on",
-        # A null is "unknown" and writes nothing; without this it is a tombstone.
-        "spark.cassandra.output.ignoreNulls": "true",
         # Pods change their addresses: resolve at each connect.
         "spark.cassandra.connection.resolveContactPoints": "false",
         lake: "org.apache.iceberg.spark.SparkCatalog",
@@ -155,6 +155,19 @@ def sink_options() -> dict[str, str]:
         "kafka.linger.ms": "20",
         "kafka.max.request.size": str(WRITTEN_RECORD_BYTES),
     }
+
+
+def cassandra_sink_options(sink: CassandraSink) -> dict[str, str]:
+    """Return the connector's options of one sink; the writer adds keyspace, table and writetime."""
+    options = {
+        # A null is "unknown" and writes nothing; without this it is a tombstone.
+        "spark.cassandra.output.ignoreNulls": "true",
+        "spark.cassandra.output.consistency.level": sink.consistency,
+    }
+    if sink.ttl is not None:
+        # Seconds. The table has it as its default too; said here it also holds for a table that was there before.
+        options["ttl"] = str(sink.ttl // timedelta(seconds=1))
+    return options
 
 
 def submit_arguments(

@@ -1,0 +1,270 @@
+"""Refusals about sinks and dimensions: what would overwrite, duplicate or drop rows there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headrace.contract.cassandra import tables
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
+from headrace.contract.names import cassandra_table, dead_letter_topic
+from headrace.contract.rules_state import WINDOW_START
+from headrace.contract.wording import choices, listed
+from headrace.errors import HeadraceError
+
+_CONSTANT_TYPES = ("string", "boolean")
+
+
+def _cassandra(pipeline: Pipeline) -> Iterator[tuple[str, str, Query, CassandraSink]]:
+    """Yield (dotted key, query name, query, sink) of every Cassandra sink."""
+    for name, query in pipeline.queries.items():
+        for index, sink in enumerate(query.sinks):
+            if isinstance(sink, CassandraSink):
+                yield f"queries.{name}.sinks.{index}", name, query, sink
+
+
+def _kafka(pipeline: Pipeline) -> Iterator[tuple[str, str, Query, KafkaSink]]:
+    """Yield (dotted key, query name, query, sink) of every Kafka sink."""
+    for name, query in pipeline.queries.items():
+        for index, sink in enumerate(query.sinks):
+            if isinstance(sink, KafkaSink):
+                yield f"queries.{name}.sinks.{index}", name, query, sink
+
+
+def _key_columns(place: str, query: Query, columns: list[str]) -> Iterator[str]:
+    """Yield a fault for each key column that the output lacks or may leave null."""
+    for column in columns:
+        if column not in query.columns:
+            yield f"{place}: {column!r} is no column of the query; {choices(column, query.columns)}"
+        elif not query.columns[column].required:
+            yield f"{place}: {column} may be null, and a row without a key cannot be written; set required: true on it"
+
+
+def _group(query: Query) -> list[str]:
+    """Return the output columns that together identify a row of an aggregate."""
+    if query.aggregate is None:
+        return []
+    return [*([WINDOW_START] if query.aggregate.window else []), *query.aggregate.keys]
+
+
+def cassandra_key_is_full(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a primary key that is not made of required columns or lacks one that identifies a group."""
+    for place, _, query, sink in _cassandra(pipeline):
+        key = [*sink.partition_key, *sink.clustering_key]
+        yield from _key_columns(f"{place}.partition_key", query, sink.partition_key)
+        yield from _key_columns(f"{place}.clustering_key", query, sink.clustering_key)
+        twice = sorted({column for column in key if key.count(column) > 1})
+        if twice:
+            yield f"{place}: {listed(twice)} stands twice in the primary key; name each column once"
+        missing = [column for column in _group(query) if column not in key]
+        if missing:
+            yield (
+                f"{place}: {listed(missing)} is not in the primary key, so the groups of one key would overwrite each "
+                f"other; add {listed(missing)} to clustering_key"
+            )
+
+
+def cassandra_key_stands_still(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a key column of an aggregate that is not grouped by, a window's border, or a constant."""
+    for place, _, query, sink in _cassandra(pipeline):
+        if query.aggregate is None:
+            continue
+        still = {*_group(query), "window_end"}
+        for column in [*sink.partition_key, *sink.clustering_key]:
+            spec = query.columns.get(column)
+            if spec and column not in still and spec.type not in _CONSTANT_TYPES:
+                yield (
+                    f"{place}: {column} changes while its group lives, and each change would leave an old row behind; "
+                    f"take it out of the key (grouping keys, {WINDOW_START} and constant texts may stay)"
+                )
+
+
+def writetime_orders_the_rows(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a write time that does not order the versions of a row: at a tie the larger cell wins."""
+    for place, _, query, sink in _cassandra(pipeline):
+        key, column = f"{place}.writetime", sink.writetime
+        stateful = query.aggregate is not None or query.join is not None
+        if column == "batch":
+            if not stateful:
+                yield (
+                    f"{key}: two rows of one key in one batch would have one write time and be mixed cell by cell; "
+                    "name the timestamp column that orders the versions of a row"
+                )
+        elif column not in query.columns:
+            yield f"{key}: {column!r} is no column of the query; {choices(column, ['batch', *query.columns])}"
+        elif query.columns[column].type != "timestamp" or not query.columns[column].required:
+            yield f"{key}: {column} must be a required timestamp; change the column or write writetime: batch"
+        elif query.aggregate is not None:
+            yield (
+                f"{key}: a total that changes would be written twice at one time, and the larger value, not the later, "
+                "would win; write writetime: batch"
+            )
+
+
+def ttl_is_a_second_or_more(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a ttl that is no whole number of seconds: Cassandra counts seconds, and zero means none."""
+    for place, _, _, sink in _cassandra(pipeline):
+        if sink.ttl is not None and (sink.ttl.total_seconds() < 1 or sink.ttl.microseconds):
+            yield f"{place}.ttl: Cassandra counts whole seconds; write at least 1 second, or remove it to keep rows"
+
+
+def keyspace_is_not_cassandras_own(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse keyspaces whose names begin with `system`: they are Cassandra's."""
+    for place, name, _, sink in _cassandra(pipeline):
+        keyspace, _table = cassandra_table(pipeline.name, name, sink)
+        if keyspace.startswith("system"):
+            yield f"{place}.keyspace: {keyspace} belongs to Cassandra itself; choose another"
+    for name, dimension in pipeline.dimensions.items():
+        if dimension.keyspace.startswith("system"):
+            yield f"dimensions.{name}.keyspace: {dimension.keyspace} belongs to Cassandra itself; choose another"
+
+
+def one_table_has_one_shape(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse two declarations of one table that differ in the key or in the type of a column."""
+    for place, name, _, sink in _cassandra(pipeline):
+        for title, dimension in pipeline.dimensions.items():
+            if cassandra_table(pipeline.name, name, sink) != (dimension.keyspace, dimension.table):
+                continue
+            if sink.partition_key != dimension.key or sink.clustering_key:
+                yield (
+                    f"{place}.partition_key: the sink writes the table of dimension {title}, whose key is "
+                    f"{listed(dimension.key)}; write partition_key: [{', '.join(dimension.key)}] and no clustering_key"
+                )
+                return
+    try:
+        tables(pipeline)
+    except HeadraceError as error:
+        yield f"queries: {error}"
+
+
+def one_table_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse two queries that write one column of one table: each would undo the other's rows."""
+    seen: dict[tuple[str, str], list[tuple[str, set[str]]]] = {}
+    for place, name, query, sink in _cassandra(pipeline):
+        table = cassandra_table(pipeline.name, name, sink)
+        values = set(query.columns) - {*sink.partition_key, *sink.clustering_key}
+        for other, theirs in seen.get(table, []):
+            if other == name or values & theirs or not values:
+                yield (
+                    f"{place}: {'.'.join(table)} is written by {other} too, and each would overwrite the other's "
+                    "rows; give this sink a table of its own"
+                )
+        seen.setdefault(table, []).append((name, values))
+
+
+def kafka_rows_can_be_told_apart(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a record without a key or an id to know a duplicate by: topics are written at least once."""
+    for place, _, query, sink in _kafka(pipeline):
+        yield from _key_columns(f"{place}.key", query, [sink.key])
+        if sink.identity == "source":
+            if query.aggregate is not None or query.join is not None:
+                yield (
+                    f"{place}.identity: a row of an aggregate or join has no single source record; name the columns "
+                    f"that identify it, such as identity: [{', '.join(_group(query) or query.columns)}]"
+                )
+            continue
+        yield from _key_columns(f"{place}.identity", query, sink.identity)
+        if not sink.identity:
+            yield f"{place}.identity: it is empty, so all rows would count as one; name columns or write 'source'"
+        missing = [column for column in _group(query) if column not in sink.identity]
+        if missing:
+            yield (
+                f"{place}.identity: without {listed(missing)} two groups would count as duplicates and one would be "
+                f"dropped; add {listed(missing)}"
+            )
+
+
+def topics_are_only_appended_to(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse Kafka and files sinks in other modes than append: they cannot replace a row."""
+    for name, query in pipeline.queries.items():
+        if query.mode == "append":
+            continue
+        for index, sink in enumerate(query.sinks):
+            if isinstance(sink, KafkaSink) and _revises(query):
+                yield (
+                    f"queries.{name}.sinks.{index}: a topic cannot replace a row that {query.mode} mode revises; set "
+                    "mode: append with a watermark (each group once, when it is final), or write to cassandra"
+                )
+            if isinstance(sink, KafkaSink) and not _revises(query):
+                yield f"queries.{name}.sinks.{index}: a topic takes appended rows only; set mode: append"
+            if isinstance(sink, FilesSink):
+                yield (
+                    f"queries.{name}.sinks.{index}: files take appended rows only, a file cannot replace a row; set "
+                    "mode: append, or write to cassandra"
+                )
+
+
+def _revises(query: Query) -> bool:
+    return query.aggregate is not None or query.mode == "complete"
+
+
+def one_topic_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a sink topic that is a source, a dead-letter topic, or another query's topic."""
+    dead_letters = {dead_letter_topic(topic) for topic in pipeline.sources}
+    for topic in dead_letters & set(pipeline.sources):
+        yield f"sources.{topic}: the name is that of a dead-letter topic of this pipeline; rename the source"
+    writers: dict[str, str] = {}
+    for place, name, _, sink in _kafka(pipeline):
+        if sink.topic in pipeline.sources:
+            yield f"{place}.topic: {sink.topic} is a source of this pipeline, it would read what it writes; rename it"
+        elif sink.topic in dead_letters:
+            yield f"{place}.topic: {sink.topic} holds the dead letters; rename it"
+        elif sink.topic in writers:
+            yield (
+                f"{place}.topic: {sink.topic} is written by {writers[sink.topic]} already, a consumer could not tell "
+                "the rows apart; give each sink a topic of its own"
+            )
+        writers.setdefault(sink.topic, name)
+
+
+def one_query_has_one_folder_of_files(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse two files sinks in one query, and a column called like the folders, `batch_id`."""
+    for name, query in pipeline.queries.items():
+        found = [sink for sink in query.sinks if isinstance(sink, FilesSink)]
+        if len(found) > 1:
+            yield f"queries.{name}.sinks: {len(found)} files sinks would write one folder; keep one"
+        if found and "batch_id" in query.columns:
+            yield f"queries.{name}.columns.batch_id: the folders of files are called batch_id=N; rename the column"
+
+
+def dimension_key_is_known(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a dimension key that is not made of required columns: the direct join needs all of it."""
+    for name, dimension in pipeline.dimensions.items():
+        for column in dimension.key:
+            if column not in dimension.columns:
+                yield f"dimensions.{name}.key: {column!r} is no column of it; {choices(column, dimension.columns)}"
+            elif not dimension.columns[column].required:
+                yield f"dimensions.{name}.key: {column} may be null; set required: true on it"
+
+
+def matched_has_a_dimension(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse `matched` where there is no dimension, where it is written, or after rows were summed."""
+    for name, query in pipeline.queries.items():
+        key = f"queries.{name}.matched"
+        if query.matched is None:
+            continue
+        if not query.dimensions:
+            yield f"{key}: there is no dimension to match; add dimensions or remove it"
+        if query.matched in query.columns:
+            yield f"{key}: {query.matched} is not written, so it is no output column; remove it from columns"
+        if query.aggregate is not None or query.join is not None:
+            yield (
+                f"{key}: a row of an aggregate or join is no single record that could be a dead letter; "
+                "join the dimension in a query of its own, and aggregate its topic"
+            )
+
+
+RULES = (
+    cassandra_key_is_full,
+    cassandra_key_stands_still,
+    writetime_orders_the_rows,
+    ttl_is_a_second_or_more,
+    keyspace_is_not_cassandras_own,
+    one_table_has_one_shape,
+    one_table_has_one_writer,
+    kafka_rows_can_be_told_apart,
+    topics_are_only_appended_to,
+    one_topic_has_one_writer,
+    one_query_has_one_folder_of_files,
+    dimension_key_is_known,
+    matched_has_a_dimension,
+)
