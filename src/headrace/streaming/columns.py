@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 REASON_LENGTH: Final = 200
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
+PIECES: Final = 16
 NULL: Final = msgspec.Raw(b"null")
 
 _ARROW_TYPES: Final = {
@@ -82,24 +83,28 @@ def reason(word: str, detail: str) -> str:
     return f"{word}: {detail}"[:REASON_LENGTH]
 
 
-def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str]) -> pa.Array:
+def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str], first: int = 0) -> pa.Array:
     """Return a column's parsed values (as `ColumnRule.json` types them) as Arrow, as long as `values`.
 
-    A refused value becomes null, and `reasons` gets {row: reason} unless the row has one.
+    A refused value becomes null, and `reasons` gets {row: reason} unless the row has one; `values[0]` is row `first`.
     """
     whole, exact = _readers(column)
     try:
         return whole(values)
     except _ARROW_REFUSES:
-        kept: list[Any] = []
-        for row, value in enumerate(values):
-            try:
-                kept.append(None if value is None else exact(value))
-            except RefusedError as refused:
-                word, detail = refused.args
-                reasons.setdefault(row, reason(word, f"{column.name}: {detail}"))
-                kept.append(None)
-        return pa.array(kept, column.arrow)
+        if len(values) > PIECES * PIECES:  # in pieces: one bad value must not cost a batch its speed
+            size = -(-len(values) // PIECES)
+            starts = range(0, len(values), size)
+            return pa.concat_arrays([column_array(column, values[i : i + size], reasons, first + i) for i in starts])
+    kept: list[Any] = []
+    for row, value in enumerate(values, first):
+        try:
+            kept.append(None if value is None else exact(value))
+        except RefusedError as refused:
+            word, detail = refused.args
+            reasons.setdefault(row, reason(word, f"{column.name}: {detail}"))
+            kept.append(None)
+    return pa.array(kept, column.arrow)
 
 
 def _readers(column: ColumnRule) -> tuple[Callable[[list[Any]], pa.Array], Callable[[Any], object]]:

@@ -123,7 +123,10 @@ class Decoder:
 
 
 def make_decoder(source: Source, keep_raw: bool = False) -> Decoder:
-    """Return the decoder of a source; accepted rows have `raw` if asked. Raises HeadraceError if a column has the name of one that decoding adds."""
+    """Return the decoder of a source; accepted rows have `raw` if asked.
+
+    Raises HeadraceError if a column has the name of one that decoding adds.
+    """
     taken = sorted(ADDED_COLUMNS.keys() & source.columns.keys())
     if taken:
         raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one of that name. Rename it.")

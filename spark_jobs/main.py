@@ -1,0 +1,61 @@
+"""The one entry point that starts a driver: `main.py PIPELINE [LOCK FILE]`, by spark-submit or, on one machine, by Python.
+
+Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
+HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT,
+HEADRACE_GRACE_SECONDS, HEADRACE_NEW_GENERATIONS (query names), HEADRACE_SPARK_CONF (JSON). The exit code is an `Exit`.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from headrace.contract.bindings import binding_root
+from headrace.contract.load import load_pipeline
+from headrace.errors import HeadraceError
+from headrace.streaming.runtime import Options, run
+
+
+def main(name: str, lock: str | None = None) -> int:
+    """Run one pipeline's driver and return its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    env = os.environ
+    jobs = Path(__file__).resolve().parent
+    try:
+        pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
+        pipeline = load_pipeline(pipelines / f"{name}.yaml")
+        options = Options(
+            root=env["HEADRACE_STORAGE_ROOT"],
+            bindings=binding_root(),
+            conf=json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
+            lock_file=Path(lock) if lock else None,
+            metrics_host=env.get("HEADRACE_METRICS_HOST", "127.0.0.1"),
+            metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
+            grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
+            new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
+        )
+        return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
+    except HeadraceError as error:
+        logging.getLogger("headrace").error("%s", error)
+        return error.exit_code
+    except KeyError as error:
+        logging.getLogger("headrace").error("%s is not set: start drivers with `headrace stream start`.", error)
+        return 2
+
+
+def load_module(path: Path) -> ModuleType:
+    """Return the pipeline's transforms. Raises HeadraceError where the file is missing."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

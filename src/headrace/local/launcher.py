@@ -1,0 +1,33 @@
+"""The local launcher of drivers, made from the settings of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from headrace.contract import submit
+from headrace.local import jars
+from headrace.local.java import child_environment, find_java
+from headrace.local.settings import Settings
+from headrace.operations.drivers import LocalLauncher
+
+
+def launcher(settings: Settings, project: Path) -> LocalLauncher:
+    """Return the launcher for the pipelines of `project` (folder with pipelines/ and spark_jobs/)."""
+    java = find_java(settings)
+    class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
+    return LocalLauncher(
+        project=project,
+        root=str(settings.home / "storage"),
+        run_dir=settings.run_dir,
+        log_dir=settings.log_dir,
+        tmp_dir=settings.tmp_dir,
+        bindings=settings.home / "bindings",
+        environment=dict(child_environment(java)) | submit.local_environment(),
+        conf={
+            "spark.driver.extraClassPath": class_path,
+            "spark.driver.host": settings.host,
+            "spark.driver.bindAddress": settings.host,
+            "spark.ui.port": str(settings.spark_ui_port_base),
+        },
+    )

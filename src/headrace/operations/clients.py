@@ -1,0 +1,46 @@
+"""Clients of Kafka and Cassandra for the operator's tools, made from bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
+from confluent_kafka.admin import AdminClient
+
+from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.errors import HeadraceError
+
+
+def kafka_admin(root: Path) -> AdminClient:
+    """Return Kafka's admin client, logged in as the binding's user."""
+    return AdminClient(read_kafka(root).client_config() | {"log_level": 3})
+
+
+@contextmanager
+def cassandra_session(root: Path) -> Iterator[Session]:
+    """Give a Cassandra session, logged in as the binding's user. Raises HeadraceError where nothing answers."""
+    binding = read_cassandra(root)
+    profile = ExecutionProfile(DCAwareRoundRobinPolicy(binding.local_datacenter), request_timeout=30)
+    cluster = Cluster(
+        list(binding.contact_points),
+        port=binding.port,
+        auth_provider=PlainTextAuthProvider(binding.username, binding.password),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        reconnection_policy=ExponentialReconnectionPolicy(0.5, 5),
+        protocol_version=5,
+    )
+    try:
+        try:
+            session = cluster.connect()
+        except NoHostAvailable as error:
+            raise HeadraceError(
+                f"Cassandra at {','.join(binding.contact_points)}:{binding.port} refuses {binding.username} or does not "
+                "answer: see `headrace status`, then `headrace up`."
+            ) from error
+        yield session
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,73 @@
+"""Generations: the lineages of a query's checkpoint. The manifest says what a generation was begun with.
+
+A start on a generation whose plan changed in a way that its state cannot take is refused here, before Spark would run
+into it or, worse, would not (Spark guide, "Recovery Semantics after Changes in a Streaming Query").
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headrace import __version__
+from headrace.contract import fingerprint, storage
+from headrace.contract.exits import Exit
+from headrace.contract.paths import GenerationPaths, generation_paths, query_folder
+from headrace.errors import HeadraceError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation, as its manifest has it. `started_micros` is greater than that of every one before it."""
+
+    pipeline: str
+    query: str
+    number: int
+    started_micros: int
+    fingerprint: dict[str, Any]
+    headrace_version: str = __version__
+
+    def paths(self, root: str) -> GenerationPaths:
+        """Return this generation's folders below a storage root."""
+        return generation_paths(root, self.pipeline, self.query, self.number)
+
+
+def current(root: str, pipeline: str, query: str) -> Generation | None:
+    """Return the newest generation that has a manifest, or None where the query never ran."""
+    folder = query_folder(root, pipeline, query)
+    for name in sorted((n for n in storage.list_names(folder) if n.isdigit()), reverse=True):
+        manifest = storage.read_json(f"{folder}/{name}/manifest.json")
+        if manifest is not None:
+            return Generation(**manifest)
+    return None
+
+
+def begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) -> Generation:
+    """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched."""
+    before = current(root, pipeline, query)
+    now = time.time_ns() // 1000
+    generation = Generation(
+        pipeline=pipeline,
+        query=query,
+        number=before.number + 1 if before else 1,
+        started_micros=max(now, before.started_micros + 1) if before else now,
+        fingerprint=plan,
+    )
+    storage.write_json(generation.paths(root).manifest, asdict(generation))
+    return generation
+
+
+def resume_or_begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) -> Generation:
+    """Return the generation to run. Raises HeadraceError(REFUSED) if the running one cannot take the new plan."""
+    generation = current(root, pipeline, query)
+    if generation is None:
+        return begin(root, pipeline, query, plan)
+    changes = fingerprint.differences(generation.fingerprint, plan)
+    if changes:
+        raise HeadraceError(
+            f"{pipeline}.{query} cannot go on from generation {generation.number}: {'; '.join(changes)}. "
+            f"Undo the change, or begin a new generation: headrace stream start {pipeline} --new-generation {query}",
+            exit_code=Exit.REFUSED,
+        )
+    return generation

@@ -1,0 +1,163 @@
+"""What a driver tells about itself: heartbeat file and Prometheus metrics, from one look at each query.
+
+The heartbeat is written every few seconds, also when idle: "running" alone is never healthy, but a driver that is idle
+and alive must be told from one that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from pyspark.sql.streaming import StreamingQuery
+
+from headrace.contract import storage
+from headrace.streaming.writer import Counters
+
+HEARTBEAT_SECONDS = 3
+
+
+class QueryState(TypedDict):
+    """One look at a query. Times are milliseconds since 1970; what is not known yet is None."""
+
+    query: str
+    generation: int
+    active: bool
+    trigger_ms: int
+    batch: int | None
+    batch_written_ms: int | None
+    batch_duration_ms: int | None
+    running_batch: int | None
+    rows_in: int
+    rows_out: int
+    batches: int
+    lag: int | None
+    watermark_ms: int | None
+    state_rows: int
+    late_groups: int
+    offsets: dict[str, dict[str, int]]
+    error: str | None
+
+
+def look(query: StreamingQuery, name: str, generation: int, trigger_ms: int, counters: Counters) -> QueryState:
+    """Return the state of a query from its counters and Spark's last progress."""
+    last: Mapping[str, Any] = _last_progress(query)
+    newest = counters.newest
+    operators = last.get("stateOperators", [])
+    error = None if query.isActive else str(query.exception() or "ended without an error")[:500]
+    return QueryState(
+        query=name,
+        generation=generation,
+        active=query.isActive,
+        trigger_ms=trigger_ms,
+        batch=newest["batch"] if newest else None,
+        batch_written_ms=newest["written_ms"] if newest else None,
+        batch_duration_ms=last.get("durationMs", {}).get("triggerExecution"),
+        running_batch=counters.running_batch,
+        rows_in=counters.rows_in,
+        rows_out=counters.rows_out,
+        batches=counters.batches,
+        lag=_lag(last),
+        watermark_ms=_watermark_ms(last),
+        state_rows=sum(int(op["numRowsTotal"]) for op in operators),
+        late_groups=sum(int(op["numRowsDroppedByWatermark"]) for op in operators),
+        offsets={t: {p: end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()} if newest else {},
+        error=error,
+    )
+
+
+def write_heartbeat(path: str, pipeline: str, states: Sequence[QueryState], extra: Mapping[str, Any]) -> None:
+    """Write the heartbeat file in one piece."""
+    beat = {"pipeline": pipeline, "pid": os.getpid(), "at_ms": time.time_ns() // 1_000_000, "queries": list(states)}
+    storage.write_json(path, beat | dict(extra))
+
+
+class Metrics:
+    """A Prometheus endpoint over the newest states. The age of a batch is computed when it is scraped."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.states: Sequence[QueryState] = ()
+        registry = CollectorRegistry()
+        registry.register(self)
+        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        self.port = int(self._server.server_port)
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: what there is depends on the queries."""
+        return []
+
+    def collect(self) -> list[Metric]:
+        """Return all metrics of the newest states, one sample a query."""
+        gauges = {
+            "headrace_query_active": ("1 while the query runs.", lambda s: float(s["active"])),
+            "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
+            "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
+            "headrace_query_batch_age_seconds": ("Since the newest batch was in the sinks.", _batch_age),
+            "headrace_query_batch_duration_seconds": ("Of the newest trigger.", lambda s: _seconds(s["batch_duration_ms"])),
+            "headrace_query_trigger_seconds": ("The declared trigger.", lambda s: _seconds(s["trigger_ms"])),
+            "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
+            "headrace_query_watermark_seconds": ("Watermark, seconds since 1970.", lambda s: _seconds(s["watermark_ms"])),
+            "headrace_query_state_rows": ("Rows in the state store.", lambda s: s["state_rows"]),
+            "headrace_query_late_groups": (
+                "Groups dropped as late in the newest batch, after partial aggregation: a lower bound of late rows.",
+                lambda s: s["late_groups"],
+            ),
+        }
+        counters = {
+            "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s["rows_in"]),
+            "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s["rows_out"]),
+            "headrace_query_batches": ("Batches written since the driver started.", lambda s: s["batches"]),
+        }
+        families: list[Metric] = []
+        for kind, table in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, (text, value) in table.items():
+                family = kind(name, text, labels=["query"])
+                for state in self.states:
+                    number = value(state)
+                    if number is not None:
+                        family.add_metric([state["query"]], number)
+                families.append(family)
+        return families
+
+    def close(self) -> None:
+        """Close the endpoint."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _last_progress(query: StreamingQuery) -> Mapping[str, Any]:
+    return query.lastProgress or {}
+
+
+def _lag(progress: Mapping[str, Any]) -> int | None:
+    sources = [s for s in progress.get("sources", []) if s.get("latestOffset")]
+    if not sources:
+        return None
+    return sum(_total(s["latestOffset"]) - _total(s["endOffset"]) for s in sources if s.get("endOffset"))
+
+
+def _total(offsets: Any) -> int:
+    parsed = json.loads(offsets) if isinstance(offsets, str) else offsets
+    return sum(int(offset) for parts in parsed.values() for offset in parts.values())
+
+
+def _watermark_ms(progress: Mapping[str, Any]) -> int | None:
+    text = progress.get("eventTime", {}).get("watermark")
+    if not text:
+        return None
+    return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000) or None
+
+
+def _batch_age(state: QueryState) -> float | None:
+    written = state["batch_written_ms"]
+    return None if written is None else time.time() - written / 1000
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

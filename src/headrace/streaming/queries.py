@@ -1,0 +1,138 @@
+"""From a pipeline to its running queries: read, decode, watermark, transform, and start on the right generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from headrace.contract import fingerprint, names
+from headrace.contract.bindings import KafkaBinding
+from headrace.contract.exits import Exit
+from headrace.contract.model import Pipeline, Query, format_duration
+from headrace.errors import HeadraceError
+from headrace.streaming import generation, plan, source, writer
+from headrace.streaming.groups import GroupCommitter
+from headrace.streaming.session import kafka_options
+
+ARCHIVE_TRIGGER = "10 seconds"
+ARCHIVE_COLUMNS = (
+    "key BINARY, value BINARY, headers ARRAY<STRUCT<key: STRING, value: BINARY>>, topic STRING, `partition` INT, "
+    "`offset` BIGINT, timestamp TIMESTAMP, reason STRING"
+)
+
+Transform = Callable[..., DataFrame]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started query and what belongs to it."""
+
+    name: str
+    query: StreamingQuery
+    generation: generation.Generation
+    trigger_ms: int
+    counters: writer.Counters
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What all queries of one driver share."""
+
+    spark: SparkSession
+    pipeline: Pipeline
+    transforms: Mapping[str, Transform]
+    root: str
+    kafka: KafkaBinding
+    groups: GroupCommitter
+    gate: writer.Gate
+
+
+def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform]:
+    """Return the transform of each declared query. Raises HeadraceError(REFUSED) that names a missing function."""
+    missing = [name for name in pipeline.queries if not callable(getattr(module, name, None))]
+    if missing:
+        raise HeadraceError(
+            f"spark_jobs/{pipeline.name}.py lacks {', '.join(missing)}: write one function for each query of "
+            f"pipelines/{pipeline.name}.yaml, with the query's name.",
+            exit_code=Exit.REFUSED,
+        )
+    return {name: getattr(module, name) for name in pipeline.queries}
+
+
+def start_all(driver: Driver, new_generations: frozenset[str] = frozenset()) -> list[Running]:
+    """Check every query of the pipeline, then start them all. Nothing is started if one check refuses."""
+    pipeline = driver.pipeline
+    planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
+    for name, query in pipeline.queries.items():
+        if query.dimensions:
+            plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
+        frame = build(driver, name, query, streaming=True)
+        planned.append((name, frame, fingerprint.declared(pipeline, name) | {"plan": plan.stateful_nodes(frame)}))
+    for topic in pipeline.sources:
+        create_archive(driver.spark, pipeline.name, topic)
+        raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka))
+        frame = source.judged(raw, pipeline.sources[topic])
+        planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
+    begun = [
+        (name, frame, _generation(driver, name, marks, name in new_generations)) for name, frame, marks in planned
+    ]
+    return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
+
+
+def build(driver: Driver, name: str, query: Query, *, streaming: bool) -> DataFrame:
+    """Return the query's frame: over the streams, or over the topics' present content as a batch (for its plan)."""
+    pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
+    frames: dict[str, DataFrame] = {}
+    for topic in query.sources:
+        contract = pipeline.sources[topic]
+        read = source.stream if streaming else source.whole
+        raw = read(driver.spark, pipeline, topic, kafka)
+        typed = source.accepted(raw, contract, keep_raw=query.matched is not None)
+        frames[topic] = source.watermarked(typed, topic, query, contract) if streaming else typed
+    for dimension in query.dimensions:
+        table = pipeline.dimensions[dimension]
+        frames[dimension] = driver.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
+    return driver.transforms[name](**frames)
+
+
+def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
+    """Create the archive table of a topic if it is absent: one partition a day of broker time."""
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {names.archive_table(pipeline, topic)} ({ARCHIVE_COLUMNS}) USING iceberg "
+        "PARTITIONED BY (days(timestamp)) TBLPROPERTIES ('write.metadata.delete-after-commit.enabled'='true', "
+        "'write.metadata.previous-versions-max'='20', 'commit.retry.num-retries'='10')"
+    )
+
+
+def _generation(driver: Driver, name: str, marks: dict[str, Any], new: bool) -> generation.Generation:
+    choose = generation.begin if new else generation.resume_or_begin
+    return choose(driver.root, driver.pipeline.name, name, marks)
+
+
+def _start(driver: Driver, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
+    pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
+    paths, counters = chosen.paths(driver.root), writer.Counters()
+    declared = pipeline.queries.get(name)
+    if declared:
+        write = writer.declared_write(pipeline, name, declared, paths, kafka)
+        mode, trigger = declared.mode, format_duration(declared.trigger)
+        trigger_ms = int(declared.trigger.total_seconds() * 1000)
+    else:
+        write = writer.archive_write(pipeline, name.removeprefix(names.ARCHIVE_PREFIX), kafka)
+        mode, trigger, trigger_ms = "append", ARCHIVE_TRIGGER, int(ARCHIVE_TRIGGER.split()[0]) * 1000
+    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters)
+    full_name = names.query_name(pipeline.name, name)
+    query = (
+        frame.writeStream.queryName(full_name)
+        .outputMode(mode)
+        .trigger(processingTime=trigger)
+        .option("checkpointLocation", paths.checkpoint)
+        .foreachBatch(batches)
+        .start()
+    )
+    return Running(full_name, query, chosen, trigger_ms, counters)

@@ -1,0 +1,168 @@
+"""The life of a driver: lock, session, checks, queries, supervision, stop. It ends with an `Exit` code.
+
+Every query is supervised by name: awaitAnyTermination would miss the second dead query and raise for one that ended
+long ago (Spark guide, "Managing Streaming Queries"). Any query that ends makes the driver stop the others and leave.
+SIGTERM closes the gate: batches that run may finish within the grace time, none begins. Correctness never rests on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+
+from headrace.contract import paths, submit
+from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.contract.exits import Exit
+from headrace.contract.model import Pipeline
+from headrace.streaming import lock, progress, queries, session, writer
+from headrace.streaming.checkpoint import newest_batch
+from headrace.streaming.groups import GroupCommitter
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+
+_DUPLICATE = re.compile(r"CONCURRENT_STREAM_LOG_UPDATE|[Mm]ultiple streaming queries are concurrently using")
+_DAMAGED = re.compile(
+    r"CANNOT_LOAD_STATE_STORE|Error reading delta file|[Ii]ncomplete log file|batch \d+ doesn't exist|"
+    r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost|is missing or cut|"
+    r"Provided state schema|STATE_STORE_.*SCHEMA"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run one driver. `lock_file` is None where something else fences it (a fixed pod name)."""
+
+    root: str
+    bindings: Path
+    conf: Mapping[str, str]
+    lock_file: Path | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
+    grace_seconds: float = 30
+    new_generations: frozenset[str] = frozenset()
+
+
+def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
+    """Run a pipeline until it is told to stop or a query ends. Raises HeadraceError where the start is refused."""
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    held = lock.hold(options.lock_file, pipeline.name) if options.lock_file else None
+    transforms = queries.transforms_of(pipeline, module)
+    kafka = read_kafka(options.bindings)
+    conf = submit.spark_conf(pipeline, paths.lake(options.root)) | dict(options.conf)
+    spark = session.start(pipeline.name, conf, read_cassandra(options.bindings))
+    jvm_lock = lock.hold_in_jvm(spark, options.lock_file, pipeline.name) if options.lock_file else None
+    gate = writer.Gate()
+    driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, GroupCommitter(kafka), gate)
+    running: list[queries.Running] = []
+    metrics = progress.Metrics(options.metrics_host, options.metrics_port)
+    try:
+        running += queries.start_all(driver, options.new_generations)
+        log.info("%s: %d queries run", pipeline.name, len(running))
+        ended = _supervise(pipeline, options, running, metrics, spark.sparkContext.uiWebUrl, stop)
+        outcome = _classify(ended) if ended else Exit.FINISHED
+        in_time = _stop_all(running, gate, options)
+        _beat(pipeline, options, running, metrics, None, outcome)
+        return Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
+    finally:
+        gate.closed.set()
+        gate.ended.set()
+        metrics.close()
+        spark.stop()
+        log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def tell(number: int, frame: FrameType | None) -> None:
+        log.info("told to stop (signal %d)", number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, tell)
+    signal.signal(signal.SIGINT, tell)
+
+
+def _supervise(
+    pipeline: Pipeline,
+    options: Options,
+    running: Sequence[queries.Running],
+    metrics: progress.Metrics,
+    ui: str | None,
+    stop: threading.Event,
+) -> list[queries.Running]:
+    """Look at every query until one ends or the driver is told to stop. Returns the ended ones."""
+    next_beat = 0.0
+    while not stop.is_set():
+        ended = [each for each in running if not each.query.isActive]
+        if ended or time.monotonic() >= next_beat:
+            _beat(pipeline, options, running, metrics, ui, None)
+            next_beat = time.monotonic() + progress.HEARTBEAT_SECONDS
+        if ended:
+            for each in ended:
+                log.error("%s ended: %s", each.name, each.query.exception())
+            return ended
+        stop.wait(POLL_SECONDS)
+    return []
+
+
+def _beat(
+    pipeline: Pipeline,
+    options: Options,
+    running: Sequence[queries.Running],
+    metrics: progress.Metrics,
+    ui: str | None,
+    outcome: Exit | None,
+) -> None:
+    states = [
+        progress.look(each.query, each.name, each.generation.number, each.trigger_ms, each.counters) for each in running
+    ]
+    metrics.states = states
+    extra = {"metrics_port": metrics.port, "ui": ui, "exit": outcome.name if outcome is not None else None}
+    try:
+        progress.write_heartbeat(paths.heartbeat(options.root, pipeline.name), pipeline.name, states, extra)
+    except OSError as error:  # a full disk must not end a stream that could go on; the old heartbeat tells by its age
+        log.warning("heartbeat not written: %s", error)
+
+
+def _stop_all(running: Sequence[queries.Running], gate: writer.Gate, options: Options) -> bool:
+    """Stop all queries, letting batches that run finish within the grace time. Returns whether all did."""
+    gate.closed.set()
+    deadline = time.monotonic() + options.grace_seconds
+    busy = [each for each in running if each.query.isActive]
+    while busy and time.monotonic() < deadline:
+        busy = [each for each in busy if each.query.isActive and not _between_batches(each, options.root)]
+        if busy:
+            time.sleep(0.1)
+    gate.ended.set()
+    for each in running:
+        each.query.stop()
+    return not busy
+
+
+def _between_batches(each: queries.Running, root: str) -> bool:
+    """Return whether nothing is under way that could still finish: a batch not yet begun waits at the closed gate."""
+    if each.counters.running_batch is not None:
+        return False
+    newest = each.counters.newest
+    if newest is None or not each.query.status["isTriggerActive"]:
+        return True
+    committed = newest_batch(each.generation.paths(root).checkpoint)
+    return committed is not None and committed >= newest["batch"]
+
+
+def _classify(ended: Sequence[queries.Running]) -> Exit:
+    """Tell from the errors of ended queries what a supervisor may do about it; the gravest counts."""
+    texts = [str(each.query.exception()) for each in ended]
+    if any(_DUPLICATE.search(text) for text in texts):
+        return Exit.DUPLICATE_WRITER
+    if any(_DAMAGED.search(text) for text in texts):
+        return Exit.DAMAGED
+    return Exit.TRANSIENT

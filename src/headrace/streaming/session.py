@@ -1,0 +1,60 @@
+"""The Spark session of a driver. Secrets are set after the JVM runs, so that they are in no argv and no properties file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import SparkSession
+
+from headrace.contract.bindings import CassandraBinding, KafkaBinding
+
+_JAAS = 'org.apache.kafka.common.security.{module} required username="{username}" password="{password}";'
+
+
+def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None = None) -> SparkSession:
+    """Start (or get) the session with `conf` and log the connector in by the binding."""
+    builder = SparkSession.builder.appName(name)
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    if cassandra:
+        for key, value in cassandra_conf(cassandra).items():
+            spark.conf.set(key, value)
+    return spark
+
+
+def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
+    """Return the connector's settings for a binding; the password's key is one that Spark redacts."""
+    conf = {
+        "spark.cassandra.connection.host": ",".join(binding.contact_points),
+        "spark.cassandra.connection.port": str(binding.port),
+        "spark.cassandra.connection.localDC": binding.local_datacenter,
+        "spark.cassandra.auth.username": binding.username,
+        "spark.cassandra.auth.password": binding.password,
+    }
+    if binding.ca_file:
+        conf |= {
+            "spark.cassandra.connection.ssl.enabled": "true",
+            "spark.cassandra.connection.ssl.trustStore.path": str(binding.ca_file),
+            "spark.cassandra.connection.ssl.trustStore.type": "PEM",
+        }
+    return conf
+
+
+def kafka_options(binding: KafkaBinding) -> dict[str, str]:
+    """Return the options of Spark's Kafka source and sink for a binding (`sasl.jaas.config` is redacted, see submit)."""
+    options = {
+        "kafka.bootstrap.servers": binding.bootstrap_servers,
+        "kafka.security.protocol": binding.security_protocol,
+    }
+    if binding.security_protocol.startswith("SASL"):
+        scram = binding.sasl_mechanism.startswith("SCRAM")
+        options["kafka.sasl.mechanism"] = binding.sasl_mechanism
+        options["kafka.sasl.jaas.config"] = _JAAS.format(
+            module="scram.ScramLoginModule" if scram else "plain.PlainLoginModule",
+            username=binding.username,
+            password=binding.password,
+        )
+    if binding.ca_file:
+        options |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": str(binding.ca_file)}
+    return options

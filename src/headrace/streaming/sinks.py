@@ -1,0 +1,173 @@
+"""The sinks. Each write is safe to repeat: foreachBatch is at least once (Spark guide, "ForeachBatch").
+
+Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, written aside and renamed.
+Kafka: a deterministic id in the headers. Iceberg: the batch's identity in the snapshot, skipped where it stands already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract import names, submit
+from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
+from headrace.streaming.generation import Generation
+
+HEADER_ID = "headrace.id"
+HEADER_REASON = "headrace.reason"
+SNAPSHOT_BATCH = "headrace-batch"
+JSON_TIMESTAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of one query's generation: what makes a row's identity and its writetime."""
+
+    query: str
+    generation: Generation
+    number: int
+
+    @property
+    def identity(self) -> str:
+        """Return `<pipeline>.<query>/<generation>/<batch>`."""
+        return f"{self.query}/{self.generation.number}/{self.number}"
+
+    @property
+    def writetime_micros(self) -> int:
+        """Return the writetime of state totals: later batches and later generations win (CASSANDRA cell timestamps)."""
+        return self.generation.started_micros + self.number
+
+
+def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: CassandraSink, batch: Batch) -> None:
+    """Upsert the frame's columns into the sink's table, one row a key, nulls unset (never tombstones)."""
+    keyspace, table = names.cassandra_table(pipeline.name, query, sink)
+    writetime = str(batch.writetime_micros)
+    rows = frame
+    if sink.writetime != "batch":
+        rows = newest_of_each_key(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
+        rows = rows.withColumn("_writetime", F.unix_micros(sink.writetime))
+        writetime = "_writetime"
+    options = submit.cassandra_sink_options(sink) | {"keyspace": keyspace, "table": table, "writetime": writetime}
+    rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
+
+
+def newest_of_each_key(frame: DataFrame, key: list[str], time: str) -> DataFrame:
+    """Reduce to one row a key by Cassandra's own rule: per cell the newest value wins, at equal times the greater.
+
+    Rows of one key in one batch would share a statement's timestamp and be settled by value alone (CASSANDRA
+    Cells.reconcile). A null does not overwrite: it says "unknown".
+    """
+    cells = [
+        F.max_by(name, F.when(F.col(name).isNotNull(), F.struct(time, name))).alias(name)
+        for name in frame.columns
+        if name not in key
+    ]
+    return frame.groupBy(*key).agg(*cells)
+
+
+def write_kafka(
+    frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]
+) -> None:
+    """Write one JSON record a row to the sink's topic, with id, query, generation and batch in its headers."""
+    value = F.to_json(F.struct(*query.columns), {"timestampFormat": JSON_TIMESTAMP, "ignoreNullFields": "false"})
+    identity = _coordinates() if sink.identity == "source" else F.concat_ws("|", *map(_text, sink.identity))
+    rows = frame.select(
+        F.col(sink.key).cast("string").alias("key"),
+        value.alias("value"),
+        headers(batch, {HEADER_ID: identity}).alias("headers"),
+    )
+    _send(rows, sink.topic, kafka)
+
+
+def write_dead_letters(
+    frame: DataFrame, topic: str, reason: Column, batch: Batch, kafka: Mapping[str, str]
+) -> None:
+    """Write refused records, as they came, to the dead-letter topic of `topic`.
+
+    The frame has key, value, source (topic, partition, offset). The headers tell the reason and the coordinates.
+    """
+    rows = frame.select(
+        F.col("key").cast("binary").alias("key"),
+        F.col("value").cast("binary").alias("value"),
+        headers(
+            batch,
+            {
+                HEADER_ID: _coordinates(),
+                HEADER_REASON: reason,
+                "headrace.topic": F.col("source.topic"),
+                "headrace.partition": F.col("source.partition").cast("string"),
+                "headrace.offset": F.col("source.offset").cast("string"),
+            },
+        ).alias("headers"),
+    )
+    _send(rows, names.dead_letter_topic(topic), kafka)
+
+
+def headers(batch: Batch, extra: Mapping[str, Column]) -> Column:
+    """Return the header array of a record: the query, generation and batch that wrote it, and `extra`."""
+    fixed = {
+        "headrace.query": F.lit(batch.query),
+        "headrace.generation": F.lit(str(batch.generation.number)),
+        "headrace.batch": F.lit(str(batch.number)),
+    }
+    return F.array(
+        *(
+            F.struct(F.lit(key).alias("key"), value.cast("binary").alias("value"))
+            for key, value in (fixed | dict(extra)).items()
+        )
+    )
+
+
+def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None:
+    """Write a batch as JSON lines to `<folder>/batch_id=<batch>`: aside first, then one rename.
+
+    A directory that stands is whole, and a replay has the same rows: it is kept as it is.
+    """
+    jvm = frame.sparkSession._jvm
+    path = jvm.org.apache.hadoop.fs.Path
+    final, aside = path(f"{folder}/batch_id={batch}"), path(f"{folder}/.aside-{batch}")
+    fs = final.getFileSystem(frame.sparkSession._jsc.hadoopConfiguration())
+    if fs.exists(final):
+        return
+    rows = frame.select(*query.columns)
+    rows.write.mode("overwrite").option("timestampFormat", JSON_TIMESTAMP).json(aside.toString())
+    if not fs.rename(aside, final):
+        raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}: look for a second driver.")
+
+
+def append_archive(frame: DataFrame, table: str, batch: Batch) -> None:
+    """Append a batch to the archive table once: its identity stands in the Iceberg snapshot that adds it."""
+    if in_archive(frame, table, batch):
+        return
+    frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_BATCH}", batch.identity).append()
+
+
+def in_archive(frame: DataFrame, table: str, batch: Batch) -> bool:
+    """Return whether a snapshot of the table has this batch's identity."""
+    jvm = frame.sparkSession._jvm
+    loaded = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(frame.sparkSession._jsparkSession, table)
+    snapshot = loaded.currentSnapshot()
+    while snapshot is not None:
+        identity = snapshot.summary().get(SNAPSHOT_BATCH)
+        if identity is not None and identity.startswith(f"{batch.query}/{batch.generation.number}/"):
+            # the newest batch of this generation: batches are appended in order
+            return int(identity.rpartition("/")[2]) >= batch.number
+        parent = snapshot.parentId()
+        snapshot = None if parent is None else loaded.snapshot(parent)
+    return False
+
+
+def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:
+    options = submit.sink_options() | dict(kafka) | {"topic": topic, "includeHeaders": "true"}
+    rows.write.format("kafka").options(**options).save()
+
+
+def _coordinates() -> Column:
+    return F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset"))
+
+
+def _text(name: str) -> Column:
+    return F.col(name).cast("string")

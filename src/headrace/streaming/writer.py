@@ -1,0 +1,152 @@
+"""The one foreachBatch writer of every query.
+
+For each batch, in this order, every step safe to repeat:
+1. read the batch's own entry of the checkpoint's offset log (Spark wrote it before the batch ran);
+2. write the rows to the sinks;
+3. write the ledger record beside the checkpoint;
+4. show the offsets as a Kafka consumer group.
+Spark then writes its commit. Killed anywhere before that, Spark runs the same batch id over the same offsets again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract import names
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
+from headrace.contract.paths import GenerationPaths
+from headrace.streaming import ledger, sinks
+from headrace.streaming.checkpoint import read_batch_range
+from headrace.streaming.generation import Generation
+from headrace.streaming.groups import GroupCommitter
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[DataFrame, sinks.Batch], None]
+
+
+@dataclass
+class Counters:
+    """What one query did since its driver started. Written by the writer, read by heartbeat and metrics."""
+
+    batches: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    newest: ledger.Record | None = None
+    running_batch: int | None = None
+
+
+@dataclass
+class Gate:
+    """Lets batches through until the driver is told to stop; then a new batch waits here, before it writes anything."""
+
+    closed: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def enter(self) -> None:
+        """Return at once while open. When closed, wait until the query is ended (its batch will be replayed)."""
+        if self.closed.is_set():
+            self.ended.wait()
+            raise InterruptedError("the driver was told to stop before this batch began")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What one query's batches are written with."""
+
+    generation: Generation
+    paths: GenerationPaths
+    write: Write
+    groups: GroupCommitter
+    gate: Gate
+    counters: Counters
+
+    @property
+    def query(self) -> str:
+        """Return `<pipeline>.<query>`."""
+        return names.query_name(self.generation.pipeline, self.generation.query)
+
+    def __call__(self, frame: DataFrame, number: int) -> None:
+        """Write one batch (Spark calls this as foreachBatch)."""
+        self.gate.enter()
+        self.counters.running_batch = number
+        try:
+            self._write_batch(frame, number)
+        finally:
+            self.counters.running_batch = None
+
+    def _write_batch(self, frame: DataFrame, number: int) -> None:
+        began_ms = _now_ms()
+        batch_range = read_batch_range(self.paths.checkpoint, number)
+        frame.persist(StorageLevel.MEMORY_AND_DISK)  # several actions: without it the plan runs again for each
+        try:
+            rows_out = frame.count()
+            if rows_out:
+                self.write(frame, sinks.Batch(self.query, self.generation, number))
+        finally:
+            frame.unpersist()
+        record = ledger.make_record(
+            self.query, self.generation.number, batch_range, rows_out=rows_out, began_ms=began_ms, written_ms=_now_ms()
+        )
+        ledger.write(self.paths.ledger, record)
+        self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)
+        self.counters.batches += 1
+        self.counters.rows_in += batch_range.rows
+        self.counters.rows_out += rows_out
+        self.counters.newest = record
+        log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, batch_range.rows, rows_out, _now_ms() - began_ms)
+
+
+def declared_write(
+    pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str]
+) -> Write:
+    """Return the write step of a declared query: unmatched rows to the dead letters, the others to every sink."""
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        rows = frame
+        if query.matched:
+            known = F.col(query.matched)
+            unknown = frame.where(~known).withColumnRenamed("raw", "value")
+            key = pipeline.sources[query.sources[0]].key
+            sinks.write_dead_letters(
+                unknown.withColumn("key", F.col(key)), query.sources[0], F.lit(f"unmatched: {key}"), batch, kafka
+            )
+            rows = frame.where(known)
+        for sink in query.sinks:
+            if isinstance(sink, CassandraSink):
+                sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+            elif isinstance(sink, KafkaSink):
+                sinks.write_kafka(rows, query, sink, batch, kafka)
+            elif isinstance(sink, FilesSink):
+                sinks.write_files(rows, paths.files, query, batch.number)
+
+    return write
+
+
+def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Write:
+    """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
+
+    In this order, because the Iceberg snapshot marks the batch as done: whoever finds it may skip both.
+    """
+    table = names.archive_table(pipeline.name, topic)
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        if sinks.in_archive(frame, table, batch):
+            return
+        refused = frame.where(F.col("reason").isNotNull()).withColumn("source", F.struct("topic", "partition", "offset"))
+        sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
+        sinks.append_archive(frame, table, batch)
+
+    return write
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
