@@ -195,10 +195,9 @@ def lock_entries(text: str) -> list[Requirement]:
     return [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
 
 
-def available_memory() -> int:
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the bytes that can be used: of the machine, or of the control group where that has less."""
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
         return free if limit == "max" else min(free, int(limit) - int(used))

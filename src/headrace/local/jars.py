@@ -148,9 +148,7 @@ def ivy_command(jars: list[Jar], work: Path, lib: Path, settings: Settings, java
     """Write an ivy.xml that names each jar, none with dependencies, and return the command for pyspark's own Ivy."""
     from headrace.local.trust import trust_store_options
 
-    spec = find_spec("pyspark")
-    home = Path(spec.origin).parent / "jars" if spec and spec.origin else Path()
-    ivy = next(home.glob("ivy-*.jar"), None)
+    ivy = next(pyspark_jars().glob("ivy-*.jar"), None)
     if ivy is None:
         raise HeadraceError("Neither Maven nor the Ivy jar of pyspark is here: install the locked requirements again.")
     grouped: dict[tuple[str, str, str], list[str]] = {}
@@ -169,6 +167,12 @@ def ivy_command(jars: list[Jar], work: Path, lib: Path, settings: Settings, java
         str(java.binary), *trust_store_options(work, java), "-jar", str(ivy), *options, "-ivy", str(descriptor),
         "-confs", "default", "-cache", str(work / "ivy"), "-retrieve", pattern,
     ]  # fmt: skip
+
+
+def pyspark_jars() -> Path:
+    """Return the folder of the jars that pyspark brings itself."""
+    spec = find_spec("pyspark")
+    return Path(spec.origin).parent / "jars" if spec and spec.origin else Path("pyspark-is-not-installed")
 
 
 def _ivy_dependency(group: str, artifact: str, version: str, classifiers: list[str]) -> str:
@@ -237,12 +241,7 @@ def _matches(path: Path, sha256: str) -> bool:
 
 def write_lists() -> None:
     """Resolve ROOTS with Maven and write the lists; of Spark's set only what pyspark does not bring itself."""
-    spec = find_spec("pyspark")
-    own = (
-        {_module(path.name) for path in (Path(spec.origin).parent / "jars").glob("*.jar")}
-        if spec and spec.origin
-        else set()
-    )
+    own = {_module(path.name) for path in pyspark_jars().glob("*.jar")}
     for set_name, roots in ROOTS.items():
         with tempfile.TemporaryDirectory() as aside:
             work = Path(aside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from cryptography import x509
@@ -20,7 +21,9 @@ def trust_store_options(work: Path, java: Java) -> list[str]:
     if not bundle or java.home != wheel_home() or not Path(bundle).is_file():
         return []
     store = work / "trust.p12"
-    certificates = x509.load_pem_x509_certificates(Path(bundle).read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old roots that every system still ships break a rule or two of RFC 5280
+        certificates = x509.load_pem_x509_certificates(Path(bundle).read_bytes())
     named = [PKCS12Certificate(certificate, str(index).encode()) for index, certificate in enumerate(certificates)]
     store.write_bytes(serialize_java_truststore(named, BestAvailableEncryption(_PASSWORD.encode())))
     return [

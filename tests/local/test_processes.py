@@ -1,0 +1,113 @@
+"""Processes that are ours, and those that only look so."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from headrace.local import processes
+
+MARK = "mark-of-this-test"
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    yield tmp_path / "run"
+    for record in processes.records(tmp_path / "run"):
+        if process := processes.living(record):
+            processes.stop(process, 5)
+
+
+def start(run_dir, script="import time; time.sleep(600)", mark=MARK):
+    argv = [sys.executable, "-c", script, mark]
+    return processes.spawn(
+        "thing", run_dir, argv, mark, {"PATH": os.environ["PATH"]}, run_dir.parent / "logs" / "thing.out"
+    )
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_a_started_process_is_found_by_its_record(run_dir):
+    record = start(run_dir)
+    assert processes.find("thing", run_dir, MARK).pid == record.pid
+    assert os.getsid(record.pid) == record.pid
+
+
+def test_a_process_that_ended_is_not_found_even_while_it_is_a_zombie(run_dir):
+    record = start(run_dir)
+    os.kill(record.pid, 9)
+    wait_for(lambda: not psutil.pid_exists(record.pid) or psutil.Process(record.pid).status() == psutil.STATUS_ZOMBIE)
+    assert processes.living(record) is None
+    assert processes.find("thing", run_dir, MARK) is None
+
+
+def test_a_recycled_pid_is_never_taken_for_ours(run_dir):
+    record = start(run_dir)
+    os.kill(record.pid, 9)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", MARK])
+    try:
+        assert processes.living(processes.Record("thing", stranger.pid, record.created - 5, MARK)) is None
+        created = psutil.Process(stranger.pid).create_time()
+        assert processes.living(processes.Record("thing", stranger.pid, created, "another-mark")) is None
+        assert processes.living(processes.Record("thing", stranger.pid, created, MARK)) is not None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_process_whose_starter_died_before_it_wrote_the_record_is_found_by_its_mark(run_dir, tmp_path):
+    mark = f"@{tmp_path}/java.args"
+    record = start(run_dir, mark=mark)
+    processes.forget("thing", run_dir)
+    assert processes.find("thing", run_dir, mark).pid == record.pid
+    assert processes.read_record("thing", run_dir).pid == record.pid
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "thing"}'])
+def test_a_damaged_record_counts_as_none(run_dir, text):
+    run_dir.mkdir()
+    (run_dir / "thing.json").write_text(text)
+    assert processes.read_record("thing", run_dir) is None
+    assert list(processes.records(run_dir)) == []
+
+
+def test_stop_asks_first(run_dir):
+    start(run_dir)
+    process = processes.find("thing", run_dir, MARK)
+    assert processes.stop(process, 30) is True
+    assert not process.is_running()
+
+
+def test_stop_ends_what_does_not_listen(run_dir):
+    start(
+        run_dir, "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+    )
+    wait_for(lambda: "ready" in processes.tail(run_dir.parent / "logs" / "thing.out"))
+    process = processes.find("thing", run_dir, MARK)
+    assert processes.stop(process, 0.5) is False
+    assert not process.is_running()
+
+
+def test_a_process_survives_the_shell_that_started_it(run_dir):
+    code = (
+        "import os, sys; from pathlib import Path; from headrace.local import processes; "
+        f"processes.spawn('thing', Path({str(run_dir)!r}), [sys.executable, '-c', 'import time; time.sleep(600)', {MARK!r}], "
+        f"{MARK!r}, dict(os.environ), Path({str(run_dir.parent / 'thing.out')!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert processes.find("thing", run_dir, MARK)
+
+
+def test_tail_of_a_missing_log_is_empty_and_of_a_long_one_its_end(tmp_path):
+    assert processes.tail(tmp_path / "none.log") == ""
+    (tmp_path / "long.log").write_text("\n".join(map(str, range(100_000))))
+    assert processes.tail(tmp_path / "long.log", 2) == "99998\n99999"
