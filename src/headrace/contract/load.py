@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from difflib import get_close_matches
@@ -207,3 +208,18 @@ def _bare(annotation: Any) -> Any:  # noqa: ANN401 - a type, or a typing constru
 def as_mapping(pipeline: Pipeline) -> Mapping[str, Any]:
     """Return a pipeline as plain values in the file's spelling; loading them again gives the same pipeline."""
     return pipeline.model_dump(mode="json", exclude_unset=True)
+
+
+def main(folder: Path) -> int:
+    """Check a folder of pipelines, say what is wrong or that nothing is; return the exit code."""
+    try:
+        loaded = load_pipelines(folder)
+    except HeadraceError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    sys.stdout.write(f"{len(loaded)} pipelines are right: {', '.join(loaded)}.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "pipelines")))

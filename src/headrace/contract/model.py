@@ -34,10 +34,10 @@ def format_duration(value: timedelta) -> str:
     milliseconds = value // timedelta(milliseconds=1)
     if milliseconds == 0:
         return "0 seconds"
-    for unit, size in (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000), ("seconds", 1_000)):
-        if milliseconds % size == 0:
-            return f"{milliseconds // size} {unit}"
-    return f"{milliseconds} milliseconds"
+    units = {"day": 86_400_000, "hour": 3_600_000, "minute": 60_000, "second": 1_000, "millisecond": 1}
+    unit = next(unit for unit, size in units.items() if milliseconds % size == 0)
+    number = milliseconds // units[unit]
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 Duration = Annotated[
@@ -65,9 +65,11 @@ class Strict(BaseModel):
 class Column(Strict):
     """One column of a source, a dimension or a query's output."""
 
-    type: ColumnType
-    description: str = ""
-    required: bool = Field(False, description="A record without it is a dead letter.")
+    type: ColumnType = Field(
+        description="string, boolean, int, long, timestamp, date or decimal(p,s); floats are refused."
+    )
+    description: str = Field("", description="What a value means, for people.")
+    required: bool = Field(False, description="A record without it is a dead letter; a row without it is refused.")
     max_distinct: int | None = Field(
         None, gt=0, description="How many distinct values there can be. Makes a key set bounded (complete mode asks)."
     )
@@ -76,7 +78,7 @@ class Column(Strict):
 class EventTime(Strict):
     """Which column says when it happened, and how far ahead of the broker's clock it may be."""
 
-    column: Name
+    column: Name = Field(description="A required timestamp column of the source.")
     accepted_skew: Duration = Field(
         timedelta(minutes=5), description="An event time beyond the Kafka timestamp plus this is a dead letter."
     )
@@ -85,66 +87,70 @@ class EventTime(Strict):
 class Source(Strict):
     """One Kafka topic that the pipeline reads. Its key in the file is the topic's name."""
 
-    description: str = ""
-    partitions: int = Field(2, ge=1, le=1024)
-    retention: Duration = timedelta(days=7)
-    key: Name = Field(description="The column whose value is the Kafka record key.")
-    columns: dict[Name, Column]
+    description: str = Field("", description="What a record is, for people.")
+    partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic; its dead letters have as many.")
+    retention: Duration = Field(
+        timedelta(days=7), description="How long Kafka keeps records: longer than the longest outage to be survived."
+    )
+    key: Name = Field(description="The required column whose value is the Kafka record key.")
+    columns: dict[Name, Column] = Field(description="The fields of the JSON record, by name; others are ignored.")
     event_time: EventTime | None = Field(None, description="Without it a record happened when Kafka got it.")
 
 
 class Dimension(Strict):
     """A Cassandra table that a query joins (direct join). Its key in the file is the name that the transform sees."""
 
-    description: str = ""
-    keyspace: Name
-    table: Name
+    description: str = Field("", description="What a row is, for people.")
+    keyspace: Name = Field(description="Cassandra keyspace.")
+    table: Name = Field(description="Cassandra table.")
     key: list[Name] = Field(min_length=1, description="The full partition key: a direct join needs all of it.")
-    columns: dict[Name, Column]
+    columns: dict[Name, Column] = Field(description="The columns of the table, by name.")
 
 
 class Window(Strict):
     """A time window of an aggregate. `slide` equal to `size` (the default) makes it tumbling."""
 
-    column: Name
-    size: Duration
-    slide: Duration | None = None
+    column: Name = Field(description="The event-time column of the source.")
+    size: Duration = Field(description="Length of the window.")
+    slide: Duration | None = Field(None, description="Time between two window starts; without it, the size.")
 
 
 class Aggregate(Strict):
     """What a stateful query groups by. It goes into the plan fingerprint."""
 
-    keys: list[Name] = Field(default_factory=list)
-    window: Window | None = None
+    keys: list[Name] = Field(default_factory=list, description="Columns that are grouped by, besides the window.")
+    window: Window | None = Field(None, description="The time window that is grouped by.")
 
 
 class TimeRange(Strict):
     """The right side's event time must lie in [left + lower, left + upper], borders included."""
 
-    lower: Duration = timedelta(0)
-    upper: Duration | None = None
+    lower: Duration = Field(timedelta(0), description="The right side is at least this much later.")
+    upper: Duration | None = Field(None, description="The right side is at most this much later; must be said.")
 
 
 class Join(Strict):
     """A join of two streams. It goes into the plan fingerprint."""
 
-    type: Literal["inner", "left_outer"]
-    left: Name
-    right: Name
+    type: Literal["inner", "left_outer"] = Field(description="left_outer also emits unmatched left rows.")
+    left: Name = Field(description="A source of the query.")
+    right: Name = Field(description="The other source.")
     using: list[Name] = Field(min_length=1, description="Columns with one name on both sides that must be equal.")
-    time_range: TimeRange | None = None
+    time_range: TimeRange | None = Field(None, description="How far apart in event time two rows may be; must be said.")
 
 
 class CassandraSink(Strict):
     """Upsert by full primary key into `<pipeline>.<query>` (or another pipeline-owned or dimension table)."""
 
-    kind: Literal["cassandra"]
+    kind: Literal["cassandra"] = Field(description="cassandra")
     keyspace: Name | None = Field(None, description="Default: the pipeline's name.")
     table: Name | None = Field(None, description="Default: the query's name.")
-    partition_key: list[Name] = Field(min_length=1)
-    clustering_key: list[Name] = Field(default_factory=list)
-    ttl: Duration | None = None
-    consistency: Literal["LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
+    partition_key: list[Name] = Field(min_length=1, description="Required output columns: which rows lie together.")
+    clustering_key: list[Name] = Field(default_factory=list, description="Required output columns: order inside.")
+    ttl: Duration | None = Field(None, description="Rows vanish this long after they were last written.")
+    consistency: Literal["LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = Field(
+        "LOCAL_QUORUM", description="How many replicas acknowledge a write."
+    )
     writetime: str = Field(
         "batch",
         description="'batch': generation start in microseconds + batch id; or the timestamp column that orders rows.",
@@ -154,20 +160,20 @@ class CassandraSink(Strict):
 class KafkaSink(Strict):
     """Records to a topic, at least once, each with a deterministic id in its headers to de-duplicate by."""
 
-    kind: Literal["kafka"]
-    topic: Name
-    key: Name
+    kind: Literal["kafka"] = Field(description="kafka")
+    topic: Name = Field(description="The topic that is written; one query a topic.")
+    key: Name = Field(description="The required output column whose value is the record key.")
     identity: list[Name] | Literal["source"] = Field(
         "source", description="'source': the coordinates of the source record; or the columns that identify a row."
     )
-    partitions: int = Field(2, ge=1, le=1024)
-    retention: Duration = timedelta(days=7)
+    partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic.")
+    retention: Duration = Field(timedelta(days=7), description="How long Kafka keeps the rows.")
 
 
 class FilesSink(Strict):
     """JSON files, one directory a batch, written aside and renamed."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = Field(description="files")
 
 
 Sink = Annotated[CassandraSink | KafkaSink | FilesSink, Field(discriminator="kind")]
@@ -176,32 +182,32 @@ Sink = Annotated[CassandraSink | KafkaSink | FilesSink, Field(discriminator="kin
 class Query(Strict):
     """One streaming query: a transform, its output columns, and where the rows go."""
 
-    description: str = ""
-    sources: list[Name] = Field(min_length=1)
-    dimensions: list[Name] = Field(default_factory=list)
-    mode: Literal["append", "update", "complete"]
-    trigger: Duration = timedelta(seconds=2)
+    description: str = Field("", description="What a row means, for people.")
+    sources: list[Name] = Field(min_length=1, description="Sources, in the order of the transform's parameters.")
+    dimensions: list[Name] = Field(default_factory=list, description="Dimensions, the transform's last parameters.")
+    mode: Literal["append", "update", "complete"] = Field(description="Spark's output mode.")
+    trigger: Duration = Field(timedelta(seconds=2), description="A batch begins at most this often.")
     watermark: dict[Name, Duration] = Field(default_factory=dict, description="Delay for each source topic.")
     late: Literal["drop", "include"] | None = Field(
         None, description="What happens to a late row of an aggregate or join; must be said wherever there is one."
     )
-    aggregate: Aggregate | None = None
-    join: Join | None = None
+    aggregate: Aggregate | None = Field(None, description="What the transform groups by, if it does.")
+    join: Join | None = Field(None, description="How the transform joins its two sources, if it has two.")
     matched: Name | None = Field(
         None,
         description="Boolean column that the transform adds, not written: rows where it is false are dead letters.",
     )
-    columns: dict[Name, Column]
-    sinks: list[Sink] = Field(min_length=1)
+    columns: dict[Name, Column] = Field(description="The columns that are written, by name.")
+    sinks: list[Sink] = Field(min_length=1, description="Where the rows go; each kind has keys of its own.")
 
 
 class Driver(Strict):
     """Sizes of the pipeline's one Spark application."""
 
-    cores: int = Field(2, ge=1, le=64)
-    memory: Annotated[str, Field(pattern=r"^\d+[mg]$")] = "768m"
+    cores: int = Field(2, ge=1, le=64, description="Cores that all queries of the pipeline share.")
+    memory: str = Field("768m", pattern=r"^[1-9]\d*[mg]$", description="Java heap of the driver, such as 768m or 2g.")
     state_partitions: int = Field(
-        2, ge=1, description="spark.sql.shuffle.partitions, fixed before the first batch (SPARK-19873)."
+        2, ge=1, le=1024, description="spark.sql.shuffle.partitions, fixed before the first batch (SPARK-19873)."
     )
     max_offsets_per_trigger: int = Field(2_000_000, gt=0, description="Bound of a catch-up batch, in offsets.")
 
@@ -209,19 +215,23 @@ class Driver(Strict):
 class Slo(Strict):
     """What the operator promises; beyond it a query is LAGGING."""
 
-    freshness: Duration = timedelta(minutes=1)
+    freshness: Duration = Field(timedelta(minutes=1), description="Age of the newest finished batch while rows come.")
     lag: int = Field(100_000, gt=0, description="Offsets behind the end of the topic.")
 
 
 class Pipeline(Strict):
     """One pipeline file."""
 
-    name: Name
-    owner: str = Field(min_length=1)
-    description: str = Field(min_length=1)
-    version: int = Field(ge=1)
-    sources: dict[Name, Source] = Field(min_length=1)
-    dimensions: dict[Name, Dimension] = Field(default_factory=dict)
-    queries: dict[Name, Query] = Field(min_length=1)
-    driver: Driver = Driver()
-    slo: Slo = Slo()
+    name: Name = Field(description="The file's name without .yaml; all other names follow from it.")
+    owner: str = Field(min_length=1, description="The team to ask.")
+    description: str = Field(min_length=1, description="What the pipeline is for, in a sentence.")
+    version: int = Field(ge=1, description="Counts up with each change of meaning.")
+    sources: dict[Name, Source] = Field(min_length=1, description="Kafka topics that are read, by name.")
+    dimensions: dict[Name, Dimension] = Field(
+        default_factory=dict, description="Cassandra tables that queries join, by the name that the transform sees."
+    )
+    queries: dict[Name, Query] = Field(
+        min_length=1, description="Streaming queries, by name; the transform of spark_jobs/ has the same name."
+    )
+    driver: Driver = Field(Driver(), description="Sizes of the application.")
+    slo: Slo = Field(Slo(), description="What is promised.")
