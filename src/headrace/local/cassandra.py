@@ -11,8 +11,9 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import yaml
+from cassandra import DriverException
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import Cluster, NoHostAvailable, Session
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 from headrace.contract.bindings import CassandraBinding, write_binding
@@ -24,6 +25,9 @@ NAME = "cassandra"
 ADMIN = "headrace_admin"
 DATACENTER = "datacenter1"  # what SimpleSnitch says
 _DEFAULT = "cassandra"  # the superuser that Cassandra makes on an empty system, with its name as password
+
+# No listener yet, a refused password, or a role manager that is not set up so early.
+_NOT_YET = (NoHostAvailable, DriverException)
 
 # What Cassandra 5.0's own conf/jvm17-server.options opens for Java 17.
 _EXPORTS = (
@@ -203,13 +207,13 @@ def usable(settings: Settings) -> bool:
         with login(settings, ADMIN, admin) as session:
             _shut_out_default(session)
             return True
-    except NoHostAvailable:
+    except _NOT_YET:
         pass
     try:
         with login(settings, _DEFAULT, _DEFAULT) as session:
             session.execute(f"CREATE ROLE IF NOT EXISTS {ADMIN} WITH SUPERUSER = true AND LOGIN = true")
             session.execute(f"ALTER ROLE {ADMIN} WITH PASSWORD = '{admin}'")
-    except NoHostAvailable:
+    except _NOT_YET:
         pass
     return False
 
@@ -218,11 +222,12 @@ def usable(settings: Settings) -> bool:
 def login(settings: Settings, username: str, password: str) -> Iterator[Session]:
     """Open a session and close it. Raises cassandra.cluster.NoHostAvailable, for a refused password too."""
     logging.getLogger("cassandra").setLevel(logging.CRITICAL)
+    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([settings.host]))
     cluster = Cluster(
         [settings.host],
         port=settings.cassandra_port,
         auth_provider=PlainTextAuthProvider(username, password),
-        load_balancing_policy=WhiteListRoundRobinPolicy([settings.host]),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         protocol_version=5,
         connect_timeout=5,
     )
