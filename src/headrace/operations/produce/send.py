@@ -1,0 +1,201 @@
+"""The sender: open loop, nothing lost in silence.
+
+Paced, a record leaves at its planned time whether or not earlier ones are acknowledged; a sender that cannot keep up
+says by how much (`max_lateness`) instead of slowing its plan, which would hide the delay (coordinated omission).
+Unpaced, records leave as fast as Kafka takes them. Either way every record ends as acknowledged or failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from headrace.contract.bindings import KafkaBinding
+from headrace.errors import HeadraceError
+from headrace.operations.produce.record import Record
+from headrace.operations.produce.summary import Progress, Report, Summary, TopicAccount, UndeliveredError
+
+_POLL_EVERY = 500  # records between two looks at delivery reports
+_QUEUE = 500_000  # records that librdkafka may hold
+_QUEUE_KIB = 262_144
+_ANSWER_SECONDS = 10.0
+_REPORT_SECONDS = 0.1
+_SHORT_SECONDS = 0.002  # poll counts whole milliseconds: a shorter wait is a sleep
+_POLL_SECONDS = 0.1
+
+
+def send(
+    records: Iterable[Record],
+    binding: KafkaBinding,
+    topics: Collection[str],
+    *,
+    paced: bool,
+    total: int | None = None,
+    report: Report | None = None,
+    make_producer: Callable[[dict[str, Any]], Any] = Producer,
+) -> Summary:
+    """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or failed.
+
+    `paced`: each record leaves at its `planned_at`; else as fast as possible. `report` is called about ten times a
+    second with `Progress`. Ctrl-C stops sending, waits for what is on its way and marks the summary as interrupted.
+
+    Raises HeadraceError before anything is sent if Kafka does not answer or a topic is absent; UndeliveredError, which
+    carries the summary, if a record failed; and what `records` raises (a HeadraceError of it with the number of records
+    that are in Kafka), after what was sent has settled.
+    """
+    errors: list[KafkaError] = []
+    producer = make_producer(producer_config(binding, paced=paced) | {"error_cb": errors.append})
+    _require_topics(producer, binding, topics, errors)
+    run = _Run(producer, {topic: TopicAccount(topic) for topic in topics}, total, report)
+    interrupted = False
+    try:
+        _send_all(records, run, paced=paced)
+    except KeyboardInterrupt:
+        interrupted = True
+    except HeadraceError as fault:  # the file is bad from here on; what it held before is on its way
+        run.settle()
+        acknowledged = sum(account.acknowledged for account in run.accounts.values())
+        raise HeadraceError(f"{fault} ({acknowledged} records before it are in Kafka.)") from fault
+    finally:
+        run.settle()
+    summary = Summary(run.accounts, time.monotonic() - run.began, paced, interrupted)
+    if summary.failed:
+        raise UndeliveredError(_undelivered(summary, binding), summary)
+    return summary
+
+
+def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, Any]:
+    """Return the librdkafka configuration: durable, in order, and the partitions that Java's producer would choose."""
+    return {
+        **binding.client_config(),
+        "client.id": "headrace-produce",
+        "acks": "all",
+        "enable.idempotence": True,
+        "compression.type": "lz4",
+        "partitioner": "murmur2_random",  # librdkafka's own default puts a key elsewhere than Java (and Spark) do
+        "linger.ms": 5 if paced else 100,
+        "batch.size": 262_144,
+        "queue.buffering.max.messages": _QUEUE,
+        "queue.buffering.max.kbytes": _QUEUE_KIB,
+        "message.max.bytes": 16_777_216,  # the topic decides what is too large, not this client
+        "delivery.timeout.ms": 120_000,
+        "log_level": 2,  # errors come as exceptions and reports; librdkafka's own log would garble progress bars
+    }
+
+
+class _Run:
+    """One run's state: the accounts, and when to poll and report."""
+
+    def __init__(
+        self,
+        producer: Any,  # noqa: ANN401
+        accounts: dict[str, TopicAccount],
+        total: int | None,
+        report: Report | None,
+    ) -> None:
+        self.producer = producer
+        self.accounts = accounts
+        self.began = time.monotonic()
+        self._total = total
+        self._report = report
+        self._report_next = self.began
+
+    def poll(self, seconds: float) -> None:
+        """Serve delivery reports, for at most so long, and report progress when it is time."""
+        self.producer.poll(seconds)
+        now = time.monotonic()
+        if self._report and now >= self._report_next:
+            self._report_next = now + _REPORT_SECONDS
+            self._report(self._progress())
+
+    def wait_until(self, due: float) -> None:
+        """Serve delivery reports until `due`, in seconds of the monotonic clock."""
+        while (wait := due - time.monotonic()) > 0:
+            if wait < _SHORT_SECONDS:
+                time.sleep(wait)
+            else:
+                self.poll(min(wait - _SHORT_SECONDS / 2, _POLL_SECONDS))
+
+    def settle(self) -> None:
+        """Wait until every record is acknowledged or failed; `delivery.timeout.ms` bounds it."""
+        while len(self.producer) > 0:
+            self.producer.flush(_REPORT_SECONDS)
+            self.poll(0)
+        for account in self.accounts.values():
+            # An interrupt can fall between handing over and counting; the reports have counted.
+            account.sent = max(account.sent, account.acknowledged + account.failed)
+            for _ in range(account.sent - account.acknowledged - account.failed):
+                account.refused("no delivery report came")
+        if self._report:
+            self._report(self._progress())
+
+    def _progress(self) -> Progress:
+        accounts = self.accounts.values()
+        return Progress(
+            sum(account.sent for account in accounts),
+            sum(account.acknowledged for account in accounts),
+            sum(account.failed for account in accounts),
+            self._total,
+        )
+
+
+def _send_all(records: Iterable[Record], run: _Run, *, paced: bool) -> None:
+    # `produce_batch` was measured and costs the same: the work is in the delivery reports (1 us) and in librdkafka.
+    for number, record in enumerate(records):
+        topic, key, value, planned_at, kind = record
+        account = run.accounts[topic]
+        if paced:
+            run.wait_until(run.began + planned_at)
+        if number % _POLL_EVERY == 0:
+            run.poll(0)
+        account.sent += 1
+        account.bytes += len(key or b"") + len(value or b"")
+        account.kinds[kind] += 1
+        _hand_over(record, account, run)
+        if paced:
+            account.last_planned = planned_at
+            account.max_lateness = max(account.max_lateness, time.monotonic() - run.began - planned_at)
+
+
+def _hand_over(record: Record, account: TopicAccount, run: _Run) -> None:
+    """Give a record to librdkafka. While its queue is full this waits: the run is late then, and says so."""
+    while True:
+        try:
+            run.producer.produce(record.topic, record.value, record.key, on_delivery=account.delivered)
+        except BufferError:
+            run.poll(_POLL_SECONDS)
+            continue
+        except KafkaException as error:  # such as a record larger than any that librdkafka sends
+            account.refused(str(error.args[0]))
+        return
+
+
+def _require_topics(producer: Any, binding: KafkaBinding, topics: Collection[str], errors: list[KafkaError]) -> None:  # noqa: ANN401
+    try:
+        known = producer.list_topics(timeout=_ANSWER_SECONDS).topics
+    except KafkaException as error:
+        where = f"Kafka at {binding.bootstrap_servers}"
+        if any(each.code() == KafkaError._AUTHENTICATION for each in errors):
+            raise HeadraceError(
+                f"{where} refuses user {binding.username!r}: put the user's password into its kafka binding."
+            ) from None
+        reason = error.args[0].str()
+        raise HeadraceError(f"{where} does not answer ({reason}): see `headrace status`, then `headrace up`.") from None
+    absent = sorted(set(topics) - set(known))
+    if absent:
+        plural = "topics" if len(absent) > 1 else "topic"
+        raise HeadraceError(
+            f"Kafka at {binding.bootstrap_servers} has no {plural} {', '.join(absent)} "
+            f"that user {binding.username!r} can see: run `headrace provision`."
+        )
+
+
+def _undelivered(summary: Summary, binding: KafkaBinding) -> str:
+    worst = max(summary.topics.values(), key=lambda account: account.failed)
+    return (
+        f"{summary.failed} of {summary.sent} records did not reach Kafka at {binding.bootstrap_servers} "
+        f"({worst.failed} of topic {worst.topic}, first: {worst.first_error}): mend that and send them again."
+    )

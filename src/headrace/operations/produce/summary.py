@@ -1,0 +1,126 @@
+"""The account of what was sent and what Kafka acknowledged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from headrace.errors import HeadraceError
+
+
+class Progress(NamedTuple):
+    """How far a run is; `total` is None when nobody knows."""
+
+    sent: int
+    acknowledged: int
+    failed: int
+    total: int | None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class TopicAccount:
+    """One topic's account. `delivered` is the delivery callback: it runs once for each record, so it stays short."""
+
+    topic: str
+    sent: int = 0
+    acknowledged: int = 0
+    failed: int = 0
+    bytes: int = 0  # keys and values
+    kinds: Counter[str] = field(default_factory=Counter)
+    first_offsets: dict[int, int] = field(default_factory=dict)  # by partition, of acknowledged records
+    last_offsets: dict[int, int] = field(default_factory=dict)
+    first_error: str | None = None
+    last_planned: float = 0.0  # seconds after the start of the plan
+    max_lateness: float = 0.0  # seconds that a record was sent after its planned time
+
+    def delivered(self, error: Any, message: Any) -> None:  # noqa: ANN401 - confluent_kafka has no types
+        """Book one delivery report of librdkafka. Offsets of a partition arrive in ascending order (idempotence)."""
+        if error is not None:
+            self.refused(str(error))
+            return
+        self.acknowledged += 1
+        partition, offset = message.partition(), message.offset()
+        self.last_offsets[partition] = offset
+        self.first_offsets.setdefault(partition, offset)
+
+    def refused(self, reason: str) -> None:
+        """Book a record that did not reach the topic."""
+        self.failed += 1
+        self.first_error = self.first_error or reason
+
+
+@dataclass
+class Summary:
+    """What a run did. Offset ranges are inclusive; another producer's records can lie in between."""
+
+    topics: dict[str, TopicAccount]
+    elapsed: float  # seconds until the last acknowledgement
+    paced: bool
+    interrupted: bool = False
+
+    @property
+    def sent(self) -> int:
+        """Return the records handed over, all topics."""
+        return sum(account.sent for account in self.topics.values())
+
+    @property
+    def acknowledged(self) -> int:
+        """Return the records that Kafka holds for certain."""
+        return sum(account.acknowledged for account in self.topics.values())
+
+    @property
+    def failed(self) -> int:
+        """Return the records that were refused or given up."""
+        return sum(account.failed for account in self.topics.values())
+
+    @property
+    def max_lateness(self) -> float:
+        """Return by how many seconds the run fell behind its plan at worst."""
+        return max((account.max_lateness for account in self.topics.values()), default=0.0)
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON types; rates in records a second, times in seconds."""
+        return {
+            "sent": self.sent,
+            "acknowledged": self.acknowledged,
+            "failed": self.failed,
+            "elapsed_s": round(self.elapsed, 3),
+            "achieved_rate": _rate(self.acknowledged, self.elapsed),
+            "max_lateness_s": round(self.max_lateness, 3),
+            "interrupted": self.interrupted,
+            "topics": {topic: self._topic(account) for topic, account in sorted(self.topics.items())},
+        }
+
+    def _topic(self, account: TopicAccount) -> dict[str, Any]:
+        return {
+            "sent": account.sent,
+            "acknowledged": account.acknowledged,
+            "failed": account.failed,
+            "first_error": account.first_error,
+            "bytes": account.bytes,
+            "kinds": dict(sorted(account.kinds.items())),
+            "offsets": {
+                str(partition): {"first": account.first_offsets[partition], "last": last}
+                for partition, last in sorted(account.last_offsets.items())
+            },
+            "planned_rate": _rate(account.sent, account.last_planned) if self.paced else None,
+            "achieved_rate": _rate(account.acknowledged, self.elapsed),
+            "max_lateness_s": round(account.max_lateness, 3),
+        }
+
+
+class UndeliveredError(HeadraceError):
+    """Not every record reached Kafka. `summary` says what did."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 1) if seconds > 0 else None
