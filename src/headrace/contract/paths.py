@@ -42,8 +42,13 @@ def generation_paths(root: str, pipeline: str, query: str, generation: int) -> G
         checkpoint=f"{folder}/checkpoint",
         ledger=f"{folder}/ledger",
         manifest=f"{folder}/manifest.json",
-        files=f"{root}/files/{pipeline}/{query}/{generation:04d}",
+        files=f"{query_files(root, pipeline, query)}/{generation:04d}",
     )
+
+
+def query_files(root: str, pipeline: str, query: str) -> str:
+    """Return the folder of a file sink, above its generations."""
+    return f"{root}/files/{pipeline}/{query}"
 
 
 def heartbeat(root: str, pipeline: str) -> str:

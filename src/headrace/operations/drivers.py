@@ -41,6 +41,7 @@ class LocalLauncher:
     conf: Mapping[str, str] = field(default_factory=dict)
     main: Path | None = None
     grace_seconds: float = 30
+    keep: bool = True  # restart the driver after a transient end (`keeper`); off where a supervisor does that
 
     def name(self, pipeline: str) -> str:
         """Return the name of a driver's record and log."""
@@ -62,10 +63,12 @@ def submit(launcher: LocalLauncher, pipeline: str, new_generations: Sequence[str
         if living:
             return living.pid, False
         _sweep(launcher, pipeline)
+        main = launcher.main or launcher.project / "spark_jobs" / "main.py"
+        keeper = ["-m", "headrace.operations.keeper"] if launcher.keep else []
         record = processes.spawn(
             launcher.name(pipeline),
             launcher.run_dir,
-            [sys.executable, str(launcher.main or launcher.project / "spark_jobs" / "main.py"), pipeline, _mark(launcher, pipeline)],
+            [sys.executable, *keeper, str(main), pipeline, _mark(launcher, pipeline)],
             _mark(launcher, pipeline),
             _environment(launcher, pipeline, new_generations),
             launcher.log_file(pipeline),
@@ -86,15 +89,11 @@ def stop(launcher: LocalLauncher, pipeline: str) -> bool | None:
     process = find(launcher, pipeline)
     if process is None:
         return None
+    group = os.getpgid(process.pid)
     gentle = processes.stop(process, launcher.grace_seconds + 15)
-    kill_group(process.pid)
-    return gentle
-
-
-def kill_group(pid: int) -> None:
-    """Kill what is left of a driver's process group."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
+    return gentle
 
 
 def heartbeat(launcher: LocalLauncher, pipeline: str) -> dict[str, Any] | None:
@@ -103,7 +102,9 @@ def heartbeat(launcher: LocalLauncher, pipeline: str) -> dict[str, Any] | None:
     return beat
 
 
-def await_first_heartbeat(launcher: LocalLauncher, pipeline: str, since_ms: int, timeout_seconds: float) -> dict[str, Any]:
+def await_first_heartbeat(
+    launcher: LocalLauncher, pipeline: str, since_ms: int, timeout_seconds: float
+) -> dict[str, Any]:
     """Wait until the driver says that its queries run. Raises HeadraceError with the end of its log if it ends first."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -138,12 +139,14 @@ def _mark(launcher: LocalLauncher, pipeline: str) -> str:
 def _environment(launcher: LocalLauncher, pipeline: str, new_generations: Sequence[str]) -> dict[str, str]:
     scratch = launcher.tmp_dir / launcher.name(pipeline)
     return dict(launcher.environment) | {
+        "PYSPARK_PYTHON": sys.executable,  # Spark's Python workers: else whatever `python3` is on the PATH
         "HEADRACE_STORAGE_ROOT": launcher.root,
         "SERVICE_BINDING_ROOT": str(launcher.bindings / pipeline),
         "HEADRACE_PIPELINES": str(launcher.project / "pipelines"),
         "HEADRACE_NEW_GENERATIONS": " ".join(new_generations),
         "HEADRACE_GRACE_SECONDS": str(launcher.grace_seconds),
-        "HEADRACE_SPARK_CONF": json.dumps(dict(launcher.conf) | {"spark.local.dir": str(scratch)}),
+        "HEADRACE_SPARK_CONF": json.dumps(dict(launcher.conf)),
+        "SPARK_LOCAL_DIRS": str(scratch),
         "TMPDIR": str(scratch),
     }
 

@@ -210,7 +210,9 @@ def _cassandra_role(session: Session, pipeline: Pipeline, role: str, password: s
     if there is None:
         session.execute(f'CREATE ROLE IF NOT EXISTS "{role}" WITH PASSWORD = %s AND LOGIN = true', (password,))
     elif not known:
-        for attempt in Retrying(retry=retry_if_exception_type(NoHostAvailable), wait=wait_fixed(2), stop=stop_after_delay(20)):
+        for attempt in Retrying(
+            retry=retry_if_exception_type(NoHostAvailable), wait=wait_fixed(2), stop=stop_after_delay(20)
+        ):
             with attempt:
                 session.execute(f'ALTER ROLE "{role}" WITH PASSWORD = %s AND LOGIN = true', (password,))
     for grant in cassandra.grants(pipeline):

@@ -9,7 +9,9 @@ from pyspark.sql import DataFrame
 from headrace.contract.exits import Exit
 from headrace.errors import HeadraceError
 
-_STATEFUL = re.compile(r"\b(Aggregate|Join|Deduplicate|DeduplicateWithinWatermark|EventTimeWatermark|FlatMapGroupsWithState)\b")
+_STATEFUL = re.compile(
+    r"\b(Aggregate|Join|Deduplicate|DeduplicateWithinWatermark|EventTimeWatermark|FlatMapGroupsWithState)\b"
+)
 _EXPRESSION_ID = re.compile(r"#\d+L?")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
 

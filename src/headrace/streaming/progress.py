@@ -67,7 +67,9 @@ def look(query: StreamingQuery, name: str, generation: int, trigger_ms: int, cou
         watermark_ms=_watermark_ms(last),
         state_rows=sum(int(op["numRowsTotal"]) for op in operators),
         late_groups=sum(int(op["numRowsDroppedByWatermark"]) for op in operators),
-        offsets={t: {p: end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()} if newest else {},
+        offsets={t: {p: end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()}
+        if newest
+        else {},
         error=error,
     )
 
@@ -99,10 +101,16 @@ class Metrics:
             "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
             "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
             "headrace_query_batch_age_seconds": ("Since the newest batch was in the sinks.", _batch_age),
-            "headrace_query_batch_duration_seconds": ("Of the newest trigger.", lambda s: _seconds(s["batch_duration_ms"])),
+            "headrace_query_batch_duration_seconds": (
+                "Of the newest trigger.",
+                lambda s: _seconds(s["batch_duration_ms"]),
+            ),
             "headrace_query_trigger_seconds": ("The declared trigger.", lambda s: _seconds(s["trigger_ms"])),
             "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
-            "headrace_query_watermark_seconds": ("Watermark, seconds since 1970.", lambda s: _seconds(s["watermark_ms"])),
+            "headrace_query_watermark_seconds": (
+                "Watermark, seconds since 1970.",
+                lambda s: _seconds(s["watermark_ms"]),
+            ),
             "headrace_query_state_rows": ("Rows in the state store.", lambda s: s["state_rows"]),
             "headrace_query_late_groups": (
                 "Groups dropped as late in the newest batch, after partial aggregation: a lower bound of late rows.",

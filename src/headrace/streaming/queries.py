@@ -78,9 +78,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset()) -> 
         raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka))
         frame = source.judged(raw, pipeline.sources[topic])
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
-    begun = [
-        (name, frame, _generation(driver, name, marks, name in new_generations)) for name, frame, marks in planned
-    ]
+    begun = [(name, frame, _generation(driver, name, marks, name in new_generations)) for name, frame, marks in planned]
     return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
 
 

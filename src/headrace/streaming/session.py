@@ -8,6 +8,14 @@ from pyspark.sql import SparkSession
 
 from headrace.contract.bindings import CassandraBinding, KafkaBinding
 
+# They warn of every option of the other Kafka client, at each start of each query.
+QUIET_LOGGERS = (
+    "org.apache.kafka.clients.admin.AdminClientConfig",
+    "org.apache.kafka.clients.consumer.ConsumerConfig",
+    # mapInArrow reads its input in a thread of its own; KAFKA-1894 (poll without end) is fixed by poll(Duration)
+    "org.apache.spark.sql.kafka010.consumer.KafkaDataConsumer",
+)
+
 _JAAS = 'org.apache.kafka.common.security.{module} required username="{username}" password="{password}";'
 
 
@@ -17,6 +25,10 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
     for key, value in conf.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
+    for logger in QUIET_LOGGERS:
+        spark._jvm.org.apache.logging.log4j.core.config.Configurator.setLevel(
+            logger, spark._jvm.org.apache.logging.log4j.Level.ERROR
+        )
     if cassandra:
         for key, value in cassandra_conf(cassandra).items():
             spark.conf.set(key, value)

@@ -68,9 +68,7 @@ def newest_of_each_key(frame: DataFrame, key: list[str], time: str) -> DataFrame
     return frame.groupBy(*key).agg(*cells)
 
 
-def write_kafka(
-    frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]
-) -> None:
+def write_kafka(frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]) -> None:
     """Write one JSON record a row to the sink's topic, with id, query, generation and batch in its headers."""
     value = F.to_json(F.struct(*query.columns), {"timestampFormat": JSON_TIMESTAMP, "ignoreNullFields": "false"})
     identity = _coordinates() if sink.identity == "source" else F.concat_ws("|", *map(_text, sink.identity))
@@ -82,9 +80,7 @@ def write_kafka(
     _send(rows, sink.topic, kafka)
 
 
-def write_dead_letters(
-    frame: DataFrame, topic: str, reason: Column, batch: Batch, kafka: Mapping[str, str]
-) -> None:
+def write_dead_letters(frame: DataFrame, topic: str, reason: Column, batch: Batch, kafka: Mapping[str, str]) -> None:
     """Write refused records, as they came, to the dead-letter topic of `topic`.
 
     The frame has key, value, source (topic, partition, offset). The headers tell the reason and the coordinates.

@@ -32,7 +32,9 @@ def accepted(raw: DataFrame, source: Source, *, keep_raw: bool = False) -> DataF
     Columns: the source's own, `source` (topic, partition, offset), `kafka_timestamp`, and `raw` (the bytes) if asked.
     """
     columns = raw.select("key", "value", "topic", "partition", "offset", "timestamp")
-    return columns.mapInArrow(partial(_accepted, source=source, keep_raw=keep_raw), decode.accepted_ddl(source, keep_raw))
+    return columns.mapInArrow(
+        partial(_accepted, source=source, keep_raw=keep_raw), decode.accepted_ddl(source, keep_raw)
+    )
 
 
 def judged(raw: DataFrame, source: Source) -> DataFrame:

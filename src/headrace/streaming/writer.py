@@ -102,12 +102,12 @@ class Writer:
         self.counters.rows_in += batch_range.rows
         self.counters.rows_out += rows_out
         self.counters.newest = record
-        log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, batch_range.rows, rows_out, _now_ms() - began_ms)
+        log.info(
+            "%s batch %d: %d in, %d out, %d ms", self.query, number, batch_range.rows, rows_out, _now_ms() - began_ms
+        )
 
 
-def declared_write(
-    pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str]
-) -> Write:
+def declared_write(pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str]) -> Write:
     """Return the write step of a declared query: unmatched rows to the dead letters, the others to every sink."""
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
@@ -141,7 +141,9 @@ def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Writ
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         if sinks.in_archive(frame, table, batch):
             return
-        refused = frame.where(F.col("reason").isNotNull()).withColumn("source", F.struct("topic", "partition", "offset"))
+        refused = frame.where(F.col("reason").isNotNull()).withColumn(
+            "source", F.struct("topic", "partition", "offset")
+        )
         sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         sinks.append_archive(frame, table, batch)
 

@@ -1,0 +1,352 @@
+"""`headrace`: the local platform and its streams from the command line.
+
+Every command that prints state has --json. Exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong
+usage, 3 something that should run does not (`status`, `stream status`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from headrace.contract.bindings import read_kafka
+from headrace.contract.load import load_pipelines
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.local import doctor as checks
+from headrace.local import platform
+from headrace.local.launcher import launcher
+from headrace.local.settings import Settings
+from headrace.operations import drivers, streams, tables
+from headrace.operations.drivers import LocalLauncher
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
+stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
+app.add_typer(stream, name="stream")
+
+console = Console()
+errors = Console(stderr=True)
+NOT_RUNNING = 3
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all pipelines.")]
+ProjectFolder = Path()
+
+
+def main() -> None:
+    """Run the command line; a HeadraceError is printed as its one sentence."""
+    try:
+        app()
+    except HeadraceError as error:
+        errors.print(f"[red]{error}[/]", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start Kafka and Cassandra, or adopt what runs; mend what crashed."""
+    settings = Settings.load()
+    with _progress() as report:
+        parts = platform.up(settings, report)
+    _show_parts(parts, as_json)
+
+
+@app.command()
+def down() -> None:
+    """Stop all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
+    settings = Settings.load()
+    with _progress() as report:
+        for name in _running_drivers(settings):
+            report(f"driver {name} stops", None)
+            drivers.stop(_launcher(settings), name)
+        platform.down(settings, report)
+    console.print("Everything is stopped.")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show Kafka and Cassandra; exit code 3 if one does not run."""
+    parts = platform.status(Settings.load())
+    _show_parts(parts, as_json)
+    if any(part.state != "RUNNING" for part in parts):
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="kafka, cassandra or a pipeline.")],
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
+) -> None:
+    """Print the log of a server or of a pipeline's driver."""
+    settings = Settings.load()
+    path = settings.log_dir / f"driver-{name}.log" if name in _pipelines() else platform.logs(settings, name)
+    if not path.exists():
+        raise HeadraceError(f"{name} has no log yet: start it with `headrace up` or `headrace stream start`.")
+    with path.open(errors="replace") as handle:
+        for line in handle.readlines()[-lines:]:
+            sys.stdout.write(line)
+        while follow:
+            line = handle.readline()
+            if line:
+                sys.stdout.write(line)
+            else:
+                sys.stdout.flush()
+                time.sleep(0.3)
+
+
+@app.command()
+def clean(
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove all data, checkpoints, logs and passwords of this platform; refused while something runs."""
+    settings = Settings.load()
+    if not yes:
+        typer.confirm(f"Remove {settings.home} and everything in it?", abort=True)
+    platform.clean(settings, cache=cache)
+    console.print(f"{settings.home} is removed.")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and this installation; changes nothing. Exit code 1 if something would keep `up` from starting."""
+    found = checks.run(Settings.load())
+    if as_json:
+        _print_json([vars(check) for check in found])
+    else:
+        rows = [("[green]ok[/]" if c.ok else "[red]no[/]", c.name, c.detail, "" if c.ok else c.remedy) for c in found]
+        console.print(tables.plain(("", "check", "found", "remedy"), rows))
+    if any(not check.ok and check.blocks for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def provision(names: Names = None, as_json: Json = False) -> None:
+    """Make topics, tables, users and rights that the pipelines need; safe to repeat."""
+    from headrace.operations.provision import provision as carry_out
+
+    settings = Settings.load()
+    changes = carry_out(list(_pipelines(names).values()), settings.bindings(), settings.home / "bindings")
+    if as_json:
+        _print_json([change.to_json_dict() for change in changes])
+    elif changes:
+        console.print(tables.plain(("pipeline", "made", "name"), [(c.pipeline, c.kind, c.name) for c in changes]))
+    else:
+        console.print("Everything is there as the pipelines want it.")
+
+
+@app.command()
+def produce(
+    file: Annotated[
+        Path | None, typer.Option(help="Send this NDJSON, CSV or Parquet file instead of generating.")
+    ] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Topic of --file, or topics to generate (default: all).")
+    ] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Records of all topics together.")] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="Length of the plan in seconds.")] = 60.0,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Records a second; default as fast as possible.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and start: the same bytes.")] = 1,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the mix: late=0.05, skew=0, users=100 ..."),
+    ] = None,
+    users: Annotated[bool, typer.Option(help="First load the known users into the users table.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Send generated events, or your own file, and tell which offsets Kafka acknowledged."""
+    from headrace.operations.produce import mix as mixes
+    from headrace.operations.produce import run
+
+    settings, pipelines = Settings.load(), _pipelines()
+    kafka = read_kafka(settings.bindings())
+    with _bar("events acknowledged") as report:
+        if file is not None:
+            if not topic or len(topic) != 1:
+                raise HeadraceError("--file needs exactly one --topic.")
+            summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
+        else:
+            options = {"seed": seed, "duration": duration, **_fields(option or [])}
+            mix = mixes.make_mix(topic, events, **options)
+            if users and "logins" in mix.topics:
+                _load_users(settings, pipelines, mix)
+            summary = run.produce_generated(kafka, pipelines, mix, rate, report)
+    if as_json:
+        _print_json(summary.to_json_dict())
+    else:
+        console.print(summary.table())
+
+
+@stream.command("start")
+def stream_start(
+    names: Names = None,
+    new_generation: Annotated[
+        list[str] | None, typer.Option(metavar="QUERY", help="Begin a new generation of this query.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the queries run.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Start drivers, or adopt those that run."""
+    settings = Settings.load()
+    own, pipelines = _launcher(settings), _pipelines(names)
+    _check_new_generations(pipelines, names, new_generation or [])
+    began = time.time_ns() // 1_000_000
+    started = {name: drivers.submit(own, name, new_generation or []) for name in pipelines}
+    if wait:
+        with _progress() as report:
+            for name, (_, new) in started.items():
+                report(f"driver {name} starts", None)
+                if new:
+                    drivers.await_first_heartbeat(own, name, began, settings.start_timeout_s)
+    if as_json:
+        _print_json({name: {"pid": pid, "started": new} for name, (pid, new) in started.items()})
+    else:
+        rows = [(name, pid, "started" if new else "adopted") for name, (pid, new) in started.items()]
+        console.print(tables.plain(("pipeline", "process", ""), rows))
+
+
+@stream.command("stop")
+def stream_stop(names: Names = None, as_json: Json = False) -> None:
+    """Stop drivers: running batches may finish, then the driver ends."""
+    own = _launcher(Settings.load())
+    words = {None: "did not run", True: "stopped", False: "killed after the grace time"}
+    stopped = {name: words[drivers.stop(own, name)] for name in _pipelines(names)}
+    if as_json:
+        _print_json(stopped)
+    else:
+        console.print(tables.plain(("pipeline", ""), stopped.items()))
+
+
+@stream.command("status")
+def stream_status(names: Names = None, as_json: Json = False) -> None:
+    """Show every query: rows, lag, batch age, watermark. Exit code 3 if a driver does not run."""
+    rows = streams.rows(_launcher(Settings.load()), _pipelines(names).values())
+    if as_json:
+        _print_json([row.to_json_dict() for row in rows])
+    else:
+        console.print(tables.queries(rows))
+    if any(row.driver not in {"RUNNING", "STARTING"} for row in rows):
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=10, help="How long to watch.")] = 120.0,
+    rate: Annotated[float, typer.Option(min=1, help="Events a second.")] = 190.0,
+) -> None:
+    """Start everything, feed events, and show the streams live. The platform is left running."""
+    from headrace.local.demo import run
+
+    settings = Settings.load()
+    with _progress() as report:
+        platform.up(settings, report)
+    run(settings, _launcher(settings), _pipelines(), seconds, rate, console)
+
+
+def _pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
+    found = load_pipelines(ProjectFolder / "pipelines")
+    unknown = [name for name in names or [] if name not in found]
+    if unknown:
+        raise HeadraceError(f"There is no pipeline {unknown[0]!r}: there is {', '.join(found)}.")
+    return {name: found[name] for name in names} if names else found
+
+
+def _launcher(settings: Settings) -> LocalLauncher:
+    return launcher(settings, ProjectFolder.resolve())
+
+
+def _running_drivers(settings: Settings) -> list[str]:
+    if not settings.run_dir.exists():
+        return []
+    own = _launcher(settings)
+    return [name for name in _pipelines() if drivers.find(own, name)]
+
+
+def _check_new_generations(pipelines: Mapping[str, Pipeline], names: Names, queries: Sequence[str]) -> None:
+    if queries and (names is None or len(names) != 1):
+        raise HeadraceError("--new-generation goes with exactly one pipeline.")
+    for query in queries:
+        known = list(next(iter(pipelines.values())).queries)
+        if query not in known:
+            raise HeadraceError(f"There is no query {query!r} to begin anew: there is {', '.join(known)}.")
+
+
+def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401
+    from headrace.operations.produce.accounts import user_directory
+    from headrace.operations.users import load_users
+
+    load_users(settings.bindings(), pipelines["user_logins"].dimensions["users"], user_directory(mix))
+
+
+def _fields(texts: Sequence[str]) -> dict[str, Any]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise HeadraceError(f"--set takes FIELD=VALUE, not {wrong[0]!r}.")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
+    if as_json:
+        _print_json([vars(part) for part in parts])
+        return
+    rows = [
+        (
+            p.name,
+            tables.coloured(p.state),
+            p.port,
+            p.pid,
+            p.rss and f"{p.rss / 1e6:,.0f} MB",
+            tables.seconds(p.uptime),
+            p.detail,
+        )
+        for p in parts
+    ]
+    console.print(tables.plain(("part", "state", "port", "process", "memory", "up for", ""), rows))
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Show stages as bars on stderr; a stage without a fraction spins."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, fraction: float | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=None)
+            if fraction is not None:
+                progress.update(tasks[stage], total=1.0, completed=fraction)
+
+        yield report
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Any]:
+    """Show how many of how many are done."""
+    with Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors) as progress:
+        task = progress.add_task(text, total=None)
+
+        def report(now: Any) -> None:  # noqa: ANN401 - a Progress of operations.produce
+            progress.update(task, total=now.total, completed=now.acknowledged)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

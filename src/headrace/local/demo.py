@@ -1,0 +1,103 @@
+"""The demo: everything up, four drivers, events flowing, and what each query and each sink shows, live."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from headrace.contract.bindings import read_kafka
+from headrace.contract.model import Pipeline
+from headrace.local import jars, kafka
+from headrace.local.java import find_java
+from headrace.local.settings import Settings
+from headrace.operations import drivers, streams, tables
+from headrace.operations.drivers import LocalLauncher
+from headrace.operations.produce.accounts import user_directory
+from headrace.operations.produce.mix import make_mix
+from headrace.operations.produce.run import produce_generated
+from headrace.operations.provision import provision
+from headrace.operations.results import Rows, first_rows
+from headrace.operations.users import load_users
+
+REFRESH_SECONDS = 1.0
+RESULTS_EVERY_SECONDS = 6.0
+
+
+def run(
+    settings: Settings,
+    launcher: LocalLauncher,
+    pipelines: Mapping[str, Pipeline],
+    seconds: float,
+    rate: float,
+    console: Console,
+) -> None:
+    """Provision, start the drivers one after the other, feed events for `seconds`, and show the streams meanwhile.
+
+    The platform must be up; it and the drivers are left running.
+    """
+    root, began = settings.bindings(), time.monotonic()
+    provision(list(pipelines.values()), root, settings.home / "bindings")
+    mix = make_mix(duration=seconds, seed=int(time.time()), catch_up=min(20.0, seconds / 2)).at_rate(rate)
+    load_users(root, pipelines["user_logins"].dimensions["users"], user_directory(mix))
+    feeder = threading.Thread(
+        target=produce_generated, args=(read_kafka(root), pipelines, mix, mix.total_rate), daemon=True
+    )
+    feeder.start()
+    starter = threading.Thread(target=_start_in_turn, args=(launcher, list(pipelines)), daemon=True)
+    starter.start()
+    results: dict[str, Rows] = {}
+    first_row_after: float | None = None
+    next_results = 0.0
+    with Live(console=console, refresh_per_second=2, transient=console.is_terminal) as live:
+        while feeder.is_alive() or starter.is_alive():
+            if time.monotonic() >= next_results:
+                results = first_rows(root, launcher.root, pipelines.values())
+                next_results = time.monotonic() + RESULTS_EVERY_SECONDS
+                if first_row_after is None and any(rows for sink, rows in results.items() if sink.startswith("table")):
+                    first_row_after = time.monotonic() - began
+            live.update(_screen(launcher, pipelines, results, first_row_after))
+            time.sleep(REFRESH_SECONDS)
+    results = first_rows(root, launcher.root, pipelines.values())
+    console.print(_screen(launcher, pipelines, results, first_row_after))
+    console.print(_where_to_look(settings, launcher))
+
+
+def _start_in_turn(launcher: LocalLauncher, names: list[str]) -> None:
+    """Start the drivers one after the other: four JVMs at once on two cores are all late."""
+    for name in names:
+        since = time.time_ns() // 1_000_000
+        if drivers.submit(launcher, name)[1]:
+            drivers.await_first_heartbeat(launcher, name, since, timeout_seconds=180)
+
+
+def _screen(
+    launcher: LocalLauncher, pipelines: Mapping[str, Pipeline], results: dict[str, Rows], first_row_after: float | None
+) -> Group:
+    first = (
+        "" if first_row_after is None else f"first row in Cassandra {first_row_after:.0f} s after the platform was up"
+    )
+    return Group(
+        tables.queries(streams.rows(launcher, pipelines.values()), "Queries"), tables.first_rows(results), Text(first)
+    )
+
+
+def _where_to_look(settings: Settings, launcher: LocalLauncher) -> Text:
+    java = find_java(settings)
+    consumer = kafka.console_consumer(settings, java, jars.ensure("kafka", settings, java), "pos_final_windows")
+    admin = settings.bindings() / "cassandra"
+    lines = (
+        "The platform is left running. Where to look:",
+        "  headrace stream status                 every query, now",
+        "  headrace produce --duration 60         more events",
+        f"  {launcher.root}/files/web_events/files/0001/      JSON files, a directory a batch",
+        f"  cqlsh: user $(cat {admin}/username), password $(cat {admin}/password), {settings.host} {settings.cassandra_port}",
+        "         SELECT * FROM pos_sales.product_totals LIMIT 10;",
+        f"  {consumer}",
+        "  headrace down                          stop all; `headrace clean` removes all",
+    )
+    return Text("\n".join(lines))

@@ -1,0 +1,86 @@
+"""The first rows of each sink, to show that data arrives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from cassandra.cluster import Session
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from headrace.contract import paths
+from headrace.contract.bindings import read_kafka
+from headrace.contract.cassandra import quoted
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
+from headrace.contract.names import cassandra_table, dead_letter_topic
+from headrace.operations.clients import cassandra_session
+
+Rows = list[dict[str, Any]]
+
+
+def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: int = 2) -> dict[str, Rows]:
+    """Return up to `limit` rows of each sink and dead-letter topic, read with the bindings at `root`."""
+    found: dict[str, Rows] = {}
+    with cassandra_session(root) as session:
+        for pipeline in pipelines:
+            for name, query in pipeline.queries.items():
+                for sink in query.sinks:
+                    if isinstance(sink, CassandraSink):
+                        keyspace, table = cassandra_table(pipeline.name, name, sink)
+                        found[f"table {keyspace}.{table}"] = _table(
+                            session, keyspace, table, list(query.columns), limit
+                        )
+                    elif isinstance(sink, KafkaSink):
+                        found[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
+                    elif isinstance(sink, FilesSink):
+                        found[f"files {pipeline.name}/{name}"] = _files(storage, pipeline.name, name, limit)
+            for topic in pipeline.sources:
+                found[f"topic {dead_letter_topic(topic)}"] = _topic(root, dead_letter_topic(topic), limit)
+    return found
+
+
+def _table(session: Session, keyspace: str, table: str, columns: list[str], limit: int) -> Rows:
+    names = ", ".join(f'"{name}"' for name in columns)
+    rows = session.execute(f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200")  # noqa: S608 - quoted names
+    complete = [row._asdict() for row in rows]
+    complete.sort(key=lambda row: sum(value is None for value in row.values()))  # rows that a stream filled first
+    return complete[:limit]
+
+
+def _topic(root: Path, topic: str, limit: int) -> Rows:
+    config = read_kafka(root).client_config() | {
+        "group.id": "headrace.show",
+        "enable.auto.commit": False,
+        "log_level": 3,
+    }
+    consumer = Consumer(config)
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        return [_record(message) for message in consumer.consume(limit, timeout=1.5) if message.error() is None]
+    except KafkaException:
+        return []
+    finally:
+        consumer.close()
+
+
+def _record(message: Any) -> dict[str, Any]:  # noqa: ANN401 - a confluent_kafka.Message
+    headers = dict(message.headers() or [])
+    value = (message.value() or b"").decode(errors="replace")
+    row: dict[str, Any] = {"value": value if len(value) <= 100 else value[:97] + "..."}
+    if "headrace.reason" in headers:
+        row = {"reason": headers["headrace.reason"].decode(errors="replace")} | row
+    return row
+
+
+def _files(storage: str, pipeline: str, query: str, limit: int) -> Rows:
+    fs, folder = fsspec.core.url_to_fs(paths.query_files(storage, pipeline, query))
+    for path in sorted(fs.glob(f"{folder}/*/batch_id=*/part-*.json")):
+        with fs.open(path, "rt") as handle:
+            lines = [line for line, _ in zip(handle, range(limit), strict=False)]
+        if lines:
+            return [json.loads(line) for line in lines]
+    return []

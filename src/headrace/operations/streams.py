@@ -1,0 +1,98 @@
+"""What the streams do, for people and tools: one row a query, from heartbeats and living processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.operations import drivers
+from headrace.operations.drivers import LocalLauncher
+
+DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN"]
+SILENT_AFTER_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """One query. Ages in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets."""
+
+    pipeline: str
+    query: str
+    driver: DriverState
+    generation: int | None = None
+    batch: int | None = None
+    rows_in: int = 0
+    rows_out: int = 0
+    lag: int | None = None
+    batch_age: float | None = None
+    batch_duration_ms: int | None = None
+    trigger_ms: int | None = None
+    watermark_ms: int | None = None
+    state_rows: int = 0
+    detail: str = ""
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the row as plain JSON values."""
+        return asdict(self)
+
+
+def rows(launcher: LocalLauncher, pipelines: Iterable[Pipeline]) -> list[QueryRow]:
+    """Return one row for each query of the pipelines, whether it runs or not."""
+    return [row for pipeline in pipelines for row in _pipeline_rows(launcher, pipeline)]
+
+
+def driver_state(launcher: LocalLauncher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:
+    """Return what a pipeline's driver does, and in words why it is thought so."""
+    process = drivers.find(launcher, pipeline)
+    age = time.time() - beat["at_ms"] / 1000 if beat else None
+    if process is None:
+        if beat is None:
+            return "NEVER RAN", ""
+        if beat["exit"]:
+            return ("STOPPED" if beat["exit"] in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {beat['exit']}"
+        return "DEAD", f"no process; last heartbeat {age:.0f} s ago"
+    if beat is None or age is None or beat["at_ms"] / 1000 < process.create_time() or beat["exit"]:
+        return "STARTING", f"process {process.pid}"
+    if age > SILENT_AFTER_SECONDS:
+        return "SILENT", f"process {process.pid} lives, but its last heartbeat is {age:.0f} s old"
+    return "RUNNING", f"process {process.pid}, Spark UI {beat.get('ui')}, metrics port {beat.get('metrics_port')}"
+
+
+def _pipeline_rows(launcher: LocalLauncher, pipeline: Pipeline) -> list[QueryRow]:
+    beat = drivers.heartbeat(launcher, pipeline.name)
+    state, detail = driver_state(launcher, pipeline.name, beat)
+    known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
+    return [_row(pipeline.name, name, state, detail, known) for name in names.query_names(pipeline)]
+
+
+def _row(pipeline: str, name: str, state: DriverState, detail: str, known: dict[str, Any]) -> QueryRow:
+    query = names.query_name(pipeline, name)
+    entry = known.get(query)
+    if entry is None:
+        return QueryRow(pipeline, query, state, detail=detail)
+    written = entry["batch_written_ms"]
+    return QueryRow(
+        pipeline,
+        query,
+        state,
+        batch_age=None if written is None else round(time.time() - written / 1000, 1),
+        detail=entry["error"] or detail,
+        **{
+            key: entry[key]
+            for key in (
+                "generation",
+                "batch",
+                "rows_in",
+                "rows_out",
+                "lag",
+                "batch_duration_ms",
+                "trigger_ms",
+                "watermark_ms",
+                "state_rows",
+            )
+        },
+    )

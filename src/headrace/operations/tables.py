@@ -1,0 +1,82 @@
+"""Rich tables of what the commands show; each a pure function of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from headrace.operations.streams import QueryRow
+
+_COLOURS = {"RUNNING": "green", "STARTING": "yellow", "SILENT": "red", "DEAD": "red", "CRASHED": "red"}
+
+
+def queries(rows: Iterable[QueryRow], title: str = "") -> Table:
+    """Return one line a query: driver, generation, batch, rows, lag, ages, watermark."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    table.add_column("query", no_wrap=True)
+    table.add_column("driver", no_wrap=True)
+    for name in ("gen", "batch", "rows in", "rows out", "lag", "batch age", "took", "watermark", "state"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.query,
+            coloured(row.driver),
+            number(row.generation),
+            number(row.batch),
+            number(row.rows_in),
+            number(row.rows_out),
+            number(row.lag),
+            seconds(row.batch_age),
+            seconds(None if row.batch_duration_ms is None else row.batch_duration_ms / 1000),
+            clock(row.watermark_ms),
+            number(row.state_rows) if row.state_rows else "",
+        )
+    return table
+
+
+def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+    """Return a table of text cells."""
+    table = Table(*columns, title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    return table
+
+
+def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Return a few rows of each sink: sink name -> rows."""
+    table = Table("sink", "first rows", title_justify="left", header_style="bold", pad_edge=False)
+    for sink, rows in results.items():
+        table.add_row(
+            sink, "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows) or "[dim]none yet"
+        )
+    return table
+
+
+def coloured(state: str) -> str:
+    """Return a state in its colour."""
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def number(value: int | None) -> str:
+    """Return a whole number with thousands apart; nothing for None."""
+    return "" if value is None else f"{value:,}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration in seconds; nothing for None."""
+    return "" if value is None else f"{value:.1f} s"
+
+
+def clock(milliseconds: int | None) -> str:
+    """Return a time of day in UTC; nothing for None."""
+    return "" if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%H:%M:%S")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.strftime("%H:%M") if value.second == 0 else value.strftime("%H:%M:%S")
+    return str(value)

@@ -1,0 +1,85 @@
+"""Fixtures that several folders share. JVMs are started once a run and one after the other: there are 2 cores."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The folder with pipelines/ and spark_jobs/."""
+    return PROJECT
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed for this test, printed; HEADRACE_TEST_SEED repeats a run."""
+    value = int(os.environ.get("HEADRACE_TEST_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"\n{request.node.name}: HEADRACE_TEST_SEED={value}")
+    return value
+
+
+@pytest.fixture(scope="session")
+def java_home() -> str:
+    """The Java that the JVMs of this run use."""
+    from headrace.local.java import find_java
+    from headrace.local.settings import Settings
+
+    return str(find_java(Settings.load()).home)
+
+
+@pytest.fixture(scope="session")
+def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """One small Spark session for all tests of Spark semantics: 2 cores, no connector logged in, Iceberg in a tmp lake."""
+    import sys
+
+    from headrace.contract import submit
+    from headrace.contract.load import load_pipeline
+    from headrace.local import jars
+    from headrace.local.java import find_java
+    from headrace.local.settings import Settings
+    from headrace.streaming import session
+
+    scratch = tmp_path_factory.mktemp("spark")
+    settings = Settings.load()
+    jars.ensure("spark", settings, find_java(settings))
+    os.environ.update(submit.local_environment() | {"JAVA_HOME": java_home, "PYSPARK_PYTHON": sys.executable})
+    os.environ["SPARK_LOCAL_DIRS"] = str(scratch)
+    pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
+    conf = submit.spark_conf(pipeline, str(scratch / "lake")) | {
+        "spark.master": "local[2]",
+        "spark.driver.memory": "1g",
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraClassPath": os.pathsep.join(map(str, jars.spark_jars(settings))),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+    }
+    started = session.start("tests", conf)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A real Kafka and a real Cassandra on free ports, provisioned for all pipelines; ended with the run."""
+    from headrace.contract.load import load_pipelines
+    from headrace.local import platform as local
+    from headrace.operations.provision import provision
+    from tests.support.platform import local_settings
+
+    settings = local_settings(tmp_path_factory.mktemp("home"))
+    local.up(settings)
+    try:
+        pipelines = list(load_pipelines(PROJECT / "pipelines").values())
+        provision(pipelines, settings.bindings(), settings.home / "bindings")
+        yield settings
+    finally:
+        local.down(settings)
