@@ -61,7 +61,7 @@ def join_is_bounded_on_both_sides(pipeline: Pipeline) -> Iterator[str]:
         missing = [source for source in query.sources if source not in query.watermark]
         if missing:
             yield (
-                f"queries.{name}.watermark: {listed(missing)} has none; state would grow for ever and an unmatched row "
+                f"queries.{name}.watermark: there is none for {listed(missing)}; state would grow for ever and an unmatched row "
                 f"would never come out: add a delay for both sides, such as watermark: "
                 f"{{{', '.join(f'{source}: 5 minutes' for source in query.sources)}}}"
             )

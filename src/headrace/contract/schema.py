@@ -49,7 +49,8 @@ class _Schema(GenerateJsonSchema):
 
 def schema() -> str:
     """Return the JSON Schema (draft 2020-12) of a pipeline file, keys sorted, with a newline at the end."""
-    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.Pipeline.model_json_schema(schema_generator=_Schema)}
+    content = model.Pipeline.model_json_schema(schema_generator=_Schema)
+    content["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
