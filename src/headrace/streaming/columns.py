@@ -132,12 +132,13 @@ def _whole_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:
     """Read JSON numbers, and strings with numbers, as decimals. Raises ArrowInvalid where the exact rule must look.
 
     Joining and splitting again is by far the cheapest way to take bytes out of `Raw` (ADR 0004). A line too many
-    shows that a value holds a line feed. Arrow wraps silently beyond 38 digits and reads 1E-1111 as 0, hence the
-    limits on length and exponents.
+    shows that a value holds a line feed. Arrow's cast wraps around without a word if digits and scale are more than 38
+    together ("11" becomes 0.79... as decimal(38,38)), and reads 1E-1111 as 0: hence the limits on length and exponents.
     """
     joined = b"\n".join(values)
     texts = pc.split_pattern(pa.array([joined], pa.string()), "\n").flatten()
-    if len(texts) != len(values) or pc.max(pc.binary_length(texts)).as_py() > 38 or b"e" in joined or b"E" in joined:
+    longest = pc.max(pc.binary_length(texts)).as_py()
+    if len(texts) != len(values) or longest > 38 - kind.scale or b"e" in joined or b"E" in joined:
         raise pa.ArrowInvalid("not a plain number in each line")
     if b"null" in joined:
         texts = pc.replace_with_mask(texts, pc.equal(texts, "null"), pa.scalar(None, pa.string()))
