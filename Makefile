@@ -1,0 +1,77 @@
+# Every target is what a person would type; CI calls the same ones. `make` alone prints this list.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+
+# The first Python that fits; `make setup PYTHON=python3.12` names another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/pytest
+
+.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
+
+setup: $(READY) ## Make .venv and install exactly requirements.lock (once; again when the lock changes)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and none was found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r .venv/uv.txt
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	touch $@
+
+demo: $(READY) ## Start everything, feed events and show the results live; leaves the platform running
+	$(BIN)/headrace demo
+
+up: $(READY) ## Start Kafka and Cassandra, or adopt what runs
+	$(BIN)/headrace up
+
+down: $(READY) ## Stop every driver and server
+	$(BIN)/headrace down
+
+status: $(READY) ## What runs, and how each query does
+	$(BIN)/headrace status
+
+clean: $(READY) ## Remove .headrace/ with all its data (after `make down`)
+	$(BIN)/headrace clean
+
+test: $(READY) ## All tests, on a real Spark, Kafka and Cassandra
+	$(PYTEST)
+
+test-fast: $(READY) ## The tests that need no Java: under a minute
+	$(PYTEST) -m "not spark and not platform and not slow"
+
+test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
+	$(PYTEST) -m "(spark or slow) and not platform"
+
+test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
+	$(PYTEST) -m platform
+
+lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run
+
+format: $(READY) ## Rewrite the Python files as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(READY) ## Make pipelines/schema.json and the tables of pipelines/README.md anew from the models
+	$(BIN)/python -m headrace.contract.schema
+
+lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --override overrides.txt --extra dev pyproject.toml -o requirements.lock --no-emit-index-url --no-annotate
+
+bench-smoke: $(READY) ## CPU an event: the source document's code as written against ours, side by side
+	$(BIN)/python bench/smoke.py
+
+distclean: ## Remove .venv and every cache of the tools (keeps .headrace/)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
