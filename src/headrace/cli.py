@@ -186,7 +186,7 @@ def produce(
     if as_json:
         _print_json(summary.to_json_dict())
     else:
-        console.print(summary.table())
+        console.print(tables.produced(summary))
 
 
 @stream.command("start")

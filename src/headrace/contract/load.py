@@ -31,17 +31,23 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _fault_at(key_node, "a key is a list or a mapping; write one word")
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise _fault_at(
+                    key_node,
                     f"the key {key!r} is written twice: the second would silently replace the first, and two queries "
                     "of one name would share a checkpoint; rename or remove one",
-                    key_node.start_mark,
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _fault_at(node: yaml.Node, sentence: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, sentence, node.start_mark)
 
 
 def load_pipeline(path: Path) -> Pipeline:

@@ -20,7 +20,7 @@ def read_text(path: str) -> str | None:
         return None
 
 
-def read_json(path: str) -> Any | None:
+def read_json(path: str) -> Any | None:  # noqa: ANN401 - JSON values
     """Return the file's JSON value, or None where there is no such file. Raises HeadraceError on a broken file."""
     text = read_text(path)
     if text is None:
@@ -28,11 +28,13 @@ def read_json(path: str) -> Any | None:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise HeadraceError(f"{path} is not JSON ({error}): restore it from a snapshot, it is written in one piece.") from error
+        raise HeadraceError(
+            f"{path} is not JSON ({error}): restore it from a snapshot, it is written in one piece."
+        ) from error
 
 
 def write_text(path: str, text: str) -> None:
-    """Replace a file in one piece: readers see the old or the new one. (Rename on disks, one PUT on object stores.)"""
+    """Replace a file in one piece (rename on disks, one PUT on object stores): readers see the old or the new one."""
     fs, inner = fsspec.core.url_to_fs(path)
     parent, _, name = inner.rpartition("/")
     fs.makedirs(parent, exist_ok=True)
@@ -44,7 +46,7 @@ def write_text(path: str, text: str) -> None:
     fs.mv(aside, inner)
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
     """Replace a file by a JSON value in one piece."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
@@ -58,5 +60,5 @@ def list_names(folder: str) -> list[str]:
         return []
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

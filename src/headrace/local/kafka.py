@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,6 +72,8 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
     data = settings.home / "data" / NAME
     write_private(etc / "server.properties", _properties(server_config(settings, data)))
     write_private(etc / "log4j2.properties", _log4j2(settings))
+    for leftover in data.parent.glob(f"{NAME}.new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     if not data.exists():
         _format(settings, java, jars, data)
     options = [
@@ -155,21 +158,16 @@ def console_consumer(settings: Settings, java: Java, jars: list[Path], topic: st
     write_private(etc / "client.properties", _properties(client))
     options = [*_base_options(settings, jars), "-Xmx128m", f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
     tools = write_argfile(etc / "tools.args", options)
-    return (
-        f"{java.binary} {tools} org.apache.kafka.tools.consumer.ConsoleConsumer "
-        f"--bootstrap-server {own.bootstrap_servers} --command-config {etc / 'client.properties'} "
-        f"--topic {topic} --from-beginning"
-    )
+    tool = [str(java.binary), tools, "org.apache.kafka.tools.consumer.ConsoleConsumer"]
+    where = ["--bootstrap-server", own.bootstrap_servers, "--command-config", str(etc / "client.properties")]
+    return shlex.join([*tool, *where, "--topic", topic, "--from-beginning"])
 
 
 def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> None:
     """Make the storage with the first two users in it, aside, so that a break half way leaves no half-made folder."""
-    etc = settings.home / "etc" / NAME
-    data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for leftover in data.parent.glob(f"{NAME}.new-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside = data.with_name(f"{NAME}.new-{os.getpid()}")
-    config, arguments = etc / "format.properties", etc / "format.args"
+    # A folder of this process alone: the tool of an `up` that was killed may still be writing to its own.
+    work = data.with_name(f"{NAME}.new-{os.getpid()}")
+    aside, config, arguments = work / "log", work / "format.properties", work / "format.args"
     write_private(config, _properties(server_config(settings, aside)))
     users = {ADMIN: secret("kafka-admin", settings), _BROKER: secret("kafka-broker", settings)}
     scram = [f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]" for name, password in users.items()]
@@ -179,13 +177,12 @@ def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> Non
         # The passwords stand in the @argfile, never in the argv that all users of the machine can read.
         command = [str(java.binary), write_argfile(arguments, [*options, *tool])]
         answer = subprocess.run(command, env=child_environment(java), capture_output=True, text=True, check=False)
+        if answer.returncode:
+            reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
+            raise HeadraceError(f"Kafka's storage at {data} cannot be made: {' '.join(reason)[:300]}")
+        aside.rename(data)
     finally:
-        arguments.unlink(missing_ok=True)
-        config.unlink(missing_ok=True)
-    if answer.returncode:
-        reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
-        raise HeadraceError(f"Kafka's storage at {data} cannot be made: {' '.join(reason)[:300]}.")
-    aside.rename(data)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _base_options(settings: Settings, jars: list[Path]) -> list[str]:

@@ -148,6 +148,8 @@ def _up_part(
         report(f"start {part.name}", None)
         output = settings.log_dir / f"{part.name}.out"
         environment = child_environment(java)
+        if output.exists():
+            output.replace(output.with_suffix(".out.1"))
         started.append(part)
         record = processes.spawn(part.name, settings.run_dir, command, part.mark, environment, output)
         process = psutil.Process(record.pid)
@@ -172,10 +174,13 @@ def _wait_until_usable(part: Part, settings: Settings, process: psutil.Process, 
 
 
 def _why(part: Part, settings: Settings) -> str:
-    text = processes.tail(settings.log_dir / f"{part.name}.out") + "\n" + processes.tail(logs(settings, part.name))
-    lines = [line for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "ERROR" in line or "Exception" in line or "error" in line.lower()]
-    return " | ".join((telling or lines)[-3:])[:800] or "nothing."
+    """Return the last telling lines of what the server printed, else of its log: messages without stack frames."""
+    for path in (settings.log_dir / f"{part.name}.out", logs(settings, part.name)):
+        lines = [line.strip() for line in processes.tail(path, 80).splitlines()]
+        telling = [line for line in lines if line and not line.startswith(("at ", "... ", "WARNING:"))]
+        if telling:
+            return " | ".join(telling[-4:])[:800]
+    return "nothing."
 
 
 def _down_part(part: Part, settings: Settings, report: Progress | None = None) -> None:

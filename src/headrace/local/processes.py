@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,8 +63,11 @@ def living(record: Record) -> psutil.Process | None:
     try:
         process = psutil.Process(record.pid)
         # One clock tick is 10 ms; a pid is not recycled within half a second of its first owner's start.
-        same = abs(process.create_time() - record.created) < 0.5 and record.mark in process.cmdline()
-        return process if same and _lives(process) else None
+        same = abs(process.create_time() - record.created) < 0.5
+        if not same or not _lives(process):
+            return None
+        # A killed process has no command line any more while its last threads end.
+        return process if record.mark in process.cmdline() or _ends(process) else None
     except psutil.Error:
         return None
 
@@ -72,14 +76,10 @@ def stop(process: psutil.Process, timeout: float) -> bool:
     """End a process: SIGTERM, wait up to `timeout` seconds, SIGKILL. Return whether SIGTERM was enough."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
-        try:
-            process.wait(timeout)
-        except psutil.TimeoutExpired:
+        if not _wait_until_gone(process, timeout):
             process.kill()
-            process.wait(timeout)
+            _wait_until_gone(process, timeout)
             return False
-        finally:
-            _reap()
     return True
 
 
@@ -118,7 +118,26 @@ def _write(run_dir: Path, record: Record) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    """Return whether a process still holds its ports and files: a zombie does until its last thread has ended."""
+    try:
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or _ends(process))
+    except psutil.Error:
+        return False
+
+
+def _ends(process: psutil.Process) -> bool:
+    return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1
+
+
+def _wait_until_gone(process: psutil.Process, timeout: float) -> bool:
+    """Wait up to `timeout` seconds. Not psutil's wait: that waits for ever for a zombie that nobody reaps."""
+    deadline = time.monotonic() + timeout
+    while _lives(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    _reap()
+    return True
 
 
 def _reap() -> None:

@@ -1,8 +1,8 @@
 """The keeper of a local driver: starts it, and starts it again after a transient end, within a budget.
 
 `python -m headrace.operations.keeper DRIVER_ARGUMENTS...` runs `python DRIVER_ARGUMENTS...` as its child, one at a time.
-It restarts after a transient error or a kill, waits longer each time (with jitter, so that four drivers do not start at
-once), and gives up when the budget is spent. An end that a restart cannot mend is passed on as it is.
+It restarts after a transient error or a kill, waits longer each time (with jitter, so that four drivers do not start
+at once), and gives up when the budget is spent. An end that a restart cannot mend is passed on as it is.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def keep(arguments: list[str], budget: Budget) -> int:
 def _name(code: int) -> str:
     if code < 0:
         return signal.Signals(-code).name
-    return Exit(code).name if code in Exit else f"exit code {code}"
+    names = {exit_code.value: exit_code.name for exit_code in Exit}
+    return names.get(code, f"exit code {code}")
 
 
 if __name__ == "__main__":

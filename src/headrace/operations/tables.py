@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
 _COLOURS = {"RUNNING": "green", "STARTING": "yellow", "SILENT": "red", "DEAD": "red", "CRASHED": "red"}
@@ -52,6 +53,22 @@ def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
         table.add_row(
             sink, "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows) or "[dim]none yet"
         )
+    return table
+
+
+def produced(summary: Summary) -> Table:
+    """Return one line a topic: what was sent, what Kafka acknowledged, and at which offsets."""
+    title = f"{summary.acknowledged:,} records acknowledged in {summary.elapsed:.1f} s"
+    if summary.paced:
+        title += f"; at worst {summary.max_lateness:.1f} s behind the plan"
+    table = Table("topic", title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for name in ("sent", "acknowledged", "failed", "bytes"):
+        table.add_column(name, justify="right")
+    table.add_column("partition: offsets")
+    for topic, account in sorted(summary.topics.items()):
+        ranges = (f"{p}: {account.first_offsets[p]:,}-{last:,}" for p, last in sorted(account.last_offsets.items()))
+        counts = (number(count) for count in (account.sent, account.acknowledged, account.failed, account.bytes))
+        table.add_row(topic, *counts, "  ".join(ranges))
     return table
 
 

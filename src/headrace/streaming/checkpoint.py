@@ -1,7 +1,7 @@
 """Read Spark's checkpoint: which offsets and which watermark a batch has. Spark writes both before the batch runs.
 
-`offsets/<batch>`: a version line, one JSON line of metadata (batchWatermarkMs), then one line a source, "-" where it has
-none yet. `sources/<n>/0`: where a Kafka source began. (Spark: OffsetSeqLog, KafkaSourceInitialOffsetWriter.)
+`offsets/<batch>`: a version line, one JSON line of metadata (batchWatermarkMs), then one line a source, "-" where it
+has none yet. `sources/<n>/0`: where a Kafka source began. (Spark: OffsetSeqLog, KafkaSourceInitialOffsetWriter.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Show a query's progress as a Kafka consumer group, for Kafka's own tools only: it is never read back (ADR 0005).
 
-Spark keeps its offsets in the checkpoint and commits none (KAFKA tools then see no lag). The group has no members, so its
+Spark keeps its offsets in the checkpoint and commits none, so Kafka's tools see no lag. The group has no members: its
 offsets are altered through the admin API (KIP-396).
 """
 

@@ -12,7 +12,9 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+
+from py4j.java_gateway import JavaObject
+from pyspark.sql import SparkSession
 
 from headrace.contract.exits import Exit
 from headrace.errors import HeadraceError
@@ -39,7 +41,7 @@ def hold(path: Path, pipeline: str) -> int:
     return descriptor
 
 
-def hold_in_jvm(spark: Any, path: Path, pipeline: str, patience_seconds: float = 30) -> Any:
+def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds: float = 30) -> JavaObject:
     """Take the JVM's lock, waiting for a dying JVM of an earlier driver. Returns the Java lock, to be kept for life."""
     jvm = spark._jvm
     channel = jvm.java.io.RandomAccessFile(str(path) + ".jvm", "rw").getChannel()
@@ -50,7 +52,7 @@ def hold_in_jvm(spark: Any, path: Path, pipeline: str, patience_seconds: float =
             return lock
         if time.monotonic() > deadline:
             raise HeadraceError(
-                f"The JVM of an earlier driver of {pipeline} is still writing: end it (`headrace stream stop {pipeline}`).",
+                f"The JVM of an earlier driver of {pipeline} still lives: end it with `headrace stream stop {pipeline}`.",
                 exit_code=Exit.LOCKED,
             )
         time.sleep(0.2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -21,6 +21,8 @@ from headrace.contract import storage
 from headrace.streaming.writer import Counters
 
 HEARTBEAT_SECONDS = 3
+
+Family = GaugeMetricFamily | CounterMetricFamily
 
 
 class QueryState(TypedDict):
@@ -80,6 +82,9 @@ def write_heartbeat(path: str, pipeline: str, states: Sequence[QueryState], extr
     storage.write_json(path, beat | dict(extra))
 
 
+Value = Callable[[QueryState], float | None]
+
+
 class Metrics:
     """A Prometheus endpoint over the newest states. The age of a batch is computed when it is scraped."""
 
@@ -96,7 +101,7 @@ class Metrics:
 
     def collect(self) -> list[Metric]:
         """Return all metrics of the newest states, one sample a query."""
-        gauges = {
+        gauges: Mapping[str, tuple[str, Value]] = {
             "headrace_query_active": ("1 while the query runs.", lambda s: float(s["active"])),
             "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
             "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
@@ -117,13 +122,17 @@ class Metrics:
                 lambda s: s["late_groups"],
             ),
         }
-        counters = {
+        counters: Mapping[str, tuple[str, Value]] = {
             "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s["rows_in"]),
             "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s["rows_out"]),
             "headrace_query_batches": ("Batches written since the driver started.", lambda s: s["batches"]),
         }
         families: list[Metric] = []
-        for kind, table in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+        tables: tuple[tuple[Callable[..., Family], Mapping[str, tuple[str, Value]]], ...] = (
+            (GaugeMetricFamily, gauges),
+            (CounterMetricFamily, counters),
+        )
+        for kind, table in tables:
             for name, (text, value) in table.items():
                 family = kind(name, text, labels=["query"])
                 for state in self.states:
@@ -150,7 +159,7 @@ def _lag(progress: Mapping[str, Any]) -> int | None:
     return sum(_total(s["latestOffset"]) - _total(s["endOffset"]) for s in sources if s.get("endOffset"))
 
 
-def _total(offsets: Any) -> int:
+def _total(offsets: str | dict[str, dict[str, int]]) -> int:
     parsed = json.loads(offsets) if isinstance(offsets, str) else offsets
     return sum(int(offset) for parts in parsed.values() for offset in parts.values())
 

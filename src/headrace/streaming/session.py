@@ -1,4 +1,4 @@
-"""The Spark session of a driver. Secrets are set after the JVM runs, so that they are in no argv and no properties file."""
+"""The Spark session of a driver. Secrets are set once the JVM runs: they are in no argv and no properties file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
 
 
 def kafka_options(binding: KafkaBinding) -> dict[str, str]:
-    """Return the options of Spark's Kafka source and sink for a binding (`sasl.jaas.config` is redacted, see submit)."""
+    """Return the options of Spark's Kafka source and sink for a binding (submit redacts `sasl.jaas.config`)."""
     options = {
         "kafka.bootstrap.servers": binding.bootstrap_servers,
         "kafka.security.protocol": binding.security_protocol,

@@ -1,7 +1,7 @@
 """The sinks. Each write is safe to repeat: foreachBatch is at least once (Spark guide, "ForeachBatch").
 
 Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, written aside and renamed.
-Kafka: a deterministic id in the headers. Iceberg: the batch's identity in the snapshot, skipped where it stands already.
+Kafka: a deterministic id in the headers. Iceberg: the batch's identity in the snapshot, skipped where it stands.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from headrace.contract import names, submit
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
 from headrace.streaming.generation import Generation
 
+WRITETIME = "headrace_writetime"
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
 SNAPSHOT_BATCH = "headrace-batch"
@@ -48,8 +49,8 @@ def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: Cass
     rows = frame
     if sink.writetime != "batch":
         rows = newest_of_each_key(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
-        rows = rows.withColumn("_writetime", F.unix_micros(sink.writetime))
-        writetime = "_writetime"
+        rows = rows.withColumn(WRITETIME, F.unix_micros(sink.writetime))
+        writetime = WRITETIME
     options = submit.cassandra_sink_options(sink) | {"keyspace": keyspace, "table": table, "writetime": writetime}
     rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
 

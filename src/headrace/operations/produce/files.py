@@ -191,6 +191,8 @@ def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -
         if name not in found and (column.required or name == source.key):
             near = get_close_matches(name, found, n=1)
             remedy = f"rename {near[0]!r} to {name!r}" if near else "add it"
+            if len(found) == 1 and set(found[0]) & set(";\t|"):
+                remedy = "separate the cells by commas"
             raise HeadraceError(
                 f"{path} has no column {name!r}, which topic {topic} needs (it has: {', '.join(found)}): {remedy}."
             )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Made = tuple[bytes | None, bytes | None, str]  # key, value, kind
 
-BLOCK = 8192  # records made at once: large enough for numpy, small enough for memory
+BLOCK = 2048  # records made at once: large enough for numpy, small enough for the caches
 _GRID = 4096  # points at which the rhythm of the day is looked up
 
 # How busy each hour of the day (UTC) is. Never zero: a demo at night has events too.
