@@ -169,7 +169,7 @@ def _send_all(records: Iterable[Record], run: _Run, *, paced: bool) -> None:
 
 @contextmanager
 def _stops_on_signal(run: _Run) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `run.stopped`: an exception that rises inside a delivery report would be lost in C."""
+    """Turn SIGINT and SIGTERM into `run.stopped`: an exception would be lost in C inside a delivery report."""
 
     def stop(*_: object) -> None:
         if run.stopped:
