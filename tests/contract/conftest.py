@@ -15,7 +15,7 @@ from headrace.errors import HeadraceError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-GONE = object()
+GONE = "<gone>"
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
         place: Any = content
         for part in parents:
             place = place[part]
-        if value is GONE:
+        if value == GONE:
             del place[last]
         else:
             place[last] = copy.deepcopy(value)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.contract.load import as_mapping, load_pipeline, load_pipelines
+from headrace.contract.model import Pipeline, format_duration, parse_duration
+from headrace.errors import HeadraceError
+from tests.contract.conftest import HERE, ROOT, changed, refusal
+
+
+def test_the_four_pipelines_load_sorted_by_name(pipelines: dict[str, Pipeline]) -> None:
+    assert list(pipelines) == ["ad_attribution", "pos_sales", "user_logins", "web_events"]
+
+
+def test_a_loaded_pipeline_written_out_and_loaded_again_is_the_same(
+    pipelines: dict[str, Pipeline], good: Pipeline
+) -> None:
+    for pipeline in (*pipelines.values(), good):
+        assert Pipeline.model_validate(as_mapping(pipeline)) == pipeline
+
+
+def test_a_loaded_pipeline_cannot_change(good: Pipeline) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        good.version = 2  # type: ignore[misc]
+
+
+def test_a_query_defined_twice_is_refused_because_two_would_share_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    text = (HERE / "good.yaml").read_text()
+    path.write_text(text + text[text.index("  copied:") : text.index("  totals:")])
+    said = refusal(path)
+    line = path.read_text().rindex("copied:")
+    number = path.read_text()[:line].count("\n") + 1
+    assert said == (
+        f"{path}, line {number}: the key 'copied' is written twice: the second would silently replace the first, and "
+        "two queries of one name would share a checkpoint; rename or remove one."
+    )
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: {b: 1, b: 2}\n", "- {x: 1, x: 1}\n"])
+def test_a_key_written_twice_is_refused_at_any_depth(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert "is written twice" in refusal(path)
+
+
+def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    text = (HERE / "good.yaml").read_text()
+    path.write_text(text.replace("columns: *window", "columns: {<<: *window, note: {type: long}}"))
+    assert load_pipeline(path).queries["finals"].columns["note"].type == "long"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file: Input should be a valid dictionary"),
+        ("[1, 2]", "the file: Input should be a valid dictionary"),
+        ("a: [1\nb: 2", "line 2: "),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: could not determine a constructor"),
+        ("? [1, 2]\n: 3", "line 1: a key is a list or a mapping; write one word."),
+    ],
+)
+def test_what_is_no_pipeline_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert said in refusal(path)
+
+
+def test_a_file_that_is_not_utf_8_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    assert "it must be a readable UTF-8 text file" in refusal(path)
+
+
+def test_a_missing_file_names_its_near_match() -> None:
+    assert refusal(ROOT / "pipelines" / "pos_sale.yaml").endswith("did you mean pos_sales.yaml?")
+
+
+def test_a_folder_without_pipelines_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match="There is no pipeline file"):
+        load_pipelines(tmp_path)
+
+
+def test_a_yml_file_is_refused_rather_than_overlooked(tmp_path: Path) -> None:
+    (tmp_path / "good.yml").write_text((HERE / "good.yaml").read_text())
+    with pytest.raises(HeadraceError, match=r"rename it to good\.yaml"):
+        load_pipelines(tmp_path)
+
+
+def test_all_files_of_a_folder_are_checked_before_anything_is_said(broken: Callable[..., Path]) -> None:
+    folder = broken({"owner": "<gone>", "name": "a"}, "a").parent
+    broken({"version": 0, "name": "b"}, "b")
+    with pytest.raises(HeadraceError) as caught:
+        load_pipelines(folder)
+    assert [Path(line.split(":")[0]).name for line in str(caught.value).splitlines()] == ["a.yaml", "b.yaml"]
+
+
+def test_two_pipelines_cannot_own_one_topic_or_table(broken: Callable[..., Path]) -> None:
+    folder = broken({}).parent
+    broken({"name": "other"}, "other")
+    with pytest.raises(HeadraceError) as caught:
+        load_pipelines(folder)
+    said = str(caught.value)
+    assert "other and good both own topic sales: one pipeline reads, archives or writes it" in said
+    assert "other and good both own topic copies" in said
+    assert "other and good both own table directory.shops" in said
+    assert "good.totals" not in said
+
+
+def test_the_check_is_a_command(broken: Callable[..., Path]) -> None:
+    command = [sys.executable, "-m", "headrace.contract.load"]
+    right = subprocess.run([*command, ROOT / "pipelines"], capture_output=True, text=True, check=False)
+    assert (right.returncode, right.stderr) == (0, "")
+    assert right.stdout.startswith("4 pipelines are right: ad_attribution,")
+    wrong = subprocess.run([*command, broken({"owner": 1}).parent], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.endswith("good.yaml: owner: Input should be a valid string (it is 1).\n")
+
+
+@given(st.integers(min_value=0, max_value=10**13))
+def test_a_duration_written_out_and_read_again_is_the_same(milliseconds: int) -> None:
+    duration = timedelta(milliseconds=milliseconds)
+    assert parse_duration(format_duration(duration)) == duration
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [("60 seconds", "1 minute"), ("90 minutes", "90 minutes"), ("0 days", "0 seconds"), ("24 hours", "1 day"),
+     ("1500 milliseconds", "1500 milliseconds")],
+)  # fmt: skip
+def test_a_duration_is_written_in_its_largest_whole_unit(text: str, written: str) -> None:
+    assert format_duration(parse_duration(text)) == written
+
+
+@given(st.text(max_size=12) | st.integers() | st.none() | st.floats() | st.booleans())
+def test_what_is_no_duration_is_refused(value: Any) -> None:
+    try:
+        parse_duration(value)
+    except ValueError as error:
+        assert "is not a duration" in str(error)  # noqa: PT017 - most values are refused, a few are durations
+    else:
+        assert str(value).split()[0].isdigit()
+
+
+# Values that a confused hand may write anywhere: none of them may escape as anything but a refusal.
+_junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["sales", "shop", "1 day"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def _places(value: Any, key: str = "") -> list[str]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [f"{key}.{name}".lstrip(".") for name, _ in inner]
+    return found + [place for name, below in inner for place in _places(below, f"{key}.{name}")]
+
+
+@given(data=st.data())
+def test_any_change_of_a_good_file_gives_a_pipeline_or_a_refusal(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = data.draw(st.sampled_from([place for place in _places(changed({})) if "." in place]))
+    path = tmp_path_factory.getbasetemp() / "good.yaml"
+    path.write_text(yaml.safe_dump(changed({place: data.draw(_junk)})))
+    try:
+        assert load_pipeline(path).name == "good"
+    except HeadraceError as error:
+        assert all(line.startswith(str(path)) for line in str(error).splitlines())  # noqa: PT017 - either is right
