@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -297,3 +298,12 @@ def test_no_kind_kills_the_process_that_decodes_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     judged, given = done.stdout.split()
     assert judged == given
+
+
+def test_the_page_about_dead_letters_has_every_kind_with_its_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "dead-letters.md").read_text()
+    for kind, (_, reason) in REFUSED.items():
+        assert f"| {kind} | `{reason}` |" in page
+    for kind in ACCEPTED:
+        assert f"| {kind} |\n" in page
+    assert {f"| `{reason.split(':')[0]}` |" for _, reason in REFUSED.values()} <= set(re.findall(r"\| `\w+` \|", page))
