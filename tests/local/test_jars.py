@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(settings, java, download
 
 
 def test_spark_jars_are_checked_before_they_are_used_and_never_fetched_behind_ones_back(settings, java, downloads):
-    with pytest.raises(HeadraceError, match="2 of 2 Spark jars are missing or damaged .* run `headrace up`"):
+    with pytest.raises(HeadraceError, match=r"2 of 2 Spark jars are missing or damaged .* run `headrace up`"):
         jars.spark_jars(settings)
     paths = jars.ensure("spark", settings, java)
     assert jars.spark_jars(settings) == paths

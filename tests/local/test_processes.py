@@ -100,7 +100,8 @@ def test_stop_ends_what_does_not_listen(run_dir):
 def test_a_process_survives_the_shell_that_started_it(run_dir):
     code = (
         "import os, sys; from pathlib import Path; from headrace.local import processes; "
-        f"processes.spawn('thing', Path({str(run_dir)!r}), [sys.executable, '-c', 'import time; time.sleep(600)', {MARK!r}], "
+        f"argv = [sys.executable, '-c', 'import time; time.sleep(600)', {MARK!r}]; "
+        f"processes.spawn('thing', Path({str(run_dir)!r}), argv, "
         f"{MARK!r}, dict(os.environ), Path({str(run_dir.parent / 'thing.out')!r}))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -66,8 +66,9 @@ def living(record: Record) -> psutil.Process | None:
         same = abs(process.create_time() - record.created) < 0.5
         if not same or not _lives(process):
             return None
-        # A killed process has no command line any more while its last threads end.
-        return process if record.mark in process.cmdline() or _ends(process) else None
+        # A killed process has lost its command line while it still holds its ports.
+        words = _command_line(process)
+        return process if not words or record.mark in words else None
     except psutil.Error:
         return None
 
@@ -127,6 +128,13 @@ def _lives(process: psutil.Process) -> bool:
 
 def _ends(process: psutil.Process) -> bool:
     return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.ZombieProcess:
+        return []
 
 
 def _wait_until_gone(process: psutil.Process, timeout: float) -> bool:
