@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import itertools
+import re
+
+from headrace.contract import submit
+from headrace.contract.model import CassandraSink, KafkaSink, Pipeline
+from headrace.contract.names import group_prefix
+
+
+def _arguments(pipeline: Pipeline) -> list[str]:
+    return submit.submit_arguments(
+        pipeline,
+        master="k8s://https://kubernetes.default.svc",
+        namespace="spark",
+        image="headrace:1",
+        warehouse="s3a://lake/lake",
+        application="local:///opt/headrace/spark_jobs/main.py",
+    )
+
+
+def test_settings_that_a_checkpoint_or_a_result_rests_on_are_pinned(good: Pipeline) -> None:
+    conf = submit.spark_conf(good, "/tmp/lake")
+    assert conf["spark.sql.shuffle.partitions"] == str(good.driver.state_partitions) == "2"
+    assert conf["spark.sql.session.timeZone"] == "UTC"
+    assert conf["spark.sql.ansi.enabled"] == "false"
+    assert conf["spark.sql.adaptive.enabled"] == "false"
+    assert conf["spark.sql.streaming.multipleWatermarkPolicy"] == "min"
+    assert conf["spark.sql.streaming.noDataMicroBatches.enabled"] == "true"
+    assert conf["spark.sql.streaming.minBatchesToRetain"] == "100"
+
+
+def test_the_direct_join_is_forced_and_the_lake_never_answers_from_a_cache(good: Pipeline) -> None:
+    conf = submit.spark_conf(good, "/data/lake")
+    assert conf["spark.sql.catalog.lh.directJoinSetting"] == "on"
+    assert conf["spark.sql.catalog.lake.warehouse"] == "/data/lake"
+    assert conf["spark.sql.catalog.lake.cache-enabled"] == "false"
+    assert "CassandraSparkExtensions" in conf["spark.sql.extensions"]
+
+
+def test_a_long_driver_keeps_bounded_histories(good: Pipeline) -> None:
+    conf = submit.spark_conf(good, "/tmp/lake")
+    retained = {key: int(value) for key, value in conf.items() if "etained" in key or "Recent" in key}
+    assert len(retained) >= 8
+    assert max(retained.values()) <= 500
+
+
+def test_the_settings_name_no_endpoint_and_no_secret(good: Pipeline) -> None:
+    text = "\n".join(_arguments(good))
+    assert not re.search(r"(?i)password=|jaas\.config|auth\.username|bootstrap\.servers|connection\.host", text)
+    for options in (submit.source_options(good, "sales"), submit.sink_options()):
+        assert not any(re.search("(?i)sasl|ssl|servers", key) for key in options)
+
+
+def test_whatever_holds_a_secret_is_redacted(good: Pipeline) -> None:
+    conf = submit.spark_conf(good, "/tmp/lake")
+    keys = re.compile(conf["spark.redaction.regex"])
+    for key in (
+        "kafka.sasl.jaas.config", "spark.cassandra.auth.password", "spark.cassandra.auth.username",
+        "fs.s3a.secret.key", "fs.s3a.access.key", "ssl.keystore.password", "some.token", "spark.x.credentials",
+    ):  # fmt: skip
+        assert keys.search(key), key
+    for key in ("spark.sql.shuffle.partitions", "spark.master", "kafka.bootstrap.servers", "subscribe"):
+        assert not keys.search(key), key
+    options = re.compile(conf["spark.sql.redaction.options.regex"])
+    assert options.search("kafka.sasl.jaas.config")
+    assert options.search("url")
+    text = re.compile(conf["spark.sql.redaction.string.regex"])
+    login = 'org.apache.kafka.X required username="u" password="hush hush";'
+    assert "hush" not in text.sub("*", login)
+
+
+def test_retention_loss_is_loud_and_every_query_reads_the_whole_topic(good: Pipeline) -> None:
+    options = submit.source_options(good, "sales")
+    assert options["failOnDataLoss"] == "true"
+    assert options["startingOffsets"] == "earliest"
+    assert options["includeHeaders"] == "true"
+    assert options["maxOffsetsPerTrigger"] == str(good.driver.max_offsets_per_trigger)
+    assert options["kafka.fetch.max.wait.ms"] == "20"
+    assert "kafka.group.id" not in options
+
+
+def test_the_readers_groups_are_those_that_the_pipeline_may_use(good: Pipeline) -> None:
+    assert submit.source_options(good, "sales")["groupIdPrefix"].startswith(group_prefix("good"))
+
+
+def test_a_written_record_is_acknowledged_by_all_and_may_hold_a_whole_source_record() -> None:
+    options = submit.sink_options()
+    assert options["kafka.acks"] == "all"
+    assert options["kafka.enable.idempotence"] == "true"
+    assert int(options["kafka.max.request.size"]) > 1_048_588
+
+
+def test_a_cassandra_sink_writes_no_tombstones_and_states_its_consistency_and_ttl(good: Pipeline) -> None:
+    (windows,) = good.queries["windows"].sinks
+    assert isinstance(windows, CassandraSink)
+    assert submit.cassandra_sink_options(windows) == {
+        "spark.cassandra.output.ignoreNulls": "true",
+        "spark.cassandra.output.consistency.level": "LOCAL_QUORUM",
+        "ttl": "2592000",
+    }
+    (totals,) = good.queries["totals"].sinks
+    assert isinstance(totals, CassandraSink)
+    assert "ttl" not in submit.cassandra_sink_options(totals)
+    assert not any(isinstance(sink, KafkaSink) for sink in (windows, totals))
+
+
+def test_a_cluster_driver_has_a_fixed_pod_name_and_the_names_that_follow_from_the_pipeline(
+    pipelines: dict[str, Pipeline],
+) -> None:
+    arguments = _arguments(pipelines["pos_sales"])
+    conf = dict(part.split("=", 1) for flag, part in itertools.pairwise(arguments) if flag == "--conf")
+    assert arguments[:6] == [
+        "--master", "k8s://https://kubernetes.default.svc", "--deploy-mode", "cluster", "--name", "pos-sales",
+    ]  # fmt: skip
+    assert arguments[-2:] == ["local:///opt/headrace/spark_jobs/main.py", "pos_sales"]
+    assert conf["spark.kubernetes.driver.pod.name"] == "pos-sales-driver"
+    assert conf["spark.kubernetes.authenticate.driver.serviceAccountName"] == "pos-sales"
+    assert conf["spark.kubernetes.driver.label.headrace/pipeline"] == "pos_sales"
+    assert conf["spark.kubernetes.submission.waitAppCompletion"] == "false"
+
+
+def test_a_local_driver_listens_on_loopback_only(good: Pipeline) -> None:
+    conf = submit.local_conf(good, 14040)
+    assert conf["spark.master"] == "local[2]"
+    assert {conf["spark.driver.host"], conf["spark.driver.bindAddress"]} == {"127.0.0.1"}
+    assert submit.local_environment()["SPARK_LOCAL_IP"] == "127.0.0.1"
