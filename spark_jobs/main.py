@@ -13,10 +13,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from pyspark.errors import AnalysisException
+
 from headrace.contract.bindings import binding_root
+from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming.runtime import Options, run
+
+log = logging.getLogger("headrace")
 
 
 def main(name: str, lock: str | None = None) -> int:
@@ -29,7 +34,7 @@ def main(name: str, lock: str | None = None) -> int:
         pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
         pipeline = load_pipeline(pipelines / f"{name}.yaml")
         options = Options(
-            root=env["HEADRACE_STORAGE_ROOT"],
+            root=_required("HEADRACE_STORAGE_ROOT"),
             bindings=binding_root(),
             conf=json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
             lock_file=Path(lock) if lock else None,
@@ -40,11 +45,21 @@ def main(name: str, lock: str | None = None) -> int:
         )
         return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
     except HeadraceError as error:
-        logging.getLogger("headrace").error("%s", error)
+        log.error("%s", error)
         return error.exit_code
-    except KeyError as error:
-        logging.getLogger("headrace").error("%s is not set: start drivers with `headrace stream start`.", error)
-        return 2
+    except AnalysisException as error:
+        log.error("Spark refuses the plan of %s: %s", name, str(error).splitlines()[0])
+        return Exit.REFUSED
+    except Exception:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
+        log.exception("the driver of %s broke off", name)
+        return Exit.TRANSIENT
+
+
+def _required(variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        raise HeadraceError(f"{variable} is not set: start drivers with `headrace stream start`.")
+    return value
 
 
 def load_module(path: Path) -> ModuleType:

@@ -64,6 +64,8 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         "spark.sql.streaming.noDataMicroBatches.enabled": "true",
         # Queries share the cores by turns instead of in order of arrival (Spark guide, "Job Scheduling").
         "spark.scheduler.mode": "FAIR",
+        # The fingerprint reads the plan's text: a cut one would hide a change.
+        "spark.sql.debug.maxToStringFields": "1000",
     }
 
 

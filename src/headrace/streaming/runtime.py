@@ -7,6 +7,7 @@ SIGTERM closes the gate: batches that run may finish within the grace time, none
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
+
+from py4j.protocol import Py4JError
 
 from headrace.contract import paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
@@ -77,7 +80,8 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         gate.closed.set()
         gate.ended.set()
         metrics.close()
-        spark.stop()
+        with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone cannot be stopped
+            spark.stop()
         log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
 
 

@@ -1,0 +1,130 @@
+"""What `stream status` says of a driver, from its process and its heartbeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.contract import paths, storage
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.operations import drivers, streams
+from headrace.operations.drivers import LocalLauncher
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, project: Path) -> LocalLauncher:
+    """A launcher whose drivers are a Python that only sleeps."""
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text("import time\ntime.sleep(600)\n")
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "bindings")}
+    return LocalLauncher(
+        project=project,
+        root=str(tmp_path / "storage"),
+        environment={},
+        main=sleeper,
+        keep=False,
+        grace_seconds=1,
+        **folders,
+    )
+
+
+@pytest.fixture
+def pipeline(project: Path) -> Pipeline:
+    """The pipeline with one query and one archive query."""
+    return load_pipeline(project / "pipelines" / "user_logins.yaml")
+
+
+@pytest.fixture
+def driver(launcher: LocalLauncher, pipeline: Pipeline) -> Iterator[int]:
+    """A living driver process; ended with the test."""
+    pid, started = drivers.submit(launcher, pipeline.name)
+    assert started
+    yield pid
+    drivers.stop(launcher, pipeline.name)
+
+
+def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = None) -> dict[str, object]:
+    """Write a heartbeat of `age` seconds ago."""
+    entry = {
+        "query": f"{pipeline}.last_login", "generation": 2, "active": True, "trigger_ms": 5000, "batch": 7,
+        "batch_written_ms": int((time.time() - 4) * 1000), "batch_duration_ms": 312, "running_batch": None, "rows_in": 70,
+        "rows_out": 60, "batches": 7, "lag": 0, "watermark_ms": None, "state_rows": 0, "late_groups": 0, "offsets": {},
+        "error": None,
+    }  # fmt: skip
+    value = {"pipeline": pipeline, "pid": 1, "at_ms": int((time.time() - age) * 1000), "queries": [entry], "exit": end}
+    storage.write_json(paths.heartbeat(launcher.root, pipeline), value)
+    return value
+
+
+def state(launcher: LocalLauncher, pipeline: Pipeline) -> str:
+    """The driver's state as the first row says it."""
+    return streams.rows(launcher, [pipeline])[0].driver
+
+
+def test_a_pipeline_that_never_ran_has_a_row_for_each_query(launcher: LocalLauncher, pipeline: Pipeline):
+    rows = streams.rows(launcher, [pipeline])
+    assert [row.query for row in rows] == ["user_logins.last_login", "user_logins.archive_logins"]
+    assert {row.driver for row in rows} == {"NEVER RAN"}
+
+
+def test_a_driver_without_a_heartbeat_of_its_own_starts(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+    assert state(launcher, pipeline) == "STARTING"
+    beat(launcher, pipeline.name, age=3600)  # of the driver before
+    assert state(launcher, pipeline) == "STARTING"
+
+
+def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+    beat(launcher, pipeline.name, age=-0.1)
+    row = streams.rows(launcher, [pipeline])[0]
+    assert (row.driver, row.generation, row.batch, row.rows_in, row.lag) == ("RUNNING", 2, 7, 70, 0)
+    assert row.batch_age is not None
+    assert row.batch_age >= 4
+
+
+def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
+    launcher: LocalLauncher, pipeline: Pipeline
+):
+    beat(launcher, pipeline.name, age=1, end="FINISHED")
+    assert state(launcher, pipeline) == "STOPPED"
+    beat(launcher, pipeline.name, age=1, end="TRANSIENT")
+    assert state(launcher, pipeline) == "DEAD"
+    beat(launcher, pipeline.name, age=1)
+    assert state(launcher, pipeline) == "DEAD"
+
+
+def test_a_second_submit_adopts_the_driver_that_lives(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+    assert drivers.submit(launcher, pipeline.name) == (driver, False)
+
+
+def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
+    note = tmp_path / "child"
+    assert launcher.main is not None
+    launcher.main.write_text(
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(str(child.pid))\ntime.sleep(600)\n"
+    )
+    drivers.submit(launcher, pipeline.name)
+    deadline = time.monotonic() + 60
+    while not note.exists() or not note.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert drivers.stop(launcher, pipeline.name) is True
+    assert drivers.stop(launcher, pipeline.name) is None
+    child = int(note.read_text())
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_last_error_of_a_log_is_told(launcher: LocalLauncher, pipeline: Pipeline):
+    launcher.log_dir.mkdir()
+    launcher.log_file(pipeline.name).write_text(
+        "2026-01-01 INFO headrace: x\n2026-01-01 00:00:00,000 ERROR headrace: Kafka is gone: start it.\nnoise\n"
+    )
+    assert drivers.last_error(launcher, pipeline.name) == "Kafka is gone: start it."
