@@ -107,6 +107,8 @@ def make_mix(topics: Collection[str] | None = None, events: int | None = None, *
     `topics` limits the demo's topics (impressions without clicks = nobody clicks); `events` is the number of records of
     all topics together, shared out by their rates; `options` are fields of `Mix`. Raises HeadraceError, one sentence.
     """
+    if events is not None and events < 1:
+        raise HeadraceError(f"The number of events must be at least 1, not {events}.")
     if topics is not None:
         options = _limited(list(topics), options)
     try:
