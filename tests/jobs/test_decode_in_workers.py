@@ -1,0 +1,46 @@
+"""The decoder inside Spark's Arrow workers: the one thing about it that needs a JVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from headrace.streaming import decode, source
+from tests.streaming.decode_data import GOOD, KAFKA_TIME, POS, batch
+from tests.streaming.test_decode_kinds import ACCEPTED, REFUSED
+
+pytestmark = pytest.mark.spark
+RAW = (
+    "key binary, value binary, headers array<struct<key:string,value:binary>>, topic string, partition int, "
+    "`offset` bigint, timestamp timestamp"
+)
+SMALL = [v for v, _ in [*REFUSED.values(), *ACCEPTED.values()] if v is None or len(v) < 20_000]
+
+
+def raw_frame(spark: Any, values: Sequence[bytes | None]) -> Any:
+    rows = [(b"k", value, [("trace", b"\xff")], "pos", 3, i, KAFKA_TIME) for i, value in enumerate(values)]
+    return spark.createDataFrame(rows, RAW)
+
+
+def test_a_worker_accepts_what_the_decoder_accepts(spark: Any) -> None:
+    found = source.accepted(raw_frame(spark, SMALL), POS, keep_raw=True)
+    rows = found.selectExpr("*", "unix_micros(create_date) AS micros").orderBy("source.offset").collect()
+    (expected,) = decode.accepted([batch(SMALL)], POS, keep_raw=True)
+    for name in ("product_id", "amount", "raw"):
+        assert [row[name] for row in rows] == expected.column(name).to_pylist()
+    assert [row["source"].asDict() for row in rows] == expected.column("source").to_pylist()
+    assert [row["micros"] for row in rows] == expected.column("create_date").view("int64").to_pylist()
+
+
+def test_a_worker_judges_what_the_decoder_judges(spark: Any) -> None:
+    found = source.judged(raw_frame(spark, SMALL), POS).orderBy("offset").collect()
+    (expected,) = decode.judged([batch(SMALL)], POS)
+    assert [row["reason"] for row in found] == expected.column("reason").to_pylist()
+    assert [None if row["value"] is None else bytes(row["value"]) for row in found] == SMALL
+    assert {(row["headers"][0]["key"], bytes(row["headers"][0]["value"])) for row in found} == {("trace", b"\xff")}
+
+
+def test_an_empty_frame_stays_empty(spark: Any) -> None:
+    assert source.accepted(raw_frame(spark, [GOOD]).where("false"), POS).count() == 0
