@@ -1,8 +1,8 @@
 """The one entry point that starts a driver: `main.py PIPELINE [LOCK FILE]`, by spark-submit or, on one machine, by Python.
 
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
-HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT,
-HEADRACE_GRACE_SECONDS, HEADRACE_NEW_GENERATIONS (query names), HEADRACE_SPARK_CONF (JSON). The exit code is an `Exit`.
+HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
+HEADRACE_NEW_GENERATIONS (query names), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
 """
 
 import importlib.util
@@ -15,9 +15,11 @@ from types import ModuleType
 
 from pyspark.errors import AnalysisException
 
+from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming.runtime import Options, run
 
@@ -36,7 +38,7 @@ def main(name: str, lock: str | None = None) -> int:
         options = Options(
             root=_required("HEADRACE_STORAGE_ROOT"),
             bindings=binding_root(),
-            conf=json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
+            conf=_local_conf(pipeline) | json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
             lock_file=Path(lock) if lock else None,
             metrics_host=env.get("HEADRACE_METRICS_HOST", "127.0.0.1"),
             metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
@@ -53,6 +55,13 @@ def main(name: str, lock: str | None = None) -> int:
     except Exception:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
         log.exception("the driver of %s broke off", name)
         return Exit.TRANSIENT
+
+
+def _local_conf(pipeline: Pipeline) -> dict[str, str]:
+    """Return what spark-submit says on a cluster: without it this process starts Spark on this machine."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return {}
+    return submit.local_conf(pipeline, int(os.environ.get("HEADRACE_SPARK_UI_PORT", "4040")))
 
 
 def _required(variable: str) -> str:

@@ -16,6 +16,7 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
     """Return the launcher for the pipelines of `project` (folder with pipelines/ and spark_jobs/)."""
     java = find_java(settings)
     class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
+    heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
     return LocalLauncher(
         project=project,
         root=str(settings.home / "storage"),
@@ -24,10 +25,6 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
         tmp_dir=settings.tmp_dir,
         bindings=settings.home / "bindings",
         environment=dict(child_environment(java)) | submit.local_environment(),
-        conf={
-            "spark.driver.extraClassPath": class_path,
-            "spark.driver.host": settings.host,
-            "spark.driver.bindAddress": settings.host,
-            "spark.ui.port": str(settings.spark_ui_port_base),
-        },
+        ui_port=settings.spark_ui_port_base,
+        conf={"spark.driver.extraClassPath": class_path} | heap,
     )

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     spark_ui_port_base: Port = Field(14040, description="first port tried for the web page of a Spark driver")
     kafka_heap: Heap = "384m"
     cassandra_heap: Heap = "512m"
-    driver_heap: Heap = Field("768m", description="heap of one Spark driver")
+    driver_heap: Heap | None = Field(None, description="heap of each Spark driver; else what its pipeline says")
     java_home: Folder | None = Field(None, description="a Java 17; else JAVA_HOME, PATH, the pinned wheel")
     ivy_settings: Folder | None = Field(None, description="ivysettings.xml with a mirror, where Maven is not installed")
     min_free_memory_mb: int = Field(2048, ge=0, description="MiB available before Kafka and Cassandra start")

@@ -41,6 +41,7 @@ class LocalLauncher:
     conf: Mapping[str, str] = field(default_factory=dict)
     main: Path | None = None
     grace_seconds: float = 30
+    ui_port: int = 4040  # first port tried for a driver's Spark UI
     keep: bool = True  # restart the driver after a transient end (`keeper`); off where a supervisor does that
 
     def name(self, pipeline: str) -> str:
@@ -145,6 +146,7 @@ def _environment(launcher: LocalLauncher, pipeline: str, new_generations: Sequen
         "HEADRACE_PIPELINES": str(launcher.project / "pipelines"),
         "HEADRACE_NEW_GENERATIONS": " ".join(new_generations),
         "HEADRACE_GRACE_SECONDS": str(launcher.grace_seconds),
+        "HEADRACE_SPARK_UI_PORT": str(launcher.ui_port),
         "HEADRACE_SPARK_CONF": json.dumps(dict(launcher.conf)),
         "SPARK_LOCAL_DIRS": str(scratch),
         "TMPDIR": str(scratch),

@@ -35,9 +35,9 @@ class Generation:
 
 def current(root: str, pipeline: str, query: str) -> Generation | None:
     """Return the newest generation that has a manifest, or None where the query never ran."""
-    folder = query_folder(root, pipeline, query)
-    for name in sorted((n for n in storage.list_names(folder) if n.isdigit()), reverse=True):
-        manifest = storage.read_json(f"{folder}/{name}/manifest.json")
+    numbers = (int(name) for name in storage.list_names(query_folder(root, pipeline, query)) if name.isdigit())
+    for number in sorted(numbers, reverse=True):
+        manifest = storage.read_json(generation_paths(root, pipeline, query, number).manifest)
         if manifest is not None:
             return Generation(**manifest)
     return None

@@ -119,12 +119,16 @@ def _start(driver: Driver, name: str, frame: DataFrame, chosen: generation.Gener
     if declared:
         write = writer.declared_write(pipeline, name, declared, paths, kafka)
         mode, trigger = declared.mode, format_duration(declared.trigger)
+        required = tuple(column for column, spec in declared.columns.items() if spec.required)
         trigger_ms = int(declared.trigger.total_seconds() * 1000)
     else:
         write = writer.archive_write(pipeline, name.removeprefix(names.ARCHIVE_PREFIX), kafka)
+        required = ()
         mode, trigger, trigger_ms = "append", ARCHIVE_TRIGGER, int(ARCHIVE_TRIGGER.split()[0]) * 1000
-    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters)
+    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required)
     full_name = names.query_name(pipeline.name, name)
+    # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
+    driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     query = (
         frame.writeStream.queryName(full_name)
         .outputMode(mode)

@@ -169,4 +169,6 @@ def _classify(ended: Sequence[queries.Running]) -> Exit:
         return Exit.DUPLICATE_WRITER
     if any(_DAMAGED.search(text) for text in texts):
         return Exit.DAMAGED
+    if any(writer.NULL_IN_REQUIRED in text for text in texts):
+        return Exit.REFUSED
     return Exit.TRANSIENT

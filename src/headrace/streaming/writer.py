@@ -23,12 +23,15 @@ from pyspark.sql import functions as F
 from headrace.contract import names
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
+from headrace.errors import HeadraceError
 from headrace.streaming import ledger, sinks
 from headrace.streaming.checkpoint import read_batch_range
 from headrace.streaming.generation import Generation
 from headrace.streaming.groups import GroupCommitter
 
 log = logging.getLogger(__name__)
+
+NULL_IN_REQUIRED = "nulls in required columns"
 
 Write = Callable[[DataFrame, sinks.Batch], None]
 
@@ -68,6 +71,7 @@ class Writer:
     groups: GroupCommitter
     gate: Gate
     counters: Counters
+    required: tuple[str, ...] = ()
 
     @property
     def query(self) -> str:
@@ -83,12 +87,28 @@ class Writer:
         finally:
             self.counters.running_batch = None
 
+    def _count(self, frame: DataFrame, number: int) -> int:
+        """Return how many rows the batch writes; a null where the contract wants a value ends the query.
+
+        With ANSI mode off an overflow is null, and a null overwrites nothing: an old total would silently stay.
+        """
+        broken = [F.count(F.when(F.col(name).isNull(), True)).alias(name) for name in self.required]
+        counts = frame.agg(F.count(F.lit(1)).alias("rows_out"), *broken).first()
+        assert counts is not None
+        nulls = {name: counts[name] for name in self.required if counts[name]}
+        if nulls:
+            raise HeadraceError(
+                f"{self.query} batch {number} has {NULL_IN_REQUIRED} {nulls}: a value overflowed or the transform lost it; "
+                "widen the column's type or correct the transform, then begin a new generation."
+            )
+        return int(counts["rows_out"])
+
     def _write_batch(self, frame: DataFrame, number: int) -> None:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
         frame.persist(StorageLevel.MEMORY_AND_DISK)  # several actions: without it the plan runs again for each
         try:
-            rows_out = frame.count()
+            rows_out = self._count(frame, number)
             if rows_out:
                 self.write(frame, sinks.Batch(self.query, self.generation, number))
         finally:
