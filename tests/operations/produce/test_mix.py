@@ -15,6 +15,12 @@ def test_a_number_of_events_is_shared_out_by_the_rates() -> None:
     assert counts == {"quickstart": 400, "pos": 1000, "logins": 100, "impressions": 400}
 
 
+def test_the_number_of_each_topic_can_be_given() -> None:
+    mix = make_mix(events={"logins": 7, "impressions": 3})
+    assert mix.counts == {"logins": 7, "impressions": 3}
+    assert mix.topics == ["logins", "impressions", "clicks"]
+
+
 def test_topics_limit_the_mix() -> None:
     mix = make_mix(topics=["pos"], events=10)
     assert mix.counts == {"pos": 10}

@@ -101,13 +101,19 @@ class Mix(BaseModel):
         return self.model_copy(update={"rates": {topic: each * factor for topic, each in self.rates.items()}})
 
 
-def make_mix(topics: Collection[str] | None = None, events: int | None = None, **options: Any) -> Mix:  # noqa: ANN401
+def make_mix(
+    topics: Collection[str] | None = None,
+    events: int | Mapping[str, int] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Mix:
     """Make a mix from a user's options.
 
     `topics` limits the demo's topics (impressions without clicks = nobody clicks); `events` is the number of records of
-    all topics together, shared out by their rates; `options` are fields of `Mix`. Raises HeadraceError, one sentence.
+    all topics together, shared out by their rates, or the number of each topic; `options` are fields of `Mix`. Raises HeadraceError, one sentence.
     """
-    if events is not None and events < 1:
+    if isinstance(events, Mapping):
+        options, events = {**options, "events": dict(events)}, None
+    elif events is not None and events < 1:
         raise HeadraceError(f"The number of events must be at least 1, not {events}.")
     if topics is not None:
         options = _limited(list(topics), options)
