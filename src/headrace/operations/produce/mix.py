@@ -109,7 +109,8 @@ def make_mix(
     """Make a mix from a user's options.
 
     `topics` limits the demo's topics (impressions without clicks = nobody clicks); `events` is the number of records of
-    all topics together, shared out by their rates, or the number of each topic; `options` are fields of `Mix`. Raises HeadraceError, one sentence.
+    all topics together, shared out by their rates, or the number of each topic; `options` are fields of `Mix`.
+    Raises HeadraceError, one sentence.
     """
     if isinstance(events, Mapping):
         options, events = {**options, "events": dict(events)}, None
