@@ -187,6 +187,8 @@ def produce(
         _print_json(summary.to_json_dict())
     else:
         console.print(tables.produced(summary))
+    if summary.interrupted:
+        raise typer.Exit(130)
 
 
 @stream.command("start")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -40,21 +40,32 @@ def run(
 
     The platform must be up; it and the drivers are left running.
     """
-    root, began = settings.bindings(), time.monotonic()
+    root = settings.bindings()
     provision(list(pipelines.values()), root, settings.home / "bindings")
     mix = make_mix(duration=seconds, seed=int(time.time()), catch_up=min(20.0, seconds / 2)).at_rate(rate)
     load_users(root, pipelines["user_logins"].dimensions["users"], user_directory(mix))
-    feeder = threading.Thread(
-        target=produce_generated, args=(read_kafka(root), pipelines, mix, mix.total_rate), daemon=True
-    )
-    feeder.start()
-    starter = threading.Thread(target=_start_in_turn, args=(launcher, list(pipelines)), daemon=True)
-    starter.start()
+    with ThreadPoolExecutor(max_workers=2) as background:
+        feeding = background.submit(produce_generated, read_kafka(root), pipelines, mix, mix.total_rate)
+        starting = background.submit(_start_in_turn, launcher, list(pipelines))
+        _watch(settings, launcher, pipelines, console, (feeding, starting))
+    for finished in (feeding, starting):
+        finished.result()
+
+
+def _watch(
+    settings: Settings,
+    launcher: LocalLauncher,
+    pipelines: Mapping[str, Pipeline],
+    console: Console,
+    running: Sequence[Future[object]],
+) -> None:
+    """Show the streams until all of `running` has ended, then once more, for good."""
+    root, began = settings.bindings(), time.monotonic()
     results: dict[str, Rows] = {}
     first_row_after: float | None = None
     next_results = 0.0
     with Live(console=console, refresh_per_second=2, transient=console.is_terminal) as live:
-        while feeder.is_alive() or starter.is_alive():
+        while not all(each.done() for each in running):
             if time.monotonic() >= next_results:
                 results = first_rows(root, launcher.root, pipelines.values())
                 next_results = time.monotonic() + RESULTS_EVERY_SECONDS

@@ -1,0 +1,134 @@
+"""The batch layer's arithmetic: which records Spark dropped as late, and whether batch = speed + late for every key.
+
+Nothing is counted in the stream. The ledger says which batch took an offset and with which watermark, the archive has
+the record; Spark's rule (guide, "Handling Late Data and Watermarking") does the rest. In batch n, with W(n - 1) the
+ledger's `late_watermark_ms` (SPARK-42376: not the watermark of the batch itself):
+- aggregate: a row is dropped from each of its windows whose end <= W(n - 1), and stays in its others;
+- join: a row of either side is dropped if its event time <= W(n - 1).
+Complete mode and aggregates without a watermark drop nothing. W is read, never computed again: a restart forgets what
+each topic had reached, so the watermark of a join can wait longer than the events alone would tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial, reduce
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract.model import Window
+from headrace.streaming.ledger import Record
+
+_MICROSECOND = timedelta(microseconds=1)
+_TAKEN = "batch bigint, late_watermark_ms bigint"
+
+_Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+
+def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
+    """Return accepted archive records (any frame with `source`) with `batch` and `late_watermark_ms` (milliseconds).
+
+    Both are null where no batch of this ledger (one generation of one query) took the record, or not yet.
+    """
+    find = F.pandas_udf(partial(_find, ranges=_ranges(ledger)), _TAKEN)  # type: ignore[call-overload]
+    taken = find(F.col("source.topic"), F.col("source.partition"), F.col("source.offset"))
+    return records.withColumn("_taken", taken).select("*", "_taken.*").drop("_taken")
+
+
+def late_windows(records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    """Return the transform's rows over exactly those pairs of record and window that Spark dropped.
+
+    `records` comes from `batch_of`; `transform` is the query's own and gives `window_start`. A record can be late for
+    its first windows only, so windows are taken in classes that do not overlap (one if tumbling, two for 10/5 minutes):
+    inside a class a record has at most one window, and the whole record is late or not.
+    """
+    size, slide = window.size // _MICROSECOND, (window.slide or window.size) // _MICROSECOND
+    classes = -(-size // slide)
+    period = classes * slide
+    time, late_to = F.unix_micros(window.column), F.col("late_watermark_ms") * 1000
+    parts = []
+    for shift in range(0, period, slide):
+        end = time - F.pmod(time - F.lit(shift), F.lit(period)) + F.lit(size)
+        rows = transform(records.where((end > time) & (end <= late_to)))
+        parts.append(rows.where(F.pmod(F.unix_micros("window_start"), F.lit(period)) == shift))
+    return reduce(DataFrame.unionByName, parts)
+
+
+def split_late(records: DataFrame, event_time: str) -> tuple[DataFrame, DataFrame]:
+    """Split one side of a join, from `batch_of`, into (rows that Spark joined, rows that it dropped as late)."""
+    late = F.unix_micros(event_time) <= F.col("late_watermark_ms") * 1000
+    return records.where(~late), records.where(late)
+
+
+def late_joined(
+    sides: Mapping[str, DataFrame], event_times: Mapping[str, str], transform: Callable[..., DataFrame]
+) -> DataFrame:
+    """Return what late rows would have changed in a join: its rows with `rows`, how many more (or, below 0, fewer).
+
+    `sides` are the transform's parameters, from `batch_of`. Fewer: a left row that came out without a partner although
+    a late one was there.
+    """
+    in_time = {name: split_late(side, event_times[name])[0] for name, side in sides.items()}
+    whole, kept = counted(transform(**sides)), counted(transform(**in_time))
+    both = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
+    columns = [name for name in whole.columns if name != "rows"]
+    return both.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
+
+
+def counted(frame: DataFrame) -> DataFrame:
+    """Return the distinct rows of a frame with `rows`, how often each is there."""
+    return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias("rows"))
+
+
+def reconcile(batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]) -> DataFrame:
+    """Return the keys for which batch = speed + late does not hold exactly; no row means that all is accounted for.
+
+    All three have `keys` and the numeric `values` (no floats: their sums depend on order). A key that is absent from
+    one counts as 0 there, a null key equals a null key, and a key that is twice in one counts twice.
+    Columns: keys, then batch_<value>, speed_<value>, late_<value> for each value.
+    """
+    sides = {"batch": batch, "speed": speed, "late": late}
+    parts = [
+        frame.select(
+            *keys,
+            *(
+                (F.col(value) if side == own else F.lit(None)).alias(f"{side}_{value}")
+                for value in values
+                for side in sides
+            ),
+        )
+        for own, frame in sides.items()
+    ]
+    sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in parts[0].columns if name not in keys]
+    together = reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*sums)
+    differs = [F.col(f"batch_{v}") != F.col(f"speed_{v}") + F.col(f"late_{v}") for v in values]
+    return together.where(reduce(lambda one, other: one | other, differs))
+
+
+def _ranges(ledger: Sequence[Record]) -> _Ranges:
+    """Return for each topic partition the sorted starts, ends, batches and late watermarks of its non-empty ranges."""
+    found: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
+    for record in ledger:
+        for topic, partitions in record["offsets"].items():
+            for partition, (start, end) in partitions.items():
+                if end > start:
+                    taken = (start, end, record["batch"], record["late_watermark_ms"])
+                    found.setdefault((topic, int(partition)), []).append(taken)
+    return {key: tuple(np.array(sorted(rows), dtype=np.int64).T) for key, rows in found.items()}  # type: ignore[misc]
+
+
+def _find(topic: pd.Series, partition: pd.Series, offset: pd.Series, *, ranges: _Ranges) -> pd.DataFrame:
+    """Look up the range of each offset by binary search: a join on ranges would compare each record with each batch."""
+    result = pd.DataFrame({"batch": None, "late_watermark_ms": None}, index=offset.index, dtype="Int64")
+    for key, rows in offset.groupby([topic, partition]):
+        if key in ranges:
+            starts, ends, batches, marks = ranges[key]
+            place = np.searchsorted(starts, rows.to_numpy(), side="right") - 1
+            inside = (place >= 0) & (rows.to_numpy() < ends[place])
+            result.loc[rows.index[inside], "batch"] = batches[place[inside]]
+            result.loc[rows.index[inside], "late_watermark_ms"] = marks[place[inside]]
+    return result
