@@ -35,11 +35,12 @@ up: $(READY) ## Start Kafka and Cassandra, or adopt what runs
 down: $(READY) ## Stop every driver and server
 	$(BIN)/headrace down
 
-status: $(READY) ## What runs, and how each query does
+status: $(READY) ## What runs, and how each query does; fails if something does not run
 	$(BIN)/headrace status
+	$(BIN)/headrace stream status
 
 clean: $(READY) ## Remove .headrace/ with all its data (after `make down`)
-	$(BIN)/headrace clean
+	$(BIN)/headrace clean --yes
 
 test: $(READY) ## All tests, on a real Spark, Kafka and Cassandra
 	$(PYTEST)
@@ -63,8 +64,9 @@ format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(READY) ## Make pipelines/schema.json and the tables of pipelines/README.md anew from the models
+schema: $(READY) ## Make the generated files anew: pipelines/schema.json and README.md, docs/reference/cli.md
 	$(BIN)/python -m headrace.contract.schema
+	$(BIN)/python -m typer headrace.cli utils docs --name headrace --output docs/reference/cli.md
 
 lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --override overrides.txt --extra dev pyproject.toml -o requirements.lock --no-emit-index-url --no-annotate

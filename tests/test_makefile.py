@@ -1,0 +1,124 @@
+"""What the Makefile, CI and the documents promise: targets, links, paths, settings and examples are there as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+
+from headrace.contract.load import load_pipeline
+from headrace.local.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = dict(re.findall(r"^([a-z-]+):.*## (.+)$", MAKEFILE, re.MULTILINE))
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("pipelines/*.md")]
+)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PATH = re.compile(r"`((?:src|tests|docs|bench|pipelines|spark_jobs)/[\w./-]+)`")
+MADE_UP = ("pipelines/X.yaml", "spark_jobs/X.py", "pipelines/fridges.yaml", "spark_jobs/fridges.py", "bench/out")
+
+
+def _ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_make_alone_prints_every_target_with_a_sentence() -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, env=plain).stdout
+    assert [line.split()[1] for line in said.splitlines()] == list(TARGETS)
+    assert next(iter(TARGETS)) == "help"
+
+
+def test_every_target_is_phony_and_described() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
+    assert set(phony.split()) == set(TARGETS)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_every_make_command_in_a_document_is_a_target(path: Path) -> None:
+    said = set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", path.read_text(), re.MULTILINE))
+    assert said <= set(TARGETS)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_every_link_and_every_path_in_a_document_leads_somewhere(path: Path) -> None:
+    text = path.read_text()
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    paths = [name for name in PATH.findall(text) if "<" not in name and not name.startswith(MADE_UP)]
+    assert [name for name in paths if not (ROOT / name).exists()] == []
+
+
+def test_the_first_package_is_installed_from_the_lock_by_its_hash() -> None:
+    script = r"sed -n '/^uv==/,/[^\\]$/p' requirements.lock"
+    assert script.replace("$", "$$") in MAKEFILE
+    entry = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.match(r"uv==[\d.]+ \\\n", entry)
+    assert len(re.findall(r"==", entry)) == 1
+    assert "--hash=sha256:" in entry
+    assert not entry.rstrip().endswith("\\")
+
+
+def test_ci_calls_only_what_a_user_could_call() -> None:
+    called = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert called == ["setup", "lint", "test-fast", "test"]
+    assert set(called) <= set(TARGETS)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_hooks_call_the_tools_of_the_lock_only() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [(repo["repo"], hook) for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo for repo, _ in hooks} == {"local"}
+    assert {hook["language"] for _, hook in hooks} == {"system"}
+    assert all(hook["entry"].startswith(".venv/bin/") for _, hook in hooks)
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    text = (ROOT / "docs" / "howto" / "run-locally.md").read_text()
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| (?:`(.*?)`)? ?\|", text, re.MULTILINE))
+    fields = Settings.model_fields
+    assert list(table) == list(fields)
+    for name, field in fields.items():
+        if field.default is not PydanticUndefined:  # the cache folder depends on the machine
+            assert table[name] == ("" if field.default is None else str(field.default)), name
+
+
+def test_the_reference_of_the_command_line_is_fresh(tmp_path: Path) -> None:
+    fresh = tmp_path / "cli.md"
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "headrace.cli",
+        "utils",
+        "docs",
+        "--name",
+        "headrace",
+        "--output",
+        str(fresh),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text() == fresh.read_text(), "run make schema"
+
+
+def test_the_pipeline_of_the_howto_loads_and_has_its_transforms(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "howto" / "add-a-pipeline.md").read_text()
+    description, transforms = (
+        re.search(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for kind in ("yaml", "python")
+    )
+    assert description
+    assert transforms
+    (tmp_path / "fridges.yaml").write_text(description[1])
+    pipeline = load_pipeline(tmp_path / "fridges.yaml")
+    functions = re.findall(r"^def (\w+)\((\w+): DataFrame\)", transforms[1], re.MULTILINE)
+    assert functions == [(name, *query.sources) for name, query in pipeline.queries.items()]
+    compile(transforms[1], "fridges.py", "exec")
