@@ -1,0 +1,110 @@
+"""One measured process: drain a topic once with one variant and one sink, say so, and wait to be let go.
+
+    drain.py VARIANT SINK TOPIC FOLDER     (the environment is made by smoke.py)
+
+It prints one JSON line when everything is drained, while its JVM and Python workers still live, so that their CPU can be
+read to the end; then it waits for a line on stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from pyspark.sql import DataFrame, SparkSession
+
+from headrace.contract import submit
+from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.streaming import generation, session, source, writer
+from headrace.streaming.groups import GroupCommitter
+
+PROJECT = Path(__file__).resolve().parent.parent
+QUERY = "tumbling"
+TEXTBOOK_OFFSETS = "200000"
+
+Sink = Callable[[DataFrame, int], None]
+
+
+def ours(spark: SparkSession, pipeline: Pipeline, topic: str) -> DataFrame:
+    """Return `pos_sales.tumbling` over a topic, as a driver builds it."""
+    query, contract = pipeline.queries[QUERY], pipeline.sources["pos"]
+    raw = source.stream(spark, pipeline, topic, session.kafka_options(read_kafka(binding_root())))
+    typed = source.watermarked(source.accepted(raw, contract), "pos", query, contract)
+    return module("spark_jobs/pos_sales.py").tumbling(typed)
+
+
+def as_written(spark: SparkSession, topic: str, *, textbook: bool) -> DataFrame:
+    """Return the document's query over a topic; the textbook form bounds its batches."""
+    kafka = session.kafka_options(read_kafka(binding_root()))
+    limit = {"maxOffsetsPerTrigger": TEXTBOOK_OFFSETS} if textbook else {}
+    return module("bench/as_written/pos_windows.py").window_totals(spark, topic, kafka | limit)
+
+
+def module(path: str) -> ModuleType:
+    """Load a Python file of the project, which is no package."""
+    sys.path.insert(0, str((PROJECT / path).parent))
+    return __import__(Path(path).stem)
+
+
+def start_session(variant: str, pipeline: Pipeline, folder: str) -> SparkSession:
+    """Start the session with the variant's own settings; heap, cores and class path are the same for all."""
+    own = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
+    conf = own | json.loads(os.environ["BENCH_CONF"])
+    return session.start(f"bench-{variant}", conf, read_cassandra(binding_root()))
+
+
+def written_settings() -> dict[str, str]:
+    """Return the document's settings, plus the time zone that its strings are meant in."""
+    settings: dict[str, str] = module("bench/as_written/pos_windows.py").SETTINGS
+    return settings | {"spark.sql.session.timeZone": "UTC"}
+
+
+def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink, str]:
+    """Return a variant's write to Cassandra (the document's foreachBatch, or our whole writer) and its checkpoint."""
+    if variant != "ours":
+        return module("bench/as_written/pos_windows.py").cassandra_writer, f"{folder}/checkpoint"
+    kafka = read_kafka(binding_root())
+    begun = generation.begin(folder, pipeline.name, QUERY, {})
+    paths = begun.paths(folder)
+    query = pipeline.queries[QUERY]
+    write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
+    required = tuple(name for name, column in query.columns.items() if column.required)
+    whole = writer.Writer(begun, paths, write, GroupCommitter(kafka), writer.Gate(), writer.Counters(), required)
+    return whole, paths.checkpoint
+
+
+def main(variant: str, sink: str, topic: str, folder: str) -> None:
+    """Drain and report `{"wall_s", "rows", "batches"}`."""
+    pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
+    spark = start_session(variant, pipeline, folder)
+    frame = (
+        ours(spark, pipeline, topic) if variant == "ours" else as_written(spark, topic, textbook=variant == "textbook")
+    )
+    checkpoint = f"{folder}/checkpoint"
+    stream = frame.writeStream.outputMode("update").trigger(availableNow=True)
+    if sink == "noop":
+        stream = stream.format("noop")
+    elif sink == "check":
+        stream = stream.foreachBatch(lambda rows, number: rows.write.parquet(f"{folder}/rows/batch={number}"))
+    else:
+        write, checkpoint = cassandra_sink(variant, pipeline, folder)
+        stream = stream.foreachBatch(write)
+    began = time.monotonic()
+    query = stream.option("checkpointLocation", checkpoint).start()
+    query.awaitTermination()
+    progress = query.recentProgress
+    rows = sum(each["numInputRows"] for each in progress)
+    print(json.dumps({"wall_s": time.monotonic() - began, "rows": rows, "batches": len(progress)}), flush=True)
+    sys.stdin.readline()
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""The events that are drained: seeded, about 75 bytes, and what their window sums must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from headrace.contract.bindings import KafkaBinding
+
+PARTITIONS = 8
+PRODUCTS = 10_000
+EVENTS_A_SECOND = 2_000  # of event time: a window of 5 minutes has 60 events of each product
+JITTER_SECONDS = 30  # out of order, far inside the watermark of 10 minutes
+BLOCK = 100_000
+START = int(datetime(2026, 1, 5, 8, tzinfo=UTC).timestamp())
+
+
+def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (product number, amount in cents, event time in epoch seconds) in blocks; a short plan begins a long one."""
+    rng = np.random.default_rng(7)
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
+        product = rng.integers(0, PRODUCTS, BLOCK)[:size]
+        cents = rng.integers(100, 50_000, BLOCK)[:size]
+        late = rng.integers(0, JITTER_SECONDS, BLOCK)[:size]
+        yield product, cents, START + (first + np.arange(size)) // EVENTS_A_SECOND - late
+
+
+def load(topic: str, count: int, binding: KafkaBinding) -> int:
+    """Make the topic and fill it, lz4. Returns the bytes of all values. Raises RuntimeError if one is not acknowledged."""
+    admin = AdminClient(binding.client_config())
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    failed: list[str] = []
+    producer = Producer(
+        binding.client_config()
+        | {
+            "acks": "all",
+            "compression.type": "lz4",
+            "linger.ms": 50,
+            "queue.buffering.max.messages": 1_000_000,
+            "batch.size": 262_144,
+            "delivery.report.only.error": True,
+            "on_delivery": lambda error, _: failed.append(str(error)) if error else None,
+        }
+    )
+    size = 0
+    for product, cents, seconds in blocks(count):
+        texts = np.datetime_as_string(seconds.astype("datetime64[s]"), unit="s").tolist()
+        for number, (which, money, time) in enumerate(zip(product.tolist(), cents.tolist(), texts, strict=True)):
+            name = f"p{which:05d}"
+            value = f'{{"product_id":"{name}","amount":{money / 100:.2f},"create_date":"{time.replace("T", " ")}"}}'
+            size += len(value)
+            producer.produce(topic, value, name, partition=number % PARTITIONS)
+        producer.poll(0)
+        while len(producer) > 500_000:
+            producer.poll(0.1)
+    left = producer.flush(120)
+    if left or failed:
+        raise RuntimeError(f"{left + len(failed)} events did not reach Kafka: {failed[:1]}")
+    return size
+
+
+def expected(count: int) -> pa.Table:
+    """Return what the drain must give: (window_start epoch seconds, product_id, total in cents, sales), by DuckDB."""
+    parts = [
+        pa.table({"product": product, "cents": cents, "seconds": seconds}) for product, cents, seconds in blocks(count)
+    ]
+    return (
+        duckdb.from_arrow(pa.concat_tables(parts))
+        .query(
+            "events",
+            "SELECT seconds // 300 * 300 AS started, printf('p%05d', product) AS product_id, sum(cents)::BIGINT AS cents, "
+            "count(*) AS sales FROM events GROUP BY ALL",
+        )
+        .to_arrow_table()
+    )
