@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -57,7 +58,7 @@ def _watch(
     launcher: LocalLauncher,
     pipelines: Mapping[str, Pipeline],
     console: Console,
-    running: Sequence[Future[object]],
+    running: Sequence[Future[Any]],
 ) -> None:
     """Show the streams until all of `running` has ended, then once more, for good."""
     root, began = settings.bindings(), time.monotonic()
