@@ -1,0 +1,239 @@
+"""All four pipelines as shipped, over generated events with every accident: each sink equals the oracle, to the cent.
+
+The events come in portions, so that late records meet a watermark that has passed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contract.bindings import read_kafka
+from headrace.contract.names import dead_letter_topic
+from headrace.local.settings import Settings
+from headrace.operations.produce import Mix, user_directory
+from headrace.operations.produce.generate import generate
+from headrace.operations.produce.send import send
+from headrace.operations.users import load_users
+from tests.support import found
+from tests.support.drivers import Stage, make_stage
+from tests.support.expected import FIVE_MINUTES, TEN_MINUTES, Oracle, final_watermark
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
+
+PORTIONS = 4
+HOURS = 3
+MIX: dict[str, Any] = {
+    "duration": HOURS * 3600.0,
+    "since": timedelta(0),
+    "late": 0.05,
+    "delayed": 0.05,
+    "duplicates": 0.03,
+    "malformed": 0.03,
+    "unknown_users": 0.05,
+    "products": 40,
+    "users": 100,
+    "ads": 20,
+}
+
+
+@contextmanager
+def _run(
+    platform: Settings, project: Path, folder: Path, pipeline: str, seed: int, events: dict[str, int]
+) -> Iterator[tuple[Stage, Oracle, dict[str, Any]]]:
+    """Feed a pipeline in portions, wait until it has taken all, stop it; give stage, oracle and the records by topic."""
+    stage = make_stage(platform, project, folder, pipeline)
+    mix = Mix(seed=seed, events=events, **MIX)
+    records = list(generate(mix, datetime.now(UTC) - timedelta(hours=HOURS)))
+    if pipeline == "user_logins":
+        load_users(platform.bindings(), stage.pipeline.dimensions["users"], user_directory(mix))
+    portion = len(records) // PORTIONS + 1
+    try:
+        for begin in range(0, len(records), portion):
+            send(records[begin : begin + portion], read_kafka(stage.admin), mix.topics, paced=False)
+            if begin == 0:
+                stage.start()
+            stage.await_quiet()
+        topics = {topic: stage.read(topic) for topic in stage.pipeline.sources}
+        oracle = Oracle(stage.pipeline.sources, topics)
+        stage.await_quiet(_watermarks(stage, oracle))
+        assert stage.stop() == 0
+        yield stage, oracle, topics
+    finally:
+        stage.kill()
+
+
+def _watermarks(stage: Stage, oracle: Oracle) -> dict[str, int]:
+    """Return the watermark in milliseconds that each query must come to: the slowest of its sources holds it back."""
+    return {
+        name: min(
+            final_watermark(stage.pipeline.sources[topic], oracle.rows[topic], delay)
+            for topic, delay in query.watermark.items()
+        )
+        for name, query in stage.pipeline.queries.items()
+        if query.watermark
+    }
+
+
+def test_pos_sales_equals_the_oracle_in_every_sink(
+    platform: Settings, project: Path, tmp_path: Path, seed: int
+) -> None:
+    with _run(platform, project, tmp_path, "pos_sales", seed, {"pos": 3000}) as (stage, oracle, topics):
+        ledgers = found.require_ledgers(stage)
+        found.require_archive(stage, "pos", topics["pos"], oracle.rows["pos"])
+
+        items, _ = found.distinct(stage.read("pos_items"))
+        found.same(
+            {name: found.row_of(stage.pipeline.queries["items"], found.parse(m.value)) for name, m in items.items()},
+            {
+                found.coordinates("pos", place): (row["product_id"], row["amount"])
+                for place, row in oracle.rows["pos"].items()
+            },
+            "pos_items",
+        )
+        totals = oracle.totals("pos")
+        found.same(found.totals(stage.table("pos_sales", "product_totals")), totals, "product_totals")
+        found.same(found.totals(stage.table("pos_sales", "leaderboard")), totals, "leaderboard")
+
+        late_rows = 0
+        for query, size in (("tumbling", FIVE_MINUTES), ("sliding", TEN_MINUTES)):
+            speed = oracle.windows("pos", ledgers[query], size, FIVE_MINUTES)
+            late = oracle.windows("pos", ledgers[query], size, FIVE_MINUTES, late=True)
+            late_rows += sum(sales for _, sales in late.values())
+            found.same(found.windows(stage.table("pos_sales", query)), speed, query)
+            batch = oracle.all_windows("pos", size, FIVE_MINUTES)
+            zero = (0, 0)
+            added = {
+                key: tuple(a + b for a, b in zip(speed.get(key, zero), late.get(key, zero), strict=True))
+                for key in speed.keys() | late.keys()
+            }
+            found.same(added, batch, f"batch = speed + late of {query}")
+        assert late_rows, "no record was late: the test tells nothing of the late rule"
+
+        closed_ms = ledgers["final_windows"][-1]["watermark_ms"]
+        closed = {
+            key: sums
+            for key, sums in oracle.windows("pos", ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
+            if key[1] <= closed_ms * 1000
+        }
+        sent = stage.read("pos_final_windows")
+        found.same(found.windows(found.parse(m.value) for m in sent), closed, "pos_final_windows, each exactly once")
+
+
+def test_web_events_equals_the_oracle_in_files_and_topic(
+    platform: Settings, project: Path, tmp_path: Path, seed: int
+) -> None:
+    with _run(platform, project, tmp_path, "web_events", seed, {"quickstart": 1500}) as (stage, oracle, topics):
+        found.require_ledgers(stage)
+        found.require_archive(stage, "quickstart", topics["quickstart"], oracle.rows["quickstart"])
+        wanted = {
+            found.coordinates("quickstart", place): (
+                row["city"].lower(),
+                row["domain"],
+                f"{row['domain']}:{row['event']}",
+            )
+            for place, row in oracle.rows["quickstart"].items()
+        }
+        query = stage.pipeline.queries["files"]
+        transformed, _ = found.distinct(stage.read("transformed"))
+        found.same(
+            {name: found.row_of(query, found.parse(m.value)) for name, m in transformed.items()}, wanted, "transformed"
+        )
+        rows = [found.row_of(query, row) for row in found.files(stage, "files")]
+        found.same(sorted(rows), sorted(wanted.values()), "files")
+
+
+def test_user_logins_equals_the_oracle_in_users_and_dead_letters(
+    platform: Settings, project: Path, tmp_path: Path, seed: int
+) -> None:
+    with _run(platform, project, tmp_path, "user_logins", seed, {"logins": 1500}) as (stage, oracle, topics):
+        found.require_ledgers(stage)
+        known = {row["login_id"]: row for row in stage.table("test_db", "users") if row["user_name"] is not None}
+        logins = oracle.rows["logins"]
+        matched = {place for place, row in logins.items() if row["login_id"] in known}
+        assert len(matched) < len(logins), "no unknown user came"
+        found.require_archive(stage, "logins", topics["logins"], matched)
+        letters, _ = found.distinct(stage.read(dead_letter_topic("logins")))
+        unmatched = {
+            name for name, letter in letters.items() if letter.header("headrace.reason") == "unmatched: login_id"
+        }
+        assert unmatched == {found.coordinates("logins", place) for place in logins.keys() - matched}
+
+        # Each cell by itself: the newest that is known, at equal times the greater; Cassandra keeps milliseconds.
+        newest = {
+            login_id: (last_login // 1000, device)
+            for login_id, last_login, device in oracle.sql(
+                """SELECT login_id, max(login_at), arg_max(device, (login_at, device)) FILTER (device IS NOT NULL)
+                FROM logins GROUP BY 1"""
+            )
+            if login_id in known
+        }
+        wanted = {login_id: newest.get(login_id, (None, None)) for login_id in known}
+        is_now = {
+            login_id: (None if row["last_login"] is None else _milliseconds(row["last_login"]), row["last_device"])
+            for login_id, row in known.items()
+        }
+        found.same(is_now, wanted, "users")
+        assert {row["login_id"] for row in stage.table("test_db", "users")} == known.keys()
+
+
+def test_ad_attribution_equals_the_oracle_in_table_and_topic(
+    platform: Settings, project: Path, tmp_path: Path, seed: int
+) -> None:
+    events = {"impressions": 1500}
+    with _run(platform, project, tmp_path, "ad_attribution", seed, events) as (stage, oracle, topics):
+        ledgers = found.require_ledgers(stage)
+        for topic in ("impressions", "clicks"):
+            found.require_archive(stage, topic, topics[topic], oracle.rows[topic])
+            oracle.place(topic, ledgers["attributed"])
+        watermark = ledgers["attributed"][-1]["watermark_ms"]
+        # Rows at or below the watermark of the batch before are late. An impression without click leaves the state
+        # once no click that is not late can still belong to it.
+        rows = oracle.sql(
+            f"""
+            WITH i AS (SELECT * FROM impressions_placed WHERE create_date > late_ms * 1000),
+                 c AS (SELECT * FROM clicks_placed WHERE create_date > late_ms * 1000)
+            SELECT i.uuid, i.create_date, i.ad_id, c.create_date
+            FROM i JOIN c ON i.uuid = c.uuid AND c.create_date BETWEEN i.create_date AND i.create_date + {FIVE_MINUTES}
+            UNION ALL
+            SELECT i.uuid, i.create_date, i.ad_id, NULL FROM i
+            WHERE i.create_date < {watermark * 1000 - FIVE_MINUTES} AND NOT EXISTS (
+              SELECT 1 FROM c
+              WHERE i.uuid = c.uuid AND c.create_date BETWEEN i.create_date AND i.create_date + {FIVE_MINUTES})"""
+        )
+        assert any(row[3] is None for row in rows)
+        assert any(row[3] is not None for row in rows)
+        table = stage.table("ad_attribution", "attributed")
+        found.same(
+            sorted(
+                map(repr, ((r["impr_uuid"], _milliseconds(r["impr_date"]), r["ad_id"], _none_or_ms(r)) for r in table))
+            ),
+            sorted({repr((uuid, at // 1000, ad, None if c is None else c // 1000)) for uuid, at, ad, c in rows}),
+            "attributed",
+        )
+        # Two equal records make two equal rows: the topic's identity, like the table's key, takes them as one.
+        sent, _ = found.distinct(stage.read("attributed"))
+        found.same(
+            sorted(map(repr, (_attributed(found.parse(m.value)) for m in sent.values()))),
+            sorted({repr(row) for row in rows}),
+            "topic attributed",
+        )
+
+
+def _attributed(row: dict[str, Any]) -> tuple[Any, ...]:
+    click = row["click_date"]
+    assert (row["click_key"] == "none") == (click is None)
+    return row["impr_uuid"], found.in_micros(row["impr_date"]), row["ad_id"], click and found.in_micros(click)
+
+
+def _none_or_ms(row: dict[str, Any]) -> int | None:
+    return None if row["click_date"] is None else _milliseconds(row["click_date"])
+
+
+def _milliseconds(moment: datetime) -> int:
+    return found.micros(moment) // 1000

@@ -1,0 +1,157 @@
+"""What the sinks hold, as a user of them would read it: files, topics without their repeats, tables, the archive."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pyiceberg.table import StaticTable
+
+from headrace.contract import names, paths
+from headrace.contract.model import Query
+from headrace.streaming import ledger
+from tests.support.drivers import Message, Stage, group_offsets, sources_of
+from tests.support.expected import micros, require_whole_ledger
+
+ArchiveRow = tuple[int, int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
+"""partition, offset, broker time in milliseconds, key, value, headers."""
+
+
+def parse(value: bytes | None) -> dict[str, Any]:
+    """Return a JSON row with exact numbers."""
+    found: dict[str, Any] = json.loads(value or b"null", parse_float=Decimal)
+    return found
+
+
+def files(stage: Stage, query: str) -> list[dict[str, Any]]:
+    """Return all rows of a file sink. Only whole batch directories may stand there."""
+    folder = Path(stage.generation(query).paths(stage.root).files)
+    batches = sorted(folder.iterdir())
+    assert all(batch.name.startswith("batch_id=") for batch in batches), batches
+    parts = [part for batch in batches for part in sorted(batch.glob("part-*"))]
+    assert all((batch / "_SUCCESS").exists() for batch in batches)
+    return [parse(line.encode()) for part in parts for line in part.read_text().splitlines()]
+
+
+def archive(stage: Stage, topic: str) -> list[ArchiveRow]:
+    """Return all rows of a topic's archive, in order, as pyiceberg reads it; repeats stay."""
+    table = Path(paths.lake(stage.root)) / stage.name / names.archive_query(topic)
+    version = (table / "metadata" / "version-hint.text").read_text().strip()
+    rows = (
+        StaticTable.from_metadata(str(table / "metadata" / f"v{version}.metadata.json")).scan().to_arrow().to_pylist()
+    )
+    return sorted(
+        (
+            row["partition"],
+            row["offset"],
+            micros(row["timestamp"]) // 1000,
+            row["key"],
+            row["value"],
+            tuple((each["key"], each["value"]) for each in row["headers"] or ()),
+        )
+        for row in rows
+    )
+
+
+def as_archived(messages: Iterable[Message]) -> list[ArchiveRow]:
+    """Return what the archive must hold of these records."""
+    return sorted((m.partition, m.offset, m.at_ms, m.key, m.value, m.headers) for m in messages)
+
+
+def distinct(messages: Iterable[Message]) -> tuple[dict[str, Message], int]:
+    """Return the records by their `headrace.id`, and how many were repeats. A repeat must say the same."""
+    found: dict[str, Message] = {}
+    repeats = 0
+    for message in messages:
+        first = found.setdefault(message.header("headrace.id"), message)
+        if first is not message:
+            assert (message.key, message.value) == (first.key, first.value), (first, message)
+            repeats += 1
+    return found, repeats
+
+
+def coordinates(topic: str, place: tuple[int, int]) -> str:
+    """Return the id of what was made of one source record."""
+    return f"{topic}/{place[0]}/{place[1]}"
+
+
+def in_micros(text: str) -> int:
+    """Return microseconds since 1970 of a time in a sink's JSON."""
+    return micros(datetime.fromisoformat(text))
+
+
+def windows(rows: Iterable[dict[str, Any]]) -> dict[tuple[int, int, str], tuple[Decimal, int]]:
+    """Return (start, end, product) -> (total, sales) of rows from Cassandra or JSON; a key may stand once only."""
+    found: dict[tuple[int, int, str], tuple[Decimal, int]] = {}
+    for row in rows:
+        start, end = (row[name] for name in ("window_start", "window_end"))
+        as_micros: Callable[[Any], int] = in_micros if isinstance(start, str) else micros
+        key = (as_micros(start), as_micros(end), row["product_id"])
+        assert key not in found, f"{key} stands twice"
+        found[key] = (Decimal(row["total_amount"]), row["sales"])
+    return found
+
+
+def totals(rows: Iterable[dict[str, Any]]) -> dict[str, tuple[Decimal, int]]:
+    """Return product -> (total, sales)."""
+    return {row["product_id"]: (row["total_amount"], row["sales"]) for row in rows}
+
+
+def same(found: Any, wanted: Any, what: str) -> None:
+    """Assert equality of two dicts or lists and name a few differences instead of all."""
+    if found == wanted:
+        return
+    if isinstance(found, dict):
+        missing = [key for key in wanted if key not in found]
+        extra = [key for key in found if key not in wanted]
+        wrong = [(key, found[key], wanted[key]) for key in found if key in wanted and found[key] != wanted[key]]
+    else:
+        ours, theirs = Counter(map(repr, found)), Counter(map(repr, wanted))
+        missing, extra, wrong = list((theirs - ours).elements()), list((ours - theirs).elements()), []
+    raise AssertionError(
+        f"{what}: {len(found)} instead of {len(wanted)}; {len(missing)} missing {missing[:5]}, {len(extra)} too many "
+        f"{extra[:5]}, {len(wrong)} wrong (key, is, should be) {wrong[:5]}"
+    )
+
+
+def require_ledgers(stage: Stage) -> dict[str, list[ledger.Record]]:
+    """Assert of every query that its ledger is whole and that its Kafka group stands where the ledger ends."""
+    ledgers = {}
+    for query in names.query_names(stage.pipeline):
+        ends = {topic: stage.ends(topic) for topic in sources_of(stage.pipeline, query)}
+        ledgers[query] = stage.ledger(query)
+        require_whole_ledger(ledgers[query], ends)
+        found = group_offsets(stage.admin, names.consumer_group(stage.name, query))
+        same(found, ends, f"group of {query}")
+    return ledgers
+
+
+def require_archive(stage: Stage, topic: str, messages: Sequence[Message], accepted: Iterable[tuple[int, int]]) -> int:
+    """Assert that the archive is the topic byte for byte and archive = accepted + dead letters. Returns the repeats.
+
+    A dead letter has the record's bytes, key, coordinates and a reason; `accepted` are places (partition, offset).
+    """
+    same(archive(stage, topic), as_archived(messages), f"archive of {topic}")
+    taken = set(accepted)
+    refused = {coordinates(topic, (m.partition, m.offset)): m for m in messages if (m.partition, m.offset) not in taken}
+    letters, repeats = distinct(stage.read(names.dead_letter_topic(topic)))
+    same(
+        {name: (letter.key, letter.value) for name, letter in letters.items()},
+        {name: (record.key, record.value) for name, record in refused.items()},
+        f"dead letters of {topic}",
+    )
+    for letter in letters.values():
+        place = [letter.header(f"headrace.{part}") for part in ("topic", "partition", "offset")]
+        assert "/".join(place) == letter.header("headrace.id")
+        assert letter.header("headrace.reason")
+    return repeats
+
+
+def row_of(query: Query, row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a row's columns in the file's order."""
+    return tuple(row[name] for name in query.columns)
