@@ -42,14 +42,10 @@ class BatchRange:
 
 
 def read_batch_range(checkpoint: str, batch: int) -> BatchRange:
-    """Return the range of a batch that Spark has planned. Raises HeadraceError where its offset log is gone."""
-    entry = _read_entry(checkpoint, batch)
-    if entry is None:
-        raise HeadraceError(
-            f"{checkpoint}/offsets/{batch} is missing or cut: another driver or a clean-up touched a live checkpoint; "
-            "stop the pipeline and start a new generation."
-        )
-    before = _read_entry(checkpoint, batch - 1) if batch > 0 else None
+    """Return the range of a batch that Spark has planned. Raises HeadraceError if its offset log or the one before is gone."""
+    entry = _require_entry(checkpoint, batch)
+    # Spark keeps minBatchesToRetain of them, so the one before is there, or the range would silently begin too early.
+    before = _require_entry(checkpoint, batch - 1) if batch > 0 else None
     start = initial_offsets(checkpoint)
     if before:
         start |= before[1]
@@ -76,6 +72,16 @@ def newest_batch(checkpoint: str, log: str = "commits") -> int | None:
     """Return the highest batch id in the `commits` or `offsets` log. Old entries are purged: never count them."""
     ids = [int(name) for name in storage.list_names(f"{checkpoint}/{log}") if name.isdigit()]
     return max(ids, default=None)
+
+
+def _require_entry(checkpoint: str, batch: int) -> tuple[int, Offsets]:
+    entry = _read_entry(checkpoint, batch)
+    if entry is None:
+        raise HeadraceError(
+            f"{checkpoint}/offsets/{batch} is missing or cut: another driver or a clean-up touched a live checkpoint; "
+            "stop the pipeline and start a new generation."
+        )
+    return entry
 
 
 def _read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
