@@ -13,7 +13,8 @@ from cryptography.x509.oid import NameOID
 
 from headrace.errors import HeadraceError
 from headrace.local import jars, trust
-from headrace.local.java import Java
+from headrace.local.java import Java, find_java
+from headrace.local.java import wheel_home as java_of_the_wheel
 from headrace.local.settings import Settings
 
 CONTENT = {"one": b"first jar", "two": b"second jar"}
@@ -169,3 +170,19 @@ def test_the_wheels_java_is_told_the_certificates_of_the_machine(tmp_path, monke
 
 def test_the_machines_own_java_keeps_its_own_certificates(tmp_path):
     assert trust.trust_store_options(tmp_path, Java(tmp_path, "17", "test")) == []
+
+
+@pytest.mark.slow
+def test_ivy_on_the_wheels_java_fetches_what_the_list_says(tmp_path, monkeypatch):
+    """Slow because it downloads: a few small jars, one of them with a classifier, without Maven."""
+    small = {"jopt-simple", "pcollections", "jffi"}
+    chosen = [jar for name in ("kafka", "cassandra") for jar in jars.read_list(name) if jar.artifact in small]
+    lines = {jar.file_name: str(jar) for jar in chosen}
+    (tmp_path / "kafka.txt").write_text("\n".join(lines.values()) + "\n")
+    monkeypatch.setattr(jars, "LISTS", tmp_path)
+    monkeypatch.setattr(jars.shutil, "which", lambda _name: None)
+    settings = Settings.load(home=tmp_path / "home", cache=tmp_path / "cache", java_home=java_of_the_wheel())
+    paths = jars.ensure("kafka", settings, find_java(settings))
+    assert sorted(path.name for path in paths) == sorted(lines)
+    assert any("native" in path.name for path in paths)
+    assert all(path.exists() for path in paths)

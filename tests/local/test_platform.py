@@ -248,6 +248,20 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
         platform.down(settings)
 
 
+def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
+    settings = local_settings(tmp_path / "home")
+    code = (
+        "from headrace.local.settings import Settings; from headrace.local import platform; "
+        f"platform.up(Settings.load(**{settings.model_dump(mode='json')!r}))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: pids(settings)["cassandra"] is not None)
+    os.killpg(command.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in command.communicate()[1]
+    assert set(states(settings).values()) == {"STOPPED"}
+    assert [process.pid for process in psutil.process_iter() if _is_of(process, settings)] == []
+
+
 def test_a_part_that_cannot_start_is_told_with_its_log_and_leaves_nothing_running(tmp_path):
     settings = local_settings(tmp_path / "home", cassandra_heap="1m")
     with pytest.raises(HeadraceError, match=r"cassandra ended while it started; its log .* says: .*[Tt]oo small"):

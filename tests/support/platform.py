@@ -41,4 +41,5 @@ def free_ports(count: int) -> list[int]:
 def local_settings(home: Path, **values: Any) -> Settings:
     """Return settings for a platform in `home`; `values` win."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-    return Settings.load(**({"home": home, "kafka_heap": "256m", "cassandra_heap": "384m", **ports} | values))
+    small = {"home": home, "kafka_heap": "256m", "cassandra_heap": "384m", "start_timeout_s": 400}
+    return Settings.load(**({**small, **ports} | values))

@@ -114,6 +114,8 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         f"-Xms{settings.cassandra_heap}",
         f"-Xmx{settings.cassandra_heap}",
         "-XX:+UseSerialGC",
+        # The second compiler takes half of the processor time of a start and gained nothing measurable in steady writes.
+        "-XX:TieredStopAtLevel=1",
         "-Xss512k",
         "-XX:MaxDirectMemorySize=128m",
         "-XX:+ExitOnOutOfMemoryError",
@@ -169,6 +171,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, Any]:
         "hints_directory": str(data / "hints"),
         "saved_caches_directory": str(data / "saved_caches"),
         # Not `periodic`: it acknowledges before it writes, and a kill -9 lost acknowledged rows with it.
+        # `group` was no faster with 100 writes at once and 7 ms instead of 3 for one alone.
         "commitlog_sync": "batch",
         "commitlog_segment_size": "8MiB",
         "commitlog_total_space": "64MiB",

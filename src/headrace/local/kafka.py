@@ -190,6 +190,8 @@ def _base_options(settings: Settings, jars: list[Path]) -> list[str]:
         "-cp",
         ":".join(map(str, jars)),
         "-XX:+UseSerialGC",
+        # The second compiler takes half of the processor time of a start and gained nothing measurable in steady writes.
+        "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
         f"-Djava.io.tmpdir={settings.tmp_dir}",
         "-Djava.awt.headless=true",

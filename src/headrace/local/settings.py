@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     ivy_settings: Folder | None = Field(None, description="ivysettings.xml with a mirror, where Maven is not installed")
     min_free_memory_mb: int = Field(2048, ge=0, description="MiB available before Kafka and Cassandra start")
     min_free_disk_mb: int = Field(2048, ge=0, description="MiB free where home and cache are")
-    start_timeout_s: float = Field(120, gt=0, description="seconds that a server may take until it answers")
+    start_timeout_s: float = Field(180, gt=0, description="seconds that a server may take until it answers")
     stop_timeout_s: float = Field(30, gt=0, description="seconds between SIGTERM and SIGKILL")
 
     @classmethod
