@@ -108,6 +108,7 @@ class Job:
     transform: Callable[..., DataFrame]
     mode: str | None = None
     dimensions: Mapping[str, DataFrame] = field(default_factory=dict)
+    conf: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,20 @@ def replay(spark: SparkSession, given: Input, jobs: Mapping[str, Job], folder: P
     """
     running = {}
     for name, job in jobs.items():
-        checkpoint, rows = folder / name / "checkpoint", folder / name / "rows"
+        rows = folder / name / "rows"
         rows.mkdir(parents=True, exist_ok=True)
         frame = frame_of(spark, given, job)
-        running[name] = (
-            frame,
-            (
-                frame.writeStream.outputMode(job.mode or given.pipeline.queries[job.query].mode)
-                .option("checkpointLocation", str(checkpoint))
-                .trigger(availableNow=True)
-                .foreachBatch(_keep(rows))
-                .start()
-            ),
+        writer = (
+            frame.writeStream.outputMode(job.mode or given.pipeline.queries[job.query].mode)
+            .option("checkpointLocation", str(folder / name / "checkpoint"))
+            .trigger(availableNow=True)
+            .foreachBatch(_keep(rows))
         )
+        for key, value in job.conf.items():
+            spark.conf.set(key, value)  # a query keeps the settings that it was started with
+        running[name] = frame, writer.start()
+        for key in job.conf:
+            spark.conf.unset(key)
     result = {}
     for name, (frame, query) in running.items():
         query.awaitTermination()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial, reduce
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,12 @@ def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
 
     Both are null where no batch of this ledger (one generation of one query) took the record, or not yet.
     """
-    find = F.pandas_udf(partial(_find, ranges=_ranges(ledger)), _TAKEN)  # type: ignore[call-overload]
-    taken = find(F.col("source.topic"), F.col("source.partition"), F.col("source.offset"))
+    ranges = _ranges(ledger)
+
+    def find(topic: pd.Series, partition: pd.Series, offset: pd.Series) -> pd.DataFrame:
+        return _find(topic, partition, offset, ranges)
+
+    taken = F.pandas_udf(find, _TAKEN)(F.col("source.topic"), F.col("source.partition"), F.col("source.offset"))
     return records.withColumn("_taken", taken).select("*", "_taken.*").drop("_taken")
 
 
@@ -72,6 +76,7 @@ def late_joined(
     `sides` are the transform's parameters, from `batch_of`. Fewer: a left row that came out without a partner although
     a late one was there.
     """
+    sides = {name: side.where("batch IS NOT NULL") for name, side in sides.items()}
     in_time = {name: split_late(side, event_times[name])[0] for name, side in sides.items()}
     whole, kept = counted(transform(**sides)), counted(transform(**in_time))
     both = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
@@ -84,7 +89,9 @@ def counted(frame: DataFrame) -> DataFrame:
     return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias("rows"))
 
 
-def reconcile(batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]) -> DataFrame:
+def reconcile(
+    batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]
+) -> DataFrame:
     """Return the keys for which batch = speed + late does not hold exactly; no row means that all is accounted for.
 
     All three have `keys` and the numeric `values` (no floats: their sums depend on order). A key that is absent from
@@ -118,10 +125,10 @@ def _ranges(ledger: Sequence[Record]) -> _Ranges:
                 if end > start:
                     taken = (start, end, record["batch"], record["late_watermark_ms"])
                     found.setdefault((topic, int(partition)), []).append(taken)
-    return {key: tuple(np.array(sorted(rows), dtype=np.int64).T) for key, rows in found.items()}  # type: ignore[misc]
+    return {key: tuple(np.array(sorted(rows), dtype=np.int64).T) for key, rows in found.items()}
 
 
-def _find(topic: pd.Series, partition: pd.Series, offset: pd.Series, *, ranges: _Ranges) -> pd.DataFrame:
+def _find(topic: pd.Series, partition: pd.Series, offset: pd.Series, ranges: _Ranges) -> pd.DataFrame:
     """Look up the range of each offset by binary search: a join on ranges would compare each record with each batch."""
     result = pd.DataFrame({"batch": None, "late_watermark_ms": None}, index=offset.index, dtype="Int64")
     for key, rows in offset.groupby([topic, partition]):
