@@ -1,0 +1,111 @@
+"""Provisioning on real servers: what it makes, that it may be repeated, and what a pipeline's login may not do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cassandra import Unauthorized
+from confluent_kafka import Producer
+from confluent_kafka.admin import AclBindingFilter, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+
+from headrace.contract import bindings, kafka
+from headrace.contract.load import load_pipeline, load_pipelines
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations.clients import cassandra_session, kafka_admin
+from headrace.operations.provision import provision
+
+pytestmark = pytest.mark.platform
+
+
+def changed(project: Path, tmp_path: Path, name: str, old: str, new: str) -> Pipeline:
+    """A shipped pipeline with one text of its file replaced."""
+    path = tmp_path / f"{name}.yaml"
+    shutil.copy(project / "pipelines" / path.name, path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return load_pipeline(path)
+
+
+def test_the_second_time_nothing_changes(platform: Settings, project: Path):
+    pipelines = list(load_pipelines(project / "pipelines").values())
+    provision(pipelines, platform.bindings(), platform.home / "bindings")
+    assert provision(pipelines, platform.bindings(), platform.home / "bindings") == []
+
+
+def test_more_partitions_and_another_retention_are_made_so(platform: Settings, project: Path, tmp_path: Path):
+    source = "    key: domain\n"
+    wanted = changed(project, tmp_path, "web_events", source, "    retention: 3 days\n    partitions: 3\n" + source)
+    changes = provision([wanted], platform.bindings(), platform.home / "bindings")
+    assert {(c.kind, c.name.split(" ")[0].rstrip(":")) for c in changes} == {
+        ("partitions", "quickstart"),
+        ("partitions", "quickstart_dead_letters"),
+        ("topic settings", "quickstart"),
+    }
+    admin = kafka_admin(platform.bindings())
+    assert len(admin.list_topics("quickstart", timeout=30).topics["quickstart"].partitions) == 3
+
+
+def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_path: Path):
+    key = "    key: login_id\n"
+    wanted = changed(project, tmp_path, "user_logins", key, "    partitions: 1\n" + key)
+    with pytest.raises(
+        HeadraceError, match=r"logins has 2 partitions but 1 are wanted: Kafka cannot take partitions away"
+    ):
+        provision([wanted], platform.bindings(), platform.home / "bindings")
+
+
+def test_a_new_column_is_added_to_its_table(platform: Settings, project: Path, tmp_path: Path):
+    known = "      last_device: {type: string}\n"
+    wanted = changed(project, tmp_path, "user_logins", known, known + "      country: {type: string}\n")
+    changes = provision([wanted], platform.bindings(), platform.home / "bindings")
+    assert [c.kind for c in changes] == ["column"]
+    with cassandra_session(platform.bindings()) as session:
+        session.execute("SELECT country FROM test_db.users LIMIT 1")
+        session.execute("ALTER TABLE test_db.users DROP country")
+
+
+def test_a_pipelines_role_reads_its_dimension_and_writes_no_table_of_others(platform: Settings):
+    with cassandra_session(platform.bindings("user_logins")) as session:
+        session.execute("SELECT login_id FROM test_db.users LIMIT 1")
+        for statement in (
+            "INSERT INTO pos_sales.product_totals (product_id) VALUES ('x')",
+            "SELECT product_id FROM pos_sales.product_totals LIMIT 1",
+            "DROP TABLE test_db.users",
+        ):
+            with pytest.raises(Unauthorized):
+                session.execute(statement)
+
+
+def test_a_pipelines_user_writes_no_source_topic(platform: Settings):
+    config = bindings.read_kafka(platform.bindings("pos_sales")).client_config()
+    failed: list[object] = []
+    producer = Producer(config | {"message.timeout.ms": 20000, "log_level": 0})
+    producer.produce("pos", value=b"{}", on_delivery=lambda error, _: failed.append(error))
+    producer.flush(40)
+    assert len(failed) == 1
+    assert "TOPIC_AUTHORIZATION_FAILED" in str(failed[0])
+
+
+def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, project: Path):
+    pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
+    everything = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, "User:pos_sales", None, AclOperation.ANY, AclPermissionType.ANY
+    )
+    found = kafka_admin(platform.bindings()).describe_acls(everything).result(30)
+    wanted = {(acl.resource.upper(), acl.name, acl.operation) for acl in kafka.acls(pipeline)}
+    assert {(acl.restype.name, acl.name, acl.operation.name) for acl in found} == wanted
+
+
+def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Path, tmp_path: Path):
+    root = tmp_path / "admin"
+    shutil.copytree(platform.bindings(), root)
+    (root / "cassandra" / "password").write_text("wrong")
+    pipelines = list(load_pipelines(project / "pipelines").values())
+    with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer: see `headrace status`"):
+        provision(pipelines, root, tmp_path / "bindings")
+    assert not (tmp_path / "bindings").exists()

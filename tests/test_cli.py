@@ -1,0 +1,79 @@
+"""The command line: sentences, exit codes and JSON, without any server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.platform import free_ports
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An empty home and ports on which nothing listens."""
+    import os
+
+    names = ("KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "CASSANDRA_PORT", "CASSANDRA_STORAGE_PORT", "CASSANDRA_JMX_PORT")
+    ports = {f"HEADRACE_{name}": str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    return {**os.environ, **ports, "HEADRACE_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+
+def headrace(environment: dict[str, str], project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in the project's folder."""
+    command = [sys.executable, "-m", "headrace.cli", *arguments]
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_status_of_a_stopped_platform_is_json_with_exit_code_3(environment: dict[str, str], project: Path):
+    done = headrace(environment, project, "status", "--json")
+    assert done.returncode == 3
+    assert {(part["name"], part["state"]) for part in json.loads(done.stdout)} == {
+        ("kafka", "STOPPED"),
+        ("cassandra", "STOPPED"),
+    }
+
+
+def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], project: Path):
+    done = headrace(environment, project, "stream", "status", "--json")
+    assert done.returncode == 3
+    rows = json.loads(done.stdout)
+    assert len(rows) == 10 + 5  # declared queries and one archive query a topic
+    assert {row["driver"] for row in rows} == {"NEVER RAN"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["stream", "status", "pos_sale"], "There is no pipeline 'pos_sale': there is "),
+        (["stream", "start", "--new-generation", "tumbling"], "--new-generation goes with exactly one pipeline."),
+        (["stream", "start", "pos_sales", "--new-generation", "x"], "There is no query 'x' to begin anew"),
+        (["logs", "kafka"], "kafka has no log yet"),
+        (["produce", "--topic", "pos"], "There is no binding at"),
+        (["provision"], "There is no binding at"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_exit_code_1(
+    environment: dict[str, str], project: Path, arguments: list[str], sentence: str
+):
+    done = headrace(environment, project, *arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_down_and_clean_of_nothing_are_no_fault(environment: dict[str, str], project: Path):
+    assert headrace(environment, project, "down").returncode == 0
+    assert headrace(environment, project, "clean", "--yes").returncode == 0
+
+
+def test_a_misspelt_setting_is_refused_before_anything_starts(environment: dict[str, str], project: Path):
+    done = headrace({**environment, "HEADRACE_KAFKA_HEAP": "much"}, project, "up")
+    assert done.returncode == 1
+    assert "kafka_heap" in done.stderr.lower()
