@@ -89,13 +89,18 @@ def read_cassandra(root: Path) -> CassandraBinding:
 
 def write_binding(folder: Path, values: Mapping[str, str]) -> None:
     """Write one binding: a 0700 folder of 0600 files, each replaced atomically, so a reader never sees half a value."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for key, value in values.items():
-        aside = folder / f".{key}.new"
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(value)
-        aside.rename(folder / key)
+        write_private(folder / key, value)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+    aside.replace(path)
 
 
 def _read(folder: Path, *required: str) -> dict[str, str]:

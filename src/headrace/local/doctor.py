@@ -18,9 +18,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from headrace.errors import HeadraceError
-from headrace.local import cassandra, jars, kafka, processes
+from headrace.local import cassandra, jars, kafka
 from headrace.local.java import find_java
 from headrace.local.settings import PREFIX, Settings
+from headrace.operations import processes
 
 PYTHON = ((3, 11), (3, 13))  # from, up to but without
 PYSPARK = "3.5.7"

@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 
@@ -74,16 +75,6 @@ def write_argfile(path: Path, arguments: list[str]) -> str:
     quoted = ('"{}"'.format(argument.replace("\\", "\\\\").replace('"', '\\"')) for argument in arguments)
     write_private(path, "\n".join(quoted) + "\n")
     return f"@{path}"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all; its folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(text)
-    aside.replace(path)
 
 
 def _required(home: Path) -> Java:

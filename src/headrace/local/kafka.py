@@ -15,9 +15,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract.bindings import KafkaBinding, write_binding
+from headrace.contract.bindings import KafkaBinding, write_binding, write_private
 from headrace.errors import HeadraceError
-from headrace.local.java import Java, child_environment, write_argfile, write_private
+from headrace.local.java import Java, child_environment, write_argfile
 from headrace.local.passwords import cluster_id, secret
 from headrace.local.settings import Settings
 

@@ -7,8 +7,8 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
+from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
-from headrace.local.java import write_private
 from headrace.local.settings import Settings
 
 

@@ -16,12 +16,14 @@ from typing import Literal
 
 import psutil
 
+from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
-from headrace.local import cassandra, doctor, jars, kafka, processes
+from headrace.local import cassandra, doctor, jars, kafka
 from headrace.local.jars import Progress
-from headrace.local.java import Java, child_environment, find_java, write_private
+from headrace.local.java import Java, child_environment, find_java
 from headrace.local.passwords import require_kept
 from headrace.local.settings import Settings
+from headrace.operations import processes
 
 State = Literal["RUNNING", "STARTING", "STOPPED", "CRASHED"]
 HOME_MARK = ".headrace-home"  # `clean` removes no folder without it

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace.local.java import write_private
+from headrace.contract.bindings import write_private
 
 # A dropped Popen of a living child warns; kept here, a child of this process is also reaped once it ends.
 _children: list[subprocess.Popen[bytes]] = []

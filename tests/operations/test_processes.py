@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from headrace.local import processes
+from headrace.operations import processes
 
 MARK = "mark-of-this-test"
 
@@ -99,7 +99,7 @@ def test_stop_ends_what_does_not_listen(run_dir):
 
 def test_a_process_survives_the_shell_that_started_it(run_dir):
     code = (
-        "import os, sys; from pathlib import Path; from headrace.local import processes; "
+        "import os, sys; from pathlib import Path; from headrace.operations import processes; "
         f"argv = [sys.executable, '-c', 'import time; time.sleep(600)', {MARK!r}]; "
         f"processes.spawn('thing', Path({str(run_dir)!r}), argv, "
         f"{MARK!r}, dict(os.environ), Path({str(run_dir.parent / 'thing.out')!r}))"

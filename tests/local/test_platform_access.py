@@ -1,0 +1,162 @@
+"""The embedded platform with the real Kafka and Cassandra: who gets in, and what can be seen."""
+
+import subprocess
+
+import psutil
+import pytest
+from cassandra.cluster import NoHostAvailable
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.local import cassandra, jars, kafka, platform
+from headrace.local.java import find_java
+from tests.support.servers import admin_session, new_topic, pids, read_all, wait_until
+
+pytestmark = pytest.mark.platform
+
+
+def test_the_bindings_reach_both_systems_and_only_their_owner_reads_them(settings):
+    root = settings.bindings()
+    own = read_kafka(root)
+    assert (own.username, own.sasl_mechanism) == ("admin", "SCRAM-SHA-512")
+    assert AdminClient(own.client_config()).list_topics(timeout=30).brokers
+    own = read_cassandra(root)
+    with cassandra.login(settings, own.username, own.password) as session:
+        assert session.execute("SELECT data_center FROM system.local").one().data_center == own.local_datacenter
+    modes = {path.stat().st_mode & 0o777 for path in root.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert settings.home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("change", [{"sasl.password": "wrong"}, {"sasl.username": "nobody"}])
+def test_kafka_refuses_a_wrong_password_and_an_unknown_user(settings, change):
+    errors = []
+    config = kafka.binding(settings).client_config() | change | {"error_cb": errors.append, "log_level": 0}
+    client = AdminClient(config)
+    with pytest.raises(KafkaException):
+        client.list_topics(timeout=5)
+    client.poll(1)
+    assert KafkaError._AUTHENTICATION in {error.code() for error in errors}
+
+
+def test_kafka_refuses_a_client_without_a_login(settings):
+    client = AdminClient({"bootstrap.servers": kafka.binding(settings).bootstrap_servers, "log_level": 0})
+    with pytest.raises(KafkaException):
+        client.list_topics(timeout=3)
+
+
+def test_a_kafka_user_without_a_grant_may_not_write(settings):
+    topic = new_topic(settings, "closed")
+    admin = AdminClient(kafka.binding(settings).client_config())
+    credential = UserScramCredentialUpsertion(
+        "guest", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), b"guest"
+    )
+    admin.alter_user_scram_credentials([credential])["guest"].result(30)
+    config = kafka.binding(settings).client_config() | {
+        "sasl.username": "guest",
+        "sasl.password": "guest",
+        "log_level": 0,
+    }
+    producer, errors = Producer(config | {"message.timeout.ms": 20_000}), []
+    producer.produce(topic, b"x", on_delivery=lambda error, _message: errors.append(error))
+    producer.flush(30)
+    assert [error.code() for error in errors] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+@pytest.mark.parametrize(("username", "password"), [("cassandra", "cassandra"), ("headrace_admin", "wrong")])
+def test_cassandra_refuses_its_default_user_and_a_wrong_password(settings, username, password):
+    with (
+        pytest.raises(NoHostAvailable, match=r"(?i)authenticat|incorrect|not permitted"),
+        cassandra.login(settings, username, password),
+    ):
+        pass
+
+
+def test_a_default_user_that_came_back_is_shut_out_by_the_next_up(settings):
+    """The state of a break between our superuser's making and the default one's shutting out."""
+    command = "ALTER ROLE cassandra WITH PASSWORD = 'cassandra' AND SUPERUSER = true AND LOGIN = true"
+    with admin_session(settings) as session:
+        wait_until(lambda: _accepted(session, command))
+    wait_until(lambda: not _refused(settings, "cassandra", "cassandra"), 30)
+    platform.up(settings)
+    wait_until(lambda: _refused(settings, "cassandra", "cassandra"), 30)  # roles are cached for a second
+
+
+def _accepted(session, command):
+    """Cassandra lets a password be changed once in five seconds."""
+    try:
+        session.execute(command)
+    except NoHostAvailable:
+        return False
+    return True
+
+
+def _refused(settings, username, password):
+    try:
+        with cassandra.login(settings, username, password):
+            return False
+    except NoHostAvailable:
+        return True
+
+
+def test_jmx_asks_for_a_password(settings):
+    java = find_java(settings)
+    options = (settings.home / "etc" / "cassandra" / "java.args").read_text().splitlines()
+    opened = [word.strip('"') for word in options if word.startswith('"--add-')]
+    command = [java.binary, *opened, "-Xmx64m", "-cp", ":".join(map(str, jars.ensure("cassandra", settings, java)))]
+    tool = ["org.apache.cassandra.tools.NodeTool", "-p", str(settings.cassandra_jmx_port)]
+    answer = subprocess.run([*command, *tool, "info"], capture_output=True, text=True, check=False)
+    assert answer.returncode != 0
+    assert "authentication" in (answer.stdout + answer.stderr).lower()
+    login = ["-u", cassandra.ADMIN, "-pwf", str(settings.home / "etc" / "cassandra" / "jmx.password")]
+    answer = subprocess.run([*command, *tool, *login, "info"], capture_output=True, text=True, check=False)
+    assert "Gossip active" in answer.stdout, answer.stderr
+
+
+def test_every_port_is_open_on_loopback_alone(settings):
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for pid in pids(settings).values()
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_no_command_line_environment_or_log_ever_holds_a_secret(first_up, settings):
+    _, seen = first_up
+    words = [path.read_bytes() for path in (settings.home / "secrets").iterdir() if path.name != "kafka-cluster-id"]
+    assert len(words) == 3
+    assert any(b"/format.args" in text for text in seen), "the watch must have seen the storage being made"
+    logs = [path.read_bytes() for path in settings.log_dir.iterdir()]
+    assert len(logs) >= 4
+    for word in words:
+        assert len(word) > 30
+        assert not [text for text in seen if word in text]
+        assert not [text for text in logs if word in text]
+
+
+def test_a_record_of_one_megabyte_passes(settings):
+    topic = new_topic(settings, "large")
+    producer = Producer(kafka.binding(settings).client_config() | {"message.max.bytes": kafka.MAX_MESSAGE_BYTES})
+    producer.produce(topic, b"x" * 1_000_000)
+    assert producer.flush(60) == 0
+    assert [len(value) for value in read_all(settings, topic)] == [1_000_000]
+
+
+def test_the_printed_console_line_shows_a_topic_and_no_password(settings):
+    topic = new_topic(settings, "shown")
+    producer = Producer(kafka.binding(settings).client_config())
+    producer.produce(topic, b"hello")
+    assert producer.flush(60) == 0
+    java = find_java(settings)
+    line = kafka.console_consumer(settings, java, jars.ensure("kafka", settings, java), topic)
+    assert kafka.binding(settings).password not in line
+    answer = subprocess.run(f"{line} --max-messages 1", shell=True, capture_output=True, text=True, check=False)
+    assert answer.stdout.splitlines() == ["hello"], answer.stderr

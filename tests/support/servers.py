@@ -1,0 +1,97 @@
+"""A real Kafka and Cassandra in a test's own folder: kill, wait, read, and watch the machine meanwhile."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from headrace.local import cassandra, kafka, platform
+
+
+class Watch:
+    """Looks at all command lines and environments of the machine while it runs, for words that must not be there."""
+
+    def __init__(self):
+        self.texts = set()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self):
+        while not self._end.wait(0.01):
+            for folder in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    try:
+                        self.texts.add((folder / name).read_bytes())
+                    except OSError:
+                        continue
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+
+
+def is_of(process, settings):
+    try:
+        return any(str(settings.home) in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def pids(settings):
+    return {part.name: part.pid for part in platform.status(settings)}
+
+
+def kill(settings, name):
+    pid = pids(settings)[name]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: states(settings)[name] == "CRASHED")
+
+
+def states(settings):
+    return {part.name: part.state for part in platform.status(settings)}
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def new_topic(settings, name):
+    admin = AdminClient(kafka.binding(settings).client_config())
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
+    return name
+
+
+def read_all(settings, topic):
+    consumer = Consumer(kafka.binding(settings).client_config() | {"group.id": "reader", "enable.auto.commit": False})
+    try:
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=60)
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        values = []
+        while len(values) < end:
+            message = consumer.poll(60)
+            assert message is not None
+            assert message.error() is None
+            values.append(message.value())
+        return values
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def admin_session(settings):
+    own = cassandra.binding(settings)
+    with cassandra.login(settings, own.username, own.password) as session:
+        yield session
