@@ -2,7 +2,8 @@
 
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
 HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
-HEADRACE_NEW_GENERATIONS (query names), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
+HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_SPARK_CONF (JSON),
+HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
 """
 
 import importlib.util
@@ -44,6 +45,7 @@ def main(name: str, lock: str | None = None) -> int:
             metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
             grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
             new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
+            request=env.get("HEADRACE_REQUEST", ""),
         )
         return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
     except HeadraceError as error:

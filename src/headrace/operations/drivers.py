@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import psutil
 
 from headrace.contract import paths, storage
 from headrace.errors import HeadraceError
-from headrace.local import processes
+from headrace.operations import processes
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _environment(launcher: LocalLauncher, pipeline: str, new_generations: Sequen
         "SERVICE_BINDING_ROOT": str(launcher.bindings / pipeline),
         "HEADRACE_PIPELINES": str(launcher.project / "pipelines"),
         "HEADRACE_NEW_GENERATIONS": " ".join(new_generations),
+        "HEADRACE_REQUEST": uuid.uuid4().hex,
         "HEADRACE_GRACE_SECONDS": str(launcher.grace_seconds),
         "HEADRACE_SPARK_UI_PORT": str(launcher.ui_port),
         "HEADRACE_SPARK_CONF": json.dumps(dict(launcher.conf)),

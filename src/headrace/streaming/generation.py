@@ -19,7 +19,10 @@ from headrace.errors import HeadraceError
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation, as its manifest has it. `started_micros` is greater than that of every one before it."""
+    """One generation, as its manifest has it. `started_micros` is greater than that of every one before it.
+
+    `request` names the start that asked for it: a driver that is restarted asks again and must not begin another one.
+    """
 
     pipeline: str
     query: str
@@ -27,6 +30,7 @@ class Generation:
     started_micros: int
     fingerprint: dict[str, Any]
     headrace_version: str = __version__
+    request: str = ""
 
     def paths(self, root: str) -> GenerationPaths:
         """Return this generation's folders below a storage root."""
@@ -43,9 +47,14 @@ def current(root: str, pipeline: str, query: str) -> Generation | None:
     return None
 
 
-def begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) -> Generation:
-    """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched."""
+def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: str = "") -> Generation:
+    """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched.
+
+    The same request twice (a restart by the keeper, a pod that was moved) goes on with the one that it began.
+    """
     before = current(root, pipeline, query)
+    if before and request and before.request == request:
+        return resume_or_begin(root, pipeline, query, plan)
     now = time.time_ns() // 1000
     generation = Generation(
         pipeline=pipeline,
@@ -53,6 +62,7 @@ def begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) -> Generat
         number=before.number + 1 if before else 1,
         started_micros=max(now, before.started_micros + 1) if before else now,
         fingerprint=plan,
+        request=request,
     )
     storage.write_json(generation.paths(root).manifest, asdict(generation))
     return generation

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from pyspark.sql import SparkSession
 
 from headrace.contract.exits import Exit
 from headrace.errors import HeadraceError
+
+log = logging.getLogger(__name__)
 
 
 def hold(path: Path, pipeline: str) -> int:
@@ -46,10 +49,14 @@ def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds
     jvm = spark._jvm
     channel = jvm.java.io.RandomAccessFile(str(path) + ".jvm", "rw").getChannel()
     deadline = time.monotonic() + patience_seconds
+    waits = False
     while True:
         lock = channel.tryLock()
         if lock is not None:
             return lock
+        if not waits:
+            log.warning("%s waits for the JVM of an earlier driver to end", pipeline)
+            waits = True
         if time.monotonic() > deadline:
             raise HeadraceError(
                 f"The JVM of an earlier driver of {pipeline} still lives: end it with `headrace stream stop {pipeline}`.",

@@ -64,8 +64,11 @@ def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform
     return {name: getattr(module, name) for name in pipeline.queries}
 
 
-def start_all(driver: Driver, new_generations: frozenset[str] = frozenset()) -> list[Running]:
-    """Check every query of the pipeline, then start them all. Nothing is started if one check refuses."""
+def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
+    """Check every query of the pipeline, then start them all. Nothing is started if one check refuses.
+
+    `new_generations` names queries that begin a new generation; `request` is the start that asks for it.
+    """
     pipeline = driver.pipeline
     planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
     for name, query in pipeline.queries.items():
@@ -78,7 +81,8 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset()) -> 
         raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka))
         frame = source.judged(raw, pipeline.sources[topic])
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
-    begun = [(name, frame, _generation(driver, name, marks, name in new_generations)) for name, frame, marks in planned]
+    asked = dict.fromkeys(new_generations, request)
+    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
     return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
 
 
@@ -107,9 +111,10 @@ def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
     )
 
 
-def _generation(driver: Driver, name: str, marks: dict[str, Any], new: bool) -> generation.Generation:
-    choose = generation.begin if new else generation.resume_or_begin
-    return choose(driver.root, driver.pipeline.name, name, marks)
+def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str | None) -> generation.Generation:
+    if request is None:
+        return generation.resume_or_begin(driver.root, driver.pipeline.name, name, marks)
+    return generation.begin(driver.root, driver.pipeline.name, name, marks, request)
 
 
 def _start(driver: Driver, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:

@@ -52,6 +52,7 @@ class Options:
     metrics_port: int = 0
     grace_seconds: float = 30
     new_generations: frozenset[str] = frozenset()
+    request: str = ""  # names the start that asks for them, through all restarts of its driver
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
@@ -69,7 +70,7 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     running: list[queries.Running] = []
     metrics = progress.Metrics(options.metrics_host, options.metrics_port)
     try:
-        running += queries.start_all(driver, options.new_generations)
+        running += queries.start_all(driver, options.new_generations, options.request)
         log.info("%s: %d queries run", pipeline.name, len(running))
         ended = _supervise(pipeline, options, running, metrics, spark.sparkContext.uiWebUrl, stop)
         outcome = _classify(ended) if ended else Exit.FINISHED

@@ -43,30 +43,51 @@ class Batch:
 
 
 def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: CassandraSink, batch: Batch) -> None:
-    """Upsert the frame's columns into the sink's table, one row a key, nulls unset (never tombstones)."""
+    """Upsert the frame's columns into the sink's table, each cell once, nulls unset (never tombstones)."""
     keyspace, table = names.cassandra_table(pipeline.name, query, sink)
     writetime = str(batch.writetime_micros)
     rows = frame
     if sink.writetime != "batch":
-        rows = newest_of_each_key(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
-        rows = rows.withColumn(WRITETIME, F.unix_micros(sink.writetime))
+        rows = newest_cells(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
         writetime = WRITETIME
     options = submit.cassandra_sink_options(sink) | {"keyspace": keyspace, "table": table, "writetime": writetime}
     rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
 
 
-def newest_of_each_key(frame: DataFrame, key: list[str], time: str) -> DataFrame:
-    """Reduce to one row a key by Cassandra's own rule: per cell the newest value wins, at equal times the greater.
+def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:
+    """Reduce to the newest cells of each key; WRITETIME (microseconds) is when a row's cells were true.
 
-    Rows of one key in one batch would share a statement's timestamp and be settled by value alone (CASSANDRA
-    Cells.reconcile). A null does not overwrite: it says "unknown".
+    Cassandra's own rule (Cells.reconcile), applied before it is asked: per cell the newest value wins, at equal times
+    the greater, and a null does not overwrite, it says "unknown". Rows of one key in one batch would share a
+    statement's timestamp otherwise. A cell that is older than its key's newest row is a row of its own, with its own
+    time: under the newer one it would win over a value that an earlier batch wrote in between.
     """
-    cells = [
-        F.max_by(name, F.when(F.col(name).isNotNull(), F.struct(time, name))).alias(name)
-        for name in frame.columns
-        if name not in key
+    others = [name for name in frame.columns if name not in key]
+    known = [
+        F.max(F.when(F.col(name).isNotNull(), F.struct(F.col(time).alias("at"), F.col(name).alias("value")))).alias(
+            name
+        )
+        for name in others
     ]
-    return frame.groupBy(*key).agg(*cells)
+    cells = frame.groupBy(*key).agg(*known)
+    newest = F.col(f"{time}.at")
+
+    def row(at: Column, kept: dict[str, Column]) -> Column:
+        values = [kept[name].alias(name) if name in kept else _unknown(frame, name) for name in others]
+        return F.struct(*values, F.unix_micros(at).alias(WRITETIME))
+
+    same_time = {name: F.when(F.col(f"{name}.at") == newest, F.col(f"{name}.value")) for name in others}
+    older = [
+        F.when(F.col(f"{name}.at") < newest, row(F.col(f"{name}.at"), {name: F.col(f"{name}.value")}))
+        for name in others
+        if name != time
+    ]
+    rows = cells.select(*key, F.explode(F.array(row(newest, same_time), *older)).alias("row"))
+    return rows.where("row IS NOT NULL").select(*key, *(f"row.{name}" for name in (*others, WRITETIME)))
+
+
+def _unknown(frame: DataFrame, name: str) -> Column:
+    return F.lit(None).cast(frame.schema[name].dataType).alias(name)
 
 
 def write_kafka(frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]) -> None:
