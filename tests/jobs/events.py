@@ -20,7 +20,8 @@ BORDERS = (
     datetime(2026, 7, 14, 13),
 )
 MICRO = timedelta(microseconds=1)
-REFUSED = (b"{", b"", b'{"product_id": "p1", "uuid": "u1", "amount": "x", "create_date": "2030-01-01 00:00:00"}')
+# Refused by every source that the replays use; a time in 2030 would show if it moved a watermark.
+REFUSED = (b"{", b"", b'{"product_id": "p1", "amount": "x", "create_date": "2030-01-01 00:00:00"}')
 
 
 def sale(product: str, amount: str, moment: datetime) -> Event:

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from headrace.streaming import batch, source
 from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
+from tests.jobs.events import MICRO
 from tests.support.replay import ledger_of, plain
 
 pytestmark = pytest.mark.spark
@@ -68,9 +69,9 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
     times = dict.fromkeys(sides, "create_date")
     late = batch.late_joined(sides, times, ad_attribution.attributed)
     whole = batch.counted(ad_attribution.attributed(**sides))
-    # An impression that waits for a click is in no sink yet: Spark holds it until the watermark has passed it by 5 minutes.
-    waits = ads_played.found["in_memory"].batches[-1].watermark_ms * 1000 - FIVE // timedelta(microseconds=1)
-    settled = f"click_date IS NOT NULL OR unix_micros(impr_date) < {waits}"
+    # An impression that waits for a click is in no sink yet: Spark holds it until the watermark has passed its 5 minutes.
+    passed = (ads_played.found["in_memory"].batches[-1].watermark_ms - 1) * 1000 - FIVE // MICRO
+    settled = f"click_date IS NOT NULL OR unix_micros(impr_date) <= {passed}"
     ddl = "impr_uuid string, impr_date bigint, ad_id string, click_key string, click_date bigint"
     rows = spark.createDataFrame(ads_played.found["in_memory"].rows(), ddl)
     speed = batch.counted(

@@ -6,7 +6,8 @@ The rules are Spark's, applied batch by batch (guide, "Handling Late Data and Wa
 - a row of batch n is late by W(n - 1), not by W(n) (SPARK-42376); before the first batch that is 0.
   A window is late for a row if its end <= W(n - 1), each of a row's windows by itself; a row of a join if its time is.
 - append mode gives a window once, in the first batch n with end <= W(n).
-- a left row without a partner comes out in the first batch n, not before its own, with time + upper bound < W(n).
+- a left row without a partner comes out in the first batch n, not before its own, with time + upper bound <= W(n) - 1 ms
+  (state is cut in milliseconds, and both borders of the range belong to it).
 All times are micros since 1970 outside and TIMESTAMP inside.
 """
 
@@ -124,7 +125,7 @@ class Oracle:
             UNION ALL
             SELECT batch, uuid, shown_at, ad_id, NULL FROM (
                 SELECT (SELECT min(m.batch) FROM marks m WHERE m.batch >= i.batch
-                        AND m.watermark * 1000 > epoch_us(i.create_date) + {_micros(upper)}) AS batch,
+                        AND (m.watermark - 1) * 1000 >= epoch_us(i.create_date) + {_micros(upper)}) AS batch,
                        uuid, epoch_us(create_date) AS shown_at, ad_id
                 FROM shown i WHERE id NOT IN (SELECT id FROM matched)) WHERE batch IS NOT NULL"""
         )

@@ -12,8 +12,8 @@ from headrace.errors import HeadraceError
 _STATEFUL = re.compile(
     r"\b(Aggregate|Join|Deduplicate|DeduplicateWithinWatermark|EventTimeWatermark|FlatMapGroupsWithState)\b"
 )
-# A column with a watermark carries its delay behind its id (`#12-T600000ms`).
-_EXPRESSION_ID = re.compile(r"#\d+L?(-T\d+ms)?")
+# A column with a watermark carries its delay behind its id (`#12-T600000ms`): that it has one stays, the delay goes.
+_EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
 
 

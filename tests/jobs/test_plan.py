@@ -1,0 +1,99 @@
+"""The plan's part of the fingerprint: stable where a restart is safe, different where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.streaming.plan import require_direct_join, stateful_nodes
+from spark_jobs import ad_attribution, pos_sales
+from tests.support.replay import Input, Job, frame_of
+
+pytestmark = pytest.mark.spark
+
+Transform = Callable[[DataFrame], DataFrame]
+
+
+@pytest.fixture(scope="module")
+def laid(pos_sales_file: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Input:
+    found = Input(tmp_path_factory.mktemp("plan"), pos_sales_file)
+    found.lay([{}])
+    return found
+
+
+def nodes(spark: SparkSession, laid: Input, query: str, transform: Callable[..., DataFrame]) -> list[str]:
+    return stateful_nodes(frame_of(spark, laid, Job(query, transform)))
+
+
+def test_the_plan_of_a_query_is_the_same_in_another_session(spark: SparkSession, laid: Input) -> None:
+    for query in ("tumbling", "sliding", "product_totals"):
+        first = nodes(spark, laid, query, getattr(pos_sales, query))
+        spark.range(3).groupBy("id").count().collect()  # expression ids move on
+        assert nodes(spark.newSession(), laid, query, getattr(pos_sales, query)) == first
+        assert first
+        assert not any("#" in node for node in first)
+
+
+def test_the_plan_does_not_change_with_the_watermark_delay_or_a_filter(spark: SparkSession, laid: Input) -> None:
+    """Both may change on a live checkpoint (Spark guide, "Recovery semantics after changes")."""
+    first = nodes(spark, laid, "tumbling", pos_sales.tumbling)
+    query = laid.pipeline.queries["tumbling"]
+    longer = query.model_copy(update={"watermark": {"pos": query.watermark["pos"] * 3}})
+    changed = laid.pipeline.model_copy(update={"queries": laid.pipeline.queries | {"tumbling": longer}})
+    assert nodes(spark, Input(laid.folder, changed), "tumbling", pos_sales.tumbling) == first
+    assert nodes(spark, laid, "tumbling", lambda pos: pos_sales.tumbling(pos.where("amount > 0"))) == first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda pos: (
+            pos_sales.tumbling(pos.withColumn("product_id", F.upper("product_id"))).groupBy("product_id").count()
+        ),
+        lambda pos: pos.groupBy(F.window("create_date", "6 minutes"), "product_id").agg(F.sum("amount")),
+        lambda pos: pos.groupBy(F.window("create_date", "5 minutes")).agg(F.sum("amount"), F.count(F.lit(1))),
+        lambda pos: pos.groupBy(F.window("create_date", "5 minutes"), "product_id").agg(
+            F.max("amount"), F.count(F.lit(1))
+        ),
+        lambda pos: pos_sales.tumbling(pos.dropDuplicates(["product_id"])),
+        lambda pos: pos_sales.tumbling(pos.drop("create_date").withColumn("create_date", F.col("kafka_timestamp"))),
+    ],
+    ids=["second aggregate", "window", "keys", "aggregate", "deduplication", "event time"],
+)
+def test_the_plan_changes_with_whatever_the_state_is_made_of(
+    spark: SparkSession, laid: Input, changed: Transform
+) -> None:
+    assert nodes(spark, laid, "tumbling", changed) != nodes(spark, laid, "tumbling", pos_sales.tumbling)
+
+
+def test_the_plan_changes_with_the_join(spark: SparkSession, ad_attribution_file: Pipeline, tmp_path: Path) -> None:
+    laid = Input(tmp_path, ad_attribution_file)
+    laid.lay([{}])
+
+    def joined(kind: str, upper: str) -> list[str]:
+        def transform(impressions: DataFrame, clicks: DataFrame) -> DataFrame:
+            left, right = impressions.alias("l"), clicks.alias("r")
+            within = F.expr(f"r.create_date >= l.create_date AND r.create_date <= l.create_date + INTERVAL {upper}")
+            return left.join(right, (F.col("l.uuid") == F.col("r.uuid")) & within, kind)
+
+        return nodes(spark, laid, "attributed", transform)
+
+    first = joined("left_outer", "5 MINUTES")
+    assert first == joined("left_outer", "5 MINUTES")
+    assert first != joined("inner", "5 MINUTES")
+    assert first != joined("left_outer", "6 MINUTES")
+    assert nodes(spark, laid, "attributed", ad_attribution.attributed) == nodes(
+        spark, laid, "attributed", ad_attribution.attributed
+    )
+
+
+def test_a_join_that_is_not_direct_is_refused(spark: SparkSession) -> None:
+    scanned = spark.range(3).join(spark.range(3).withColumnRenamed("id", "login_id"), F.col("id") == F.col("login_id"))
+    with pytest.raises(HeadraceError, match=r"user_logins\.last_login would scan its Cassandra dimension"):
+        require_direct_join(scanned, "user_logins", "last_login")

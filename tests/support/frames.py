@@ -1,0 +1,28 @@
+"""Small static frames from text, typed by DDL in the session's time zone (UTC), whatever zone the machine is in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import _parse_datatype_string
+
+from tests.support.replay import plain
+
+
+def frame(spark: SparkSession, ddl: str, rows: Sequence[Sequence[str | None]]) -> DataFrame:
+    """Return the rows as a frame of `ddl`; every cell is given as text and cast (None is null)."""
+    schema = _parse_datatype_string(ddl)
+    text = spark.createDataFrame([tuple(row) for row in rows], ", ".join(f"`{name}` string" for name in schema.names))
+    return text.select(*(F.col(field.name).cast(field.dataType).alias(field.name) for field in schema))
+
+
+def assert_same(found: DataFrame, expected: DataFrame) -> None:
+    """Hold two frames to the same columns, types and rows, in any order of rows; decimals and times to the last digit.
+
+    PySpark 3.5's own assertDataFrameEqual allows a tolerance and imports pandas-on-Spark, which warns.
+    """
+    assert [(f.name, f.dataType) for f in found.schema] == [(f.name, f.dataType) for f in expected.schema]
+    assert Counter(plain(found)) == Counter(plain(expected))
