@@ -30,9 +30,9 @@ def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: i
                 for sink in query.sinks:
                     if isinstance(sink, CassandraSink):
                         keyspace, table = cassandra_table(pipeline.name, name, sink)
-                        found[f"table {keyspace}.{table}"] = _table(
-                            session, keyspace, table, list(query.columns), limit
-                        )
+                        key = {*sink.partition_key, *sink.clustering_key}
+                        rows = _table(session, keyspace, table, list(query.columns), key)
+                        found[f"table {keyspace}.{table}"] = rows[:limit]
                     elif isinstance(sink, KafkaSink):
                         found[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
                     elif isinstance(sink, FilesSink):
@@ -42,12 +42,12 @@ def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: i
     return found
 
 
-def _table(session: Session, keyspace: str, table: str, columns: list[str], limit: int) -> Rows:
+def _table(session: Session, keyspace: str, table: str, columns: list[str], key: set[str]) -> Rows:
+    """Return rows that a stream wrote: something beside the key is there."""
     names = ", ".join(f'"{name}"' for name in columns)
     rows = session.execute(f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200")  # noqa: S608 - quoted names
-    complete = [row._asdict() for row in rows]
-    complete.sort(key=lambda row: sum(value is None for value in row.values()))  # rows that a stream filled first
-    return complete[:limit]
+    found = [row._asdict() for row in rows]
+    return [row for row in found if any(value is not None for name, value in row.items() if name not in key)]
 
 
 def _topic(root: Path, topic: str, limit: int) -> Rows:

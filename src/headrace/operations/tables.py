@@ -6,17 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
+_STYLE: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "header_style": "bold", "pad_edge": False}
 _COLOURS = {"RUNNING": "green", "STARTING": "yellow", "SILENT": "red", "DEAD": "red", "CRASHED": "red"}
 
 
 def queries(rows: Iterable[QueryRow], title: str = "") -> Table:
     """Return one line a query: driver, generation, batch, rows, lag, ages, watermark."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(title=title or None, **_STYLE)
     table.add_column("query", no_wrap=True)
     table.add_column("driver", no_wrap=True)
     for name in ("gen", "batch", "rows in", "rows out", "lag", "batch age", "took", "watermark", "state"):
@@ -40,7 +42,7 @@ def queries(rows: Iterable[QueryRow], title: str = "") -> Table:
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """Return a table of text cells."""
-    table = Table(*columns, title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(*columns, title=title or None, **_STYLE)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     return table
@@ -48,7 +50,7 @@ def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Return a few rows of each sink: sink name -> rows."""
-    table = Table("sink", "first rows", title_justify="left", header_style="bold", pad_edge=False)
+    table = Table("sink", "first rows", **_STYLE)
     for sink, rows in results.items():
         table.add_row(
             sink, "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows) or "[dim]none yet"
@@ -61,7 +63,7 @@ def produced(summary: Summary) -> Table:
     title = f"{summary.acknowledged:,} records acknowledged in {summary.elapsed:.1f} s"
     if summary.paced:
         title += f"; at worst {summary.max_lateness:.1f} s behind the plan"
-    table = Table("topic", title=title, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table("topic", title=title, **_STYLE)
     for name in ("sent", "acknowledged", "failed", "bytes"):
         table.add_column(name, justify="right")
     table.add_column("partition: offsets")
