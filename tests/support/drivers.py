@@ -23,14 +23,13 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import names
+from headrace.contract import names, submit
 from headrace.contract.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.local import processes
 from headrace.local.launcher import launcher
 from headrace.local.settings import Settings
-from headrace.operations import drivers
+from headrace.operations import drivers, processes
 from headrace.operations.clients import cassandra_session
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
@@ -42,7 +41,15 @@ from headrace.streaming.checkpoint import newest_batch
 Content = dict[str, Any]
 DEADLINE_SECONDS = 300.0
 POLL_SECONDS = 0.2
-SMALL = {"spark.master": "local[2]", "spark.driver.memory": "512m", "spark.ui.enabled": "false"}
+# An entry point of this folder must not find the folder's own platform.py where it imports Python's.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+# These drivers live for a minute: the second compiler of the JVM would never earn what it costs.
+SMALL = {
+    "spark.master": "local[2]",
+    "spark.driver.memory": "512m",
+    "spark.driver.extraJavaOptions": f"{submit.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
+    "spark.ui.enabled": "false",
+}
 
 
 @dataclass(frozen=True)

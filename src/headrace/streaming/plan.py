@@ -15,6 +15,7 @@ _STATEFUL = re.compile(
 # A column with a watermark carries its delay behind its id (`#12-T600000ms`): that it has one stays, the delay goes.
 _EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
+_DIRECT_JOIN_KEYS = re.compile(r"Cassandra Direct Join \[(.*?)\]")
 
 
 def stateful_nodes(frame: DataFrame) -> list[str]:
@@ -32,12 +33,19 @@ def stateful_nodes(frame: DataFrame) -> list[str]:
 
 
 def require_direct_join(frame: DataFrame, pipeline: str, query: str) -> None:
-    """Refuse a batch frame whose plan scans a Cassandra table instead of joining it by key.
+    """Refuse a batch frame whose plan scans a Cassandra table instead of joining it by key, as it is.
 
-    A direct join needs equality on all partition-key columns with equal types (connector docs, "Direct Join"): an int
-    compared with a text column silently becomes a scan of the whole table in every batch.
+    A direct join needs equality on all partition-key columns with equal types (connector docs, "Direct Join"): a cast
+    of the table's column becomes a scan of the whole table in every batch; a cast of the other side is joined directly,
+    but a value that cannot be cast is a null key, which Cassandra refuses: one such record would end every batch.
     """
     plan = frame._jdf.queryExecution().executedPlan().toString()
+    if any("cast(" in keys for keys in _DIRECT_JOIN_KEYS.findall(plan)):
+        raise HeadraceError(
+            f"{pipeline}.{query} joins its Cassandra dimension by a key of another type, and a value that does not fit "
+            "would end the stream: give the column the same type in the source and in the table.",
+            exit_code=Exit.REFUSED,
+        )
     if "Cassandra Direct Join" in plan and "CassandraScan" not in plan and "Cassandra Scan" not in plan:
         return
     raise HeadraceError(
