@@ -14,6 +14,8 @@ QUIET_LOGGERS = (
     "org.apache.kafka.clients.consumer.ConsumerConfig",
     # mapInArrow reads its input in a thread of its own; KAFKA-1894 (poll without end) is fixed by poll(Duration)
     "org.apache.spark.sql.kafka010.consumer.KafkaDataConsumer",
+    # each query is a scheduler pool that no file declares: made on first use, with the defaults that are wanted
+    "org.apache.spark.scheduler.FairSchedulableBuilder",
 )
 
 _JAAS = 'org.apache.kafka.common.security.{module} required username="{username}" password="{password}";'
