@@ -16,6 +16,7 @@ RAW = (
     "key binary, value binary, headers array<struct<key:string,value:binary>>, topic string, partition int, "
     "`offset` bigint, timestamp timestamp"
 )
+WITH_RAW = (*decode.USUAL, "raw")
 SMALL = [v for v, _ in [*REFUSED.values(), *ACCEPTED.values()] if v is None or len(v) < 20_000]
 
 
@@ -25,9 +26,9 @@ def raw_frame(spark: Any, values: Sequence[bytes | None]) -> Any:
 
 
 def test_a_worker_accepts_what_the_decoder_accepts(spark: Any) -> None:
-    found = source.accepted(raw_frame(spark, SMALL), POS, keep_raw=True)
+    found = source.accepted(raw_frame(spark, SMALL), POS, WITH_RAW)
     rows = found.selectExpr("*", "unix_micros(create_date) AS micros").orderBy("source.offset").collect()
-    (expected,) = decode.accepted([batch(SMALL)], POS, keep_raw=True)
+    (expected,) = decode.accepted([batch(SMALL)], POS, WITH_RAW)
     for name in ("product_id", "amount", "raw"):
         assert [row[name] for row in rows] == expected.column(name).to_pylist()
     assert [row["source"].asDict() for row in rows] == expected.column("source").to_pylist()

@@ -21,6 +21,8 @@ from headrace.streaming.columns import ColumnRule, RefusedError, _readers
 from headrace.streaming.decode import make_decoder
 from tests.streaming.decode_data import GOOD, KAFKA_TIME, POS, WIDE, batch, oracle, reasons, rows
 
+WITH_RAW = (*decode.USUAL, "raw")
+
 DECODERS = [(POS, make_decoder(POS)), (WIDE, make_decoder(WIDE))]
 WIDE_GOOD = (
     b'{"name": "n", "large": 5, "price": "1.5", "day": "2026-03-09", "seen": "2026-03-09T12:00:00Z", "flag": true}'
@@ -208,17 +210,17 @@ def test_a_decoder_goes_to_a_worker_by_pickle_and_stays_equal() -> None:
 
 
 @pytest.mark.parametrize("source", [POS, WIDE])
-@pytest.mark.parametrize("keep_raw", [False, True])
-def test_batches_have_the_declared_schema_even_when_empty(source: Source, keep_raw: bool) -> None:
+@pytest.mark.parametrize("added", [decode.USUAL, WITH_RAW, ("kafka_timestamp",), ()])
+def test_batches_have_the_declared_schema_even_when_empty(source: Source, added: tuple[str, ...]) -> None:
     for values in ([], [GOOD], [b"{"], [WIDE_GOOD, None]):
-        (taken,) = decode.accepted([batch(values)], source, keep_raw)
+        (taken,) = decode.accepted([batch(values)], source, added)
         (judged,) = decode.judged([batch(values)], source)
-        assert taken.schema == decode.accepted_schema(source, keep_raw)
+        assert taken.schema == decode.accepted_schema(source, added)
         assert judged.schema == decode.judged_schema()
 
 
 def test_the_raw_bytes_come_along_if_asked_for() -> None:
-    (taken,) = decode.accepted([batch([b"{", GOOD])], POS, keep_raw=True)
+    (taken,) = decode.accepted([batch([b"{", GOOD])], POS, WITH_RAW)
     assert taken.column("raw").to_pylist() == [GOOD]
 
 
@@ -254,9 +256,9 @@ def test_a_column_cannot_take_the_name_of_one_that_decoding_adds(name: str) -> N
 def test_the_ddl_and_the_arrow_schema_are_the_same_types_to_spark() -> None:
     types = pytest.importorskip("pyspark.sql.pandas.types")
     pairs = [
-        (decode.accepted_schema(source, keep_raw), decode.accepted_ddl(source, keep_raw))
+        (decode.accepted_schema(source, added), decode.accepted_ddl(source, added))
         for source in (POS, WIDE)
-        for keep_raw in (False, True)
+        for added in (decode.USUAL, WITH_RAW)
     ]
     for schema, ddl in [*pairs, (decode.judged_schema(), decode.judged_ddl())]:
         spark = types.from_arrow_schema(schema).simpleString()

@@ -179,7 +179,7 @@ def frame_of(spark: SparkSession, given: Input, job: Job, *, streaming: bool = T
             raw = read.parquet(str(given.folder / topic))
         else:
             raw = given.archive(spark, topic)
-        typed = source.accepted(raw, contract, keep_raw=query.matched is not None)
+        typed = source.accepted(raw, contract, source.added_columns(query, contract))
         frames[topic] = source.watermarked(typed, topic, query, contract) if streaming else typed
     return job.transform(**frames, **job.dimensions)
 

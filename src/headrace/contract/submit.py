@@ -18,7 +18,7 @@ from headrace.contract.names import (
 )
 
 # Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
-JAVA_OPTIONS = "-XX:+UseParallelGC -XX:+ExitOnOutOfMemoryError -Duser.timezone=UTC"
+JAVA_OPTIONS = "-XX:+UseParallelGC -XX:+ExitOnOutOfMemoryError -Duser.timezone=UTC -Duser.language=en"
 
 _SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
 _SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"]*"|\S+)"""  # noqa: S105
@@ -138,7 +138,6 @@ def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
         # Records that retention took before they were read stop the query instead of missing silently.
         "failOnDataLoss": "true",
         "maxOffsetsPerTrigger": str(pipeline.driver.max_offsets_per_trigger),
-        "includeHeaders": "true",
         "groupIdPrefix": f"{group_prefix(pipeline.name)}reader",
         # Half a second by default, which is longer than a small batch.
         "kafka.fetch.max.wait.ms": "20",

@@ -63,6 +63,8 @@ COORDINATES: Final = pa.struct([("topic", pa.string()), ("partition", pa.int32()
 HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
 # `raw` (the bytes as they came) is added where a query can still refuse a row after decoding, and only there.
 ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP, "raw": pa.binary()}
+# What is added where nobody says otherwise. Each costs its way from the JVM to Python and back for every record.
+USUAL: Final = ("source", "kafka_timestamp")
 
 # Strings are stepped over, so that brackets in them do not count. Possessive, and the closing quote optional: linear
 # time on any input.
@@ -75,21 +77,27 @@ _OUT_OF_RANGE: Final = re.compile(r"Integer value out of range - at `\$\.(?P<col
 class Decoder:
     """What decoding needs to know of a source. Small, hashable and picklable; the C parser is made in each process.
 
-    Both methods suit `DataFrame.mapInArrow`. They take batches with the columns key (binary), value (binary),
-    topic (string), partition (int32), offset (int64), timestamp (timestamp) and, if there, headers
-    (list<struct<key, value>>), and give one batch for each.
+    Both methods suit `DataFrame.mapInArrow` and give one batch for each that they take. `accepted` takes the columns
+    of `needs`; `judged` key (binary), value (binary), topic (string), partition (int32), offset (int64), timestamp
+    (timestamp) and, if there, headers (list<struct<key, value>>).
     """
 
     columns: tuple[ColumnRule, ...]
     key: str
     event_time: str | None
     skew_micros: int
-    keep_raw: bool = False
+    added: tuple[str, ...] = USUAL
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns of a Kafka record that accepted rows are made from."""
+        coordinates = tuple(field.name for field in COORDINATES) if "source" in self.added else ()
+        return ("value", *coordinates, "timestamp")
 
     @property
     def schema(self) -> pa.Schema:
         """The schema of accepted rows."""
-        added = [(name, kind) for name, kind in ADDED_COLUMNS.items() if self.keep_raw or name != "raw"]
+        added = [(name, ADDED_COLUMNS[name]) for name in self.added]
         return pa.schema([*((column.name, column.arrow) for column in self.columns), *added])
 
     def accepted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -97,12 +105,7 @@ class Decoder:
         schema = self.schema
         for batch in batches:
             arrays, reasons = _judge(self, batch)
-            coordinates = pa.StructArray.from_arrays(
-                [batch.column(field.name).cast(field.type) for field in COORDINATES], fields=list(COORDINATES)
-            )
-            arrays += [coordinates, batch.column("timestamp").cast(TIMESTAMP)]
-            if self.keep_raw:
-                arrays.append(batch.column("value").cast(pa.binary()))
+            arrays += [_added(name, batch) for name in self.added]
             rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
             yield rows.filter(pa.array([i not in reasons for i in range(len(batch))])) if reasons else rows
 
@@ -122,8 +125,8 @@ class Decoder:
             yield pa.RecordBatch.from_arrays([*given, told], schema=schema)
 
 
-def make_decoder(source: Source, keep_raw: bool = False) -> Decoder:
-    """Return the decoder of a source; accepted rows have `raw` if asked.
+def make_decoder(source: Source, added: tuple[str, ...] = USUAL) -> Decoder:
+    """Return the decoder of a source; accepted rows also have the columns `added`, a choice of ADDED_COLUMNS.
 
     Raises HeadraceError if a column has the name of one that decoding adds.
     """
@@ -136,13 +139,15 @@ def make_decoder(source: Source, keep_raw: bool = False) -> Decoder:
         key=source.key,
         event_time=event_time.column if event_time else None,
         skew_micros=_micros(event_time.accepted_skew) if event_time else 0,
-        keep_raw=keep_raw,
+        added=added,
     )
 
 
-def accepted(batches: Iterable[pa.RecordBatch], source: Source, keep_raw: bool = False) -> Iterator[pa.RecordBatch]:
+def accepted(
+    batches: Iterable[pa.RecordBatch], source: Source, added: tuple[str, ...] = USUAL
+) -> Iterator[pa.RecordBatch]:
     """Give the accepted rows of `batches`; see `Decoder`."""
-    return make_decoder(source, keep_raw).accepted(batches)
+    return make_decoder(source, added).accepted(batches)
 
 
 def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
@@ -150,9 +155,9 @@ def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.Rec
     return make_decoder(source).judged(batches)
 
 
-def accepted_schema(source: Source, keep_raw: bool = False) -> pa.Schema:
-    """Return the schema of accepted rows: the source's columns, `source` (coordinates), `kafka_timestamp`, `raw`."""
-    return make_decoder(source, keep_raw).schema
+def accepted_schema(source: Source, added: tuple[str, ...] = USUAL) -> pa.Schema:
+    """Return the schema of accepted rows: the source's columns, then those of `added`."""
+    return make_decoder(source, added).schema
 
 
 def judged_schema() -> pa.Schema:
@@ -166,14 +171,22 @@ def judged_schema() -> pa.Schema:
     return pa.schema([*record, ("timestamp", TIMESTAMP), ("reason", pa.string())])
 
 
-def accepted_ddl(source: Source, keep_raw: bool = False) -> str:
+def accepted_ddl(source: Source, added: tuple[str, ...] = USUAL) -> str:
     """Return `accepted_schema` as Spark DDL."""
-    return _ddl(accepted_schema(source, keep_raw))
+    return _ddl(accepted_schema(source, added))
 
 
 def judged_ddl() -> str:
     """Return `judged_schema` as Spark DDL."""
     return _ddl(judged_schema())
+
+
+def _added(name: str, batch: pa.RecordBatch) -> pa.Array:
+    """Return one of ADDED_COLUMNS, from a batch of Kafka records."""
+    if name == "source":
+        arrays = [batch.column(field.name).cast(field.type) for field in COORDINATES]
+        return pa.StructArray.from_arrays(arrays, fields=list(COORDINATES))
+    return batch.column("value" if name == "raw" else "timestamp").cast(ADDED_COLUMNS[name])
 
 
 def _judge(decoder: Decoder, batch: pa.RecordBatch) -> tuple[list[Any], dict[int, str]]:

@@ -154,9 +154,9 @@ def _last_progress(query: StreamingQuery) -> Mapping[str, Any]:
 
 def _lag(progress: Mapping[str, Any]) -> int | None:
     sources = [s for s in progress.get("sources", []) if s.get("latestOffset")]
-    if not sources:
+    if not sources or not all(s.get("endOffset") for s in sources):
         return None
-    return sum(_total(s["latestOffset"]) - _total(s["endOffset"]) for s in sources if s.get("endOffset"))
+    return sum(_total(s["latestOffset"]) - _total(s["endOffset"]) for s in sources)
 
 
 def _total(offsets: str | dict[str, dict[str, int]]) -> int:

@@ -78,7 +78,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
         planned.append((name, frame, fingerprint.declared(pipeline, name) | {"plan": plan.stateful_nodes(frame)}))
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
-        raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka))
+        raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka), headers=True)
         frame = source.judged(raw, pipeline.sources[topic])
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
     asked = dict.fromkeys(new_generations, request)
@@ -94,7 +94,7 @@ def build(driver: Driver, name: str, query: Query, *, streaming: bool) -> DataFr
         contract = pipeline.sources[topic]
         read = source.stream if streaming else source.whole
         raw = read(driver.spark, pipeline, topic, kafka)
-        typed = source.accepted(raw, contract, keep_raw=query.matched is not None)
+        typed = source.accepted(raw, contract, source.added_columns(query, contract))
         frames[topic] = source.watermarked(typed, topic, query, contract) if streaming else typed
     for dimension in query.dimensions:
         table = pipeline.dimensions[dimension]

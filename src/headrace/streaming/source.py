@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from headrace.contract import submit
@@ -13,34 +11,48 @@ from headrace.contract.model import Pipeline, Query, Source, format_duration
 from headrace.streaming import decode
 
 
-def stream(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> DataFrame:
-    """Return the raw stream of a topic: key, value, topic, partition, offset, timestamp, timestampType, headers."""
-    options = submit.source_options(pipeline, topic) | dict(kafka)
+def stream(
+    spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str], *, headers: bool = False
+) -> DataFrame:
+    """Return the raw stream of a topic: key, value, topic, partition, offset, timestamp, timestampType, and headers.
+
+    Headers are read only if asked for: Spark builds them for every record, whoever looks at them.
+    """
+    options = submit.source_options(pipeline, topic) | dict(kafka) | {"includeHeaders": str(headers).lower()}
     return spark.readStream.format("kafka").options(**options).load()
 
 
 def whole(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> DataFrame:
-    """Return what a topic holds now as a batch, in the columns of `stream`."""
+    """Return what a topic holds now as a batch, in the columns of `stream` without headers."""
     options = submit.source_options(pipeline, topic) | dict(kafka)
     del options["maxOffsetsPerTrigger"]
     return spark.read.format("kafka").options(**options).load()
 
 
-def accepted(raw: DataFrame, source: Source, *, keep_raw: bool = False) -> DataFrame:
+def added_columns(query: Query, source: Source) -> tuple[str, ...]:
+    """Return what a query's rows carry beside the contract's columns; each costs its way to Python and back.
+
+    A row of an aggregate or join is many records: none of their coordinates is its own. A query that can refuse a row
+    later keeps the record's bytes, for the dead letter.
+    """
+    if query.aggregate or query.join:
+        return () if source.event_time else ("kafka_timestamp",)
+    return (*decode.USUAL, "raw") if query.matched else decode.USUAL
+
+
+def accepted(raw: DataFrame, source: Source, added: tuple[str, ...] = decode.USUAL) -> DataFrame:
     """Return the accepted records of a raw frame (stream, archive or Kafka batch), typed by the contract.
 
-    Columns: the source's own, `source` (topic, partition, offset), `kafka_timestamp`, and `raw` (the bytes) if asked.
+    Columns: the source's own, then those of `added`: `source` (topic, partition, offset), `kafka_timestamp`, `raw`.
     """
-    columns = raw.select("key", "value", "topic", "partition", "offset", "timestamp")
-    return columns.mapInArrow(
-        partial(_accepted, source=source, keep_raw=keep_raw), decode.accepted_ddl(source, keep_raw)
-    )
+    decoder = decode.make_decoder(source, added)
+    return raw.select(*decoder.needs).mapInArrow(decoder.accepted, decode.accepted_ddl(source, added))
 
 
 def judged(raw: DataFrame, source: Source) -> DataFrame:
     """Return every record of a raw frame as it came, with `reason` (null: accepted)."""
     columns = raw.select("key", "value", "headers", "topic", "partition", "offset", "timestamp")
-    return columns.mapInArrow(partial(_judged, source=source), decode.judged_ddl())
+    return columns.mapInArrow(decode.make_decoder(source).judged, decode.judged_ddl())
 
 
 def watermarked(frame: DataFrame, topic: str, query: Query, source: Source) -> DataFrame:
@@ -49,11 +61,3 @@ def watermarked(frame: DataFrame, topic: str, query: Query, source: Source) -> D
     if delay is None or source.event_time is None:
         return frame
     return frame.withWatermark(source.event_time.column, format_duration(delay))
-
-
-def _accepted(batches: Iterator[pa.RecordBatch], source: Source, keep_raw: bool) -> Iterator[pa.RecordBatch]:
-    return decode.accepted(batches, source, keep_raw)
-
-
-def _judged(batches: Iterator[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
-    return decode.judged(batches, source)
