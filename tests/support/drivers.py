@@ -361,7 +361,7 @@ def group_offsets(admin: Path, group: str) -> dict[str, dict[str, int]]:
 
 
 def _consumer(admin: Path) -> Consumer:
-    config = {"group.id": "headrace.tests", "enable.auto.commit": False, "log_level": 3}
+    config = {"group.id": "headrace.tests", "enable.auto.commit": False, "log_level": 2}
     return Consumer(read_kafka(admin).client_config() | config)
 
 

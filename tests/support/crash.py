@@ -1,0 +1,195 @@
+"""A driver that kills itself with SIGKILL, JVM and all, at a point that a test has chosen: `LocalLauncher.main` of a test.
+
+Production code has no hooks for this. The entry point wraps functions of the runtime, watches files of the checkpoint,
+and strikes when the point of the plan comes by. The plan is a JSON file (HEADRACE_CRASH_PLAN) that may be written while
+the driver runs: {"point", "query" ("" = any), "skip" (how often to let it pass), "delay_ms"}. It is renamed to *.fired
+right before the strike, so that it strikes once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from headrace.contract import paths
+from headrace.streaming import groups, ledger, queries, sinks, writer
+
+PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
+ARCHIVE_SECONDS = 1  # instead of ten: the archive must meet a kill as often as the other queries
+WATCH_SECONDS = 0.002
+
+# In the order in which a batch comes by them.
+BEFORE_BATCH = "offsets written, batch not begun"
+STATE_COMMIT = "in the state commit"
+MID_SINK = "in the middle of the sink write"
+MID_FILES = "files written aside, not renamed"
+MID_ARCHIVE = "dead letters written, archive not"
+AFTER_SINK = "sinks written, ledger not"
+AFTER_LEDGER = "ledger written, group not"
+AFTER_GROUP = "group committed, Spark's commit not"
+AFTER_COMMIT = "Spark's commit written"
+POINTS = (
+    BEFORE_BATCH,
+    STATE_COMMIT,
+    MID_SINK,
+    MID_FILES,
+    MID_ARCHIVE,
+    AFTER_SINK,
+    AFTER_LEDGER,
+    AFTER_GROUP,
+    AFTER_COMMIT,
+)
+
+# Points that show as new files of a query's generation.
+FILES = {
+    STATE_COMMIT: ("checkpoint/state/0/*/.*.delta.*", "checkpoint/state/0/*/*.delta"),
+    AFTER_COMMIT: ("checkpoint/commits/[0-9]*",),
+    MID_FILES: (".aside-*/_SUCCESS",),
+}
+
+_lock = threading.Lock()
+_now = threading.local()  # .query: the query whose batch this thread writes
+
+
+def plan() -> dict[str, Any] | None:
+    """Return the plan, or None if there is none (any more)."""
+    try:
+        found: dict[str, Any] = json.loads(PLAN.read_text())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def meets(point: str, query: str) -> bool:
+    """Return whether the plan asks to strike here and now; counts `skip` down."""
+    with _lock:
+        wanted = plan()
+        if not wanted or wanted["point"] != point or wanted["query"] not in ("", query):
+            return False
+        if wanted["skip"] > 0:
+            aside = PLAN.with_suffix(".new")
+            aside.write_text(json.dumps(wanted | {"skip": wanted["skip"] - 1}))
+            aside.rename(PLAN)
+            return False
+        return True
+
+
+def strike(point: str, query: str) -> None:
+    """Kill this driver's process group if the plan asks for it."""
+    if meets(point, query):
+        kill()
+
+
+def kill() -> None:
+    """End Python and JVM at once; no handler, no flush."""
+    try:
+        PLAN.rename(PLAN.with_suffix(".fired"))
+    except FileNotFoundError:
+        return
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def before(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function: the point is right before it."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        strike(point, getattr(_now, "query", ""))
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def after(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function: the point is right after it."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        strike(point, getattr(_now, "query", ""))
+        return result
+
+    return wrapped
+
+
+def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function: the point is `delay_ms` after its begin, wherever it is then; at its end at the latest."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not meets(point, getattr(_now, "query", "")):
+            return function(*args, **kwargs)
+        timer = threading.Timer((plan() or {"delay_ms": 0})["delay_ms"] / 1000, kill)
+        timer.start()
+        function(*args, **kwargs)
+        kill()
+        return None
+
+    return wrapped
+
+
+def install() -> None:
+    """Wrap the runtime."""
+    queries.ARCHIVE_TRIGGER = f"{ARCHIVE_SECONDS} seconds"
+    call = writer.Writer.__call__
+
+    def batch(self: writer.Writer, frame: Any, number: int) -> None:
+        _now.query = self.generation.query
+        strike(BEFORE_BATCH, self.generation.query)
+        call(self, frame, number)
+
+    writer.Writer.__call__ = batch  # type: ignore[method-assign]
+    ledger.write = after(AFTER_LEDGER, before(AFTER_SINK, ledger.write))
+    groups.GroupCommitter.commit = after(AFTER_GROUP, groups.GroupCommitter.commit)  # type: ignore[method-assign]
+    sinks.append_archive = before(MID_ARCHIVE, sinks.append_archive)
+    for name in ("write_cassandra", "write_kafka", "write_files", "write_dead_letters", "append_archive"):
+        setattr(sinks, name, during(MID_SINK, getattr(sinks, name)))
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def watch() -> None:
+    """Strike when a file appears that only the JVM writes."""
+    while True:
+        wanted = plan()
+        if wanted is None or wanted["point"] not in FILES:
+            time.sleep(0.05)
+            continue
+        known = files_of(wanted)
+        while plan() == wanted:
+            if files_of(wanted) - known:
+                strike(wanted["point"], wanted["query"])
+            time.sleep(WATCH_SECONDS)
+
+
+def files_of(wanted: dict[str, Any]) -> set[Path]:
+    """Return the files by which the plan's point is known."""
+    root, pipeline = os.environ["HEADRACE_STORAGE_ROOT"], sys.argv[1]
+    folder = paths.query_files if wanted["point"] == MID_FILES else paths.query_folder
+    base = Path(folder(root, pipeline, wanted["query"]))
+    return {path for pattern in FILES[wanted["point"]] for path in base.glob(f"[0-9]*/{pattern}")}
+
+
+def main() -> int:
+    """Run the tree's own entry point under the wraps."""
+    install()
+    path = Path(os.environ["HEADRACE_PIPELINES"]).parent / "spark_jobs" / "main.py"
+    spec = importlib.util.spec_from_file_location("driver_main", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main(*sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
