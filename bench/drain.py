@@ -36,7 +36,9 @@ def ours(spark: SparkSession, pipeline: Pipeline, topic: str) -> DataFrame:
     """Return `pos_sales.tumbling` over a topic, as a driver builds it."""
     query, contract = pipeline.queries[QUERY], pipeline.sources["pos"]
     raw = source.stream(spark, pipeline, topic, session.kafka_options(read_kafka(binding_root())))
-    typed = source.watermarked(source.accepted(raw, contract), "pos", query, contract)
+    typed = source.watermarked(
+        source.accepted(raw, contract, source.added_columns(query, contract)), "pos", query, contract
+    )
     return module("spark_jobs/pos_sales.py").tumbling(typed)
 
 
