@@ -21,13 +21,14 @@ from headrace.operations.provision import provision
 pytestmark = pytest.mark.platform
 
 
-def changed(project: Path, tmp_path: Path, name: str, old: str, new: str) -> Pipeline:
-    """A shipped pipeline with one text of its file replaced."""
-    path = tmp_path / f"{name}.yaml"
-    shutil.copy(project / "pipelines" / path.name, path)
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+def own_copy(project: Path, tmp_path: Path, change: tuple[str, str] = ("", "")) -> Pipeline:
+    """web_events under names of this file's own, with one text of it replaced: tests run in any order."""
+    text = (project / "pipelines" / "web_events.yaml").read_text()
+    for name in ("web_events", "quickstart", "transformed"):
+        text = text.replace(name, f"{name}_{tmp_path.name[-12:].strip('_')}"[:40])
+    assert change[0] in text
+    path = tmp_path / f"web_events_{tmp_path.name[-12:].strip('_')}.yaml"
+    path.write_text(text.replace(*change, 1))
     return load_pipeline(path)
 
 
@@ -38,30 +39,34 @@ def test_the_second_time_nothing_changes(platform: Settings, project: Path):
 
 
 def test_more_partitions_and_another_retention_are_made_so(platform: Settings, project: Path, tmp_path: Path):
-    source = "    key: domain\n"
-    wanted = changed(project, tmp_path, "web_events", source, "    retention: 3 days\n    partitions: 3\n" + source)
+    provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
+    key = "    key: domain\n"
+    wanted = own_copy(project, tmp_path, (key, "    retention: 3 days\n    partitions: 3\n" + key))
+    (topic,) = wanted.sources
     changes = provision([wanted], platform.bindings(), platform.home / "bindings")
     assert {(c.kind, c.name.split(" ")[0].rstrip(":")) for c in changes} == {
-        ("partitions", "quickstart"),
-        ("partitions", "quickstart_dead_letters"),
-        ("topic settings", "quickstart"),
+        ("partitions", topic),
+        ("partitions", f"{topic}_dead_letters"),
+        ("topic settings", topic),
     }
     admin = kafka_admin(platform.bindings())
-    assert len(admin.list_topics("quickstart", timeout=30).topics["quickstart"].partitions) == 3
+    assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == 3
 
 
 def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_path: Path):
-    key = "    key: login_id\n"
-    wanted = changed(project, tmp_path, "user_logins", key, "    partitions: 1\n" + key)
-    with pytest.raises(
-        HeadraceError, match=r"logins has 2 partitions but 1 are wanted: Kafka cannot take partitions away"
-    ):
+    provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
+    key = "    key: domain\n"
+    wanted = own_copy(project, tmp_path, (key, "    partitions: 1\n" + key))
+    with pytest.raises(HeadraceError, match=r"has 2 partitions but 1 are wanted: Kafka cannot take partitions away"):
         provision([wanted], platform.bindings(), platform.home / "bindings")
 
 
 def test_a_new_column_is_added_to_its_table(platform: Settings, project: Path, tmp_path: Path):
     known = "      last_device: {type: string}\n"
-    wanted = changed(project, tmp_path, "user_logins", known, known + "      country: {type: string}\n")
+    path = tmp_path / "user_logins.yaml"
+    shutil.copy(project / "pipelines" / path.name, path)
+    path.write_text(path.read_text().replace(known, known + "      country: {type: string}\n", 1))
+    wanted = load_pipeline(path)
     changes = provision([wanted], platform.bindings(), platform.home / "bindings")
     assert [c.kind for c in changes] == ["column"]
     with cassandra_session(platform.bindings()) as session:
@@ -96,7 +101,8 @@ def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, proj
     everything = AclBindingFilter(
         ResourceType.ANY, None, ResourcePatternType.ANY, "User:pos_sales", None, AclOperation.ANY, AclPermissionType.ANY
     )
-    found = kafka_admin(platform.bindings()).describe_acls(everything).result(30)
+    admin = kafka_admin(platform.bindings())
+    found = admin.describe_acls(everything).result(30)
     wanted = {(acl.resource.upper(), acl.name, acl.operation) for acl in kafka.acls(pipeline)}
     assert {(acl.restype.name, acl.name, acl.operation.name) for acl in found} == wanted
 
