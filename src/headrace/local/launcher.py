@@ -16,6 +16,8 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
     """Return the launcher for the pipelines of `project` (folder with pipelines/ and spark_jobs/)."""
     java = find_java(settings)
     class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
+    # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
+    java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
     heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
     return LocalLauncher(
         project=project,
@@ -26,5 +28,5 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
         bindings=settings.home / "bindings",
         environment=dict(child_environment(java)) | submit.local_environment(),
         ui_port=settings.spark_ui_port_base,
-        conf={"spark.driver.extraClassPath": class_path} | heap,
+        conf={"spark.driver.extraClassPath": class_path, "spark.driver.extraJavaOptions": java_options} | heap,
     )

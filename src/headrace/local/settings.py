@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     kafka_heap: Heap = "384m"
     cassandra_heap: Heap = "512m"
     driver_heap: Heap | None = Field(None, description="heap of each Spark driver; else what its pipeline says")
+    driver_java_options: str = Field(
+        "-XX:TieredStopAtLevel=1",
+        description="JVM options of each Spark driver beside the fixed ones; `-XX:+TieredCompilation` for long heavy load",
+    )
     java_home: Folder | None = Field(None, description="a Java 17; else JAVA_HOME, PATH, the pinned wheel")
     ivy_settings: Folder | None = Field(None, description="ivysettings.xml with a mirror, where Maven is not installed")
     min_free_memory_mb: int = Field(2048, ge=0, description="MiB available before Kafka and Cassandra start")
