@@ -238,7 +238,7 @@ def stream_status(names: Names = None, as_json: Json = False) -> None:
     if as_json:
         _print_json([row.to_json_dict() for row in rows])
     else:
-        console.print(tables.queries(rows))
+        console.print(tables.queries(rows, width=console.width))
     if any(row.driver not in {"RUNNING", "STARTING"} for row in rows):
         raise typer.Exit(NOT_RUNNING)
 

@@ -26,7 +26,9 @@ from headrace.operations.results import Rows, first_rows
 from headrace.operations.users import load_users
 
 REFRESH_SECONDS = 1.0
-RESULTS_EVERY_SECONDS = 6.0
+RESULTS_EVERY_SECONDS = 8.0
+HEAD_START_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 
 def run(
@@ -60,41 +62,67 @@ def _watch(
     console: Console,
     running: Sequence[Future[Any]],
 ) -> None:
-    """Show the streams until all of `running` has ended, then once more, for good."""
+    """Show the streams until all of `running` has ended and each query has written a batch, then once more, for good."""
     root, began = settings.bindings(), time.monotonic()
     results: dict[str, Rows] = {}
     first_row_after: float | None = None
     next_results = 0.0
     with Live(console=console, refresh_per_second=2, transient=console.is_terminal) as live:
-        while not all(each.done() for each in running):
+        last_moment = None
+        while last_moment is None or (time.monotonic() < last_moment and not _all_wrote(launcher, pipelines)):
+            if last_moment is None and all(each.done() for each in running):
+                last_moment = time.monotonic() + PATIENCE_SECONDS
             if time.monotonic() >= next_results:
                 results = first_rows(root, launcher.root, pipelines.values())
                 next_results = time.monotonic() + RESULTS_EVERY_SECONDS
                 if first_row_after is None and any(rows for sink, rows in results.items() if sink.startswith("table")):
                     first_row_after = time.monotonic() - began
-            live.update(_screen(launcher, pipelines, results, first_row_after))
+            live.update(_screen(launcher, pipelines, results, first_row_after, console.width))
             time.sleep(REFRESH_SECONDS)
     results = first_rows(root, launcher.root, pipelines.values())
-    console.print(_screen(launcher, pipelines, results, first_row_after))
+    console.print(_screen(launcher, pipelines, results, first_row_after, console.width))
     console.print(_where_to_look(settings, launcher))
 
 
+def _all_wrote(launcher: LocalLauncher, pipelines: Mapping[str, Pipeline]) -> bool:
+    """Return whether each query has a batch in its sinks, or no driver that could write one."""
+    return all(
+        row.batch is not None or row.driver not in {"RUNNING", "STARTING"}
+        for row in streams.rows(launcher, pipelines.values())
+    )
+
+
 def _start_in_turn(launcher: LocalLauncher, names: list[str]) -> None:
-    """Start the drivers one after the other: four JVMs at once on two cores are all late."""
+    """Start the drivers, each when the one before has written: four JVMs at once on two cores are all late."""
     for name in names:
         since = time.time_ns() // 1_000_000
         if drivers.submit(launcher, name)[1]:
             drivers.await_first_heartbeat(launcher, name, since, timeout_seconds=180)
+            deadline = time.monotonic() + HEAD_START_SECONDS
+            while time.monotonic() < deadline and not _wrote(launcher, name):
+                time.sleep(REFRESH_SECONDS)
+
+
+def _wrote(launcher: LocalLauncher, name: str) -> bool:
+    """Return whether a query of the pipeline has a batch in its sinks."""
+    beat = drivers.heartbeat(launcher, name)
+    return beat is not None and any(entry["batch"] is not None for entry in beat["queries"])
 
 
 def _screen(
-    launcher: LocalLauncher, pipelines: Mapping[str, Pipeline], results: dict[str, Rows], first_row_after: float | None
+    launcher: LocalLauncher,
+    pipelines: Mapping[str, Pipeline],
+    results: dict[str, Rows],
+    first_row_after: float | None,
+    width: int,
 ) -> Group:
     first = (
         "" if first_row_after is None else f"first row in Cassandra {first_row_after:.0f} s after the platform was up"
     )
     return Group(
-        tables.queries(streams.rows(launcher, pipelines.values()), "Queries"), tables.first_rows(results), Text(first)
+        tables.queries(streams.rows(launcher, pipelines.values()), "Queries", width=width),
+        tables.first_rows(results),
+        Text(first),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,31 +13,35 @@ from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
 _STYLE: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "header_style": "bold", "pad_edge": False}
+WIDE = 118  # columns of a terminal that shows every cell of a query
 _COLOURS = {"RUNNING": "green", "STARTING": "yellow", "SILENT": "red", "DEAD": "red", "CRASHED": "red"}
 
 
-def queries(rows: Iterable[QueryRow], title: str = "") -> Table:
-    """Return one line a query: driver, generation, batch, rows, lag, ages, watermark."""
+def queries(rows: Iterable[QueryRow], title: str = "", *, width: int = WIDE) -> Table:
+    """Return one line a query: driver, generation, batch, rows, lag, ages, watermark; less where it is narrow."""
     table = Table(title=title or None, **_STYLE)
     table.add_column("query", no_wrap=True)
     table.add_column("driver", no_wrap=True)
-    for name in ("gen", "batch", "rows in", "rows out", "lag", "batch age", "took", "watermark", "state"):
+    shown = [name for name in _QUERY_CELLS if width >= WIDE or name not in _ONLY_WIDE]
+    for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row.query,
-            coloured(row.driver),
-            number(row.generation),
-            number(row.batch),
-            number(row.rows_in),
-            number(row.rows_out),
-            number(row.lag),
-            seconds(row.batch_age),
-            seconds(None if row.batch_duration_ms is None else row.batch_duration_ms / 1000),
-            clock(row.watermark_ms),
-            number(row.state_rows) if row.state_rows else "",
-        )
+        table.add_row(row.query, coloured(row.driver), *(_QUERY_CELLS[name](row) for name in shown))
     return table
+
+
+_QUERY_CELLS: dict[str, Callable[[QueryRow], str]] = {
+    "gen": lambda row: number(row.generation),
+    "batch": lambda row: number(row.batch),
+    "rows in": lambda row: number(row.rows_in),
+    "rows out": lambda row: number(row.rows_out),
+    "lag": lambda row: number(row.lag),
+    "batch age": lambda row: seconds(row.batch_age),
+    "took": lambda row: seconds(None if row.batch_duration_ms is None else row.batch_duration_ms / 1000),
+    "watermark": lambda row: clock(row.watermark_ms),
+    "state": lambda row: number(row.state_rows) if row.state_rows else "",
+}
+_ONLY_WIDE = {"gen", "took", "state", "rows out"}
 
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
