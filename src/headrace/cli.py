@@ -24,7 +24,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local import doctor as checks
 from headrace.local import platform
-from headrace.local.launcher import launcher
+from headrace.local.launcher import launcher, starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, streams, tables
 from headrace.operations.drivers import LocalLauncher
@@ -202,8 +202,9 @@ def stream_start(
 ) -> None:
     """Start drivers, or adopt those that run."""
     settings = Settings.load()
-    own, pipelines = _launcher(settings), _pipelines(names)
+    pipelines = _pipelines(names)
     _check_new_generations(pipelines, names, new_generation or [])
+    own = starting_launcher(settings, ProjectFolder.resolve())
     began = time.time_ns() // 1_000_000
     started = {name: drivers.submit(own, name, new_generation or []) for name in pipelines}
     if wait:
@@ -254,7 +255,7 @@ def demo(
     settings = Settings.load()
     with _progress() as report:
         platform.up(settings, report)
-    run(settings, _launcher(settings), _pipelines(), seconds, rate, console)
+    run(settings, starting_launcher(settings, ProjectFolder.resolve()), _pipelines(), seconds, rate, console)
 
 
 def _pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:

@@ -27,7 +27,7 @@ from headrace.contract import names, submit
 from headrace.contract.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.local.launcher import launcher
+from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, processes
 from headrace.operations.clients import cassandra_session
@@ -243,7 +243,7 @@ def make_stage(
     write_tree(project, tree, pipeline, suffix, queries, trigger, edit, transforms)
     made = load_pipeline(tree / "pipelines" / f"{name}.yaml")
     provision([made], settings.bindings(), settings.home / "bindings")
-    standard = launcher(settings, tree)
+    standard = starting_launcher(settings, tree)
     own: dict[str, Any] = {"keep": False} | changes
     own["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
     own["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))

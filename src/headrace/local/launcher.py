@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from headrace.contract import submit
@@ -13,12 +14,7 @@ from headrace.operations.drivers import LocalLauncher
 
 
 def launcher(settings: Settings, project: Path) -> LocalLauncher:
-    """Return the launcher for the pipelines of `project` (folder with pipelines/ and spark_jobs/)."""
-    java = find_java(settings)
-    class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
-    # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
-    java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
-    heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
+    """Return the launcher that finds and stops drivers of `project` (folder with pipelines/ and spark_jobs/)."""
     return LocalLauncher(
         project=project,
         root=str(settings.home / "storage"),
@@ -26,6 +22,19 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
         log_dir=settings.log_dir,
         tmp_dir=settings.tmp_dir,
         bindings=settings.home / "bindings",
+        environment={},
+    )
+
+
+def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
+    """Return the launcher that also starts drivers. Raises HeadraceError where Java or a jar is missing."""
+    java = find_java(settings)
+    # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
+    java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
+    class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
+    heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
+    return replace(
+        launcher(settings, project),
         environment=dict(child_environment(java)) | submit.local_environment(),
         ui_port=settings.spark_ui_port_base,
         conf={"spark.driver.extraClassPath": class_path, "spark.driver.extraJavaOptions": java_options} | heap,
