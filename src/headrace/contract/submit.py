@@ -64,6 +64,8 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         "spark.sql.streaming.noDataMicroBatches.enabled": "true",
         # Queries share the cores by turns instead of in order of arrival (Spark guide, "Job Scheduling").
         "spark.scheduler.mode": "FAIR",
+        # A batch that cannot even be interrupted must not keep the driver from ending. Zero, the default, waits for ever.
+        "spark.sql.streaming.stopTimeout": "20s",
         # The fingerprint reads the plan's text: a cut one would hide a change.
         "spark.sql.debug.maxToStringFields": "1000",
     }

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from pyspark.sql.streaming import StreamingQuery
 
 from headrace.contract import storage
+from headrace.streaming.reasons import reason_of
 from headrace.streaming.writer import Counters
 
 HEARTBEAT_SECONDS = 3
@@ -52,7 +53,7 @@ def look(query: StreamingQuery, name: str, generation: int, trigger_ms: int, cou
     last: Mapping[str, Any] = _last_progress(query)
     newest = counters.newest
     operators = last.get("stateOperators", [])
-    error = None if query.isActive else str(query.exception() or "ended without an error")[:500]
+    error = None if query.isActive else reason_of(query.exception() or "ended without an error")
     return QueryState(
         query=name,
         generation=generation,

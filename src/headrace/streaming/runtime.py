@@ -19,12 +19,13 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from py4j.protocol import Py4JError
+from pyspark.sql import SparkSession
 
 from headrace.contract import paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
-from headrace.streaming import lock, progress, queries, session, writer
+from headrace.streaming import lock, progress, queries, reasons, session, stuck, writer
 from headrace.streaming.checkpoint import newest_batch
 from headrace.streaming.groups import GroupCommitter
 
@@ -72,11 +73,16 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     try:
         running += queries.start_all(driver, options.new_generations, options.request)
         log.info("%s: %d queries run", pipeline.name, len(running))
-        ended = _supervise(pipeline, options, running, metrics, spark.sparkContext.uiWebUrl, stop)
+        ended = _supervise(pipeline, options, running, metrics, spark, stop)
         outcome = _classify(ended) if ended else Exit.FINISHED
         in_time = _stop_all(running, gate, options)
         _beat(pipeline, options, running, metrics, None, outcome)
-        return Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
+        outcome = Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
+        deaf = [each.name for each in running if each.query.isActive]
+        if deaf:
+            log.error("%s: %s cannot be stopped; the JVM is killed", pipeline.name, ", ".join(deaf))
+            session.abandon(spark, outcome)
+        return outcome
     finally:
         gate.closed.set()
         gate.ended.set()
@@ -100,19 +106,32 @@ def _supervise(
     options: Options,
     running: Sequence[queries.Running],
     metrics: progress.Metrics,
-    ui: str | None,
+    spark: SparkSession,
     stop: threading.Event,
 ) -> list[queries.Running]:
-    """Look at every query until one ends or the driver is told to stop. Returns the ended ones."""
+    """Look at every query until one ends or hangs, or the driver is told to stop. Returns those."""
+    ui = spark.sparkContext.uiWebUrl
+    hangs = stuck.StuckBatches(spark.sparkContext.statusTracker())
     next_beat = 0.0
     while not stop.is_set():
         ended = [each for each in running if not each.query.isActive]
         if ended or time.monotonic() >= next_beat:
             _beat(pipeline, options, running, metrics, ui, None)
             next_beat = time.monotonic() + progress.HEARTBEAT_SECONDS
+            hanging = hangs.find(running, time.monotonic())
+            for each in hanging:
+                log.error(
+                    "%s hangs: no job of batch %s for %.0f s",
+                    each.name,
+                    each.counters.running_batch,
+                    stuck.STUCK_SECONDS,
+                )
+            if hanging:
+                return hanging
         if ended:
             for each in ended:
-                log.error("%s ended: %s", each.name, each.query.exception())
+                log.error("%s ended: %s", each.name, reasons.reason_of(each.query.exception()))
+                log.info("%s in full: %s", each.name, each.query.exception())
             return ended
         stop.wait(POLL_SECONDS)
     return []
@@ -148,7 +167,8 @@ def _stop_all(running: Sequence[queries.Running], gate: writer.Gate, options: Op
             time.sleep(0.1)
     gate.ended.set()
     for each in running:
-        each.query.stop()
+        with contextlib.suppress(Py4JError):  # after spark.sql.streaming.stopTimeout: `run` ends the JVM then
+            each.query.stop()
     return not busy
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
+from typing import NoReturn
 
 from pyspark.sql import SparkSession
 
@@ -35,6 +38,18 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
         for key, value in cassandra_conf(cassandra).items():
             spark.conf.set(key, value)
     return spark
+
+
+def abandon(spark: SparkSession, code: int) -> NoReturn:
+    """End this process with `code`, and its JVM, at once: for a JVM that no longer does what it is told.
+
+    Correctness never rests on how a driver ends; one that cannot end would never be started again.
+    """
+    jvm = getattr(spark.sparkContext._gateway, "proc", None)
+    if jvm is not None:  # under spark-submit on a cluster the JVM is the parent, and ends when this process does
+        jvm.kill()
+    logging.shutdown()
+    os._exit(code)
 
 
 def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:

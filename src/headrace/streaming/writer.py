@@ -28,6 +28,7 @@ from headrace.streaming import ledger, sinks
 from headrace.streaming.checkpoint import read_batch_range
 from headrace.streaming.generation import Generation
 from headrace.streaming.groups import GroupCommitter
+from headrace.streaming.reasons import writing
 
 log = logging.getLogger(__name__)
 
@@ -136,17 +137,21 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
             known = F.col(query.matched)
             unknown = frame.where(~known).withColumnRenamed("raw", "value")
             key = pipeline.sources[query.sources[0]].key
-            sinks.write_dead_letters(
-                unknown.withColumn("key", F.col(key)), query.sources[0], F.lit(f"unmatched: {key}"), batch, kafka
-            )
+            with writing(f"Kafka topic {names.dead_letter_topic(query.sources[0])}"):
+                sinks.write_dead_letters(
+                    unknown.withColumn("key", F.col(key)), query.sources[0], F.lit(f"unmatched: {key}"), batch, kafka
+                )
             rows = frame.where(known)
         for sink in query.sinks:
             if isinstance(sink, CassandraSink):
-                sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+                with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
+                    sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
             elif isinstance(sink, KafkaSink):
-                sinks.write_kafka(rows, query, sink, batch, kafka)
+                with writing(f"Kafka topic {sink.topic}"):
+                    sinks.write_kafka(rows, query, sink, batch, kafka)
             elif isinstance(sink, FilesSink):
-                sinks.write_files(rows, paths.files, query, batch.number)
+                with writing(f"Folder {paths.files}"):
+                    sinks.write_files(rows, paths.files, query, batch.number)
 
     return write
 
@@ -164,8 +169,10 @@ def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Writ
         refused = frame.where(F.col("reason").isNotNull()).withColumn(
             "source", F.struct("topic", "partition", "offset")
         )
-        sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
-        sinks.append_archive(frame, table, batch)
+        with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+            sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
+        with writing(f"Iceberg table {table}"):
+            sinks.append_archive(frame, table, batch)
 
     return write
 

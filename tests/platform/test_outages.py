@@ -1,0 +1,149 @@
+"""Kafka and Cassandra go away under load and come back: nothing is lost, the result is exact, and the log says why.
+
+One driver, kept by its keeper, lives through all of it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.local import platform as servers
+from headrace.local.settings import Settings
+from headrace.operations import processes
+from tests.support import found
+from tests.support.drivers import DEADLINE_SECONDS, Stage, make_stage
+from tests.support.events import Feeder, stream
+from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1800)]
+
+AWAY_SECONDS = 60
+
+
+@dataclass
+class Loaded:
+    """A running pipeline and its feeder."""
+
+    stage: Stage
+    feeder: Feeder
+
+
+@pytest.fixture(scope="module")
+def loaded(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    """A pipeline with a keeper, fed all the time; the servers are mended and the driver ended with the module."""
+    stage = make_stage(
+        platform,
+        project,
+        tmp_path_factory.mktemp("outage"),
+        "pos_sales",
+        suffix="_out",
+        queries=("items", "product_totals", "tumbling"),
+        trigger="1 second",
+        keep=True,
+    )
+    events = stream(1, {"pos": 60_000}, hours=24, suffix="_out", products=30)
+    try:
+        with Feeder(stage.admin, events, burst=8, patient=True) as feeder:
+            stage.start()
+            yield Loaded(stage, feeder)
+        stage.await_quiet()
+        assert stage.stop() == 0
+        found.require_ledgers(stage)
+    finally:
+        servers.up(platform)
+        stage.kill()
+
+
+def _process(settings: Settings, name: str) -> psutil.Process:
+    (part,) = [part for part in servers.parts(settings) if part.name == name]
+    found = processes.find(part.name, settings.run_dir, part.mark)
+    assert found is not None
+    return found
+
+
+def _progress(loaded: Loaded, what: str) -> None:
+    """Wait until every query has committed records that were sent after this call."""
+    sent = loaded.feeder.sent
+    loaded.stage.await_until(lambda: loaded.feeder.sent > sent, f"events are taken again {what}")
+    wanted = sum(loaded.stage.ends("pos_out").values())
+    for query in ("items", "product_totals", "tumbling", "archive_pos_out"):
+        loaded.stage.await_until(lambda query=query: _taken(loaded.stage, query) >= wanted, f"{query} goes on {what}")
+
+
+def _taken(stage: Stage, query: str) -> int:
+    try:
+        records = stage.ledger(query)
+    except AssertionError:
+        return 0
+    return sum(end for _, end in records[-1]["offsets"].get("pos_out", {}).values()) if records else 0
+
+
+def _require_exact(loaded: Loaded) -> None:
+    """Stop the feeder's and the driver's hands for a moment, compare everything, and leave the driver running."""
+    stage = loaded.stage
+    with loaded.feeder.paused():
+        topics = {"pos_out": stage.read("pos_out")}
+        assert len(topics["pos_out"]) >= loaded.feeder.sent, "Kafka lost acknowledged records"
+        oracle = Oracle(stage.pipeline.sources, topics)
+        rows = oracle.rows["pos_out"]
+        delay = stage.pipeline.queries["tumbling"].watermark["pos_out"]
+        stage.await_quiet({"tumbling": final_watermark(stage.pipeline.sources["pos_out"], rows, delay)})
+        found.require_archive(stage, "pos_out", topics["pos_out"], rows)
+        items, _ = found.distinct(stage.read("pos_items_out"))
+        assert items.keys() == {found.coordinates("pos_out", place) for place in rows}
+        found.same(
+            found.totals(stage.table("pos_sales_out", "product_totals")), oracle.totals("pos_out"), "product_totals"
+        )
+        speed = oracle.windows("pos_out", stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
+        found.same(found.windows(stage.table("pos_sales_out", "tumbling")), speed, "tumbling")
+
+
+def _require_reason(log: str, *, system: str) -> None:
+    """Assert that, if the driver was restarted, the log says why in one line that names the system, and counts it."""
+    if not re.search(r"restart \d+ of", log):
+        return
+    told = [line for line in log.splitlines() if " ERROR headrace.streaming.runtime: " in line]
+    assert any(f" ended: {system} " in line or " hangs: no job of batch " in line for line in told), told
+    assert " WARNING headrace.keeper: driver ended with TRANSIENT after " in log
+
+
+def test_a_kafka_that_was_killed_and_comes_back_costs_nothing(loaded: Loaded) -> None:
+    _progress(loaded, "before Kafka is killed")
+    before = len(loaded.stage.log)
+    _process(loaded.stage.settings, "kafka").kill()
+    time.sleep(5)
+    servers.up(loaded.stage.settings)
+    _progress(loaded, "after Kafka's return")
+    _require_exact(loaded)
+    _require_reason(loaded.stage.log[before:], system="Kafka")
+
+
+def test_a_cassandra_that_was_killed_and_comes_back_costs_nothing(loaded: Loaded) -> None:
+    _progress(loaded, "before Cassandra is killed")
+    before = len(loaded.stage.log)
+    _process(loaded.stage.settings, "cassandra").kill()
+    servers.up(loaded.stage.settings)
+    _progress(loaded, "after Cassandra's return")
+    _require_exact(loaded)
+    _require_reason(loaded.stage.log[before:], system="Cassandra")
+
+
+def test_a_cassandra_that_is_away_for_a_minute_is_waited_for_and_caught_up_with(loaded: Loaded) -> None:
+    _progress(loaded, "before Cassandra stops")
+    before = len(loaded.stage.log)
+    processes.stop(_process(loaded.stage.settings, "cassandra"), 60)
+    away_until = time.monotonic() + AWAY_SECONDS
+    sent = loaded.feeder.sent
+    loaded.stage.await_until(lambda: time.monotonic() > away_until, "the minute is over", DEADLINE_SECONDS)
+    assert loaded.feeder.sent > sent, "there was no load while Cassandra was away"
+    servers.up(loaded.stage.settings)
+    _progress(loaded, "after Cassandra's return")
+    _require_exact(loaded)
+    _require_reason(loaded.stage.log[before:], system="Cassandra")
