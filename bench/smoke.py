@@ -274,7 +274,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="2000000,8000000", help="events of the preloaded topics, comma separated")
     parser.add_argument("--rounds", type=int, default=2, help="how often everything is measured, interleaved")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["as_written", "ours"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--sinks", nargs="+", choices=["noop", "cassandra"], default=["noop", "cassandra"])
     parser.add_argument("--heap", default="1g", help="heap of the Spark JVM, the same for all variants")
     parser.add_argument("--cores", type=int, default=2, help="local[N]")
