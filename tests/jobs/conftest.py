@@ -20,20 +20,7 @@ from tests.jobs.events import MICRO, ads, quiet, sale, sales
 from tests.support.oracle import Oracle
 from tests.support.replay import Input, Job, Replayed, Step, replay
 
-QUIET = (
-    # PySpark 3.5 compares versions and closes the sockets of collected rows in its own ways: not about our code.
-    "ignore:distutils Version classes:DeprecationWarning",
-    "ignore:unclosed <socket.socket:ResourceWarning",
-)
 ROCKSDB = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let PySpark's own warnings pass, in this folder only."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            for rule in QUIET:
-                item.add_marker(pytest.mark.filterwarnings(rule))
 
 
 @dataclass(frozen=True)
