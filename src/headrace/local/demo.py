@@ -67,7 +67,7 @@ def _watch(
     results: dict[str, Rows] = {}
     first_row_after: float | None = None
     next_results = 0.0
-    with Live(console=console, refresh_per_second=2, transient=console.is_terminal) as live:
+    with Live(console=console, refresh_per_second=2, screen=console.is_terminal) as live:
         last_moment = None
         while last_moment is None or (time.monotonic() < last_moment and not _all_wrote(launcher, pipelines)):
             if last_moment is None and all(each.done() for each in running):
