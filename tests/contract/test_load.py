@@ -167,6 +167,14 @@ def _places(value: Any, key: str = "") -> list[str]:
     return found + [place for name, below in inner for place in _places(below, f"{key}.{name}")]
 
 
+def test_a_control_character_in_a_key_does_not_break_the_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text(yaml.safe_dump(changed({"sources.sales": {"\r": None}})))
+    with pytest.raises(HeadraceError, match=r"sources\.sales\.\\r: unknown key") as refused:
+        load_pipeline(path)
+    assert all(line.startswith(str(path)) for line in str(refused.value).splitlines())
+
+
 @given(data=st.data())
 def test_any_change_of_a_good_file_gives_a_pipeline_or_a_refusal(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

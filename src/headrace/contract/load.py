@@ -114,7 +114,12 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _refusal(path: Path, sentences: Iterable[str]) -> HeadraceError:
-    return HeadraceError("\n".join(f"{path}: {sentence.rstrip('.')}." for sentence in sentences))
+    return HeadraceError("\n".join(f"{path}: {_in_one_line(sentence).rstrip('.')}." for sentence in sentences))
+
+
+def _in_one_line(sentence: str) -> str:
+    """Return the sentence with control characters of the file's own keys and values shown as escapes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in sentence)
 
 
 def _clashes(pipelines: Iterable[Pipeline]) -> Iterable[str]:
