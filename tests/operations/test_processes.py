@@ -55,6 +55,8 @@ def test_a_recycled_pid_is_never_taken_for_ours(run_dir):
     os.kill(record.pid, 9)
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", MARK])
     try:
+        # exec has not put the command line in place yet for a moment, and none is taken for a killed process's
+        wait_for(lambda: psutil.Process(stranger.pid).cmdline())
         assert processes.living(processes.Record("thing", stranger.pid, record.created - 5, MARK)) is None
         created = psutil.Process(stranger.pid).create_time()
         assert processes.living(processes.Record("thing", stranger.pid, created, "another-mark")) is None
