@@ -78,7 +78,9 @@ def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink,
     query = pipeline.queries[QUERY]
     write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
     required = tuple(name for name, column in query.columns.items() if column.required)
-    whole = writer.Writer(begun, paths, write, GroupCommitter(kafka), writer.Gate(), writer.Counters(), required)
+    whole = writer.Writer(
+        begun, paths, write, GroupCommitter(SparkSession.active(), kafka), writer.Gate(), writer.Counters(), required
+    )
     return whole, paths.checkpoint
 
 

@@ -1,50 +1,64 @@
 """Show a query's progress as a Kafka consumer group, for Kafka's own tools only: it is never read back (ADR 0005).
 
 Spark keeps its offsets in the checkpoint and commits none, so Kafka's tools see no lag. The group has no members: its
-offsets are altered through the admin API (KIP-396).
+offsets are altered through the admin API (KIP-396), by the JVM's client. librdkafka's ended the whole driver when Kafka
+was killed under load (assertion in rdkafka_queue.h while an alter waited for its coordinator, 2.16.1).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from concurrent.futures import Future
+from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from py4j.protocol import Py4JError
+from pyspark.sql import SparkSession
 
 from headrace.contract.bindings import KafkaBinding
 from headrace.streaming.checkpoint import Offsets
+from headrace.streaming.session import kafka_options
 
 log = logging.getLogger(__name__)
+
+TIMEOUT_MS = 10_000
+CLOSE_MS = 5_000
 
 
 class GroupCommitter:
     """Commits offsets of several groups through one admin client, without ever holding up or failing a batch."""
 
-    def __init__(self, binding: KafkaBinding) -> None:
-        self._admin = AdminClient(binding.client_config() | {"log_level": 3})
+    def __init__(self, spark: SparkSession, binding: KafkaBinding) -> None:
+        self._jvm = spark._jvm
+        settings = {name.removeprefix("kafka."): value for name, value in kafka_options(binding).items()}
+        settings |= {"request.timeout.ms": str(TIMEOUT_MS), "default.api.timeout.ms": str(TIMEOUT_MS)}
+        self._admin = self._jvm.org.apache.kafka.clients.admin.AdminClient.create(self._map(settings))
+        self._sent: dict[str, Any] = {}  # group -> KafkaFuture of its newest commit
 
     def commit(self, group: str, offsets: Offsets) -> None:
-        """Send the offsets of a finished batch. A failure is logged: the next batch brings newer ones."""
-        partitions = [
-            TopicPartition(topic, partition, offset)
+        """Send the offsets of a finished batch. A failure is logged with the next: that one brings newer offsets."""
+        kafka = self._jvm.org.apache.kafka
+        partitions = {
+            kafka.common.TopicPartition(topic, partition): kafka.clients.consumer.OffsetAndMetadata(offset)
             for topic, parts in offsets.items()
             for partition, offset in parts.items()
-        ]
+        }
         if not partitions:
             return
         try:
-            futures = self._admin.alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, partitions)], request_timeout=10
-            )
-        except KafkaException as error:
+            before = self._sent.get(group)
+            if before is not None and before.isCompletedExceptionally():
+                log.warning("offsets of group %s were not committed: Kafka's tools saw an older position", group)
+            self._sent[group] = self._admin.alterConsumerGroupOffsets(group, self._map(partitions)).all()
+        except Py4JError as error:
             log.warning("offsets of group %s not committed: %s", group, error)
-            return
-        for future in futures.values():
-            future.add_done_callback(lambda done: _report(group, done))
 
+    def close(self) -> None:
+        """Give commits on their way a few seconds, then close the client."""
+        with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone has no client
+            self._admin.close(self._jvm.java.time.Duration.ofMillis(CLOSE_MS))
 
-def _report(group: str, done: Future[ConsumerGroupTopicPartitions]) -> None:
-    error = done.exception()
-    if error:
-        log.warning("offsets of group %s not committed: %s", group, error)
+    def _map(self, values: dict[Any, Any]) -> Any:  # noqa: ANN401 - a java.util.HashMap
+        made = self._jvm.java.util.HashMap()
+        for key, value in values.items():
+            made.put(key, value)
+        return made

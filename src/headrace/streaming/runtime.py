@@ -67,7 +67,8 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     spark = session.start(pipeline.name, conf, read_cassandra(options.bindings))
     jvm_lock = lock.hold_in_jvm(spark, options.lock_file, pipeline.name) if options.lock_file else None
     gate = writer.Gate()
-    driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, GroupCommitter(kafka), gate)
+    groups = GroupCommitter(spark, kafka)
+    driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, groups, gate)
     running: list[queries.Running] = []
     metrics = progress.Metrics(options.metrics_host, options.metrics_port)
     try:
@@ -87,6 +88,7 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         gate.closed.set()
         gate.ended.set()
         metrics.close()
+        groups.close()
         with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone cannot be stopped
             spark.stop()
         log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
