@@ -83,9 +83,9 @@ def test_a_default_user_that_came_back_is_shut_out_by_the_next_up(settings):
     command = "ALTER ROLE cassandra WITH PASSWORD = 'cassandra' AND SUPERUSER = true AND LOGIN = true"
     with admin_session(settings) as session:
         wait_until(lambda: _accepted(session, command))
-    wait_until(lambda: not _refused(settings, "cassandra", "cassandra"), 30)
+    wait_until(lambda: not refused(settings, "cassandra", "cassandra"), 30)
     platform.up(settings)
-    wait_until(lambda: _refused(settings, "cassandra", "cassandra"), 30)  # roles are cached for a second
+    wait_until(lambda: refused(settings, "cassandra", "cassandra"), 30)  # roles are cached for a second
 
 
 def _accepted(session, command):
@@ -95,14 +95,6 @@ def _accepted(session, command):
     except NoHostAvailable:
         return False
     return True
-
-
-def _refused(settings, username, password):
-    try:
-        with cassandra.login(settings, username, password):
-            return False
-    except NoHostAvailable:
-        return True
 
 
 def test_jmx_asks_for_a_password(settings):

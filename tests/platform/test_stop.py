@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import urllib.request
@@ -194,6 +195,15 @@ def test_the_metrics_endpoint_answers_with_every_query(running: Stage) -> None:
         } <= values.keys()
 
 
+def _family_of(leader: int) -> list[psutil.Process]:
+    """Return the living processes of a process group and their descendants, in whatever group those are."""
+    found = group_of(leader)
+    for member in list(found):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a Python worker that ended meanwhile
+            found += member.children(recursive=True)
+    return found
+
+
 def test_no_password_is_in_an_argument_an_environment_a_log_or_a_file_of_the_driver(running: Stage) -> None:
     _sell(running, "poison-free")
     running.await_quiet()
@@ -205,8 +215,7 @@ def test_no_password_is_in_an_argument_an_environment_a_log_or_a_file_of_the_dri
     assert len(secrets) == 4
     assert running.child is not None
     told: dict[str, str] = {}
-    members = group_of(running.child.pid)
-    for process in [*members, *(child for member in members for child in member.children(recursive=True))]:
+    for process in _family_of(running.child.pid):
         try:
             told[f"arguments of {process.pid}"] = " ".join(process.cmdline())
             told[f"environment of {process.pid}"] = json.dumps(process.environ())

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from cassandra.cluster import NoHostAvailable
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -59,6 +60,15 @@ def kill(settings, name):
 
 def states(settings):
     return {part.name: part.state for part in platform.status(settings)}
+
+
+def refused(settings, username, password):
+    """Whether Cassandra lets nobody in by this name and password."""
+    try:
+        with cassandra.login(settings, username, password):
+            return False
+    except NoHostAvailable:
+        return True
 
 
 def wait_until(condition, seconds=120):
