@@ -18,11 +18,11 @@ from types import ModuleType
 
 from pyspark.sql import DataFrame, SparkSession
 
-from headrace.contract import submit
+from headrace.contract import generation, submit
 from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import generation, session, source, writer
+from headrace.streaming import session, source, writer
 from headrace.streaming.groups import GroupCommitter
 
 PROJECT = Path(__file__).resolve().parent.parent

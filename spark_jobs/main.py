@@ -2,8 +2,8 @@
 
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
 HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
-HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_SPARK_CONF (JSON),
-HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
+HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_RELEASE (what was
+asked to run), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
 """
 
 import importlib.util
@@ -11,52 +11,80 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 from pyspark.errors import AnalysisException
 
-from headrace.contract import submit
+from headrace.contract import paths, storage, submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.streaming.reasons import reason_of
 from headrace.streaming.runtime import Options, run
 
 log = logging.getLogger("headrace")
 
 
 def main(name: str, lock: str | None = None) -> int:
-    """Run one pipeline's driver and return its exit code."""
+    """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    env = os.environ
     jobs = Path(__file__).resolve().parent
+    error = ""
     try:
-        pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
-        pipeline = load_pipeline(pipelines / f"{name}.yaml")
-        options = Options(
-            root=_required("HEADRACE_STORAGE_ROOT"),
-            bindings=binding_root(),
-            conf=_local_conf(pipeline) | json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
-            lock_file=Path(lock) if lock else None,
-            metrics_host=env.get("HEADRACE_METRICS_HOST", "127.0.0.1"),
-            metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
-            grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
-            new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
-            request=env.get("HEADRACE_REQUEST", ""),
-        )
-        return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
-    except HeadraceError as error:
+        code = _run(name, lock, jobs)
+    except HeadraceError as refusal:
+        log.error("%s", refusal)
+        code, error = refusal.exit_code, str(refusal)
+    except AnalysisException as refusal:
+        error = f"Spark refuses the plan of {name}: {str(refusal).splitlines()[0]}"
         log.error("%s", error)
-        return error.exit_code
-    except AnalysisException as error:
-        log.error("Spark refuses the plan of %s: %s", name, str(error).splitlines()[0])
-        return Exit.REFUSED
-    except Exception:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
+        code = Exit.REFUSED
+    except Exception as fault:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
         log.exception("the driver of %s broke off", name)
-        return Exit.TRANSIENT
+        code, error = Exit.TRANSIENT, reason_of(fault)
+    if code != Exit.LOCKED:  # the word is that of the driver that lives
+        _leave_word(name, code, error)
+    return code
+
+
+def _run(name: str, lock: str | None, jobs: Path) -> int:
+    env = os.environ
+    pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
+    pipeline = load_pipeline(pipelines / f"{name}.yaml")
+    options = Options(
+        root=_required("HEADRACE_STORAGE_ROOT"),
+        bindings=binding_root(),
+        conf=_local_conf(pipeline) | json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
+        lock_file=Path(lock) if lock else None,
+        metrics_host=env.get("HEADRACE_METRICS_HOST", "127.0.0.1"),
+        metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
+        grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
+        new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
+        request=env.get("HEADRACE_REQUEST", ""),
+    )
+    return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
+
+
+def _leave_word(name: str, code: int, error: str) -> None:
+    """Write how this driver ended, for the supervisor: the exit code of a process is lost with who started it."""
+    root = os.environ.get("HEADRACE_STORAGE_ROOT")
+    word = {
+        "exit": Exit(code).name if code in set(Exit) else str(code),
+        "error": error,
+        "at_ms": time.time_ns() // 1_000_000,
+        "request": os.environ.get("HEADRACE_REQUEST", ""),
+        "release": os.environ.get("HEADRACE_RELEASE", ""),
+    }
+    try:
+        if root:
+            storage.write_json(paths.outcome(root, name), word)
+    except OSError as fault:
+        log.warning("no word left of how this driver ended: %s", fault)
 
 
 def _local_conf(pipeline: Pipeline) -> dict[str, str]:

@@ -6,6 +6,7 @@ usage, 3 something that should run does not (`status`, `stream status`).
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 import time
@@ -26,8 +27,8 @@ from headrace.local import doctor as checks
 from headrace.local import platform
 from headrace.local.launcher import launcher, starting_launcher
 from headrace.local.settings import Settings
-from headrace.operations import drivers, streams, tables
-from headrace.operations.drivers import LocalLauncher
+from headrace.operations import control, drivers, streams, tables
+from headrace.operations.drivers_local import LocalLauncher
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
@@ -69,7 +70,7 @@ def down() -> None:
     with _progress() as report:
         for name in _running_drivers(settings):
             report(f"driver {name} stops", None)
-            drivers.stop(_launcher(settings), name)
+            _launcher(settings).stop(name)
         platform.down(settings, report)
     console.print("Everything is stopped.")
 
@@ -206,7 +207,7 @@ def stream_start(
     _check_new_generations(pipelines, names, new_generation or [])
     own = starting_launcher(settings, ProjectFolder.resolve())
     began = time.time_ns() // 1_000_000
-    started = {name: drivers.submit(own, name, new_generation or []) for name in pipelines}
+    started = {name: control.start(own, name, by=_who(), new_generations=new_generation or []) for name in pipelines}
     if wait:
         with _progress() as report:
             for name, (_, new) in started.items():
@@ -214,10 +215,10 @@ def stream_start(
                 if new:
                     drivers.await_first_heartbeat(own, name, began, settings.start_timeout_s)
     if as_json:
-        _print_json({name: {"pid": pid, "started": new} for name, (pid, new) in started.items()})
+        _print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
     else:
-        rows = [(name, pid, "started" if new else "adopted") for name, (pid, new) in started.items()]
-        console.print(tables.plain(("pipeline", "process", ""), rows))
+        rows = [(name, d.where, "started" if new else "adopted") for name, (d, new) in started.items()]
+        console.print(tables.plain(("pipeline", "driver", ""), rows))
 
 
 @stream.command("stop")
@@ -225,7 +226,7 @@ def stream_stop(names: Names = None, as_json: Json = False) -> None:
     """Stop drivers: running batches may finish, then the driver ends."""
     own = _launcher(Settings.load())
     words = {None: "did not run", True: "stopped", False: "killed after the grace time"}
-    stopped = {name: words[drivers.stop(own, name)] for name in _pipelines(names)}
+    stopped = {name: words[control.stop(own, name, by=_who())] for name in _pipelines(names)}
     if as_json:
         _print_json(stopped)
     else:
@@ -270,11 +271,16 @@ def _launcher(settings: Settings) -> LocalLauncher:
     return launcher(settings, ProjectFolder.resolve())
 
 
+def _who() -> str:
+    """Return who gives this command, as the wish records it."""
+    return f"{getpass.getuser()} (command line)"
+
+
 def _running_drivers(settings: Settings) -> list[str]:
     if not settings.run_dir.exists():
         return []
     own = _launcher(settings)
-    return [name for name in _pipelines() if drivers.find(own, name)]
+    return [name for name in _pipelines() if own.find(name)]
 
 
 def _check_new_generations(pipelines: Mapping[str, Pipeline], names: Names, queries: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from headrace.errors import HeadraceError
-from headrace.local import kafka, platform
+from headrace.local import cassandra, kafka, platform
 from headrace.operations import processes
 from tests.support.platform import local_settings
 from tests.support.servers import admin_session, is_of, kill, new_topic, pids, read_all, refused, states, wait_until

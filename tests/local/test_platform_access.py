@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.local import cassandra, jars, kafka, platform
 from headrace.local.java import find_java
-from tests.support.servers import admin_session, new_topic, pids, read_all, wait_until
+from tests.support.servers import admin_session, new_topic, pids, read_all, refused, wait_until
 
 pytestmark = pytest.mark.platform
 

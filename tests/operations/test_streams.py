@@ -13,7 +13,7 @@ from headrace.contract import paths, storage
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations import drivers, streams
-from headrace.operations.drivers import LocalLauncher
+from headrace.operations.drivers_local import LocalLauncher
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def pipeline(project: Path) -> Pipeline:
 @pytest.fixture
 def driver(launcher: LocalLauncher, pipeline: Pipeline) -> Iterator[int]:
     """A living driver process; ended with the test."""
-    pid, started = drivers.submit(launcher, pipeline.name)
+    driver, started = launcher.submit(pipeline.name)
     assert started
-    yield pid
-    drivers.stop(launcher, pipeline.name)
+    yield int(driver.identity.partition("@")[0])
+    launcher.stop(pipeline.name)
 
 
 def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = None) -> dict[str, object]:
@@ -98,7 +98,9 @@ def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
 
 
 def test_a_second_submit_adopts_the_driver_that_lives(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
-    assert drivers.submit(launcher, pipeline.name) == (driver, False)
+    found, started = launcher.submit(pipeline.name)
+    assert (found, started) == (launcher.find(pipeline.name)[0], False)
+    assert found.where == f"process {driver}"
 
 
 def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
@@ -109,13 +111,13 @@ def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pi
         f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"open({str(note)!r}, 'w').write(str(child.pid))\ntime.sleep(600)\n"
     )
-    drivers.submit(launcher, pipeline.name)
+    launcher.submit(pipeline.name)
     deadline = time.monotonic() + 60
     while not note.exists() or not note.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert drivers.stop(launcher, pipeline.name) is True
-    assert drivers.stop(launcher, pipeline.name) is None
+    assert launcher.stop(pipeline.name) is True
+    assert launcher.stop(pipeline.name) is None
     child = int(note.read_text())
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline

@@ -16,7 +16,6 @@ import pytest
 
 from headrace.contract.exits import Exit
 from headrace.local.settings import Settings
-from headrace.operations import drivers
 from tests.support import found, racer
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, jvm_of, make_stage
 from tests.support.expected import accepted
@@ -38,7 +37,7 @@ def stage(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    return drivers._environment(stage.launcher, stage.name, ())
+    return stage.launcher.driver_environment(stage.name)
 
 
 def _sales(stage: Stage, count: int) -> None:
@@ -90,7 +89,8 @@ def test_full_drivers_race_and_the_next_waits_for_a_jvm_that_outlived_its_python
     stage.await_quiet()
     psutil.wait_procs([jvm], DEADLINE_SECONDS)
     assert not jvm.is_running()
-    assert drivers.submit(stage.launcher, stage.name) == (second.pid, False), "submit starts a second one"
+    adopted, started = stage.launcher.submit(stage.name)
+    assert (adopted.where, started) == (f"process {second.pid}", False), "submit starts a second one"
     assert stage.stop() == 0
     messages = stage.read("pos_one")
     items, repeats = found.distinct(stage.read("pos_items_one"))

@@ -14,10 +14,9 @@ import psutil
 import pytest
 
 from headrace.contract import names
+from headrace.contract.checkpoint import newest_batch
 from headrace.contract.exits import Exit
 from headrace.local.settings import Settings
-from headrace.operations import drivers
-from headrace.streaming.checkpoint import newest_batch
 from tests.support import found
 from tests.support.drivers import Content, Stage, group_of, make_stage
 from tests.support.expected import accepted
@@ -79,7 +78,7 @@ def doomed(platform: Settings, project: Path, tmp_path: Path) -> Iterator[Stage]
 @pytest.fixture
 def running(stage: Stage) -> Iterator[Stage]:
     """The stage with a driver whose queries run and have nothing to do."""
-    if drivers.find(stage.launcher, stage.name) is None:
+    if not stage.launcher.find(stage.name):
         stage.start_and_wait()
         _sell(stage, "warm")
         stage.await_quiet()

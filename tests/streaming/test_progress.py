@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from headrace.streaming.checkpoint import BatchRange
-from headrace.streaming.ledger import make_record
+from headrace.contract.checkpoint import BatchRange
+from headrace.contract.ledger import make_record
 from headrace.streaming.progress import Metrics, QueryState, look, write_heartbeat
 from headrace.streaming.writer import Counters
 

@@ -20,8 +20,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import paths
-from headrace.streaming import groups, ledger, queries, sinks, writer
+from headrace.contract import ledger, paths
+from headrace.streaming import groups, queries, sinks, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
 ARCHIVE_SECONDS = 1  # instead of ten: the archive must meet a kill as often as the other queries

@@ -23,20 +23,20 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import names, submit
+from headrace.contract import generation, ledger, names, submit
 from headrace.contract.bindings import read_kafka
+from headrace.contract.checkpoint import newest_batch
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, processes
 from headrace.operations.clients import cassandra_session
+from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.operations.produce.summary import Summary
 from headrace.operations.provision import provision
-from headrace.streaming import generation, ledger
-from headrace.streaming.checkpoint import newest_batch
 
 Content = dict[str, Any]
 DEADLINE_SECONDS = 300.0
@@ -76,7 +76,7 @@ class Stage:
 
     settings: Settings
     pipeline: Pipeline
-    launcher: drivers.LocalLauncher
+    launcher: LocalLauncher
     child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -100,8 +100,9 @@ class Stage:
 
     def start(self, *new_generations: str) -> int:
         """Submit the driver; returns its process id (the keeper's, where one keeps it)."""
-        pid, started = drivers.submit(self.launcher, self.name, new_generations)
+        driver, started = self.launcher.submit(self.name, drivers.Order(new_generations))
         assert started, f"a driver of {self.name} lived already"
+        pid = int(driver.identity.partition("@")[0])
         (self.child,) = [child for child in processes._children if child.pid == pid]
         return pid
 
@@ -118,7 +119,7 @@ class Stage:
 
     def stop(self) -> int:
         """Stop the driver and return its exit code."""
-        assert drivers.stop(self.launcher, self.name) is not None, self.log[-3000:]
+        assert self.launcher.stop(self.name) is not None, self.log[-3000:]
         return self.await_end()
 
     def kill(self) -> None:
@@ -133,7 +134,7 @@ class Stage:
 
     def heartbeat(self) -> Content:
         """Return the newest heartbeat."""
-        beat = drivers.heartbeat(self.launcher, self.name)
+        beat = drivers.heartbeat(self.root, self.name)
         assert beat is not None
         return beat
 

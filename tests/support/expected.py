@@ -14,8 +14,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from headrace.contract import ledger
 from headrace.contract.model import Source
-from headrace.streaming import ledger
 from tests.streaming import decode_data
 from tests.support.drivers import Message
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from pyiceberg.table import StaticTable
 
-from headrace.contract import names, paths
+from headrace.contract import ledger, names, paths
 from headrace.contract.model import Query
-from headrace.streaming import ledger
 from tests.support.drivers import Message, Stage, group_offsets, sources_of
 from tests.support.expected import micros, require_whole_ledger
 

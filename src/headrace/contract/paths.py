@@ -1,6 +1,7 @@
 """Where a pipeline's files are, below one storage root (a local folder or any URI that fsspec and Hadoop both know).
 
-    <root>/checkpoints/<pipeline>/driver.lock, heartbeat.json
+    <root>/checkpoints/<pipeline>/heartbeat.json, outcome.json      written by the driver
+    <root>/checkpoints/<pipeline>/intent.json, supervision.json     written by operators, by the supervisor
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
@@ -54,6 +55,21 @@ def query_files(root: str, pipeline: str, query: str) -> str:
 def heartbeat(root: str, pipeline: str) -> str:
     """Return the file that a driver rewrites every few seconds, also when idle."""
     return f"{pipeline_folder(root, pipeline)}/heartbeat.json"
+
+
+def outcome(root: str, pipeline: str) -> str:
+    """Return the file in which a driver says how it ended; one that was killed says nothing."""
+    return f"{pipeline_folder(root, pipeline)}/outcome.json"
+
+
+def intent(root: str, pipeline: str) -> str:
+    """Return the file with what an operator wants of the pipeline."""
+    return f"{pipeline_folder(root, pipeline)}/intent.json"
+
+
+def supervision(root: str, pipeline: str) -> str:
+    """Return the file with what the supervisor remembers of the pipeline."""
+    return f"{pipeline_folder(root, pipeline)}/supervision.json"
 
 
 def lake(root: str) -> str:

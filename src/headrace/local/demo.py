@@ -16,8 +16,8 @@ from headrace.contract.model import Pipeline
 from headrace.local import jars, kafka
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
-from headrace.operations import drivers, streams, tables
-from headrace.operations.drivers import LocalLauncher
+from headrace.operations import control, drivers, streams, tables
+from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.mix import make_mix
 from headrace.operations.produce.run import produce_generated
@@ -96,7 +96,7 @@ def _start_in_turn(launcher: LocalLauncher, names: list[str]) -> None:
     """Start the drivers, each when the one before has written: four JVMs at once on two cores are all late."""
     for name in names:
         since = time.time_ns() // 1_000_000
-        if drivers.submit(launcher, name)[1]:
+        if control.start(launcher, name, by="the demo")[1]:
             drivers.await_first_heartbeat(launcher, name, since, timeout_seconds=180)
             deadline = time.monotonic() + HEAD_START_SECONDS
             while time.monotonic() < deadline and not _wrote(launcher, name):
@@ -105,7 +105,7 @@ def _start_in_turn(launcher: LocalLauncher, names: list[str]) -> None:
 
 def _wrote(launcher: LocalLauncher, name: str) -> bool:
     """Return whether a query of the pipeline has a batch in its sinks."""
-    beat = drivers.heartbeat(launcher, name)
+    beat = drivers.heartbeat(launcher.root, name)
     return beat is not None and any(entry["batch"] is not None for entry in beat["queries"])
 
 

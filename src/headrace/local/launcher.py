@@ -10,7 +10,7 @@ from headrace.contract import submit
 from headrace.local import jars
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
-from headrace.operations.drivers import LocalLauncher
+from headrace.operations.drivers_local import LocalLauncher
 
 
 def launcher(settings: Settings, project: Path) -> LocalLauncher:

@@ -108,7 +108,7 @@ def tail(path: Path, lines: int = 15) -> str:
     """Return the last lines of a log file, or an empty string."""
     try:
         with path.open("rb") as handle:
-            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 16_384))
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 65_536))
             return "\n".join(handle.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.operations import drivers
-from headrace.operations.drivers import LocalLauncher
+from headrace.operations.drivers import Launcher
 
 DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN"]
 SILENT_AFTER_SECONDS = 20
@@ -40,30 +40,30 @@ class QueryRow:
         return asdict(self)
 
 
-def rows(launcher: LocalLauncher, pipelines: Iterable[Pipeline]) -> list[QueryRow]:
+def rows(launcher: Launcher, pipelines: Iterable[Pipeline]) -> list[QueryRow]:
     """Return one row for each query of the pipelines, whether it runs or not."""
     return [row for pipeline in pipelines for row in _pipeline_rows(launcher, pipeline)]
 
 
-def driver_state(launcher: LocalLauncher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:
+def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:
     """Return what a pipeline's driver does, and in words why it is thought so."""
-    process = drivers.find(launcher, pipeline)
+    living = launcher.find(pipeline)
     age = time.time() - beat["at_ms"] / 1000 if beat else None
-    if process is None:
+    if not living:
         if beat is None:
             return "NEVER RAN", ""
         if beat["exit"]:
             return ("STOPPED" if beat["exit"] in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {beat['exit']}"
         return "DEAD", f"no process; last heartbeat {age:.0f} s ago"
-    if beat is None or age is None or beat["at_ms"] / 1000 < process.create_time() or beat["exit"]:
-        return "STARTING", f"process {process.pid}"
+    if beat is None or age is None or beat["at_ms"] / 1000 < living[0].started or beat["exit"]:
+        return "STARTING", living[0].where
     if age > SILENT_AFTER_SECONDS:
-        return "SILENT", f"process {process.pid} lives, but its last heartbeat is {age:.0f} s old"
-    return "RUNNING", f"process {process.pid}, Spark UI {beat.get('ui')}, metrics port {beat.get('metrics_port')}"
+        return "SILENT", f"{living[0].where} lives, but its last heartbeat is {age:.0f} s old"
+    return "RUNNING", f"{living[0].where}, Spark UI {beat.get('ui')}, metrics port {beat.get('metrics_port')}"
 
 
-def _pipeline_rows(launcher: LocalLauncher, pipeline: Pipeline) -> list[QueryRow]:
-    beat = drivers.heartbeat(launcher, pipeline.name)
+def _pipeline_rows(launcher: Launcher, pipeline: Pipeline) -> list[QueryRow]:
+    beat = drivers.heartbeat(launcher.root, pipeline.name)
     state, detail = driver_state(launcher, pipeline.name, beat)
     known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
     return [_row(pipeline.name, name, state, detail, known) for name in names.query_names(pipeline)]

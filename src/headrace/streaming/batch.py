@@ -20,8 +20,8 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from headrace.contract.ledger import Record
 from headrace.contract.model import Window
-from headrace.streaming.ledger import Record
 
 _MICROSECOND = timedelta(microseconds=1)
 _TAKEN = "batch bigint, late_watermark_ms bigint"

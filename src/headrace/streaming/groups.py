@@ -15,7 +15,7 @@ from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from headrace.contract.bindings import KafkaBinding
-from headrace.streaming.checkpoint import Offsets
+from headrace.contract.checkpoint import Offsets
 from headrace.streaming.session import kafka_options
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import fingerprint, names
+from headrace.contract import fingerprint, generation, names
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline, Query, format_duration
 from headrace.errors import HeadraceError
-from headrace.streaming import generation, plan, source, writer
+from headrace.streaming import plan, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 

@@ -23,10 +23,10 @@ from pyspark.sql import SparkSession
 
 from headrace.contract import paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.contract.checkpoint import newest_batch
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
 from headrace.streaming import lock, progress, queries, reasons, session, stuck, writer
-from headrace.streaming.checkpoint import newest_batch
 from headrace.streaming.groups import GroupCommitter
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,12 @@ def _beat(
         progress.look(each.query, each.name, each.generation.number, each.trigger_ms, each.counters) for each in running
     ]
     metrics.states = states
-    extra = {"metrics_port": metrics.port, "ui": ui, "exit": outcome.name if outcome is not None else None}
+    extra = {
+        "metrics_port": metrics.port,
+        "ui": ui,
+        "exit": outcome.name if outcome is not None else None,
+        "request": options.request,
+    }
     try:
         progress.write_heartbeat(paths.heartbeat(options.root, pipeline.name), pipeline.name, states, extra)
     except OSError as error:  # a full disk must not end a stream that could go on; the old heartbeat tells by its age

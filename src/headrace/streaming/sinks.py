@@ -13,8 +13,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract import names, submit
+from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
-from headrace.streaming.generation import Generation
 
 WRITETIME = "headrace_writetime"
 HEADER_ID = "headrace.id"

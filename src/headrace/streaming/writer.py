@@ -20,13 +20,13 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from headrace.contract import names
+from headrace.contract import ledger, names
+from headrace.contract.checkpoint import read_batch_range
+from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import ledger, sinks
-from headrace.streaming.checkpoint import read_batch_range
-from headrace.streaming.generation import Generation
+from headrace.streaming import sinks
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.reasons import writing
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contract.checkpoint import Offsets, initial_offsets, newest_batch, read_batch_range
 from headrace.errors import HeadraceError
-from headrace.streaming.checkpoint import Offsets, initial_offsets, newest_batch, read_batch_range
 
 
 def offsets(folder: Path, batch: int, watermark: int, *sources: Offsets | None) -> None:

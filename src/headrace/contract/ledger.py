@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from headrace.contract import storage
-from headrace.streaming.checkpoint import BatchRange
+from headrace.contract.checkpoint import BatchRange
 
 
 class Record(TypedDict):

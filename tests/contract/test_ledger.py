@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contract import ledger
+from headrace.contract.checkpoint import BatchRange
 from headrace.errors import HeadraceError
-from headrace.streaming import ledger
-from headrace.streaming.checkpoint import BatchRange
 
 
 def record(batch: int, rows_out: int = 3) -> ledger.Record:

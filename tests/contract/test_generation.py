@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from headrace.contract.exits import Exit
+from headrace.contract.generation import begin, current, resume_or_begin
 from headrace.errors import HeadraceError
-from headrace.streaming.generation import begin, current, resume_or_begin
 
 PLAN = {"aggregate": {"keys": ["product_id"]}, "plan": ["Aggregate [product_id]"]}
 

@@ -1,0 +1,58 @@
+"""What an operator does to a stream: start, stop, pause, resume, restart. The CLI and the DAGs both call these.
+
+The wish is written before anything is done, so that the supervisor never works against an operator: a driver that it
+started in the same moment is stopped again by its next pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.errors import HeadraceError
+from headrace.operations import intent
+from headrace.operations.drivers import Driver, Launcher, Order
+
+
+def start(
+    launcher: Launcher,
+    pipeline: str,
+    *,
+    by: str,
+    reason: str = "start",
+    new_generations: Sequence[str] = (),
+    release: str | None = None,
+) -> tuple[Driver, bool]:
+    """Want the pipeline to run and start its driver, or adopt the one that lives. Returns it and whether it is new."""
+    wish = intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release)
+    return launcher.submit(pipeline, Order(tuple(new_generations), wish.release))
+
+
+def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str = "stop") -> bool | None:
+    """Want the pipeline stopped and stop its driver. None: none ran; False: it had to be killed."""
+    intent.write(launcher.root, pipeline, "STOPPED", by, reason)
+    return launcher.stop(pipeline)
+
+
+def pause(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> bool | None:
+    """Stop the pipeline's driver until `resume`; the reason is shown wherever its state is. Returns as `stop`."""
+    if not reason.strip():
+        raise HeadraceError(f"A pause of {pipeline} needs a reason: whoever finds it paused must know why.")
+    intent.write(launcher.root, pipeline, "PAUSED", by, reason)
+    return launcher.stop(pipeline)
+
+
+def resume(launcher: Launcher, pipeline: str, *, by: str) -> tuple[Driver, bool]:
+    """Start a paused pipeline again. Raises HeadraceError if it is not paused."""
+    wish = intent.read(launcher.root, pipeline)
+    if wish.want != "PAUSED":
+        raise HeadraceError(f"{pipeline} is not paused but wanted {wish.want}: use start or restart.")
+    return start(launcher, pipeline, by=by, reason=f"resumed after: {wish.reason}")
+
+
+def restart(
+    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = ()
+) -> tuple[Driver, bool]:
+    """Stop the driver and start a new one; also gives the restart budget back (the way out of CRASH_LOOP)."""
+    intent.write(launcher.root, pipeline, "RUNNING", by, reason)
+    launcher.stop(pipeline)
+    return start(launcher, pipeline, by=by, reason=reason, new_generations=new_generations)

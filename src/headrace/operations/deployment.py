@@ -1,0 +1,90 @@
+"""Where a deployment is: the one file that tells Airflow's tasks what the command line knows from its settings.
+
+`headrace up` writes it locally, the Airflow chart mounts it; HEADRACE_DEPLOYMENT names it. It has no secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.contract.bindings import write_private
+from headrace.contract.load import load_pipelines
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.drivers import Launcher
+from headrace.operations.drivers_local import LocalLauncher
+
+VARIABLE = "HEADRACE_DEPLOYMENT"
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalDrivers(Strict):
+    """The fields of a LocalLauncher that are not the deployment's own."""
+
+    kind: Literal["local"] = "local"
+    run_dir: Path
+    log_dir: Path
+    tmp_dir: Path
+    driver_bindings: Path = Field(description="folder with one binding root a pipeline")
+    environment: dict[str, str]
+    conf: dict[str, str] = {}
+    grace_seconds: float = 30
+    ui_port: int = 4040
+
+
+class Deployment(Strict):
+    """One deployment: the project's files, the storage root, the admin's bindings, and what starts drivers."""
+
+    project: Path = Field(description="folder with pipelines/ and spark_jobs/")
+    root: str = Field(description="storage root: a folder or any URI that fsspec and Hadoop both know")
+    bindings: Path = Field(description="binding root of the admin")
+    drivers: LocalDrivers
+
+    def launcher(self) -> Launcher:
+        """Return what starts and ends this deployment's drivers."""
+        own = self.drivers
+        return LocalLauncher(
+            project=self.project,
+            root=self.root,
+            run_dir=own.run_dir,
+            log_dir=own.log_dir,
+            tmp_dir=own.tmp_dir,
+            bindings=own.driver_bindings,
+            environment=own.environment,
+            conf=own.conf,
+            grace_seconds=own.grace_seconds,
+            ui_port=own.ui_port,
+            keep=False,
+        )
+
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """Return the pipelines of the project by name. Raises HeadraceError on a file that does not load."""
+        return load_pipelines(self.project / "pipelines")
+
+    def write(self, path: Path) -> None:
+        """Write the file that `load` reads."""
+        write_private(path, self.model_dump_json(indent=1) + "\n")
+
+
+def load(path: Path | None = None) -> Deployment:
+    """Return the deployment of a file, or of the one that HEADRACE_DEPLOYMENT names. Raises HeadraceError."""
+    named = path or Path(os.environ.get(VARIABLE, ""))
+    if named == Path():
+        raise HeadraceError(f"{VARIABLE} is not set: it names the deployment's file, which `headrace up` writes.")
+    try:
+        return Deployment.model_validate(json.loads(named.read_text()))
+    except FileNotFoundError as error:
+        raise HeadraceError(f"{named} is missing: `headrace up` writes it, or the Airflow chart mounts it.") from error
+    except (ValueError, ValidationError) as error:
+        raise HeadraceError(f"{named} is no deployment file ({error}): write it anew with `headrace up`.") from error

@@ -1,0 +1,148 @@
+"""Drivers on one machine.
+
+A driver is a process group of its own that outlives whoever started it. Its fence is the lock that it holds itself
+(`streaming.lock`): whatever this module believes, a second driver leaves before it writes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from headrace.operations import processes
+from headrace.operations.drivers import PLAIN, Driver, Order
+
+
+@dataclass(frozen=True)
+class LocalLauncher:
+    """Where local drivers live and what they get. `bindings` has one binding root a pipeline."""
+
+    project: Path
+    root: str
+    run_dir: Path
+    log_dir: Path
+    tmp_dir: Path
+    bindings: Path
+    environment: Mapping[str, str]
+    conf: Mapping[str, str] = field(default_factory=dict)
+    main: Path | None = None
+    grace_seconds: float = 30
+    ui_port: int = 4040  # first port tried for a driver's Spark UI
+    keep: bool = True  # restart the driver after a transient end (`keeper`); off where a supervisor does that
+
+    def name(self, pipeline: str) -> str:
+        """Return the name of a driver's record and log."""
+        return f"driver-{pipeline}"
+
+    def lock_file(self, pipeline: str) -> Path:
+        """Return the lock that the driver holds for its life; as an argument it also marks the driver's process."""
+        return self.run_dir / f"{self.name(pipeline)}.lock"
+
+    def log_file(self, pipeline: str) -> Path:
+        """Return the driver's log."""
+        return self.log_dir / f"{self.name(pipeline)}.log"
+
+    def find(self, pipeline: str) -> list[Driver]:
+        """Return the pipeline's living driver; two cannot live here, the lock sees to that."""
+        process = self._process(pipeline)
+        return [self._driver(pipeline, process)] if process else []
+
+    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+        """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
+        with self._submitting(pipeline):
+            living = self.find(pipeline)
+            if living:
+                return living[0], False
+            self._sweep(pipeline)
+            project = Path(order.release) if order.release else self.project
+            main = self.main or project / "spark_jobs" / "main.py"
+            keeper = ["-m", "headrace.operations.keeper"] if self.keep else []
+            record = processes.spawn(
+                self.name(pipeline),
+                self.run_dir,
+                [sys.executable, *keeper, str(main), pipeline, str(self.lock_file(pipeline))],
+                str(self.lock_file(pipeline)),
+                self.driver_environment(pipeline, order),
+                self.log_file(pipeline),
+            )
+            return Driver(pipeline, f"{record.pid}@{record.created:.2f}", record.created, f"process {record.pid}"), True
+
+    def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
+        """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the whole group, JVM and workers.
+
+        Returns None if none ran, else whether SIGTERM was enough.
+        """
+        process = self._process(pipeline)
+        if process is None:
+            return None
+        grace = self.grace_seconds if grace_seconds is None else grace_seconds
+        try:
+            group = os.getpgid(process.pid)
+        except ProcessLookupError:
+            return None
+        if grace == 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        gentle = processes.stop(process, grace + 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        return gentle and grace > 0
+
+    def log_tail(self, pipeline: str, lines: int = 50) -> str:
+        """Return the end of the driver's log, or an empty string."""
+        return processes.tail(self.log_file(pipeline), lines)
+
+    def driver_environment(self, pipeline: str, order: Order = PLAIN) -> dict[str, str]:
+        """Return the environment of a driver; it has no secret, only where the bindings are."""
+        scratch = self.tmp_dir / self.name(pipeline)
+        project = Path(order.release) if order.release else self.project
+        return dict(self.environment) | {
+            "PYSPARK_PYTHON": sys.executable,  # Spark's Python workers: else whatever `python3` is on the PATH
+            "HEADRACE_STORAGE_ROOT": self.root,
+            "SERVICE_BINDING_ROOT": str(self.bindings / pipeline),
+            "HEADRACE_PIPELINES": str(project / "pipelines"),
+            "HEADRACE_NEW_GENERATIONS": " ".join(order.new_generations),
+            "HEADRACE_REQUEST": order.request or uuid.uuid4().hex,
+            "HEADRACE_RELEASE": order.release,
+            "HEADRACE_GRACE_SECONDS": str(self.grace_seconds),
+            "HEADRACE_SPARK_UI_PORT": str(self.ui_port),
+            "HEADRACE_SPARK_CONF": json.dumps(dict(self.conf)),
+            "SPARK_LOCAL_DIRS": str(scratch),
+            "TMPDIR": str(scratch),
+        }
+
+    def _process(self, pipeline: str) -> psutil.Process | None:
+        return processes.find(self.name(pipeline), self.run_dir, str(self.lock_file(pipeline)))
+
+    def _driver(self, pipeline: str, process: psutil.Process) -> Driver:
+        created = process.create_time()
+        release = ""
+        with contextlib.suppress(psutil.Error):
+            release = process.environ().get("HEADRACE_RELEASE", "")
+        return Driver(pipeline, f"{process.pid}@{created:.2f}", created, f"process {process.pid}", release=release)
+
+    def _sweep(self, pipeline: str) -> None:
+        """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""
+        scratch = self.tmp_dir / self.name(pipeline)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True, mode=0o700)
+
+    @contextmanager
+    def _submitting(self, pipeline: str) -> Iterator[None]:
+        """Hold off other submits of this pipeline."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with (self.run_dir / f"submit-{pipeline}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
