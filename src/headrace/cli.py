@@ -6,8 +6,6 @@ usage, 3 something that should run does not (`status`, `stream status`).
 
 from __future__ import annotations
 
-import getpass
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,31 +14,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from headrace.cli_common import (
+    NOT_RUNNING,
+    Json,
+    Names,
+    console,
+    errors,
+    launcher,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    starting_launcher,
+)
+from headrace.cli_stream import stream
 from headrace.contract.bindings import read_kafka
-from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local import doctor as checks
 from headrace.local import platform
-from headrace.local.launcher import launcher, starting_launcher
 from headrace.local.settings import Settings
-from headrace.operations import control, drivers, streams, tables
-from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations import tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
-stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
 app.add_typer(stream, name="stream")
-
-console = Console()
-errors = Console(stderr=True)
-NOT_RUNNING = 3
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all pipelines.")]
-ProjectFolder = Path()
 
 
 def main() -> None:
@@ -58,7 +56,7 @@ def main() -> None:
 def up(as_json: Json = False) -> None:
     """Start Kafka and Cassandra, or adopt what runs; mend what crashed."""
     settings = Settings.load()
-    with _progress() as report:
+    with progress_bars() as report:
         parts = platform.up(settings, report)
     _show_parts(parts, as_json)
 
@@ -67,10 +65,10 @@ def up(as_json: Json = False) -> None:
 def down() -> None:
     """Stop all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
     settings = Settings.load()
-    with _progress() as report:
+    with progress_bars() as report:
         for name in _running_drivers(settings):
             report(f"driver {name} stops", None)
-            _launcher(settings).stop(name)
+            launcher(settings).stop(name)
         platform.down(settings, report)
     console.print("Everything is stopped.")
 
@@ -92,7 +90,7 @@ def logs(
 ) -> None:
     """Print the log of a server or of a pipeline's driver."""
     settings = Settings.load()
-    path = settings.log_dir / f"driver-{name}.log" if name in _pipelines() else platform.logs(settings, name)
+    path = settings.log_dir / f"driver-{name}.log" if name in pipelines_of() else platform.logs(settings, name)
     if not path.exists():
         raise HeadraceError(f"{name} has no log yet: start it with `headrace up` or `headrace stream start`.")
     with path.open(errors="replace") as handle:
@@ -125,7 +123,7 @@ def doctor(as_json: Json = False) -> None:
     """Check this machine and this installation; changes nothing. Exit code 1 if something would keep `up` from starting."""
     found = checks.run(Settings.load())
     if as_json:
-        _print_json([vars(check) for check in found])
+        print_json([vars(check) for check in found])
     else:
         rows = [("[green]ok[/]" if c.ok else "[red]no[/]", c.name, c.detail, "" if c.ok else c.remedy) for c in found]
         console.print(tables.plain(("", "check", "found", "remedy"), rows))
@@ -139,9 +137,9 @@ def provision(names: Names = None, as_json: Json = False) -> None:
     from headrace.operations.provision import provision as carry_out
 
     settings = Settings.load()
-    changes = carry_out(list(_pipelines(names).values()), settings.bindings(), settings.home / "bindings")
+    changes = carry_out(list(pipelines_of(names).values()), settings.bindings(), settings.home / "bindings")
     if as_json:
-        _print_json([change.to_json_dict() for change in changes])
+        print_json([change.to_json_dict() for change in changes])
     elif changes:
         console.print(tables.plain(("pipeline", "made", "name"), [(c.pipeline, c.kind, c.name) for c in changes]))
     else:
@@ -171,7 +169,7 @@ def produce(
     from headrace.operations.produce import mix as mixes
     from headrace.operations.produce import run
 
-    settings, pipelines = Settings.load(), _pipelines()
+    settings, pipelines = Settings.load(), pipelines_of()
     kafka = read_kafka(settings.bindings())
     with _bar("events acknowledged") as report:
         if file is not None:
@@ -185,64 +183,11 @@ def produce(
                 _load_users(settings, pipelines, mix)
             summary = run.produce_generated(kafka, pipelines, mix, rate, report)
     if as_json:
-        _print_json(summary.to_json_dict())
+        print_json(summary.to_json_dict())
     else:
         console.print(tables.produced(summary))
     if summary.interrupted:
         raise typer.Exit(130)
-
-
-@stream.command("start")
-def stream_start(
-    names: Names = None,
-    new_generation: Annotated[
-        list[str] | None, typer.Option(metavar="QUERY", help="Begin a new generation of this query.")
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="Wait until the queries run.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Start drivers, or adopt those that run."""
-    settings = Settings.load()
-    pipelines = _pipelines(names)
-    _check_new_generations(pipelines, names, new_generation or [])
-    own = starting_launcher(settings, ProjectFolder.resolve())
-    began = time.time_ns() // 1_000_000
-    started = {name: control.start(own, name, by=_who(), new_generations=new_generation or []) for name in pipelines}
-    if wait:
-        with _progress() as report:
-            for name, (_, new) in started.items():
-                report(f"driver {name} starts", None)
-                if new:
-                    drivers.await_first_heartbeat(own, name, began, settings.start_timeout_s)
-    if as_json:
-        _print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
-    else:
-        rows = [(name, d.where, "started" if new else "adopted") for name, (d, new) in started.items()]
-        console.print(tables.plain(("pipeline", "driver", ""), rows))
-
-
-@stream.command("stop")
-def stream_stop(names: Names = None, as_json: Json = False) -> None:
-    """Stop drivers: running batches may finish, then the driver ends."""
-    own = _launcher(Settings.load())
-    words = {None: "did not run", True: "stopped", False: "killed after the grace time"}
-    stopped = {name: words[control.stop(own, name, by=_who())] for name in _pipelines(names)}
-    if as_json:
-        _print_json(stopped)
-    else:
-        console.print(tables.plain(("pipeline", ""), stopped.items()))
-
-
-@stream.command("status")
-def stream_status(names: Names = None, as_json: Json = False) -> None:
-    """Show every query: rows, lag, batch age, watermark. Exit code 3 if a driver does not run."""
-    rows = streams.rows(_launcher(Settings.load()), _pipelines(names).values())
-    if as_json:
-        _print_json([row.to_json_dict() for row in rows])
-    else:
-        console.print(tables.queries(rows, width=console.width))
-    if any(row.driver not in {"RUNNING", "STARTING"} for row in rows):
-        raise typer.Exit(NOT_RUNNING)
 
 
 @app.command()
@@ -254,42 +199,16 @@ def demo(
     from headrace.local.demo import run
 
     settings = Settings.load()
-    with _progress() as report:
+    with progress_bars() as report:
         platform.up(settings, report)
-    run(settings, starting_launcher(settings, ProjectFolder.resolve()), _pipelines(), seconds, rate, console)
-
-
-def _pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
-    found = load_pipelines(ProjectFolder / "pipelines")
-    unknown = [name for name in names or [] if name not in found]
-    if unknown:
-        raise HeadraceError(f"There is no pipeline {unknown[0]!r}: there is {', '.join(found)}.")
-    return {name: found[name] for name in names} if names else found
-
-
-def _launcher(settings: Settings) -> LocalLauncher:
-    return launcher(settings, ProjectFolder.resolve())
-
-
-def _who() -> str:
-    """Return who gives this command, as the wish records it."""
-    return f"{getpass.getuser()} (command line)"
+    run(settings, starting_launcher(settings), pipelines_of(), seconds, rate, console)
 
 
 def _running_drivers(settings: Settings) -> list[str]:
     if not settings.run_dir.exists():
         return []
-    own = _launcher(settings)
-    return [name for name in _pipelines() if own.find(name)]
-
-
-def _check_new_generations(pipelines: Mapping[str, Pipeline], names: Names, queries: Sequence[str]) -> None:
-    if queries and (names is None or len(names) != 1):
-        raise HeadraceError("--new-generation goes with exactly one pipeline.")
-    for query in queries:
-        known = list(next(iter(pipelines.values())).queries)
-        if query not in known:
-            raise HeadraceError(f"There is no query {query!r} to begin anew: there is {', '.join(known)}.")
+    own = launcher(settings)
+    return [name for name in pipelines_of() if own.find(name)]
 
 
 def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401
@@ -308,7 +227,7 @@ def _fields(texts: Sequence[str]) -> dict[str, Any]:
 
 def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
     if as_json:
-        _print_json([vars(part) for part in parts])
+        print_json([vars(part) for part in parts])
         return
     rows = [
         (
@@ -323,26 +242,6 @@ def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
         for p in parts
     ]
     console.print(tables.plain(("part", "state", "port", "process", "memory", "up for", ""), rows))
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Show stages as bars on stderr; a stage without a fraction spins."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, fraction: float | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=None)
-            if fraction is not None:
-                progress.update(tasks[stage], total=1.0, completed=fraction)
-
-        yield report
 
 
 @contextmanager

@@ -18,8 +18,15 @@ from headrace.contract.names import (
 )
 
 # Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
-# The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes go to them.
-JAVA_OPTIONS = "-XX:+UseParallelGC -XX:+ExitOnOutOfMemoryError -XX:CompileThresholdScaling=5 -Duser.timezone=UTC -Duser.language=en"
+# The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
+_JAVA_OPTIONS = (
+    "-XX:+UseParallelGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:CompileThresholdScaling=5",
+    "-Duser.timezone=UTC",
+    "-Duser.language=en",
+)
+JAVA_OPTIONS = " ".join(_JAVA_OPTIONS)
 
 _SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
 _SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"]*"|\S+)"""  # noqa: S105
