@@ -1,0 +1,183 @@
+"""Start, stop, pause, resume and restart streams. Each run is a wish, recorded beside the checkpoints, and its deed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from headrace.operations import seat
+
+PIPELINES = seat.pipeline_names(__file__)
+TAGS = ("speed", "spark", "writes")
+
+
+@task
+def chosen(params: dict[str, Any] | None = None) -> list[str]:
+    """Return the pipelines of the form."""
+    return seat.chosen((params or {})["pipelines"])
+
+
+@task(map_index_template="{{ pipeline }}")
+def start(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+    """Start or adopt the driver and wait until its queries run."""
+    from headrace.operations import deployment, duties
+
+    form = params or {}
+    launcher = deployment.load().launcher()
+    return duties.start(
+        launcher,
+        pipeline,
+        by=seat.who(dag_run),
+        reason=form["reason"],
+        new_generations=form.get("new_generations", ()),
+    )
+
+
+@task(map_index_template="{{ pipeline }}")
+def stop(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+    """Stop the driver; a running batch may finish."""
+    from headrace.operations import deployment, duties
+
+    launcher = deployment.load().launcher()
+    return duties.stop(launcher, pipeline, by=seat.who(dag_run), reason=(params or {})["reason"])
+
+
+@task(map_index_template="{{ pipeline }}")
+def pause(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+    """Stop the driver until it is resumed; the reason is shown."""
+    from headrace.operations import deployment, duties
+
+    launcher = deployment.load().launcher()
+    return duties.pause(launcher, pipeline, by=seat.who(dag_run), reason=(params or {})["reason"])
+
+
+@task(map_index_template="{{ pipeline }}")
+def resume(pipeline: str, dag_run: object = None) -> dict[str, Any]:
+    """Start a paused pipeline again and wait until its queries run."""
+    from headrace.operations import deployment, duties
+
+    return duties.resume(deployment.load().launcher(), pipeline, by=seat.who(dag_run))
+
+
+@task(map_index_template="{{ pipeline }}")
+def restart(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+    """Stop the driver, start a new one and wait until its queries run; the restart budget is given back."""
+    from headrace.operations import deployment, duties
+
+    form = params or {}
+    launcher = deployment.load().launcher()
+    return duties.restart(
+        launcher,
+        pipeline,
+        by=seat.who(dag_run),
+        reason=form["reason"],
+        new_generations=form.get("new_generations", ()),
+    )
+
+
+NEW_GENERATIONS = Param(
+    [],
+    type="array",
+    items={"type": "string"},
+    title="New generations",
+    description="Queries that begin a new generation: state and offsets anew, the old one is kept. One pipeline only.",
+)
+WHAT_RUNS = "`pipelines/<name>.yaml`, `spark_jobs/<name>.py`, the checkpoints."
+
+with DAG(
+    "stream_start",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Start the drivers of the chosen pipelines, or adopt those that live; done when their queries run. "
+            "From then on `streams_supervisor` keeps them running.",
+            inputs=WHAT_RUNS,
+            effects="one Spark driver a pipeline.",
+            command="headrace stream start PIPELINE",
+            runbook="runbooks/MISSING.md",
+        ),
+        tags=TAGS,
+        params={
+            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
+            "reason": seat.reason_param("start"),
+            "new_generations": NEW_GENERATIONS,
+        },
+    ),
+):
+    start.expand(pipeline=chosen())
+
+with DAG(
+    "stream_stop",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Stop the drivers of the chosen pipelines; a batch that runs may finish. Nothing is lost: a start goes on "
+            "from the checkpoint, and `streams_supervisor` leaves a stopped stream alone.",
+            inputs="the wish of this run.",
+            effects="the drivers end.",
+            command="headrace stream stop PIPELINE",
+            runbook="howto/operate-streams.md",
+        ),
+        tags=TAGS,
+        params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("stop")},
+    ),
+):
+    stop.expand(pipeline=chosen())
+
+with DAG(
+    "stream_pause",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Stop the drivers until `stream_resume`; the reason is shown on the Streams page and by "
+            "`headrace stream status`.",
+            inputs="the wish of this run.",
+            effects="the drivers end.",
+            command="headrace stream pause PIPELINE --reason TEXT",
+            runbook="howto/operate-streams.md",
+        ),
+        tags=TAGS,
+        params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("maintenance")},
+    ),
+):
+    pause.expand(pipeline=chosen())
+
+with DAG(
+    "stream_resume",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Start paused pipelines again. One that is not paused is refused, so that a stop is never undone by mistake.",
+            inputs=WHAT_RUNS,
+            effects="one Spark driver a pipeline.",
+            command="headrace stream resume PIPELINE",
+            runbook="howto/operate-streams.md",
+        ),
+        tags=TAGS,
+        params={"pipelines": seat.pipelines_param(PIPELINES)},
+    ),
+):
+    resume.expand(pipeline=chosen())
+
+with DAG(
+    "stream_restart",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Stop the drivers of the chosen pipelines and start new ones: the way out of CRASH_LOOP once its cause is "
+            "gone, since it gives the restart budget back.",
+            inputs=WHAT_RUNS,
+            effects="the drivers end and new ones start.",
+            command="headrace stream restart PIPELINE",
+            runbook="runbooks/CRASH_LOOP.md",
+        ),
+        tags=TAGS,
+        params={
+            "pipelines": seat.pipelines_param(PIPELINES),
+            "reason": seat.reason_param("restart"),
+            "new_generations": NEW_GENERATIONS,
+        },
+    ),
+):
+    restart.expand(pipeline=chosen())

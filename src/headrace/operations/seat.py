@@ -1,0 +1,110 @@
+"""What all DAGs share: owner, closed tags, retries and timeouts, form fields, and the words of their documentation.
+
+Imported by DAG files at every parse: nothing heavy is imported here but `airflow.sdk`, and nothing is read but names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+
+OWNER = "platform"
+OWNER_LINKS = {OWNER: "https://github.com/headrace/headrace"}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+TAGS = {
+    "layer": ("speed", "batch", "serving", "operations"),
+    "system": ("spark", "kafka", "cassandra", "lake", "checkpoints", "quality"),
+    "impact": ("reads", "writes", "destructive"),
+}
+"""The closed list: every DAG has exactly one layer and one impact, and the systems that it touches."""
+
+ANSWER_WITHIN = timedelta(hours=12)
+"""How long an approval waits; then it is rejected."""
+
+# A launcher that cannot answer may answer soon; every other sentence of ours says what a person has to do first.
+_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule("headrace.operations.drivers.LauncherSilentError", RetryAction.RETRY, timedelta(seconds=20)),
+        RetryRule("headrace.errors.HeadraceError", RetryAction.FAIL, reason="the sentence says what to do first"),
+    ]
+)
+
+
+def dag_arguments(
+    *, doc: str, tags: Sequence[str], params: dict[str, Param] | None = None, minutes: float = 30
+) -> dict[str, Any]:
+    """Return the arguments of one DAG: `doc` from `document`, a run of at most `minutes`, one run at a time, no catch-up."""
+    return {
+        "start_date": START,
+        "catchup": False,
+        "max_active_runs": 1,
+        "dagrun_timeout": timedelta(minutes=minutes),
+        "tags": list(tags),
+        "doc_md": doc,
+        "owner_links": OWNER_LINKS,
+        "params": params or {},
+        "default_args": {
+            "owner": OWNER,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=10),
+            "retry_policy": _POLICY,
+            "execution_timeout": timedelta(minutes=10),
+        },
+    }
+
+
+def document(purpose: str, *, inputs: str, effects: str, command: str, runbook: str) -> str:
+    """Return a DAG's documentation in Markdown. `runbook` is a page below docs/, `command` the same by command line.
+
+    It never ends with ".md": Airflow would take it for the name of a file.
+    """
+    return (
+        f"{purpose}\n\n**Inputs:** {inputs}\n\n**Side effects:** {effects}\n\n**On the command line:** `{command}`\n\n"
+        f"**Runbook:** `docs/{runbook}` in the project.\n"
+    )
+
+
+def pipeline_names(dag_file: str) -> list[str]:
+    """Return the pipelines of the project that a DAG file belongs to, by their files' names: nothing is loaded."""
+    return sorted(path.stem for path in (Path(dag_file).resolve().parent.parent / "pipelines").glob("*.yaml"))
+
+
+def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Param:
+    """Return a form field that takes any of the pipelines; none chosen is refused when the run begins."""
+    return Param(
+        list(default),
+        type="array",
+        items={"type": "string", "enum": list(names)},
+        examples=list(names),
+        title="Pipelines",
+        description="Which pipelines.",
+    )
+
+
+def pipeline_param(names: Sequence[str]) -> Param:
+    """Return a form field that takes one pipeline."""
+    return Param(names[0], type="string", enum=list(names), title="Pipeline")
+
+
+def reason_param(default: str) -> Param:
+    """Return a form field for the reason that is kept with the wish and shown wherever the stream is."""
+    return Param(default, type="string", minLength=3, maxLength=200, title="Reason")
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Return the pipelines of a form, each once. Raises HeadraceError if none is chosen."""
+    from headrace.errors import HeadraceError
+
+    if not names:
+        raise HeadraceError("No pipeline was chosen: trigger the DAG again and choose at least one.")
+    return list(dict.fromkeys(names))
+
+
+def who(dag_run: object) -> str:
+    """Return who triggered a run (Airflow's DagRun as a task sees it), as the wish records it."""
+    return f"{getattr(dag_run, 'triggering_user_name', None) or getattr(dag_run, 'run_type', 'a run')} (Airflow)"
