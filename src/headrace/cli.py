@@ -66,6 +66,7 @@ def down() -> None:
     """Stop all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
     settings = Settings.load()
     with progress_bars() as report:
+        platform.stop_scheduling(settings, report)
         for name in _running_drivers(settings):
             report(f"driver {name} stops", None)
             launcher(settings).stop(name)

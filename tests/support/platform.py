@@ -17,6 +17,7 @@ _PORTS = (
     "cassandra_storage_port",
     "cassandra_jmx_port",
     "spark_ui_port_base",
+    "airflow_port",
 )
 
 
@@ -39,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def local_settings(home: Path, **values: Any) -> Settings:
-    """Return settings for a platform in `home`; `values` win."""
+    """Return settings for a platform in `home`, without Airflow; `values` win."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-    small = {"home": home, "kafka_heap": "256m", "cassandra_heap": "384m", "start_timeout_s": 400}
+    small = {"home": home, "airflow": False, "kafka_heap": "256m", "cassandra_heap": "384m", "start_timeout_s": 400}
     return Settings.load(**({**small, **ports} | values))

@@ -18,13 +18,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from headrace.errors import HeadraceError
-from headrace.local import cassandra, jars, kafka
+from headrace.local import airflow, cassandra, jars, kafka
 from headrace.local.java import find_java
 from headrace.local.settings import PREFIX, Settings
-from headrace.operations import processes
+from headrace.operations import deployment, processes
 
 PYTHON = ((3, 11), (3, 13))  # from, up to but without
 PYSPARK = "3.5.7"
+AIRFLOW_MB = 1024  # its four components with their workers, measured
 _MB = 1024 * 1024
 
 
@@ -129,7 +130,9 @@ def check_disk(settings: Settings) -> Check:
 
 def check_memory(settings: Settings) -> Check:
     """Check the memory for those servers that do not run yet."""
-    wanted = settings.min_free_memory_mb * (2 - len(_running(settings))) // 2
+    wanted = settings.min_free_memory_mb * (2 - len(_running(settings) & {kafka.NAME, cassandra.NAME})) // 2
+    if settings.airflow and airflow.API_SERVER not in _running(settings):
+        wanted += AIRFLOW_MB
     free = available_memory() // _MB
     detail = f"{free} MiB of memory are available, {wanted} MiB are wanted to start"
     remedy = f"end other programs, or lower {PREFIX}MIN_FREE_MEMORY_MB (and the heaps with it)"
@@ -139,14 +142,14 @@ def check_memory(settings: Settings) -> Check:
 def check_ports(settings: Settings) -> Check:
     """Check that every port is free or held by our own part, and that no two settings name the same one."""
     running, owners = _running(settings), dict[int, str]()
-    for module in (kafka, cassandra):
-        for setting, port in module.ports(settings).items():
+    for name, ports in _ports(settings).items():
+        for setting, port in ports.items():
             remedy = f"set {PREFIX}{setting.upper()} to a free port"
             if port in owners:
                 detail = f"The settings {owners[port]} and {setting} name the same port {port}"
                 return Check("ports", False, detail, remedy)
             owners[port] = setting
-            if module.NAME in running:
+            if name in running:
                 continue
             if why := _why_taken(settings.host, port):
                 return Check(
@@ -168,7 +171,8 @@ def check_jars(settings: Settings) -> Check:
 def check_variables(environment: dict[str, str]) -> Check:
     """Check for variables that look like settings and are none: a misspelt one is silently without effect."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    others = {deployment.VARIABLE}  # is set in Airflow's tasks
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known | others)
     detail = f"{', '.join(unknown)} in the environment is no setting" if unknown else "all variables are known"
     return Check("variables", not unknown, detail, f"known are {', '.join(sorted(known))}", blocks=False)
 
@@ -206,9 +210,16 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
         return free
 
 
+def _ports(settings: Settings) -> dict[str, dict[str, int]]:
+    """Return the ports of each server that listens, by the setting that names them."""
+    found = {module.NAME: module.ports(settings) for module in (kafka, cassandra)}
+    return found | ({airflow.API_SERVER: airflow.ports(settings)} if settings.airflow else {})
+
+
 def _running(settings: Settings) -> set[str]:
-    modules = (kafka, cassandra)
-    return {each.NAME for each in modules if processes.find(each.NAME, settings.run_dir, each.mark(settings))}
+    marks = {module.NAME: module.mark(settings) for module in (kafka, cassandra)}
+    marks[airflow.API_SERVER] = airflow.mark(settings, airflow.API_SERVER)
+    return {name for name, mark in marks.items() if processes.find(name, settings.run_dir, mark)}
 
 
 def _why_taken(host: str, port: int) -> str | None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from headrace.contract import submit
-from headrace.local import jars
+from headrace.local import airflow_config, jars
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
+from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers_local import LocalLauncher
 
 
@@ -39,3 +40,25 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
         ui_port=settings.spark_ui_port_base,
         conf={"spark.driver.extraClassPath": class_path, "spark.driver.extraJavaOptions": java_options} | heap,
     )
+
+
+def write_deployment(settings: Settings, project: Path) -> Deployment:
+    """Write the file by which Airflow's tasks have the same launcher as the command line, and return what it says."""
+    own = starting_launcher(settings, project)
+    told = Deployment(
+        project=project,
+        root=own.root,
+        bindings=settings.bindings(),
+        drivers=LocalDrivers(
+            run_dir=own.run_dir,
+            log_dir=own.log_dir,
+            tmp_dir=own.tmp_dir,
+            driver_bindings=own.bindings,
+            environment=dict(own.environment),
+            conf=dict(own.conf),
+            grace_seconds=own.grace_seconds,
+            ui_port=own.ui_port,
+        ),
+    )
+    told.write(airflow_config.deployment_file(settings))
+    return told

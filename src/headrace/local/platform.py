@@ -1,4 +1,4 @@
-"""Kafka and Cassandra as one thing: up, down, status, clean. Safe to call twice, at once and after any crash."""
+"""Kafka, Cassandra and Airflow as one thing: up, down, status, clean. Safe to call twice, at once and after any crash."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import psutil
 
 from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
-from headrace.local import cassandra, doctor, jars, kafka
+from headrace.local import airflow, airflow_config, cassandra, doctor, jars, kafka
 from headrace.local.jars import Progress
 from headrace.local.java import Java, child_environment, find_java
+from headrace.local.launcher import write_deployment
 from headrace.local.passwords import require_kept
 from headrace.local.settings import Settings
 from headrace.operations import processes
@@ -34,11 +37,14 @@ class Part:
     """What the platform needs to know of one server."""
 
     name: str
-    port: int
+    port: int | None  # that it listens on; an Airflow component other than the API server has none
     mark: str
-    prepare: Callable[[Settings, Java, list[Path]], list[str]]
-    usable: Callable[[Settings], bool]
-    write_bindings: Callable[[Settings], None]
+    command: Callable[[Settings, Java], list[str]]  # prepares its files and returns what starts it
+    environment: Callable[[Settings, Java], dict[str, str]]
+    answers: Callable[[Settings], bool]  # a cheap look, for `status`
+    usable: Callable[[Settings], bool]  # clients can log in
+    write_bindings: Callable[[Settings], None] = lambda _settings: None
+    output: str = "out"  # suffix of the file that takes what it prints; its log has the suffix "log"
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class PartStatus:
 
     name: str
     state: State
-    port: int
+    port: int | None
     detail: str
     pid: int | None = None
     rss: int | None = None
@@ -56,9 +62,51 @@ class PartStatus:
 
 def parts(settings: Settings) -> list[Part]:
     """Return the servers of the platform in the order in which they are shown."""
+    return [*_servers(settings), *(_airflow_parts(settings) if settings.airflow else [])]
+
+
+def _servers(settings: Settings) -> list[Part]:
+    def command(module: ModuleType, settings: Settings, java: Java) -> list[str]:
+        require_kept(module.NAME, settings.home / "data" / module.NAME, settings)
+        words: list[str] = module.prepare(settings, java, jars.ensure(module.NAME, settings, java))
+        return words
+
     return [
-        Part(module.NAME, port, module.mark(settings), module.prepare, module.usable, module.write_bindings)
+        Part(
+            name=module.NAME,
+            port=port,
+            mark=module.mark(settings),
+            command=partial(command, module),
+            environment=_java_environment,
+            answers=partial(_listens, port=port),
+            usable=module.usable,
+            write_bindings=module.write_bindings,
+        )
         for module, port in ((kafka, settings.kafka_port), (cassandra, settings.cassandra_port))
+    ]
+
+
+def _java_environment(_settings: Settings, java: Java) -> dict[str, str]:
+    return child_environment(java)
+
+
+def _airflow_command(name: str, settings: Settings, java: Java) -> list[str]:
+    return airflow.command(settings, java, name)
+
+
+def _airflow_parts(settings: Settings) -> list[Part]:
+    return [
+        Part(
+            name=name,
+            port=settings.airflow_port if name == airflow.API_SERVER else None,
+            mark=airflow.mark(settings, name),
+            command=partial(_airflow_command, name),
+            environment=airflow_config.environment,
+            answers=partial(airflow.answers, name=name),
+            usable=partial(airflow.answers, name=name),
+            output="log",
+        )
+        for name in airflow.COMPONENTS
     ]
 
 
@@ -75,6 +123,7 @@ def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]
         doctor.require(settings)  # a port may have gone while this call waited
         for set_name in jars.ROOTS:
             jars.ensure(set_name, settings, java, report)
+        write_deployment(settings, Path.cwd())
         _start_all(settings, java, report)
         return status(settings)
 
@@ -84,8 +133,28 @@ def down(settings: Settings, progress: Progress | None = None) -> None:
     report = progress or (lambda _stage, _fraction: None)
     if not settings.home.exists():
         return
-    with _locked(settings), ThreadPoolExecutor() as pool:
-        stopping = [pool.submit(_down_part, part, settings, report) for part in parts(settings)]
+    with _locked(settings):
+        # What starts tasks ends first, while the tasks that still run can use the others.
+        for together in _waves(settings):
+            _stop_all(together, settings, report)
+
+
+def stop_scheduling(settings: Settings, progress: Progress | None = None) -> None:
+    """Stop what starts tasks: from now on no supervisor starts a driver again that `down` stops."""
+    if settings.home.exists() and settings.airflow:
+        with _locked(settings):
+            _stop_all(_waves(settings)[0], settings, progress or (lambda _stage, _fraction: None))
+
+
+def _waves(settings: Settings) -> tuple[list[Part], list[Part]]:
+    first = set(airflow.COMPONENTS) - {airflow.API_SERVER}
+    every = parts(settings)
+    return [part for part in every if part.name in first], [part for part in every if part.name not in first]
+
+
+def _stop_all(together: Sequence[Part], settings: Settings, report: Progress) -> None:
+    with ThreadPoolExecutor() as pool:
+        stopping = [pool.submit(_down_part, part, settings, report) for part in together]
         for result in stopping:
             result.result()
 
@@ -144,14 +213,12 @@ def _up_part(
 ) -> None:
     process = processes.find(part.name, settings.run_dir, part.mark)
     if process is None:
-        require_kept(part.name, settings.home / "data" / part.name, settings)
-        paths = jars.ensure(part.name, settings, java, report)
-        command = part.prepare(settings, java, paths)
         report(f"start {part.name}", None)
-        output = settings.log_dir / f"{part.name}.out"
-        environment = child_environment(java)
+        command = part.command(settings, java)
+        output = settings.log_dir / f"{part.name}.{part.output}"
+        environment = part.environment(settings, java)
         if output.exists():
-            output.replace(output.with_suffix(".out.1"))
+            output.replace(output.with_suffix(f".{part.output}.1"))
         started.append(part)
         record = processes.spawn(part.name, settings.run_dir, command, part.mark, environment, output)
         process = psutil.Process(record.pid)
@@ -166,11 +233,12 @@ def _wait_until_usable(part: Part, settings: Settings, process: psutil.Process, 
         if processes.find(part.name, settings.run_dir, part.mark) is None:
             log = logs(settings, part.name)
             raise HeadraceError(f"{part.name} ended while it started; its log ({log}) says: {_why(part, settings)}")
-        if _listens(settings.host, part.port) and part.usable(settings):
+        if part.answers(settings) and part.usable(settings):
             return
         time.sleep(0.1)
+    where = f" on port {part.port}" if part.port else ""
     raise HeadraceError(
-        f"{part.name} (pid {process.pid}) did not answer on port {part.port} within {settings.start_timeout_s:g} s: "
+        f"{part.name} (pid {process.pid}) did not answer{where} within {settings.start_timeout_s:g} s: "
         f"read {logs(settings, part.name)}, or give it longer with HEADRACE_START_TIMEOUT_S."
     )
 
@@ -191,6 +259,8 @@ def _down_part(part: Part, settings: Settings, report: Progress | None = None) -
         if report:
             report(f"stop {part.name}", None)
         processes.stop(process, settings.stop_timeout_s)
+    if part.name in airflow.COMPONENTS:
+        airflow.end_leftovers(settings, part.name)
     processes.forget(part.name, settings.run_dir)
     if report:
         report(f"stop {part.name}", 1.0)
@@ -206,14 +276,14 @@ def _status_part(part: Part, settings: Settings) -> PartStatus:
         rss, uptime = process.memory_info().rss, time.time() - process.create_time()
     except psutil.Error:
         return PartStatus(part.name, "CRASHED", part.port, "ended by itself; `headrace up` starts it again")
-    if _listens(settings.host, part.port):
+    if part.answers(settings):
         return PartStatus(part.name, "RUNNING", part.port, "answers", process.pid, rss, uptime)
     return PartStatus(part.name, "STARTING", part.port, "runs, but does not answer yet", process.pid, rss, uptime)
 
 
-def _listens(host: str, port: int) -> bool:
+def _listens(settings: Settings, port: int) -> bool:
     try:
-        with socket.create_connection((host, port), timeout=1):
+        with socket.create_connection((settings.host, port), timeout=1):
             return True
     except OSError:
         return False

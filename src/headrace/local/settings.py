@@ -51,6 +51,19 @@ class Settings(BaseSettings):
     cassandra_port: Port = 19042
     cassandra_storage_port: Port = 17000
     cassandra_jmx_port: Port = 17199
+    airflow: bool = Field(True, description="whether `up` starts Airflow too; `false` for a small machine")
+    airflow_port: Port = 18080
+    airflow_base_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]+(/.*)?$",
+        description="address of Airflow for browsers, where a proxy with a path prefix is in front",
+    )
+    airflow_database: Folder | None = Field(
+        None, description="file with the SQLAlchemy address of a PostgreSQL database; else SQLite in home"
+    )
+    airflow_parallelism: int = Field(4, ge=1, description="tasks that run at once; each worker is a process")
+    airflow_dags: Folder = Field(Path("dags"), description="folder of the DAG files")
+    airflow_plugins: Folder = Field(Path("plugins"), description="folder of the Airflow plugins")
     spark_ui_port_base: Port = Field(14040, description="first port tried for the web page of a Spark driver")
     kafka_heap: Heap = "384m"
     cassandra_heap: Heap = "512m"

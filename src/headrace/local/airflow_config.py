@@ -1,0 +1,158 @@
+"""Airflow's configuration on this machine: one generated airflow.cfg, readable by its owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from headrace.contract.bindings import write_private
+from headrace.contract.submit import local_environment
+from headrace.errors import HeadraceError
+from headrace.local.java import Java, child_environment
+from headrace.local.passwords import secret
+from headrace.local.settings import Settings
+from headrace.operations import deployment
+
+USER = "admin"
+BATCH_CONNECTION = "spark_batch"  # finite Spark work (SparkSubmitOperator) names it; a missing one would mean `yarn`
+
+
+def home(settings: Settings) -> Path:
+    """Return AIRFLOW_HOME: configuration, database, task logs."""
+    return settings.home / "airflow"
+
+
+def password(settings: Settings) -> str:
+    """Return the admin's password, made on first use."""
+    return secret(f"airflow-{USER}", settings)
+
+
+def password_file(settings: Settings) -> Path:
+    """Return the file (0600) that keeps the admin's password."""
+    return settings.home / "secrets" / f"airflow-{USER}"
+
+
+def url(settings: Settings) -> str:
+    """Return where this machine reaches Airflow: web page and REST API, no slash at the end."""
+    return (settings.airflow_base_url or f"http://{settings.host}:{settings.airflow_port}").rstrip("/")
+
+
+def database_url(settings: Settings) -> str:
+    """Return the SQLAlchemy address of the metadata database. Raises HeadraceError if its file cannot be read."""
+    if settings.airflow_database is None:
+        # Airflow itself sets WAL. Five processes share the file: a writer waits up to `timeout` seconds for another.
+        return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=60"
+    try:
+        address = settings.airflow_database.read_text().strip()
+    except OSError as error:
+        raise HeadraceError(
+            f"HEADRACE_AIRFLOW_DATABASE names {settings.airflow_database}, which cannot be read ({error.strerror}): "
+            "write the SQLAlchemy address of a PostgreSQL database into it, or unset it."
+        ) from error
+    if not address.startswith("postgresql"):
+        raise HeadraceError(
+            f"{settings.airflow_database} holds no PostgreSQL address: write postgresql://user:password@host/database."
+        )
+    return address
+
+
+def database_id(settings: Settings) -> str:
+    """Return a name for the database that tells nothing of its password."""
+    return hashlib.sha256(database_url(settings).encode()).hexdigest()[:16]
+
+
+def environment(settings: Settings, java: Java) -> dict[str, str]:
+    """Return the environment of Airflow's components and of their tasks. No secret is in it."""
+    own = child_environment(java) | local_environment()
+    return own | {
+        "AIRFLOW_HOME": str(home(settings)),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+        "SPT_NOENV": "1",  # setproctitle leaves the environment readable: by it a leftover process is known as ours
+        deployment.VARIABLE: str(deployment_file(settings)),
+    }
+
+
+def deployment_file(settings: Settings) -> Path:
+    """Return the file that tells Airflow's tasks what the command line knows from its settings."""
+    return settings.home / "deployment.json"
+
+
+def write(settings: Settings) -> None:
+    """Write airflow.cfg, the admin's password as the simple auth manager reads it, and the connections; all 0600."""
+    folder = home(settings)
+    write_private(folder / "airflow.cfg", _text(_sections(settings)))
+    write_private(folder / "passwords.json", json.dumps({USER: password(settings)}) + "\n")
+    write_private(folder / "connections.json", json.dumps(connections(), indent=1) + "\n")
+
+
+def connections() -> dict[str, dict[str, object]]:
+    """Return the connections that the DAGs name, as Airflow's local secrets backend reads them; none holds a secret."""
+    spark = {"deploy-mode": "client", "spark-binary": "spark-submit"}
+    return {BATCH_CONNECTION: {"conn_type": "spark", "host": "local[2]", "extra": spark}}
+
+
+def _sections(settings: Settings) -> dict[str, dict[str, object]]:
+    """Return what differs from Airflow's defaults. Times in seconds; the intervals are for two shared cores."""
+    folder = home(settings)
+    backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
+    return {
+        "core": {
+            "executor": "LocalExecutor",
+            "parallelism": settings.airflow_parallelism,
+            "dags_folder": settings.airflow_dags,
+            "plugins_folder": settings.airflow_plugins,
+            "load_examples": False,
+            "dags_are_paused_at_creation": False,
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_passwords_file": folder / "passwords.json",
+            "execution_api_server_url": f"http://{settings.host}:{settings.airflow_port}/execution/",
+            "fernet_key": secret("airflow-fernet", settings) + "=",  # 32 bytes in padded base64
+            "dagbag_import_timeout": 120,
+        },
+        "database": {"sql_alchemy_conn": database_url(settings)},
+        "api": {
+            "host": settings.host,
+            "port": settings.airflow_port,
+            "base_url": url(settings),
+            "workers": 1,
+            "secret_key": secret("airflow-api", settings),
+            "expose_config": False,
+        },
+        "api_auth": {"jwt_secret": secret("airflow-jwt", settings)},
+        "secrets": {
+            "backend": backend,
+            "backend_kwargs": json.dumps({"connections_file_path": str(folder / "connections.json")}),
+        },
+        "workers": {"execution_api_timeout": 30},
+        "logging": {
+            "base_log_folder": folder / "logs",
+            "colored_console_log": False,
+            "dag_processor_child_process_log_directory": folder / "logs" / "dag_processor",
+        },
+        "scheduler": {"scheduler_health_check_threshold": 60, "task_instance_heartbeat_timeout": 120},
+        "dag_processor": {
+            # A changed file is parsed as soon as it is seen; the others need no new parse every half minute.
+            "refresh_interval": 10,
+            "min_file_process_interval": 120,
+            "stale_dag_threshold": 300,
+            "parsing_processes": 1,
+            "dag_file_processor_timeout": 180,
+            "print_stats_interval": 600,
+            "health_check_threshold": 60,
+        },
+        "triggerer": {"capacity": 100, "triggerer_health_check_threshold": 60},
+        "usage_data_collection": {"enabled": False},
+    }
+
+
+def _text(sections: dict[str, dict[str, object]]) -> str:
+    lines = ["# Made by `headrace up`: change settings with HEADRACE_AIRFLOW_..., not here.\n"]
+    for name, values in sections.items():
+        lines.append(f"[{name}]\n")
+        lines += [f"{key} = {str(value).replace('%', '%%')}\n" for key, value in values.items()]
+    return "".join(lines)
