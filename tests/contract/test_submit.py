@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import re
 
 from headrace.contract import submit
@@ -8,15 +7,17 @@ from headrace.contract.model import CassandraSink, KafkaSink, Pipeline
 from headrace.contract.names import group_prefix
 
 
-def _arguments(pipeline: Pipeline) -> list[str]:
-    return submit.submit_arguments(
-        pipeline,
-        master="k8s://https://kubernetes.default.svc",
+def _cluster(pipeline: Pipeline, release: str = "") -> dict[str, str]:
+    start = submit.ClusterStart(
         namespace="spark",
         image="headrace:1",
         warehouse="s3a://lake/lake",
-        application="local:///opt/headrace/spark_jobs/main.py",
+        driver_template="/etc/headrace/driver.yaml",
+        executor_template="/etc/headrace/executor.yaml",
+        request="r1",
+        release=release,
     )
+    return submit.cluster_conf(pipeline, start)
 
 
 def test_settings_that_a_checkpoint_or_a_result_rests_on_are_pinned(good: Pipeline) -> None:
@@ -46,7 +47,7 @@ def test_a_long_driver_keeps_bounded_histories(good: Pipeline) -> None:
 
 
 def test_the_settings_name_no_endpoint_and_no_secret(good: Pipeline) -> None:
-    text = "\n".join(_arguments(good))
+    text = "\n".join(f"{key}={value}" for key, value in _cluster(good).items())
     assert not re.search(r"(?i)password=|jaas\.config|auth\.username|bootstrap\.servers|connection\.host", text)
     for options in (submit.source_options(good, "sales"), submit.sink_options()):
         assert not any(re.search("(?i)sasl|ssl|servers", key) for key in options)
@@ -108,16 +109,23 @@ def test_a_cassandra_sink_writes_no_tombstones_and_states_its_consistency_and_tt
 def test_a_cluster_driver_has_a_fixed_pod_name_and_the_names_that_follow_from_the_pipeline(
     pipelines: dict[str, Pipeline],
 ) -> None:
-    arguments = _arguments(pipelines["pos_sales"])
-    conf = dict(part.split("=", 1) for flag, part in itertools.pairwise(arguments) if flag == "--conf")
-    assert arguments[:6] == [
-        "--master", "k8s://https://kubernetes.default.svc", "--deploy-mode", "cluster", "--name", "pos-sales",
-    ]  # fmt: skip
-    assert arguments[-2:] == ["local:///opt/headrace/spark_jobs/main.py", "pos_sales"]
+    conf = _cluster(pipelines["pos_sales"])
     assert conf["spark.kubernetes.driver.pod.name"] == "pos-sales-driver"
-    assert conf["spark.kubernetes.authenticate.driver.serviceAccountName"] == "pos-sales"
     assert conf["spark.kubernetes.driver.label.headrace/pipeline"] == "pos_sales"
+    assert conf["spark.kubernetes.executor.label.headrace/pipeline"] == "pos_sales"
+    assert conf["spark.kubernetes.driver.secrets.kafka-pos-sales"] == "/bindings/kafka"
+    assert conf["spark.kubernetes.executor.secrets.cassandra-pos-sales"] == "/bindings/cassandra"
     assert conf["spark.kubernetes.submission.waitAppCompletion"] == "false"
+
+
+def test_a_release_is_a_legal_label_and_in_full_an_annotation(good: Pipeline) -> None:
+    image = "registry.example.org:5000/" + "team/" * 20 + "headrace:1.2.3"
+    conf = _cluster(good, image)
+    assert re.fullmatch(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", conf["spark.kubernetes.driver.label.headrace/release"]
+    )
+    assert conf["spark.kubernetes.driver.annotation.headrace/release"] == image
+    assert "spark.kubernetes.driver.label.headrace/release" not in _cluster(good)
 
 
 def test_a_local_driver_listens_on_loopback_only(good: Pipeline) -> None:

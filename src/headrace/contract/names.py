@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from headrace.contract.model import CassandraSink, Pipeline
 
 ARCHIVE_PREFIX = "archive_"
 LAKE_CATALOG = "lake"
 CASSANDRA_CATALOG = "lh"
+
+# Kubernetes. Labels are the truth about what runs; the charts and the launcher both use these names.
+PIPELINE_LABEL = "headrace/pipeline"
+VERSION_LABEL = "headrace/version"
+REQUEST_LABEL = "headrace/request"
+RELEASE_LABEL = "headrace/release"
+DRIVER_ACCOUNT = "spark-driver"
+EXECUTOR_ACCOUNT = "spark-executor"
+BINDING_MOUNT = "/bindings"  # binding root inside every pod that has one
 
 
 def query_name(pipeline: str, query: str) -> str:
@@ -55,10 +66,20 @@ def principal(pipeline: str) -> str:
 
 
 def kubernetes_name(pipeline: str) -> str:
-    """Return the pipeline's name as Kubernetes allows it (RFC 1123 label): its service account and labels."""
+    """Return the pipeline's name as Kubernetes allows it (RFC 1123 label), for pods and Secrets."""
     return pipeline.replace("_", "-")
 
 
 def driver_pod(pipeline: str) -> str:
     """Return the fixed name of the driver pod: a second one is refused by the API (AlreadyExists)."""
     return f"{kubernetes_name(pipeline)}-driver"
+
+
+def binding_secret(system: str, pipeline: str) -> str:
+    """Return the Secret with a pipeline's binding to one system (`kafka`, `cassandra`): `kafka-pos-sales`."""
+    return f"{system}-{kubernetes_name(pipeline)}"
+
+
+def label_value(text: str) -> str:
+    """Return `text` as a label may say it: its last 63 characters, others than letters, digits and `-_.` as `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[-63:].strip("._-")

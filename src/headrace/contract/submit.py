@@ -1,20 +1,30 @@
-"""The fixed settings of a pipeline's Spark application, and the `spark-submit` arguments for a cluster.
+"""The fixed settings of a pipeline's Spark application, and those with which `spark-submit` starts it on a cluster.
 
 Nothing secret is in here: endpoints and passwords come from the bindings, inside the driver.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.names import (
+    BINDING_MOUNT,
     CASSANDRA_CATALOG,
+    DRIVER_ACCOUNT,
+    EXECUTOR_ACCOUNT,
     LAKE_CATALOG,
+    PIPELINE_LABEL,
+    RELEASE_LABEL,
+    REQUEST_LABEL,
+    VERSION_LABEL,
+    binding_secret,
     driver_pod,
     group_prefix,
     kubernetes_name,
+    label_value,
 )
 
 # Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
@@ -183,36 +193,78 @@ def cassandra_sink_options(sink: CassandraSink) -> dict[str, str]:
     return options
 
 
-def submit_arguments(
-    pipeline: Pipeline, *, master: str, namespace: str, image: str, warehouse: str, application: str
-) -> list[str]:
-    """Return `spark-submit` arguments (without the command itself) that start the driver as a pod.
+@dataclass(frozen=True)
+class ClusterStart:
+    """One start of a driver on Kubernetes: where, from which image, with which templates, and what names it."""
 
-    `master` is `k8s://https://...`, `application` the path of spark_jobs/main.py in the image (`local://...`). The
-    driver pod's name is fixed: the API server refuses a second one. Bindings are mounted by the pod template.
+    namespace: str
+    image: str
+    warehouse: str
+    driver_template: str
+    executor_template: str
+    request: str
+    release: str = ""
+    executors: int = 1
+
+
+def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
+    """Return the settings with which spark-submit makes the driver's pod; none of them is secret.
+
+    The driver pod's name is fixed: the API server refuses a second one (AlreadyExists), which is the fence. Bindings
+    are Secrets mounted by name; the pod templates say the rest (Spark guide, "Running Spark on Kubernetes").
     """
     name = kubernetes_name(pipeline.name)
-    conf = {
-        **spark_conf(pipeline, warehouse),
-        "spark.kubernetes.namespace": namespace,
-        "spark.kubernetes.container.image": image,
+    return {
+        **spark_conf(pipeline, start.warehouse),
+        "spark.kubernetes.namespace": start.namespace,
+        "spark.kubernetes.container.image": start.image,
         "spark.kubernetes.driver.pod.name": driver_pod(pipeline.name),
-        "spark.kubernetes.authenticate.driver.serviceAccountName": name,
+        "spark.kubernetes.executor.podNamePrefix": name,
+        "spark.kubernetes.authenticate.driver.serviceAccountName": DRIVER_ACCOUNT,
+        "spark.kubernetes.authenticate.executor.serviceAccountName": EXECUTOR_ACCOUNT,
+        "spark.kubernetes.driver.podTemplateFile": start.driver_template,
+        "spark.kubernetes.driver.podTemplateContainerName": "driver",
+        "spark.kubernetes.executor.podTemplateFile": start.executor_template,
+        "spark.kubernetes.executor.podTemplateContainerName": "executor",
+        # spark-submit ends once the pod is made: no task lives as long as a stream.
         "spark.kubernetes.submission.waitAppCompletion": "false",
-        **_labels(pipeline),
+        # The service goes with the driver pod by its owner reference, and no volume claims are made: fewer rights.
+        "spark.kubernetes.driver.service.deleteOnTermination": "false",
+        "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
+        "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
+        "spark.executor.instances": str(start.executors),
+        "spark.executor.cores": str(pipeline.driver.cores),
+        "spark.executor.memory": pipeline.driver.memory,
+        "spark.executorEnv.SERVICE_BINDING_ROOT": BINDING_MOUNT,
+        **_bindings(pipeline),
+        **_labels(pipeline, start),
     }
-    settings = [part for key, value in sorted(conf.items()) for part in ("--conf", f"{key}={value}")]
-    return ["--master", master, "--deploy-mode", "cluster", "--name", name, *settings, application, pipeline.name]
 
 
-def _labels(pipeline: Pipeline) -> dict[str, str]:
+def _bindings(pipeline: Pipeline) -> dict[str, str]:
+    """Return the mounts of the pipeline's own binding Secrets; executors log in to both systems too."""
+    return {
+        f"spark.kubernetes.{role}.secrets.{binding_secret(system, pipeline.name)}": f"{BINDING_MOUNT}/{system}"
+        for role in ("driver", "executor")
+        for system in ("kafka", "cassandra")
+    }
+
+
+def _labels(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
     labels = {
         "app.kubernetes.io/part-of": "headrace",
-        "headrace/pipeline": pipeline.name,
-        "headrace/version": str(pipeline.version),
+        PIPELINE_LABEL: pipeline.name,
+        VERSION_LABEL: str(pipeline.version),
+        REQUEST_LABEL: start.request,
     }
-    return {
+    full = {}
+    if start.release:
+        labels[RELEASE_LABEL] = label_value(start.release)
+        # An image's name has characters that no label may have: in full it is an annotation.
+        full[f"spark.kubernetes.driver.annotation.{RELEASE_LABEL}"] = start.release
+    pods = {
         f"spark.kubernetes.{role}.label.{key}": value
         for role in ("driver", "executor")
         for key, value in labels.items()
     }
+    return pods | full

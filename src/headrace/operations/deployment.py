@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,7 @@ from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import Launcher
+from headrace.operations.drivers_kubernetes import KubernetesLauncher
 from headrace.operations.drivers_local import LocalLauncher
 
 VARIABLE = "HEADRACE_DEPLOYMENT"
@@ -42,6 +43,40 @@ class LocalDrivers(Strict):
     grace_seconds: float = 30
     ui_port: int = 4040
 
+    def launcher(self, project: Path, root: str) -> Launcher:
+        """Return the launcher of drivers on this machine; the supervisor restarts them, no keeper."""
+        return LocalLauncher(
+            project=project,
+            root=root,
+            run_dir=self.run_dir,
+            log_dir=self.log_dir,
+            tmp_dir=self.tmp_dir,
+            bindings=self.driver_bindings,
+            environment=self.environment,
+            conf=self.conf,
+            grace_seconds=self.grace_seconds,
+            ui_port=self.ui_port,
+            keep=False,
+        )
+
+
+class KubernetesDrivers(Strict):
+    """The fields of a KubernetesLauncher that are not the deployment's own."""
+
+    kind: Literal["kubernetes"]
+    namespace: str
+    image: str = Field(description="what runs where no release is asked for; never a moving tag")
+    driver_template: Path = Field(description="pod template file of drivers")
+    executor_template: Path = Field(description="pod template file of executors")
+    kubeconfig: Path | None = Field(None, description="without it the pod's own service account is used")
+    conf: dict[str, str] = {}
+    grace_seconds: float = 30
+    spark_submit: str = "spark-submit"
+
+    def launcher(self, project: Path, root: str) -> Launcher:
+        """Return the launcher of drivers as pods."""
+        return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind"}))
+
 
 class Deployment(Strict):
     """One deployment: the project's files, the storage root, the admin's bindings, and what starts drivers."""
@@ -49,24 +84,11 @@ class Deployment(Strict):
     project: Path = Field(description="folder with pipelines/ and spark_jobs/")
     root: str = Field(description="storage root: a folder or any URI that fsspec and Hadoop both know")
     bindings: Path = Field(description="binding root of the admin")
-    drivers: LocalDrivers
+    drivers: Annotated[LocalDrivers | KubernetesDrivers, Field(discriminator="kind")]
 
     def launcher(self) -> Launcher:
         """Return what starts and ends this deployment's drivers."""
-        own = self.drivers
-        return LocalLauncher(
-            project=self.project,
-            root=self.root,
-            run_dir=own.run_dir,
-            log_dir=own.log_dir,
-            tmp_dir=own.tmp_dir,
-            bindings=own.driver_bindings,
-            environment=own.environment,
-            conf=own.conf,
-            grace_seconds=own.grace_seconds,
-            ui_port=own.ui_port,
-            keep=False,
-        )
+        return self.drivers.launcher(self.project, self.root)
 
     def pipelines(self) -> Mapping[str, Pipeline]:
         """Return the pipelines of the project by name. Raises HeadraceError on a file that does not load."""
