@@ -62,16 +62,83 @@ def initial_offsets(checkpoint: str) -> Offsets:
     """Return where each Kafka source of the checkpoint began."""
     offsets: Offsets = {}
     for source in storage.list_names(f"{checkpoint}/sources"):
-        text = storage.read_text(f"{checkpoint}/sources/{source}/0")
-        if text and "{" in text:  # a zero byte and a version stand before the JSON
-            offsets |= _parse(text[text.index("{") :])
+        offsets |= _initial(checkpoint, source)
     return offsets
+
+
+def _initial(checkpoint: str, source: str) -> Offsets:
+    text = storage.read_text(f"{checkpoint}/sources/{source}/0")
+    # a zero byte and a version stand before the JSON
+    return _parse(text[text.index("{") :]) if text and "{" in text else {}
 
 
 def newest_batch(checkpoint: str, log: str = "commits") -> int | None:
     """Return the highest batch id in the `commits` or `offsets` log. Old entries are purged: never count them."""
     ids = [int(name) for name in storage.list_names(f"{checkpoint}/{log}") if name.isdigit()]
     return max(ids, default=None)
+
+
+def batches(checkpoint: str, log: str) -> list[int]:
+    """Return the batch ids that the `commits` or `offsets` log has, in order."""
+    return sorted(int(name) for name in storage.list_names(f"{checkpoint}/{log}") if name.isdigit())
+
+
+def offsets_entry(checkpoint: str, batch: int) -> str:
+    """Return the path of a batch's entry in the offset log."""
+    return f"{checkpoint}/offsets/{batch}"
+
+
+def commits_entry(checkpoint: str, batch: int) -> str:
+    """Return the path of a batch's entry in the commit log."""
+    return f"{checkpoint}/commits/{batch}"
+
+
+def read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
+    """Return (watermark in milliseconds, end offsets) of a planned batch, or None where the entry is gone or cut.
+
+    Raises ValueError or KeyError on one that is neither whole nor cut.
+    """
+    return _read_entry(checkpoint, batch)
+
+
+def state_partitions(checkpoint: str, batch: int) -> int | None:
+    """Return the number of state partitions that a batch was planned with (frozen at the first one, SPARK-19873)."""
+    text = storage.read_text(offsets_entry(checkpoint, batch)) or ""
+    lines = text.splitlines()
+    conf = json.loads(lines[1]).get("conf", {}) if len(lines) > 1 else {}
+    return int(conf["spark.sql.shuffle.partitions"]) if "spark.sql.shuffle.partitions" in conf else None
+
+
+def next_watermark_ms(checkpoint: str, batch: int) -> int:
+    """Return the watermark that a committed batch gave to the one after it. Raises HeadraceError on a broken commit."""
+    text = storage.read_text(commits_entry(checkpoint, batch)) or ""
+    try:
+        return int(json.loads(text.splitlines()[1])["nextBatchWatermarkMs"])
+    except (IndexError, KeyError, ValueError) as error:
+        raise HeadraceError(f"{commits_entry(checkpoint, batch)} is missing or cut: take an older snapshot.") from error
+
+
+def planned_entry(checkpoint: str, batch: int, ends: Offsets, watermark_ms: int) -> str:
+    """Return the text of an offset log entry for `batch`: that of the batch before, with other ends and watermark.
+
+    Written into the checkpoint, it makes Spark run exactly this batch first. A source that has no offset yet gets one
+    where `sources/<n>/0` tells its topic.
+    """
+    text = storage.read_text(offsets_entry(checkpoint, batch - 1))
+    if not text:
+        raise HeadraceError(f"{offsets_entry(checkpoint, batch - 1)} is missing or empty: take an older snapshot.")
+    version, metadata, *sources = text.splitlines()
+    lines = []
+    for number, line in enumerate(sources):
+        known = _parse(line) if line.startswith("{") else _initial(checkpoint, str(number))
+        moved = {topic: _text_keys(parts | ends.get(topic, {})) for topic, parts in known.items()}
+        lines.append(json.dumps(moved, separators=(",", ":")) if moved else line)
+    changed = json.loads(metadata) | {"batchWatermarkMs": watermark_ms}
+    return "\n".join([version, json.dumps(changed, separators=(",", ":")), *lines])
+
+
+def _text_keys(parts: dict[int, int]) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in sorted(parts.items())}
 
 
 def _require_entry(checkpoint: str, batch: int) -> tuple[int, Offsets]:

@@ -2,14 +2,24 @@
 
 It says which batch took an offset and which watermark that batch had, which is all that the batch layer needs to know
 which rows Spark dropped as late. Written after the sinks and before Spark's own commit; a replay writes the same again.
+
+A record is a file `<batch>.json`. Upkeep gathers many into one segment `<first>-<last>.ndjson`: written in one piece
+first, so that a reader meets a batch in its file, in the segment, or for a moment in both, and then takes the segment.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from headrace.contract import storage
 from headrace.contract.checkpoint import BatchRange
+
+_RECORD = re.compile(r"^(\d{10})\.json$")
+_SEGMENT = re.compile(r"^(\d{10})-(\d{10})\.ndjson$")
+_TRIES = 20  # a reader may meet upkeep between two listings, but not this often
 
 
 class Record(TypedDict):
@@ -50,11 +60,104 @@ def make_record(
 
 def write(folder: str, record: Record) -> None:
     """Write one record in one piece, over an equal one if the batch is a replay."""
-    storage.write_json(f"{folder}/{record['batch']:010d}.json", record)
+    storage.write_json(f"{folder}/{record_name(record['batch'])}", record)
 
 
 def read(folder: str) -> list[Record]:
-    """Return all records of a generation, in batch order."""
-    names = [name for name in storage.list_names(folder) if name.endswith(".json") and not name.startswith(".")]
-    records: list[Any] = [storage.read_json(f"{folder}/{name}") for name in names]
-    return sorted(records, key=lambda record: int(record["batch"]))
+    """Return all records of a generation, in batch order. Safe while a driver writes and upkeep gathers."""
+    for _ in range(_TRIES):
+        found = _read_once(folder)
+        if found is not None:
+            return found
+    raise OSError(f"{folder} changes faster than it can be read: look for a second clean-up.")
+
+
+def _read_once(folder: str) -> list[Record] | None:
+    """Return all records, or None where a file went away: upkeep has gathered it meanwhile, so list again."""
+    names = storage.list_names(folder)
+    records: dict[int, Record] = {}
+    for segment in segments(names):
+        text = storage.read_text(f"{folder}/{segment}")
+        if text is None:
+            return None
+        records |= {record["batch"]: record for record in map(json.loads, text.splitlines())}
+    for batch in singles(names):
+        if batch not in records:
+            single: Any = storage.read_json(f"{folder}/{record_name(batch)}")
+            if single is None:
+                return None
+            records[batch] = single
+    return [records[batch] for batch in sorted(records)]
+
+
+def record(folder: str, batch: int) -> Record | None:
+    """Return one batch's record, or None where the ledger has none."""
+    single: Any = storage.read_json(f"{folder}/{record_name(batch)}")
+    if single is not None:
+        found: Record = single
+        return found
+    inside = [name for name in segments(storage.list_names(folder)) if _covers(name, batch)]
+    for name in inside:
+        for each in map(json.loads, (storage.read_text(f"{folder}/{name}") or "").splitlines()):
+            if each["batch"] == batch:
+                gathered: Record = each
+                return gathered
+    return None
+
+
+def batches(folder: str) -> list[int]:
+    """Return the batches that the ledger has, in order, without reading the records."""
+    names = storage.list_names(folder)
+    found = set(singles(names))
+    for name in segments(names):
+        first, last = bounds(name)
+        found |= set(range(first, last + 1))
+    return sorted(found)
+
+
+def newest_batch(folder: str) -> int | None:
+    """Return the newest batch of the ledger, or None where it is empty."""
+    return max(batches(folder), default=None)
+
+
+def newest(folder: str) -> Record | None:
+    """Return the newest record, or None where the ledger is empty."""
+    batch = newest_batch(folder)
+    return None if batch is None else record(folder, batch)
+
+
+def singles(names: Iterable[str]) -> list[int]:
+    """Return the batches that have a file of their own, in order."""
+    return sorted(int(match[1]) for name in names if (match := _RECORD.match(name)))
+
+
+def segments(names: Iterable[str]) -> list[str]:
+    """Return the names of the segments, in batch order."""
+    return sorted(name for name in names if _SEGMENT.match(name))
+
+
+def bounds(segment: str) -> tuple[int, int]:
+    """Return the first and the last batch of a segment, which has all between them."""
+    match = _SEGMENT.match(segment)
+    assert match, segment
+    return int(match[1]), int(match[2])
+
+
+def record_name(batch: int) -> str:
+    """Return the name of a batch's own file."""
+    return f"{batch:010d}.json"
+
+
+def write_segment(folder: str, records: Sequence[Record]) -> str:
+    """Write records of batches without a gap as one segment, in one piece; return its name."""
+    numbers = [record["batch"] for record in records]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1)), "a segment has no gap"
+    name = f"{numbers[0]:010d}-{numbers[-1]:010d}.ndjson"
+    text = "".join(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n" for record in records)
+    storage.write_text(f"{folder}/{name}", text)
+    return name
+
+
+def _covers(segment: str, batch: int) -> bool:
+    first, last = bounds(segment)
+    return first <= batch <= last

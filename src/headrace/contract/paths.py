@@ -4,7 +4,13 @@
     <root>/checkpoints/<pipeline>/intent.json, supervision.json     written by operators, by the supervisor
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
+    <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
+    <root>/trash/<when>/...                                          what prune took away, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
+    <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  what the suites found
+    <root>/quality/docs/index.html                                   Data Docs
+    <root>/refresh/<pipeline>/<dimension>/drop/                      snapshots of a dimension, as they come
+    <root>/refresh/<pipeline>/<dimension>/<version>/                 the stage and the difference of one refresh
 
 Paths are derived from names, never typed: so two queries cannot share a checkpoint.
 """
@@ -62,6 +68,11 @@ def outcome(root: str, pipeline: str) -> str:
     return f"{pipeline_folder(root, pipeline)}/outcome.json"
 
 
+def check(root: str, pipeline: str) -> str:
+    """Return the file in which a release that was only checked says what the checkpoints cannot take of it."""
+    return f"{pipeline_folder(root, pipeline)}/check.json"
+
+
 def intent(root: str, pipeline: str) -> str:
     """Return the file with what an operator wants of the pipeline."""
     return f"{pipeline_folder(root, pipeline)}/intent.json"
@@ -72,6 +83,88 @@ def supervision(root: str, pipeline: str) -> str:
     return f"{pipeline_folder(root, pipeline)}/supervision.json"
 
 
+def supervision_lock(root: str, pipeline: str) -> str:
+    """Return the file by which supervisors on one disk take turns."""
+    return f"{pipeline_folder(root, pipeline)}/supervision.lock"
+
+
 def lake(root: str) -> str:
     """Return the Iceberg warehouse."""
     return f"{root}/lake"
+
+
+def snapshots(root: str, pipeline: str, query: str) -> str:
+    """Return the folder that holds all snapshots of a query."""
+    return f"{root}/snapshots/{pipeline}/{query}"
+
+
+def snapshot_paths(root: str, pipeline: str, query: str, snapshot: str) -> GenerationPaths:
+    """Return the folders of one snapshot: those of a generation, without output files."""
+    folder = f"{snapshots(root, pipeline, query)}/{snapshot}"
+    return GenerationPaths(
+        folder=folder,
+        checkpoint=f"{folder}/checkpoint",
+        ledger=f"{folder}/ledger",
+        manifest=f"{folder}/manifest.json",
+        files="",
+    )
+
+
+def snapshot_record(root: str, pipeline: str, query: str, snapshot: str) -> str:
+    """Return the file that is written last: what the snapshot is of, and the hash of each of its files."""
+    return f"{snapshots(root, pipeline, query)}/{snapshot}/snapshot.json"
+
+
+def trash(root: str) -> str:
+    """Return the folder of what was taken away and waits to be deleted."""
+    return f"{root}/trash"
+
+
+def archive_metadata(root: str, pipeline: str, archive_query: str) -> str:
+    """Return the folder of an archive table's Iceberg metadata (a hadoop catalog has its tables at their names)."""
+    return f"{lake(root)}/{pipeline}/{archive_query}/metadata"
+
+
+def batch_run(root: str, pipeline: str, run: str) -> str:
+    """Return the folder of one finite run (views, reconcile): order.json, progress.json, report.json."""
+    return f"{root}/batch/{pipeline}/runs/{run}"
+
+
+def view_state(root: str, pipeline: str) -> str:
+    """Return the file that says which days the batch views of a pipeline hold, and up to which horizon."""
+    return f"{root}/batch/{pipeline}/views.json"
+
+
+def replays(root: str, topic: str) -> str:
+    """Return the folder with one journal a replay of the topic's dead letters."""
+    return f"{root}/replays/{topic}"
+
+
+def lineage(root: str) -> str:
+    """Return the folder with one OpenLineage event a file."""
+    return f"{root}/lineage"
+
+
+def quality_results(root: str, sink: str) -> str:
+    """Return the folder with a sink's results, one file a window."""
+    return f"{root}/quality/results/{sink}"
+
+
+def quality_latest(root: str, sink: str) -> str:
+    """Return the file with the newest result of a sink."""
+    return f"{root}/quality/latest/{sink}.json"
+
+
+def quality_docs(root: str) -> str:
+    """Return the folder of the Data Docs."""
+    return f"{root}/quality/docs"
+
+
+def refresh(root: str, pipeline: str, dimension: str) -> str:
+    """Return the folder of a dimension's refreshes."""
+    return f"{root}/refresh/{pipeline}/{dimension}"
+
+
+def refresh_drop(root: str, pipeline: str, dimension: str) -> str:
+    """Return the folder that snapshots of a dimension are dropped into."""
+    return f"{refresh(root, pipeline, dimension)}/drop"

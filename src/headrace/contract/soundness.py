@@ -1,0 +1,269 @@
+"""Level 1 of a checkpoint's verification: what stands below one generation is whole, and its parts agree.
+
+Read-only, without Spark. A driver asks before it starts (Spark 3.5 itself goes on without `metadata`, and over a
+checkpoint that was put back by hand beside a sink that was not, it writes nothing and says nothing); operators ask at
+any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from headrace.contract import checkpoint, ledger, outputs, statefiles, storage, trees
+from headrace.contract.exits import Exit
+from headrace.contract.paths import GenerationPaths
+from headrace.errors import HeadraceError
+
+Severity = Literal["critical", "warning"]
+
+RUNBOOKS = {
+    "METADATA_GONE": "CheckpointLogDamaged",
+    "LOG_EMPTY": "CheckpointLogDamaged",
+    "LOG_BROKEN": "CheckpointLogDamaged",
+    "LOG_GAP": "CheckpointLogDamaged",
+    "OFFSETS_BEHIND_COMMITS": "CheckpointLogDamaged",
+    "COMMITS_BEHIND_OFFSETS": "CheckpointLogDamaged",
+    "CHECKSUM": "CheckpointLogDamaged",
+    "LEDGER_GAP": "CheckpointLogDamaged",
+    "LEDGER_DIFFERS": "CheckpointLogDamaged",
+    "STATE_GONE": "CheckpointStateDamaged",
+    "STATE_BROKEN": "CheckpointStateDamaged",
+    "STATE_UNKNOWN": "CheckpointStateDamaged",
+    "BEHIND_LEDGER": "CheckpointBehindSinks",
+    "BEHIND_FILES": "CheckpointBehindSinks",
+    "BEHIND_ARCHIVE": "CheckpointBehindSinks",
+    "FILES_GONE": "CheckpointBehindSinks",
+    "ARCHIVE_GONE": "CheckpointBehindSinks",
+    "OFFSETS_EXPIRED": "CheckpointOffsetsGone",
+    "OFFSETS_AHEAD": "CheckpointOffsetsGone",
+    "TOPIC_GONE": "CheckpointOffsetsGone",
+    "KAFKA_SILENT": "",
+}
+"""fault -> runbook below docs/runbooks/."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: `critical` means that a driver must not go on from here."""
+
+    fault: str
+    severity: Severity
+    where: str
+    what: str
+
+    @property
+    def runbook(self) -> str:
+        """Return the name of the page below docs/runbooks/ that says what to do."""
+        return RUNBOOKS[self.fault]
+
+
+def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
+    """Return what is wrong with one generation; empty for one that is sound or has not run yet.
+
+    `stateful`: whether the query keeps state, which then must be there for every committed batch.
+    """
+    folder = paths.checkpoint
+    # In this order, against the writer's, so that a batch that a driver finishes meanwhile never looks like a fault.
+    written = ledger.newest_batch(paths.ledger), outputs.newest_batch(paths.files) if paths.files else None
+    commits = checkpoint.batches(folder, "commits")
+    offsets = checkpoint.batches(folder, "offsets")
+    behind = _behind(paths, *written, offsets[-1] if offsets else -1)
+    if not offsets and not commits:
+        return behind
+    files = trees.files(folder)
+    return [
+        *_metadata(folder, files),
+        *_logs(folder, files, offsets, commits),
+        *_heads(paths, offsets, commits),
+        *(_state(folder, files, commits) if stateful and commits else []),
+        *_checksums(folder, files),
+        *behind,
+        *(_ledger_agrees(paths, commits[-1]) if commits else []),
+    ]
+
+
+def require_sound(paths: GenerationPaths, name: str, *, stateful: bool) -> None:
+    """Raise HeadraceError(DAMAGED) where a driver must not go on from this generation."""
+    critical = [each for each in structure(paths, stateful=stateful) if each.severity == "critical"]
+    if critical:
+        first = critical[0]
+        raise HeadraceError(
+            f"{name}: {first.where} {first.what} ({first.fault}, {len(critical)} such finding(s)); "
+            f"see docs/runbooks/{first.runbook}.md, usually: headrace checkpoint restore {name}",
+            exit_code=Exit.DAMAGED,
+        )
+
+
+def _metadata(folder: str, files: Mapping[str, int]) -> list[Finding]:
+    where = f"{folder}/metadata"
+    if "metadata" not in files:
+        return [Finding("METADATA_GONE", "critical", where, "is gone: Spark 3.5 would go on under a new query id")]
+    return [] if '"id"' in (storage.read_text(where) or "") else [_broken(where)]
+
+
+def _logs(folder: str, files: Mapping[str, int], offsets: list[int], commits: list[int]) -> list[Finding]:
+    found = []
+    for log, ids in (("offsets", offsets), ("commits", commits)):
+        gaps = [a + 1 for a, b in itertools.pairwise(ids) if b != a + 1]
+        found += [
+            Finding("LOG_GAP", "critical", f"{folder}/{log}/{batch}", "is missing in the middle") for batch in gaps
+        ]
+        for batch in ids:
+            where = f"{folder}/{log}/{batch}"
+            if not files.get(f"{log}/{batch}", 1):
+                # Spark reads the newest two; an older one only if somebody asks for it
+                severity: Severity = "critical" if batch >= ids[-1] - 1 else "warning"
+                found.append(Finding("LOG_EMPTY", severity, where, "is empty: the file system lost what was written"))
+    for batch in offsets[-2:]:
+        where = checkpoint.offsets_entry(folder, batch)
+        if files.get(f"offsets/{batch}") and not _parses(folder, batch):
+            found.append(_broken(where))
+    for batch in commits[-1:]:
+        where = checkpoint.commits_entry(folder, batch)
+        if files.get(f"commits/{batch}") and "nextBatchWatermarkMs" not in (storage.read_text(where) or ""):
+            found.append(_broken(where))
+    return found
+
+
+def _parses(folder: str, batch: int) -> bool:
+    try:
+        return checkpoint.read_entry(folder, batch) is not None
+    except (ValueError, KeyError):
+        return False
+
+
+def _broken(where: str) -> Finding:
+    return Finding("LOG_BROKEN", "critical", where, "cannot be read")
+
+
+def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> list[Finding]:
+    """Check that the newest planned batch is the newest committed one or the one after it."""
+    folder = paths.checkpoint
+    planned, committed = (ids[-1] if ids else -1 for ids in (offsets, commits))
+    if planned > committed + 1:  # a batch was committed between the two listings
+        committed = checkpoint.newest_batch(folder) or committed
+    if planned < committed:
+        where = checkpoint.offsets_entry(folder, committed)
+        return [Finding("OFFSETS_BEHIND_COMMITS", "critical", where, "is gone although its batch is committed")]
+    if planned > committed + 1:
+        # Spark would run the newest only. Harmless where the ledger says that the others were written.
+        written = {record["batch"] for record in ledger.read(paths.ledger)}
+        skipped = [batch for batch in range(committed + 1, planned) if batch not in written]
+        where = checkpoint.commits_entry(folder, committed + 1)
+        what = f"is gone; batch(es) {skipped} would be skipped" if skipped else "is gone; its batch was written"
+        return [Finding("COMMITS_BEHIND_OFFSETS", "critical" if skipped else "warning", where, what)]
+    if offsets and planned > 0 and planned - 1 not in offsets:
+        where = checkpoint.offsets_entry(folder, planned - 1)
+        return [Finding("LOG_GAP", "critical", where, "is gone: the newest batch has no beginning")]
+    return []
+
+
+def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Finding]:
+    version = commits[-1] + 1
+    where = f"{folder}/state"
+    if statefiles.other_store(files):
+        return [Finding("STATE_UNKNOWN", "warning", where, "is of another state store: its files are not checked")]
+    found = statefiles.stores(files)
+    if not found:
+        return [Finding("STATE_GONE", "critical", where, f"is gone: nothing has version {version}")]
+    findings = []
+    try:
+        wanted = checkpoint.state_partitions(folder, commits[-1])
+    except ValueError:  # the log's own finding tells
+        wanted = None
+    for operator, parts in statefiles.partitions(found).items():
+        missing = sorted(set(range(wanted or 0)) - parts)
+        findings += [
+            Finding("STATE_GONE", "critical", f"{where}/{operator}/{part}", "has no state files") for part in missing
+        ]
+    for store, names in sorted(found.items()):
+        need = statefiles.chain(names, version)
+        if need.missing:
+            what = f"lacks {', '.join(need.missing[:3])}, needed for version {version}"
+            findings.append(Finding("STATE_GONE", "critical", f"{folder}/{store}", what))
+        empty = [name for name in need.files if not files[f"{store}/{name}"]]
+        findings += [Finding("STATE_BROKEN", "critical", f"{folder}/{store}/{name}", "is empty") for name in empty]
+    return findings
+
+
+def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
+    """Check Hadoop's checksums (`.<name>.crc`, local disks only) of the files that the next start reads."""
+    found = []
+    for path in _read_at_start(files):
+        parent, _, name = path.rpartition("/")
+        crc = f"{parent}/.{name}.crc".lstrip("/")
+        if files[path] and crc in files and not _matches(f"{folder}/{path}", f"{folder}/{crc}"):
+            fault = "STATE_BROKEN" if path.startswith(statefiles.STATE) else "CHECKSUM"
+            found.append(
+                Finding(fault, "critical", f"{folder}/{path}", "does not have the checksum it was written with")
+            )
+    return found
+
+
+def _read_at_start(files: Mapping[str, int]) -> Iterable[str]:
+    for log in ("offsets", "commits"):
+        ids = sorted(
+            int(path.rpartition("/")[2]) for path in files if path.startswith(f"{log}/") and path[8:].isdigit()
+        )
+        yield from (f"{log}/{batch}" for batch in ids[-2:])
+    commits = [int(path[8:]) for path in files if path.startswith("commits/") and path[8:].isdigit()]
+    for store, names in statefiles.stores(files).items():
+        yield from (f"{store}/{name}" for name in statefiles.chain(names, max(commits, default=-1) + 1).files)
+
+
+def _matches(path: str, crc: str) -> bool:
+    """Return whether a file has the CRC-32 of each chunk that Hadoop's ChecksumFileSystem noted."""
+    try:
+        content, noted = trees.read_bytes(path), trees.read_bytes(crc)
+    except FileNotFoundError:  # purged meanwhile
+        return True
+    if noted[:4] != b"crc\0":
+        return True
+    (size,) = struct.unpack(">i", noted[4:8])
+    sums = [zlib.crc32(content[start : start + size]) for start in range(0, len(content), size)]
+    return noted[8:] == struct.pack(f">{len(sums)}I", *sums)
+
+
+def _behind(paths: GenerationPaths, written: int | None, directory: int | None, planned: int) -> list[Finding]:
+    """Check that neither ledger nor file sink has a batch that the checkpoint has not planned yet.
+
+    Such a checkpoint was reset or put back by hand: file and table sinks would take the coming batches for replays.
+    """
+    found = []
+    if written is not None and written > planned:
+        what = f"stands at batch {planned}, its ledger at {written}: it was reset or put back by hand"
+        found.append(Finding("BEHIND_LEDGER", "critical", paths.checkpoint, what))
+    if directory is not None and directory > planned:
+        what = (
+            f"has batch {directory}, the checkpoint only {planned}: coming batches would be taken for replays and lost"
+        )
+        found.append(Finding("BEHIND_FILES", "critical", paths.files, what))
+    return found
+
+
+def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
+    """Check that the ledger has every committed batch, with the offsets that the log has for the newest."""
+    batches = ledger.batches(paths.ledger)
+    missing = sorted(set(range(batches[0], committed + 1)) - set(batches)) if batches else [committed]
+    found = []
+    if missing:
+        what = f"lacks batch(es) {missing[:5]}: which rows were late there cannot be told any more"
+        found.append(Finding("LEDGER_GAP", "warning", paths.ledger, what))
+    record = ledger.record(paths.ledger, committed)
+    try:
+        entry = checkpoint.read_entry(paths.checkpoint, committed)
+    except (ValueError, KeyError):
+        entry = None
+    if record and entry and _ends(record) != entry[1]:
+        what = f"says other offsets for batch {committed} than {checkpoint.offsets_entry(paths.checkpoint, committed)}"
+        found.append(Finding("LEDGER_DIFFERS", "critical", paths.ledger, what))
+    return found
+
+
+def _ends(record: ledger.Record) -> checkpoint.Offsets:
+    return {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}

@@ -1,0 +1,108 @@
+"""Trees of files below the storage root, by fsspec: list, copy with a hash, move, remove. Small files: `storage`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import fsspec
+
+CHUNK = 1 << 20
+_TRIES = 100
+
+
+def files(folder: str) -> dict[str, int]:
+    """Return the files of a tree: path relative to `folder` -> bytes, sorted; empty where there is no such folder.
+
+    A file that comes or goes meanwhile is there or not; no other is left out because of it.
+    """
+    fs, inner = fsspec.core.url_to_fs(folder)
+    fs.invalidate_cache()
+    found: dict[str, int] = {}
+    waiting = [inner.rstrip("/")]
+    while waiting:
+        for entry in _entries(fs, waiting.pop()):
+            path = str(entry["name"]).rstrip("/")
+            if entry["type"] == "directory":
+                waiting.append(path)
+            else:
+                found[path[len(inner.rstrip("/")) + 1 :]] = int(entry["size"])
+    return dict(sorted(found.items()))
+
+
+def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
+    """Return what is in a folder. fsspec's own `find` leaves out a whole folder if one file in it goes away meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return list(fs.ls(folder, detail=True, refresh=True))
+        except FileNotFoundError:
+            if not fs.exists(folder):
+                return []
+    raise OSError(f"{folder} changes faster than it can be listed.")
+
+
+def copy(source: str, target: str) -> str:
+    """Copy one file and return the SHA-256 (hex) of what was copied. Raises FileNotFoundError."""
+    from_fs, from_path = fsspec.core.url_to_fs(source)
+    to_fs, to_path = fsspec.core.url_to_fs(target)
+    digest = hashlib.sha256()
+    with from_fs.open(from_path, "rb") as reading:
+        to_fs.makedirs(to_path.rpartition("/")[0], exist_ok=True)
+        with to_fs.open(to_path, "wb") as writing:
+            while chunk := reading.read(CHUNK):
+                digest.update(chunk)
+                writing.write(chunk)
+    return digest.hexdigest()
+
+
+def sha256(path: str) -> str:
+    """Return the SHA-256 (hex) of a file. Raises FileNotFoundError."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    digest = hashlib.sha256()
+    with fs.open(inner, "rb") as reading:
+        while chunk := reading.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_bytes(path: str) -> bytes:
+    """Return a file's content. Raises FileNotFoundError."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    return bytes(fs.cat_file(inner))
+
+
+def size(path: str) -> int | None:
+    """Return the bytes of a file, or None where there is no such file."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    fs.invalidate_cache()
+    try:
+        return int(fs.info(inner)["size"])
+    except FileNotFoundError:
+        return None
+
+
+def move(source: str, target: str) -> None:
+    """Move a tree: one rename on disks, copies and deletes on object stores. The target must not be there."""
+    fs, inner = fsspec.core.url_to_fs(source)
+    _, to = fsspec.core.url_to_fs(target)
+    if fs.exists(to):
+        raise FileExistsError(target)
+    fs.makedirs(to.rpartition("/")[0], exist_ok=True)
+    fs.mv(inner, to, recursive=True)
+
+
+def remove(folder: str) -> None:
+    """Remove a tree, if it is there."""
+    fs, inner = fsspec.core.url_to_fs(folder)
+    fs.invalidate_cache()
+    if fs.exists(inner):
+        fs.rm(inner, recursive=True)
+
+
+def remove_file(path: str) -> None:
+    """Remove one file, if it is there."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    try:
+        fs.rm_file(inner)
+    except FileNotFoundError:
+        return
