@@ -1,0 +1,172 @@
+"""Airflow's REST API for the demo and the tests: log in, trigger a run, wait for it, look at its tasks, answer it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+
+from headrace.errors import HeadraceError
+from headrace.local import airflow_config
+from headrace.local.settings import Settings
+
+ENDED = ("success", "failed")
+POLL_SECONDS = 0.5
+RunState = Literal["success", "failed"]
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """A login at one Airflow; make it with `login` and close it as a context manager."""
+
+    http: httpx.Client
+
+    def __enter__(self) -> Airflow:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.http.close()
+
+    def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 - JSON values
+        """Return the JSON that a path below /api/v2 answers with. Raises HeadraceError for an answer that is no success."""
+        return _json(self.http.get(f"/api/v2{path}", params=query))
+
+    def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
+        """Wait until the dag-processor has parsed a DAG. Raises HeadraceError with the import errors if it does not."""
+        deadline = time.monotonic() + seconds
+        while self.http.get(f"/api/v2/dags/{dag_id}").status_code == 404:
+            if time.monotonic() > deadline:
+                faults = self.get("/importErrors")["import_errors"]
+                words = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
+                raise HeadraceError(
+                    f"Airflow has no DAG {dag_id} after {seconds:.0f} s ({words or 'no import errors'})."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, unpause: bool = False) -> str:
+        """Start a run with these params and return its id. Raises HeadraceError if they do not fit the DAG's schema."""
+        if unpause:
+            _json(self.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        return str(_json(self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body))["dag_run_id"])
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a run: queued, running, success or failed."""
+        return str(self.get(_run(dag_id, run_id))["state"])
+
+    def wait(self, dag_id: str, run_id: str, seconds: float = 300) -> RunState:
+        """Wait until a run has ended and return its state. Raises HeadraceError with its tasks' states if it does not."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(dag_id, run_id)) not in ENDED:
+            if time.monotonic() > deadline:
+                raise HeadraceError(
+                    f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._told(dag_id, run_id)}."
+                )
+            time.sleep(POLL_SECONDS)
+        return "success" if state == "success" else "failed"
+
+    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None, seconds: float = 300) -> tuple[str, RunState]:
+        """Trigger a run and wait until it has ended; return its id and state."""
+        run_id = self.trigger(dag_id, conf)
+        return run_id, self.wait(dag_id, run_id, seconds)
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run: task_id, map_index, state, try_number ... as the API gives them."""
+        found: list[dict[str, Any]] = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100)["task_instances"]
+        return found
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """Return the state of each task of a run; a mapped one is named `task[index]`."""
+        return {_name(each): each["state"] for each in self.task_instances(dag_id, run_id)}
+
+    def returned(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:  # noqa: ANN401 - JSON values
+        """Return what a task returned."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self.get(path, map_index=map_index, deserialize=False)["value"]
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
+        """Return what a try of a task logged, one event a line."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        events = self.get(path, map_index=map_index, full_content=True)["content"]
+        return "\n".join(_line(event) for event in events)
+
+    def questions(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return what the run's tasks ask a person and nobody has answered yet: subject, body, options, task_instance."""
+        asked = self.get(f"{_run(dag_id, run_id)}/hitlDetails")["hitl_details"]
+        return [each for each in asked if not each["response_received"]]
+
+    def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 120) -> dict[str, Any]:
+        """Wait until a task of the run asks and return the question. Raises HeadraceError if the run ends before."""
+        deadline = time.monotonic() + seconds
+        while not (asked := self.questions(dag_id, run_id)):
+            state = self.state(dag_id, run_id)
+            if state in ENDED or time.monotonic() > deadline:
+                raise HeadraceError(
+                    f"Run {run_id} of {dag_id} is {state} and asks nothing: {self._told(dag_id, run_id)}."
+                )
+            time.sleep(POLL_SECONDS)
+        return asked[0]
+
+    def answer(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        options: Sequence[str],
+        params: Mapping[str, Any] | None = None,
+        map_index: int = -1,
+    ) -> None:
+        """Answer a task's question, such as ["Approve"] or ["Reject"]. Raises HeadraceError if it was answered already."""
+        path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}/hitlDetails"
+        _json(self.http.patch(path, json={"chosen_options": list(options), "params_input": dict(params or {})}))
+
+    def _told(self, dag_id: str, run_id: str) -> str:
+        return ", ".join(f"{name} {state}" for name, state in self.task_states(dag_id, run_id).items())
+
+
+def login(settings: Settings) -> Airflow:
+    """Return a login of the admin at the Airflow of this machine."""
+    return connect(
+        f"http://{settings.host}:{settings.airflow_port}", airflow_config.USER, airflow_config.password(settings)
+    )
+
+
+def connect(url: str, user: str, password: str) -> Airflow:
+    """Return a login at an Airflow with the simple auth manager. Raises HeadraceError if it refuses."""
+    http = httpx.Client(base_url=url, timeout=60, trust_env=False)
+    try:
+        token = _json(http.post("/auth/token", json={"username": user, "password": password}))["access_token"]
+    except BaseException:
+        http.close()
+        raise
+    http.headers["Authorization"] = f"Bearer {token}"
+    return Airflow(http)
+
+
+def _json(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON values
+    if not answer.is_success:
+        asked = f"{answer.request.method} {answer.request.url.path}"
+        raise HeadraceError(f"Airflow answered {answer.status_code} to {asked}: {answer.text[:500]}")
+    return answer.json() if answer.content else None
+
+
+def _line(event: Any) -> str:  # noqa: ANN401 - JSON values
+    """Return one line of a task's log; an exception is `type: message` behind the event."""
+    if not isinstance(event, dict):
+        return str(event)
+    faults = [f"{fault['exc_type']}: {fault['exc_value']}" for fault in event.get("error_detail") or ()]
+    return " ".join([str(event.get("event", event)), *faults])
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"/dags/{dag_id}/dagRuns/{run_id}"
+
+
+def _name(instance: Mapping[str, Any]) -> str:
+    index = instance["map_index"]
+    return str(instance["task_id"]) if index < 0 else f"{instance['task_id']}[{index}]"

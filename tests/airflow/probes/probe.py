@@ -1,0 +1,46 @@
+"""DAGs for tests of Airflow itself: one that counts, one that fails, one that asks."""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, task
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@task
+def numbers(params=None):
+    return list(range(int(params["count"])))
+
+
+@task
+def square(number):
+    return number * number
+
+
+@task
+def deployment_root():
+    from headrace.operations import deployment
+
+    return deployment.load().root
+
+
+@task
+def refuse():
+    raise ValueError("refused as asked")
+
+
+@task
+def act():
+    return "done"
+
+
+with DAG("probe_numbers", start_date=START, schedule=None, params={"count": 3}, max_active_runs=20):
+    square.expand(number=numbers())
+    deployment_root()
+
+with DAG("probe_failure", start_date=START, schedule=None):
+    refuse() >> act()
+
+with DAG("probe_question", start_date=START, schedule=None):
+    ApprovalOperator(task_id="ask", subject="Go on?", defaults=["Reject"], response_timeout=timedelta(hours=1)) >> act()
