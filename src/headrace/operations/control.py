@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from headrace.errors import HeadraceError
 from headrace.operations import intent
-from headrace.operations.drivers import Driver, Launcher, Order
+from headrace.operations.drivers import Driver, Launcher
 
 
 def start(
@@ -22,9 +22,20 @@ def start(
     new_generations: Sequence[str] = (),
     release: str | None = None,
 ) -> tuple[Driver, bool]:
-    """Want the pipeline to run and start its driver, or adopt the one that lives. Returns it and whether it is new."""
-    wish = intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release)
-    return launcher.submit(pipeline, Order(tuple(new_generations), wish.release))
+    """Want the pipeline to run and start its driver, or adopt the one that lives. Returns it and whether it is new.
+
+    Raises HeadraceError if queries shall begin anew while a driver lives: it would be adopted as it is.
+    """
+    living = launcher.find(pipeline) if new_generations else []
+    if living:
+        raise HeadraceError(
+            f"{pipeline} runs ({living[0].where}), so {', '.join(new_generations)} cannot begin anew: stop it first, "
+            "or use restart."
+        )
+    wish = intent.write(
+        launcher.root, pipeline, "RUNNING", by, reason, release=release, new_generations=new_generations
+    )
+    return launcher.submit(pipeline, wish.order())
 
 
 def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str = "stop") -> bool | None:
@@ -52,7 +63,10 @@ def resume(launcher: Launcher, pipeline: str, *, by: str) -> tuple[Driver, bool]
 def restart(
     launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = ()
 ) -> tuple[Driver, bool]:
-    """Stop the driver and start a new one; also gives the restart budget back (the way out of CRASH_LOOP)."""
-    intent.write(launcher.root, pipeline, "RUNNING", by, reason)
+    """Stop the driver and start a new one; also gives the restart budget back (the way out of CRASH_LOOP).
+
+    A supervisor that sees the gap starts it with the same order, so that it is then adopted here.
+    """
+    wish = intent.write(launcher.root, pipeline, "RUNNING", by, reason, new_generations=new_generations)
     launcher.stop(pipeline)
-    return start(launcher, pipeline, by=by, reason=reason, new_generations=new_generations)
+    return launcher.submit(pipeline, wish.order())

@@ -1,0 +1,126 @@
+"""What one look at a pipeline sees: wish, living drivers, heartbeat, last word, checkpoints, Kafka's ends. No JVM.
+
+What does not answer is told in `Observation.unknown` and never guessed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from headrace.contract import generation, names
+from headrace.contract.bindings import read_kafka
+from headrace.contract.checkpoint import Offsets, initial_offsets, newest_batch, read_batch_range
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations import drivers
+from headrace.operations.drivers import Launcher, LauncherSilentError
+from headrace.operations.intent import Intent
+from headrace.operations.verdict import Observation, Position
+
+KAFKA_SECONDS = 5.0
+# What a storage, a launcher's machine or a half-written file can raise; anything else is a defect of ours.
+SILENCE = (HeadraceError, OSError, ValueError, KeyError)
+
+Ends = Callable[[Iterable[str]], Offsets]
+"""Returns Kafka's end offsets of topics. Raises HeadraceError where Kafka does not answer."""
+
+
+@dataclass
+class KafkaEnds:
+    """Kafka's end offsets by one admin client, made when it is first needed. `bindings` is an admin's binding root."""
+
+    bindings: Path
+    _admin: AdminClient | None = field(default=None, init=False)
+
+    def __call__(self, topics: Iterable[str]) -> Offsets:
+        """Return topic -> partition -> end offset. Raises HeadraceError where Kafka or a topic is away."""
+        if self._admin is None:
+            # Silent: that Kafka is away is told by the verdict.
+            self._admin = AdminClient(read_kafka(self.bindings).client_config() | {"log_level": 2})
+        try:
+            known = self._admin.list_topics(timeout=KAFKA_SECONDS).topics
+            absent = [topic for topic in topics if topic not in known or known[topic].error]
+            if absent:
+                raise HeadraceError(f"Kafka has no topic {absent[0]!r}: run `headrace provision`.")
+            asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
+            answers = self._admin.list_offsets(asked, request_timeout=KAFKA_SECONDS)
+            ends: Offsets = {topic: {} for topic in topics}
+            for place, answer in answers.items():
+                ends[place.topic][place.partition] = int(answer.result(2 * KAFKA_SECONDS).offset)
+        except (KafkaException, TimeoutError) as error:
+            raise HeadraceError(
+                f"Kafka does not answer ({_words(error)}): see `headrace status`, then `headrace up`."
+            ) from error
+        return ends
+
+
+def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) -> Observation:
+    """Look once. A pipeline that is not wanted to run is asked for living drivers only."""
+    root = launcher.root
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        living = tuple(launcher.find(pipeline.name))
+    except LauncherSilentError as silence:
+        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say what lives: {silence}")
+    except SILENCE as error:
+        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say what lives: {error!r}")
+    if wish.want != "RUNNING":
+        return Observation(now_ms, wish, living)
+    unknown, beat, outcome = "", None, None
+    positions: Mapping[str, Position] = {}
+    try:
+        # After `find`: a driver that is gone has left its word before it went.
+        beat, outcome = drivers.heartbeat(root, pipeline.name), drivers.outcome(root, pipeline.name)
+    except SILENCE as error:
+        unknown = f"the checkpoint cannot be read: {error}"
+    try:
+        positions = positions_of(root, pipeline, ends(pipeline.sources))
+    except SILENCE as error:
+        unknown = unknown or str(error)
+    return Observation(time.time_ns() // 1_000_000, wish, living, beat, outcome, positions, unknown)
+
+
+def positions_of(root: str, pipeline: Pipeline, ends: Offsets) -> dict[str, Position]:
+    """Return where each query of the pipeline stands, by its short name."""
+    return {query: _position(root, pipeline, query, ends) for query in names.query_names(pipeline)}
+
+
+def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets) -> Position:
+    try:
+        found = generation.current(root, pipeline.name, query)
+        if found is None:
+            return Position(lag=_lag({}, ends, _topics(pipeline, query)))
+        checkpoint = found.paths(root).checkpoint
+        batch = newest_batch(checkpoint)
+        taken = initial_offsets(checkpoint) if batch is None else read_batch_range(checkpoint, batch).end
+    except SILENCE as error:
+        return Position(error=f"its checkpoint cannot be read: {error}")
+    return Position(found.number, batch, _lag(taken, ends, _topics(pipeline, query)))
+
+
+def _topics(pipeline: Pipeline, query: str) -> list[str]:
+    declared = pipeline.queries.get(query)
+    if declared:
+        return list(declared.sources)
+    return [topic for topic in pipeline.sources if names.archive_query(topic) == query]
+
+
+def _lag(taken: Offsets, ends: Offsets, topics: Iterable[str]) -> int:
+    """Return how many offsets are behind; a partition that was never read counts from 0 (until its first batch)."""
+    return sum(
+        max(0, end - taken.get(topic, {}).get(partition, 0))
+        for topic in topics
+        for partition, end in ends[topic].items()
+    )
+
+
+def _words(error: Exception) -> str:
+    first: Any = error.args[0] if error.args else error
+    return str(first.str()) if hasattr(first, "str") else str(first) or type(error).__name__

@@ -1,0 +1,268 @@
+"""The verdict on a pipeline and each of its queries: a pure function of what was observed and what is remembered.
+
+"Running" alone is never healthy: a batch must move, or there must be nothing to do. What could not be asked (launcher,
+Kafka, checkpoint) is UNKNOWN and never dead. Rules: design section 7; apache/airflow#68134 for what happens otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.operations.drivers import Driver
+from headrace.operations.intent import Intent
+from headrace.operations.supervision import GRAVITY, Mark, Memory, Verdict
+
+NO_RESTART = frozenset({"DAMAGED", "REFUSED"})
+"""Ends that a restart cannot mend (contract.exits)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When patience ends, in seconds, and how many restarts there are.
+
+    A heartbeat comes every 3 s: ten missing ones are a frozen driver. A driver that ends has its grace time and Spark's
+    stop. A wish that is younger than `head_start` is still being carried out by whoever wrote it. What looks like a
+    fault that asks for a fence is believed after `confirm`: a machine that slept wakes up with old heartbeats.
+    """
+
+    silent: float = 30
+    start: float = 300
+    end: float = 90
+    head_start: float = 20
+    confirm: float = 4
+    stall: float = 120
+    running_batch: int = 4  # times as long may a batch take that runs: one that catches up is large
+    restarts: int = 8
+    stable: float = 600
+    first_wait: float = 5
+    longest_wait: float = 300
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a query's checkpoint stands. `lag` is in offsets, None if not known; `error` says why nothing is known."""
+
+    generation: int | None = None
+    batch: int | None = None
+    lag: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look. `drivers` is None where the launcher cannot say; `unknown` says in words what did not answer, or is ""."""
+
+    now_ms: int
+    wish: Intent
+    drivers: tuple[Driver, ...] | None
+    beat: Mapping[str, Any] | None = None
+    outcome: Mapping[str, Any] | None = None
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and its reason in words. `ripe`: patience is over, so that something may be done about it."""
+
+    verdict: Verdict
+    reason: str
+    ripe: bool = False
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a pipeline, and on each query by its short name."""
+
+    pipeline: Finding
+    queries: Mapping[str, Finding]
+
+
+def remember(seen: Observation, memory: Memory) -> Memory:
+    """Return the memory with what this look adds: which driver lives, what moved, what waits. UNKNOWN adds nothing."""
+    if seen.drivers is None:
+        return memory
+    if len(seen.drivers) == 1 and seen.drivers[0].identity != memory.driver:
+        driver = seen.drivers[0]
+        memory = replace(memory, driver=driver.identity, started_ms=int(driver.started * 1000), first_beat_ms=0)
+    if seen.drivers and not memory.first_beat_ms and own_beat(seen, memory):
+        memory = replace(memory, first_beat_ms=seen.now_ms, calm_since_ms=0)
+    marks = dict(memory.marks)
+    for query, position in seen.positions.items():
+        if position.error:
+            continue
+        before = marks.get(query)
+        moved = before is not None and (before.generation, before.batch) != (position.generation, position.batch)
+        since = before.behind_since_ms if before and not moved else 0
+        marks[query] = Mark(position.generation, position.batch, (since or seen.now_ms) if position.lag else 0)
+        if moved:
+            memory = replace(memory, moved_ms=seen.now_ms)
+    return replace(memory, marks=marks)
+
+
+def judge(pipeline: Pipeline, seen: Observation, memory: Memory, limits: Limits = LIMITS) -> Judgement:
+    """Return the verdict on a pipeline. `memory` is what `remember` made of this look; nothing is decided here."""
+    whole = _of_pipeline(seen, memory, limits)
+    if whole is not None:
+        return Judgement(whole, dict.fromkeys(names.query_names(pipeline), whole))
+    found = {query: _of_query(pipeline, query, seen, memory, limits) for query in names.query_names(pipeline)}
+    gravest = max(found, key=lambda query: (GRAVITY.index(found[query].verdict), found[query].ripe))
+    return Judgement(
+        replace(found[gravest], reason=f"{gravest}: {found[gravest].reason}", ripe=_any_ripe(found, gravest)), found
+    )
+
+
+def own_beat(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
+    """Return the heartbeat if the driver that lives wrote it (start times are known to about a second)."""
+    beat = seen.beat
+    return beat if beat is not None and beat["at_ms"] >= memory.started_ms - 1000 else None
+
+
+def last_word(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
+    """Return how the driver that lived last has ended, if it could say so; an earlier one's word does not count."""
+    told = seen.outcome
+    since = max(seen.wish.at_ms, memory.started_ms - 1000)
+    return told if told is not None and told["at_ms"] >= since else None
+
+
+def stall_seconds(pipeline: Pipeline, query: str, limits: Limits) -> float:
+    """Return how long a query may be behind without finishing a batch: three triggers, twice the promised freshness."""
+    return max(limits.stall, 2 * pipeline.slo.freshness.total_seconds(), 3 * _trigger(pipeline, query).total_seconds())
+
+
+def _of_pipeline(seen: Observation, memory: Memory, limits: Limits) -> Finding | None:
+    """Return the verdict that holds for all queries alike, or None if each is to be looked at."""
+    wish = seen.wish
+    if seen.drivers is None:
+        return Finding("UNKNOWN", seen.unknown)
+    if wish.want != "RUNNING":
+        why = f"wanted {wish.want}{f' by {wish.by}' if wish.by else ''}: {wish.reason}"
+        if seen.drivers:
+            return Finding("IDLE", f"{why}; {_where(seen)} still lives", ripe=True)
+        return Finding("IDLE", why)
+    if not seen.drivers:
+        return _of_missing(seen, memory, limits)
+    if seen.unknown:
+        return Finding("UNKNOWN", seen.unknown)
+    if len(seen.drivers) > 1:
+        return Finding("DUPLICATE", f"{len(seen.drivers)} drivers live: {_where(seen)}", ripe=True)
+    return _of_driver(seen, seen.drivers[0], memory, limits)
+
+
+def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
+    """Judge a pipeline that should run and has no driver."""
+    word = last_word(seen, memory)
+    ended = f"the driver ended with {word['exit']}: {word['error'] or 'no error told'}" if word else ""
+    if word and word["exit"] in NO_RESTART:
+        return Finding("CRASH_LOOP", f"{ended}; a restart cannot mend that", ripe=True)
+    if word and word["exit"] == "LOCKED":
+        return Finding("DUPLICATE", f"{ended}; it is not one that the launcher knows")
+    if seen.unknown:
+        return Finding("UNKNOWN", seen.unknown)
+    used = len(memory.restarts_since(seen.wish))
+    if used >= limits.restarts:
+        return Finding(
+            "CRASH_LOOP", f"{ended or 'no driver lives'} after {used} restarts; the budget is spent", ripe=True
+        )
+    why = ended or ("the driver vanished without a word" if memory.driver else "no driver lives")
+    if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
+        return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it")
+    return Finding("MISSING", why, ripe=True)
+
+
+def _of_driver(seen: Observation, driver: Driver, memory: Memory, limits: Limits) -> Finding | None:
+    """Judge the one driver that lives by its heartbeat; None if it beats."""
+    beat = own_beat(seen, memory)
+    alive_ms = max(beat["at_ms"] if beat else memory.started_ms, memory.moved_ms)
+    age = (seen.now_ms - alive_ms) / 1000
+    if driver.pending or beat is None:
+        doing = "is pending" if driver.pending else "starts"
+        if age > limits.start:
+            return Finding("STALLED", f"{driver.where} {doing} for {age:.0f} s, longer than {limits.start:.0f} s", True)
+        return Finding("IDLE", f"{driver.where} {doing}")
+    if beat["exit"]:
+        late = age > limits.end
+        return Finding("STALLED", f"{driver.where} ends with {beat['exit']} since {max(age, 0):.0f} s", late)
+    ended = [entry for entry in beat["queries"] if not entry["active"]]
+    if ended:
+        why = f"{ended[0]['query']} ended: {ended[0]['error']}; {driver.where} stops the others"
+        return Finding("STALLED", why, age > limits.end)
+    if age > limits.silent:
+        return Finding("STALLED", f"{driver.where} lives, but its last heartbeat is {age:.0f} s old", True)
+    return None
+
+
+def _of_query(pipeline: Pipeline, query: str, seen: Observation, memory: Memory, limits: Limits) -> Finding:
+    """Judge one query of a driver that beats."""
+    position = seen.positions.get(query, Position(error="its checkpoint was not looked at"))
+    if position.error:
+        return Finding("UNKNOWN", position.error)
+    entry = _entry(pipeline, query, seen)
+    if entry is None:
+        return Finding("IDLE", "the driver runs a release without it: it comes with a restart")
+    if position.lag is None:
+        return Finding("UNKNOWN", "its lag is not known")
+    age = None if entry["batch_written_ms"] is None else max(0.0, (seen.now_ms - entry["batch_written_ms"]) / 1000)
+    if position.lag == 0:
+        if age is None or age > _recent(pipeline, query):
+            return Finding("IDLE", "nothing to do: it has taken all that its topics hold")
+        return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, no lag")
+    return _of_waiting(pipeline, query, seen, memory, limits, age)
+
+
+def _of_waiting(
+    pipeline: Pipeline, query: str, seen: Observation, memory: Memory, limits: Limits, age: float | None
+) -> Finding:
+    """Judge a query that is behind Kafka; `age` is that of the newest batch of this driver, if it has finished one."""
+    position, entry = seen.positions[query], _entry(pipeline, query, seen)
+    assert position.lag is not None
+    assert entry is not None
+    since = max(memory.marks[query].behind_since_ms if query in memory.marks else seen.now_ms, memory.first_beat_ms)
+    waits = max(0.0, (seen.now_ms - since) / 1000)
+    bound = stall_seconds(pipeline, query, limits)
+    if entry["running_batch"] is not None:
+        bound *= limits.running_batch
+    behind = f"{position.lag:,} offsets behind"
+    if waits > bound:
+        return Finding("STALLED", f"{behind} and no batch finished for {waits:.0f} s", ripe=True)
+    if age is None:
+        return Finding("LAGGING", f"{behind}; the first batch since the start is not finished")
+    if position.lag > pipeline.slo.lag:
+        return Finding("LAGGING", f"{behind}, promised are at most {pipeline.slo.lag:,}")
+    if waits > pipeline.slo.freshness.total_seconds():
+        return Finding("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s")
+    return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, {behind}")
+
+
+def _entry(pipeline: Pipeline, query: str, seen: Observation) -> Mapping[str, Any] | None:
+    """Return what the heartbeat says of a query."""
+    entries = seen.beat["queries"] if seen.beat else []
+    full = names.query_name(pipeline.name, query)
+    return next((entry for entry in entries if entry["query"] == full), None)
+
+
+def _trigger(pipeline: Pipeline, query: str) -> timedelta:
+    declared = pipeline.queries.get(query)
+    return declared.trigger if declared else timedelta(seconds=10)
+
+
+def _recent(pipeline: Pipeline, query: str) -> float:
+    """Return how old, in seconds, a batch may be that shows that a query moves."""
+    return max(pipeline.slo.freshness.total_seconds(), 3 * _trigger(pipeline, query).total_seconds())
+
+
+def _any_ripe(found: Mapping[str, Finding], gravest: str) -> bool:
+    """Return whether something may be done: never while one query is UNKNOWN."""
+    return found[gravest].ripe and found[gravest].verdict != "UNKNOWN"
+
+
+def _where(seen: Observation) -> str:
+    return ", ".join(driver.where for driver in seen.drivers or ())
