@@ -17,8 +17,8 @@ from typing import Any, TypedDict
 from headrace.contract import storage
 from headrace.contract.checkpoint import BatchRange
 
-_RECORD = re.compile(r"^(\d{10})\.json$")
-_SEGMENT = re.compile(r"^(\d{10})-(\d{10})\.ndjson$")
+_RECORD = re.compile(r"^(\d{10,})\.json$")
+_SEGMENT = re.compile(r"^(\d{10,})-(\d{10,})\.ndjson$")
 _TRIES = 20  # a reader may meet upkeep between two listings, but not this often
 
 
