@@ -27,7 +27,6 @@ def launcher(tmp_path: Path, project: Path) -> LocalLauncher:
         root=str(tmp_path / "storage"),
         environment={},
         main=sleeper,
-        keep=False,
         grace_seconds=1,
         **folders,
     )

@@ -99,7 +99,7 @@ class Stage:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self, *new_generations: str) -> int:
-        """Submit the driver; returns its process id (the keeper's, where one keeps it)."""
+        """Submit the driver; returns its process id."""
         driver, started = self.launcher.submit(self.name, drivers.Order(new_generations))
         assert started, f"a driver of {self.name} lived already"
         pid = int(driver.identity.partition("@")[0])
@@ -123,7 +123,7 @@ class Stage:
         return self.await_end()
 
     def kill(self) -> None:
-        """SIGKILL to the driver's whole group at once: Python, JVM and keeper."""
+        """SIGKILL to the driver's whole group at once: Python and JVM."""
         if self.child is None:
             return
         members = group_of(self.child.pid)
@@ -245,7 +245,7 @@ def make_stage(
     made = load_pipeline(tree / "pipelines" / f"{name}.yaml")
     provision([made], settings.bindings(), settings.home / "bindings")
     standard = starting_launcher(settings, tree)
-    own: dict[str, Any] = {"keep": False} | changes
+    own: dict[str, Any] = dict(changes)
     own["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
     own["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))
     return Stage(

@@ -98,7 +98,7 @@ def _numbers(folder: str) -> list[int]:
 def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: str = "") -> Generation:
     """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched.
 
-    The same request twice (a restart by the keeper, a pod that was moved) goes on with the one that it began.
+    The same request twice (a restart by the supervisor, a pod that was moved) goes on with the one that it began.
     """
     before = current(root, pipeline, query)
     if before and request and before.request == request:

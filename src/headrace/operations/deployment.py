@@ -44,7 +44,7 @@ class LocalDrivers(Strict):
     ui_port: int = 4040
 
     def launcher(self, project: Path, root: str) -> Launcher:
-        """Return the launcher of drivers on this machine; the supervisor restarts them, no keeper."""
+        """Return the launcher of drivers on this machine; the supervisor restarts them."""
         return LocalLauncher(
             project=project,
             root=root,
@@ -56,7 +56,6 @@ class LocalDrivers(Strict):
             conf=self.conf,
             grace_seconds=self.grace_seconds,
             ui_port=self.ui_port,
-            keep=False,
         )
 
 

@@ -40,7 +40,6 @@ class LocalLauncher:
     main: Path | None = None
     grace_seconds: float = 30
     ui_port: int = 4040  # first port tried for a driver's Spark UI
-    keep: bool = True  # restart the driver after a transient end (`keeper`); off where a supervisor does that
 
     def name(self, pipeline: str) -> str:
         """Return the name of a driver's record and log."""
@@ -68,11 +67,10 @@ class LocalLauncher:
             self._sweep(pipeline)
             project = Path(order.release) if order.release else self.project
             main = self.main or project / "spark_jobs" / "main.py"
-            keeper = ["-m", "headrace.operations.keeper"] if self.keep else []
             record = processes.spawn(
                 self.name(pipeline),
                 self.run_dir,
-                [sys.executable, *keeper, str(main), pipeline, str(self.lock_file(pipeline))],
+                [sys.executable, str(main), pipeline, str(self.lock_file(pipeline))],
                 str(self.lock_file(pipeline)),
                 self.driver_environment(pipeline, order),
                 self.log_file(pipeline),
