@@ -17,7 +17,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """An empty home and ports on which nothing listens."""
     import os
 
-    names = ("KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "CASSANDRA_PORT", "CASSANDRA_STORAGE_PORT", "CASSANDRA_JMX_PORT")
+    names = (
+        "KAFKA_PORT",
+        "KAFKA_CONTROLLER_PORT",
+        "CASSANDRA_PORT",
+        "CASSANDRA_STORAGE_PORT",
+        "CASSANDRA_JMX_PORT",
+        "AIRFLOW_PORT",
+    )
     ports = {f"HEADRACE_{name}": str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
     return {**os.environ, **ports, "HEADRACE_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
 
@@ -33,10 +40,10 @@ def headrace(environment: dict[str, str], project: Path, *arguments: str) -> sub
 def test_status_of_a_stopped_platform_is_json_with_exit_code_3(environment: dict[str, str], project: Path):
     done = headrace(environment, project, "status", "--json")
     assert done.returncode == 3
-    assert {(part["name"], part["state"]) for part in json.loads(done.stdout)} == {
-        ("kafka", "STOPPED"),
-        ("cassandra", "STOPPED"),
-    }
+    components = ("api-server", "scheduler", "dag-processor", "triggerer")
+    assert {part["name"]: part["state"] for part in json.loads(done.stdout)} == dict.fromkeys(
+        ("kafka", "cassandra", *(f"airflow-{name}" for name in components)), "STOPPED"
+    )
 
 
 def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], project: Path):

@@ -32,8 +32,8 @@ from headrace.cli_stream import stream
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.local import airflow_config, platform
 from headrace.local import doctor as checks
-from headrace.local import platform
 from headrace.local.settings import Settings
 from headrace.operations import tables
 
@@ -54,16 +54,19 @@ def main() -> None:
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Kafka and Cassandra, or adopt what runs; mend what crashed."""
+    """Start Kafka, Cassandra and Airflow, or adopt what runs; mend what crashed."""
     settings = Settings.load()
+    first = settings.airflow and not airflow_config.password_file(settings).exists()
     with progress_bars() as report:
         parts = platform.up(settings, report)
     _show_parts(parts, as_json)
+    if settings.airflow and not as_json:
+        console.print(airflow_config.welcome(settings, with_password=first), highlight=False, soft_wrap=True)
 
 
 @app.command()
 def down() -> None:
-    """Stop all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
+    """Stop Airflow, all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
     settings = Settings.load()
     with progress_bars() as report:
         platform.stop_scheduling(settings, report)
@@ -76,7 +79,7 @@ def down() -> None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show Kafka and Cassandra; exit code 3 if one does not run."""
+    """Show Kafka, Cassandra and Airflow; exit code 3 if one does not run."""
     parts = platform.status(Settings.load())
     _show_parts(parts, as_json)
     if any(part.state != "RUNNING" for part in parts):
@@ -85,7 +88,7 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="kafka, cassandra or a pipeline.")],
+    name: Annotated[str, typer.Argument(help="kafka, cassandra, airflow-scheduler ... or a pipeline.")],
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
 ) -> None:

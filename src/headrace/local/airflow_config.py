@@ -95,6 +95,13 @@ def connections() -> dict[str, dict[str, object]]:
     return {BATCH_CONNECTION: {"conn_type": "spark", "host": "local[2]", "extra": spark}}
 
 
+def welcome(settings: Settings, *, with_password: bool) -> str:
+    """Return where to log in; the password is shown once, then only the file that keeps it."""
+    kept = f"kept in {password_file(settings)}"
+    how = f"password {password(settings)} (shown this once, {kept})" if with_password else f"password {kept}"
+    return f"Airflow: {url(settings)} as {USER}, {how}"
+
+
 def _sections(settings: Settings) -> dict[str, dict[str, object]]:
     """Return what differs from Airflow's defaults. Times in seconds; the intervals are for two shared cores."""
     folder = home(settings)
