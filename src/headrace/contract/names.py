@@ -9,6 +9,8 @@ from headrace.contract.model import CassandraSink, Pipeline
 ARCHIVE_PREFIX = "archive_"
 LAKE_CATALOG = "lake"
 CASSANDRA_CATALOG = "lh"
+QUALITY_KEYSPACE = "headrace_quality"
+QUALITY_RESULTS, QUARANTINE = "results", "quarantine"
 
 # Kubernetes. Labels are the truth about what runs; the charts and the launcher both use these names.
 PIPELINE_LABEL = "headrace/pipeline"
@@ -83,3 +85,26 @@ def binding_secret(system: str, pipeline: str) -> str:
 def label_value(text: str) -> str:
     """Return `text` as a label may say it: its last 63 characters, others than letters, digits and `-_.` as `_`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)[-63:].strip("._-")
+
+
+def batch_view_table(pipeline: str, query: str) -> str:
+    """Return the Iceberg table, with its catalog, that holds a query's rows as the batch layer computes them, by day."""
+    return f"{LAKE_CATALOG}.{pipeline}.batch_{query}"
+
+
+def reconcile_table(pipeline: str, kind: str) -> str:
+    """Return the Iceberg table of reconciliation results: `runs` (one row a query and run) or `differences`."""
+    return f"{LAKE_CATALOG}.{pipeline}.reconcile_{kind}"
+
+
+def sink_name(kind: str, *place: str) -> str:
+    """Return the name of a sink everywhere outside the pipeline file: its suite, results, quarantine and asset.
+
+    kafka.<topic>, cassandra.<keyspace>.<table>, files.<pipeline>.<query>, iceberg.<pipeline>.<archive query>.
+    """
+    return ".".join((kind, *place))
+
+
+def stage_name(pipeline: str, dimension: str) -> str:
+    """Return the name of a dimension's stage: what a refresh has read and not yet written."""
+    return sink_name("stage", pipeline, dimension)

@@ -1,0 +1,146 @@
+"""Batch views: which queries have one, what its columns are, and which event times make up one of its days.
+
+A view holds a query's rows as the batch layer computes them over the archive, late records included, by day of event
+time (UTC). A query has one if its result is a state that is kept by key: an aggregate in update mode, or a join. A
+complete-mode board repeats the totals, an append-mode window repeats the same window in update mode, a projection is
+the archive itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from headrace.contract.model import CassandraSink, Column, Pipeline, Query
+from headrace.errors import HeadraceError
+
+DAY = "day"
+WINDOW_START, WINDOW_END = "window_start", "window_end"
+CHUNK_DAYS = 7
+
+Kind = Literal["window", "running", "join"]
+
+
+def views(pipeline: Pipeline) -> dict[str, Query]:
+    """Return the queries that have a batch view, by name; empty where the pipeline keeps no state by event time."""
+    return {
+        name: query
+        for name, query in pipeline.queries.items()
+        if _timed(pipeline, query) and (query.join is not None or (query.aggregate and query.mode == "update"))
+    }
+
+
+def kind(query: Query) -> Kind:
+    """Return how a query with a view keeps its rows: by window, as running totals, or as joined rows."""
+    if query.join:
+        return "join"
+    assert query.aggregate is not None
+    return "window" if query.aggregate.window else "running"
+
+
+def day_column(query: Query) -> str:
+    """Return the timestamp column of a query's rows that tells their day; running totals have none: `day` itself.
+
+    Of a join it is the left side's event time: its required timestamp column. Raises HeadraceError without one.
+    """
+    if kind(query) == "window":
+        return WINDOW_START
+    if kind(query) == "running":
+        return DAY
+    times = [name for name, column in query.columns.items() if column.type == "timestamp" and column.required]
+    if not times:
+        raise HeadraceError(
+            "A join without a required timestamp column has no batch view: write the left side's event time out."
+        )
+    return times[0]
+
+
+def columns(query: Query) -> dict[str, Column]:
+    """Return the columns of a view: the day first, then the query's own."""
+    day = Column(type="date", required=True, description="Day of event time, UTC.")
+    return {DAY: day} | dict(query.columns)
+
+
+def key(query: Query) -> list[str]:
+    """Return the columns that tell a row of the query: window and keys, or a join's Cassandra key (else all columns)."""
+    if query.aggregate:
+        window = [WINDOW_START, WINDOW_END] if query.aggregate.window else []
+        return [*window, *query.aggregate.keys]
+    sinks = [sink for sink in query.sinks if isinstance(sink, CassandraSink)]
+    return [*sinks[0].partition_key, *sinks[0].clustering_key] if sinks else list(query.columns)
+
+
+def values(query: Query) -> list[str]:
+    """Return the summed columns of an aggregate: all that are no key and are numbers."""
+    numbers = ("decimal", "long", "int")
+    return [name for name, c in query.columns.items() if name not in key(query) and c.type.startswith(numbers)]
+
+
+def margin(query: Query) -> timedelta:
+    """Return how far beyond the end of a day records still belong to a row of that day."""
+    if query.join:
+        upper = query.join.time_range.upper if query.join.time_range else None
+        return upper or timedelta(0)
+    assert query.aggregate is not None
+    return query.aggregate.window.size if query.aggregate.window else timedelta(0)
+
+
+def settles_after(pipeline: Pipeline) -> timedelta:
+    """Return how long after midnight a day is taken as closed: the longest window or range, plus the longest watermark."""
+    delays = [delay for query in pipeline.queries.values() for delay in query.watermark.values()]
+    margins = [margin(query) for query in views(pipeline).values()]
+    return max(delays, default=timedelta(0)) + max(margins, default=timedelta(0))
+
+
+def closed_until(pipeline: Pipeline, now: datetime) -> date:
+    """Return the first day that is not closed at `now` (aware): all days before it are."""
+    return (now.astimezone(UTC) - settles_after(pipeline)).date()
+
+
+def speed_windows(pipeline: Pipeline, name: str) -> str | None:
+    """Return the tumbling query whose windows, summed, continue the running totals of `name` after the horizon.
+
+    It has the same keys and the same summed columns; None where the pipeline declares no such query.
+    """
+    query = pipeline.queries[name]
+    for other, candidate in pipeline.queries.items():
+        window = candidate.aggregate.window if candidate.aggregate else None
+        tumbling = window is not None and window.slide in (None, window.size)
+        if (
+            tumbling
+            and candidate.mode == "update"
+            and candidate.sources == query.sources
+            and query.aggregate
+            and candidate.aggregate
+            and candidate.aggregate.keys == query.aggregate.keys
+            and values(candidate) == values(query)
+        ):
+            return other
+    return None
+
+
+def chunks(days: Iterable[date]) -> Iterator[list[date]]:
+    """Yield the days in order, in groups of neighbours of at most a week: what is decoded at once."""
+    group: list[date] = []
+    for day in sorted(set(days)):
+        if group and (len(group) == CHUNK_DAYS or day - group[-1] > timedelta(days=1)):
+            yield group
+            group = []
+        group.append(day)
+    if group:
+        yield group
+
+
+def between(first: date, past: date) -> list[date]:
+    """Return the days from `first` up to, and without, `past`."""
+    return [first + timedelta(days=n) for n in range((past - first).days)]
+
+
+def midnight_ms(day: date) -> int:
+    """Return the beginning of a day, UTC, in milliseconds since 1970."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+
+
+def _timed(pipeline: Pipeline, query: Query) -> bool:
+    return all(pipeline.sources[topic].event_time is not None for topic in query.sources)

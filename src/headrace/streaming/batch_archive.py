@@ -1,0 +1,132 @@
+"""The archive as the batch layer reads it: one fixed snapshot, each record once, the refused ones told apart.
+
+Whether a record counts is what the archive query said when it came (`reason`), not what today's contract would say: a
+record that was refused, repaired and replayed is in the archive twice, and counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.streaming import source
+
+COORDINATES = ("topic", "partition", "offset")
+
+Ends = Mapping[str, Mapping[str, int]]
+"""topic -> partition (as text, as in the ledger) -> offset of the next record."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What one partition's records in the archive are: [first, end), how many rows, how many distinct offsets."""
+
+    first: int
+    end: int
+    rows: int
+    distinct: int
+    newest_ms: int  # broker time of the newest record, milliseconds since 1970
+
+    @property
+    def missing(self) -> int:
+        """Return how many offsets between the first and the last are not there."""
+        return self.end - self.first - self.distinct
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One snapshot of one topic's archive; `snapshot` is None while nothing was archived."""
+
+    pipeline: str
+    topic: str
+    snapshot: int | None
+    partitions: Mapping[int, Partition]
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """Return partition -> offset of the next record."""
+        return {str(number): part.end for number, part in sorted(self.partitions.items())}
+
+    @property
+    def repeats(self) -> int:
+        """Return how many rows are there more than once."""
+        return sum(part.rows - part.distinct for part in self.partitions.values())
+
+    def covers(self, ends: Mapping[str, int]) -> bool:
+        """Return whether every record before these ends is in the archive."""
+        return all(end == 0 or self.ends.get(partition, 0) >= end for partition, end in ends.items())
+
+
+def pin(spark: SparkSession, pipeline: str, topic: str) -> Archive:
+    """Return the newest snapshot of a topic's archive. Raises HeadraceError if there is no archive table yet."""
+    table = names.archive_table(pipeline, topic)
+    if not spark.catalog.tableExists(table):
+        raise HeadraceError(f"{table} is not there: start the pipeline {pipeline} once, its archive query makes it.")
+    found = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()  # noqa: S608 - a name of ours
+    snapshot = int(found[0]) if found else None
+    if snapshot is None:
+        return Archive(pipeline, topic, None, {})
+    rows = (
+        _snapshot(spark, pipeline, topic, snapshot)
+        .groupBy("partition")
+        .agg(
+            F.min("offset").alias("first"),
+            F.max("offset").alias("last"),
+            F.count(F.lit(1)).alias("rows"),
+            F.countDistinct("offset").alias("distinct"),
+            F.max(F.unix_millis("timestamp")).alias("newest_ms"),
+        )
+        .collect()
+    )
+    parts = {r.partition: Partition(r["first"], r["last"] + 1, r["rows"], r["distinct"], r.newest_ms) for r in rows}
+    return Archive(pipeline, topic, snapshot, parts)
+
+
+def records(spark: SparkSession, archive: Archive, since: datetime | None = None) -> DataFrame:
+    """Return the archive's rows, each offset once; `since` (aware) leaves out what the broker got before.
+
+    Rows can be there twice after an archive query was restored; this is the one place that knows.
+    """
+    if archive.snapshot is None:
+        raise HeadraceError(f"The archive of {archive.topic} is empty: there is nothing to compute from.")
+    rows = _snapshot(spark, archive.pipeline, archive.topic, archive.snapshot)
+    if since is not None:
+        rows = rows.where(F.col("timestamp") >= F.lit(since))
+    return rows.dropDuplicates(list(COORDINATES)) if archive.repeats else rows
+
+
+def accepted(pipeline: Pipeline, topic: str, rows: DataFrame, added: tuple[str, ...]) -> DataFrame:
+    """Return the records that counted when they came, typed by the contract, with the columns of `added`."""
+    return source.accepted(rows.where("reason IS NULL"), pipeline.sources[topic], added)
+
+
+def before(
+    frame: DataFrame, ends: Mapping[str, int], offset: str = "offset", partition: str = "partition"
+) -> DataFrame:
+    """Return the rows whose offset lies before the ends of their partition."""
+    return frame.where(_bounds(ends, partition, offset))
+
+
+def beyond(
+    frame: DataFrame, ends: Mapping[str, int], offset: str = "offset", partition: str = "partition"
+) -> DataFrame:
+    """Return the rows at or after the ends of their partition; of a partition without an end, all."""
+    return frame.where(~_bounds(ends, partition, offset))
+
+
+def _bounds(ends: Mapping[str, int], partition: str, offset: str) -> Column:
+    condition = F.lit(False)
+    for number, end in ends.items():
+        condition = condition | ((F.col(partition) == int(number)) & (F.col(offset) < end))
+    return condition
+
+
+def _snapshot(spark: SparkSession, pipeline: str, topic: str, snapshot: int) -> DataFrame:
+    return spark.sql(f"SELECT * FROM {names.archive_table(pipeline, topic)} VERSION AS OF {snapshot}")  # noqa: S608

@@ -1,0 +1,79 @@
+"""A finite Spark job: its order, its progress and its report are small files in the run's folder.
+
+Whoever wants the job (a DAG, the command line) writes order.json, starts `spark_jobs/batch.py DUTY PIPELINE RUN` by
+whatever means, and reads report.json. The arguments say nothing else: an order that was approved is the one that runs,
+and a run that is repeated does the same again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from headrace.contract import paths, storage, submit
+from headrace.contract.bindings import read_cassandra
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.streaming import queries, session
+
+# The streams' settings, but plans that adapt and more partitions: a finite job has no state that they would bind.
+BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "8"}
+
+Transform = Callable[..., DataFrame]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every finite job works with."""
+
+    spark: SparkSession
+    pipeline: Pipeline
+    transforms: Mapping[str, Transform]
+    root: str
+    bindings: Path
+    run: str
+
+    def progress(self, done: int, of: int, stage: str) -> None:
+        """Write how far the run is."""
+        folder = paths.batch_run(self.root, self.pipeline.name, self.run)
+        at_ms = time.time_ns() // 1_000_000
+        storage.write_json(f"{folder}/progress.json", {"done": done, "of": of, "stage": stage, "at_ms": at_ms})
+
+
+def order(root: str, pipeline: str, run: str) -> dict[str, Any]:
+    """Return the order of a run. Raises HeadraceError where nobody gave it."""
+    found: dict[str, Any] | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/order.json")
+    if found is None:
+        raise HeadraceError(
+            f"There is no order for run {run!r} of {pipeline}: plan it first, the plan writes the order."
+        )
+    return found
+
+
+def report(root: str, pipeline: str, run: str, content: Mapping[str, Any]) -> None:
+    """Write the report of a run in one piece; its being there says that the run has ended well."""
+    storage.write_json(f"{paths.batch_run(root, pipeline, run)}/report.json", dict(content))
+
+
+def start(pipeline: Pipeline, module: ModuleType, root: str, bindings: Path, run: str, conf: Mapping[str, str]) -> Job:
+    """Start the session of a finite job and log its connector in by the bindings."""
+    settings = submit.spark_conf(pipeline, paths.lake(root)) | BATCH_CONF | dict(conf)
+    spark = session.start(f"{pipeline.name}-{run}", settings, read_cassandra(bindings))
+    return Job(spark, pipeline, queries.transforms_of(pipeline, module), root, bindings, run)
+
+
+def load_module(path: Path) -> ModuleType:
+    """Return a pipeline's transforms. Raises HeadraceError where the file is missing."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,76 @@
+"""An archive table with known records, and the finite jobs' view of it, in the test session's lake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from pyspark.sql import SparkSession
+
+from headrace.contract.model import Pipeline
+from headrace.streaming import queries
+from headrace.streaming.batch_job import Job
+from headrace.streaming.queries import ARCHIVE_COLUMNS
+
+
+class Archived(NamedTuple):
+    """One row of an archive; times are UTC without zone."""
+
+    partition: int
+    offset: int
+    at: datetime
+    value: dict[str, Any] | bytes
+    reason: str | None = None
+
+
+def renamed(pipeline: Pipeline, name: str) -> Pipeline:
+    """Return the pipeline under a name of its own, so that its tables are its own."""
+    return pipeline.model_copy(update={"name": name})
+
+
+def lay(spark: SparkSession, pipeline: Pipeline, topic: str, rows: Sequence[Archived]) -> None:
+    """Append rows to a topic's archive as one batch."""
+    queries.create_archive(spark, pipeline.name, topic)
+    key = pipeline.sources[topic].key
+    spark.createDataFrame([_row(topic, key, row) for row in rows], ARCHIVE_COLUMNS).writeTo(
+        f"lake.{pipeline.name}.archive_{topic}"
+    ).append()
+
+
+def numbered(records: Iterable[tuple[datetime, dict[str, Any]]], partitions: int = 2) -> list[Archived]:
+    """Return records (broker time, columns) with offsets that count up in each partition."""
+    ends = [0] * partitions
+    found = []
+    for number, (at, value) in enumerate(records):
+        partition = number % partitions
+        found.append(Archived(partition, ends[partition], at, value))
+        ends[partition] += 1
+    return found
+
+
+def job(spark: SparkSession, pipeline: Pipeline, module: ModuleType, root: Path, run: str) -> Job:
+    """Return a finite job that needs no binding."""
+    return Job(spark, pipeline, queries.transforms_of(pipeline, module), str(root), root / "none", run)
+
+
+def sale(product: str, amount: str, at: datetime) -> dict[str, Any]:
+    """Return one receipt line."""
+    return {"product_id": product, "amount": Decimal(amount), "create_date": at}
+
+
+def _row(topic: str, key: str, row: Archived) -> tuple[Any, ...]:
+    if isinstance(row.value, bytes):
+        own, value = None, row.value
+    else:
+        own = str(row.value[key]).encode()
+        value = json.dumps(row.value, default=str).encode()
+    at = row.at.replace(tzinfo=UTC)
+    return (own, value, None, topic, row.partition, row.offset, at, row.reason)
+
+
+MINUTE = timedelta(minutes=1)
