@@ -3,7 +3,8 @@
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
 HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
 HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_RELEASE (what was
-asked to run), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
+asked to run), HEADRACE_CHECK_ONLY (plan, compare with the checkpoints, write check.json, start nothing),
+HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
 """
 
 import importlib.util
@@ -12,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +26,7 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming.reasons import reason_of
-from headrace.streaming.runtime import Options, run
+from headrace.streaming.runtime import Options, check, run
 
 log = logging.getLogger("headrace")
 
@@ -33,10 +35,16 @@ def main(name: str, lock: str | None = None) -> int:
     """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    jobs = Path(__file__).resolve().parent
+    only_check = bool(os.environ.get("HEADRACE_CHECK_ONLY"))
     error = ""
+    changes: dict[str, list[str]] = {}
     try:
-        code = _run(name, lock, jobs)
+        pipeline, module, options = _prepare(name, lock, Path(__file__).resolve().parent)
+        if only_check:
+            changes = check(pipeline, module, options)
+            code = int(Exit.REFUSED if changes else Exit.FINISHED)
+        else:
+            code = int(run(pipeline, module, options))
     except HeadraceError as refusal:
         log.error("%s", refusal)
         code, error = refusal.exit_code, str(refusal)
@@ -47,12 +55,14 @@ def main(name: str, lock: str | None = None) -> int:
     except Exception as fault:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
         log.exception("the driver of %s broke off", name)
         code, error = Exit.TRANSIENT, reason_of(fault)
-    if code != Exit.LOCKED:  # the word is that of the driver that lives
-        _leave_word(name, code, error)
+    if only_check:
+        _leave_word(paths.check, name, code, error, changes)
+    elif code != Exit.LOCKED:  # the word is that of the driver that lives
+        _leave_word(paths.outcome, name, code, error)
     return code
 
 
-def _run(name: str, lock: str | None, jobs: Path) -> int:
+def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleType, Options]:
     env = os.environ
     pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
@@ -67,22 +77,26 @@ def _run(name: str, lock: str | None, jobs: Path) -> int:
         new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
         request=env.get("HEADRACE_REQUEST", ""),
     )
-    return int(run(pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options))
+    return pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
 
 
-def _leave_word(name: str, code: int, error: str) -> None:
-    """Write how this driver ended, for the supervisor: the exit code of a process is lost with who started it."""
+def _leave_word(
+    place: Callable[[str, str], str], name: str, code: int, error: str, changes: dict[str, list[str]] | None = None
+) -> None:
+    """Write how this driver or check ended: the exit code of a process is lost with who started it."""
     root = os.environ.get("HEADRACE_STORAGE_ROOT")
-    word = {
+    word: dict[str, object] = {
         "exit": Exit(code).name if code in set(Exit) else str(code),
         "error": error,
         "at_ms": time.time_ns() // 1_000_000,
         "request": os.environ.get("HEADRACE_REQUEST", ""),
         "release": os.environ.get("HEADRACE_RELEASE", ""),
     }
+    if changes is not None:
+        word["changes"] = changes
     try:
         if root:
-            storage.write_json(paths.outcome(root, name), word)
+            storage.write_json(place(root, name), word)
     except OSError as fault:
         log.warning("no word left of how this driver ended: %s", fault)
 

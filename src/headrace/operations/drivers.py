@@ -61,6 +61,12 @@ class Launcher(Protocol):
         `grace_seconds` is what a running batch may take; 0 kills at once (the fence for a driver that hangs).
         """
 
+    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
+        """Plan what a release would run, beside the driver that lives, and return its `check.json`: exit, error, changes.
+
+        `changes` has, by query, what the checkpoint cannot take of the plan; none is safe. Nothing is started.
+        """
+
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the log of the pipeline's newest driver, or an empty string."""
 

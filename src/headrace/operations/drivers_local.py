@@ -12,17 +12,23 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
 from headrace.operations import processes
 from headrace.operations.drivers import PLAIN, Driver, Order
+
+CHECK_SECONDS = 300.0  # a JVM, every query planned; 15 s on a calm machine
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,34 @@ class LocalLauncher:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         return gentle and grace > 0
+
+    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
+        """Run the release's entry point with HEADRACE_CHECK_ONLY beside the driver that lives; return its `check.json`."""
+        project = Path(order.release) if order.release else self.project
+        request = order.request or uuid.uuid4().hex
+        scratch = self.tmp_dir / f"check-{pipeline}"
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        environment = self.driver_environment(pipeline, replace(order, request=request)) | {
+            "HEADRACE_CHECK_ONLY": "1",
+            "SPARK_LOCAL_DIRS": str(scratch),
+            "TMPDIR": str(scratch),
+        }
+        try:
+            with (self.log_dir / f"check-{pipeline}.log").open("ab") as log:
+                subprocess.run(
+                    [sys.executable, str(project / "spark_jobs" / "main.py"), pipeline],
+                    env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=CHECK_SECONDS, check=False,
+                )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise HeadraceError(
+                f"The check of {pipeline} from {project} took more than {CHECK_SECONDS:.0f} s: read {log.name}."
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        word: dict[str, Any] | None = storage.read_json(paths.check(self.root, pipeline))
+        if word is None or word["request"] != request:
+            raise HeadraceError(f"The check of {pipeline} from {project} ended without a word: read {log.name}.")
+        return word
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the driver's log, or an empty string."""

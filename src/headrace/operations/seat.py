@@ -5,6 +5,7 @@ Imported by DAG files at every parse: nothing heavy is imported here but `airflo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 
 OWNER = "platform"
-OWNER_LINKS = {OWNER: "https://github.com/headrace/headrace"}
+OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
+"""Where the owner's name leads in the UI: a page or an address of the team that has this deployment."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 TAGS = {
@@ -22,6 +24,9 @@ TAGS = {
     "impact": ("reads", "writes", "destructive"),
 }
 """The closed list: every DAG has exactly one layer and one impact, and the systems that it touches."""
+
+CONNECTIONS = ("spark_batch",)
+"""The connections that tasks use: every deployment declares each of them (locally `headrace up`, else the chart)."""
 
 ANSWER_WITHIN = timedelta(hours=12)
 """How long an approval waits; then it is rejected."""

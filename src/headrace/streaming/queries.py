@@ -69,6 +69,24 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
 
     `new_generations` names queries that begin a new generation; `request` is the start that asks for it.
     """
+    asked = dict.fromkeys(new_generations, request)
+    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in _plan(driver)]
+    return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
+
+
+def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
+    """Return for each query what its checkpoint cannot take of the present plan; nothing is started or written."""
+    found = {}
+    for name, _, marks in _plan(driver):
+        now = generation.current(driver.root, driver.pipeline.name, name)
+        changes = fingerprint.differences(now.fingerprint, marks) if now else []
+        if changes:
+            found[name] = changes
+    return found
+
+
+def _plan(driver: Driver) -> list[tuple[str, DataFrame, dict[str, Any]]]:
+    """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) where a plan is not allowed."""
     pipeline = driver.pipeline
     planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
     for name, query in pipeline.queries.items():
@@ -81,9 +99,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
         raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka), headers=True)
         frame = source.judged(raw, pipeline.sources[topic])
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
-    asked = dict.fromkeys(new_generations, request)
-    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
-    return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
+    return planned
 
 
 def build(driver: Driver, name: str, query: Query, *, streaming: bool) -> DataFrame:

@@ -94,6 +94,24 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
 
 
+def check(pipeline: Pipeline, module: ModuleType, options: Options) -> dict[str, list[str]]:
+    """Plan every query and return what its checkpoint cannot take of the plan, by query. A driver may run meanwhile.
+
+    Raises HeadraceError where a plan is not allowed at all. No query is started, no lock is taken.
+    """
+    transforms = queries.transforms_of(pipeline, module)
+    kafka = read_kafka(options.bindings)
+    conf = submit.spark_conf(pipeline, paths.lake(options.root)) | dict(options.conf) | {"spark.ui.enabled": "false"}
+    spark = session.start(f"{pipeline.name} check", conf, read_cassandra(options.bindings))
+    groups = GroupCommitter(spark, kafka)
+    try:
+        driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, groups, writer.Gate())
+        return queries.unsafe_changes(driver)
+    finally:
+        groups.close()
+        spark.stop()
+
+
 def _stop_on_signals(stop: threading.Event) -> None:
     def tell(number: int, frame: FrameType | None) -> None:
         log.info("told to stop (signal %d)", number)
