@@ -14,37 +14,35 @@ Nothing here deletes a driver because its caller is killed: an Airflow task that
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import names, paths, submit
+from headrace.contract import names, paths, storage, submit
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
+from headrace.operations.kubernetes_pods import KILL_SECONDS, POLL_SECONDS, Pods, driver_of, lives
 
 METRICS_PORT = 9108
-IN_CLUSTER = "https://kubernetes.default.svc"
 
 # Beyond the driver's own grace: its last batch is written, JVM and kubelet end.
 _MARGIN_SECONDS = 15
-# The API's grace period 0 takes the name away at once, without the kubelet's word that the process ended: then two
-# drivers could write. 1 kills as fast and waits for that word (Kubernetes, "Forced Pod termination").
-_KILL_SECONDS = 1
 _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors, or a lost node
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
+# It plans in its own pod: no executor is asked for.
+_CHECK_ENVIRONMENT = {"HEADRACE_CHECK_ONLY": "1", "HEADRACE_SPARK_CONF": json.dumps({"spark.master": "local[1]"})}
 _SUBMITS = 5  # each repeat means that another submit came between
-_POLL_SECONDS = 0.3
-_TRIES = 3
-_REQUEST_SECONDS = (3.05, 10)  # to connect, to read
+_CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is planned
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class KubernetesLauncher:
 
     def find(self, pipeline: str) -> list[Driver]:
         """Return every living driver of a pipeline, oldest first: none, one, or (a fault) more."""
-        return [_driver(pipeline, pod) for pod in self._pods(pipeline, "driver") if _lives(pod)]
+        return [driver_of(pipeline, pod) for pod in self._pods(pipeline, "driver") if lives(pod)]
 
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
@@ -81,7 +79,7 @@ class KubernetesLauncher:
         for _ in range(_SUBMITS):
             adopted = self._clear(pipeline)
             if adopted:
-                return _driver(pipeline, adopted), False
+                return driver_of(pipeline, adopted), False
             code, said = self._run_submit(pipeline, order, request)
             if code == 0:
                 return self._started(pipeline, request), True
@@ -95,127 +93,127 @@ class KubernetesLauncher:
 
         Raises LauncherSilentError where a pod does not go: its node does not answer, so it may still write.
         """
-        living = [pod for pod in self._pods(pipeline, "driver") if _lives(pod)]
+        living = [pod for pod in self._pods(pipeline, "driver") if lives(pod)]
         if not living:
             return None
         asked = self.grace_seconds if grace_seconds is None else grace_seconds
-        grace = math.ceil(asked) + _MARGIN_SECONDS if asked > 0 else _KILL_SECONDS
+        grace = math.ceil(asked) + _MARGIN_SECONDS if asked > 0 else KILL_SECONDS
         begun = time.monotonic()
         killed = asked == 0
         for pod in living:
-            self._delete(pod, grace)
+            self._api.delete(pod, grace)
         for pod in living:
-            killed |= self._await_gone(pod, grace + self.gone_seconds)
+            killed |= self._api.await_gone(pod, grace + self.gone_seconds)
         took = time.monotonic() - begun
         self._await_no_executor(pipeline)
         return not killed and took < grace
+
+    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
+        """Plan a release in a pod of its own beside the driver that lives; return its `check.json`. Nothing is started.
+
+        The pod has another name and another label than a driver, so nobody adopts or counts it; it is removed.
+        """
+        request, name = order.request or uuid.uuid4().hex, _check_pod(pipeline)
+        self._remove(name)
+        try:
+            code, said = self._run_submit(pipeline, order, request, check=True)
+            if code != 0:
+                raise HeadraceError(self._why(pipeline, code, said))
+            deadline = time.monotonic() + _CHECK_SECONDS
+            while (pod := self._api.read(name)) is not None and lives(pod):
+                if time.monotonic() > deadline:
+                    raise HeadraceError(
+                        f"The check of {pipeline} from {order.release or self.image} is not done after "
+                        f"{_CHECK_SECONDS:.0f} s: {driver_of(pipeline, pod).where}."
+                    )
+                time.sleep(POLL_SECONDS)
+            word: dict[str, Any] | None = storage.read_json(paths.check(self.root, pipeline))
+            if word is None or word["request"] != request:
+                raise HeadraceError(
+                    f"The check of {pipeline} from {order.release or self.image} ended without a word: see the log of pod "
+                    f"{self.namespace}/{name}."
+                )
+            self._remove(name)
+            return word
+        except LauncherSilentError:
+            raise
+        except HeadraceError:
+            if (pod := self._api.read(name)) is not None and lives(pod):
+                self._api.delete(pod, KILL_SECONDS)
+            raise
+
+    def _remove(self, name: str) -> None:
+        pod = self._api.read(name)
+        if pod is not None:
+            self._api.delete(pod, KILL_SECONDS)
+            self._api.await_gone(pod, self.gone_seconds)
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the log of the pipeline's newest driver, also one that ended, or an empty string."""
         pods = self._pods(pipeline, "driver")
         if not pods:
             return ""
-        name = pods[-1].metadata.name
-        text = self._ask(
-            lambda api: api.read_namespaced_pod_log(
-                name, self.namespace, container="driver", tail_lines=lines, **_timeout()
-            ),
-            absent=(400, 404),  # 400: the container has not started
-        )
-        return text or ""
+        return self._api.log_tail(pods[-1].metadata.name, lines)
 
     # What is there
 
     def _pods(self, pipeline: str, role: str) -> list[Any]:
         """Return the pipeline's pods of one role (`driver`, `executor`), in whatever phase, oldest first."""
-        selector = f"{names.PIPELINE_LABEL}={pipeline},spark-role={role}"
-        found = self._ask(
-            lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, **_timeout()), absent=()
-        )
-        return sorted(
-            found.items if found else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)
-        )
+        return self._api.listed(f"{names.PIPELINE_LABEL}={pipeline},spark-role={role}")
 
-    def _read(self, name: str) -> Any | None:  # noqa: ANN401 - the client has no types
-        return self._ask(lambda api: api.read_namespaced_pod(name, self.namespace, **_timeout()), absent=(404,))
+    @cached_property
+    def _api(self) -> Pods:
+        return Pods(self.namespace, self.kubeconfig)
 
     def _clear(self, pipeline: str) -> Any | None:  # noqa: ANN401
         """Return a living driver to adopt, or make way for a new one: ended pods, and those that end, are waited away."""
         pods = self._pods(pipeline, "driver")
-        staying = [pod for pod in pods if _lives(pod) and not pod.metadata.deletion_timestamp]
+        staying = [pod for pod in pods if lives(pod) and not pod.metadata.deletion_timestamp]
         if staying:
             return staying[0]
         for pod in pods:
-            if not _lives(pod):
-                self._delete(pod, _KILL_SECONDS)
-            self._await_gone(pod, (pod.metadata.deletion_grace_period_seconds or 0) + self.gone_seconds)
+            if not lives(pod):
+                self._api.delete(pod, KILL_SECONDS)
+            self._api.await_gone(pod, (pod.metadata.deletion_grace_period_seconds or 0) + self.gone_seconds)
         self._await_no_executor(pipeline)
         return None
 
     # What is done
 
-    def _delete(self, pod: Any, grace: int) -> None:  # noqa: ANN401
-        """Delete this very pod: one that has taken its name in between has another UID and stays."""
-        from kubernetes import client  # type: ignore[import-untyped]
-
-        options = client.V1DeleteOptions(
-            grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=pod.metadata.uid)
-        )
-        self._ask(
-            lambda api: api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options, **_timeout()),
-            absent=(404, 409),
-        )
-
-    def _await_gone(self, pod: Any, seconds: float) -> bool:  # noqa: ANN401
-        """Wait until this very pod is gone. Returns whether its driver was seen to be killed (exit code 137)."""
-        deadline = time.monotonic() + seconds
-        killed = False
-        while True:
-            now = self._read(pod.metadata.name)
-            if now is None or now.metadata.uid != pod.metadata.uid:
-                return killed
-            killed |= _exit_code(now) == 137
-            if time.monotonic() > deadline:
-                raise LauncherSilentError(
-                    f"Pod {self.namespace}/{pod.metadata.name} was deleted and is not gone after {seconds:.0f} s, so it may "
-                    "still write: see that its node is up; if the node is lost for good, delete the pod with --force."
-                )
-            time.sleep(_POLL_SECONDS)
-
     def _await_no_executor(self, pipeline: str) -> None:
         """Wait until no executor of the pipeline can write: they end by themselves, and go with their driver's pod."""
         deadline = time.monotonic() + self.gone_seconds
-        while living := [pod.metadata.name for pod in self._pods(pipeline, "executor") if _lives(pod)]:
+        while living := [pod.metadata.name for pod in self._pods(pipeline, "executor") if lives(pod)]:
             if time.monotonic() > deadline:
                 raise LauncherSilentError(
                     f"Executors of {pipeline} outlive their driver ({', '.join(living)}), so they may still write: see "
                     "that their nodes are up, or delete the pods."
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _started(self, pipeline: str, request: str) -> Driver:
         """Return the driver that spark-submit says it has started. Gone already is a failure, never a success."""
-        pod = self._read(names.driver_pod(pipeline))
+        pod = self._api.read(names.driver_pod(pipeline))
         if pod is None or (pod.metadata.labels or {}).get(names.REQUEST_LABEL) != request:
             raise HeadraceError(
                 f"spark-submit made pod {self.namespace}/{names.driver_pod(pipeline)} and it is gone: something deletes it; "
                 f"see the events of namespace {self.namespace}."
             )
         if pod.spec.restart_policy != "Never":
-            self._delete(pod, _KILL_SECONDS)
+            self._api.delete(pod, KILL_SECONDS)
             raise HeadraceError(
                 f"Pod {self.namespace}/{pod.metadata.name} has restartPolicy {pod.spec.restart_policy}: take it out of the pod "
                 "template, the supervisor decides about restarts."
             )
-        return _driver(pipeline, pod)
+        return driver_of(pipeline, pod)
 
     def _remove_half_made(self, pipeline: str, request: str) -> None:
         """Remove the pod of a submit that failed after making it (no right on services or config maps): it never starts."""
         for pod in self._pods(pipeline, "driver"):
             if (pod.metadata.labels or {}).get(names.REQUEST_LABEL) == request:
-                self._delete(pod, _KILL_SECONDS)
+                self._api.delete(pod, KILL_SECONDS)
 
-    def _run_submit(self, pipeline: str, order: Order, request: str) -> tuple[int, str]:
+    def _run_submit(self, pipeline: str, order: Order, request: str, *, check: bool = False) -> tuple[int, str]:
         """Run spark-submit until the pod is made. Returns its exit code and what it said."""
         with tempfile.TemporaryDirectory(prefix="headrace-submit-") as scratch:
             environment = dict(os.environ) | {"TMPDIR": scratch}
@@ -223,7 +221,7 @@ class KubernetesLauncher:
                 environment["KUBECONFIG"] = str(self.kubeconfig)  # fabric8's client in spark-submit reads it
             try:
                 done = subprocess.run(
-                    self.command(pipeline, order, request),
+                    self.command(pipeline, order, request, check=check),
                     env=environment, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     text=True, timeout=_SUBMIT_SECONDS, check=False,
                 )  # fmt: skip
@@ -238,7 +236,7 @@ class KubernetesLauncher:
                 ) from error
         return done.returncode, done.stdout
 
-    def command(self, pipeline: str, order: Order, request: str) -> list[str]:
+    def command(self, pipeline: str, order: Order, request: str, *, check: bool = False) -> list[str]:
         """Return the spark-submit command of one start, built by the Spark provider's hook. It holds no secret.
 
         The hook's connection is made here, not looked up: a missing one would silently mean master `yarn`.
@@ -246,7 +244,7 @@ class KubernetesLauncher:
         from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
         from airflow.sdk import Connection
 
-        master, namespace = f"k8s://{self._server}", self.namespace
+        master, namespace = f"k8s://{self._api.server}", self.namespace
 
         class Hook(SparkSubmitHook):
             @classmethod
@@ -265,10 +263,10 @@ class KubernetesLauncher:
             release=order.release,
         )
         hook = Hook(
-            conf=submit.cluster_conf(described, start) | dict(self.conf),
+            conf=submit.cluster_conf(described, start) | dict(self.conf) | (_check_conf(pipeline) if check else {}),
             name=names.kubernetes_name(pipeline),
             application_args=[pipeline],
-            env_vars=self.driver_environment(order, request),
+            env_vars=self.driver_environment(order, request) | (_CHECK_ENVIRONMENT if check else {}),
             spark_binary=self.spark_submit,
         )
         command: list[str] = hook._build_spark_submit_command(self.application)
@@ -295,93 +293,18 @@ class KubernetesLauncher:
             return f"There is no namespace {self.namespace}, so {pipeline} cannot start: correct it in the deployment's file."
         return f"spark-submit of {pipeline} into namespace {self.namespace} failed with exit code {code}: {cause}."
 
-    # The API
 
-    @cached_property
-    def _api(self) -> Any:  # noqa: ANN401 - the client has no types
-        from kubernetes import client, config
-
-        settings = client.Configuration()
-        try:
-            if self.kubeconfig:
-                config.load_kube_config(str(self.kubeconfig), client_configuration=settings)
-            else:
-                config.load_incluster_config(client_configuration=settings)
-        except config.ConfigException as error:
-            raise HeadraceError(
-                f"There is no way to a Kubernetes API ({error}): run inside the cluster or name a kubeconfig."
-            ) from error
-        settings.retries = False  # `_ask` repeats, and knows after which errors
-        return client.CoreV1Api(client.ApiClient(settings))
-
-    @property
-    def _server(self) -> str:
-        return str(self._api.api_client.configuration.host) if self.kubeconfig else IN_CLUSTER
-
-    def _ask(self, request: Callable[[Any], Any], absent: tuple[int, ...]) -> Any | None:  # noqa: ANN401
-        """Return the API's answer, None for a status in `absent`; repeats what may pass by itself.
-
-        Raises LauncherSilentError where it stays without an answer, or the account has no right.
-        """
-        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
-        from urllib3.exceptions import HTTPError
-
-        told = ""
-        for attempt in range(_TRIES):
-            try:
-                return request(self._api)
-            except ApiException as error:
-                if error.status in absent:
-                    return None
-                told = f"{error.status} {error.reason}"
-                if error.status in (401, 403):
-                    break
-            except HTTPError as error:
-                told = f"{type(error).__name__}: {error}"[:200]
-            if attempt < _TRIES - 1:
-                time.sleep(0.2 * 2**attempt)
-        hint = "see that the API server answers"
-        if told.startswith(("401", "403")):
-            hint = f"give the account its role there, or correct the namespace {self.namespace}"
-        raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({told}): {hint}.")
+def _check_pod(pipeline: str) -> str:
+    return f"{names.driver_pod(pipeline)}-check"
 
 
-def _timeout() -> dict[str, Any]:
-    return {"_request_timeout": _REQUEST_SECONDS}
-
-
-def _lives(pod: Any) -> bool:  # noqa: ANN401
-    return pod.status.phase not in ("Succeeded", "Failed")
-
-
-def _exit_code(pod: Any) -> int | None:  # noqa: ANN401
-    for status in pod.status.container_statuses or []:
-        if status.name == "driver" and status.state.terminated:
-            return int(status.state.terminated.exit_code)
-    return None
-
-
-def _driver(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
-    meta = pod.metadata
-    pending = pod.status.phase == "Pending"
-    leaving = " (being deleted)" if meta.deletion_timestamp else ""
-    return Driver(
-        pipeline=pipeline,
-        identity=meta.uid,
-        started=meta.creation_timestamp.timestamp(),
-        where=f"pod {meta.namespace}/{meta.name}{f' ({_waits_for(pod)})' if pending else leaving}",
-        pending=pending,
-        release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
-    )
-
-
-def _waits_for(pod: Any) -> str:  # noqa: ANN401
-    """Return in words why a pod is not running yet: no node has room, its image cannot be pulled, ..."""
-    for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return f"{condition.reason}: {condition.message}"
-    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
-    for status in statuses:
-        if status.state.waiting and status.state.waiting.reason:
-            return f"{status.state.waiting.reason}: {status.state.waiting.message or status.name}"
-    return "Pending"
+def _check_conf(pipeline: str) -> dict[str, str]:
+    """Return what makes a submit a check: names under which no driver and no executor of the pipeline is looked for."""
+    label = f"label.{names.PIPELINE_LABEL}"
+    own = f"{pipeline}-check"
+    return {
+        "spark.kubernetes.driver.pod.name": _check_pod(pipeline),
+        f"spark.kubernetes.driver.{label}": own,
+        f"spark.kubernetes.executor.{label}": own,
+        "spark.kubernetes.executor.podNamePrefix": _check_pod(pipeline),
+    }

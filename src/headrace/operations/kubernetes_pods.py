@@ -1,0 +1,183 @@
+"""The pods of one namespace, as the Kubernetes API tells of them, and what a driver's pod says of itself.
+
+An API that errs, is slow or refuses is LauncherSilentError: unknown, never dead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headrace.contract import names
+from headrace.errors import HeadraceError
+from headrace.operations.drivers import Driver, LauncherSilentError
+
+POLL_SECONDS = 0.3
+# The API's grace period 0 takes the name away at once, without the kubelet's word that the process ended: then two
+# drivers could write. 1 kills as fast and waits for that word (Kubernetes, "Forced Pod termination").
+KILL_SECONDS = 1
+
+_IN_CLUSTER = "https://kubernetes.default.svc"
+_TRIES = 3
+_REQUEST_SECONDS = (3.05, 10)  # to connect, to read
+
+
+@dataclass(frozen=True)
+class Pods:
+    """The pods of a namespace; `kubeconfig` None is the pod's own account. All methods raise LauncherSilentError."""
+
+    namespace: str
+    kubeconfig: Path | None = None
+
+    def listed(self, selector: str) -> list[Any]:
+        """Return the pods with these labels, in whatever phase, oldest first."""
+        found = self._ask(
+            lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, **_timeout()), absent=()
+        )
+        return sorted(
+            found.items if found else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)
+        )
+
+    def read(self, name: str) -> Any | None:  # noqa: ANN401 - the client has no types
+        """Return the pod of this name, or None if there is none."""
+        return self._ask(lambda api: api.read_namespaced_pod(name, self.namespace, **_timeout()), absent=(404,))
+
+    def log_tail(self, name: str, lines: int) -> str:
+        """Return the end of the log of a driver's pod; empty where it is gone or has not started."""
+        answer = self._ask(
+            lambda api: api.read_namespaced_pod_log(
+                name,
+                self.namespace,
+                container="driver",
+                tail_lines=lines,
+                _preload_content=False,  # the client would give the repr of the bytes (seen with 36.0.3)
+                **_timeout(),
+            ),
+            absent=(400, 404),  # 400: the container has not started
+        )
+        return answer.data.decode(errors="replace") if answer else ""
+
+    def delete(self, pod: Any, grace: int) -> None:  # noqa: ANN401
+        """Delete this very pod: one that has taken its name in between has another UID and stays."""
+        from kubernetes import client  # type: ignore[import-untyped]
+
+        options = client.V1DeleteOptions(
+            grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=pod.metadata.uid)
+        )
+        self._ask(
+            lambda api: api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options, **_timeout()),
+            absent=(404, 409),
+        )
+
+    def await_gone(self, pod: Any, seconds: float) -> bool:  # noqa: ANN401
+        """Wait until this very pod is gone. Returns whether its driver was seen to be killed (exit code 137)."""
+        deadline = time.monotonic() + seconds
+        killed = False
+        while True:
+            now = self.read(pod.metadata.name)
+            if now is None or now.metadata.uid != pod.metadata.uid:
+                return killed
+            killed |= exit_code(now) == 137
+            if time.monotonic() > deadline:
+                raise LauncherSilentError(
+                    f"Pod {self.namespace}/{pod.metadata.name} was deleted and is not gone after {seconds:.0f} s, so it may "
+                    "still write: see that its node is up; if the node is lost for good, delete the pod with --force."
+                )
+            time.sleep(POLL_SECONDS)
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - the client has no types
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        try:
+            if self.kubeconfig:
+                config.load_kube_config(str(self.kubeconfig), client_configuration=settings)
+            else:
+                config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException as error:
+            raise HeadraceError(
+                f"There is no way to a Kubernetes API ({error}): run inside the cluster or name a kubeconfig."
+            ) from error
+        settings.retries = False  # `_ask` repeats, and knows after which errors
+        return client.CoreV1Api(client.ApiClient(settings))
+
+    @property
+    def server(self) -> str:
+        """Return the address that spark-submit reaches the API at."""
+        return str(self._client.api_client.configuration.host) if self.kubeconfig else _IN_CLUSTER
+
+    def _ask(self, request: Callable[[Any], Any], absent: tuple[int, ...]) -> Any | None:  # noqa: ANN401
+        """Return the API's answer, None for a status in `absent`; repeats what may pass by itself.
+
+        Raises LauncherSilentError where it stays without an answer, or the account has no right.
+        """
+        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+        from urllib3.exceptions import HTTPError
+
+        told = ""
+        for attempt in range(_TRIES):
+            try:
+                return request(self._client)
+            except ApiException as error:
+                if error.status in absent:
+                    return None
+                told = f"{error.status} {error.reason}"
+                if error.status in (401, 403):
+                    break
+            except HTTPError as error:
+                told = f"{type(error).__name__}: {error}"[:200]
+            if attempt < _TRIES - 1:
+                time.sleep(0.2 * 2**attempt)
+        hint = "see that the API server answers"
+        if told.startswith(("401", "403")):
+            hint = f"give the account its role there, or correct the namespace {self.namespace}"
+        raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({told}): {hint}.")
+
+
+def _timeout() -> dict[str, Any]:
+    return {"_request_timeout": _REQUEST_SECONDS}
+
+
+def lives(pod: Any) -> bool:  # noqa: ANN401 - the client has no types
+    """Return whether a pod may still write: Pending, Running or Unknown."""
+    return pod.status.phase not in ("Succeeded", "Failed")
+
+
+def exit_code(pod: Any) -> int | None:  # noqa: ANN401
+    """Return the exit code of the driver's container, or None while it runs."""
+    for status in pod.status.container_statuses or []:
+        if status.name == "driver" and status.state.terminated:
+            return int(status.state.terminated.exit_code)
+    return None
+
+
+def driver_of(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
+    """Return the driver that a pod is."""
+    meta = pod.metadata
+    pending = pod.status.phase == "Pending"
+    leaving = " (being deleted)" if meta.deletion_timestamp else ""
+    return Driver(
+        pipeline=pipeline,
+        identity=meta.uid,
+        started=meta.creation_timestamp.timestamp(),
+        where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
+        pending=pending,
+        release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
+    )
+
+
+def waits_for(pod: Any) -> str:  # noqa: ANN401
+    """Return in words why a pod is not running yet: no node has room, its image cannot be pulled, ..."""
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"{condition.reason}: {condition.message}"
+    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    for status in statuses:
+        if status.state.waiting and status.state.waiting.reason:
+            return f"{status.state.waiting.reason}: {status.state.waiting.message or status.name}"
+    return "Pending"
