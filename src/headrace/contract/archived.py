@@ -1,0 +1,76 @@
+"""What an archive table says of itself: which batch it has newest, and up to which offsets. Iceberg's metadata, no Spark.
+
+Every append notes both in its snapshot (`streaming.sinks.append_archive`). Snapshots of maintenance note nothing: the
+newest note is found along the parents, so maintenance must never expire the newest snapshot that has one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.contract import storage
+from headrace.contract.checkpoint import Offsets
+from headrace.contract.paths import archive_metadata
+
+SNAPSHOT_BATCH = "headrace-batch"
+SNAPSHOT_OFFSETS = "headrace-offsets"
+
+
+@dataclass(frozen=True)
+class Archived:
+    """The newest note of an archive table; `at_ms` is when its snapshot was made (milliseconds since 1970)."""
+
+    generation: int
+    batch: int
+    ends: Offsets
+    at_ms: int
+
+
+def newest(root: str, pipeline: str, query: str) -> Archived | None:
+    """Return the newest note of the archive query's table, or None where there is no table or no batch in it."""
+    for snapshot in _snapshots(archive_metadata(root, pipeline, query)):
+        identity = snapshot["summary"].get(SNAPSHOT_BATCH)
+        if identity:
+            number, batch = identity.rsplit("/", 2)[1:]
+            ends = ends_of(snapshot["summary"].get(SNAPSHOT_OFFSETS))
+            return Archived(int(number), int(batch), ends, int(snapshot["timestamp-ms"]))
+    return None
+
+
+def ends_of(text: str | None) -> Offsets:
+    """Return the end offsets of a note; nothing where there is none."""
+    topics = json.loads(text or "{}")
+    return {topic: {int(p): int(end) for p, end in parts.items()} for topic, parts in topics.items()}
+
+
+def ends_text(ends: Offsets) -> str:
+    """Return end offsets as a note."""
+    return json.dumps(ends, sort_keys=True, separators=(",", ":"))
+
+
+def latest(*each: Offsets) -> Offsets:
+    """Return the greatest offset of each partition."""
+    found: Offsets = {}
+    for offsets in each:
+        for topic, parts in offsets.items():
+            known = found.setdefault(topic, {})
+            for partition, offset in parts.items():
+                known[partition] = max(offset, known.get(partition, 0))
+    return found
+
+
+def _snapshots(folder: str) -> Iterator[dict[str, Any]]:
+    """Yield the snapshots of a table, newest first, along their parents."""
+    version = storage.read_text(f"{folder}/version-hint.text")
+    text = storage.read_text(f"{folder}/v{version.strip()}.metadata.json") if version else None
+    if not text:
+        return
+    table = json.loads(text)
+    by_id = {each["snapshot-id"]: each for each in table.get("snapshots", ())}
+    snapshot = by_id.get(table.get("current-snapshot-id"))
+    while snapshot is not None:
+        yield snapshot
+        snapshot = by_id.get(snapshot.get("parent-snapshot-id"))

@@ -1,0 +1,56 @@
+"""What there is of a query's checkpoint, read from files alone: safe beside a running driver."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from headrace.contract import checkpoint, fingerprint, generation, ledger, names, trees
+from headrace.contract.paths import GenerationPaths
+from headrace.operations.checkpoints import snapshots
+
+
+def inspect(root: str, pipeline: str, query: str) -> dict[str, Any]:
+    """Return the generations of a query, oldest first, and its snapshots, as JSON values.
+
+    Times are milliseconds since 1970, ages seconds, sizes bytes; what is not known is None.
+    """
+    found = generation.all_of(root, pipeline, query)
+    now_ms = time.time_ns() // 1_000_000
+    return {
+        "query": names.query_name(pipeline, query),
+        "current": found[-1].number if found else None,
+        "generations": [_generation(each, each.paths(root), now_ms) for each in found],
+        "snapshots": [each.summary() for each in snapshots.listed(root, pipeline, query)],
+    }
+
+
+def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> dict[str, Any]:
+    planned = checkpoint.newest_batch(paths.checkpoint, "offsets")
+    committed = checkpoint.newest_batch(paths.checkpoint)
+    newest = ledger.newest(paths.ledger)
+    sizes = trees.files(paths.folder)
+    return {
+        "generation": chosen.number,
+        "started_ms": chosen.started_micros // 1000,
+        "planned_batch": planned,
+        "committed_batch": committed,
+        "offsets": _ends(newest) if newest else None,
+        "watermark_ms": newest["watermark_ms"] if newest else None,
+        "written_ms": newest["written_ms"] if newest else None,
+        "age_seconds": round((now_ms - newest["written_ms"]) / 1000, 1) if newest else None,
+        "state_bytes": sum(size for path, size in sizes.items() if "/state/" in f"/{path}"),
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        "ledger_records": len(ledger.batches(paths.ledger)),
+        "fingerprint": fingerprint.digest(chosen.fingerprint)[:12] if chosen.fingerprint else None,
+    } | {
+        key: value
+        for key, value in asdict(chosen).items()
+        if key in {"reason", "by", "snapshot", "lineage", "starting_ms"}
+    }
+
+
+def _ends(record: ledger.Record) -> dict[str, dict[str, int]]:
+    return {topic: {part: end for part, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}

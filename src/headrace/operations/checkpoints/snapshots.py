@@ -1,0 +1,196 @@
+"""Snapshots: a consistent cut of a query's checkpoint at its newest committed batch N, taken while the query may run.
+
+Spark writes offsets/N, then the state's version N + 1, then commits/N, each in one piece, and changes none of them
+afterwards. So everything up to N is at rest once commits/N is there; it only may be purged or compacted while it is
+copied, and then a later cut is taken. What lies beyond N is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from headrace.contract import checkpoint, generation, ledger, names, paths, soundness, statefiles, storage, trees
+from headrace.contract.model import Pipeline
+from headrace.contract.paths import GenerationPaths
+from headrace.errors import HeadraceError
+
+KEPT_BATCHES = 10
+"""Log entries that are copied: Spark needs two, and people like to see where it came from."""
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot. `files` has the SHA-256 of each file by its path inside the snapshot; times in milliseconds."""
+
+    id: str
+    pipeline: str
+    query: str
+    generation: int
+    batch: int
+    taken_ms: int
+    reason: str
+    bytes: int
+    files: dict[str, str]
+
+    def paths(self, root: str) -> GenerationPaths:
+        """Return the snapshot's folders below a storage root."""
+        return paths.snapshot_paths(root, self.pipeline, self.query, self.id)
+
+    @property
+    def digest(self) -> str:
+        """Return one hash over all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the snapshot without the list of its files, as JSON values."""
+        return asdict(self) | {"files": len(self.files)}
+
+
+def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int | None = None) -> Snapshot:
+    """Take a snapshot of a query's current generation (or of `number`); its driver may run. Returns it.
+
+    Raises HeadraceError where there is no committed batch, or the checkpoint is not sound.
+    """
+    name = names.query_name(pipeline, query)
+    chosen = generation.current(root, pipeline, query)
+    if number is not None:
+        chosen = generation.read(paths.generation_paths(root, pipeline, query, number).manifest)
+    if chosen is None:
+        raise HeadraceError(
+            f"{name} has no generation {number or ''} to take a snapshot of: see `headrace checkpoint inspect`."
+        )
+    fault: Exception | None = None
+    for _ in range(TRIES):
+        cut = checkpoint.newest_batch(chosen.paths(root).checkpoint)
+        if cut is None:
+            raise HeadraceError(
+                f"{name} has no finished batch in generation {chosen.number}: there is nothing to keep yet."
+            )
+        now = datetime.now(UTC)
+        made = f"{chosen.number:04d}-{cut:010d}-{now:%Y%m%dT%H%M%S%f}"
+        try:
+            return _take(root, chosen, cut, made, reason)
+        except FileNotFoundError as error:
+            fault = error
+            trees.remove(paths.snapshot_paths(root, pipeline, query, made).folder)
+    raise HeadraceError(
+        f"{name} lacks files that batch {cut} of generation {chosen.number} needs ({fault}): headrace checkpoint verify {name}"
+    )
+
+
+def take_all(root: str, pipeline: Pipeline, *, reason: str = "") -> dict[str, str]:
+    """Take a snapshot of every query of a pipeline that has a finished batch; return query -> snapshot id."""
+    taken = {}
+    for query in names.query_names(pipeline):
+        chosen = generation.current(root, pipeline.name, query)
+        if chosen and checkpoint.newest_batch(chosen.paths(root).checkpoint) is not None:
+            taken[query] = take(root, pipeline.name, query, reason=reason).id
+    return taken
+
+
+def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:
+    """Return the whole snapshots of a query, oldest first. One without a record was broken off and is none."""
+    found = [read(root, pipeline, query, name) for name in storage.list_names(paths.snapshots(root, pipeline, query))]
+    return sorted((each for each in found if each), key=lambda each: (each.taken_ms, each.id))
+
+
+def read(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot | None:
+    """Return one snapshot by its id, or None where there is no whole one."""
+    values = storage.read_json(paths.snapshot_record(root, pipeline, query, snapshot))
+    return Snapshot(**values) if values else None
+
+
+def damaged(root: str, snapshot: Snapshot) -> list[str]:
+    """Return the files of a snapshot that are gone or have another hash; empty for a sound one."""
+    folder = snapshot.paths(root).folder
+    wrong = []
+    for path, wanted in snapshot.files.items():
+        try:
+            same = trees.sha256(f"{folder}/{path}") == wanted
+        except FileNotFoundError:
+            same = False
+        if not same:
+            wrong.append(path)
+    return wrong
+
+
+def is_stateful(chosen: generation.Generation) -> bool:
+    """Return whether the generation's plan keeps state (`fingerprint.declared`)."""
+    return chosen.fingerprint.get("state_partitions") is not None
+
+
+def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason: str) -> Snapshot:
+    source = chosen.paths(root)
+    target = paths.snapshot_paths(root, chosen.pipeline, chosen.query, made)
+    hashes = {}
+    for path in _of_cut(trees.files(source.checkpoint), cut):
+        copied = f"{target.checkpoint}/{path}"
+        hashes[copied] = trees.copy(f"{source.checkpoint}/{path}", copied)
+    write_ledger(target.ledger, [record for record in ledger.read(source.ledger) if record["batch"] <= cut])
+    hashes[target.manifest] = trees.copy(source.manifest, target.manifest)
+    for path in trees.files(target.ledger):
+        hashes[f"{target.ledger}/{path}"] = trees.sha256(f"{target.ledger}/{path}")
+    wrong = [each for each in soundness.structure(target, stateful=is_stateful(chosen)) if each.severity == "critical"]
+    if wrong:
+        raise FileNotFoundError(f"{wrong[0].where} {wrong[0].what}")
+    snapshot = Snapshot(
+        id=made,
+        pipeline=chosen.pipeline,
+        query=chosen.query,
+        generation=chosen.number,
+        batch=cut,
+        taken_ms=time.time_ns() // 1_000_000,
+        reason=reason,
+        bytes=sum(trees.files(target.folder).values()),
+        files={path[len(target.folder) + 1 :]: digest for path, digest in sorted(hashes.items())},
+    )
+    storage.write_json(paths.snapshot_record(root, chosen.pipeline, chosen.query, made), asdict(snapshot))
+    return snapshot
+
+
+def write_ledger(folder: str, records: Iterable[ledger.Record]) -> None:
+    """Write records as segments, one for each run of batches without a gap."""
+    run: list[ledger.Record] = []
+    for each in records:
+        if run and each["batch"] != run[-1]["batch"] + 1:
+            ledger.write_segment(folder, run)
+            run = []
+        run.append(each)
+    if run:
+        ledger.write_segment(folder, run)
+
+
+def _of_cut(files: Mapping[str, int], cut: int) -> list[str]:
+    """Return the files of a checkpoint that a start after batch `cut` needs. Raises FileNotFoundError if one is gone."""
+    whole = [path for path in files if not path.rpartition("/")[2].startswith(".")]
+    wanted = [path for path in whole if path == "metadata" or path.startswith("sources/") or "/_metadata/" in path]
+    for log in ("offsets", "commits"):
+        wanted += _log(log, {path for path in whole if path.startswith(f"{log}/")}, cut)
+    if statefiles.other_store(files):
+        raise HeadraceError(
+            "The state is not of the in-memory store: such a checkpoint cannot be kept yet, stop and copy it."
+        )
+    for store, found in statefiles.stores(files).items():
+        need = statefiles.chain(found, cut + 1)
+        if need.missing:
+            raise FileNotFoundError(f"{store}/{need.missing[0]}")
+        wanted += [f"{store}/{name}" for name in need.files]
+    return wanted
+
+
+def _log(log: str, files: set[str], cut: int) -> list[str]:
+    """Return the newest entries of a log up to the cut, without a gap."""
+    ids = sorted((int(name) for path in files if (name := path.rpartition("/")[2]).isdigit()), reverse=True)
+    ids = [batch for batch in ids if batch <= cut][:KEPT_BATCHES]
+    broken = next((place for place, (a, b) in enumerate(pairwise(ids), 1) if b != a - 1), len(ids))
+    if not ids or ids[0] != cut or (cut > 0 and broken < 2 and log == "offsets"):
+        raise FileNotFoundError(f"{log}/{cut if not ids or ids[0] != cut else cut - 1}")
+    return [f"{log}/{batch}" for batch in ids[:broken]]

@@ -1,0 +1,159 @@
+"""Verify a checkpoint: L1 structure, L2 Kafka still holds what it goes on with, L3 no sink is ahead of it.
+
+Read-only and safe beside a running driver. What cannot be asked is a finding of its own, never taken for sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from headrace.contract import archived, checkpoint, generation, ledger, names, outputs, paths, soundness
+from headrace.contract.checkpoint import Offsets
+from headrace.contract.model import FilesSink, Pipeline
+from headrace.contract.soundness import Finding
+from headrace.errors import HeadraceError
+from headrace.operations.checkpoints.snapshots import is_stateful
+from headrace.operations.clients import kafka_admin
+
+KAFKA_SECONDS = 15
+_ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings of one query; `generation` and `batch` (committed) are None where it has not run."""
+
+    query: str
+    generation: int | None
+    batch: int | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Return whether nothing critical was found."""
+        return not any(each.severity == "critical" for each in self.findings)
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        findings = [asdict(each) | {"runbook": each.runbook} for each in self.findings]
+        return asdict(self) | {"sound": self.sound, "findings": findings}
+
+
+def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:
+    """Verify the current generation of one query. Without `bindings` (the admin's) Kafka is not asked."""
+    name = names.query_name(pipeline.name, query)
+    chosen = generation.current(root, pipeline.name, query)
+    if chosen is None:
+        return Report(name, None, None, ())
+    own = chosen.paths(root)
+    findings = _structure(own, chosen)
+    batch = checkpoint.newest_batch(own.checkpoint)
+    if bindings and batch is not None:
+        findings += kafka_holds(bindings, own.checkpoint, batch)
+    findings += _sinks(root, pipeline, query, chosen)
+    return Report(name, chosen.number, batch, tuple(findings))
+
+
+def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[Report]:
+    """Verify every query of some pipelines."""
+    return [verify(root, pipeline, query, bindings) for pipeline in pipelines for query in names.query_names(pipeline)]
+
+
+def _structure(own: paths.GenerationPaths, chosen: generation.Generation) -> list[Finding]:
+    try:
+        return soundness.structure(own, stateful=is_stateful(chosen))
+    except HeadraceError as error:  # a ledger record that is no JSON
+        return [Finding("LEDGER_DIFFERS", "critical", own.ledger, f"cannot be read: {error}")]
+
+
+def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
+    """Return where Kafka does not hold any more (or never had) what comes after batch `batch` of a checkpoint."""
+    entry = checkpoint.read_entry(folder, batch)
+    wanted = checkpoint.initial_offsets(folder) | (entry[1] if entry else {})
+    try:
+        held = kafka_ranges(kafka_admin(bindings), wanted)
+    except KafkaException as error:
+        return [Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its offsets are unknown: {error}")]
+    found = []
+    for topic, parts in wanted.items():
+        for partition, offset in parts.items():
+            where = f"{topic}/{partition}"
+            have = held.get((topic, partition))
+            if have is None:
+                found.append(
+                    Finding("TOPIC_GONE", "critical", where, f"is not there, the checkpoint goes on at {offset}")
+                )
+            elif offset < have[0]:
+                what = f"begins at {have[0]}, the checkpoint goes on at {offset}: {have[0] - offset} records are lost to it"
+                found.append(Finding("OFFSETS_EXPIRED", "critical", where, what))
+            elif offset > have[1]:
+                what = f"ends at {have[1]}, the checkpoint is at {offset}: the topic was made anew"
+                found.append(Finding("OFFSETS_AHEAD", "critical", where, what))
+    return found
+
+
+def kafka_ranges(admin: AdminClient, wanted: Offsets) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return (topic, partition) -> (first offset held, end). A partition that is not there is left out.
+
+    Raises KafkaException where Kafka does not answer.
+    """
+    found: dict[tuple[str, int], list[int]] = {}
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+        asked = {TopicPartition(topic, partition): spec for topic, parts in wanted.items() for partition in parts}
+        for place, future in admin.list_offsets(asked, request_timeout=KAFKA_SECONDS).items() if asked else ():
+            try:
+                offset = int(future.result(KAFKA_SECONDS + 5).offset)
+            except KafkaException as error:
+                if error.args[0].code() in _ABSENT:
+                    continue
+                raise
+            found.setdefault((place.topic, place.partition), []).append(offset)
+    return {place: (ends[0], ends[1]) for place, ends in found.items() if len(ends) == 2}
+
+
+def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generation) -> list[Finding]:
+    declared = pipeline.queries.get(query)
+    if declared is None:
+        return _archive(root, pipeline.name, query, chosen)
+    if any(isinstance(sink, FilesSink) for sink in declared.sinks):
+        return _files(root, chosen)
+    return []
+
+
+def _files(root: str, chosen: generation.Generation) -> list[Finding]:
+    """Check that each batch that wrote rows has its directory, here or in the generations it was restored from."""
+    own = chosen.paths(root)
+    committed = checkpoint.newest_batch(own.checkpoint)
+    if committed is None:
+        return []
+    written = [each["batch"] for each in ledger.read(own.ledger) if each["rows_out"] and each["batch"] <= committed]
+    there = outputs.directories(root, chosen.pipeline, chosen.query, chosen.number, chosen.lineage)
+    held = {batch for each in there for batch in range(each.first, each.last + 1)}
+    missing = [batch for batch in written if batch not in held]
+    if not missing:
+        return []
+    what = f"lacks {len(missing)} batch(es) that wrote rows, the first is {missing[0]}"
+    return [Finding("FILES_GONE", "critical", own.files, what)]
+
+
+def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
+    """Check that the archive table has no batch that this generation's checkpoint has not planned, and is there."""
+    own = chosen.paths(root)
+    planned = checkpoint.newest_batch(own.checkpoint, "offsets")
+    committed = checkpoint.newest_batch(own.checkpoint)
+    newest = archived.newest(root, pipeline, query)
+    where = paths.archive_metadata(root, pipeline, query)
+    if newest is None:
+        rows = any(each["rows_out"] for each in ledger.read(own.ledger))
+        lost = committed is not None and rows
+        return [Finding("ARCHIVE_GONE", "critical", where, "has no batch, the ledger has rows")] if lost else []
+    if newest.generation == chosen.number and newest.batch > (-1 if planned is None else planned):
+        what = f"has batch {newest.batch}, the checkpoint only {planned}: coming batches would be taken for replays and lost"
+        return [Finding("BEHIND_ARCHIVE", "critical", where, what)]
+    return []
