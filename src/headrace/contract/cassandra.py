@@ -149,6 +149,19 @@ def ddl(pipeline: Pipeline, replication_factor: int = 1) -> list[str]:
     return [*(create_keyspace(name, replication_factor) for name in keyspaces), *map(create_table, wanted)]
 
 
+def directory_columns(pipeline: Pipeline, dimension: str) -> list[str]:
+    """Return the columns of a dimension that a refresh writes: all but its key and those that a query's sink writes."""
+    own = pipeline.dimensions[dimension]
+    written = {
+        column
+        for name, query in pipeline.queries.items()
+        for sink in query.sinks
+        if isinstance(sink, CassandraSink) and cassandra_table(pipeline.name, name, sink) == (own.keyspace, own.table)
+        for column in query.columns
+    }
+    return [name for name in own.columns if name not in own.key and name not in written]
+
+
 def grants(pipeline: Pipeline) -> list[Grant]:
     """Return the least rights of a pipeline's role: read its dimensions, read and write its own sink tables."""
     role = principal(pipeline.name)

@@ -97,6 +97,24 @@ class Source(Strict):
     event_time: EventTime | None = Field(None, description="Without it a record happened when Kafka got it.")
 
 
+class Refresh(Strict):
+    """Where a dimension's rows come from and how much one refresh may change. Columns that a query writes are no part."""
+
+    source: Literal["files", "sql"] = Field(
+        "files",
+        description="CSV or Parquet snapshots as they are dropped, or a table of the binding `<dimension>-source`.",
+    )
+    table: str | None = Field(
+        None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$", description="The SQL table or view, such as public.users."
+    )
+    max_delete_percent: int = Field(
+        5, ge=0, le=100, description="A refresh that deletes more of the live rows waits for an approval."
+    )
+    min_rows_percent: int = Field(
+        50, ge=0, le=100, description="A snapshot with fewer rows than this share of the live ones is refused."
+    )
+
+
 class Dimension(Strict):
     """A Cassandra table that a query joins (direct join). Its key in the file is the name that the transform sees."""
 
@@ -105,6 +123,7 @@ class Dimension(Strict):
     table: Name = Field(description="Cassandra table.")
     key: list[Name] = Field(min_length=1, description="The full partition key: a direct join needs all of it.")
     columns: dict[Name, Column] = Field(description="The columns of the table, by name.")
+    refresh: Refresh | None = Field(None, description="Without it nobody but the streams writes the table.")
 
 
 class Window(Strict):
@@ -219,6 +238,15 @@ class Slo(Strict):
     lag: int = Field(100_000, gt=0, description="Offsets behind the end of the topic.")
 
 
+class Quality(Strict):
+    """What follows from a failed check of a sink. The expectations themselves are in expectations/, one suite a sink."""
+
+    on_critical: Literal["report", "pause"] = Field(
+        "report",
+        description="After a failed critical expectation: 'report' blocks the sink's asset, 'pause' also the stream.",
+    )
+
+
 class Pipeline(Strict):
     """One pipeline file."""
 
@@ -235,3 +263,4 @@ class Pipeline(Strict):
     )
     driver: Driver = Field(Driver(), description="Sizes of the application.")
     slo: Slo = Field(Slo(), description="What is promised.")
+    quality: Quality = Field(Quality(), description="What a failed expectation does.")

@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Collection, Iterator
 
 from headrace.contract import rules_sinks, rules_state
+from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline, decimal_digits
 from headrace.contract.names import ARCHIVE_PREFIX
 from headrace.contract.wording import choices
@@ -111,6 +112,20 @@ def queries_have_checkpoints_of_their_own(pipeline: Pipeline) -> Iterator[str]:
             )
 
 
+def refreshes_can_be_carried_out(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a refresh from SQL without a table, one from files with a table, and one with nothing to write."""
+    for name, dimension in pipeline.dimensions.items():
+        refresh, key = dimension.refresh, f"dimensions.{name}.refresh"
+        if refresh is None:
+            continue
+        if refresh.source == "sql" and refresh.table is None:
+            yield f"{key}.table: a refresh from SQL reads one; name the table or view, such as public.{name}"
+        if refresh.source == "files" and refresh.table is not None:
+            yield f"{key}.table: files have none; take it out or write source: sql"
+        if not directory_columns(pipeline, name):
+            yield f"{key}: queries write every column of {name}; take the refresh out, or give {name} a column of its own"
+
+
 RULES = (
     names_are_free,
     columns_are_possible,
@@ -119,4 +134,5 @@ RULES = (
     retention_is_positive,
     queries_read_what_exists,
     queries_have_checkpoints_of_their_own,
+    refreshes_can_be_carried_out,
 )

@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("columns.NAME", model.Column),
     ("sources.NAME.event_time", model.EventTime),
     ("dimensions.NAME", model.Dimension),
+    ("dimensions.NAME.refresh", model.Refresh),
     ("queries.NAME", model.Query),
     ("queries.NAME.aggregate", model.Aggregate),
     ("queries.NAME.aggregate.window", model.Window),
@@ -36,6 +37,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("queries.NAME.sinks, kind: files", model.FilesSink),
     ("driver", model.Driver),
     ("slo", model.Slo),
+    ("quality", model.Quality),
 )
 
 

@@ -1,0 +1,76 @@
+"""Data Docs from the kept reports: one writer, after the checks, so that no two tasks write one site."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from headrace.contract import paths, storage
+from headrace.operations.quality.validate import load_suite
+
+
+def build(root: str, project: Path, sinks: Iterable[str]) -> str:
+    """Write the site of all kept reports to `<root>/quality/docs` and return its first page.
+
+    The site is made in a folder of its own first: pages that stand are replaced, the first page last.
+    """
+    import great_expectations as gx
+    from great_expectations.core.expectation_suite import ExpectationSuite
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    with tempfile.TemporaryDirectory() as scratch:
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        for site in list(context.get_site_names()):
+            context.delete_data_docs_site(site)
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": scratch}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
+        context.add_data_docs_site(
+            "quality", {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
+        )
+        for sink in sinks:
+            reports = _reports(root, sink)
+            if reports:
+                context.suites.add(ExpectationSuite(**load_suite(project, sink)))
+            for report in reports:
+                _add(context, sink, report)
+        context.build_data_docs()
+        _copy(Path(scratch), paths.quality_docs(root))
+    return f"{paths.quality_docs(root)}/index.html"
+
+
+def _reports(root: str, sink: str) -> list[dict[str, Any]]:
+    folder = paths.quality_results(root, sink)
+    found = [storage.read_json(f"{folder}/{name}") for name in storage.list_names(folder) if name.endswith(".json")]
+    return [report for report in found if report]
+
+
+def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN401 - a GX context
+    from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
+    from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.resource_identifiers import (
+        ExpectationSuiteIdentifier,
+        ValidationResultIdentifier,
+    )
+
+    summary = report["summary"]
+    result = expectationSuiteValidationResultSchema.load(report["result"])
+    at = datetime.fromtimestamp(summary["checked_at_ms"] / 1000, UTC)
+    run = RunIdentifier(re.sub(r"[^0-9A-Za-z]+", "-", summary["window"]["name"]), at)
+    key = ValidationResultIdentifier(ExpectationSuiteIdentifier(sink), run, sink)
+    context.validation_results_store.set(key, result)
+
+
+def _copy(source: Path, target: str) -> None:
+    fs, folder = fsspec.core.url_to_fs(target)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path == source / "index.html"):
+        place = f"{folder}/{path.relative_to(source).as_posix()}"
+        fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(place, path.read_bytes())

@@ -1,0 +1,127 @@
+"""The plain functions that DAGs and the command line call. Values between them are plain JSON.
+
+plan_checks fixes windows, batches and offsets; run_checks reads, validates and keeps, and fails for no finding; gate, one
+a sink, raises where a critical expectation failed; act pauses a pipeline whose file says so; build_docs is one writer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headrace.errors import HeadraceError
+from headrace.operations import control
+from headrace.operations.deployment import Deployment
+from headrace.operations.quality import plan
+from headrace.operations.quality.sinks import find, sinks_of
+from headrace.operations.quality.summary import gate
+
+__all__ = ["act", "build_docs", "gate", "plan_checks", "run_checks", "sink_names", "trend"]
+
+Progress = Callable[[str, float], None]
+
+
+def sink_names(deployment: Deployment, pipeline: str | None = None) -> list[str]:
+    """Return the names of all sinks of one pipeline or of all: their suites, results and assets have these names."""
+    return [sink.name for one in _pipelines(deployment, pipeline) for sink in sinks_of(one)]
+
+
+def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
+    """Return what is to be checked of each sink of a pipeline, as plain JSON values (see `plan.Check`)."""
+    (one,) = _pipelines(deployment, pipeline)
+    return [check.to_json_dict() for check in plan.plan(deployment, one, since_ms=since_ms)]
+
+
+def run_checks(
+    deployment: Deployment,
+    pipeline: str,
+    checks: Sequence[Mapping[str, Any]],
+    report: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Carry out checks of one pipeline in this process and return their summaries (see `summary.Summary`).
+
+    Findings are results, not errors: `gate` turns them into one. Great Expectations is imported here, once for all.
+    """
+    (one,) = _pipelines(deployment, pipeline)
+    found = []
+    for done, check in enumerate(checks):
+        found.append(_run(deployment, one, plan.Check(**check)))
+        if report:
+            report(str(check["sink"]), (done + 1) / len(checks))
+    return found
+
+
+def _run(deployment: Deployment, pipeline: Any, check: plan.Check) -> dict[str, Any]:  # noqa: ANN401 - a Pipeline
+    from headrace.operations.quality import read, store
+    from headrace.operations.quality.summary import Summary, failures, status_of
+    from headrace.operations.quality.validate import json_safe, load_suite, validate
+
+    began, now_ms = time.monotonic(), int(check.parameters.get("now_ms", time.time_ns() // 1_000_000))
+    if check.window["kind"] == "nothing":
+        summary = Summary(check.sink, check.pipeline, check.query, "EMPTY", check.window, now_ms)
+        return summary.to_json_dict()
+    suite = load_suite(deployment.project, check.sink)
+    sink = find([pipeline], check.sink)
+    frame, sampled = read.read(deployment, pipeline, sink, check)
+    outcomes, result = validate(suite, frame, sink.key, check.parameters)
+    rows = store.quarantine_rows(check, outcomes, sink.key)
+    summary = Summary(
+        sink=check.sink,
+        pipeline=check.pipeline,
+        query=check.query,
+        status=status_of(outcomes),
+        window=check.window,
+        checked_at_ms=now_ms,
+        seconds=round(time.monotonic() - began, 3),
+        rows=len(frame),
+        sampled=sampled,
+        expectations=len(outcomes),
+        quarantined=len(rows),
+        failed=failures(outcomes),
+        batches=json_safe(read.missing_batches(check.window, frame)),
+        report=store.report_path(deployment.root, check),
+    )
+    store.record(deployment.bindings, summary, rows)
+    store.write_report(deployment.root, summary, result)
+    return summary.to_json_dict()
+
+
+def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: str) -> list[str]:
+    """Pause the pipelines with a failed critical expectation whose file says `quality: {on_critical: pause}`.
+
+    Returns the names of those paused. The reason names the sinks; `headrace stream resume` goes on.
+    """
+    paused = []
+    pipelines = deployment.pipelines()
+    for name in dict.fromkeys(str(each["pipeline"]) for each in summaries if each["status"] == "FAILED"):
+        if pipelines[name].quality.on_critical != "pause":
+            continue
+        sinks = [each["sink"] for each in summaries if each["pipeline"] == name and each["status"] == "FAILED"]
+        reason = f"critical expectations failed for {', '.join(sinks)}: see `headrace quality show {sinks[0]}`"
+        control.pause(deployment.launcher(), name, by=by, reason=reason)
+        paused.append(name)
+    return paused
+
+
+def build_docs(deployment: Deployment) -> str:
+    """Build the Data Docs of all kept reports and return the path of their first page."""
+    from headrace.operations.quality import docs
+
+    return docs.build(deployment.root, deployment.project, sink_names(deployment))
+
+
+def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[Any]]:
+    """Return sink -> its newest checks, newest first, as plain JSON values: for the Streams page."""
+    from headrace.operations.quality import store
+
+    return store.trend(deployment.bindings, sinks or sink_names(deployment), limit)
+
+
+def _pipelines(deployment: Deployment, name: str | None) -> list[Any]:
+    found = deployment.pipelines()
+    if name is None:
+        return list(found.values())
+    if name not in found:
+        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
+    return [found[name]]

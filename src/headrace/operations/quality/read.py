@@ -1,0 +1,172 @@
+"""Reads what a check names, and nothing else, as a typed frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import fsspec
+import pandas as pd
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from headrace.contract import names, paths, storage
+from headrace.contract.bindings import read_kafka
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.deployment import Deployment
+from headrace.operations.quality import read_cassandra
+from headrace.operations.quality.plan import Check
+from headrace.operations.quality.rows import frame_of, with_facts
+from headrace.operations.quality.sinks import CheckedSink
+
+SILENT_SECONDS = 30.0
+
+Rows = list[dict[str, Any]]
+
+
+def read(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check) -> tuple[pd.DataFrame, bool]:
+    """Return the check's rows with all columns that a suite may name, and whether they are a sample of the sink.
+
+    Raises HeadraceError where the sink cannot be read.
+    """
+    found: list[str] | None = None
+    sampled = False
+    if sink.kind == "cassandra":
+        rows, found, sampled = read_cassandra.read(deployment.bindings, sink, check.window)
+    elif sink.kind == "kafka":
+        rows = distinct(read_topic(deployment, sink, check.window))
+    elif sink.kind == "files":
+        rows = list(read_files(deployment.root, sink, check.window))
+    else:
+        rows, found = read_archive(deployment.root, sink, check.window)
+    query = pipeline.queries.get(sink.query)
+    window = query.aggregate.window if query and query.aggregate else None
+    frame = with_facts(
+        frame_of(rows, sink, found),
+        sink,
+        window,
+        behind_seconds=check.parameters.get("behind_seconds", 0.0),
+        now_ms=int(check.parameters.get("now_ms", 0)),
+    )
+    return read_cassandra.with_references(deployment.bindings, pipeline, sink, frame, check.references), sampled
+
+
+def read_topic(deployment: Deployment, sink: CheckedSink, window: dict[str, Any]) -> Rows:
+    """Return the records of the window's offset ranges that its generation's batches wrote, with `_id` and so on.
+
+    Records of other batches that lie between them are left out. A value that is no JSON object has no columns.
+    """
+    ranges = {int(p): (start, end) for p, (start, end) in window["offsets"].items() if end > start}
+    config = {"group.id": "headrace.quality", "enable.auto.commit": False, "log_level": 3}
+    consumer = Consumer(read_kafka(deployment.bindings).client_config() | config)
+    rows: Rows = []
+    try:
+        consumer.assign([TopicPartition(sink.place[0], p, start) for p, (start, _) in ranges.items()])
+        position = {p: start for p, (start, _) in ranges.items()}
+        while any(position[p] < end for p, (_, end) in ranges.items()):
+            messages = consumer.consume(5_000, timeout=SILENT_SECONDS)
+            if not messages:
+                raise HeadraceError(
+                    f"Topic {sink.place[0]} gave no record for {SILENT_SECONDS:.0f} s, at {position} of {ranges}: see "
+                    "`headrace status`, then check again."
+                )
+            for message in messages:
+                if message.error() is not None:
+                    raise KafkaException(message.error())
+                partition, offset = message.partition(), message.offset()
+                position[partition] = offset + 1
+                if offset < ranges[partition][1]:
+                    rows += _own_record(message, window)
+    except KafkaException as error:
+        raise HeadraceError(
+            f"Topic {sink.place[0]} cannot be read ({error.args[0].str()}): see `headrace status`, then check again."
+        ) from error
+    finally:
+        consumer.close()
+    return rows
+
+
+def _own_record(message: Any, window: dict[str, Any]) -> Rows:  # noqa: ANN401 - a confluent_kafka.Message
+    headers = {key: (value or b"").decode(errors="replace") for key, value in message.headers() or []}
+    batch = headers.get("headrace.batch", "")
+    own = headers.get("headrace.generation") == str(window["generation"]) and batch.isdigit()
+    if not own or not window["first"] <= int(batch) <= window["last"]:
+        return []
+    where = {"_partition": message.partition(), "_offset": message.offset()}
+    return [_json_row(message.value()) | {"_id": headers.get("headrace.id"), "_batch": int(batch)} | where]
+
+
+def distinct(rows: Rows) -> Rows:
+    """Return the records without repeats: a sink is at least once, so one id may come again, but saying the same."""
+    found: dict[tuple[Any, str], dict[str, Any]] = {}
+    for row in rows:
+        content = json.dumps({k: v for k, v in row.items() if not k.startswith("_")}, sort_keys=True, default=str)
+        found.setdefault((row["_id"], content), row)
+    return list(found.values())
+
+
+def _json_row(value: bytes | str | None) -> dict[str, Any]:
+    """Return a JSON object with exact numbers. Names that a check adds are not taken from a record."""
+    try:
+        parsed = json.loads(value or b"null", parse_float=Decimal)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        return {"not_an_object": str(value)[:40]}
+    return {name.lstrip("_") or "unnamed": each for name, each in parsed.items()}
+
+
+def read_files(root: str, sink: CheckedSink, window: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
+    chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
+    fs, folder = fsspec.core.url_to_fs(chosen.files)
+    for name in storage.list_names(chosen.files):
+        batch = name.removeprefix("batch_id=")
+        if batch == name or not batch.isdigit() or not window["first"] <= int(batch) <= window["last"]:
+            continue
+        for path in sorted(fs.glob(f"{folder}/{name}/part-*")):
+            lines = fs.cat_file(path).decode(errors="replace").splitlines()
+            part = path.rpartition("/")[2][:10]  # part-00000; what follows is random
+            for number, line in enumerate(lines):
+                yield _json_row(line) | {"_batch": int(batch), "_line": f"{part}:{number}"}
+
+
+def read_archive(root: str, sink: CheckedSink, window: dict[str, Any]) -> tuple[Rows, list[str]]:
+    """Return the archive's rows in the window's offset ranges, and the names of the table's columns."""
+    from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
+    from pyiceberg.table import StaticTable
+
+    table = f"{paths.lake(root)}/{sink.pipeline}/{sink.query}"
+    version = storage.read_text(f"{table}/metadata/version-hint.text")
+    if version is None:
+        raise HeadraceError(
+            f"The archive {names.archive_table(sink.pipeline, sink.query.removeprefix(names.ARCHIVE_PREFIX))} is missing "
+            f"at {table}: restore it from a backup; a restart of the pipeline would begin an empty one."
+        )
+    loaded = StaticTable.from_metadata(f"{table}/metadata/v{version.strip()}.metadata.json")
+    spans = [(int(p), start, end) for p, (start, end) in window["offsets"].items() if end > start]
+    wanted = [
+        And(EqualTo("partition", p), GreaterThanOrEqual("offset", start), LessThan("offset", end))
+        for p, start, end in spans
+    ]
+    there = [field.name for field in loaded.schema().fields]
+    if not wanted:
+        return [], there
+    row_filter = Or(*wanted) if len(wanted) > 1 else wanted[0]
+    shown = [name for name in sink.columns if name in there]
+    return loaded.scan(row_filter=row_filter, selected_fields=tuple(shown)).to_arrow().to_pylist(), there
+
+
+def missing_batches(window: dict[str, Any], frame: pd.DataFrame, limit: int = 20) -> Sequence[dict[str, int]]:
+    """Return the batches of a window that do not hold as many rows as the ledger says: batch, expected, found."""
+    if window["kind"] != "batches" or "_batch" not in frame:
+        return []
+    there = frame["_batch"].value_counts()
+    wrong = [
+        {"batch": int(batch), "expected": rows, "found": int(there.get(int(batch), 0))}
+        for batch, rows in window["rows_out"].items()
+        if int(there.get(int(batch), 0)) != rows
+    ]
+    return wrong[:limit]

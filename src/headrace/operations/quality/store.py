@@ -1,0 +1,197 @@
+"""Where results go: full reports as files, the series and the quarantine as tables of Cassandra.
+
+Every write may be repeated: a retry of a check writes the same report, the same row of the series and the same rows of
+the quarantine (key: sink, window, expectation, row key), at the check's own time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.query import dict_factory
+
+from headrace.contract import names, paths, storage
+from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
+from headrace.operations.clients import cassandra_session
+from headrace.operations.quality.plan import Check
+from headrace.operations.quality.summary import Summary
+from headrace.operations.quality.validate import Outcome
+
+SERIES_KEPT = timedelta(days=90)
+QUARANTINE_KEPT = timedelta(days=30)
+# Full reports of one sink that are kept, and so shown in the Data Docs.
+REPORTS_KEPT = 30
+
+RESULTS = Table(
+    names.QUALITY_KEYSPACE,
+    names.QUALITY_RESULTS,
+    {
+        "sink": "text",
+        "checked_at": "timestamp",
+        "status": "text",
+        "window": "text",
+        "rows": "bigint",
+        "expectations": "int",
+        "failed": "text",
+        "critical": "int",
+        "warnings": "int",
+        "seconds": "double",
+    },
+    ("sink",),
+    ("checked_at",),
+    {"default_time_to_live": str(SERIES_KEPT // timedelta(seconds=1))},
+)
+QUARANTINE = Table(
+    names.QUALITY_KEYSPACE,
+    names.QUARANTINE,
+    {
+        "sink": "text",
+        "window": "text",
+        "expectation_id": "text",
+        "row_key": "text",
+        "expectation": "text",
+        "severity": "text",
+        "why": "text",
+        "row": "text",
+        "found_at": "timestamp",
+    },
+    ("sink", "window"),
+    ("expectation_id", "row_key"),
+    {"default_time_to_live": str(QUARANTINE_KEPT // timedelta(seconds=1))},
+)
+
+
+def ensure_tables(session: Session) -> None:
+    """Make the keyspace and both tables if they are absent: as many replicas as there are nodes, at most three."""
+    there = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
+    if there is not None and {RESULTS.name, QUARANTINE.name} <= set(there.tables):
+        return
+    nodes = len(session.cluster.metadata.all_hosts())
+    session.execute(create_keyspace(names.QUALITY_KEYSPACE, min(3, nodes)))
+    for table in (RESULTS, QUARANTINE):
+        session.execute(create_table(table))
+
+
+def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row for each failing row of each failed expectation, by the table's columns."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for outcome in (outcome for outcome in outcomes if not outcome.success):
+        for row in outcome.rows:
+            row_key = json.dumps([row.get(name) for name in key], ensure_ascii=False)
+            rows[outcome.id, row_key] = {
+                "sink": check.sink,
+                "window": check.window["name"],
+                "expectation_id": outcome.id,
+                "row_key": row_key,
+                "expectation": outcome.text,
+                "severity": outcome.severity,
+                "why": outcome.why,
+                "row": json.dumps(row, ensure_ascii=False, sort_keys=True),
+                "found_at": _utc(check.parameters.get("now_ms", 0)),
+            }
+    return list(rows.values())
+
+
+def record(bindings: Path, summary: Summary, quarantined: Sequence[Mapping[str, Any]]) -> None:
+    """Write a check's row of the series and its failing rows; once more changes nothing."""
+    critical = sum(each["severity"] == "critical" for each in summary.failed)
+    result = {
+        "sink": summary.sink,
+        "checked_at": _utc(summary.checked_at_ms),
+        "status": summary.status,
+        "window": summary.window["name"],
+        "rows": summary.rows,
+        "expectations": summary.expectations,
+        "failed": json.dumps(summary.failed, ensure_ascii=False),
+        "critical": critical,
+        "warnings": len(summary.failed) - critical,
+        "seconds": summary.seconds,
+    }
+    with cassandra_session(bindings) as session:
+        ensure_tables(session)
+        _write(session, RESULTS, [result], summary.checked_at_ms * 1000)
+        _write(session, QUARANTINE, quarantined, summary.checked_at_ms * 1000)
+
+
+def _write(session: Session, table: Table, rows: Sequence[Mapping[str, Any]], at_micros: int) -> None:
+    columns = list(table.columns)
+    insert = session.prepare(
+        f"INSERT INTO {quoted(table.keyspace, table.name)} ({', '.join(map(quoted, columns))}) "  # noqa: S608 - quoted names
+        f"VALUES ({', '.join('?' * len(columns))}) USING TIMESTAMP {at_micros}"
+    )
+    execute_concurrent_with_args(session, insert, [[row[name] for name in columns] for row in rows], concurrency=32)
+
+
+def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, list[dict[str, Any]]]:
+    """Return sink -> its newest checks, newest first: checked_at (ISO), status, window, rows, critical, warnings ..."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with cassandra_session(bindings) as session:
+        ensure_tables(session)
+        session.row_factory = dict_factory
+        select = session.prepare(
+            f"SELECT * FROM {quoted(RESULTS.keyspace, RESULTS.name)} WHERE sink = ? "  # noqa: S608 - quoted names
+            "ORDER BY checked_at DESC LIMIT ?"
+        )
+        for sink in sinks:
+            rows = session.execute(select, (sink, limit))
+            found[sink] = [
+                row | {"checked_at": _iso(row["checked_at"]), "failed": json.loads(row["failed"])} for row in rows
+            ]
+    return found
+
+
+def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> list[dict[str, Any]]:
+    """Return the failing rows that a check of this window found; `row` and `row_key` are JSON text."""
+    with cassandra_session(bindings) as session:
+        ensure_tables(session)
+        session.row_factory = dict_factory
+        select = session.prepare(
+            f"SELECT * FROM {quoted(QUARANTINE.keyspace, QUARANTINE.name)} "  # noqa: S608 - quoted names
+            "WHERE sink = ? AND window = ? LIMIT ?"
+        )
+        return [
+            row | {"found_at": _iso(row["found_at"])} for row in session.execute(select, (sink, window, limit)).all()
+        ]
+
+
+def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
+    """Write the full report, then the newest summary of the sink; older reports beyond REPORTS_KEPT go.
+
+    Only the newest summary is what the next check goes on from, so it is written last.
+    """
+    if result is not None:
+        storage.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
+        folder = paths.quality_results(root, summary.sink)
+        for name in storage.list_names(folder)[:-REPORTS_KEPT]:
+            _remove(f"{folder}/{name}")
+    if summary.status != "EMPTY":
+        storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
+
+
+def report_path(root: str, check: Check) -> str:
+    """Return the file of a check's report: its time and window, so that a retry writes it again."""
+    at = f"{int(check.parameters.get('now_ms', 0)):015d}"
+    window = re.sub(r"[^0-9A-Za-z]+", "-", check.window["name"])
+    return f"{paths.quality_results(root, check.sink)}/{at}-{window}.json"
+
+
+def _remove(path: str) -> None:
+    import fsspec
+
+    fs, inner = fsspec.core.url_to_fs(path)
+    fs.rm_file(inner)
+
+
+def _utc(milliseconds: float) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.replace(tzinfo=UTC).isoformat(timespec="seconds")

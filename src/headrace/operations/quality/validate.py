@@ -1,0 +1,160 @@
+"""Runs a suite over a frame with Great Expectations, in an ephemeral context, and says what failed, with the rows' keys."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "expectations"
+# Failing rows of one expectation that are kept one by one; their number is always told.
+MAX_KEYS = 1_000
+# A failing expectation of this severity fails the check; others are shown.
+CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one expectation found. `rows` are the failing ones (at most MAX_KEYS): the key columns and the judged ones."""
+
+    id: str
+    type: str
+    columns: tuple[str, ...]
+    severity: str
+    why: str
+    success: bool
+    unexpected: int = 0
+    percent: float = 0.0
+    observed: Any = None
+    error: str = ""
+    rows: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Return the expectation and its columns, for people: not_be_null(product_id)."""
+        return f"{self.type.removeprefix('expect_')}({', '.join(self.columns)})"
+
+
+def load_suite(project: Path, name: str) -> dict[str, Any]:
+    """Return the suite of a sink or stage as its JSON has it. Raises HeadraceError where it is missing or broken."""
+    path = project / FOLDER / f"{name}.json"
+    try:
+        suite: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise HeadraceError(
+            f"{path} is missing: write the expectations of {name} there (docs/howto/quality.md)."
+        ) from error
+    except ValueError as error:
+        raise HeadraceError(f"{path} is not JSON ({error}): correct it.") from error
+    if suite.get("name") != name:
+        raise HeadraceError(f"{path} calls itself {suite.get('name')!r}: the suite's name is the file's, {name!r}.")
+    return suite
+
+
+def validate(
+    suite: Mapping[str, Any], frame: pd.DataFrame, key: Sequence[str], parameters: Mapping[str, float]
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Return one outcome for each expectation, and Great Expectations' own result as plain JSON values.
+
+    `key` names a row; `parameters` stand for the suite's $PARAMETERs. An expectation that cannot be judged (its column
+    is missing, its parameter is unknown) has failed, and `error` says why.
+    """
+    import great_expectations as gx
+    from great_expectations.core.expectation_suite import ExpectationSuite
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.exceptions.exceptions import GreatExpectationsError
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("frames").add_dataframe_asset(suite["name"])
+    batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": frame})
+    try:
+        loaded = ExpectationSuite(**dict(suite))
+    except (GreatExpectationsError, TypeError, ValueError) as error:
+        raise HeadraceError(
+            f"{FOLDER}/{suite['name']}.json is no suite ({_first_line(error)}): correct the expectation it names."
+        ) from error
+    # Not added to the context, which would give its expectations new ids.
+    result = batch.validate(
+        loaded, expectation_parameters=dict(parameters), result_format={"result_format": "COMPLETE"}
+    )
+    outcomes = [_outcome(each, frame, key) for each in result.results]
+    return outcomes, _without_lists(json_safe(result.to_json_dict()))  # type: ignore[no-untyped-call]
+
+
+def _outcome(result: Any, frame: pd.DataFrame, key: Sequence[str]) -> Outcome:  # noqa: ANN401 - GX
+    config, found = result.expectation_config, result.result or {}
+    kwargs = config.kwargs
+    columns = [kwargs[name] for name in ("column", "column_A", "column_B") if name in kwargs]
+    columns += kwargs.get("column_list") or []
+    positions = [] if result.success else list(found.get("unexpected_index_list") or [])[:MAX_KEYS]
+    shown = list(dict.fromkeys(name for name in (*key, *columns) if name in frame))
+    rows = frame.loc[positions, shown].to_dict("records") if positions else []
+    return Outcome(
+        id=str(config.id),
+        type=config.type,
+        columns=tuple(columns),
+        severity=str(getattr(config.severity, "value", config.severity)),
+        why=str((config.meta or {}).get("why", "")),
+        success=bool(result.success),
+        unexpected=int(found.get("unexpected_count") or 0),
+        percent=round(float(found.get("unexpected_percent") or 0), 4),
+        observed=json_safe(found.get("details") or found.get("observed_value")),
+        error=_error(result.exception_info or {}),
+        rows=tuple(json_safe(row) for row in rows),
+    )
+
+
+def _error(info: Mapping[str, Any]) -> str:
+    """Return why an expectation could not be judged; Great Expectations nests it by metric."""
+    for each in (info, *(inner for inner in info.values() if isinstance(inner, Mapping))):
+        if each.get("raised_exception"):
+            return _first_line(each.get("exception_message"))
+    return ""
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
+def _without_lists(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result without one entry a row: its partial lists of 20 stay, and so the report stays small."""
+    for each in result.get("results", []):
+        for name in ("unexpected_list", "unexpected_index_list", "unexpected_index_query"):
+            each.get("result", {}).pop(name, None)
+    return result
+
+
+def json_safe(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return a value that JSON has: exact decimals as text, times in ISO form, bytes as hex, NaN and NaT as null."""
+    if isinstance(value, Mapping):
+        return {str(name): json_safe(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_safe(each) for each in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:  # noqa: ANN401 - numpy, pandas, dates
+    if isinstance(value, Decimal):
+        return str(value) if value.is_finite() else None
+    if type(value).__name__ in {"NaTType", "NAType"}:
+        return None
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return json_safe(value.item()) if hasattr(value, "item") else str(value)
