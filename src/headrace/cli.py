@@ -29,6 +29,7 @@ from headrace.cli_common import (
     starting_launcher,
 )
 from headrace.cli_stream import stream
+from headrace.cli_upgrade import stream_upgrade
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -39,6 +40,7 @@ from headrace.operations import tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(stream, name="stream")
+stream.command("upgrade")(stream_upgrade)
 
 
 def main() -> None:

@@ -89,9 +89,13 @@ class Deployment(Strict):
         """Return what starts and ends this deployment's drivers."""
         return self.drivers.launcher(self.project, self.root)
 
-    def pipelines(self) -> Mapping[str, Pipeline]:
-        """Return the pipelines of the project by name. Raises HeadraceError on a file that does not load."""
-        return load_pipelines(self.project / "pipelines")
+    def pipelines(self, release: str = "") -> Mapping[str, Pipeline]:
+        """Return the pipelines by name, of the project or of a release that is a folder. Raises HeadraceError.
+
+        The files of a release that is an image are in it: the project's own stand for them.
+        """
+        folder = Path(release) if release and self.drivers.kind == "local" else self.project
+        return load_pipelines(folder / "pipelines")
 
     def write(self, path: Path) -> None:
         """Write the file that `load` reads."""

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import drivers, duties, intent
+from headrace.operations.checkpoints import restore, snapshots
 from headrace.operations.drivers import Launcher, Order
 
 HOLD_SECONDS = 900.0
@@ -55,6 +57,11 @@ def stop(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[st
     _hold(launcher, pipeline, by, f"upgrade to {release or 'the deployment'}")
     gentle = launcher.stop(pipeline)
     return {"pipeline": pipeline, "ended": {None: "did not run", True: "stopped", False: "killed"}[gentle]}
+
+
+def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
+    """Take a snapshot of every query and return query -> snapshot id, for `roll_back`."""
+    return snapshots.take_all(launcher.root, pipeline, reason="before an upgrade")
 
 
 def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
@@ -117,12 +124,14 @@ def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[st
 
 
 def roll_back(
-    launcher: Launcher, pipeline: str, *, by: str, release: str, restore: Callable[[], Any] | None = None
+    launcher: Launcher, described: Pipeline, *, by: str, release: str, cut: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """End whatever runs and start the old release; where it cannot go on from the checkpoint, `restore` it first.
+    """End whatever runs and start the old release; where it cannot go on from the checkpoint, restore the `cut` first.
 
-    The old release is also what the supervisor keeps running afterwards, also if it does not come up at once.
+    `described` is the pipeline as the old release has it. The old release is also what the supervisor keeps running
+    afterwards, also if it does not come up at once.
     """
+    pipeline = described.name
     reason = f"rolled back to {release or 'the deployment'}"
     intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release, hold_seconds=HOLD_SECONDS)
     launcher.stop(pipeline, 0)
@@ -132,15 +141,52 @@ def roll_back(
             told = start(launcher, pipeline, by=by, release=release)
         except HeadraceError:
             word = drivers.outcome(launcher.root, pipeline) or {}
-            if restore is None or word.get("exit") not in {"DAMAGED", "REFUSED"}:
+            if not cut or word.get("exit") not in {"DAMAGED", "REFUSED"}:
                 raise
             launcher.stop(pipeline, 0)
-            restore()
+            restore.restore_all(launcher, described, cut, by=by, reason=reason)
             restored = True
             told = start(launcher, pipeline, by=by, release=release)
     finally:
         intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release)
     return told | {"restored": restored}
+
+
+def run(
+    launcher: Launcher,
+    described: Pipeline,
+    *,
+    by: str,
+    release: str,
+    old: Pipeline,
+    batches: int,
+    seconds: float,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Carry out a whole upgrade, as the DAG does task by task. Raises HeadraceError after it was refused or rolled back.
+
+    `described` is the pipeline now, `old` as the release that runs has it (the same but for a release in a folder).
+    """
+    report("check")
+    plan = check(launcher, described.name, release)
+    cut: dict[str, str] | None = None
+    try:
+        report("stop")
+        stop(launcher, described.name, by=by, release=release)
+        report("snapshot")
+        cut = snapshot(launcher, described)
+        report("start")
+        start(launcher, described.name, by=by, release=release)
+        seen = watch(launcher, described.name, batches=batches, seconds=seconds, report=report)
+        keep(launcher, described.name, by=by, release=release)
+    except HeadraceError as fault:
+        report("roll back")
+        back = roll_back(launcher, old, by=by, release=plan["from"], cut=cut)
+        how = "from the snapshot" if back["restored"] else "from its checkpoint"
+        raise HeadraceError(
+            f"{described.name} was rolled back to {plan['from'] or 'the deployment'}, which runs again {how}: {fault}"
+        ) from fault
+    return plan | asdict(seen)
 
 
 def _hold(launcher: Launcher, pipeline: str, by: str, reason: str) -> None:

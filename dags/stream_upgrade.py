@@ -1,0 +1,109 @@
+"""Upgrade one pipeline to another release, unattended: an unsafe one is refused before the stop, a bad one rolled back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from headrace.operations import seat
+
+PIPELINES = seat.pipeline_names(__file__)
+
+with DAG(
+    "stream_upgrade",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Run another release of one pipeline: plan it beside the driver that lives and compare it with the "
+            "checkpoints, stop, snapshot, start, watch some batches, then keep it or roll back. An unsafe change is "
+            "refused before anything is stopped. A run that fails has left the old release running.",
+            inputs="the release: a folder with pipelines/ and spark_jobs/, or an image; empty for the deployment's own.",
+            effects="the driver is replaced; a snapshot of every query stays for its retention.",
+            command="headrace stream upgrade",
+            runbook="howto/operate-streams.md",
+        ),
+        tags=("speed", "spark", "checkpoints", "writes"),
+        params={
+            "pipeline": seat.pipeline_param(PIPELINES),
+            "release": Param(
+                "", type="string", title="Release", description="Folder or image; empty: the deployment's own."
+            ),
+            "batches": Param(3, type="integer", minimum=1, maximum=100, title="Batches to watch"),
+            "minutes": Param(10, type="integer", minimum=1, maximum=50, title="Minutes that they may take"),
+        },
+        minutes=120,
+    ),
+):
+
+    @task
+    def check(params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Plan the release beside the driver that lives; refuse what the checkpoints cannot take."""
+        from headrace.operations import deployment, upgrade
+
+        form = params or {}
+        return upgrade.check(deployment.load().launcher(), form["pipeline"], form["release"])
+
+    @task
+    def stop(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
+        """Hold the supervisor off and stop the driver."""
+        from headrace.operations import deployment, upgrade
+
+        return upgrade.stop(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+
+    @task
+    def snapshot(plan: dict[str, Any]) -> dict[str, str]:
+        """Snapshot every query: the way back where the old release cannot go on from what the new one leaves."""
+        from headrace.operations import deployment, upgrade
+
+        own = deployment.load()
+        return upgrade.snapshot(own.launcher(), own.pipelines()[plan["pipeline"]])
+
+    @task
+    def start(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
+        """Start the new release and wait until its queries run."""
+        from headrace.operations import deployment, upgrade
+
+        return upgrade.start(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+
+    @task(execution_timeout=timedelta(minutes=55))
+    def watch(plan: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Watch the batches of every query."""
+        from dataclasses import asdict
+
+        from headrace.operations import deployment, upgrade
+
+        form = params or {}
+        seen = upgrade.watch(
+            deployment.load().launcher(),
+            plan["pipeline"],
+            batches=form["batches"],
+            seconds=form["minutes"] * 60,
+            report=print,
+        )
+        return asdict(seen)
+
+    @task
+    def keep(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
+        """Make the new release the one that the supervisor keeps running."""
+        from headrace.operations import deployment, upgrade
+
+        return upgrade.keep(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+
+    @task(trigger_rule="one_failed", execution_timeout=timedelta(minutes=30))
+    def roll_back(plan: dict[str, Any] | None, cut: dict[str, str] | None, dag_run: object = None) -> dict[str, Any]:
+        """Start the old release again, from the snapshot where it cannot go on from the checkpoint."""
+        from headrace.operations import deployment, upgrade
+
+        if plan is None:
+            raise AirflowSkipException("The release was refused before anything was stopped.")
+        own = deployment.load()
+        described = own.pipelines(plan["from"])[plan["pipeline"]]
+        return upgrade.roll_back(own.launcher(), described, by=seat.who(dag_run), release=plan["from"], cut=cut)
+
+    plan = check()
+    stopped, cut, started, seen = stop(plan), snapshot(plan), start(plan), watch(plan)
+    stopped >> cut >> started >> seen >> keep(plan)
+    [stopped, started, seen] >> roll_back(plan, cut)
