@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from headrace.operations.drivers_kubernetes import KubernetesLauncher
+
 NAMESPACE = "spark"
 
 # Stands for spark-submit: makes the pod that its --conf arguments describe; what it prints on a refusal is what Spark
