@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,7 +14,9 @@ from rich.text import Text
 
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
-from headrace.local import jars, kafka
+from headrace.errors import HeadraceError
+from headrace.local import airflow_client, airflow_config, jars, kafka
+from headrace.local.airflow_client import Airflow
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
 from headrace.operations import control, drivers, streams, tables
@@ -29,6 +32,8 @@ REFRESH_SECONDS = 1.0
 RESULTS_EVERY_SECONDS = 8.0
 HEAD_START_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
+START_SECONDS = 300.0
+START_DAG = "stream_start"
 
 
 def run(
@@ -39,7 +44,7 @@ def run(
     rate: float,
     console: Console,
 ) -> None:
-    """Provision, start the drivers one after the other, feed events for `seconds`, and show the streams meanwhile.
+    """Provision, let Airflow start the drivers one after the other, feed events for `seconds`, and show the streams meanwhile.
 
     The platform must be up; it and the drivers are left running.
     """
@@ -49,7 +54,7 @@ def run(
     load_users(root, pipelines["user_logins"].dimensions["users"], user_directory(mix))
     with ThreadPoolExecutor(max_workers=2) as background:
         feeding = background.submit(produce_generated, read_kafka(root), pipelines, mix, mix.total_rate)
-        starting = background.submit(_start_in_turn, launcher, list(pipelines))
+        starting = background.submit(_start_in_turn, settings, launcher, list(pipelines))
         _watch(settings, launcher, pipelines, console, (feeding, starting))
     for finished in (feeding, starting):
         finished.result()
@@ -92,15 +97,31 @@ def _all_wrote(launcher: LocalLauncher, pipelines: Mapping[str, Pipeline]) -> bo
     )
 
 
-def _start_in_turn(launcher: LocalLauncher, names: list[str]) -> None:
+def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]) -> None:
     """Start the drivers, each when the one before has written: four JVMs at once on two cores are all late."""
-    for name in names:
-        since = time.time_ns() // 1_000_000
-        if control.start(launcher, name, by="the demo")[1]:
-            drivers.await_first_heartbeat(launcher, name, since, timeout_seconds=180)
+    with airflow_client.login(settings) if settings.airflow else nullcontext() as airflow:
+        if airflow:
+            airflow.wait_for_dag(START_DAG, PATIENCE_SECONDS)
+        for name in names:
+            since = time.time_ns() // 1_000_000
+            if launcher.find(name):
+                continue
+            if airflow:
+                _start_by_airflow(airflow, name)
+            else:
+                control.start(launcher, name, by="the demo")
+                drivers.await_first_heartbeat(launcher, name, since, START_SECONDS)
             deadline = time.monotonic() + HEAD_START_SECONDS
             while time.monotonic() < deadline and not _wrote(launcher, name):
                 time.sleep(REFRESH_SECONDS)
+
+
+def _start_by_airflow(airflow: Airflow, name: str) -> None:
+    """Let Airflow submit a driver and wait until its queries run. Raises HeadraceError with the reason if they do not."""
+    run_id, state = airflow.run(START_DAG, {"pipelines": [name], "reason": "the demo"}, START_SECONDS)
+    if state != "success":
+        told = ", ".join(f"{task} {what}" for task, what in airflow.task_states(START_DAG, run_id).items())
+        raise HeadraceError(f"Airflow could not start {name} ({told}): see run {run_id} of {START_DAG}.")
 
 
 def _wrote(launcher: LocalLauncher, name: str) -> bool:
@@ -130,8 +151,17 @@ def _where_to_look(settings: Settings, launcher: LocalLauncher) -> Text:
     java = find_java(settings)
     consumer = kafka.console_consumer(settings, java, jars.ensure("kafka", settings, java), "pos_final_windows")
     admin = settings.bindings() / "cassandra"
+    airflow = (
+        (
+            f"  {airflow_config.url(settings)}/plugin/streams    the streams in Airflow, as {airflow_config.USER}, "
+            f"password $(cat {airflow_config.password_file(settings)})",
+        )
+        if settings.airflow
+        else ()
+    )
     lines = (
         "The platform is left running. Where to look:",
+        *airflow,
         "  headrace stream status                 every query, now",
         "  headrace produce --duration 60         more events",
         f"  {launcher.root}/files/web_events/files/0001/      JSON files, a directory a batch",
