@@ -151,17 +151,12 @@ def _where_to_look(settings: Settings, launcher: LocalLauncher) -> Text:
     java = find_java(settings)
     consumer = kafka.console_consumer(settings, java, jars.ensure("kafka", settings, java), "pos_final_windows")
     admin = settings.bindings() / "cassandra"
-    airflow = (
-        (
-            f"  {airflow_config.url(settings)}/plugin/streams    the streams in Airflow, as {airflow_config.USER}, "
-            f"password $(cat {airflow_config.password_file(settings)})",
-        )
-        if settings.airflow
-        else ()
-    )
+    password = f"$(cat {airflow_config.password_file(settings)})"
+    page = f"{airflow_config.url(settings)}/plugin/streams"
+    airflow = f"  {page}    the streams in Airflow, as {airflow_config.USER}, password {password}"
     lines = (
         "The platform is left running. Where to look:",
-        *airflow,
+        *([airflow] if settings.airflow else []),
         "  headrace stream status                 every query, now",
         "  headrace produce --duration 60         more events",
         f"  {launcher.root}/files/web_events/files/0001/      JSON files, a directory a batch",

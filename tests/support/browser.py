@@ -1,0 +1,91 @@
+"""A headless Chromium (Debian's package `chromium`) driven by its DevTools protocol: no driver of its own is needed."""
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import websocket
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket):
+        self._socket = socket
+        self._numbers = itertools.count(1)
+
+    def call(self, method, **params):
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        while True:
+            told = json.loads(self._socket.recv())
+            if told.get("id") == number:
+                assert "error" not in told, told
+                return told["result"]
+
+    def open(self, url):
+        self.call("Page.navigate", url=url)
+
+    def evaluate(self, expression):
+        """The value of a JavaScript expression, or None where it throws."""
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait_for(self, expression, seconds=60):
+        """Wait until an expression is true and return its value."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < deadline, f"{expression} is still {value!r}: {self.text()[:2000]}"
+            time.sleep(0.2)
+        return value
+
+    def text(self):
+        return self.evaluate("document.body.innerText") or ""
+
+    def dark(self, dark):
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self, path):
+        data = self.call("Page.captureScreenshot", format="png")["data"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(data))
+
+
+@contextmanager
+def chromium(profile: Path, width=1500, height=1000):
+    """A tab of a browser that ends with the block."""
+    binary = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert binary, "the test of the Streams page needs a Chromium: apt-get install chromium"
+    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    arguments += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}"]
+    arguments += ["--disable-background-networking", f"--window-size={width},{height}", "about:blank"]
+    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port = _port(profile / "DevToolsActivePort", process)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
+            tab = next(each for each in json.load(answer) if each["type"] == "page")
+        socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
+        try:
+            yield Page(socket)
+        finally:
+            socket.close()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _port(path, process):
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text().strip()):
+        assert process.poll() is None, "Chromium ended at its start"
+        assert time.monotonic() < deadline, "Chromium did not open its DevTools port within 60 s"
+        time.sleep(0.1)
+    return int(path.read_text().split()[0])
