@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -23,33 +23,44 @@ from headrace.cli_common import (
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import control, drivers, streams, tables
+from headrace.operations import control, drivers, streams, supervision, supervisor, tables
+from headrace.operations.drivers import Driver
+from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.supervisor_observe import KafkaEnds
 
 stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
+
+NewGeneration = Annotated[list[str] | None, typer.Option(metavar="QUERY", help="Begin a new generation of this query.")]
+Reason = Annotated[str, typer.Option(help="Why; it is shown wherever the pipeline's state is.")]
+Wait = Annotated[bool, typer.Option(help="Wait until the queries run.")]
 
 
 @stream.command("start")
 def stream_start(
     names: Names = None,
-    new_generation: Annotated[
-        list[str] | None, typer.Option(metavar="QUERY", help="Begin a new generation of this query.")
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="Wait until the queries run.")] = True,
+    new_generation: NewGeneration = None,
+    wait: Wait = True,
     as_json: Json = False,
 ) -> None:
     """Start drivers, or adopt those that run."""
+    queries = new_generation or []
+    _check_new_generations(pipelines_of(names), names, queries)
+    _start_each(names, lambda own, name: control.start(own, name, by=who(), new_generations=queries), wait, as_json)
+
+
+def _start_each(
+    names: Names, begin: Callable[[LocalLauncher, str], tuple[Driver, bool]], wait: bool, as_json: bool
+) -> None:
+    """Start the drivers of the named pipelines by `begin`, wait until their queries run, and show them."""
     settings = Settings.load()
-    pipelines = pipelines_of(names)
-    _check_new_generations(pipelines, names, new_generation or [])
     own = starting_launcher(settings)
-    began = time.time_ns() // 1_000_000
-    started = {name: control.start(own, name, by=who(), new_generations=new_generation or []) for name in pipelines}
+    started = {name: begin(own, name) for name in pipelines_of(names)}
     if wait:
         with progress_bars() as report:
-            for name, (_, new) in started.items():
+            for name, (driver, new) in started.items():
                 report(f"driver {name} starts", None)
                 if new:
-                    drivers.await_first_heartbeat(own, name, began, settings.start_timeout_s)
+                    drivers.await_first_heartbeat(own, name, int(driver.started * 1000), settings.start_timeout_s)
     if as_json:
         print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
     else:
@@ -61,8 +72,12 @@ def stream_start(
 def stream_stop(names: Names = None, as_json: Json = False) -> None:
     """Stop drivers: running batches may finish, then the driver ends."""
     own = launcher(Settings.load())
+    _show_ends({name: control.stop(own, name, by=who()) for name in pipelines_of(names)}, as_json)
+
+
+def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
     words = {None: "did not run", True: "stopped", False: "killed after the grace time"}
-    stopped = {name: words[control.stop(own, name, by=who())] for name in pipelines_of(names)}
+    stopped = {name: words[gentle] for name, gentle in ends.items()}
     if as_json:
         print_json(stopped)
     else:
@@ -71,14 +86,84 @@ def stream_stop(names: Names = None, as_json: Json = False) -> None:
 
 @stream.command("status")
 def stream_status(names: Names = None, as_json: Json = False) -> None:
-    """Show every query: rows, lag, batch age, watermark. Exit code 3 if a driver does not run."""
-    rows = streams.rows(launcher(Settings.load()), pipelines_of(names).values())
+    """Show every query: verdict and why, rows, lag, batch age, watermark. Exit code 3 if one does not do its work."""
+    settings = Settings.load()
+    rows = streams.rows(launcher(settings), pipelines_of(names).values(), settings.bindings())
     if as_json:
         print_json([row.to_json_dict() for row in rows])
     else:
         console.print(tables.queries(rows, width=console.width))
-    if any(row.driver not in {"RUNNING", "STARTING"} for row in rows):
+        console.print(tables.verdicts(rows))
+    if any(row.driver not in {"RUNNING", "STARTING"} or row.verdict in supervision.FAULTS for row in rows):
         raise typer.Exit(NOT_RUNNING)
+
+
+@stream.command("pause")
+def stream_pause(names: Names = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Stop drivers until `resume`. Whoever finds them paused reads the reason."""
+    own = launcher(Settings.load())
+    _show_ends({name: control.pause(own, name, by=who(), reason=reason) for name in pipelines_of(names)}, as_json)
+
+
+@stream.command("resume")
+def stream_resume(names: Names = None, wait: Wait = True, as_json: Json = False) -> None:
+    """Start paused drivers again; refused for a pipeline that is not paused."""
+    _start_each(names, lambda own, name: control.resume(own, name, by=who()), wait, as_json)
+
+
+@stream.command("restart")
+def stream_restart(
+    names: Names = None,
+    reason: Reason = "restart",
+    new_generation: NewGeneration = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Stop drivers and start new ones; gives the restart budget back: the way out of CRASH_LOOP."""
+    queries = new_generation or []
+    _check_new_generations(pipelines_of(names), names, queries)
+    _start_each(
+        names,
+        lambda own, name: control.restart(own, name, by=who(), reason=reason, new_generations=queries),
+        wait,
+        as_json,
+    )
+
+
+@stream.command("supervise")
+def stream_supervise(
+    names: Names = None,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks at a pipeline.")] = 20.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once. Exit code 3 if a pipeline does not work.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Keep drivers running without Airflow: look, judge, restart within the budget. Ends with Ctrl-C."""
+    settings = Settings.load()
+    own, ends = starting_launcher(settings), KafkaEnds(settings.bindings())
+    scenes = [supervisor.Scene(own, pipeline, ends) for pipeline in pipelines_of(names).values()]
+    shown: dict[str, tuple[str, str]] = {}
+    while True:
+        began = time.monotonic()
+        looks = [supervisor.look(scene) for scene in scenes]
+        if as_json:
+            print_json(looks)
+        else:
+            _show_looks(looks, shown)
+        if once:
+            raise typer.Exit(NOT_RUNNING if any(told["verdict"] in supervision.FAULTS for told in looks) else 0)
+        time.sleep(max(0.0, every - (time.monotonic() - began)))
+
+
+def _show_looks(looks: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, str]]) -> None:
+    """Print a line for each pipeline whose verdict or action is another than in the last look."""
+    for told in looks:
+        action = told["action"]
+        did = f"{action['kind']}: {action['reason']}" if action["kind"] != "NOTHING" else ""
+        if did or shown.get(told["pipeline"]) != (told["verdict"], told["wanted"]):
+            clock = tables.clock(told["at_ms"])
+            said = f"{clock} {told['pipeline']} {tables.coloured(told['verdict'])} {did or told['reason']}"
+            console.print(said, highlight=False, soft_wrap=True)
+        shown[told["pipeline"]] = (told["verdict"], told["wanted"])
 
 
 def _check_new_generations(pipelines: Mapping[str, Pipeline], names: Names, queries: Sequence[str]) -> None:

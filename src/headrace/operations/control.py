@@ -21,11 +21,16 @@ def start(
     reason: str = "start",
     new_generations: Sequence[str] = (),
     release: str | None = None,
+    request: str = "",
 ) -> tuple[Driver, bool]:
     """Want the pipeline to run and start its driver, or adopt the one that lives. Returns it and whether it is new.
 
+    `request` names this start, so that a repeat of it (a task's retry) goes on where the first broke off.
     Raises HeadraceError if queries shall begin anew while a driver lives: it would be adopted as it is.
     """
+    before = intent.read(launcher.root, pipeline)
+    if request and before.request == request and before.want == "RUNNING":
+        return launcher.submit(pipeline, before.order())
     living = launcher.find(pipeline) if new_generations else []
     if living:
         raise HeadraceError(
@@ -33,7 +38,14 @@ def start(
             "or use restart."
         )
     wish = intent.write(
-        launcher.root, pipeline, "RUNNING", by, reason, release=release, new_generations=new_generations
+        launcher.root,
+        pipeline,
+        "RUNNING",
+        by,
+        reason,
+        release=release,
+        new_generations=new_generations,
+        request=request,
     )
     return launcher.submit(pipeline, wish.order())
 

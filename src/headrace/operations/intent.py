@@ -59,13 +59,16 @@ def write(
     *,
     release: str | None = None,
     new_generations: Sequence[str] = (),
+    request: str = "",
     hold_seconds: float = 0,
 ) -> Intent:
     """Record a wish; a start or a resume also gives the restart budget back. The release stays unless one is named."""
     before, now = read(root, pipeline), time.time_ns() // 1_000_000
     wish = replace(before, want=want, by=by, reason=reason, at_ms=now, held_until_ms=int(now + hold_seconds * 1000))
     if want == "RUNNING":
-        wish = replace(wish, budget_reset_ms=now, new_generations=tuple(new_generations), request=uuid.uuid4().hex)
+        wish = replace(
+            wish, budget_reset_ms=now, new_generations=tuple(new_generations), request=request or uuid.uuid4().hex
+        )
     if release is not None:
         wish = replace(wish, release=release)
     storage.write_json(paths.intent(root, pipeline), asdict(wish))

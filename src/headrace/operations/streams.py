@@ -1,24 +1,30 @@
-"""What the streams do, for people and tools: one row a query, from heartbeats and living processes."""
+"""What the streams do, for people and tools: one row a query, from heartbeats, living drivers and the verdicts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.operations import drivers
-from headrace.operations.drivers import Launcher
+from headrace.operations import drivers, supervision, supervisor
+from headrace.operations.drivers import Launcher, LauncherSilentError
+from headrace.operations.supervisor_observe import KafkaEnds
 
-DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN"]
+DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN", "UNKNOWN"]
 SILENT_AFTER_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class QueryRow:
-    """One query. Ages in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets."""
+    """One query. Ages in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets.
+
+    `verdict` and `reason` are the query's (`supervision`); `wanted` and `restarts_left` the pipeline's. They are empty
+    where no supervisor has looked yet and Kafka was not asked.
+    """
 
     pipeline: str
     query: str
@@ -34,20 +40,40 @@ class QueryRow:
     watermark_ms: int | None = None
     state_rows: int = 0
     detail: str = ""
+    verdict: str = ""
+    reason: str = ""
+    wanted: str = ""
+    restarts_left: int | None = None
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
         return asdict(self)
 
 
-def rows(launcher: Launcher, pipelines: Iterable[Pipeline]) -> list[QueryRow]:
-    """Return one row for each query of the pipelines, whether it runs or not."""
-    return [row for pipeline in pipelines for row in _pipeline_rows(launcher, pipeline)]
+def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[QueryRow]:
+    """Return one row for each query of the pipelines, whether it runs or not.
+
+    With `bindings` (an admin's binding root) the verdicts are those of now: Kafka is asked, nothing is done. Without,
+    they are the last ones that a supervisor wrote.
+    """
+    ends = KafkaEnds(bindings) if bindings else None
+    found = []
+    for pipeline in pipelines:
+        told = (
+            supervisor.describe(supervisor.Scene(launcher, pipeline, ends))
+            if ends
+            else supervision.read(launcher.root, pipeline.name)
+        )
+        found += [_with_verdict(row, told) for row in _pipeline_rows(launcher, pipeline)]
+    return found
 
 
 def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:
     """Return what a pipeline's driver does, and in words why it is thought so."""
-    living = launcher.find(pipeline)
+    try:
+        living = launcher.find(pipeline)
+    except LauncherSilentError as silence:
+        return "UNKNOWN", str(silence)
     age = time.time() - beat["at_ms"] / 1000 if beat else None
     if not living:
         if beat is None:
@@ -67,6 +93,20 @@ def _pipeline_rows(launcher: Launcher, pipeline: Pipeline) -> list[QueryRow]:
     state, detail = driver_state(launcher, pipeline.name, beat)
     known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
     return [_row(pipeline.name, name, state, detail, known) for name in names.query_names(pipeline)]
+
+
+def _with_verdict(row: QueryRow, told: dict[str, Any] | None) -> QueryRow:
+    query = next((each for each in (told or {}).get("queries", ()) if each["query"] == row.query), None)
+    if told is None or query is None:
+        return row
+    return replace(
+        row,
+        verdict=query["verdict"],
+        reason=query["reason"],
+        wanted=told["wanted"],
+        restarts_left=told["restarts_left"],
+        lag=row.lag if query["lag"] is None else query["lag"],
+    )
 
 
 def _row(pipeline: str, name: str, state: DriverState, detail: str, known: dict[str, Any]) -> QueryRow:

@@ -25,11 +25,9 @@ def decide(
         return _nothing(seen, "what is not known is not touched"), memory
     if seen.now_ms < seen.wish.held_until_ms:
         left = (seen.wish.held_until_ms - seen.now_ms) / 1000
-        return _nothing(seen, f"held off for {left:.0f} s more: {seen.wish.reason}"), memory
+        return _nothing(seen, f"held off for {left:.0f} s more: {seen.wish.reason}"), _trust(memory)
     if seen.drivers:
         memory = replace(memory, next_start_ms=0)
-    if seen.now_ms < seen.wish.held_until_ms:
-        return _nothing(seen, f"held off by {seen.wish.by}: {seen.wish.reason}"), _trust(memory)
     if not finding.ripe:
         return _nothing(seen, "all is as it should be" if finding.verdict == "HEALTHY" else finding.reason), _trust(
             memory

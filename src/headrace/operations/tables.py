@@ -13,20 +13,43 @@ from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
 _STYLE: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "header_style": "bold", "pad_edge": False}
-WIDE = 118  # columns of a terminal that shows every cell of a query
-_COLOURS = {"RUNNING": "green", "STARTING": "yellow", "SILENT": "red", "DEAD": "red", "CRASHED": "red"}
+WIDE = 130  # columns of a terminal that shows every cell of a query
+_COLOURS = {
+    "RUNNING": "green",
+    "STARTING": "yellow",
+    "SILENT": "red",
+    "DEAD": "red",
+    "CRASHED": "red",
+    "HEALTHY": "green",
+    "LAGGING": "yellow",
+    "STALLED": "red",
+    "MISSING": "red",
+    "CRASH_LOOP": "red",
+    "DUPLICATE": "red",
+    "UNKNOWN": "magenta",
+}
 
 
 def queries(rows: Iterable[QueryRow], title: str = "", *, width: int = WIDE) -> Table:
-    """Return one line a query: driver, generation, batch, rows, lag, ages, watermark; less where it is narrow."""
+    """Return one line a query: driver, verdict, generation, batch, rows, lag, ages, watermark; less where it is narrow."""
     table = Table(title=title or None, **_STYLE)
     table.add_column("query", no_wrap=True)
-    table.add_column("driver", no_wrap=True)
+    rows = list(rows)
+    # Where there is room for one of the two: the verdict says more, once a supervisor has looked.
+    judged = any(row.verdict for row in rows)
+    states = {"driver": width >= WIDE or not judged, "verdict": judged}
+    for name in states:
+        if states[name]:
+            table.add_column(name, no_wrap=True)
     shown = [name for name in _QUERY_CELLS if width >= WIDE or name not in _ONLY_WIDE]
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.query, coloured(row.driver), *(_QUERY_CELLS[name](row) for name in shown))
+        table.add_row(
+            row.query,
+            *(coloured(getattr(row, name)) for name in states if states[name]),
+            *(_QUERY_CELLS[name](row) for name in shown),
+        )
     return table
 
 
@@ -42,6 +65,14 @@ _QUERY_CELLS: dict[str, Callable[[QueryRow], str]] = {
     "state": lambda row: number(row.state_rows) if row.state_rows else "",
 }
 _ONLY_WIDE = {"gen", "took", "state", "rows out"}
+
+
+def verdicts(rows: Sequence[QueryRow]) -> Table:
+    """Return one line a reason: which queries, what is wanted of them, why they are judged so, restarts left."""
+    table = Table("query", "verdict", "wanted", "restarts left", "because", **_STYLE)
+    for row in rows:
+        table.add_row(row.query, coloured(row.verdict), row.wanted, number(row.restarts_left), row.reason)
+    return table
 
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:

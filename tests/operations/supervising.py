@@ -1,0 +1,95 @@
+"""What the tests of the supervisor share: a launcher of the imagination, and observations."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
+from headrace.operations.intent import Intent
+from headrace.operations.verdict import Observation, Position
+
+NOW = 1_800_000_000_000  # milliseconds since 1970
+RUNNING = Intent("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW - 3_600_000)
+
+
+def driver(pipeline: Pipeline, age: float = 60, identity: str = "a", pending: bool = False) -> Driver:
+    """A living driver that was started `age` seconds ago."""
+    return Driver(pipeline.name, identity, NOW / 1000 - age, f"process {identity}", pending)
+
+
+def beat(pipeline: Pipeline, age: float = 1, **fields: Any) -> dict[str, Any]:
+    """A heartbeat of `age` seconds ago; all queries run and wrote a batch 2 s ago, but for `fields` of each."""
+    entry = {"active": True, "batch": 7, "batch_written_ms": NOW - 2000, "running_batch": None, "error": None} | fields
+    queries = [entry | {"query": names.query_name(pipeline.name, name)} for name in names.query_names(pipeline)]
+    return {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "queries": queries}
+
+
+def positions(pipeline: Pipeline, lag: int | None = 0, batch: int = 7, error: str = "") -> dict[str, Position]:
+    """Every query at one place."""
+    return {query: Position(1, batch, lag, error) for query in names.query_names(pipeline)}
+
+
+def seen(pipeline: Pipeline, **fields: Any) -> Observation:
+    """An observation of a pipeline that does well, but for `fields`."""
+    well: dict[str, Any] = {
+        "now_ms": NOW,
+        "wish": RUNNING,
+        "drivers": (driver(pipeline),),
+        "beat": beat(pipeline),
+        "positions": positions(pipeline),
+    }
+    return Observation(**(well | fields))
+
+
+@dataclass
+class Imagined:
+    """A launcher whose drivers are names. `hooks` are called right before submit and stop, to be somebody else."""
+
+    root: str
+    alive: list[Driver] = field(default_factory=list)
+    silent: bool = False
+    hooks: dict[str, Any] = field(default_factory=dict)
+    orders: list[Order] = field(default_factory=list)
+    stops: list[float | None] = field(default_factory=list)
+    _count: Any = field(default_factory=lambda: itertools.count(1))
+
+    def find(self, pipeline: str) -> list[Driver]:
+        if self.silent:
+            raise LauncherSilentError("The API answered 500.")
+        return list(self.alive)
+
+    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+        import time
+
+        self._call("submit")
+        if self.alive:
+            return self.alive[0], False
+        number = next(self._count)
+        self.orders.append(order)
+        made = Driver(pipeline, f"{number}@x", time.time(), f"process {number}", release=order.release)
+        self.alive.append(made)
+        self._call("submitted")
+        return made, True
+
+    def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
+        self._call("stop")
+        self.stops.append(grace_seconds)
+        if not self.alive:
+            return None
+        self.alive.clear()
+        return True
+
+    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
+        return {}
+
+    def log_tail(self, pipeline: str, lines: int = 50) -> str:
+        return ""
+
+    def _call(self, name: str) -> None:
+        hook = self.hooks.pop(name, None)
+        if hook:
+            hook()

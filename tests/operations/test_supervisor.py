@@ -1,0 +1,268 @@
+"""A look at a pipeline with a launcher of the imagination: it acts, remembers, and never works against an operator."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+from headrace.operations import control, intent, supervision, supervisor
+from headrace.operations.supervisor import Scene, look, supervise
+from headrace.operations.verdict import LIMITS
+from tests.operations.supervising import Imagined
+from tests.operations.test_verdict import PIPELINE
+
+NAME = PIPELINE.name
+QUICK = replace(LIMITS, head_start=0, confirm=0, first_wait=0, longest_wait=0)
+TOPICS: dict[str, dict[int, int]] = {topic: {0: 0, 1: 0} for topic in PIPELINE.sources}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """A pipeline that ann wants to run, on an empty Kafka; no driver lives yet."""
+    intent.write(str(tmp_path), NAME, "RUNNING", "ann", "start")
+    return Scene(Imagined(str(tmp_path)), PIPELINE, lambda topics: TOPICS, QUICK, random.Random(1))
+
+
+def imagined(scene: Scene) -> Imagined:
+    assert isinstance(scene.launcher, Imagined)
+    return scene.launcher
+
+
+def away(topics: Any) -> Any:
+    raise HeadraceError("Kafka does not answer.")
+
+
+def test_a_driver_that_is_missed_is_started_with_the_order_of_the_wish(scene: Scene) -> None:
+    wish = intent.write(scene.root, NAME, "RUNNING", "ann", "anew", release="/v2", new_generations=["last_login"])
+    told = look(scene)
+    assert (told["verdict"], told["action"]["kind"]) == ("MISSING", "START")
+    (order,) = imagined(scene).orders
+    assert (order.new_generations, order.release, order.request) == (("last_login",), "/v2", wish.request)
+    imagined(scene).alive.clear()
+    look(scene)
+    assert imagined(scene).orders[1] == order, "a restart must repeat the order that it repeats"
+
+
+def test_what_is_written_is_json_and_is_what_was_told(scene: Scene) -> None:
+    told = look(scene)
+    assert supervision.read(scene.root, NAME) == told
+    assert told["restarts_left"] == QUICK.restarts - 1
+    assert [query["query"] for query in told["queries"]] == ["user_logins.last_login", "user_logins.archive_logins"]
+    assert told["last_action"] == told["action"]
+    told = look(scene)
+    assert (told["verdict"], told["driver"]["where"], told["action"]["kind"]) == ("IDLE", "process 1", "NOTHING")
+    assert told["last_action"]["kind"] == "START"
+
+
+@pytest.mark.parametrize("fault", ["launcher", "kafka", "intent", "heartbeat"])
+def test_what_does_not_answer_is_unknown_and_nothing_is_touched(scene: Scene, fault: str) -> None:
+    if fault == "launcher":
+        imagined(scene).silent = True
+    if fault == "kafka":
+        scene = replace(scene, ends=away)
+    if fault == "intent":
+        storage.write_text(paths.intent(scene.root, NAME), "{cut")
+    if fault == "heartbeat":
+        storage.write_text(paths.heartbeat(scene.root, NAME), "{cut")
+    told = look(scene)
+    assert (told["verdict"], told["action"]["kind"]) == ("UNKNOWN", "NOTHING")
+    assert told["reason"]
+    assert not imagined(scene).orders
+    assert not imagined(scene).stops
+
+
+def test_a_storage_that_cannot_be_written_starts_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "write_json", full)
+    assert look(scene)["verdict"] == "UNKNOWN"
+    assert not imagined(scene).orders, "a start that is not written down is not counted"
+
+
+def test_looking_alone_does_and_writes_nothing(scene: Scene) -> None:
+    assert supervisor.describe(scene)["verdict"] == "MISSING"
+    assert not imagined(scene).orders
+    assert supervision.read(scene.root, NAME) is None
+
+
+def test_an_operator_who_stops_between_the_look_and_the_start_wins(scene: Scene) -> None:
+    stopping = replace(scene, ends=lambda topics: intent.write(scene.root, NAME, "STOPPED", "bob", "x") and TOPICS)
+    assert look(stopping)["action"]["kind"] == "NOTHING"
+    assert not imagined(scene).orders
+
+
+@pytest.mark.parametrize("moment", ["submit", "submitted"])
+def test_an_operator_who_stops_during_the_start_wins(scene: Scene, moment: str) -> None:
+    imagined(scene).hooks[moment] = lambda: control.stop(scene.launcher, NAME, by="bob")
+    told = look(scene)
+    assert imagined(scene).alive == []
+    assert "undone" in told["action"]["reason"]
+    assert look(scene)["verdict"] == "IDLE"
+
+
+def test_an_operator_who_wants_another_start_during_the_start_gets_it(scene: Scene) -> None:
+    def anew() -> None:
+        intent.write(scene.root, NAME, "RUNNING", "bob", "anew", new_generations=["last_login"])
+
+    imagined(scene).hooks["submitted"] = anew
+    look(scene)
+    assert [order.new_generations for order in imagined(scene).orders] == [(), ("last_login",)]
+    assert len(imagined(scene).alive) == 1
+
+
+def test_a_frozen_driver_is_killed_at_once_and_replaced_but_not_one_that_was_replaced_meanwhile(scene: Scene) -> None:
+    look(scene)
+    beat = {"at_ms": int((time.time() - 99) * 1000), "exit": None, "queries": []}
+    storage.write_json(paths.heartbeat(scene.root, NAME), beat)
+    old = replace(imagined(scene).alive[0], started=time.time() - 100)
+    imagined(scene).alive = [old]
+    # The identity is known, so that its start must be told as well.
+    told = supervision.read(scene.root, NAME)
+    assert told is not None
+    told["memory"]["started_ms"] = int(old.started * 1000)
+    supervision.write(scene.root, NAME, told)
+    other = replace(old, identity="other@x")
+
+    def replaced(topics: Any) -> Any:
+        imagined(scene).alive = [other]
+        return TOPICS
+
+    assert look(replace(scene, ends=replaced))["action"]["kind"] == "NOTHING"
+    assert not imagined(scene).stops
+    imagined(scene).alive = [old]
+    told = look(scene)
+    assert (told["verdict"], told["action"]["kind"]) == ("STALLED", "FENCE_AND_START")
+    assert imagined(scene).stops == [0]
+    assert [driver.where for driver in imagined(scene).alive] == ["process 2"]
+
+
+def test_a_crash_loop_spends_the_budget_alarms_once_and_ends_with_a_restart_by_an_operator(scene: Scene) -> None:
+    kinds = []
+    for _ in range(14):
+        told = look(scene)
+        kinds.append(told["action"]["kind"])
+        imagined(scene).alive.clear()
+    assert kinds == ["START"] * 8 + ["GIVE_UP"] + ["NOTHING"] * 5
+    assert (told["verdict"], told["restarts_left"]) == ("CRASH_LOOP", 0)
+    control.restart(scene.launcher, NAME, by="ann", reason="Kafka is back")
+    assert look(scene)["restarts_left"] == 8
+
+
+def test_a_start_that_fails_is_told_and_counted(scene: Scene) -> None:
+    def refuse() -> None:
+        raise HeadraceError("There is no Java.")
+
+    imagined(scene).hooks["submit"] = refuse
+    told = look(scene)
+    assert told["action"]["reason"].endswith("it could not be started: There is no Java.")
+    assert told["restarts_left"] == QUICK.restarts - 1
+
+
+def test_a_watch_looks_again_and_tells_all_that_it_did(scene: Scene) -> None:
+    looks = 0
+
+    def fall(topics: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            imagined(scene).alive.clear()
+        return TOPICS
+
+    told = supervise(replace(scene, ends=fall), watch_seconds=1, look_seconds=0.1)
+    assert looks > 4
+    assert [action["kind"] for action in told["actions"]] == ["START", "START"]
+
+
+def test_a_given_up_pipeline_fails_its_airflow_task_once(scene: Scene, project: Path) -> None:
+    class Deployed:
+        bindings = project
+
+        def launcher(self) -> Any:
+            return scene.launcher
+
+        def pipelines(self) -> Any:
+            return {NAME: PIPELINE}
+
+    word = {"exit": "DAMAGED", "error": "offsets/7 is cut", "at_ms": time.time_ns() // 1_000_000, "request": ""}
+    storage.write_json(paths.outcome(scene.root, NAME), word)
+    with pytest.raises(HeadraceError, match=r"needs a person: .*DAMAGED: offsets/7 is cut.*CRASH_LOOP\.md"):
+        supervisor.supervise_for_airflow(Deployed(), NAME, 0)  # type: ignore[arg-type]
+    assert supervisor.supervise_for_airflow(Deployed(), NAME, 0)["verdict"] == "CRASH_LOOP"  # type: ignore[arg-type]
+    with pytest.raises(HeadraceError, match="There is no pipeline 'x'"):
+        supervisor.supervise_for_airflow(Deployed(), "x", 0)  # type: ignore[arg-type]
+
+
+def test_supervisors_at_one_instant_start_one_driver(scene: Scene) -> None:
+    """Twenty passes at once, each with its own eyes."""
+    barrier = threading.Barrier(20)
+    told: list[dict[str, Any]] = []
+
+    def one() -> None:
+        barrier.wait()
+        told.append(look(replace(scene, limits=replace(QUICK, head_start=0))))
+
+    everybody = [threading.Thread(target=one) for _ in range(20)]
+    for each in everybody:
+        each.start()
+    for each in everybody:
+        each.join(60)
+    assert [each["action"]["kind"] for each in told].count("START") == 1
+    assert len(imagined(scene).orders) == 1
+
+
+def _operator(scene: Scene, dice: random.Random, seconds: float) -> Callable[[], None]:
+    def work() -> None:
+        time.sleep(seconds)
+        control.stop(scene.launcher, NAME, by="bob", reason="stop")
+
+    return work
+
+
+def test_an_operators_stop_wins_against_a_supervisor_at_any_moment(tmp_path: Path, seed: int) -> None:
+    """Fifty seeded rounds: a supervisor starts what is missed, and an operator stops it somewhere in between."""
+    dice = random.Random(seed)
+    for number in range(50):
+        root = tmp_path / str(number)
+        intent.write(str(root), NAME, "RUNNING", "ann", "start")
+
+        def slow(topics: Any) -> Any:
+            time.sleep(0.002)
+            return TOPICS
+
+        launcher = Imagined(str(root), hooks={"submit": lambda: time.sleep(0.004)})
+        scene = Scene(launcher, PIPELINE, slow, QUICK, dice)
+        operator = threading.Thread(target=_operator(scene, dice, dice.uniform(0, 0.015)))
+        operator.start()
+        look(scene)
+        operator.join(60)
+        last = look(scene)  # at most one more pass, and it stays so
+        assert launcher.alive == [], f"round {number}: {last['action']}"
+        assert look(scene)["action"]["kind"] == "NOTHING"
+
+
+def test_a_restart_repeats_new_generations_only_under_one_name_and_a_living_driver_refuses_them(scene: Scene) -> None:
+    _, new = control.start(scene.launcher, NAME, by="ann", new_generations=["last_login"])
+    assert new
+    with pytest.raises(HeadraceError, match="so last_login cannot begin anew: stop it first"):
+        control.start(scene.launcher, NAME, by="ann", new_generations=["last_login"])
+    _, new = control.start(
+        scene.launcher, NAME, by="ann", new_generations=["last_login"], request=intent.read(scene.root, NAME).request
+    )
+    assert not new, "a retry of the same start adopts"
+    first = intent.read(scene.root, NAME)
+    assert first.new_generations == ("last_login",)
+    control.restart(scene.launcher, NAME, by="ann", reason="again", new_generations=["last_login"])
+    assert intent.read(scene.root, NAME).request != first.request
+    control.pause(scene.launcher, NAME, by="ann", reason="lunch")
+    control.resume(scene.launcher, NAME, by="ann")
+    assert imagined(scene).orders[-1].new_generations == ()
