@@ -25,7 +25,7 @@ from headrace.operations import deployment, processes
 
 PYTHON = ((3, 11), (3, 13))  # from, up to but without
 PYSPARK = "3.5.7"
-AIRFLOW_MB = 1024  # its four components with their workers, measured
+AIRFLOW_MB = 1280  # its four components, their idle workers and a few tasks, measured
 _MB = 1024 * 1024
 
 

@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     airflow_database: Folder | None = Field(
         None, description="file with the SQLAlchemy address of a PostgreSQL database; else SQLite in home"
     )
-    airflow_parallelism: int = Field(4, ge=1, description="tasks that run at once; each worker is a process")
+    airflow_parallelism: int = Field(
+        8, ge=1, description="tasks that run at once; an idle worker is a process of 20 MB"
+    )
     airflow_dags: Folder = Field(Path("dags"), description="folder of the DAG files")
     airflow_plugins: Folder = Field(Path("plugins"), description="folder of the Airflow plugins")
     spark_ui_port_base: Port = Field(14040, description="first port tried for the web page of a Spark driver")

@@ -1,0 +1,91 @@
+"""Airflow's four components as child processes: adopted, killed, mended; what they leave is ended, drivers are not."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.local import airflow as parts
+from headrace.local import airflow_config, platform
+from headrace.local.java import find_java
+from headrace.operations import processes
+from tests.support.servers import kill, pids, states, wait_until
+
+pytestmark = pytest.mark.platform
+
+
+def family(settings, name):
+    """Every process of a component: itself and what it forked."""
+    session = processes.read_record(name, settings.run_dir).pid
+    return [process for process in psutil.process_iter() if _session(process.pid) == session]
+
+
+def _session(pid):
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def test_every_component_is_told_as_running_and_its_log_is_found(airflow, airflow_settings):
+    assert {
+        name: state for name, state in states(airflow_settings).items() if name in parts.COMPONENTS
+    } == dict.fromkeys(parts.COMPONENTS, "RUNNING")
+    for name in parts.COMPONENTS:
+        assert platform.logs(airflow_settings, name).stat().st_size > 0
+
+
+def test_only_the_api_server_listens_and_on_loopback_alone(airflow, airflow_settings):
+    own = {process.pid for name in parts.COMPONENTS for process in family(airflow_settings, name)}
+    listening = [
+        item.laddr for item in psutil.net_connections("inet") if item.pid in own and item.status == psutil.CONN_LISTEN
+    ]
+    assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", airflow_settings.airflow_port)}
+
+
+def test_no_secret_is_in_an_argument_an_environment_or_a_log(airflow, airflow_settings):
+    secrets = [path.read_text().encode() for path in (airflow_settings.home / "secrets").iterdir()]
+    told = [path.read_bytes() for path in airflow_settings.log_dir.glob("airflow-*")]
+    for name in parts.COMPONENTS:
+        for process in family(airflow_settings, name):
+            told += [(Path("/proc") / str(process.pid) / what).read_bytes() for what in ("cmdline", "environ")]
+    assert len(secrets) > 4
+    assert [secret for secret in secrets if any(secret in each for each in told)] == []
+
+
+def test_a_second_up_adopts_all_four(airflow, airflow_settings):
+    before = pids(airflow_settings)
+    platform.up(airflow_settings)
+    assert pids(airflow_settings) == before
+
+
+def test_a_killed_scheduler_is_shown_and_mended_and_its_workers_are_ended(airflow, airflow_settings):
+    before = pids(airflow_settings)
+    workers = family(airflow_settings, "airflow-scheduler")[1:]
+    assert len(workers) >= airflow_settings.airflow_parallelism
+    kill(airflow_settings, "airflow-scheduler")
+    platform.up(airflow_settings)
+    after = pids(airflow_settings)
+    assert {name for name in after if after[name] != before[name]} == {"airflow-scheduler"}
+    assert [process for process in workers if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    airflow.wait_for_dag("probe_numbers")
+    assert airflow.run("probe_numbers", {"count": 1})[1] == "success"
+
+
+def test_what_has_a_session_of_its_own_outlives_a_component_as_drivers_do(airflow, airflow_settings, tmp_path):
+    environment = airflow_config.environment(airflow_settings, find_java(airflow_settings))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], env=environment, start_new_session=True
+    )
+    try:
+        os.kill(pids(airflow_settings)["airflow-triggerer"], signal.SIGKILL)
+        wait_until(lambda: states(airflow_settings)["airflow-triggerer"] == "CRASHED")
+        platform.up(airflow_settings)
+        assert driver.poll() is None
+    finally:
+        driver.kill()
+        driver.wait()

@@ -1,0 +1,192 @@
+"""The Streams page in a real Airflow: its login, its rights, a path prefix in front, and how it looks in Chromium."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+from headrace.local import airflow_config
+from headrace.local.airflow_client import connect
+from headrace.local.java import find_java
+from headrace.operations import intent, supervision
+from tests.support.browser import chromium
+from tests.support.platform import free_ports
+
+pytestmark = pytest.mark.platform
+
+PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED"}
+ROUTES_CODE = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("streams_page", sys.argv[1])
+plugin = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(plugin)
+routes = [(plugin.PREFIX + route.path, sorted(getattr(route, "methods", ()))) for route in plugin.app.routes]
+print(json.dumps(routes))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(airflow_settings):
+    return airflow_config.environment(airflow_settings, find_java(airflow_settings))
+
+
+@pytest.fixture(scope="module")
+def routes(environment, project):
+    """Every route of the plugin's app, as FastAPI has it: those that nobody thought of too."""
+    argv = [sys.executable, "-c", ROUTES_CODE, str(project / "plugins" / "streams_page.py")]
+    told = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+    found = json.loads(told.splitlines()[-1])
+    assert len(found) >= 5
+    return [
+        (re.sub(r"{[a-z]+}", lambda match: PLACES[match[0]], path), method)
+        for path, methods in found
+        for method in methods
+    ]
+
+
+@pytest.fixture(scope="module")
+def url(airflow_settings):
+    return f"http://127.0.0.1:{airflow_settings.airflow_port}"
+
+
+@pytest.fixture(scope="module")
+def token(airflow):
+    return airflow.http.headers["Authorization"].removeprefix("Bearer ")
+
+
+@pytest.fixture
+def stalled(airflow_settings):
+    """A storage in which pos_sales stalls: the supervisor's own pass may replace it, but not what an operator wants."""
+    root = str(airflow_settings.home / "storage")
+    intent.write(root, "pos_sales", "PAUSED", "ana", "<b>moving house</b>")
+    yield root
+    intent.write(root, "pos_sales", "STOPPED", "the test", "over")
+
+
+def test_every_route_answers_401_without_a_token(url, routes):
+    assert {path for path, _ in routes} >= {"/headrace/", "/headrace/pipelines", "/headrace/log/pos_sales"}
+    for path, method in routes:
+        assert httpx.request(method, url + path).status_code == 401, path
+
+
+def test_a_token_that_airflow_did_not_sign_opens_nothing(url, routes):
+    for path, method in routes:
+        for how in ({"headers": {"Authorization": "Bearer x.y.z"}}, {"cookies": {"_token": "x.y.z"}}):
+            with httpx.Client(**how) as client:
+                assert client.request(method, url + path).status_code in {401, 403}, path
+
+
+def test_a_token_opens_every_route_in_the_header_and_as_the_cookie_of_airflows_page(url, routes, token):
+    for path, method in routes:
+        for how in ({"headers": {"Authorization": f"Bearer {token}"}}, {"cookies": {"_token": token}}):
+            with httpx.Client(**how) as client:
+                assert client.request(method, url + path).status_code in {200, 404}, path
+                # 404: a page that refuses in a sentence, such as a runbook that there is not
+
+
+def test_the_page_tells_every_pipeline_and_no_secret(url, airflow, airflow_settings, project, stalled):
+    told = "".join(
+        airflow.http.get(f"/headrace/{path}").text for path in ("", "pipelines", "streams.json", "log/pos_sales")
+    )
+    for path in (project / "pipelines").glob("*.yaml"):
+        assert path.stem in told
+    assert "&lt;b&gt;moving house&lt;/b&gt;" in told
+    secrets = [path.read_text() for path in (airflow_settings.home / "secrets").iterdir()]
+    secrets += [path.read_text() for path in (airflow_settings.home / "bindings").rglob("password")]
+    assert len(secrets) > 5
+    assert [secret for secret in secrets if secret in told] == []
+
+
+def test_a_page_that_cannot_be_shown_says_why_in_a_sentence(airflow):
+    answer = airflow.http.get("/headrace/log/no_such_pipeline")
+    assert answer.status_code == 404
+    assert "There is no pipeline &#39;no_such_pipeline&#39;: there is" in answer.text
+
+
+def test_airflow_lists_the_page_in_its_menu_and_no_plugin_failed_to_load(airflow):
+    views = [view for plugin in airflow.get("/plugins")["plugins"] for view in plugin["external_views"]]
+    assert [(view["name"], view["href"], view["url_route"]) for view in views] == [("Streams", "headrace/", "streams")]
+    assert airflow.get("/plugins/importErrors")["import_errors"] == []
+
+
+@pytest.fixture
+def prefixed(airflow_settings, environment, tmp_path):
+    """A second API server of the same Airflow, as it is behind a proxy with a path prefix."""
+    (port,) = free_ports(1)
+    base = f"http://127.0.0.1:{port}/data/platform"
+    own = environment | {"AIRFLOW__API__BASE_URL": base}
+    log = (tmp_path / "api-server.log").open("wb")
+    argv = [sys.executable, "-P", "-m", "airflow", "api-server", "--port", str(port), "--host", "127.0.0.1"]
+    server = subprocess.Popen(argv, env=own, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 180
+        while not _answers(f"{base}/api/v2/version"):
+            assert server.poll() is None, (tmp_path / "api-server.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        yield base
+    finally:
+        server.terminate()
+        server.wait(60)
+        log.close()
+
+
+def _answers(address):
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(prefixed, airflow_settings, stalled):
+    supervision.write(stalled, "web_events", _supervised("web_events", "STALLED", "no batch"))
+    with connect(prefixed, airflow_config.USER, airflow_config.password(airflow_settings)) as airflow:
+        page = airflow.http.get("/headrace/")
+        assert page.status_code == 200
+        links = re.findall(r'href="([^"]+)"', page.text) + re.findall(r'fetch\("([^"]+)"', page.text)
+        targets = {urljoin(f"{prefixed}/headrace/", link) for link in links}
+        assert f"{prefixed}/headrace/log/pos_sales" in targets
+        assert f"{prefixed}/dags/stream_start" in targets
+        assert [target for target in targets if not target.startswith(f"{prefixed}/")] == []
+        for target in targets:
+            assert airflow.http.get(target).status_code in {200, 404}, target
+        assert airflow.http.get(f"{prefixed}/headrace/log/pos_sales").status_code == 200
+    assert httpx.get(f"{prefixed}/headrace/").status_code == 401
+
+
+def _supervised(pipeline, verdict, reason):
+    queries = [{"query": f"{pipeline}.files", "verdict": verdict, "reason": reason, "lag": 1200}]
+    return {
+        "pipeline": pipeline, "at_ms": int(time.time() * 1000), "verdict": verdict, "reason": reason, "queries": queries,
+        "runbook": supervision.runbook(verdict), "wanted": "RUNNING", "wanted_reason": "", "driver": None,
+        "last_action": None, "restarts_left": 3, "next_start_ms": 0, "memory": {},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_airflows_menu_shows_the_page_in_chromium_and_it_refreshes_itself(url, token, stalled, tmp_path, project):
+    """Slow: a browser starts. The screenshot is kept: HEADRACE_TEST_ARTIFACTS, else test-artifacts/."""
+    artifacts = Path(os.environ.get("HEADRACE_TEST_ARTIFACTS") or project / "test-artifacts")
+    frame = "document.querySelector('iframe').contentDocument"
+    with chromium(tmp_path / "profile") as tab:
+        tab.call("Network.setCookie", name="_token", value=token, url=url)
+        tab.open(f"{url}/plugin/streams")
+        count = len(list((project / "pipelines").glob("*.yaml")))
+        tab.wait_for(
+            f"document.querySelector('iframe') && {frame}.querySelectorAll('section.card').length === {count}", 180
+        )
+        assert "<b>moving house</b>" in tab.evaluate(f"{frame}.body.innerText")  # as text, not as markup
+        assert tab.evaluate(f"{frame}.querySelector('#lost').hidden")
+        tab.screenshot(artifacts / "streams-page.png")
+        assert (artifacts / "streams-page.png").stat().st_size > 20_000
+        intent.write(stalled, "pos_sales", "PAUSED", "ana", "moved meanwhile")
+        tab.wait_for(f"{frame}.body.innerText.includes('moved meanwhile')", 120)
+        tab.evaluate(f"{frame}.querySelector('a[data-out=self]').click()")
+        tab.wait_for("location.pathname.startsWith('/dags/stream_start')", 60)

@@ -1,0 +1,136 @@
+"""What is written for Airflow: configuration, secrets, connections and the deployment's file; nothing starts here."""
+
+import configparser
+import json
+import os
+import stat
+
+import pytest
+
+from headrace.errors import HeadraceError
+from headrace.local import airflow, airflow_config, doctor, platform
+from headrace.local.java import find_java
+from headrace.local.launcher import starting_launcher, write_deployment
+from headrace.operations import deployment
+from tests.support.platform import local_settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return local_settings(tmp_path / "a home", airflow=True)
+
+
+def written(settings):
+    airflow_config.write(settings)
+    parser = configparser.ConfigParser()
+    parser.read(airflow_config.home(settings) / "airflow.cfg")
+    return parser
+
+
+def test_every_file_with_a_secret_is_readable_by_its_owner_alone(settings):
+    written(settings)
+    for folder in (airflow_config.home(settings), settings.home / "secrets"):
+        for path in folder.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_the_secrets_are_made_once_and_all_differ(settings):
+    first, second = written(settings), written(settings)
+    assert first == second
+    secrets = [path.read_text() for path in (settings.home / "secrets").iterdir()]
+    assert len(set(secrets)) == len(secrets) == 4
+    assert first["core"]["fernet_key"] in {f"{secret}=" for secret in secrets}
+
+
+def test_the_environment_of_airflow_and_its_tasks_holds_no_secret(settings):
+    written(settings)
+    told = json.dumps(airflow_config.environment(settings, find_java(settings)))
+    assert [path.name for path in (settings.home / "secrets").iterdir() if path.read_text() in told] == []
+
+
+def test_the_api_server_listens_on_loopback_and_no_examples_are_loaded(settings):
+    config = written(settings)
+    assert config["api"]["host"] == "127.0.0.1"
+    assert config["core"]["execution_api_server_url"] == f"http://127.0.0.1:{settings.airflow_port}/execution/"
+    assert config["core"]["load_examples"] == "False"
+    assert config["core"]["dags_folder"] == str(settings.airflow_dags)
+
+
+def test_a_proxys_address_is_the_base_url_and_tasks_still_reach_the_server_itself(settings):
+    own = settings.model_copy(update={"airflow_base_url": "https://data.example/platform/"})
+    config = written(own)
+    assert config["api"]["base_url"] == "https://data.example/platform"
+    assert config["core"]["execution_api_server_url"].startswith("http://127.0.0.1:")
+
+
+def test_the_database_is_sqlite_unless_a_file_names_a_postgresql(settings, tmp_path):
+    assert written(settings)["database"]["sql_alchemy_conn"].startswith(
+        f"sqlite:///{settings.home}/airflow/airflow.db?"
+    )
+    address = "postgresql+psycopg2://airflow:p%40ss@127.0.0.1/airflow"
+    (tmp_path / "url").write_text(f"{address}\n")
+    own = settings.model_copy(update={"airflow_database": tmp_path / "url"})
+    assert written(own)["database"]["sql_alchemy_conn"] == address
+    assert airflow_config.database_id(own) != airflow_config.database_id(settings)
+    assert "p%40ss" not in airflow_config.database_id(own)
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read"), ("mysql://x", "holds no PostgreSQL address")])
+def test_a_database_file_that_names_no_postgresql_is_refused_without_telling_what_it_holds(
+    settings, tmp_path, text, words
+):
+    if text:
+        (tmp_path / "url").write_text(text)
+    own = settings.model_copy(update={"airflow_database": tmp_path / "url"})
+    with pytest.raises(HeadraceError, match=words) as refusal:
+        airflow_config.database_url(own)
+    assert "mysql" not in str(refusal.value)
+
+
+def test_the_connection_of_finite_spark_work_is_local_and_there(settings):
+    written(settings)
+    kept = json.loads((airflow_config.home(settings) / "connections.json").read_text())
+    assert kept == airflow_config.connections()
+    assert kept[airflow_config.BATCH_CONNECTION]["host"] == "local[2]"
+
+
+def test_the_password_is_shown_when_it_is_new_and_later_only_its_file(settings):
+    new = airflow_config.welcome(settings, with_password=True)
+    later = airflow_config.welcome(settings, with_password=False)
+    password = airflow_config.password_file(settings).read_text()
+    assert password in new
+    assert password not in later
+    assert str(airflow_config.password_file(settings)) in later
+    assert json.loads(json.dumps({"admin": password})) == {"admin": airflow_config.password(settings)}
+
+
+def test_the_deployments_file_gives_tasks_the_launcher_that_the_command_line_has(settings, project, monkeypatch):
+    monkeypatch.setattr("headrace.local.jars.spark_jars", lambda _settings: [settings.cache / "a.jar"])
+    own = settings.model_copy(update={"driver_heap": "700m"})
+    write_deployment(own, project)
+    monkeypatch.setenv(deployment.VARIABLE, str(airflow_config.deployment_file(own)))
+    by_file, by_cli = deployment.load().launcher(), starting_launcher(own, project)
+    assert vars(by_file) | {"keep": None} == vars(by_cli) | {"keep": None}
+    assert deployment.load().bindings == own.bindings()
+
+
+def test_without_airflow_the_platform_is_kafka_and_cassandra_and_needs_less_memory(settings, monkeypatch):
+    monkeypatch.setattr(doctor, "available_memory", lambda: (settings.min_free_memory_mb + 100) * 1024 * 1024)
+    assert not doctor.check_memory(settings).ok
+    alone = settings.model_copy(update={"airflow": False})
+    assert doctor.check_memory(alone).ok
+    assert [part.name for part in platform.parts(alone)] == ["kafka", "cassandra"]
+    assert [part.name for part in platform.parts(settings)] == ["kafka", "cassandra", *airflow.COMPONENTS]
+
+
+def test_a_taken_port_of_airflow_is_named_before_anything_starts(settings):
+    taken = settings.model_copy(update={"airflow_port": settings.kafka_port})
+    check = doctor.check_ports(taken)
+    assert not check.ok
+    assert "airflow_port" in check.detail
+
+
+def test_the_variable_that_airflows_tasks_have_is_no_misspelt_setting():
+    assert doctor.check_variables({deployment.VARIABLE: "/x", "HEADRACE_HOME": "/y"}).ok
+    assert not doctor.check_variables({"HEADRACE_DEPLOYMNT": "/x"}).ok
+    assert os.environ.get("AIRFLOW_HOME") is None  # a test that imported Airflow here would write into the user's home
