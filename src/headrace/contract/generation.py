@@ -98,10 +98,11 @@ def _numbers(folder: str) -> list[int]:
 def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: str = "") -> Generation:
     """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched.
 
-    The same request twice (a restart by the supervisor, a pod that was moved) goes on with the one that it began.
+    The same request twice (a restart by the supervisor, a pod that was moved) goes on with the one that it began,
+    or with what an operator has made of it since.
     """
     before = current(root, pipeline, query)
-    if before and request and before.request == request:
+    if before and request and any(each.request == request for each in all_of(root, pipeline, query)):
         return resume_or_begin(root, pipeline, query, plan)
     generation = Generation(
         pipeline=pipeline,

@@ -1,0 +1,269 @@
+"""Snapshot, restore and prune on files alone: a cut, a new generation, and nothing lost that is referred to."""
+
+from __future__ import annotations
+
+import time
+
+import fsspec
+import pytest
+
+from headrace.contract import checkpoint, generation, ledger, outputs, paths, storage, trees
+from headrace.errors import HeadraceError
+from headrace.operations import intent
+from headrace.operations.checkpoints import inspect, prune, restore, snapshots, verify
+from headrace.operations.drivers import Driver
+from tests.support import checkpoints
+from tests.support.checkpoints import FakeLauncher, begin, plan_batch, rows_of, run, write_batch
+
+POS = checkpoints.pos_sales()
+WHO = {"by": "test", "reason": "test"}
+
+
+def test_a_snapshot_is_the_cut_at_the_newest_commit_while_the_next_batch_is_under_way(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(13))
+    plan_batch(root, made, 13)
+    checkpoints.put(f"{made.paths(root).checkpoint}/state/0/0/14.delta", b"of batch 13, which is not committed")
+    write_batch(root, made, 13)
+    taken = snapshots.take(root, "pos_sales", "tumbling", reason="why")
+    own = taken.paths(root)
+    assert (taken.generation, taken.batch, taken.reason) == (1, 12, "why")
+    assert (
+        checkpoint.batches(own.checkpoint, "offsets")
+        == checkpoint.batches(own.checkpoint, "commits")
+        == list(range(3, 13))
+    )
+    assert [record["batch"] for record in ledger.read(own.ledger)] == list(range(13))
+    states = {path for path in trees.files(own.checkpoint) if path.startswith("state/0/0/") and "_metadata" not in path}
+    assert states == {f"state/0/0/{name}" for name in ("10.snapshot", "11.delta", "12.delta", "13.delta")}
+    assert snapshots.listed(root, "pos_sales", "tumbling") == [taken]
+    assert snapshots.damaged(root, taken) == []
+
+
+def test_a_snapshot_that_lost_or_changed_a_file_is_not_restored(root: str) -> None:
+    run(root, begin(root), range(3))
+    taken = snapshots.take(root, "pos_sales", "tumbling")
+    checkpoints.put(f"{taken.paths(root).checkpoint}/state/0/1/2.delta", b"other")
+    assert snapshots.damaged(root, taken) == ["checkpoint/state/0/1/2.delta"]
+    with pytest.raises(HeadraceError, match="have another hash than when it was taken"):
+        restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+
+
+def test_a_file_that_is_purged_while_it_is_copied_leads_to_a_later_cut(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    copy, calls = trees.copy, []
+
+    def purged(source: str, target: str) -> str:
+        calls.append(source)
+        if len(calls) == 3:
+            run(root, made, [3])
+            raise FileNotFoundError(source)
+        return copy(source, target)
+
+    monkeypatch.setattr(trees, "copy", purged)
+    taken = snapshots.take(root, "pos_sales", "tumbling")
+    assert taken.batch == 3
+    assert storage.list_names(paths.snapshots(root, "pos_sales", "tumbling")) == [taken.id]
+
+
+def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_batch_over_what_came_after(
+    root: str,
+) -> None:
+    made = begin(root)
+    run(root, made, range(4))
+    taken = snapshots.take(root, "pos_sales", "tumbling")
+    run(root, made, range(4, 9))
+    plan_batch(root, made, 9)
+    told = restore.restore(FakeLauncher(root), POS, "tumbling", taken.id, **WHO)
+    now = generation.current(root, "pos_sales", "tumbling")
+    assert now is not None
+    assert (now.number, now.lineage, now.snapshot, now.fingerprint) == (2, ((1, 3),), taken.id, made.fingerprint)
+    assert now.started_micros > made.started_micros
+    assert (told["generation"], told["sound"], told["again"]) == (2, True, 2 * 60)
+    own = now.paths(root)
+    assert [record["batch"] for record in ledger.read(own.ledger)] == [0, 1, 2, 3]
+    assert checkpoint.newest_batch(own.checkpoint) == 3
+    pinned = checkpoint.read_batch_range(own.checkpoint, 4)
+    # from the cut to the newest planned offsets, judged by the watermarks that batch 4 had at first
+    assert (pinned.start, pinned.end) == ({"pos": {0: 40, 1: 40}}, {"pos": {0: 100, 1: 100}})
+    old = checkpoint.read_batch_range(made.paths(root).checkpoint, 4)
+    assert (pinned.watermark_ms, pinned.late_watermark_ms) == (old.watermark_ms, old.late_watermark_ms)
+
+
+def test_a_query_without_watermark_reads_on_in_batches_of_its_own(root: str) -> None:
+    made = begin(root, "product_totals")
+    run(root, made, range(4))
+    snapshots.take(root, "pos_sales", "product_totals")
+    run(root, made, range(4, 9))
+    restore.restore(FakeLauncher(root), POS, "product_totals", **WHO)
+    now = generation.current(root, "pos_sales", "product_totals")
+    assert now is not None
+    assert checkpoint.newest_batch(now.paths(root).checkpoint, "offsets") == 3
+
+
+def test_a_file_sink_reads_the_same_after_restores_of_restores(root: str) -> None:
+    made = begin(root, "files", stateful=False)
+    run(root, made, range(6), stateful=False)
+    first = snapshots.take(root, "pos_sales", "files")
+    run(root, made, range(6, 9), stateful=False)
+    for number, cut in ((2, 7), (3, 10)):
+        restore.restore(FakeLauncher(root), _with_files(), "files", first.id if number == 2 else None, **WHO)
+        now = generation.current(root, "pos_sales", "files")
+        assert now is not None
+        assert now.number == number
+        begins = (checkpoint.newest_batch(now.paths(root).checkpoint) or 0) + 1
+        run(root, now, range(begins, cut), stateful=False)
+        snapshots.take(root, "pos_sales", "files")
+        run(root, now, range(cut, cut + 2), stateful=False)
+        assert rows_of(root, now) == list(range(cut + 2))
+        assert verify.verify(root, _with_files(), "files").findings == ()
+    assert now.lineage == ((1, 5), (2, 6))
+
+
+def _with_files():
+    items = POS.queries["items"]
+    from headrace.contract.model import FilesSink
+
+    return POS.model_copy(update={"queries": {"files": items.model_copy(update={"sinks": [FilesSink(kind="files")]})}})
+
+
+def test_a_restore_is_refused_while_a_driver_lives_or_is_wanted(root: str) -> None:
+    run(root, begin(root), range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    launcher = FakeLauncher(root, [Driver("pos_sales", "1@1", 1.0, "process 1")])
+    with pytest.raises(HeadraceError, match=r"its driver lives \(process 1\)"):
+        restore.restore(launcher, POS, "tumbling", **WHO)
+    launcher.living.clear()
+    intent.write(root, "pos_sales", "RUNNING", "test", "start")
+    with pytest.raises(HeadraceError, match="is wanted RUNNING"):
+        restore.restore(launcher, POS, "tumbling", **WHO)
+    intent.write(root, "pos_sales", "RUNNING", "test", "upgrade", hold_seconds=60)
+    assert restore.restore(launcher, POS, "tumbling", **WHO)["generation"] == 2
+
+
+def test_a_driver_that_comes_up_during_a_restore_keeps_its_generation(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    launcher, copy = FakeLauncher(root), trees.copy
+
+    def starts(source: str, target: str) -> str:
+        launcher.living = [Driver("pos_sales", "1@1", 1.0, "process 1")]
+        return copy(source, target)
+
+    monkeypatch.setattr(trees, "copy", starts)
+    with pytest.raises(HeadraceError, match="came up meanwhile: nothing was changed"):
+        restore.restore(launcher, POS, "tumbling", **WHO)
+    assert generation.current(root, "pos_sales", "tumbling") == made
+    launcher.living = []
+    monkeypatch.setattr(trees, "copy", copy)
+    assert restore.restore(launcher, POS, "tumbling", **WHO)["generation"] == 3, "a half restore was used"
+
+
+def test_what_was_approved_is_what_is_done(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    planned = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert generation.current(root, "pos_sales", "tumbling") == made, "a plan changes nothing"
+    begin(root)
+    with pytest.raises(HeadraceError, match="is not as it was when this was planned"):
+        restore.act(FakeLauncher(root), POS, planned, **WHO)
+    later = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert later.warnings[0].startswith("generation(s) [2] began anew after this snapshot")
+
+
+def test_a_damaged_generation_can_still_be_left_for_a_snapshot(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    run(root, made, range(3, 6))
+    checkpoints.put(checkpoint.offsets_entry(made.paths(root).checkpoint, 5), "")
+    told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    assert (told["sound"], told["again"]) == (True, 60), "the ledger tells how far it was"
+
+
+def test_a_reset_takes_the_plan_of_its_first_driver_and_notes_time_and_reason(root: str) -> None:
+    run(root, begin(root), range(3))
+    planned = restore.plan_reset(FakeLauncher(root), POS, "tumbling", 1_700_000_000_000)
+    made = restore.act(FakeLauncher(root), POS, planned, **WHO)
+    assert (made.number, made.starting_ms, made.reason, made.fingerprint) == (2, 1_700_000_000_000, "test", {})
+    assert "state begins empty" in planned.warnings[0]
+    taken_up = generation.resume_or_begin(root, "pos_sales", "tumbling", {"mode": "other"})
+    assert (taken_up.number, taken_up.fingerprint, taken_up.reason) == (2, {"mode": "other"}, "test")
+
+
+def test_the_start_that_asked_for_a_generation_before_a_restore_does_not_ask_again(root: str) -> None:
+    generation.begin(root, "pos_sales", "tumbling", {"a": 1}, "request")
+    later = generation.begin(root, "pos_sales", "tumbling", {"a": 1})
+    assert generation.begin(root, "pos_sales", "tumbling", {"a": 1}, "request") == later
+
+
+def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: str) -> None:
+    made = begin(root, "files", stateful=False)
+    run(root, made, range(3), stateful=False)
+    lost = begin(root, "files", stateful=False)
+    run(root, lost, range(3), stateful=False)
+    old = snapshots.take(root, "pos_sales", "files", number=1)
+    restore.restore(FakeLauncher(root), _with_files(), "files", old.id, **WHO)
+    now = generation.current(root, "pos_sales", "files")
+    assert now is not None
+    seen = rows_of(root, now)
+    for _ in range(3):
+        snapshots.take(root, "pos_sales", "files")
+    keep = prune.Retention(generation_days=0, snapshot_days=0, snapshots=1, trash_days=1)
+    assert prune.plan(root, [_with_files()], prune.Retention()).items == ()
+    planned = prune.plan(root, [_with_files()], keep)
+    gone = [item.path[len(root) + 1 :] for item in planned.items]
+    assert gone[:2] == ["checkpoints/pos_sales/files/0002", "files/pos_sales/files/0002"]
+    # of four snapshots, the newest and the one that the current generation came from stay
+    assert [path.startswith("snapshots/") for path in gone[2:]] == [True, True]
+    with pytest.raises(HeadraceError, match="look at a new plan"):
+        prune.act(root, [_with_files()], keep, "other")
+    prune.act(root, [_with_files()], keep, planned.fingerprint)
+    assert [each.number for each in generation.all_of(root, "pos_sales", "files")] == [1, 3]
+    assert rows_of(root, now) == seen == [0, 1, 2]
+    assert old.id in {each.id for each in snapshots.listed(root, "pos_sales", "files")}
+    assert prune.plan(root, [_with_files()], keep).items == ()
+    (trashed,) = storage.list_names(paths.trash(root))
+    assert trees.files(f"{paths.trash(root)}/{trashed}/files/pos_sales/files/0002")
+    later = prune.plan(root, [_with_files()], keep, time.time_ns() // 1_000_000 + 2 * prune.DAY_MS)
+    assert [item.path for item in later.items if item.delete] == [f"{paths.trash(root)}/{trashed}"]
+
+
+def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:
+    run(root, begin(root), range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    told = inspect.inspect(root, "pos_sales", "tumbling")
+    first, second = told["generations"]
+    assert (told["current"], len(told["snapshots"])) == (2, 1)
+    assert (first["planned_batch"], first["committed_batch"], first["ledger_records"]) == (2, 2, 3)
+    assert first["offsets"] == {"pos": {"0": 30, "1": 30}}
+    assert first["state_bytes"] > 0
+    assert (second["lineage"], second["fingerprint"]) == (((1, 2),), first["fingerprint"])
+
+
+def test_a_reader_takes_each_batch_once_whatever_compaction_has_done(root: str) -> None:
+    folder = f"{root}/f"
+    for name in (
+        "batch_id=0",
+        "batch_id=1",
+        "batch_id=0-1",
+        "batch_id=2",
+        "batch_id=0-3",
+        "batch_id=4",
+        ".aside-5",
+        "x",
+    ):
+        checkpoints.put(f"{folder}/{name}/part-0", "{}")
+    found = outputs.valid(outputs.parse(folder, storage.list_names(folder)))
+    assert [(each.first, each.last) for each in found] == [(0, 3), (4, 4)]
+    assert outputs.newest_batch(folder) == 4
+    fs, inner = fsspec.core.url_to_fs(folder)
+    assert fs.exists(f"{inner}/{outputs.name_of(0, 3)}")

@@ -1,0 +1,174 @@
+"""Each fault of a checkpoint is found, told where it is, and named with its runbook; a sound one has no finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from headrace.contract import generation, ledger, soundness, trees
+from headrace.contract.checkpoint import commits_entry, offsets_entry, planned_entry, read_entry
+from headrace.contract.exits import Exit
+from headrace.contract.generation import Generation
+from headrace.errors import HeadraceError
+from headrace.operations.checkpoints import verify
+from tests.support import checkpoints
+from tests.support.checkpoints import begin, plan_batch, put, run, write_batch
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _faults(root: str, query: str = "tumbling") -> list[tuple[str, str]]:
+    report = verify.verify(root, checkpoints.pos_sales(), query)
+    return [(each.fault, each.severity) for each in report.findings]
+
+
+def _remove(path: str) -> None:
+    fs, inner = fsspec.core.url_to_fs(path)
+    fs.rm(inner, recursive=True)
+
+
+def test_a_query_that_never_ran_or_has_no_batch_yet_is_sound(root: str) -> None:
+    assert _faults(root) == []
+    begin(root)
+    assert _faults(root) == []
+
+
+def test_a_checkpoint_is_sound_at_every_moment_of_a_batch(root: str) -> None:
+    made = begin(root)
+    for batch in range(3):
+        plan_batch(root, made, batch)
+        assert _faults(root) == []
+        write_batch(root, made, batch)
+        assert _faults(root) == []
+        checkpoints.commit(root, made, batch)
+        assert _faults(root) == []
+
+
+def test_a_checkpoint_that_spark_has_purged_is_sound(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(25))
+    checkpoints.purge(root, made, 20)
+    assert _faults(root) == []
+
+
+def _state(made: Generation, root: str, name: str) -> str:
+    return f"{made.paths(root).checkpoint}/state/0/1/{name}"
+
+
+Damage = Callable[[str, Generation], None]
+
+# What is done to a checkpoint whose batches 0..11 are whole (state snapshot at 10), and what verify must say first.
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "metadata gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/metadata"), "METADATA_GONE"),
+    "metadata cut": (lambda r, g: put(f"{g.paths(r).checkpoint}/metadata", "{"), "LOG_BROKEN"),
+    "newest commit empty": (lambda r, g: put(commits_entry(g.paths(r).checkpoint, 11), "", crc=True), "LOG_EMPTY"),
+    "newest offsets empty": (lambda r, g: put(offsets_entry(g.paths(r).checkpoint, 11), "", crc=True), "LOG_EMPTY"),
+    "newest offsets cut": (
+        lambda r, g: put(offsets_entry(g.paths(r).checkpoint, 11), 'v1\n{"ba', crc=True),
+        "LOG_BROKEN",
+    ),
+    "newest offsets gone": (lambda r, g: _remove(offsets_entry(g.paths(r).checkpoint, 11)), "OFFSETS_BEHIND_COMMITS"),
+    "offsets before the newest gone": (lambda r, g: _remove(offsets_entry(g.paths(r).checkpoint, 10)), "LOG_GAP"),
+    "a commit in the middle gone": (lambda r, g: _remove(commits_entry(g.paths(r).checkpoint, 7)), "LOG_GAP"),
+    "a bit of the log turned": (lambda r, g: _turn(commits_entry(g.paths(r).checkpoint, 11)), "CHECKSUM"),
+    "newest state gone": (lambda r, g: _remove(_state(g, r, "12.delta")), "STATE_GONE"),
+    "state before it gone": (lambda r, g: _remove(_state(g, r, "11.delta")), "STATE_GONE"),
+    "state snapshot empty": (lambda r, g: put(_state(g, r, "10.snapshot"), b"", crc=True), "STATE_BROKEN"),
+    "state cut": (lambda r, g: put(_state(g, r, "12.delta"), b"del"), "STATE_BROKEN"),
+    "a partition's state gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/state/0/1"), "STATE_GONE"),
+    "all state gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/state"), "STATE_GONE"),
+    "checkpoint removed by hand": (lambda r, g: _remove(g.paths(r).checkpoint), "BEHIND_LEDGER"),
+    "older checkpoint put back by hand": (lambda r, g: _put_back(r, g), "BEHIND_LEDGER"),
+    "offsets exchanged": (
+        lambda r, g: plan_batch(r, g, 11, {"pos": {0: 999, 1: 999}}),
+        "LEDGER_DIFFERS",
+    ),
+}
+
+
+def _turn(path: str) -> None:
+    content = bytearray(trees.read_bytes(path))
+    content[-3] ^= 1
+    put(path, bytes(content))
+
+
+def _put_back(root: str, made: Generation) -> None:
+    folder = made.paths(root).checkpoint
+    for batch in (9, 10, 11):
+        _remove(offsets_entry(folder, batch))
+        _remove(commits_entry(folder, batch))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: str) -> None:
+    made = begin(root)
+    run(root, made, range(12))
+    assert _faults(root) == []
+    do, wanted = DAMAGES[damage]
+    do(root, made)
+    found = _faults(root)
+    assert (wanted, "critical") in found, found
+    runbook = soundness.RUNBOOKS[wanted]
+    assert (ROOT / "docs" / "runbooks" / f"{runbook}.md").is_file()
+    with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:
+        soundness.require_sound(made.paths(root), "pos_sales.tumbling", stateful=True)
+    assert refused.value.exit_code == Exit.DAMAGED
+
+
+def test_a_newest_commit_that_is_gone_is_no_fault_its_batch_is_replayed(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(5))
+    _remove(commits_entry(made.paths(root).checkpoint, 4))
+    assert _faults(root) == []
+
+
+def test_two_commits_that_are_gone_are_a_warning_where_the_ledger_has_the_batch_and_else_critical(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(5))
+    for batch in (3, 4):
+        _remove(commits_entry(made.paths(root).checkpoint, batch))
+    assert _faults(root) == [("COMMITS_BEHIND_OFFSETS", "warning")]
+    _remove(f"{made.paths(root).ledger}/{ledger.record_name(3)}")
+    assert ("COMMITS_BEHIND_OFFSETS", "critical") in _faults(root)
+
+
+def test_a_file_sink_that_is_ahead_or_lacks_a_batch_is_found(root: str) -> None:
+    made = begin(root, "items", stateful=False)
+    run(root, made, range(4), stateful=False)
+    assert _faults(root, "items") == []
+    put(f"{made.paths(root).files}/batch_id=4/part-0.json", "{}")
+    assert _faults(root, "items") == [("BEHIND_FILES", "critical")]
+
+
+def test_a_ledger_with_a_hole_is_a_warning(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(4))
+    _remove(f"{made.paths(root).ledger}/{ledger.record_name(1)}")
+    assert _faults(root) == [("LEDGER_GAP", "warning")]
+
+
+def test_every_fault_has_a_runbook_that_is_there() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("Checkpoint*.md")}
+    assert {page for page in soundness.RUNBOOKS.values() if page} == pages
+
+
+def test_the_first_generation_after_a_lost_folder_does_not_use_old_output_directories(root: str) -> None:
+    """Somebody removes all checkpoints of a query by hand: the files of generation 1 must not be taken for replays."""
+    made = begin(root, "files", stateful=False)
+    run(root, made, range(3), stateful=False)
+    _remove(made.paths(root).folder)
+    assert generation.current(root, "pos_sales", "files") is None
+    again = begin(root, "files", stateful=False)
+    assert again.number == 2
+    assert trees.files(again.paths(root).files) == {}
+
+
+def test_a_planned_entry_is_that_of_the_batch_before_with_other_ends_and_watermark(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    folder = made.paths(root).checkpoint
+    put(offsets_entry(folder, 3), planned_entry(folder, 3, {"pos": {0: 77, 2: 5}}, 123))
+    assert read_entry(folder, 3) == (123, {"pos": {0: 77, 1: 30, 2: 5}})
