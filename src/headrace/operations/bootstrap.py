@@ -1,0 +1,299 @@
+"""Makes a deployment's CA, certificates, passwords and bindings as Secrets, inside the cluster: `python -m ...bootstrap`.
+
+Nothing secret passes through Helm values, Terraform state or logs. What is there is never overwritten: the Job's account
+has no right to, unless it was asked to renew. The same run twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from headrace.contract import names
+from headrace.contract.load import load_pipelines
+from headrace.errors import HeadraceError
+from headrace.operations import pki
+
+CONFIG_VARIABLE = "HEADRACE_BOOTSTRAP"
+KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
+DATACENTER = "datacenter1"
+SCRAM_ITERATIONS = 8192
+LOGINS = "pipeline-logins"
+
+Content = dict[str, str]
+Action = Literal["ensure", "renew-certificates", "rotate-passwords"]
+
+
+class System(BaseModel):
+    """Where a system is: bundled in `namespace`, or external by the user's own admin binding Secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["bundled", "external"] = "bundled"
+    namespace: str = ""
+    binding: str = ""
+
+
+class Config(BaseModel):
+    """What the base chart mounts. `pipelines` is the folder of pipeline files in the image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    namespace: str
+    spark: str
+    airflow: str
+    kafka: System
+    cassandra: System
+    pipelines: Path
+    allow_plaintext: bool = False
+
+
+class Secrets(Protocol):
+    """The cluster's Secrets: read (None if absent), create, replace."""
+
+    def read(self, namespace: str, name: str) -> Content | None:
+        """Return a Secret's content, or None."""
+
+    def create(self, namespace: str, name: str, content: Content) -> None:
+        """Make a Secret that is not there."""
+
+    def replace(self, namespace: str, name: str, content: Content) -> None:
+        """Write a Secret that is there anew."""
+
+
+@dataclass
+class Bootstrap:
+    """One run; `changed` names what was made or written anew."""
+
+    config: Config
+    secrets: Secrets
+    action: Action = "ensure"
+    only: frozenset[str] = frozenset()  # pipelines whose passwords are rotated; none: all
+    changed: list[str] = field(default_factory=list)
+
+    def run(self) -> list[str]:
+        """Make what is missing and return its names. Raises HeadraceError where a user's binding does not serve."""
+        own = self.config
+        authority = self._authority()
+        if own.kafka.mode == "bundled":
+            self._leaf(own.kafka.namespace, "kafka", authority)
+        if own.cassandra.mode == "bundled":
+            self._leaf(own.cassandra.namespace, "cassandra", authority)
+        kafka = self._admin("kafka", own.kafka, lambda: self._bundled_kafka(authority))
+        cassandra = self._admin("cassandra", own.cassandra, lambda: self._bundled_cassandra(authority))
+        if own.kafka.mode == "bundled":
+            record = scram_record(KAFKA_ADMIN, kafka["password"])
+            self._ensure(own.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record})
+        if own.cassandra.mode == "bundled":
+            self._ensure(own.cassandra.namespace, "cassandra-admin", lambda: cassandra)
+        self._pipelines({"kafka": kafka, "cassandra": cassandra})
+        self._ensure(own.airflow, "airflow", airflow_secrets)
+        self._ensure(own.airflow, "airflow-postgres", lambda: self._postgres())
+        return self.changed
+
+    def _authority(self) -> pki.Authority:
+        made = self._ensure(self.config.namespace, "headrace-ca", _new_authority)
+        return pki.Authority(made["ca.key"], made["ca.crt"])
+
+    def _leaf(self, namespace: str, name: str, authority: pki.Authority) -> None:
+        def make() -> Content:
+            leaf = pki.make_leaf(authority, name, hosts(name, namespace))
+            return {"server.pem": leaf, "ca.crt": authority.certificate}
+
+        made = self._ensure(namespace, f"{name}-tls", make)
+        if self.action == "renew-certificates" and f"{namespace}/{name}-tls" not in self.changed and made:
+            self._write(namespace, f"{name}-tls", make())
+
+    def _admin(self, system: str, own: System, bundled: Callable[[], Content]) -> Content:
+        if own.mode == "bundled":
+            return self._ensure(self.config.airflow, f"{system}-admin", bundled)
+        given = self.secrets.read(self.config.namespace, own.binding)
+        if given is None:
+            raise HeadraceError(
+                f"There is no Secret {own.binding} in namespace {self.config.namespace}: make the binding of your {system} "
+                "there, with the keys that docs/howto/deploy-on-kubernetes.md lists."
+            )
+        missing = [key for key in REQUIRED[system] if not given.get(key)]
+        if missing:
+            raise HeadraceError(
+                f"Secret {own.binding} lacks {', '.join(missing)}: add the key(s) to your {system} binding."
+            )
+        plain = given.get("securityProtocol", "").endswith("PLAINTEXT") or (
+            system == "cassandra" and "ca.crt" not in given
+        )
+        if plain and not self.config.allow_plaintext:
+            raise HeadraceError(
+                f"Secret {own.binding} would send passwords in plain text: use TLS, or set allowPlaintext if that is wanted."
+            )
+        return self._ensure(self.config.airflow, f"{system}-admin", lambda: given)
+
+    def _bundled_kafka(self, authority: pki.Authority) -> Content:
+        return {
+            "type": "kafka",
+            "bootstrapServers": f"kafka.{self.config.kafka.namespace}.svc.cluster.local:9092",
+            "securityProtocol": "SASL_SSL",
+            "saslMechanism": "SCRAM-SHA-512",
+            "username": KAFKA_ADMIN,
+            "password": password(),
+            "ca.crt": authority.certificate,
+        }
+
+    def _bundled_cassandra(self, authority: pki.Authority) -> Content:
+        return {
+            "type": "cassandra",
+            "contactPoints": f"cassandra.{self.config.cassandra.namespace}.svc.cluster.local",
+            "port": "9042",
+            "localDatacenter": DATACENTER,
+            "username": CASSANDRA_ADMIN,
+            "password": password(),
+            "ca.crt": authority.certificate,
+        }
+
+    def _pipelines(self, admins: Mapping[str, Content]) -> None:
+        """Make each pipeline's bindings in the spark namespace, and all their logins in one Secret for provisioning."""
+        logins: Content = {}
+        for pipeline in load_pipelines(self.config.pipelines):
+            for system, admin in admins.items():
+                name = names.binding_secret(system, pipeline)
+                user = names.principal(pipeline)
+
+                def make(admin: Content = admin, user: str = user) -> Content:
+                    return admin | {"username": user, "password": password()}
+
+                made = self._ensure(self.config.spark, name, make)
+                if self.action == "rotate-passwords" and (not self.only or pipeline in self.only):
+                    made = made | {"password": password()}
+                    self._write(self.config.spark, name, made)
+                logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
+        there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
+        if there != logins:
+            self._write(self.config.airflow, LOGINS, logins)
+
+    def _postgres(self) -> Content:
+        chosen = password()
+        address = f"postgresql+psycopg2://airflow:{chosen}@airflow-postgres:5432/airflow"
+        return {"password": chosen, "sql-alchemy-conn": address}
+
+    def _ensure(self, namespace: str, name: str, make: Callable[[], Content]) -> Content:
+        there = self.secrets.read(namespace, name)
+        if there is not None:
+            return there
+        content = make()
+        self.secrets.create(namespace, name, content)
+        self.changed.append(f"{namespace}/{name}")
+        return content
+
+    def _write(self, namespace: str, name: str, content: Content) -> None:
+        self.secrets.replace(namespace, name, content)
+        self.changed.append(f"{namespace}/{name}")
+
+
+REQUIRED: Mapping[str, Sequence[str]] = {
+    "kafka": ("bootstrapServers", "securityProtocol", "username", "password"),
+    "cassandra": ("contactPoints", "port", "localDatacenter", "username", "password"),
+}
+
+
+def hosts(service: str, namespace: str) -> list[str]:
+    """Return the names that a StatefulSet's pods are called by, through their headless service."""
+    domain = f"{service}.{namespace}.svc.cluster.local"
+    controllers = f"{service}-controller.{namespace}.svc.cluster.local"
+    return [domain, f"*.{domain}", f"*.{controllers}", f"{service}.{namespace}.svc", service, "localhost"]
+
+
+def password() -> str:
+    """Return 256 random bits in 43 URL-safe characters."""
+    return secrets.token_urlsafe(32)
+
+
+def scram_record(user: str, password: str) -> str:
+    """Return what `kafka-storage format --add-scram` takes: the salted password, the same on every controller (KIP-900)."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, SCRAM_ITERATIONS)
+    texts = {"salt": base64.b64encode(salt).decode(), "saltedpassword": base64.b64encode(salted).decode()}
+    quoted = ",".join(f'{key}="{value}"' for key, value in texts.items())
+    return f"SCRAM-SHA-512=[name={user},iterations={SCRAM_ITERATIONS},{quoted}]"
+
+
+def airflow_secrets() -> Content:
+    """Return Airflow's static keys and the admin's password, as the simple auth manager reads it too."""
+    admin = password()
+    return {
+        "fernet-key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "jwt-secret": password(),
+        "api-secret-key": password(),
+        "admin-password": admin,
+        "passwords.json": json.dumps({AIRFLOW_ADMIN: admin}),
+    }
+
+
+def _new_authority() -> Content:
+    made = pki.make_authority("headrace CA")
+    return {"ca.key": made.key, "ca.crt": made.certificate}
+
+
+@dataclass(frozen=True)
+class ClusterSecrets:
+    """The Secrets of the cluster that this pod runs in."""
+
+    def read(self, namespace: str, name: str) -> Content | None:
+        """Return a Secret's content, or None."""
+        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+        try:
+            found = _api().read_namespaced_secret(name, namespace)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        return {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
+
+    def create(self, namespace: str, name: str, content: Content) -> None:
+        """Make a Secret that is not there."""
+        from kubernetes import client  # type: ignore[import-untyped]
+
+        meta = client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/part-of": "headrace"})
+        _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content))
+
+    def replace(self, namespace: str, name: str, content: Content) -> None:
+        """Write a Secret that is there anew."""
+        _api().patch_namespaced_secret(name, namespace, {"stringData": content})
+
+
+def _api() -> "client.CoreV1Api":  # type: ignore[name-defined]  # noqa: F821, UP037
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    return client.CoreV1Api()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the action that the arguments name (default: ensure) and print the names of what changed, no content."""
+    action, *only = arguments or ["ensure"]
+    if action not in ("ensure", "renew-certificates", "rotate-passwords"):
+        raise HeadraceError(
+            f"{action} is no action: use ensure, renew-certificates, or rotate-passwords [PIPELINE...]."
+        )
+    config = Config.model_validate_json(Path(os.environ[CONFIG_VARIABLE]).read_text())
+    for name in Bootstrap(config, ClusterSecrets(), action, frozenset(only)).run():  # type: ignore[arg-type]
+        sys.stdout.write(f"made {name}\n")
+    sys.stdout.write("done\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except HeadraceError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        sys.exit(refusal.exit_code)

@@ -1,0 +1,182 @@
+"""What the bootstrap Job makes: every Secret once, nothing overwritten, nothing printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from headrace.contract.load import load_pipelines
+from headrace.errors import HeadraceError
+from headrace.operations import bootstrap, pki
+from headrace.operations.bootstrap import Bootstrap, Config, System
+
+
+@dataclass
+class Kept:
+    """Secrets in memory; `writable` False is the right of the Job that only makes."""
+
+    content: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    writable: bool = False
+
+    def read(self, namespace: str, name: str) -> dict[str, str] | None:
+        return self.content.get((namespace, name))
+
+    def create(self, namespace: str, name: str, content: dict[str, str]) -> None:
+        assert (namespace, name) not in self.content
+        self.content[namespace, name] = dict(content)
+
+    def replace(self, namespace: str, name: str, content: dict[str, str]) -> None:
+        assert self.writable, "the account may not overwrite"
+        self.content[namespace, name] = dict(content)
+
+
+@pytest.fixture
+def config(project: Path) -> Config:
+    return Config(
+        namespace="headrace",
+        spark="spark",
+        airflow="airflow",
+        kafka=System(namespace="kafka"),
+        cassandra=System(namespace="cassandra"),
+        pipelines=project / "pipelines",
+    )
+
+
+def test_everything_is_made_once_and_a_second_run_changes_nothing(config: Config, project: Path) -> None:
+    kept = Kept()
+    made = Bootstrap(config, kept).run()
+    pipelines = load_pipelines(project / "pipelines")
+    assert {name for namespace, name in kept.content if namespace == "spark"} == {
+        f"{system}-{pipeline.replace('_', '-')}" for pipeline in pipelines for system in ("kafka", "cassandra")
+    }
+    assert ("headrace", "headrace-ca") in kept.content
+    assert len(made) == len(kept.content)
+    before = json.dumps(sorted(kept.content.items()))
+    assert Bootstrap(config, kept).run() == []
+    assert json.dumps(sorted(kept.content.items())) == before
+
+
+def test_a_binding_has_what_a_driver_reads_and_its_own_login(config: Config) -> None:
+    kept = Kept()
+    Bootstrap(config, kept).run()
+    own = kept.content["spark", "kafka-pos-sales"]
+    admin = kept.content["airflow", "kafka-admin"]
+    assert own["bootstrapServers"] == "kafka.kafka.svc.cluster.local:9092"
+    assert (own["securityProtocol"], own["saslMechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert own["username"] == "pos_sales"
+    assert own["password"] != admin["password"]
+    assert kept.content["airflow", "pipeline-logins"]["pos_sales.kafka.password"] == own["password"]
+    assert not any("ca.key" in content for place, content in kept.content.items() if place[0] != "headrace")
+    passwords = [content["password"] for content in kept.content.values() if "password" in content]
+    assert len(set(passwords)) == len(passwords) - 1  # cassandra's admin stands in two namespaces
+
+
+def test_a_break_half_way_is_completed_by_the_next_run(config: Config) -> None:
+    kept = Kept()
+    Bootstrap(config, kept).run()
+    whole = dict(kept.content)
+    del kept.content["spark", "kafka-pos-sales"], kept.content["airflow", "pipeline-logins"]
+    made = Bootstrap(config, kept).run()
+    assert made == ["spark/kafka-pos-sales", "airflow/pipeline-logins"]
+    assert set(kept.content) == set(whole)
+
+
+def test_renewed_certificates_are_of_the_same_authority_and_passwords_stay(config: Config) -> None:
+    kept = Kept(writable=True)
+    Bootstrap(config, kept).run()
+    before = {place: dict(content) for place, content in kept.content.items()}
+    changed = Bootstrap(config, kept, "renew-certificates").run()
+    assert changed == ["kafka/kafka-tls", "cassandra/cassandra-tls"]
+    for place, content in kept.content.items():
+        if place[1].endswith("-tls"):
+            assert content["server.pem"] != before[place]["server.pem"]
+            assert content["ca.crt"] == before[place]["ca.crt"]
+        else:
+            assert content == before[place]
+
+
+def test_a_rotated_password_is_in_the_binding_and_in_what_provisions_it(config: Config) -> None:
+    kept = Kept(writable=True)
+    Bootstrap(config, kept).run()
+    before = {place: dict(content) for place, content in kept.content.items()}
+    Bootstrap(config, kept, "rotate-passwords", frozenset({"pos_sales"})).run()
+    changed = {place for place, content in kept.content.items() if content != before[place]}
+    assert changed == {("spark", "kafka-pos-sales"), ("spark", "cassandra-pos-sales"), ("airflow", "pipeline-logins")}
+    logins = kept.content["airflow", "pipeline-logins"]
+    assert logins["pos_sales.kafka.password"] == kept.content["spark", "kafka-pos-sales"]["password"]
+
+
+def _external(config: Config, *, plain: bool = False, **given: str) -> tuple[Config, Kept]:
+    kept = Kept()
+    binding = {
+        "bootstrapServers": "broker.example.org:9093",
+        "securityProtocol": "SASL_SSL",
+        "saslMechanism": "SCRAM-SHA-512",
+        "username": "ops",
+        "password": "p",
+    }
+    kept.content["headrace", "my-kafka"] = {key: value for key, value in (binding | given).items() if value}
+    kafka = System(mode="external", binding="my-kafka")
+    return config.model_copy(update={"kafka": kafka, "allow_plaintext": plain}), kept
+
+
+def test_an_external_system_keeps_its_endpoint_and_gets_no_certificate(config: Config) -> None:
+    external, kept = _external(config)
+    Bootstrap(external, kept).run()
+    assert kept.content["spark", "kafka-pos-sales"]["bootstrapServers"] == "broker.example.org:9093"
+    assert kept.content["spark", "kafka-pos-sales"]["username"] == "pos_sales"
+    assert kept.content["airflow", "kafka-admin"]["username"] == "ops"
+    assert not any(name == "kafka-tls" for _, name in kept.content)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"password": ""}, "lacks password"),
+        ({"securityProtocol": "SASL_PLAINTEXT"}, "plain text"),
+    ],
+)
+def test_an_external_binding_that_does_not_serve_is_refused_in_a_sentence(
+    config: Config, given: dict[str, str], sentence: str
+) -> None:
+    external, kept = _external(config, **given)
+    with pytest.raises(HeadraceError, match=sentence):
+        Bootstrap(external, kept).run()
+
+
+def test_plain_text_passes_with_consent_and_a_missing_binding_is_named(config: Config) -> None:
+    external, kept = _external(config, plain=True, securityProtocol="SASL_PLAINTEXT")
+    Bootstrap(external, kept).run()
+    kept.content.clear()
+    with pytest.raises(HeadraceError, match="no Secret my-kafka in namespace headrace"):
+        Bootstrap(external, kept).run()
+
+
+def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    authority = pki.make_authority("test CA", now)
+    leaf = pki.make_leaf(authority, "kafka", bootstrap.hosts("kafka", "k"), now)
+    assert leaf.startswith("-----BEGIN PRIVATE KEY-----")  # PKCS#8
+    own, signer = x509.load_pem_x509_certificates(leaf[leaf.index("-----BEGIN CERT") :].encode())
+    own.verify_directly_issued_by(signer)
+    names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    assert {"kafka.k.svc.cluster.local", "*.kafka.k.svc.cluster.local"} <= set(names)
+    assert own.subject.rfc4514_string() == "CN=kafka"
+    assert 364 < pki.days_left(leaf, now) < 366
+    late = pki.make_leaf(authority, "kafka", ["kafka"], now + timedelta(days=pki.CA_DAYS - 10))
+    assert pki.days_left(late, now + timedelta(days=pki.CA_DAYS - 10)) < 11
+
+
+def test_a_scram_record_has_no_password_and_is_what_the_tool_takes() -> None:
+    record = bootstrap.scram_record("admin", "hush-hush")
+    assert "hush" not in record
+    assert re.fullmatch(
+        r'SCRAM-SHA-512=\[name=admin,iterations=8192,salt="[A-Za-z0-9+/=]+",saltedpassword="[A-Za-z0-9+/=]{88}"\]',
+        record,
+    )
