@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from headrace.contract import checkpoint, generation, ledger, outputs, paths, storage, trees
+from headrace.contract import snapshot as kept
 from headrace.errors import HeadraceError
 from headrace.operations import intent
 from headrace.operations.checkpoints import inspect, prune, restore, snapshots, verify
@@ -36,15 +37,15 @@ def test_a_snapshot_is_the_cut_at_the_newest_commit_while_the_next_batch_is_unde
     assert [record["batch"] for record in ledger.read(own.ledger)] == list(range(13))
     states = {path for path in trees.files(own.checkpoint) if path.startswith("state/0/0/") and "_metadata" not in path}
     assert states == {f"state/0/0/{name}" for name in ("10.snapshot", "11.delta", "12.delta", "13.delta")}
-    assert snapshots.listed(root, "pos_sales", "tumbling") == [taken]
-    assert snapshots.damaged(root, taken) == []
+    assert kept.listed(root, "pos_sales", "tumbling") == [taken]
+    assert kept.damaged(root, taken) == []
 
 
 def test_a_snapshot_that_lost_or_changed_a_file_is_not_restored(root: str) -> None:
     run(root, begin(root), range(3))
     taken = snapshots.take(root, "pos_sales", "tumbling")
     checkpoints.put(f"{taken.paths(root).checkpoint}/state/0/1/2.delta", b"other")
-    assert snapshots.damaged(root, taken) == ["checkpoint/state/0/1/2.delta"]
+    assert kept.damaged(root, taken) == ["checkpoint/state/0/1/2.delta"]
     with pytest.raises(HeadraceError, match="have another hash than when it was taken"):
         restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
 
@@ -228,7 +229,7 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     prune.act(root, [_with_files()], keep, planned.fingerprint)
     assert [each.number for each in generation.all_of(root, "pos_sales", "files")] == [1, 3]
     assert rows_of(root, now) == seen == [0, 1, 2]
-    assert old.id in {each.id for each in snapshots.listed(root, "pos_sales", "files")}
+    assert old.id in {each.id for each in kept.listed(root, "pos_sales", "files")}
     assert prune.plan(root, [_with_files()], keep).items == ()
     (trashed,) = storage.list_names(paths.trash(root))
     assert trees.files(f"{paths.trash(root)}/{trashed}/files/pos_sales/files/0002")

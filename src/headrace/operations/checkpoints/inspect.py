@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from headrace.contract import checkpoint, fingerprint, generation, ledger, names, trees
+from headrace.contract import snapshot as kept
 from headrace.contract.paths import GenerationPaths
-from headrace.operations.checkpoints import snapshots
 
 
 def inspect(root: str, pipeline: str, query: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def inspect(root: str, pipeline: str, query: str) -> dict[str, Any]:
         "query": names.query_name(pipeline, query),
         "current": found[-1].number if found else None,
         "generations": [_generation(each, each.paths(root), now_ms) for each in found],
-        "snapshots": [each.summary() for each in snapshots.listed(root, pipeline, query)],
+        "snapshots": [each.summary() for each in kept.listed(root, pipeline, query)],
     }
 
 

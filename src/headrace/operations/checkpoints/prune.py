@@ -16,9 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from headrace.contract import generation, names, paths, storage, trees
+from headrace.contract import snapshot as kept
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.checkpoints import snapshots
 
 DAY_MS = 86_400_000
 _STAMP = "%Y%m%dT%H%M%S%fZ"
@@ -112,7 +112,7 @@ def _generations(root: str, pipeline: str, query: str, retention: Retention, now
 
 
 def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_ms: int) -> Iterable[Item]:
-    known = snapshots.listed(root, pipeline, query)
+    known = kept.listed(root, pipeline, query)
     now = generation.current(root, pipeline, query)
     keep = {each.id for each in known[-max(1, retention.snapshots) :]} | {now.snapshot if now else ""}
     for each in known:

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from headrace.contract import archived, checkpoint, fingerprint, generation, ledger, names, soundness, storage, trees
+from headrace.contract import snapshot as kept
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import Pipeline
+from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
 from headrace.operations import intent
 from headrace.operations.checkpoints import snapshots, verify
-from headrace.operations.checkpoints.snapshots import Snapshot
 from headrace.operations.drivers import Launcher
 
 
@@ -67,7 +68,7 @@ def plan(
     again = _again(root, pipeline.name, query, chosen)
     own = chosen.paths(root)
     blockers = _blockers(launcher, pipeline.name)
-    wrong = snapshots.damaged(root, chosen)
+    wrong = kept.damaged(root, chosen)
     if wrong:
         blockers.append(f"{len(wrong)} file(s) of the snapshot have another hash than when it was taken: {wrong[0]}")
     if bindings:
@@ -192,13 +193,13 @@ def restore_all(
 def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snapshot:
     name = names.query_name(pipeline, query)
     if snapshot:
-        found = snapshots.read(root, pipeline, query, snapshot)
+        found = kept.read(root, pipeline, query, snapshot)
         if found is None:
             raise HeadraceError(
                 f"There is no snapshot {snapshot!r} of {name}: see `headrace checkpoint inspect {name}`."
             )
         return found
-    known = snapshots.listed(root, pipeline, query)
+    known = kept.listed(root, pipeline, query)
     if not known:
         raise HeadraceError(f"{name} has no snapshot: take one with `headrace checkpoint snapshot {name}`.")
     return known[-1]

@@ -7,51 +7,20 @@ copied, and then a later cut is taken. What lies beyond N is left out.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
 
 from headrace.contract import checkpoint, generation, ledger, names, paths, soundness, statefiles, storage, trees
 from headrace.contract.model import Pipeline
-from headrace.contract.paths import GenerationPaths
+from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
 
 KEPT_BATCHES = 10
 """Log entries that are copied: Spark needs two, and people like to see where it came from."""
 TRIES = 5
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One snapshot. `files` has the SHA-256 of each file by its path inside the snapshot; times in milliseconds."""
-
-    id: str
-    pipeline: str
-    query: str
-    generation: int
-    batch: int
-    taken_ms: int
-    reason: str
-    bytes: int
-    files: dict[str, str]
-
-    def paths(self, root: str) -> GenerationPaths:
-        """Return the snapshot's folders below a storage root."""
-        return paths.snapshot_paths(root, self.pipeline, self.query, self.id)
-
-    @property
-    def digest(self) -> str:
-        """Return one hash over all files."""
-        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
-
-    def summary(self) -> dict[str, Any]:
-        """Return the snapshot without the list of its files, as JSON values."""
-        return asdict(self) | {"files": len(self.files)}
 
 
 def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int | None = None) -> Snapshot:
@@ -94,32 +63,6 @@ def take_all(root: str, pipeline: Pipeline, *, reason: str = "") -> dict[str, st
         if chosen and checkpoint.newest_batch(chosen.paths(root).checkpoint) is not None:
             taken[query] = take(root, pipeline.name, query, reason=reason).id
     return taken
-
-
-def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:
-    """Return the whole snapshots of a query, oldest first. One without a record was broken off and is none."""
-    found = [read(root, pipeline, query, name) for name in storage.list_names(paths.snapshots(root, pipeline, query))]
-    return sorted((each for each in found if each), key=lambda each: (each.taken_ms, each.id))
-
-
-def read(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot | None:
-    """Return one snapshot by its id, or None where there is no whole one."""
-    values = storage.read_json(paths.snapshot_record(root, pipeline, query, snapshot))
-    return Snapshot(**values) if values else None
-
-
-def damaged(root: str, snapshot: Snapshot) -> list[str]:
-    """Return the files of a snapshot that are gone or have another hash; empty for a sound one."""
-    folder = snapshot.paths(root).folder
-    wrong = []
-    for path, wanted in snapshot.files.items():
-        try:
-            same = trees.sha256(f"{folder}/{path}") == wanted
-        except FileNotFoundError:
-            same = False
-        if not same:
-            wrong.append(path)
-    return wrong
 
 
 def is_stateful(chosen: generation.Generation) -> bool:

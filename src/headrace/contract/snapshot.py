@@ -1,0 +1,68 @@
+"""Snapshots as they lie below the storage root: what they are of, and whether they are still what was taken.
+
+They are taken and restored by `operations.checkpoints`, and tried by `streaming.drill`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headrace.contract import paths, storage, trees
+from headrace.contract.paths import GenerationPaths
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot. `files` has the SHA-256 of each file by its path inside the snapshot; times in milliseconds."""
+
+    id: str
+    pipeline: str
+    query: str
+    generation: int
+    batch: int
+    taken_ms: int
+    reason: str
+    bytes: int
+    files: dict[str, str]
+
+    def paths(self, root: str) -> GenerationPaths:
+        """Return the snapshot's folders below a storage root."""
+        return paths.snapshot_paths(root, self.pipeline, self.query, self.id)
+
+    @property
+    def digest(self) -> str:
+        """Return one hash over all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the snapshot without the list of its files, as JSON values."""
+        return asdict(self) | {"files": len(self.files)}
+
+
+def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:
+    """Return the whole snapshots of a query, oldest first. One without a record was broken off and is none."""
+    found = [read(root, pipeline, query, name) for name in storage.list_names(paths.snapshots(root, pipeline, query))]
+    return sorted((each for each in found if each), key=lambda each: (each.taken_ms, each.id))
+
+
+def read(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot | None:
+    """Return one snapshot by its id, or None where there is no whole one."""
+    values = storage.read_json(paths.snapshot_record(root, pipeline, query, snapshot))
+    return Snapshot(**values) if values else None
+
+
+def damaged(root: str, snapshot: Snapshot) -> list[str]:
+    """Return the files of a snapshot that are gone or have another hash; empty for a sound one."""
+    folder = snapshot.paths(root).folder
+    wrong = []
+    for path, wanted in snapshot.files.items():
+        try:
+            same = trees.sha256(f"{folder}/{path}") == wanted
+        except FileNotFoundError:
+            same = False
+        if not same:
+            wrong.append(path)
+    return wrong
