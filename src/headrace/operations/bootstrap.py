@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ class Config(BaseModel):
     airflow: str
     kafka: System
     cassandra: System
+    database: System = System()
     pipelines: Path
     allow_plaintext: bool = False
 
@@ -93,12 +95,14 @@ class Bootstrap:
         cassandra = self._admin("cassandra", own.cassandra, lambda: self._bundled_cassandra(authority))
         if own.kafka.mode == "bundled":
             record = scram_record(KAFKA_ADMIN, kafka["password"])
-            self._ensure(own.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record})
+            self._ensure(
+                own.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record, "cluster-id": cluster_id()}
+            )
         if own.cassandra.mode == "bundled":
             self._ensure(own.cassandra.namespace, "cassandra-admin", lambda: cassandra)
         self._pipelines({"kafka": kafka, "cassandra": cassandra})
-        self._ensure(own.airflow, "airflow", airflow_secrets)
-        self._ensure(own.airflow, "airflow-postgres", lambda: self._postgres())
+        database = self._database()
+        self._ensure(own.airflow, "airflow", lambda: airflow_secrets(database))
         return self.changed
 
     def _authority(self) -> pki.Authority:
@@ -179,10 +183,20 @@ class Bootstrap:
         if there != logins:
             self._write(self.config.airflow, LOGINS, logins)
 
-    def _postgres(self) -> Content:
-        chosen = password()
-        address = f"postgresql+psycopg2://airflow:{chosen}@airflow-postgres:5432/airflow"
-        return {"password": chosen, "sql-alchemy-conn": address}
+    def _database(self) -> str:
+        """Return the address of Airflow's database, the bundled one's or that of the user's own Secret."""
+        own = self.config.database
+        if own.mode == "bundled":
+            made = self._ensure(self.config.airflow, "airflow-postgres", lambda: {"password": password()})
+            return f"postgresql+psycopg2://airflow:{made['password']}@airflow-postgres:5432/airflow"
+        given = self.secrets.read(self.config.namespace, own.binding) or {}
+        address = given.get("sql-alchemy-conn", "")
+        if not address.startswith("postgresql"):
+            raise HeadraceError(
+                f"Secret {own.binding} in namespace {self.config.namespace} has no key sql-alchemy-conn with a PostgreSQL "
+                "address: add postgresql+psycopg2://user:password@host/database."
+            )
+        return address
 
     def _ensure(self, namespace: str, name: str, make: Callable[[], Content]) -> Content:
         there = self.secrets.read(namespace, name)
@@ -225,13 +239,28 @@ def scram_record(user: str, password: str) -> str:
     return f"SCRAM-SHA-512=[name={user},iterations={SCRAM_ITERATIONS},{quoted}]"
 
 
-def airflow_secrets() -> Content:
-    """Return Airflow's static keys and the admin's password, as the simple auth manager reads it too."""
+def cluster_id() -> str:
+    """Return a new Kafka cluster id: a UUID in 22 characters of base64 that does not begin with a dash."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+
+
+def airflow_secrets(database: str) -> Content:
+    """Return the secret part of Airflow's configuration as its file, and the admin's password as the UI's login reads it."""
     admin = password()
+    fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    sections = {
+        "core": {"fernet_key": fernet},
+        "database": {"sql_alchemy_conn": database},
+        "api": {"secret_key": password()},
+        "api_auth": {"jwt_secret": password()},
+    }
+    lines = [
+        f"[{name}]\n{key} = {value.replace('%', '%%')}\n"
+        for name, each in sections.items()
+        for key, value in each.items()
+    ]
     return {
-        "fernet-key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-        "jwt-secret": password(),
-        "api-secret-key": password(),
+        "airflow.cfg": "".join(lines),
         "admin-password": admin,
         "passwords.json": json.dumps({AIRFLOW_ADMIN: admin}),
     }

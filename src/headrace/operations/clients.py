@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,19 @@ def kafka_admin(root: Path) -> AdminClient:
     return AdminClient(read_kafka(root).client_config() | {"log_level": 3})
 
 
+def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
+    """Return what makes the driver trust this CA alone, or None where the binding has none.
+
+    Nodes are found by their addresses, which no certificate names: the CA vouches for them, not their names.
+    """
+    if ca_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(ca_file)
+    return context
+
+
 @contextmanager
 def cassandra_session(root: Path) -> Iterator[Session]:
     """Give a Cassandra session, logged in as the binding's user. Raises HeadraceError where nothing answers."""
@@ -32,6 +46,7 @@ def cassandra_session(root: Path) -> Iterator[Session]:
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=ExponentialReconnectionPolicy(0.5, 5),
         protocol_version=5,
+        ssl_context=cassandra_tls(binding.ca_file),
     )
     try:
         try:

@@ -21,6 +21,8 @@ QUIET_LOGGERS = (
     "org.apache.spark.scheduler.FairSchedulableBuilder",
 )
 
+TRUST_STORE = "HEADRACE_CASSANDRA_TRUSTSTORE"
+
 _JAAS = 'org.apache.kafka.common.security.{module} required username="{username}" password="{password}";'
 
 
@@ -64,8 +66,13 @@ def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
     if binding.ca_file:
         conf |= {
             "spark.cassandra.connection.ssl.enabled": "true",
-            "spark.cassandra.connection.ssl.trustStore.path": str(binding.ca_file),
-            "spark.cassandra.connection.ssl.trustStore.type": "PEM",
+            # The connector reads Java stores only; the image's entry point makes one of the CA, in driver and executors.
+            "spark.cassandra.connection.ssl.trustStore.path": os.environ.get(TRUST_STORE, "/tmp/cassandra-ca.p12"),  # noqa: S108
+            "spark.cassandra.connection.ssl.trustStore.type": "PKCS12",
+            "spark.cassandra.connection.ssl.trustStore.password": "changeit",  # guards a public certificate
+            # Its default is two ciphers that Java 17 no longer offers.
+            "spark.cassandra.connection.ssl.enabledAlgorithms": "TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
+            "spark.cassandra.connection.ssl.protocol": "TLS",
         }
     return conf
 

@@ -1,0 +1,102 @@
+"""Gives a new Cassandra a superuser of its own and shuts the default one out: `python -m ...superuser`, inside the cluster.
+
+Every step can be repeated: a break half way is completed by the next run. The default superuser's password is its name;
+it can log in until this has run, by the flows that the network policies list.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cassandra import DriverException
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import DCAwareRoundRobinPolicy
+
+from headrace.contract.bindings import CassandraBinding, binding_root, read_cassandra
+from headrace.errors import HeadraceError
+from headrace.operations.clients import cassandra_tls
+
+_DEFAULT = "cassandra"
+_NOT_YET = (NoHostAvailable, DriverException)  # no listener, a refused password, or a role manager not set up so early
+_POLL_SECONDS = 2
+
+
+def ensure(binding: CassandraBinding, replicas: int, seconds: float) -> None:
+    """Make the binding's user the one superuser, with `replicas` copies of all roles. Raises HeadraceError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not _done(binding, replicas):
+        if time.monotonic() > deadline:
+            raise HeadraceError(
+                f"Cassandra at {','.join(binding.contact_points)} lets neither {binding.username} nor its first user in within "
+                f"{seconds:.0f} s: see the log of its pods; a volume of an earlier installation has that one's password."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _done(binding: CassandraBinding, replicas: int) -> bool:
+    try:
+        with _login(binding, binding.username, binding.password) as session:
+            _shut_out_default(session)
+            return True
+    except _NOT_YET:
+        pass
+    try:
+        with _login(binding, _DEFAULT, _DEFAULT) as session:
+            if replicas > 1:
+                session.execute(
+                    "ALTER KEYSPACE system_auth WITH replication = "
+                    f"{{'class': 'NetworkTopologyStrategy', '{binding.local_datacenter}': {replicas}}}"
+                )
+            session.execute(f"CREATE ROLE IF NOT EXISTS {binding.username} WITH SUPERUSER = true AND LOGIN = true")
+            session.execute(f"ALTER ROLE {binding.username} WITH PASSWORD = '{binding.password}'")
+    except _NOT_YET:
+        pass
+    return False
+
+
+@contextmanager
+def _login(binding: CassandraBinding, username: str, password: str) -> Iterator[Session]:
+    profile = ExecutionProfile(DCAwareRoundRobinPolicy(binding.local_datacenter), request_timeout=20)
+    cluster = Cluster(
+        list(binding.contact_points),
+        port=binding.port,
+        auth_provider=PlainTextAuthProvider(username, password),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        protocol_version=5,
+        connect_timeout=10,
+        ssl_context=cassandra_tls(binding.ca_file),
+    )
+    try:
+        yield cluster.connect()
+    finally:
+        cluster.shutdown()
+
+
+def _shut_out_default(session: Session) -> None:
+    """Take login, rights and the known password from the default role. It is not dropped: the name stays taken."""
+    row = session.execute("SELECT can_login, is_superuser FROM system_auth.roles WHERE role = %s", (_DEFAULT,)).one()
+    if row is None or row.can_login or row.is_superuser:
+        session.execute(f"CREATE ROLE IF NOT EXISTS {_DEFAULT}")
+        drawn = secrets.token_urlsafe(32)
+        session.execute(f"ALTER ROLE {_DEFAULT} WITH PASSWORD = '{drawn}' AND SUPERUSER = false AND LOGIN = false")
+
+
+def main() -> int:
+    """Run with the mounted admin binding; HEADRACE_REPLICAS is the number of copies (1 or 3)."""
+    ensure(read_cassandra(binding_root()), int(os.environ.get("HEADRACE_REPLICAS", "1")), 240)
+    sys.stdout.write("the deployment's own superuser logs in, the default one is shut out\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HeadraceError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        sys.exit(refusal.exit_code)
