@@ -182,6 +182,11 @@ def files_of(wanted: dict[str, Any]) -> set[Path]:
 def main() -> int:
     """Run the tree's own entry point under the wraps."""
     install()
+    return run_tree()
+
+
+def run_tree() -> int:
+    """Run the tree's own entry point."""
     path = Path(os.environ["HEADRACE_PIPELINES"]).parent / "spark_jobs" / "main.py"
     spec = importlib.util.spec_from_file_location("driver_main", path)
     assert spec is not None

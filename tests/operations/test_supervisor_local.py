@@ -1,0 +1,176 @@
+"""The supervisor and the real local launcher, with drivers that are small real processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.operations import control, intent
+from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.supervisor import Scene, look
+from headrace.operations.verdict import LIMITS
+from tests.operations import light_driver
+from tests.operations.test_verdict import PIPELINE
+
+NAME = PIPELINE.name
+QUICK = replace(LIMITS, head_start=0, confirm=0.2, silent=2, first_wait=0.01, longest_wait=0.02)
+RACES = 100
+
+# Started twice: waits for each instant that it is told, submits, and says whether it has started the driver.
+SUBMITTER = """
+import sys, time
+from pathlib import Path
+from headrace.operations.drivers_local import LocalLauncher
+folder = Path(sys.argv[1])
+launcher = LocalLauncher(
+    project=folder, root=str(folder / "storage"), run_dir=folder / "run", log_dir=folder / "log", tmp_dir=folder / "tmp",
+    bindings=folder, environment={}, main=Path(sys.argv[2]), grace_seconds=1,
+)
+print("ready", flush=True)
+for line in sys.stdin:
+    while time.time() < float(line):
+        pass
+    driver, new = launcher.submit(sys.argv[3])
+    print(int(new), driver.where, flush=True)
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, project: Path) -> Iterator[LocalLauncher]:
+    """A launcher of light drivers; what it started is ended with the test."""
+    made = LocalLauncher(
+        project=project,
+        root=str(tmp_path / "storage"),
+        run_dir=tmp_path / "run",
+        log_dir=tmp_path / "log",
+        tmp_dir=tmp_path / "tmp",
+        bindings=tmp_path,
+        environment={},
+        main=Path(light_driver.__file__),
+        grace_seconds=1,
+    )
+    yield made
+    made.stop(NAME, 0)
+
+
+def scene(launcher: LocalLauncher) -> Scene:
+    return Scene(launcher, PIPELINE, lambda topics: {t: {0: 0} for t in topics}, QUICK, random.Random(1))
+
+
+def living(launcher: LocalLauncher) -> list[psutil.Process]:
+    """All processes that have the driver's lock in their command line, as the machine sees them."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(launcher.lock_file(NAME)) in (process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLauncher, tmp_path: Path, seed: int):
+    """Two processes, as a task of Airflow and a command line would be; they begin within 20 ms of each other."""
+    dice = random.Random(seed)
+    command = [sys.executable, "-c", SUBMITTER, str(tmp_path), light_driver.__file__, NAME]
+    submitters = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for each in submitters:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for number in range(RACES):
+            at = time.time() + 0.02
+            for each in submitters:
+                assert each.stdin is not None
+                each.stdin.write(f"{at + dice.uniform(0, 0.02)}\n")
+                each.stdin.flush()
+            told = [each.stdout.readline().split() for each in submitters if each.stdout]
+            assert sorted(new for new, *_ in told) == ["0", "1"], f"race {number}: {told}"
+            assert told[0][1:] == told[1][1:], f"race {number}: {told}"
+            (one,) = living(launcher)
+            assert str(one.pid) == told[0][-1]
+            one.kill()
+            while launcher.find(NAME):
+                time.sleep(0.005)
+    finally:
+        for each in submitters:
+            assert each.stdin is not None
+            assert each.stdout is not None
+            each.stdin.close()
+            each.wait(60)
+            each.stdout.close()
+
+
+def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_restart_gives_it_back(
+    launcher: LocalLauncher,
+):
+    failing = replace(launcher, environment={"HEADRACE_LIGHT_END": "TRANSIENT"})
+    control.start(failing, NAME, by="ann")
+    kinds: list[str] = []
+    deadline = time.monotonic() + 120
+    while "GIVE_UP" not in kinds:
+        assert time.monotonic() < deadline, kinds
+        told = look(scene(failing))
+        kinds += [told["action"]["kind"]] if told["action"]["kind"] != "NOTHING" else []
+        time.sleep(0.02)
+    assert kinds == ["START"] * LIMITS.restarts + ["GIVE_UP"]
+    assert told["verdict"] == "CRASH_LOOP"
+    assert (
+        told["reason"] == "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent"
+    )
+    starts = launcher.run_dir / "starts"
+    assert len(starts.read_text()) == 1 + LIMITS.restarts
+    for _ in range(5):
+        assert look(scene(failing))["action"]["kind"] == "NOTHING"
+    assert len(starts.read_text()) == 1 + LIMITS.restarts
+    control.restart(launcher, NAME, by="ann", reason="mended")
+    told = look(scene(launcher))
+    assert (told["verdict"], told["restarts_left"]) == ("IDLE", LIMITS.restarts)
+
+
+def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher):
+    driver, _ = control.start(launcher, NAME, by="ann")
+    pid = int(driver.identity.partition("@")[0])
+    beats = Path(launcher.root) / "checkpoints" / NAME / "heartbeat.json"
+    deadline = time.monotonic() + 60
+    while not beats.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGSTOP)
+    kinds: list[str] = []
+    while "FENCE_AND_START" not in kinds:
+        assert time.monotonic() < deadline
+        told = look(scene(launcher))
+        kinds.append(told["action"]["kind"])
+        time.sleep(0.1)
+    assert told["verdict"] == "STALLED"
+    (one,) = living(launcher)
+    assert one.pid != pid
+    assert kinds.count("FENCE_AND_START") == 1
+
+
+def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_starts(
+    launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+):
+    intent.write(launcher.root, NAME, "RUNNING", "ann", "start")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalLauncher, "submit", die)
+        with pytest.raises(KeyboardInterrupt):
+            look(scene(launcher))
+    assert not living(launcher)
+    deadline = time.monotonic() + 60
+    while (told := look(scene(launcher)))["action"]["kind"] != "START":
+        assert time.monotonic() < deadline, told
+    assert len(living(launcher)) == 1
+    assert told["restarts_left"] == LIMITS.restarts - 2, "the start that was not made is counted"
