@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from functools import reduce
 
 import numpy as np
@@ -94,9 +95,18 @@ def reconcile(
 ) -> DataFrame:
     """Return the keys for which batch = speed + late does not hold exactly; no row means that all is accounted for.
 
+    In and out as `side_by_side`, of which it keeps the keys that differ.
+    """
+    return differing(side_by_side(batch, speed, late, keys, values), values)
+
+
+def side_by_side(
+    batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]
+) -> DataFrame:
+    """Return every key with its sums in all three: keys, then batch_<value>, speed_<value>, late_<value> for each value.
+
     All three have `keys` and the numeric `values` (no floats: their sums depend on order). A key that is absent from
     one counts as 0 there, a null key equals a null key, and a key that is twice in one counts twice.
-    Columns: keys, then batch_<value>, speed_<value>, late_<value> for each value.
     """
     sides = {"batch": batch, "speed": speed, "late": late}
     parts = [
@@ -111,9 +121,13 @@ def reconcile(
         for own, frame in sides.items()
     ]
     sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in parts[0].columns if name not in keys]
-    together = reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*sums)
-    differs = [F.col(f"batch_{v}") != F.col(f"speed_{v}") + F.col(f"late_{v}") for v in values]
-    return together.where(reduce(lambda one, other: one | other, differs))
+    return reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*sums)
+
+
+def differing(sides: DataFrame, values: Sequence[str], tolerance: Decimal | int = 0) -> DataFrame:
+    """Return the rows of `side_by_side` where a value differs by more than the tolerance."""
+    differs = [F.abs(F.col(f"batch_{v}") - F.col(f"speed_{v}") - F.col(f"late_{v}")) > F.lit(tolerance) for v in values]
+    return sides.where(reduce(lambda one, other: one | other, differs))
 
 
 def _ranges(ledger: Sequence[Record]) -> _Ranges:

@@ -1,0 +1,65 @@
+"""The one entry point of finite Spark work: `batch.py DUTY PIPELINE RUN`, by spark-submit or, on one machine, by Python.
+
+DUTY is `views` or `reconcile`; what exactly is to be done stands in the run's order.json, which its planner wrote.
+The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
+HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the log's last line says why.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from headrace.contract import submit
+from headrace.contract.bindings import binding_root
+from headrace.contract.load import load_pipeline
+from headrace.errors import HeadraceError
+from headrace.streaming import batch_job, drill, reconcile, upkeep, views
+from headrace.streaming.reasons import reason_of
+
+log = logging.getLogger("headrace")
+
+DUTIES = {"views": views.run, "reconcile": reconcile.run, "drill": drill.run, "upkeep": upkeep.run}
+
+
+def main(duty: str, name: str, run: str) -> int:
+    """Do one run and return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    try:
+        _run(duty, name, run)
+    except HeadraceError as refusal:
+        log.error("%s", refusal)
+        return 1
+    except Exception as fault:
+        log.exception("%s of %s broke off", duty, name)
+        log.error("%s of %s broke off: %s", duty, name, reason_of(fault))
+        return 1
+    return 0
+
+
+def _run(duty: str, name: str, run: str) -> None:
+    env = os.environ
+    if duty not in DUTIES:
+        raise HeadraceError(f"There is no duty {duty!r}: there is {', '.join(DUTIES)}.")
+    root = env.get("HEADRACE_STORAGE_ROOT")
+    if not root:
+        raise HeadraceError("HEADRACE_STORAGE_ROOT is not set: start batch runs with `headrace batch`, or by the DAG.")
+    jobs = Path(__file__).resolve().parent
+    pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
+    pipeline = load_pipeline(pipelines / f"{name}.yaml")
+    order = batch_job.order(root, name, run)
+    conf = json.loads(env.get("HEADRACE_SPARK_CONF", "{}"))
+    if "PYSPARK_GATEWAY_PORT" not in env:
+        conf = submit.local_conf(pipeline, int(env.get("HEADRACE_SPARK_UI_PORT", "4040"))) | conf
+    module = batch_job.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
+    job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
+    try:
+        batch_job.report(root, name, run, DUTIES[duty](job, order))
+    finally:
+        job.spark.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Batch views for operators: plan the days, and what the views hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from headrace.contract import names, paths, storage, views
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs
+from headrace.operations.deployment import Deployment
+from headrace.operations.supervisor_observe import KafkaEnds
+
+
+def plan(
+    deployment: Deployment,
+    pipeline: str,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    run: str | None = None,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """Order the views of a pipeline and return the run (`batch_runs.give`).
+
+    Without days: those that are closed and new, and those that late records touched. `first` and `last` (ISO days,
+    both included) order a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
+    """
+    found = pipeline_of(deployment, pipeline)
+    wanted = views.views(found)
+    if not wanted:
+        raise HeadraceError(f"{pipeline} has no batch views: it keeps no state by event time.")
+    closed = views.closed_until(found, now or datetime.now(UTC))
+    topics = sorted({topic for query in wanted.values() for topic in query.sources})
+    days = _days(first, last, closed)
+    ends = KafkaEnds(deployment.bindings)(topics)
+    order = {
+        "closed_until": str(closed),
+        "ends": {topic: {str(p): end for p, end in sorted(parts.items())} for topic, parts in ends.items()},
+        "days": days,
+    }
+    return batch_runs.give(deployment.root, "views", pipeline, order, run)
+
+
+def pipeline_of(deployment: Deployment, name: str) -> Pipeline:
+    """Return one pipeline of a deployment. Raises HeadraceError for a name that there is not."""
+    found = deployment.pipelines()
+    if name not in found:
+        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
+    return found[name]
+
+
+def status(root: str, pipeline: Pipeline) -> dict[str, Any]:
+    """Return the views of a pipeline: tables, horizon (first day that is not in them), days and their newest run."""
+    state: dict[str, Any] = storage.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
+    return {
+        "pipeline": pipeline.name,
+        "tables": [names.batch_view_table(pipeline.name, query) for query in views.views(pipeline)],
+        "horizon": state.get("horizon"),
+        "days": state["days"],
+    }
+
+
+def _days(first: str | None, last: str | None, closed: date) -> Sequence[str] | None:
+    if first is None and last is None:
+        return None
+    try:
+        begin, end = date.fromisoformat(first or last or ""), date.fromisoformat(last or first or "")
+    except ValueError as error:
+        raise HeadraceError(f"A backfill takes days as 2026-11-23: {error}.") from error
+    if end < begin:
+        raise HeadraceError(f"The backfill ends on {end}, before it begins on {begin}.")
+    if end >= closed:
+        raise HeadraceError(f"{end} is not closed yet: days before {closed} can be computed.")
+    return [str(day) for day in [*views.between(begin, end), end]]

@@ -1,0 +1,111 @@
+"""Reconciliation for operators: order a run, judge its report, and show how it went over time.
+
+The work itself is Spark's (`streaming/reconcile.py`); here is what DAG and command line need of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from headrace.contract import names
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, lake
+from headrace.operations.batch_views import pipeline_of
+from headrace.operations.deployment import Deployment
+
+DAY_MS = 86_400_000
+
+
+def plan(
+    deployment: Deployment,
+    pipeline: str,
+    *,
+    queries: Sequence[str] | None = None,
+    days: float | None = None,
+    tolerance: str = "0",
+    run: str | None = None,
+) -> dict[str, Any]:
+    """Order a reconciliation and return the run (`batch_runs.give`).
+
+    `queries`: short names (None: all). `days`: windows and joined rows of the last so many days only (None: all; running
+    totals and single rows are always whole). `tolerance`: by how much a sum may differ. Raises HeadraceError.
+    """
+    found = pipeline_of(deployment, pipeline)
+    unknown = [query for query in queries or () if query not in found.queries]
+    if unknown:
+        raise HeadraceError(f"{pipeline} has no query {unknown[0]!r}: there is {', '.join(found.queries)}.")
+    try:
+        allowed = Decimal(tolerance)
+    except InvalidOperation as error:
+        raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.") from error
+    if not allowed.is_finite() or allowed < 0:
+        raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.")
+    now = time.time_ns() // 1_000_000
+    order = {
+        "queries": list(queries) if queries else None,
+        "since_ms": max(0, now - int(days * DAY_MS)) if days is not None else 0,
+        "tolerance": str(allowed),
+        "at_ms": now,
+    }
+    return batch_runs.give(deployment.root, "reconcile", pipeline, order, run)
+
+
+def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:
+    """Return a report small enough for an XCom: one entry an account, the first few differences of each named."""
+    return {
+        "run": report["run"],
+        "pipeline": report["pipeline"],
+        "at_ms": report["at_ms"],
+        "differing": report["differing"],
+        "pending": report["pending"],
+        "seconds": report["seconds"],
+        "accounts": [
+            {key: value for key, value in account.items() if key != "differences"}
+            | {"differences": account["differences"][:named]}
+            for account in report["accounts"]
+        ],
+    }
+
+
+def require_even(report: Mapping[str, Any]) -> None:
+    """Raise HeadraceError that names the first difference of each account that does not add up."""
+    wrong = [account for account in report["accounts"] if account["differing"]]
+    if wrong:
+        told = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in wrong)
+        raise HeadraceError(
+            f"{report['pipeline']} does not add up: {told}. See docs/runbooks/ReconcileDifference.md, "
+            f"run {report['run']}."
+        )
+
+
+def words(account: Mapping[str, Any]) -> str:
+    """Return the first difference of an account in words: what, key, batches and offsets."""
+    if not account["differences"]:
+        return "none named"
+    first = account["differences"][0]
+    key = ", ".join(f"{name}={value}" for name, value in first["key"].items())
+    batches = _short(first["batches"])
+    offsets = ", ".join(f"{place} {low}-{high}" for place, (low, high) in sorted(first["offsets"].items()))
+    parts = [f"{first['what']} {key}".strip(), f"batches {batches}" if batches else "", offsets]
+    return ", ".join(part for part in parts if part)
+
+
+def trend(root: str, pipeline: str, limit: int = 100) -> list[dict[str, Any]]:
+    """Return the newest accounts of all runs, newest first: what was compared and how much differed."""
+    table = names.reconcile_table(pipeline, "runs")
+    rows = lake.rows(root, table)
+    return sorted(rows, key=lambda row: (row["at"], row["query"], row["sink"]), reverse=True)[:limit]
+
+
+def differences(root: str, pipeline: str, run: str) -> list[dict[str, Any]]:
+    """Return the differences of one run as the report table has them."""
+    return [row for row in lake.rows(root, names.reconcile_table(pipeline, "differences")) if row["run"] == run]
+
+
+def _short(batches: Sequence[int]) -> str:
+    if len(batches) <= 5:
+        return ", ".join(map(str, batches))
+    return f"{batches[0]}, {batches[1]} ... {batches[-1]} ({len(batches)})"

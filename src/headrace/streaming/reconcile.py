@@ -1,0 +1,295 @@
+"""Reconciliation: what the streams wrote against what the archive says they should have, query by query.
+
+Exact while the streams run. The order of reading is what makes it so: first the ledgers (what each sink must hold at
+least), then the sinks, then the ledgers again, then an archive snapshot that has reached them. See `reconcile_kinds` and
+`reconcile_rows` for the identities. Nothing is written but the report and two Iceberg tables.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract import generation, ledger, names, outputs
+from headrace.contract.checkpoint import newest_batch
+from headrace.contract.ledger import Record
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
+from headrace.contract.outputs import Directory
+from headrace.streaming import batch, batch_archive, reconcile_kinds, reconcile_rows, reconcile_sinks, source, views
+from headrace.streaming.batch_archive import Archive
+from headrace.streaming.batch_job import Job
+from headrace.streaming.reconcile_kinds import Account, Cut
+
+RUNS_DDL = (
+    "run STRING, at TIMESTAMP, query STRING, sink STRING, kind STRING, generation INT, cut BIGINT, closed TIMESTAMP, "
+    "compared BIGINT, late BIGINT, pending BIGINT, differing BIGINT, note STRING"
+)
+DIFFERENCES_DDL = (
+    "run STRING, at TIMESTAMP, query STRING, sink STRING, what STRING, key STRING, batches ARRAY<BIGINT>, "
+    "offsets STRING, detail STRING"
+)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One query before the archive is read: its generation, its newest batch, and its sinks' rows."""
+
+    name: str
+    generation: generation.Generation
+    seen: int
+    rows: Mapping[str, DataFrame]
+    directories: Sequence[Directory] = ()
+
+
+def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Reconcile and return the report: one entry a query and sink, and one archive entry a topic.
+
+    The order has `queries` (short names; None: all), `since_ms` (windows that begin, and rows that happened, before are
+    left out; 0: all), `tolerance` (text of a decimal) and `at_ms`.
+    """
+    began = time.monotonic()
+    chosen = order["queries"]
+    wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
+    job.progress(0, 1, "reads the sinks")
+    looked = [found for name, query in wanted.items() if (found := look(job, name, query))]
+    letters = {topic: reconcile_sinks.topic(job, names.dead_letter_topic(topic)) for topic in job.pipeline.sources}
+    letters = {topic: frame.persist(StorageLevel.MEMORY_AND_DISK) for topic, frame in letters.items()}
+    for frame in letters.values():
+        frame.count()
+    now = {each.name: _ledger(job, each.generation) for each in looked}
+    topics = sorted(job.pipeline.sources)
+    archives = views.await_archives(job, topics, _ends(now.values()))
+    accounts: list[Account] = []
+    typed = {topic: _typed(job, topic, archives[topic]) for topic in topics}
+    steps = len(looked) + len(topics)
+    for number, each in enumerate(looked):
+        job.progress(number, steps, each.name)
+        accounts += list(_compare(job, each, now[each.name], archives, typed, order))
+    for number, topic in enumerate(topics):
+        job.progress(len(looked) + number, steps, f"archive of {topic}")
+        accounts.append(_archive(job, topic, archives[topic], typed[topic], letters[topic]))
+    at = datetime.fromtimestamp(order["at_ms"] / 1000, UTC)
+    _keep(job, accounts, at)
+    job.progress(steps, steps, "done")
+    return {
+        "run": job.run,
+        "pipeline": job.pipeline.name,
+        "at_ms": order["at_ms"],
+        "differing": sum(account.differing for account in accounts),
+        "pending": sum(account.pending for account in accounts),
+        "accounts": [_plain(asdict(account)) for account in accounts],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def look(job: Job, name: str, query: Query) -> Looked | None:
+    """Read a query's ledger, then its sinks into memory; None where it never wrote a batch."""
+    chosen = generation.current(job.root, job.pipeline.name, name)
+    records = _ledger(job, chosen) if chosen else []
+    if chosen is None or not records:
+        return None
+    rows = {}
+    directories = outputs.directories(job.root, job.pipeline.name, name, chosen.number, chosen.lineage)
+    for sink in query.sinks:
+        frame = _rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
+        frame.count()
+        rows[sink_name(job, name, sink)] = frame
+    return Looked(name, chosen, records[-1]["batch"], rows, directories)
+
+
+def sink_name(job: Job, name: str, sink: Sink) -> str:
+    """Return how a report names a sink."""
+    if isinstance(sink, CassandraSink):
+        return f"table {'.'.join(names.cassandra_table(job.pipeline.name, name, sink))}"
+    return f"topic {sink.topic}" if isinstance(sink, KafkaSink) else f"files {job.pipeline.name}/{name}"
+
+
+def cut_of(job: Job, each: Looked, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
+    """Return the newest batch whose records are all in the archive, with what the checkpoint has planned beyond."""
+    inside = [r for r in records if all(_reached(archives.get(t), parts) for t, parts in r["offsets"].items())]
+    planned = newest_batch(each.generation.paths(job.root).checkpoint, "offsets")
+    return Cut(each.generation, inside, each.seen, max(planned or 0, records[-1]["batch"]))
+
+
+def _compare(
+    job: Job, each: Looked, records: Sequence[Record], archives: Mapping[str, Archive],
+    typed: Mapping[str, DataFrame], order: Mapping[str, Any],
+) -> Iterator[Account]:  # fmt: skip
+    query, cut = job.pipeline.queries[each.name], cut_of(job, each, records, archives)
+    transform, since_ms, tolerance = job.transforms[each.name], order["since_ms"], Decimal(order["tolerance"])
+    sides = {
+        topic: batch.batch_of(typed[topic], cut.ledger).where("batch IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
+        for topic in query.sources
+    }
+    (first, *_) = query.sources
+    try:
+        for sink in query.sinks:
+            where = sink_name(job, each.name, sink)
+            account = Account(each.name, where, _kind(query), each.generation.number, cut.batch)
+            speed = each.rows[where]
+            if not cut.ledger:
+                account.note = "the archive has reached none of its batches yet: nothing could be compared"
+            elif account.kind == "windows":
+                speed = _of_topic(query, sink, speed)
+                late = _whole_since(job, sink, each.rows[where], since_ms)
+                reconcile_kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
+            elif account.kind == "running totals":
+                reconcile_kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
+            elif account.kind == "joined rows":
+                times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
+                cassandra = isinstance(sink, CassandraSink)
+                speed = _of_topic(query, sink, speed)
+                late = _whole_since(job, sink, each.rows[where], since_ms)
+                reconcile_kinds.joined(
+                    account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
+                )
+            elif account.kind == "rows" and isinstance(sink, KafkaSink):
+                kept = _kept(cut.ledger, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
+                sent = reconcile_sinks.placed_by_id(speed, first)
+                if kept:
+                    reconcile_rows.in_topic(account, query, transform(sides[first]), sent, kept)
+            elif account.kind == "rows" and isinstance(sink, FilesSink):
+                made = batch.batch_of(transform(sides[first]), cut.ledger)
+                reconcile_rows.in_files(account, query, made, speed, cut.ledger, each.directories)
+            else:
+                account.note = f"{account.kind} have no state of the past to be compared with: not compared"
+            yield account
+    finally:
+        for side in sides.values():
+            side.unpersist()
+
+
+def _kind(query: Query) -> str:
+    if query.dimensions:
+        return "lookups"
+    if query.join:
+        return "joined rows"
+    if query.aggregate:
+        if query.aggregate.window:
+            return "windows" if query.watermark and query.mode != "complete" else "open windows"
+        return "running totals"
+    return "rows"
+
+
+def _rows(job: Job, name: str, query: Query, sink: Sink, directories: Sequence[Directory]) -> DataFrame:
+    if isinstance(sink, CassandraSink):
+        return reconcile_sinks.cassandra(job, name, query, sink)
+    if isinstance(sink, KafkaSink):
+        return reconcile_sinks.topic(job, sink.topic)
+    return reconcile_sinks.files(job, query, directories)
+
+
+def _of_topic(query: Query, sink: Sink, rows: DataFrame) -> DataFrame:
+    """Return the query's columns: of a topic the newest record an id."""
+    if not isinstance(sink, KafkaSink):
+        return rows
+    return reconcile_sinks.rows_of(reconcile_sinks.newest_of_each(rows), query).select(*query.columns)
+
+
+def _whole_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
+    """Return from which event time on a sink is whole: retention and ttl take the old rows away."""
+    if isinstance(sink, KafkaSink):
+        kept = reconcile_sinks.retained_since_ms(job, sink.topic, rows)
+        skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
+        return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
+    if isinstance(sink, CassandraSink) and sink.ttl is not None:
+        return max(since_ms, int((time.time() - sink.ttl.total_seconds()) * 1000))
+    return since_ms
+
+
+def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
+    return [record for record in records if record["began_ms"] >= since_ms]
+
+
+def _archive(job: Job, topic: str, found: Archive, typed: DataFrame, letters: DataFrame) -> Account:
+    account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
+    if found.snapshot is None:
+        account.note = "nothing is archived yet"
+        return account
+    # What a query refused for want of a partner was accepted by the contract: it is no part of this account.
+    own = letters.where(~F.coalesce(F.col("_reason"), F.lit("")).startswith("unmatched"))
+    placed = reconcile_sinks.placed_by_id(own, topic)
+    since = reconcile_sinks.retained_since_ms(job, topic, letters)
+    rows = batch_archive.records(job.spark, found)
+    reconcile_rows.archive(account, found, rows, placed, since, typed.count())
+    account.late = found.repeats
+    return account
+
+
+def _typed(job: Job, topic: str, found: Archive) -> DataFrame:
+    """Return the accepted records with their coordinates, decoded once for all queries."""
+    if found.snapshot is None:
+        table = job.spark.table(names.archive_table(job.pipeline.name, topic))
+        return batch_archive.accepted(job.pipeline, topic, table, ("source", "kafka_timestamp"))
+    used = [q for q in job.pipeline.queries.values() if topic in q.sources]
+    added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
+    rows = batch_archive.records(job.spark, found)
+    columns = tuple(name for name in ("source", "kafka_timestamp", "raw") if name in added | {"source"})
+    return batch_archive.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
+
+
+def _ledger(job: Job, chosen: generation.Generation) -> list[Record]:
+    return ledger.read(chosen.paths(job.root).ledger)
+
+
+def _ends(ledgers: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401 - an iterable of ledgers
+    """Return the highest end of each topic partition that any of the ledgers has."""
+    ends: dict[str, dict[str, int]] = {}
+    for records in ledgers:
+        for topic, parts in records[-1]["offsets"].items():
+            for partition, (_, end) in parts.items():
+                known = ends.setdefault(topic, {})
+                known[partition] = max(known.get(partition, 0), end)
+    return ends
+
+
+def _reached(found: Archive | None, parts: Mapping[str, Sequence[int]]) -> bool:
+    return found is not None and found.covers({partition: end for partition, (_, end) in parts.items()})
+
+
+def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
+    """Write the run into the two report tables; a run that is repeated replaces itself."""
+    summary = [
+        (job.run, at, a.query, a.sink, a.kind, a.generation, a.cut, _moment(a.closed_ms), a.compared, a.late, a.pending,
+         a.differing, a.note)
+        for a in accounts
+    ]  # fmt: skip
+    rest = ("what", "key", "batches", "offsets")
+    named = [
+        (job.run, at, a.query, a.sink, d["what"], _json(d["key"]), d["batches"], _json(d["offsets"]),
+         _json({name: value for name, value in d.items() if name not in rest}))
+        for a in accounts
+        for d in a.differences
+    ]  # fmt: skip
+    for kind, ddl, rows in (("runs", RUNS_DDL, summary), ("differences", DIFFERENCES_DDL, named)):
+        table = names.reconcile_table(job.pipeline.name, kind)
+        job.spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl}) USING iceberg")
+        job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+
+
+def _json(value: object) -> str:
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return JSON-safe values: decimals and times as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()  # a collected time is in this process's zone
+    return str(value) if isinstance(value, Decimal) else value

@@ -1,0 +1,260 @@
+"""The identities by kind of query: closed windows, running totals, joined rows. Each gives an `Account`.
+
+batch = speed + late, where batch is the transform over every record that the query's ledger says it took, late is the
+transform over what Spark dropped of them, and speed is the sink. The cut is a batch: records of later batches do not
+count, and what later batches may still change is not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
+
+from headrace.contract import views
+from headrace.contract.generation import Generation
+from headrace.contract.ledger import Record
+from headrace.contract.model import Query
+from headrace.streaming import batch
+from headrace.streaming.reconcile_sinks import WRITTEN
+
+KEEP = 200  # differences of one account that are named in full
+Transform = Callable[..., DataFrame]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Up to which batch a query is compared. `seen` was the newest in the ledger before the sink was read."""
+
+    generation: Generation
+    ledger: Sequence[Record]  # up to and with the cut
+    seen: int
+    planned: int  # the newest batch that the checkpoint knows; a row of a later one was not written by the stream
+
+    @property
+    def batch(self) -> int:
+        """Return the batch's number, -1 where there is none to compare."""
+        return self.ledger[-1]["batch"] if self.ledger else -1
+
+    @property
+    def closed_ms(self) -> int:
+        """Return the watermark up to which windows are closed: later batches drop what still comes for them."""
+        return max((r["watermark_ms"] for r in self.ledger if r["batch"] <= self.seen), default=0)
+
+
+@dataclass
+class Account:
+    """What was compared of one query and sink, and what did not add up."""
+
+    query: str
+    sink: str
+    kind: str
+    generation: int = 0
+    cut: int = -1
+    closed_ms: int | None = None
+    compared: int = 0
+    late: int = 0
+    pending: int = 0
+    differing: int = 0
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
+
+
+def windows(
+    account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut, since_ms: int,
+    tolerance: Decimal,
+) -> None:  # fmt: skip
+    """Compare every closed window and key. `records` come from `batch.batch_of` and lie in the cut."""
+    assert query.aggregate is not None
+    window = query.aggregate.window
+    assert window is not None
+    keys, values = views.key(query), views.values(query)
+    account.closed_ms = cut.closed_ms
+    inside = (F.unix_millis(views.WINDOW_END) <= cut.closed_ms) & (F.unix_millis(views.WINDOW_START) >= since_ms)
+    rows = records.where(F.unix_millis(window.column) >= since_ms)
+    whole = transform(rows).where(inside)
+    late = batch.late_windows(rows, window, transform).where(inside)
+    sides = batch.side_by_side(whole, speed.where(inside), late, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, sides, values)
+        found = batch.differing(sides, values, tolerance)
+        reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
+        reach += [F.unix_micros(window.column) < F.unix_micros(views.WINDOW_END)]
+        is_late = F.unix_millis(views.WINDOW_END) <= F.col("late_watermark_ms")
+        _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut)
+    finally:
+        sides.unpersist()
+
+
+def running(
+    account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
+    tolerance: Decimal,
+) -> None:  # fmt: skip
+    """Compare every key's total as of the batch that wrote it; a row of a batch beyond the cut is pending.
+
+    A total is never closed, but its writetime tells its batch (ADR 0006), and nothing of the key came in between: each
+    key is compared as of that batch or the newest that was seen before the sink was read, whichever is later.
+    """
+    assert query.aggregate is not None
+    keys, values = list(query.aggregate.keys), views.values(query)
+    number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
+    own = number.between(0, cut.planned)
+    speed = speed.withColumn("_as_of", F.when(own, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen)))
+    speed = speed.persist(StorageLevel.MEMORY_AND_DISK)
+    account.pending = speed.where(F.col("_as_of") > cut.batch).count()
+    if cut.seen > cut.batch:
+        account.note = f"the archive has not reached batch {cut.seen} yet: nothing could be compared"
+        speed.unpersist()
+        return
+    as_of = F.broadcast(speed.select(*keys, "_as_of"))
+    rows = records.join(as_of, keys, "left").where(F.col("batch") <= F.coalesce(F.col("_as_of"), F.lit(cut.seen)))
+    whole = transform(rows.drop("_as_of")).select(*keys, *values)
+    pending = speed.where(F.col("_as_of") > cut.batch).select(*keys)
+    whole = whole.join(F.broadcast(pending), keys, "left_anti")
+    settled = speed.where(F.col("_as_of") <= cut.batch)
+    sides = batch.side_by_side(whole, settled, whole.limit(0), keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, sides, values)
+        found = batch.differing(sides, values, tolerance)
+        _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut)
+    finally:
+        sides.unpersist()
+        speed.unpersist()
+
+
+def joined(
+    account: Account, query: Query, transform: Transform, sides: Mapping[str, DataFrame], times: Mapping[str, str],
+    speed: DataFrame, cut: Cut, since_ms: int, *, milliseconds: bool,
+) -> None:  # fmt: skip
+    """Compare the rows of every left row that is settled: the watermark has passed all that could still join it.
+
+    Equal rows are one: the sink's key, like the topic's identity, takes them as one. `milliseconds`: the sink keeps no
+    microseconds.
+    """
+    assert query.join is not None
+    columns, key, time_ = list(query.columns), views.key(query), views.day_column(query)
+    upper = views.margin(query)
+    # State is cut in milliseconds and both borders of the range belong to it (tests/support/oracle.py).
+    account.closed_ms = cut.closed_ms - 1 - int(upper.total_seconds() * 1000)
+    inside = (F.unix_millis(time_) <= account.closed_ms) & (F.unix_millis(time_) >= since_ms)
+
+    def rows(frame: DataFrame) -> DataFrame:
+        cut_ = _in_milliseconds(frame) if milliseconds else frame
+        return batch.counted(cut_.select(*columns).dropDuplicates(key).where(inside))
+
+    in_time = {name: batch.split_late(side, times[name])[0] for name, side in sides.items()}
+    whole, kept = rows(transform(**sides)), rows(transform(**in_time))
+    late = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
+    late = late.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
+    together = batch.side_by_side(whole, rows(speed), late, columns, ["rows"]).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, together, ["rows"])
+        found = batch.differing(together, ["rows"])
+        account.differing = found.count()
+        for row in found.limit(KEEP).collect():
+            account.differences.append(_difference(row.asDict(), columns, ["rows"]))
+        _place_joined(account, query, sides, columns)
+    finally:
+        together.unpersist()
+
+
+def _count(account: Account, sides: DataFrame, values: Sequence[str]) -> None:
+    late = F.lit(False)
+    for value in values:
+        late = late | (F.col(f"late_{value}") != 0)
+    counts = sides.agg(F.count(F.lit(1)).alias("all"), F.count(F.when(late, True)).alias("late")).first()
+    assert counts is not None
+    account.compared, account.late = counts["all"], counts["late"]
+
+
+def _tell(
+    account: Account, found: DataFrame, records: DataFrame, on: Sequence[str], keys: Sequence[str],
+    values: Sequence[str], reach: Sequence[Any], late: Any, speed: DataFrame, cut: Cut,  # noqa: ANN401
+) -> None:  # fmt: skip
+    """Name the differing keys: their values, the batch that wrote the sink's row, the batches and offsets behind them."""
+    account.differing = found.count()
+    if not account.differing:
+        return
+    top = found.orderBy(*keys).limit(KEEP).collect()
+    told = {tuple(row[key] for key in keys): _difference(row.asDict(), keys, values) for row in top}
+    named = found.sparkSession.createDataFrame([tuple(row[k] for k in keys) for row in top], found.select(*keys).schema)
+    if WRITTEN in speed.columns:
+        for row in speed.join(F.broadcast(named), list(keys)).select(*keys, WRITTEN).collect():
+            told[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
+    condition = [records[key].eqNullSafe(named[key]) for key in on] + list(reach)
+    behind = records.join(F.broadcast(named), condition).select(
+        *(named[key] for key in keys), "batch", late.alias("late"), "source.*"
+    )
+    parts = behind.groupBy(*keys, "topic", "partition").agg(
+        F.min("offset").alias("first"),
+        F.max("offset").alias("last"),
+        F.sort_array(F.collect_set("batch")).alias("batches"),
+        F.max(F.when(~F.col("late"), F.col("batch"))).alias("expected"),
+    )
+    for row in parts.collect():
+        _add_place(told[tuple(row[key] for key in keys)], row)
+    account.differences += list(told.values())
+
+
+def _add_place(told: dict[str, Any], row: Any) -> None:  # noqa: ANN401 - a Row
+    told["batches"] = sorted({*told["batches"], *row.batches})
+    told["offsets"][f"{row.topic}/{row.partition}"] = [row["first"], row["last"]]
+    newest = [number for number in (told.get("expected_batch"), row.expected) if number is not None]
+    told["expected_batch"] = max(newest) if newest else None
+
+
+def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
+    sides = {side: {v: row[f"{side}_{v}"] for v in values} for side in ("batch", "speed", "late")}
+    missing = all(value == 0 for value in sides["speed"].values())
+    unfounded = all(value == 0 for value in sides["batch"].values())
+    what = "missing in the sink" if missing else "in the sink without records" if unfounded else "differs"
+    return {"what": what, "key": {key: row[key] for key in keys}, **sides, "batches": [], "offsets": {}}
+
+
+def _writer(written: int | None, cut: Cut) -> dict[str, Any]:
+    """Tell which batch wrote a sink's row, or that none did: a write by hand has the clock's time."""
+    if written is None:
+        return {"sink_batch": None, "written": written, "by": "nothing is written there"}
+    number = written - cut.generation.started_micros
+    if number < 0:
+        return {"sink_batch": None, "written": written, "by": "an earlier generation"}
+    if number > cut.planned:
+        return {"sink_batch": None, "written": written, "by": "not this stream"}
+    return {"sink_batch": number, "written": written, "by": f"batch {number}"}
+
+
+def _in_milliseconds(frame: DataFrame) -> DataFrame:
+    return frame.select(
+        *(
+            F.date_trunc("millisecond", f.name).alias(f.name) if isinstance(f.dataType, TimestampType) else f.name
+            for f in frame.schema
+        )
+    )
+
+
+def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame], columns: Sequence[str]) -> None:
+    """Name the batches and offsets of the left rows behind joined rows that differ, found by the join's first column."""
+    assert query.join is not None
+    if not account.differences:
+        return
+    column = query.join.using[0]
+    first = next((sink.partition_key[0] for sink in query.sinks if sink.kind == "cassandra"), columns[0])
+    wanted = {str(each["key"][first]): each for each in reversed(account.differences)}
+    rows = (
+        sides[query.join.left]
+        .where(F.col(column).isin(*wanted))
+        .select(F.col(column).alias("_key"), "batch", "source.*")
+    )
+    for row in rows.collect():
+        for each in account.differences:
+            if str(each["key"][first]) == row["_key"]:
+                place = f"{row.topic}/{row.partition}"
+                low, high = each["offsets"].get(place, [row.offset, row.offset])
+                each["offsets"][place] = [min(low, row.offset), max(high, row.offset)]
+                each["batches"] = sorted({*each["batches"], row.batch})

@@ -1,0 +1,231 @@
+"""The identities of single records: a projection's rows in a topic or in files, and archive = accepted + dead letters.
+
+Both sides are first summed in small buckets of source offsets, by count and by a hash of the rows; only buckets that
+differ are compared row by row. A repeat that an at-least-once write left is no difference: rows are told by their id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract.ledger import Record
+from headrace.contract.model import Query
+from headrace.contract.outputs import Directory
+from headrace.streaming import batch_archive, reconcile_sinks
+from headrace.streaming.batch_archive import Archive
+from headrace.streaming.reconcile_kinds import KEEP, Account
+from headrace.streaming.reconcile_sinks import OFFSET, PARTITION
+
+BUCKET = 4096  # source offsets
+
+
+def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFrame, ledger: Sequence[Record]) -> None:
+    """Compare a projection's rows with the records of its topic.
+
+    `expected` has the query's columns, `source` and nothing else; `sent` comes from `reconcile_sinks.placed_by_id`. Only
+    source offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
+    """
+    first, past = bounds(ledger)
+    inside = batch_archive.before(sent, past, OFFSET, PARTITION)
+    inside = batch_archive.beyond(inside, first, OFFSET, PARTITION)
+    made = expected.select(
+        F.col("source.partition").alias(PARTITION),
+        F.col("source.offset").alias(OFFSET),
+        reconcile_sinks.json_of(query).alias("text"),
+    )
+    made = batch_archive.beyond(batch_archive.before(made, past, OFFSET, PARTITION), first, OFFSET, PARTITION)
+    found = inside.withColumn("text", F.col("value").cast("string"))
+    sums = _bucket_sums(made, "made").join(_bucket_sums(found, "found"), ["_p", "_bucket"], "full")
+    account.compared = int(sums.agg(F.coalesce(F.sum("made_rows"), F.lit(0))).first()[0])
+    broken = sums.where(
+        ~(F.col("made_rows").eqNullSafe(F.col("found_rows")) & F.col("made_hash").eqNullSafe(F.col("found_hash")))
+    ).select("_p", "_bucket")
+    broken = F.broadcast(broken.localCheckpoint())
+    ours = _with_bucket(made).join(broken, ["_p", "_bucket"], "left_semi").select(PARTITION, OFFSET, "text")
+    theirs = reconcile_sinks.newest_of_each(_with_bucket(found).join(broken, ["_p", "_bucket"], "left_semi")).select(
+        PARTITION, OFFSET, F.col("text").alias("sent")
+    )
+    pairs = ours.join(theirs, [PARTITION, OFFSET], "full").where(~F.col("text").eqNullSafe(F.col("sent")))
+    what = (
+        F.when(F.col("sent").isNull(), "missing in the sink")
+        .when(F.col("text").isNull(), "in the sink without records")
+        .otherwise("differs")
+    )
+    by_batch(account, pairs.withColumn("what", what), query.sources[0], ledger)
+
+
+def in_files(
+    account: Account,
+    query: Query,
+    placed: DataFrame,
+    rows: DataFrame,
+    ledger: Sequence[Record],
+    directories: Sequence[Directory],
+) -> None:
+    """Compare a projection's rows with the directories of its folder: each has exactly the rows of its batches.
+
+    `placed` has the query's columns and `batch`; `rows` comes from `reconcile_sinks.files`. A batch without a directory
+    stands for itself.
+    """
+    whole = [each for each in directories if each.last <= ledger[-1]["batch"]]
+    taken = placed.sparkSession.createDataFrame(
+        [(each.first, each.last) for each in whole], "first BIGINT, last BIGINT"
+    )
+    inside = (F.col("first") <= F.col("batch")) & (F.col("batch") <= F.col("last"))
+    digest = F.xxhash64(*query.columns)
+    made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("first", "batch").alias("batch"))
+    made = made.agg(F.count(F.lit(1)).alias("made_rows"), F.sum(digest).alias("made_hash"))
+    found = rows.where(F.col("batch_id").isin([each.first for each in whole])).groupBy(F.col("batch_id").alias("batch"))
+    found = found.agg(F.count(F.lit(1)).alias("found_rows"), F.sum(digest).alias("found_hash"))
+    both = made.join(found, "batch", "full").collect()
+    account.compared = sum(row.made_rows or 0 for row in both)
+    lasts = {each.first: each.last for each in whole}
+    for row in sorted(both, key=lambda row: row.batch):
+        if row.made_rows == row.found_rows and row.made_hash == row.found_hash:
+            continue
+        account.differing += 1
+        batches = list(range(row.batch, lasts.get(row.batch, row.batch) + 1))
+        first, past = bounds([record for record in ledger if record["batch"] in batches])
+        missing = row.found_rows is None
+        what = "missing in the sink" if missing else "in the sink without records" if not row.made_rows else "differs"
+        account.differences.append(
+            {
+                "what": what,
+                "key": {"batch": row.batch},
+                "batch": {"rows": row.made_rows or 0},
+                "speed": {"rows": row.found_rows or 0},
+                "late": {"rows": 0},
+                "batches": batches,
+                "offsets": {
+                    f"{query.sources[0]}/{p}": [first[p], end - 1] for p, end in past.items() if end > first[p]
+                },
+            }
+        )
+    del account.differences[KEEP:]
+
+
+def archive(account: Account, found: Archive, rows: DataFrame, letters: DataFrame, since_ms: int, decoded: int) -> None:
+    """Check that the archive has no gap, that each refused record is a dead letter, and each dead letter a refused record.
+
+    `rows` are the archive's, each offset once; `letters` come from `reconcile_sinks.placed_by_id`, without those that a
+    query (not the contract) refused. `since_ms`: broker time from which on the dead-letter topic is whole. `decoded` is
+    how many of the accepted records today's contract still accepts.
+    """
+    counts = rows.agg(
+        F.count(F.lit(1)).alias("all"), F.count(F.when(F.col("reason").isNull(), True)).alias("accepted")
+    ).first()
+    assert counts is not None
+    account.compared = counts["all"]
+    for number, part in sorted(found.partitions.items()):
+        if part.missing:
+            account.differing += part.missing
+            account.differences += [
+                _place_difference("missing in the archive", found.topic, number, first, last, last - first + 1)
+                for first, last in gaps(rows, number)
+            ]
+    if decoded != counts["accepted"]:
+        account.differing += abs(decoded - counts["accepted"])
+        told = {
+            "what": f"today's contract refuses {counts['accepted'] - decoded} records that were accepted when they came"
+        }
+        account.differences.append(told | {"key": {}, "batches": [], "offsets": {}})
+    recent = F.unix_millis("timestamp") >= since_ms
+    refused = rows.where(F.col("reason").isNotNull()).where(recent)
+    refused = refused.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
+    letters = batch_archive.before(letters, found.ends, OFFSET, PARTITION)
+    theirs = letters.groupBy(PARTITION, OFFSET).agg(
+        F.first("key").alias("sent_key"), F.first("value").alias("sent_value"), F.lit(True).alias("there")
+    )
+    pairs = refused.withColumn("here", F.lit(True)).join(theirs, [PARTITION, OFFSET], "full")
+    wrong = pairs.where(
+        F.col("here").isNull()
+        | F.col("there").isNull()
+        | ~F.col("key").eqNullSafe(F.col("sent_key"))
+        | ~F.col("value").eqNullSafe(F.col("sent_value"))
+    )
+    if since_ms:  # what the archive has from before the topic is whole cannot be told from what it never had
+        wrong = wrong.where(F.col("here").isNotNull())
+    what = (
+        F.when(F.col("there").isNull(), "refused, but no dead letter")
+        .when(F.col("here").isNull(), "a dead letter, but not refused in the archive")
+        .otherwise("a dead letter with other bytes than the archive")
+    )
+    spots = wrong.select(PARTITION, OFFSET, what.alias("what")).orderBy(PARTITION, OFFSET)
+    account.differing += spots.count()
+    for row in spots.limit(KEEP).collect():
+        place = (found.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1)
+        account.differences.append(_place_difference(row.what, *place))
+    del account.differences[KEEP:]
+
+
+def gaps(rows: DataFrame, partition: int) -> list[tuple[int, int]]:
+    """Return the ranges of offsets (first and last, both missing) that a partition lacks, at most KEEP."""
+    offsets = rows.where(F.col("partition") == partition).select("offset")
+    nexts = offsets.selectExpr("offset", "lead(offset) OVER (ORDER BY offset) AS next").where("next > offset + 1")
+    return [(row.offset + 1, row.next - 1) for row in nexts.orderBy("offset").limit(KEEP).collect()]
+
+
+def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return partition -> first offset and partition -> end of a ledger of one topic."""
+    first: dict[str, int] = {}
+    past: dict[str, int] = {}
+    for record in ledger:
+        for parts in record["offsets"].values():
+            for partition, (start, end) in parts.items():
+                first.setdefault(partition, start)
+                past[partition] = end
+    return first, past
+
+
+def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[Record]) -> None:
+    """Add one difference a batch, partition and kind to the account, with its first and last offset."""
+    ranges = [
+        (record["batch"], int(partition), start, end)
+        for record in ledger
+        for parts in record["offsets"].values()
+        for partition, (start, end) in parts.items()
+        if end > start
+    ]
+    taken = pairs.sparkSession.createDataFrame(ranges, "batch BIGINT, p INT, first BIGINT, past BIGINT")
+    condition = (F.col("p") == F.col(PARTITION)) & (F.col("first") <= F.col(OFFSET)) & (F.col(OFFSET) < F.col("past"))
+    rows = (
+        pairs.join(F.broadcast(taken), condition, "left")
+        .groupBy("what", "batch", PARTITION)
+        .agg(F.min(OFFSET).alias("low"), F.max(OFFSET).alias("high"), F.count(F.lit(1)).alias("count"))
+        .orderBy("batch", PARTITION)
+        .collect()
+    )
+    account.differing += sum(row["count"] for row in rows)
+    for row in rows[:KEEP]:
+        told = _place_difference(row.what, topic, row[PARTITION], row.low, row.high, row["count"])
+        told["batches"] = [] if row.batch is None else [row.batch]
+        account.differences.append(told)
+
+
+def _place_difference(what: str, topic: str, partition: int, first: int, last: int, count: int) -> dict[str, Any]:
+    key: Mapping[str, Any] = {"topic": topic, "partition": partition}
+    return {
+        "what": what,
+        "key": dict(key),
+        "rows": count,
+        "batches": [],
+        "offsets": {f"{topic}/{partition}": [first, last]},
+    }
+
+
+def _with_bucket(rows: DataFrame) -> DataFrame:
+    bucket: Column = F.floor(F.col(OFFSET) / F.lit(BUCKET)).cast("bigint")
+    return rows.withColumn("_p", F.col(PARTITION)).withColumn("_bucket", bucket)
+
+
+def _bucket_sums(rows: DataFrame, side: str) -> DataFrame:
+    digest = F.xxhash64(PARTITION, OFFSET, "text")
+    return (
+        _with_bucket(rows)
+        .groupBy("_p", "_bucket")
+        .agg(F.count(F.lit(1)).alias(f"{side}_rows"), F.sum(digest).alias(f"{side}_hash"))
+    )

@@ -1,0 +1,117 @@
+"""What the sinks hold, as frames: each row once, with what tells which batch wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract import names
+from headrace.contract.bindings import read_kafka
+from headrace.contract.model import CassandraSink, Query
+from headrace.contract.outputs import Directory
+from headrace.contract.spark import ddl
+from headrace.streaming import sinks
+from headrace.streaming.batch_job import Job
+from headrace.streaming.session import kafka_options
+
+WRITTEN = "_written"  # microseconds: the writetime of a Cassandra row's cells, the newest of them
+BATCH, GENERATION = "_batch", "_generation"
+PARTITION, OFFSET = "_partition", "_offset"
+
+
+def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFrame:
+    """Return the query's columns of its table, with WRITTEN, read at LOCAL_QUORUM."""
+    keyspace, table = names.cassandra_table(job.pipeline.name, name, sink)
+    key = {*sink.partition_key, *sink.clustering_key}
+    cells = [column for column in query.columns if column not in key]
+    full = f"{names.CASSANDRA_CATALOG}.{keyspace}.{table}"
+    job.spark.conf.set("spark.cassandra.input.consistency.level", "LOCAL_QUORUM")
+    # The connector's own function; a cell that was written by hand has the clock's time, whatever the others have.
+    times = [f"writetime({cell}) AS _written_{cell}" for cell in cells]
+    rows = job.spark.table(full).selectExpr(*query.columns, *times)
+    newest = F.greatest(*(F.col(f"_written_{cell}") for cell in cells), F.lit(None).cast("bigint"))
+    rows = rows.withColumn(WRITTEN, newest).select(*query.columns, WRITTEN)
+    return typed(rows, query)
+
+
+def typed(rows: DataFrame, query: Query) -> DataFrame:
+    """Return the rows with the contract's types: Cassandra's decimal has no fixed scale."""
+    wanted = {name: column.type for name, column in query.columns.items()}
+    cast = [
+        F.col(name).cast(wanted[name]).alias(name) if wanted.get(name, "").startswith("decimal(") else F.col(name)
+        for name in rows.columns
+    ]
+    return rows.select(*cast)
+
+
+def topic(job: Job, name: str) -> DataFrame:
+    """Return every record of a topic that we write: key, value, partition, offset, timestamp, and the headers by name."""
+    options = kafka_options(read_kafka(job.bindings)) | {"subscribe": name, "includeHeaders": "true"}
+    raw = job.spark.read.format("kafka").options(**options).load()
+    return raw.select(
+        "key",
+        "value",
+        "partition",
+        "offset",
+        "timestamp",
+        header(sinks.HEADER_ID).alias("_id"),
+        header("headrace.generation").cast("int").alias(GENERATION),
+        header("headrace.batch").cast("bigint").alias(BATCH),
+        header(sinks.HEADER_REASON).alias("_reason"),
+    )
+
+
+def header(name: str) -> Column:
+    """Return the text of a header, null where it is not there."""
+    return F.expr(f"filter(headers, h -> h.key = '{name}')[0].value").cast("string")
+
+
+def newest_of_each(records: DataFrame) -> DataFrame:
+    """Return one record an id: the newest generation's, of that the newest batch's. Repeats of one batch are equal."""
+    others = [name for name in records.columns if name != "_id"]
+    ordered = F.struct(GENERATION, BATCH, *(name for name in others if name not in (GENERATION, BATCH)))
+    return records.groupBy("_id").agg(F.max(ordered).alias("row")).select("_id", "row.*")
+
+
+def rows_of(records: DataFrame, query: Query) -> DataFrame:
+    """Return the columns of the records' JSON, beside what `topic` gave."""
+    options = {"timestampFormat": sinks.JSON_TIMESTAMP}
+    row = F.from_json(F.col("value").cast("string"), ddl(query.columns), options)
+    return records.withColumn("_row", row).select(*(F.col(f"_row.{name}") for name in query.columns), *records.columns)
+
+
+def json_of(query: Query) -> Column:
+    """Return the JSON text that a row has in a topic."""
+    options = {"timestampFormat": sinks.JSON_TIMESTAMP, "ignoreNullFields": "false"}
+    return F.to_json(F.struct(*query.columns), options)
+
+
+def placed_by_id(records: DataFrame, source: str) -> DataFrame:
+    """Return the records whose id is coordinates in `source`, with PARTITION and OFFSET of the source record."""
+    parts = F.split("_id", "/")
+    return (
+        records.withColumn(PARTITION, parts[1].cast("int"))
+        .withColumn(OFFSET, parts[2].cast("bigint"))
+        .where((parts[0] == source) & F.col(OFFSET).isNotNull())
+    )
+
+
+def retained_since_ms(job: Job, name: str, records: DataFrame) -> int:
+    """Return the broker time from which on a topic is whole (milliseconds), 0 where nothing was removed yet."""
+    first = records.groupBy("partition").agg(F.min("offset").alias("first"), F.min("timestamp").alias("at"))
+    cut = first.where("first > 0").agg(F.max(F.unix_millis("at"))).first()
+    assert cut is not None
+    return int(cut[0] or 0)
+
+
+def files(job: Job, query: Query, directories: Sequence[Directory]) -> DataFrame:
+    """Return the rows of a file sink's valid directories with `batch_id`: the first batch that the directory holds."""
+    schema = ddl(query.columns)
+    if not directories:
+        return job.spark.createDataFrame([], f"{schema}, batch_id BIGINT")
+    reader = job.spark.read.schema(schema).option("timestampFormat", sinks.JSON_TIMESTAMP)
+    rows = reader.json([each.path for each in directories])
+    first = F.regexp_extract(F.input_file_name(), r"batch_id=(\d+)", 1).cast("bigint")
+    return rows.withColumn("batch_id", first)
