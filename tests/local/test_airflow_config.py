@@ -4,6 +4,8 @@ import configparser
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -134,3 +136,16 @@ def test_the_variable_that_airflows_tasks_have_is_no_misspelt_setting():
     assert doctor.check_variables({deployment.VARIABLE: "/x", "HEADRACE_HOME": "/y"}).ok
     assert not doctor.check_variables({"HEADRACE_DEPLOYMNT": "/x"}).ok
     assert os.environ.get("AIRFLOW_HOME") is None  # a test that imported Airflow here would write into the user's home
+
+
+def test_loading_the_plugin_loads_nothing_of_headrace_that_a_task_would_find_stale_later(settings, project):
+    code = (
+        "import importlib.util, sys; spec = importlib.util.spec_from_file_location('plugin', sys.argv[1]); "
+        "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
+        "print([name for name in sys.modules if name.startswith('headrace.')])"
+    )
+    written(settings)
+    argv = [sys.executable, "-c", code, str(project / "plugins" / "streams_page.py")]
+    environment = airflow_config.environment(settings, find_java(settings))
+    told = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "[]"

@@ -123,7 +123,7 @@ def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch
 
 def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
     with pytest.raises(HeadraceError, match=r"There is no pipeline '../../etc'"):
-        page.log_tail(deployed, "../../etc")
+        page.log_tail(deployed, "../../etc", 10)
     for name in ("../../README", "HEALTHY", ""):
         with pytest.raises(HeadraceError, match="There is no runbook for"):
             page.runbook(deployed, name)

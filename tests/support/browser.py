@@ -35,8 +35,9 @@ class Page:
         self.call("Page.navigate", url=url)
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression, or None where it throws."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        """The value of a JavaScript expression (true for any object), or None where it throws."""
+        result = self.call("Runtime.evaluate", expression=expression)["result"]
+        return None if result.get("subtype") == "error" else result.get("value", result["type"] == "object")
 
     def wait_for(self, expression, seconds=60):
         """Wait until an expression is true and return its value."""

@@ -130,7 +130,7 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
             "secret_key": secret("airflow-api", settings),
             "expose_config": False,
         },
-        "api_auth": {"jwt_secret": secret("airflow-jwt", settings)},
+        "api_auth": {"jwt_secret": secret("airflow-jwt", settings, size=64)},  # RFC 7518, 3.2: as long as SHA-512
         "secrets": {
             "backend": backend,
             "backend_kwargs": json.dumps({"connections_file_path": str(folder / "connections.json")}),

@@ -12,9 +12,9 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 
 
-def secret(name: str, settings: Settings) -> str:
-    """Return the named secret (43 URL-safe characters, 256 bits), made on first use."""
-    return _once(_folder(settings) / name, secrets.token_urlsafe(32))
+def secret(name: str, settings: Settings, size: int = 32) -> str:
+    """Return the named secret (URL-safe characters, `size` random bytes: 43 characters for 32), made on first use."""
+    return _once(_folder(settings) / name, secrets.token_urlsafe(size))
 
 
 def cluster_id(settings: Settings) -> str:

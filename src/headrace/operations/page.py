@@ -27,8 +27,6 @@ from headrace.operations.supervision import GRAVITY, Verdict
 SUPERVISED_SECONDS = 180
 """Two passes and a little: an older verdict is shown as old."""
 
-LOG_LINES = 400
-
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
@@ -45,7 +43,7 @@ def overview(deployment: Deployment) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: -GRAVITY.index(each["verdict"]))
 
 
-def log_tail(deployment: Deployment, pipeline: str, lines: int = LOG_LINES) -> str:
+def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
     """Return the end of the newest driver's log. Raises HeadraceError for a pipeline that there is not."""
     known = _pipelines(deployment.project)
     if pipeline not in known:
