@@ -17,7 +17,7 @@ import pandas as pd
 from cassandra import ConsistencyLevel, InvalidRequest
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
-from cassandra.query import PreparedStatement, dict_factory
+from cassandra.query import PreparedStatement
 
 from headrace.contract import names
 from headrace.contract.cassandra import quoted
@@ -40,7 +40,6 @@ Rows = list[dict[str, Any]]
 def read(bindings: Path, sink: CheckedSink, window: Mapping[str, Any]) -> tuple[Rows, list[str], bool]:
     """Return (rows, the table's columns, whether they are a sample) of a check's window: closed windows, or the table."""
     with cassandra_session(bindings) as session:
-        session.row_factory = dict_factory
         columns = _columns(session, sink.place)
         if window["kind"] == "closed":
             rows, cut = _windows(session, sink.place, window["starts_ms"])
@@ -53,7 +52,7 @@ def _columns(session: Session, place: tuple[str, ...]) -> list[str]:
     found = session.execute(
         "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s", place
     )
-    columns = [row["column_name"] for row in found]
+    columns = [row.column_name for row in found]
     if not columns:
         raise HeadraceError(f"Cassandra has no table {'.'.join(place)}: run `headrace provision`.")
     return columns
@@ -82,7 +81,7 @@ def _table(session: Session, sink: CheckedSink, seed: int) -> tuple[Rows, bool]:
     """
     table = quoted(*sink.place)
     whole = _prepare(session, f"SELECT * FROM {table} LIMIT {MAX_ROWS + 1}")  # noqa: S608 - quoted names
-    rows = list(session.execute(whole))
+    rows = [row._asdict() for row in session.execute(whole)]
     if len(rows) <= MAX_ROWS:
         return rows, False
     token = f"token({', '.join(map(quoted, _partition_key(session, sink.place)))})"
@@ -112,7 +111,6 @@ def with_references(
     query = pipeline.queries[sink.query]
     keys = list(query.aggregate.keys) if query.aggregate else []
     with cassandra_session(bindings) as session:
-        session.row_factory = dict_factory
         if totals:
             known = _known(session, _place(pipeline, totals), keys, frame) if covered.get(totals) else None
             frame[f"_known_in_{totals}"] = pd.Series(known, index=frame.index, dtype=object)
@@ -184,5 +182,5 @@ def _all(session: Session, statement: PreparedStatement, values: Sequence[tuple[
     for _, rows in execute_concurrent_with_args(
         session, statement, values, concurrency=CONCURRENCY, results_generator=True
     ):
-        found.extend(rows)
+        found.extend(row._asdict() for row in rows)
     return found

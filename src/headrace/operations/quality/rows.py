@@ -12,7 +12,15 @@ from typing import Any
 import pandas as pd
 
 from headrace.contract.model import Column, Window, decimal_digits
-from headrace.operations.quality.sinks import AHEAD, BEHIND, OFFSET_IN_GRID, SCHEMA_ERROR, WINDOW_START, CheckedSink
+from headrace.operations.quality.sinks import (
+    AHEAD,
+    BEHIND,
+    OFFSET_IN_GRID,
+    SCHEMA_ERROR,
+    STANDS,
+    WINDOW_START,
+    CheckedSink,
+)
 
 Row = Mapping[str, Any]
 
@@ -26,7 +34,8 @@ def frame_of(rows: Sequence[Row], sink: CheckedSink, found: Sequence[str] | None
     `found` are the columns that the sink has (a table's; default: all that a row has, besides the contract's). Cells
     that have no value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
     """
-    extra = [] if found is not None else sorted({name for row in rows for name in row} - set(sink.columns))
+    there = {name for row in rows for name in row}.union(STANDS.get(sink.kind, ()))
+    extra = [] if found is not None else sorted(there - set(sink.columns))
     own = [name for name in sink.columns if found is None or name in found]
     others = [name for name in found or [] if name not in sink.columns]
     errors: list[list[str]] = [[] for _ in rows]

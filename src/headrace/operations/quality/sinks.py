@@ -8,7 +8,7 @@ Added columns begin with an underscore, which no contract column may:
 - `_window_start_offset_seconds`  of a window's start to its grid
 - `_known_in_<query>`  whether the table of running totals holds the row's keys; null where that query is behind
 - `_<query>_<column>`  sum of the smaller windows that a sliding window consists of; null where that query is behind
-- `_id`, `_batch`, `_partition`, `_offset`  of a Kafka record; `_batch` also of a file
+- `_id`, `_copies`, `_batch`, `_partition`, `_offset`  of a Kafka record; `_batch`, `_line`  of a file
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ SCHEMA_ERROR, BEHIND, AHEAD, OFFSET_IN_GRID = (
     "_ahead_seconds",
     "_window_start_offset_seconds",
 )
+
+# Where a row stands in its sink: of a Kafka record, of a line of a file.
+STANDS = {"kafka": ("_id", "_copies", "_batch", "_partition", "_offset"), "files": ("_batch", "_line")}
 
 # What an archive query writes, without the bytes: a check reads coordinates, times and reasons (streaming.queries).
 ARCHIVE_COLUMNS = {

@@ -15,7 +15,6 @@ from typing import Any
 
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
-from cassandra.query import dict_factory
 
 from headrace.contract import names, paths, storage
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
@@ -134,13 +133,12 @@ def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, li
     found: dict[str, list[dict[str, Any]]] = {}
     with cassandra_session(bindings) as session:
         ensure_tables(session)
-        session.row_factory = dict_factory
         select = session.prepare(
             f"SELECT * FROM {quoted(RESULTS.keyspace, RESULTS.name)} WHERE sink = ? "  # noqa: S608 - quoted names
             "ORDER BY checked_at DESC LIMIT ?"
         )
         for sink in sinks:
-            rows = session.execute(select, (sink, limit))
+            rows = [row._asdict() for row in session.execute(select, (sink, limit))]
             found[sink] = [
                 row | {"checked_at": _iso(row["checked_at"]), "failed": json.loads(row["failed"])} for row in rows
             ]
@@ -151,14 +149,12 @@ def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> l
     """Return the failing rows that a check of this window found; `row` and `row_key` are JSON text."""
     with cassandra_session(bindings) as session:
         ensure_tables(session)
-        session.row_factory = dict_factory
         select = session.prepare(
             f"SELECT * FROM {quoted(QUARANTINE.keyspace, QUARANTINE.name)} "  # noqa: S608 - quoted names
             "WHERE sink = ? AND window = ? LIMIT ?"
         )
-        return [
-            row | {"found_at": _iso(row["found_at"])} for row in session.execute(select, (sink, window, limit)).all()
-        ]
+        rows = [row._asdict() for row in session.execute(select, (sink, window, limit))]
+    return [row | {"found_at": _iso(row["found_at"])} for row in rows]
 
 
 def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
