@@ -71,11 +71,18 @@ def test_the_word_of_an_earlier_driver_does_not_count() -> None:
     assert verdict(seen(PIPELINE, drivers=(), outcome=word, wish=started_again))[0] == "MISSING"
 
 
-@pytest.mark.parametrize("end", ["DAMAGED", "REFUSED"])
-def test_what_a_restart_cannot_mend_is_a_crash_loop_at_once(end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "leads_on"),
+    [
+        ("DAMAGED", "`headrace checkpoint verify` says what and names the runbook"),
+        ("REFUSED", "the error names the way out"),
+    ],
+)
+def test_what_a_restart_cannot_mend_is_a_crash_loop_at_once(end: str, leads_on: str) -> None:
     word = {"exit": end, "error": "the plan changed", "at_ms": NOW - 1000}
     found, why = verdict(seen(PIPELINE, drivers=(), outcome=word, unknown="Kafka is away"))
-    assert (found, why) == ("CRASH_LOOP", f"the driver ended with {end}: the plan changed; a restart cannot mend that")
+    assert found == "CRASH_LOOP"
+    assert why == f"the driver ended with {end}: the plan changed; no restart can mend that, {leads_on}"
 
 
 def test_a_spent_budget_is_a_crash_loop_and_an_operators_wish_gives_it_back() -> None:

@@ -17,8 +17,11 @@ from headrace.operations.drivers import Driver
 from headrace.operations.intent import Intent
 from headrace.operations.supervision import GRAVITY, Mark, Memory, Verdict
 
-NO_RESTART = frozenset({"DAMAGED", "REFUSED"})
-"""Ends that a restart cannot mend (contract.exits)."""
+NO_RESTART = {
+    "DAMAGED": "`headrace checkpoint verify` says what and names the runbook",
+    "REFUSED": "the error names the way out",
+}
+"""Ends that a restart cannot mend (contract.exits), and what leads on."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
     word = last_word(seen, memory)
     ended = f"the driver ended with {word['exit']}: {word['error'] or 'no error told'}" if word else ""
     if word and word["exit"] in NO_RESTART:
-        return Finding("CRASH_LOOP", f"{ended}; a restart cannot mend that", ripe=True)
+        return Finding("CRASH_LOOP", f"{ended}; no restart can mend that, {NO_RESTART[word['exit']]}", ripe=True)
     if word and word["exit"] == "LOCKED":
         return Finding("DUPLICATE", f"{ended}; it is not one that the launcher knows")
     if seen.unknown:
