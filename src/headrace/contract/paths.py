@@ -115,6 +115,16 @@ def snapshot_record(root: str, pipeline: str, query: str, snapshot: str) -> str:
     return f"{snapshots(root, pipeline, query)}/{snapshot}/snapshot.json"
 
 
+def snapshot_drill(root: str, pipeline: str, query: str, snapshot: str) -> str:
+    """Return the file that says how the newest drill of a snapshot went."""
+    return f"{snapshots(root, pipeline, query)}/{snapshot}/drill.json"
+
+
+def scratch(root: str, name: str) -> str:
+    """Return a folder for files that are removed with the work that made them."""
+    return f"{root}/scratch/{name}"
+
+
 def trash(root: str) -> str:
     """Return the folder of what was taken away and waits to be deleted."""
     return f"{root}/trash"

@@ -1,0 +1,196 @@
+"""Upkeep of what streams write as many small files: ledgers and the JSON file sink. The streams may run meanwhile.
+
+Each step writes the gathered file whole before it takes anything away, and begins by finishing what an earlier run left:
+killed anywhere, the next run goes on, and no reader ever misses or doubles a record (`contract.ledger`, `contract.outputs`).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from headrace.contract import checkpoint, generation, ledger, names, outputs, storage, trees
+from headrace.contract import snapshot as kept
+from headrace.contract.generation import Generation
+from headrace.contract.model import FilesSink, Pipeline
+from headrace.contract.outputs import Directory
+
+SINGLES_KEPT = 200
+"""Newest ledger records that stay files of their own: they are read one by one."""
+SEGMENT_RECORDS = 20_000
+SEGMENTS_MERGED = 32
+LEAST_GATHERED = 10
+DIRECTORY_BYTES = 128 * 1024 * 1024
+CLOSED_SECONDS = 3600.0
+"""A batch's directory is gathered this long after it was written, and removed this long after it was gathered: whoever
+listed the folder before has read it by then."""
+_DONE = "_SUCCESS"
+_ASIDE = ".gathered-"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What one pass did to one query."""
+
+    query: str
+    ledger_records: int = 0
+    directories: int = 0
+    removed: int = 0
+
+
+def gather(
+    root: str, pipeline: Pipeline, *, closed_seconds: float = CLOSED_SECONDS, singles: int = SINGLES_KEPT
+) -> list[dict[str, Any]]:
+    """Gather ledger records and output directories of every query of a pipeline; return what was done, JSON-safe."""
+    told = []
+    for query in names.query_names(pipeline):
+        now = generation.current(root, pipeline.name, query)
+        if now is None:
+            continue
+        living = {now.number, *(number for number, _ in now.lineage)}
+        every = [each for each in generation.all_of(root, pipeline.name, query) if each.number in living]
+        records = sum(gather_ledger(each.paths(root).ledger, singles=singles) for each in every)
+        made = removed = 0
+        declared = pipeline.queries.get(query)
+        if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
+            for each in every:
+                done = gather_files(root, each, closed_seconds)
+                made, removed = made + done[0], removed + done[1]
+        told.append(vars(Gathered(names.query_name(pipeline.name, query), records, made, removed)))
+    return told
+
+
+def gather_ledger(folder: str, *, singles: int = SINGLES_KEPT) -> int:
+    """Gather all but the newest `singles` records of a ledger into segments; return how many were gathered."""
+    found = storage.list_names(folder)
+    _remove_covered(folder, found)
+    apart = ledger.singles(storage.list_names(folder))
+    closed = apart[: max(0, len(apart) - singles)]
+    if len(closed) >= LEAST_GATHERED:
+        for run in _runs(closed, SEGMENT_RECORDS):
+            records = [record for batch in run if (record := ledger.record(folder, batch))]
+            ledger.write_segment(folder, records)
+    segments = ledger.segments(storage.list_names(folder))
+    if len(segments) > SEGMENTS_MERGED:
+        _merge(folder, segments)
+    _remove_covered(folder, storage.list_names(folder))
+    return len(closed) if len(closed) >= LEAST_GATHERED else 0
+
+
+def _merge(folder: str, segments: Iterable[str]) -> None:
+    """Write segments that follow each other as one; those inside it are removed as covered."""
+    every = ledger.read(folder)
+    newest = max(ledger.bounds(name)[1] for name in segments)
+    numbers = [record["batch"] for record in every if record["batch"] <= newest]
+    by_batch = {record["batch"]: record for record in every}
+    for run in _runs(numbers, len(numbers)):
+        ledger.write_segment(folder, [by_batch[batch] for batch in run])
+
+
+def _remove_covered(folder: str, found: Iterable[str]) -> None:
+    """Remove records and segments that a wider segment holds."""
+    found = list(found)
+    segments = ledger.segments(found)
+    for name in segments:
+        first, last = ledger.bounds(name)
+        for other in segments:
+            inner = ledger.bounds(other)
+            if other != name and first <= inner[0] and inner[1] <= last:
+                trees.remove_file(f"{folder}/{other}")
+        for batch in ledger.singles(found):
+            if first <= batch <= last:
+                trees.remove_file(f"{folder}/{ledger.record_name(batch)}")
+
+
+def _runs(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
+    """Cut sorted numbers into runs without a gap, each of at most `most`."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number != run[-1] + 1 or len(run) >= most):
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def gather_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_SECONDS) -> tuple[int, int]:
+    """Gather closed batch directories of one generation; return (directories made, directories removed).
+
+    A batch is closed once it is committed and its ledger record is old enough. A gathered directory never reaches over
+    the cut of a snapshot or of a restore: a generation restored from there takes the batches up to its cut only.
+    """
+    own, now_ms = chosen.paths(root), time.time_ns() // 1_000_000
+    removed = _remove_gathered(own.files, now_ms - closed_seconds * 1000)
+    committed = checkpoint.newest_batch(own.checkpoint)
+    if committed is None:
+        return 0, removed
+    old = now_ms - closed_seconds * 1000
+    closed = max((each["batch"] for each in ledger.read(own.ledger) if each["written_ms"] < old), default=-1)
+    cuts = {each.batch for each in kept.listed(root, chosen.pipeline, chosen.query) if each.generation == chosen.number}
+    for each in generation.all_of(root, chosen.pipeline, chosen.query):
+        cuts |= {batch for number, batch in each.lineage if number == chosen.number}
+    there = outputs.valid(outputs.parse(own.files, storage.list_names(own.files)))
+    made = 0
+    for group in _groups([each for each in there if each.last <= min(closed, committed)], cuts):
+        _write_gathered(own.files, group, now_ms)
+        made += 1
+    return made, removed
+
+
+def _groups(directories: Iterable[Directory], cuts: set[int]) -> Iterator[list[Directory]]:
+    """Cut directories into groups that become one each: not over a cut, not too large, not too few to be worth it."""
+    group: list[Directory] = []
+    size = 0
+    for each in directories:
+        bytes_here = sum(trees.files(each.path).values())
+        over = any(group and group[0].first <= cut < each.last for cut in cuts)
+        if over or (group and size + bytes_here > DIRECTORY_BYTES):
+            if len(group) >= LEAST_GATHERED:
+                yield group
+            group, size = [], 0
+        group.append(each)
+        size += bytes_here
+    if len(group) >= LEAST_GATHERED:
+        yield group
+
+
+def _write_gathered(folder: str, group: list[Directory], now_ms: int) -> None:
+    """Write the rows of a group, in batch order, as one directory: aside first, then one rename."""
+    name = outputs.name_of(group[0].first, group[-1].last)
+    fs, inner = fsspec.core.url_to_fs(folder)
+    aside = f"{inner}/{_ASIDE}{uuid.uuid4().hex}"
+    fs.makedirs(aside, exist_ok=True)
+    with fs.open(f"{aside}/part-00000.json", "wb") as writing:
+        for each in group:
+            for path in trees.files(each.path):
+                if path.startswith("part-"):
+                    writing.write(trees.read_bytes(f"{each.path}/{path}"))
+    fs.pipe_file(f"{aside}/{_DONE}", str(now_ms).encode())
+    if fs.exists(f"{inner}/{name}"):
+        fs.rm(f"{inner}/{name}", recursive=True)
+    fs.mv(aside, f"{inner}/{name}", recursive=True)
+
+
+def _remove_gathered(folder: str, before_ms: float) -> int:
+    """Remove directories that a wider one has held since before `before_ms`."""
+    found = storage.list_names(folder)
+    for name in found:
+        if name.startswith(_ASIDE):  # of a run that was killed
+            trees.remove(f"{folder}/{name}")
+    there = outputs.parse(folder, found)
+    taken = outputs.valid(there)
+    removed = 0
+    for each in there:
+        wide = next(
+            (other for other in taken if other != each and other.first <= each.first and each.last <= other.last), None
+        )
+        if wide and int(storage.read_text(f"{wide.path}/{_DONE}") or 0) <= before_ms:
+            trees.remove(each.path)
+            removed += 1
+    return removed

@@ -1,0 +1,223 @@
+"""The restore drill: a snapshot is worth something once real Spark has gone on from it.
+
+In a scratch folder: the snapshot's checkpoint, hash by hash; then the query's own plan runs the batch that came after the
+cut, over exactly the offsets that the live log or ledger has for it. Its rows go to a scratch folder, never to a sink; no
+ledger, no group, no live checkpoint is written. What came out is compared with what the live query wrote.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from headrace.contract import checkpoint, generation, ledger, names, outputs, paths, storage, trees
+from headrace.contract import snapshot as kept
+from headrace.contract.bindings import read_kafka
+from headrace.contract.checkpoint import Offsets
+from headrace.contract.model import FilesSink
+from headrace.contract.snapshot import Snapshot
+from headrace.errors import HeadraceError
+from headrace.streaming import queries, sinks, writer
+from headrace.streaming.batch_job import Job
+from headrace.streaming.groups import GroupCommitter
+from headrace.streaming.reasons import reason_of
+
+TIMEOUT_SECONDS = 600.0
+OFFSETS_EACH = 20_000
+"""Bound of a partition's offsets where the live query has not planned the batch yet."""
+
+
+@dataclass
+class Outcome:
+    """What the drilled batch did; counted inside foreachBatch."""
+
+    rows_out: int | None = None
+
+
+@dataclass(frozen=True)
+class Drill:
+    """One drill: where it works, and what it may compare with."""
+
+    spark: SparkSession
+    chosen: Snapshot
+    scratch: str
+    live: ledger.Record | None
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Drill the snapshot that an order names (query, snapshot; "" is the newest) and return the report.
+
+    `ok` is whether a batch ran and nothing differs; `compared` what there was to compare with. Raises HeadraceError
+    where the snapshot is damaged or Spark cannot go on from it.
+    """
+    began = time.monotonic()
+    pipeline, query = job.pipeline.name, str(order["query"])
+    chosen = _choose(job.root, pipeline, query, str(order.get("snapshot", "")))
+    scratch = paths.scratch(job.root, f"drill-{uuid.uuid4().hex}")
+    try:
+        kafka = read_kafka(job.bindings)
+        groups = GroupCommitter(job.spark, kafka)
+        try:
+            drill = _prepare(job, chosen, scratch, groups)
+            driver = queries.Driver(job.spark, job.pipeline, job.transforms, job.root, kafka, groups, writer.Gate())
+            progress = _run_batch(drill, driver)
+        finally:
+            groups.close()
+        told = _compare(drill, job, progress)
+    finally:
+        trees.remove(scratch)
+    return told | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def _choose(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot:
+    name = names.query_name(pipeline, query)
+    known = kept.listed(root, pipeline, query)
+    found = [each for each in known if snapshot in ("", each.id)]
+    if not found:
+        raise HeadraceError(f"{name} has no snapshot {snapshot}: take one with `headrace checkpoint snapshot {name}`.")
+    wrong = kept.damaged(root, found[-1])
+    if wrong:
+        raise HeadraceError(
+            f"Snapshot {found[-1].id} of {name} is damaged: {wrong[0]} has another hash; take a new one."
+        )
+    return found[-1]
+
+
+def _prepare(job: Job, chosen: Snapshot, scratch: str, groups: GroupCommitter) -> Drill:
+    """Copy the snapshot's checkpoint and plan the batch after its cut."""
+    source, folder = chosen.paths(job.root), f"{scratch}/copy"
+    for path in trees.files(source.checkpoint):
+        trees.copy(f"{source.checkpoint}/{path}", f"{folder}/{path}")
+    old = paths.generation_paths(job.root, chosen.pipeline, chosen.query, chosen.generation)
+    batch = chosen.batch + 1
+    live = ledger.record(old.ledger, batch)
+    text = storage.read_text(checkpoint.offsets_entry(old.checkpoint, batch))
+    if not text and live:
+        ends = {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in live["offsets"].items()}
+        text = checkpoint.planned_entry(folder, batch, ends, live["watermark_ms"])
+    if not text:
+        ends = _present_ends(folder, chosen.batch, groups)
+        text = checkpoint.planned_entry(folder, batch, ends, checkpoint.next_watermark_ms(folder, chosen.batch))
+    storage.write_text(checkpoint.offsets_entry(folder, batch), text)
+    return Drill(job.spark, chosen, scratch, live)
+
+
+def _present_ends(folder: str, batch: int, groups: GroupCommitter) -> Offsets:
+    entry = checkpoint.read_entry(folder, batch)
+    start = entry[1] if entry else {}
+    now = groups.end_offsets(start)
+    return {
+        topic: {partition: min(now[topic][partition], offset + OFFSETS_EACH) for partition, offset in parts.items()}
+        for topic, parts in start.items()
+    }
+
+
+def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
+    """Run the planned batch and return Spark's progress of it."""
+    name = drill.chosen.query
+    declared = driver.pipeline.queries.get(name)
+    if declared:
+        frame, mode = queries.build(driver, name, declared, streaming=True), declared.mode
+        columns = list(declared.columns)
+    else:
+        frame, mode = queries.archive_frame(driver, name.removeprefix(names.ARCHIVE_PREFIX)), "append"
+        columns = ["topic", "partition", "offset", "reason"]
+    query = (
+        frame.writeStream.queryName(f"drill of {names.query_name(driver.pipeline.name, name)}")
+        .outputMode(mode)
+        .trigger(once=True)  # runs the planned batch and no other
+        .option("checkpointLocation", f"{drill.scratch}/copy")
+        .foreachBatch(_keep(drill, columns))
+        .start()
+    )
+    try:
+        ended = query.awaitTermination(int(TIMEOUT_SECONDS))
+    except Exception as error:
+        raise HeadraceError(
+            f"Spark cannot go on from snapshot {drill.chosen.id} of {drill.chosen.pipeline}.{name}: {reason_of(error)}"
+        ) from error
+    finally:
+        query.stop()
+    if not ended:
+        raise HeadraceError(f"The drill of {drill.chosen.pipeline}.{name} was not done after {TIMEOUT_SECONDS:.0f} s.")
+    return query.lastProgress or {}
+
+
+def _keep(drill: Drill, columns: list[str]) -> Callable[[DataFrame, int], None]:
+    """Return the foreachBatch of the drill: the rows as JSON lines into the scratch folder, and their number."""
+
+    def write(frame: DataFrame, number: int) -> None:
+        if number != drill.chosen.batch + 1:
+            raise HeadraceError(f"Spark ran batch {number} instead of {drill.chosen.batch + 1}.")
+        frame.persist()
+        try:
+            drill.outcome.rows_out = frame.count()
+            rows = frame.select(*columns).write.mode("overwrite")
+            rows.option("timestampFormat", sinks.JSON_TIMESTAMP).json(f"{drill.scratch}/rows")
+        finally:
+            frame.unpersist()
+
+    return write
+
+
+def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, Any]:
+    chosen, live = drill.chosen, drill.live
+    batch = checkpoint.read_batch_range(f"{drill.scratch}/copy", chosen.batch + 1)
+    committed = checkpoint.newest_batch(f"{drill.scratch}/copy")
+    compared: list[str] = []
+    differences: list[str] = []
+
+    def same(what: str, ours: object, theirs: object) -> None:
+        compared.append(what)
+        if ours != theirs:
+            differences.append(f"{what}: {ours} here, {theirs} live")
+
+    if committed != batch.batch:
+        differences.append(f"batch {batch.batch} was not committed")
+    if live:
+        same("rows in", batch.rows, live["rows_in"])
+        same("watermark", batch.watermark_ms, live["watermark_ms"])
+        declared = job.pipeline.queries.get(chosen.query)
+        # a dimension may have other rows by now than when the live batch joined it
+        if not (declared and declared.dimensions):
+            same("rows out", drill.outcome.rows_out, live["rows_out"])
+        if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
+            differing = _differing_lines(drill, job.root)
+            if differing is not None:
+                same("lines of the output files that differ", differing, 0)
+    operators = progress.get("stateOperators", [])
+    return {
+        "query": names.query_name(chosen.pipeline, chosen.query),
+        "snapshot": chosen.id,
+        "generation": chosen.generation,
+        "batch": batch.batch,
+        "rows_in": batch.rows,
+        "rows_out": drill.outcome.rows_out,
+        "watermark_ms": batch.watermark_ms,
+        "state_rows": sum(int(each["numRowsTotal"]) for each in operators),
+        "compared": compared,
+        "differences": differences,
+        "ok": drill.outcome.rows_out is not None and not differences,
+    }
+
+
+def _differing_lines(drill: Drill, root: str) -> int | None:
+    """Return how many lines differ from the live directory of this batch; None where it has none of its own."""
+    number, batch = drill.chosen.generation, drill.chosen.batch + 1
+    if (
+        generation.read(paths.generation_paths(root, drill.chosen.pipeline, drill.chosen.query, number).manifest)
+        is None
+    ):
+        return None
+    there = outputs.directories(root, drill.chosen.pipeline, drill.chosen.query, number)
+    own = [each.path for each in there if each.first == each.last == batch]
+    if not own:
+        return None
+    ours, theirs = (drill.spark.read.text(path) for path in (f"{drill.scratch}/rows", own[0]))
+    return int(ours.exceptAll(theirs).count() + theirs.exceptAll(ours).count())
