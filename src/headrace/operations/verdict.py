@@ -175,7 +175,8 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
         return Finding(
             "CRASH_LOOP", f"{ended or 'no driver lives'} after {used} restarts; the budget is spent", ripe=True
         )
-    why = ended or ("the driver vanished without a word" if memory.driver else "no driver lives")
+    lived = memory.driver or (seen.beat is not None and seen.beat["at_ms"] >= seen.wish.at_ms)
+    why = ended or ("the driver vanished without a word" if lived else "no driver lives")
     if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
         return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it")
     return Finding("MISSING", why, ripe=True)
