@@ -1,0 +1,99 @@
+{{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
+{{- define "cassandra.selector" -}}
+app.kubernetes.io/name: cassandra
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "cassandra.labels" -}}
+{{ include "cassandra.selector" . }}
+app.kubernetes.io/part-of: headrace
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
+{{- define "cassandra.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "cassandra.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "cassandra.image" -}}
+{{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+
+{{- define "cassandra.domain" -}}
+cassandra.{{ .Release.Namespace }}.svc.cluster.local
+{{- end }}
+
+{{- define "cassandra.config" -}}
+{{- $tls := dict "ssl_context_factory" (dict "class_name" "org.apache.cassandra.security.PEMBasedSslContextFactory") "keystore" "/etc/cassandra-tls/server.pem" "truststore" "/etc/cassandra-tls/ca.crt" "accepted_protocols" (list "TLSv1.3" "TLSv1.2") -}}
+{{- $one := eq (int .Values.size) 1 -}}
+{{- $all := dict
+  "cluster_name" "headrace"
+  "num_tokens" 16
+  "partitioner" "org.apache.cassandra.dht.Murmur3Partitioner"
+  "endpoint_snitch" "GossipingPropertyFileSnitch"
+  "seed_provider" (list (dict "class_name" "org.apache.cassandra.locator.SimpleSeedProvider" "parameters" (list (dict "seeds" (printf "cassandra-0.%s" (include "cassandra.domain" .))))))
+  "data_file_directories" (list "/var/lib/cassandra/data")
+  "commitlog_directory" "/var/lib/cassandra/commitlog"
+  "cdc_raw_directory" "/var/lib/cassandra/cdc_raw"
+  "hints_directory" "/var/lib/cassandra/hints"
+  "saved_caches_directory" "/var/lib/cassandra/saved_caches"
+  "commitlog_sync" "batch"
+  "disk_failure_policy" "stop"
+  "commit_failure_policy" "stop"
+  "authenticator" "PasswordAuthenticator"
+  "authorizer" "CassandraAuthorizer"
+  "role_manager" "CassandraRoleManager"
+  "roles_validity" "2s"
+  "permissions_validity" "2s"
+  "credentials_validity" "2s"
+  "user_defined_functions_enabled" false
+  "materialized_views_enabled" false
+  "auto_snapshot" true
+  "hinted_handoff_enabled" (not $one)
+  "storage_compatibility_mode" "NONE"
+  "client_encryption_options" (merge (dict "enabled" true "optional" false "require_client_auth" false) $tls)
+  "server_encryption_options" (merge (dict "internode_encryption" "all" "optional" false "require_client_auth" true) $tls)
+-}}
+{{- merge (deepCopy .Values.config) $all | toYaml -}}
+{{- end }}
+
+{{/* The pod that makes the superuser, and asks afterwards whether it logs in. */}}
+{{- define "cassandra.superuser" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "cassandra.podSecurity" 185 | nindent 2 }}
+containers:
+  - name: superuser
+    image: {{ include "cassandra.image" .Values.toolImage }}
+    imagePullPolicy: IfNotPresent
+    command: [python3, -m, headrace.operations.superuser]
+    env:
+      - {name: SERVICE_BINDING_ROOT, value: /bindings}
+      - {name: HEADRACE_REPLICAS, value: {{ .Values.size | quote }}}
+    resources:
+      requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}
+      limits: {memory: 256Mi, ephemeral-storage: 256Mi}
+    securityContext:
+      {{- include "cassandra.containerSecurity" . | nindent 6 }}
+    volumeMounts:
+      - {name: binding, mountPath: /bindings/cassandra, readOnly: true}
+      - {name: tmp, mountPath: /tmp}
+volumes:
+  - {name: binding, secret: {secretName: cassandra-admin, defaultMode: 0440}}
+  - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
+{{- end }}
