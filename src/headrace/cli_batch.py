@@ -1,0 +1,237 @@
+"""`headrace batch ...`: batch views, reconciliation, repair, retention and lineage; and `headrace serve-query`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli_common import Json, Names, ProjectFolder, console, pipelines_of, print_json, progress_bars
+from headrace.contract import views as contract
+from headrace.errors import HeadraceError
+from headrace.local import airflow_config, launcher
+from headrace.local.settings import Settings
+from headrace.operations import (
+    batch_runs,
+    batch_views,
+    deployment,
+    lineage,
+    reconcile,
+    reconcile_repair,
+    retention,
+    serve,
+    tables,
+)
+from headrace.operations.deployment import Deployment
+
+batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and whether all adds up.")
+DIFFERS = 4
+
+Run = Annotated[str, typer.Argument(help="A run of `headrace batch reconcile`.")]
+One = Annotated[str, typer.Argument(metavar="PIPELINE")]
+
+
+@batch.command("views")
+def compute(
+    names: Names = None,
+    first: Annotated[str | None, typer.Option("--first", help="Backfill from this day, 2026-11-23.")] = None,
+    last: Annotated[str | None, typer.Option("--last", help="Backfill up to and with this day.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute batch views: days that are closed and new or touched, or a backfill of named days."""
+    own = _starting()
+    wanted = [name for name, found in pipelines_of(names).items() if names or contract.views(found)]
+    with progress_bars() as report:
+        reports = [
+            _execute(own, batch_views.plan(own, name, first=first, last=last), f"views of {name}", report)
+            for name in wanted
+        ]
+    for each in reports:
+        lineage.emit_views(own, each)
+    if as_json:
+        print_json(reports)
+        return
+    rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
+            for r in reports for view, count in r["rows"].items()]  # fmt: skip
+    console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
+
+
+@batch.command("status")
+def status(names: Names = None, as_json: Json = False) -> None:
+    """Show which days the batch views hold, and their horizon."""
+    own = _written()
+    found = [batch_views.status(own.root, p) for p in pipelines_of(names).values() if contract.views(p)]
+    if as_json:
+        print_json(found)
+        return
+    rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], "\n".join(s["tables"]))
+            for s in found]  # fmt: skip
+    console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
+
+
+@batch.command("reconcile")
+def check(
+    names: Names = None,
+    query: Annotated[list[str] | None, typer.Option(help="Only this query (may be repeated).")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Windows of the last so many days; default: all.")] = None,
+    tolerance: Annotated[str, typer.Option(help="By how much a sum may differ.")] = "0",
+    as_json: Json = False,
+) -> None:
+    """Compare every sink with the archive: batch = speed + late. Exit code 4 if something does not add up."""
+    own = _starting()
+    with progress_bars() as report:
+        reports = [
+            _execute(
+                own,
+                reconcile.plan(own, name, queries=query, days=days, tolerance=tolerance),
+                f"reconcile {name}",
+                report,
+            )
+            for name in pipelines_of(names)
+        ]
+    if as_json:
+        print_json(reports)
+    else:
+        for each in reports:
+            rows = [(a["query"], a["sink"], a["kind"], a["compared"], a["late"], a["pending"], a["differing"],
+                     reconcile.words(a) if a["differing"] else a["note"]) for a in each["accounts"]]  # fmt: skip
+            head = ("query", "sink", "kind", "compared", "late", "pending", "differ", "")
+            console.print(tables.plain(head, rows, title=f"{each['pipeline']}, run {each['run']}"))
+    if any(each["differing"] for each in reports):
+        raise typer.Exit(DIFFERS)
+
+
+@batch.command("trend")
+def trend(
+    pipeline: One, limit: Annotated[int, typer.Option(min=1, help="Newest entries.")] = 40, as_json: Json = False
+) -> None:
+    """Show how reconciliations went over time."""
+    found = reconcile.trend(_written().root, next(iter(pipelines_of([pipeline]))), limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r["compared"], r["late"], r["differing"]) for r in found]
+    console.print(tables.plain(("at", "query", "sink", "compared", "late", "differ"), rows))
+
+
+@batch.command("repair")
+def repair(
+    pipeline: One,
+    run: Run,
+    act: Annotated[str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan that you saw.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a repair of a run's differences would write; with --act, write it. Then reconcile again."""
+    own = _written()
+    planned = reconcile_repair.plan(own, pipeline, run)
+    if act is not None:
+        done = reconcile_repair.act(own, pipeline, run, act)
+        if as_json:
+            print_json(done)
+        else:
+            again = " ".join(f"--query {name}" for name in reconcile_repair.queries_of(planned))
+            console.print(f"{done['written']} rows written, {done['deleted']} deleted.")
+            console.print(f"Now: headrace batch reconcile {pipeline} {again}")
+        return
+    if as_json:
+        print_json(planned)
+        return
+    rows = [(r["query"], r["action"], _pairs(r["key"]), _pairs(r["is"] or {}), _pairs(r["values"]))
+            for r in planned["rows"]]  # fmt: skip
+    console.print(tables.plain(("query", "", "key", "is", "would be"), rows))
+    for why in planned["refused"]:
+        console.print(f"Not repaired: {why}.")
+    if rows:
+        console.print(
+            f"Nothing was changed. To do it: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
+        )
+
+
+@batch.command("retention")
+def guard(names: Names = None, as_json: Json = False) -> None:
+    """Show how long until Kafka removes what a query has not read. Exit code 4 if records are lost or soon will be."""
+    own = _written()
+    found = [retention.guard(own, name) for name in pipelines_of(names)]
+    if as_json:
+        print_json(found)
+    else:
+        hours = [None if f["least_left_seconds"] is None else f"{f['least_left_seconds'] / 3600:.1f} h" for f in found]
+        rows = [(f["pipeline"], f["state"], left, ", ".join(f"{p['query']} {p['topic']}/{p['partition']}" for p in f["places"]))
+                for f, left in zip(found, hours, strict=True)]  # fmt: skip
+        console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
+    if any(each["state"] != "OK" for each in found):
+        raise typer.Exit(DIFFERS)
+
+
+@batch.command("lineage")
+def show_lineage(names: Names = None, as_json: Json = False) -> None:
+    """Emit OpenLineage events of the streams and show what is read and written."""
+    own = _written()
+    for name in pipelines_of(names):
+        lineage.emit_streams(own, name)
+    told = lineage.events(own.root)
+    if as_json:
+        print_json(told)
+        return
+    rows = [(e["job"]["name"], "\n".join(d["name"] for d in e["inputs"]), "\n".join(d["name"] for d in e["outputs"]))
+            for e in told]  # fmt: skip
+    console.print(tables.plain(("job", "reads", "writes"), rows))
+
+
+def serve_query(
+    pipeline: One,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="A key column's value.")] = None,
+    since: Annotated[str | None, typer.Option(help="First event time, 2026-11-23 or 2026-11-23T10:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="Event time that it ends before; default now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a query's rows: batch up to the horizon, speed after it. Times are UTC."""
+    answer = serve.query(_written(), pipeline, query, _fields(key or []), since=_time(since), until=_time(until))
+    if as_json:
+        print_json(answer.to_json_dict())
+        return
+    shown = answer.to_json_dict()
+    columns = list(shown["rows"][0]) if shown["rows"] else []
+    console.print(tables.plain(columns, [tuple(row.values()) for row in shown["rows"]]))
+    console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")
+
+
+def written_deployment() -> Deployment:
+    """Return the deployment that `headrace up` wrote. Raises HeadraceError where it did not."""
+    return deployment.load(airflow_config.deployment_file(Settings.load()))
+
+
+_written = written_deployment
+
+
+def _starting() -> Deployment:
+    return launcher.write_deployment(Settings.load(), ProjectFolder.resolve())
+
+
+def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+    report(what, None)
+    return batch_runs.execute(own, given, lambda stage, done: report(what, done))
+
+
+def _fields(texts: Sequence[str]) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise HeadraceError(f"--key takes COLUMN=VALUE, not {wrong[0]!r}.")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

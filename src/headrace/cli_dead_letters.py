@@ -1,0 +1,149 @@
+"""`headrace dead-letters list|show|replay`: what the contract refused, and its way back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from headrace.cli_batch import written_deployment
+from headrace.cli_common import Json, console, pipelines_of, print_json, who
+from headrace.errors import HeadraceError
+from headrace.operations import dead_letters, dead_letters_replay, tables
+from headrace.operations.dead_letters import Filter
+
+letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: look at them, replay them.")
+
+Topic = Annotated[str, typer.Argument(help="A source topic.")]
+Reason = Annotated[str | None, typer.Option(help="Reason word, or the beginning of the reason.")]
+Partition = Annotated[int | None, typer.Option(min=0, help="Partition of the refused record.")]
+Offsets = Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Offsets of the refused records.")]
+Since = Annotated[str | None, typer.Option(help="Refused at or after, 2026-11-23T10:00 (UTC).")]
+Until = Annotated[str | None, typer.Option(help="Refused before.")]
+
+
+@letters.command("list")
+def list_(
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Source topics; default all.")
+    ] = None,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Show how many letters there are, by topic and reason."""
+    own = written_deployment()
+    chosen = _filter(reason, None, None, since, until)
+    found = dead_letters.summary(
+        letter for topic in _topics(topics) for letter in dead_letters.read(own.bindings, topic, chosen)
+    )
+    if as_json:
+        print_json(found)
+        return
+    rows = [(g["topic"], g["reason"], g["letters"], _clock(g["first_ms"]), _clock(g["last_ms"]), g["example"])
+            for g in found]  # fmt: skip
+    console.print(tables.plain(("topic", "reason", "letters", "first", "last", "an example"), rows))
+
+
+@letters.command("show")
+def show(
+    topic: Topic,
+    reason: Reason = None,
+    partition: Partition = None,
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show single letters with their bytes, and whether they were replayed."""
+    own = written_deployment()
+    _topics([topic])
+    found = dead_letters.read(own.bindings, topic, _filter(reason, partition, offsets, since, until), limit)
+    known = dead_letters_replay.history(own.root, topic)
+    shown = [
+        each.to_json_dict() | {"replayed_by": known.replayed.get(each.id), "replay_of": known.replays.get(each.id)}
+        for each in found
+    ]
+    if as_json:
+        print_json(shown)
+        return
+    rows = [(s["id"], _clock(s["at_ms"]), s["reason"], s["replayed_by"] or s["replay_of"] or "", s["value"])
+            for s in shown]  # fmt: skip
+    console.print(tables.plain(("record", "refused", "reason", "replay", "value"), rows))
+
+
+@letters.command("replay")
+def replay(
+    topic: Topic,
+    reason: Reason = None,
+    partition: Partition = None,
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    again: Annotated[bool, typer.Option(help="Also letters that were replayed before, and second failures.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = dead_letters_replay.MAX_LETTERS,
+    run: Annotated[str | None, typer.Option(help="Go on with a planned or broken-off replay.")] = None,
+    act: Annotated[bool, typer.Option("--act", help="Send them; without it the plan is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send letters back into their topic, once the cause is mended; shows the plan unless --act is given."""
+    own = written_deployment()
+    _topics([topic])
+    chosen = _filter(reason, partition, offsets, since, until)
+    if run is None or not act:
+        planned = dead_letters_replay.plan(
+            own.root, own.bindings, topic, chosen, again=again, limit=limit, run=run, by=who()
+        )
+        run = str(planned["run"])
+    else:
+        planned = {"run": run, "topic": topic}
+    done = planned | dead_letters_replay.act(own.root, own.bindings, topic, run) if act else planned
+    if as_json:
+        print_json(done)
+    elif act:
+        console.print(f"{done['sent']} letters of {topic} were sent again (run {run}).")
+    else:
+        told = ", ".join(f"{count} {word}" for word, count in planned["reasons"].items()) or "none"
+        out = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in planned["left_out"].items() if count)
+        console.print(f"Would send {planned['letters']} letters of {topic}: {told}. Left out: {out or 'none'}.")
+        console.print(f"Nothing was sent. To do it: headrace dead-letters replay {topic} --run {run} --act")
+
+
+def _topics(names: list[str] | None) -> list[str]:
+    known = [topic for pipeline in pipelines_of().values() for topic in pipeline.sources]
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise HeadraceError(f"There is no source topic {unknown[0]!r}: there is {', '.join(known)}.")
+    return names or known
+
+
+def _filter(
+    reason: str | None, partition: int | None, offsets: str | None, since: str | None, until: str | None
+) -> Filter:
+    return Filter(reason, partition, _range(offsets), _milliseconds(since), _milliseconds(until))
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit():
+        raise HeadraceError(f"--offsets takes FIRST-LAST such as 120-180, not {text!r}.")
+    return int(first), int(last or first)
+
+
+def _milliseconds(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _clock(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%m-%d %H:%M:%S}"

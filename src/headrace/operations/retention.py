@@ -1,0 +1,151 @@
+"""Retention guard: how long until Kafka removes what a query has not read yet.
+
+A query that stands behind the beginning of its topic has lost records (its driver ends as DAMAGED, `failOnDataLoss`); one
+whose next record is old will. The time left is the topic's retention minus the age of the next record to read.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from confluent_kafka import Consumer, TopicPartition
+
+from headrace.contract import generation, ledger, names
+from headrace.contract.bindings import read_kafka
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.batch_views import pipeline_of
+from headrace.operations.checkpoints.verify import kafka_ranges
+from headrace.operations.clients import kafka_admin
+from headrace.operations.deployment import Deployment
+
+WARN_BELOW = 0.25  # of the retention
+TIMEOUT_SECONDS = 15.0
+
+State = Literal["OK", "AT_RISK", "LOST"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a query stands in one partition. `left_seconds` is None where it has read everything."""
+
+    query: str
+    topic: str
+    partition: int
+    state: State
+    next_offset: int
+    first_offset: int
+    end_offset: int
+    left_seconds: float | None
+
+
+def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW) -> dict[str, Any]:
+    """Look at every query once. Returns {pipeline, state (the worst), places (those that are not OK), least_left_seconds}.
+
+    Raises HeadraceError where Kafka does not answer.
+    """
+    found = pipeline_of(deployment, pipeline)
+    places = look(deployment, found, warn_below)
+    worst = next((s for s in ("LOST", "AT_RISK") if any(each.state == s for each in places)), "OK")
+    left = [each.left_seconds for each in places if each.left_seconds is not None]
+    return {
+        "pipeline": pipeline,
+        "state": worst,
+        "places": [asdict(each) for each in places if each.state != "OK"],
+        "least_left_seconds": min(left, default=None),
+    }
+
+
+def require_kept(told: dict[str, Any]) -> None:
+    """Raise HeadraceError that names the first place where records are lost or soon will be."""
+    if told["state"] == "OK":
+        return
+    first = next(each for each in told["places"] if each["state"] == told["state"])
+    place = (
+        f"{told['pipeline']}.{first['query']} at {first['topic']}/{first['partition']} offset {first['next_offset']}"
+    )
+    if told["state"] == "LOST":
+        gone = first["first_offset"] - first["next_offset"]
+        raise HeadraceError(
+            f"{place} has lost {gone} records to retention: see docs/runbooks/RetentionLost.md (the archive may have them)."
+        )
+    raise HeadraceError(
+        f"{place} loses records in {first['left_seconds'] / 3600:.1f} h: let the query catch up, or raise the retention of "
+        f"{first['topic']} (docs/runbooks/RetentionLost.md)."
+    )
+
+
+def look(deployment: Deployment, pipeline: Pipeline, warn_below: float = WARN_BELOW) -> list[Place]:
+    """Return where every query of a pipeline stands in every partition that it has read from."""
+    admin = kafka_admin(deployment.bindings)
+    wanted: dict[str, dict[str, dict[int, int]]] = {}
+    for name in names.query_names(pipeline):
+        now = generation.current(deployment.root, pipeline.name, name)
+        newest = ledger.newest(now.paths(deployment.root).ledger) if now else None
+        if newest:
+            wanted[name] = {t: {int(p): end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()}
+    asked: dict[str, dict[int, int]] = {}
+    for topics in wanted.values():
+        for topic, parts in topics.items():
+            asked.setdefault(topic, {}).update(parts)
+    ranges = kafka_ranges(admin, asked)
+    ages = _Ages(deployment)
+    try:
+        return [
+            _place(pipeline, name, topic, partition, offset, ranges[topic, partition], ages, warn_below)
+            for name, topics in wanted.items()
+            for topic, parts in topics.items()
+            for partition, offset in sorted(parts.items())
+            if (topic, partition) in ranges
+        ]
+    finally:
+        ages.close()
+
+
+def _place(
+    pipeline: Pipeline,
+    name: str,
+    topic: str,
+    partition: int,
+    offset: int,
+    held: tuple[int, int],
+    ages: _Ages,
+    warn_below: float,
+) -> Place:
+    retention = pipeline.sources[topic].retention / timedelta(seconds=1)
+    left = None
+    if offset < held[0]:
+        return Place(name, topic, partition, "LOST", offset, *held, 0.0)
+    if offset < held[1]:
+        left = retention - ages.seconds(topic, partition, offset)
+    risky = left is not None and left < warn_below * retention
+    return Place(name, topic, partition, "AT_RISK" if risky else "OK", offset, *held, left)
+
+
+class _Ages:
+    """Asks Kafka for the time of single records; queries that stand at one place ask once."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        config = read_kafka(deployment.bindings).client_config()
+        self._consumer = Consumer(
+            config | {"group.id": "headrace.retention", "enable.auto.commit": False, "log_level": 2}
+        )
+        self._known: dict[tuple[str, int, int], float] = {}
+
+    def seconds(self, topic: str, partition: int, offset: int) -> float:
+        """Return the age of the record at an offset, or of the next one that is there."""
+        place = (topic, partition, offset)
+        if place not in self._known:
+            self._consumer.assign([TopicPartition(topic, partition, offset)])
+            message = self._consumer.poll(TIMEOUT_SECONDS)
+            if message is None or message.error():
+                raise HeadraceError(f"Kafka did not give {topic}/{partition} offset {offset}: see `headrace status`.")
+            self._known[place] = time.time() - message.timestamp()[1] / 1000
+        return self._known[place]
+
+    def close(self) -> None:
+        """Leave Kafka."""
+        self._consumer.close()
