@@ -105,6 +105,8 @@ def test_a_pipeline_that_is_not_wanted_is_idle_with_the_wish_as_its_reason() -> 
     lives = told(seen(PIPELINE, wish=paused)).pipeline
     assert (lives.verdict, lives.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still lives")
     assert lives.ripe
+    just_now = replace(paused, at_ms=NOW - 1000)
+    assert not told(seen(PIPELINE, wish=just_now)).pipeline.ripe, "whoever paused it is stopping it"
 
 
 def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats() -> None:

@@ -154,9 +154,10 @@ def test_a_supervised_pipeline_that_works_is_healthy_and_looking_is_cheap(kept: 
 def test_an_operators_pause_is_left_alone_and_a_resume_goes_on_exactly(kept: Kept) -> None:
     """Last, because it ends with a stop."""
     _await_progress(kept, "before the pause")
-    control.pause(kept.stage.launcher, kept.stage.name, by="the test", reason="the test wants to see it stand still")
     since = len(kept.keeper.looks)
-    kept.stage.await_until(lambda: len(kept.keeper.looks) > since + 3, "three looks")
+    control.pause(kept.stage.launcher, kept.stage.name, by="the test", reason="the test wants to see it stand still")
+    kept.stage.await_until(lambda: len(kept.keeper.looks) > since + 5, "five looks")
+    kept.keeper.await_look(lambda told: told["driver"] is None, "no driver lives", since)
     assert kept.keeper.actions(since) == []
     assert kept.keeper.looks[-1]["reason"] == "wanted PAUSED by the test: the test wants to see it stand still"
     assert not kept.stage.launcher.find(kept.stage.name)

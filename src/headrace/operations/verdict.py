@@ -149,7 +149,9 @@ def _of_pipeline(seen: Observation, memory: Memory, limits: Limits) -> Finding |
     if wish.want != "RUNNING":
         why = f"wanted {wish.want}{f' by {wish.by}' if wish.by else ''}: {wish.reason}"
         if seen.drivers:
-            return Finding("IDLE", f"{why}; {_where(seen)} still lives", ripe=True)
+            # Whoever wanted that is stopping it: a running batch has its grace time.
+            late = seen.now_ms - wish.at_ms > limits.end * 1000
+            return Finding("IDLE", f"{why}; {_where(seen)} still lives", ripe=late)
         return Finding("IDLE", why)
     if not seen.drivers:
         return _of_missing(seen, memory, limits)
