@@ -32,3 +32,158 @@ capabilities: {drop: [ALL]}
 {{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
+
+{{/* The non-secret part of Airflow's configuration; the secret part is the mounted airflow.cfg. */}}
+{{- define "airflow.environment" -}}
+AIRFLOW__CORE__EXECUTOR: LocalExecutor
+AIRFLOW__CORE__PARALLELISM: {{ .Values.parallelism | quote }}
+AIRFLOW__CORE__LOAD_EXAMPLES: "False"
+AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION: "False"
+AIRFLOW__CORE__AUTH_MANAGER: airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager
+AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS: admin:admin
+AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE: /opt/airflow/passwords.json
+AIRFLOW__CORE__EXECUTION_API_SERVER_URL: http://airflow-api:8080{{ include "airflow.prefix" . }}/execution/
+AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT: "120"
+AIRFLOW__API__BASE_URL: {{ .Values.baseUrl }}
+AIRFLOW__API__WORKERS: "1"
+AIRFLOW__API__EXPOSE_CONFIG: "False"
+AIRFLOW__SECRETS__BACKEND: airflow.secrets.local_filesystem.LocalFilesystemBackend
+AIRFLOW__SECRETS__BACKEND_KWARGS: '{"connections_file_path": "/etc/headrace/connections.json"}'
+AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT: "30"
+AIRFLOW__LOGGING__BASE_LOG_FOLDER: /opt/airflow/logs
+AIRFLOW__LOGGING__COLORED_CONSOLE_LOG: "False"
+AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY: /opt/airflow/logs/dag_processor
+AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK: "True"
+AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD: "60"
+AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT: "120"
+AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL: "30"
+AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL: "120"
+AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES: "1"
+AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT: "180"
+AIRFLOW__TRIGGERER__CAPACITY: "100"
+AIRFLOW__USAGE_DATA_COLLECTION__ENABLED: "False"
+HEADRACE_DEPLOYMENT: /etc/headrace/deployment.json
+SERVICE_BINDING_ROOT: /bindings
+{{- end }}
+
+{{/* The path of baseUrl, such as /airflow, or nothing. */}}
+{{- define "airflow.prefix" -}}
+{{- regexReplaceAll "^https?://[^/]+" .Values.baseUrl "" -}}
+{{- end }}
+
+{{- define "airflow.deployment" -}}
+{{- dict
+  "project" "/opt/headrace"
+  "root" .Values.storage.root
+  "bindings" "/bindings"
+  "drivers" (dict
+    "kind" "kubernetes"
+    "namespace" .Values.sparkNamespace
+    "image" (include "airflow.image" .Values.sparkImage)
+    "driver_template" "/etc/spark-pod-templates/driver.yaml"
+    "executor_template" "/etc/spark-pod-templates/executor.yaml"
+    "grace_seconds" .Values.driver.graceSeconds
+    "conf" .Values.driver.conf)
+  | toJson -}}
+{{- end }}
+
+{{/* One container of Airflow. Argument: dict root, name, args (list), resources, extra (more of the container). */}}
+{{- define "airflow.container" -}}
+{{- $root := .root -}}
+name: {{ .name }}
+image: {{ include "airflow.image" $root.Values.image }}
+imagePullPolicy: IfNotPresent
+command: [/usr/bin/tini, -g, --]
+args: {{ toJson .args }}
+envFrom: [{configMapRef: {name: airflow}}]
+resources:
+  {{- toYaml .resources | nindent 2 }}
+securityContext:
+  {{- include "airflow.containerSecurity" $root | nindent 2 }}
+volumeMounts:
+  - {name: home, mountPath: /opt/airflow}
+  - {name: secrets, mountPath: /opt/airflow/airflow.cfg, subPath: airflow.cfg, readOnly: true}
+  - {name: logs, mountPath: /opt/airflow/logs}
+  - {name: tmp, mountPath: /tmp}
+  - {name: headrace, mountPath: /etc/headrace, readOnly: true}
+  {{- if .operates }}
+  - {name: pod-templates, mountPath: /etc/spark-pod-templates, readOnly: true}
+  - {name: bindings, mountPath: /bindings, readOnly: true}
+  {{- if $root.Values.storage.sharedVolume }}
+  - {name: data, mountPath: /data}
+  {{- end }}
+  {{- end }}
+  {{- if .passwords }}
+  - {name: secrets, mountPath: /secrets/passwords.json, subPath: passwords.json, readOnly: true}
+  {{- end }}
+{{- end }}
+
+{{- define "airflow.volumes" -}}
+- {name: home, emptyDir: {sizeLimit: 512Mi}}
+- {name: tmp, emptyDir: {sizeLimit: 6Gi}}
+- {name: secrets, secret: {secretName: airflow, defaultMode: 0440}}
+- {name: logs, persistentVolumeClaim: {claimName: airflow-logs}}
+- {name: headrace, configMap: {name: airflow-headrace}}
+{{- if .operates }}
+- {name: pod-templates, configMap: {name: spark-pod-templates}}
+- name: bindings
+  projected:
+    defaultMode: 0440
+    sources:
+      - secret: {name: kafka-admin, items: {{ include "airflow.bindingItems" (dict "system" "kafka" "keys" (list "type" "bootstrapServers" "securityProtocol" "saslMechanism" "username" "password" "ca.crt")) }}}
+      - secret: {name: cassandra-admin, items: {{ include "airflow.bindingItems" (dict "system" "cassandra" "keys" (list "type" "contactPoints" "port" "localDatacenter" "username" "password" "ca.crt")) }}}
+{{- if .root.Values.storage.sharedVolume }}
+- {name: data, persistentVolumeClaim: {claimName: data}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "airflow.bindingItems" -}}
+{{- $system := .system -}}
+[{{ range $i, $key := .keys }}{{ if $i }}, {{ end }}{key: {{ $key }}, path: {{ $system }}/{{ $key }}}{{ end }}]
+{{- end }}
+
+{{/* One part of Airflow. Argument: dict root, part, args, resources, probe (yaml text), account, operates, passwords. */}}
+{{- define "airflow.deploymentOf" -}}
+{{- $root := .root -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: airflow-{{ .part }}
+  labels:
+    {{- include "airflow.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ .part }}
+spec:
+  replicas: 1
+  # Two schedulers of one kind would only fight over the same processor; the old one ends first.
+  strategy: {type: Recreate}
+  selector:
+    matchLabels:
+      {{- include "airflow.selector" $root | nindent 6 }}
+      app.kubernetes.io/component: {{ .part }}
+  template:
+    metadata:
+      labels:
+        {{- include "airflow.selector" $root | nindent 8 }}
+        app.kubernetes.io/component: {{ .part }}
+        {{- if .account }}
+        headrace/api-server: allowed
+        {{- end }}
+      annotations:
+        headrace/config: {{ printf "%s%s" (include "airflow.environment" $root) (include "airflow.deployment" $root) | sha256sum }}
+    spec:
+      serviceAccountName: {{ .account | default "airflow-none" }}
+      automountServiceAccountToken: {{ not (empty .account) }}
+      enableServiceLinks: false # else AIRFLOW_PORT... variables appear
+      terminationGracePeriodSeconds: 60
+      securityContext:
+        {{- include "airflow.podSecurity" 185 | nindent 8 }}
+      initContainers:
+        # Waits for the migration Job; nothing else orders the two, so --wait cannot hang on a hook.
+        - {{- include "airflow.container" (dict "root" $root "name" "migrated" "args" (list "airflow" "db" "check-migrations" "--migration-wait-timeout" "300") "resources" (dict "requests" (dict "cpu" "100m" "memory" "256Mi" "ephemeral-storage" "64Mi") "limits" (dict "memory" "512Mi" "ephemeral-storage" "256Mi"))) | nindent 10 }}
+      containers:
+        - {{- include "airflow.container" (dict "root" $root "name" .part "args" .args "resources" .resources "operates" .operates "passwords" .passwords) | nindent 10 }}
+          {{- .probe | nindent 10 }}
+      volumes:
+        {{- include "airflow.volumes" (dict "root" $root "operates" .operates) | nindent 8 }}
+{{- end }}

@@ -28,6 +28,58 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* Pod template of one role; Spark adds image, command, resources, bindings. Argument: dict root, role. */}}
+{{- define "spark.template" -}}
+{{- $root := .root -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    app.kubernetes.io/part-of: headrace
+    {{- if eq .role "driver" }}
+    headrace/api-server: allowed
+    {{- end }}
+  {{- if eq .role "driver" }}
+  annotations:
+    prometheus.io/scrape: "true"
+    prometheus.io/port: "9108"
+  {{- end }}
+spec:
+  automountServiceAccountToken: {{ eq .role "driver" }}
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
+  securityContext:
+    {{- include "spark.podSecurity" 185 | nindent 4 }}
+  {{- with (get $root.Values .role).nodeSelector }}
+  nodeSelector: {{ toJson . }}
+  {{- end }}
+  {{- with (get $root.Values .role).tolerations }}
+  tolerations: {{ toJson . }}
+  {{- end }}
+  containers:
+    - name: {{ .role }}
+      {{- if eq .role "driver" }}
+      # Kubernetes tells the JVM alone, whose shutdown hooks would break the running batch off: Python is told first, and
+      # the container waits until both have ended.
+      lifecycle:
+        preStop:
+          exec:
+            command: [bash, -c, "pkill -TERM -x python3; while pgrep -x 'python3|java' >/dev/null; do sleep 0.1; done"]
+      {{- end }}
+      securityContext:
+        {{- include "spark.containerSecurity" $root | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        {{- if $root.Values.sharedVolume }}
+        - {name: data, mountPath: /data}
+        {{- end }}
+  volumes:
+    - {name: tmp, emptyDir: {sizeLimit: {{ $root.Values.scratchSize }}}}
+    {{- if $root.Values.sharedVolume }}
+    - {name: data, persistentVolumeClaim: {claimName: data}}
+    {{- end }}
+{{- end }}
+
 {{- define "spark.image" -}}
 {{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}

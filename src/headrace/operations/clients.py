@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cassandra.auth import PlainTextAuthProvider
@@ -12,7 +12,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, N
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.contract.bindings import CassandraBinding, read_cassandra, read_kafka
 from headrace.errors import HeadraceError
 
 
@@ -35,9 +35,8 @@ def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 @contextmanager
-def cassandra_session(root: Path) -> Iterator[Session]:
-    """Give a Cassandra session, logged in as the binding's user. Raises HeadraceError where nothing answers."""
-    binding = read_cassandra(root)
+def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator[Session]:
+    """Give a Cassandra session of a binding. Raises NoHostAvailable where nothing answers or the login is refused."""
     profile = ExecutionProfile(DCAwareRoundRobinPolicy(binding.local_datacenter), request_timeout=30)
     cluster = Cluster(
         list(binding.contact_points),
@@ -46,16 +45,25 @@ def cassandra_session(root: Path) -> Iterator[Session]:
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=ExponentialReconnectionPolicy(0.5, 5),
         protocol_version=5,
+        connect_timeout=connect_seconds,
         ssl_context=cassandra_tls(binding.ca_file),
     )
     try:
+        yield cluster.connect()
+    finally:
+        cluster.shutdown()
+
+
+@contextmanager
+def cassandra_session(root: Path) -> Iterator[Session]:
+    """Give a Cassandra session, logged in as the binding's user. Raises HeadraceError where nothing answers."""
+    binding = read_cassandra(root)
+    with ExitStack() as stack:
         try:
-            session = cluster.connect()
+            session = stack.enter_context(log_in(binding))
         except NoHostAvailable as error:
             raise HeadraceError(
                 f"Cassandra at {','.join(binding.contact_points)}:{binding.port} refuses {binding.username} or does not "
                 "answer: see `headrace status`, then `headrace up`."
             ) from error
         yield session
-    finally:
-        cluster.shutdown()

@@ -10,17 +10,14 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 from cassandra import DriverException
-from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import DCAwareRoundRobinPolicy
+from cassandra.cluster import NoHostAvailable, Session
 
 from headrace.contract.bindings import CassandraBinding, binding_root, read_cassandra
 from headrace.errors import HeadraceError
-from headrace.operations.clients import cassandra_tls
+from headrace.operations.clients import log_in
 
 _DEFAULT = "cassandra"
 _NOT_YET = (NoHostAvailable, DriverException)  # no listener, a refused password, or a role manager not set up so early
@@ -41,13 +38,13 @@ def ensure(binding: CassandraBinding, replicas: int, seconds: float) -> None:
 
 def _done(binding: CassandraBinding, replicas: int) -> bool:
     try:
-        with _login(binding, binding.username, binding.password) as session:
+        with log_in(binding, connect_seconds=10) as session:
             _shut_out_default(session)
             return True
     except _NOT_YET:
         pass
     try:
-        with _login(binding, _DEFAULT, _DEFAULT) as session:
+        with log_in(replace(binding, username=_DEFAULT, password=_DEFAULT), connect_seconds=10) as session:
             if replicas > 1:
                 session.execute(
                     "ALTER KEYSPACE system_auth WITH replication = "
@@ -58,24 +55,6 @@ def _done(binding: CassandraBinding, replicas: int) -> bool:
     except _NOT_YET:
         pass
     return False
-
-
-@contextmanager
-def _login(binding: CassandraBinding, username: str, password: str) -> Iterator[Session]:
-    profile = ExecutionProfile(DCAwareRoundRobinPolicy(binding.local_datacenter), request_timeout=20)
-    cluster = Cluster(
-        list(binding.contact_points),
-        port=binding.port,
-        auth_provider=PlainTextAuthProvider(username, password),
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-        protocol_version=5,
-        connect_timeout=10,
-        ssl_context=cassandra_tls(binding.ca_file),
-    )
-    try:
-        yield cluster.connect()
-    finally:
-        cluster.shutdown()
 
 
 def _shut_out_default(session: Session) -> None:

@@ -1,0 +1,86 @@
+"""Provision all pipelines from inside the cluster: `python -m ...provision_cluster`, a Job of the Airflow chart.
+
+The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
+are given to Kafka and Cassandra here. A password that was rotated since is set anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cassandra.cluster import NoHostAvailable
+
+from headrace.contract import bindings, names
+from headrace.contract.bindings import CassandraBinding
+from headrace.errors import HeadraceError
+from headrace.operations import deployment
+from headrace.operations.clients import cassandra_session, log_in
+from headrace.operations.provision import Change, provision
+
+_PATIENCE_SECONDS = 300.0  # Kafka and Cassandra start at the same time as this Job
+_POLL_SECONDS = 5
+
+
+def run(admin: Path, logins: Path, names_of_pipelines: Sequence[str], replicas: int) -> list[Change]:
+    """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
+    told = deployment.load()
+    pipelines = told.pipelines()
+    wanted = [pipelines[name] for name in names_of_pipelines or pipelines]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for pipeline in wanted:
+            for system in ("kafka", "cassandra"):
+                secret = (logins / f"{pipeline.name}.{system}.password").read_text()
+                bindings.write_private(root / pipeline.name / system / "password", secret)
+        changes = provision(wanted, admin, root, replicas)
+        for pipeline in wanted:
+            changes += _rotated(admin, pipeline.name, (root / pipeline.name / "cassandra" / "password").read_text())
+    return changes
+
+
+def _rotated(admin: Path, pipeline: str, password: str) -> list[Change]:
+    """Set the role's password where the mounted one does not log in: provisioning leaves one that is known alone."""
+    role = names.principal(pipeline)
+    own: CassandraBinding = replace(bindings.read_cassandra(admin), username=role, password=password)
+    try:
+        with log_in(own):
+            return []
+    except NoHostAvailable:
+        pass
+    with cassandra_session(admin) as session:
+        session.execute(f'ALTER ROLE "{role}" WITH PASSWORD = %s AND LOGIN = true', (password,))
+    return [Change(pipeline, "password", role)]
+
+
+def main() -> int:
+    """Provision as soon as both systems answer; print what changed, no secret."""
+    admin = deployment.load().bindings
+    logins = Path(os.environ["HEADRACE_LOGINS"])
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            changes = run(admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")))
+            break
+        except HeadraceError as refusal:
+            if time.monotonic() > deadline:
+                raise
+            sys.stdout.write(f"not yet: {refusal}\n")
+            time.sleep(_POLL_SECONDS)
+    for change in changes:
+        sys.stdout.write(f"{change.pipeline}: {change.kind} {change.name}\n")
+    sys.stdout.write(f"done, {len(changes)} changes\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HeadraceError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        sys.exit(refusal.exit_code)
