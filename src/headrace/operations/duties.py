@@ -9,8 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.contract import names
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import control, drivers, intent
+from headrace.operations import batch_views, control, drivers, intent
+from headrace.operations.checkpoints import prune as prune_checkpoints
+from headrace.operations.checkpoints import restore as restore_checkpoints
+from headrace.operations.checkpoints import snapshots
+from headrace.operations.checkpoints import verify as verify_checkpoints
+from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import Driver, Launcher
 
 START_SECONDS = 300.0
@@ -70,3 +77,109 @@ def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: flo
 def _told(pipeline: str, gentle: bool | None) -> dict[str, Any]:
     words = {None: "did not run", True: "stopped", False: "killed after the grace time"}
     return {"pipeline": pipeline, "ended": words[gentle]}
+
+
+def verify_and_snapshot(own: Deployment, pipeline: str) -> dict[str, Any]:
+    """Verify every query and take a snapshot of the sound ones. Raises HeadraceError, after the others, if one is not."""
+    described = _described(own, pipeline)
+    taken: dict[str, str] = {}
+    faults = []
+    for report in verify_checkpoints.verify_all(own.root, [described], own.bindings):
+        if report.generation is None:
+            continue
+        query = report.query.removeprefix(names.query_name(pipeline, ""))
+        if report.sound:
+            taken[query] = snapshots.take(own.root, pipeline, query, reason="nightly").id
+        else:
+            worst = next(finding for finding in report.findings if finding.severity == "critical")
+            faults.append(f"{report.query}: {worst.what} at {worst.where}, see {worst.runbook}")
+    if faults:
+        raise HeadraceError(f"Checkpoints are not sound, and no snapshot of them was taken: {'; '.join(faults)}.")
+    return {"pipeline": pipeline, "taken": taken}
+
+
+def verify(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
+    """Verify one query. Raises HeadraceError if its checkpoint is not sound."""
+    report = verify_checkpoints.verify(own.root, _described(own, pipeline), query, own.bindings)
+    if not report.sound:
+        told = "; ".join(f"{finding.what} at {finding.where}, see {finding.runbook}" for finding in report.findings)
+        raise HeadraceError(f"{report.query} is not sound: {told}.")
+    return {"query": report.query, "sound": True, "findings": len(report.findings)}
+
+
+def plan_restore(own: Deployment, pipeline: str, query: str, snapshot: str = "") -> dict[str, Any]:
+    """Return the plan of a restore, JSON-safe, with `words` for a person. Raises HeadraceError where it is blocked."""
+    described = _described(own, pipeline)
+    if query not in names.query_names(described):
+        raise HeadraceError(f"{pipeline} has no query {query!r}: it has {', '.join(names.query_names(described))}.")
+    plan = restore_checkpoints.plan(own.launcher(), described, query, snapshot or None, own.bindings)
+    if plan.blockers:
+        raise HeadraceError(f"{pipeline}.{query} cannot be restored now: {'; '.join(plan.blockers)}.")
+    words = [
+        (
+            f"**{pipeline}.{query}** goes back to batch {plan.batch} of generation {plan.source_generation}, as generation "
+            f"{plan.new_generation}, from snapshot `{plan.snapshot}`."
+        ),
+        f"{plan.again:,} offsets are read again. Nothing of the present generation is touched.",
+        *(f"Mind: {warning}" for warning in plan.warnings),
+    ]
+    return plan.to_json_dict() | {"words": "\n\n".join(words)}
+
+
+def recheck_restore(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+    """Return the same plan if it still is the one. Raises HeadraceError if something has changed meanwhile."""
+    now = plan_restore(own, planned["pipeline"], planned["query"], planned["snapshot"])
+    if now["fingerprint"] != planned["fingerprint"]:
+        raise HeadraceError(
+            f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: plan it anew."
+        )
+    return now
+
+
+def restore(own: Deployment, planned: dict[str, Any], *, by: str, reason: str) -> dict[str, Any]:
+    """Carry out a plan of `plan_restore`; returns {pipeline, query, generation}."""
+    described = _described(own, planned["pipeline"])
+    fields = {key: value for key, value in planned.items() if key != "words"}
+    fields |= {"blockers": tuple(planned["blockers"]), "warnings": tuple(planned["warnings"])}
+    made = restore_checkpoints.act(
+        own.launcher(), described, restore_checkpoints.Plan(**fields), by=by, reason=reason, bindings=own.bindings
+    )
+    return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
+
+
+def plan_prune(own: Deployment, retention: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan of a prune with `words` for a person, or {} where there is nothing to do."""
+    kept = prune_checkpoints.Retention(**retention)
+    plan = prune_checkpoints.plan(own.root, own.pipelines().values(), kept)
+    if not plan.items:
+        return {}
+    lines = [
+        f"- {'delete' if item.delete else 'to the trash'}: {item.why}, {item.bytes:,} bytes" for item in plan.items
+    ]
+    more = [f"- and {len(lines) - 50} more"] if len(lines) > 50 else []
+    return {
+        "fingerprint": plan.fingerprint,
+        "retention": retention,
+        "items": len(plan.items),
+        "words": "\n".join(lines[:50] + more),
+    }
+
+
+def recheck_prune(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+    """Return the same plan if it still is the one. Raises HeadraceError if there is other work by now."""
+    now = plan_prune(own, planned["retention"])
+    if now.get("fingerprint") != planned["fingerprint"]:
+        raise HeadraceError("There is other work for a prune than what was approved: plan it anew.")
+    return now
+
+
+def prune(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a plan of `plan_prune`; returns how many trees went where."""
+    kept = prune_checkpoints.Retention(**planned["retention"])
+    done = prune_checkpoints.act(own.root, list(own.pipelines().values()), kept, planned["fingerprint"])
+    deleted = sum(item.delete for item in done.items)
+    return {"trashed": len(done.items) - deleted, "deleted": deleted}
+
+
+def _described(own: Deployment, pipeline: str) -> Pipeline:
+    return batch_views.pipeline_of(own, pipeline)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+from airflow.sdk import BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task
 
 OWNER = "platform"
 OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
@@ -25,7 +25,8 @@ TAGS = {
 }
 """The closed list: every DAG has exactly one layer and one impact, and the systems that it touches."""
 
-CONNECTIONS = ("spark_batch",)
+SPARK_CONNECTION = "spark_batch"
+CONNECTIONS = (SPARK_CONNECTION,)
 """The connections that tasks use: every deployment declares each of them (locally `headrace up`, else the chart)."""
 
 ANSWER_WITHIN = timedelta(hours=12)
@@ -61,6 +62,26 @@ def dag_arguments(
             "execution_timeout": timedelta(minutes=10),
         },
     }
+
+
+@task(
+    max_active_tis_per_dagrun=1, execution_timeout=timedelta(minutes=55), map_index_template="{{ submission['name'] }}"
+)
+def spark_run(submission: dict[str, Any]) -> None:
+    """Run spark-submit for one order until it ends (`spark_runs.submission`), by the provider's operator.
+
+    Imported here and not at parse: the provider costs 4 s of CPU a file. A missing connection is an error: the hook
+    alone would take master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
+    """
+    from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+
+    BaseHook.get_connection(SPARK_CONNECTION)
+    spark_submit = SparkSubmitOperator(task_id="spark_submit", conn_id=SPARK_CONNECTION, **submission)
+    try:
+        spark_submit.execute(get_current_context())
+    except BaseException:
+        spark_submit.on_kill()  # no spark-submit outlives its task: a finite run is repeated as a whole
+        raise
 
 
 def document(purpose: str, *, inputs: str, effects: str, command: str, runbook: str) -> str:
