@@ -20,6 +20,14 @@ SNAPSHOT_OFFSETS = "headrace-offsets"
 
 
 @dataclass(frozen=True)
+class Note:
+    """What an append noted: `<pipeline>.<query>/<generation>/<batch>`, and the end of each partition in the table."""
+
+    identity: str
+    ends: Offsets
+
+
+@dataclass(frozen=True)
 class Archived:
     """The newest note of an archive table; `at_ms` is when its snapshot was made (milliseconds since 1970)."""
 

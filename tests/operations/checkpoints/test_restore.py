@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import fsspec
@@ -172,6 +173,7 @@ def test_what_was_approved_is_what_is_done(root: str) -> None:
     snapshots.take(root, "pos_sales", "tumbling")
     planned = restore.plan(FakeLauncher(root), POS, "tumbling")
     assert generation.current(root, "pos_sales", "tumbling") == made, "a plan changes nothing"
+    assert restore.Plan.from_json_dict(json.loads(json.dumps(planned.to_json_dict()))) == planned
     begin(root)
     with pytest.raises(HeadraceError, match="is not as it was when this was planned"):
         restore.act(FakeLauncher(root), POS, planned, **WHO)

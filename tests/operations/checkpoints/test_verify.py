@@ -150,6 +150,15 @@ def test_a_ledger_with_a_hole_is_a_warning(root: str) -> None:
     assert _faults(root) == [("LEDGER_GAP", "warning")]
 
 
+def test_a_record_or_an_entry_that_cannot_be_read_is_a_finding_and_not_the_end(root: str) -> None:
+    made = begin(root, "archive_pos", stateful=False)
+    run(root, made, range(4), stateful=False)
+    put(f"{made.paths(root).ledger}/{ledger.record_name(3)}", '{"batch":')
+    assert ("LOG_BROKEN", "critical") in _faults(root, "archive_pos")
+    put(offsets_entry(made.paths(root).checkpoint, 2), "v1\n{}\nx")
+    assert ("LOG_BROKEN", "critical") in _faults(root, "archive_pos")
+
+
 def test_every_fault_has_a_runbook_that_is_there() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("Checkpoint*.md")}
     assert {page for page in soundness.RUNBOOKS.values() if page} == pages

@@ -26,6 +26,12 @@ def inspect(root: str, pipeline: str, query: str) -> dict[str, Any]:
     }
 
 
+def has_batch(root: str, pipeline: str, query: str) -> bool:
+    """Return whether the query's current generation has a finished batch."""
+    now = generation.current(root, pipeline, query)
+    return now is not None and checkpoint.newest_batch(now.paths(root).checkpoint) is not None
+
+
 def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> dict[str, Any]:
     planned = checkpoint.newest_batch(paths.checkpoint, "offsets")
     committed = checkpoint.newest_batch(paths.checkpoint)

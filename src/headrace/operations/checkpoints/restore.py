@@ -55,6 +55,11 @@ class Plan:
         """Return the plan as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json_dict(cls, told: dict[str, Any]) -> Plan:
+        """Return the plan that `to_json_dict` gave: what an approval was asked for."""
+        return cls(**told | {name: tuple(told[name]) for name in ("blockers", "warnings")})
+
 
 def plan(
     launcher: Launcher, pipeline: Pipeline, query: str, snapshot: str | None = None, bindings: Path | None = None

@@ -5,7 +5,7 @@ Read-only and safe beside a running driver. What cannot be asked is a finding of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,12 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     if chosen is None:
         return Report(name, None, None, ())
     own = chosen.paths(root)
-    findings = _structure(own, chosen)
+    findings = _readable(own.checkpoint, lambda: soundness.structure(own, stateful=is_stateful(chosen)))
     batch = checkpoint.newest_batch(own.checkpoint)
     if bindings and batch is not None:
-        findings += kafka_holds(bindings, own.checkpoint, batch)
-    findings += _sinks(root, pipeline, query, chosen)
-    return Report(name, chosen.number, batch, tuple(findings))
+        findings += _readable(own.checkpoint, lambda: kafka_holds(bindings, own.checkpoint, batch))
+    findings += _readable(own.ledger, lambda: _sinks(root, pipeline, query, chosen))
+    return Report(name, chosen.number, batch, tuple(dict.fromkeys(findings)))
 
 
 def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[Report]:
@@ -65,11 +65,12 @@ def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None =
     return [verify(root, pipeline, query, bindings) for pipeline in pipelines for query in names.query_names(pipeline)]
 
 
-def _structure(own: paths.GenerationPaths, chosen: generation.Generation) -> list[Finding]:
+def _readable(where: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return what a look finds; what it cannot read is a finding, not the end of the verification."""
     try:
-        return soundness.structure(own, stateful=is_stateful(chosen))
-    except HeadraceError as error:  # a ledger record that is no JSON
-        return [Finding("LEDGER_DIFFERS", "critical", own.ledger, f"cannot be read: {error}")]
+        return look()
+    except (HeadraceError, ValueError, KeyError, IndexError) as error:
+        return [Finding("LOG_BROKEN", "critical", where, f"has a file that cannot be read: {error}")]
 
 
 def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
