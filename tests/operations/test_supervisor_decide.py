@@ -129,7 +129,7 @@ def test_what_is_not_wanted_is_stopped_and_what_an_upgrade_holds_is_left_alone()
     assert decided(later(replace(gone(), wish=held), 2), memory)[0].kind == "START"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(observations(), memories(), st.integers(0, 2**32))
 def test_the_unknown_is_never_touched_and_a_look_makes_at_most_one_start(
     observation: Observation, memory: Memory, seed: int

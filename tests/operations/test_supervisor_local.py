@@ -76,8 +76,12 @@ def living(launcher: LocalLauncher) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLauncher, tmp_path: Path, seed: int):
-    """Two processes, as a task of Airflow and a command line would be; they begin within 20 ms of each other."""
+    """Two processes, as a task of Airflow and a command line would be; they begin within 20 ms of each other.
+
+    Slow: two hundred small processes, one after the other (8 s).
+    """
     dice = random.Random(seed)
     command = [sys.executable, "-c", SUBMITTER, str(tmp_path), light_driver.__file__, NAME]
     submitters = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -222,7 +222,7 @@ def memories(draw: st.DrawFn) -> Memory:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(observations(), memories())
 def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation: Observation, memory: Memory) -> None:
     remembered = remember(observation, memory)
@@ -246,7 +246,7 @@ def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation:
     assert GRAVITY.index(found.pipeline.verdict) == worst
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(observations(), memories())
 def test_what_could_not_be_asked_is_never_called_dead(observation: Observation, memory: Memory) -> None:
     found = judge(PIPELINE, observation, remember(observation, memory)).pipeline
