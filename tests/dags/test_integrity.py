@@ -20,13 +20,29 @@ PARSE_CPU_SECONDS = 2.0
 """What a file may cost above `airflow.sdk` itself: the dag-processor pays it every half minute."""
 
 EXPECTED = {
+    "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
+    "dead_letter_replay", "quality", "reconcile", "reconcile_repair", "sink_upkeep", "stream_upgrade",
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor",
 }  # fmt: skip
 
 # Orders that must hold; a DAG without the second task fails here too.
-CRITICAL_EDGES: list[tuple[str, str, str]] = []
+CRITICAL_EDGES = [
+    ("stream_upgrade", "check", "stop"),
+    ("stream_upgrade", "stop", "snapshot"),
+    ("stream_upgrade", "snapshot", "start"),
+    ("stream_upgrade", "watch", "keep"),
+    ("stream_upgrade", "watch", "roll_back"),
+    ("checkpoint_drill", "spark_run", "judge"),
+    ("checkpoint_restore", "approve_restore", "recheck_restore"),
+    ("checkpoint_restore", "restore_act", "verify_restored"),
+    ("batch_views", "spark_run", "computed"),
+    ("reconcile", "spark_run", "judge"),
+    ("quality", "plan_checks", "run_checks"),
+    ("quality", "together", "gate"),
+]
 
-HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "supervise")}  # the next minute's pass is the retry
+# the next minute's pass is the retry; a gate tells the same of the same result however often it is asked
+HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "supervise"), ("quality", "gate")}
 
 
 def _probe(project: Path, home: Path, seed: str) -> dict[str, Any]:

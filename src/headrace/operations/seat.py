@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from airflow.sdk import BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task
 
 OWNER = "platform"
@@ -26,6 +27,7 @@ TAGS = {
 """The closed list: every DAG has exactly one layer and one impact, and the systems that it touches."""
 
 SPARK_CONNECTION = "spark_batch"
+DAY_OR_NOTHING = r"^(\d{4}-\d{2}-\d{2})?$"
 CONNECTIONS = (SPARK_CONNECTION,)
 """The connections that tasks use: every deployment declares each of them (locally `headrace up`, else the chart)."""
 
@@ -100,6 +102,14 @@ def pipeline_names(dag_file: str) -> list[str]:
     return sorted(path.stem for path in (Path(dag_file).resolve().parent.parent / "pipelines").glob("*.yaml"))
 
 
+def topics_of(dag_file: str) -> list[str]:
+    """Return the source topics of the project that a DAG file belongs to."""
+    folder = Path(dag_file).resolve().parent.parent / "pipelines"
+    return sorted(
+        topic for path in folder.glob("*.yaml") for topic in yaml.safe_load(path.read_text()).get("sources", ())
+    )
+
+
 def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Param:
     """Return a form field that takes any of the pipelines; none chosen is refused when the run begins."""
     return Param(
@@ -134,3 +144,8 @@ def chosen(names: Sequence[str]) -> list[str]:
 def who(dag_run: object) -> str:
     """Return who triggered a run (Airflow's DagRun as a task sees it), as the wish records it."""
     return f"{getattr(dag_run, 'triggering_user_name', None) or getattr(dag_run, 'run_type', 'a run')} (Airflow)"
+
+
+def told(what: str, fraction: float) -> None:
+    """Write progress into the task's log."""
+    print(f"{what}: {fraction:.0%}")  # noqa: T201 - the log of a task is its standard output

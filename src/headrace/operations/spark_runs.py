@@ -12,6 +12,7 @@ from typing import Any
 
 from headrace.contract import names, views
 from headrace.contract import snapshot as kept
+from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, batch_views, reconcile
 from headrace.operations.batch_views import pipeline_of
 from headrace.operations.checkpoints import drill
@@ -57,6 +58,20 @@ def plan_reconcile(deployment: Deployment, pipelines: Iterable[str], run: str) -
     return [submission(deployment, given) for given in orders]
 
 
+def judge_reconcile(deployment: Deployment, submitted: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the summaries of reconciliations. Raises HeadraceError that names the differences of all that differ."""
+    reports = [report(deployment, each) for each in submitted]
+    faults = []
+    for each in reports:
+        try:
+            reconcile.require_even(each)
+        except HeadraceError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise HeadraceError(" ".join(faults))
+    return [reconcile.summary(each) for each in reports]
+
+
 def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[dict[str, Any]]:
     """Order the drill of the newest snapshot of every query that has one. Returns one submission each."""
     orders = [
@@ -75,7 +90,7 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Mapping[str, Any]])
         _, pipeline, run = each["application_args"]
         try:
             told.append(drill.judge(deployment.root, pipeline, run))
-        except Exception as fault:
+        except HeadraceError as fault:
             faults.append(fault)
     if faults:
         raise faults[0]

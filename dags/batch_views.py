@@ -1,0 +1,57 @@
+"""The batch layer, every night: the streams' transforms over the archive, day by day."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, task
+
+from headrace.operations import seat
+
+PIPELINES = seat.pipeline_names(__file__)
+VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
+
+with DAG(
+    "batch_views",
+    schedule="37 3 * * *",
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Compute the batch views of closed days with the same transforms as the streams. A day is replaced as a whole, "
+            "so a repeat changes nothing; days that late records touched are found and computed again. First and last day "
+            "order a backfill.",
+            inputs="the Iceberg archive, the ledgers.",
+            effects="batch tables in the lake, and with them the horizon of the serving view.",
+            command="headrace batch views",
+            runbook="howto/batch-layer.md",
+        ),
+        tags=("batch", "spark", "lake", "writes"),
+        params={
+            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
+            "first": Param(
+                "", type="string", pattern=seat.DAY_OR_NOTHING, title="First day", description="Empty: what is new."
+            ),
+            "last": Param("", type="string", pattern=seat.DAY_OR_NOTHING, title="Last day"),
+        },
+        minutes=6 * 60,
+    ),
+):
+
+    @task
+    def plan_views(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Order the days of each pipeline that has views."""
+        from headrace.operations import deployment, spark_runs
+
+        form = params or {}
+        chosen = seat.chosen(form["pipelines"])
+        return spark_runs.plan_views(deployment.load(), chosen, run_id or "", form["first"], form["last"])
+
+    @task(outlets=[VIEWS])
+    def computed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tell what was computed; reconciliation waits for it."""
+        from headrace.operations import deployment, spark_runs
+
+        own = deployment.load()
+        return [spark_runs.report(own, each) for each in runs]
+
+    runs = plan_views()
+    seat.spark_run.expand(submission=runs) >> computed(runs)  # type: ignore[arg-type]

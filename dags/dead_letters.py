@@ -1,0 +1,82 @@
+"""Dead letters: replay what was refused into its topic, once the cause is mended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param, task
+
+from headrace.operations import seat
+
+TOPICS = seat.topics_of(__file__)
+
+with DAG(
+    "dead_letter_replay",
+    schedule=None,
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Send refused records of one topic into it again: each letter once, never in a loop. Plan, approval (Reject by "
+            "default), the same plan again, act.",
+            inputs="the dead-letter topic, the journals of earlier replays.",
+            effects="records are appended to the source topic.",
+            command="headrace dead-letters replay",
+            runbook="howto/dead-letters.md",
+        ),
+        tags=("speed", "kafka", "destructive"),
+        params={
+            "topic": Param(TOPICS[0], type="string", enum=TOPICS, title="Source topic"),
+            "reason": Param(
+                "", type="string", title="Reason", description="Only letters with this reason word; empty: all."
+            ),
+            "again": Param(False, type="boolean", title="Also letters that were replayed before"),
+        },
+        minutes=13 * 60,
+    ),
+):
+
+    @task
+    def plan_replay(
+        params: dict[str, Any] | None = None, run_id: str | None = None, dag_run: object = None
+    ) -> dict[str, Any]:
+        """Choose the letters and write the plan down; nothing is sent."""
+        from headrace.operations import deployment, duties_batch
+
+        form = params or {}
+        return duties_batch.plan_replay(
+            deployment.load(),
+            form["topic"],
+            form["reason"],
+            again=form["again"],
+            run=run_id or "",
+            by=seat.who(dag_run),
+        )
+
+    @task
+    def recheck_replay(planned: dict[str, Any]) -> dict[str, Any]:
+        """Look that the written list of letters is the approved one, and that none was replayed meanwhile."""
+        from headrace.operations import deployment, duties_batch
+
+        return duties_batch.recheck_replay(deployment.load(), planned)
+
+    @task
+    def replay_act(planned: dict[str, Any]) -> dict[str, Any]:
+        """Send the letters; a repeat sends nothing twice."""
+        from headrace.operations import dead_letters_replay, deployment
+
+        own = deployment.load()
+        return dead_letters_replay.act(own.root, own.bindings, planned["topic"], planned["run"], planned["fingerprint"])
+
+    planned = plan_replay()
+    approve_replay = ApprovalOperator(
+        task_id="approve_replay",
+        subject="Replay dead letters into {{ params.topic }}?",
+        body="{{ ti.xcom_pull(task_ids='plan_replay')['words'] }}",
+        defaults="Reject",
+        response_timeout=seat.ANSWER_WITHIN,
+        execution_timeout=None,
+        doc_md="Waits for a person; nobody's answer is Reject.",
+    )
+    rechecked = recheck_replay(planned)
+    planned >> approve_replay >> rechecked
+    replay_act(rechecked)

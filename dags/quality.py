@@ -1,0 +1,94 @@
+"""Expectations on every sink, every hour: a critical one that fails holds the sink's asset back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, AssetAlias, task
+
+from headrace.operations import seat
+
+PIPELINES = seat.pipeline_names(__file__)
+PASSED = AssetAlias("sinks_that_passed")
+
+with DAG(
+    "quality",
+    schedule="7 * * * *",
+    **seat.dag_arguments(
+        doc=seat.document(
+            "Run the suite of every sink over closed windows, finished batches and fixed offset ranges. A critical "
+            "expectation that fails fails the sink's gate and holds its asset back; a warning shows. Failing keys go to "
+            "the quarantine table, full results and Data Docs to storage; a pipeline whose file says so is paused.",
+            inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
+            effects="quarantine, results and Data Docs; a pipeline may be paused.",
+            command="headrace quality run",
+            runbook="runbooks/QualityCritical.md",
+        ),
+        tags=("serving", "quality", "cassandra", "kafka", "writes"),
+        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        minutes=90,
+    ),
+):
+
+    @task
+    def chosen(params: dict[str, Any] | None = None) -> list[str]:
+        """Return the pipelines of the form."""
+        return seat.chosen((params or {})["pipelines"])
+
+    @task(map_index_template="{{ pipeline }}")
+    def plan_checks(pipeline: str) -> dict[str, Any]:
+        """Fix windows, batches and offsets: what is checked stays the same however often it is repeated."""
+        from headrace.operations import deployment
+        from headrace.operations.quality import duty
+
+        return {"pipeline": pipeline, "checks": duty.plan_checks(deployment.load(), pipeline)}
+
+    # Great Expectations is imported here, once for all sinks of a pipeline: 10 s and half a gigabyte.
+    @task(
+        max_active_tis_per_dagrun=1,
+        execution_timeout=timedelta(minutes=20),
+        map_index_template="{{ planned['pipeline'] }}",
+    )
+    def run_checks(planned: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read, validate and keep. Findings are results here, not errors."""
+        from headrace.operations import deployment
+        from headrace.operations.quality import duty
+
+        return duty.run_checks(deployment.load(), planned["pipeline"], planned["checks"], report=seat.told)
+
+    @task
+    def together(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Return the summaries of all sinks."""
+        return [summary for each in found for summary in each]
+
+    @task(outlets=[PASSED], retries=0, map_index_template="{{ summary['sink'] }}")
+    def gate(summary: dict[str, Any], outlet_events: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's accessor
+        """Fail where a critical expectation did; else tell those that wait for the sink."""
+        from headrace.operations.quality import duty
+
+        duty.gate(summary)
+        if summary["status"] != "EMPTY":
+            outlet_events[PASSED].add(Asset(f"sink_{summary['sink']}", uri=f"headrace://sinks/{summary['sink']}"))
+        return {key: summary[key] for key in ("sink", "status", "rows", "expectations", "quarantined")}
+
+    @task
+    def pause(summaries: list[dict[str, Any]], dag_run: object = None) -> list[str]:
+        """Pause the pipelines with a failed critical expectation whose file says so."""
+        from headrace.operations import deployment
+        from headrace.operations.quality import duty
+
+        return duty.act(deployment.load(), summaries, by=seat.who(dag_run))
+
+    @task(max_active_tis_per_dag=1)
+    def data_docs(summaries: list[dict[str, Any]]) -> str:
+        """Build the Data Docs of all kept results: one writer."""
+        from headrace.operations import deployment
+        from headrace.operations.quality import duty
+
+        return duty.build_docs(deployment.load()) if summaries else ""
+
+    summaries = together(run_checks.expand(planned=plan_checks.expand(pipeline=chosen())))  # type: ignore[arg-type]
+    gate.expand(summary=summaries)
+    pause(summaries)  # type: ignore[arg-type]
+    data_docs(summaries)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""What the tasks around batch layer and dead letters do, one function a task: plans with words for a person, and rechecks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.errors import HeadraceError
+from headrace.operations import dead_letters_replay, reconcile_repair
+from headrace.operations.dead_letters import Filter
+from headrace.operations.deployment import Deployment
+
+SHOWN = 20
+
+
+def plan_repair(own: Deployment, pipeline: str, run: str) -> dict[str, Any]:
+    """Return the plan of a repair with `words` for a person. Raises HeadraceError where there is nothing to repair."""
+    plan = reconcile_repair.plan(own, pipeline, run)
+    if not plan["rows"]:
+        why = f": {'; '.join(plan['refused'])}" if plan["refused"] else ""
+        raise HeadraceError(f"Run {run} of {pipeline} left nothing that can be repaired{why}.")
+    lines = [f"- {row['action']} {row['query']} {row['key']}" for row in plan["rows"]]
+    more = [f"- and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    refused = [f"Not repaired: {why}" for why in plan["refused"]]
+    return {
+        "pipeline": pipeline,
+        "run": run,
+        "rows": len(plan["rows"]),
+        "fingerprint": plan["fingerprint"],
+        "words": "\n".join([*lines[:SHOWN], *more, *refused]),
+    }
+
+
+def recheck_repair(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+    """Return the same plan if it still is the one. Raises HeadraceError if a row has changed meanwhile."""
+    now = plan_repair(own, planned["pipeline"], planned["run"])
+    if now["fingerprint"] != planned["fingerprint"]:
+        raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it anew.")
+    return now
+
+
+def plan_replay(own: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> dict[str, Any]:
+    """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError where there is none."""
+    plan = dead_letters_replay.plan(
+        own.root, own.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by
+    )
+    if not plan["letters"]:
+        raise HeadraceError(f"There is no dead letter of {topic} to replay; left out: {plan['left_out']}.")
+    reasons = ", ".join(f"{count} {word}" for word, count in sorted(plan["reasons"].items()))
+    return plan | {"words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}."}
+
+
+def recheck_replay(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan if its letters still are the approved ones. Raises HeadraceError if some were replayed meanwhile."""
+    known = dead_letters_replay.history(own.root, planned["topic"])
+    journal = next(
+        each for each in dead_letters_replay.journals(own.root, planned["topic"]) if each["run"] == planned["run"]
+    )
+    if dead_letters_replay.fingerprint(journal["ids"]) != planned["fingerprint"]:
+        raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it anew.")
+    meanwhile = [letter for letter in journal["ids"] if known.replayed.get(letter, planned["run"]) != planned["run"]]
+    if meanwhile and not journal["again"]:
+        raise HeadraceError(f"{len(meanwhile)} letters were replayed since this was approved: plan it anew.")
+    return planned
