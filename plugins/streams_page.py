@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
 
 PREFIX = "/headrace"
 
@@ -21,6 +23,42 @@ class LazyApp:
         from headrace.operations.page_app import app
 
         await app(scope, receive, send)
+
+
+class StreamsLink(BaseOperatorLink):
+    """On every task: the Streams page."""
+
+    name = "Streams page"
+
+    def get_link(self, _operator: object, *, ti_key: object) -> str:
+        """Return the address of the page in Airflow's own frame."""
+        del ti_key
+        return f"{_base_url()}/plugin/streams"
+
+
+class DriverLogLink(BaseOperatorLink):
+    """On a task that is mapped over pipelines: the log of its pipeline's driver."""
+
+    name = "Driver log"
+
+    def get_link(self, _operator: object, *, ti_key: Any) -> str:  # noqa: ANN401 - TaskInstanceKey
+        """Return the address of the log, or nothing where the task's label is no pipeline's name."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        from headrace.operations import deployment
+
+        with create_session() as session:
+            instance = TaskInstance.get_task_instance(
+                ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index, session=session
+            )
+            label = str(instance.rendered_map_index or "") if instance else ""
+        known = label and (deployment.load().project / "pipelines" / f"{label}.yaml").is_file()
+        return f"{_base_url()}{PREFIX}/log/{label}" if known else ""
+
+
+def _base_url() -> str:
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
 class StreamsPage(AirflowPlugin):
@@ -37,3 +75,4 @@ class StreamsPage(AirflowPlugin):
             "nav_top_level": True,
         }
     ]
+    global_operator_extra_links = [StreamsLink(), DriverLogLink()]  # noqa: RUF012

@@ -114,6 +114,16 @@ def test_airflow_lists_the_page_in_its_menu_and_no_plugin_failed_to_load(airflow
     assert airflow.get("/plugins/importErrors")["import_errors"] == []
 
 
+def test_a_task_links_to_the_page_and_to_the_log_of_its_pipelines_driver(airflow, url):
+    airflow.wait_for_dag("probe_pipelines")
+    run_id, state = airflow.run("probe_pipelines")
+    assert state == "success"
+    for index, log in ((0, f"{url}/headrace/log/pos_sales"), (1, None)):
+        path = f"/dags/probe_pipelines/dagRuns/{run_id}/taskInstances/named/links"
+        links = airflow.get(path, map_index=index)["extra_links"]
+        assert links == {"Streams page": f"{url}/plugin/streams", "Driver log": log}
+
+
 @pytest.fixture
 def prefixed(airflow_settings, environment, tmp_path):
     """A second API server of the same Airflow, as it is behind a proxy with a path prefix."""

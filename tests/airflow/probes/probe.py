@@ -13,6 +13,11 @@ def numbers(params=None):
     return list(range(int(params["count"])))
 
 
+@task(map_index_template="{{ pipeline }}")
+def named(pipeline):
+    return pipeline
+
+
 @task
 def square(number):
     return number * number
@@ -38,6 +43,9 @@ def act():
 with DAG("probe_numbers", start_date=START, schedule=None, params={"count": 3}, max_active_runs=20):
     square.expand(number=numbers())
     deployment_root()
+
+with DAG("probe_pipelines", start_date=START, schedule=None):
+    named.expand(pipeline=["pos_sales", "no_such_pipeline"])
 
 with DAG("probe_failure", start_date=START, schedule=None):
     refuse() >> act()
