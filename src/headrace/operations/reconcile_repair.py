@@ -95,16 +95,11 @@ def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
 
 
 def _wanted(session: Session, pipeline: Pipeline, name: str, difference: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one row of a plan: what the stream should have written is batch minus late."""
+    """Return one row of a plan: `due` is what the stream should have written."""
     query, sink = pipeline.queries[name], _sink(pipeline.queries[name])
     key = {column: difference["key"][column] for column in (*sink.partition_key, *sink.clustering_key)}
-    if query.join:
-        values = {column: value for column, value in difference["key"].items() if column not in key}
-        there = difference["batch"]["rows"] - difference["late"]["rows"] > 0
-    else:
-        sums = {v: Decimal(b) - Decimal(difference["late"][v]) for v, b in difference["batch"].items()}
-        values = {c: v for c, v in difference["key"].items() if c not in key} | {v: str(s) for v, s in sums.items()}
-        there = any(sums.values())
+    there = difference["due"] is not None
+    values = {column: v for column, v in difference["key"].items() if column not in key} | (difference["due"] or {})
     return {
         "query": name,
         "action": "write" if there else "delete",

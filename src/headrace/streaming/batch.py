@@ -18,8 +18,9 @@ from functools import reduce
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import NumericType
 
 from headrace.contract.ledger import Record
 from headrace.contract.model import Window
@@ -47,18 +48,32 @@ def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
 def late_windows(records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame]) -> DataFrame:
     """Return the transform's rows over exactly those pairs of record and window that Spark dropped.
 
-    `records` comes from `batch_of`; `transform` is the query's own and gives `window_start`. A record can be late for
-    its first windows only, so windows are taken in classes that do not overlap (one if tumbling, two for 10/5 minutes):
-    inside a class a record has at most one window, and the whole record is late or not.
+    `records` comes from `batch_of`; `transform` is the query's own and gives `window_start`.
+    """
+    return _by_class(records, window, transform, lambda end: end <= F.col("late_watermark_ms") * 1000)
+
+
+def in_time_windows(records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    """Return the transform's rows over all other pairs: what the sink must hold, whatever the transform computes."""
+    return _by_class(records, window, transform, lambda end: end > F.col("late_watermark_ms") * 1000)
+
+
+def _by_class(
+    records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame], keep: Callable[[Column], Column]
+) -> DataFrame:
+    """Return the transform's rows over the pairs of record and window whose end (microseconds) is to be kept.
+
+    A record can be late for its first windows only, so windows are taken in classes that do not overlap (one if
+    tumbling, two for 10/5 minutes): inside a class a record has at most one window, and the whole record is late or not.
     """
     size, slide = window.size // _MICROSECOND, (window.slide or window.size) // _MICROSECOND
     classes = -(-size // slide)
     period = classes * slide
-    time, late_to = F.unix_micros(window.column), F.col("late_watermark_ms") * 1000
+    time = F.unix_micros(window.column)
     parts = []
     for shift in range(0, period, slide):
         end = time - F.pmod(time - F.lit(shift), F.lit(period)) + F.lit(size)
-        rows = transform(records.where((end > time) & (end <= late_to)))
+        rows = transform(records.where((end > time) & keep(end)))
         parts.append(rows.where(F.pmod(F.unix_micros("window_start"), F.lit(period)) == shift))
     return reduce(DataFrame.unionByName, parts)
 
@@ -128,6 +143,44 @@ def differing(sides: DataFrame, values: Sequence[str], tolerance: Decimal | int 
     """Return the rows of `side_by_side` where a value differs by more than the tolerance."""
     differs = [F.abs(F.col(f"batch_{v}") - F.col(f"speed_{v}") - F.col(f"late_{v}")) > F.lit(tolerance) for v in values]
     return sides.where(reduce(lambda one, other: one | other, differs))
+
+
+def matched(sides: Mapping[str, DataFrame], keys: Sequence[str], values: Sequence[str]) -> DataFrame:
+    """Return every key with its values on each side: keys, has_<side>, then <side>_<value>; of any type.
+
+    Each side has `keys`, of which a key stands once, and `values`; where a side lacks a key its values are null.
+    """
+    parts = [
+        frame.select(
+            *keys,
+            *(F.lit(True if side == own else None).cast("boolean").alias(f"has_{side}") for side in sides),
+            *(
+                (F.col(value) if side == own else F.lit(None).cast(sides[own].schema[value].dataType)).alias(
+                    f"{side}_{value}"
+                )
+                for side in sides
+                for value in values
+            ),
+        )
+        for own, frame in sides.items()
+    ]
+    kept = [F.max(name).alias(name) for name in parts[0].columns if name not in keys]
+    return reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*kept)
+
+
+def unlike(sides: DataFrame, one: str, other: str, values: Sequence[str], tolerance: Decimal | int = 0) -> DataFrame:
+    """Return the rows of `matched` where two sides do not agree: one lacks the key, or a value differs.
+
+    Numbers may differ by the tolerance.
+    """
+    differs = [~F.col(f"has_{one}").eqNullSafe(F.col(f"has_{other}"))]
+    for value in values:
+        first, second = F.col(f"{one}_{value}"), F.col(f"{other}_{value}")
+        if tolerance and isinstance(sides.schema[f"{one}_{value}"].dataType, NumericType):
+            differs.append(F.coalesce(F.abs(first - second), F.lit(0)) > F.lit(tolerance))
+        else:
+            differs.append(~first.eqNullSafe(second))
+    return sides.where(reduce(lambda a, b: a | b, differs))
 
 
 def _ranges(ledger: Sequence[Record]) -> _Ranges:

@@ -24,7 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.streaming import queries, session
 
 # The streams' settings, but plans that adapt and more partitions: a finite job has no state that they would bind.
-BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "8"}
+BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "4"}
 
 Transform = Callable[..., DataFrame]
 

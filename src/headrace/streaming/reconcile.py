@@ -61,10 +61,6 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reads the sinks")
     looked = [found for name, query in wanted.items() if (found := look(job, name, query))]
-    letters = {topic: reconcile_sinks.topic(job, names.dead_letter_topic(topic)) for topic in job.pipeline.sources}
-    letters = {topic: frame.persist(StorageLevel.MEMORY_AND_DISK) for topic, frame in letters.items()}
-    for frame in letters.values():
-        frame.count()
     now = {each.name: _ledger(job, each.generation) for each in looked}
     topics = sorted(job.pipeline.sources)
     archives = views.await_archives(job, topics, _ends(now.values()))
@@ -76,7 +72,7 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         accounts += list(_compare(job, each, now[each.name], archives, typed, order))
     for number, topic in enumerate(topics):
         job.progress(len(looked) + number, steps, f"archive of {topic}")
-        accounts.append(_archive(job, topic, archives[topic], typed[topic], letters[topic]))
+        accounts.append(_archive(job, topic, archives[topic], typed[topic]))
     at = datetime.fromtimestamp(order["at_ms"] / 1000, UTC)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
@@ -136,7 +132,7 @@ def _compare(
             where = sink_name(job, each.name, sink)
             account = Account(each.name, where, _kind(query), each.generation.number, cut.batch)
             speed = each.rows[where]
-            if not cut.ledger:
+            if not cut.surely:
                 account.note = "the archive has reached none of its batches yet: nothing could be compared"
             elif account.kind == "windows":
                 speed = _of_topic(query, sink, speed)
@@ -153,13 +149,13 @@ def _compare(
                     account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
                 )
             elif account.kind == "rows" and isinstance(sink, KafkaSink):
-                kept = _kept(cut.ledger, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
+                kept = _kept(cut.surely, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
                 sent = reconcile_sinks.placed_by_id(speed, first)
                 if kept:
                     reconcile_rows.in_topic(account, query, transform(sides[first]), sent, kept)
             elif account.kind == "rows" and isinstance(sink, FilesSink):
                 made = batch.batch_of(transform(sides[first]), cut.ledger)
-                reconcile_rows.in_files(account, query, made, speed, cut.ledger, each.directories)
+                reconcile_rows.in_files(account, query, made, speed, cut.surely, each.directories)
             else:
                 account.note = f"{account.kind} have no state of the past to be compared with: not compared"
             yield account
@@ -210,18 +206,20 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
     return [record for record in records if record["began_ms"] >= since_ms]
 
 
-def _archive(job: Job, topic: str, found: Archive, typed: DataFrame, letters: DataFrame) -> Account:
+def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
+    """Account for a topic. A refused record is a dead letter first and archived then: so the letters are read last."""
     account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
     if found.snapshot is None:
         account.note = "nothing is archived yet"
         return account
+    letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
     # What a query refused for want of a partner was accepted by the contract: it is no part of this account.
     own = letters.where(~F.coalesce(F.col("_reason"), F.lit("")).startswith("unmatched"))
     placed = reconcile_sinks.placed_by_id(own, topic)
     since = reconcile_sinks.retained_since_ms(job, topic, letters)
     rows = batch_archive.records(job.spark, found)
     reconcile_rows.archive(account, found, rows, placed, since, typed.count())
-    account.late = found.repeats
+    letters.unpersist()
     return account
 
 

@@ -1,8 +1,8 @@
-"""The identities by kind of query: closed windows, running totals, joined rows. Each gives an `Account`.
+"""The identities by kind of query: closed windows, running totals, joined rows. Each fills an `Account`.
 
-batch = speed + late, where batch is the transform over every record that the query's ledger says it took, late is the
-transform over what Spark dropped of them, and speed is the sink. The cut is a batch: records of later batches do not
-count, and what later batches may still change is not compared.
+batch = speed + late: of all records that the query's ledger says it took, some were dropped as late, and the transform
+over the others (`due`) is what the sink must hold (`speed`), whatever the transform computes; for sums the three add up.
+The cut is a batch: records of later batches do not count, and what later batches may still change is not compared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import TimestampType
 
@@ -43,9 +43,14 @@ class Cut:
         return self.ledger[-1]["batch"] if self.ledger else -1
 
     @property
+    def surely(self) -> list[Record]:
+        """Return the batches whose rows were in the sink before it was read."""
+        return [record for record in self.ledger if record["batch"] <= self.seen]
+
+    @property
     def closed_ms(self) -> int:
         """Return the watermark up to which windows are closed: later batches drop what still comes for them."""
-        return max((r["watermark_ms"] for r in self.ledger if r["batch"] <= self.seen), default=0)
+        return max((record["watermark_ms"] for record in self.surely), default=0)
 
 
 @dataclass
@@ -74,22 +79,26 @@ def windows(
     assert query.aggregate is not None
     window = query.aggregate.window
     assert window is not None
-    keys, values = views.key(query), views.values(query)
+    keys = views.key(query)
+    values = [name for name in query.columns if name not in keys]
     account.closed_ms = cut.closed_ms
     inside = (F.unix_millis(views.WINDOW_END) <= cut.closed_ms) & (F.unix_millis(views.WINDOW_START) >= since_ms)
     rows = records.where(F.unix_millis(window.column) >= since_ms)
-    whole = transform(rows).where(inside)
-    late = batch.late_windows(rows, window, transform).where(inside)
-    sides = batch.side_by_side(whole, speed.where(inside), late, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    sides = {
+        "due": batch.in_time_windows(rows, window, transform).where(inside),
+        "speed": speed.where(inside),
+        "late": batch.late_windows(rows, window, transform).where(inside),
+    }
+    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, sides, values)
-        found = batch.differing(sides, values, tolerance)
+        _count(account, together, F.col("has_late"))
+        found = batch.unlike(together, "due", "speed", values, tolerance)
         reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
         reach += [F.unix_micros(window.column) < F.unix_micros(views.WINDOW_END)]
         is_late = F.unix_millis(views.WINDOW_END) <= F.col("late_watermark_ms")
-        _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut)
+        _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform)
     finally:
-        sides.unpersist()
+        together.unpersist()
 
 
 def running(
@@ -102,29 +111,29 @@ def running(
     key is compared as of that batch or the newest that was seen before the sink was read, whichever is later.
     """
     assert query.aggregate is not None
-    keys, values = list(query.aggregate.keys), views.values(query)
-    number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
-    own = number.between(0, cut.planned)
-    speed = speed.withColumn("_as_of", F.when(own, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen)))
-    speed = speed.persist(StorageLevel.MEMORY_AND_DISK)
-    account.pending = speed.where(F.col("_as_of") > cut.batch).count()
+    keys = list(query.aggregate.keys)
+    values = [name for name in query.columns if name not in keys]
     if cut.seen > cut.batch:
         account.note = f"the archive has not reached batch {cut.seen} yet: nothing could be compared"
-        speed.unpersist()
+        account.pending = speed.count()
         return
-    as_of = F.broadcast(speed.select(*keys, "_as_of"))
-    rows = records.join(as_of, keys, "left").where(F.col("batch") <= F.coalesce(F.col("_as_of"), F.lit(cut.seen)))
-    whole = transform(rows.drop("_as_of")).select(*keys, *values)
-    pending = speed.where(F.col("_as_of") > cut.batch).select(*keys)
-    whole = whole.join(F.broadcast(pending), keys, "left_anti")
-    settled = speed.where(F.col("_as_of") <= cut.batch)
-    sides = batch.side_by_side(whole, settled, whole.limit(0), keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
+    own = number.between(0, cut.planned)
+    as_of = F.when(own, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
+    speed = speed.withColumn("_as_of", as_of).persist(StorageLevel.MEMORY_AND_DISK)
+    pending = F.broadcast(speed.where(F.col("_as_of") > cut.batch).select(*keys))
+    account.pending = pending.count()
+    rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
+    rows = rows.where(F.col("batch") <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
+    whole = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
+    sides = {"due": whole, "speed": speed.where(F.col("_as_of") <= cut.batch), "late": whole.limit(0)}
+    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, sides, values)
-        found = batch.differing(sides, values, tolerance)
-        _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut)
+        _count(account, together, F.lit(None))
+        found = batch.unlike(together, "due", "speed", values, tolerance)
+        _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
     finally:
-        sides.unpersist()
+        together.unpersist()
         speed.unpersist()
 
 
@@ -154,20 +163,17 @@ def joined(
     late = late.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
     together = batch.side_by_side(whole, rows(speed), late, columns, ["rows"]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, together, ["rows"])
+        _count(account, together, F.col("late_rows") != 0)
         found = batch.differing(together, ["rows"])
         account.differing = found.count()
         for row in found.limit(KEEP).collect():
-            account.differences.append(_difference(row.asDict(), columns, ["rows"]))
+            account.differences.append(_joined_difference(row, columns))
         _place_joined(account, query, sides, columns)
     finally:
         together.unpersist()
 
 
-def _count(account: Account, sides: DataFrame, values: Sequence[str]) -> None:
-    late = F.lit(False)
-    for value in values:
-        late = late | (F.col(f"late_{value}") != 0)
+def _count(account: Account, sides: DataFrame, late: Column) -> None:
     counts = sides.agg(F.count(F.lit(1)).alias("all"), F.count(F.when(late, True)).alias("late")).first()
     assert counts is not None
     account.compared, account.late = counts["all"], counts["late"]
@@ -175,7 +181,8 @@ def _count(account: Account, sides: DataFrame, values: Sequence[str]) -> None:
 
 def _tell(
     account: Account, found: DataFrame, records: DataFrame, on: Sequence[str], keys: Sequence[str],
-    values: Sequence[str], reach: Sequence[Any], late: Any, speed: DataFrame, cut: Cut,  # noqa: ANN401
+    values: Sequence[str], reach: Sequence[Column], late: Column, speed: DataFrame, cut: Cut,
+    transform: Transform,
 ) -> None:  # fmt: skip
     """Name the differing keys: their values, the batch that wrote the sink's row, the batches and offsets behind them."""
     account.differing = found.count()
@@ -188,6 +195,9 @@ def _tell(
         for row in speed.join(F.broadcast(named), list(keys)).select(*keys, WRITTEN).collect():
             told[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
     condition = [records[key].eqNullSafe(named[key]) for key in on] + list(reach)
+    whole = transform(records.join(F.broadcast(named), condition, "left_semi")).select(*keys, *values)
+    for row in whole.join(F.broadcast(named), list(keys), "left_semi").collect():
+        told[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
     behind = records.join(F.broadcast(named), condition).select(
         *(named[key] for key in keys), "batch", late.alias("late"), "source.*"
     )
@@ -202,7 +212,7 @@ def _tell(
     account.differences += list(told.values())
 
 
-def _add_place(told: dict[str, Any], row: Any) -> None:  # noqa: ANN401 - a Row
+def _add_place(told: dict[str, Any], row: Row) -> None:
     told["batches"] = sorted({*told["batches"], *row.batches})
     told["offsets"][f"{row.topic}/{row.partition}"] = [row["first"], row["last"]]
     newest = [number for number in (told.get("expected_batch"), row.expected) if number is not None]
@@ -210,11 +220,20 @@ def _add_place(told: dict[str, Any], row: Any) -> None:  # noqa: ANN401 - a Row
 
 
 def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
-    sides = {side: {v: row[f"{side}_{v}"] for v in values} for side in ("batch", "speed", "late")}
-    missing = all(value == 0 for value in sides["speed"].values())
-    unfounded = all(value == 0 for value in sides["batch"].values())
-    what = "missing in the sink" if missing else "in the sink without records" if unfounded else "differs"
-    return {"what": what, "key": {key: row[key] for key in keys}, **sides, "batches": [], "offsets": {}}
+    sides = {
+        side: {v: row[f"{side}_{v}"] for v in values} if row[f"has_{side}"] else None
+        for side in ("due", "speed", "late")
+    }
+    what = "missing in the sink" if not sides["speed"] else "differs" if sides["due"] else "in the sink without records"
+    return {"what": what, "key": {key: row[key] for key in keys}, "batch": None, **sides, "batches": [], "offsets": {}}
+
+
+def _joined_difference(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    counts = {side: {"rows": row[f"{side}_rows"]} for side in ("batch", "speed", "late")}
+    due = row["batch_rows"] - row["late_rows"] > 0
+    what = "missing in the sink" if due else "in the sink without records"
+    key = {column: row[column] for column in columns}
+    return {"what": what, "key": key, **counts, "due": {} if due else None, "batches": [], "offsets": {}}
 
 
 def _writer(written: int | None, cut: Cut) -> dict[str, Any]:

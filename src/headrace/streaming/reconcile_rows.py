@@ -75,6 +75,7 @@ def in_files(
     taken = placed.sparkSession.createDataFrame(
         [(each.first, each.last) for each in whole], "first BIGINT, last BIGINT"
     )
+    placed = placed.where(F.col("batch") <= ledger[-1]["batch"])
     inside = (F.col("first") <= F.col("batch")) & (F.col("batch") <= F.col("last"))
     digest = F.xxhash64(*query.columns)
     made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("first", "batch").alias("batch"))
