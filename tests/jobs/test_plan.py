@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming.plan import require_direct_join, stateful_nodes
+from headrace.streaming.plan import SOURCE, require_direct_join, state_inputs, stateful_nodes
 from spark_jobs import ad_attribution, pos_sales
 from tests.support.replay import Input, Job, frame_of
 
@@ -29,6 +29,13 @@ def laid(pos_sales_file: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def nodes(spark: SparkSession, laid: Input, query: str, transform: Callable[..., DataFrame]) -> list[str]:
     return stateful_nodes(frame_of(spark, laid, Job(query, transform)))
+
+
+def inputs(spark: SparkSession, laid: Input, query: str, transform: Callable[..., DataFrame]) -> dict[str, str]:
+    def over_an_alias(**sources: DataFrame) -> DataFrame:
+        return transform(*(frame.alias(SOURCE) for frame in sources.values()))
+
+    return state_inputs(frame_of(spark, laid, Job(query, over_an_alias)))
 
 
 def test_the_plan_of_a_query_is_the_same_in_another_session(spark: SparkSession, laid: Input) -> None:
@@ -70,6 +77,44 @@ def test_the_plan_changes_with_whatever_the_state_is_made_of(
     spark: SparkSession, laid: Input, changed: Transform
 ) -> None:
     assert nodes(spark, laid, "tumbling", changed) != nodes(spark, laid, "tumbling", pos_sales.tumbling)
+
+
+def test_what_state_is_made_of_is_told_over_the_sources_columns(spark: SparkSession, laid: Input) -> None:
+    assert inputs(spark, laid, "product_totals", pos_sales.product_totals) == {
+        "sales": "count(1)", "total_amount": "sum(amount)"
+    }  # fmt: skip
+    renamed = inputs(
+        spark, laid, "product_totals", lambda pos: pos.withColumnRenamed("product_id", "p").groupBy("p").count()
+    )
+    assert renamed == {"count": "count(1)", "p": "product_id"}
+
+
+def test_a_filter_another_column_and_the_watermark_delay_are_not_what_state_is_made_of(
+    spark: SparkSession, laid: Input
+) -> None:
+    first = inputs(spark, laid, "tumbling", pos_sales.tumbling)
+    wider = lambda pos: pos_sales.tumbling(pos.where("amount > 0").withColumn("x", F.lit(1)))  # noqa: E731
+    assert inputs(spark, laid, "tumbling", wider) == first
+    query = laid.pipeline.queries["tumbling"]
+    longer = query.model_copy(update={"watermark": {"pos": query.watermark["pos"] * 3}})
+    changed = laid.pipeline.model_copy(update={"queries": laid.pipeline.queries | {"tumbling": longer}})
+    assert inputs(spark, Input(laid.folder, changed), "tumbling", pos_sales.tumbling) == first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda pos: pos_sales.sliding(pos.withColumn("product_id", F.upper("product_id"))),
+        lambda pos: pos_sales.sliding(pos.withColumn("amount", F.col("amount") * 2)),
+        lambda pos: pos_sales.sliding(pos.withColumn("create_date", F.expr("create_date + INTERVAL 1 MINUTE"))),
+        lambda pos: pos_sales._windowed(pos, F.window("create_date", "10 minutes", "5 minutes", "1 minute")),
+    ],
+    ids=["key", "sum", "event time", "window"],
+)
+def test_a_key_a_sum_or_a_window_that_is_computed_in_another_way_is_seen(
+    spark: SparkSession, laid: Input, changed: Transform
+) -> None:
+    assert inputs(spark, laid, "sliding", changed) != inputs(spark, laid, "sliding", pos_sales.sliding)
 
 
 def test_the_plan_changes_with_the_join(spark: SparkSession, ad_attribution_file: Pipeline, tmp_path: Path) -> None:

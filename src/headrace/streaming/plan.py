@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator
 
 from pyspark.sql import DataFrame
 
@@ -15,6 +17,12 @@ _STATEFUL = re.compile(
 # A column with a watermark carries its delay behind its id (`#12-T600000ms`): that it has one stays, the delay goes.
 _EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
+_ATTRIBUTE = re.compile(r"\b(\w+)#(\d+)L?(?:-T\d+ms)?")
+_DEFINITION = re.compile(r"^(.*) AS \w+#(\d+)L?(?:-T\d+ms)?$", re.DOTALL)
+_SHOWN = 200  # characters of an expression; a longer one ends in its hash
+SOURCE = "headrace_source"
+"""The alias under which a transform gets a source: what is below it is the runtime's, not the transform's."""
+
 _DIRECT_JOIN_KEYS = re.compile(r"Cassandra Direct Join \[(.*?)\]")
 
 
@@ -30,6 +38,100 @@ def stateful_nodes(frame: DataFrame) -> list[str]:
         if _STATEFUL.match(node):
             nodes.append(_WATERMARK_DELAY.sub("", node) if node.startswith("EventTimeWatermark") else node)
     return nodes
+
+
+def state_inputs(frame: DataFrame) -> dict[str, str]:
+    """Return what the columns of a plan's stateful nodes are made of: name -> expression over the source's columns.
+
+    A key or a sum that is computed in another way under the same name passes Spark's own check, and mixes in one state
+    what does not belong together. Expression ids and watermark delays are left out, renames and filters do not count.
+    """
+    lines = list(_own_lines(frame._jdf.queryExecution().analyzed().toString()))
+    made: dict[str, str] = {}
+    for line in lines:
+        made |= _definitions(line)
+    found: dict[str, str] = {}
+    for line in lines:
+        if not _STATEFUL.match(line):
+            continue
+        for name, number in _ATTRIBUTE.findall(line):
+            text = _EXPRESSION_ID.sub("", _expanded(f"{name}#{number}", made, frozenset()))
+            if text != name:
+                found[_free(found, name, text)] = text
+    return {name: _short(text) for name, text in sorted(found.items())}
+
+
+def _own_lines(text: str) -> Iterator[str]:
+    """Yield the nodes of an analysed plan that the transform made: what is below a source's alias is left out."""
+    below: int | None = None
+    for line in text.splitlines():
+        node = line.lstrip(" :+-'")
+        depth = len(line) - len(node)
+        if below is not None and depth > below:
+            continue
+        below = depth if node.startswith(f"SubqueryAlias {SOURCE}") else None
+        yield node
+
+
+def _definitions(line: str) -> dict[str, str]:
+    """Return expression id -> the text that a Project, Aggregate or Expand makes it of."""
+    if not line.startswith(("Project", "Aggregate", "Expand", "Generate", "Window")):
+        return {}
+    lists = _lists(line)
+    if line.startswith("Expand") and len(lists) >= 2:
+        # one expression a row that comes out, given by place: all of them together make the column
+        return {number: lists[0] for _, number in _ATTRIBUTE.findall(lists[1]) if f"#{number}" not in lists[0]}
+    entries = (entry for part in lists for entry in _split(part))
+    return {match[2]: match[1] for match in map(_DEFINITION.match, entries) if match}
+
+
+def _lists(text: str) -> list[str]:
+    """Return what is inside the outermost brackets of a node's text."""
+    found, depth, start = [], 0, 0
+    for place, sign in enumerate(text):
+        if sign == "[":
+            depth += 1
+            start = place + 1 if depth == 1 else start
+        elif sign == "]":
+            depth -= 1
+            if depth == 0:
+                found.append(text[start:place])
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are inside no bracket."""
+    found, depth, start = [], 0, 0
+    for place, sign in enumerate(text):
+        depth += (sign in "([") - (sign in ")]")
+        if sign == "," and depth == 0:
+            found.append(text[start:place].strip())
+            start = place + 1
+    return [*found, text[start:].strip()]
+
+
+def _expanded(text: str, made: dict[str, str], seen: frozenset[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        number = match[2]
+        if number in seen or number not in made:
+            return match[1]
+        return _expanded(made[number], made, seen | {number})
+
+    return _ATTRIBUTE.sub(replace, text)
+
+
+def _free(found: dict[str, str], name: str, text: str) -> str:
+    """Return the name, or the name with a number where another expression has it: both sides of a join may."""
+    count = 1
+    while found.get(name if count == 1 else f"{name} {count}", text) != text:
+        count += 1
+    return name if count == 1 else f"{name} {count}"
+
+
+def _short(text: str) -> str:
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def require_direct_join(frame: DataFrame, pipeline: str, query: str) -> None:
