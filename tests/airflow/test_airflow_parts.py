@@ -1,5 +1,6 @@
 """Airflow's four components as child processes: adopted, killed, mended; what they leave is ended, drivers are not."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from headrace.local import airflow as parts
-from headrace.local import airflow_config, platform
+from headrace.local import airflow_config, airflow_upkeep, platform
 from headrace.local.java import find_java
 from headrace.operations import processes
 from tests.support.servers import kill, pids, states, wait_until
@@ -89,3 +90,12 @@ def test_what_has_a_session_of_its_own_outlives_a_component_as_drivers_do(airflo
     finally:
         driver.kill()
         driver.wait()
+
+
+def test_airflows_own_cleaning_takes_the_words_that_are_said_to_it_once_a_week(airflow, airflow_settings):
+    os.utime(airflow_config.home(airflow_settings) / "cleaned", (0, 0))
+    log = airflow_settings.log_dir / "airflow-db-clean.log"
+    java = find_java(airflow_settings)
+    run = functools.partial(parts.run_command, airflow_settings, java)
+    assert airflow_upkeep.clean(airflow_config.home(airflow_settings), run, log)
+    assert not airflow_upkeep.clean(airflow_config.home(airflow_settings), run, log), log.read_text()

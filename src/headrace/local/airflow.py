@@ -13,6 +13,7 @@ import sys
 import threading
 import urllib.request
 from datetime import datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -21,6 +22,7 @@ import psutil
 from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config as config
+from headrace.local import airflow_upkeep
 from headrace.local.java import Java
 from headrace.local.settings import Settings
 from headrace.operations import processes
@@ -52,6 +54,9 @@ def command(settings: Settings, java: Java, name: str) -> list[str]:
     with _migrating:
         config.write(settings)
         _migrate(settings, java)
+        airflow_upkeep.clean(
+            config.home(settings), partial(run_command, settings, java), settings.log_dir / "airflow-db-clean.log"
+        )
     words, _ = COMPONENTS[name]
     return [sys.executable, "-P", "-m", "headrace.local.airflow_child", mark(settings, name), *words]
 
