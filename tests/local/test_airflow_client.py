@@ -1,0 +1,91 @@
+"""The client of Airflow's API against an answer that a test gives: what it says when Airflow refuses or keeps quiet."""
+
+import json
+
+import httpx
+import pytest
+
+from headrace.errors import HeadraceError
+from headrace.local import airflow_client
+from headrace.local.airflow_client import Airflow
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(airflow_client, "POLL_SECONDS", 0.0)
+
+
+def airflow(answers):
+    """A client of an Airflow that gives `answers[path]`: a JSON value, a status code, or a list of them in turn."""
+
+    def answer(request):
+        told = answers[request.url.path.removeprefix("/api/v2")]
+        if isinstance(told, list):
+            told = told.pop(0) if len(told) > 1 else told[0]
+        return httpx.Response(told, text="no") if isinstance(told, int) else httpx.Response(200, json=told)
+
+    return Airflow(httpx.Client(base_url="http://airflow.test", transport=httpx.MockTransport(answer)))
+
+
+RUN = "/dags/d/dagRuns/r"
+TASKS = {
+    "task_instances": [
+        {"task_id": "a", "map_index": -1, "state": "success"},
+        {"task_id": "b", "map_index": 1, "state": None},
+    ]
+}
+
+
+def test_a_run_is_waited_for_until_it_has_ended():
+    with airflow({RUN: [{"state": "queued"}, {"state": "running"}, {"state": "failed"}]}) as client:
+        assert client.wait("d", "r") == "failed"
+
+
+def test_a_run_that_does_not_end_in_time_is_told_with_the_states_of_its_tasks():
+    with airflow({RUN: {"state": "running"}, f"{RUN}/taskInstances": TASKS}) as client:
+        with pytest.raises(HeadraceError, match=r"Run r of d is running after 0 s: a success, b\[1\] None\."):
+            client.wait("d", "r", seconds=0)
+
+
+def test_a_run_that_ends_without_a_question_is_told_at_once():
+    answers = {RUN: {"state": "success"}, f"{RUN}/hitlDetails": {"hitl_details": []}, f"{RUN}/taskInstances": TASKS}
+    with airflow(answers) as client, pytest.raises(HeadraceError, match="Run r of d is success and asks nothing"):
+        client.wait_for_question("d", "r")
+
+
+def test_a_question_that_was_answered_is_no_question():
+    asked = [{"subject": "old", "response_received": True}, {"subject": "new", "response_received": False}]
+    with airflow({f"{RUN}/hitlDetails": {"hitl_details": asked}}) as client:
+        assert client.wait_for_question("d", "r")["subject"] == "new"
+
+
+def test_a_dag_that_does_not_come_is_told_with_the_import_errors():
+    fault = {"filename": "streams.py", "stack_trace": "Traceback\nImportError: no such thing"}
+    with airflow({"/dags/d": 404, "/importErrors": {"import_errors": [fault]}}) as client:
+        with pytest.raises(HeadraceError, match=r"streams.py: ImportError: no such thing"):
+            client.wait_for_dag("d", seconds=0)
+
+
+def test_a_refusal_is_told_with_what_was_asked_and_what_was_said():
+    with airflow({"/dags/d/dagRuns": 400}) as client:
+        with pytest.raises(HeadraceError, match="Airflow answered 400 to POST /api/v2/dags/d/dagRuns: no"):
+            client.trigger("d", {"pipelines": ["x"]})
+
+
+def test_the_params_of_a_run_are_sent_as_its_configuration():
+    sent = []
+
+    def answer(request):
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"dag_run_id": "r"})
+
+    client = Airflow(httpx.Client(base_url="http://airflow.test", transport=httpx.MockTransport(answer)))
+    with client:
+        assert client.trigger("d", {"pipelines": ["x"]}) == "r"
+    assert sent == [{"logical_date": None, "conf": {"pipelines": ["x"]}}]
+
+
+def test_an_exception_in_a_tasks_log_is_shown_with_its_message():
+    events = ["plain", {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "as asked"}]}]
+    with airflow({f"{RUN}/taskInstances/a/logs/1": {"content": events}}) as client:
+        assert client.task_log("d", "r", "a") == "plain\nTask failed ValueError: as asked"
