@@ -112,6 +112,12 @@ def _running(asked: Asked) -> list[dict[str, Any]]:
     if asked.horizon is None:
         return _layer(_speed_table(asked), "speed")
     continued = views.speed_windows(asked.pipeline, asked.name)
+    state = storage.read_json(paths.view_state(asked.deployment.root, asked.pipeline.name)) or {}
+    if not state.get("sums", {}).get(asked.name, True):
+        raise HeadraceError(
+            f"{asked.pipeline.name}.{asked.name} cannot be served: its days do not add up to its totals (a maximum, a "
+            "mean ...); ask its table, or a windowed query."
+        )
     if continued is None:
         raise HeadraceError(
             f"{asked.pipeline.name}.{asked.name} cannot be served: no tumbling query has its keys and sums, to go on "

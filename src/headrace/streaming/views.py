@@ -21,7 +21,7 @@ from headrace.contract import names, paths, storage, views
 from headrace.contract.model import Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_archive
+from headrace.streaming import batch, batch_archive
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 
@@ -54,8 +54,10 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     rows: dict[str, int] = dict.fromkeys(wanted, 0)
     for number, chunk in enumerate(chunks):
         job.progress(number, len(chunks), f"{chunk[0]} to {chunk[-1]}")
-        for name, count in _write(job, archives, wanted, chunk).items():
+        counts, sums = _write(job, archives, wanted, chunk)
+        for name, count in counts.items():
             rows[name] += count
+        state["sums"] = {name: state.get("sums", {}).get(name, True) and sums[name] for name in sums}
         stamp = {"run": job.run, "at_ms": time.time_ns() // 1_000_000}
         state["days"] |= {str(day): stamp for day in chunk}
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
@@ -155,8 +157,20 @@ def begins(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _write(job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query], days: list[date]) -> dict[str, int]:
-    """Compute and replace the days in every view; returns how many rows each got."""
+def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame]) -> bool:
+    """Return whether running totals of two halves of the records add up to those of all: only sums can be served by day."""
+    key, values = views.key(query), views.values(query)
+    half = F.pmod(F.hash(*side.columns), F.lit(2))
+    parts = transform(side.where(half == 0)).unionByName(transform(side.where(half == 1)))
+    added = parts.groupBy(*key).agg(*(F.sum(value).alias(value) for value in values))
+    together = batch.matched({"all": transform(side), "added": added}, key, values)
+    return bool(batch.unlike(together, "all", "added", values).isEmpty())
+
+
+def _write(
+    job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query], days: list[date]
+) -> tuple[dict[str, int], dict[str, bool]]:
+    """Compute and replace the days in every view; returns how many rows each got, and which running totals are sums."""
     sides, times = {}, {}
     past = days[-1] + timedelta(days=1)
     longest = max(views.margin(query) for query in wanted.values())
@@ -173,7 +187,8 @@ def _write(job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query
         )
         typed = batch_archive.accepted(job.pipeline, topic, rows, ())
         sides[topic] = _within(typed, times[topic], days[0], past, longest).persist(StorageLevel.MEMORY_AND_DISK)
-    counts = {}
+    counts: dict[str, int] = {}
+    sums: dict[str, bool] = {}
     try:
         for name, query in wanted.items():
             table = names.batch_view_table(job.pipeline.name, name)
@@ -182,10 +197,12 @@ def _write(job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query
             replaced = F.col(views.DAY).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
+            if views.kind(query) == "running":
+                sums[name] = are_sums(query, sides[query.sources[0]], job.transforms[name])
     finally:
         for side in sides.values():
             side.unpersist()
-    return counts
+    return counts, sums
 
 
 def _closed_until(job: Job, archives: Mapping[str, Archive], order: Mapping[str, Any]) -> date:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from headrace.contract import views as contract
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -173,11 +173,14 @@ def test_attributed_clicks_of_a_day_take_their_clicks_from_the_next(
     ]
 
 
-def test_what_has_a_view_and_what_continues_it(pos: Pipeline) -> None:
-    assert list(contract.views(pos)) == ["product_totals", "tumbling", "sliding"]
-    assert contract.speed_windows(pos, "product_totals") == "tumbling"
-    assert contract.settles_after(pos) == timedelta(minutes=20)
-    assert contract.closed_until(pos, datetime(2026, 3, 2, 0, 19, tzinfo=UTC)) == date(2026, 3, 1)
-    assert contract.closed_until(pos, datetime(2026, 3, 2, 0, 20, tzinfo=UTC)) == date(2026, 3, 2)
-    days = [date(2026, 3, n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 20)]
-    assert list(contract.chunks(days)) == [days[:7], days[7:8], days[8:]]
+def test_only_running_totals_that_are_sums_are_told_as_sums(spark: SparkSession, pos: Pipeline) -> None:
+    ddl = "product_id string, amount decimal(12,2), create_date timestamp"
+    lines = [("p0", Decimal(n), START + timedelta(minutes=n)) for n in range(1, 30)]
+    records = spark.createDataFrame(lines, ddl)
+    query = pos.queries["product_totals"]
+
+    def warmest(pos: DataFrame) -> DataFrame:
+        return pos.groupBy("product_id").agg(F.max("amount").alias("total_amount"), F.count(F.lit(1)).alias("sales"))
+
+    assert views.are_sums(query, records, pos_sales.product_totals)
+    assert not views.are_sums(query, records, warmest)

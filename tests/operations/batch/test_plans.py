@@ -1,0 +1,229 @@
+"""What operators order and read of the batch layer, without Spark, Kafka or Cassandra."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contract import paths, storage, views
+from headrace.contract.load import load_pipelines
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, dead_letters, lineage, reconcile, retention, serve
+from headrace.operations.batch_views import _days
+from headrace.operations.dead_letters import Filter, Letter
+from headrace.operations.deployment import Deployment, LocalDrivers
+
+PLACES = lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
+
+
+@pytest.fixture(scope="module")
+def pipelines(project: Path) -> dict[str, Pipeline]:
+    return dict(load_pipelines(project / "pipelines"))
+
+
+@pytest.fixture
+def deployment(project: Path, tmp_path: Path) -> Deployment:
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
+    drivers = LocalDrivers(**folders, environment={})
+    return Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
+
+
+def test_what_has_a_view_and_what_continues_it(pipelines: dict[str, Pipeline]) -> None:
+    pos = pipelines["pos_sales"]
+    assert {name: list(views.views(found)) for name, found in pipelines.items()} == {
+        "ad_attribution": ["attributed"],
+        "pos_sales": ["product_totals", "tumbling", "sliding"],
+        "user_logins": [],
+        "web_events": [],
+    }
+    assert views.speed_windows(pos, "product_totals") == "tumbling"
+    assert views.settles_after(pos) == timedelta(minutes=20)
+    assert views.closed_until(pos, datetime(2026, 3, 2, 0, 19, tzinfo=UTC)) == date(2026, 3, 1)
+    assert views.closed_until(pos, datetime(2026, 3, 2, 0, 20, tzinfo=UTC)) == date(2026, 3, 2)
+    days = [date(2026, 3, n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 20)]
+    assert list(views.chunks(days)) == [days[:7], days[7:8], days[8:]]
+
+
+def test_a_backfill_names_closed_days_in_order() -> None:
+    closed = date(2026, 3, 5)
+    assert _days(None, None, closed) is None
+    assert _days("2026-03-01", "2026-03-03", closed) == ["2026-03-01", "2026-03-02", "2026-03-03"]
+    assert _days("2026-03-04", None, closed) == ["2026-03-04"]
+    for first, last, told in (
+        ("2026-03-04", "2026-03-05", "2026-03-05 is not closed yet"),
+        ("2026-03-04", "2026-03-01", "before it begins"),
+        ("March", None, "A backfill takes days as"),
+    ):
+        with pytest.raises(HeadraceError, match=told):
+            _days(first, last, closed)
+
+
+def test_an_order_names_its_run_and_a_new_order_of_the_run_takes_its_old_report_away(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    given = batch_runs.give(root, "views", "p", {"days": None}, "scheduled__2026-11-23T07:00:00+00:00")
+    assert given["arguments"] == ["views", "p", "scheduled__2026-11-23T07_00_00_00_00"]
+    folder = paths.batch_run(root, "p", given["run"])
+    with pytest.raises(HeadraceError, match="left no report"):
+        batch_runs.result(root, "p", given["run"])
+    storage.write_json(f"{folder}/report.json", {"rows": 1})
+    assert batch_runs.result(root, "p", given["run"]) == {"rows": 1}
+    assert batch_runs.give(root, "views", "p", {"days": None}, given["run"])["run"] == given["run"]
+    with pytest.raises(HeadraceError, match="left no report"):
+        batch_runs.result(root, "p", given["run"])
+
+
+def test_old_runs_are_removed_and_new_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_runs, "KEPT_RUNS", 3)
+    runs = [batch_runs.give(str(tmp_path), "views", "p", {}, f"run-{n}")["run"] for n in range(5)]
+    assert storage.list_names(paths.batch_run(str(tmp_path), "p", "").rstrip("/")) == runs[2:]
+
+
+def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployment: Deployment) -> None:
+    found = batch_runs.environment(deployment, "pos_sales")
+    assert found["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
+    assert json.loads(found["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == batch_runs.DRIVER_MEMORY
+    assert not [name for name in found if "PASSWORD" in name.upper()]
+
+
+def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:
+    given = reconcile.plan(deployment, "pos_sales", queries=["tumbling"], days=2, tolerance="0.01")
+    assert given["order"]["tolerance"] == "0.01"
+    assert given["order"]["since_ms"] > 0
+    for options, told in (
+        ({"queries": ["tumblin"]}, "has no query 'tumblin'"),
+        ({"tolerance": "NaN"}, "A tolerance is a number"),
+        ({"tolerance": "-1"}, "A tolerance is a number"),
+        ({"tolerance": "a cent"}, "A tolerance is a number"),
+    ):
+        with pytest.raises(HeadraceError, match=told):
+            reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
+    with pytest.raises(HeadraceError, match="There is no pipeline 'sales'"):
+        reconcile.plan(deployment, "sales")
+
+
+def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
+    difference = {
+        "what": "missing in the sink",
+        "key": {"product_id": "p7"},
+        "batches": [3, 4, 5, 6, 7, 9],
+        "offsets": {"pos/1": [5, 9]},
+    }
+    account = {"query": "tumbling", "sink": "table t", "differing": 2, "differences": [difference] * 2, "late": 0}
+    report = {
+        "run": "r",
+        "pipeline": "p",
+        "accounts": [account],
+        "at_ms": 1,
+        "differing": 2,
+        "pending": 0,
+        "seconds": 1,
+    }
+    named = r"tumbling: 2 \(missing in the sink product_id=p7, batches 3, 4 ... 9 \(6\), pos/1 5-9\)"
+    with pytest.raises(HeadraceError, match=named):
+        reconcile.require_even(report)
+    assert len(json.dumps(reconcile.summary(report, named=1))) < 500
+    reconcile.require_even(report | {"accounts": [account | {"differing": 0}]})
+
+
+def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipelines: dict[str, Pipeline]) -> None:
+    told = [
+        lineage.event(job, "8d5e6f2c-0000-5000-8000-000000000000", "RUNNING", 1_800_000_000_000, {})
+        for pipeline in pipelines.values()
+        for job in [*lineage.stream_jobs(pipeline, PLACES).values(), *lineage.view_jobs(pipeline, PLACES).values()]
+    ]
+    edges = lineage.graph(told)
+    reached = lineage.downstream(edges, "kafka://k:9092/pos")
+    assert "cassandra://c:9042/pos_sales.tumbling" in reached
+    assert "kafka://k:9092/pos_final_windows" in reached
+    assert "s3://bucket/lake/pos_sales.batch_sliding" in reached, "over the archive"
+    assert "kafka://k:9092/transformed" not in reached
+    assert "cassandra://c:9042/test_db.users" in lineage.downstream(edges, "kafka://k:9092/logins")
+    assert "kafka://k:9092/logins_dead_letters" in lineage.downstream(edges, "cassandra://c:9042/test_db.users")
+    assert "s3://bucket/files/web_events/files" in lineage.downstream(edges, "kafka://k:9092/quickstart")
+    (tumbling,) = [each for each in told if each["job"]["name"] == "pos_sales.tumbling"]
+    fields = {field["name"]: field["type"] for field in tumbling["outputs"][0]["facets"]["schema"]["fields"]}
+    assert fields["total_amount"] == "decimal(22,2)"
+
+
+def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
+    pipelines: dict[str, Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[tuple[str, Any]] = []
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, json.loads(body)))
+            self.send_response(201)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    job = lineage.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
+    told = [lineage.event(job, "8d5e6f2c-0000-5000-8000-000000000000", "RUNNING", 1_800_000_000_000, {})]
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        assert lineage.emit(str(tmp_path), told) == ""
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert got == [("/api/v1/lineage", told[0])]
+    assert "did not take the events" in lineage.emit(str(tmp_path), told)
+    monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
+    assert "no HTTP address" in lineage.emit(str(tmp_path), told)
+    assert lineage.events(str(tmp_path)) == told
+
+
+def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
+    noon, five = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(minutes=5)
+    assert serve._starts(noon, noon + 2 * five, five) == [noon, noon + five]
+    assert serve._starts(noon - timedelta(seconds=1), noon + timedelta(seconds=1), five) == [noon]
+    assert serve._starts(noon, noon, five) == []
+    with pytest.raises(HeadraceError, match="are too many to read one by one"):
+        serve._starts(noon - timedelta(days=365), noon, five)
+
+
+def test_a_question_that_cannot_be_answered_names_what_can(deployment: Deployment) -> None:
+    for name, keys, options, told in (
+        ("final_windows", {}, {}, "serves no 'final_windows': there is product_totals, tumbling, sliding"),
+        ("tumbling", {"product": "p1"}, {}, "'product' is no key of tumbling: its keys are product_id"),
+        ("tumbling", {}, {}, "say from when with --since"),
+        ("product_totals", {}, {"since": datetime(2026, 3, 1, tzinfo=UTC)}, "ask a windowed query"),
+    ):
+        with pytest.raises(HeadraceError, match=told):
+            serve.query(deployment, "pos_sales", name, keys, **options)  # type: ignore[arg-type]
+    with pytest.raises(HeadraceError, match="is served by key: give impr_uuid="):
+        serve.query(deployment, "ad_attribution", "attributed")
+
+
+def test_letters_are_chosen_by_all_that_is_given() -> None:
+    letter = Letter("pos/1/7", "pos", 1, 7, 1_000, "missing: amount", "q", "3", b"\xff", None)
+    assert Filter(reason="missing", partition=1, offsets=(7, 9), since_ms=1_000, until_ms=1_001).takes(letter)
+    for wrong in (
+        Filter(reason="miss_"), Filter(partition=0), Filter(offsets=(8, 9)), Filter(since_ms=1_001),
+        Filter(until_ms=1_000), Filter(ids=frozenset({"pos/1/8"})),
+    ):  # fmt: skip
+        assert not wrong.takes(letter), wrong
+    told = letter.to_json_dict()
+    assert (told["key"], told["value"], told["word"]) == ("base64:/w==", None, "missing")
+    assert dead_letters.count_by_word([letter, letter]) == {"missing": 2}
+
+
+def test_the_guard_says_what_is_lost_and_where() -> None:
+    place = {"query": "tumbling", "topic": "pos", "partition": 0, "next_offset": 5, "first_offset": 9, "end_offset": 12}
+    lost = {"pipeline": "p", "state": "LOST", "places": [place | {"state": "LOST", "left_seconds": 0.0}]}
+    with pytest.raises(HeadraceError, match=r"p\.tumbling at pos/0 offset 5 has lost 4 records"):
+        retention.require_kept(lost)
+    retention.require_kept({"pipeline": "p", "state": "OK", "places": [], "least_left_seconds": None})

@@ -1,0 +1,223 @@
+"""The identities on small frames: what is called a difference, with which batch and offsets, and what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract.generation import Generation
+from headrace.contract.ledger import Record
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.contract.outputs import Directory
+from headrace.streaming import batch_archive, reconcile_kinds, reconcile_rows
+from headrace.streaming.reconcile_kinds import Account, Cut
+from spark_jobs import pos_sales, web_events
+from tests.support import lake
+from tests.support.lake import Archived, sale
+
+pytestmark = pytest.mark.spark
+
+NOON = datetime(2026, 3, 1, 12)
+MINUTE = timedelta(minutes=1)
+STARTED = 1_000_000_000_000_000
+RECORDS = (
+    "product_id string, amount decimal(12,2), create_date timestamp, "
+    "source struct<topic:string,partition:int,offset:bigint>, batch bigint, late_watermark_ms bigint"
+)
+Sale = tuple[int, int, str, str, datetime, int]
+"""batch, offset, product, amount, event time, late watermark in minutes after noon (-1: none)."""
+
+
+@pytest.fixture(scope="module")
+def pos(project: Path) -> Pipeline:
+    return load_pipeline(project / "pipelines" / "pos_sales.yaml")
+
+
+@pytest.fixture(scope="module")
+def web(project: Path) -> Pipeline:
+    return load_pipeline(project / "pipelines" / "web_events.yaml")
+
+
+def milliseconds(at: datetime) -> int:
+    return int((at - datetime(1970, 1, 1)) / timedelta(milliseconds=1))
+
+
+def taken(batch: int, start: int, end: int, watermark: datetime | None = None, topic: str = "pos") -> Record:
+    ms = milliseconds(watermark) if watermark else 0
+    return Record(
+        query="q", generation=1, batch=batch, offsets={topic: {"0": [start, end]}}, watermark_ms=ms,
+        late_watermark_ms=0, rows_in=end - start, rows_out=0, began_ms=0, written_ms=0,
+    )  # fmt: skip
+
+
+def cut(ledger: Sequence[Record], seen: int | None = None, planned: int | None = None) -> Cut:
+    newest = ledger[-1]["batch"]
+    own = Generation("p", "q", 1, STARTED, {})
+    return Cut(own, ledger, newest if seen is None else seen, newest if planned is None else planned)
+
+
+def records(spark: SparkSession, rows: Sequence[Sale]) -> DataFrame:
+    made = [
+        (
+            product,
+            Decimal(amount),
+            at,
+            ("pos", 0, offset),
+            batch,
+            milliseconds(NOON + late * MINUTE) if late >= 0 else 0,
+        )
+        for batch, offset, product, amount, at, late in rows
+    ]
+    return spark.createDataFrame(made, RECORDS)
+
+
+def totals(spark: SparkSession, rows: Sequence[tuple[str, str, int, int]]) -> DataFrame:
+    made = [(product, Decimal(total), sales, STARTED + batch) for product, total, sales, batch in rows]
+    return spark.createDataFrame(made, "product_id string, total_amount decimal(22,2), sales bigint, _written bigint")
+
+
+def test_a_running_total_is_compared_as_of_the_batch_that_wrote_it(spark: SparkSession, pos: Pipeline) -> None:
+    """The stream went on while the sink was read: batch 2 has touched `a` and not yet `b`, batch 3 is not archived."""
+    sales = [(0, 0, "a", "1.00"), (1, 1, "b", "2.00"), (2, 2, "a", "4.00"), (2, 3, "b", "8.00"), (2, 4, "c", "9.00")]
+    given = records(spark, [(batch, offset, name, amount, NOON, -1) for batch, offset, name, amount in sales])
+    ledger = [taken(0, 0, 1), taken(1, 1, 2), taken(2, 2, 5)]
+    sink = totals(spark, [("a", "5.00", 2, 2), ("b", "2.00", 1, 1), ("d", "7.00", 1, 3)])
+    account = Account("product_totals", "table", "running totals")
+    query = pos.queries["product_totals"]
+    reconcile_kinds.running(
+        account, query, pos_sales.product_totals, given, sink, cut(ledger, seen=1, planned=3), Decimal(0)
+    )
+    assert account.differences == []
+    assert (account.compared, account.pending) == (2, 1)
+
+    late = Account("product_totals", "table", "running totals")
+    reconcile_kinds.running(
+        late, query, pos_sales.product_totals, given, sink, cut(ledger, seen=2, planned=3), Decimal(0)
+    )
+    told = {each["key"]["product_id"]: each for each in late.differences}
+    assert set(told) == {"b", "c"}, "b and c lack what batch 2 had for them"
+    assert (told["b"]["what"], told["b"]["sink_batch"], told["b"]["expected_batch"]) == ("differs", 1, 2)
+    assert told["b"]["offsets"] == {"pos/0": [1, 3]}
+    assert told["c"]["what"] == "missing in the sink"
+
+
+def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
+    spark: SparkSession, pos: Pipeline
+) -> None:
+    def dearest(pos: DataFrame) -> DataFrame:
+        most = F.max("amount").cast("decimal(22,2)").alias("total_amount")
+        rows = pos.groupBy(F.window("create_date", "5 minutes").alias("window"), "product_id")
+        return rows.agg(most, F.count(F.lit(1)).alias("sales")).select(
+            F.col("window.start").alias("window_start"), F.col("window.end").alias("window_end"), "product_id",
+            "total_amount", "sales",
+        )  # fmt: skip
+
+    given = records(spark, [(0, 0, "a", "3.00", NOON, -1), (1, 1, "a", "9.00", NOON + MINUTE, 20)])
+    ledger = [taken(0, 0, 1), taken(1, 1, 2, NOON + 20 * MINUTE)]
+    times = "window_start timestamp, window_end timestamp"
+    ddl = f"{times}, product_id string, total_amount decimal(22,2), sales bigint, _written bigint"
+    query = pos.queries["tumbling"]
+
+    def compared(value: str, tolerance: str = "0") -> Account:
+        row = (NOON, NOON + 5 * MINUTE, "a", Decimal(value), 1, STARTED)
+        account = Account("tumbling", "table", "windows")
+        sink = spark.createDataFrame([row], ddl)
+        reconcile_kinds.windows(account, query, dearest, given, sink, cut(ledger), 0, Decimal(tolerance))
+        return account
+
+    assert (compared("3.00").differing, compared("3.00").late) == (0, 1)
+    (told,) = compared("9.00").differences
+    assert told["due"]["total_amount"] == Decimal("3.00")
+    assert told["batch"]["total_amount"] == Decimal("9.00")
+    assert (told["batches"], told["expected_batch"], told["offsets"]) == ([0, 1], 0, {"pos/0": [0, 1]})
+    assert compared("3.01").differing == 1
+    assert compared("3.01", tolerance="0.01").differing == 0
+
+
+def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference(
+    spark: SparkSession, web: Pipeline
+) -> None:
+    query = web.queries["topic"]
+    ddl = "city string, domain string, event string, source struct<topic:string,partition:int,offset:bigint>"
+    given = spark.createDataFrame([("X", "d", f"e{n}", ("q", 0, n)) for n in range(6)], ddl)
+    ledger = [taken(0, 0, 2, topic="q"), taken(1, 2, 6, topic="q")]
+
+    def sent(rows: Sequence[tuple[int, str]]) -> DataFrame:
+        values = [
+            (f'{{"lower_city":"x","domain":"d","behavior":"d:{event}"}}'.encode(), f"q/0/{offset}", 1, 0, 0, offset)
+            for offset, event in rows
+        ]
+        return spark.createDataFrame(
+            values, "value binary, _id string, _generation int, _batch bigint, _partition int, _offset bigint"
+        )
+
+    def compared(rows: Sequence[tuple[int, str]]) -> Account:
+        account = Account("topic", "topic", "rows")
+        reconcile_rows.in_topic(account, query, web_events.topic(given), sent(rows), ledger)
+        return account
+
+    whole = [(n, f"e{n}") for n in range(6)]
+    assert compared([*whole, whole[3], (7, "of a later batch")]).differences == []
+    account = compared([row for row in whole if row[0] not in (3, 4, 1)] + [(1, "other")])
+    assert account.differing == 3
+    assert [(each["what"], each["batches"], each["offsets"], each["rows"]) for each in account.differences] == [
+        ("differs", [0], {"q/0": [1, 1]}, 1),
+        ("missing in the sink", [1], {"q/0": [3, 4]}, 2),
+    ]
+
+
+def test_files_are_compared_by_directory_also_when_several_batches_share_one(
+    spark: SparkSession, web: Pipeline
+) -> None:
+    columns = "lower_city string, domain string, behavior string"
+    placed = spark.createDataFrame([("x", "d", f"e{n}", n // 2) for n in range(8)], f"{columns}, batch bigint")
+    rows = [("x", "d", f"e{n}", 0 if n < 4 else n // 2) for n in range(8)]
+    ledger = [taken(n, 2 * n, 2 * n + 2, topic="q") for n in range(4)]
+    shared = [Directory(0, 1, "a"), Directory(2, 2, "b"), Directory(3, 3, "c")]
+
+    def compared(rows: Sequence[tuple[Any, ...]], directories: Sequence[Directory]) -> Account:
+        account = Account("files", "files", "rows")
+        found = spark.createDataFrame(list(rows), f"{columns}, batch_id bigint")
+        reconcile_rows.in_files(account, web.queries["files"], placed, found, ledger, directories)
+        return account
+
+    assert compared(rows, shared).differences == []
+    lost = compared([row for row in rows if row[3] != 2], [shared[0], shared[2]])
+    assert [(each["what"], each["batches"]) for each in lost.differences] == [("missing in the sink", [2])]
+    one_row_less = compared(rows[1:], shared)
+    assert [(each["what"], each["batches"]) for each in one_row_less.differences] == [("differs", [0, 1])]
+
+
+def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(spark: SparkSession, pos: Pipeline) -> None:
+    pipeline = lake.renamed(pos, "archive_account")
+    refused = Archived(0, 3, NOON, b"{}", "missing: product_id")
+    good = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in (0, 1, 2, 6)]
+    lake.lay(spark, pipeline, "pos", [*good, refused])
+    found = batch_archive.pin(spark, pipeline.name, "pos")
+    ddl = "_partition int, _offset bigint, key binary, value binary"
+
+    def compared(letters: Sequence[tuple[Any, ...]], since_ms: int = 0, decoded: int = 4) -> list[tuple[Any, ...]]:
+        account = Account("archive_pos", "topic", "archive")
+        rows = batch_archive.records(spark, found)
+        reconcile_rows.archive(account, found, rows, spark.createDataFrame(list(letters), ddl), since_ms, decoded)
+        return [(each["what"], each["offsets"]) for each in account.differences]
+
+    gap = ("missing in the archive", {"pos/0": [4, 5]})
+    own = (0, 3, None, b"{}")
+    assert compared([own, own]) == [gap]
+    assert compared([]) == [gap, ("refused, but no dead letter", {"pos/0": [3, 3]})]
+    assert compared([own, (0, 2, b"a", b"?"), (0, 9, b"a", b"beyond the archive")]) == [
+        gap,
+        ("a dead letter, but not refused in the archive", {"pos/0": [2, 2]}),
+    ]
+    assert compared([(0, 3, None, b"other")])[1][0] == "a dead letter with other bytes than the archive"
+    assert compared([], since_ms=milliseconds(NOON) + 1) == [gap], "what retention took is no difference"
+    assert "today's contract refuses 1 records" in compared([own], decoded=3)[1][0]
