@@ -12,7 +12,7 @@ from typing import Any
 
 from pyiceberg.table import StaticTable
 
-from headrace.contract import ledger, names, paths
+from headrace.contract import ledger, names, outputs, paths
 from headrace.contract.model import Query
 from tests.support.drivers import Message, Stage, group_offsets, sources_of
 from tests.support.expected import micros, require_whole_ledger
@@ -35,6 +35,18 @@ def files(stage: Stage, query: str) -> list[dict[str, Any]]:
     parts = [part for batch in batches for part in sorted(batch.glob("part-*"))]
     assert all((batch / "_SUCCESS").exists() for batch in batches)
     return [parse(line.encode()) for part in parts for line in part.read_text().splitlines()]
+
+
+def lineage_rows(stage: Stage, query: str, column: str) -> list[Any]:
+    """Return one column of all rows of a file sink, sorted, as a reader sees it who follows the generation's lineage."""
+    now = stage.generation(query)
+    there = outputs.directories(stage.root, stage.name, query, now.number, now.lineage)
+    return sorted(parse(line)[column] for each in there for line in lines_of(each))
+
+
+def lines_of(directory: outputs.Directory) -> list[bytes]:
+    """Return the lines of one directory of a file sink."""
+    return [line for part in sorted(Path(directory.path).glob("part-*")) for line in part.read_bytes().splitlines()]
 
 
 def archive(stage: Stage, topic: str) -> list[ArchiveRow]:

@@ -52,6 +52,18 @@ class GroupCommitter:
         except Py4JError as error:
             log.warning("offsets of group %s not committed: %s", group, error)
 
+    def end_offsets(self, wanted: Offsets) -> Offsets:
+        """Return the end offset of each partition that is wanted and there. Raises Py4JError where Kafka is silent."""
+        kafka = self._jvm.org.apache.kafka
+        latest = kafka.clients.admin.OffsetSpec.latest()
+        found: Offsets = {}
+        for topic, parts in wanted.items():
+            for partition in parts:
+                place = kafka.common.TopicPartition(topic, partition)
+                asked = self._admin.listOffsets(self._map({place: latest}))
+                found.setdefault(topic, {})[partition] = int(asked.partitionResult(place).get().offset())
+        return found
+
     def close(self) -> None:
         """Give commits on their way a few seconds, then close the client."""
         with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone has no client

@@ -10,12 +10,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import fingerprint, generation, names
+from headrace.contract import fingerprint, generation, names, soundness
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline, Query, format_duration
 from headrace.errors import HeadraceError
-from headrace.streaming import plan, source, writer
+from headrace.streaming import plan, sinks, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 
@@ -70,7 +70,10 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
     `new_generations` names queries that begin a new generation; `request` is the start that asks for it.
     """
     asked = dict.fromkeys(new_generations, request)
-    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in _plan(driver)]
+    planned = _plan(driver, new_generations)
+    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
+    for topic in driver.pipeline.sources:
+        _require_archive_of(driver, topic)
     return [_start(driver, name, frame, chosen) for name, frame, chosen in begun]
 
 
@@ -79,39 +82,60 @@ def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
     found = {}
     for name, _, marks in _plan(driver):
         now = generation.current(driver.root, driver.pipeline.name, name)
-        changes = fingerprint.differences(now.fingerprint, marks) if now else []
+        changes = fingerprint.differences(now.fingerprint, marks) if now and now.fingerprint else []
         if changes:
             found[name] = changes
     return found
 
 
-def _plan(driver: Driver) -> list[tuple[str, DataFrame, dict[str, Any]]]:
+def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, DataFrame, dict[str, Any]]]:
     """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) where a plan is not allowed."""
     pipeline = driver.pipeline
     planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
     for name, query in pipeline.queries.items():
         if query.dimensions:
             plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
-        frame = build(driver, name, query, streaming=True)
-        planned.append((name, frame, fingerprint.declared(pipeline, name) | {"plan": plan.stateful_nodes(frame)}))
+        frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
+        planned.append((name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame)))
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
-        raw = source.stream(driver.spark, pipeline, topic, kafka_options(driver.kafka), headers=True)
-        frame = source.judged(raw, pipeline.sources[topic])
+        begins = _starting_ms(driver, names.archive_query(topic), new)
+        frame = archive_frame(driver, topic, begins)
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
     return planned
 
 
-def build(driver: Driver, name: str, query: Query, *, streaming: bool) -> DataFrame:
+def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
+    """Return the frame of a topic's archive query: every record as it came, with the reason if it is refused."""
+    kafka = kafka_options(driver.kafka)
+    raw = source.stream(driver.spark, driver.pipeline, topic, kafka, headers=True, starting_ms=starting_ms)
+    return source.judged(raw, driver.pipeline.sources[topic])
+
+
+def _starting_ms(driver: Driver, name: str, new: frozenset[str]) -> int | None:
+    """Return the broker time at which an operator's reset lets the query begin; None: the topic's beginning."""
+    now = generation.current(driver.root, driver.pipeline.name, name)
+    return now.starting_ms if now and name not in new else None
+
+
+def plan_marks(frame: DataFrame) -> dict[str, Any]:
+    """Return the plan's part of a fingerprint."""
+    return {"plan": plan.stateful_nodes(frame), "state_inputs": plan.state_inputs(frame)}
+
+
+def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_ms: int | None = None) -> DataFrame:
     """Return the query's frame: over the streams, or over the topics' present content as a batch (for its plan)."""
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     frames: dict[str, DataFrame] = {}
     for topic in query.sources:
         contract = pipeline.sources[topic]
-        read = source.stream if streaming else source.whole
-        raw = read(driver.spark, pipeline, topic, kafka)
+        if streaming:
+            raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms)
+        else:
+            raw = source.whole(driver.spark, pipeline, topic, kafka)
         typed = source.accepted(raw, contract, source.added_columns(query, contract))
-        frames[topic] = source.watermarked(typed, topic, query, contract) if streaming else typed
+        marked = source.watermarked(typed, topic, query, contract) if streaming else typed
+        frames[topic] = marked.alias(plan.SOURCE)
     for dimension in query.dimensions:
         table = pipeline.dimensions[dimension]
         frames[dimension] = driver.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
@@ -128,9 +152,37 @@ def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
 
 
 def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str | None) -> generation.Generation:
+    pipeline = driver.pipeline.name
     if request is None:
-        return generation.resume_or_begin(driver.root, driver.pipeline.name, name, marks)
-    return generation.begin(driver.root, driver.pipeline.name, name, marks, request)
+        chosen = generation.resume_or_begin(driver.root, pipeline, name, marks)
+    else:
+        chosen = generation.begin(driver.root, pipeline, name, marks, request)
+    # Spark 3.5 goes on over much that it should not: without metadata, or behind its own sinks.
+    stateful = marks.get("state_partitions") is not None
+    soundness.require_sound(chosen.paths(driver.root), names.query_name(pipeline, name), stateful=stateful)
+    return chosen
+
+
+def _require_archive_of(driver: Driver, topic: str) -> None:
+    """Raise HeadraceError(REFUSED) where the archive notes offsets that the topic never had: it was made anew.
+
+    The archive takes what lies below its note for a replay, so the new topic's records would be left out.
+    """
+    table = names.archive_table(driver.pipeline.name, topic)
+    ends = sinks.newest_note(driver.spark, table).ends
+    beyond = {
+        f"{each}/{partition} at {offset}": end
+        for each, parts in driver.groups.end_offsets(ends).items()
+        for partition, end in parts.items()
+        if (offset := ends[each][partition]) > end
+    }
+    if beyond:
+        place, end = next(iter(beyond.items()))
+        raise HeadraceError(
+            f"{table} has {place}, but the topic ends at {end}: it was made anew. Move the table away (rename its folder), "
+            f"then begin anew: headrace stream start {driver.pipeline.name} --new-generation {names.archive_query(topic)}",
+            exit_code=Exit.REFUSED,
+        )
 
 
 def _start(driver: Driver, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:

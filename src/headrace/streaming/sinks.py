@@ -1,25 +1,25 @@
 """The sinks. Each write is safe to repeat: foreachBatch is at least once (Spark guide, "ForeachBatch").
 
 Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, written aside and renamed.
-Kafka: a deterministic id in the headers. Iceberg: the batch's identity in the snapshot, skipped where it stands.
+Kafka: a deterministic id in the headers. Iceberg: the offsets that the table has stand in its snapshot, and are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import names, submit
+from headrace.contract import archived, names, submit
+from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
 
 WRITETIME = "headrace_writetime"
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
-SNAPSHOT_BATCH = "headrace-batch"
 JSON_TIMESTAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 
@@ -30,6 +30,8 @@ class Batch:
     query: str
     generation: Generation
     number: int
+    starts: Offsets = field(default_factory=dict)
+    ends: Offsets = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -157,25 +159,48 @@ def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None
 
 
 def append_archive(frame: DataFrame, table: str, batch: Batch) -> None:
-    """Append a batch to the archive table once: its identity stands in the Iceberg snapshot that adds it."""
-    if in_archive(frame, table, batch):
-        return
-    frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_BATCH}", batch.identity).append()
+    """Append a batch to the archive table; its identity and the offsets up to which the table is whole go with it."""
+    spark = frame.sparkSession
+    ends = archived.latest(newest_note(spark, table).ends, batch.ends)
+    notes = {archived.SNAPSHOT_BATCH: batch.identity, archived.SNAPSHOT_OFFSETS: archived.ends_text(ends)}
+    writing = frame.writeTo(table)
+    for name, value in notes.items():
+        writing = writing.option(f"snapshot-property.{name}", value)
+    writing.append()
 
 
-def in_archive(frame: DataFrame, table: str, batch: Batch) -> bool:
-    """Return whether a snapshot of the table has this batch's identity."""
-    jvm = frame.sparkSession._jvm
-    loaded = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(frame.sparkSession._jsparkSession, table)
+def not_archived(frame: DataFrame, ends: Offsets, batch: Batch) -> DataFrame | None:
+    """Return the records of a batch that lie at or beyond `ends`, or None where there can be none.
+
+    A replayed batch has none. One of a restored or new generation may have some: whatever generation appended a record,
+    the table has each offset once.
+    """
+    known = {(topic, p): end for topic, parts in ends.items() for p, end in parts.items()}
+    read = {
+        (topic, p): (batch.starts.get(topic, {}).get(p, 0), end)
+        for topic, parts in batch.ends.items()
+        for p, end in parts.items()
+    }
+    if all(end <= known.get(place, 0) for place, (_, end) in read.items()):
+        return None
+    overlapping = {place: known[place] for place, (start, _) in read.items() if known.get(place, 0) > start}
+    for (topic, partition), end in overlapping.items():
+        old = (F.col("topic") == topic) & (F.col("partition") == partition) & (F.col("offset") < end)
+        frame = frame.where(~old)
+    return frame
+
+
+def newest_note(spark: SparkSession, table: str) -> archived.Note:
+    """Return what the newest snapshot with a note says: whose batch it added, and up to which offsets the table is whole."""
+    loaded = spark._jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table)
     snapshot = loaded.currentSnapshot()
     while snapshot is not None:
-        identity = snapshot.summary().get(SNAPSHOT_BATCH)
-        if identity is not None and identity.startswith(f"{batch.query}/{batch.generation.number}/"):
-            # the newest batch of this generation: batches are appended in order
-            return int(identity.rpartition("/")[2]) >= batch.number
+        identity = snapshot.summary().get(archived.SNAPSHOT_BATCH)
+        if identity is not None:
+            return archived.Note(identity, archived.ends_of(snapshot.summary().get(archived.SNAPSHOT_OFFSETS)))
         parent = snapshot.parentId()
         snapshot = None if parent is None else loaded.snapshot(parent)
-    return False
+    return archived.Note("", {})
 
 
 def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:

@@ -12,13 +12,23 @@ from headrace.streaming import decode
 
 
 def stream(
-    spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str], *, headers: bool = False
+    spark: SparkSession,
+    pipeline: Pipeline,
+    topic: str,
+    kafka: Mapping[str, str],
+    *,
+    headers: bool = False,
+    starting_ms: int | None = None,
 ) -> DataFrame:
     """Return the raw stream of a topic: key, value, topic, partition, offset, timestamp, timestampType, and headers.
 
-    Headers are read only if asked for: Spark builds them for every record, whoever looks at them.
+    Headers are read only if asked for: Spark builds them for every record, whoever looks at them. `starting_ms` is the
+    broker time (milliseconds since 1970) at which a generation's first batch begins; a later one follows the checkpoint.
     """
     options = submit.source_options(pipeline, topic) | dict(kafka) | {"includeHeaders": str(headers).lower()}
+    if starting_ms is not None:
+        # a partition without a later record begins at its end
+        options |= {"startingTimestamp": str(starting_ms), "startingOffsetsByTimestampStrategy": "latest"}
     return spark.readStream.format("kafka").options(**options).load()
 
 

@@ -111,7 +111,7 @@ class Writer:
         try:
             rows_out = self._count(frame, number)
             if rows_out:
-                self.write(frame, sinks.Batch(self.query, self.generation, number))
+                self.write(frame, sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end))
         finally:
             frame.unpersist()
         record = ledger.make_record(
@@ -159,20 +159,21 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
 def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Write:
     """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
 
-    In this order, because the Iceberg snapshot marks the batch as done: whoever finds it may skip both.
+    In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both.
     """
     table = names.archive_table(pipeline.name, topic)
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
-        if sinks.in_archive(frame, table, batch):
+        fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)
+        if fresh is None:
             return
-        refused = frame.where(F.col("reason").isNotNull()).withColumn(
+        refused = fresh.where(F.col("reason").isNotNull()).withColumn(
             "source", F.struct("topic", "partition", "offset")
         )
         with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
             sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         with writing(f"Iceberg table {table}"):
-            sinks.append_archive(frame, table, batch)
+            sinks.append_archive(fresh, table, batch)
 
     return write
 

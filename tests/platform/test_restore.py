@@ -1,0 +1,270 @@
+"""A snapshot of a running pipeline, restored after more was processed: every sink and the accounting are exact again."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contract import archived, generation, names, outputs
+from headrace.contract import snapshot as kept
+from headrace.contract.exits import Exit
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations import batch_runs, upkeep
+from headrace.operations.checkpoints import drill, inspect, restore, snapshots, verify
+from headrace.operations.clients import kafka_admin
+from headrace.operations.produce.record import Record
+from headrace.operations.provision import provision
+from tests.support import found
+from tests.support.batch import deployment_of
+from tests.support.drivers import Stage, group_offsets, make_stage
+from tests.support.events import stream
+from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
+
+QUERIES = ("items", "product_totals", "tumbling", "final_windows")
+SUFFIX = "_restored"
+TOPIC = f"pos{SUFFIX}"
+
+
+def _with_files(content: dict[str, Any]) -> None:
+    content["queries"]["files"] = content["queries"]["items"] | {"sinks": [{"kind": "files"}]}
+
+
+@pytest.fixture
+def stage(platform: Settings, project: Path, tmp_path: Path) -> Any:
+    made = make_stage(
+        platform,
+        project,
+        tmp_path,
+        "pos_sales",
+        suffix=SUFFIX,
+        queries=QUERIES,
+        trigger="200 milliseconds",
+        edit=_with_files,
+        transforms="\n\nfiles = items\n",
+    )
+    yield made
+    made.kill()
+
+
+def _batches(stage: Stage) -> dict[str, int]:
+    return {entry["query"]: entry["batches"] for entry in stage.heartbeat()["queries"]}
+
+
+def _feed(stage: Stage, events: list[Record]) -> None:
+    """Send events in bursts, so that they are in several batches."""
+    for start in range(0, len(events), 80):
+        stage.send((each.topic, each.key, each.value) for each in events[start : start + 80])
+        time.sleep(0.4)
+
+
+def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting(
+    stage: Stage, project: Path, seed: int
+) -> None:
+    events = list(stream(seed, {"pos": 2400}, hours=24, suffix=SUFFIX, products=30))
+    dice = random.Random(seed)
+    third = len(events) // 3
+    queries = names.query_names(stage.pipeline)
+
+    stage.start_and_wait()
+    _feed(stage, events[: third // 2])
+    stage.await_until(lambda: min(_batches(stage).values()) >= 1, "every query has written a batch")
+    with ThreadPoolExecutor(1) as pool:
+        feeding = pool.submit(_feed, stage, events[third // 2 : third])
+        time.sleep(3 * dice.random())
+        taken = snapshots.take_all(stage.root, stage.pipeline, reason="test")
+        feeding.result()
+    assert set(taken) == set(queries)
+    with pytest.raises(HeadraceError, match="its driver lives"):
+        restore.restore(stage.launcher, stage.pipeline, "tumbling", by="test", reason="while it runs")
+    _feed(stage, events[third : 2 * third])
+    stage.await_quiet()
+    late = [each for each in events[:200] if each.value and each.value.startswith(b"{")]
+    _feed(stage, late[:40])  # dropped here as late; in the one batch after the restore they come in time
+    stage.await_quiet()
+    assert stage.stop() == 0
+    before = {query: stage.ledger(query) for query in queries}
+    _require_drills(stage, project, taken)
+
+    told = restore.restore_all(stage.launcher, stage.pipeline, taken, by="test", reason="test", bindings=stage.admin)
+    for query in queries:
+        print(query, told[query])
+        now = stage.generation(query)
+        cut = kept.read(stage.root, stage.name, query, taken[query])
+        assert cut is not None
+        assert (now.number, now.lineage, told[query]["sound"]) == (2, ((1, cut.batch),), True)
+        # the ledger goes on where the cut was, and remembers what was before
+        assert stage.ledger(query) == before[query][: cut.batch + 1]
+        assert before[query][-1]["batch"] > cut.batch, f"{query} took no batch after the cut: nothing is restored"
+
+    stage.start_and_wait()
+    _feed(stage, events[2 * third :])
+    stage.await_quiet()
+    _feed(stage, late[40:80])
+    topics = {TOPIC: stage.read(TOPIC)}
+    oracle = Oracle(stage.pipeline.sources, topics)
+    source = stage.pipeline.sources[TOPIC]
+    rows = oracle.rows[TOPIC]
+    stage.await_quiet(
+        {
+            name: final_watermark(source, rows, query.watermark[TOPIC])
+            for name, query in stage.pipeline.queries.items()
+            if query.watermark
+        }
+    )
+    assert stage.stop() == 0
+    _require_exact(stage, oracle, topics)
+    assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
+    shown = inspect.inspect(stage.root, stage.name, "tumbling")
+    assert (shown["current"], len(shown["generations"]), len(shown["snapshots"])) == (2, 2, 1)
+    _require_upkeep(stage, project, topics)
+
+
+def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None:
+    """Gather and compact everything: all sinks and ledgers read as before, and the archive still knows what it has."""
+    archive = names.archive_query(TOPIC)
+    note = archived.newest(stage.root, stage.name, archive)
+    ledgers = {query: stage.ledger(query) for query in names.query_names(stage.pipeline)}
+    rows = found.lineage_rows(stage, "files", "product_id")
+    for _ in range(2):
+        upkeep.gather(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
+    deployment = deployment_of(stage, project)
+    given = batch_runs.give(stage.root, "upkeep", stage.name, {"expire_days": 0})
+    told = batch_runs.execute(deployment, given)
+    print(told)
+    assert told["tables"][archive]["files_expired"] > 0
+    assert archived.newest(stage.root, stage.name, archive) == note, "the note of what the archive has was expired"
+    found.same(found.archive(stage, TOPIC), found.as_archived(topics[TOPIC]), "archive")
+    assert {query: stage.ledger(query) for query in ledgers} == ledgers
+    assert found.lineage_rows(stage, "files", "product_id") == rows
+    assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
+
+
+def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
+    """Drill a window query and the file sink: Spark comes to what the stream came to, and touches nothing of it."""
+    deployment = deployment_of(stage, project)
+    topics = (TOPIC, f"pos_items{SUFFIX}", names.dead_letter_topic(TOPIC))
+
+    def touched() -> object:
+        trees = {
+            str(path): path.stat().st_mtime_ns
+            for folder in ("checkpoints", "files", "lake")
+            for path in sorted((Path(stage.root) / folder).rglob("*"))
+        }
+        groups = [group_offsets(stage.admin, names.consumer_group(stage.name, query)) for query in taken]
+        return trees, groups, [stage.ends(topic) for topic in topics]
+
+    before = touched()
+    for query in ("tumbling", "files"):
+        told = drill.drill(deployment, stage.name, query)
+        print(told)
+        assert (told["ok"], told["snapshot"], told["differences"]) == (True, taken[query], [])
+        assert told["rows_in"] > 0
+        wanted = {"rows in", "rows out", "watermark"} | (
+            {"lines of the output files that differ"} if query == "files" else set()
+        )
+        assert set(told["compared"]) == wanted
+    assert touched() == before
+    assert not any((Path(stage.root) / "scratch").iterdir())
+
+
+def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None:
+    ledgers = found.require_ledgers(stage)
+    rows = oracle.rows[TOPIC]
+    found.require_archive(stage, TOPIC, topics[TOPIC], rows)
+    wanted = {found.coordinates(TOPIC, place): (row["product_id"], row["amount"]) for place, row in rows.items()}
+    items, _ = found.distinct(stage.read(f"pos_items{SUFFIX}"))
+    query = stage.pipeline.queries["items"]
+    found.same({name: found.row_of(query, found.parse(m.value)) for name, m in items.items()}, wanted, "items")
+
+    now = stage.generation("files")
+    there = outputs.directories(stage.root, stage.name, "files", now.number, now.lineage)
+    lines = [
+        line
+        for each in there
+        for part in sorted(Path(each.path).glob("part-*"))
+        for line in part.read_text().splitlines()
+    ]
+    files = [found.row_of(query, found.parse(line.encode())) for line in lines]
+    found.same(sorted(files), sorted(wanted.values()), "files")
+
+    name = stage.name
+    found.same(found.totals(stage.table(name, "product_totals")), oracle.totals(TOPIC), "product_totals")
+    speed = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
+    found.same(found.windows(stage.table(name, "tumbling")), speed, "tumbling")
+    late = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES, late=True)
+    assert late, "no record was late: the test tells nothing of the late rule"
+    closed_us = ledgers["final_windows"][-1]["watermark_ms"] * 1000
+    finals: dict[str, Any] = {}
+    for message in sorted(stage.read(f"pos_final_windows{SUFFIX}"), key=lambda m: int(m.header("headrace.generation"))):
+        finals[message.header("headrace.id")] = message  # of one id, the newest generation's record is the one
+    closed = {
+        key: sums
+        for key, sums in oracle.windows(TOPIC, ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
+        if key[1] <= closed_us
+    }
+    found.same(found.windows(found.parse(m.value) for m in finals.values()), closed, "final_windows")
+
+
+def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_leaves_the_archive_whole(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    """Both queries are begun anew; the archive's rows that it has already are not appended again."""
+    stage = make_stage(
+        platform, project, tmp_path, "web_events", suffix="_reset", queries=("files",), trigger="200 milliseconds"
+    )
+    topic, archive = "quickstart_reset", "archive_quickstart_reset"
+
+    def event(number: int) -> tuple[str, bytes, bytes]:
+        return topic, b"d", b'{"city":"C%d","domain":"d","event":"view"}' % number
+
+    try:
+        stage.start_and_wait()
+        stage.send(event(n) for n in range(50))
+        time.sleep(1.1)
+        middle_ms = time.time_ns() // 1_000_000
+        time.sleep(1.1)
+        stage.send(event(n) for n in range(50, 80))
+        stage.await_quiet()
+        assert stage.stop() == 0
+        for query, at in (("files", middle_ms), (archive, None)):
+            planned = restore.plan_reset(stage.launcher, stage.pipeline, query, at)
+            made = restore.act(stage.launcher, stage.pipeline, planned, by="test", reason="again from the middle")
+            assert (made.number, made.starting_ms, made.reason, made.fingerprint) == (
+                2,
+                at,
+                "again from the middle",
+                {},
+            )
+        stage.start_and_wait()
+        stage.send(event(n) for n in range(80, 100))
+        stage.await_until(lambda: stage.ledger(archive)[-1:] != [], "the archive has a batch")
+        stage.await_until(lambda: len(found.archive(stage, topic)) >= 100, "the archive has all")
+        stage.await_until(lambda: len(found.files(stage, "files")) >= 50, "the files have all")
+        assert stage.stop() == 0
+        archived_rows = found.archive(stage, topic)
+        found.same(archived_rows, found.as_archived(stage.read(topic)), "archive")
+
+        # A topic that was made anew begins below what the archive has: its records would be taken for replays.
+        kafka_admin(stage.admin).delete_topics([topic], operation_timeout=60)[topic].result(60)
+        provision([stage.pipeline], platform.bindings(), platform.home / "bindings")
+        faults = {each.fault for each in verify.verify(stage.root, stage.pipeline, archive, stage.admin).findings}
+        assert faults == {"OFFSETS_AHEAD"}
+        stage.start("files", archive)
+        assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
+        assert "it was made anew. Move the table away" in stage.log
+        assert found.archive(stage, topic) == archived_rows
+    finally:
+        stage.kill()
+    first = generation.all_of(stage.root, stage.name, "files")[1]
+    assert first.fingerprint, "the first driver wrote its plan into the manifest"
+    own = outputs.directories(stage.root, stage.name, "files", 2)
+    rows = [found.parse(line) for each in own for line in found.lines_of(each)]
+    assert sorted(int(row["lower_city"][1:]) for row in rows) == list(range(50, 100))
