@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,7 @@ class Imagined:
     root: str
     alive: list[Driver] = field(default_factory=list)
     silent: bool = False
+    slow: float = 0  # seconds that a submit takes until its driver can be found
     hooks: dict[str, Any] = field(default_factory=dict)
     orders: list[Order] = field(default_factory=list)
     stops: list[float | None] = field(default_factory=list)
@@ -63,11 +65,10 @@ class Imagined:
         return list(self.alive)
 
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
-        import time
-
         self._call("submit")
         if self.alive:
             return self.alive[0], False
+        time.sleep(self.slow)
         number = next(self._count)
         self.orders.append(order)
         made = Driver(pipeline, f"{number}@x", time.time(), f"process {number}", release=order.release)

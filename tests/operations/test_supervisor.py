@@ -97,6 +97,18 @@ def test_looking_alone_does_and_writes_nothing(scene: Scene) -> None:
     assert supervision.read(scene.root, NAME) is None
 
 
+def test_a_launcher_that_falls_silent_after_the_look_is_not_asked_to_start(scene: Scene) -> None:
+    def silent(topics: Any) -> Any:
+        imagined(scene).silent = True
+        return TOPICS
+
+    told = look(replace(scene, ends=silent))
+    assert told["action"]["kind"] == "NOTHING"
+    assert supervision.read(scene.root, NAME) == told
+    assert told["restarts_left"] == QUICK.restarts, "what was not tried is not counted"
+    assert not imagined(scene).orders
+
+
 def test_an_operator_who_stops_between_the_look_and_the_start_wins(scene: Scene) -> None:
     stopping = replace(scene, ends=lambda topics: intent.write(scene.root, NAME, "STOPPED", "bob", "x") and TOPICS)
     assert look(stopping)["action"]["kind"] == "NOTHING"
@@ -206,12 +218,13 @@ def test_a_given_up_pipeline_fails_its_airflow_task_once(scene: Scene, project: 
 
 def test_supervisors_at_one_instant_start_one_driver(scene: Scene) -> None:
     """Twenty passes at once, each with its own eyes."""
+    imagined(scene).slow = 0.2  # long enough for all to see that none lives
     barrier = threading.Barrier(20)
     told: list[dict[str, Any]] = []
 
     def one() -> None:
         barrier.wait()
-        told.append(look(replace(scene, limits=replace(QUICK, head_start=0))))
+        told.append(look(scene))
 
     everybody = [threading.Thread(target=one) for _ in range(20)]
     for each in everybody:

@@ -99,6 +99,14 @@ def test_a_frozen_driver_is_fenced_when_a_second_look_finds_the_same() -> None:
     assert (action.kind, len(memory.restarts)) == ("FENCE_AND_START", 1)
 
 
+def test_an_old_heartbeat_that_changes_is_a_wrong_clock_and_no_reason_to_fence() -> None:
+    memory = KNOWN
+    for seconds in range(0, 60, 5):
+        look = later(seen(PIPELINE, beat=beat(PIPELINE, age=40 - seconds)), seconds)
+        action, memory = decided(look, memory)
+        assert action.kind == "NOTHING"
+
+
 def test_a_driver_that_woke_up_with_its_machine_is_not_fenced() -> None:
     _, memory = decided(seen(PIPELINE, beat=beat(PIPELINE, age=40)))
     action, memory = decided(later(seen(PIPELINE), 5), memory)

@@ -128,10 +128,12 @@ def _act(scene: Scene, seen: Observation, action: Action, memory: Memory, untouc
     """Carry out an action, unless the wish or the drivers changed since the look. Returns what came of it."""
     launcher, name = scene.launcher, scene.pipeline.name
     try:
-        if intent.read(scene.root, name) != seen.wish or _identities(scene) != _seen_identities(seen):
-            return replace(
-                action, kind="NOTHING", reason="it changed while it was looked at: see the next look"
-            ), untouched
+        changed = intent.read(scene.root, name) != seen.wish or _identities(scene) != _seen_identities(seen)
+    except LauncherSilentError as silence:
+        return replace(action, kind="NOTHING", reason=f"the launcher cannot say what lives: {silence}"), untouched
+    if changed:
+        return replace(action, kind="NOTHING", reason="it changed while it was looked at: see the next look"), untouched
+    try:
         if action.kind != "START":
             launcher.stop(name, None if action.kind == "STOP" else 0)
         if action.kind == "STOP":

@@ -71,7 +71,7 @@ def _start(
 
 def _fence(finding: Finding, seen: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
     """Fence what hangs or is doubled, once two looks have found the same, while the budget lasts."""
-    suspect = f"{finding.verdict} {' '.join(driver.identity for driver in seen.drivers or ())}"
+    suspect = " ".join([finding.verdict, *(driver.identity for driver in seen.drivers or ()), finding.sign]).strip()
     if memory.suspect != suspect:
         memory = replace(memory, suspect=suspect, suspect_since_ms=seen.now_ms)
     if seen.now_ms - memory.suspect_since_ms < limits.confirm * 1000:

@@ -74,11 +74,16 @@ class Observation:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict and its reason in words. `ripe`: patience is over, so that something may be done about it."""
+    """A verdict and its reason in words. `ripe`: patience is over, so that something may be done about it.
+
+    `sign` is what a second look must find unchanged: an old heartbeat that changes between two looks is a clock that is
+    wrong, not a frozen driver.
+    """
 
     verdict: Verdict
     reason: str
     ripe: bool = False
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,7 @@ def judge(pipeline: Pipeline, seen: Observation, memory: Memory, limits: Limits 
         return Judgement(whole, dict.fromkeys(names.query_names(pipeline), whole))
     found = {query: _of_query(pipeline, query, seen, memory, limits) for query in names.query_names(pipeline)}
     gravest = max(found, key=lambda query: (GRAVITY.index(found[query].verdict), found[query].ripe))
-    return Judgement(
-        replace(found[gravest], reason=f"{gravest}: {found[gravest].reason}", ripe=_any_ripe(found, gravest)), found
-    )
+    return Judgement(replace(found[gravest], reason=f"{gravest}: {found[gravest].reason}"), found)
 
 
 def own_beat(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
@@ -202,7 +205,8 @@ def _of_driver(seen: Observation, driver: Driver, memory: Memory, limits: Limits
         why = f"{ended[0]['query']} ended: {ended[0]['error']}; {driver.where} stops the others"
         return Finding("STALLED", why, age > limits.end)
     if age > limits.silent:
-        return Finding("STALLED", f"{driver.where} lives, but its last heartbeat is {age:.0f} s old", True)
+        why = f"{driver.where} lives, but its last heartbeat is {age:.0f} s old"
+        return Finding("STALLED", why, True, str(beat["at_ms"]))
     return None
 
 
@@ -263,11 +267,6 @@ def _trigger(pipeline: Pipeline, query: str) -> timedelta:
 def _recent(pipeline: Pipeline, query: str) -> float:
     """Return how old, in seconds, a batch may be that shows that a query moves."""
     return max(pipeline.slo.freshness.total_seconds(), 3 * _trigger(pipeline, query).total_seconds())
-
-
-def _any_ripe(found: Mapping[str, Finding], gravest: str) -> bool:
-    """Return whether something may be done: never while one query is UNKNOWN."""
-    return found[gravest].ripe and found[gravest].verdict != "UNKNOWN"
 
 
 def _where(seen: Observation) -> str:
