@@ -59,11 +59,15 @@ def _run(deployment: Deployment, pipeline: Any, check: plan.Check) -> dict[str, 
 
     began, now_ms = time.monotonic(), int(check.parameters.get("now_ms", time.time_ns() // 1_000_000))
     if check.window["kind"] == "nothing":
-        summary = Summary(check.sink, check.pipeline, check.query, "EMPTY", check.window, now_ms)
-        return summary.to_json_dict()
+        return Summary(check.sink, check.pipeline, check.query, "EMPTY", check.window, now_ms).to_json_dict()
     suite = load_suite(deployment.project, check.sink)
     sink = find([pipeline], check.sink)
     frame, sampled = read.read(deployment, pipeline, sink, check)
+    if frame.empty and not read.expects_rows(deployment, sink, check):
+        window = check.window | {"reason": "nothing was written there"}
+        summary = Summary(check.sink, check.pipeline, check.query, "EMPTY", window, now_ms)
+        store.write_report(deployment.root, summary, None)
+        return summary.to_json_dict()
     outcomes, result = validate(suite, frame, sink.key, check.parameters)
     rows = store.quarantine_rows(check, outcomes, sink.key)
     summary = Summary(

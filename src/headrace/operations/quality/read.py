@@ -54,6 +54,14 @@ def read(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: C
     return read_cassandra.with_references(deployment.bindings, pipeline, sink, frame, check.references), sampled
 
 
+def expects_rows(deployment: Deployment, sink: CheckedSink, check: Check) -> bool:
+    """Return whether a check that found no row should have: the ledger says so of its batches, or of the whole table."""
+    if check.window["kind"] == "batches":
+        return bool(check.parameters["rows_out"])
+    lost = check.window["kind"] == "table" or read_cassandra.is_empty(deployment.bindings, sink)
+    return bool(check.parameters["rows_min"]) and lost
+
+
 def read_topic(deployment: Deployment, sink: CheckedSink, window: dict[str, Any]) -> Rows:
     """Return the records of the window's offset ranges that its generation's batches wrote, with `_id` and so on.
 

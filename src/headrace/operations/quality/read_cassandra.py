@@ -48,6 +48,12 @@ def read(bindings: Path, sink: CheckedSink, window: Mapping[str, Any]) -> tuple[
         return rows, columns, sampled
 
 
+def is_empty(bindings: Path, sink: CheckedSink) -> bool:
+    """Return whether the sink's table has no row at all."""
+    with cassandra_session(bindings) as session:
+        return not session.execute(_prepare(session, f"SELECT * FROM {quoted(*sink.place)} LIMIT 1")).all()  # noqa: S608
+
+
 def _columns(session: Session, place: tuple[str, ...]) -> list[str]:
     found = session.execute(
         "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s", place

@@ -161,6 +161,4 @@ def added_columns(pipeline: Pipeline, sink: CheckedSink) -> list[str]:
         totals, parts = totals_query(pipeline, sink.query), parts_query(pipeline, sink.query)
         found += [f"_known_in_{totals}"] if totals else []
         found += [f"_{parts}_{name}" for name in sink.numbers] if parts else []
-    return found + {"kafka": ["_id", "_batch", "_partition", "_offset"], "files": ["_batch", "_line"]}.get(
-        sink.kind, []
-    )
+    return [*found, *STANDS.get(sink.kind, ())]

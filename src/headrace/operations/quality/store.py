@@ -167,8 +167,7 @@ def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) 
         folder = paths.quality_results(root, summary.sink)
         for name in storage.list_names(folder)[:-REPORTS_KEPT]:
             _remove(f"{folder}/{name}")
-    if summary.status != "EMPTY":
-        storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
+    storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
 
 
 def report_path(root: str, check: Check) -> str:

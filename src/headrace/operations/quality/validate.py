@@ -72,7 +72,7 @@ def validate(
     import great_expectations as gx
     from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.exceptions.exceptions import GreatExpectationsError
+    from great_expectations.exceptions.exceptions import GreatExpectationsError, SuiteParameterError
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -84,10 +84,22 @@ def validate(
         raise HeadraceError(
             f"{FOLDER}/{suite['name']}.json is no suite ({_first_line(error)}): correct the expectation it names."
         ) from error
-    # Not added to the context, which would give its expectations new ids.
-    result = batch.validate(
-        loaded, expectation_parameters=dict(parameters), result_format={"result_format": "COMPLETE"}
-    )
+    kept = {each.id for each in loaded.expectations}  # Great Expectations logs what it does not know and goes on
+    lost = [each["type"] for each in suite["expectations"] if each["id"] not in kept]
+    if lost:
+        raise HeadraceError(
+            f"{FOLDER}/{suite['name']}.json is no suite (Great Expectations does not take {', '.join(lost)}): correct the "
+            "type or its arguments."
+        )
+    try:  # not added to the context, which would give its expectations new ids
+        result = batch.validate(
+            loaded, expectation_parameters=dict(parameters), result_format={"result_format": "COMPLETE"}
+        )
+    except SuiteParameterError as error:
+        raise HeadraceError(
+            f"{FOLDER}/{suite['name']}.json asks for what no check gives ({_first_line(error)}): use one of "
+            f"{', '.join(sorted(parameters))}."
+        ) from error
     outcomes = [_outcome(each, frame, key) for each in result.results]
     return outcomes, _without_lists(json_safe(result.to_json_dict()))  # type: ignore[no-untyped-call]
 

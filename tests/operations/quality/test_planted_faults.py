@@ -1,0 +1,229 @@
+"""Every expectation can fail: a fault is planted for each one, found by it, and named by its key.
+
+Slow: Great Expectations takes 7 seconds to import and 0.05 for each of the faults.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from headrace.contract.load import load_pipelines
+from headrace.errors import HeadraceError
+from headrace.operations.quality.sinks import sinks_of
+from headrace.operations.quality.summary import failures, gate, status_of
+from headrace.operations.quality.validate import load_suite, validate
+from tests.operations.quality.frames import PARAMETERS, good_frame
+from tests.support.expectations import import_great_expectations
+
+pytestmark = [pytest.mark.slow]
+
+PROJECT = Path(__file__).resolve().parents[3]
+SINKS = {sink.name: (p, sink) for p in load_pipelines(PROJECT / "pipelines").values() for sink in sinks_of(p)}
+NO_MATCH = ("", " ", "A A", "a", "none ", "!")
+
+Content = dict[str, Any]
+Planted = tuple[pd.DataFrame, Content, list[int]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported() -> None:
+    import_great_expectations()
+
+
+def _every() -> Iterator[Any]:
+    for name in SINKS:
+        for each in load_suite(PROJECT, name)["expectations"]:
+            columns = [each["kwargs"][key] for key in ("column", "column_A", "column_list") if key in each["kwargs"]]
+            yield pytest.param(name, each["id"], id=f"{name}-{each['type']}-{columns}")
+
+
+def _cells(kwargs: Content, *wrong: Any) -> Callable[[pd.DataFrame], Planted]:
+    """Put wrong values into row 3, or into every second row where a share of wrong rows is allowed."""
+
+    def plant(frame: pd.DataFrame) -> Planted:
+        name = kwargs["column"]
+        at = [3] if "mostly" not in kwargs else list(range(0, len(frame), 2))
+        column = frame[name].astype(object).copy()
+        for position in at:
+            column.iloc[position] = wrong[0]
+        return frame.assign(**{name: column.convert_dtypes() if column.dtype == "Int64" else column}), {}, at
+
+    return plant
+
+
+def _same(columns: list[str]) -> Callable[[pd.DataFrame], Planted]:
+    def plant(frame: pd.DataFrame) -> Planted:
+        changed = frame.copy()
+        for name in columns:
+            changed.loc[3, name] = changed.loc[5, name]
+        return changed, {}, [3, 5]
+
+    return plant
+
+
+def _pair(kwargs: Content) -> Callable[[pd.DataFrame], Planted]:
+    def plant(frame: pd.DataFrame) -> Planted:
+        at, name = list(range(0, len(frame), 2)), kwargs["column_A"]
+        changed = frame[name].astype(object).copy()
+        changed.iloc[at] = [value + 1 for value in changed.iloc[at]]
+        return frame.assign(**{name: changed}), {}, at
+
+    return plant
+
+
+def _beyond(bounds: Content) -> Any:
+    """Return a value outside of [min_value, max_value]; a parameter stands for its value."""
+    low, high = (_value(bounds.get(key)) for key in ("min_value", "max_value"))
+    return high + 1 if high is not None else low - 1
+
+
+def _value(bound: Any) -> Any:
+    return PARAMETERS[bound["$PARAMETER"]] if isinstance(bound, dict) else bound
+
+
+def _faults(kind: str, kwargs: Content) -> Callable[[pd.DataFrame], Planted]:
+    if kind == "table_columns_to_match_set":
+        return lambda frame: (frame.assign(stranger=1), {}, [])
+    if kind == "table_row_count_to_equal":
+        return lambda frame: (frame.iloc[1:], {}, [])
+    if kind == "table_row_count_to_be_between":
+        high = kwargs.get("max_value")
+        size = 0 if high is None else high + 1
+        return lambda frame: (frame.iloc[[0] * size] if size else frame.iloc[:0], {}, [])
+    if kind in {"column_max_to_be_between", "column_sum_to_be_between"}:
+        shift = -1 if "max_value" not in kwargs else 0
+        if shift:
+            return lambda frame: (frame.iloc[1:], {}, [])
+        return lambda frame: (_cells(kwargs, int(_beyond(kwargs)))(frame)[0], {}, [])
+    return {
+        "column_values_to_not_be_null": _cells(kwargs, None),
+        "column_values_to_be_null": _cells(kwargs, "amount is 'x', no decimal(12,2)"),
+        "column_values_to_be_between": _cells(kwargs, None if "value_set" in kwargs else _beyond_or_none(kwargs)),
+        "column_values_to_be_in_set": _cells(kwargs, _other(kwargs.get("value_set", []))),
+        "column_values_to_match_regex": _cells(kwargs, _unmatched(kwargs.get("regex", "x"))),
+        "column_value_lengths_to_be_between": _cells(kwargs, "x" * (kwargs.get("max_value", 0) + 1)),
+        "column_values_to_be_unique": _same([kwargs.get("column", "")]),
+        "compound_columns_to_be_unique": _same(kwargs.get("column_list", [])),
+        "column_pair_values_to_be_equal": _pair(kwargs),
+    }[kind]
+
+
+def _beyond_or_none(kwargs: Content) -> Any:
+    return _beyond(kwargs) if {"min_value", "max_value"} & set(kwargs) else None
+
+
+def _other(values: list[Any]) -> Any:
+    return False if values == [True] else 7 if values and isinstance(values[0], int) else "another"
+
+
+def _unmatched(regex: str) -> str:
+    return next(text for text in NO_MATCH if not re.search(regex, text))
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_a_healthy_sink_keeps_every_expectation(name: str) -> None:
+    pipeline, sink = SINKS[name]
+    outcomes, result = validate(load_suite(PROJECT, name), good_frame(pipeline, sink), sink.key, PARAMETERS)
+    assert [(outcome.text, outcome.error) for outcome in outcomes if not outcome.success] == []
+    assert status_of(outcomes) == "PASSED"
+    assert result["success"] is True
+
+
+@pytest.mark.parametrize("name", [name for name in SINKS if name != "kafka.attributed"])
+def test_a_sink_that_has_lost_all_its_rows_fails_by_their_number(name: str) -> None:
+    pipeline, sink = SINKS[name]
+    outcomes, _ = validate(load_suite(PROJECT, name), good_frame(pipeline, sink, rows=0), sink.key, PARAMETERS)
+    critical = [outcome.type for outcome in outcomes if not outcome.success and outcome.severity == "critical"]
+    assert any(kind.startswith("expect_table_row_count") for kind in critical)
+    assert set(critical) <= {
+        "expect_table_row_count_to_equal",
+        "expect_table_row_count_to_be_between",
+        "expect_column_sum_to_be_between",
+    }
+
+
+@pytest.mark.parametrize(("name", "expectation_id"), list(_every()))
+def test_a_planted_fault_is_found_and_its_keys_are_named(name: str, expectation_id: str) -> None:
+    pipeline, sink = SINKS[name]
+    suite = load_suite(PROJECT, name)
+    (expectation,) = [each for each in suite["expectations"] if each["id"] == expectation_id]
+    plant = _faults(expectation["type"].removeprefix("expect_"), expectation["kwargs"])
+    frame, parameters, at = plant(good_frame(pipeline, sink))
+    (outcome,), _ = validate(suite | {"expectations": [expectation]}, frame, sink.key, PARAMETERS | parameters)
+    assert not outcome.success
+    assert outcome.error == ""
+    assert outcome.id == expectation_id
+    keys = [tuple(str(row[part]) for part in sink.key) for row in outcome.rows]
+    wanted = [tuple(_text(frame.loc[position, part]) for part in sink.key) for position in at]
+    assert keys == wanted
+
+
+def _text(value: Any) -> str:
+    if value is None or value is pd.NA or value is pd.NaT:
+        return "None"
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def test_an_expectation_that_cannot_be_judged_has_failed_and_says_why() -> None:
+    pipeline, sink = SINKS["cassandra.pos_sales.product_totals"]
+    suite = load_suite(PROJECT, sink.name)
+    outcomes, _ = validate(suite, good_frame(pipeline, sink).drop(columns="sales"), sink.key, PARAMETERS)
+    broken = {outcome.text: outcome.error for outcome in outcomes if outcome.error}
+    assert "column_values_to_not_be_null(sales)" in broken
+    assert all('The column "sales" in BatchData does not exist.' in error for error in broken.values())
+
+
+def test_a_parameter_that_no_check_gives_is_refused_in_one_sentence() -> None:
+    pipeline, sink = SINKS["cassandra.pos_sales.product_totals"]
+    suite = load_suite(PROJECT, sink.name)
+    says = r"product_totals\.json asks for what no check gives \(No value found for \$PARAMETER rows_min\): use one of rows"
+    with pytest.raises(HeadraceError, match=says):
+        validate(suite, good_frame(pipeline, sink), sink.key, {"rows": 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        pytest.param("expect_nothing", {}, id="an unknown type"),
+        pytest.param("expect_column_values_to_not_be_null", {"colum": "a"}, id="an argument that it does not take"),
+    ],
+)
+def test_an_expectation_that_great_expectations_does_not_take_is_refused(kind: str, kwargs: Content) -> None:
+    suite = {"name": "a", "expectations": [{"type": kind, "kwargs": kwargs, "id": "1", "severity": "critical"}]}
+    with pytest.raises(HeadraceError, match=r"expectations/a\.json is no suite \("):
+        validate(suite, pd.DataFrame({"a": [1]}), (), {})
+
+
+def test_the_gate_stops_at_a_critical_finding_and_lets_a_warning_pass() -> None:
+    pipeline, sink = SINKS["kafka.pos_items"]
+    suite = load_suite(PROJECT, sink.name)
+    frame = good_frame(pipeline, sink)
+    frame.loc[4, "product_id"] = "two words"
+    outcomes, _ = validate(suite, frame, sink.key, PARAMETERS)
+    found = {
+        "sink": sink.name,
+        "window": {"name": "batches 0 to 1"},
+        "status": status_of(outcomes),
+        "failed": failures(outcomes),
+        "rows": len(frame),
+        "expectations": len(outcomes),
+    }
+    assert found["status"] == "FAILED"
+    with pytest.raises(
+        HeadraceError, match=r"kafka\.pos_items \(batches 0 to 1\) breaks 1 critical expectation"
+    ) as told:
+        gate(found)
+    assert "'_offset': 4" in str(told.value)
+    assert "column_values_to_match_regex(product_id) in 1 rows" in str(told.value)
+
+    late = good_frame(pipeline, sink).assign(_behind_seconds=99.5)
+    outcomes, _ = validate(suite, late, sink.key, PARAMETERS)
+    found |= {"status": status_of(outcomes), "failed": failures(outcomes)}
+    assert found["status"] == "WARNED"
+    assert "warning: column_max_to_be_between(_behind_seconds), found 99.5" in gate(found)
