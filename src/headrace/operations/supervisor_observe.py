@@ -25,6 +25,7 @@ from headrace.operations.intent import Intent
 from headrace.operations.verdict import Observation, Position
 
 KAFKA_SECONDS = 5.0
+AWAY_SECONDS = 3.0
 # What a storage, a launcher's machine or a half-written file can raise; anything else is a defect of ours.
 SILENCE = (HeadraceError, OSError, ValueError, KeyError)
 
@@ -34,30 +35,39 @@ Ends = Callable[[Iterable[str]], Offsets]
 
 @dataclass
 class KafkaEnds:
-    """Kafka's end offsets by one admin client, made when it is first needed. `bindings` is an admin's binding root."""
+    """Kafka's end offsets by one admin client, made when it is first needed. `bindings` is an admin's binding root.
+
+    A Kafka that did not answer is not asked again for a moment: four pipelines would wait one after the other.
+    """
 
     bindings: Path
     _admin: AdminClient | None = field(default=None, init=False)
+    _away: tuple[float, HeadraceError] | None = field(default=None, init=False)
 
     def __call__(self, topics: Iterable[str]) -> Offsets:
         """Return topic -> partition -> end offset. Raises HeadraceError where Kafka or a topic is away."""
+        if self._away and time.monotonic() < self._away[0]:
+            raise self._away[1]
+        try:
+            return self._ask(list(topics))
+        except (KafkaException, TimeoutError) as error:
+            told = HeadraceError(f"Kafka does not answer ({_words(error)}): see `headrace status`, then `headrace up`.")
+            self._away = time.monotonic() + AWAY_SECONDS, told
+            raise told from error
+
+    def _ask(self, topics: list[str]) -> Offsets:
         if self._admin is None:
             # Silent: that Kafka is away is told by the verdict.
             self._admin = AdminClient(read_kafka(self.bindings).client_config() | {"log_level": 2})
-        try:
-            known = self._admin.list_topics(timeout=KAFKA_SECONDS).topics
-            absent = [topic for topic in topics if topic not in known or known[topic].error]
-            if absent:
-                raise HeadraceError(f"Kafka has no topic {absent[0]!r}: run `headrace provision`.")
-            asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
-            answers = self._admin.list_offsets(asked, request_timeout=KAFKA_SECONDS)
-            ends: Offsets = {topic: {} for topic in topics}
-            for place, answer in answers.items():
-                ends[place.topic][place.partition] = int(answer.result(2 * KAFKA_SECONDS).offset)
-        except (KafkaException, TimeoutError) as error:
-            raise HeadraceError(
-                f"Kafka does not answer ({_words(error)}): see `headrace status`, then `headrace up`."
-            ) from error
+        known = self._admin.list_topics(timeout=KAFKA_SECONDS).topics
+        absent = [topic for topic in topics if topic not in known or known[topic].error]
+        if absent:
+            raise HeadraceError(f"Kafka has no topic {absent[0]!r}: run `headrace provision`.")
+        asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
+        answers = self._admin.list_offsets(asked, request_timeout=KAFKA_SECONDS)
+        ends: Offsets = {topic: {} for topic in topics}
+        for place, answer in answers.items():
+            ends[place.topic][place.partition] = int(answer.result(2 * KAFKA_SECONDS).offset)
         return ends
 
 
