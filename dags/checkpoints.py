@@ -221,7 +221,7 @@ with DAG(
             "snapshots and orphan files removed. The streams may run meanwhile; no reader misses or doubles a row.",
             inputs="ledgers, JSON sinks, Iceberg tables.",
             effects="files are rewritten; what readers see stays the same.",
-            command="headrace checkpoint upkeep",
+            command="headrace checkpoint gather",
             runbook="howto/operate-streams.md",
         ),
         tags=("operations", "lake", "checkpoints", "writes"),

@@ -1,0 +1,246 @@
+"""Every DAG once through the real scheduler, by the REST API: happy, failing and rejected, on a real pipeline.
+
+One pipeline with state, two topics and batch views (`ad_attribution`); the tests follow an operator's day in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contract.bindings import read_kafka
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.local.airflow_client import Airflow
+from headrace.local.settings import Settings
+from headrace.operations import deployment as deployments
+from headrace.operations import drivers, intent, supervision
+from headrace.operations.deployment import Deployment
+from headrace.operations.produce.record import Record
+from headrace.operations.produce.send import send
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
+
+NAME = "ad_attribution"
+STATELESS = "archive_clicks"
+
+
+@pytest.fixture(scope="module")
+def own(airflow_settings: Settings) -> Deployment:
+    """The deployment that Airflow's tasks read."""
+    return deployments.load(airflow_settings.home / "deployment.json")
+
+
+@pytest.fixture(scope="module")
+def described(project: Path) -> Pipeline:
+    return load_pipeline(project / "pipelines" / f"{NAME}.yaml")
+
+
+@pytest.fixture(scope="module")
+def running(airflow: Airflow, airflow_settings: Settings, own: Deployment) -> Iterator[Airflow]:
+    """The pipeline, started by its DAG, with two days of records in its sinks; the driver is ended with the module."""
+    airflow.wait_for_dag("stream_start")
+    began = datetime.now(UTC) - timedelta(days=2)
+    send_records(airflow_settings, [record(began, number) for number in range(200)])
+    ended(airflow, "stream_start", "success", pipelines=[NAME], reason="a test")
+    send_records(airflow_settings, [record(datetime.now(UTC), 1000 + number) for number in range(50)])
+    await_quiet(own)
+    yield airflow
+    own.launcher().stop(NAME, 0)
+    intent.write(own.root, NAME, "STOPPED", "a test", "over")
+
+
+def record(at: datetime, number: int) -> Record:
+    body = {"uuid": f"u{number // 2}", "create_date": (at + timedelta(seconds=number)).isoformat()}
+    topic = "clicks" if number % 2 else "impressions"
+    if topic == "impressions":
+        body["ad_id"] = "a"
+    return Record(topic, body["uuid"].encode(), json.dumps(body).encode(), 0.0)
+
+
+def send_records(settings: Settings, records: list[Record]) -> None:
+    send(records, read_kafka(settings.bindings()), {each.topic for each in records}, paced=False)
+
+
+def ended(airflow: Airflow, dag_id: str, state: str, seconds: float = 600, **conf: Any) -> str:
+    """Run a DAG and require the state; what its tasks did is told if it is another."""
+    run_id = airflow.trigger(dag_id, conf)
+    require(airflow, dag_id, run_id, state, seconds)
+    return run_id
+
+
+def require(airflow: Airflow, dag_id: str, run_id: str, state: str, seconds: float = 600) -> None:
+    found = airflow.wait(dag_id, run_id, seconds)
+    assert found == state, json.dumps({
+        f"{each['task_id']}[{each['map_index']}]": [
+            each["state"],
+            airflow.task_log(dag_id, run_id, each["task_id"], max(1, each["try_number"]), each["map_index"])[-1500:]
+            if each["state"] == "failed"
+            else "",
+        ]
+        for each in airflow.task_instances(dag_id, run_id)
+    }, indent=1)  # fmt: skip
+
+
+def answered(airflow: Airflow, dag_id: str, answer: str, **conf: Any) -> dict[str, str | None]:
+    """Run a DAG that asks, answer it, and return how its tasks ended."""
+    run_id = airflow.trigger(dag_id, conf)
+    question = airflow.wait_for_question(dag_id, run_id, 300)
+    assert question["body"], "a person must see what is to be approved"
+    airflow.answer(dag_id, run_id, question["task_instance"]["task_id"], [answer])
+    require(airflow, dag_id, run_id, "success")
+    return airflow.task_states(dag_id, run_id)
+
+
+def await_until(fact: Any, what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+
+
+def await_quiet(own: Deployment) -> None:
+    def quiet() -> bool:
+        beat = drivers.heartbeat(own.root, NAME)
+        return bool(beat) and all(entry["lag"] == 0 and entry["batch"] is not None for entry in beat["queries"])
+
+    await_until(quiet, f"{NAME} has taken all records: {drivers.heartbeat(own.root, NAME)}")
+
+
+def driver_pid(own: Deployment) -> int:
+    (living,) = own.launcher().find(NAME)
+    return int(living.identity.partition("@")[0])
+
+
+def test_a_start_without_a_pipeline_is_refused_in_a_sentence(airflow: Airflow) -> None:
+    airflow.wait_for_dag("stream_start")
+    run_id = ended(airflow, "stream_start", "failed", pipelines=[], reason="a test")
+    assert "No pipeline was chosen" in airflow.task_log("stream_start", run_id, "chosen")
+    assert airflow.task_states("stream_start", run_id)["chosen"] == "failed"
+
+
+def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: Airflow, own: Deployment) -> None:
+    running.http.patch("/api/v2/dags/streams_supervisor", json={"is_paused": False})
+    killed = driver_pid(own)
+    os.killpg(killed, signal.SIGKILL)
+    await_until(
+        lambda: [d for d in own.launcher().find(NAME) if not d.identity.startswith(f"{killed}@")], "a new driver"
+    )
+    await_until(
+        lambda: (drivers.heartbeat(own.root, NAME) or {}).get("pid") == driver_pid(own), "the new driver's queries run"
+    )
+    said = supervision.read(own.root, NAME)
+    assert said is not None
+    assert said["last_action"]["kind"] == "START"
+
+
+def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, own: Deployment) -> None:
+    refused = ended(running, "stream_resume", "failed", pipelines=[NAME])
+    assert "is not paused" in running.task_log("stream_resume", refused, "resume", 1, 0) or own.launcher().find(NAME)
+    ended(running, "stream_pause", "success", pipelines=[NAME], reason="a pause")
+    assert own.launcher().find(NAME) == []
+    wish = intent.read(own.root, NAME)
+    assert (wish.want, wish.reason) == ("PAUSED", "a pause")
+    ended(running, "stream_resume", "success", pipelines=[NAME])
+    before = driver_pid(own)
+    ended(running, "stream_restart", "success", pipelines=[NAME], reason="a restart")
+    assert driver_pid(own) != before
+
+
+def test_a_release_that_is_not_there_is_refused_and_nothing_is_stopped(running: Airflow, own: Deployment) -> None:
+    before = driver_pid(own)
+    run_id = ended(running, "stream_upgrade", "failed", pipeline=NAME, release="/no/such/release", batches=1, minutes=1)
+    states = running.task_states("stream_upgrade", run_id)
+    assert states["check"] == "failed"
+    assert states["roll_back"] in {"skipped", "upstream_failed"}
+    assert driver_pid(own) == before
+
+
+def test_an_upgrade_is_kept(running: Airflow, own: Deployment) -> None:
+    before = driver_pid(own)
+    run_id = ended(running, "stream_upgrade", "success", pipeline=NAME, release="", batches=1, minutes=5)
+    states = running.task_states("stream_upgrade", run_id)
+    assert states["keep"] == "success"
+    assert states["roll_back"] == "skipped"
+    assert driver_pid(own) != before
+
+
+def test_snapshots_are_taken_and_a_drill_restores_them(running: Airflow) -> None:
+    run_id = ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
+    assert running.returned("checkpoint_snapshot", run_id, "kept") == 3
+    run_id = ended(running, "checkpoint_drill", "success", seconds=900, pipelines=[NAME])
+    assert [each["ok"] for each in running.returned("checkpoint_drill", run_id, "judge")] == [True] * 3
+
+
+def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(running: Airflow, own: Deployment) -> None:
+    form = {"pipeline": NAME, "query": STATELESS, "snapshot": "", "reason": "a test"}
+    refused = ended(running, "checkpoint_restore", "failed", **form)
+    assert "cannot be restored now" in running.task_log("checkpoint_restore", refused, "plan_restore")
+    ended(running, "stream_stop", "success", pipelines=[NAME], reason="a restore")
+    assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
+    states = answered(running, "checkpoint_restore", "Approve", **form)
+    assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
+    ended(running, "stream_start", "success", pipelines=[NAME], reason="restored")
+    beat = drivers.heartbeat(own.root, NAME)
+    assert beat is not None
+    assert {entry["query"]: entry["generation"] for entry in beat["queries"]}[f"{NAME}.{STATELESS}"] == 2
+
+
+def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, own: Deployment) -> None:
+    form = {"generation_days": 0, "snapshot_days": 0, "snapshots": 1, "trash_days": 0}
+    ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
+    assert answered(running, "checkpoint_prune", "Reject", **form)["prune_act"] == "skipped"
+    assert answered(running, "checkpoint_prune", "Approve", **form)["prune_act"] == "success"
+
+
+def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
+    ended(running, "sink_upkeep", "success", pipelines=[NAME])
+
+
+def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(running: Airflow) -> None:
+    run_id = ended(running, "batch_views", "success", pipelines=[NAME], first="", last="")
+    assert running.returned("batch_views", run_id, "computed")
+    await_until(
+        lambda: running.get("/dags/reconcile/dagRuns")["total_entries"] >= 1, "the asset starts a reconciliation"
+    )
+    run_id = running.get("/dags/reconcile/dagRuns")["dag_runs"][0]["dag_run_id"]
+    require(running, "reconcile", run_id, "success", 900)
+    (told,) = running.returned("reconcile", run_id, "judge")
+    assert told["differing"] == 0
+    repair = ended(running, "reconcile_repair", "failed", pipeline=NAME, run=told["run"])
+    assert "nothing that can be repaired" in running.task_log("reconcile_repair", repair, "plan_repair")
+
+
+def test_dead_letters_are_replayed_once_they_are_approved(
+    running: Airflow, airflow_settings: Settings, own: Deployment
+) -> None:
+    send_records(airflow_settings, [Record("clicks", b"k", b"not JSON", 0.0)])
+    await_quiet(own)
+    form = {"topic": "clicks", "reason": "", "again": False}
+    await_until(lambda: letters(own) == 1, "the refused record is a dead letter")
+    assert answered(running, "dead_letter_replay", "Reject", **form)["replay_act"] == "skipped"
+    assert answered(running, "dead_letter_replay", "Approve", **form)["replay_act"] == "success"
+    refused = ended(running, "dead_letter_replay", "failed", **form)
+    assert "There is no dead letter of clicks to replay" in running.task_log(
+        "dead_letter_replay", refused, "plan_replay"
+    )
+
+
+def letters(own: Deployment) -> int:
+    from headrace.operations import dead_letters
+
+    return len(dead_letters.read(own.bindings, "clicks"))
+
+
+def test_every_sink_is_checked_and_its_gate_opens(running: Airflow) -> None:
+    run_id = ended(running, "quality", "success", pipelines=[NAME], seconds=900)
+    gates = [name for name, state in running.task_states("quality", run_id).items() if name.startswith("gate[")]
+    assert len(gates) >= 3
