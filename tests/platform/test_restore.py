@@ -259,7 +259,7 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         assert faults == {"OFFSETS_AHEAD"}
         stage.start("files", archive)
         assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
-        assert "it was made anew. Move the table away" in stage.log
+        assert "it was made anew. Move the table's folder away" in stage.log
         assert found.archive(stage, topic) == archived_rows
     finally:
         stage.kill()

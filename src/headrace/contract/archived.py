@@ -17,14 +17,19 @@ from headrace.contract.paths import archive_metadata
 
 SNAPSHOT_BATCH = "headrace-batch"
 SNAPSHOT_OFFSETS = "headrace-offsets"
+SNAPSHOT_TOPIC = "headrace-topic-id"
 
 
 @dataclass(frozen=True)
 class Note:
-    """What an append noted: `<pipeline>.<query>/<generation>/<batch>`, and the end of each partition in the table."""
+    """What an append noted: `<pipeline>.<query>/<generation>/<batch>`, the end of each partition, Kafka's topic id.
+
+    The id (KIP-516) tells a topic from one of the same name that was made anew and counts from 0 again.
+    """
 
     identity: str
     ends: Offsets
+    topic_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ class GroupCommitter:
         except Py4JError as error:
             log.warning("offsets of group %s not committed: %s", group, error)
 
+    def topic_id(self, topic: str) -> str:
+        """Return Kafka's id of a topic (KIP-516): one of the same name that is made anew has another."""
+        asked = self._jvm.java.util.ArrayList()
+        asked.add(topic)
+        described = self._admin.describeTopics(asked).allTopicNames().get()
+        return str(described.get(topic).topicId().toString())
+
     def end_offsets(self, wanted: Offsets) -> Offsets:
         """Return the end offset of each partition that is wanted and there. Raises Py4JError where Kafka is silent."""
         kafka = self._jvm.org.apache.kafka

@@ -164,23 +164,16 @@ def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str |
 
 
 def _require_archive_of(driver: Driver, topic: str) -> None:
-    """Raise HeadraceError(REFUSED) where the archive notes offsets that the topic never had: it was made anew.
+    """Raise HeadraceError(REFUSED) where the archive is of another topic of this name: it was removed and made anew.
 
-    The archive takes what lies below its note for a replay, so the new topic's records would be left out.
+    The archive takes what lies below its note for a replay, so the new topic's first records would be left out.
     """
     table = names.archive_table(driver.pipeline.name, topic)
-    ends = sinks.newest_note(driver.spark, table).ends
-    beyond = {
-        f"{each}/{partition} at {offset}": end
-        for each, parts in driver.groups.end_offsets(ends).items()
-        for partition, end in parts.items()
-        if (offset := ends[each][partition]) > end
-    }
-    if beyond:
-        place, end = next(iter(beyond.items()))
+    noted, now = sinks.newest_note(driver.spark, table).topic_id, driver.groups.topic_id(topic)
+    if noted and noted != now:
         raise HeadraceError(
-            f"{table} has {place}, but the topic ends at {end}: it was made anew. Move the table away (rename its folder), "
-            f"then begin anew: headrace stream start {driver.pipeline.name} --new-generation {names.archive_query(topic)}",
+            f"{table} is the archive of another topic {topic} ({noted}, now {now}): it was made anew. Move the table's folder "
+            f"away, then begin anew: headrace stream start {driver.pipeline.name} --new-generation {names.archive_query(topic)}",
             exit_code=Exit.REFUSED,
         )
 
@@ -195,7 +188,8 @@ def _start(driver: Driver, name: str, frame: DataFrame, chosen: generation.Gener
         required = tuple(column for column, spec in declared.columns.items() if spec.required)
         trigger_ms = int(declared.trigger.total_seconds() * 1000)
     else:
-        write = writer.archive_write(pipeline, name.removeprefix(names.ARCHIVE_PREFIX), kafka)
+        topic = name.removeprefix(names.ARCHIVE_PREFIX)
+        write = writer.archive_write(pipeline, topic, kafka, driver.groups.topic_id(topic))
         required = ()
         mode, trigger, trigger_ms = "append", ARCHIVE_TRIGGER, int(ARCHIVE_TRIGGER.split()[0]) * 1000
     batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required)

@@ -158,11 +158,15 @@ def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None
         raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}: look for a second driver.")
 
 
-def append_archive(frame: DataFrame, table: str, batch: Batch) -> None:
-    """Append a batch to the archive table; its identity and the offsets up to which the table is whole go with it."""
+def append_archive(frame: DataFrame, table: str, batch: Batch, topic_id: str) -> None:
+    """Append a batch to the archive table; the note that goes with it says up to which offsets of which topic it is whole."""
     spark = frame.sparkSession
     ends = archived.latest(newest_note(spark, table).ends, batch.ends)
-    notes = {archived.SNAPSHOT_BATCH: batch.identity, archived.SNAPSHOT_OFFSETS: archived.ends_text(ends)}
+    notes = {
+        archived.SNAPSHOT_BATCH: batch.identity,
+        archived.SNAPSHOT_OFFSETS: archived.ends_text(ends),
+        archived.SNAPSHOT_TOPIC: topic_id,
+    }
     writing = frame.writeTo(table)
     for name, value in notes.items():
         writing = writing.option(f"snapshot-property.{name}", value)
@@ -195,9 +199,11 @@ def newest_note(spark: SparkSession, table: str) -> archived.Note:
     loaded = spark._jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table)
     snapshot = loaded.currentSnapshot()
     while snapshot is not None:
-        identity = snapshot.summary().get(archived.SNAPSHOT_BATCH)
+        said = snapshot.summary()
+        identity = said.get(archived.SNAPSHOT_BATCH)
         if identity is not None:
-            return archived.Note(identity, archived.ends_of(snapshot.summary().get(archived.SNAPSHOT_OFFSETS)))
+            ends = archived.ends_of(said.get(archived.SNAPSHOT_OFFSETS))
+            return archived.Note(identity, ends, said.get(archived.SNAPSHOT_TOPIC) or "")
         parent = snapshot.parentId()
         snapshot = None if parent is None else loaded.snapshot(parent)
     return archived.Note("", {})

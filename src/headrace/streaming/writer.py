@@ -156,7 +156,7 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
     return write
 
 
-def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Write:
+def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str], topic_id: str) -> Write:
     """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
 
     In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both.
@@ -173,7 +173,7 @@ def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str]) -> Writ
         with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
             sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         with writing(f"Iceberg table {table}"):
-            sinks.append_archive(fresh, table, batch)
+            sinks.append_archive(fresh, table, batch, topic_id)
 
     return write
 
