@@ -239,6 +239,22 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     assert [item.path for item in later.items if item.delete] == [f"{paths.trash(root)}/{trashed}"]
 
 
+def test_a_snapshot_that_was_broken_off_is_none_and_goes_once_a_later_one_is_whole(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root, begin(root), range(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            snapshots.take(root, "pos_sales", "tumbling")
+    (broken,) = storage.list_names(paths.snapshots(root, "pos_sales", "tumbling"))
+    assert kept.listed(root, "pos_sales", "tumbling") == []
+    assert prune.plan(root, [POS], prune.Retention()).items == ()
+    snapshots.take(root, "pos_sales", "tumbling")
+    (item,) = prune.plan(root, [POS], prune.Retention()).items
+    assert (item.path.endswith(broken), item.why) == (True, "a snapshot of pos_sales.tumbling that was broken off")
+
+
 def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:
     run(root, begin(root), range(3))
     snapshots.take(root, "pos_sales", "tumbling")
