@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -64,14 +65,20 @@ _QUERY_CELLS: dict[str, Callable[[QueryRow], str]] = {
     "watermark": lambda row: clock(row.watermark_ms),
     "state": lambda row: number(row.state_rows) if row.state_rows else "",
 }
-_ONLY_WIDE = {"gen", "took", "state", "rows out"}
+_ONLY_WIDE = {"gen", "batch", "took", "state", "rows out", "watermark"}
 
 
 def verdicts(rows: Sequence[QueryRow]) -> Table:
-    """Return one line a reason: which queries, what is wanted of them, why they are judged so, restarts left."""
-    table = Table("query", "verdict", "wanted", "restarts left", "because", **_STYLE)
-    for row in rows:
-        table.add_row(row.query, coloured(row.verdict), row.wanted, number(row.restarts_left), row.reason)
+    """Return one line a reason: which queries, what is wanted of them, restarts left, why they are judged so."""
+    table = Table(**_STYLE)
+    for name in ("query", "verdict", "wanted"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("left", justify="right")
+    table.add_column("because", overflow="fold")
+    for _, same in groupby(rows, key=lambda row: (row.pipeline, row.verdict, row.reason)):
+        first, *others = same
+        who = f"{first.pipeline} ({len(others) + 1})" if others else first.query
+        table.add_row(who, coloured(first.verdict), first.wanted, number(first.restarts_left), first.reason)
     return table
 
 
