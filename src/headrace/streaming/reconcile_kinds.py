@@ -126,10 +126,10 @@ def running(
     rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
     rows = rows.where(F.col("batch") <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
     whole = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
-    sides = {"due": whole, "speed": speed.where(F.col("_as_of") <= cut.batch), "late": whole.limit(0)}
+    sides = {"due": whole, "speed": speed.where(F.col("_as_of") <= cut.batch)}
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, together, F.lit(None))
+        _count(account, together, F.lit(False))
         found = batch.unlike(together, "due", "speed", values, tolerance)
         _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
     finally:
@@ -221,7 +221,7 @@ def _add_place(told: dict[str, Any], row: Row) -> None:
 
 def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
     sides = {
-        side: {v: row[f"{side}_{v}"] for v in values} if row[f"has_{side}"] else None
+        side: {v: row[f"{side}_{v}"] for v in values} if row.get(f"has_{side}") else None
         for side in ("due", "speed", "late")
     }
     what = "missing in the sink" if not sides["speed"] else "differs" if sides["due"] else "in the sink without records"

@@ -17,7 +17,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import names, paths, storage, views
+from headrace.contract import archived, names, paths, storage, views
 from headrace.contract.model import Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
@@ -130,12 +130,23 @@ def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[s
     """Pin every topic's archive once it has reached `ends`, or when it has not within a minute (it may be stopped)."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        found = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
-        behind = [topic for topic, archive in found.items() if not archive.covers(ends.get(topic, {}))]
-        if not behind or time.monotonic() > deadline:
+        behind = [topic for topic in topics if _noted_behind(job, topic, ends.get(topic, {}))]
+        if not behind:
+            found = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
+            behind = [topic for topic, archive in found.items() if not archive.covers(ends.get(topic, {}))]
+        if not behind:
             return found
+        if time.monotonic() > deadline:
+            return {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
         job.progress(0, 1, f"waits for the archive of {', '.join(behind)}")
-        time.sleep(3)
+        time.sleep(2)
+
+
+def _noted_behind(job: Job, topic: str, ends: Mapping[str, int]) -> bool:
+    """Return whether the archive's newest note says that it has not reached the ends: no table has to be read for that."""
+    note = archived.newest(job.root, job.pipeline.name, names.archive_query(topic))
+    known = note.ends.get(topic, {}) if note else {}
+    return bool(known) and any(end > known.get(int(partition), 0) for partition, end in ends.items())
 
 
 def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> None:

@@ -169,8 +169,8 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
     account = compared([row for row in whole if row[0] not in (3, 4, 1)] + [(1, "other")])
     assert account.differing == 3
     assert [(each["what"], each["batches"], each["offsets"], each["rows"]) for each in account.differences] == [
-        ("differs", [0], {"q/0": [1, 1]}, 1),
-        ("missing in the sink", [1], {"q/0": [3, 4]}, 2),
+        ("differs", [0], {"quickstart/0": [1, 1]}, 1),
+        ("missing in the sink", [1], {"quickstart/0": [3, 4]}, 2),
     ]
 
 
