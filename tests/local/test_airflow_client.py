@@ -42,9 +42,11 @@ def test_a_run_is_waited_for_until_it_has_ended():
 
 
 def test_a_run_that_does_not_end_in_time_is_told_with_the_states_of_its_tasks():
-    with airflow({RUN: {"state": "running"}, f"{RUN}/taskInstances": TASKS}) as client:
-        with pytest.raises(HeadraceError, match=r"Run r of d is running after 0 s: a success, b\[1\] None\."):
-            client.wait("d", "r", seconds=0)
+    with (
+        airflow({RUN: {"state": "running"}, f"{RUN}/taskInstances": TASKS}) as client,
+        pytest.raises(HeadraceError, match=r"Run r of d is running after 0 s: a success, b\[1\] None\."),
+    ):
+        client.wait("d", "r", seconds=0)
 
 
 def test_a_run_that_ends_without_a_question_is_told_at_once():
@@ -61,15 +63,19 @@ def test_a_question_that_was_answered_is_no_question():
 
 def test_a_dag_that_does_not_come_is_told_with_the_import_errors():
     fault = {"filename": "streams.py", "stack_trace": "Traceback\nImportError: no such thing"}
-    with airflow({"/dags/d": 404, "/importErrors": {"import_errors": [fault]}}) as client:
-        with pytest.raises(HeadraceError, match=r"streams.py: ImportError: no such thing"):
-            client.wait_for_dag("d", seconds=0)
+    with (
+        airflow({"/dags/d": 404, "/importErrors": {"import_errors": [fault]}}) as client,
+        pytest.raises(HeadraceError, match=r"streams.py: ImportError: no such thing"),
+    ):
+        client.wait_for_dag("d", seconds=0)
 
 
 def test_a_refusal_is_told_with_what_was_asked_and_what_was_said():
-    with airflow({"/dags/d/dagRuns": 400}) as client:
-        with pytest.raises(HeadraceError, match="Airflow answered 400 to POST /api/v2/dags/d/dagRuns: no"):
-            client.trigger("d", {"pipelines": ["x"]})
+    with (
+        airflow({"/dags/d/dagRuns": 400}) as client,
+        pytest.raises(HeadraceError, match="Airflow answered 400 to POST /api/v2/dags/d/dagRuns: no"),
+    ):
+        client.trigger("d", {"pipelines": ["x"]})
 
 
 def test_the_params_of_a_run_are_sent_as_its_configuration():
