@@ -53,6 +53,23 @@ class CassandraBinding:
     ca_file: Path | None = None
 
 
+@dataclass(frozen=True)
+class DatabaseBinding:
+    """How to reach a SQL database. `driver` is SQLAlchemy's name of it. The password never shows in a repr."""
+
+    driver: str
+    database: str
+    host: str = ""
+    port: int | None = None
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def place(self) -> str:
+        """Return where it is, without the login."""
+        return f"{self.host}:{self.port}/{self.database}" if self.host else self.database
+
+
 def binding_root() -> Path:
     """Return the binding root of this process. Raises HeadraceError if `SERVICE_BINDING_ROOT` is not set."""
     value = os.environ.get(ROOT_VARIABLE)
@@ -84,6 +101,19 @@ def read_cassandra(root: Path) -> CassandraBinding:
         username=values["username"],
         password=values["password"],
         ca_file=_ca_file(root / "cassandra"),
+    )
+
+
+def read_database(root: Path, name: str) -> DatabaseBinding:
+    """Read `root/<name>`: a SQL database. Raises HeadraceError that names a missing file."""
+    values = _read(root / name, "database")
+    return DatabaseBinding(
+        driver=values.get("driver", "postgresql+psycopg"),
+        database=values["database"],
+        host=values.get("host", ""),
+        port=int(values["port"]) if values.get("port") else None,
+        username=values.get("username", ""),
+        password=values.get("password", ""),
     )
 
 

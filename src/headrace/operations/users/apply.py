@@ -1,0 +1,152 @@
+"""Writes a refresh's difference to the live table, and nothing else, all with the time of the extract.
+
+So an older snapshot that comes late changes nothing (Cassandra keeps the cell with the greater write time), a repeated
+write is the same write, and a row that a stream joins is never gone between two writes: there is no truncate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
+
+from headrace.contract import paths, storage
+from headrace.contract.cassandra import quoted
+from headrace.contract.model import Dimension, Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.clients import cassandra_session
+from headrace.operations.users.diff import DELETE, UPSERT, Plan, diff
+from headrace.operations.users.snapshot import applied
+from headrace.operations.users.stage import read_parquet
+
+CONCURRENCY = 64
+CHUNK = 5_000
+
+Report = Callable[[int, int], None]
+
+
+def apply(
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    plan: Plan,
+    *,
+    approved_by: str = "",
+    report: Report | None = None,
+) -> dict[str, int]:
+    """Write a plan's rows: upserts first, then deletes. Returns how many of each. May be repeated after a failure.
+
+    Raises HeadraceError if the plan deletes more than it may without approval, if another refresh came in between, or
+    if the difference is not the one that was planned (and perhaps approved).
+    """
+    require_plan(root, pipeline, dimension, plan)
+    if plan.needs_approval and not approved_by:
+        raise HeadraceError(
+            f"Version {plan.version} deletes {plan.deletes} of {plan.live_rows} rows of {dimension} ({plan.delete_percent} %, "
+            f"allowed {plan.max_delete_percent} %): approve it, or correct the extract."
+        )
+    rows = read_parquet(plan.diff).to_pylist()
+    upserts = [row for row in rows if row["op"] == UPSERT]
+    deletes = [row for row in rows if row["op"] == DELETE]
+    own, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
+    with cassandra_session(bindings) as session:
+        done = 0
+        for changed, group in groupby(sorted(upserts, key=_columns), key=_columns):
+            names = [*own.key, *changed]
+            values = [tuple(row[name] for name in names) for row in group]
+            done = _write(session, _insert(own, names, micros), values, done, len(rows), report)
+        keys = [tuple(row[name] for name in own.key) for row in deletes]
+        _write(session, _delete(own, micros), keys, done, len(rows), report)
+    return {"upserted": len(upserts), "deleted": len(deletes)}
+
+
+def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> None:
+    """Raise HeadraceError unless a plan is still what may be carried out: the recheck after an approval."""
+    now = applied(root, pipeline.name, dimension)
+    if now.get("version", "") != plan.after:
+        raise HeadraceError(
+            f"Version {now.get('version', 'none')} of {dimension} was applied since the plan for {plan.version} was made: "
+            "plan again."
+        )
+    fs, inner = fsspec.core.url_to_fs(plan.diff)
+    if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != plan.sha256:
+        raise HeadraceError(f"{plan.diff} is not what was planned: begin the refresh again from its first step.")
+
+
+def verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any]) -> dict[str, int]:
+    """Compare again after the writes. Raises HeadraceError if the table still differs from the stage."""
+    left = diff(root, bindings, pipeline, dimension, staged, "left.parquet")
+    if left.inserts or left.updates or left.deletes:
+        raise HeadraceError(
+            f"{dimension} still differs from version {left.version} after the refresh ({left.inserts} rows missing, "
+            f"{left.updates} different, {left.deletes} too many): a writer with a later time works on its columns; find it."
+        )
+    return {"rows": left.stage_rows, "newer": left.newer}
+
+
+def record(
+    root: str, pipeline: Pipeline, dimension: str, staged: dict[str, Any], plan: Plan, written: dict[str, int], by: str
+) -> dict[str, Any]:
+    """Write what was applied, when and by whom, and return it. From now on older snapshots are refused."""
+    told = {
+        "version": plan.version,
+        "extract_ms": plan.extract_ms,
+        "source": staged["place"],
+        "sha256": staged["sha256"],
+        "rows": staged["rows"],
+        "inserts": plan.inserts,
+        "updates": plan.updates,
+        "deletes": plan.deletes,
+        "newer": plan.newer,
+        **written,
+        "by": by,
+        "at_ms": time.time_ns() // 1_000_000,
+    }
+    folder = paths.refresh(root, pipeline.name, dimension)
+    storage.write_json(f"{folder}/{plan.version}/record.json", told)
+    storage.write_json(f"{folder}/applied.json", told)
+    return told
+
+
+def _columns(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row["changed"])
+
+
+def _insert(own: Dimension, names: Sequence[str], micros: int) -> str:
+    """Return the upsert of the key and the changed columns: a column that stays is not written, so has no tombstone."""
+    marks = ", ".join("?" * len(names))
+    columns = ", ".join(map(quoted, names))
+    table = quoted(own.keyspace, own.table)
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) USING TIMESTAMP {micros}"  # noqa: S608 - quoted names
+
+
+def _delete(own: Dimension, micros: int) -> str:
+    """Return the delete of a row as it was at the extract: one tombstone. What a stream wrote later stays."""
+    where = " AND ".join(f"{quoted(name)} = ?" for name in own.key)
+    table = quoted(own.keyspace, own.table)
+    return f"DELETE FROM {table} USING TIMESTAMP {micros} WHERE {where}"  # noqa: S608 - quoted names
+
+
+def _write(
+    session: Session, statement: str, values: Sequence[tuple[Any, ...]], done: int, total: int, report: Report | None
+) -> int:
+    if not values:
+        return done
+    prepared = session.prepare(statement)
+    prepared.consistency_level = ConsistencyLevel.LOCAL_QUORUM
+    for first in range(0, len(values), CHUNK):
+        chunk = values[first : first + CHUNK]
+        execute_concurrent_with_args(session, prepared, chunk, concurrency=CONCURRENCY)
+        done += len(chunk)
+        if report:
+            report(done, total)
+    return done

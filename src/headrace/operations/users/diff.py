@@ -1,0 +1,164 @@
+"""The difference between a stage and the live table, and the plan that follows from it. Nothing is written to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.contract.cassandra import directory_columns
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.users import live as live_table
+from headrace.operations.users.snapshot import applied, settings
+from headrace.operations.users.stage import read_parquet, stage_schema, write_parquet
+
+UPSERT, DELETE = "upsert", "delete"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh would write. `newer` rows were written after the extract and are left as they are.
+
+    `diff` is the file with the rows, `sha256` its content; `after` is the version that was applied when it was made.
+    """
+
+    version: str
+    extract_ms: int
+    diff: str
+    sha256: str
+    after: str
+    live_rows: int
+    stage_rows: int
+    inserts: int
+    updates: int
+    deletes: int
+    unchanged: int
+    newer: int
+    delete_percent: float
+    max_delete_percent: int
+    needs_approval: bool
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; `Plan(**...)` takes them back."""
+        return asdict(self)
+
+    @property
+    def text(self) -> str:
+        """Return the plan in one sentence, for whoever approves it."""
+        return (
+            f"Version {self.version}: {self.inserts} new, {self.updates} changed, {self.deletes} deleted "
+            f"({self.delete_percent} % of {self.live_rows}; up to {self.max_delete_percent} % need no approval), "
+            f"{self.unchanged} unchanged, {self.newer} left because they are newer."
+        )
+
+
+@dataclass
+class _Counts:
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    unchanged: int = 0
+    newer: int = 0
+
+
+def diff(
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    staged: dict[str, Any],
+    name: str = "difference.parquet",
+) -> Plan:
+    """Compare a stage with the live table and write the difference beside the stage, as a file of this name.
+
+    Raises HeadraceError if a key is null or twice in the stage (the stage's suite says which).
+    """
+    own, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
+    wanted = _keyed(staged, read_parquet(staged["stage"]), len(pipeline.dimensions[dimension].key))
+    there = live_table.read(bindings, pipeline, dimension)
+    counts = _Counts()
+    rows = list(_changes(wanted, there, int(staged["extract_ms"]) * 1000, counts))
+    names = [field.name for field in schema]
+    columns = directory_columns(pipeline, dimension)
+    table = pa.Table.from_pylist(
+        [
+            {"op": op, "changed": changed, **dict(zip(names, row, strict=True))}
+            for op, row, changed in _named(rows, columns)
+        ],
+        schema=pa.schema([pa.field("op", pa.string()), pa.field("changed", pa.list_(pa.string())), *schema]),
+    )
+    path = str(staged["stage"]).rpartition("/")[0] + f"/{name}"
+    percent = round(100 * counts.deletes / len(there), 2) if there else 0.0
+    return Plan(
+        version=staged["version"],
+        extract_ms=staged["extract_ms"],
+        diff=path,
+        sha256=write_parquet(path, table),
+        after=applied(root, pipeline.name, dimension).get("version", ""),
+        live_rows=len(there),
+        stage_rows=len(wanted),
+        delete_percent=percent,
+        max_delete_percent=own.max_delete_percent,
+        needs_approval=percent > own.max_delete_percent,
+        **asdict(counts),
+    )
+
+
+def _keyed(staged: dict[str, Any], table: pa.Table, width: int) -> dict[live_table.Key, tuple[Any, ...]]:
+    rows = list(zip(*(map(_stored, column.to_pylist()) for column in table.columns), strict=True))
+    found = {row[:width]: row[width:] for row in rows}
+    if len(found) != len(rows) or any(part is None for key in found for part in key):
+        raise HeadraceError(
+            f"{staged['place']} has a key twice or without a value: correct the extract and drop it again."
+        )
+    return found
+
+
+def _changes(
+    wanted: dict[live_table.Key, tuple[Any, ...]], there: live_table.Live, extract_micros: int, counts: _Counts
+) -> Iterator[tuple[str, tuple[Any, ...], list[int]]]:
+    """Yield (op, key and values, positions of the changed values). What is newer than the extract is not touched."""
+    for key, values in wanted.items():
+        if key not in there:
+            counts.inserts += 1
+            yield UPSERT, (*key, *values), [at for at, value in enumerate(values) if value is not None]
+            continue
+        known, written = there[key]
+        changed = [at for at, value in enumerate(values) if value != _aware(known[at])]
+        if not changed:
+            counts.unchanged += 1
+        elif written >= extract_micros:
+            counts.newer += 1
+        else:
+            counts.updates += 1
+            yield UPSERT, (*key, *values), changed
+    for key, (known, written) in there.items():
+        if key in wanted:
+            continue
+        if written >= extract_micros:
+            counts.newer += 1
+        else:
+            counts.deletes += 1
+            yield DELETE, (*key, *map(_aware, known)), []
+
+
+def _named(
+    rows: list[tuple[str, tuple[Any, ...], list[int]]], columns: list[str]
+) -> Iterator[tuple[str, tuple[Any, ...], list[str]]]:
+    for op, row, changed in rows:
+        yield op, row, [columns[at] for at in changed]
+
+
+def _aware(value: Any) -> Any:  # noqa: ANN401 - a cell; Cassandra's driver gives UTC without a zone
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+
+
+def _stored(value: Any) -> Any:  # noqa: ANN401 - a cell, as Cassandra keeps it: times to the millisecond
+    if isinstance(value, datetime):
+        return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    return value

@@ -1,0 +1,175 @@
+"""The plain functions of a refresh, in their order; values between them are plain JSON.
+
+pick, stage, check, plan, (approval where plan["needs_approval"]), apply, verify, record; `refresh` does all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.contract.model import Pipeline
+from headrace.contract.names import stage_name
+from headrace.errors import HeadraceError
+from headrace.operations.deployment import Deployment
+from headrace.operations.users.snapshot import Snapshot, applied, in_drop, settings
+from headrace.operations.users.snapshot import pick as pick_snapshot
+
+
+def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
+    """Return (pipeline, dimension) of every dimension that is refreshed."""
+    return [
+        (pipeline.name, name)
+        for pipeline in deployment.pipelines().values()
+        for name, dimension in pipeline.dimensions.items()
+        if dimension.refresh
+    ]
+
+
+def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
+    """Return the snapshot to refresh from, or {"skip": sentence} where there is none newer than what is applied."""
+    found = pick_snapshot(deployment.root, _pipeline(deployment, pipeline), dimension)
+    return {"skip": found} if isinstance(found, str) else found.to_json_dict()
+
+
+def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the snapshot into the stage. Raises HeadraceError, one sentence, for a snapshot that is no good."""
+    from headrace.operations.users import stage as stages
+
+    own = _pipeline(deployment, pipeline)
+    return stages.stage(deployment.root, deployment.bindings, own, dimension, Snapshot(**snapshot))
+
+
+def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the stage's suite. Returns its summary; raises HeadraceError where a critical expectation failed."""
+    from headrace.operations.quality import store
+    from headrace.operations.quality.plan import Check
+    from headrace.operations.quality.summary import Summary, failures, gate, status_of
+    from headrace.operations.quality.validate import load_suite, validate
+    from headrace.operations.users.live import count
+    from headrace.operations.users.stage import read_parquet
+
+    own, name = _pipeline(deployment, pipeline), stage_name(pipeline, dimension)
+    before = applied(deployment.root, pipeline, dimension).get("rows")
+    rows_before = count(deployment.bindings, own, dimension) if before is None else before
+    least = math.ceil(rows_before * settings(own, dimension).min_rows_percent / 100)
+    key = tuple(own.dimensions[dimension].key)
+    frame = read_parquet(str(staged["stage"])).to_pandas()
+    window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
+    parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
+    task = Check(name, pipeline, dimension, window, parameters)
+    outcomes, result = validate(load_suite(deployment.project, name), frame, key, task.parameters)
+    rows = store.quarantine_rows(task, outcomes, key)
+    summary = Summary(
+        sink=name,
+        pipeline=pipeline,
+        query=dimension,
+        status=status_of(outcomes),
+        window=window,
+        checked_at_ms=int(staged["extract_ms"]),
+        rows=len(frame),
+        expectations=len(outcomes),
+        quarantined=len(rows),
+        failed=failures(outcomes),
+        report=store.report_path(deployment.root, task),
+    )
+    store.record(deployment.bindings, summary, rows)
+    store.write_report(deployment.root, summary, result)
+    gate(summary.to_json_dict())
+    return summary.to_json_dict()
+
+
+def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the refresh would write (see `diff.Plan`), and `text`, the plan in one sentence."""
+    from headrace.operations.users.diff import diff
+
+    made = diff(deployment.root, deployment.bindings, _pipeline(deployment, pipeline), dimension, dict(staged))
+    return made.to_json_dict() | {"text": made.text}
+
+
+def apply(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    planned: Mapping[str, Any],
+    *,
+    approved_by: str = "",
+    report: Any = None,  # noqa: ANN401 - an apply.Report
+) -> dict[str, int]:
+    """Recheck the plan and write it; returns {"upserted", "deleted"}. A repeat after a failure writes the same."""
+    from headrace.operations.users import apply as writes
+
+    own = _pipeline(deployment, pipeline)
+    return writes.apply(
+        deployment.root, deployment.bindings, own, dimension, _plan(planned), approved_by=approved_by, report=report
+    )
+
+
+def verify(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, int]:
+    """Compare the table with the stage once more; returns {"rows", "newer"}. Raises HeadraceError where they differ."""
+    from headrace.operations.users import apply as writes
+
+    return writes.verify(deployment.root, deployment.bindings, _pipeline(deployment, pipeline), dimension, dict(staged))
+
+
+def record(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    staged: Mapping[str, Any],
+    planned: Mapping[str, Any],
+    written: Mapping[str, int],
+    *,
+    by: str,
+) -> dict[str, Any]:
+    """Record the version as applied and return the record."""
+    from headrace.operations.users import apply as writes
+
+    own = _pipeline(deployment, pipeline)
+    return writes.record(deployment.root, own, dimension, dict(staged), _plan(planned), dict(written), by)
+
+
+def refresh(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    *,
+    by: str,
+    approve: bool = False,
+    report: Any = None,  # noqa: ANN401 - an apply.Report
+) -> dict[str, Any]:
+    """Do all steps one after the other: for the command line. Returns the record, or {"skip": sentence}."""
+    snapshot = pick(deployment, pipeline, dimension)
+    if "skip" in snapshot:
+        return snapshot
+    staged = stage(deployment, pipeline, dimension, snapshot)
+    check(deployment, pipeline, dimension, staged)
+    planned = plan(deployment, pipeline, dimension, staged)
+    approved = by if approve else ""
+    written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report)
+    verify(deployment, pipeline, dimension, staged)
+    return record(deployment, pipeline, dimension, staged, planned, written, by=by)
+
+
+def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
+    """Return what is applied, which complete snapshots are in the drop folder, and which are still being written."""
+    complete, waiting = in_drop(deployment.root, pipeline, dimension)
+    return {
+        "applied": applied(deployment.root, pipeline, dimension),
+        "complete": [snapshot.place for snapshot in complete],
+        "unfinished": waiting,
+    }
+
+
+def _plan(planned: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a diff.Plan
+    from headrace.operations.users.diff import Plan
+
+    return Plan(**{name: value for name, value in planned.items() if name != "text"})
+
+
+def _pipeline(deployment: Deployment, name: str) -> Pipeline:
+    found = deployment.pipelines()
+    if name not in found:
+        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
+    return found[name]

@@ -1,0 +1,73 @@
+"""A SQL table or view as the source of a dimension, reached by the binding `<dimension>-source`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from headrace.contract.bindings import DatabaseBinding, read_database
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+PAGE_ROWS = 10_000
+
+
+def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema) -> pa.Table:
+    """Return the schema's columns of a table, read by one statement: one state of the database.
+
+    Raises HeadraceError where it cannot be reached, has not the columns, or has values of other types.
+    """
+    import sqlalchemy
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+    binding = read_database(bindings, f"{dimension}-source")
+    parts = table.split(".")
+    source = sqlalchemy.table(
+        parts[-1], *(sqlalchemy.column(name) for name in schema.names), schema=parts[0] if len(parts) == 2 else None
+    )
+    try:
+        engine = sqlalchemy.create_engine(_url(binding), poolclass=sqlalchemy.pool.NullPool)
+    except (ImportError, NoSuchModuleError) as error:
+        raise HeadraceError(
+            f"The driver {binding.driver} of the binding {dimension}-source is not installed ({error}): add it to the image."
+        ) from error
+    pages: list[pa.RecordBatch] = []
+    try:
+        with engine.connect().execution_options(stream_results=True) as connection:
+            for page in connection.execute(sqlalchemy.select(source)).partitions(PAGE_ROWS):
+                columns = [
+                    pa.array(cells, field.type) for cells, field in zip(zip(*page, strict=True), schema, strict=True)
+                ]
+                pages.append(pa.record_batch(columns, schema=schema))
+    except SQLAlchemyError as error:
+        raise HeadraceError(
+            f"{table} cannot be read from {binding.place} ({_first_line(error)}): see the binding {dimension}-source and "
+            f"that the table has {', '.join(schema.names)}."
+        ) from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+        raise HeadraceError(
+            f"{table} of {binding.place} has values of other types than the contract ({_first_line(error)}): cast them in "
+            "a view and name the view."
+        ) from error
+    return pa.Table.from_batches(pages, schema=schema)
+
+
+def _url(binding: DatabaseBinding) -> URL:
+    from sqlalchemy import URL
+
+    return URL.create(
+        binding.driver,
+        username=binding.username or None,
+        password=binding.password or None,
+        host=binding.host or None,
+        port=binding.port,
+        database=binding.database,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

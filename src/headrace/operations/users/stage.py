@@ -1,0 +1,150 @@
+"""Stages a snapshot: reads all of it, with the contract's columns and types, into one Parquet file of the refresh.
+
+Whatever is wrong with a snapshot's shape ends here, in one sentence; what is wrong with its values, in the stage's suite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from headrace.contract import paths
+from headrace.contract.arrow import arrow_schema
+from headrace.contract.cassandra import directory_columns
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.users.snapshot import Snapshot
+
+
+def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> dict[str, Any]:
+    """Read a snapshot and write the stage. Returns version, extract_ms, kind, place, stage (its path), rows, sha256.
+
+    Raises HeadraceError, one sentence, for an unreadable, cut or empty snapshot, wrong columns or wrong types.
+    """
+    schema = stage_schema(pipeline, dimension)
+    if snapshot.kind == "sql":
+        from headrace.operations.users.source_sql import read_table
+
+        table, sha256 = read_table(bindings, dimension, snapshot.place, schema), ""
+    else:
+        table, sha256 = _read_file(snapshot, schema)
+    if table.num_rows == 0:
+        raise HeadraceError(
+            f"{snapshot.place} has no rows: a directory without users is a fault of the extract; extract it again."
+        )
+    if snapshot.rows is not None and snapshot.rows != table.num_rows:
+        raise HeadraceError(
+            f"{snapshot.place} has {table.num_rows} rows but its mark says {snapshot.rows}: it was cut; drop it again."
+        )
+    path = f"{paths.refresh(root, pipeline.name, dimension)}/{snapshot.version}/stage.parquet"
+    write_parquet(path, table)
+    told = {"version": snapshot.version, "extract_ms": snapshot.extract_ms, "kind": snapshot.kind}
+    return told | {"place": snapshot.place, "stage": path, "rows": table.num_rows, "sha256": sha256}
+
+
+def stage_schema(pipeline: Pipeline, dimension: str) -> pa.Schema:
+    """Return the columns that a snapshot must have: the key, and what no stream writes."""
+    own = pipeline.dimensions[dimension]
+    names = [*own.key, *directory_columns(pipeline, dimension)]
+    return arrow_schema({name: own.columns[name] for name in names})
+
+
+def read_parquet(path: str) -> pa.Table:
+    """Return the table of a stage or difference. Raises HeadraceError where it is missing."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    try:
+        return pyarrow.parquet.read_table(io.BytesIO(fs.cat_file(inner)))
+    except FileNotFoundError as error:
+        raise HeadraceError(f"{path} is missing: begin the refresh again from its first step.") from error
+
+
+def write_parquet(path: str, table: pa.Table) -> str:
+    """Write a table, over one that stands there, and return its SHA-256 (hex)."""
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    fs, inner = fsspec.core.url_to_fs(path)
+    fs.makedirs(inner.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(inner, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
+    fs, inner = fsspec.core.url_to_fs(snapshot.place)
+    try:
+        content: bytes = fs.cat_file(inner)
+    except OSError as error:
+        raise HeadraceError(
+            f"{snapshot.place} cannot be read ({error}): give the tasks the right to read it."
+        ) from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if snapshot.sha256 is not None and snapshot.sha256 != sha256:
+        raise HeadraceError(
+            f"{snapshot.place} does not have the SHA-256 of its mark: it was cut or changed; drop it again."
+        )
+    read = _read_csv if snapshot.kind == "csv" else _read_parquet_file
+    try:
+        return read(snapshot, content, schema), sha256
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+        raise HeadraceError(
+            f"{snapshot.place} does not read as {snapshot.kind} with the types of the contract ({_first_line(error)}): "
+            "correct the extract and drop it again."
+        ) from error
+
+
+def _read_csv(snapshot: Snapshot, content: bytes, schema: pa.Schema) -> pa.Table:
+    if not content.strip():
+        return schema.empty_table()
+    header = content.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip().split(",")
+    _require_columns(snapshot, [name.strip().strip('"') for name in header], schema)
+    options = pyarrow.csv.ConvertOptions(
+        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    parsed = pyarrow.csv.read_csv(
+        io.BytesIO(content),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=options,
+    )
+    return parsed.select(schema.names).cast(schema)
+
+
+def _read_parquet_file(snapshot: Snapshot, content: bytes, schema: pa.Schema) -> pa.Table:
+    if not content:
+        return schema.empty_table()
+    table = pyarrow.parquet.read_table(io.BytesIO(content))
+    _require_columns(snapshot, table.column_names, schema)
+    found = table.select(schema.names)
+    for name in schema.names:  # a number is no text, although Arrow would write it as one
+        if pa.types.is_string(schema.field(name).type) and not pa.types.is_string(
+            _plain(found.schema.field(name).type)
+        ):
+            raise pa.ArrowTypeError(f"{name} is {found.schema.field(name).type}, not string")
+    return found.cast(schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+
+
+def _require_columns(snapshot: Snapshot, there: list[str], schema: pa.Schema) -> None:
+    missing = [name for name in schema.names if name not in there]
+    strange = [name for name in there if name not in schema.names]
+    if missing or strange or len(set(there)) != len(there):
+        told = [f"lacks {', '.join(missing)}"] if missing else []
+        told += [f"has {', '.join(strange)} too many"] if strange else []
+        raise HeadraceError(
+            f"{snapshot.place} {' and '.join(told) or 'names a column twice'}: a snapshot has exactly the columns "
+            f"{', '.join(schema.names)} (streams write the others)."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
