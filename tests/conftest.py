@@ -88,27 +88,3 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         yield settings
     finally:
         local.down(settings)
-
-
-@pytest.fixture(scope="session")
-def airflow_settings(platform: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A real Airflow on the platform's home, with the project's DAGs and those of tests/airflow/probes; ended with the run."""
-    from tests.support import airflow as support
-
-    dags = support.dags_folder(
-        tmp_path_factory.mktemp("airflow") / "dags", PROJECT / "dags", PROJECT / "tests" / "airflow" / "probes"
-    )
-    own = support.start(platform, dags, PROJECT / "plugins")  # type: ignore[arg-type]
-    try:
-        yield own
-    finally:
-        support.stop(own)
-
-
-@pytest.fixture(scope="session")
-def airflow(airflow_settings: object) -> Iterator[object]:
-    """The admin's login at that Airflow (`headrace.local.airflow_client.Airflow`)."""
-    from headrace.local.airflow_client import login
-
-    with login(airflow_settings) as client:  # type: ignore[arg-type]
-        yield client

@@ -1,0 +1,31 @@
+"""A real Airflow for this folder's tests only: its scheduler would work beside all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.local.airflow_client import login
+from tests.support import airflow as support
+
+
+@pytest.fixture(scope="package")
+def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A real Airflow on the platform's home: the project's DAGs and those of probes/; ended with this folder's tests."""
+    dags = support.dags_folder(
+        tmp_path_factory.mktemp("airflow") / "dags", project / "dags", project / "tests" / "airflow" / "probes"
+    )
+    own = support.start(platform, dags, project / "plugins")  # type: ignore[arg-type]
+    try:
+        yield own
+    finally:
+        support.stop(own)
+
+
+@pytest.fixture(scope="package")
+def airflow(airflow_settings: object) -> Iterator[object]:
+    """The admin's login at that Airflow (`headrace.local.airflow_client.Airflow`)."""
+    with login(airflow_settings) as client:  # type: ignore[arg-type]
+        yield client
