@@ -90,6 +90,7 @@ def check(
                 report,
             )
             for name in pipelines_of(names)
+            if names or reconcile.has_run(own.root, name)
         ]
     if as_json:
         print_json(reports)

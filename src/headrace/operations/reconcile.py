@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from headrace.contract import names
+from headrace.contract import names, paths, storage
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, lake
 from headrace.operations.batch_views import pipeline_of
@@ -51,6 +51,11 @@ def plan(
         "at_ms": now,
     }
     return batch_runs.give(deployment.root, "reconcile", pipeline, order, run)
+
+
+def has_run(root: str, pipeline: str) -> bool:
+    """Return whether a pipeline was ever started: before that there is nothing to compare."""
+    return bool(storage.list_names(paths.pipeline_folder(root, pipeline)))
 
 
 def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:
