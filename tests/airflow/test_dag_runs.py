@@ -143,8 +143,6 @@ def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: A
 
 
 def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, own: Deployment) -> None:
-    refused = ended(running, "stream_resume", "failed", pipelines=[NAME])
-    assert "is not paused" in running.task_log("stream_resume", refused, "resume", 1, 0) or own.launcher().find(NAME)
     ended(running, "stream_pause", "success", pipelines=[NAME], reason="a pause")
     assert own.launcher().find(NAME) == []
     wish = intent.read(own.root, NAME)
@@ -185,6 +183,8 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(run
     refused = ended(running, "checkpoint_restore", "failed", **form)
     assert "cannot be restored now" in running.task_log("checkpoint_restore", refused, "plan_restore")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a restore")
+    unpaused = ended(running, "stream_resume", "failed", pipelines=[NAME])
+    assert "is not paused but wanted STOPPED" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
     assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
     states = answered(running, "checkpoint_restore", "Approve", **form)
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
