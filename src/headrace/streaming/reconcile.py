@@ -270,7 +270,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
     ]  # fmt: skip
     for kind, ddl, rows in (("runs", RUNS_DDL, summary), ("differences", DIFFERENCES_DDL, named)):
         table = names.reconcile_table(job.pipeline.name, kind)
-        job.spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl}) USING iceberg")
+        job.spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl}) USING iceberg PARTITIONED BY (run)")
         job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
 
 
