@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from headrace.cli_batch import batch, serve_query
+from headrace.cli_checkpoint import checkpoint
 from headrace.cli_common import (
     NOT_RUNNING,
     Json,
@@ -28,8 +30,11 @@ from headrace.cli_common import (
     progress_bars,
     starting_launcher,
 )
+from headrace.cli_dead_letters import letters
+from headrace.cli_quality import quality
 from headrace.cli_stream import stream
 from headrace.cli_upgrade import stream_upgrade
+from headrace.cli_users import users
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -40,6 +45,11 @@ from headrace.operations import tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(stream, name="stream")
+app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(batch, name="batch")
+app.add_typer(letters, name="dead-letters")
+app.add_typer(quality, name="quality")
+app.add_typer(users, name="users")
 stream.command("upgrade")(stream_upgrade)
 
 
@@ -260,6 +270,9 @@ def _bar(text: str) -> Iterator[Any]:
             progress.update(task, total=now.total, completed=now.acknowledged)
 
         yield report
+
+
+app.command("serve-query")(serve_query)
 
 
 if __name__ == "__main__":

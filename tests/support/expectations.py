@@ -8,6 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.contract.names import stage_name
+from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.quality.sinks import sinks_of
+from tests.support.drivers import Stage
+
 
 def import_great_expectations() -> None:
     """Import it as a user's process does: on Python 3.11 it imports a module that is deprecated (sre_constants)."""
@@ -31,3 +38,34 @@ def _renamed(value: Any, words: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_renamed(inner, words) for inner in value]
     return words.get(value, value) if isinstance(value, str) else value
+
+
+def deployment_of(stage: Stage) -> Deployment:
+    """Return the deployment of a stage: what a DAG's task would load."""
+    own = stage.launcher
+    return Deployment(
+        project=own.project,
+        root=own.root,
+        bindings=stage.admin,
+        drivers=LocalDrivers(
+            run_dir=own.run_dir,
+            log_dir=own.log_dir,
+            tmp_dir=own.tmp_dir,
+            driver_bindings=own.bindings,
+            environment=dict(own.environment),
+            conf=dict(own.conf),
+        ),
+    )
+
+
+def suites_of(stage: Stage, project: Path, pipeline: str, suffix: str) -> None:
+    """Give a stage with a suffix the suites of the pipeline that it is a copy of, under its own names."""
+    original = load_pipeline(project / "pipelines" / f"{pipeline}.yaml")
+    old, new = [_names(each) for each in (original, stage.pipeline)]
+    topics = {topic: topic + suffix for topic in original.sources}
+    copy_suites(project, stage.launcher.project, dict(zip(old, new, strict=True)), topics)
+
+
+def _names(pipeline: Pipeline) -> list[str]:
+    refreshed = [name for name, dimension in pipeline.dimensions.items() if dimension.refresh]
+    return [sink.name for sink in sinks_of(pipeline)] + [stage_name(pipeline.name, name) for name in refreshed]

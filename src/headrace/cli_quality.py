@@ -1,0 +1,141 @@
+"""`headrace quality check|show|trend|quarantine|docs`: run the suites, and what they found."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli_batch import written_deployment
+from headrace.cli_common import Json, Names, console, pipelines_of, print_json, progress_bars
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+from headrace.operations import tables
+from headrace.operations.quality import duty
+from headrace.operations.quality.sinks import find
+
+quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, see what they found.")
+
+Sink = Annotated[str, typer.Argument(help="Such as kafka.pos_items or cassandra.pos_sales.tumbling.")]
+FAILED = 1
+_COLOURS = {"PASSED": "green", "WARNED": "yellow", "FAILED": "red", "EMPTY": "dim"}
+
+
+@quality.command()
+def check(
+    names: Names = None,
+    since: Annotated[str | None, typer.Option(help="Check again from 2026-11-23T10:00 (UTC) on.")] = None,
+    docs: Annotated[bool, typer.Option(help="Build the Data Docs afterwards.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check what is new in every sink since the last check; exit code 1 if a critical expectation failed."""
+    own, since_ms = written_deployment(), None if since is None else _milliseconds(since)
+    found: list[dict[str, Any]] = []
+    with progress_bars() as report:
+        for name in pipelines_of(names):
+            checks = duty.plan_checks(own, name, since_ms=since_ms)
+            found += duty.run_checks(own, name, checks, lambda _, share, name=name: report(f"{name}", share))  # type: ignore[misc]
+        if docs:
+            report("Data Docs", None)
+            duty.build_docs(own)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(tables.plain(("sink", "", "rows", "what was checked", "failed"), [_line(each) for each in found]))
+    if any(each["status"] == "FAILED" for each in found):
+        raise typer.Exit(FAILED)
+
+
+@quality.command()
+def show(sink: Sink, as_json: Json = False) -> None:
+    """Show the newest check of a sink: each failed expectation, why it is there, and rows that broke it."""
+    own = written_deployment()
+    find(own.pipelines().values(), sink)
+    latest = storage.read_json(paths.quality_latest(own.root, sink))
+    if latest is None:
+        raise HeadraceError(f"{sink} was never checked: run `headrace quality check`.")
+    if as_json:
+        print_json(latest)
+        return
+    console.print(tables.plain(("sink", "", "rows", "what was checked", "failed"), [_line(latest)]))
+    for each in latest["failed"]:
+        console.print(f"[bold]{each['expectation']}[/] {each['severity']}: {each['why']}", highlight=False)
+        told = (
+            each["error"] or f"{each['unexpected']} rows ({each['percent']} %)"
+            if each["unexpected"]
+            else each["observed"]
+        )
+        console.print(f"  found: {told}", highlight=False)
+        for row in each["examples"]:
+            console.print(f"  {row}", highlight=False)
+    for batch in latest["batches"]:
+        console.print(f"  batch {batch['batch']}: {batch['found']} rows, the ledger says {batch['expected']}")
+
+
+@quality.command()
+def trend(
+    sink: Annotated[str | None, typer.Argument(help="Default: the newest check of all sinks.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Checks of the sink, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show how the checks of a sink went over time."""
+    own = written_deployment()
+    if sink is not None:
+        find(own.pipelines().values(), sink)
+    found = duty.trend(own, None if sink is None else [sink], limit if sink else 1)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (name, each["checked_at"], _coloured(each["status"]), tables.number(each["rows"]), each["window"],
+         f"{each['critical']} critical, {each['warnings']} warnings" if each["failed"] else "")
+        for name, series in found.items()
+        for each in series
+    ]  # fmt: skip
+    console.print(tables.plain(("sink", "checked", "", "rows", "what was checked", "failed"), rows))
+
+
+@quality.command()
+def quarantine(
+    sink: Sink,
+    window: Annotated[str | None, typer.Option(help="As `trend` shows it; default: the newest check.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rows that broke an expectation, by key."""
+    from headrace.operations.quality import store
+
+    own = written_deployment()
+    find(own.pipelines().values(), sink)
+    latest = storage.read_json(paths.quality_latest(own.root, sink)) or {"window": {"name": ""}}
+    rows = store.quarantined(own.bindings, sink, window or latest["window"]["name"])
+    if as_json:
+        print_json(rows)
+        return
+    shown = [(row["expectation"], row["severity"], row["row_key"], row["row"]) for row in rows]
+    console.print(tables.plain(("expectation", "severity", "key", "row"), shown))
+
+
+@quality.command()
+def docs() -> None:
+    """Build the Data Docs of all kept checks and print where they are."""
+    console.print(duty.build_docs(written_deployment()), highlight=False, soft_wrap=True)
+
+
+def _line(summary: dict[str, Any]) -> tuple[str, ...]:
+    window = summary["window"]
+    failed = "\n".join(f"{each['expectation']} ({each['severity']})" for each in summary["failed"])
+    shown = window.get("reason") or window["name"] + (" (a sample)" if summary["sampled"] else "")
+    return summary["sink"], _coloured(summary["status"]), tables.number(summary["rows"]), shown, failed
+
+
+def _coloured(status: str) -> str:
+    return f"[{_COLOURS.get(status, 'default')}]{status}[/]"
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HeadraceError(f"--since takes a time such as 2026-11-23T10:00 (UTC), not {text!r}.") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

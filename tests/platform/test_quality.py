@@ -1,0 +1,248 @@
+"""Suites on real sinks: two pipelines as shipped keep them, and what is planted by hand is found, named and kept once.
+
+Slow: two drivers, and Great Expectations takes 7 seconds to import; about two minutes in all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from headrace.contract.bindings import read_kafka
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations import intent
+from headrace.operations.deployment import Deployment
+from headrace.operations.produce import Mix
+from headrace.operations.produce.generate import generate
+from headrace.operations.quality import duty, store
+from tests.support.drivers import Content, Stage, make_stage
+from tests.support.expectations import deployment_of, import_great_expectations, suites_of
+
+pytestmark = [pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(900)]
+
+SUFFIX = "_checked"
+PORTIONS = 3
+
+
+def _pausing(content: Content) -> None:
+    content["quality"] = {"on_critical": "pause"}
+
+
+def _records(seed: int, events: dict[str, int]) -> list[Any]:
+    mix = Mix(seed=seed, events=events, duration=2 * 3600.0, since=timedelta(0), products=50)
+    return list(generate(mix, datetime.now(UTC) - timedelta(hours=2)))
+
+
+def _run(stage: Stage, records: list[Any]) -> None:
+    """Feed in portions, so that windows close, and wait until all is taken."""
+    portion = len(records) // PORTIONS + 1
+    stage.start_and_wait()
+    for begin in range(0, len(records), portion):
+        stage.send((record.topic + SUFFIX, record.key, record.value) for record in records[begin : begin + portion])
+        stage.await_quiet()
+
+
+@pytest.fixture(scope="module")
+def sales(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A pos_sales that has taken two hours of sales, still running."""
+    folder = tmp_path_factory.mktemp("sales")
+    stage = make_stage(platform, project, folder, "pos_sales", suffix=SUFFIX, trigger="500 milliseconds", edit=_pausing)
+    suites_of(stage, project, "pos_sales", SUFFIX)
+    try:
+        _run(stage, _records(11, {"pos": 3_000}))
+        yield stage
+    finally:
+        stage.kill()
+
+
+@pytest.fixture(scope="module")
+def checked(sales: Stage) -> dict[str, Content]:
+    """The first pass over all sinks of pos_sales, by sink."""
+    import_great_expectations()
+    return _pass(deployment_of(sales), sales.name)
+
+
+def _pass(deployment: Deployment, pipeline: str, since_ms: int | None = None) -> dict[str, Content]:
+    checks = json.loads(json.dumps(duty.plan_checks(deployment, pipeline, since_ms=since_ms)))
+    summaries = duty.run_checks(deployment, pipeline, checks)
+    return {each["sink"]: json.loads(json.dumps(each)) for each in summaries}
+
+
+def _sink(stage: Stage, query: str) -> str:
+    return f"cassandra.{stage.name}.{query}"
+
+
+def test_all_sinks_of_a_healthy_pipeline_keep_their_suites(sales: Stage, checked: dict[str, Content]) -> None:
+    assert len(checked) == 7
+    assert {sink: each["failed"] for sink, each in checked.items() if each["status"] != "PASSED"} == {}
+    assert all(each["rows"] > 0 and not each["sampled"] for each in checked.values())
+    archive = checked[f"iceberg.{sales.name}.archive_pos{SUFFIX}"]
+    assert archive["rows"] == 3_000
+    assert sum(end - start for start, end in archive["window"]["offsets"].values()) == 3_000
+    totals = checked[_sink(sales, "product_totals")]
+    assert totals["rows"] == len(sales.table(sales.name, "product_totals"))
+    for each in checked.values():
+        assert duty.gate(each).startswith(f"{each['sink']} ({each['window']['name']}): PASSED")
+
+
+def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dict[str, Content]) -> None:
+    window = checked[_sink(sales, "tumbling")]["window"]
+    watermark = sales.ledger("tumbling")[-1]["watermark_ms"]
+    assert window["kind"] == "closed"
+    assert window["until_ms"] <= watermark < window["until_ms"] + 5 * 60_000
+    known = {
+        int(row["window_end"].replace(tzinfo=UTC).timestamp() * 1000) for row in sales.table(sales.name, "tumbling")
+    }
+    assert max(known) > watermark, "open windows are there, and were left"
+
+
+def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str, Content]) -> None:
+    again = {each["sink"]: each for each in duty.plan_checks(deployment_of(sales), sales.name)}
+    for sink, check in again.items():
+        if checked[sink]["window"]["kind"] == "batches":
+            assert check["window"].get("first", 10**9) > checked[sink]["window"]["last"]
+    assert again[_sink(sales, "tumbling")]["window"]["kind"] == "nothing"
+
+
+def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(
+    sales: Stage, checked: dict[str, Content]
+) -> None:
+    deployment = deployment_of(sales)
+    window = checked[_sink(sales, "tumbling")]["window"]
+    start = datetime.fromtimestamp(window["starts_ms"][-2] / 1000, UTC)
+    table = f'"{sales.name}"'
+    (product, *_) = [
+        row["product_id"]
+        for row in sales.cql(f"SELECT product_id FROM {table}.tumbling WHERE window_start = %s", (start,))
+    ]
+    sales.cql(f"UPDATE {table}.product_totals SET sales = 0 WHERE product_id = %s", (product,))
+    sales.cql(
+        f"UPDATE {table}.tumbling SET window_end = %s WHERE window_start = %s AND product_id = %s",
+        (start + timedelta(minutes=6), start, product),
+    )
+    sales.cql(
+        f"INSERT INTO {table}.tumbling (window_start, window_end, product_id, total_amount, sales) "
+        "VALUES (%s, %s, 'nobody', 1, 1)",
+        (start, start + timedelta(minutes=5)),
+    )
+    place = _plant_record(sales)
+
+    checks = duty.plan_checks(deployment, sales.name, since_ms=1)
+    found = {each["sink"]: each for each in duty.run_checks(deployment, sales.name, checks)}
+    bad = {sink for sink, each in found.items() if each["status"] == "FAILED"}
+    items = f"kafka.pos_items{SUFFIX}"
+    assert bad == {_sink(sales, "product_totals"), _sink(sales, "tumbling"), items}
+    for sink in bad:
+        with pytest.raises(HeadraceError, match="critical expectation"):
+            duty.gate(found[sink])
+
+    def keys(sink: str, expectation: str) -> list[Any]:
+        rows = store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"])
+        return [json.loads(row["row_key"]) for row in rows if row["expectation"] == expectation]
+
+    before = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
+    assert keys(_sink(sales, "product_totals"), "column_values_to_be_between(sales)") == [[product]]
+    at = start.isoformat()
+    lengths = "column_values_to_be_in_set(_window_start_to_window_end_seconds)"
+    assert keys(_sink(sales, "tumbling"), lengths) == [[at, product]]
+    known = "column_values_to_be_in_set(_known_in_product_totals)"
+    assert keys(_sink(sales, "tumbling"), known) == [[at, "nobody"]]
+    assert keys(items, "column_values_to_match_regex(product_id)") == [list(place)]
+
+    duty.run_checks(deployment, sales.name, checks)
+    after = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
+    assert after == before, "a retry of the same checks adds nothing"
+    series = duty.trend(deployment, [items])[items]
+    assert [each["status"] for each in series] == ["FAILED", "PASSED"], "one row a check, newest first"
+
+    page = Path(duty.build_docs(deployment))
+    assert page.name == "index.html"
+    assert all(sink in page.read_text() for sink in found)
+
+    assert duty.act(deployment, list(found.values()), by="test") == [sales.name]
+    wish = intent.read(sales.root, sales.name)
+    assert (wish.want, wish.by) == ("PAUSED", "test")
+    assert "critical expectations failed for" in wish.reason
+    assert sales.launcher.find(sales.name) == []
+
+
+def _plant_record(stage: Stage) -> tuple[int, int]:
+    """Send one record as the query's last batch would have, with a product id that is none; returns its place."""
+    batch = stage.ledger("items")[-1]
+    producer = Producer(read_kafka(stage.admin).client_config())
+    placed: list[tuple[int, int]] = []
+    headers = {"headrace.id": "planted", "headrace.generation": "1", "headrace.batch": str(batch["batch"])}
+    producer.produce(
+        f"pos_items{SUFFIX}",
+        key=b"x",
+        value=b'{"product_id": "two words", "amount": 1.00}',
+        headers=list(headers.items()),
+        on_delivery=lambda error, message: placed.append((message.partition(), message.offset())),
+    )
+    assert producer.flush(60) == 0
+    return placed[0]
+
+
+def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    import_great_expectations()
+    stage = make_stage(platform, project, tmp_path, "web_events", suffix=SUFFIX, trigger="500 milliseconds")
+    suites_of(stage, project, "web_events", SUFFIX)
+    try:
+        _run(stage, _records(12, {"quickstart": 900}))
+        stage.stop()
+    finally:
+        stage.kill()
+    deployment = deployment_of(stage)
+    folder = Path(stage.generation("files").paths(stage.root).files)
+    batches = {record["batch"]: record["rows_out"] for record in stage.ledger("files") if record["rows_out"]}
+    half = folder / f"batch_id={max(batches) + 1}"
+    half.mkdir()
+    (half / "part-00000-x.json").write_text('{"lower_city": "hal')
+    found = _pass(deployment, stage.name)
+    assert {sink: each["failed"] for sink, each in found.items() if each["status"] != "PASSED"} == {}
+    assert found[f"files.{stage.name}.files"]["rows"] == sum(batches.values())
+
+    lost = max(batches)
+    shutil.rmtree(folder / f"batch_id={lost}")
+    kept = folder / f"batch_id={min(batches)}"
+    part = next(path for path in sorted(kept.glob("part-*")) if path.read_text())
+    part.write_text(part.read_text() + '{"lower_city": "UPPER", "domain": "d", "behavior": "d:x", "more": 1}\n')
+    files = _pass(deployment, stage.name, since_ms=1)[f"files.{stage.name}.files"]
+    assert files["status"] == "FAILED"
+    assert files["batches"] == [
+        {"batch": min(batches), "expected": batches[min(batches)], "found": batches[min(batches)] + 1},
+        {"batch": lost, "expected": batches[lost], "found": 0},
+    ]
+    failed = {each["expectation"]: each["examples"] for each in files["failed"]}
+    assert set(failed) == {
+        "table_columns_to_match_set()",
+        "table_row_count_to_equal()",
+        "column_values_to_be_null(_schema_error)",
+        "column_values_to_match_regex(lower_city)",
+    }
+    assert failed["column_values_to_match_regex(lower_city)"][0]["lower_city"] == "UPPER"
+    assert failed["column_values_to_be_null(_schema_error)"][0]["_schema_error"] == "more is no column of the contract"
+
+
+def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    stage = make_stage(platform, project, tmp_path, "ad_attribution", suffix="_never")
+    found = _pass(deployment_of(stage), stage.name)
+    assert {each["status"] for each in found.values()} == {"EMPTY"}
+    assert {each["window"]["reason"] for each in found.values()} == {
+        f"{query} has not finished a batch yet"
+        for query in ("attributed", "archive_impressions_never", "archive_clicks_never")
+    }
+    with pytest.raises(HeadraceError, match="There is no pipeline 'nope'"):
+        duty.plan_checks(deployment_of(stage), "nope")

@@ -1,0 +1,231 @@
+"""The users refresh on a real Cassandra: under a stream that joins the table, and with every kind of bad snapshot.
+
+Slow: 100 000 users are written twice, with a driver beside; about two minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from cassandra.query import SimpleStatement
+
+from headrace.contract.names import dead_letter_topic
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations.clients import cassandra_session
+from headrace.operations.users import duty
+from tests.support.drivers import Stage, make_stage
+from tests.support.expectations import deployment_of, import_great_expectations, suites_of
+
+pytestmark = [pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(900)]
+
+USERS = 100_000
+CHANGED, ADDED, LEFT = 600, 300, 100
+
+
+def _stage(platform: Settings, project: Path, folder: Path, suffix: str) -> Stage:
+    import_great_expectations()
+    stage = make_stage(platform, project, folder, "user_logins", suffix=suffix, trigger="500 milliseconds")
+    suites_of(stage, project, "user_logins", suffix)
+    return stage
+
+
+def _drop(stage: Stage, at: datetime, users: dict[str, str | None], mark: bool = True) -> str:
+    """Drop a snapshot as an extract would: the file, then its mark."""
+    return _drop_table(stage, at, {"login_id": list(users), "user_name": list(users.values())}, mark)
+
+
+def _drop_table(stage: Stage, at: datetime, columns: dict[str, list[Any]], mark: bool = True) -> str:
+    (dimension,) = stage.pipeline.dimensions
+    folder = Path(stage.root) / "refresh" / stage.name / dimension / "drop"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"users-{at.strftime('%Y%m%dT%H%M%SZ')}.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    if mark:
+        path.with_name(path.name + ".done").write_text("")
+    return path.name
+
+
+def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
+    (dimension,) = stage.pipeline.dimensions
+    told = duty.refresh(deployment_of(stage), stage.name, dimension, by="test", approve=approve)
+    return json.loads(json.dumps(told))
+
+
+def _rows(stage: Stage, columns: str = "login_id, user_name") -> list[dict[str, Any]]:
+    (dimension,) = stage.pipeline.dimensions.values()
+    return stage.table(dimension.keyspace, dimension.table, columns)
+
+
+def _names(stage: Stage) -> dict[str, str | None]:
+    return {row["login_id"]: row["user_name"] for row in _rows(stage)}
+
+
+def _tombstones(stage: Stage) -> int:
+    """Return how many tombstones Cassandra itself passes over in one scan of the table."""
+    (dimension,) = stage.pipeline.dimensions.values()
+    scan = SimpleStatement(f'SELECT login_id FROM {dimension.keyspace}."{dimension.table}"', fetch_size=2 * USERS)
+    with cassandra_session(stage.admin) as session:
+        result = session.execute(scan, trace=True, timeout=120)
+        assert result.one() is not None
+        events = result.get_query_trace(max_wait_sec=60).events
+    said = [event.description for event in events if "tombstone" in event.description]
+    return sum(int(text.split("tombstone")[0].split()[-1]) for text in said)
+
+
+def test_a_stream_that_joins_the_users_misses_none_while_a_hundred_thousand_are_refreshed(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    stage = _stage(platform, project, tmp_path, "_load")
+    now = datetime.now(UTC).replace(microsecond=0)
+    users: dict[str, str | None] = {f"u{number:06d}": f"User {number}" for number in range(USERS)}
+    first, second = now - timedelta(hours=2), now - timedelta(hours=1)
+    _drop(stage, first, users)
+    assert _refresh(stage)["upserted"] == USERS
+
+    ids = list(users)
+    after = dict(users)
+    after |= {login: f"{users[login]} Married" for login in ids[:CHANGED]}
+    after |= {f"n{number:06d}": f"New {number}" for number in range(ADDED)}
+    for login in ids[-LEFT:]:
+        del after[login]
+    staying = [login for login in ids[:-LEFT] if login in after]
+    sent: dict[str, datetime] = {}
+    ended = threading.Event()
+
+    def load() -> None:
+        turn = 0
+        while not ended.is_set():
+            at = datetime.now(UTC).replace(microsecond=0)
+            logins = [staying[(turn * 97 + step * 31) % len(staying)] for step in range(50)]
+            stage.send(
+                (
+                    "logins_load",
+                    login.encode(),
+                    f'{{"login_id": "{login}", "login_at": "{at:%Y-%m-%d %H:%M:%S}"}}'.encode(),
+                )
+                for login in logins
+            )
+            sent.update(dict.fromkeys(logins, at))
+            turn += 1
+            time.sleep(0.2)
+
+    try:
+        stage.start_and_wait()
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            stage.await_until(lambda: len(stage.ledger("last_login")) > 2, "the stream takes logins")
+            _drop(stage, second, after)
+            began = time.monotonic()
+            told = _refresh(stage)
+            print(f"refresh of {USERS} users with {CHANGED + ADDED + LEFT} changes: {time.monotonic() - began:.1f} s")
+        finally:
+            ended.set()
+            thread.join()
+        stage.await_quiet()
+        stage.stop()
+    finally:
+        stage.kill()
+    assert (told["inserts"], told["updates"], told["deletes"]) == (ADDED, CHANGED, LEFT)
+    assert (told["upserted"], told["deleted"]) == (CHANGED + ADDED, LEFT)
+
+    letters = stage.read(dead_letter_topic("logins_load"))
+    assert [letter.value for letter in letters] == [], "a login met a table without its user"
+    rows = _rows(stage, "login_id, user_name, last_login, writetime(user_name) AS at")
+    assert {row["login_id"]: row["user_name"] for row in rows} == after
+    micros = int(second.timestamp()) * 1_000_000
+    assert sum(row["at"] == micros for row in rows) == CHANGED + ADDED, "only changed rows are written"
+    logged = {row["login_id"]: row["last_login"].replace(tzinfo=UTC) for row in rows if row["last_login"]}
+    assert logged == sent
+    assert _tombstones(stage) == LEFT
+
+
+def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    stage = _stage(platform, project, tmp_path, "_bad")
+    now = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
+    users: dict[str, str | None] = {f"u{number:03d}": f"User {number}" for number in range(200)}
+    _drop(stage, now, users)
+    assert _refresh(stage)["inserts"] == 200
+    ids = list(users)
+    stage.cql("UPDATE test_db.users_bad SET last_login = '2026-01-01' WHERE login_id = %s", (ids[0],))
+    stage.cql("UPDATE test_db.users_bad SET last_login = '2026-01-01' WHERE login_id = %s", (ids[-1],))
+    before = _rows(stage, "*")
+    bad: list[tuple[dict[str, list[Any]], str]] = [
+        ({"login_id": ids[:80], "user_name": ids[:80]}, "table_row_count_to_be_between(), found 80"),
+        ({"login_id": [*ids, ids[0]], "user_name": [*ids, "x"]}, "column_values_to_be_unique(login_id) in 2 rows"),
+        ({"login_id": ids, "user_name": [None, *ids[1:]]}, "column_values_to_not_be_null(user_name) in 1 rows"),
+        ({"login_id": ids, "user_name": list(range(200))}, "user_name is int64, not string"),
+        ({"login_id": ids}, "lacks user_name"),
+        ({"login_id": [], "user_name": []}, "has no rows"),
+    ]
+    for minute, (columns, says) in enumerate(bad):
+        name = _drop_table(stage, now + timedelta(minutes=minute + 1), columns)
+        with pytest.raises(HeadraceError) as told:
+            _refresh(stage)
+        assert says in str(told.value)
+        assert "\n" not in str(told.value)
+        assert _rows(stage, "*") == before, name
+
+    # A cut file without its mark is not read; the bad ones before it are still newer than what is applied.
+    _drop(stage, now + timedelta(minutes=30), users, mark=False)
+    with pytest.raises(HeadraceError, match="has no rows"):
+        _refresh(stage)
+
+    # A tenth fewer is more than may be deleted without an approval.
+    fewer = dict(list(users.items())[:180])
+    _drop(stage, now + timedelta(minutes=40), fewer)
+    with pytest.raises(
+        HeadraceError, match=r"deletes 20 of 200 rows of users_bad \(10\.0 %, allowed 5 %\): approve it"
+    ):
+        _refresh(stage)
+    assert _rows(stage, "*") == before
+    told = _refresh(stage, approve=True)
+    assert (told["deletes"], told["by"]) == (20, "test")
+    assert _names(stage) == fewer
+    (kept,) = [row for row in _rows(stage, "login_id, last_login") if row["login_id"] == ids[0]]
+    assert kept["last_login"] == datetime(2026, 1, 1), "what the stream wrote is not touched"
+
+    # An older snapshot that comes late is not even read.
+    _drop(stage, now + timedelta(minutes=35), users)
+    assert "is applied" in _refresh(stage)["skip"]
+    assert _names(stage) == fewer
+
+
+def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    stage = _stage(platform, project, tmp_path, "_plan")
+    deployment, name = deployment_of(stage), "users_plan"
+    now = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
+    _drop(stage, now, {"a": "A", "b": "B"})
+    staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))
+    plan = duty.plan(deployment, stage.name, name, staged)
+    Path(plan["diff"]).write_bytes(b"other")
+    with pytest.raises(HeadraceError, match="is not what was planned"):
+        duty.apply(deployment, stage.name, name, plan)
+    assert _names(stage) == {}
+    plan = duty.plan(deployment, stage.name, name, staged)
+    assert _refresh(stage)["inserts"] == 2
+    with pytest.raises(HeadraceError, match="was applied since the plan"):
+        duty.apply(deployment, stage.name, name, plan)
+
+    # A row that was written after the extract is left as it is, whichever way it differs.
+    stage.cql("UPDATE test_db.users_plan SET user_name = 'By hand' WHERE login_id = 'a'")
+    stage.cql("INSERT INTO test_db.users_plan (login_id, user_name) VALUES ('c', 'By hand')")
+    _drop(stage, now + timedelta(minutes=1), {"a": "A2", "b": "B2"})
+    told = _refresh(stage)
+    assert (told["updates"], told["deletes"], told["newer"]) == (1, 0, 2)
+    assert _names(stage) == {"a": "By hand", "b": "B2", "c": "By hand"}
+    assert duty.status(deployment, stage.name, name)["applied"]["version"] == told["version"]
+    assert duty.dimensions(deployment) == [(stage.name, name)]
