@@ -1,0 +1,219 @@
+"""What each chart promises of its own system."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from headrace.contract import names
+from headrace.operations.bootstrap import Config
+from headrace.operations.deployment import Deployment, KubernetesDrivers
+from tests.support.charts import EXTERNAL_KAFKA, kind, named, pods, refusal, render
+
+
+def _flow(name: str, *settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    objects = render("base", *settings)
+    return named(objects, "NetworkPolicy", f"{name}-egress"), named(objects, "NetworkPolicy", f"{name}-ingress")
+
+
+def test_every_namespace_enforces_restricted_at_a_fixed_version() -> None:
+    namespaces = kind(render("base"), "Namespace")
+    assert len(namespaces) == 4
+    for each in namespaces:
+        for mode in ("enforce", "warn", "audit"):
+            assert each["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
+            assert each["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}-version"].startswith("v1.")
+
+
+def test_every_namespace_denies_both_directions_but_names() -> None:
+    denied = [each for each in kind(render("base"), "NetworkPolicy") if each["metadata"]["name"] == "default-deny"]
+    assert {each["metadata"]["namespace"] for each in denied} == {
+        "headrace", "headrace-kafka", "headrace-cassandra", "headrace-spark", "headrace-airflow",
+    }  # fmt: skip
+    for each in denied:
+        assert each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_a_flow_is_named_at_both_ends_by_namespace_labels_and_port() -> None:
+    leaves, enters = _flow("spark-to-kafka")
+    assert leaves["metadata"]["namespace"] == "headrace-spark"
+    assert enters["metadata"]["namespace"] == "headrace-kafka"
+    (out,) = leaves["spec"]["egress"]
+    assert out["ports"] == [{"port": 9092, "protocol": "TCP"}]
+    (peer,) = out["to"]
+    assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kafka"}
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "headrace-kafka"}
+
+
+def test_flows_select_the_pods_that_the_charts_make() -> None:
+    made = {
+        f"headrace-{chart}": [labels for _, _, labels in pods(render(chart))]
+        for chart in ("kafka", "cassandra", "airflow")
+    }
+    made["headrace-spark"] = [labels for who, _, labels in pods(render("spark")) if "pod-templates" in who]
+    for policy in kind(render("base"), "NetworkPolicy"):
+        wanted = policy["spec"]["podSelector"].get("matchLabels", {})
+        namespace = policy["metadata"]["namespace"]
+        if wanted and namespace in made:
+            assert any(wanted.items() <= labels.items() for labels in made[namespace]), policy["metadata"]["name"]
+
+
+def test_an_external_system_has_no_flow_of_its_own_and_the_listed_egress() -> None:
+    objects = render("base", *EXTERNAL_KAFKA)
+    assert not [each for each in objects if "to-kafka" in each["metadata"]["name"]]
+    outside = named(objects, "NetworkPolicy", "allow-external", "headrace-spark")
+    assert outside["spec"]["egress"] == [
+        {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 9093, "protocol": "TCP"}]}
+    ]
+    assert "binding" in refusal("base", "kafka.mode=external")
+
+
+def test_the_bootstrap_reads_its_configuration_and_overwrites_nothing_unless_asked() -> None:
+    objects = render("base")
+    text = named(objects, "ConfigMap", "bootstrap")["data"]["bootstrap.json"]
+    assert Config.model_validate_json(text).kafka.namespace == "headrace-kafka"
+    verbs = {tuple(role["rules"][0]["verbs"]) for role in kind(objects, "Role")}
+    assert verbs == {("get", "create")}
+    renewing = render("base", "job.action=renew-certificates")
+    assert {tuple(role["rules"][0]["verbs"]) for role in kind(renewing, "Role")} == {("get", "create", "patch")}
+
+
+def test_a_folder_as_root_needs_a_volume_that_both_sides_mount() -> None:
+    volumes = kind(render("base"), "PersistentVolume")
+    assert {each["spec"]["claimRef"]["namespace"] for each in volumes} == {"headrace-spark", "headrace-airflow"}
+    assert {each["spec"]["persistentVolumeReclaimPolicy"] for each in volumes} == {"Retain"}
+    assert "storage.source must say" in refusal("base", "storage.source=null")
+    assert kind(render("base", "storage.source=null", "storage.root=s3a://bucket/headrace"), "PersistentVolume") == []
+
+
+@pytest.mark.parametrize("chart", ["kafka", "cassandra"])
+def test_two_nodes_are_refused(chart: str) -> None:
+    assert "size" in refusal(chart, "size=2")
+
+
+def test_one_kafka_is_both_and_three_have_controllers_apart() -> None:
+    (alone,) = kind(render("kafka"), "StatefulSet")
+    assert alone["spec"]["replicas"] == 1
+    sets = {each["metadata"]["name"]: each for each in kind(render("kafka", "size=3"), "StatefulSet")}
+    assert {name: each["spec"]["replicas"] for name, each in sets.items()} == {"kafka": 3, "kafka-controller": 3}
+    hooks = {name: each["spec"]["template"]["spec"]["containers"][0].get("lifecycle") for name, each in sets.items()}
+    assert hooks["kafka"]
+    assert not hooks["kafka-controller"]
+    grace = sets["kafka"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > yaml.safe_load(_file("kafka/values.yaml"))["stopWaitSeconds"]
+
+
+@pytest.mark.parametrize(("size", "copies", "in_sync"), [(1, "1", "1"), (3, "3", "2")])
+def test_kafka_keeps_as_many_copies_as_it_has_nodes(size: int, copies: str, in_sync: str) -> None:
+    text = named(render("kafka", f"size={size}"), "ConfigMap", "kafka")["data"]["server.properties"]
+    config = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    assert config["default.replication.factor"] == config["offsets.topic.replication.factor"] == copies
+    assert config["min.insync.replicas"] == config["transaction.state.log.min.isr"] == in_sync
+    assert config["unclean.leader.election.enable"] == config["auto.create.topics.enable"] == "false"
+    assert config["allow.everyone.if.no.acl.found"] == "false"
+    assert config["listener.security.protocol.map"] == "CLIENT:SASL_SSL,CONTROLLER:SSL,INTERNAL:SSL"
+    assert (
+        config["listener.name.controller.ssl.client.auth"]
+        == config["listener.name.internal.ssl.client.auth"]
+        == "required"
+    )
+    assert len(config["controller.quorum.voters"].split(",")) == size
+
+
+def test_cassandra_takes_no_plain_connection_and_its_heap_is_half_of_its_memory() -> None:
+    for size in (1, 3):
+        objects = render("cassandra", f"size={size}")
+        config = yaml.safe_load(named(objects, "ConfigMap", "cassandra")["data"]["cassandra.yaml"])
+        assert config["client_encryption_options"]["optional"] is False
+        assert config["server_encryption_options"]["internode_encryption"] == "all"
+        assert config["server_encryption_options"]["require_client_auth"] is True
+        assert config["authenticator"] == "PasswordAuthenticator"
+        (node,) = kind(objects, "StatefulSet")
+        container = node["spec"]["template"]["spec"]["containers"][0]
+        environment = {each["name"]: each["value"] for each in container["env"]}
+        assert int(environment["MAX_HEAP_SIZE"].rstrip("M")) * 2 <= int(
+            container["resources"]["limits"]["memory"].rstrip("Mi")
+        )
+        assert environment["LOCAL_JMX"] == "yes"
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["nodetool", "drain"]
+
+
+def test_a_driver_is_told_to_stop_before_its_jvm_and_executors_have_no_token() -> None:
+    templates = {who.rpartition("/")[2]: spec for who, spec, _ in pods(render("spark")) if "pod-templates" in who}
+    driver, executor = templates["driver.yaml"], templates["executor.yaml"]
+    assert "pkill -TERM -x python3" in driver["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]
+    assert executor["automountServiceAccountToken"] is False
+    assert "restartPolicy" not in driver
+    assert [each["name"] for each in driver["containers"]] == ["driver"]
+    assert [each["name"] for each in executor["containers"]] == ["executor"]
+
+
+def test_accounts_are_those_that_the_launcher_names_and_have_the_verbs_that_it_uses() -> None:
+    objects = render("spark")
+    accounts = {each["metadata"]["name"] for each in kind(objects, "ServiceAccount")}
+    assert accounts == {names.DRIVER_ACCOUNT, names.EXECUTOR_ACCOUNT}
+    rules = {role["metadata"]["name"]: role["rules"] for role in kind(objects, "Role")}
+    assert rules["airflow-submit"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["services", "configmaps"], "verbs": ["create", "patch"]},
+    ]
+    assert rules["airflow-read"][0]["verbs"] == ["get", "list"]
+    bound = {each["metadata"]["name"]: each["subjects"] for each in kind(objects, "RoleBinding")}
+    made = {each["metadata"]["name"] for each in kind(render("airflow"), "ServiceAccount")}
+    assert {bound[role][0]["name"] for role in ("airflow-submit", "airflow-read")} <= made
+    assert {subject["name"] for subjects in bound.values() for subject in subjects} == {
+        "spark-driver", "airflow-tasks", "airflow-web",
+    }  # fmt: skip
+
+
+def test_airflows_tasks_find_the_kubernetes_launcher_in_the_deployment_file() -> None:
+    text = named(render("airflow"), "ConfigMap", "airflow-headrace")["data"]["deployment.json"]
+    told = Deployment.model_validate(json.loads(text))
+    assert isinstance(told.drivers, KubernetesDrivers)
+    assert told.drivers.namespace == "headrace-spark"
+    assert told.drivers.image == "headrace-spark:0.1.0"
+    assert "secret" in refusal("airflow", "driver.conf.spark\\.hadoop\\.fs\\.s3a\\.secret\\.key=x").lower()
+
+
+def test_only_tasks_and_the_web_server_have_an_account_with_rights() -> None:
+    accounts = {
+        who: (spec["serviceAccountName"], spec["automountServiceAccountToken"])
+        for who, spec, _ in pods(render("airflow"))
+    }
+    assert {who for who, (_, token) in accounts.items() if token} == {
+        "Deployment/airflow-api-server", "Deployment/airflow-scheduler",
+    }  # fmt: skip
+    assert accounts["Deployment/airflow-api-server"][0] == "airflow-web"
+    assert accounts["Deployment/airflow-scheduler"][0] == "airflow-tasks"
+
+
+def test_migrations_are_no_hook_and_have_a_name_of_each_revision() -> None:
+    jobs = kind(render("airflow"), "Job")
+    assert {each["metadata"]["name"] for each in jobs} == {"airflow-migrate-1", "provision-1"}
+    assert not any("helm.sh/hook" in each["metadata"].get("annotations", {}) for each in jobs)
+    for each in kind(render("airflow"), "Deployment"):
+        (first,) = each["spec"]["template"]["spec"]["initContainers"]
+        assert first["args"][:3] == ["airflow", "db", "check-migrations"]
+
+
+def test_behind_a_path_the_probes_and_the_execution_api_have_it_too() -> None:
+    objects = render("airflow", "baseUrl=https://a.example.org/airflow")
+    environment = named(objects, "ConfigMap", "airflow")["data"]
+    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-api:8080/airflow/execution/"
+    web = named(objects, "Deployment", "airflow-api-server")["spec"]["template"]["spec"]["containers"][0]
+    assert web["readinessProbe"]["httpGet"]["path"] == "/airflow/api/v2/version"
+
+
+def test_an_ingress_needs_a_host_and_a_certificate() -> None:
+    assert "ingress" in refusal("airflow", "ingress.enabled=true")
+    assert kind(render("airflow"), "Ingress") == []
+
+
+def _file(path: str) -> str:
+    from tests.support.charts import ROOT
+
+    return (ROOT / "helm" / path).read_text()
