@@ -1,8 +1,8 @@
 """The one entry point of finite Spark work: `batch.py DUTY PIPELINE RUN`, by spark-submit or, on one machine, by Python.
 
-DUTY is `views` or `reconcile`; what exactly is to be done stands in the run's order.json, which its planner wrote.
-The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
-HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the log's last line says why.
+DUTY is `views`, `reconcile`, `drill` or `upkeep`; what exactly is to be done stands in the run's order.json, which its
+planner wrote. The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
+HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the last line of the log says why.
 """
 
 import json
@@ -15,12 +15,18 @@ from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_job, drill, reconcile, upkeep, views
+from headrace.streaming import batch_job, drill, rebuild, reconcile, upkeep, views
 from headrace.streaming.reasons import reason_of
 
 log = logging.getLogger("headrace")
 
-DUTIES = {"views": views.run, "reconcile": reconcile.run, "drill": drill.run, "upkeep": upkeep.run}
+DUTIES = {
+    "views": views.run,
+    "reconcile": reconcile.run,
+    "rebuild": rebuild.run,
+    "drill": drill.run,
+    "upkeep": upkeep.run,
+}
 
 
 def main(duty: str, name: str, run: str) -> int:

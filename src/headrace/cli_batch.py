@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli_common import Json, Names, ProjectFolder, console, pipelines_of, print_json, progress_bars
+from headrace.cli_common import Json, Names, ProjectFolder, console, pipelines_of, print_json, progress_bars, who
 from headrace.contract import views as contract
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher
@@ -18,6 +18,7 @@ from headrace.operations import (
     batch_views,
     deployment,
     lineage,
+    rebuild,
     reconcile,
     reconcile_repair,
     retention,
@@ -148,6 +149,39 @@ def repair(
         console.print(
             f"Nothing was changed. To do it: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
         )
+
+
+@batch.command("rebuild")
+def rebuild_query(
+    pipeline: One,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    act: Annotated[str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan that you saw.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; the generation keeps it.")] = "rebuilt from the archive",
+    as_json: Json = False,
+) -> None:
+    """Show what a rebuild of a query from the archive would do; with --act, do it: a new generation, the stream stopped."""
+    own = _starting()
+    planned = rebuild.plan(own, pipeline, query)
+    if act is None:
+        if as_json:
+            print_json(planned)
+            return
+        console.print(
+            f"Generation {planned['number']} of {pipeline}.{query}: {planned['archived']} offsets from the archive, "
+            f"then {planned['again']} from Kafka."
+        )
+        for blocker in planned["blockers"]:
+            console.print(f"Blocked: {blocker}.")
+        if not planned["blockers"]:
+            console.print(f"To do it: headrace batch rebuild {pipeline} {query} --act {planned['fingerprint']}")
+        return
+    given = rebuild.give(own, planned | {"fingerprint": act}, by=who(), reason=reason)
+    with progress_bars() as report:
+        done = rebuild.finish(own, _execute(own, given, f"rebuild {query}", report))
+    if as_json:
+        print_json(done)
+    else:
+        console.print(f"Generation {done['generation']} is ready. Now: headrace stream start {pipeline}")
 
 
 @batch.command("retention")

@@ -29,7 +29,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers_local import LocalLauncher
 
-Duty = Literal["views", "reconcile", "drill", "upkeep"]
+Duty = Literal["views", "reconcile", "rebuild", "drill", "upkeep"]
 Report = Callable[[str, float | None], None]
 
 KEPT_RUNS = 500  # folders of old runs a pipeline; results stay in the report tables

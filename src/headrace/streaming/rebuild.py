@@ -1,0 +1,296 @@
+"""Rebuild a query from the archive, where retention took records before it had read them.
+
+A new generation whose first batches come from the archive, and whose checkpoint then goes on from Kafka. The query's own
+plan runs over the archive in chunks of broker time, one batch each, with the query's watermark, sinks and state
+partitions; its state is that of a stream, since it is one. Afterwards the checkpoint's offset log is written anew with
+Kafka's offsets in place of the file source's: from then on Spark cannot tell it from one that had read Kafka all along.
+The ledger has every batch, so late rows stay accounted for. Nothing runs on it before its manifest is written, which is
+not done here (`operations.rebuild.finish`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract import checkpoint, ledger, names, soundness, storage, trees
+from headrace.contract.bindings import read_kafka
+from headrace.contract.checkpoint import BatchRange, Offsets
+from headrace.contract.generation import Generation
+from headrace.contract.model import Query
+from headrace.contract.paths import GenerationPaths
+from headrace.errors import HeadraceError
+from headrace.streaming import batch_archive, sinks, source, writer
+from headrace.streaming.batch_archive import Archive
+from headrace.streaming.batch_job import Job
+from headrace.streaming.session import kafka_options
+
+RAW = "key binary, value binary, topic string, `partition` int, `offset` bigint, timestamp timestamp"
+
+
+@dataclass
+class Progress:
+    """What was fed so far. `chunk` is the end of the chunk that is fed now."""
+
+    starts: Offsets
+    chunk: Offsets
+    read: Offsets
+    ends: dict[int, Offsets] = field(default_factory=dict)  # batch -> its end offsets
+    file_ends: dict[int, int] = field(default_factory=dict)  # source number -> newest offset of the file source
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """One rebuild: the query, the generation that it makes, and where it works."""
+
+    job: Job
+    name: str
+    made: Generation
+    paths: GenerationPaths
+    scratch: str
+
+    @property
+    def query(self) -> Query:
+        """Return the declared query."""
+        return self.job.pipeline.queries[self.name]
+
+
+def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Rebuild the query that an order names and return the report, with the generation as its manifest will have it.
+
+    The order has query, number and started_micros of the new generation, reason, by, at_ms, rows_each
+    (records a batch), and `first` (topic -> partition -> where Kafka begins, for partitions that the archive lacks).
+    """
+    began = time.monotonic()
+    name = str(order["query"])
+    made = Generation(
+        pipeline=job.pipeline.name,
+        query=name,
+        number=int(order["number"]),
+        started_micros=int(order["started_micros"]),
+        fingerprint={},
+        reason=str(order["reason"]),
+        by=str(order["by"]),
+        at_ms=int(order["at_ms"]),
+    )
+    own = made.paths(job.root)
+    if storage.read_json(own.manifest) is not None:
+        raise HeadraceError(f"{own.folder} is a generation already: plan the rebuild anew.")
+    trees.remove(own.folder)  # of an attempt that broke off: without a manifest it is nobody's
+    trees.remove(own.files)
+    rebuild = Rebuild(job, name, made, own, f"{own.folder}/rebuild")
+    topics = list(rebuild.query.sources)
+    archives = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
+    _require_whole(archives)
+    cuts = _cuts(job, archives, int(order["rows_each"]))
+    starts = {t: _offsets(order["first"].get(t, {})) | {p: part.first for p, part in a.partitions.items()}
+              for t, a in archives.items()}  # fmt: skip
+    progress = Progress(starts, starts, starts)
+    # The number of state partitions is frozen at the first batch (SPARK-19873); adaptive plans would change it.
+    job.spark.conf.set("spark.sql.shuffle.partitions", str(job.pipeline.driver.state_partitions))
+    job.spark.conf.set("spark.sql.adaptive.enabled", "false")
+    rows = {topic: batch_archive.records(job.spark, a).where("reason IS NULL") for topic, a in archives.items()}
+    for number, cut in enumerate(cuts):
+        job.progress(number, len(cuts), f"chunk {number + 1} of {len(cuts)}")
+        _lay(rebuild, rows, progress.read, cut, number)
+        progress.chunk = cut
+        _feed(rebuild, progress)
+        progress.read = cut
+    job.progress(len(cuts), len(cuts), "writes the offset log")
+    _to_kafka(rebuild, progress)
+    trees.remove(rebuild.scratch)
+    stateful = bool(rebuild.query.aggregate or rebuild.query.join)
+    wrong = [each for each in soundness.structure(own, stateful=stateful) if each.severity == "critical"]
+    if wrong:
+        raise HeadraceError(
+            f"The rebuilt {wrong[0].where} {wrong[0].what} ({wrong[0].fault}): report this as a defect."
+        )
+    return {
+        "pipeline": job.pipeline.name,
+        "query": name,
+        "generation": asdict(made),
+        "batches": len(progress.ends),
+        "records": sum(sum(part.distinct for part in a.partitions.values()) for a in archives.values()),
+        "ends": {topic: {str(p): end for p, end in parts.items()} for topic, parts in progress.read.items()},
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _require_whole(archives: Mapping[str, Archive]) -> None:
+    for topic, archive in archives.items():
+        lacking = {number: part.missing for number, part in archive.partitions.items() if part.missing}
+        if archive.snapshot is None or lacking:
+            what = f"lacks {sum(lacking.values())} offsets" if lacking else "is empty"
+            raise HeadraceError(
+                f"The archive of {topic} {what}: nothing exact can be rebuilt from it; reconcile first."
+            )
+
+
+def _cuts(job: Job, archives: Mapping[str, Archive], rows_each: int) -> list[Offsets]:
+    """Return the end offsets of each chunk: by broker time, so that partitions and topics go on together."""
+    total = sum(part.distinct for archive in archives.values() for part in archive.partitions.values())
+    count = max(1, -(-total // rows_each))
+    times = [job.spark.table(names.archive_table(job.pipeline.name, t)).select("timestamp") for t in archives]
+    every = times[0] if len(times) == 1 else times[0].unionByName(times[1])
+    shares = [number / count for number in range(1, count)]
+    found = every.select(F.percentile_approx(F.unix_millis("timestamp"), shares or [0.5])).first()
+    borders = sorted(set(found[0])) if found and shares else []
+    cuts: list[Offsets] = []
+    for border in borders:
+        ends: Offsets = {}
+        for topic, archive in archives.items():
+            before = batch_archive.records(job.spark, archive).where(F.unix_millis("timestamp") < border)
+            last = before.groupBy("partition").agg(F.max("offset").alias("last")).collect()
+            known = cuts[-1][topic] if cuts else {p: part.first for p, part in archive.partitions.items()}
+            ends[topic] = {p: max([known[p], *(r["last"] + 1 for r in last if r.partition == p)]) for p in known}
+        cuts.append(ends)
+    cuts.append({topic: {p: part.end for p, part in archive.partitions.items()} for topic, archive in archives.items()})
+    return cuts
+
+
+def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: Offsets, number: int) -> None:
+    """Write one chunk as files that the file source finds."""
+    for topic, frame in rows.items():
+        first = {str(p): offset for p, offset in start[topic].items()}
+        past = {str(p): offset for p, offset in end[topic].items()}
+        chunk = batch_archive.beyond(batch_archive.before(frame, past), first)
+        chunk = chunk.select("key", "value", "topic", "partition", "offset", "timestamp")
+        chunk.coalesce(2).write.parquet(f"{rebuild.scratch}/{topic}/{number:06d}")
+
+
+def _feed(rebuild: Rebuild, progress: Progress) -> None:
+    """Run the query over what was laid last, until it and the batch that moves the watermark are committed."""
+    job, query = rebuild.job, rebuild.query
+    frames: dict[str, DataFrame] = {}
+    for topic in query.sources:
+        contract = job.pipeline.sources[topic]
+        raw = (
+            job.spark.readStream.schema(RAW).option("recursiveFileLookup", "true").parquet(f"{rebuild.scratch}/{topic}")
+        )
+        typed = source.accepted(raw, contract, source.added_columns(query, contract))
+        frames[topic] = source.watermarked(typed, topic, query, contract)
+    for dimension in query.dimensions:
+        table = job.pipeline.dimensions[dimension]
+        frames[dimension] = job.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
+    frame = job.transforms[rebuild.name](**frames)
+    running = (
+        frame.writeStream.queryName(f"rebuild of {names.query_name(job.pipeline.name, rebuild.name)}")
+        .outputMode(query.mode)
+        .trigger(availableNow=True)
+        .option("checkpointLocation", rebuild.paths.checkpoint)
+        .foreachBatch(_writing(rebuild, progress))
+        .start()
+    )
+    running.awaitTermination()
+
+
+def _writing(rebuild: Rebuild, progress: Progress) -> Any:  # noqa: ANN401 - a foreachBatch function
+    job = rebuild.job
+    kafka = kafka_options(read_kafka(job.bindings))
+    write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka)
+    full = names.query_name(job.pipeline.name, rebuild.name)
+    required = [name for name, column in rebuild.query.columns.items() if column.required]
+
+    def written(frame: DataFrame, number: int) -> None:
+        began = time.time_ns() // 1_000_000
+        taken = _range(rebuild, progress, number)
+        frame.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            nulls = [F.count(F.when(F.col(name).isNull(), True)) for name in required]
+            counts = frame.agg(F.count(F.lit(1)), *nulls).first()
+            assert counts is not None
+            if any(counts[1:]):
+                raise HeadraceError(f"{full} has {writer.NULL_IN_REQUIRED}: correct the transform before a rebuild.")
+            if counts[0]:
+                write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end))
+        finally:
+            frame.unpersist()
+        now = time.time_ns() // 1_000_000
+        record = ledger.make_record(
+            full, rebuild.made.number, taken, rows_out=int(counts[0]), began_ms=began, written_ms=now
+        )
+        ledger.write(rebuild.paths.ledger, record)
+
+    return written
+
+
+def _range(rebuild: Rebuild, progress: Progress, number: int) -> BatchRange:
+    """Return what a batch reads, as if Kafka had been read: the chunk, or nothing where only the watermark moves."""
+    metadata, lines = _entry(rebuild.paths.checkpoint, number)
+    before = _entry(rebuild.paths.checkpoint, number - 1)[0] if number else {"batchWatermarkMs": 0}
+    now = {index: int(json.loads(line)["logOffset"]) for index, line in enumerate(lines) if line.startswith("{")}
+    start = progress.ends.get(number - 1, progress.starts)
+    fresh = {index for index, offset in now.items() if offset > progress.file_ends.get(index, -1)}
+    progress.file_ends |= now
+    end = progress.chunk if fresh else progress.ends.get(number, start)  # else only the watermark moves
+    whole = {topic: {**start.get(topic, {}), **parts} for topic, parts in end.items()}
+    progress.ends[number] = whole
+    return BatchRange(
+        batch=number,
+        start={topic: dict(parts) for topic, parts in start.items()},
+        end=whole,
+        watermark_ms=int(metadata["batchWatermarkMs"]),
+        late_watermark_ms=int(before["batchWatermarkMs"]),
+    )
+
+
+def _to_kafka(rebuild: Rebuild, progress: Progress) -> None:
+    """Write the checkpoint's source log anew: what the file source noted becomes what the Kafka source would have."""
+    folder = rebuild.paths.checkpoint
+    order = _source_topics(rebuild)
+    for number in checkpoint.batches(folder, "offsets"):
+        text = storage.read_text(checkpoint.offsets_entry(folder, number))
+        assert text is not None
+        version, metadata, *lines = text.splitlines()
+        told = [_json({order[index]: _texts(progress.ends[number][order[index]])}) for index in range(len(lines))]
+        _replace(checkpoint.offsets_entry(folder, number), "\n".join([version, metadata, *told]))
+    for index, topic in enumerate(order):
+        trees.remove(f"{folder}/sources/{index}")
+        # KafkaSourceInitialOffsetWriter: a zero byte (SPARK-19517), the version, the offsets.
+        first = _json({topic: _texts(progress.starts[topic])})
+        storage.write_text(f"{folder}/sources/{index}/0", f"\0v1\n{first}")
+
+
+def _source_topics(rebuild: Rebuild) -> list[str]:
+    """Return the topic of each source number of the checkpoint, by the paths that the file source noted."""
+    folder = f"{rebuild.paths.checkpoint}/sources"
+    found = {}
+    for index in sorted(name for name in storage.list_names(folder) if name.isdigit()):
+        entries = [name for name in storage.list_names(f"{folder}/{index}") if not name.startswith(".")]
+        text = "".join(storage.read_text(f"{folder}/{index}/{name}") or "" for name in entries)
+        found[int(index)] = next(topic for topic in rebuild.query.sources if f"/rebuild/{topic}/" in text)
+    return [found[index] for index in sorted(found)]
+
+
+def _entry(folder: str, number: int) -> tuple[dict[str, Any], Sequence[str]]:
+    text = storage.read_text(checkpoint.offsets_entry(folder, number))
+    if not text:
+        raise HeadraceError(f"{checkpoint.offsets_entry(folder, number)} is missing: start the rebuild anew.")
+    _, metadata, *lines = text.splitlines()
+    return json.loads(metadata), lines
+
+
+def _replace(path: str, text: str) -> None:
+    """Replace a file of Spark's; Hadoop's checksum beside it (local disks) would no longer be its own."""
+    parent, _, name = path.rpartition("/")
+    trees.remove_file(f"{parent}/.{name}.crc")
+    storage.write_text(path, text)
+
+
+def _offsets(parts: Mapping[str, int]) -> dict[int, int]:
+    return {int(partition): int(offset) for partition, offset in parts.items()}
+
+
+def _texts(parts: Mapping[int, int]) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in sorted(parts.items())}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
