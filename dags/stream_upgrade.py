@@ -81,7 +81,7 @@ with DAG(
             plan["pipeline"],
             batches=form["batches"],
             seconds=form["minutes"] * 60,
-            report=print,
+            report=seat.say,
         )
         return asdict(seen)
 

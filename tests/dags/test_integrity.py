@@ -22,7 +22,7 @@ PARSE_CPU_SECONDS = 2.0
 EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
     "dead_letter_replay", "quality", "reconcile", "reconcile_repair", "sink_upkeep", "stream_upgrade",
-    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor",
+    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor", "users_refresh",
 }  # fmt: skip
 
 # Orders that must hold; a DAG without the second task fails here too.
@@ -39,10 +39,13 @@ CRITICAL_EDGES = [
     ("reconcile", "spark_run", "judge"),
     ("quality", "plan_checks", "run_checks"),
     ("quality", "together", "gate"),
+    ("users_refresh", "check", "write"),
+    ("users_refresh", "approve_deletes", "write"),
+    ("users_refresh", "write", "verify"),
 ]
 
 # the next minute's pass is the retry; a gate tells the same of the same result however often it is asked
-HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "supervise"), ("quality", "gate")}
+HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "users_refresh", "supervise"), ("quality", "gate")}
 
 
 def _probe(project: Path, home: Path, seed: str) -> dict[str, Any]:

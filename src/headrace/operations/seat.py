@@ -110,6 +110,17 @@ def topics_of(dag_file: str) -> list[str]:
     )
 
 
+def refreshed_dimensions(dag_file: str) -> list[str]:
+    """Return `pipeline.dimension` of every dimension that the project's files refresh from a directory."""
+    folder = Path(dag_file).resolve().parent.parent / "pipelines"
+    return sorted(
+        f"{path.stem}.{name}"
+        for path in folder.glob("*.yaml")
+        for name, spec in yaml.safe_load(path.read_text()).get("dimensions", {}).items()
+        if spec.get("refresh")
+    )
+
+
 def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Param:
     """Return a form field that takes any of the pipelines; none chosen is refused when the run begins."""
     return Param(
@@ -148,4 +159,9 @@ def who(dag_run: object) -> str:
 
 def told(what: str, fraction: float) -> None:
     """Write progress into the task's log."""
-    print(f"{what}: {fraction:.0%}")  # noqa: T201 - the log of a task is its standard output
+    say(f"{what}: {fraction:.0%}")
+
+
+def say(text: str) -> None:
+    """Write a sentence into the task's log."""
+    print(text)  # noqa: T201 - the log of a task is its standard output
