@@ -209,6 +209,8 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
 def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
     """Account for a topic. A refused record is a dead letter first and archived then: so the letters are read last."""
     account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
+    chosen = generation.current(job.root, job.pipeline.name, account.query)
+    account.generation = chosen.number if chosen else 0
     if found.snapshot is None:
         account.note = "nothing is archived yet"
         return account
