@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from headrace.contract.exits import Exit
 from headrace.local.settings import Settings
-from headrace.operations import drivers
 from tests.support import found
-from tests.support.drivers import DEADLINE_SECONDS, Content, Stage, group_of, make_stage
+from tests.support.drivers import Content, Stage, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
+from tests.support.supervised import Supervised
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
@@ -116,21 +111,19 @@ def test_a_change_that_the_state_cannot_take_is_refused_and_a_new_generation_is_
         assert stage.generation("tumbling") == first
         written = _writetimes(stage)
 
-        # A new generation of both queries, kept by the keeper: a restart of the driver does not begin a third one.
+        # A new generation of both queries, supervised: a restart of the driver does not begin a third one.
         changed = safe | {"driver.state_partitions": 3}
         stage = _make(platform, project, tmp_path, changed)
-        stage.launcher = replace(stage.launcher, keep=True)
-        stages.append(stage)
-        stage.start("tumbling", "files")
-        stage.await_until(lambda: stage.generation("tumbling").number == 2, "generation 2 is begun")
-        stage.await_quiet()
-        since = time.time_ns() // 1_000_000
-        _kill_driver(stage)
-        drivers.await_first_heartbeat(stage.launcher, stage.name, since, DEADLINE_SECONDS)
-        assert "driver ended with SIGKILL after " in stage.log
-        stage.send(events[600:])
-        _require_exact(stage)
-        assert stage.stop() == Exit.FINISHED
+        with Supervised(stage) as keeper:
+            keeper.start("tumbling", "files")
+            stage.await_until(lambda: stage.generation("tumbling").number == 2, "generation 2 is begun")
+            stage.await_quiet()
+            for process in keeper.group:
+                process.kill()
+            keeper.await_look(lambda told: told["action"]["kind"] == "START", "it is started again")
+            stage.send(events[600:])
+            _require_exact(stage)
+            keeper.stop()
     finally:
         for each in stages:
             each.kill()
@@ -146,12 +139,3 @@ def _writetimes(stage: Stage) -> list[int]:
     """Return the write times (microseconds) of all windows' totals."""
     rows = stage.table("pos_sales_fp", "tumbling", "writetime(total_amount) AS at")
     return [row["at"] for row in rows]
-
-
-def _kill_driver(stage: Stage) -> None:
-    """SIGKILL to the keeper's child (Python) and the JVM, not to the keeper."""
-    assert stage.child is not None
-    members = [process for process in group_of(stage.child.pid) if process.pid != stage.child.pid]
-    for process in members:
-        os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(members, 60)

@@ -1,0 +1,94 @@
+"""The operator's commands on a real driver, as typed: start, look, kill, supervise, pause, resume, restart, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.local.settings import Settings
+from tests.support.drivers import DEADLINE_SECONDS, group_of
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+
+NAME = "web_events"
+
+
+class Typed:
+    """Commands in the project's folder, against the platform of the tests."""
+
+    def __init__(self, settings: Settings, project: Path) -> None:
+        values = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        self._environment = {**os.environ, **{f"HEADRACE_{key.upper()}": str(value) for key, value in values.items()}}
+        self._environment |= {"COLUMNS": "200"}
+        self._project = project
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        """Run `headrace stream ...` and return what it printed; it must end with `code`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "headrace.cli", "stream", *arguments],
+            cwd=self._project, env=self._environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
+        return done.stdout or done.stderr
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Run with --json and return the value."""
+        return json.loads(self(*arguments, "--json", code=code))
+
+
+@pytest.fixture
+def typed(platform: Settings, project: Path) -> Iterator[Typed]:
+    """The command line; the driver is stopped with the test."""
+    made = Typed(platform, project)
+    yield made
+    made("stop", NAME)
+
+
+def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None:
+    assert "A pause of web_events needs a reason" in typed("pause", NAME, code=1)
+    assert "web_events is not paused but wanted STOPPED" in typed("resume", NAME, code=1)
+    started = typed.json("start", NAME)[NAME]
+    assert started["started"]
+    rows = typed.json("status", NAME)
+    assert {row["verdict"] for row in rows} <= {"HEALTHY", "IDLE", "LAGGING"}, rows
+    assert {(row["wanted"], row["restarts_left"], row["driver"]) for row in rows} == {("RUNNING", 8, "RUNNING")}
+    assert not typed.json("start", NAME)[NAME]["started"]
+    assert "so files cannot begin anew: stop it first, or use restart" in typed(
+        "start", NAME, "--new-generation", "files", code=1
+    )
+
+    members = group_of(int(started["driver"].partition("@")[0]))
+    for member in members:
+        member.kill()
+    psutil.wait_procs(members, 60)
+    rows = typed.json("status", NAME, code=3)
+    assert {row["verdict"] for row in rows} == {"MISSING"}, rows
+    assert all(row["reason"].startswith("the driver vanished without a word") for row in rows), rows
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (told := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
+        assert time.monotonic() < deadline, told  # the wish is too young for the first looks
+        time.sleep(1)
+    assert typed.json("supervise", NAME, "--once")[0]["restarts_left"] == 7
+
+    assert typed.json("pause", NAME, "--reason", "we move house")[NAME] in {"stopped", "killed after the grace time"}
+    rows = typed.json("status", NAME, code=3)
+    assert {row["verdict"] for row in rows} == {"IDLE"}
+    assert rows[0]["reason"].endswith(": we move house")
+    assert "we move house" in typed("status", NAME, code=3)
+    (told,) = typed.json("supervise", NAME, "--once")
+    assert (told["verdict"], told["wanted"], told["action"]["kind"]) == ("IDLE", "PAUSED", "NOTHING")
+    assert typed.json("resume", NAME, "--no-wait")[NAME]["started"]
+    again = typed.json("restart", NAME, "--reason", "to see it", "--new-generation", "files")[NAME]
+    assert again["started"]
+    rows = typed.json("status", NAME)
+    generations = {row["query"]: row["generation"] for row in rows}
+    assert generations["web_events.files"] == generations["web_events.topic"] + 1
