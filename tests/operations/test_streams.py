@@ -12,7 +12,7 @@ import pytest
 from headrace.contract import paths, storage
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations import drivers, streams
+from headrace.operations import drivers, intent, streams, supervision, supervisor, tables
 from headrace.operations.drivers_local import LocalLauncher
 
 
@@ -129,3 +129,28 @@ def test_the_last_error_of_a_log_is_told(launcher: LocalLauncher, pipeline: Pipe
         "2026-01-01 INFO headrace: x\n2026-01-01 00:00:00,000 ERROR headrace: Kafka is gone: start it.\nnoise\n"
     )
     assert drivers.last_error(launcher, pipeline.name) == "Kafka is gone: start it."
+
+
+def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline):
+    assert {row.verdict for row in streams.rows(launcher, [pipeline])} == {""}
+    intent.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
+    told = supervisor.look(supervisor.Scene(launcher, pipeline, lambda topics: {}))
+    assert supervision.read(launcher.root, pipeline.name) == told
+    rows = streams.rows(launcher, [pipeline])
+    assert {(row.verdict, row.reason, row.wanted, row.restarts_left) for row in rows} == {
+        ("IDLE", "wanted PAUSED by ann: lunch", "PAUSED", 8)
+    }
+    (line,) = tables.verdicts(rows).columns[0].cells
+    assert line == "user_logins (2)", "one reason is said once"
+
+
+def test_a_launcher_that_is_silent_makes_a_driver_unknown_not_dead(
+    launcher: LocalLauncher, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    def silent(*_: object) -> list[drivers.Driver]:
+        raise drivers.LauncherSilentError("The API answered 500.")
+
+    monkeypatch.setattr(LocalLauncher, "find", silent)
+    assert {(row.driver, row.detail) for row in streams.rows(launcher, [pipeline])} == {
+        ("UNKNOWN", "The API answered 500.")
+    }
