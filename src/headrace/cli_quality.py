@@ -1,4 +1,4 @@
-"""`headrace quality check|show|trend|quarantine|docs`: run the suites, and what they found."""
+"""`headrace quality run|show|trend|quarantine|docs`: run the suites, and what they found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLOURS = {"PASSED": "green", "WARNED": "yellow", "FAILED": "red", "EMPTY": "di
 
 
 @quality.command()
-def check(
+def run(
     names: Names = None,
     since: Annotated[str | None, typer.Option(help="Check again from 2026-11-23T10:00 (UTC) on.")] = None,
     docs: Annotated[bool, typer.Option(help="Build the Data Docs afterwards.")] = True,
@@ -54,7 +54,7 @@ def show(sink: Sink, as_json: Json = False) -> None:
     find(own.pipelines().values(), sink)
     latest = storage.read_json(paths.quality_latest(own.root, sink))
     if latest is None:
-        raise HeadraceError(f"{sink} was never checked: run `headrace quality check`.")
+        raise HeadraceError(f"{sink} was never checked: run `headrace quality run`.")
     if as_json:
         print_json(latest)
         return

@@ -108,7 +108,7 @@ def read_database(root: Path, name: str) -> DatabaseBinding:
     """Read `root/<name>`: a SQL database. Raises HeadraceError that names a missing file."""
     values = _read(root / name, "database")
     return DatabaseBinding(
-        driver=values.get("driver", "postgresql+psycopg"),
+        driver=values.get("driver", "postgresql+psycopg2"),
         database=values["database"],
         host=values.get("host", ""),
         port=int(values["port"]) if values.get("port") else None,

@@ -74,7 +74,7 @@ def gate(summary: Mapping[str, Any]) -> str:
         told = "; ".join(_phrase(each) for each in critical)
         raise HeadraceError(
             f"{where} breaks {len(critical)} critical expectation(s): {told}; see `headrace quality show "
-            f"{summary['sink']}` and the runbook QualityFailed."
+            f"{summary['sink']}` and the runbook QualityCritical."
         )
     warned = "".join(f"; warning: {_phrase(each)}" for each in summary["failed"])
     return f"{where}: {summary['status']}, {summary['rows']} rows, {summary['expectations']} expectations{warned}"
