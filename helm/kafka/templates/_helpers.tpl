@@ -117,7 +117,7 @@ spec:
             - {name: controller, containerPort: 9093}
             {{- end }}
           {{- $port := ternary "client" "controller" (eq .role "broker") }}
-          startupProbe: {tcpSocket: {port: {{ $port }}}, periodSeconds: 1, failureThreshold: 180}
+          startupProbe: {tcpSocket: {port: {{ $port }}}, periodSeconds: 2, failureThreshold: 150}
           readinessProbe: {tcpSocket: {port: {{ $port }}}, periodSeconds: 5}
           livenessProbe: {tcpSocket: {port: {{ ternary "internal" "controller" (eq .role "broker") }}}, periodSeconds: 10, failureThreshold: 6}
           {{- if and (eq .role "broker") (gt (int $root.Values.size) 1) }}

@@ -1,0 +1,19 @@
+output "airflow_url" {
+  description = "Where Airflow is; without an ingress after the port-forward."
+  value       = var.airflow_url
+}
+
+output "next" {
+  description = "The next commands: reach Airflow, read the admin's password, look at the drivers, ask the tests."
+  value = compact([
+    var.ingress == null ? "kubectl -n ${local.namespaces.airflow} port-forward service/airflow-api 8080:8080" : "",
+    "kubectl -n ${local.namespaces.airflow} get secret airflow -o jsonpath='{.data.admin-password}' | base64 -d",
+    "kubectl -n ${local.namespaces.spark} get pods -l spark-role=driver",
+    "helm test airflow -n ${local.namespaces.airflow}",
+  ])
+}
+
+output "namespaces" {
+  description = "The namespaces by what runs in them."
+  value       = merge(local.namespaces, { base = var.prefix })
+}

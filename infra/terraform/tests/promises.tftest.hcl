@@ -1,0 +1,119 @@
+# Every promise one test, with mocked providers: no cluster, no network.
+mock_provider "helm" {}
+mock_provider "kubernetes" {}
+
+variables {
+  kubeconfig = "none"
+  size       = 1
+  images     = { airflow = "localhost/headrace-airflow:0.1.0", spark = "localhost/headrace-spark:0.1.0" }
+  storage    = { source = { hostPath = { path = "/srv/headrace" } } }
+}
+
+run "all_charts_in_their_namespaces" {
+  command = apply
+  assert {
+    condition     = module.base.namespace == "headrace" && module.kafka[0].namespace == "headrace-kafka" && module.airflow.namespace == "headrace-airflow"
+    error_message = "each chart has a namespace of its own"
+  }
+  assert {
+    condition     = kubernetes_namespace_v1.first[0].metadata[0].labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    error_message = "the first namespace enforces restricted"
+  }
+}
+
+run "size_is_that_of_both_stores_and_of_all_copies" {
+  command = apply
+  variables { size = 3 }
+  assert {
+    condition     = module.kafka[0].values[0].size == 3 && module.cassandra[0].values[0].size == 3 && module.airflow.values[0].replicas == 3
+    error_message = "one size for nodes and copies"
+  }
+}
+
+run "images_are_split_into_repository_and_tag" {
+  command = apply
+  variables { images = { airflow = "registry.example.org:5000/team/headrace-airflow:1.2", spark = "localhost/headrace-spark:1.2" } }
+  assert {
+    condition     = module.airflow.values[0].image == { repository = "registry.example.org:5000/team/headrace-airflow", tag = "1.2" }
+    error_message = "a registry's port is no tag"
+  }
+  assert {
+    condition     = module.airflow.values[0].sparkImage.tag == "1.2" && module.base.values[0].image.tag == "1.2"
+    error_message = "drivers and Jobs run the images that are named"
+  }
+}
+
+run "an_external_kafka_has_no_pods_and_keeps_its_binding" {
+  command = apply
+  variables {
+    create_namespace = false
+    kafka            = { mode = "external", binding = "my-kafka" }
+    network          = { external_egress = [{ cidr = "10.1.0.0/16", port = 9093 }] }
+  }
+  assert {
+    condition     = length(module.kafka) == 0 && module.base.values[0].kafka.binding == "my-kafka"
+    error_message = "external means the binding and no release"
+  }
+  assert {
+    condition     = module.base.values[0].network.externalEgress[0].port == 9093
+    error_message = "the way out is listed"
+  }
+}
+
+run "an_object_store_needs_no_volume" {
+  command = apply
+  variables { storage = { root = "s3a://bucket/headrace" } }
+  assert {
+    condition     = module.spark.values[0].sharedVolume == false && module.airflow.values[0].storage.sharedVolume == false
+    error_message = "no pod mounts a volume that is not there"
+  }
+}
+
+run "kept_volumes_keep_their_namespaces" {
+  command = apply
+  variables {
+    create_namespace = false
+    keep_volumes     = true
+  }
+  assert {
+    condition     = module.base.values[0].keepNamespaces && module.kafka[0].values[0].keepVolumes && module.cassandra[0].values[0].keepVolumes
+    error_message = "a claim goes with its namespace"
+  }
+  assert {
+    condition     = length(kubernetes_namespace_v1.first) == 0
+    error_message = "what Terraform does not make it does not destroy"
+  }
+}
+
+run "an_ingress_has_the_host_of_the_url" {
+  command = apply
+  variables {
+    airflow_url = "https://airflow.example.org/ops"
+    ingress     = { tls_secret = "tls", controller_namespace = "ingress" }
+  }
+  assert {
+    condition     = module.airflow.values[0].ingress.host == "airflow.example.org" && module.base.values[0].network.ingressNamespace == "ingress"
+    error_message = "host and way in follow from the variables"
+  }
+  assert {
+    condition     = !anytrue([for command in output.next : strcontains(command, "port-forward")])
+    error_message = "behind an ingress nobody forwards ports"
+  }
+}
+
+run "the_next_commands_name_the_namespaces" {
+  command = apply
+  variables { prefix = "lake" }
+  assert {
+    condition     = anytrue([for command in output.next : strcontains(command, "-n lake-airflow port-forward")])
+    error_message = "the commands can be pasted"
+  }
+}
+
+run "no_secret_is_among_the_values" {
+  command = apply
+  assert {
+    condition     = !can(regex("(?i)\"[a-z_]*(password|token|secretKey|accessKey)\" *:", jsonencode([module.base.values, module.airflow.values, module.kafka[0].values])))
+    error_message = "values show in state and plan"
+  }
+}

@@ -1,0 +1,76 @@
+# Bad input is refused at plan, with the remedy in the sentence.
+mock_provider "helm" {}
+mock_provider "kubernetes" {}
+
+variables {
+  kubeconfig = "none"
+  size       = 1
+  images     = { airflow = "localhost/headrace-airflow:0.1.0", spark = "localhost/headrace-spark:0.1.0" }
+  storage    = { source = { hostPath = { path = "/srv/headrace" } } }
+}
+
+run "two_nodes" {
+  command = plan
+  variables { size = 2 }
+  expect_failures = [var.size]
+}
+
+run "a_moving_tag" {
+  command = plan
+  variables { images = { airflow = "localhost/headrace-airflow:latest", spark = "localhost/headrace-spark:0.1.0" } }
+  expect_failures = [var.images]
+}
+
+run "no_tag" {
+  command = plan
+  variables { images = { airflow = "localhost/headrace-airflow", spark = "localhost/headrace-spark:0.1.0" } }
+  expect_failures = [var.images]
+}
+
+run "an_external_system_without_binding" {
+  command = plan
+  variables {
+    create_namespace = false
+    cassandra        = { mode = "external" }
+  }
+  expect_failures = [var.cassandra]
+}
+
+run "an_external_system_in_a_namespace_that_is_not_there_yet" {
+  command = plan
+  variables { kafka = { mode = "external", binding = "my-kafka" } }
+  expect_failures = [var.create_namespace]
+}
+
+run "plain_text_for_the_bundled_systems" {
+  command = plan
+  variables { allow_plaintext = true }
+  expect_failures = [var.allow_plaintext]
+}
+
+run "a_folder_without_volume" {
+  command = plan
+  variables { storage = {} }
+  expect_failures = [var.storage]
+}
+
+run "kept_volumes_in_a_namespace_that_is_destroyed" {
+  command = plan
+  variables { keep_volumes = true }
+  expect_failures = [var.keep_volumes]
+}
+
+run "an_ingress_without_tls" {
+  command = plan
+  variables {
+    airflow_url = "http://airflow.example.org"
+    ingress     = { tls_secret = "tls", controller_namespace = "ingress" }
+  }
+  expect_failures = [var.ingress]
+}
+
+run "a_mode_that_is_none" {
+  command = plan
+  variables { kafka = { mode = "operator", binding = "x" } }
+  expect_failures = [var.kafka]
+}

@@ -1,0 +1,186 @@
+variable "kubeconfig" {
+  description = "Path of the kubeconfig of the cluster."
+  type        = string
+}
+
+variable "kubeconfig_context" {
+  description = "Context in the kubeconfig; null is its current one."
+  type        = string
+  default     = null
+}
+
+variable "prefix" {
+  description = "Name of the first namespace and prefix of the others: <prefix>, <prefix>-kafka, ..."
+  type        = string
+  default     = "headrace"
+  validation {
+    condition     = can(regex("^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$", var.prefix))
+    error_message = "prefix is part of namespace names: use lower-case letters, digits and dashes."
+  }
+}
+
+variable "create_namespace" {
+  description = "Make the first namespace. Set to false where it is there, such as with binding Secrets of external systems."
+  type        = bool
+  default     = true
+  validation {
+    condition     = var.create_namespace == false || alltrue([for s in [var.kafka, var.cassandra, var.database] : s.mode == "bundled"])
+    error_message = "An external system's binding Secret must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+  }
+}
+
+variable "keep_volumes" {
+  description = "Leave the volumes of Kafka and Cassandra, with the Secrets that open them, when the platform is destroyed."
+  type        = bool
+  default     = false
+  validation {
+    condition     = !(var.keep_volumes && var.create_namespace)
+    error_message = "Volumes are of no use without the CA and passwords in the first namespace: make that namespace yourself and set create_namespace = false."
+  }
+}
+
+variable "size" {
+  description = "Nodes of Kafka and of Cassandra, and copies of all data: 1 or 3. Fixed for the life of an installation."
+  type        = number
+  validation {
+    condition     = contains([1, 3], var.size)
+    error_message = "size is 1 (no redundancy) or 3: two nodes lose writes or availability with one of them; choose 3."
+  }
+}
+
+variable "images" {
+  description = "Images as repository:tag. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones."
+  type = object({
+    airflow   = string
+    spark     = string
+    kafka     = optional(string, "docker.io/apache/kafka:4.3.1")
+    cassandra = optional(string, "docker.io/library/cassandra:5.0.9")
+    postgres  = optional(string, "docker.io/library/postgres:15")
+  })
+  validation {
+    condition     = alltrue([for image in values(var.images) : can(regex("^[^@]+:[A-Za-z0-9._-]+$", image))])
+    error_message = "Each image is named with its tag, as in registry.example.org/headrace-spark:1.2.0."
+  }
+  validation {
+    condition     = alltrue([for image in values(var.images) : !endswith(image, ":latest")])
+    error_message = "The tag latest moves and cannot be rolled back to: name a version."
+  }
+}
+
+variable "kafka" {
+  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
+  default     = {}
+  validation {
+    condition     = contains(["bundled", "external"], var.kafka.mode)
+    error_message = "kafka.mode is bundled or external."
+  }
+  validation {
+    condition     = var.kafka.mode == "bundled" || var.kafka.binding != ""
+    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+  }
+}
+
+variable "cassandra" {
+  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
+  default     = {}
+  validation {
+    condition     = contains(["bundled", "external"], var.cassandra.mode)
+    error_message = "cassandra.mode is bundled or external."
+  }
+  validation {
+    condition     = var.cassandra.mode == "bundled" || var.cassandra.binding != ""
+    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+  }
+}
+
+variable "database" {
+  description = "Airflow's metadata database: bundled, or external with the name of a Secret whose key sql-alchemy-conn has the address."
+  type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
+  default     = {}
+  validation {
+    condition     = contains(["bundled", "external"], var.database.mode) && (var.database.mode == "bundled" || var.database.binding != "")
+    error_message = "database.mode is bundled, or external with database.binding naming a Secret."
+  }
+}
+
+variable "allow_plaintext" {
+  description = "Consent to send passwords to an external system in plain text."
+  type        = bool
+  default     = false
+  validation {
+    condition     = !var.allow_plaintext || var.kafka.mode == "external" || var.cassandra.mode == "external"
+    error_message = "The bundled systems never speak plain text: remove allow_plaintext."
+  }
+}
+
+variable "storage" {
+  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...)."
+  type = object({
+    root   = optional(string, "/data")
+    size   = optional(string, "10Gi")
+    source = optional(any, {})
+  })
+  validation {
+    condition     = !startswith(var.storage.root, "/") || length(keys(var.storage.source)) > 0
+    error_message = "storage.root is a folder: say in storage.source which volume Spark and Airflow share, or use an object store's URI as root."
+  }
+}
+
+variable "stores" {
+  description = "Memory and disks of Kafka and Cassandra: heaps, requests and limits in the charts' words."
+  type = object({
+    kafka     = optional(any, {})
+    cassandra = optional(any, {})
+  })
+  default = {}
+}
+
+variable "airflow" {
+  description = "Further values of the airflow chart: resources, driver.conf, postgres.storage ..."
+  type        = any
+  default     = {}
+}
+
+variable "airflow_url" {
+  description = "What users type into the browser; the default is that of port-forward."
+  type        = string
+  default     = "http://localhost:8080"
+  validation {
+    condition     = can(regex("^https?://[^/]+(/.*[^/])?$", var.airflow_url))
+    error_message = "airflow_url begins with http:// or https:// and does not end with a slash."
+  }
+}
+
+variable "ingress" {
+  description = "Ingress of Airflow: class, Secret with the certificate, namespace of the controller. The host is that of airflow_url."
+  type        = object({ class_name = optional(string, ""), tls_secret = string, controller_namespace = string })
+  default     = null
+  validation {
+    condition     = var.ingress == null || startswith(var.airflow_url, "https://")
+    error_message = "Airflow's password passes the ingress: airflow_url must begin with https://."
+  }
+}
+
+variable "network" {
+  description = "Addresses of the API server, further egress [{cidr, port}], and Prometheus' namespace."
+  type = object({
+    api_server_cidr      = optional(string, "0.0.0.0/0")
+    external_egress      = optional(list(object({ cidr = string, port = number })), [])
+    monitoring_namespace = optional(string, "")
+  })
+  default = {}
+}
+
+variable "pod_security_version" {
+  description = "Version of the Pod Security standard that all namespaces enforce; never above the cluster's."
+  type        = string
+  default     = "v1.34"
+}
+
+variable "timeout" {
+  description = "Seconds that each chart may take until all of it is ready."
+  type        = number
+  default     = 600
+}

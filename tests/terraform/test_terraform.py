@@ -1,0 +1,77 @@
+"""Terraform without a cluster: formatted, valid, linted, and every promise and refusal of infra/terraform/tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.charts import ROOT, tool
+
+SOURCE = ROOT / "infra" / "terraform"
+
+
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy whose providers are there: nothing is left in the repository, no lock file of stand-ins either."""
+    tool("terraform")
+    if "TF_CLI_CONFIG_FILE" not in os.environ and not (ROOT / ".tools" / "terraformrc").exists():
+        assert not os.environ.get("CI"), "the providers' mirror is missing: CI must have it"
+        pytest.skip("no provider mirror: set TF_CLI_CONFIG_FILE")
+    folder = tmp_path_factory.mktemp("repository") / "infra" / "terraform"
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns(".terraform*"))
+    done = _terraform(folder, "init", "-backend=false", "-input=false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _terraform(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
+    environment.setdefault("TF_CLI_CONFIG_FILE", str(ROOT / ".tools" / "terraformrc"))
+    command = [tool("terraform"), f"-chdir={folder}", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_every_promise_holds_and_bad_input_is_refused_with_a_remedy(initialised: Path) -> None:
+    """Slow: Terraform plans nineteen times, 20 s on two busy cores."""
+    done = _terraform(initialised, "test", "-no-color")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failed" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_is_valid_formatted_and_linted(initialised: Path) -> None:
+    """Slow: the providers start for their schemas."""
+    done = _terraform(initialised, "validate", "-no-color")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = _terraform(initialised, "fmt", "-check", "-recursive")
+    assert done.returncode == 0, done.stdout
+    lint = [tool("tflint"), f"--chdir={initialised}", "--recursive"]
+    done = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_variables_are_few_typed_and_described() -> None:
+    text = (SOURCE / "variables.tf").read_text()
+    blocks = re.findall(r'^variable "(\w+)" \{(.*?)^\}', text, re.DOTALL | re.MULTILINE)
+    assert 10 < len(blocks) < 25
+    for name, body in blocks:
+        assert re.search(r"^  description += ", body, re.MULTILINE), name
+        assert re.search(r"^  type += ", body, re.MULTILINE), name
+
+
+def test_each_environment_sets_variables_that_there_are() -> None:
+    declared = set(re.findall(r'^variable "(\w+)"', (SOURCE / "variables.tf").read_text(), re.MULTILINE))
+    for path in (SOURCE / "environments").glob("*.tfvars"):
+        assert set(re.findall(r"^(\w+) *=", path.read_text(), re.MULTILINE)) <= declared, path.name
+
+
+def test_no_kubernetes_manifest_and_no_lock_of_stand_ins() -> None:
+    assert not [path for path in SOURCE.rglob("*.tf") if "kubernetes_manifest" in path.read_text()]
+    listed = subprocess.run(["git", "ls-files", "infra"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ".terraform.lock.hcl" not in listed
