@@ -23,7 +23,7 @@ with DAG(
             inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
             effects="quarantine, results and Data Docs; a pipeline may be paused.",
             command="headrace quality run",
-            runbook="runbooks/QualityCritical.md",
+            runbook="runbooks/QualityFailed.md",
         ),
         tags=("serving", "quality", "cassandra", "kafka", "writes"),
         params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
