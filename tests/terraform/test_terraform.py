@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.charts import ROOT, tool
+from tests.support.charts import ROOT, must_have_tools, tool
 
 SOURCE = ROOT / "infra" / "terraform"
 
@@ -20,7 +20,7 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy whose providers are there: nothing is left in the repository, no lock file of stand-ins either."""
     tool("terraform")
     if "TF_CLI_CONFIG_FILE" not in os.environ and not (ROOT / ".tools" / "terraformrc").exists():
-        assert not os.environ.get("CI"), "the providers' mirror is missing: CI must have it"
+        assert not must_have_tools(), "the providers' mirror is missing: CI must have it"
         pytest.skip("no provider mirror: set TF_CLI_CONFIG_FILE")
     folder = tmp_path_factory.mktemp("repository") / "infra" / "terraform"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns(".terraform*"))
