@@ -24,7 +24,16 @@ from headrace.contract.checkpoint import newest_batch
 from headrace.contract.ledger import Record
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.outputs import Directory
-from headrace.streaming import batch, batch_archive, reconcile_kinds, reconcile_rows, reconcile_sinks, source, views
+from headrace.streaming import (
+    batch,
+    batch_archive,
+    reconcile_kinds,
+    reconcile_lookups,
+    reconcile_rows,
+    reconcile_sinks,
+    source,
+    views,
+)
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 from headrace.streaming.reconcile_kinds import Account, Cut
@@ -148,14 +157,10 @@ def _compare(
                 reconcile_kinds.joined(
                     account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
                 )
-            elif account.kind == "rows" and isinstance(sink, KafkaSink):
-                kept = _kept(cut.surely, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
-                sent = reconcile_sinks.placed_by_id(speed, first)
-                if kept:
-                    reconcile_rows.in_topic(account, query, transform(sides[first]), sent, kept)
-            elif account.kind == "rows" and isinstance(sink, FilesSink):
-                made = batch.batch_of(transform(sides[first]), cut.ledger)
-                reconcile_rows.in_files(account, query, made, speed, cut.surely, each.directories)
+            elif account.kind == "rows":
+                _compare_rows(job, query, sink, account, transform(sides[first]), each, cut)
+            elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
+                _compare_lookups(job, query, sink, account, sides[first], speed, cut)
             else:
                 account.note = f"{account.kind} have no state of the past to be compared with: not compared"
             yield account
@@ -164,9 +169,39 @@ def _compare(
             side.unpersist()
 
 
+def _compare_rows(
+    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, each: Looked, cut: Cut
+) -> None:
+    speed = each.rows[account.sink]
+    if isinstance(sink, KafkaSink):
+        kept = _kept(cut.surely, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
+        sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
+        if kept:
+            reconcile_rows.in_topic(account, query, made, sent, kept)
+    elif isinstance(sink, FilesSink):
+        placed = batch.batch_of(made, cut.ledger)
+        reconcile_rows.in_files(account, query, placed, speed, cut.surely, each.directories)
+    else:
+        account.note = "a table of single rows has no account yet: not compared"
+
+
+def _compare_lookups(
+    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
+) -> None:
+    topic = query.sources[0]
+    letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).where(F.col("_reason").startswith("unmatched"))
+    tables = {name: job.pipeline.dimensions[name] for name in query.dimensions}
+    dimensions = {
+        name: job.spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()
+    }
+    rows = job.transforms[account.query](**{topic: records}, **dimensions)
+    placed = batch.batch_of(rows, cut.surely).where("batch IS NOT NULL")
+    reconcile_lookups.newest(account, query, sink, placed, reconcile_sinks.placed_by_id(letters, topic), speed)
+
+
 def _kind(query: Query) -> str:
     if query.dimensions:
-        return "lookups"
+        return "lookups" if query.matched else "lookups without a matched column"
     if query.join:
         return "joined rows"
     if query.aggregate:

@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 from headrace.contract.generation import Generation
 from headrace.contract.ledger import Record
 from headrace.contract.load import load_pipeline
-from headrace.contract.model import Pipeline
+from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.outputs import Directory
-from headrace.streaming import batch_archive, reconcile_kinds, reconcile_rows
+from headrace.streaming import batch_archive, reconcile_kinds, reconcile_lookups, reconcile_rows
 from headrace.streaming.reconcile_kinds import Account, Cut
 from spark_jobs import pos_sales, web_events
 from tests.support import lake
@@ -221,3 +221,39 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(spark: SparkSess
     assert compared([(0, 3, None, b"other")])[1][0] == "a dead letter with other bytes than the archive"
     assert compared([], since_ms=milliseconds(NOON) + 1) == [gap], "what retention took is no difference"
     assert "today's contract refuses 1 records" in compared([own], decoded=3)[1][0]
+
+
+def test_a_looked_up_row_must_have_the_newest_cells_of_all_that_was_matched(spark: SparkSession, project: Path) -> None:
+    pipeline = load_pipeline(project / "pipelines" / "user_logins.yaml")
+    query = pipeline.queries["last_login"]
+    (sink,) = query.sinks
+    assert isinstance(sink, CassandraSink)
+    made = [
+        ("u1", NOON, "web", True, ("logins", 0, 0), 0),
+        ("u1", NOON + MINUTE, None, True, ("logins", 0, 1), 1),
+        ("u2", NOON, "ios", True, ("logins", 0, 2), 1),
+        ("u3", NOON, "web", True, ("logins", 0, 3), 1),  # unknown then, known today
+        ("u4", NOON, "web", False, ("logins", 0, 4), 1),  # deleted since
+    ]
+    columns = "login_id string, last_login timestamp, last_device string"
+    source = "source struct<topic:string,partition:int,offset:bigint>"
+    rows = spark.createDataFrame(made, f"{columns}, known boolean, {source}, batch bigint")
+    letters = spark.createDataFrame([(0, 3)], "_partition int, _offset bigint")
+
+    def compared(*table: tuple[Any, ...]) -> Account:
+        account = Account("last_login", "table", "lookups")
+        reconcile_lookups.newest(account, query, sink, rows, letters, spark.createDataFrame(list(table), columns))
+        return account
+
+    good = [("u1", NOON + MINUTE, "web"), ("u2", NOON, "ios"), ("u3", None, None)]
+    assert (compared(*good).differences, compared(*good).compared) == ([], 2)
+    ahead = compared(("u1", NOON + 9 * MINUTE, "ios"), good[1])
+    assert (ahead.differences, ahead.pending) == ([], 1)
+    (old,) = compared(("u1", NOON, "web"), good[1]).differences
+    assert (old["what"], old["key"], old["batches"], old["offsets"]) == (
+        "differs", {"login_id": "u1"}, [0, 1], {"logins/0": [0, 1]},
+    )  # fmt: skip
+    (other,) = compared(good[0], ("u2", NOON, "web")).differences
+    assert (other["key"], other["due"]["last_device"]) == ({"login_id": "u2"}, "ios")
+    (missing,) = compared(good[0]).differences
+    assert (missing["what"], missing["key"]) == ("missing in the sink", {"login_id": "u2"})
