@@ -97,10 +97,14 @@ def check(
         print_json(reports)
     else:
         for each in reports:
-            rows = [(a["query"], a["sink"], a["kind"], a["compared"], a["late"], a["pending"], a["differing"],
-                     reconcile.words(a) if a["differing"] else a["note"]) for a in each["accounts"]]  # fmt: skip
-            head = ("query", "sink", "kind", "compared", "late", "pending", "differ", "")
+            rows = [(a["query"], a["sink"], a["compared"], a["late"], a["pending"], a["differing"])
+                    for a in each["accounts"]]  # fmt: skip
+            head = ("query", "sink", "compared", "late", "pending", "differ")
             console.print(tables.plain(head, rows, title=f"{each['pipeline']}, run {each['run']}"))
+            for account in each["accounts"]:
+                if account["differing"] or account["note"]:
+                    told = reconcile.words(account) if account["differing"] else account["note"]
+                    console.print(f"{account['query']}: {told}", soft_wrap=True)
     if any(each["differing"] for each in reports):
         raise typer.Exit(DIFFERS)
 

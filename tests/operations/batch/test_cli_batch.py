@@ -1,0 +1,122 @@
+"""The command line of the batch layer: exit codes, JSON, plans that change nothing, errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace import cli, cli_batch, cli_dead_letters
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, reconcile_repair, retention
+from headrace.operations.deployment import Deployment, LocalDrivers
+
+DIFFERENCE = {
+    "what": "missing in the sink",
+    "key": {"product_id": "p7"},
+    "batches": [3],
+    "offsets": {"pos/0": [5, 9]},
+}
+ACCOUNT = {
+    "query": "tumbling", "sink": "table pos_sales.tumbling", "kind": "windows", "compared": 9, "late": 1, "pending": 0,
+    "note": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    monkeypatch.chdir(project)
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
+    found = Deployment(
+        project=project,
+        root=str(tmp_path / "storage"),
+        bindings=tmp_path / "admin",
+        drivers=LocalDrivers(**folders, environment={}),
+    )
+    storage.write_json(paths.intent(found.root, "pos_sales"), {})
+    for module in (cli_batch, cli_dead_letters):
+        monkeypatch.setattr(module, "written_deployment", lambda: found)
+    monkeypatch.setattr(cli_batch, "_written", lambda: found)
+    monkeypatch.setattr(cli_batch, "_starting", lambda: found)
+    return found
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, list(words))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def executed(differing: int) -> Any:
+        account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing}
+        return lambda _, given, __: {
+            "pipeline": given["pipeline"], "run": given["run"], "differing": differing, "accounts": [account],
+        }  # fmt: skip
+
+    monkeypatch.setattr(batch_runs, "execute", executed(0))
+    assert run("batch", "reconcile", "pos_sales", "--json")[0] == 0
+    monkeypatch.setattr(batch_runs, "execute", executed(1))
+    code, told = run("batch", "reconcile", "pos_sales", "--query", "tumbling")
+    assert code == 4
+    assert "tumbling: missing in the sink product_id=p7, batches 3, pos/0 5-9" in told
+    code, told = run("batch", "reconcile", "--json")
+    assert code == 4
+    assert [each["pipeline"] for each in json.loads(told)] == ["pos_sales"], "the others never ran"
+
+
+def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
+    own: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"query": "tumbling", "action": "write", "key": {"product_id": "p7"}, "values": {"sales": 3}, "is": None}
+    planned = {"pipeline": "pos_sales", "run": "r", "rows": [row], "refused": ["items: a topic"], "fingerprint": "f00"}
+    acted: list[str] = []
+
+    def act(_: Deployment, pipeline: str, run: str, approved: str) -> dict[str, Any]:
+        acted.append(approved)
+        return {"pipeline": pipeline, "run": run, "written": 1, "deleted": 0}
+
+    monkeypatch.setattr(reconcile_repair, "plan", lambda *_: planned)
+    monkeypatch.setattr(reconcile_repair, "act", act)
+    code, told = run("batch", "repair", "pos_sales", "r")
+    assert (code, acted) == (0, [])
+    assert "Not repaired: items: a topic" in " ".join(told.split())
+    code, told = run("batch", "repair", "pos_sales", "r", "--act", "f00")
+    assert (code, acted) == (0, ["f00"])
+    assert "1 rows written" in told
+
+
+def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
+    own: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"query": "tumbling", "topic": "pos", "partition": 0, "state": "LOST"}
+    told = {"pipeline": "pos_sales", "state": "LOST", "places": [place], "least_left_seconds": 0.0}
+    monkeypatch.setattr(retention, "guard", lambda *_: told)
+    assert run("batch", "retention", "pos_sales")[0] == 4
+    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "OK", "places": [], "least_left_seconds": None})
+    assert run("batch", "retention", "pos_sales")[0] == 0
+
+
+def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
+    for words, told in (
+        (("dead-letters", "list", "--since", "yesterday"), "A time is 2026-11-23"),
+        (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),
+        (("dead-letters", "list", "poss"), "There is no source topic 'poss'"),
+        (("serve-query", "pos_sales", "tumbling", "--key", "p1"), "--key takes COLUMN=VALUE"),
+        (("serve-query", "pos_sales", "tumbling", "--since", "noon"), "A time is 2026-11-23"),
+        (("batch", "rebuild", "pos_sales", "items2"), "has no query 'items2' to rebuild"),
+        (("batch", "repair", "pos_sales", "never"), "never|Cassandra|binding"),
+    ):
+        with pytest.raises(HeadraceError, match=told):
+            run(*words)
+
+
+def test_the_status_of_views_is_there_before_the_first_run(own: Deployment) -> None:
+    code, told = run("batch", "status", "pos_sales", "--json")
+    assert code == 0
+    assert json.loads(told)[0]["horizon"] is None
