@@ -256,7 +256,8 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         found.same(archived_rows, found.as_archived(stage.read(topic)), "archive")
 
         # A topic that was made anew begins below what the archive has: its records would be taken for replays.
-        kafka_admin(stage.admin).delete_topics([topic], operation_timeout=60)[topic].result(60)
+        client = kafka_admin(stage.admin)
+        client.delete_topics([topic], operation_timeout=60)[topic].result(60)
         provision([stage.pipeline], platform.bindings(), platform.home / "bindings")
         faults = {each.fault for each in verify.verify(stage.root, stage.pipeline, archive, stage.admin).findings}
         assert faults == {"OFFSETS_AHEAD"}
