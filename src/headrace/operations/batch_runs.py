@@ -44,7 +44,7 @@ def give(root: str, duty: Duty, pipeline: str, order: Mapping[str, Any], run: st
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run) if run else _new_name(duty)
     folder = paths.batch_run(root, pipeline, name)
     _remove(f"{folder}/report.json")
-    storage.write_json(f"{folder}/order.json", dict(order))
+    storage.write_json(f"{folder}/order.json", dict(order) | {"given_ms": time.time_ns() // 1_000_000})
     _prune(root, pipeline)
     return {
         "duty": duty,
@@ -132,8 +132,9 @@ def _prune(root: str, pipeline: str) -> None:
     fs, inner = fsspec.core.url_to_fs(folder)
     names = storage.list_names(folder)
     if len(names) > KEPT_RUNS:
-        ages = sorted(names, key=lambda name: str(storage.read_json(f"{folder}/{name}/order.json") or "")[-13:])
-        for name in ages[: len(names) - KEPT_RUNS]:
+        orders = {name: storage.read_json(f"{folder}/{name}/order.json") or {} for name in names}
+        oldest = sorted(names, key=lambda name: (orders[name].get("given_ms", 0), name))
+        for name in oldest[: len(names) - KEPT_RUNS]:
             fs.rm(f"{inner}/{name}", recursive=True)
 
 
