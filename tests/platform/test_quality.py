@@ -25,6 +25,7 @@ from headrace.operations.produce.generate import generate
 from headrace.operations.quality import duty, store
 from tests.support.drivers import Content, Stage, make_stage
 from tests.support.expectations import deployment_of, import_great_expectations, suites_of
+from tests.support.expected import accepted, final_watermark
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,13 +42,16 @@ def _records(seed: int, events: dict[str, int]) -> list[Any]:
     return list(generate(mix, datetime.now(UTC) - timedelta(hours=2)))
 
 
-def _run(stage: Stage, records: list[Any]) -> None:
-    """Feed in portions, so that windows close, and wait until all is taken."""
+def _run(stage: Stage, records: list[Any], windowed: tuple[str, ...] = ()) -> None:
+    """Feed in portions, so that windows close, and wait until all is taken and the last watermark is reached."""
     portion = len(records) // PORTIONS + 1
     stage.start_and_wait()
     for begin in range(0, len(records), portion):
         stage.send((record.topic + SUFFIX, record.key, record.value) for record in records[begin : begin + portion])
         stage.await_quiet()
+    for topic, source in stage.pipeline.sources.items() if windowed else ():
+        reached = final_watermark(source, accepted(source, stage.read(topic)), timedelta(minutes=10))
+        stage.await_quiet(dict.fromkeys(windowed, reached))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def sales(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
     stage = make_stage(platform, project, folder, "pos_sales", suffix=SUFFIX, trigger="500 milliseconds", edit=_pausing)
     suites_of(stage, project, "pos_sales", SUFFIX)
     try:
-        _run(stage, _records(11, {"pos": 3_000}))
+        _run(stage, _records(11, {"pos": 3_000}), ("tumbling", "sliding", "final_windows"))
         yield stage
     finally:
         stage.kill()
@@ -242,7 +246,7 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
     assert {each["status"] for each in found.values()} == {"EMPTY"}
     assert {each["window"]["reason"] for each in found.values()} == {
         f"{query} has not finished a batch yet"
-        for query in ("attributed", "archive_impressions_never", "archive_clicks_never")
+        for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")
     }
     with pytest.raises(HeadraceError, match="There is no pipeline 'nope'"):
         duty.plan_checks(deployment_of(stage), "nope")

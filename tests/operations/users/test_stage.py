@@ -89,6 +89,7 @@ BAD = [
     pytest.param("parquet", _parquet(login_id=[1, 2], user_name=["A", "B"]), "login_id is int64, not string", id="types"),
     pytest.param("parquet", _parquet(login_id=["a"]), "lacks user_name", id="a Parquet with a column too few"),
     pytest.param("parquet", _text(""), "has no rows", id="an empty Parquet"),
+    pytest.param("parquet", _parquet(login_id=[], user_name=[]), "has no rows", id="a Parquet without rows"),
 ]  # fmt: skip
 
 
