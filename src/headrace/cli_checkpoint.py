@@ -59,7 +59,7 @@ def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
         for each in found
         for one in each["generations"]
     ]
-    heads = ("query", "generation", "batch", "age s", "state bytes", "ledger", "fingerprint", "snapshots")
+    heads = ("query", "generation", "batch", "age s", "state bytes", "ledger records", "fingerprint", "snapshots")
     console.print(tables.plain(heads, rows))
     kept = [(each["query"], one["id"], one["batch"], one["reason"]) for each in found for one in each["snapshots"]]
     if kept:
