@@ -1,0 +1,169 @@
+"""What the platform refuses and hides, on a real cluster ($HEADRACE_KUBECONFIG); skipped without one.
+
+Slow: every question is a pod.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.support.cluster import KUBECONFIG, SYSTEMS, get, kubectl, namespace, probe_pod, run_probe, secret
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster")]
+
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection(({host!r}, {port}), timeout=8).close()
+    print("open")
+except OSError as error:
+    print("closed:", type(error).__name__)
+"""
+KAFKA = """
+import pathlib
+from confluent_kafka.admin import AdminClient
+from headrace.contract.bindings import read_kafka
+config = read_kafka(pathlib.Path("/bindings")).client_config()
+config.update({change!r})
+try:
+    topics = AdminClient(config | {{"log_level": 0}}).list_topics(timeout=20).topics
+    print("in:", sorted(topics))
+except Exception as error:
+    print("out:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The Airflow image that is installed."""
+    deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
+    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+@pytest.mark.parametrize("system", ["base", *SYSTEMS])
+def test_a_privileged_pod_is_refused_in_each_namespace(system: str, image: str) -> None:
+    pod = probe_pod(system, "bad", {}, "print()", image)
+    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+    done = kubectl("apply", "--dry-run=server", "-f", "-", text=json.dumps(pod), check=False)
+    assert done.returncode != 0
+    assert "violates PodSecurity" in done.stderr
+    pod = probe_pod(system, "good", {}, "print()", image)
+    kubectl("apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+
+
+def _reach(system: str, labels: dict[str, str], host: str, port: int, image: str) -> str:
+    pod = probe_pod(system, "probe", labels, CONNECT.format(host=host, port=port), image)
+    return run_probe(pod)[1].strip()
+
+
+@pytest.mark.parametrize(
+    ("server", "port"),
+    [
+        (f"kafka-0.kafka.{namespace('kafka')}.svc.cluster.local", 9092),
+        (f"cassandra-0.cassandra.{namespace('cassandra')}.svc.cluster.local", 9042),
+    ],
+)
+def test_a_listed_flow_is_open_and_a_pod_outside_of_the_list_is_shut_out(server: str, port: int, image: str) -> None:
+    assert _reach("airflow", {"app.kubernetes.io/name": "airflow"}, server, port, image) == "open"
+    assert _reach("airflow", {"app.kubernetes.io/name": "other"}, server, port, image).startswith("closed")
+    assert _reach("base", {}, server, port, image).startswith("closed")
+
+
+def test_clients_do_not_reach_the_ports_between_nodes(image: str) -> None:
+    labels = {"app.kubernetes.io/name": "airflow"}
+    for host, port in (
+        (f"kafka-0.kafka.{namespace('kafka')}.svc.cluster.local", 9094),
+        (f"cassandra-0.cassandra.{namespace('cassandra')}.svc.cluster.local", 7000),
+    ):
+        assert _reach("airflow", labels, host, port, image).startswith("closed")
+
+
+def _kafka(image: str, change: dict[str, str], binding: str = "kafka-admin", system: str = "airflow") -> str:
+    labels = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
+    pod = probe_pod(
+        system, "kafka-probe", labels, KAFKA.format(change=change), image,
+        volumes=[{"name": "binding", "secret": {"secretName": binding}}],
+        mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
+    )  # fmt: skip
+    return run_probe(pod)[1]
+
+
+def test_kafka_lets_in_the_admin_and_no_wrong_password_wrong_authority_or_plain_text(image: str) -> None:
+    assert "in: " in _kafka(image, {})
+    assert "out: " in _kafka(image, {"sasl.password": "wrong"})
+    assert "out: " in _kafka(image, {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"})
+    assert "out: " in _kafka(image, {"security.protocol": "SASL_PLAINTEXT"})
+    assert "out: " in _kafka(image, {"security.protocol": "PLAINTEXT"})
+
+
+def test_a_pipelines_user_sees_its_own_topics_alone(image: str) -> None:
+    seen = _kafka(image, {}, "kafka-pos-sales", "spark")
+    assert "'pos'" in seen
+    assert "quickstart" not in seen
+
+
+def test_no_secret_shows_in_manifests_settings_events_or_logs(image: str) -> None:
+    canaries = {
+        value
+        for system, name in (
+            ("airflow", "kafka-admin"), ("airflow", "cassandra-admin"), ("airflow", "airflow"), ("airflow", "airflow-postgres"),
+            ("spark", "kafka-pos-sales"), ("spark", "cassandra-pos-sales"),
+        )
+        for key, value in secret(system, name).items()
+        if "password" in key and key != "passwords.json"
+    }  # fmt: skip
+    canaries |= {
+        line.split("= ")[1] for line in secret("airflow", "airflow")["airflow.cfg"].splitlines() if "= " in line
+    }
+    canaries |= {secret("base", "headrace-ca")["ca.key"].splitlines()[1]}
+    assert len(canaries) > 8
+    seen = kubectl("get", "pods,configmaps,jobs,statefulsets,deployments,events,services", "-A", "-o", "json").stdout
+    for system in ("base", *SYSTEMS):
+        for pod in get("pods", "-n", namespace(system))["items"]:
+            name = pod["metadata"]["name"]
+            seen += kubectl("logs", name, "-n", namespace(system), "--all-containers", check=False).stdout
+        releases = get("secrets", "-n", namespace(system), "-l", "owner=helm")["items"]
+        seen += json.dumps(releases)
+    assert not [canary[:6] + "..." for canary in canaries if canary in seen]
+
+
+@pytest.mark.parametrize(
+    ("system", "account", "rights"),
+    [
+        (
+            "spark",
+            "spark-driver",
+            {"pods": "create delete deletecollection get list watch", "configmaps": "create deletecollection"},
+        ),
+        ("spark", "spark-executor", {}),
+        ("airflow", "airflow-none", {}),
+        ("kafka", "default", {}),
+        ("cassandra", "default", {}),
+    ],
+)
+def test_an_account_may_do_what_is_listed_and_no_more(system: str, account: str, rights: dict[str, str]) -> None:
+    assert _rights(system, account, namespace(system)) == rights
+
+
+def test_airflows_accounts_have_rights_in_the_spark_namespace_alone() -> None:
+    assert _rights("airflow", "airflow-tasks", namespace("spark")) == {
+        "pods": "create delete get list watch", "pods/log": "get", "services": "create patch", "configmaps": "create patch",
+    }  # fmt: skip
+    assert _rights("airflow", "airflow-web", namespace("spark")) == {"pods": "get list", "pods/log": "get"}
+    for account in ("airflow-tasks", "airflow-web"):
+        assert _rights("airflow", account, namespace("airflow")) == {}
+
+
+def _rights(system: str, account: str, where: str) -> dict[str, str]:
+    """Return resource -> verbs of an account in a namespace, without what everybody has."""
+    who = f"system:serviceaccount:{namespace(system)}:{account}"
+    lines = kubectl("auth", "can-i", "--list", "--as", who, "-n", where).stdout.splitlines()[1:]
+    found: dict[str, str] = {}
+    for line in lines:
+        resource, verbs = line.split()[0], re.search(r"\[([a-z ]*)\]$", line)
+        if verbs and "." not in resource and not resource.startswith("["):
+            found[resource] = " ".join(sorted({*verbs[1].split(), *found.get(resource, "").split()}))
+    return found

@@ -1,0 +1,86 @@
+"""A real cluster with the platform on it: $HEADRACE_KUBECONFIG names it. Without it the tests of this kind are skipped."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tests.support.charts import tool
+
+KUBECONFIG = os.environ.get("HEADRACE_KUBECONFIG", "")
+PREFIX = os.environ.get("HEADRACE_PREFIX", "headrace")
+SYSTEMS = ("kafka", "cassandra", "spark", "airflow")
+
+
+def namespace(system: str) -> str:
+    """The namespace of a system; `base` is the first one."""
+    return PREFIX if system == "base" else f"{PREFIX}-{system}"
+
+
+def kubectl(*words: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run kubectl as the cluster's admin."""
+    command = [tool("kubectl"), "--kubeconfig", KUBECONFIG, *words]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done
+
+
+def get(*words: str) -> Any:
+    """Return what `kubectl get ... -o json` says."""
+    return json.loads(kubectl("get", *words, "-o", "json").stdout)
+
+
+def secret(system: str, name: str) -> dict[str, str]:
+    """Return a Secret's content."""
+    data = get("secret", name, "-n", namespace(system)).get("data", {})
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def probe_pod(system: str, name: str, labels: Mapping[str, str], code: str, image: str, **more: Any) -> dict[str, Any]:
+    """A pod that is legal everywhere and runs Python code."""
+    security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "probe",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-c", code],
+        "securityContext": security,
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *more.pop("mounts", [])],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": 185, "runAsGroup": 185, "fsGroup": 185,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *more.pop("volumes", [])],
+        **more,
+    }  # fmt: skip
+    meta = {"name": name, "namespace": namespace(system), "labels": dict(labels)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
+    """Run a pod to its end; return its phase and its log. The pod is removed."""
+    name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    kubectl("delete", "pod", name, "-n", space, "--ignore-not-found")
+    kubectl("apply", "-f", "-", text=json.dumps(pod))
+    try:
+        deadline = time.monotonic() + seconds
+        phase = ""
+        while time.monotonic() < deadline and phase not in ("Succeeded", "Failed"):
+            phase = get("pod", name, "-n", space)["status"]["phase"]
+            time.sleep(0.5)
+        return phase, kubectl("logs", name, "-n", space, check=False).stdout
+    finally:
+        kubectl("delete", "pod", name, "-n", space, "--ignore-not-found", "--wait=false")
