@@ -5,19 +5,15 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.parse import urljoin
 
 import httpx
 import pytest
 
 from headrace.local import airflow_config
-from headrace.local.airflow_client import connect
 from headrace.local.java import find_java
-from headrace.operations import intent, supervision
+from headrace.operations import intent
 from tests.support.browser import chromium
-from tests.support.platform import free_ports
 
 pytestmark = pytest.mark.platform
 
@@ -108,12 +104,6 @@ def test_a_page_that_cannot_be_shown_says_why_in_a_sentence(airflow):
     assert "There is no pipeline &#39;no_such_pipeline&#39;: there is" in answer.text
 
 
-def test_airflow_lists_the_page_in_its_menu_and_no_plugin_failed_to_load(airflow):
-    views = [view for plugin in airflow.get("/plugins")["plugins"] for view in plugin["external_views"]]
-    assert [(view["name"], view["href"], view["url_route"]) for view in views] == [("Streams", "headrace/", "streams")]
-    assert airflow.get("/plugins/importErrors")["import_errors"] == []
-
-
 def test_a_task_links_to_the_page_and_to_the_log_of_its_pipelines_driver(airflow, url):
     airflow.wait_for_dag("probe_pipelines")
     run_id, state = airflow.run("probe_pipelines")
@@ -122,60 +112,6 @@ def test_a_task_links_to_the_page_and_to_the_log_of_its_pipelines_driver(airflow
         path = f"/dags/probe_pipelines/dagRuns/{run_id}/taskInstances/named/links"
         links = airflow.get(path, map_index=index)["extra_links"]
         assert links == {"Streams page": f"{url}/plugin/streams", "Driver log": log}
-
-
-@pytest.fixture
-def prefixed(airflow_settings, environment, tmp_path):
-    """A second API server of the same Airflow, as it is behind a proxy with a path prefix."""
-    (port,) = free_ports(1)
-    base = f"http://127.0.0.1:{port}/data/platform"
-    own = environment | {"AIRFLOW__API__BASE_URL": base}
-    log = (tmp_path / "api-server.log").open("wb")
-    argv = [sys.executable, "-P", "-m", "airflow", "api-server", "--port", str(port), "--host", "127.0.0.1"]
-    server = subprocess.Popen(argv, env=own, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 180
-        while not _answers(f"{base}/api/v2/version"):
-            assert server.poll() is None, (tmp_path / "api-server.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
-        yield base
-    finally:
-        server.terminate()
-        server.wait(60)
-        log.close()
-
-
-def _answers(address):
-    try:
-        return httpx.get(address).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(prefixed, airflow_settings, stalled):
-    supervision.write(stalled, "web_events", _supervised("web_events", "STALLED", "no batch"))
-    with connect(prefixed, airflow_config.USER, airflow_config.password(airflow_settings)) as airflow:
-        page = airflow.http.get("/headrace/")
-        assert page.status_code == 200
-        links = re.findall(r'href="([^"]+)"', page.text) + re.findall(r'fetch\("([^"]+)"', page.text)
-        targets = {urljoin(f"{prefixed}/headrace/", link) for link in links}
-        assert f"{prefixed}/headrace/log/pos_sales" in targets
-        assert f"{prefixed}/dags/stream_start" in targets
-        assert [target for target in targets if not target.startswith(f"{prefixed}/")] == []
-        for target in targets:
-            assert airflow.http.get(target).status_code in {200, 404}, target
-        assert airflow.http.get(f"{prefixed}/headrace/log/pos_sales").status_code == 200
-    assert httpx.get(f"{prefixed}/headrace/").status_code == 401
-
-
-def _supervised(pipeline, verdict, reason):
-    queries = [{"query": f"{pipeline}.files", "verdict": verdict, "reason": reason, "lag": 1200}]
-    return {
-        "pipeline": pipeline, "at_ms": int(time.time() * 1000), "verdict": verdict, "reason": reason, "queries": queries,
-        "runbook": supervision.runbook(verdict), "wanted": "RUNNING", "wanted_reason": "", "driver": None,
-        "last_action": None, "restarts_left": 3, "next_start_ms": 0, "memory": {},
-    }  # fmt: skip
 
 
 @pytest.mark.slow

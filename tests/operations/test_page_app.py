@@ -1,8 +1,10 @@
-"""The Streams page's app without a running Airflow: every route is guarded, and its answers cannot be framed or cached."""
+"""The Streams page in Airflow's real application, behind a path prefix, without a server: every route is guarded."""
 
 import json
+import re
 import subprocess
 import sys
+from urllib.parse import urljoin
 
 import pytest
 
@@ -11,41 +13,42 @@ from headrace.local.java import Java
 from headrace.operations.deployment import Deployment, LocalDrivers
 from tests.support.platform import local_settings
 
+PREFIX = "http://airflow.test/data/platform"
 CODE = """
 import asyncio, json, re, sys
 import httpx
 from airflow import settings
-from airflow.api_fastapi.app import init_auth_manager
+from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.main import app
 from airflow.models import import_all_models
 from airflow.models.base import Base
-from fastapi import FastAPI
 from headrace.operations.page_app import app as page
-sys.path.insert(0, sys.argv[1])
-import streams_page
 
 import_all_models()
 Base.metadata.create_all(settings.engine)  # revoked tokens are asked for
 places = {"pipeline": "pos_sales", "verdict": "STALLED"}
 routes = [re.sub("{([a-z]+)}", lambda found: places[found[1]], route.path) for route in page.routes]
-root = FastAPI()
-manager = init_auth_manager(root)
-root.mount(streams_page.PREFIX, streams_page.LazyApp())
-token = manager.generate_jwt(SimpleAuthManagerUser(username="admin", role="VIEWER"))
+token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="VIEWER"))
+base = sys.argv[1]
+others = ["/api/v2/plugins", "/api/v2/plugins/importErrors", "/plugin/streams", "/dags/stream_start"]
 
-async def ask(**how):
-    transport = httpx.ASGITransport(app=root, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://airflow.test", **how) as client:
-        found = {path: await client.get(streams_page.PREFIX + path) for path in routes}
+async def ask(*more, **how):
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, **how) as client:
+        found = {path: await client.get(base + path) for path in [*("/headrace" + route for route in routes), *more]}
         return {path: (each.status_code, dict(each.headers), each.text) for path, each in found.items()}
 
 async def main():
-    print(json.dumps({
+    admin = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="ADMIN"))
+    told = {
         "nobody": await ask(),
         "forged": await ask(cookies={"_token": "x.y.z"}),
         "header": await ask(headers={"Authorization": f"Bearer {token}"}),
         "cookie": await ask(cookies={"_token": token}),
-    }))
+        "admin": await ask(*others, headers={"Authorization": f"Bearer {admin}"}),
+    }
+    print("told " + json.dumps(told))
 
 asyncio.run(main())
 """
@@ -55,17 +58,17 @@ asyncio.run(main())
 def answers(tmp_path_factory, project):
     """Status, headers and text of every route of the app, to nobody, to a forged token, and to one that Airflow signed."""
     home = tmp_path_factory.mktemp("page")
-    settings = local_settings(home / "home", airflow=True, airflow_plugins=home / "no plugins")
+    settings = local_settings(home / "home", airflow=True, airflow_plugins=project / "plugins", airflow_base_url=PREFIX)
     airflow_config.write(settings)
     folders = {name: home / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
     drivers = LocalDrivers(**folders, environment={})
     deployed = Deployment(project=project, root=str(home / "storage"), bindings=home, drivers=drivers)
     deployed.write(airflow_config.deployment_file(settings))
     environment = airflow_config.environment(settings, Java(home, "17", "none is needed"))
-    argv = [sys.executable, "-c", CODE, str(project / "plugins")]
+    argv = [sys.executable, "-c", CODE, PREFIX]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.rpartition("told ")[2].splitlines()[0])
 
 
 def codes(told):
@@ -95,3 +98,24 @@ def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_ow
         assert " style=" not in text, path
     nonces = {headers["content-security-policy"] for _, headers, _ in pages.values()}
     assert len(nonces) == len(pages)  # each answer has its own
+
+
+def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(answers):
+    text = answers["header"]["/headrace/"][2]
+    links = re.findall(r'href="([^"]+)"', text) + re.findall(r'fetch\("([^"]+)"', text)
+    targets = {urljoin(f"{PREFIX}/headrace/", link) for link in links}
+    assert {
+        f"{PREFIX}/headrace/log/pos_sales",
+        f"{PREFIX}/headrace/pipelines",
+        f"{PREFIX}/dags/stream_start",
+    } <= targets
+    assert [target for target in targets if not target.startswith(f"{PREFIX}/")] == []
+    assert answers["admin"]["/dags/stream_start"][0] == 200
+
+
+def test_airflows_menu_has_the_page_at_an_address_that_its_prefix_comes_before(answers):
+    told = json.loads(answers["admin"]["/api/v2/plugins"][2])
+    views = [view for plugin in told["plugins"] for view in plugin["external_views"]]
+    assert [(view["name"], view["href"], view["url_route"]) for view in views] == [("Streams", "headrace/", "streams")]
+    assert json.loads(answers["admin"]["/api/v2/plugins/importErrors"][2])["import_errors"] == []
+    assert '<base href="/data/platform/"' in answers["admin"]["/plugin/streams"][2]
