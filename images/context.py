@@ -95,7 +95,7 @@ def locked(path: Path) -> dict[str, str]:
     for line in path.read_text().splitlines(keepends=True):
         if match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line):
             name = normal(match[0])
-            found[name] = ""
+            found.setdefault(name, "")  # one entry a Python version, told apart by markers
         if name and line.strip() and not line.startswith("#"):
             found[name] += line
     return found
