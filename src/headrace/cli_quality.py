@@ -13,11 +13,12 @@ from headrace.contract import paths, storage
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.quality import duty
-from headrace.operations.quality.sinks import find
 
 quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, see what they found.")
 
-Sink = Annotated[str, typer.Argument(help="Such as kafka.pos_items or cassandra.pos_sales.tumbling.")]
+Sink = Annotated[
+    str, typer.Argument(help="Such as kafka.pos_items, cassandra.pos_sales.tumbling or stage.user_logins.users.")
+]
 FAILED = 1
 _COLOURS = {"PASSED": "green", "WARNED": "yellow", "FAILED": "red", "EMPTY": "dim"}
 
@@ -51,7 +52,7 @@ def run(
 def show(sink: Sink, as_json: Json = False) -> None:
     """Show the newest check of a sink: each failed expectation, why it is there, and rows that broke it."""
     own = written_deployment()
-    find(own.pipelines().values(), sink)
+    duty.require_suite(own, sink)
     latest = storage.read_json(paths.quality_latest(own.root, sink))
     if latest is None:
         raise HeadraceError(f"{sink} was never checked: run `headrace quality run`.")
@@ -82,7 +83,7 @@ def trend(
     """Show how the checks of a sink went over time."""
     own = written_deployment()
     if sink is not None:
-        find(own.pipelines().values(), sink)
+        duty.require_suite(own, sink)
     found = duty.trend(own, None if sink is None else [sink], limit if sink else 1)
     if as_json:
         print_json(found)
@@ -106,7 +107,7 @@ def quarantine(
     from headrace.operations.quality import store
 
     own = written_deployment()
-    find(own.pipelines().values(), sink)
+    duty.require_suite(own, sink)
     latest = storage.read_json(paths.quality_latest(own.root, sink)) or {"window": {"name": ""}}
     rows = store.quarantined(own.bindings, sink, window or latest["window"]["name"])
     if as_json:

@@ -22,7 +22,8 @@ from headrace.operations import intent
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
-from headrace.operations.quality import duty, store
+from headrace.operations.quality import duty, read_cassandra, store
+from headrace.operations.quality.sinks import find
 from tests.support.drivers import Content, Stage, make_stage
 from tests.support.expectations import deployment_of, import_great_expectations, suites_of
 from tests.support.expected import accepted, final_watermark
@@ -114,6 +115,27 @@ def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str
         if checked[sink]["window"]["kind"] == "batches":
             assert check["window"].get("first", 10**9) > checked[sink]["window"]["last"]
     assert again[_sink(sales, "tumbling")]["window"]["kind"] == "nothing"
+
+
+def test_a_table_with_too_many_rows_is_sampled_and_the_result_says_so(
+    sales: Stage, checked: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MAX_ROWS": 20, "SAMPLE_RANGES": 4, "CONCURRENCY": 1}.items():
+        monkeypatch.setattr(read_cassandra, name, value)
+    (pipeline,) = deployment_of(sales).pipelines().values()
+    totals, windows = find([pipeline], _sink(sales, "product_totals")), find([pipeline], _sink(sales, "tumbling"))
+    rows, columns, sampled = read_cassandra.read(sales.admin, totals, {"kind": "table", "name": "table at noon"})
+    assert sampled
+    assert set(columns) == {"product_id", "total_amount", "sales"}
+    assert 1 <= len({row["product_id"] for row in rows}) == len(rows) <= 20
+    again, _, _ = read_cassandra.read(sales.admin, totals, {"kind": "table", "name": "table at noon"})
+    assert {row["product_id"] for row in again} == {row["product_id"] for row in rows}, "a retry reads the same"
+    starts = checked[windows.name]["window"]["starts_ms"]
+    rows, _, cut = read_cassandra.read(sales.admin, windows, {"kind": "closed", "name": "", "starts_ms": starts})
+    assert cut
+    assert max(row["window_start"] for row in rows) == datetime.fromtimestamp(starts[-1] / 1000, UTC).replace(
+        tzinfo=None
+    )
 
 
 def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
 from headrace.operations import control
 from headrace.operations.deployment import Deployment
@@ -17,7 +18,17 @@ from headrace.operations.quality import plan
 from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import gate
 
-__all__ = ["act", "build_docs", "gate", "plan_checks", "run_checks", "sink_names", "trend"]
+__all__ = [
+    "act",
+    "build_docs",
+    "gate",
+    "plan_checks",
+    "require_suite",
+    "run_checks",
+    "sink_names",
+    "suite_names",
+    "trend",
+]
 
 Progress = Callable[[str, float], None]
 
@@ -25,6 +36,24 @@ Progress = Callable[[str, float], None]
 def sink_names(deployment: Deployment, pipeline: str | None = None) -> list[str]:
     """Return the names of all sinks of one pipeline or of all: their suites, results and assets have these names."""
     return [sink.name for one in _pipelines(deployment, pipeline) for sink in sinks_of(one)]
+
+
+def suite_names(deployment: Deployment) -> list[str]:
+    """Return the names of all suites: of every sink, and of the stage of every dimension that is refreshed."""
+    stages = [
+        stage_name(pipeline.name, name)
+        for pipeline in deployment.pipelines().values()
+        for name, dimension in pipeline.dimensions.items()
+        if dimension.refresh
+    ]
+    return sink_names(deployment) + stages
+
+
+def require_suite(deployment: Deployment, name: str) -> None:
+    """Raise HeadraceError that lists the suites where there is none of this name."""
+    there = suite_names(deployment)
+    if name not in there:
+        raise HeadraceError(f"There is no sink or stage {name!r}: there is {', '.join(sorted(there))}.")
 
 
 def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
@@ -112,14 +141,14 @@ def build_docs(deployment: Deployment) -> str:
     """Build the Data Docs of all kept reports and return the path of their first page."""
     from headrace.operations.quality import docs
 
-    return docs.build(deployment.root, deployment.project, sink_names(deployment))
+    return docs.build(deployment.root, deployment.project, suite_names(deployment))
 
 
 def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[Any]]:
     """Return sink -> its newest checks, newest first, as plain JSON values: for the Streams page."""
     from headrace.operations.quality import store
 
-    return store.trend(deployment.bindings, sinks or sink_names(deployment), limit)
+    return store.trend(deployment.bindings, sinks or suite_names(deployment), limit)
 
 
 def _pipelines(deployment: Deployment, name: str | None) -> list[Any]:
