@@ -1,0 +1,150 @@
+"""A stream on a real cluster ($HEADRACE_KUBECONFIG): submitted by Airflow's account, killed, stopped, raced; rows exact.
+
+Slow: JVMs start in pods. The driver is submitted from the scheduler's pod, as a task would.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
+]
+NAME, POD = "web_events", "web-events-driver"
+SECONDS = 400
+
+HEAD = """
+import json, threading, time
+from headrace.operations import control, deployment, drivers
+from headrace.operations.drivers import Order
+told = deployment.load()
+launcher = told.launcher()
+name = "web_events"
+"""
+START = (
+    HEAD
+    + """
+since = time.time_ns() // 1_000_000
+driver, new = control.start(launcher, name, by="e2e")
+beat = drivers.await_first_heartbeat(launcher, name, since if new else 0, 300)
+answer = {"new": new, "identity": driver.identity, "queries": len(beat["queries"])}
+"""
+)
+STOP = (
+    HEAD
+    + """
+answer = {"gentle": control.stop(launcher, name, by="e2e"), "outcome": drivers.outcome(launcher.root, name)["exit"]}
+"""
+)
+PRODUCE = (
+    HEAD
+    + """
+from confluent_kafka import Producer
+from headrace.contract.bindings import read_kafka
+producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
+for n in range({first}, {last}):
+    row = {{"city": f"City{{n}}", "domain": "d.example", "event": "click"}}
+    producer.produce("quickstart", key=str(n), value=json.dumps(row))
+answer = {{"left": producer.flush(60)}}
+"""
+)
+ROWS = (
+    HEAD
+    + """
+import pathlib
+found = pathlib.Path(launcher.root, "files", name, "files").rglob("*.json")
+rows = [json.loads(line) for path in found if "/." not in str(path) and "/_" not in str(path) for line in path.read_text().splitlines()]
+answer = sorted(int(row["lower_city"].removeprefix("city")) for row in rows)
+"""
+)
+RACE = (
+    HEAD
+    + """
+told_each = []
+def one():
+    driver, new = launcher.submit(name)
+    told_each.append([driver.identity, new])
+threads = [threading.Thread(target=one) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+answer = {"told": told_each, "living": [driver.identity for driver in launcher.find(name)]}
+"""
+)
+
+
+def inside(code: str) -> Any:
+    """Run Python in the scheduler's pod, with its account and mounts; return what it leaves in `answer`."""
+    code += "\nprint('ANSWER ' + json.dumps(answer))\n"
+    where = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler"]
+    done = kubectl("exec", "-i", *where, "--", "python3", "-", text=code, check=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")] or [""]
+    assert line, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(line.removeprefix("ANSWER "))
+
+
+def rows_until(wanted: int) -> list[int]:
+    """Poll the file sink until it has as many rows as wanted, and a little longer: more would be doubled ones."""
+    deadline = time.monotonic() + SECONDS
+    while len(rows := inside(ROWS)) < wanted and time.monotonic() < deadline:
+        time.sleep(3)
+    return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stopped() -> Iterator[None]:
+    """No driver is left behind."""
+    yield
+    inside(STOP.replace('drivers.outcome(launcher.root, name)["exit"]', '""'))
+
+
+def test_a_stream_runs_is_killed_goes_on_and_stops_with_every_row_once() -> None:
+    began = time.monotonic()
+    first = inside(START)
+    assert first["new"]
+    print(f"\nsubmit to first heartbeat: {time.monotonic() - began:.0f} s")
+    inside(PRODUCE.format(first=0, last=500))
+    assert rows_until(500) == list(range(500))
+    assert inside(START) | {"queries": 0} == {"new": False, "identity": first["identity"], "queries": 0}
+
+    kubectl("exec", "-n", namespace("spark"), POD, "--", "pkill", "-9", "-x", "java", check=False)
+    inside(PRODUCE.format(first=500, last=700))
+    deadline = time.monotonic() + SECONDS
+    while inside(HEAD + "answer = [driver.identity for driver in launcher.find(name)]") and time.monotonic() < deadline:
+        time.sleep(1)
+    killed = time.monotonic()
+    second = inside(START)
+    assert second["new"]
+    assert second["identity"] != first["identity"]
+    print(f"killed to first heartbeat: {time.monotonic() - killed:.0f} s")
+    assert rows_until(700) == list(range(700))
+
+    assert inside(STOP) == {"gentle": True, "outcome": "FINISHED"}
+    assert get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={NAME}")["items"] == []
+
+
+@pytest.mark.parametrize("race", range(3))
+def test_two_submits_at_once_make_one_driver(race: int) -> None:
+    told = inside(RACE)
+    identities = {identity for identity, _ in told["told"]}
+    assert told["living"] == list(identities)
+    assert sorted(new for _, new in told["told"]) == [False, True]
+    inside(HEAD + "answer = launcher.stop(name, 0)")
+
+
+def test_an_executor_that_is_killed_is_replaced_and_no_row_is_lost() -> None:
+    inside(START)
+    before = len(inside(ROWS))
+    executors = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={NAME},spark-role=executor")["items"]
+    assert executors
+    kubectl("delete", "pod", executors[0]["metadata"]["name"], "-n", namespace("spark"), "--grace-period=1")
+    inside(PRODUCE.format(first=before, last=before + 100))
+    assert rows_until(before + 100) == list(range(before + 100))
