@@ -53,7 +53,7 @@ from headrace.contract.bindings import read_kafka
 producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
 for n in range({first}, {last}):
     row = {{"city": f"City{{n}}", "domain": "d.example", "event": "click"}}
-    producer.produce("quickstart", key=str(n), value=json.dumps(row))
+    producer.produce("quickstart", key="d.example", value=json.dumps(row))
 answer = {{"left": producer.flush(60)}}
 """
 )
@@ -62,7 +62,8 @@ ROWS = (
     + """
 import pathlib
 found = pathlib.Path(launcher.root, "files", name, "files").rglob("*.json")
-rows = [json.loads(line) for path in found if "/." not in str(path) and "/_" not in str(path) for line in path.read_text().splitlines()]
+whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
+rows = [json.loads(line) for path in whole for line in path.read_text().splitlines()]
 answer = sorted(int(row["lower_city"].removeprefix("city")) for row in rows)
 """
 )
