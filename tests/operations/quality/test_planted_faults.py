@@ -18,13 +18,15 @@ from headrace.errors import HeadraceError
 from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.summary import failures, gate, status_of
 from headrace.operations.quality.validate import load_suite, validate
-from tests.operations.quality.frames import PARAMETERS, good_frame
+from tests.operations.quality.frames import PARAMETERS, ROWS, good_frame
 from tests.support.expectations import import_great_expectations
 
 pytestmark = [pytest.mark.slow]
 
 PROJECT = Path(__file__).resolve().parents[3]
 SINKS = {sink.name: (p, sink) for p in load_pipelines(PROJECT / "pipelines").values() for sink in sinks_of(p)}
+STAGE = "stage.user_logins.users"
+SUITES = [*SINKS, STAGE]
 NO_MATCH = ("", " ", "A A", "a", "none ", "!")
 
 Content = dict[str, Any]
@@ -36,8 +38,17 @@ def _imported() -> None:
     import_great_expectations()
 
 
+def _good(name: str, rows: int = ROWS) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return a good frame of a sink or of the stage, and its key."""
+    if name == STAGE:
+        users = {"login_id": [f"u{n}" for n in range(rows)], "user_name": [f"User {n}" for n in range(rows)]}
+        return pd.DataFrame(users, dtype=object), ("login_id",)
+    pipeline, sink = SINKS[name]
+    return good_frame(pipeline, sink, rows), sink.key
+
+
 def _every() -> Iterator[Any]:
-    for name in SINKS:
+    for name in SUITES:
         for each in load_suite(PROJECT, name)["expectations"]:
             columns = [each["kwargs"][key] for key in ("column", "column_A", "column_list") if key in each["kwargs"]]
             yield pytest.param(name, each["id"], id=f"{name}-{each['type']}-{columns}")
@@ -126,19 +137,19 @@ def _unmatched(regex: str) -> str:
     return next(text for text in NO_MATCH if not re.search(regex, text))
 
 
-@pytest.mark.parametrize("name", SINKS)
+@pytest.mark.parametrize("name", SUITES)
 def test_a_healthy_sink_keeps_every_expectation(name: str) -> None:
-    pipeline, sink = SINKS[name]
-    outcomes, result = validate(load_suite(PROJECT, name), good_frame(pipeline, sink), sink.key, PARAMETERS)
+    frame, key = _good(name)
+    outcomes, result = validate(load_suite(PROJECT, name), frame, key, PARAMETERS)
     assert [(outcome.text, outcome.error) for outcome in outcomes if not outcome.success] == []
     assert status_of(outcomes) == "PASSED"
     assert result["success"] is True
 
 
-@pytest.mark.parametrize("name", [name for name in SINKS if name != "kafka.attributed"])
+@pytest.mark.parametrize("name", [name for name in SUITES if name != "kafka.attributed"])
 def test_a_sink_that_has_lost_all_its_rows_fails_by_their_number(name: str) -> None:
-    pipeline, sink = SINKS[name]
-    outcomes, _ = validate(load_suite(PROJECT, name), good_frame(pipeline, sink, rows=0), sink.key, PARAMETERS)
+    frame, key = _good(name, rows=0)
+    outcomes, _ = validate(load_suite(PROJECT, name), frame, key, PARAMETERS)
     critical = [outcome.type for outcome in outcomes if not outcome.success and outcome.severity == "critical"]
     assert any(kind.startswith("expect_table_row_count") for kind in critical)
     assert set(critical) <= {
@@ -150,17 +161,17 @@ def test_a_sink_that_has_lost_all_its_rows_fails_by_their_number(name: str) -> N
 
 @pytest.mark.parametrize(("name", "expectation_id"), list(_every()))
 def test_a_planted_fault_is_found_and_its_keys_are_named(name: str, expectation_id: str) -> None:
-    pipeline, sink = SINKS[name]
     suite = load_suite(PROJECT, name)
+    good, key = _good(name)
     (expectation,) = [each for each in suite["expectations"] if each["id"] == expectation_id]
     plant = _faults(expectation["type"].removeprefix("expect_"), expectation["kwargs"])
-    frame, parameters, at = plant(good_frame(pipeline, sink))
-    (outcome,), _ = validate(suite | {"expectations": [expectation]}, frame, sink.key, PARAMETERS | parameters)
+    frame, parameters, at = plant(good)
+    (outcome,), _ = validate(suite | {"expectations": [expectation]}, frame, key, PARAMETERS | parameters)
     assert not outcome.success
     assert outcome.error == ""
     assert outcome.id == expectation_id
-    keys = [tuple(str(row[part]) for part in sink.key) for row in outcome.rows]
-    wanted = [tuple(_text(frame.loc[position, part]) for part in sink.key) for position in at]
+    keys = [tuple(str(row[part]) for part in key) for row in outcome.rows]
+    wanted = [tuple(_text(frame.loc[position, part]) for part in key) for position in at]
     assert keys == wanted
 
 
