@@ -63,6 +63,16 @@ def test_absence_is_missing_when_the_launcher_could_answer_and_the_reason_is_the
     )
 
 
+def test_a_driver_that_ended_for_a_query_says_which_and_why() -> None:
+    last = beat(PIPELINE, active=False, error="ended without an error") | {"exit": "TRANSIENT"}
+    last["queries"][1] |= {"error": "Cassandra is away"}
+    word = {"exit": "TRANSIENT", "error": "", "at_ms": NOW - 500}
+    assert verdict(seen(PIPELINE, drivers=(), outcome=word, beat=last)) == (
+        "MISSING",
+        "the driver ended with TRANSIENT: user_logins.archive_logins ended: Cassandra is away",
+    )
+
+
 def test_the_word_of_an_earlier_driver_does_not_count() -> None:
     word = {"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 70_000}
     assert verdict(seen(PIPELINE, drivers=(), outcome=word)) == ("MISSING", "the driver vanished without a word")

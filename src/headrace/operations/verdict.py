@@ -23,6 +23,9 @@ NO_RESTART = {
 }
 """Ends that a restart cannot mend (contract.exits), and what leads on."""
 
+STOPPED = "ended without an error"
+"""What a heartbeat says of a query that its driver stopped because another one had ended."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -168,7 +171,7 @@ def _of_pipeline(seen: Observation, memory: Memory, limits: Limits) -> Finding |
 def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
     """Judge a pipeline that should run and has no driver."""
     word = last_word(seen, memory)
-    ended = f"the driver ended with {word['exit']}: {word['error'] or 'no error told'}" if word else ""
+    ended = f"the driver ended with {word['exit']}: {word['error'] or _told_by_queries(seen)}" if word else ""
     if word and word["exit"] in NO_RESTART:
         return Finding("CRASH_LOOP", f"{ended}; no restart can mend that, {NO_RESTART[word['exit']]}", ripe=True)
     if word and word["exit"] == "LOCKED":
@@ -185,6 +188,13 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
     if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
         return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it")
     return Finding("MISSING", why, ripe=True)
+
+
+def _told_by_queries(seen: Observation) -> str:
+    """Return what ended a driver, from its last heartbeat: a query's own error; those that it stopped have none."""
+    last = seen.beat if seen.beat and seen.beat["exit"] else {}
+    fallen = [entry for entry in last.get("queries", ()) if entry["error"] and STOPPED not in entry["error"]]
+    return f"{fallen[0]['query']} ended: {fallen[0]['error']}" if fallen else "no error told"
 
 
 def _of_driver(seen: Observation, driver: Driver, memory: Memory, limits: Limits) -> Finding | None:
