@@ -97,7 +97,8 @@ def _run(deployment: Deployment, pipeline: Any, check: plan.Check) -> dict[str, 
         summary = Summary(check.sink, check.pipeline, check.query, "EMPTY", window, now_ms)
         store.write_report(deployment.root, summary, None)
         return summary.to_json_dict()
-    outcomes, result = validate(suite, frame, sink.key, check.parameters)
+    moving = {"rows_in": plan.rows_there(deployment, pipeline, sink)} if check.window["kind"] == "table" else {}
+    outcomes, result = validate(suite, frame, sink.key, check.parameters | moving)
     rows = store.quarantine_rows(check, outcomes, sink.key)
     summary = Summary(
         sink=check.sink,

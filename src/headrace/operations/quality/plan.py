@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace.contract import checkpoint, generation, ledger, paths, storage
+from headrace.contract import generation, ledger, paths, storage
 from headrace.contract.model import Pipeline
+from headrace.contract.names import archive_query
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import offsets
 from headrace.operations.quality.sinks import (
@@ -29,6 +30,8 @@ MAX_ROWS = 100_000
 MAX_WINDOWS = 288
 # Finished batches that one check looks back at most: each is one small file of the ledger.
 MAX_BATCHES = 500
+# Topics are searched from so long before a batch began: its times are the driver's, a record's are the broker's.
+CLOCKS_APART_MS = 60_000
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -55,11 +58,10 @@ class Check:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """The newest MAX_BATCHES ledger records of a query; `rows_in` is what its generation has read in all."""
+    """The newest MAX_BATCHES ledger records of a query; no generation where it never ran."""
 
     generation: generation.Generation | None
     records: Sequence[ledger.Record]
-    rows_in: int = 0
 
     @property
     def newest(self) -> ledger.Record | None:
@@ -170,7 +172,7 @@ def _batches(sink: CheckedSink, chosen: Sequence[ledger.Record], kafka: offsets.
         "rows_out": {str(record["batch"]): record["rows_out"] for record in chosen if record["rows_out"]},
     }
     if sink.kind == "kafka":
-        window["offsets"] = kafka.since(sink.place[0], first["began_ms"])
+        window["offsets"] = kafka.since(sink.place[0], first["began_ms"] - CLOCKS_APART_MS)
     elif sink.kind == "iceberg":
         window["offsets"] = _spans(chosen)
     return window
@@ -215,7 +217,7 @@ def _parameters(
     return {
         "rows_out": written,
         "rows_min": int(any(record["rows_out"] for record in own.records)),
-        "rows_in": own.rows_in,
+        "rows_in": _rows_in({topic: ends[topic] for topic in newest["offsets"] if topic in ends}),
         "behind_seconds": max(0.0, (now_ms - newest["written_ms"]) / 1000) if waiting else 0.0,
         "freshness_seconds": pipeline.slo.freshness.total_seconds(),
         "now_ms": now_ms,
@@ -253,16 +255,27 @@ def _read_ledger(root: str, pipeline: str, query: str) -> _Ledger:
     own = chosen.paths(root)
     files = [name for name in storage.list_names(own.ledger) if name.endswith(".json") and not name.startswith(".")]
     records: list[Any] = [storage.read_json(f"{own.ledger}/{name}") for name in sorted(files)[-MAX_BATCHES:]]
-    return _Ledger(chosen, records, _rows_read(own.checkpoint, records[-1]) if records else 0)
+    return _Ledger(chosen, records)
 
 
-def _rows_read(checkpoint_folder: str, newest: ledger.Record) -> int:
-    start = checkpoint.initial_offsets(checkpoint_folder)
-    return sum(
-        end - start.get(topic, {}).get(int(partition), 0)
-        for topic, partitions in newest["offsets"].items()
-        for partition, (_, end) in partitions.items()
+def rows_there(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink) -> int:
+    """Return how many records the topics of a sink's query have had by now, those that are deleted by now included.
+
+    A table that is read whole goes on changing: what it sums is bounded by what was there after it was read.
+    """
+    with offsets.reader(deployment.bindings) as kafka:
+        return _rows_in({topic: kafka.ends(topic) for topic in _topics(pipeline, sink.query)})
+
+
+def _topics(pipeline: Pipeline, query: str) -> list[str]:
+    declared = pipeline.queries.get(query)
+    return (
+        list(declared.sources) if declared else [topic for topic in pipeline.sources if archive_query(topic) == query]
     )
+
+
+def _rows_in(ends: Mapping[str, Mapping[int, int]]) -> int:
+    return sum(end for partitions in ends.values() for end in partitions.values())
 
 
 def iso(milliseconds: int) -> str:

@@ -49,7 +49,7 @@ def read(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: C
         sink,
         window,
         behind_seconds=check.parameters.get("behind_seconds", 0.0),
-        now_ms=int(check.parameters.get("now_ms", 0)),
+        now_ms=time.time_ns() // 1_000_000 if check.window["kind"] == "table" else int(check.parameters["now_ms"]),
     )
     return read_cassandra.with_references(deployment.bindings, pipeline, sink, frame, check.references), sampled
 
