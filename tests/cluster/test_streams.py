@@ -102,8 +102,11 @@ def rows_until(wanted: int) -> list[int]:
 
 @pytest.fixture(scope="module", autouse=True)
 def stopped() -> Iterator[None]:
-    """No driver is left behind."""
+    """The supervisor is paused, for it would start and stop drivers between these steps; no driver is left behind."""
+    where = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler", "--", "airflow", "dags"]
+    kubectl("exec", *where, "pause", "streams_supervisor")
     yield
+    kubectl("exec", *where, "unpause", "streams_supervisor")
     inside(STOP.replace('drivers.outcome(launcher.root, name)["exit"]', '""'))
 
 
