@@ -198,14 +198,15 @@ def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
     assert _rows(stage, "*") == before
     told = _refresh(stage, approve=True)
     assert (told["deletes"], told["by"]) == (20, "test")
-    assert _names(stage) == fewer
+    left = fewer | {ids[-1]: None}  # a login after the extract outlives its user, as a row without name
+    assert _names(stage) == left
     (kept,) = [row for row in _rows(stage, "login_id, last_login") if row["login_id"] == ids[0]]
     assert kept["last_login"] == datetime(2026, 1, 1), "what the stream wrote is not touched"
 
     # An older snapshot that comes late is not even read.
     _drop(stage, now + timedelta(minutes=35), users)
     assert "is applied" in _refresh(stage)["skip"]
-    assert _names(stage) == fewer
+    assert _names(stage) == left
 
 
 def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
