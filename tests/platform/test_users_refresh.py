@@ -1,11 +1,12 @@
 """The users refresh on a real Cassandra: under a stream that joins the table, and with every kind of bad snapshot.
 
-Slow: 100 000 users are written twice, with a driver beside; about two minutes.
+Slow: 30 000 users are loaded and refreshed, with a driver beside; about a minute. HEADRACE_TEST_USERS=100000 measures more.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -28,7 +29,7 @@ from tests.support.expectations import deployment_of, import_great_expectations,
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(900)]
 
-USERS = 100_000
+USERS = int(os.environ.get("HEADRACE_TEST_USERS", "30000"))
 CHANGED, ADDED, LEFT = 600, 300, 100
 
 
@@ -83,7 +84,7 @@ def _tombstone_cells(stage: Stage) -> int:
     return sum(counts)
 
 
-def test_a_stream_that_joins_the_users_misses_none_while_a_hundred_thousand_are_refreshed(
+def test_a_stream_that_joins_the_users_misses_none_while_the_table_is_refreshed(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     stage = _stage(platform, project, tmp_path, "_load")
