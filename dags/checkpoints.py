@@ -11,7 +11,7 @@ from airflow.sdk import DAG, Asset, Param, task
 from headrace.operations import seat
 
 PIPELINES = seat.pipeline_names(__file__)
-SNAPSHOTS = Asset("checkpoint_snapshots", uri="headrace://checkpoints/snapshots")
+SNAPSHOTS = Asset("checkpoint_snapshots", uri="headrace://snapshots")
 
 with DAG(
     "checkpoint_snapshot",

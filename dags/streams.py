@@ -19,7 +19,9 @@ def chosen(params: dict[str, Any] | None = None) -> list[str]:
 
 
 @task(map_index_template="{{ pipeline }}")
-def start(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+def start(
+    pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
+) -> dict[str, Any]:
     """Start or adopt the driver and wait until its queries run."""
     from headrace.operations import deployment, duties
 
@@ -31,6 +33,7 @@ def start(pipeline: str, params: dict[str, Any] | None = None, dag_run: object =
         by=seat.who(dag_run),
         reason=form["reason"],
         new_generations=form.get("new_generations", ()),
+        request=seat.request_of(run_id, pipeline),
     )
 
 

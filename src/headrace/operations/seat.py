@@ -5,6 +5,7 @@ Imported by DAG files at every parse: nothing heavy is imported here but `airflo
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,9 @@ from typing import Any
 
 import yaml
 from airflow.sdk import BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task
+
+from headrace.errors import HeadraceError
+from headrace.operations.drivers import LauncherSilentError
 
 OWNER = "platform"
 OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
@@ -37,8 +41,8 @@ ANSWER_WITHIN = timedelta(hours=12)
 # A launcher that cannot answer may answer soon; every other sentence of ours says what a person has to do first.
 _POLICY = ExceptionRetryPolicy(
     rules=[
-        RetryRule("headrace.operations.drivers.LauncherSilentError", RetryAction.RETRY, timedelta(seconds=20)),
-        RetryRule("headrace.errors.HeadraceError", RetryAction.FAIL, reason="the sentence says what to do first"),
+        RetryRule(LauncherSilentError, RetryAction.RETRY, timedelta(seconds=20)),
+        RetryRule(HeadraceError, RetryAction.FAIL, reason="the sentence says what to do first"),
     ]
 )
 
@@ -145,11 +149,14 @@ def reason_param(default: str) -> Param:
 
 def chosen(names: Sequence[str]) -> list[str]:
     """Return the pipelines of a form, each once. Raises HeadraceError if none is chosen."""
-    from headrace.errors import HeadraceError
-
     if not names:
         raise HeadraceError("No pipeline was chosen: trigger the DAG again and choose at least one.")
     return list(dict.fromkeys(names))
+
+
+def request_of(run_id: str | None, pipeline: str) -> str:
+    """Return the name of a start by a run: the same for a task that is tried again. Fit for a Kubernetes label."""
+    return hashlib.sha256(f"{run_id}/{pipeline}".encode()).hexdigest()[:32]
 
 
 def who(dag_run: object) -> str:
