@@ -144,15 +144,16 @@ def _compare(
             if not cut.surely:
                 account.note = "the archive has reached none of its batches yet: nothing could be compared"
             elif account.kind == "windows":
-                speed = _of_topic(query, sink, speed)
+                speed = _with_age(query, sink, speed, each.generation)
                 late = _whole_since(job, sink, each.rows[where], since_ms)
                 reconcile_kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
             elif account.kind == "running totals":
+                speed = _with_age(query, sink, speed, each.generation)
                 reconcile_kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
             elif account.kind == "joined rows":
                 times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
                 cassandra = isinstance(sink, CassandraSink)
-                speed = _of_topic(query, sink, speed)
+                speed = _with_age(query, sink, speed, each.generation)
                 late = _whole_since(job, sink, each.rows[where], since_ms)
                 reconcile_kinds.joined(
                     account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
@@ -219,11 +220,15 @@ def _rows(job: Job, name: str, query: Query, sink: Sink, directories: Sequence[D
     return reconcile_sinks.files(job, query, directories)
 
 
-def _of_topic(query: Query, sink: Sink, rows: DataFrame) -> DataFrame:
-    """Return the query's columns: of a topic the newest record an id."""
+def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
+    """Return the sink's rows with OLD, whether an earlier generation wrote them; of a topic the newest record an id."""
     if not isinstance(sink, KafkaSink):
-        return rows
-    return reconcile_sinks.rows_of(reconcile_sinks.newest_of_each(rows), query).select(*query.columns)
+        return rows.withColumn(
+            reconcile_kinds.OLD, F.coalesce(F.col(reconcile_sinks.WRITTEN), F.lit(0)) < now.started_micros
+        )
+    records = reconcile_sinks.rows_of(reconcile_sinks.newest_of_each(rows), query)
+    old = F.coalesce(F.col(reconcile_sinks.GENERATION), F.lit(0)) < now.number
+    return records.withColumn(reconcile_kinds.OLD, old).select(*query.columns, reconcile_kinds.OLD)
 
 
 def _whole_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:

@@ -25,6 +25,7 @@ from headrace.streaming import batch
 from headrace.streaming.reconcile_sinks import WRITTEN
 
 KEEP = 200  # differences of one account that are named in full
+OLD = "_old"  # of a sink's row: an earlier generation wrote it
 Transform = Callable[..., DataFrame]
 
 
@@ -92,7 +93,7 @@ def windows(
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.col("has_late"))
-        found = batch.unlike(together, "due", "speed", values, tolerance)
+        found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
         reach += [F.unix_micros(window.column) < F.unix_micros(views.WINDOW_END)]
         is_late = F.unix_millis(views.WINDOW_END) <= F.col("late_watermark_ms")
@@ -130,7 +131,7 @@ def running(
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.lit(False))
-        found = batch.unlike(together, "due", "speed", values, tolerance)
+        found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
     finally:
         together.unpersist()
@@ -161,7 +162,12 @@ def joined(
     whole, kept = rows(transform(**sides)), rows(transform(**in_time))
     late = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
     late = late.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
-    together = batch.side_by_side(whole, rows(speed), late, columns, ["rows"]).persist(StorageLevel.MEMORY_AND_DISK)
+    own = (
+        speed.where(f"NOT {OLD}").unionByName(speed.where(OLD).join(kept, key, "left_semi"))
+        if OLD in speed.columns
+        else speed
+    )
+    together = batch.side_by_side(whole, rows(own), late, columns, ["rows"]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.col("late_rows") != 0)
         found = batch.differing(together, ["rows"])
@@ -171,6 +177,14 @@ def joined(
         _place_joined(account, query, sides, columns)
     finally:
         together.unpersist()
+
+
+def _judged(found: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFrame:
+    """Leave out rows that an earlier generation wrote and for which this one has taken no record: a reset left them."""
+    if OLD not in speed.columns:
+        return found
+    left = speed.where(OLD).select(*keys)
+    return found.where("has_due").unionByName(found.where("has_due IS NULL").join(left, list(keys), "left_anti"))
 
 
 def _count(account: Account, sides: DataFrame, late: Column) -> None:

@@ -142,6 +142,27 @@ def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
     assert compared("3.01", tolerance="0.01").differing == 0
 
 
+def test_what_an_earlier_generation_left_behind_is_no_difference_where_this_one_took_nothing(
+    spark: SparkSession, pos: Pipeline
+) -> None:
+    given = records(spark, [(0, 0, "a", "1.00", NOON, -1)])
+    ddl = "product_id string, total_amount decimal(22,2), sales bigint, _written bigint, _old boolean"
+
+    def compared(total: str, *, old: bool) -> Account:
+        written = STARTED - 5 if old else STARTED
+        rows = [("a", Decimal("1.00"), 1, STARTED, False), ("b", Decimal(total), 1, written, old)]
+        account = Account("product_totals", "table", "running totals")
+        reconcile_kinds.running(
+            account, pos.queries["product_totals"], pos_sales.product_totals, given, spark.createDataFrame(rows, ddl),
+            cut([taken(0, 0, 1)]), Decimal(0),
+        )  # fmt: skip
+        return account
+
+    assert compared("9.00", old=True).differing == 0
+    (told,) = compared("9.00", old=False).differences
+    assert told["what"] == "in the sink without records"
+
+
 def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference(
     spark: SparkSession, web: Pipeline
 ) -> None:
