@@ -1,0 +1,49 @@
+"""How the operator's tools reach Cassandra over TLS, and what the connector is told of the same binding."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from headrace.contract.bindings import CassandraBinding
+from headrace.operations import pki
+from headrace.operations.clients import cassandra_tls
+from headrace.streaming.session import cassandra_conf
+
+
+def test_a_binding_without_authority_means_no_tls() -> None:
+    assert cassandra_tls(None) is None
+    binding = CassandraBinding(("127.0.0.1",), 9042, "datacenter1", "u", "p")
+    assert not [key for key in cassandra_conf(binding) if "ssl" in key]
+
+
+def test_the_bindings_authority_alone_is_trusted_and_names_are_not_asked(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_text(pki.make_authority("test CA").certificate)
+    context = cassandra_tls(ca)
+    assert context
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname is False  # nodes are found by address
+    assert [dict(each[0] for each in found["subject"])["commonName"] for found in context.get_ca_certs()] == ["test CA"]
+
+
+def test_the_connector_gets_a_java_store_and_ciphers_that_java_17_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_CASSANDRA_TRUSTSTORE", "/tmp/own.p12")
+    binding = CassandraBinding(("c",), 9042, "datacenter1", "u", "p", tmp_path / "ca.crt")
+    conf = {
+        key.removeprefix("spark.cassandra.connection.ssl."): value for key, value in cassandra_conf(binding).items()
+    }
+    assert conf["enabled"] == "true"
+    assert (conf["trustStore.path"], conf["trustStore.type"]) == ("/tmp/own.p12", "PKCS12")
+    assert "TLS_AES_256_GCM_SHA384" in conf["enabledAlgorithms"]
+
+
+def test_the_images_entry_point_makes_the_store_at_the_place_that_the_session_reads(project: Path) -> None:
+    script = (project / "images" / "entrypoint.sh").read_text()
+    assert "HEADRACE_CASSANDRA_TRUSTSTORE:-/tmp/cassandra-ca.p12" in script
+    binding = CassandraBinding(("c",), 9042, "datacenter1", "u", "p", Path("ca.crt"))
+    assert cassandra_conf(binding)["spark.cassandra.connection.ssl.trustStore.path"] == "/tmp/cassandra-ca.p12"
