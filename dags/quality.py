@@ -23,7 +23,7 @@ with DAG(
             inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
             effects="quarantine, results and Data Docs; a pipeline may be paused.",
             command="headrace quality run",
-            runbook="runbooks/QualityFailed.md",
+            runbook="runbooks/QualityCritical.md",
         ),
         tags=("serving", "quality", "cassandra", "kafka", "writes"),
         params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},

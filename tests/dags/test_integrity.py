@@ -45,7 +45,7 @@ CRITICAL_EDGES = [
 ]
 
 # the next minute's pass is the retry; a gate tells the same of the same result however often it is asked
-HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "users_refresh", "supervise"), ("quality", "gate")}
+HAS_RETRIES_OF_ITS_OWN = {("streams_supervisor", "supervise"), ("quality", "gate")}
 
 
 def _probe(project: Path, home: Path, seed: str) -> dict[str, Any]:
