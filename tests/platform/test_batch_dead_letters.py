@@ -1,0 +1,186 @@
+"""Dead letters on a real Kafka: read, replayed after the contract was mended, failed again; and all adds up all the time.
+
+One stateless pipeline, two drivers' lives, two reconciliations.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations import dead_letters, dead_letters_replay, lineage, retention
+from headrace.operations.dead_letters import Filter
+from headrace.operations.deployment import Deployment
+from tests.support.batch import deployment_of, reconciled
+from tests.support.drivers import Message, Stage, make_stage
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+
+TOPIC = "quickstart_letters"
+GOOD, NO_EVENT, BROKEN = 60, 12, 5
+
+
+@dataclass
+class Place:
+    """The stage and its deployment."""
+
+    stage: Stage
+    deployment: Deployment
+
+    @property
+    def where(self) -> tuple[str, Path]:
+        """Storage root and bindings, as the functions take them."""
+        return self.deployment.root, self.deployment.bindings
+
+
+@pytest.fixture(scope="module")
+def place(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    stage = make_stage(platform, project, tmp_path_factory.mktemp("letters"), "web_events", suffix="_letters")
+    good = [_record(n, event="view") for n in range(GOOD)]
+    bad = [_record(n) for n in range(NO_EVENT)]
+    broken = [(TOPIC, b"k", b"{broken %d" % n) for n in range(BROKEN)]
+    try:
+        stage.send([*good[:30], *bad, *good[30:], *broken])
+        stage.start()
+        stage.await_quiet()
+        yield Place(stage, deployment_of(stage, project))
+    finally:
+        stage.kill()
+
+
+def _record(number: int, **more: str) -> tuple[str, bytes, bytes]:
+    value = {"city": f"City {number}", "domain": f"d{number % 7}.example"} | more
+    return TOPIC, value["domain"].encode(), json.dumps(value).encode()
+
+
+def _headers(message: Message) -> dict[str, str]:
+    return {name: (value or b"").decode() for name, value in message.headers}
+
+
+def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
+    _, bindings = place.where
+    letters = dead_letters.read(bindings, TOPIC)
+    assert dead_letters.count_by_word(letters) == {"missing": NO_EVENT, "not_json": BROKEN}
+    first = letters[0]
+    here = Filter(partition=first.partition, offsets=(first.offset, first.offset))
+    assert dead_letters.read(bindings, TOPIC, here) == [first]
+    assert dead_letters.read(bindings, TOPIC, Filter(since_ms=letters[-1].at_ms + 1)) == []
+    assert len(dead_letters.read(bindings, TOPIC, Filter(reason="missing: event"))) == NO_EVENT
+    (source,) = [m for m in place.stage.read(TOPIC) if (m.partition, m.offset) == (first.partition, first.offset)]
+    assert (first.key, first.value) == (source.key, source.value)
+    assert {group["reason"]: group["letters"] for group in dead_letters.summary(letters)} == {
+        "missing": NO_EVENT,
+        "not_json": BROKEN,
+    }
+
+
+def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_does_not_loop(place: Place) -> None:
+    stage, (root, bindings) = place.stage, place.where
+    assert stage.stop() == 0
+    path = stage.launcher.project / "pipelines" / f"{stage.name}.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["sources"][TOPIC]["columns"]["event"]["required"] = False
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    stage.start_and_wait()
+
+    planned = dead_letters_replay.plan(root, bindings, TOPIC, run="scheduled__2026-11-23T07:05:00+00:00")
+    assert planned["letters"] == NO_EVENT + BROKEN
+    before = len(stage.read(TOPIC))
+    with pytest.raises(HeadraceError, match="is not what was approved"):
+        dead_letters_replay.act(root, bindings, TOPIC, planned["run"], "another")
+    assert len(stage.read(TOPIC)) == before, "nothing is sent before it is approved"
+    done = dead_letters_replay.act(root, bindings, TOPIC, planned["run"], planned["fingerprint"])
+    assert done["sent"] == NO_EVENT + BROKEN
+    assert dead_letters_replay.act(root, bindings, TOPIC, planned["run"]) == done, "a repeat sends nothing"
+    _lose_the_word(place, str(planned["run"]))
+    assert dead_letters_replay.act(root, bindings, TOPIC, planned["run"])["sent"] == NO_EVENT + BROKEN
+    stage.await_quiet()
+
+    messages = stage.read(TOPIC)
+    replays = [m for m in messages if "headrace.replay_of" in _headers(m)]
+    assert len(messages) - before == len(replays) == NO_EVENT + BROKEN
+    assert len({_headers(m)["headrace.replay_of"] for m in replays}) == len(replays), "each letter once"
+    letters = dead_letters.read(bindings, TOPIC)
+    assert dead_letters.count_by_word(letters) == {"missing": NO_EVENT, "not_json": 2 * BROKEN}
+
+    again = dead_letters_replay.plan(root, bindings, TOPIC)
+    assert again["letters"] == 0
+    assert again["left_out"]["failed_again"] == BROKEN
+    assert again["left_out"]["replayed_before"] == NO_EVENT + BROKEN
+    insisted = dead_letters_replay.plan(root, bindings, TOPIC, Filter(reason="not_json"), again=True)
+    journal = next(j for j in dead_letters_replay.journals(root, TOPIC) if j["run"] == insisted["run"])
+    originals = {letter.id for letter in letters if letter.word == "not_json"} - set(
+        dead_letters_replay.history(root, TOPIC).replays
+    )
+    assert set(journal["first"].values()) == originals, "the header goes on naming the first coordinates"
+
+
+def _lose_the_word(place: Place, run: str) -> None:
+    """Make it look as if the replay had been killed after sending and before it could say so."""
+    root, _ = place.where
+    (journal,) = [each for each in dead_letters_replay.journals(root, TOPIC) if each["run"] == run]
+    dead_letters_replay._write(root, journal | {"state": "running", "sent": {}})
+
+
+def test_replays_are_in_the_account_and_a_lost_directory_is_named_with_its_batch(place: Place) -> None:
+    stage = place.stage
+    accounts = reconciled(place.deployment, stage.name)
+    assert {name: (a["differing"], a["compared"]) for name, a in accounts.items()} == {
+        "files files": (0, GOOD + NO_EVENT),
+        "topic topic": (0, GOOD + NO_EVENT),
+        f"archive_{TOPIC} topic": (0, GOOD + 2 * (NO_EVENT + BROKEN)),
+    }, accounts
+    folder = Path(stage.generation("files").paths(stage.root).files)
+    lost = sorted(folder.glob("batch_id=*"))[0]
+    rows = sum(len(part.read_text().splitlines()) for part in lost.glob("part-*"))
+    shutil.rmtree(lost)
+    (account,) = (reconciled(place.deployment, stage.name, queries=["files"])["files files"],)
+    (told,) = account["differences"]
+    assert told["what"] == "missing in the sink"
+    assert told["batches"] == [int(lost.name.removeprefix("batch_id="))]
+    assert told["batch"]["rows"] == rows
+    record = stage.ledger("files")[0]
+    assert told["offsets"] == _inclusive(record)
+
+
+def _inclusive(record: Any) -> dict[str, list[int]]:
+    return {
+        f"{topic}/{p}": [start, end - 1]
+        for topic, parts in record["offsets"].items()
+        for p, (start, end) in parts.items()
+        if end > start
+    }
+
+
+def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Place) -> None:
+    stage, deployment = place.stage, place.deployment
+    assert lineage.emit_streams(deployment, stage.name)["events"] == 3
+    told = lineage.events(deployment.root)
+    where = lineage.places(deployment)
+    reached = lineage.downstream(lineage.graph(told), f"{where.kafka}/{TOPIC}")
+    assert f"{where.kafka}/transformed_letters" in reached
+    assert any(name.endswith("files/web_events_letters/files") for name in reached)
+    assert any(name.endswith(f"web_events_letters.archive_{TOPIC}") for name in reached)
+    assert lineage.emit_streams(deployment, stage.name)["events"] == 3
+    assert len(lineage.events(deployment.root)) == 3, "an endless stream leaves one event"
+
+
+def test_the_retention_guard_knows_where_every_query_stands(place: Place) -> None:
+    told = retention.guard(place.deployment, place.stage.name)
+    assert told == {"pipeline": place.stage.name, "state": "OK", "places": [], "least_left_seconds": None}
+    place.stage.stop()
+    place.stage.send([_record(1, event="view")])
+    behind = retention.guard(place.deployment, place.stage.name, warn_below=1.0)
+    assert behind["state"] == "AT_RISK"
+    assert {each["query"] for each in behind["places"]} == {"files", "topic", f"archive_{TOPIC}"}
+    with pytest.raises(HeadraceError, match=r"files at quickstart_letters/\d offset \d+ loses records in"):
+        retention.require_kept(behind)

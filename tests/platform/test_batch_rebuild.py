@@ -1,0 +1,107 @@
+"""A query whose records Kafka no longer has is rebuilt from the archive and goes on from Kafka, exact to the cent.
+
+Two drivers' lives and two finite runs; the topic is emptied in between, as retention does.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from headrace.contract.bindings import read_kafka
+from headrace.errors import HeadraceError
+from headrace.local.settings import Settings
+from headrace.operations import batch_runs, rebuild
+from headrace.operations.clients import kafka_admin
+from headrace.operations.deployment import Deployment
+from headrace.operations.produce.send import send
+from tests.support import events, found
+from tests.support.batch import deployment_of
+from tests.support.drivers import Stage, make_stage
+from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark, require_whole_ledger
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+
+TOPIC = "pos_rebuilt"
+QUERIES = ("product_totals", "tumbling")
+
+
+def test_a_rebuilt_query_goes_on_from_kafka_and_is_exact(
+    platform: Settings, project: Path, tmp_path: Path, seed: int
+) -> None:
+    stage = make_stage(platform, project, tmp_path, "pos_sales", suffix="_rebuilt", queries=QUERIES)
+    records = list(events.stream(seed, {"pos": 1500}, 24, "_rebuilt", products=20))
+    deployment = deployment_of(stage, project)
+    try:
+        for part in (records[:500], records[500:1000]):
+            send(part, read_kafka(stage.admin), {TOPIC}, paced=False)
+            if stage.child is None:
+                stage.start()
+            stage.await_quiet()
+        assert stage.stop() == 0
+        before = stage.read(TOPIC)
+        ends = {int(p): end for p, end in stage.ends(TOPIC).items()}
+        empty(stage, ends)
+        for query in QUERIES:
+            rebuilt(deployment, stage, query, sum(ends.values()))
+        send(records[1000:], read_kafka(stage.admin), {TOPIC}, paced=False)
+        stage.start()
+        oracle = Oracle(stage.pipeline.sources, {TOPIC: [*before, *read_from(stage, ends)]})
+        source = stage.pipeline.sources[TOPIC]
+        stage.await_quiet({"tumbling": final_watermark(source, oracle.rows[TOPIC], timedelta(minutes=10))})
+        assert stage.stop() == 0
+    finally:
+        stage.kill()
+
+    for query in QUERIES:
+        assert stage.generation(query).number == 2
+        assert stage.generation(query).reason == "retention took it"
+        require_whole_ledger(stage.ledger(query), {TOPIC: stage.ends(TOPIC)})
+    found.same(found.totals(stage.table(stage.name, "product_totals")), oracle.totals(TOPIC), "product_totals")
+    wanted = oracle.windows(TOPIC, stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
+    is_now = found.windows(stage.table(stage.name, "tumbling"))
+    # A window that only the first generation had in time stays as it was written: the others are the rebuilt ones.
+    found.same({key: is_now.get(key) for key in wanted}, wanted, "tumbling")
+
+    send(records[:50], read_kafka(stage.admin), {TOPIC}, paced=False)
+    empty(stage, {int(p): int(end) for p, end in stage.ends(TOPIC).items()})
+    planned = rebuild.plan(deployment, stage.name, "tumbling")
+    assert any("the archive ends at" in blocker for blocker in planned["blockers"]), planned
+    with pytest.raises(HeadraceError, match=r"cannot be rebuilt: .*what lies between is lost"):
+        rebuild.give(deployment, planned, by="a test", reason="none")
+
+
+def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> None:
+    planned = rebuild.plan(deployment, stage.name, query)
+    assert planned["blockers"] == []
+    assert (planned["archived"], planned["again"], planned["number"]) == (archived, 0, 2)
+    with pytest.raises(HeadraceError, match="look at a new plan"):
+        rebuild.give(deployment, planned | {"fingerprint": "old"}, by="a test", reason="none")
+    given = rebuild.give(deployment, planned, by="a test", reason="retention took it", rows_each=300)
+    report = batch_runs.execute(deployment, given)
+    assert report["batches"] >= 4
+    assert stage.generation(query).number == 1, "nothing runs on it before it is finished"
+    assert rebuild.finish(deployment, report) == {"pipeline": stage.name, "query": query, "generation": 2}
+    assert rebuild.finish(deployment, report)["generation"] == 2, "may be repeated"
+
+
+def empty(stage: Stage, ends: dict[int, int]) -> None:
+    """Take all records away, as retention does."""
+    places = [TopicPartition(TOPIC, partition, end) for partition, end in ends.items()]
+    for answer in kafka_admin(stage.admin).delete_records(places).values():
+        answer.result(30)
+
+
+def read_from(stage: Stage, starts: dict[int, int]) -> list[found.Message]:
+    """Return what Kafka still holds, from these offsets on."""
+    from headrace.operations import dead_letters
+
+    return [
+        found.Message(
+            m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), tuple(m.headers() or ())
+        )
+        for m in dead_letters.records(stage.admin, TOPIC, starts)
+    ]
