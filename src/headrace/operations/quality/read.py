@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
 import fsspec
 import pandas as pd
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from headrace.contract import names, paths, storage
+from headrace.contract import ledger, names, outputs, paths, storage
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -133,16 +134,26 @@ def _json_row(value: bytes | str | None) -> dict[str, Any]:
 def read_files(root: str, sink: CheckedSink, window: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
-    fs, folder = fsspec.core.url_to_fs(chosen.files)
-    for name in storage.list_names(chosen.files):
-        batch = name.removeprefix("batch_id=")
-        if batch == name or not batch.isdigit() or not window["first"] <= int(batch) <= window["last"]:
+    fs, _ = fsspec.core.url_to_fs(chosen.files)
+    for each in outputs.valid(outputs.parse(chosen.files, storage.list_names(chosen.files))):
+        if each.last < window["first"] or each.first > window["last"]:
             continue
-        for path in sorted(fs.glob(f"{folder}/{name}/part-*")):
+        batches = _batches(each, chosen.ledger)
+        for path in sorted(fs.glob(f"{fsspec.core.url_to_fs(each.path)[1]}/part-*")):
             lines = fs.cat_file(path).decode(errors="replace").splitlines()
             part = path.rpartition("/")[2][:10]  # part-00000; what follows is random
             for number, line in enumerate(lines):
-                yield _json_row(line) | {"_batch": int(batch), "_line": f"{part}:{number}"}
+                batch = next(batches)
+                if window["first"] <= batch <= window["last"]:
+                    yield _json_row(line) | {"_batch": batch, "_line": f"{part}:{number}"}
+
+
+def _batches(directory: outputs.Directory, folder: str) -> Iterator[int]:
+    """Yield the batch of each row of a directory. Gathered rows stand in batch order, as many as the ledger says."""
+    for batch in range(directory.first, directory.last):
+        record = ledger.record(folder, batch)
+        yield from repeat(batch, record["rows_out"] if record else 0)
+    yield from repeat(directory.last)
 
 
 def read_archive(root: str, sink: CheckedSink, window: dict[str, Any]) -> tuple[Rows, list[str]]:
