@@ -1,0 +1,120 @@
+"""Three nodes roll under load without a failed write ($HEADRACE_KUBECONFIG and HEADRACE_HA=1: `make e2e-ha`).
+
+Slow: every node of Kafka, then of Cassandra, stops and starts while a client writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from tests.support.cluster import KUBECONFIG, kubectl, namespace, probe_pod, run_probe
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(
+        not (KUBECONFIG and os.environ.get("HEADRACE_HA")), reason="needs a platform of size 3: HEADRACE_HA=1"
+    ),
+]
+IMAGE = os.environ.get("AIRFLOW_IMAGE", "")
+SECONDS = int(os.environ.get("HEADRACE_HA_SECONDS", "420"))  # of load; the rolls must end within it
+
+KAFKA = """
+import pathlib, time
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from headrace.contract.bindings import read_kafka
+config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0}
+topic = f"ha-{int(time.time())}"
+made = AdminClient(config).create_topics([NewTopic(topic, 3, 3, config={"min.insync.replicas": "2"})], operation_timeout=30)
+made[topic].result(60)
+failed, acked = [], 0
+def told(error, message):
+    global acked
+    if error:
+        failed.append(str(error))
+    else:
+        acked += 1
+producer = Producer(config | {"acks": "all", "enable.idempotence": True, "delivery.timeout.ms": 120000})
+sent, end = 0, time.time() + SECONDS
+while time.time() < end:
+    producer.produce(topic, value=str(sent), on_delivery=told)
+    sent += 1
+    producer.poll(0.02)
+left = producer.flush(120)
+reader = Consumer(config | {"group.id": "ha", "auto.offset.reset": "earliest", "enable.auto.commit": False})
+reader.assign([TopicPartition(topic, n, 0) for n in range(3)])
+seen, quiet = [], 0
+while quiet < 15 and len(seen) < sent:
+    batch = reader.consume(1000, 1)
+    quiet = 0 if batch else quiet + 1
+    seen += [int(each.value()) for each in batch if not each.error()]
+print("RESULT", sent, acked, len(failed), left, len(set(seen)), len(seen), failed[:1])
+"""
+CASSANDRA = """
+import pathlib, time
+from cassandra import ConsistencyLevel
+from cassandra.query import SimpleStatement
+from headrace.operations.clients import cassandra_session
+failed = retried = sent = 0
+with cassandra_session(pathlib.Path("/bindings")) as session:
+    session.execute("CREATE KEYSPACE IF NOT EXISTS ha WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}")
+    session.execute("CREATE TABLE IF NOT EXISTS ha.t (k int PRIMARY KEY, v int)")
+    write = SimpleStatement("INSERT INTO ha.t (k, v) VALUES (%s, %s)", consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+    end = time.time() + SECONDS
+    while time.time() < end:
+        for attempt in range(5):
+            try:
+                session.execute(write, (sent, sent), timeout=10)
+                break
+            except Exception as error:
+                retried += 1
+                time.sleep(1)
+        else:
+            failed += 1
+        sent += 1
+        time.sleep(0.02)
+    read = SimpleStatement("SELECT k FROM ha.t", consistency_level=ConsistencyLevel.LOCAL_QUORUM, fetch_size=1000)
+    seen = len(list(session.execute(read, timeout=60)))
+print("RESULT", sent, retried, failed, seen)
+"""
+
+
+def _under_load(system: str, code: str, rolled: tuple[str, ...]) -> list[str]:
+    """Write for SECONDS while the sets roll; return the words of the client's result."""
+    labels = {"app.kubernetes.io/name": "airflow"}
+    code = f"SECONDS = {SECONDS}\n{code}"
+    pod = probe_pod(
+        "airflow", f"ha-{system}", labels, code, IMAGE,
+        volumes=[{"name": "binding", "secret": {"secretName": f"{system}-admin"}}],
+        mounts=[{"name": "binding", "mountPath": f"/bindings/{system}"}],
+    )  # fmt: skip
+    ended: list[tuple[str, str]] = []
+    client = threading.Thread(target=lambda: ended.append(run_probe(pod, SECONDS + 400)))
+    client.start()
+    kubectl("wait", "--for=condition=Ready", f"pod/ha-{system}", "-n", namespace("airflow"), "--timeout=120s")
+    for name in rolled:
+        kubectl("rollout", "restart", f"statefulset/{name}", "-n", namespace(system))
+        kubectl("rollout", "status", f"statefulset/{name}", "-n", namespace(system), "--timeout=900s")
+    assert client.is_alive(), f"the roll took longer than the load of {SECONDS} s: {json.dumps(ended)}"
+    client.join()
+    ((phase, log),) = ended
+    print(f"\n{system}: {phase} {log}")
+    (line,) = [line for line in log.splitlines() if line.startswith("RESULT")]
+    return line.split()[1:]
+
+
+def test_kafka_rolls_under_load_and_every_acknowledged_record_is_there() -> None:
+    sent, acked, failed, left, different, _ = _under_load("kafka", KAFKA, ("kafka-controller", "kafka"))[:6]
+    assert (failed, left) == ("0", "0")
+    assert sent == acked == different
+
+
+def test_cassandra_rolls_under_load_and_every_write_is_there() -> None:
+    sent, _retried, failed, seen = _under_load("cassandra", CASSANDRA, ("cassandra",))
+    assert failed == "0"
+    assert sent == seen
