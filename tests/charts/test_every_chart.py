@@ -13,6 +13,8 @@ import yaml
 
 from tests.support.charts import (
     CHARTS,
+    DUMPER,
+    LOADER,
     NAMESPACES,
     ROOT,
     VARIANTS,
@@ -150,7 +152,7 @@ def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
     files = []
     for number, (chart, settings) in enumerate(VARIANTS):
         files.append(tmp_path / f"{chart}-{number}.yaml")
-        files[-1].write_text(yaml.safe_dump_all(render(chart, *settings)))
+        files[-1].write_text(yaml.dump_all(render(chart, *settings), Dumper=DUMPER))
     command = [kubeconform, "-strict", "-kubernetes-version", version, "-schema-location", place, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -159,7 +161,7 @@ def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("chart", CHARTS)
 def test_helm_three_renders_the_same(chart: str) -> None:
     three = helm_template(chart, helm="helm3").stdout
-    assert tuple(each for each in yaml.safe_load_all(three) if each) == render(chart)
+    assert tuple(each for each in yaml.load_all(three, LOADER) if each) == render(chart)
 
 
 @pytest.mark.parametrize("chart", CHARTS)
