@@ -144,8 +144,10 @@ def test_no_secret_passes_through_the_chart(chart: str, settings: tuple[str, ...
     assert not [key for key in keys if re.search("password|token|credential", key)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.34.0", "1.37.0"])
 def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
+    """Slow: kubeconform compiles the schema of every kind, 10 s of CPU."""
     kubeconform = tool("kubeconform")
     schemas = os.environ.get("KUBERNETES_SCHEMAS", str(ROOT / ".tools" / "kubernetes-schemas"))
     place = schemas + "/{{.NormalizedKubernetesVersion}}-local{{.StrictSuffix}}/{{.ResourceKind}}{{.KindSuffix}}.json"
