@@ -111,11 +111,12 @@ class Job:
             .start()
         )
         try:
-            query.awaitTermination(120)
+            ended = query.awaitTermination(600)
         except Exception:
             return str(query.exception())
         finally:
             query.stop()
+        assert ended, "a batch takes longer than ten minutes"
         return None
 
     def _keep(self, frame: DataFrame, number: int) -> None:
