@@ -101,3 +101,8 @@ def test_the_digest_differs_exactly_when_a_difference_is_told(old: dict[str, Any
 @given(_fingerprints)
 def test_the_order_of_keys_does_not_count(fingerprint: dict[str, Any]) -> None:
     assert digest(dict(reversed(fingerprint.items()))) == digest(fingerprint)
+
+
+def test_a_mark_that_an_earlier_headrace_did_not_keep_refuses_nothing() -> None:
+    assert differences({"plan": []}, {"plan": [], "state_inputs": {"k": "upper(k)"}}) == []
+    assert differences({"plan": [], "state_inputs": {}}, {"plan": [], "state_inputs": {"k": "upper(k)"}}) != []

@@ -21,7 +21,7 @@ PARSE_CPU_SECONDS = 2.0
 
 EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
-    "dead_letter_replay", "quality", "reconcile", "reconcile_repair", "sink_upkeep", "stream_upgrade",
+    "dead_letter_replay", "lake_guard", "quality", "reconcile", "reconcile_repair", "sink_upkeep", "stream_upgrade",
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor", "users_refresh",
 }  # fmt: skip
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from headrace.contract.model import Pipeline, Source, format_duration
 
+_ADDED_LATER = frozenset({"state_inputs"})
+
 
 def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
     """Return what the file says of a declared query's state, as plain JSON values.
@@ -63,8 +65,12 @@ def archive_declared(topic: str) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one phrase for each value that differs, with its dotted key; empty if a start is safe."""
-    return sorted(_differences("", old, new))
+    """Return one phrase for each value that differs, with its dotted key; empty if a start is safe.
+
+    What an earlier Headrace did not write down cannot be compared: a checkpoint of its is not refused for that.
+    """
+    known = {key: value for key, value in new.items() if key in old or key not in _ADDED_LATER}
+    return sorted(_differences("", old, known))
 
 
 def _differences(key: str, old: Any, new: Any) -> list[str]:  # noqa: ANN401 - JSON values
