@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke
+.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke test-charts e2e images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -54,11 +54,20 @@ test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, with
 test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
 	$(PYTEST) -m platform
 
+test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
+	$(PYTEST) tests/charts tests/images tests/terraform
+
+e2e: $(READY) ## The platform on a real Kubernetes (TESTCLUSTER or KUBECONFIG)
+	tests/cluster/run
+
+images: $(READY) ## Build the two images by docker, podman or buildah: make images TAG=0.1.0
+	images/build $(TAG)
+
 lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run
 
 format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .

