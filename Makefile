@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke test-charts e2e images
+.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke test-charts test-cluster images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -57,7 +57,7 @@ test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, rac
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform
 
-e2e: $(READY) ## The platform on a real Kubernetes (TESTCLUSTER or KUBECONFIG)
+test-cluster: $(READY) ## The platform on a real Kubernetes (TESTCLUSTER or KUBECONFIG)
 	tests/cluster/run
 
 images: $(READY) ## Build the two images by docker, podman or buildah: make images TAG=0.1.0

@@ -7,7 +7,9 @@ options) is its `conf`, everything else goes through the entry point's environme
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from headrace.contract import names, paths, storage, views
@@ -24,6 +26,8 @@ _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver
 def submission(deployment: Deployment, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a SparkSubmitOperator for an order of `batch_runs.give`."""
     environment = batch_runs.environment(deployment, given["pipeline"])
+    # spark-submit and the Python that it starts are those of this installation.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
     return {
         "name": f"{given['duty']}-{given['pipeline']}",
