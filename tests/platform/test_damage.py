@@ -33,8 +33,9 @@ pytestmark = [pytest.mark.platform, pytest.mark.spark, pytest.mark.timeout(900)]
 BATCHES = 4
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
+def _cut(path: Path, kept: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: -5 if kept == 1 else int(len(content) * kept)])  # 5 bytes: in the stream's end mark
     path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
 
 
@@ -74,7 +75,8 @@ FAULTS = {
     "offsets before the newest gone": Fault(lambda c: _gone(c / "offsets/2"), "LOG_GAP", Exit.DAMAGED),
     "metadata gone": Fault(lambda c: _gone(c / "metadata"), "METADATA_GONE", None),
     "newest state gone": Fault(lambda c: _gone(c / "state/0/0/4.delta"), "STATE_GONE", Exit.DAMAGED),
-    "newest state cut": Fault(lambda c: _cut(c / "state/0/0/4.delta"), "", Exit.DAMAGED),
+    "end mark of the newest state cut": Fault(lambda c: _cut(c / "state/0/0/4.delta", 1), "", None),
+    "newest state cut in half": Fault(lambda c: _cut(c / "state/0/0/4.delta", 0.5), "", Exit.DAMAGED),
     "newest state empty": Fault(lambda c: _empty(c / "state/0/0/4.delta"), "STATE_BROKEN", Exit.DAMAGED),
     "a byte of the state turned": Fault(lambda c: _turned(c / "state/0/0/4.delta"), "STATE_BROKEN", Exit.DAMAGED),
     "first state gone": Fault(lambda c: _gone(c / "state/0/1/1.delta"), "STATE_GONE", Exit.DAMAGED),
@@ -124,9 +126,7 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(
-    platform: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Job, Path]:
+def job(platform: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
     """The job and the folder of its sound checkpoint, four batches old."""
     made = Job(spark, platform.bindings(), new_topic(platform, "damage"))
     whole = tmp_path_factory.mktemp("damage") / "checkpoint"

@@ -36,6 +36,7 @@ POLL_SECONDS = 0.5
 _DUPLICATE = re.compile(r"CONCURRENT_STREAM_LOG_UPDATE|[Mm]ultiple streaming queries are concurrently using")
 _DAMAGED = re.compile(
     r"CANNOT_LOAD_STATE_STORE|Error reading delta file|[Ii]ncomplete log file|batch \d+ doesn't exist|"
+    r"HDFSBackedStateStoreProvider\S*(?:DeltaFile|SnapshotFile)|Stream is corrupted|"
     r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost|is missing or cut|"
     r"Provided state schema|STATE_STORE_.*SCHEMA"
 )
