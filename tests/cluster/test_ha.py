@@ -1,4 +1,4 @@
-"""Three nodes roll under load without a failed write ($HEADRACE_KUBECONFIG and HEADRACE_HA=1: `make test-cluster-ha`).
+"""Three nodes roll under load without a failed write ($HEADRACE_KUBECONFIG and HEADRACE_HA=1: `pytest tests/cluster/test_ha.py`).
 
 Slow: every node of Kafka, then of Cassandra, stops and starts while a client writes.
 """
