@@ -13,7 +13,7 @@ VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
 
 with DAG(
     "batch_views",
-    schedule="37 3 * * *",
+    schedule=seat.at("37 3 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Compute the batch views of closed days with the same transforms as the streams. A day is replaced as a whole, "

@@ -15,7 +15,7 @@ SNAPSHOTS = Asset("checkpoint_snapshots", uri="headrace://snapshots")
 
 with DAG(
     "checkpoint_snapshot",
-    schedule="17 2 * * *",
+    schedule=seat.at("17 2 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Verify the checkpoints of every query and take a snapshot of each sound one, while the streams run: a "
@@ -52,7 +52,7 @@ with DAG(
 
 with DAG(
     "checkpoint_drill",
-    schedule="11 4 * * 0",
+    schedule=seat.at("11 4 * * 0"),
     **seat.dag_arguments(
         doc=seat.document(
             "A snapshot counts only after a restore that worked: restore the newest snapshot of every query into a "
@@ -156,7 +156,7 @@ with DAG(
 
 with DAG(
     "checkpoint_prune",
-    schedule="41 5 * * 1",
+    schedule=seat.at("41 5 * * 1"),
     **seat.dag_arguments(
         doc=seat.document(
             "Old generations and snapshots that nothing refers to go to the trash, and what has been there long enough "
@@ -214,7 +214,7 @@ with DAG(
 
 with DAG(
     "sink_upkeep",
-    schedule="23 1 * * *",
+    schedule=seat.at("23 1 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Many small files become few: ledger records and JSON batches are gathered, Iceberg data files rewritten, old "

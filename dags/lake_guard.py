@@ -12,7 +12,7 @@ PIPELINES = seat.pipeline_names(__file__)
 
 with DAG(
     "lake_guard",
-    schedule="47 * * * *",
+    schedule=seat.at("47 * * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Compare where every query stands with what Kafka still holds: a place where records are lost, or soon will "

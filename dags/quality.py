@@ -14,7 +14,7 @@ PASSED = AssetAlias("sinks_that_passed")
 
 with DAG(
     "quality",
-    schedule="7 * * * *",
+    schedule=seat.at("7 * * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Run the suite of every sink over closed windows, finished batches and fixed offset ranges. A critical "

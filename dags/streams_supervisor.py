@@ -14,6 +14,7 @@ PIPELINES = seat.pipeline_names(__file__)
 with DAG(
     "streams_supervisor",
     schedule=timedelta(minutes=1),
+    start_date=seat.START,
     **seat.dag_arguments(
         doc=seat.document(
             "Look at every pipeline: living drivers, heartbeat, checkpoint, ledger and Kafka's end offsets give one "

@@ -14,7 +14,7 @@ DIMENSIONS = seat.refreshed_dimensions(__file__)
 
 with DAG(
     "users_refresh",
-    schedule="29 0 * * *",
+    schedule=seat.at("29 0 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
             "Bring a dimension table up to its directory: the newest complete snapshot, or a database, is staged and "

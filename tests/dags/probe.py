@@ -80,6 +80,7 @@ def main(folder: str) -> dict[str, Any]:
                     "tags": sorted(dag.tags),
                     "owner": dag.owner,
                     "owner_links": dag.owner_links,
+                    "start_date": dag.start_date is not None,
                     "catchup": dag.catchup,
                     "max_active_runs": dag.max_active_runs,
                     "dagrun_timeout": dag.dagrun_timeout and dag.dagrun_timeout.total_seconds(),

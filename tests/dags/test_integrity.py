@@ -169,6 +169,11 @@ def test_every_task_has_an_owner_retries_a_timeout_and_a_docstring(dags: dict[st
         assert task["doc"], where
 
 
+def test_a_new_deployment_runs_nothing_at_once_but_the_supervisor(dags: dict[str, Dag]) -> None:
+    """With a start date, Airflow runs every cron schedule's newest time as soon as it knows the DAG (seen in 3.3.2)."""
+    assert {dag_id for dag_id, dag in dags.items() if dag["start_date"]} == {"streams_supervisor"}
+
+
 def test_no_task_lives_as_long_as_a_stream(dags: dict[str, Dag]) -> None:
     longest = max(task["timeout"] or 0 for _, _, task in _tasks(dags))
     assert longest <= 3600

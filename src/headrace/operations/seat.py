@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from airflow.sdk import BaseHook, ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task
+from airflow.sdk import (
+    BaseHook,
+    CronTriggerTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    get_current_context,
+    task,
+)
 
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import LauncherSilentError
@@ -22,6 +31,7 @@ OWNER = "platform"
 OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
 """Where the owner's name leads in the UI: a page or an address of the team that has this deployment."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
+"""For schedules by interval only. A cron schedule has none: with one, all of them run at once on a new deployment."""
 
 TAGS = {
     "layer": ("speed", "batch", "serving", "operations"),
@@ -47,12 +57,16 @@ _POLICY = ExceptionRetryPolicy(
 )
 
 
+def at(cron: str) -> CronTriggerTimetable:
+    """Return a schedule by cron (UTC) whose first run is the next one to come, however long ago the last one was."""
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta())
+
+
 def dag_arguments(
     *, doc: str, tags: Sequence[str], params: dict[str, Param] | None = None, minutes: float = 30
 ) -> dict[str, Any]:
     """Return the arguments of one DAG: `doc` from `document`, a run of at most `minutes`, one run at a time, no catch-up."""
     return {
-        "start_date": START,
         "catchup": False,
         "max_active_runs": 1,
         "dagrun_timeout": timedelta(minutes=minutes),
