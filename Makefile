@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo up down status clean distclean test test-fast test-spark test-platform lint format schema lock bench-smoke test-charts test-cluster images
+.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke test-charts test-cluster images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -42,17 +42,20 @@ status: $(READY) ## What runs, and how each query does; fails if something does 
 clean: $(READY) ## Remove .headrace/ with all its data (after `make down`)
 	$(BIN)/headrace clean --yes
 
-test: $(READY) ## All tests, on a real Spark, Kafka and Cassandra
-	$(PYTEST)
+test: $(READY) ## The tests, on a real Spark, Kafka, Cassandra and Airflow; the longest are in test-nightly
+	$(PYTEST) -m "not nightly"
+
+test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a rebuild, a refresh under load
+	$(PYTEST) -m nightly
 
 test-fast: $(READY) ## The tests that need no Java: under a minute
-	$(PYTEST) -m "not spark and not platform and not slow"
+	$(PYTEST) -m "not spark and not platform and not slow and not nightly"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
-	$(PYTEST) -m "(spark or slow) and not platform"
+	$(PYTEST) -m "(spark or slow) and not platform and not nightly"
 
 test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
-	$(PYTEST) -m platform
+	$(PYTEST) -m "platform and not nightly"
 
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform
