@@ -91,7 +91,8 @@ def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> 
 def empty(stage: Stage, ends: dict[int, int]) -> None:
     """Take all records away, as retention does."""
     places = [TopicPartition(TOPIC, partition, end) for partition, end in ends.items()]
-    for answer in kafka_admin(stage.admin).delete_records(places).values():
+    admin = kafka_admin(stage.admin)  # held while its answers are awaited
+    for answer in admin.delete_records(places).values():
         answer.result(30)
 
 

@@ -54,8 +54,11 @@ def plan(
 
 
 def has_run(root: str, pipeline: str) -> bool:
-    """Return whether a pipeline was ever started: before that there is nothing to compare."""
-    return bool(storage.list_names(paths.pipeline_folder(root, pipeline)))
+    """Return whether a query of the pipeline ever ran: before that there is nothing to compare.
+
+    A query has a folder of its own; what operators, supervisor and driver leave beside it are files, with a dot.
+    """
+    return any("." not in name for name in storage.list_names(paths.pipeline_folder(root, pipeline)))
 
 
 def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import names, paths, storage, views
+from headrace.contract import names, views
 from headrace.contract import snapshot as kept
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, batch_views, reconcile
@@ -59,13 +59,11 @@ def plan_views(
 def plan_reconcile(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[dict[str, Any]]:
     """Order the reconciliation of pipelines; one that never ran has nothing to compare. Returns one submission each."""
     orders = [
-        reconcile.plan(deployment, name, run=f"{run}-{name}") for name in pipelines if _has_run(deployment.root, name)
+        reconcile.plan(deployment, name, run=f"{run}-{name}")
+        for name in pipelines
+        if reconcile.has_run(deployment.root, name)
     ]
     return [submission(deployment, given) for given in orders]
-
-
-def _has_run(root: str, pipeline: str) -> bool:
-    return bool(storage.list_names(paths.pipeline_folder(root, pipeline)))
 
 
 def judge_reconcile(deployment: Deployment, submitted: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -227,3 +227,14 @@ def test_the_guard_says_what_is_lost_and_where() -> None:
     with pytest.raises(HeadraceError, match=r"p\.tumbling at pos/0 offset 5 has lost 4 records"):
         retention.require_kept(lost)
     retention.require_kept({"pipeline": "p", "state": "OK", "places": [], "least_left_seconds": None})
+
+
+def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:
+    from headrace.contract import generation, storage
+    from headrace.operations import intent, reconcile
+
+    intent.write(str(tmp_path), "pos_sales", "STOPPED", "a test", "not yet")
+    storage.write_json(paths.supervision(str(tmp_path), "pos_sales"), {})
+    assert not reconcile.has_run(str(tmp_path), "pos_sales")
+    generation.begin(str(tmp_path), "pos_sales", "items", {})
+    assert reconcile.has_run(str(tmp_path), "pos_sales")
