@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import paths, storage, views
+from headrace.contract import generation, paths, storage, views
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -230,8 +230,8 @@ def test_the_guard_says_what_is_lost_and_where() -> None:
 
 
 def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:
-    from headrace.contract import generation, storage
-    from headrace.operations import intent, reconcile
+    from headrace.contract import storage
+    from headrace.operations import intent
 
     intent.write(str(tmp_path), "pos_sales", "STOPPED", "a test", "not yet")
     storage.write_json(paths.supervision(str(tmp_path), "pos_sales"), {})
