@@ -51,7 +51,8 @@ def running(airflow: Airflow, airflow_settings: Settings, own: Deployment) -> It
     began = datetime.now(UTC) - timedelta(days=2)
     send_records(airflow_settings, [record(began, number) for number in range(200)])
     ended(airflow, "stream_start", "success", pipelines=[NAME], reason="a test")
-    send_records(airflow_settings, [record(datetime.now(UTC), 1000 + number) for number in range(50)])
+    lately = datetime.now(UTC) - timedelta(hours=1)  # nothing in the future, which would be a dead letter
+    send_records(airflow_settings, [record(lately, 1000 + number) for number in range(50)])
     await_quiet(own)
     yield airflow
     own.launcher().stop(NAME, 0)
