@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,13 +67,13 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
         "start", NAME, "--new-generation", "files", code=1
     )
 
-    members = group_of(int(started["driver"].partition("@")[0]))
-    for member in members:
-        member.kill()
+    leader = int(started["driver"].partition("@")[0])
+    members = group_of(leader)
+    os.killpg(leader, signal.SIGKILL)  # all at once: a Python that sees its JVM die leaves a word
     psutil.wait_procs(members, 60)
     rows = typed.json("status", NAME, code=3)
     assert {row["verdict"] for row in rows} == {"MISSING"}, rows
-    assert all(row["reason"].startswith("the driver vanished without a word") for row in rows), rows
+    assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without a word"}
     deadline = time.monotonic() + DEADLINE_SECONDS
     while (told := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
         assert time.monotonic() < deadline, told  # the wish is too young for the first looks

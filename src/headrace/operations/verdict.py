@@ -26,6 +26,8 @@ NO_RESTART = {
 STOPPED = "ended without an error"
 """What a heartbeat says of a query that its driver stopped because another one had ended."""
 
+ADOPTED_MS = 10_000  # three heartbeats
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -183,7 +185,10 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
         return Finding(
             "CRASH_LOOP", f"{ended or 'no driver lives'} after {used} restarts; the budget is spent", ripe=True
         )
-    lived = memory.driver or (seen.beat is not None and seen.beat["at_ms"] >= seen.wish.at_ms)
+    # A driver that was adopted by this wish may have beaten last right before it.
+    lived = memory.driver or (
+        seen.beat is not None and not seen.beat["exit"] and seen.beat["at_ms"] >= seen.wish.at_ms - ADOPTED_MS
+    )
     why = ended or ("the driver vanished without a word" if lived else "no driver lives")
     if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
         return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it")
