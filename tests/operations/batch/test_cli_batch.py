@@ -37,7 +37,7 @@ def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deplo
         bindings=tmp_path / "admin",
         drivers=LocalDrivers(**folders, environment={}),
     )
-    storage.write_json(paths.intent(found.root, "pos_sales"), {})
+    storage.write_json(paths.generation_paths(found.root, "pos_sales", "tumbling", 1).manifest, {})
     for module in (cli_batch, cli_dead_letters):
         monkeypatch.setattr(module, "written_deployment", lambda: found)
     monkeypatch.setattr(cli_batch, "_written", lambda: found)
