@@ -88,7 +88,7 @@ class Memory:
 
     def restarts_since(self, wish: Intent) -> tuple[int, ...]:
         """Return the restarts that count: those after the operator last gave the budget back."""
-        return tuple(at for at in self.restarts if at >= wish.budget_reset_ms)
+        return tuple(at for at in self.restarts if at > wish.budget_reset_ms)
 
 
 def read(root: str, pipeline: str) -> dict[str, Any] | None:
