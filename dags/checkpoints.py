@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.operations import seat
@@ -31,11 +30,6 @@ with DAG(
     ),
 ):
 
-    @task
-    def chosen(params: dict[str, Any] | None = None) -> list[str]:
-        """Return the pipelines of the form."""
-        return seat.chosen((params or {})["pipelines"])
-
     @task(map_index_template="{{ pipeline }}")
     def verify_and_snapshot(pipeline: str) -> dict[str, Any]:
         """Verify every query of a pipeline, take a snapshot of the sound ones, and fail if one is not."""
@@ -48,7 +42,7 @@ with DAG(
         """Tell those that wait for snapshots that there are new ones."""
         return sum(len(each["taken"]) for each in taken)
 
-    kept(verify_and_snapshot.expand(pipeline=chosen()))  # type: ignore[arg-type]
+    kept(verify_and_snapshot.expand(pipeline=seat.chosen_pipelines()))  # type: ignore[arg-type]
 
 with DAG(
     "checkpoint_drill",
@@ -141,14 +135,8 @@ with DAG(
         return duties.verify(deployment.load(), made["pipeline"], made["query"])
 
     planned = plan_restore()
-    approve_restore = ApprovalOperator(
-        task_id="approve_restore",
-        subject="Restore {{ params.pipeline }}.{{ params.query }} from a snapshot?",
-        body="{{ ti.xcom_pull(task_ids='plan_restore')['words'] }}",
-        defaults="Reject",
-        response_timeout=seat.ANSWER_WITHIN,
-        execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
+    approve_restore = seat.approval(
+        "approve_restore", "Restore {{ params.pipeline }}.{{ params.query }} from a snapshot?", "plan_restore"
     )
     rechecked = recheck_restore(planned)
     planned >> approve_restore >> rechecked
@@ -199,15 +187,7 @@ with DAG(
         return duties.prune(deployment.load(), planned)
 
     planned_prune = plan_prune()
-    approve_prune = ApprovalOperator(
-        task_id="approve_prune",
-        subject="Prune old checkpoints?",
-        body="{{ ti.xcom_pull(task_ids='plan_prune')['words'] }}",
-        defaults="Reject",
-        response_timeout=seat.ANSWER_WITHIN,
-        execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
-    )
+    approve_prune = seat.approval("approve_prune", "Prune old checkpoints?", "plan_prune")
     rechecked_prune = recheck_prune(planned_prune)  # type: ignore[arg-type]
     planned_prune >> approve_prune >> rechecked_prune
     prune_act(rechecked_prune)
@@ -230,18 +210,13 @@ with DAG(
     ),
 ):
 
-    @task
-    def chosen_for_upkeep(params: dict[str, Any] | None = None) -> list[str]:
-        """Return the pipelines of the form."""
-        return seat.chosen((params or {})["pipelines"])
-
     @task(map_index_template="{{ pipeline }}", execution_timeout=timedelta(minutes=55))
     def gather(pipeline: str) -> list[dict[str, Any]]:
         """Gather small files of ledgers and JSON sinks."""
         from headrace.operations import deployment, upkeep
 
         own = deployment.load()
-        return upkeep.gather(own.root, own.pipelines()[pipeline])
+        return upkeep.gather(own.root, own.pipeline(pipeline))
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
@@ -250,7 +225,7 @@ with DAG(
 
         return spark_runs.plan_upkeep(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
 
-    gathered = gather.expand(pipeline=chosen_for_upkeep())
+    gathered = gather.expand(pipeline=seat.chosen_pipelines())
     orders = plan_upkeep()
     gathered >> orders
     seat.spark_run.expand(submission=orders)

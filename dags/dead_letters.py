@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, task
 
 from headrace.operations import seat
@@ -68,15 +67,7 @@ with DAG(
         return dead_letters_replay.act(own.root, own.bindings, planned["topic"], planned["run"], planned["fingerprint"])
 
     planned = plan_replay()
-    approve_replay = ApprovalOperator(
-        task_id="approve_replay",
-        subject="Replay dead letters into {{ params.topic }}?",
-        body="{{ ti.xcom_pull(task_ids='plan_replay')['words'] }}",
-        defaults="Reject",
-        response_timeout=seat.ANSWER_WITHIN,
-        execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
-    )
+    approve_replay = seat.approval("approve_replay", "Replay dead letters into {{ params.topic }}?", "plan_replay")
     rechecked = recheck_replay(planned)
     planned >> approve_replay >> rechecked
     replay_act(rechecked)

@@ -31,11 +31,6 @@ with DAG(
     ),
 ):
 
-    @task
-    def chosen(params: dict[str, Any] | None = None) -> list[str]:
-        """Return the pipelines of the form."""
-        return seat.chosen((params or {})["pipelines"])
-
     @task(map_index_template="{{ pipeline }}")
     def plan_checks(pipeline: str) -> dict[str, Any]:
         """Fix windows, batches and offsets: what is checked stays the same however often it is repeated."""
@@ -88,7 +83,7 @@ with DAG(
 
         return duty.build_docs(deployment.load()) if summaries else ""
 
-    summaries = together(run_checks.expand(planned=plan_checks.expand(pipeline=chosen())))  # type: ignore[arg-type]
+    summaries = together(run_checks.expand(planned=plan_checks.expand(pipeline=seat.chosen_pipelines())))  # type: ignore[arg-type]
     gate.expand(summary=summaries)
     pause(summaries)  # type: ignore[arg-type]
     data_docs(summaries)  # type: ignore[arg-type]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.operations import seat
@@ -92,15 +91,7 @@ with DAG(
         return reconcile_repair.act(deployment.load(), planned["pipeline"], planned["run"], planned["fingerprint"])
 
     planned = plan_repair()
-    approve_repair = ApprovalOperator(
-        task_id="approve_repair",
-        subject="Repair rows of {{ params.pipeline }}?",
-        body="{{ ti.xcom_pull(task_ids='plan_repair')['words'] }}",
-        defaults="Reject",
-        response_timeout=seat.ANSWER_WITHIN,
-        execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
-    )
+    approve_repair = seat.approval("approve_repair", "Repair rows of {{ params.pipeline }}?", "plan_repair")
     rechecked = recheck_repair(planned)
     planned >> approve_repair >> rechecked
     repair_act(rechecked)

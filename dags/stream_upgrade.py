@@ -59,7 +59,7 @@ with DAG(
         from headrace.operations import deployment, upgrade
 
         own = deployment.load()
-        return upgrade.snapshot(own.launcher(), own.pipelines()[plan["pipeline"]])
+        return upgrade.snapshot(own.launcher(), own.pipeline(plan["pipeline"]))
 
     @task
     def start(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:

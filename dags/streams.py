@@ -12,12 +12,6 @@ PIPELINES = seat.pipeline_names(__file__)
 TAGS = ("speed", "spark", "writes")
 
 
-@task
-def chosen(params: dict[str, Any] | None = None) -> list[str]:
-    """Return the pipelines of the form."""
-    return seat.chosen((params or {})["pipelines"])
-
-
 @task(map_index_template="{{ pipeline }}")
 def start(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
@@ -108,7 +102,7 @@ with DAG(
         },
     ),
 ):
-    start.expand(pipeline=chosen())
+    start.expand(pipeline=seat.chosen_pipelines())
 
 with DAG(
     "stream_stop",
@@ -126,7 +120,7 @@ with DAG(
         params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("stop")},
     ),
 ):
-    stop.expand(pipeline=chosen())
+    stop.expand(pipeline=seat.chosen_pipelines())
 
 with DAG(
     "stream_pause",
@@ -144,7 +138,7 @@ with DAG(
         params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("maintenance")},
     ),
 ):
-    pause.expand(pipeline=chosen())
+    pause.expand(pipeline=seat.chosen_pipelines())
 
 with DAG(
     "stream_resume",
@@ -161,7 +155,7 @@ with DAG(
         params={"pipelines": seat.pipelines_param(PIPELINES)},
     ),
 ):
-    resume.expand(pipeline=chosen())
+    resume.expand(pipeline=seat.chosen_pipelines())
 
 with DAG(
     "stream_restart",
@@ -183,4 +177,4 @@ with DAG(
         },
     ),
 ):
-    restart.expand(pipeline=chosen())
+    restart.expand(pipeline=seat.chosen_pipelines())

@@ -5,12 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.operations import seat
 
 DIMENSIONS = seat.refreshed_dimensions(__file__)
+
+
+def _place(params: dict[str, Any] | None) -> list[str]:
+    """Return pipeline and dimension of the form."""
+    return list((params or {})["dimension"].split("."))
+
 
 with DAG(
     "users_refresh",
@@ -38,7 +43,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        found = duty.pick(deployment.load(), *(params or {})["dimension"].split("."))
+        found = duty.pick(deployment.load(), *_place(params))
         if "skip" in found:
             seat.say(found["skip"])
             return {}
@@ -50,7 +55,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        return duty.stage(deployment.load(), *(params or {})["dimension"].split("."), snapshot)
+        return duty.stage(deployment.load(), *_place(params), snapshot)
 
     @task
     def check(staged: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -58,7 +63,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        return duty.check(deployment.load(), *(params or {})["dimension"].split("."), staged)
+        return duty.check(deployment.load(), *_place(params), staged)
 
     @task
     def plan(staged: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -66,7 +71,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        return duty.plan(deployment.load(), *(params or {})["dimension"].split("."), staged)
+        return duty.plan(deployment.load(), *_place(params), staged)
 
     @task.branch
     def deletes_too_many(planned: dict[str, Any]) -> str:
@@ -79,7 +84,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        pipeline, dimension = (params or {})["dimension"].split(".")
+        pipeline, dimension = _place(params)
         # Where the plan needs an approval, only an approval leads here.
         approved_by = "an approval in Airflow" if planned["needs_approval"] else ""
         return duty.apply(deployment.load(), pipeline, dimension, planned, approved_by=approved_by)
@@ -90,7 +95,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        return duty.verify(deployment.load(), *(params or {})["dimension"].split("."), staged)
+        return duty.verify(deployment.load(), *_place(params), staged)
 
     @task(outlets=[Asset("dimension_users", uri="headrace://dimensions/users")])
     def record(
@@ -104,19 +109,13 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.users import duty
 
-        pipeline, dimension = (params or {})["dimension"].split(".")
+        pipeline, dimension = _place(params)
         return duty.record(deployment.load(), pipeline, dimension, staged, planned, written, by=seat.who(dag_run))
 
     staged = stage(pick())
     checked, planned = check(staged), plan(staged)
-    approve_deletes = ApprovalOperator(
-        task_id="approve_deletes",
-        subject="Delete more of {{ params.dimension }} than its file allows?",
-        body="{{ ti.xcom_pull(task_ids='plan')['text'] }}",
-        defaults="Reject",
-        response_timeout=seat.ANSWER_WITHIN,
-        execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
+    approve_deletes = seat.approval(
+        "approve_deletes", "Delete more of {{ params.dimension }} than its file allows?", "plan", "text"
     )
     branch, written, verified = deletes_too_many(planned), write(planned), verify(staged)
     checked >> planned >> branch >> [approve_deletes, written]

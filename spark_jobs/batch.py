@@ -15,7 +15,7 @@ from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_job, drill, rebuild, reconcile, upkeep, views
+from headrace.streaming import batch_job, drill, queries, rebuild, reconcile, upkeep, views
 from headrace.streaming.reasons import reason_of
 
 log = logging.getLogger("headrace")
@@ -59,7 +59,7 @@ def _run(duty: str, name: str, run: str) -> None:
     conf = json.loads(env.get("HEADRACE_SPARK_CONF", "{}"))
     if "PYSPARK_GATEWAY_PORT" not in env:
         conf = submit.local_conf(pipeline, int(env.get("HEADRACE_SPARK_UI_PORT", "4040"))) | conf
-    module = batch_job.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
+    module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
     job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
     try:
         batch_job.report(root, name, run, DUTIES[duty](job, order))

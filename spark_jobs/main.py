@@ -7,7 +7,6 @@ asked to run), HEADRACE_CHECK_ONLY (plan, compare with the checkpoints, write ch
 HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
 """
 
-import importlib.util
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.streaming import queries
 from headrace.streaming.reasons import reason_of
 from headrace.streaming.runtime import Options, check, run
 
@@ -77,7 +77,7 @@ def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleT
         new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
         request=env.get("HEADRACE_REQUEST", ""),
     )
-    return pipeline, load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
+    return pipeline, queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
 
 
 def _leave_word(
@@ -113,16 +113,6 @@ def _required(variable: str) -> str:
     if not value:
         raise HeadraceError(f"{variable} is not set: start drivers with `headrace stream start`.")
     return value
-
-
-def load_module(path: Path) -> ModuleType:
-    """Return the pipeline's transforms. Raises HeadraceError where the file is missing."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

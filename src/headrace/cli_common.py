@@ -14,9 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from headrace.contract.load import load_pipelines
+from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
-from headrace.errors import HeadraceError
 from headrace.local import launcher as local
 from headrace.local.settings import Settings
 from headrace.operations.drivers_local import LocalLauncher
@@ -33,10 +32,7 @@ ProjectFolder = Path()
 def pipelines_of(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
     """Return the named pipelines of this project, or all. Raises HeadraceError for a name that there is not."""
     found = load_pipelines(ProjectFolder / "pipelines")
-    unknown = [name for name in names or [] if name not in found]
-    if unknown:
-        raise HeadraceError(f"There is no pipeline {unknown[0]!r}: there is {', '.join(found)}.")
-    return {name: found[name] for name in names} if names else found
+    return {name: by_name(found, name) for name in names} if names else found
 
 
 def launcher(settings: Settings) -> LocalLauncher:

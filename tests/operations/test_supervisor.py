@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from headrace.contract import generation, names, paths, storage
-from headrace.contract.load import load_pipelines
+from headrace.contract.load import by_name, load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import control, intent, supervision, supervisor
 from headrace.operations.supervisor import Scene, look, supervise
@@ -205,8 +205,8 @@ def test_a_given_up_pipeline_fails_its_airflow_task_once(scene: Scene, project: 
         def launcher(self) -> Any:
             return scene.launcher
 
-        def pipelines(self) -> Any:
-            return {NAME: PIPELINE}
+        def pipeline(self, name: str) -> Any:
+            return by_name({NAME: PIPELINE}, name)
 
     word = {"exit": "DAMAGED", "error": "offsets/7 is cut", "at_ms": time.time_ns() // 1_000_000, "request": ""}
     storage.write_json(paths.outcome(scene.root, NAME), word)

@@ -65,6 +65,13 @@ def load_pipeline(path: Path) -> Pipeline:
     return pipeline
 
 
+def by_name(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
+    """Return one of the pipelines. Raises HeadraceError for a name that there is not, with those that there are."""
+    if name not in pipelines:
+        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(pipelines)}.")
+    return pipelines[name]
+
+
 def load_pipelines(folder: Path) -> dict[str, Pipeline]:
     """Return all pipelines of a folder by name, sorted.
 

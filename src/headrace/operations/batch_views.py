@@ -28,7 +28,7 @@ def plan(
     Without days: those that are closed and new, and those that late records touched. `first` and `last` (ISO days,
     both included) order a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     wanted = views.views(found)
     if not wanted:
         raise HeadraceError(f"{pipeline} has no batch views: it keeps no state by event time.")
@@ -42,14 +42,6 @@ def plan(
         "days": days,
     }
     return batch_runs.give(deployment.root, "views", pipeline, order, run)
-
-
-def pipeline_of(deployment: Deployment, name: str) -> Pipeline:
-    """Return one pipeline of a deployment. Raises HeadraceError for a name that there is not."""
-    found = deployment.pipelines()
-    if name not in found:
-        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
-    return found[name]
 
 
 def status(root: str, pipeline: Pipeline) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.contract.bindings import write_private
-from headrace.contract.load import load_pipelines
+from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import Launcher
@@ -96,6 +96,10 @@ class Deployment(Strict):
         """
         folder = Path(release) if release and self.drivers.kind == "local" else self.project
         return load_pipelines(folder / "pipelines")
+
+    def pipeline(self, name: str) -> Pipeline:
+        """Return one pipeline of the project. Raises HeadraceError for a name that there is not."""
+        return by_name(self.pipelines(), name)
 
     def write(self, path: Path) -> None:
         """Write the file that `load` reads."""

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.contract import names
-from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import batch_views, control, drivers, intent
+from headrace.operations import control, drivers, intent
 from headrace.operations.checkpoints import prune as prune_checkpoints
 from headrace.operations.checkpoints import restore as restore_checkpoints
 from headrace.operations.checkpoints import snapshots
@@ -86,7 +85,7 @@ def _told(pipeline: str, gentle: bool | None) -> dict[str, Any]:
 
 def verify_and_snapshot(own: Deployment, pipeline: str) -> dict[str, Any]:
     """Verify every query and take a snapshot of the sound ones. Raises HeadraceError, after the others, if one is not."""
-    described = _described(own, pipeline)
+    described = own.pipeline(pipeline)
     taken: dict[str, str] = {}
     faults = []
     for report in verify_checkpoints.verify_all(own.root, [described], own.bindings):
@@ -105,7 +104,7 @@ def verify_and_snapshot(own: Deployment, pipeline: str) -> dict[str, Any]:
 
 def verify(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
     """Verify one query. Raises HeadraceError if its checkpoint is not sound."""
-    report = verify_checkpoints.verify(own.root, _described(own, pipeline), query, own.bindings)
+    report = verify_checkpoints.verify(own.root, own.pipeline(pipeline), query, own.bindings)
     if not report.sound:
         told = "; ".join(f"{finding.what} at {finding.where}, see {finding.runbook}" for finding in report.findings)
         raise HeadraceError(f"{report.query} is not sound: {told}.")
@@ -114,7 +113,7 @@ def verify(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
 
 def plan_restore(own: Deployment, pipeline: str, query: str, snapshot: str = "") -> dict[str, Any]:
     """Return the plan of a restore, JSON-safe, with `words` for a person. Raises HeadraceError where it is blocked."""
-    described = _described(own, pipeline)
+    described = own.pipeline(pipeline)
     if query not in names.query_names(described):
         raise HeadraceError(f"{pipeline} has no query {query!r}: it has {', '.join(names.query_names(described))}.")
     plan = restore_checkpoints.plan(own.launcher(), described, query, snapshot or None, own.bindings)
@@ -143,12 +142,9 @@ def recheck_restore(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
 
 def restore(own: Deployment, planned: dict[str, Any], *, by: str, reason: str) -> dict[str, Any]:
     """Carry out a plan of `plan_restore`; returns {pipeline, query, generation}."""
-    described = _described(own, planned["pipeline"])
-    fields = {key: value for key, value in planned.items() if key != "words"}
-    fields |= {"blockers": tuple(planned["blockers"]), "warnings": tuple(planned["warnings"])}
-    made = restore_checkpoints.act(
-        own.launcher(), described, restore_checkpoints.Plan(**fields), by=by, reason=reason, bindings=own.bindings
-    )
+    described = own.pipeline(planned["pipeline"])
+    plan = restore_checkpoints.Plan.from_json_dict({key: planned[key] for key in planned if key != "words"})
+    made = restore_checkpoints.act(own.launcher(), described, plan, by=by, reason=reason, bindings=own.bindings)
     return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
 
 
@@ -184,7 +180,3 @@ def prune(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
     done = prune_checkpoints.act(own.root, list(own.pipelines().values()), kept, planned["fingerprint"])
     deleted = sum(item.delete for item in done.items)
     return {"trashed": len(done.items) - deleted, "deleted": deleted}
-
-
-def _described(own: Deployment, pipeline: str) -> Pipeline:
-    return batch_views.pipeline_of(own, pipeline)

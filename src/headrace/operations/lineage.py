@@ -22,7 +22,6 @@ from headrace import __version__
 from headrace.contract import generation, ledger, names, paths, storage, views
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.model import CassandraSink, Column, KafkaSink, Pipeline, Query, Sink
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.deployment import Deployment
 
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -120,7 +119,7 @@ def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
 
 def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
     """Emit one RUNNING event a query that has a generation; returns {pipeline, events, http}, where http is an error or ""."""
-    found, where = pipeline_of(deployment, pipeline), places(deployment)
+    found, where = deployment.pipeline(pipeline), places(deployment)
     events = []
     for name, job in stream_jobs(found, where).items():
         now = generation.current(deployment.root, pipeline, name)
@@ -136,7 +135,7 @@ def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
 def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
     """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
     pipeline = report["pipeline"]
-    found, where = pipeline_of(deployment, pipeline), places(deployment)
+    found, where = deployment.pipeline(pipeline), places(deployment)
     at_ms = int(datetime.now(UTC).timestamp() * 1000)
     events = []
     for name, job in view_jobs(found, where).items():

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
-from headrace.contract.load import load_pipelines
+from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import drivers, intent, streams, supervision
@@ -45,10 +45,7 @@ def overview(deployment: Deployment) -> list[dict[str, Any]]:
 
 def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
     """Return the end of the newest driver's log. Raises HeadraceError for a pipeline that there is not."""
-    known = _pipelines(deployment.project)
-    if pipeline not in known:
-        raise HeadraceError(f"There is no pipeline {pipeline!r}: there is {', '.join(known)}.")
-    return deployment.launcher().log_tail(pipeline, lines)
+    return deployment.launcher().log_tail(by_name(_pipelines(deployment.project), pipeline).name, lines)
 
 
 def runbook(deployment: Deployment, verdict: str) -> str:

@@ -15,7 +15,6 @@ from headrace.contract import archived, generation, names
 from headrace.contract.generation import Generation
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.checkpoints import restore
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
@@ -30,7 +29,7 @@ def plan(deployment: Deployment, pipeline: str, query: str) -> dict[str, Any]:
     `archived` is how many offsets come from the archive, `again` how many the new generation then reads from Kafka. A
     blocker names its remedy. Raises HeadraceError for a query that there is not, or that never ran.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     if query not in found.queries:
         raise HeadraceError(f"{pipeline} has no query {query!r} to rebuild: there is {', '.join(found.queries)}.")
     reset = restore.plan_reset(deployment.launcher(), found, query)

@@ -13,7 +13,6 @@ from typing import Any
 from headrace.contract import names, paths, storage
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, lake
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.deployment import Deployment
 
 DAY_MS = 86_400_000
@@ -33,7 +32,7 @@ def plan(
     `queries`: short names (None: all). `days`: windows and joined rows of the last so many days only (None: all; running
     totals and single rows are always whole). `tolerance`: by how much a sum may differ. Raises HeadraceError.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     unknown = [query for query in queries or () if query not in found.queries]
     if unknown:
         raise HeadraceError(f"{pipeline} has no query {unknown[0]!r}: there is {', '.join(found.queries)}.")

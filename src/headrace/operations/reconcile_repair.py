@@ -26,7 +26,6 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 
@@ -40,7 +39,7 @@ def plan(deployment: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     Each row has query, action (write or delete), key, values and `is` (what the table has now). `refused` says of each
     account with differences that is not repaired why, and what to do instead.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     report = batch_runs.result(deployment.root, pipeline, run)
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
@@ -62,7 +61,7 @@ def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> dict[
     planned = plan(deployment, pipeline, run)
     if planned["fingerprint"] != approved:
         raise HeadraceError(f"{pipeline} is not as it was when the repair of {run} was planned: look at a new plan.")
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     written = deleted = 0
     with cassandra_session(deployment.bindings) as session:
         for row in planned["rows"]:

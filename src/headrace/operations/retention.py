@@ -17,7 +17,6 @@ from headrace.contract import generation, ledger, names
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
@@ -47,7 +46,7 @@ def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW)
 
     Raises HeadraceError where Kafka does not answer.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     places = look(deployment, found, warn_below)
     worst = next((s for s in ("LOST", "AT_RISK") if any(each.state == s for each in places)), "OK")
     left = [each.left_seconds for each in places if each.left_seconds is not None]

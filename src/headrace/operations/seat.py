@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from airflow.sdk import (
     BaseHook,
+    BaseOperator,
     CronTriggerTimetable,
     ExceptionRetryPolicy,
     Param,
@@ -82,6 +83,27 @@ def dag_arguments(
             "execution_timeout": timedelta(minutes=10),
         },
     }
+
+
+@task(task_id="chosen")
+def chosen_pipelines(params: dict[str, Any] | None = None) -> list[str]:
+    """Return the pipelines of the form."""
+    return chosen((params or {})["pipelines"])
+
+
+def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -> BaseOperator:
+    """Return a task that shows what the plan of `planned_by` tells a person, and waits. Nobody's answer is Reject."""
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    return ApprovalOperator(
+        task_id=task_id,
+        subject=subject,
+        body=f"{{{{ ti.xcom_pull(task_ids='{planned_by}')['{told}'] }}}}",
+        defaults="Reject",
+        response_timeout=ANSWER_WITHIN,
+        execution_timeout=None,
+        doc_md="Waits for a person; nobody's answer is Reject.",
+    )
 
 
 @task(

@@ -20,7 +20,6 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.errors import HeadraceError
 from headrace.operations import lake
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 
@@ -76,7 +75,7 @@ def query(
     [since, until); running totals are since the beginning and take neither. Without a batch view yet all is speed.
     Raises HeadraceError that names what may be asked.
     """
-    found = pipeline_of(deployment, pipeline)
+    found = deployment.pipeline(pipeline)
     served = views.views(found)
     if name not in served:
         raise HeadraceError(f"{pipeline} serves no {name!r}: there is {', '.join(served) or 'nothing'}.")

@@ -16,7 +16,6 @@ from headrace.contract import names, views
 from headrace.contract import snapshot as kept
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, batch_views, reconcile
-from headrace.operations.batch_views import pipeline_of
 from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
 
@@ -85,7 +84,7 @@ def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> l
     orders = [
         drill.give(deployment.root, name, query, run=f"{run}-{name}-{query}")
         for name in pipelines
-        for query in names.query_names(pipeline_of(deployment, name))
+        for query in names.query_names(deployment.pipeline(name))
         if kept.listed(deployment.root, name, query)
     ]
     return [submission(deployment, given) for given in orders]

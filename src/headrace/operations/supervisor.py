@@ -58,10 +58,7 @@ def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: 
 
     Raises HeadraceError for an unknown name, and once (the alarm) when the pipeline needs a person.
     """
-    known = deployment.pipelines()
-    if pipeline not in known:
-        raise HeadraceError(f"There is no pipeline {pipeline!r}: there is {', '.join(known)}.")
-    scene = Scene(deployment.launcher(), known[pipeline], KafkaEnds(deployment.bindings))
+    scene = Scene(deployment.launcher(), deployment.pipeline(pipeline), KafkaEnds(deployment.bindings))
     told = supervise(scene, watch_seconds=watch_seconds)
     given_up = [action["reason"] for action in told["actions"] if action["kind"] == "GIVE_UP"]
     if given_up:

@@ -7,7 +7,6 @@ and a run that is repeated does the same again.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,13 +66,3 @@ def start(pipeline: Pipeline, module: ModuleType, root: str, bindings: Path, run
     settings = submit.spark_conf(pipeline, paths.lake(root)) | BATCH_CONF | dict(conf)
     spark = session.start(f"{pipeline.name}-{run}", settings, read_cassandra(bindings))
     return Job(spark, pipeline, queries.transforms_of(pipeline, module), root, bindings, run)
-
-
-def load_module(path: Path) -> ModuleType:
-    """Return a pipeline's transforms. Raises HeadraceError where the file is missing."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

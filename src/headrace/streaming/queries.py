@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +52,16 @@ class Driver:
     kafka: KafkaBinding
     groups: GroupCommitter
     gate: writer.Gate
+
+
+def load_module(path: Path) -> ModuleType:
+    """Return the pipeline's transforms. Raises HeadraceError where the file is missing."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform]:

@@ -58,7 +58,7 @@ def require_suite(deployment: Deployment, name: str) -> None:
 
 def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
     """Return what is to be checked of each sink of a pipeline, as plain JSON values (see `plan.Check`)."""
-    (one,) = _pipelines(deployment, pipeline)
+    one = deployment.pipeline(pipeline)
     return [check.to_json_dict() for check in plan.plan(deployment, one, since_ms=since_ms)]
 
 
@@ -72,7 +72,7 @@ def run_checks(
 
     Findings are results, not errors: `gate` turns them into one. Great Expectations is imported here, once for all.
     """
-    (one,) = _pipelines(deployment, pipeline)
+    one = deployment.pipeline(pipeline)
     found = []
     for done, check in enumerate(checks):
         found.append(_run(deployment, one, plan.Check(**check)))
@@ -153,9 +153,4 @@ def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int
 
 
 def _pipelines(deployment: Deployment, name: str | None) -> list[Any]:
-    found = deployment.pipelines()
-    if name is None:
-        return list(found.values())
-    if name not in found:
-        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
-    return [found[name]]
+    return [deployment.pipeline(name)] if name is not None else list(deployment.pipelines().values())

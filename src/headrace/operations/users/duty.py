@@ -9,9 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.contract.model import Pipeline
 from headrace.contract.names import stage_name
-from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.users.snapshot import Snapshot, applied, in_drop, settings
 from headrace.operations.users.snapshot import pick as pick_snapshot
@@ -29,7 +27,7 @@ def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
 
 def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
     """Return the snapshot to refresh from, or {"skip": sentence} where there is none newer than what is applied."""
-    found = pick_snapshot(deployment.root, _pipeline(deployment, pipeline), dimension)
+    found = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
     return {"skip": found} if isinstance(found, str) else found.to_json_dict()
 
 
@@ -37,7 +35,7 @@ def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mappi
     """Read the snapshot into the stage. Raises HeadraceError, one sentence, for a snapshot that is no good."""
     from headrace.operations.users import stage as stages
 
-    own = _pipeline(deployment, pipeline)
+    own = deployment.pipeline(pipeline)
     return stages.stage(deployment.root, deployment.bindings, own, dimension, Snapshot(**snapshot))
 
 
@@ -50,7 +48,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     from headrace.operations.users.live import count
     from headrace.operations.users.stage import read_parquet
 
-    own, name = _pipeline(deployment, pipeline), stage_name(pipeline, dimension)
+    own, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
     before = applied(deployment.root, pipeline, dimension).get("rows")
     rows_before = count(deployment.bindings, own, dimension) if before is None else before
     least = math.ceil(rows_before * settings(own, dimension).min_rows_percent / 100)
@@ -84,7 +82,7 @@ def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[
     """Return what the refresh would write (see `diff.Plan`), and `text`, the plan in one sentence."""
     from headrace.operations.users.diff import diff
 
-    made = diff(deployment.root, deployment.bindings, _pipeline(deployment, pipeline), dimension, dict(staged))
+    made = diff(deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension, dict(staged))
     return made.to_json_dict() | {"text": made.text}
 
 
@@ -100,7 +98,7 @@ def apply(
     """Recheck the plan and write it; returns {"upserted", "deleted"}. A repeat after a failure writes the same."""
     from headrace.operations.users import apply as writes
 
-    own = _pipeline(deployment, pipeline)
+    own = deployment.pipeline(pipeline)
     return writes.apply(
         deployment.root, deployment.bindings, own, dimension, _plan(planned), approved_by=approved_by, report=report
     )
@@ -110,7 +108,7 @@ def verify(deployment: Deployment, pipeline: str, dimension: str, staged: Mappin
     """Compare the table with the stage once more; returns {"rows", "newer"}. Raises HeadraceError where they differ."""
     from headrace.operations.users import apply as writes
 
-    return writes.verify(deployment.root, deployment.bindings, _pipeline(deployment, pipeline), dimension, dict(staged))
+    return writes.verify(deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension, dict(staged))
 
 
 def record(
@@ -126,7 +124,7 @@ def record(
     """Record the version as applied and return the record."""
     from headrace.operations.users import apply as writes
 
-    own = _pipeline(deployment, pipeline)
+    own = deployment.pipeline(pipeline)
     return writes.record(deployment.root, own, dimension, dict(staged), _plan(planned), dict(written), by)
 
 
@@ -166,10 +164,3 @@ def _plan(planned: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a diff.Plan
     from headrace.operations.users.diff import Plan
 
     return Plan(**{name: value for name, value in planned.items() if name != "text"})
-
-
-def _pipeline(deployment: Deployment, name: str) -> Pipeline:
-    found = deployment.pipelines()
-    if name not in found:
-        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(found)}.")
-    return found[name]
