@@ -11,8 +11,12 @@ from headrace.errors import HeadraceError
 from headrace.operations import intent, page, supervision
 from headrace.operations.deployment import Deployment, LocalDrivers
 
-NOW_MS = int(time.time() * 1000)
 EVIL = '"><script>alert(1)</script>'
+
+
+def now_ms():
+    """The moment of the call: the suite takes longer than a verdict stays fresh."""
+    return int(time.time() * 1000)
 
 
 @pytest.fixture
@@ -33,8 +37,8 @@ def deployed(tmp_path, project):
     )
 
 
-def supervised(deployed, pipeline, verdict, reason, at_ms=NOW_MS, **more):
-    told = {"pipeline": pipeline, "at_ms": at_ms, "verdict": verdict, "reason": reason, "queries": [], "driver": None}
+def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
+    told = {"pipeline": pipeline, "at_ms": at_ms or now_ms(), "verdict": verdict, "reason": reason, "queries": [], "driver": None}
     told |= {"runbook": supervision.runbook(verdict), "wanted": "RUNNING", "restarts_left": 5, "next_start_ms": 0}
     supervision.write(deployed.root, pipeline, told | {"last_action": None} | more)
 
@@ -64,7 +68,7 @@ def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
 
 
 def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
-    supervised(deployed, "pos_sales", "HEALTHY", "fine", at_ms=NOW_MS - 600_000)
+    supervised(deployed, "pos_sales", "HEALTHY", "fine", at_ms=now_ms() - 600_000)
     supervised(deployed, "web_events", "HEALTHY", "fine")
     found = shown(deployed)
     assert (found["pos_sales"]["stale"], found["web_events"]["stale"]) == (True, False)
@@ -79,11 +83,11 @@ def test_the_wish_is_shown_with_who_and_why(deployed):
 
 def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed):
     intent.write(deployed.root, "pos_sales", "PAUSED", EVIL, EVIL)
-    action = {"kind": "START", "reason": EVIL, "at_ms": NOW_MS}
+    action = {"kind": "START", "reason": EVIL, "at_ms": now_ms()}
     query = {"query": "pos_sales.items", "verdict": "STALLED", "reason": EVIL, "lag": 5}
     driver = {"where": EVIL}
     supervised(deployed, "pos_sales", "STALLED", EVIL, queries=[query], last_action=action, driver=driver)
-    ended = {"exit": "TRANSIENT", "error": EVIL, "at_ms": NOW_MS, "request": "", "release": ""}
+    ended = {"exit": "TRANSIENT", "error": EVIL, "at_ms": now_ms(), "request": "", "release": ""}
     storage.write_json(paths.outcome(deployed.root, "pos_sales"), ended)
     told = html(deployed)
     assert told.count("alert(1)") == 7  # by, reason of the wish, of the verdict, the query, the action; driver; outcome
@@ -116,7 +120,7 @@ def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch
     state = ("RUNNING", "process 1")
     monkeypatch.setattr("headrace.operations.streams.driver_state", lambda *_: state)
     for address, link in (("http://127.0.0.1:4040", "http://127.0.0.1:4040"), ("javascript:alert(1)", None)):
-        beat = {"at_ms": NOW_MS, "exit": None, "ui": address, "queries": []}
+        beat = {"at_ms": now_ms(), "exit": None, "ui": address, "queries": []}
         storage.write_json(paths.heartbeat(deployed.root, "pos_sales"), beat)
         assert shown(deployed)["pos_sales"]["spark_ui"] == link
 
