@@ -41,6 +41,7 @@ ROOTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("org.apache.spark", "spark-sql-kafka-0-10_2.12", "3.5.7"),
         ("com.datastax.spark", "spark-cassandra-connector_2.12", "3.5.1"),
         ("org.apache.iceberg", "iceberg-spark-runtime-3.5_2.12", "1.12.0"),
+        ("com.globalmentor", "hadoop-bare-naked-local-fs", "0.1.0", ALONE),  # ADR 0016
     ),
 }
 
