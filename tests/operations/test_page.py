@@ -38,7 +38,14 @@ def deployed(tmp_path, project):
 
 
 def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
-    told = {"pipeline": pipeline, "at_ms": at_ms or now_ms(), "verdict": verdict, "reason": reason, "queries": [], "driver": None}
+    told = {
+        "pipeline": pipeline,
+        "at_ms": at_ms or now_ms(),
+        "verdict": verdict,
+        "reason": reason,
+        "queries": [],
+        "driver": None,
+    }
     told |= {"runbook": supervision.runbook(verdict), "wanted": "RUNNING", "restarts_left": 5, "next_start_ms": 0}
     supervision.write(deployed.root, pipeline, told | {"last_action": None} | more)
 

@@ -51,11 +51,14 @@ with DAG("probe_failure", start_date=START, schedule=None):
     refuse() >> act()
 
 with DAG("probe_question", start_date=START, schedule=None):
-    ApprovalOperator(
-        task_id="ask",
-        subject="Go on?",
-        defaults=["Reject"],
-        response_timeout=timedelta(hours=1),
-        retries=2,
-        retry_delay=timedelta(seconds=1),
-    ) >> act()
+    (
+        ApprovalOperator(
+            task_id="ask",
+            subject="Go on?",
+            defaults=["Reject"],
+            response_timeout=timedelta(hours=1),
+            retries=2,
+            retry_delay=timedelta(seconds=1),
+        )
+        >> act()
+    )
