@@ -31,7 +31,15 @@ from headrace.contract import names, paths, storage, submit
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
-from headrace.operations.kubernetes_pods import KILL_SECONDS, POLL_SECONDS, Pods, driver_of, lives
+from headrace.operations.kubernetes_pods import (
+    KILL_SECONDS,
+    POLL_SECONDS,
+    Pods,
+    driver_of,
+    lacks_image,
+    lives,
+    waits_for,
+)
 
 METRICS_PORT = 9108
 
@@ -121,6 +129,10 @@ class KubernetesLauncher:
                 raise HeadraceError(self._why(pipeline, code, said))
             deadline = time.monotonic() + _CHECK_SECONDS
             while (pod := self._api.read(name)) is not None and lives(pod):
+                if lacks_image(pod):
+                    raise HeadraceError(
+                        f"{order.release or self.image} cannot run {pipeline}, {waits_for(pod)}. Nothing was stopped."
+                    )
                 if time.monotonic() > deadline:
                     raise HeadraceError(
                         f"The check of {pipeline} from {order.release or self.image} is not done after "
