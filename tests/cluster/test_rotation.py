@@ -44,7 +44,9 @@ def _upgrade(release: str, system: str, *more: str) -> None:
         tool("helm"), "upgrade", release, str(ROOT / "helm" / release), "-n", namespace(system), "--reuse-values",
         "--wait", "--wait-for-jobs", "--timeout", "8m", *more,
     ]  # fmt: skip
-    done = subprocess.run(command, env=os.environ | {"KUBECONFIG": KUBECONFIG}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"KUBECONFIG": KUBECONFIG}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -94,6 +96,9 @@ def test_the_job_has_no_right_to_overwrite_once_its_action_is_ensure_again() -> 
 
 def _serial(system: str) -> str:
     """The served certificate's fingerprint, seen from a client's pod."""
-    host, port = (f"{system}-0.{system}.{namespace(system)}.svc.cluster.local", {"kafka": 9092, "cassandra": 9042}[system])
+    host, port = (
+        f"{system}-0.{system}.{namespace(system)}.svc.cluster.local",
+        {"kafka": 9092, "cassandra": 9042}[system],
+    )
     code = f"import hashlib, ssl; print(hashlib.sha256(ssl.get_server_certificate(({host!r}, {port})).encode()).hexdigest())"
     return streams.in_pod(code)

@@ -199,6 +199,13 @@ def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
         running.remove()
 
 
+def supervision(pipeline: str) -> dict[str, Any]:
+    """Return what the supervisor wrote down of a pipeline."""
+    code = f"answer = json.loads(pathlib.Path(launcher.root, 'checkpoints/{pipeline}/supervision.json').read_text())"
+    told: dict[str, Any] = inside(HEAD + code, "api-server")
+    return told
+
+
 def living(*pipelines: str) -> dict[str, str]:
     """Return pipeline -> identity of the driver that lives."""
     code = HEAD + f"answer = {{name: [d.identity for d in launcher.find(name)] for name in {pipelines!r}}}"
@@ -208,7 +215,12 @@ def living(*pipelines: str) -> dict[str, str]:
 
 
 def back(
-    since_ms: int, *pipelines: str, before: dict[str, str], replaced: bool, queries: tuple[str, ...], seconds: float = 400
+    since_ms: int,
+    *pipelines: str,
+    before: dict[str, str],
+    replaced: bool,
+    queries: tuple[str, ...],
+    seconds: float = 400,
 ) -> dict[str, Any]:
     """Wait until queries of these pipelines write batches again; return when, by pipeline.
 

@@ -245,6 +245,8 @@ def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
         "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
         "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
         "spark.executor.instances": str(start.executors),
+        # By default the session waits for its executors; here the queries are planned while they start.
+        "spark.scheduler.minRegisteredResourcesRatio": "0",
         "spark.executor.cores": str(pipeline.driver.cores),
         "spark.executor.memory": pipeline.driver.memory,
         "spark.executorEnv.SERVICE_BINDING_ROOT": BINDING_MOUNT,
