@@ -292,6 +292,6 @@ def kafka_login(image: str, binding: str, password: str) -> str:
 def in_pod(code: str) -> str:
     """Run Python in a pod that may reach what Airflow may reach; return what it prints."""
     labels = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
-    phase, log = run_probe(probe_pod("airflow", "probe", labels, code, airflow_image()))
+    phase, log = run_probe(probe_pod("airflow", "streams-probe", labels, code, airflow_image()))
     assert phase == "Succeeded", log
     return log.strip()
