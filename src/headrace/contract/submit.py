@@ -69,6 +69,8 @@ def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
         "spark.driver.extraJavaOptions": JAVA_OPTIONS,
         "spark.executor.extraJavaOptions": JAVA_OPTIONS,
         "spark.redaction.regex": _SECRET_KEYS,
+        # A listener that takes a second is logged with its event, and a job's start has all settings, passwords unredacted.
+        "spark.scheduler.listenerbus.logSlowEvent": "false",
         "spark.redaction.string.regex": _SECRET_TEXT,
         "spark.sql.redaction.options.regex": f"{_SECRET_KEYS}|url",
         "spark.sql.redaction.string.regex": _SECRET_TEXT,
