@@ -60,10 +60,10 @@ def test_rotated_passwords_are_taken_over_without_loss_and_the_old_ones_are_refu
     image = streams.airflow_image()
     old = {name: secret("spark", f"kafka-{name.replace('_', '-')}")["password"] for name in BOTH}
     with load(image):
-        since = now_ms()
+        since, before = now_ms(), streams.living(*BOTH)
         _upgrade("base", "base", "--set", "job.action=rotate-passwords")
+        # From here on a driver that connects anew is refused and ends; the supervisor starts it with the new password.
         _upgrade("airflow", "airflow")
-        before = streams.living(*BOTH)
         with airflow() as api:
             assert api.run("stream_restart", {"pipelines": list(BOTH)}, 600)[1] == "success"
         print(f"\nrotated passwords, restarted after {(now_ms() - since) / 1000:.0f} s")
