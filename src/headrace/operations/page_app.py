@@ -68,7 +68,7 @@ def data_docs(place: str) -> HTMLResponse:
     if place == page_quality.HOME:
         return _page("docs_home.html", title="Data Docs", sinks=page.checked(own))
     up = "../" * place.count("/")
-    return _page("docs.html", title="Data Docs", text=page_quality.data_docs(own, place), up=up)
+    return _page("docs.html", title="Data Docs", text=page_quality.data_docs(own.root, place), up=up)
 
 
 @app.exception_handler(HeadraceError)

@@ -14,7 +14,6 @@ from typing import Any
 from headrace.contract import paths, storage
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.deployment import Deployment
 from headrace.operations.quality.docs import page_of
 from headrace.operations.quality.sinks import suites_of
 
@@ -27,11 +26,11 @@ HOME = "index.html"
 _SEGMENT = r"/(?!\.)[A-Za-z0-9_.-]+"
 _PAGE = re.compile(rf"(validations|expectations)({_SEGMENT})+\.html")
 _LINK = re.compile(r"[A-Za-z0-9_./#-]+")
-_TAGS = frozenset(
-    "a b br caption code dd div dl dt em h1 h2 h3 h4 h5 h6 hr li ol p pre small span strong table tbody td th thead tr ul".split()
+_TAGS = re.compile(
+    "a|b|br|caption|code|dd|div|dl|dt|em|h[1-6]|hr|li|ol|p|pre|small|span|strong|table|tbody|td|th|thead|tr|ul"
 )
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
-_DROPPED = frozenset(("script", "style", "template", "noscript", "iframe", "object", "svg"))
+_VOID = re.compile("area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr")
+_DROPPED = {"script", "style", "template", "noscript", "iframe", "object", "svg"}
 # Great Expectations says by an icon alone whether an expectation held; the icons' font is on the internet.
 _ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangle": "⚠ "}
 
@@ -63,12 +62,12 @@ def _checks(root: str, sink: str) -> dict[str, Any]:
     return {"sink": sink, "checks": found, "newest": found[-1] if found else None, "reason": None}
 
 
-def data_docs(deployment: Deployment, place: str) -> str:
+def data_docs(root: str, place: str) -> str:
     """Return a page of the Data Docs as HTML without scripts, styles and addresses of others.
 
     `place` is relative to the first page. Raises HeadraceError for any other path, and where there is no such page.
     """
-    text = storage.read_text(f"{paths.quality_docs(deployment.root)}/{place}") if _PAGE.fullmatch(place) else None
+    text = storage.read_text(f"{paths.quality_docs(root)}/{place}") if _PAGE.fullmatch(place) else None
     if text is None:
         raise HeadraceError(
             f"There is no page {place!r} in the Data Docs: the DAG `quality`, or `headrace quality docs`, builds them."
@@ -95,10 +94,10 @@ class _Sections(HTMLParser):
             return
         if not self._dropped:
             self.kept += [text for name, text in _ICONS.items() if name in classes]
-        shown = tag in _TAGS and not self._dropped
+        shown = _TAGS.fullmatch(tag) is not None and not self._dropped
         if shown:
             self.kept.append(f"<{tag}{_attributes(tag, told)}>")
-        if tag not in _VOID:
+        if not _VOID.fullmatch(tag):
             self._open.append((tag, shown))
             self._dropped += tag in _DROPPED
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,27 @@ def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN4
     )
 
     summary = report["summary"]
-    result = expectationSuiteValidationResultSchema.load(report["result"])
+    result = expectationSuiteValidationResultSchema.load(escaped(report["result"]))
     run = RunIdentifier(_run_name(summary["window"]["name"]), _run_time(summary["checked_at_ms"]))
     key = ValidationResultIdentifier(ExpectationSuiteIdentifier(sink), run, sink)
     context.validation_results_store.set(key, result)
+
+
+def escaped(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result whose found values are text in HTML: Great Expectations writes them into its pages as they are."""
+    found = [
+        {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}
+        for each in result["results"]
+    ]
+    return {**result, "results": found}
+
+
+def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, Mapping):
+        return {name: _escaped(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return escape(value) if isinstance(value, str) else value
 
 
 def _copy(source: Path, target: str) -> None:

@@ -185,10 +185,6 @@ def _remember(root: str, summary: Summary) -> None:
     Two checks of one sink in the same moment may leave one of them: the series in Cassandra has both.
     """
     path = paths.quality_trend(root, summary.sink)
-    try:
-        there = storage.read_json(path) or []
-    except HeadraceError:  # no check fails for what only shows it
-        there = []
     told = {
         "checked_at_ms": summary.checked_at_ms,
         "status": summary.status,
@@ -196,9 +192,12 @@ def _remember(root: str, summary: Summary) -> None:
         "rows": summary.rows,
         "failed": [f"{each['expectation']} ({each['severity']})" for each in summary.failed],
     }
-    same = (told["checked_at_ms"], told["window"])
-    known = [each for each in there if (each["checked_at_ms"], each["window"]) != same]
-    storage.write_json(path, sorted([told, *known], key=lambda each: -each["checked_at_ms"])[:REPORTS_KEPT])
+    try:
+        known = {(each["checked_at_ms"], each["window"]): each for each in storage.read_json(path) or []}
+    except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
+        known = {}
+    known[told["checked_at_ms"], told["window"]] = told
+    storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
 
 
 def _remove(path: str) -> None:
