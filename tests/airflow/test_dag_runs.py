@@ -209,6 +209,9 @@ def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
 def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(running: Airflow) -> None:
     run_id = ended(running, "batch_views", "success", pipelines=[NAME], first="", last="")
     assert running.returned("batch_views", run_id, "computed")
+    (emitted,) = running.returned("batch_views", run_id, "emit_lineage")
+    assert (emitted["pipeline"], emitted["http"]) == (NAME, "")
+    assert emitted["events"] >= 1
     await_until(
         lambda: running.get("/dags/reconcile/dagRuns")["total_entries"] >= 1, "the asset starts a reconciliation"
     )
@@ -240,7 +243,14 @@ def letters(own: Deployment) -> int:
     return len(dead_letters.read(own.bindings, "clicks"))
 
 
-def test_every_sink_is_checked_and_its_gate_opens(running: Airflow) -> None:
+def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_data_docs(running: Airflow) -> None:
     run_id = ended(running, "quality", "success", pipelines=[NAME], seconds=900)
     gates = [name for name, state in running.task_states("quality", run_id).items() if name.startswith("gate[")]
     assert len(gates) >= 3
+    links = running.get(f"/dags/quality/dagRuns/{run_id}/taskInstances/data_docs/links")["extra_links"]
+    assert links["Data Docs"].endswith("/headrace/docs/index.html")
+    (shown,) = [each for each in running.http.get("/headrace/streams.json").json() if each["name"] == NAME]
+    pages = [each["newest"]["page"] for each in shown["quality"] if each["newest"]]
+    assert len(pages) >= 3
+    for page in ("index.html", *pages):
+        assert running.http.get(f"/headrace/docs/{page}").status_code == 200, page
