@@ -49,7 +49,7 @@ test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a
 	$(PYTEST) -m nightly
 
 test-fast: $(READY) ## The tests that need no Java: under a minute
-	$(PYTEST) -m "not spark and not platform and not slow and not nightly"
+	$(PYTEST) -n logical -m "not spark and not platform and not slow and not nightly"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
 	$(PYTEST) -m "(spark or slow) and not platform and not nightly"
