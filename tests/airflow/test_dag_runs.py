@@ -35,6 +35,11 @@ pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 NAME = "ad_attribution"
 STATELESS = "archive_clicks"
+# The DAGs whose form has a choice of pipelines.
+CHOOSING = (
+    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "checkpoint_snapshot",
+    "checkpoint_drill", "sink_upkeep", "quality", "batch_views", "reconcile",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +130,14 @@ def driver_pid(own: Deployment) -> int:
     return living
 
 
-def test_a_start_without_a_pipeline_is_refused_in_a_sentence(airflow: Airflow) -> None:
-    airflow.wait_for_dag("stream_start")
-    run_id = ended(airflow, "stream_start", "failed", pipelines=[], reason="a test")
-    assert "No pipeline was chosen" in airflow.task_log("stream_start", run_id, "chosen")
-    assert airflow.task_states("stream_start", run_id)["chosen"] == "failed"
+def test_a_run_for_which_no_pipeline_was_chosen_is_refused_in_a_sentence(airflow: Airflow) -> None:
+    for dag_id in CHOOSING:
+        airflow.wait_for_dag(dag_id)
+    runs = {dag_id: airflow.trigger(dag_id, {"pipelines": [], "reason": "a test"}) for dag_id in CHOOSING}
+    for dag_id, run_id in runs.items():
+        require(airflow, dag_id, run_id, "failed")
+        (task,) = [name for name, state in airflow.task_states(dag_id, run_id).items() if state == "failed"]
+        assert "No pipeline was chosen" in airflow.task_log(dag_id, run_id, task), dag_id
 
 
 def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: Airflow, own: Deployment) -> None:
