@@ -173,6 +173,16 @@ variable "network" {
   default = {}
 }
 
+variable "history_server" {
+  description = "Run Spark's history server, and let drivers write rolling event logs for it on the shared volume."
+  type        = bool
+  default     = false
+  validation {
+    condition     = !var.history_server || startswith(var.storage.root, "/")
+    error_message = "The history server reads event logs from the shared volume: make storage.root a folder, or leave history_server off."
+  }
+}
+
 variable "pod_security_version" {
   description = "Version of the Pod Security standard that all namespaces enforce; never above the cluster's."
   type        = string
