@@ -77,7 +77,7 @@ variable "kafka" {
   }
   validation {
     condition     = var.kafka.mode == "bundled" || var.kafka.binding != ""
-    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -91,7 +91,7 @@ variable "cassandra" {
   }
   validation {
     condition     = var.cassandra.mode == "bundled" || var.cassandra.binding != ""
-    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
   }
 }
 
