@@ -267,15 +267,18 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     (emitted,) = running.returned("batch_views", run_id, "emit_lineage")
     assert (emitted["pipeline"], emitted["http"]) == (NAME, "")
     assert emitted["events"] >= 1
-    await_until(
-        lambda: running.get("/dags/reconcile/dagRuns")["total_entries"] >= 1, "the asset starts a reconciliation"
-    )
-    run_id = running.get("/dags/reconcile/dagRuns")["dag_runs"][0]["dag_run_id"]
+    await_until(lambda: runs_by_asset(running), "the asset starts a reconciliation")
+    run_id = runs_by_asset(running)[0]
     require(running, "reconcile", run_id, "success", 900)
     (told,) = running.returned("reconcile", run_id, "judge")
     assert told["differing"] == 0
     repair = ended(running, "reconcile_repair", "failed", pipeline=NAME, run=told["run"])
     assert "nothing that can be repaired" in running.task_log("reconcile_repair", repair, "plan_repair")
+
+
+def runs_by_asset(airflow: Airflow) -> list[str]:
+    found = airflow.get("/dags/reconcile/dagRuns", run_type="asset_triggered")
+    return [each["dag_run_id"] for each in found["dag_runs"]]
 
 
 def test_dead_letters_are_replayed_once_they_are_approved(

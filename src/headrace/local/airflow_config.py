@@ -141,7 +141,8 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
             "colored_console_log": False,
             "dag_processor_child_process_log_directory": folder / "logs" / "dag_processor",
         },
-        "scheduler": {"scheduler_health_check_threshold": 60, "task_instance_heartbeat_timeout": 120},
+        # A killed scheduler's tasks count as running until this; the supervisor's next run waits for its last.
+        "scheduler": {"scheduler_health_check_threshold": 60, "task_instance_heartbeat_timeout": 60},
         "dag_processor": {
             # A changed file is parsed as soon as it is seen; the others need no new parse every half minute.
             "refresh_interval": 10,
