@@ -5,14 +5,13 @@ Slow: JVMs start in pods. The driver is submitted from the scheduler's pod, as a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
+from tests.support.cluster_streams import inside
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,16 +79,6 @@ threads = [threading.Thread(target=one) for _ in range(2)]
 answer = {"told": told_each, "living": [driver.identity for driver in launcher.find(name)]}
 """
 )
-
-
-def inside(code: str) -> Any:
-    """Run Python in the scheduler's pod, with its account and mounts; return what it leaves in `answer`."""
-    code += "\nprint('ANSWER ' + json.dumps(answer))\n"
-    where = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler"]
-    done = kubectl("exec", "-i", *where, "--", "python3", "-", text=code, check=False)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")] or [""]
-    assert line, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(line.removeprefix("ANSWER "))
 
 
 def rows_until(wanted: int) -> list[int]:

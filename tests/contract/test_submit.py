@@ -71,6 +71,10 @@ def test_whatever_holds_a_secret_is_redacted(good: Pipeline) -> None:
     assert "hush" not in text.sub("*", login)
 
 
+def test_the_settings_of_a_job_are_not_logged_whole(good: Pipeline) -> None:
+    assert submit.spark_conf(good, "/tmp/lake")["spark.scheduler.listenerbus.logSlowEvent"] == "false"
+
+
 def test_retention_loss_is_loud_and_every_query_reads_the_whole_topic(good: Pipeline) -> None:
     options = submit.source_options(good, "sales")
     assert options["failOnDataLoss"] == "true"

@@ -358,6 +358,27 @@ def test_a_check_runs_beside_the_driver_counts_as_none_and_leaves_no_pod(
     assert list(api.pods) == [POD]
 
 
+def test_a_check_of_an_image_that_cannot_be_pulled_is_refused_at_once_and_leaves_no_pod(
+    api: StubApi, launcher: KubernetesLauncher
+) -> None:
+    living, _ = launcher.submit(NAME)
+
+    def pull() -> None:
+        while f"{POD}-check" not in api.pods:
+            time.sleep(0.02)
+        waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+        status = {"name": "driver", "state": waiting, "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
+        api.pods[f"{POD}-check"]["status"] = {"phase": "Pending", "containerStatuses": [status]}
+
+    puller = threading.Thread(target=pull)
+    puller.start()
+    with pytest.raises(HeadraceError, match=r"headrace:gone cannot run .*ImagePullBackOff.*Nothing was stopped"):
+        launcher.check(NAME, Order(release="localhost/headrace:gone"))
+    puller.join()
+    assert launcher.find(NAME) == [living]
+    assert list(api.pods) == [POD]
+
+
 def test_a_deployment_file_says_which_launcher_starts_its_drivers(api: StubApi, project: Path, tmp_path: Path) -> None:
     content = {
         "project": str(project),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, runbook
@@ -63,8 +64,9 @@ def test_absence_is_missing_when_the_launcher_could_answer_and_the_reason_is_the
     )
 
 
-def test_a_driver_that_ended_for_a_query_says_which_and_why() -> None:
-    last = beat(PIPELINE, active=False, error="ended without an error") | {"exit": "TRANSIENT"}
+@pytest.mark.parametrize("consequence", ["ended without an error", f"InterruptedError: {TOLD_TO_STOP}"])
+def test_a_driver_that_ended_for_a_query_says_which_and_why(consequence: str) -> None:
+    last = beat(PIPELINE, active=False, error=consequence) | {"exit": "TRANSIENT"}
     last["queries"][1] |= {"error": "Cassandra is away"}
     word = {"exit": "TRANSIENT", "error": "", "at_ms": NOW - 500}
     assert verdict(seen(PIPELINE, drivers=(), outcome=word, beat=last)) == (

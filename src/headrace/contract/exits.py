@@ -15,3 +15,7 @@ class Exit(IntEnum):
     DAMAGED = 22  # checkpoint, state or Kafka's log is damaged or gone: a restart cannot mend it
     REFUSED = 23  # the start was refused: unsafe plan change, no direct join, bad contract
     LOCKED = 24  # another driver of this pipeline lives on this machine
+
+
+TOLD_TO_STOP = "the driver was told to stop before this batch began"
+"""What a batch raises that comes to the closed gate: a consequence of another query's end, never its cause."""

@@ -69,6 +69,8 @@ def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
         "spark.driver.extraJavaOptions": JAVA_OPTIONS,
         "spark.executor.extraJavaOptions": JAVA_OPTIONS,
         "spark.redaction.regex": _SECRET_KEYS,
+        # A listener that takes a second is logged with its event, and a job's start has all settings, passwords unredacted.
+        "spark.scheduler.listenerbus.logSlowEvent": "false",
         "spark.redaction.string.regex": _SECRET_TEXT,
         "spark.sql.redaction.options.regex": f"{_SECRET_KEYS}|url",
         "spark.sql.redaction.string.regex": _SECRET_TEXT,
@@ -245,6 +247,8 @@ def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
         "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
         "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
         "spark.executor.instances": str(start.executors),
+        # By default the session waits for its executors; here the queries are planned while they start.
+        "spark.scheduler.minRegisteredResourcesRatio": "0",
         "spark.executor.cores": str(pipeline.driver.cores),
         "spark.executor.memory": pipeline.driver.memory,
         "spark.executorEnv.SERVICE_BINDING_ROOT": BINDING_MOUNT,

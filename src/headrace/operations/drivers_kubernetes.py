@@ -31,7 +31,15 @@ from headrace.contract import names, paths, storage, submit
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
-from headrace.operations.kubernetes_pods import KILL_SECONDS, POLL_SECONDS, Pods, driver_of, lives
+from headrace.operations.kubernetes_pods import (
+    KILL_SECONDS,
+    POLL_SECONDS,
+    Pods,
+    driver_of,
+    lacks_image,
+    lives,
+    waits_for,
+)
 
 METRICS_PORT = 9108
 
@@ -41,6 +49,8 @@ _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors,
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
 # It plans in its own pod: no executor is asked for.
 _CHECK_ENVIRONMENT = {"HEADRACE_CHECK_ONLY": "1", "HEADRACE_SPARK_CONF": json.dumps({"spark.master": "local[1]"})}
+# spark-submit lives for three requests: its JVMs need no optimising compiler and no parallel collector.
+_SHORT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _SUBMITS = 5  # each repeat means that another submit came between
 _CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is planned
 
@@ -121,6 +131,10 @@ class KubernetesLauncher:
                 raise HeadraceError(self._why(pipeline, code, said))
             deadline = time.monotonic() + _CHECK_SECONDS
             while (pod := self._api.read(name)) is not None and lives(pod):
+                if lacks_image(pod):
+                    raise HeadraceError(
+                        f"{order.release or self.image} cannot run {pipeline}, {waits_for(pod)}. Nothing was stopped."
+                    )
                 if time.monotonic() > deadline:
                     raise HeadraceError(
                         f"The check of {pipeline} from {order.release or self.image} is not done after "
@@ -216,7 +230,9 @@ class KubernetesLauncher:
     def _run_submit(self, pipeline: str, order: Order, request: str, *, check: bool = False) -> tuple[int, str]:
         """Run spark-submit until the pod is made. Returns its exit code and what it said."""
         with tempfile.TemporaryDirectory(prefix="headrace-submit-") as scratch:
-            environment = dict(os.environ) | {"TMPDIR": scratch}
+            environment = dict(os.environ) | {
+                "TMPDIR": scratch, "SPARK_SUBMIT_OPTS": _SHORT_JVM, "SPARK_LAUNCHER_OPTS": _SHORT_JVM,
+            }  # fmt: skip
             if self.kubeconfig:
                 environment["KUBECONFIG"] = str(self.kubeconfig)  # fabric8's client in spark-submit reads it
             try:

@@ -21,6 +21,8 @@ POLL_SECONDS = 0.3
 # drivers could write. 1 kills as fast and waits for that word (Kubernetes, "Forced Pod termination").
 KILL_SECONDS = 1
 
+# ErrImagePull is not among them: it is the first failed try, and the registry may answer the second.
+_NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _IN_CLUSTER = "https://kubernetes.default.svc"
 _TRIES = 3
 _REQUEST_SECONDS = (3.05, 10)  # to connect, to read
@@ -168,6 +170,14 @@ def driver_of(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
         where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
         pending=pending,
         release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
+    )
+
+
+def lacks_image(pod: Any) -> bool:  # noqa: ANN401
+    """Return whether the kubelet has tried to get the pod's image and could not: waiting longer is for a person to choose."""
+    return any(
+        status.state.waiting and status.state.waiting.reason in _NO_IMAGE
+        for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
     )
 
 

@@ -53,7 +53,7 @@ class Scene:
         return self.launcher.root
 
 
-def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: float = 40) -> dict[str, Any]:
+def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: float = 50) -> dict[str, Any]:
     """Make one pass over one pipeline of a deployment; returns as `supervise`.
 
     Raises HeadraceError for an unknown name, and once (the alarm) when the pipeline needs a person.
@@ -70,7 +70,7 @@ def supervise(scene: Scene, *, watch_seconds: float = 0, look_seconds: float = L
     """Look once, and then every `look_seconds` until `watch_seconds` are over; act at once where something is wrong.
 
     Returns the last look as `supervision.json` has it (JSON-safe; see `supervision`), with `actions`: all that were
-    taken in this pass. An every-minute task that watches for 40 s leaves no driver dead for longer than 20 s.
+    taken in this pass. An every-minute task that watches for 50 s leaves few seconds in which nobody looks.
     """
     deadline = time.monotonic() + watch_seconds
     actions: list[Any] = []

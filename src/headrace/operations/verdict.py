@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from headrace.contract import names
+from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.model import Pipeline
 from headrace.operations.drivers import Driver
 from headrace.operations.intent import Intent
@@ -23,7 +24,7 @@ NO_RESTART = {
 }
 """Ends that a restart cannot mend (contract.exits), and what leads on."""
 
-STOPPED = "ended without an error"
+STOPPED = ("ended without an error", TOLD_TO_STOP)
 """What a heartbeat says of a query that its driver stopped because another one had ended."""
 
 ADOPTED_MS = 10_000  # three heartbeats
@@ -198,7 +199,11 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
 def _told_by_queries(seen: Observation) -> str:
     """Return what ended a driver, from its last heartbeat: a query's own error; those that it stopped have none."""
     last = seen.beat if seen.beat and seen.beat["exit"] else {}
-    fallen = [entry for entry in last.get("queries", ()) if entry["error"] and STOPPED not in entry["error"]]
+    fallen = [
+        entry
+        for entry in last.get("queries", ())
+        if entry["error"] and not any(words in entry["error"] for words in STOPPED)
+    ]
     return f"{fallen[0]['query']} ended: {fallen[0]['error']}" if fallen else "no error told"
 
 

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import ledger, names
 from headrace.contract.checkpoint import read_batch_range
+from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
@@ -59,7 +60,7 @@ class Gate:
         """Return at once while open. When closed, wait until the query is ended (its batch will be replayed)."""
         if self.closed.is_set():
             self.ended.wait()
-            raise InterruptedError("the driver was told to stop before this batch began")
+            raise InterruptedError(TOLD_TO_STOP)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""A bad release on a real cluster: refused before anything is stopped, or rolled back by itself ($HEADRACE_KUBECONFIG).
+
+Slow: JVMs start in pods, and a missing image is looked for. HEADRACE_BAD_IMAGE is made of tests/cluster/bad.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import cluster_streams as streams
+from tests.support.cluster import KUBECONFIG, get, namespace
+from tests.support.cluster_airflow import airflow
+from tests.support.cluster_streams import HEAD, inside, load
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
+]
+NAME = "web_events"
+BAD_IMAGE = os.environ.get("HEADRACE_BAD_IMAGE", "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running() -> Iterator[None]:
+    """The pipelines run, and the load's sales are summed too."""
+    with airflow() as api:
+        assert api.run("stream_start", {"pipelines": [NAME, "pos_sales"]}, 400)[1] == "success"
+    yield
+    with airflow() as api:
+        api.run("stream_stop", {"pipelines": [NAME, "pos_sales"]}, 300)
+
+
+def test_an_image_that_does_not_exist_is_refused_and_the_driver_runs_on() -> None:
+    before = streams.living(NAME)
+    with airflow() as api:
+        began = time.monotonic()
+        form = {"pipeline": NAME, "release": "localhost/headrace-spark:absent"}
+        run, state = api.run("stream_upgrade", form, 900)
+        states = api.task_states("stream_upgrade", run)
+        print(f"\nmissing image: {state} after {time.monotonic() - began:.0f} s, {states}")
+        assert state == "failed"
+        assert states["check"] == "failed"
+        assert states["stop"] == "upstream_failed"
+        log = api.task_log("stream_upgrade", run, "check")
+    assert "localhost/headrace-spark:absent" in log
+    assert "Nothing was stopped" in log
+    assert streams.living(NAME) == before
+    assert not [
+        pod["metadata"]["name"] for pod in get("pods", "-n", namespace("spark"))["items"]
+        if pod["metadata"]["name"].endswith("-check")
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not BAD_IMAGE, reason="HEADRACE_BAD_IMAGE names no image")
+def test_a_release_that_fails_in_its_first_batch_is_rolled_back_by_itself_without_loss() -> None:
+    before = streams.living(NAME)
+    with load(streams.airflow_image()), airflow() as api:
+        began = time.monotonic()
+        run, state = api.run("stream_upgrade", {"pipeline": NAME, "release": BAD_IMAGE, "minutes": 5}, 1200)
+        states = api.task_states("stream_upgrade", run)
+        print(f"\nbad release: {state} after {time.monotonic() - began:.0f} s, {states}")
+        assert states["check"] == states["snapshot"] == states["roll_back"] == "success"
+        assert "failed" in {states["start"], states["watch"]}
+        assert states["keep"] == "upstream_failed"
+        assert state == "failed"
+    assert streams.living(NAME) != before
+    releases = inside(HEAD + f"answer = [each.release for each in launcher.find({NAME!r})]")
+    assert releases == [""]

@@ -1,0 +1,297 @@
+"""Streams on a real cluster: a load that counts what Kafka acknowledged, what the sinks then hold, when a driver is back.
+
+Python runs in the pods of the platform, with their accounts and mounts; a record carries the tag of its load, so a test
+needs nothing of what ran before it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.support.cluster import get, kubectl, namespace, probe_pod, run_probe
+
+PRODUCTS = 7
+PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatever fault
+RATE = 20  # records a second and topic
+
+HEAD = """
+import json, pathlib, threading, time
+from headrace.operations import control, deployment, drivers
+from headrace.operations.drivers import Order
+told = deployment.load()
+launcher = told.launcher()
+"""
+
+_LOAD = """
+import datetime, json, pathlib, signal, threading, time
+from confluent_kafka import Producer
+from headrace.contract.bindings import read_kafka
+over = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: over.set())
+failed, acked = [], {"quickstart": 0, "pos": 0}
+def told(error, message):
+    if error:
+        failed.append(str(error))
+    else:
+        acked[message.topic()] += 1
+config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0}
+producer = Producer(config | {"acks": "all", "enable.idempotence": True, "delivery.timeout.ms": 300000})
+sent = 0
+print("began", flush=True)
+while not over.is_set():
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    event = {"city": f"{TAG}-{sent}", "domain": f"d{sent % 5}.example", "event": "click"}
+    sale = {"product_id": f"{TAG}-{sent % PRODUCTS}", "amount": f"{sent % 100}.25", "create_date": now}
+    producer.produce("quickstart", key=event["domain"], value=json.dumps(event), on_delivery=told)
+    producer.produce("pos", key=sale["product_id"], value=json.dumps(sale), on_delivery=told)
+    sent += 1
+    producer.poll(0)
+    over.wait(1 / RATE)
+left = producer.flush(300)
+print("RESULT " + json.dumps({"sent": sent, "acked": acked, "failed": failed[:3], "left": left}), flush=True)
+"""
+
+_FILES = (
+    HEAD
+    + """
+found = pathlib.Path(launcher.root, "files", "web_events", "files").rglob("*.json")
+whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
+rows = [json.loads(line)["lower_city"] for path in whole for line in path.read_text().splitlines()]
+answer = sorted(int(row.rpartition("-")[2]) for row in rows if row.startswith("{tag}-"))
+"""
+)
+
+_TOTALS = (
+    HEAD
+    + """
+from headrace.operations.clients import cassandra_session
+answer = {{}}
+with cassandra_session(told.bindings) as session:
+    for table in ("product_totals", "leaderboard"):
+        found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{{table}}", timeout=60)
+        answer[table] = {{r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith("{tag}-")}}
+"""
+)
+
+# The moment, in milliseconds since 1970, at which every query of the drivers has written a batch begun by a driver that
+# started after the fault, or (the same driver) written one after it.
+_BACK = (
+    HEAD
+    + """
+answer, deadline = {{}}, time.time() + {seconds}
+while len(answer) < len({pipelines!r}) and time.time() < deadline:
+    for name in {pipelines!r}:
+        try:
+            beat, living = drivers.heartbeat(launcher.root, name), launcher.find(name)
+        except Exception:
+            continue
+        if not beat or beat["exit"] or not living or name in answer:
+            continue
+        wanted = [each for each in beat["queries"] if each["query"].endswith(tuple({queries!r}))]
+        written = [each["batch_written_ms"] or 0 for each in wanted]
+        new = living[0].identity != {before!r}.get(name)
+        if wanted and min(written) > {since} and (new or not {replaced}):
+            answer[name] = {{"first_ms": min(written), "all_ms": max(written), "new": new}}
+    time.sleep(0.5)
+"""
+)
+
+
+def inside(code: str, part: str = "scheduler") -> Any:
+    """Run Python in a part's pod of Airflow, with its account and mounts; return what it leaves in `answer`."""
+    code += "\nprint('ANSWER ' + json.dumps(answer))\n"
+    where = ["-n", namespace("airflow"), f"deploy/airflow-{part}", "-c", part]
+    done = kubectl("exec", "-i", *where, "--", "python3", "-", text=code, check=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")] or [""]
+    assert line, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(line.removeprefix("ANSWER "))
+
+
+def now_ms() -> int:
+    """Return milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Load:
+    """Records that go to `quickstart` and `pos` until it is ended; `sent` is then how many, each acknowledged."""
+
+    def __init__(self, image: str) -> None:
+        """Make the pod and wait until it sends."""
+        self.tag = f"t{uuid.uuid4().hex[:8]}"
+        self._name, self.sent = f"load-{self.tag}", 0
+        code = f"TAG, PRODUCTS, RATE = {self.tag!r}, {PRODUCTS}, {RATE}\n{_LOAD}"
+        pod = probe_pod(
+            "airflow", self._name, {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}, code, image,
+            volumes=[{"name": "binding", "secret": {"secretName": "kafka-admin"}}],
+            mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
+        )  # fmt: skip
+        pod["spec"]["terminationGracePeriodSeconds"] = 330
+        kubectl("apply", "-f", "-", text=json.dumps(pod))
+        self._await(lambda: "began" in self._log())
+
+    def _log(self) -> str:
+        return kubectl("logs", self._name, "-n", namespace("airflow"), check=False).stdout
+
+    @staticmethod
+    def _await(true: Any, seconds: float = 360) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, "the load's pod does not get there"
+            time.sleep(0.5)
+
+    def end(self) -> int:
+        """Stop sending; return how many records each topic has. Every one of them must have been acknowledged."""
+        kubectl("exec", "-n", namespace("airflow"), self._name, "--", "kill", "-TERM", "1")
+        self._await(lambda: "RESULT" in self._log())
+        (line,) = [line for line in self._log().splitlines() if line.startswith("RESULT")]
+        told = json.loads(line.removeprefix("RESULT "))
+        self.sent = int(told["sent"])
+        assert told == {
+            "sent": self.sent, "acked": {"quickstart": self.sent, "pos": self.sent}, "failed": [], "left": 0,
+        }  # fmt: skip
+        return self.sent
+
+    def remove(self) -> None:
+        """Take the pod away."""
+        kubectl("delete", "pod", self._name, "-n", namespace("airflow"), "--ignore-not-found", "--grace-period=1")
+
+    def totals(self) -> dict[str, list[Any]]:
+        """Return what a table of totals must hold: product -> [sum of amounts, number of records]."""
+        cents: dict[str, list[int]] = {}
+        for n in range(self.sent):
+            each = cents.setdefault(f"{self.tag}-{n % PRODUCTS}", [0, 0])
+            each[0] += (n % 100) * 100 + 25
+            each[1] += 1
+        return {product: [f"{amount // 100}.{amount % 100:02}", count] for product, (amount, count) in cents.items()}
+
+    def assert_exact(self) -> None:
+        """Poll until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
+        wanted, deadline = self.totals(), time.monotonic() + PATIENCE
+        rows: list[int] = []
+        totals: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            rows, totals = inside(_FILES.format(tag=self.tag)), inside(_TOTALS.format(tag=self.tag))
+            if len(rows) >= self.sent and totals == {"product_totals": wanted, "leaderboard": wanted}:
+                break
+            time.sleep(3)
+        assert rows == list(range(self.sent)), f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
+        assert totals == {"product_totals": wanted, "leaderboard": wanted}
+
+
+@contextmanager
+def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
+    """Give a load that runs; at the end it stops, and the sinks must be exact."""
+    running = Load(image)
+    try:
+        time.sleep(seconds_before)
+        yield running
+        sent = running.end()
+        began = time.monotonic()
+        running.assert_exact()
+        print(f"  {sent} records a topic, each once in the sinks {time.monotonic() - began:.0f} s after the last")
+    finally:
+        running.remove()
+
+
+def supervision(pipeline: str) -> dict[str, Any]:
+    """Return what the supervisor wrote down of a pipeline."""
+    code = f"answer = json.loads(pathlib.Path(launcher.root, 'checkpoints/{pipeline}/supervision.json').read_text())"
+    told: dict[str, Any] = inside(HEAD + code, "api-server")
+    return told
+
+
+def living(*pipelines: str) -> dict[str, str]:
+    """Return pipeline -> identity of the driver that lives."""
+    code = HEAD + f"answer = {{name: [d.identity for d in launcher.find(name)] for name in {pipelines!r}}}"
+    found = inside(code, "api-server")
+    assert all(len(identities) == 1 for identities in found.values()), found
+    return {name: identities[0] for name, identities in found.items()}
+
+
+def back(
+    since_ms: int,
+    *pipelines: str,
+    before: dict[str, str],
+    replaced: bool,
+    queries: tuple[str, ...],
+    seconds: float = 400,
+) -> dict[str, Any]:
+    """Wait until queries of these pipelines write batches again; return when, by pipeline.
+
+    `before` are the drivers at the fault; with `replaced` only another one's batch counts.
+    """
+    code = _BACK.format(
+        seconds=seconds, pipelines=pipelines, since=since_ms, before=before, replaced=replaced, queries=queries
+    )
+    found: dict[str, Any] = inside(code, "api-server")
+    assert set(found) == set(pipelines), f"not back after {seconds:.0f} s: {found}"
+    return found
+
+
+class Timeline(threading.Thread):
+    """Looks at a driver's pod twice a second and notes when it was made and its container ran, for the printed figures."""
+
+    def __init__(self, pod: str, uid: str) -> None:
+        """Watch for a pod of this name with another UID."""
+        super().__init__(daemon=True)
+        self._pod, self._uid, self._over = pod, uid, threading.Event()
+        self.made_ms = self.ran_ms = 0
+
+    def run(self) -> None:
+        """Look until told to end."""
+        while not self._over.wait(0.5):
+            found = kubectl("get", "pod", self._pod, "-n", namespace("spark"), "-o", "json", check=False)
+            pod = json.loads(found.stdout) if found.returncode == 0 else None
+            if pod is None or pod["metadata"]["uid"] == self._uid:
+                continue
+            self.made_ms = self.made_ms or now_ms()
+            if pod["status"].get("phase") == "Running":
+                self.ran_ms = self.ran_ms or now_ms()
+                return
+
+    def end(self) -> None:
+        """Stop looking."""
+        self._over.set()
+        self.join()
+
+
+def airflow_image() -> str:
+    """The Airflow image that is installed."""
+    deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
+    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+_LOGIN = """
+import pathlib
+from confluent_kafka.admin import AdminClient
+from headrace.contract.bindings import read_kafka
+config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0, "sasl.password": PASSWORD}
+try:
+    print("in:", sorted(AdminClient(config).list_topics(timeout=20).topics))
+except Exception as error:
+    print("out:", error)
+"""
+
+
+def kafka_login(image: str, binding: str, password: str) -> str:
+    """Return what Kafka says to a pipeline's user with this password: `in: ...` or `out: ...`."""
+    pod = probe_pod(
+        "spark", "login-probe", {"app.kubernetes.io/part-of": "headrace"}, f"PASSWORD = {password!r}\n{_LOGIN}", image,
+        volumes=[{"name": "binding", "secret": {"secretName": binding}}],
+        mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
+    )  # fmt: skip
+    return run_probe(pod)[1].strip()
+
+
+def in_pod(code: str) -> str:
+    """Run Python in a pod that may reach what Airflow may reach; return what it prints."""
+    labels = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
+    phase, log = run_probe(probe_pod("airflow", "streams-probe", labels, code, airflow_image()))
+    assert phase == "Succeeded", log
+    return log.strip()
