@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke test-charts test-cluster images
+.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts test-cluster images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -49,7 +49,7 @@ test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a
 	$(PYTEST) -m nightly
 
 test-fast: $(READY) ## The tests that need no Java: under a minute
-	$(PYTEST) -m "not spark and not platform and not slow and not nightly"
+	$(PYTEST) -n logical -m "not spark and not platform and not slow and not nightly"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
 	$(PYTEST) -m "(spark or slow) and not platform and not nightly"
@@ -85,6 +85,9 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
 
 bench-smoke: $(READY) ## CPU an event: the source document's code as written against ours, side by side
 	$(BIN)/python bench/smoke.py
+
+bench-batch: $(READY) ## Batch views and reconciliation of 5 million archived records
+	$(BIN)/python bench/batch.py
 
 distclean: ## Remove .venv and every cache of the tools (keeps .headrace/)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out

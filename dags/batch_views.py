@@ -20,7 +20,7 @@ with DAG(
             "so a repeat changes nothing; days that late records touched are found and computed again. First and last day "
             "order a backfill.",
             inputs="the Iceberg archive, the ledgers.",
-            effects="batch tables in the lake, and with them the horizon of the serving view.",
+            effects="batch tables in the lake, and with them the horizon of the serving view; lineage events.",
             command="headrace batch views",
             runbook="howto/batch-layer.md",
         ),
@@ -53,5 +53,15 @@ with DAG(
         own = deployment.load()
         return [spark_runs.report(own, each) for each in runs]
 
+    @task
+    def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Emit one event a view that was computed."""
+        from headrace.operations import deployment, lineage
+
+        own = deployment.load()
+        return [lineage.emit_views(own, each) for each in reports]
+
     runs = plan_views()
-    seat.spark_run.expand(submission=runs) >> computed(runs)  # type: ignore[arg-type]
+    told = computed(runs)  # type: ignore[arg-type]
+    seat.spark_run.expand(submission=runs) >> told  # type: ignore[arg-type]
+    emit_lineage(told)  # type: ignore[arg-type]

@@ -36,6 +36,16 @@ class StreamsLink(BaseOperatorLink):
         return f"{_base_url()}/plugin/streams"
 
 
+class DataDocsLink(BaseOperatorLink):
+    """On every task of the DAG `quality`: the Data Docs, checks of every sink."""
+
+    name = "Data Docs"
+
+    def get_link(self, _operator: object, *, ti_key: Any) -> str:  # noqa: ANN401 - TaskInstanceKey
+        """Return the address of the Data Docs, or nothing for the tasks of other DAGs."""
+        return f"{_base_url()}{PREFIX}/docs/index.html" if ti_key.dag_id == "quality" else ""
+
+
 class DriverLogLink(BaseOperatorLink):
     """On a task that is mapped over pipelines: the log of its pipeline's driver."""
 
@@ -75,4 +85,4 @@ class StreamsPage(AirflowPlugin):
             "nav_top_level": True,
         }
     ]
-    global_operator_extra_links = [StreamsLink(), DriverLogLink()]  # noqa: RUF012
+    global_operator_extra_links = [StreamsLink(), DriverLogLink(), DataDocsLink()]  # noqa: RUF012

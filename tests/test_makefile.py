@@ -19,11 +19,28 @@ ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = dict(re.findall(r"^([a-z-]+):.*## (.+)$", MAKEFILE, re.MULTILINE))
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("pipelines/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("bench/*.md"),
+        *ROOT.glob("pipelines/*.md"),
+        *ROOT.glob("helm/*/README.md"),
+        *ROOT.glob("infra/**/README.md"),
+    ]
 )
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-PATH = re.compile(r"`((?:src|tests|docs|bench|pipelines|spark_jobs)/[\w./-]+)`")
-MADE_UP = ("pipelines/X.yaml", "spark_jobs/X.py", "pipelines/fridges.yaml", "spark_jobs/fridges.py", "bench/out")
+PATH = re.compile(r"`((?:src|tests|docs|bench|pipelines|spark_jobs|helm|infra|images|dags|plugins)/[\w./-]+)`")
+# Wherever a test or a page is named: a rename must not leave a name behind.
+TEST = re.compile(r"(?<![\w/.-])([\w./-]*\btest_\w+\.py)\b")
+PAGE = re.compile(r"(?<![\w/.-])(docs/[\w./-]+\.md)\b")
+MADE_UP = (
+    "pipelines/X.yaml",
+    "spark_jobs/X.py",
+    "pipelines/fridges.yaml",
+    "spark_jobs/fridges.py",
+    "bench/out",
+    "images/sbom",
+)
 
 
 def _ids(path: Path) -> str:
@@ -55,6 +72,40 @@ def test_every_link_and_every_path_in_a_document_leads_somewhere(path: Path) -> 
     assert [link for link in links if not (path.parent / link).exists()] == []
     paths = [name for name in PATH.findall(text) if "<" not in name and not name.startswith(MADE_UP)]
     assert [name for name in paths if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_every_test_that_a_document_names_is_there(path: Path) -> None:
+    """By its path, or by its file's name alone where the text has told the folder."""
+    alone = {each.name for each in ROOT.glob("tests/**/test_*.py")}
+    named = TEST.findall(path.read_text())
+    assert [name for name in named if name not in alone and not (ROOT / name).is_file()] == []
+
+
+def test_every_page_that_a_file_names_is_there() -> None:
+    """Charts, Terraform and error messages name pages too."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = [
+        name
+        for name in listed
+        if name.endswith((".md", ".py", ".yaml", ".tf", ".tpl", ".txt", ".toml", ".json", ".sh"))
+    ]
+    named = {
+        (name, page) for name in texts if (ROOT / name).is_file() for page in PAGE.findall((ROOT / name).read_text())
+    }
+    assert sorted((name, page) for name, page in named if not (ROOT / page).is_file()) == []
+    assert len({page for _, page in named}) > 10
+
+
+def test_the_threat_model_names_a_test_or_a_file_for_each_threat() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [
+        row
+        for part in text.split("## Threats")[1:]
+        for row in re.findall(r"^\| (?!threat )[^-|].*\|$", part, re.MULTILINE)
+    ]
+    assert len(rows) > 20
+    assert [row for row in rows if not re.search(r"`tests/[\w/.]+`[^|]*\|$", row)] == []
 
 
 def test_the_first_package_is_installed_from_the_lock_by_its_hash() -> None:

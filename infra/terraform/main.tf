@@ -7,6 +7,7 @@ locals {
   first = var.create_namespace ? kubernetes_namespace_v1.first[0].metadata[0].name : var.prefix
   # A folder is a volume that both sides mount; anything else is an object store's URI.
   shared_volume = startswith(var.storage.root, "/")
+  event_logs    = "/data/spark-events"
 }
 
 resource "kubernetes_namespace_v1" "first" {
@@ -66,11 +67,16 @@ module "cassandra" {
 }
 
 module "spark" {
-  source     = "./modules/release"
-  name       = "spark"
-  namespace  = local.namespaces.spark
-  timeout    = var.timeout
-  values     = [{ airflowNamespace = local.namespaces.airflow, sharedVolume = local.shared_volume, toolImage = local.images.airflow }]
+  source    = "./modules/release"
+  name      = "spark"
+  namespace = local.namespaces.spark
+  timeout   = var.timeout
+  values = [{
+    airflowNamespace = local.namespaces.airflow
+    sharedVolume     = local.shared_volume
+    toolImage        = local.images.airflow
+    historyServer    = { enabled = var.history_server, logDir = local.event_logs }
+  }]
   depends_on = [module.base]
 }
 
@@ -86,6 +92,7 @@ module "airflow" {
     postgres       = { mode = var.database.mode, image = local.images.postgres }
     storage        = { root = var.storage.root, sharedVolume = local.shared_volume }
     replicas       = var.size
+    driver         = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl        = var.airflow_url
     ingress = {
       enabled   = var.ingress != null

@@ -9,6 +9,7 @@ output "next" {
     var.ingress == null ? "kubectl -n ${local.namespaces.airflow} port-forward service/airflow-api 8080:8080" : "",
     "kubectl -n ${local.namespaces.airflow} get secret airflow -o jsonpath='{.data.admin-password}' | base64 -d",
     "kubectl -n ${local.namespaces.spark} get pods -l spark-role=driver",
+    var.history_server ? "kubectl -n ${local.namespaces.spark} port-forward service/spark-history 18080:18080" : "",
     "helm test airflow -n ${local.namespaces.airflow}",
   ])
 }

@@ -77,7 +77,7 @@ variable "kafka" {
   }
   validation {
     condition     = var.kafka.mode == "bundled" || var.kafka.binding != ""
-    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -91,7 +91,7 @@ variable "cassandra" {
   }
   validation {
     condition     = var.cassandra.mode == "bundled" || var.cassandra.binding != ""
-    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy-on-kubernetes.md)."
+    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -171,6 +171,16 @@ variable "network" {
     monitoring_namespace = optional(string, "")
   })
   default = {}
+}
+
+variable "history_server" {
+  description = "Run Spark's history server, and let drivers write rolling event logs for it on the shared volume."
+  type        = bool
+  default     = false
+  validation {
+    condition     = !var.history_server || startswith(var.storage.root, "/")
+    error_message = "The history server reads event logs from the shared volume: make storage.root a folder, or leave history_server off."
+  }
 }
 
 variable "pod_security_version" {

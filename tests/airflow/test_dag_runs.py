@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from headrace.contract.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.local import platform
 from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
@@ -26,11 +29,17 @@ from headrace.operations import drivers, intent, supervision
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
+from tests.support.servers import kill
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 NAME = "ad_attribution"
 STATELESS = "archive_clicks"
+# The DAGs whose form has a choice of pipelines.
+CHOOSING = (
+    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "checkpoint_snapshot",
+    "checkpoint_drill", "sink_upkeep", "quality", "batch_views", "reconcile",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +126,18 @@ def await_quiet(own: Deployment) -> None:
 
 
 def driver_pid(own: Deployment) -> int:
-    (living,) = own.launcher().find(NAME)
-    return int(living.identity.partition("@")[0])
+    (living,) = living_pids(own)
+    return living
 
 
-def test_a_start_without_a_pipeline_is_refused_in_a_sentence(airflow: Airflow) -> None:
-    airflow.wait_for_dag("stream_start")
-    run_id = ended(airflow, "stream_start", "failed", pipelines=[], reason="a test")
-    assert "No pipeline was chosen" in airflow.task_log("stream_start", run_id, "chosen")
-    assert airflow.task_states("stream_start", run_id)["chosen"] == "failed"
+def test_a_run_for_which_no_pipeline_was_chosen_is_refused_in_a_sentence(airflow: Airflow) -> None:
+    for dag_id in CHOOSING:
+        airflow.wait_for_dag(dag_id)
+    runs = {dag_id: airflow.trigger(dag_id, {"pipelines": [], "reason": "a test"}) for dag_id in CHOOSING}
+    for dag_id, run_id in runs.items():
+        require(airflow, dag_id, run_id, "failed")
+        (task,) = [name for name, state in airflow.task_states(dag_id, run_id).items() if state == "failed"]
+        assert "No pipeline was chosen" in airflow.task_log(dag_id, run_id, task), dag_id
 
 
 def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: Airflow, own: Deployment) -> None:
@@ -141,6 +153,49 @@ def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: A
     said = supervision.read(own.root, NAME)
     assert said is not None
     assert said["last_action"]["kind"] == "START"
+
+
+def test_a_frozen_driver_is_replaced_by_the_scheduled_supervisor_and_ended(running: Airflow, own: Deployment) -> None:
+    frozen = driver_pid(own)
+    os.killpg(frozen, signal.SIGSTOP)
+    await_until(lambda: has_ended(frozen), "the frozen driver is ended")
+    await_until(
+        lambda: (drivers.heartbeat(own.root, NAME) or {}).get("pid") in living_pids(own), "another driver's queries run"
+    )
+    assert frozen not in living_pids(own)
+
+
+def test_a_scheduler_killed_in_the_middle_of_a_submit_leaves_one_driver(
+    running: Airflow, own: Deployment, airflow_settings: Settings, seed: int
+) -> None:
+    ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
+    run_id = running.trigger("stream_start", {"pipelines": [NAME], "reason": "a test"})
+    await_until(lambda: "running" in running.task_states("stream_start", run_id).values(), "a task of the start runs")
+    time.sleep(random.Random(seed).uniform(0, 8))  # before, in or after the submit
+    kill(airflow_settings, "airflow-scheduler")
+    platform.up(airflow_settings)
+    most = 0
+
+    def processing() -> bool:
+        nonlocal most
+        most = max(most, len(living_pids(own)))
+        return (drivers.heartbeat(own.root, NAME) or {}).get("pid") in living_pids(own)
+
+    await_until(processing, "a driver's queries run")
+    running.wait("stream_start", run_id, 600)
+    await_until(processing, "a driver's queries still run")
+    assert most == 1
+
+
+def living_pids(own: Deployment) -> list[int]:
+    return [int(living.identity.partition("@")[0]) for living in own.launcher().find(NAME)]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, own: Deployment) -> None:
@@ -209,15 +264,21 @@ def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
 def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(running: Airflow) -> None:
     run_id = ended(running, "batch_views", "success", pipelines=[NAME], first="", last="")
     assert running.returned("batch_views", run_id, "computed")
-    await_until(
-        lambda: running.get("/dags/reconcile/dagRuns")["total_entries"] >= 1, "the asset starts a reconciliation"
-    )
-    run_id = running.get("/dags/reconcile/dagRuns")["dag_runs"][0]["dag_run_id"]
+    (emitted,) = running.returned("batch_views", run_id, "emit_lineage")
+    assert (emitted["pipeline"], emitted["http"]) == (NAME, "")
+    assert emitted["events"] >= 1
+    await_until(lambda: runs_by_asset(running), "the asset starts a reconciliation")
+    run_id = runs_by_asset(running)[0]
     require(running, "reconcile", run_id, "success", 900)
     (told,) = running.returned("reconcile", run_id, "judge")
     assert told["differing"] == 0
     repair = ended(running, "reconcile_repair", "failed", pipeline=NAME, run=told["run"])
     assert "nothing that can be repaired" in running.task_log("reconcile_repair", repair, "plan_repair")
+
+
+def runs_by_asset(airflow: Airflow) -> list[str]:
+    found = airflow.get("/dags/reconcile/dagRuns", run_type="asset_triggered")
+    return [each["dag_run_id"] for each in found["dag_runs"]]
 
 
 def test_dead_letters_are_replayed_once_they_are_approved(
@@ -240,7 +301,14 @@ def letters(own: Deployment) -> int:
     return len(dead_letters.read(own.bindings, "clicks"))
 
 
-def test_every_sink_is_checked_and_its_gate_opens(running: Airflow) -> None:
+def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_data_docs(running: Airflow) -> None:
     run_id = ended(running, "quality", "success", pipelines=[NAME], seconds=900)
     gates = [name for name, state in running.task_states("quality", run_id).items() if name.startswith("gate[")]
     assert len(gates) >= 3
+    links = running.get(f"/dags/quality/dagRuns/{run_id}/taskInstances/data_docs/links")["extra_links"]
+    assert links["Data Docs"].endswith("/headrace/docs/index.html")
+    (shown,) = [each for each in running.http.get("/headrace/streams.json").json() if each["name"] == NAME]
+    pages = [each["newest"]["page"] for each in shown["quality"] if each["newest"]]
+    assert len(pages) >= 3
+    for page in ("index.html", *pages):
+        assert running.http.get(f"/headrace/docs/{page}").status_code == 200, page

@@ -17,7 +17,7 @@ from tests.support.browser import chromium
 
 pytestmark = pytest.mark.platform
 
-PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED"}
+PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED", "{place:path}": "index.html"}
 ROUTES_CODE = """
 import json
 from headrace.operations.page_app import app
@@ -39,7 +39,7 @@ def routes(environment):
     found = json.loads(told.splitlines()[-1])
     assert len(found) >= 5
     return [
-        (re.sub(r"{[a-z]+}", lambda match: PLACES[match[0]], path), method)
+        (re.sub(r"{[a-z:]+}", lambda match: PLACES[match[0]], path), method)
         for path, methods in found
         for method in methods
     ]
@@ -111,7 +111,7 @@ def test_a_task_links_to_the_page_and_to_the_log_of_its_pipelines_driver(airflow
     for index, log in ((0, f"{url}/headrace/log/pos_sales"), (1, None)):
         path = f"/dags/probe_pipelines/dagRuns/{run_id}/taskInstances/named/links"
         links = airflow.get(path, map_index=index)["extra_links"]
-        assert links == {"Streams page": f"{url}/plugin/streams", "Driver log": log}
+        assert links == {"Streams page": f"{url}/plugin/streams", "Driver log": log, "Data Docs": None}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -180,6 +181,16 @@ def test_a_chart_stays_small(chart: str) -> None:
         return sum(map(leaves, value.values())) if isinstance(value, dict) and value else 1
 
     assert leaves(yaml.safe_load((ROOT / "helm" / chart / "values.yaml").read_text())) < 60
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_readme_is_that_of_the_values(chart: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "helm" / chart, tmp_path / chart)
+    (tmp_path / chart / "README.md").unlink()
+    subprocess.run([tool("helm-docs"), "-c", str(tmp_path / chart)], capture_output=True, check=True)
+    assert (tmp_path / chart / "README.md").read_text() == (ROOT / "helm" / chart / "README.md").read_text(), (
+        "run helm-docs"
+    )
 
 
 @pytest.mark.parametrize("chart", CHARTS)

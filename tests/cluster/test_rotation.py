@@ -1,4 +1,4 @@
-"""Passwords and certificates are changed under load, as docs/howto/deploy-on-kubernetes.md says ($HEADRACE_KUBECONFIG).
+"""Passwords and certificates are changed under load, as docs/howto/deploy.md says ($HEADRACE_KUBECONFIG).
 
 Slow: Jobs run, brokers and nodes restart.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +73,16 @@ def test_the_command_is_the_hooks_with_a_declared_master_and_no_secret(launcher:
     assert conf["spark.kubernetes.namespace"] == NAMESPACE
     assert conf["spark.kubernetes.driver.podTemplateFile"] == "/etc/headrace/driver.yaml"
     assert not any(word in part.lower() for part in command for word in ("password=", "jaas.config", "username="))
+
+
+def test_the_deployments_settings_win_inside_the_driver_too(api: StubApi, launcher: KubernetesLauncher) -> None:
+    """The driver sets the pipeline's fixed ones on its session, which would hide what spark-submit was told."""
+    told = replace(launcher, conf={"spark.eventLog.enabled": "true"})
+    told.submit(NAME)
+    assert json.loads(_environment(api)["HEADRACE_SPARK_CONF"]) == {"spark.eventLog.enabled": "true"}
+    assert "spark.eventLog.enabled=true" in told.command(NAME, Order(), "r1")
+    (check,) = [each for each in told.command(NAME, Order(), "r1", check=True) if "HEADRACE_SPARK_CONF" in each]
+    assert check.endswith('={"spark.master": "local[1]"}'), "a check writes no event log"
 
 
 def test_a_second_start_adopts_the_driver_that_lives(api: StubApi, launcher: KubernetesLauncher) -> None:

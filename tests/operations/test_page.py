@@ -150,6 +150,37 @@ def test_a_runbook_is_shown_as_html_and_html_within_it_is_escaped(deployed, tmp_
     assert "<script>" not in told
 
 
+def checked(deployed, sink, *checks):
+    told = [
+        {"checked_at_ms": now_ms(), "status": "PASSED", "window": "w", "rows": 7, "failed": []} | each
+        for each in checks
+    ]
+    storage.write_json(paths.quality_trend(deployed.root, sink), told)
+
+
+def test_each_sink_shows_its_checks_and_links_to_their_data_docs(deployed):
+    checked(deployed, "kafka.pos_items", {"status": "FAILED", "failed": ["not_be_null(x) (critical)"]}, {}, {})
+    told = html(deployed)
+    assert [told.count(f'class="dot {status}"') for status in ("PASSED", "FAILED", "WARNED")] == [2, 1, 0]
+    assert re.search(r'href="docs/validations/kafka/pos_items/w/\d{8}T\d{6}\.\d{6}Z/kafka\.pos_items\.html"', told)
+    assert "not_be_null(x) (critical)" in told
+    assert "not checked yet" in told  # the others
+    home = page.render("docs_home.html", title="Data Docs", nonce="n", sinks=page.checked(deployed))
+    assert home.count('href="validations/kafka/pos_items/') == 3
+
+
+def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(deployed):
+    checked(deployed, "kafka.pos_items", {"status": EVIL, "window": EVIL, "failed": [EVIL]})
+    storage.write_text(paths.quality_trend(deployed.root, "kafka.transformed"), EVIL)
+    home = page.render("docs_home.html", title="Data Docs", nonce="n", sinks=page.checked(deployed))
+    for told in (html(deployed), home):
+        assert "alert(1)" in told
+        assert EVIL not in told
+        assert "<script>alert" not in told
+        assert "trend not available: " in told
+    assert set(shown(deployed)) == set(deployed.pipelines())
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.44, "0.4 s"), (59, "59 s"), (61, "1 min"), (3_700, "1 h 1 min"), (200_000, "2 d 7 h")]
 )

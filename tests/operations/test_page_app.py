@@ -27,11 +27,15 @@ from headrace.operations.page_app import app as page
 
 import_all_models()
 Base.metadata.create_all(settings.engine)  # revoked tokens are asked for
-places = {"pipeline": "pos_sales", "verdict": "STALLED"}
-routes = [re.sub("{([a-z]+)}", lambda found: places[found[1]], route.path) for route in page.routes]
+places = {"pipeline": "pos_sales", "verdict": "STALLED", "place:path": "index.html"}
+routes = [re.sub("{([a-z:]+)}", lambda found: places[found[1]], route.path) for route in page.routes]
 token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="VIEWER"))
 base = sys.argv[1]
 others = ["/api/v2/plugins", "/api/v2/plugins/importErrors", "/plugin/streams", "/dags/stream_start"]
+
+astray = ["/headrace/docs/" + place for place in (
+    "%2e%2e/%2e%2e/checkpoints/x.json", "validations/%2e%2e/%2e%2e/trend/x.html", "validations/..%2f..%2fx.html", "/etc/passwd"
+)]
 
 async def ask(*more, **how):
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -42,11 +46,11 @@ async def ask(*more, **how):
 async def main():
     admin = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="ADMIN"))
     told = {
-        "nobody": await ask(),
+        "nobody": await ask(*astray),
         "forged": await ask(cookies={"_token": "x.y.z"}),
         "header": await ask(headers={"Authorization": f"Bearer {token}"}),
         "cookie": await ask(cookies={"_token": token}),
-        "admin": await ask(*others, headers={"Authorization": f"Bearer {admin}"}),
+        "admin": await ask(*others, *astray, headers={"Authorization": f"Bearer {admin}"}),
     }
     print("told " + json.dumps(told))
 
@@ -84,6 +88,13 @@ def test_every_route_answers_401_to_nobody_and_refuses_a_forged_token(answers):
 @pytest.mark.parametrize("how", ["header", "cookie"])
 def test_a_token_that_airflow_signed_opens_every_route(answers, how):
     assert set(codes(answers[how]).values()) == {200}, codes(answers[how])
+
+
+def test_no_path_leads_out_of_the_data_docs(answers):
+    found = {path: told for path, told in answers["admin"].items() if re.search("/docs/(?!index)", path)}
+    assert codes(found) == dict.fromkeys(found, 404)
+    assert len(found) == 4
+    assert all("There is no page" in text for _, _, text in found.values())
 
 
 def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_own(answers):

@@ -33,6 +33,7 @@ BEHIND_INGRESS = (
     "ingress.tlsSecret=tls",
     "baseUrl=https://a.example.org/airflow",
 )
+HISTORY = ("historyServer.enabled=true",)
 # Both sizes, and each system bundled and external.
 VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     ("base", ()),
@@ -44,8 +45,10 @@ VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     ("cassandra", ("size=3",)),
     ("spark", ()),
     ("spark", ("sharedVolume=false",)),
+    ("spark", HISTORY),
     ("airflow", ()),
     ("airflow", BEHIND_INGRESS),
+    ("airflow", ("driver.eventLogDir=/data/spark-events",)),
 ]
 Object = dict[str, Any]
 

@@ -73,6 +73,20 @@ SERVICE_BINDING_ROOT: /bindings
 {{- regexReplaceAll "^https?://[^/]+" .Values.baseUrl "" -}}
 {{- end }}
 
+{{/* A driver lives for weeks: its event log is rolled, and the history server compacts what is rolled. */}}
+{{- define "airflow.eventLog" -}}
+{{- with .Values.driver.eventLogDir }}
+{{- if not $.Values.storage.sharedVolume }}
+{{- fail "driver.eventLogDir is a folder of the shared volume: set storage.sharedVolume, or leave it empty with an object store" }}
+{{- end }}
+spark.eventLog.enabled: "true"
+spark.eventLog.dir: file:{{ . }}
+spark.eventLog.compress: "true"
+spark.eventLog.rolling.enabled: "true"
+spark.eventLog.rolling.maxFileSize: 32m
+{{- end }}
+{{- end }}
+
 {{- define "airflow.deployment" -}}
 {{- dict
   "project" "/opt/headrace"
@@ -85,7 +99,7 @@ SERVICE_BINDING_ROOT: /bindings
     "driver_template" "/etc/spark-pod-templates/driver.yaml"
     "executor_template" "/etc/spark-pod-templates/executor.yaml"
     "grace_seconds" .Values.driver.graceSeconds
-    "conf" .Values.driver.conf)
+    "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml)))
   | toJson -}}
 {{- end }}
 

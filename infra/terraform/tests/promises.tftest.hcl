@@ -110,6 +110,23 @@ run "the_next_commands_name_the_namespaces" {
   }
 }
 
+run "drivers_write_for_the_history_server_where_it_reads" {
+  command = apply
+  variables { history_server = true }
+  assert {
+    condition     = module.spark.values[0].historyServer.enabled && module.spark.values[0].historyServer.logDir == module.airflow.values[0].driver.eventLogDir
+    error_message = "one folder for both"
+  }
+}
+
+run "no_event_log_is_written_that_nobody_reads" {
+  command = apply
+  assert {
+    condition     = !module.spark.values[0].historyServer.enabled && module.airflow.values[0].driver.eventLogDir == ""
+    error_message = "without a history server nobody would clear event logs away"
+  }
+}
+
 run "no_secret_is_among_the_values" {
   command = apply
   assert {

@@ -74,3 +74,12 @@ run "a_mode_that_is_none" {
   variables { kafka = { mode = "operator", binding = "x" } }
   expect_failures = [var.kafka]
 }
+
+run "a_history_server_without_a_shared_volume" {
+  command = plan
+  variables {
+    storage        = { root = "s3a://bucket/headrace" }
+    history_server = true
+  }
+  expect_failures = [var.history_server]
+}

@@ -8,6 +8,7 @@
     <root>/trash/<when>/...                                          what prune took away, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
     <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  what the suites found
+    <root>/quality/trend/<sink>.json                                 how its newest checks went, for the Streams page
     <root>/quality/docs/index.html                                   Data Docs
     <root>/refresh/<pipeline>/<dimension>/drop/                      snapshots of a dimension, as they come
     <root>/refresh/<pipeline>/<dimension>/<version>/                 the stage and the difference of one refresh
@@ -163,6 +164,11 @@ def quality_results(root: str, sink: str) -> str:
 def quality_latest(root: str, sink: str) -> str:
     """Return the file with the newest result of a sink."""
     return f"{root}/quality/latest/{sink}.json"
+
+
+def quality_trend(root: str, sink: str) -> str:
+    """Return the file that says how the newest checks of a sink went."""
+    return f"{root}/quality/trend/{sink}.json"
 
 
 def quality_docs(root: str) -> str:

@@ -141,7 +141,13 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
             "colored_console_log": False,
             "dag_processor_child_process_log_directory": folder / "logs" / "dag_processor",
         },
-        "scheduler": {"scheduler_health_check_threshold": 60, "task_instance_heartbeat_timeout": 120},
+        # A killed scheduler's tasks, the supervisor's too, count as running until another one looks for them: it takes a job
+        # that was silent for the threshold for dead, and looks every 5 minutes by default.
+        "scheduler": {
+            "scheduler_health_check_threshold": 60,
+            "task_instance_heartbeat_timeout": 120,
+            "orphaned_tasks_check_interval": 20,
+        },
         "dag_processor": {
             # A changed file is parsed as soon as it is seen; the others need no new parse every half minute.
             "refresh_interval": 10,

@@ -125,7 +125,7 @@ class Bootstrap:
         if given is None:
             raise HeadraceError(
                 f"There is no Secret {own.binding} in namespace {self.config.namespace}: make the binding of your {system} "
-                "there, with the keys that docs/howto/deploy-on-kubernetes.md lists."
+                "there, with the keys that docs/howto/deploy.md lists."
             )
         missing = [key for key in REQUIRED[system] if not given.get(key)]
         if missing:

@@ -299,6 +299,8 @@ class KubernetesLauncher:
             "HEADRACE_GRACE_SECONDS": f"{self.grace_seconds:g}",
             "HEADRACE_METRICS_HOST": "0.0.0.0",  # noqa: S104 - the pod's own address, behind its network policy
             "HEADRACE_METRICS_PORT": str(METRICS_PORT),
+            # Inside the driver the pipeline's fixed settings win over spark-submit's, and these over both.
+            "HEADRACE_SPARK_CONF": json.dumps(dict(self.conf)),
         }
 
     def _why(self, pipeline: str, code: int, said: str) -> str:

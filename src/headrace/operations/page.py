@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import drivers, intent, streams, supervision
+from headrace.operations import drivers, intent, page_quality, streams, supervision
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import Launcher
 from headrace.operations.supervision import GRAVITY, Verdict
@@ -43,6 +43,12 @@ def overview(deployment: Deployment) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: -GRAVITY.index(each["verdict"]))
 
 
+def checked(deployment: Deployment) -> list[dict[str, Any]]:
+    """Return the checks of every sink, by pipeline (`page_quality.checks`): the first page of the Data Docs."""
+    pipelines = _pipelines(deployment.project).values()
+    return [each for pipeline in pipelines for each in page_quality.checks(deployment.root, pipeline)]
+
+
 def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
     """Return the end of the newest driver's log. Raises HeadraceError for a pipeline that there is not."""
     return deployment.launcher().log_tail(by_name(_pipelines(deployment.project), pipeline).name, lines)
@@ -63,7 +69,8 @@ def render(template: str, **values: object) -> str:
 
 
 def _pipeline(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
-    shown = {"name": pipeline.name, "owner": pipeline.owner, "description": pipeline.description}
+    shown: dict[str, Any] = {"name": pipeline.name, "owner": pipeline.owner, "description": pipeline.description}
+    shown["quality"] = page_quality.checks(launcher.root, pipeline)
     try:
         return shown | _state(launcher, pipeline)
     except (HeadraceError, OSError) as error:

@@ -15,13 +15,16 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse
 
 from headrace.errors import HeadraceError
-from headrace.operations import deployment, page
+from headrace.operations import deployment, page, page_quality
 
 # Who may see the supervisor's runs, or its logs, may see the streams, or their logs. The DAG is named here: without it
 # Airflow's dependency would take `?dag_id=` from the request, where a caller could name one that is his own.
 SUPERVISOR = "streams_supervisor"
 SEE_RUNS = Depends(requires_access_dag("GET", DagAccessEntity.RUN, SUPERVISOR))
 SEE_LOGS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS, SUPERVISOR))
+
+# Data Docs show values of rows that broke an expectation, as what the checks return does.
+SEE_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.XCOM, "quality"))
 
 # Without its documentation pages, which would be routes that nobody guards.
 app = FastAPI(title="Streams", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[SEE_RUNS])
@@ -56,6 +59,16 @@ def log(pipeline: str, lines: Annotated[int, Query(ge=1, le=5000)] = 400) -> HTM
 def runbook(verdict: str) -> HTMLResponse:
     """Return what to do about a verdict."""
     return _page("runbook.html", title=f"Runbook {verdict}", text=page.runbook(deployment.load(), verdict))
+
+
+@app.get("/docs/{place:path}", dependencies=[SEE_ROWS])
+def data_docs(place: str) -> HTMLResponse:
+    """Return a page of the Data Docs; `index.html` lists those of every sink."""
+    own = deployment.load()
+    if place == page_quality.HOME:
+        return _page("docs_home.html", title="Data Docs", sinks=page.checked(own))
+    up = "../" * place.count("/")
+    return _page("docs.html", title="Data Docs", text=page_quality.data_docs(own.root, place), up=up)
 
 
 @app.exception_handler(HeadraceError)

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ _POLL_SECONDS = 5
 def run(admin: Path, logins: Path, names_of_pipelines: Sequence[str], replicas: int) -> list[Change]:
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
+    make_event_log_folder(told.drivers.conf)
     pipelines = told.pipelines()
     wanted = [pipelines[name] for name in names_of_pipelines or pipelines]
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +43,13 @@ def run(admin: Path, logins: Path, names_of_pipelines: Sequence[str], replicas: 
         for pipeline in wanted:
             changes += _rotated(admin, pipeline.name, (root / pipeline.name / "cassandra" / "password").read_text())
     return changes
+
+
+def make_event_log_folder(conf: Mapping[str, str]) -> None:
+    """Make the folder of the drivers' event logs, if they write any: without it Spark would not start at all."""
+    place = conf.get("spark.eventLog.dir", "")
+    if conf.get("spark.eventLog.enabled") == "true" and place.startswith("file:/"):
+        Path(place.removeprefix("file:")).mkdir(parents=True, exist_ok=True)
 
 
 def _rotated(admin: Path, pipeline: str, password: str) -> list[Change]:

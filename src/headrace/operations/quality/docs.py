@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def build(root: str, project: Path, sinks: Iterable[str]) -> str:
     return f"{paths.quality_docs(root)}/index.html"
 
 
+def page_of(sink: str, window: str, checked_at_ms: int) -> str:
+    """Return the page of one check, relative to the first page, as Great Expectations names it."""
+    at = _run_time(checked_at_ms).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"validations/{sink.replace('.', '/')}/{_run_name(window)}/{at}/{sink}.html"
+
+
+def _run_name(window: str) -> str:
+    return re.sub(r"[^0-9A-Za-z]+", "-", window)
+
+
+def _run_time(checked_at_ms: int) -> datetime:
+    return datetime.fromtimestamp(checked_at_ms / 1000, UTC)
+
+
 def _reports(root: str, sink: str) -> list[dict[str, Any]]:
     folder = paths.quality_results(root, sink)
     found = [storage.read_json(f"{folder}/{name}") for name in storage.list_names(folder) if name.endswith(".json")]
@@ -60,11 +75,27 @@ def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN4
     )
 
     summary = report["summary"]
-    result = expectationSuiteValidationResultSchema.load(report["result"])
-    at = datetime.fromtimestamp(summary["checked_at_ms"] / 1000, UTC)
-    run = RunIdentifier(re.sub(r"[^0-9A-Za-z]+", "-", summary["window"]["name"]), at)
+    result = expectationSuiteValidationResultSchema.load(escaped(report["result"]))
+    run = RunIdentifier(_run_name(summary["window"]["name"]), _run_time(summary["checked_at_ms"]))
     key = ValidationResultIdentifier(ExpectationSuiteIdentifier(sink), run, sink)
     context.validation_results_store.set(key, result)
+
+
+def escaped(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result whose found values are text in HTML: Great Expectations writes them into its pages as they are."""
+    found = [
+        {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}
+        for each in result["results"]
+    ]
+    return {**result, "results": found}
+
+
+def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, Mapping):
+        return {name: _escaped(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return escape(value) if isinstance(value, str) else value
 
 
 def _copy(source: Path, target: str) -> None:

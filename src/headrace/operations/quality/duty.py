@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
 from headrace.operations import control
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import plan
-from headrace.operations.quality.sinks import find, sinks_of
+from headrace.operations.quality.sinks import find, sinks_of, suites_of
 from headrace.operations.quality.summary import gate
 
 __all__ = [
@@ -40,13 +39,7 @@ def sink_names(deployment: Deployment, pipeline: str | None = None) -> list[str]
 
 def suite_names(deployment: Deployment) -> list[str]:
     """Return the names of all suites: of every sink, and of the stage of every dimension that is refreshed."""
-    stages = [
-        stage_name(pipeline.name, name)
-        for pipeline in deployment.pipelines().values()
-        for name, dimension in pipeline.dimensions.items()
-        if dimension.refresh
-    ]
-    return sink_names(deployment) + stages
+    return [name for pipeline in deployment.pipelines().values() for name in suites_of(pipeline)]
 
 
 def require_suite(deployment: Deployment, name: str) -> None:
@@ -146,7 +139,7 @@ def build_docs(deployment: Deployment) -> str:
 
 
 def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[Any]]:
-    """Return sink -> its newest checks, newest first, as plain JSON values: for the Streams page."""
+    """Return sink -> its newest checks, newest first, as plain JSON values."""
     from headrace.operations.quality import store
 
     return store.trend(deployment.bindings, sinks or suite_names(deployment), limit)

@@ -74,6 +74,12 @@ def sinks_of(pipeline: Pipeline) -> list[CheckedSink]:
     return [*_declared(pipeline), *_archives(pipeline)]
 
 
+def suites_of(pipeline: Pipeline) -> list[str]:
+    """Return the names of all suites of a pipeline: of its sinks, and of the stage of each dimension that is refreshed."""
+    stages = [names.stage_name(pipeline.name, name) for name, own in pipeline.dimensions.items() if own.refresh]
+    return [*(sink.name for sink in sinks_of(pipeline)), *stages]
+
+
 def find(pipelines: Iterable[Pipeline], sink: str) -> CheckedSink:
     """Return the sink of a name. Raises HeadraceError that lists the sinks there are."""
     found = {each.name: each for pipeline in pipelines for each in sinks_of(pipeline)}

@@ -1,4 +1,4 @@
-"""Where results go: full reports as files, the series and the quarantine as tables of Cassandra.
+"""Where results go: full reports and the newest of the series as files, the series and the quarantine as tables of Cassandra.
 
 Every write may be repeated: a retry of a check writes the same report, the same row of the series and the same rows of
 the quarantine (key: sink, window, expectation, row key), at the check's own time.
@@ -18,6 +18,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 
 from headrace.contract import names, paths, storage
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
+from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.summary import Summary
@@ -25,7 +26,7 @@ from headrace.operations.quality.validate import Outcome
 
 SERIES_KEPT = timedelta(days=90)
 QUARANTINE_KEPT = timedelta(days=30)
-# Full reports of one sink that are kept, and so shown in the Data Docs.
+# Full reports of one sink that are kept, and so shown in the Data Docs and on the Streams page.
 REPORTS_KEPT = 30
 
 RESULTS = Table(
@@ -158,11 +159,12 @@ def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> l
 
 
 def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
-    """Write the full report, then the newest summary of the sink; older reports beyond REPORTS_KEPT go.
+    """Write the trend's file, the full report, then the newest summary of the sink; older reports beyond REPORTS_KEPT go.
 
     Only the newest summary is what the next check goes on from, so it is written last.
     """
     if result is not None:
+        _remember(root, summary)
         storage.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
         folder = paths.quality_results(root, summary.sink)
         for name in storage.list_names(folder)[:-REPORTS_KEPT]:
@@ -175,6 +177,27 @@ def report_path(root: str, check: Check) -> str:
     at = f"{int(check.parameters.get('now_ms', 0)):015d}"
     window = re.sub(r"[^0-9A-Za-z]+", "-", check.window["name"])
     return f"{paths.quality_results(root, check.sink)}/{at}-{window}.json"
+
+
+def _remember(root: str, summary: Summary) -> None:
+    """Add a check to the file that the Streams page reads, so that it needs no Cassandra: newest first, REPORTS_KEPT of them.
+
+    Two checks of one sink in the same moment may leave one of them: the series in Cassandra has both.
+    """
+    path = paths.quality_trend(root, summary.sink)
+    told = {
+        "checked_at_ms": summary.checked_at_ms,
+        "status": summary.status,
+        "window": summary.window["name"],
+        "rows": summary.rows,
+        "failed": [f"{each['expectation']} ({each['severity']})" for each in summary.failed],
+    }
+    try:
+        known = {(each["checked_at_ms"], each["window"]): each for each in storage.read_json(path) or []}
+    except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
+        known = {}
+    known[told["checked_at_ms"], told["window"]] = told
+    storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
 
 
 def _remove(path: str) -> None:

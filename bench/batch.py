@@ -1,0 +1,222 @@
+"""Wall and CPU seconds of the batch layer over an archive of POS records: batch views, then the reconciliation of each query.
+
+    python bench/batch.py [--records 5000000] [--products 500] [--heap 1536m]
+
+A week of records, 1 % of them behind their time, 0.1 % dead letters, in a real Iceberg archive of 70 batches. What a sink
+holds is computed first and not counted, and read from memory: no Kafka and no Cassandra runs, so their time is not in here.
+A query that does not reconcile ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract import submit
+from headrace.contract.generation import Generation
+from headrace.contract.load import load_pipeline
+from headrace.local import jars
+from headrace.local.java import find_java
+from headrace.local.settings import Settings
+from headrace.streaming import (
+    batch,
+    batch_archive,
+    queries,
+    reconcile,
+    reconcile_kinds,
+    reconcile_rows,
+    reconcile_sinks,
+    session,
+    views,
+)
+from headrace.streaming.batch_job import BATCH_CONF, Job
+from headrace.streaming.reconcile_kinds import Account, Cut
+
+PROJECT = Path(__file__).resolve().parent.parent
+OUT = PROJECT / "bench" / "out" / "batch"
+START = 1_772_323_200  # 2026-03-01 00:00 UTC
+WEEK = 7 * 86_400
+BATCHES = 70
+WATERMARK_SECONDS = 600
+NEVER = 10**15  # milliseconds; a sink that was written after everything
+
+
+@dataclass
+class Clock:
+    """Wall and CPU seconds (this process, its JVM and its Python workers) of what is counted."""
+
+    total: dict[str, list[float]] = field(default_factory=dict)
+    at: tuple[float, float] = (0.0, 0.0)
+
+    def begin(self) -> None:
+        """Forget what was done since the last figure."""
+        self.at = (time.monotonic(), _cpu())
+
+    def lap(self, part: str, what: str) -> None:
+        """Print what passed since `begin`, and add it to a part."""
+        wall, cpu = time.monotonic() - self.at[0], _cpu() - self.at[1]
+        print(f"{part:10s} {what:20s} {wall:7.1f} s wall {cpu:7.1f} s CPU", flush=True)
+        sums = self.total.setdefault(part, [0.0, 0.0])
+        sums[0], sums[1] = sums[0] + wall, sums[1] + cpu
+        self.begin()
+
+
+def _cpu() -> float:
+    seconds = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+            seconds += times.user + times.system
+        except psutil.Error:
+            continue
+    return seconds
+
+
+def main() -> None:
+    """Make the archive, recompute, reconcile, print."""
+    options = _options()
+    shutil.rmtree(OUT, ignore_errors=True)
+    job, clock = _start(options.heap), Clock()
+    try:
+        _archive(job.spark, options.records, options.products)
+        clock.begin()
+        report = views.run(job, {"closed_until": "2026-03-08", "ends": {}, "days": None})
+        clock.lap("views", "7 days")
+        print(f"           rows {report['rows']}")
+        _reconcile(job, clock, options.records)
+        for part, (wall, cpu) in clock.total.items():
+            print(f"{part:10s} {'in all':20s} {wall:7.1f} s wall {cpu:7.1f} s CPU")
+        print(f"load {os.getloadavg()[0]:.1f}")
+    finally:
+        job.spark.stop()
+        shutil.rmtree(OUT, ignore_errors=True)
+
+
+def _start(heap: str) -> Job:
+    settings = Settings.load()
+    java = find_java(settings)
+    jars.ensure("spark", settings, java)
+    os.environ.update(submit.local_environment())
+    os.environ |= {
+        "JAVA_HOME": str(java.home), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(OUT / "scratch"),
+    }  # fmt: skip
+    pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
+    conf = submit.spark_conf(pipeline, str(OUT / "lake")) | BATCH_CONF | {
+        "spark.master": "local[2]", "spark.driver.memory": heap, "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraClassPath": os.pathsep.join(map(str, jars.spark_jars(settings))),
+    }  # fmt: skip
+    spark = session.start("bench-batch", conf)
+    spark.sparkContext.setLogLevel("ERROR")
+    return Job(spark, pipeline, queries.transforms_of(pipeline, _module()), str(OUT), OUT, "bench")
+
+
+def _module() -> ModuleType:
+    sys.path.insert(0, str(PROJECT / "spark_jobs"))
+    return __import__("pos_sales")
+
+
+def _archive(spark: SparkSession, count: int, products: int) -> None:
+    queries.create_archive(spark, "pos_sales", "pos")
+    rows = spark.range(0, count, 1, BATCHES // 5).selectExpr(
+        "id", f"timestamp_micros(CAST(({START} + id * {WEEK} / {count}) * 1000000 AS BIGINT)) AS at"
+    )
+    happened = "CASE WHEN id % 100 = 7 THEN at - make_interval(0, 0, 0, 0, 0, pmod(id, 97)) ELSE at END"
+    value = (
+        f"""concat('{{"product_id":"product-', pmod(id * 7919, {products}), '","amount":', pmod(id * 31, 9973) div 100, '.', """
+        f"""lpad(pmod(id, 100), 2, '0'), ',"create_date":"', date_format({happened}, 'yyyy-MM-dd HH:mm:ss'), '"}}')"""
+    )
+    rows.selectExpr(
+        "CAST(NULL AS BINARY) key", f"CAST({value} AS BINARY) value",
+        "CAST(NULL AS ARRAY<STRUCT<key: STRING, value: BINARY>>) headers", "'pos' topic", "CAST(id % 2 AS INT) `partition`",
+        "id DIV 2 AS `offset`", "at AS timestamp", "CASE WHEN id % 1000 = 3 THEN 'missing: x' END reason",
+    ).writeTo("lake.pos_sales.archive_pos").append()  # fmt: skip
+
+
+def _ledger(count: int) -> list[dict[str, Any]]:
+    """Return the ledger of a stream that took the archive in BATCHES batches of two partitions."""
+    records: list[dict[str, Any]] = []
+    size = count // 2 // BATCHES
+    for number in range(BATCHES):
+        first, end = number * size, (number + 1) * size if number < BATCHES - 1 else count // 2
+        records.append({
+            "query": "q", "generation": 1, "batch": number, "offsets": {"pos": {"0": [first, end], "1": [first, end]}},
+            "watermark_ms": int((START + 2 * end * WEEK / count - WATERMARK_SECONDS) * 1000),
+            "late_watermark_ms": records[-1]["watermark_ms"] if records else 0,
+            "rows_in": 2 * (end - first), "rows_out": 0, "began_ms": 0, "written_ms": 0,
+        })  # fmt: skip
+    return records
+
+
+def _reconcile(job: Job, clock: Clock, count: int) -> None:
+    ledger: Any = _ledger(count)
+    cut = Cut(Generation("pos_sales", "q", 1, NEVER, {}), ledger, BATCHES - 1, BATCHES - 1)
+    found = batch_archive.pin(job.spark, "pos_sales", "pos")
+    clock.lap("reconcile", "pin the archive")
+    typed = reconcile._typed(job, "pos", found)
+    declared = job.pipeline.queries
+
+    def placed() -> DataFrame:
+        return batch.batch_of(typed, ledger).where("batch IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
+
+    def measured(
+        name: str, kind: str, sink: DataFrame, compare: Callable[[Account, DataFrame, DataFrame], None]
+    ) -> None:
+        held = sink.persist(StorageLevel.MEMORY_AND_DISK)
+        held.count()
+        clock.begin()
+        account, rows = Account(name, "t", kind), placed()
+        compare(account, rows, held)
+        rows.unpersist()
+        clock.lap("reconcile", name)
+        held.unpersist()
+        if account.differing or not account.compared:
+            raise SystemExit(f"{name}: {account.differing} of {account.compared} keys differ")
+
+    for name in ("tumbling", "sliding", "final_windows"):
+        query, transform = declared[name], job.transforms[name]
+        sink = batch.in_time_windows(placed(), query.aggregate.window, transform).withColumn("_written", F.lit(NEVER))
+        measured(name, "windows", sink, lambda account, rows, held, query=query, transform=transform:
+                 reconcile_kinds.windows(account, query, transform, rows, held, cut, 0, Decimal(0)))  # fmt: skip
+    for name in ("product_totals", "leaderboard"):
+        query, transform = declared[name], job.transforms[name]
+        sink = transform(typed).withColumn("_written", F.lit(NEVER + BATCHES - 1))
+        measured(name, "running", sink, lambda account, rows, held, query=query, transform=transform:
+                 reconcile_kinds.running(account, query, transform, rows, held, cut, Decimal(0)))  # fmt: skip
+    items = declared["items"]
+    sent = job.transforms["items"](typed).select(
+        F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset")).alias("_id"),
+        reconcile_sinks.json_of(items).alias("value"), F.lit(1).alias("_generation"), F.lit(1).alias("_batch"),
+    )  # fmt: skip
+    measured("items", "rows", sent, lambda account, rows, held: reconcile_rows.in_topic(
+        account, items, job.transforms["items"](rows), reconcile_sinks.placed_by_id(held, "pos"), ledger))  # fmt: skip
+    archived = batch_archive.records(job.spark, found)
+    letters = archived.where("reason IS NOT NULL").selectExpr("partition _partition", "offset _offset", "key", "value")
+    measured("archive", "archive", letters, lambda account, rows, held: reconcile_rows.archive(
+        account, found, archived, held, 0, rows.count()))  # fmt: skip
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=5_000_000)
+    parser.add_argument("--products", type=int, default=500)
+    parser.add_argument("--heap", default="1536m", help="heap of the Spark JVM")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What every service account may do, computed from the rendered charts, is the committed list tests/charts/rights.yaml.
+
+That a cluster grants the same is asked by tests/cluster/test_safety.py. To write the list anew: HEADRACE_WRITE=1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import yaml
+
+from tests.support.charts import NAMESPACES, ROOT, Object, kind, pods, render
+
+SNAPSHOT = ROOT / "tests" / "charts" / "rights.yaml"
+HEAD = "# namespace/account: {namespace: {resource: verbs}}; made and compared by tests/charts/test_rights.py.\n"
+# The base chart's actions that bring a right with them.
+ACTIONS = {"": (), " during renew-certificates": ("job.action=renew-certificates",)}
+Rights = dict[str, dict[str, dict[str, str]]]
+
+
+def _rights(objects: list[Object]) -> Rights:
+    """Return account -> namespace -> resource -> verbs, as `kubectl auth can-i --list` would say them."""
+    rules = {
+        (role["metadata"]["namespace"], role["metadata"]["name"]): role["rules"]
+        for role in kind(tuple(objects), "Role")
+    }
+    accounts = kind(tuple(objects), "ServiceAccount")
+    found: Rights = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": {} for each in accounts}
+    verbs: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for binding in kind(tuple(objects), "RoleBinding"):
+        namespace = binding["metadata"]["namespace"]
+        assert binding["roleRef"]["kind"] == "Role"
+        for subject in binding["subjects"]:
+            assert subject["kind"] == "ServiceAccount", binding["metadata"]["name"]
+            account = f"{subject['namespace']}/{subject['name']}"
+            assert account in found, f"{binding['metadata']['name']} is for {account}, which no chart makes"
+            for rule in rules[namespace, binding["roleRef"]["name"]]:
+                assert set(rule) == {"apiGroups", "resources", "verbs"}
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        verbs[account, namespace, f"{resource}.{group}".rstrip(".")] |= set(rule["verbs"])
+    for (account, namespace, resource), allowed in sorted(verbs.items()):
+        found[account].setdefault(namespace, {})[resource] = " ".join(sorted(allowed))
+    return found
+
+
+def _installed(*base: str) -> list[Object]:
+    """Return the objects of all charts, each with the namespace that helm would install it into."""
+    return [
+        {**each, "metadata": {"namespace": namespace, **each["metadata"]}}
+        for chart, namespace in NAMESPACES.items()
+        for each in render(chart, *(base if chart == "base" else ()))
+    ]
+
+
+def test_every_account_has_the_rights_of_the_committed_list() -> None:
+    now: Rights = {}
+    for words, settings in ACTIONS.items():
+        for account, rights in _rights(_installed(*settings)).items():
+            if words == "" or rights != now[account]:
+                now[account + words] = rights
+    text = HEAD + yaml.safe_dump(now, sort_keys=True, width=120)
+    if os.environ.get("HEADRACE_WRITE"):
+        SNAPSHOT.write_text(text)
+    assert SNAPSHOT.read_text() == text
+
+
+def test_every_pods_account_is_one_that_is_made_or_the_default_one_without_rights() -> None:
+    for chart, namespace in NAMESPACES.items():
+        made = {each["metadata"]["name"] for each in kind(render(chart), "ServiceAccount")}
+        for who, spec, _ in pods(render(chart)):
+            assert spec.get("serviceAccountName", "default") in made | {"default"}, f"{namespace}: {who}"
+    bound = {
+        subject["name"]
+        for each in _installed()
+        if each["kind"] == "RoleBinding"
+        for subject in each["subjects"]
+    }  # fmt: skip
+    assert "default" not in bound
+
+
+def test_a_right_more_is_seen() -> None:
+    objects = _installed()
+    before = _rights(objects)
+    (role,) = [each for each in objects if each["kind"] == "Role" and each["metadata"]["name"] == "spark-driver"]
+    wider = {**role, "rules": [*role["rules"], {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]}]}
+    after = _rights([wider if each is role else each for each in objects])
+    assert after["headrace-spark/spark-driver"]["headrace-spark"]["deployments.apps"] == "get"
+    assert after != before

@@ -1,0 +1,18 @@
+"""What the provision Job makes beside topics and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace.operations.provision_cluster import make_event_log_folder
+
+
+def test_the_folder_of_event_logs_is_made_where_drivers_write_some_and_not_elsewhere(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "events"
+    conf = {"spark.eventLog.dir": f"file:{place}"}
+    make_event_log_folder(conf)
+    assert not place.exists()
+    for _ in range(2):
+        make_event_log_folder(conf | {"spark.eventLog.enabled": "true"})
+        assert place.is_dir()
+    make_event_log_folder({"spark.eventLog.enabled": "true", "spark.eventLog.dir": "s3a://bucket/events"})
