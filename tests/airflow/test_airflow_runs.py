@@ -29,7 +29,9 @@ def test_a_run_waits_for_a_persons_answer_and_does_what_it_says(airflow, choice,
     run_id = airflow.trigger("probe_question")
     question = airflow.wait_for_question("probe_question", run_id)
     assert question["subject"] == "Go on?"
-    assert airflow.decide("probe_question", run_id, choice) == "success", airflow.task_states("probe_question", run_id)
+    assert airflow.wait("probe_question", run_id, answer=choice) == "success", airflow.task_states(
+        "probe_question", run_id
+    )
     assert airflow.task_states("probe_question", run_id)["act"] == acted
     with pytest.raises(HeadraceError, match="409"):
         airflow.answer("probe_question", run_id, "ask", [choice])

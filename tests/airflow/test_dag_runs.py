@@ -105,7 +105,7 @@ def answered(airflow: Airflow, dag_id: str, answer: str, **conf: Any) -> dict[st
     run_id = airflow.trigger(dag_id, conf)
     question = airflow.wait_for_question(dag_id, run_id, 300)
     assert question["body"], "a person must see what is to be approved"
-    airflow.decide(dag_id, run_id, answer)
+    airflow.wait(dag_id, run_id, answer=answer)
     require(airflow, dag_id, run_id, "success")
     return airflow.task_states(dag_id, run_id)
 

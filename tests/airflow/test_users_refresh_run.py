@@ -129,7 +129,7 @@ def test_deletes_above_the_cap_ask_and_a_rejection_leaves_the_table(
     question = airflow.wait_for_question(DAG, run_id)
     assert question["subject"] == "Delete more of user_logins.users than its file allows?"
     assert "20 deleted (40.0 % of 50; up to 5 % need no approval)" in question["body"]
-    assert airflow.decide(DAG, run_id, "Reject") == "success", states(airflow, run_id)
+    assert airflow.wait(DAG, run_id, answer="Reject") == "success", states(airflow, run_id)
     told = states(airflow, run_id)
     assert [told[name] for name in ("write", "verify", "record")] == ["skipped"] * 3
     assert users(own, project) == ALL
@@ -141,7 +141,7 @@ def test_deletes_above_the_cap_are_carried_out_once_they_are_approved(
     drop(own, 10, "login_id,user_name", FEW)
     run_id = airflow.trigger(DAG)
     airflow.wait_for_question(DAG, run_id)
-    assert airflow.decide(DAG, run_id, "Approve") == "success", states(airflow, run_id)
+    assert airflow.wait(DAG, run_id, answer="Approve") == "success", states(airflow, run_id)
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 0, "deleted": 20}
     assert users(own, project) == FEW
     assert applied(own.root, PIPELINE, DIMENSION)["version"] == version(10)

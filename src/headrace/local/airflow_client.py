@@ -15,7 +15,7 @@ from headrace.local.settings import Settings
 
 ENDED = ("success", "failed")
 POLL_SECONDS = 0.5
-SETTLED_SECONDS = 3.0  # from a question to an answer; see `Airflow.decide`
+SETTLED_SECONDS = 3.0  # from a question to an answer; see `Airflow.wait`
 RunState = Literal["success", "failed"]
 
 
@@ -60,14 +60,23 @@ class Airflow:
         """Return the state of a run: queued, running, success or failed."""
         return str(self.get(_run(dag_id, run_id))["state"])
 
-    def wait(self, dag_id: str, run_id: str, seconds: float = 300) -> RunState:
-        """Wait until a run has ended and return its state. Raises HeadraceError with its tasks' states if it does not."""
+    def wait(self, dag_id: str, run_id: str, seconds: float = 300, *, answer: str | None = None) -> RunState:
+        """Wait until a run has ended and return its state. Raises HeadraceError with its tasks' states if it does not.
+
+        `answer` is the option with which all that the run asks meanwhile is answered, such as "Approve". An answer in the
+        very second of the question can meet the scheduler before it knows that the task waits: Airflow 3.3.2 then takes
+        the task for killed and tries it again, and it asks again (SchedulerJobRunner.process_executor_events). So the
+        answer comes a moment after the question, and again if the question does.
+        """
         deadline = time.monotonic() + seconds
         while (state := self.state(dag_id, run_id)) not in ENDED:
             if time.monotonic() > deadline:
                 raise HeadraceError(
                     f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._told(dag_id, run_id)}."
                 )
+            if answer and (asked := self.questions(dag_id, run_id)):
+                time.sleep(SETTLED_SECONDS)
+                self.answer(dag_id, run_id, asked[0]["task_instance"]["task_id"], [answer])
             time.sleep(POLL_SECONDS)
         return "success" if state == "success" else "failed"
 
@@ -125,25 +134,6 @@ class Airflow:
         """Answer a task's question, such as ["Approve"] or ["Reject"]. Raises HeadraceError if it was answered already."""
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}/hitlDetails"
         _json(self.http.patch(path, json={"chosen_options": list(options), "params_input": dict(params or {})}))
-
-    def decide(self, dag_id: str, run_id: str, option: str, seconds: float = 300) -> RunState:
-        """Answer what the run asks with this option, wait until it has ended, and return its state.
-
-        An answer in the very second of the question can meet the scheduler before it knows that the task waits: Airflow
-        3.3.2 then takes the task for killed and tries it again, and it asks again (SchedulerJobRunner.process_executor_events).
-        So the answer comes a moment after the question, and again if the question does.
-        """
-        deadline = time.monotonic() + seconds
-        while (state := self.state(dag_id, run_id)) not in ENDED:
-            if time.monotonic() > deadline:
-                raise HeadraceError(
-                    f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._told(dag_id, run_id)}."
-                )
-            if asked := self.questions(dag_id, run_id):
-                time.sleep(SETTLED_SECONDS)
-                self.answer(dag_id, run_id, asked[0]["task_instance"]["task_id"], [option])
-            time.sleep(POLL_SECONDS)
-        return "success" if state == "success" else "failed"
 
     def _told(self, dag_id: str, run_id: str) -> str:
         return ", ".join(f"{name} {state}" for name, state in self.task_states(dag_id, run_id).items())
