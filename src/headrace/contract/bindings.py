@@ -28,8 +28,16 @@ class KafkaBinding:
     ca_file: Path | None = None
 
     def client_config(self) -> dict[str, str]:
-        """Return the librdkafka configuration (confluent-kafka) that logs in as this binding's user."""
-        config = {"bootstrap.servers": self.bootstrap_servers, "security.protocol": self.security_protocol}
+        """Return the librdkafka configuration (confluent-kafka) that logs in as this binding's user.
+
+        Errors come as exceptions and reports. librdkafka's own log, which goes to stderr past Python's, is for what is
+        critical (2): it calls the early end of a short-lived client an error, and would garble tables and progress bars.
+        """
+        config = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "security.protocol": self.security_protocol,
+            "log_level": "2",
+        }
         if self.security_protocol.startswith("SASL"):
             config |= {
                 "sasl.mechanism": self.sasl_mechanism,

@@ -18,7 +18,7 @@ from headrace.errors import HeadraceError
 
 def kafka_admin(root: Path) -> AdminClient:
     """Return Kafka's admin client, logged in as the binding's user."""
-    return AdminClient(read_kafka(root).client_config() | {"log_level": 2})
+    return AdminClient(read_kafka(root).client_config())
 
 
 def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:

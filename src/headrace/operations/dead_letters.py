@@ -121,7 +121,6 @@ def records(
     config = read_kafka(bindings).client_config() | {
         "group.id": "headrace.dead_letters",
         "enable.auto.commit": False,
-        "log_level": 2,
     }
     consumer = Consumer(config)
     try:

@@ -54,7 +54,6 @@ def _topic(root: Path, topic: str, limit: int) -> Rows:
     config = read_kafka(root).client_config() | {
         "group.id": "headrace.show",
         "enable.auto.commit": False,
-        "log_level": 2,  # it calls a short-lived consumer's early end an error, in the middle of a live table
     }
     consumer = Consumer(config)
     try:

@@ -129,9 +129,7 @@ class _Ages:
 
     def __init__(self, deployment: Deployment) -> None:
         config = read_kafka(deployment.bindings).client_config()
-        self._consumer = Consumer(
-            config | {"group.id": "headrace.retention", "enable.auto.commit": False, "log_level": 2}
-        )
+        self._consumer = Consumer(config | {"group.id": "headrace.retention", "enable.auto.commit": False})
         self._known: dict[tuple[str, int, int], float] = {}
 
     def seconds(self, topic: str, partition: int, offset: int) -> float:

@@ -58,7 +58,7 @@ class KafkaEnds:
     def _ask(self, topics: list[str]) -> Offsets:
         if self._admin is None:
             # Silent: that Kafka is away is told by the verdict.
-            self._admin = AdminClient(read_kafka(self.bindings).client_config() | {"log_level": 2})
+            self._admin = AdminClient(read_kafka(self.bindings).client_config())
         known = self._admin.list_topics(timeout=KAFKA_SECONDS).topics
         absent = [topic for topic in topics if topic not in known or known[topic].error]
         if absent:

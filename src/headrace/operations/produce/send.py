@@ -86,7 +86,6 @@ def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, Any]:
         "queue.buffering.max.kbytes": _QUEUE_KIB,
         "message.max.bytes": 16_777_216,  # the topic decides what is too large, not this client
         "delivery.timeout.ms": 120_000,
-        "log_level": 2,  # errors come as exceptions and reports; librdkafka's own log would garble progress bars
     }
 
 

@@ -53,7 +53,7 @@ class Offsets:
 def reader(bindings: Path, group: str = "headrace.quality") -> Iterator[Offsets]:
     """Give an Offsets with the binding's login. Raises HeadraceError where Kafka does not answer."""
     binding = read_kafka(bindings)
-    config = binding.client_config() | {"group.id": group, "enable.auto.commit": False, "log_level": 2}
+    config = binding.client_config() | {"group.id": group, "enable.auto.commit": False}
     consumer = Consumer(config)
     try:
         yield Offsets(consumer)

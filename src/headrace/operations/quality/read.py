@@ -69,7 +69,7 @@ def read_topic(deployment: Deployment, sink: CheckedSink, window: dict[str, Any]
     Records of other batches that lie between them are left out. A value that is no JSON object has no columns.
     """
     ranges = {int(p): (start, end) for p, (start, end) in window["offsets"].items() if end > start}
-    config = {"group.id": "headrace.quality", "enable.auto.commit": False, "log_level": 2}
+    config = {"group.id": "headrace.quality", "enable.auto.commit": False}
     consumer = Consumer(read_kafka(deployment.bindings).client_config() | config)
     rows: Rows = []
     try:
