@@ -2,8 +2,9 @@
 
     python bench/batch.py [--records 5000000] [--products 500] [--heap 1536m]
 
-A week of records, 1 % of them behind their time, 0.1 % dead letters, in a real Iceberg archive of 70 batches. What a sink
-holds is computed first and not counted, and read from memory: no Kafka and no Cassandra runs, so their time is not in here.
+A week of records, 1 % of them behind their time, 0.1 % dead letters, in a real Iceberg archive, with a ledger of 70 batches.
+What a sink holds is computed first and not counted, and read from memory: no Kafka and no Cassandra runs, so their time is
+not in here.
 A query that does not reconcile ends the run.
 """
 
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -115,19 +115,14 @@ def _start(heap: str) -> Job:
         "JAVA_HOME": str(java.home), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(OUT / "scratch"),
     }  # fmt: skip
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
-    conf = submit.spark_conf(pipeline, str(OUT / "lake")) | BATCH_CONF | {
-        "spark.master": "local[2]", "spark.driver.memory": heap, "spark.ui.enabled": "false",
-        "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
+    module = queries.load_module(PROJECT / "spark_jobs" / "pos_sales.py")
+    conf = submit.spark_conf(pipeline, str(OUT / "lake")) | BATCH_CONF | submit.local_conf(pipeline, 0) | {
+        "spark.driver.memory": heap, "spark.ui.enabled": "false",
         "spark.driver.extraClassPath": os.pathsep.join(map(str, jars.spark_jars(settings))),
     }  # fmt: skip
     spark = session.start("bench-batch", conf)
     spark.sparkContext.setLogLevel("ERROR")
-    return Job(spark, pipeline, queries.transforms_of(pipeline, _module()), str(OUT), OUT, "bench")
-
-
-def _module() -> ModuleType:
-    sys.path.insert(0, str(PROJECT / "spark_jobs"))
-    return __import__("pos_sales")
+    return Job(spark, pipeline, queries.transforms_of(pipeline, module), str(OUT), OUT, "bench")
 
 
 def _archive(spark: SparkSession, count: int, products: int) -> None:

@@ -16,15 +16,13 @@ import pytest
 from tests.support import cluster_streams as streams
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
 from tests.support.cluster_airflow import airflow
-from tests.support.cluster_streams import load, now_ms
+from tests.support.cluster_streams import BOTH, QUERIES, load, now_ms
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
 ]
-BOTH = ("web_events", "pos_sales")
-QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +34,8 @@ def image() -> str:
 @pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[None]:
     """Both pipelines run, started by the DAG, kept by the supervisor; stopped at the end."""
-    with airflow() as api:
-        assert api.run("stream_start", {"pipelines": list(BOTH)}, 400)[1] == "success"
-    yield
-    with airflow() as api:
-        api.run("stream_stop", {"pipelines": list(BOTH)}, 300)
+    with streams.started():
+        yield
 
 
 def _told(what: str, since: int, found: dict[str, dict[str, int]]) -> float:

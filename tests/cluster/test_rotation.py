@@ -16,26 +16,21 @@ from tests.support import cluster_streams as streams
 from tests.support.charts import ROOT, tool
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace, secret
 from tests.support.cluster_airflow import airflow
-from tests.support.cluster_streams import load, now_ms
+from tests.support.cluster_streams import BOTH, QUERIES, load, now_ms
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
 ]
-BOTH = ("web_events", "pos_sales")
-QUERIES = ("files", "product_totals")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[None]:
     """Both pipelines run; the base chart is back at its usual action afterwards."""
-    with airflow() as api:
-        assert api.run("stream_start", {"pipelines": list(BOTH)}, 400)[1] == "success"
-    yield
-    _upgrade("base", "base", "--set", "job.action=ensure")
-    with airflow() as api:
-        api.run("stream_stop", {"pipelines": list(BOTH)}, 300)
+    with streams.started():
+        yield
+        _upgrade("base", "base", "--set", "job.action=ensure")
 
 
 def _upgrade(release: str, system: str, *more: str) -> None:

@@ -28,11 +28,8 @@ BAD_IMAGE = os.environ.get("HEADRACE_BAD_IMAGE", "")
 @pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[None]:
     """The pipelines run, and the load's sales are summed too."""
-    with airflow() as api:
-        assert api.run("stream_start", {"pipelines": [NAME, "pos_sales"]}, 400)[1] == "success"
-    yield
-    with airflow() as api:
-        api.run("stream_stop", {"pipelines": [NAME, "pos_sales"]}, 300)
+    with streams.started():
+        yield
 
 
 def test_an_image_that_does_not_exist_is_refused_and_the_driver_runs_on() -> None:

@@ -15,7 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.support.cluster import get, kubectl, namespace, probe_pod, run_probe
+from tests.support.cluster_airflow import airflow
 
+BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
+QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
+AIRFLOW_LABELS = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
 PRODUCTS = 7
 PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatever fault
 RATE = 20  # records a second and topic
@@ -127,7 +131,7 @@ class Load:
         self._name, self.sent = f"load-{self.tag}", 0
         code = f"TAG, PRODUCTS, RATE = {self.tag!r}, {PRODUCTS}, {RATE}\n{_LOAD}"
         pod = probe_pod(
-            "airflow", self._name, {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}, code, image,
+            "airflow", self._name, AIRFLOW_LABELS, code, image,
             volumes=[{"name": "binding", "secret": {"secretName": "kafka-admin"}}],
             mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
         )  # fmt: skip
@@ -197,6 +201,16 @@ def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
         print(f"  {sent} records a topic, each once in the sinks {time.monotonic() - began:.0f} s after the last")
     finally:
         running.remove()
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """Let Airflow start BOTH, whose supervisor keeps them, and stop them at the end."""
+    with airflow() as api:
+        assert api.run("stream_start", {"pipelines": list(BOTH)}, 400)[1] == "success"
+    yield
+    with airflow() as api:
+        api.run("stream_stop", {"pipelines": list(BOTH)}, 300)
 
 
 def supervision(pipeline: str) -> dict[str, Any]:
@@ -291,7 +305,6 @@ def kafka_login(image: str, binding: str, password: str) -> str:
 
 def in_pod(code: str) -> str:
     """Run Python in a pod that may reach what Airflow may reach; return what it prints."""
-    labels = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
-    phase, log = run_probe(probe_pod("airflow", "streams-probe", labels, code, airflow_image()))
+    phase, log = run_probe(probe_pod("airflow", "streams-probe", AIRFLOW_LABELS, code, airflow_image()))
     assert phase == "Succeeded", log
     return log.strip()
