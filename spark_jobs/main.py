@@ -2,9 +2,10 @@
 
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
 HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
-HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_RELEASE (what was
-asked to run), HEADRACE_CHECK_ONLY (plan, compare with the checkpoints, write check.json, start nothing),
-HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an `Exit`.
+HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_LIFE (this very
+driver, repeated in its heartbeat), HEADRACE_RELEASE (what was asked to run), HEADRACE_CHECK_ONLY (plan, compare with the
+checkpoints, write check.json, start nothing), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an
+`Exit`.
 """
 
 import json
@@ -76,6 +77,7 @@ def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleT
         grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
         new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
         request=env.get("HEADRACE_REQUEST", ""),
+        life=env.get("HEADRACE_LIFE", ""),
     )
     return pipeline, queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
 

@@ -60,7 +60,7 @@ def _start_each(
             for name, (driver, new) in started.items():
                 report(f"driver {name} starts", None)
                 if new:
-                    drivers.await_first_heartbeat(own, name, int(driver.started * 1000), settings.start_timeout_s)
+                    drivers.await_first_heartbeat(own, driver, settings.start_timeout_s)
     if as_json:
         print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
     else:

@@ -32,9 +32,8 @@ name = "web_events"
 START = (
     HEAD
     + """
-since = time.time_ns() // 1_000_000
 driver, new = control.start(launcher, name, by="e2e")
-beat = drivers.await_first_heartbeat(launcher, name, since if new else 0, 300)
+beat = drivers.await_first_heartbeat(launcher, driver, 300)
 answer = {"new": new, "identity": driver.identity, "queries": len(beat["queries"])}
 """
 )

@@ -14,7 +14,7 @@ def _cluster(pipeline: Pipeline, release: str = "") -> dict[str, str]:
         warehouse="s3a://lake/lake",
         driver_template="/etc/headrace/driver.yaml",
         executor_template="/etc/headrace/executor.yaml",
-        request="r1",
+        life="1f",
         release=release,
     )
     return submit.cluster_conf(pipeline, start)

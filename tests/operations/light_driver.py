@@ -16,12 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+LIFE = os.environ.get("HEADRACE_LIFE", "")
+
 
 def write(name: str, value: Any) -> None:
     folder = Path(os.environ["HEADRACE_STORAGE_ROOT"]) / "checkpoints" / sys.argv[1]
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{name}.{os.getpid()}"
-    aside.write_text(json.dumps(value | {"at_ms": time.time_ns() // 1_000_000, "request": ""}))
+    aside.write_text(json.dumps(value | {"at_ms": time.time_ns() // 1_000_000, "request": "", "life": LIFE}))
     aside.rename(folder / name)
 
 

@@ -19,14 +19,15 @@ RUNNING = Intent("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW
 
 def driver(pipeline: Pipeline, age: float = 60, identity: str = "a", pending: bool = False) -> Driver:
     """A living driver that was started `age` seconds ago."""
-    return Driver(pipeline.name, identity, NOW / 1000 - age, f"process {identity}", pending)
+    return Driver(pipeline.name, identity, NOW / 1000 - age, f"process {identity}", pending, life=identity)
 
 
-def beat(pipeline: Pipeline, age: float = 1, **fields: Any) -> dict[str, Any]:
-    """A heartbeat of `age` seconds ago; all queries run and wrote a batch 2 s ago, but for `fields` of each."""
+def beat(pipeline: Pipeline, age: float = 1, life: str = "a", **fields: Any) -> dict[str, Any]:
+    """A heartbeat of driver `life`, `age` seconds ago; all queries run and wrote a batch 2 s ago, but for `fields` of each."""
     entry = {"active": True, "batch": 7, "batch_written_ms": NOW - 2000, "running_batch": None, "error": None} | fields
     queries = [entry | {"query": names.query_name(pipeline.name, name)} for name in names.query_names(pipeline)]
-    return {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "queries": queries}
+    told = {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "life": life}
+    return told | {"queries": queries}
 
 
 def positions(pipeline: Pipeline, lag: int | None = 0, batch: int = 7, error: str = "") -> dict[str, Position]:

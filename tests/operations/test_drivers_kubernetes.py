@@ -47,15 +47,16 @@ def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi,
     assert pod["spec"]["containers"][0]["image"] == "localhost/headrace:2"
     assert pod["metadata"]["labels"] == {
         "app.kubernetes.io/part-of": "headrace",
+        "headrace/life": driver.life,
         "headrace/pipeline": NAME,
         "headrace/release": "localhost_headrace_2",
-        "headrace/request": "r1",
         "headrace/version": "1",
         "spark-role": "driver",
     }
     environment = _environment(api)
     assert environment["HEADRACE_NEW_GENERATIONS"] == "items sliding"
     assert environment["HEADRACE_REQUEST"] == "r1"
+    assert environment["HEADRACE_LIFE"] == driver.life != ""
     assert environment["HEADRACE_RELEASE"] == "localhost/headrace:2"
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == "/bindings"

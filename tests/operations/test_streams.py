@@ -47,17 +47,24 @@ def driver(launcher: LocalLauncher, pipeline: Pipeline) -> Iterator[int]:
     launcher.stop(pipeline.name)
 
 
-def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = None) -> dict[str, object]:
-    """Write a heartbeat of `age` seconds ago."""
+def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = None, life: str = "") -> None:
+    """Write a heartbeat of `age` seconds ago, of the driver that lives or of another `life`."""
+    living = launcher.find(pipeline)
     entry = {
         "query": f"{pipeline}.last_login", "generation": 2, "active": True, "trigger_ms": 5000, "batch": 7,
         "batch_written_ms": int((time.time() - 4) * 1000), "batch_duration_ms": 312, "running_batch": None, "rows_in": 70,
         "rows_out": 60, "batches": 7, "lag": 0, "watermark_ms": None, "state_rows": 0, "late_groups": 0, "offsets": {},
         "error": None,
     }  # fmt: skip
-    value = {"pipeline": pipeline, "pid": 1, "at_ms": int((time.time() - age) * 1000), "queries": [entry], "exit": end}
+    value: dict[str, object] = {
+        "pipeline": pipeline,
+        "pid": 1,
+        "at_ms": int((time.time() - age) * 1000),
+        "queries": [entry],
+        "exit": end,
+    }
+    value |= {"queries": [entry], "life": life or (living[0].life if living else "gone")}
     storage.write_json(paths.heartbeat(launcher.root, pipeline), value)
-    return value
 
 
 def state(launcher: LocalLauncher, pipeline: Pipeline) -> str:
@@ -73,12 +80,12 @@ def test_a_pipeline_that_never_ran_has_a_row_for_each_query(launcher: LocalLaunc
 
 def test_a_driver_without_a_heartbeat_of_its_own_starts(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
     assert state(launcher, pipeline) == "STARTING"
-    beat(launcher, pipeline.name, age=3600)  # of the driver before
+    beat(launcher, pipeline.name, age=0, life="that of the driver before")  # killed in this very second
     assert state(launcher, pipeline) == "STARTING"
 
 
 def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
-    beat(launcher, pipeline.name, age=-0.1)
+    beat(launcher, pipeline.name, age=0.1)
     row = streams.rows(launcher, [pipeline])[0]
     assert (row.driver, row.generation, row.batch, row.rows_in, row.lag) == ("RUNNING", 2, 7, 70, 0)
     assert row.batch_age is not None

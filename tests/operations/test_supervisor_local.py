@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.operations import control, intent
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+from headrace.operations import control, duties, intent
 from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.supervisor import Scene, look
 from headrace.operations.verdict import LIMITS
@@ -77,6 +79,20 @@ def living(launcher: LocalLauncher) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+def test_a_start_is_not_told_by_the_heartbeat_of_a_driver_that_was_killed_in_the_same_second(launcher: LocalLauncher):
+    # Found on a busy machine: a rollback took the last word of the release that it had just killed for the old one's.
+    fallen = {"query": f"{NAME}.last_login", "active": False, "error": "bad release", "generation": 1}
+    last = {"at_ms": time.time_ns() // 1_000_000 + 5000, "exit": None, "life": "of the bad one", "queries": [fallen]}
+    storage.write_json(paths.heartbeat(launcher.root, NAME), last)
+    told = duties.start(launcher, NAME, by="ann", reason="test")
+    assert (told["started"], told["generations"]) == (True, {})
+    (driver,) = launcher.find(NAME)
+    launcher.stop(NAME, 0)
+    storage.write_json(paths.heartbeat(launcher.root, NAME), last)
+    with pytest.raises(HeadraceError, match="ended at its start"):
+        duties.await_queries(launcher, driver, new=False)
+
+
 def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLauncher, tmp_path: Path, seed: int):
     """Two processes, as a task of Airflow and a command line would be; they begin within 20 ms of each other.
 

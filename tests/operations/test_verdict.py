@@ -138,7 +138,7 @@ def test_a_query_that_ended_inside_a_living_driver_is_stalled_at_once_and_ripe_w
 
 
 def test_a_driver_that_starts_is_idle_and_one_that_starts_for_ever_is_stalled() -> None:
-    old = beat(PIPELINE, age=3600)
+    old = beat(PIPELINE, age=0.2)  # of driver "a": its end and the start of "b" may fall into one second
     for living, age in ((driver(PIPELINE, 20, "b"), 20), (driver(PIPELINE, 301, "b", pending=True), 301)):
         found, _ = verdict(seen(PIPELINE, drivers=(living,), beat=old), Memory())
         assert found == ("IDLE" if age < LIMITS.start else "STALLED")
@@ -207,7 +207,10 @@ def observations(draw: st.DrawFn) -> Observation:
         "batch_written_ms": draw(MAYBE),
         "running_batch": draw(st.none() | st.just(8)),
     }
-    a_beat = beat(PIPELINE, **entry) | {"at_ms": draw(TIMES), "exit": draw(st.none() | st.none() | ENDS)}
+    a_beat = beat(PIPELINE, life=draw(st.sampled_from("aaab")), **entry) | {
+        "at_ms": draw(TIMES),
+        "exit": draw(st.none() | st.none() | ENDS),
+    }
     where = st.builds(
         Position, st.just(1), st.integers(5, 8), st.none() | st.integers(0, 3) | st.just(10**6),
         st.sampled_from(["", "", "", "it is cut"]),

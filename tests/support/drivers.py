@@ -100,17 +100,20 @@ class Stage:
 
     def start(self, *new_generations: str) -> int:
         """Submit the driver; returns its process id."""
-        driver, started = self.launcher.submit(self.name, drivers.Order(new_generations))
-        assert started, f"a driver of {self.name} lived already"
-        pid = int(driver.identity.partition("@")[0])
-        (self.child,) = [child for child in processes._children if child.pid == pid]
-        return pid
+        self._submit(new_generations)
+        assert self.child is not None
+        return self.child.pid
 
     def start_and_wait(self, *new_generations: str) -> Content:
         """Start the driver and return the first heartbeat, which says that all its queries run."""
-        since = time.time_ns() // 1_000_000
-        self.start(*new_generations)
-        return drivers.await_first_heartbeat(self.launcher, self.name, since, DEADLINE_SECONDS)
+        return drivers.await_first_heartbeat(self.launcher, self._submit(new_generations), DEADLINE_SECONDS)
+
+    def _submit(self, new_generations: Sequence[str]) -> drivers.Driver:
+        driver, started = self.launcher.submit(self.name, drivers.Order(tuple(new_generations)))
+        assert started, f"a driver of {self.name} lived already"
+        pid = int(driver.identity.partition("@")[0])
+        (self.child,) = [child for child in processes._children if child.pid == pid]
+        return driver
 
     def await_end(self) -> int:
         """Wait until the driver has ended by itself and return its exit code."""

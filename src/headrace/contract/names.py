@@ -15,7 +15,7 @@ QUALITY_RESULTS, QUARANTINE = "results", "quarantine"
 # Kubernetes. Labels are the truth about what runs; the charts and the launcher both use these names.
 PIPELINE_LABEL = "headrace/pipeline"
 VERSION_LABEL = "headrace/version"
-REQUEST_LABEL = "headrace/request"
+LIFE_LABEL = "headrace/life"
 RELEASE_LABEL = "headrace/release"
 DRIVER_ACCOUNT = "spark-driver"
 EXECUTOR_ACCOUNT = "spark-executor"

@@ -16,9 +16,9 @@ from headrace.contract.names import (
     DRIVER_ACCOUNT,
     EXECUTOR_ACCOUNT,
     LAKE_CATALOG,
+    LIFE_LABEL,
     PIPELINE_LABEL,
     RELEASE_LABEL,
-    REQUEST_LABEL,
     VERSION_LABEL,
     binding_secret,
     driver_pod,
@@ -216,7 +216,7 @@ class ClusterStart:
     warehouse: str
     driver_template: str
     executor_template: str
-    request: str
+    life: str
     release: str = ""
     executors: int = 1
 
@@ -271,7 +271,7 @@ def _labels(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
         "app.kubernetes.io/part-of": "headrace",
         PIPELINE_LABEL: pipeline.name,
         VERSION_LABEL: str(pipeline.version),
-        REQUEST_LABEL: start.request,
+        LIFE_LABEL: start.life,
     }
     full = {}
     if start.release:

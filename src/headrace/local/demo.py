@@ -103,14 +103,13 @@ def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]
         if airflow:
             airflow.wait_for_dag(START_DAG, PATIENCE_SECONDS)
         for name in names:
-            since = time.time_ns() // 1_000_000
             if launcher.find(name):
                 continue
             if airflow:
                 _start_by_airflow(airflow, name)
             else:
-                control.start(launcher, name, by="the demo")
-                drivers.await_first_heartbeat(launcher, name, since, START_SECONDS)
+                driver, _ = control.start(launcher, name, by="the demo")
+                drivers.await_first_heartbeat(launcher, driver, START_SECONDS)
             deadline = time.monotonic() + HEAD_START_SECONDS
             while time.monotonic() < deadline and not _wrote(launcher, name):
                 time.sleep(REFRESH_SECONDS)

@@ -20,7 +20,11 @@ class LauncherSilentError(HeadraceError):
 
 @dataclass(frozen=True)
 class Driver:
-    """One living driver. `identity` tells this life of it from every other: process id and start, or the pod's UID."""
+    """One living driver. `identity` tells this life of it from every other: process id and start, or the pod's UID.
+
+    `life` is drawn by whoever starts it and repeated in its heartbeat: what a heartbeat says of this driver and what of
+    the one before it is not told by clocks (a process's start is known to a second, a pod's node has a clock of its own).
+    """
 
     pipeline: str
     identity: str
@@ -28,6 +32,7 @@ class Driver:
     where: str  # in words: "process 4711", "pod pos-sales-driver"
     pending: bool = False  # asked for, but not running yet: a pod without a node or an image
     release: str = ""
+    life: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,17 @@ def outcome(root: str, pipeline: str) -> dict[str, Any] | None:
     return told
 
 
-def await_first_heartbeat(launcher: Launcher, pipeline: str, since_ms: int, timeout_seconds: float) -> dict[str, Any]:
-    """Wait until the driver says that its queries run. Raises HeadraceError with the cause if it ends first."""
-    deadline = time.monotonic() + timeout_seconds
+def own_beat(beat: dict[str, Any] | None, driver: Driver) -> dict[str, Any] | None:
+    """Return a pipeline's heartbeat if this very driver wrote it, else None: then it is of one that lived before."""
+    return beat if beat is not None and beat.get("life", "") == driver.life else None
+
+
+def await_first_heartbeat(launcher: Launcher, driver: Driver, timeout_seconds: float) -> dict[str, Any]:
+    """Wait until a driver says that its queries run. Raises HeadraceError with the cause if it ends first."""
+    pipeline, deadline = driver.pipeline, time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        beat = heartbeat(launcher.root, pipeline)
-        if beat and beat["at_ms"] >= since_ms and beat["exit"] is None:
+        beat = own_beat(heartbeat(launcher.root, pipeline), driver)
+        if beat and beat["exit"] is None:
             return beat
         if not launcher.find(pipeline):
             raise HeadraceError(f"The driver of {pipeline} ended at its start: {last_error(launcher, pipeline)}")

@@ -84,17 +84,17 @@ class KubernetesLauncher:
 
         Raises HeadraceError with spark-submit's reason; a pod that such a submit left half made is removed first.
         """
-        request = order.request or uuid.uuid4().hex
         said = ""
         for _ in range(_SUBMITS):
             adopted = self._clear(pipeline)
             if adopted:
                 return driver_of(pipeline, adopted), False
-            code, said = self._run_submit(pipeline, order, request)
+            life = uuid.uuid4().hex
+            code, said = self._run_submit(pipeline, order, life)
             if code == 0:
-                return self._started(pipeline, request), True
+                return self._started(pipeline, life), True
             if f'pods "{names.driver_pod(pipeline)}" already exists' not in said:
-                self._remove_half_made(pipeline, request)
+                self._remove_half_made(pipeline, life)
                 raise HeadraceError(self._why(pipeline, code, said))
         raise HeadraceError(f"The driver of {pipeline} comes and goes while it is submitted: see who else starts it.")
 
@@ -123,10 +123,11 @@ class KubernetesLauncher:
 
         The pod has another name and another label than a driver, so nobody adopts or counts it; it is removed.
         """
-        request, name = order.request or uuid.uuid4().hex, _check_pod(pipeline)
+        life, name = uuid.uuid4().hex, _check_pod(pipeline)
+        request = order.request or life
         self._remove(name)
         try:
-            code, said = self._run_submit(pipeline, order, request, check=True)
+            code, said = self._run_submit(pipeline, order, life, check=True)
             if code != 0:
                 raise HeadraceError(self._why(pipeline, code, said))
             deadline = time.monotonic() + _CHECK_SECONDS
@@ -205,10 +206,10 @@ class KubernetesLauncher:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _started(self, pipeline: str, request: str) -> Driver:
+    def _started(self, pipeline: str, life: str) -> Driver:
         """Return the driver that spark-submit says it has started. Gone already is a failure, never a success."""
         pod = self._api.read(names.driver_pod(pipeline))
-        if pod is None or (pod.metadata.labels or {}).get(names.REQUEST_LABEL) != request:
+        if pod is None or (pod.metadata.labels or {}).get(names.LIFE_LABEL) != life:
             raise HeadraceError(
                 f"spark-submit made pod {self.namespace}/{names.driver_pod(pipeline)} and it is gone: something deletes it; "
                 f"see the events of namespace {self.namespace}."
@@ -221,13 +222,13 @@ class KubernetesLauncher:
             )
         return driver_of(pipeline, pod)
 
-    def _remove_half_made(self, pipeline: str, request: str) -> None:
+    def _remove_half_made(self, pipeline: str, life: str) -> None:
         """Remove the pod of a submit that failed after making it (no right on services or config maps): it never starts."""
         for pod in self._pods(pipeline, "driver"):
-            if (pod.metadata.labels or {}).get(names.REQUEST_LABEL) == request:
+            if (pod.metadata.labels or {}).get(names.LIFE_LABEL) == life:
                 self._api.delete(pod, KILL_SECONDS)
 
-    def _run_submit(self, pipeline: str, order: Order, request: str, *, check: bool = False) -> tuple[int, str]:
+    def _run_submit(self, pipeline: str, order: Order, life: str, *, check: bool = False) -> tuple[int, str]:
         """Run spark-submit until the pod is made. Returns its exit code and what it said."""
         with tempfile.TemporaryDirectory(prefix="headrace-submit-") as scratch:
             environment = dict(os.environ) | {
@@ -237,12 +238,12 @@ class KubernetesLauncher:
                 environment["KUBECONFIG"] = str(self.kubeconfig)  # fabric8's client in spark-submit reads it
             try:
                 done = subprocess.run(
-                    self.command(pipeline, order, request, check=check),
+                    self.command(pipeline, order, life, check=check),
                     env=environment, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     text=True, timeout=_SUBMIT_SECONDS, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
-                self._remove_half_made(pipeline, request)
+                self._remove_half_made(pipeline, life)
                 raise LauncherSilentError(
                     f"spark-submit of {pipeline} did not end within {_SUBMIT_SECONDS:.0f} s and was ended: see the API server."
                 ) from error
@@ -252,7 +253,7 @@ class KubernetesLauncher:
                 ) from error
         return done.returncode, done.stdout
 
-    def command(self, pipeline: str, order: Order, request: str, *, check: bool = False) -> list[str]:
+    def command(self, pipeline: str, order: Order, life: str, *, check: bool = False) -> list[str]:
         """Return the spark-submit command of one start, built by the Spark provider's hook. It holds no secret.
 
         The hook's connection is made here, not looked up: a missing one would silently mean master `yarn`.
@@ -275,26 +276,27 @@ class KubernetesLauncher:
             warehouse=paths.lake(self.root),
             driver_template=str(self.driver_template),
             executor_template=str(self.executor_template),
-            request=request,
+            life=life,
             release=order.release,
         )
         hook = Hook(
             conf=submit.cluster_conf(described, start) | dict(self.conf) | (_check_conf(pipeline) if check else {}),
             name=names.kubernetes_name(pipeline),
             application_args=[pipeline],
-            env_vars=self.driver_environment(order, request) | (_CHECK_ENVIRONMENT if check else {}),
+            env_vars=self.driver_environment(order, life) | (_CHECK_ENVIRONMENT if check else {}),
             spark_binary=self.spark_submit,
         )
         command: list[str] = hook._build_spark_submit_command(self.application)
         return command
 
-    def driver_environment(self, order: Order, request: str) -> dict[str, str]:
+    def driver_environment(self, order: Order, life: str) -> dict[str, str]:
         """Return what the entry point reads; it has no secret, only where the bindings are mounted."""
         return {
             "HEADRACE_STORAGE_ROOT": self.root,
             "SERVICE_BINDING_ROOT": names.BINDING_MOUNT,
             "HEADRACE_NEW_GENERATIONS": " ".join(order.new_generations),
-            "HEADRACE_REQUEST": request,
+            "HEADRACE_REQUEST": order.request or life,
+            "HEADRACE_LIFE": life,
             "HEADRACE_RELEASE": order.release,
             "HEADRACE_GRACE_SECONDS": f"{self.grace_seconds:g}",
             "HEADRACE_METRICS_HOST": "0.0.0.0",  # noqa: S104 - the pod's own address, behind its network policy

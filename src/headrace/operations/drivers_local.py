@@ -73,15 +73,19 @@ class LocalLauncher:
             self._sweep(pipeline)
             project = Path(order.release) if order.release else self.project
             main = self.main or project / "spark_jobs" / "main.py"
+            life = uuid.uuid4().hex
             record = processes.spawn(
                 self.name(pipeline),
                 self.run_dir,
                 [sys.executable, str(main), pipeline, str(self.lock_file(pipeline))],
                 str(self.lock_file(pipeline)),
-                self.driver_environment(pipeline, order),
+                self.driver_environment(pipeline, order, life),
                 self.log_file(pipeline),
             )
-            return Driver(pipeline, f"{record.pid}@{record.created:.2f}", record.created, f"process {record.pid}"), True
+            driver = Driver(
+                pipeline, f"{record.pid}@{record.created:.2f}", record.created, f"process {record.pid}", life=life
+            )
+            return driver, True
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the whole group, JVM and workers.
@@ -136,7 +140,7 @@ class LocalLauncher:
         """Return the end of the driver's log, or an empty string."""
         return processes.tail(self.log_file(pipeline), lines)
 
-    def driver_environment(self, pipeline: str, order: Order = PLAIN) -> dict[str, str]:
+    def driver_environment(self, pipeline: str, order: Order = PLAIN, life: str = "") -> dict[str, str]:
         """Return the environment of a driver; it has no secret, only where the bindings are."""
         scratch = self.tmp_dir / self.name(pipeline)
         project = Path(order.release) if order.release else self.project
@@ -146,8 +150,9 @@ class LocalLauncher:
             "SERVICE_BINDING_ROOT": str(self.bindings / pipeline),
             "HEADRACE_PIPELINES": str(project / "pipelines"),
             "HEADRACE_NEW_GENERATIONS": " ".join(order.new_generations),
-            "HEADRACE_REQUEST": order.request or uuid.uuid4().hex,
+            "HEADRACE_REQUEST": order.request or life,
             "HEADRACE_RELEASE": order.release,
+            "HEADRACE_LIFE": life,
             "HEADRACE_GRACE_SECONDS": str(self.grace_seconds),
             "HEADRACE_SPARK_UI_PORT": str(self.ui_port),
             "HEADRACE_SPARK_CONF": json.dumps(dict(self.conf)),
@@ -160,10 +165,17 @@ class LocalLauncher:
 
     def _driver(self, pipeline: str, process: psutil.Process) -> Driver:
         created = process.create_time()
-        release = ""
+        environment: dict[str, str] = {}
         with contextlib.suppress(psutil.Error):
-            release = process.environ().get("HEADRACE_RELEASE", "")
-        return Driver(pipeline, f"{process.pid}@{created:.2f}", created, f"process {process.pid}", release=release)
+            environment = process.environ()
+        return Driver(
+            pipeline,
+            f"{process.pid}@{created:.2f}",
+            created,
+            f"process {process.pid}",
+            release=environment.get("HEADRACE_RELEASE", ""),
+            life=environment.get("HEADRACE_LIFE", ""),
+        )
 
     def _sweep(self, pipeline: str) -> None:
         """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""

@@ -64,7 +64,7 @@ def pause(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> dict[st
 
 def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> dict[str, Any]:
     """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
-    beat = drivers.await_first_heartbeat(launcher, driver.pipeline, int(driver.started * 1000), seconds)
+    beat = drivers.await_first_heartbeat(launcher, driver, seconds)
     dead = [entry["query"] for entry in beat["queries"] if not entry["active"]]
     if dead:
         raise HeadraceError(f"{', '.join(dead)} ended at once: see `headrace logs {driver.pipeline}`.")

@@ -170,6 +170,7 @@ def driver_of(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
         where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
         pending=pending,
         release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
+        life=(meta.labels or {}).get(names.LIFE_LABEL, ""),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from headrace.contract import names
 from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.model import Pipeline
-from headrace.operations.drivers import Driver
+from headrace.operations.drivers import Driver, own_beat
 from headrace.operations.intent import Intent
 from headrace.operations.supervision import GRAVITY, Mark, Memory, Verdict
 
@@ -72,7 +72,7 @@ class Observation:
     now_ms: int
     wish: Intent
     drivers: tuple[Driver, ...] | None
-    beat: Mapping[str, Any] | None = None
+    beat: dict[str, Any] | None = None
     outcome: Mapping[str, Any] | None = None
     positions: Mapping[str, Position] = field(default_factory=dict)
     unknown: str = ""
@@ -107,7 +107,7 @@ def remember(seen: Observation, memory: Memory) -> Memory:
     if len(seen.drivers) == 1 and seen.drivers[0].identity != memory.driver:
         driver = seen.drivers[0]
         memory = replace(memory, driver=driver.identity, started_ms=int(driver.started * 1000), first_beat_ms=0)
-    if seen.drivers and not memory.first_beat_ms and own_beat(seen, memory):
+    if seen.drivers and not memory.first_beat_ms and own_beat(seen.beat, seen.drivers[0]):
         memory = replace(memory, first_beat_ms=seen.now_ms, calm_since_ms=0)
     marks = dict(memory.marks)
     for query, position in seen.positions.items():
@@ -130,12 +130,6 @@ def judge(pipeline: Pipeline, seen: Observation, memory: Memory, limits: Limits 
     found = {query: _of_query(pipeline, query, seen, memory, limits) for query in names.query_names(pipeline)}
     gravest = max(found, key=lambda query: (GRAVITY.index(found[query].verdict), found[query].ripe))
     return Judgement(replace(found[gravest], reason=f"{gravest}: {found[gravest].reason}"), found)
-
-
-def own_beat(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
-    """Return the heartbeat if the driver that lives wrote it (start times are known to about a second)."""
-    beat = seen.beat
-    return beat if beat is not None and beat["at_ms"] >= memory.started_ms - 1000 else None
 
 
 def last_word(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
@@ -209,7 +203,7 @@ def _told_by_queries(seen: Observation) -> str:
 
 def _of_driver(seen: Observation, driver: Driver, memory: Memory, limits: Limits) -> Finding | None:
     """Judge the one driver that lives by its heartbeat; None if it beats."""
-    beat = own_beat(seen, memory)
+    beat = own_beat(seen.beat, driver)
     alive_ms = max(beat["at_ms"] if beat else memory.started_ms, memory.moved_ms)
     age = (seen.now_ms - alive_ms) / 1000
     if driver.pending or beat is None:

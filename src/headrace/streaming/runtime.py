@@ -55,6 +55,7 @@ class Options:
     grace_seconds: float = 30
     new_generations: frozenset[str] = frozenset()
     request: str = ""  # names the start that asks for them, through all restarts of its driver
+    life: str = ""  # what the heartbeat repeats, so that it is known to be this driver's (`operations.drivers.Driver`)
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
@@ -175,6 +176,7 @@ def _beat(
         "ui": ui,
         "exit": outcome.name if outcome is not None else None,
         "request": options.request,
+        "life": options.life,
     }
     try:
         progress.write_heartbeat(paths.heartbeat(options.root, pipeline.name), pipeline.name, states, extra)
