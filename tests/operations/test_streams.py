@@ -60,10 +60,10 @@ def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = N
         "pipeline": pipeline,
         "pid": 1,
         "at_ms": int((time.time() - age) * 1000),
+        "life": life or (living[0].life if living else "gone"),
         "queries": [entry],
         "exit": end,
     }
-    value |= {"queries": [entry], "life": life or (living[0].life if living else "gone")}
     storage.write_json(paths.heartbeat(launcher.root, pipeline), value)
 
 
