@@ -60,7 +60,7 @@ test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, rac
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform
 
-test-cluster: $(READY) ## The platform on a real Kubernetes (TESTCLUSTER or KUBECONFIG)
+e2e: $(READY) ## The story on a real Kubernetes, from apply to destroy (TESTCLUSTER or KUBECONFIG)
 	tests/cluster/run
 
 images: $(READY) ## Build the two images by docker, podman or buildah: make images TAG=0.1.0
