@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts test-cluster images
+.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha images
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done

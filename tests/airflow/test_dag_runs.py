@@ -17,7 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
+from confluent_kafka import TopicPartition
 
+from headrace.contract import generation
 from headrace.contract.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
@@ -25,7 +27,8 @@ from headrace.local import platform
 from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
-from headrace.operations import drivers, intent, supervision
+from headrace.operations import drivers, intent, reconcile, supervision
+from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
@@ -276,6 +279,49 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     assert "nothing that can be repaired" in running.task_log("reconcile_repair", repair, "plan_repair")
 
 
+def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_approved(
+    running: Airflow, own: Deployment
+) -> None:
+    with cassandra_session(own.bindings) as session:
+        rows = session.execute("SELECT impr_uuid, impr_date, ad_id, click_key FROM ad_attribution.attributed").all()
+        gone = min(rows, key=lambda row: row.impr_date)
+        key = "impr_uuid = %s AND impr_date = %s AND ad_id = %s AND click_key = %s"
+        session.execute(f"DELETE FROM ad_attribution.attributed WHERE {key}", gone)
+
+        def is_back() -> bool:
+            return session.execute(f"SELECT ad_id FROM ad_attribution.attributed WHERE {key}", gone).one() is not None
+
+        run_id = ended(running, "reconcile", "failed", 900, pipelines=[NAME])
+        log = running.task_log("reconcile", run_id, "judge")
+        assert f"missing in the sink impr_uuid={gone.impr_uuid}" in log
+        form = {"pipeline": NAME, "run": reconcile.trend(own.root, NAME)[0]["run"]}
+        assert form["run"] in log, "the operator is told what to put into the form"
+        assert answered(running, "reconcile_repair", "Reject", **form)["repair_act"] == "skipped"
+        assert not is_back()
+        assert answered(running, "reconcile_repair", "Approve", **form)["repair_act"] == "success"
+        assert is_back()
+    ended(running, "reconcile", "success", 900, pipelines=[NAME])
+
+
+def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_is_approved(
+    running: Airflow, own: Deployment
+) -> None:
+    form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
+    refused = ended(running, "query_rebuild", "failed", **form)
+    assert "attributed cannot be rebuilt now" in running.task_log("query_rebuild", refused, "plan_rebuild")
+    ended(running, "stream_stop", "success", pipelines=[NAME], reason="a rebuild")
+    assert answered(running, "query_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
+    before = generation.current(own.root, NAME, "attributed")
+    assert answered(running, "query_rebuild", "Approve", **form)["rebuild_act"] == "success"
+    now = generation.current(own.root, NAME, "attributed")
+    assert before is not None
+    assert now is not None
+    assert (now.number, now.reason) == (before.number + 1, "a test")
+    ended(running, "stream_start", "success", pipelines=[NAME], reason="rebuilt")
+    await_quiet(own)
+    ended(running, "reconcile", "success", 900, pipelines=[NAME])
+
+
 def runs_by_asset(airflow: Airflow) -> list[str]:
     found = airflow.get("/dags/reconcile/dagRuns", run_type="asset_triggered")
     return [each["dag_run_id"] for each in found["dag_runs"]]
@@ -312,3 +358,29 @@ def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_
     assert len(pages) >= 3
     for page in ("index.html", *pages):
         assert running.http.get(f"/headrace/docs/{page}").status_code == 200, page
+
+
+def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
+    running: Airflow, airflow_settings: Settings, own: Deployment
+) -> None:
+    ended(running, "lake_guard", "success")
+    ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
+    send_records(airflow_settings, [record(datetime.now(UTC), 2001) for _ in range(5)])
+    admin = kafka_admin(own.bindings)
+    everything = [
+        TopicPartition("clicks", partition, -1) for partition in admin.list_topics("clicks").topics["clicks"].partitions
+    ]
+    for answer in admin.delete_records(everything).values():
+        answer.result(30)
+    lost = ended(running, "lake_guard", "failed")
+    states = {
+        each["map_index"]: each["state"]
+        for each in running.task_instances("lake_guard", lost)
+        if each["task_id"] == "guard"
+    }
+    (failed,) = [index for index, state in states.items() if state == "failed"]
+    assert "records to retention: see docs/runbooks/RetentionLost.md" in running.task_log(
+        "lake_guard", lost, "guard", 1, failed
+    )
+    blocked = ended(running, "query_rebuild", "failed", pipeline=NAME, query="attributed", reason="a test")
+    assert "what lies between is lost" in running.task_log("query_rebuild", blocked, "plan_rebuild")

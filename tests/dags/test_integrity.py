@@ -21,7 +21,8 @@ PARSE_CPU_SECONDS = 2.0
 
 EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
-    "dead_letter_replay", "lake_guard", "quality", "reconcile", "reconcile_repair", "sink_upkeep", "stream_upgrade",
+    "dead_letter_replay", "lake_guard", "quality", "query_rebuild", "reconcile", "reconcile_repair", "sink_upkeep",
+    "stream_upgrade",
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor", "users_refresh",
 }  # fmt: skip
 
@@ -37,6 +38,9 @@ CRITICAL_EDGES = [
     ("checkpoint_restore", "restore_act", "verify_restored"),
     ("batch_views", "spark_run", "computed"),
     ("reconcile", "spark_run", "judge"),
+    ("query_rebuild", "approve_rebuild", "recheck_rebuild"),
+    ("query_rebuild", "recheck_rebuild", "spark_run"),
+    ("query_rebuild", "spark_run", "rebuild_act"),
     ("quality", "plan_checks", "run_checks"),
     ("quality", "together", "gate"),
     ("users_refresh", "check", "write"),

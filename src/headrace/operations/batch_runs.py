@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -70,17 +71,27 @@ def progress(root: str, pipeline: str, run: str) -> dict[str, Any] | None:
 
 
 def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
-    """Return the environment of a run on this machine; it has no secret, only where the admin's bindings are."""
+    """Return the environment of a run beside whoever starts it: on this machine, or on a cluster in Airflow's own pod.
+
+    It has no secret, only where the admin's bindings are.
+    """
     launcher = deployment.launcher()
-    if not isinstance(launcher, LocalLauncher):
-        raise HeadraceError("Batch runs of a cluster are started by Airflow: trigger batch_views or reconcile there.")
-    scratch = launcher.tmp_dir / f"batch-{pipeline}"
     # Minutes of heavy work: here the second compiler earns what it costs.
-    own = {"spark.driver.memory": DRIVER_MEMORY, "spark.driver.extraJavaOptions": submit.JAVA_OPTIONS}
-    conf = dict(launcher.conf) | own | {"spark.ui.enabled": "false"}
-    return launcher.driver_environment(pipeline) | {
+    own = {
+        "spark.driver.memory": DRIVER_MEMORY,
+        "spark.driver.extraJavaOptions": submit.JAVA_OPTIONS,
+        "spark.ui.enabled": "false",
+    }
+    if isinstance(launcher, LocalLauncher):
+        scratch = launcher.tmp_dir / f"batch-{pipeline}"
+        conf, found = dict(launcher.conf), launcher.driver_environment(pipeline)
+    else:  # what a driver's pod is asked for (executors, event logs) is not this run's
+        scratch = Path(tempfile.gettempdir()) / f"batch-{pipeline}"
+        conf, found = {}, submit.local_environment() | {"HEADRACE_STORAGE_ROOT": deployment.root}
+    return found | {
         ROOT_VARIABLE: str(deployment.bindings),
-        "HEADRACE_SPARK_CONF": json.dumps(conf),
+        "HEADRACE_PIPELINES": str(deployment.project / "pipelines"),
+        "HEADRACE_SPARK_CONF": json.dumps(conf | own),
         "SPARK_LOCAL_DIRS": str(scratch),
         "TMPDIR": str(scratch),
     }
@@ -92,9 +103,10 @@ def execute(deployment: Deployment, given: Mapping[str, Any], report: Report | N
     One run a pipeline at a time: a second one waits.
     """
     duty, pipeline, run = given["arguments"]
-    env = environment(deployment, pipeline)
     launcher = deployment.launcher()
-    assert isinstance(launcher, LocalLauncher)
+    if not isinstance(launcher, LocalLauncher):
+        raise HeadraceError(f"Batch runs of a cluster are started by Airflow: trigger the DAG for {duty} there.")
+    env = environment(deployment, pipeline)
     scratch = Path(env["TMPDIR"])
     log = launcher.log_dir / f"batch-{pipeline}-{duty}.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

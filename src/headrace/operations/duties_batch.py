@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.errors import HeadraceError
-from headrace.operations import dead_letters_replay, reconcile_repair
+from headrace.operations import dead_letters_replay, rebuild, reconcile_repair
 from headrace.operations.dead_letters import Filter
 from headrace.operations.deployment import Deployment
 
@@ -36,6 +36,18 @@ def recheck_repair(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
     if now["fingerprint"] != planned["fingerprint"]:
         raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it anew.")
     return now
+
+
+def plan_rebuild(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
+    """Return the plan of a rebuild with `words` for a person. Raises HeadraceError where something blocks it."""
+    plan = rebuild.plan(own, pipeline, query)
+    if plan["blockers"]:
+        raise HeadraceError(f"{pipeline}.{query} cannot be rebuilt now: {'; '.join(plan['blockers'])}.")
+    words = (
+        f"Generation {plan['number']} of **{pipeline}.{query}** is made from {plan['archived']:,} offsets of the archive, "
+        f"then {plan['again']:,} are read from Kafka. Its rows are written into its sinks; the present generation stays as it is."
+    )
+    return plan | {"words": words}
 
 
 def plan_replay(own: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> dict[str, Any]:

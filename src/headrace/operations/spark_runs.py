@@ -15,7 +15,7 @@ from typing import Any
 from headrace.contract import names, views
 from headrace.contract import snapshot as kept
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, batch_views, reconcile
+from headrace.operations import batch_runs, batch_views, rebuild, reconcile
 from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
 
@@ -102,6 +102,13 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Mapping[str, Any]])
     if faults:
         raise faults[0]
     return told
+
+
+def order_rebuild(
+    deployment: Deployment, planned: Mapping[str, Any], run: str, *, by: str, reason: str
+) -> dict[str, Any]:
+    """Order the rebuild that was approved. Returns its submission; raises HeadraceError as `rebuild.give` does."""
+    return submission(deployment, rebuild.give(deployment, planned, by=by, reason=reason, run=run))
 
 
 def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[dict[str, Any]]:

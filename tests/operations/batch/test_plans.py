@@ -15,10 +15,10 @@ from headrace.contract import generation, paths, storage, views
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, dead_letters, lineage, reconcile, retention, serve
+from headrace.operations import batch_runs, dead_letters, lineage, reconcile, retention, serve, spark_runs
 from headrace.operations.batch_views import _days
 from headrace.operations.dead_letters import Filter, Letter
-from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalDrivers
 
 PLACES = lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
 
@@ -90,6 +90,31 @@ def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployme
     assert found["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
     assert json.loads(found["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == batch_runs.DRIVER_MEMORY
     assert not [name for name in found if "PASSWORD" in name.upper()]
+
+
+def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployment: Deployment) -> None:
+    pods = {
+        "namespace": "spark",
+        "image": "headrace-spark:1",
+        "driver_template": Path("driver.yaml"),
+        "executor_template": Path("executor.yaml"),
+        "conf": {"spark.kubernetes.driver.request.cores": "100m"},
+    }
+    cluster = deployment.model_copy(
+        update={"root": "file:///data", "drivers": KubernetesDrivers(kind="kubernetes", **pods)}
+    )
+    given = batch_runs.give(deployment.root, "views", "pos_sales", {"days": None}, "run")
+    told = spark_runs.submission(cluster, given)
+    environment = told["env_vars"]
+    assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
+    assert environment["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
+    assert environment["HEADRACE_PIPELINES"] == str(deployment.project / "pipelines")
+    assert environment["SPARK_LOCAL_IP"] == "127.0.0.1"
+    conf = json.loads(environment["HEADRACE_SPARK_CONF"])
+    assert conf["spark.driver.memory"] == told["conf"]["spark.driver.memory"] == batch_runs.DRIVER_MEMORY
+    assert not [key for key in conf if "kubernetes" in key]
+    with pytest.raises(HeadraceError, match="started by Airflow: trigger the DAG for views there"):
+        batch_runs.execute(cluster, given)
 
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:

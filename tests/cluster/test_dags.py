@@ -1,0 +1,141 @@
+"""All four pipelines on generated events, and the DAGs that keep their data, on a real cluster ($HEADRACE_KUBECONFIG).
+
+Spark batch over the archive is the oracle of every sink (`reconcile`). Slow: four drivers, and a Spark run a pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.local.airflow_client import Airflow
+from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
+from tests.support.cluster_airflow import airflow
+from tests.support.cluster_streams import HEAD, inside, supervision
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
+]
+ALL = ["ad_attribution", "pos_sales", "user_logins", "web_events"]
+SMALL = "ad_attribution"  # two topics, a join with state and views
+
+_MIX = (
+    HEAD
+    + """
+import datetime
+from headrace.contract import paths
+from headrace.contract.bindings import read_kafka
+from headrace.operations.produce.accounts import user_directory
+from headrace.operations.produce.mix import make_mix
+from headrace.operations.produce.run import produce_generated
+old = make_mix(events=3000, seed=6, users=200, since=datetime.timedelta(days=2))
+def send(mix, rate):
+    summary = produce_generated(read_kafka(told.bindings), told.pipelines(), mix, rate)
+    return {"sent": summary.sent, "acknowledged": summary.acknowledged, "failed": summary.failed}
+"""
+)
+_DROP = (
+    _MIX
+    + """
+now = datetime.datetime.now(datetime.UTC)
+path = pathlib.Path(paths.refresh_drop(told.root, "user_logins", "users"), f"users-{now:%Y%m%dT%H%M%SZ}.csv")
+path.parent.mkdir(parents=True, exist_ok=True)
+lines = ["login_id,user_name", *(f"{u['login_id']},{u['user_name']}" for u in user_directory(old))]
+path.write_text("\\n".join(lines) + "\\n")
+path.with_name(path.name + ".done").touch()
+answer = len(lines) - 1
+"""
+)
+_QUIET = (
+    HEAD
+    + """
+def open_lags():
+    beats = [drivers.heartbeat(told.root, name) for name in told.pipelines()]
+    return [each["query"] for beat in beats for each in beat["queries"] if each["lag"] != 0 or each["batch"] is None]
+deadline = time.time() + 600
+while (answer := open_lags()) and time.time() < deadline:
+    time.sleep(2)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Airflow]:
+    """The users are there, the four drivers run, and all topics hold two days of events, taken by every query."""
+    with airflow() as api:
+        assert inside(_DROP) == 200
+        run, state = api.run("users_refresh", {}, 600)
+        assert state == "success", api.task_states("users_refresh", run)
+        run, state = api.run("stream_start", {"pipelines": ALL}, 900)
+        assert state == "success", api.task_states("stream_start", run)
+        told = inside(_MIX + "answer = send(old, None)")
+        assert told["sent"] == told["acknowledged"]
+        assert inside(_QUIET) == []
+        yield api
+        api.run("stream_stop", {"pipelines": ALL}, 400)
+
+
+def test_all_four_pipelines_are_healthy_while_events_flow(running: Airflow) -> None:
+    code = _MIX + "send(make_mix(duration=150, seed=7, users=200), 12)\n"
+    kubectl("exec", "-i", "-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler", "--", "sh", "-c",
+            "cat > /tmp/flow.py; nohup python3 /tmp/flow.py > /tmp/flow.log 2>&1 &", text=code)  # fmt: skip
+    healthy: dict[str, str] = {}
+    last: dict[str, str] = {}
+    deadline = time.monotonic() + 420
+    while len(healthy) < len(ALL) and time.monotonic() < deadline:
+        last = {name: str(supervision(name)["verdict"]) for name in ALL}
+        healthy |= {name: verdict for name, verdict in last.items() if verdict == "HEALTHY"}
+        time.sleep(3)
+    assert set(healthy) == set(ALL), last
+    print(f"\nworking sets of all pods with four drivers: {_working_set() / 2**30:.1f} GiB")
+    assert inside(_QUIET) == []
+
+
+def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archive(running: Airflow) -> None:
+    _succeeds(running, "batch_views", {"pipelines": ALL, "first": "", "last": ""})
+    run = _succeeds(running, "reconcile", {"pipelines": ALL})
+    told = {each["pipeline"]: each["differing"] for each in running.returned("reconcile", run, "judge")}
+    assert told == dict.fromkeys(ALL, 0)
+
+
+@pytest.mark.parametrize(
+    ("dag", "form"),
+    [
+        ("quality", {"pipelines": ALL}),
+        ("checkpoint_snapshot", {"pipelines": ALL}),
+        ("checkpoint_drill", {"pipelines": [SMALL]}),
+        ("sink_upkeep", {"pipelines": [SMALL]}),
+        ("lake_guard", {}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_the_dags_that_keep_the_data_do_their_work_beside_the_streams(
+    running: Airflow, dag: str, form: dict[str, object]
+) -> None:
+    _succeeds(running, dag, form)
+
+
+def _succeeds(api: Airflow, dag: str, form: dict[str, object]) -> str:
+    began = time.monotonic()
+    run, state = api.run(dag, form, 2400)
+    print(f"\n{dag}: {state} after {time.monotonic() - began:.0f} s")
+    failed = [each for each in api.task_instances(dag, run) if each["state"] == "failed"]
+    logs = [
+        api.task_log(dag, run, each["task_id"], max(1, each["try_number"]), each["map_index"])[-3000:]
+        for each in failed
+    ]
+    assert state == "success", "\n".join(logs)
+    return run
+
+
+def _working_set() -> int:
+    """Return the bytes of all containers of the platform that cannot be taken away, as the kubelet tells."""
+    (node,) = get("nodes")["items"]
+    stats = kubectl("get", "--raw", f"/api/v1/nodes/{node['metadata']['name']}/proxy/stats/summary").stdout
+    pods = [pod for pod in json.loads(stats)["pods"] if pod["podRef"]["namespace"].startswith("headrace")]
+    return sum(int(each.get("memory", {}).get("workingSetBytes", 0)) for pod in pods for each in pod["containers"])
