@@ -63,6 +63,9 @@ test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, 
 e2e: $(READY) ## The story on a real Kubernetes, from apply to destroy (TESTCLUSTER or KUBECONFIG)
 	tests/cluster/run
 
+e2e-ha: $(READY) ## Size 3: every node of Kafka and of Cassandra rolls under load
+	SIZE=3 HEADRACE_HA=1 STORY=tests/cluster/test_ha.py tests/cluster/run
+
 images: $(READY) ## Build the two images by docker, podman or buildah: make images TAG=0.1.0
 	images/build $(TAG)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from headrace.contract import names
+from headrace.errors import HeadraceError
 from headrace.operations.bootstrap import Config
 from headrace.operations.deployment import Deployment, KubernetesDrivers
+from headrace.operations.drivers_kubernetes import KubernetesLauncher
 from tests.support.charts import EXTERNAL_KAFKA, kind, named, pods, refusal, render
 
 
@@ -183,6 +186,20 @@ def test_airflows_tasks_find_the_kubernetes_launcher_in_the_deployment_file() ->
     assert told.drivers.namespace == "headrace-spark"
     assert told.drivers.image == "headrace-spark:0.1.0"
     assert "secret" in refusal("airflow", "driver.conf.spark\\.hadoop\\.fs\\.s3a\\.secret\\.key=x").lower()
+
+
+def test_the_size_of_one_pipelines_driver_is_a_value_and_an_unknown_pipeline_is_refused(project: Path) -> None:
+    def told(pipeline: str) -> Deployment:
+        objects = render("airflow", f"driver.pipelineConf.{pipeline}.spark\\.executor\\.memory=2g")
+        text = named(objects, "ConfigMap", "airflow-headrace")["data"]["deployment.json"]
+        return Deployment.model_validate(json.loads(text)).model_copy(update={"project": project})
+
+    launcher = told("pos_sales").launcher()
+    assert isinstance(launcher, KubernetesLauncher)
+    assert launcher.pipeline_conf == {"pos_sales": {"spark.executor.memory": "2g"}}
+    with pytest.raises(HeadraceError, match=r"no pipeline 'pos_sale' .* correct driver.pipelineConf of chart airflow"):
+        told("pos_sale").launcher()
+    assert "secret" in refusal("airflow", "driver.pipelineConf.pos_sales.spark\\.s3a\\.secret\\.key=x").lower()
 
 
 def test_only_tasks_and_the_web_server_have_an_account_with_rights() -> None:

@@ -6,15 +6,12 @@ Slow: Jobs run, brokers and nodes restart.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support import cluster_streams as streams
-from tests.support.charts import ROOT, tool
-from tests.support.cluster import KUBECONFIG, get, kubectl, namespace, secret
+from tests.support.cluster import KUBECONFIG, get, helm_upgrade, kubectl, namespace, secret
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import BOTH, QUERIES, load, now_ms
 
@@ -30,19 +27,7 @@ def running() -> Iterator[None]:
     """Both pipelines run; the base chart is back at its usual action afterwards."""
     with streams.started():
         yield
-        _upgrade("base", "base", "--set", "job.action=ensure")
-
-
-def _upgrade(release: str, system: str, *more: str) -> None:
-    """`helm upgrade` of an installed chart with the values it has, and wait for its Jobs."""
-    command = [
-        tool("helm"), "upgrade", release, str(ROOT / "helm" / release), "-n", namespace(system), "--reuse-values",
-        "--wait", "--wait-for-jobs", "--timeout", "8m", *more,
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env=os.environ | {"KUBECONFIG": KUBECONFIG}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+        helm_upgrade("base", "base", "--set", "job.action=ensure")
 
 
 def _restarts(system: str, name: str) -> None:
@@ -56,9 +41,9 @@ def test_rotated_passwords_are_taken_over_without_loss_and_the_old_ones_are_refu
     old = {name: secret("spark", f"kafka-{name.replace('_', '-')}")["password"] for name in BOTH}
     with load(image):
         since, before = now_ms(), streams.living(*BOTH)
-        _upgrade("base", "base", "--set", "job.action=rotate-passwords")
+        helm_upgrade("base", "base", "--set", "job.action=rotate-passwords")
         # From here on a driver that connects anew is refused and ends; the supervisor starts it with the new password.
-        _upgrade("airflow", "airflow")
+        helm_upgrade("airflow", "airflow")
         with airflow() as api:
             assert api.run("stream_restart", {"pipelines": list(BOTH)}, 600)[1] == "success"
         print(f"\nrotated passwords, restarted after {(now_ms() - since) / 1000:.0f} s")
@@ -74,7 +59,7 @@ def test_renewed_certificates_are_served_after_a_rolling_restart_without_loss() 
     with load(streams.airflow_image()):
         before = streams.living(*BOTH)
         since = now_ms()
-        _upgrade("base", "base", "--set", "job.action=renew-certificates")
+        helm_upgrade("base", "base", "--set", "job.action=renew-certificates")
         for system in ("kafka", "cassandra"):
             _restarts(system, system)
         print(f"\nrenewed certificates, restarted after {(now_ms() - since) / 1000:.0f} s")
@@ -84,7 +69,7 @@ def test_renewed_certificates_are_served_after_a_rolling_restart_without_loss() 
 
 
 def test_the_job_has_no_right_to_overwrite_once_its_action_is_ensure_again() -> None:
-    _upgrade("base", "base", "--set", "job.action=ensure")
+    helm_upgrade("base", "base", "--set", "job.action=ensure")
     role = get("role", "bootstrap", "-n", namespace("spark"))
     assert [rule["verbs"] for rule in role["rules"]] == [["get", "create"]], json.dumps(role["rules"])
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import cluster_streams as streams
-from tests.support.cluster import KUBECONFIG, get, namespace
+from tests.support.cluster import KUBECONFIG, get, helm_upgrade, namespace
 from tests.support.cluster_airflow import airflow
-from tests.support.cluster_streams import HEAD, inside, load
+from tests.support.cluster_streams import BOTH, HEAD, QUERIES, inside, load
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,3 +68,24 @@ def test_a_release_that_fails_in_its_first_batch_is_rolled_back_by_itself_withou
     assert streams.living(NAME) != before
     releases = inside(HEAD + f"answer = [each.release for each in launcher.find({NAME!r})]")
     assert releases == [""]
+
+
+def test_a_changed_size_of_one_pipelines_driver_restarts_that_driver_alone_and_loses_nothing() -> None:
+    before = streams.living(*BOTH)
+    size = "driver.pipelineConf.pos_sales.spark\\.driver\\.memoryOverheadFactor"
+    with load(streams.airflow_image()):
+        since = streams.now_ms()
+        helm_upgrade("airflow", "airflow", "--set-string", f"{size}=0.15")
+        found = streams.back(since, "pos_sales", before=before, replaced=True, queries=QUERIES)
+        print(
+            f"\npos_sales with another size {(found['pos_sales']['all_ms'] - since) / 1000:.0f} s after helm upgrade began"
+        )
+    now = streams.living(*BOTH)
+    assert now["web_events"] == before["web_events"]
+    (driver,) = get("pods", "-n", namespace("spark"), "-l", "headrace/pipeline=pos_sales,spark-role=driver")["items"]
+    assert driver["metadata"]["uid"] == now["pos_sales"]
+    before = now
+    since = streams.now_ms()
+    helm_upgrade("airflow", "airflow", "--set", "driver.pipelineConf.pos_sales=null")
+    streams.back(since, "pos_sales", before=before, replaced=True, queries=QUERIES)
+    assert streams.living("web_events")["web_events"] == before["web_events"]

@@ -17,9 +17,12 @@ NOW = 1_800_000_000_000  # milliseconds since 1970
 RUNNING = Intent("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW - 3_600_000)
 
 
-def driver(pipeline: Pipeline, age: float = 60, identity: str = "a", pending: bool = False) -> Driver:
+def driver(
+    pipeline: Pipeline, age: float = 60, identity: str = "a", pending: bool = False, outdated: bool = False
+) -> Driver:
     """A living driver that was started `age` seconds ago."""
-    return Driver(pipeline.name, identity, NOW / 1000 - age, f"process {identity}", pending, life=identity)
+    where = f"process {identity}"
+    return Driver(pipeline.name, identity, NOW / 1000 - age, where, pending, life=identity, outdated=outdated)
 
 
 def beat(pipeline: Pipeline, age: float = 1, life: str = "a", **fields: Any) -> dict[str, Any]:

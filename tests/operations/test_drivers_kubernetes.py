@@ -50,6 +50,7 @@ def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi,
         "headrace/life": driver.life,
         "headrace/pipeline": NAME,
         "headrace/release": "localhost_headrace_2",
+        "headrace/settings": pod["metadata"]["labels"]["headrace/settings"],
         "headrace/version": "1",
         "spark-role": "driver",
     }
@@ -61,6 +62,23 @@ def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi,
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == "/bindings"
     assert launcher.find(NAME) == [driver]
+
+
+def test_a_driver_is_outdated_once_the_settings_of_all_or_of_its_own_pipeline_are_others(
+    launcher: KubernetesLauncher,
+) -> None:
+    driver, _ = launcher.submit(NAME)
+    assert not driver.outdated
+    size = {"spark.executor.memory": "2g"}
+    of_another = replace(launcher, pipeline_conf={"web_events": size})
+    assert [each.outdated for each in of_another.find(NAME)] == [False]
+    for other in (replace(launcher, conf=dict(launcher.conf) | size), replace(launcher, pipeline_conf={NAME: size})):
+        assert [each.outdated for each in other.find(NAME)] == [True]
+        assert other.submit(NAME)[0].outdated, "it is adopted as it is"
+    other.stop(NAME, 0)
+    assert not other.submit(NAME)[0].outdated
+    command = other.command(NAME, Order(), "life")
+    assert command.index("spark.executor.memory=2g")
 
 
 def test_the_command_is_the_hooks_with_a_declared_master_and_no_secret(launcher: KubernetesLauncher) -> None:

@@ -128,6 +128,20 @@ def test_a_driver_that_stalls_with_the_budget_spent_is_left_alive() -> None:
     assert decided(later(frozen, 10), memory)[0].kind == "NOTHING"
 
 
+def test_a_driver_whose_settings_the_deployment_has_changed_is_renewed_without_cost_unless_it_is_held_or_unwanted() -> (
+    None
+):
+    old = (driver(PIPELINE, outdated=True),)
+    for look in (seen(PIPELINE, drivers=old), seen(PIPELINE, drivers=old, beat=None)):  # it does well; it starts
+        action, memory = decided(look)
+        assert (action.kind, memory.restarts) == ("RESTART", ())
+    assert decided(seen(PIPELINE))[0].kind == "NOTHING"
+    held = replace(RUNNING, held_until_ms=NOW + 1000, reason="upgrade to v2")
+    assert decided(seen(PIPELINE, drivers=old, wish=held))[0].kind == "NOTHING"
+    just_now = replace(RUNNING, want="PAUSED", at_ms=NOW - 1000)
+    assert decided(seen(PIPELINE, drivers=old, wish=just_now))[0].kind == "NOTHING"
+
+
 def test_what_is_not_wanted_is_stopped_and_what_an_upgrade_holds_is_left_alone() -> None:
     paused = replace(RUNNING, want="PAUSED")
     assert decided(seen(PIPELINE, wish=paused))[0].kind == "STOP"
@@ -156,8 +170,9 @@ def test_the_unknown_is_never_touched_and_a_look_makes_at_most_one_start(
     else:
         assert now in (before, ())
     assert action.kind != "START" or observation.drivers == ()
-    assert action.kind not in {"FENCE_AND_START", "STOP"} or observation.drivers
+    assert action.kind not in {"FENCE_AND_START", "RESTART", "STOP"} or observation.drivers
     assert action.kind != "STOP" or wish.want != "RUNNING"
-    assert action.kind == "NOTHING" or finding.ripe
+    assert action.kind in {"NOTHING", "RESTART"} or finding.ripe
+    renewed = wish.want == "RUNNING" and any(each.outdated for each in observation.drivers or ())
     if finding.verdict in {"HEALTHY", "LAGGING", "CRASH_LOOP"}:
-        assert action.kind in {"NOTHING", "GIVE_UP"}
+        assert action.kind in {"NOTHING", "GIVE_UP", *(["RESTART"] if renewed else [])}

@@ -198,7 +198,7 @@ def observations(draw: st.DrawFn) -> Observation:
     living = draw(
         st.none()
         | st.lists(
-            st.builds(driver, st.just(PIPELINE), st.floats(0, 4000), st.sampled_from("abc"), st.booleans()),
+            st.builds(driver, st.just(PIPELINE), st.floats(0, 4000), st.sampled_from("abc"), st.booleans(), st.booleans()),
             max_size=2, unique_by=lambda d: d.identity,
         ).map(tuple)
     )  # fmt: skip

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.charts import tool
+from tests.support.charts import ROOT, tool
 
 KUBECONFIG = os.environ.get("HEADRACE_KUBECONFIG", "")
 PREFIX = os.environ.get("HEADRACE_PREFIX", "headrace")
@@ -84,3 +84,15 @@ def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
         return phase, kubectl("logs", name, "-n", space, check=False).stdout
     finally:
         kubectl("delete", "pod", name, "-n", space, "--ignore-not-found", "--wait=false")
+
+
+def helm_upgrade(release: str, system: str, *more: str) -> None:
+    """`helm upgrade` of an installed chart with the values it has, and wait for its Jobs."""
+    command = [
+        tool("helm"), "upgrade", release, str(ROOT / "helm" / release), "-n", namespace(system), "--reuse-values",
+        "--wait", "--wait-for-jobs", "--timeout", "8m", *more,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=os.environ | {"KUBECONFIG": KUBECONFIG}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -99,7 +99,8 @@ spark.eventLog.rolling.maxFileSize: 32m
     "driver_template" "/etc/spark-pod-templates/driver.yaml"
     "executor_template" "/etc/spark-pod-templates/executor.yaml"
     "grace_seconds" .Values.driver.graceSeconds
-    "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml)))
+    "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml))
+    "pipeline_conf" (default dict .Values.driver.pipelineConf))
   | toJson -}}
 {{- end }}
 

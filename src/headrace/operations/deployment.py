@@ -68,12 +68,18 @@ class KubernetesDrivers(Strict):
     driver_template: Path = Field(description="pod template file of drivers")
     executor_template: Path = Field(description="pod template file of executors")
     kubeconfig: Path | None = Field(None, description="without it the pod's own service account is used")
-    conf: dict[str, str] = {}
+    conf: dict[str, str] = Field({}, description="Spark settings of every driver")
+    pipeline_conf: dict[str, dict[str, str]] = Field({}, description="the same by pipeline; they win")
     grace_seconds: float = 30
     spark_submit: str = "spark-submit"
 
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers as pods."""
+        unknown = sorted(name for name in self.pipeline_conf if not (project / "pipelines" / f"{name}.yaml").is_file())
+        if unknown:
+            raise HeadraceError(
+                f"There is no pipeline {unknown[0]!r} to give driver settings to: correct driver.pipelineConf of chart airflow."
+            )
         return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind"}))
 
 

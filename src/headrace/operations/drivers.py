@@ -33,6 +33,7 @@ class Driver:
     pending: bool = False  # asked for, but not running yet: a pod without a node or an image
     release: str = ""
     life: str = ""
+    outdated: bool = False  # it was started with other settings than the deployment has now
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Nothing here deletes a driver because its caller is killed: an Airflow task that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -59,7 +60,9 @@ _CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is plann
 class KubernetesLauncher:
     """Where drivers run and what they get. The templates are pod template files; `kubeconfig` None is the pod's own account.
 
-    `image` runs where an order names no release. `project` has the pipeline files that sizes and names follow from.
+    `image` runs where an order names no release. `project` has the pipeline files that sizes and names follow from; `conf`
+    is added for every driver, `pipeline_conf` for those of one pipeline. A driver carries the digest of both as a label: the
+    supervisor restarts one that was started with others.
     """
 
     project: Path
@@ -71,13 +74,14 @@ class KubernetesLauncher:
     kubeconfig: Path | None = None
     application: str = "local:///opt/headrace/spark_jobs/main.py"
     conf: Mapping[str, str] = field(default_factory=dict)
+    pipeline_conf: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     grace_seconds: float = 30
     spark_submit: str = "spark-submit"
     gone_seconds: float = _GONE_SECONDS
 
     def find(self, pipeline: str) -> list[Driver]:
         """Return every living driver of a pipeline, oldest first: none, one, or (a fault) more."""
-        return [driver_of(pipeline, pod) for pod in self._pods(pipeline, "driver") if lives(pod)]
+        return [self._driver(pipeline, pod) for pod in self._pods(pipeline, "driver") if lives(pod)]
 
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
@@ -88,7 +92,7 @@ class KubernetesLauncher:
         for _ in range(_SUBMITS):
             adopted = self._clear(pipeline)
             if adopted:
-                return driver_of(pipeline, adopted), False
+                return self._driver(pipeline, adopted), False
             life = uuid.uuid4().hex
             code, said = self._run_submit(pipeline, order, life)
             if code == 0:
@@ -139,7 +143,7 @@ class KubernetesLauncher:
                 if time.monotonic() > deadline:
                     raise HeadraceError(
                         f"The check of {pipeline} from {order.release or self.image} is not done after "
-                        f"{_CHECK_SECONDS:.0f} s: {driver_of(pipeline, pod).where}."
+                        f"{_CHECK_SECONDS:.0f} s: {self._driver(pipeline, pod).where}."
                     )
                 time.sleep(POLL_SECONDS)
             word: dict[str, Any] | None = storage.read_json(paths.check(self.root, pipeline))
@@ -175,6 +179,16 @@ class KubernetesLauncher:
     def _pods(self, pipeline: str, role: str) -> list[Any]:
         """Return the pipeline's pods of one role (`driver`, `executor`), in whatever phase, oldest first."""
         return self._api.listed(f"{names.PIPELINE_LABEL}={pipeline},spark-role={role}")
+
+    def _driver(self, pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
+        return driver_of(pipeline, pod, self._settings(pipeline))
+
+    def _conf(self, pipeline: str) -> dict[str, str]:
+        return dict(self.conf) | dict(self.pipeline_conf.get(pipeline, {}))
+
+    def _settings(self, pipeline: str) -> str:
+        """Return the digest of what this deployment adds to the pipeline's own settings, fit for a label."""
+        return hashlib.sha256(json.dumps(self._conf(pipeline), sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def _api(self) -> Pods:
@@ -220,7 +234,7 @@ class KubernetesLauncher:
                 f"Pod {self.namespace}/{pod.metadata.name} has restartPolicy {pod.spec.restart_policy}: take it out of the pod "
                 "template, the supervisor decides about restarts."
             )
-        return driver_of(pipeline, pod)
+        return self._driver(pipeline, pod)
 
     def _remove_half_made(self, pipeline: str, life: str) -> None:
         """Remove the pod of a submit that failed after making it (no right on services or config maps): it never starts."""
@@ -280,16 +294,19 @@ class KubernetesLauncher:
             release=order.release,
         )
         hook = Hook(
-            conf=submit.cluster_conf(described, start) | dict(self.conf) | (_check_conf(pipeline) if check else {}),
+            conf=submit.cluster_conf(described, start)
+            | self._conf(pipeline)
+            | {f"spark.kubernetes.driver.label.{names.SETTINGS_LABEL}": self._settings(pipeline)}
+            | (_check_conf(pipeline) if check else {}),
             name=names.kubernetes_name(pipeline),
             application_args=[pipeline],
-            env_vars=self.driver_environment(order, life) | (_CHECK_ENVIRONMENT if check else {}),
+            env_vars=self.driver_environment(pipeline, order, life) | (_CHECK_ENVIRONMENT if check else {}),
             spark_binary=self.spark_submit,
         )
         command: list[str] = hook._build_spark_submit_command(self.application)
         return command
 
-    def driver_environment(self, order: Order, life: str) -> dict[str, str]:
+    def driver_environment(self, pipeline: str, order: Order, life: str) -> dict[str, str]:
         """Return what the entry point reads; it has no secret, only where the bindings are mounted."""
         return {
             "HEADRACE_STORAGE_ROOT": self.root,
@@ -302,7 +319,7 @@ class KubernetesLauncher:
             "HEADRACE_METRICS_HOST": "0.0.0.0",  # noqa: S104 - the pod's own address, behind its network policy
             "HEADRACE_METRICS_PORT": str(METRICS_PORT),
             # Inside the driver the pipeline's fixed settings win over spark-submit's, and these over both.
-            "HEADRACE_SPARK_CONF": json.dumps(dict(self.conf)),
+            "HEADRACE_SPARK_CONF": json.dumps(self._conf(pipeline)),
         }
 
     def _why(self, pipeline: str, code: int, said: str) -> str:

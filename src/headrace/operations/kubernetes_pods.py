@@ -158,11 +158,12 @@ def exit_code(pod: Any) -> int | None:  # noqa: ANN401
     return None
 
 
-def driver_of(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
-    """Return the driver that a pod is."""
+def driver_of(pipeline: str, pod: Any, settings: str) -> Driver:  # noqa: ANN401
+    """Return the driver that a pod is. `settings` is the label that the deployment would give it now."""
     meta = pod.metadata
     pending = pod.status.phase == "Pending"
     leaving = " (being deleted)" if meta.deletion_timestamp else ""
+    labels = meta.labels or {}
     return Driver(
         pipeline=pipeline,
         identity=meta.uid,
@@ -170,7 +171,8 @@ def driver_of(pipeline: str, pod: Any) -> Driver:  # noqa: ANN401
         where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
         pending=pending,
         release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
-        life=(meta.labels or {}).get(names.LIFE_LABEL, ""),
+        life=labels.get(names.LIFE_LABEL, ""),
+        outdated=labels.get(names.SETTINGS_LABEL, settings) != settings,
     )
 
 

@@ -10,7 +10,7 @@ The supervisor is the file's only writer (ADR 0012); the Streams page, the comma
     driver              null, or {identity, where, started_ms, pending, release} of the (first) living driver
     queries             [{query: "<pipeline>.<query>", verdict, reason, generation, batch, lag}]; generation and newest
                         committed batch are the checkpoint's, lag is in offsets against Kafka's ends (null: not known)
-    action              {kind: NOTHING | START | FENCE_AND_START | STOP | GIVE_UP, reason, at_ms} of this look
+    action              {kind: NOTHING | START | FENCE_AND_START | RESTART | STOP | GIVE_UP, reason, at_ms} of this look
     last_action         the newest action that was not NOTHING, or null
     restarts_left       of the budget; restarts: [ms ...] those that are counted now
     next_start_ms       when the next restart is due while a driver is missed, else 0
@@ -28,7 +28,7 @@ from headrace.contract import paths, storage
 from headrace.operations.intent import Intent
 
 Verdict = Literal["HEALTHY", "IDLE", "LAGGING", "STALLED", "CRASH_LOOP", "MISSING", "DUPLICATE", "UNKNOWN"]
-Kind = Literal["NOTHING", "START", "FENCE_AND_START", "STOP", "GIVE_UP"]
+Kind = Literal["NOTHING", "START", "FENCE_AND_START", "RESTART", "STOP", "GIVE_UP"]
 
 GRAVITY: tuple[Verdict, ...] = (
     "IDLE",

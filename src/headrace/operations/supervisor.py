@@ -113,7 +113,7 @@ def _look(scene: Scene) -> dict[str, Any]:
     remembered = remember(seen, before)
     judgement = judge(scene.pipeline, seen, remembered, scene.limits)
     action, memory = decide(judgement.pipeline, seen, remembered, scene.limits, scene.dice)
-    if action.kind in {"START", "FENCE_AND_START", "STOP"}:
+    if action.kind not in {"NOTHING", "GIVE_UP"}:
         supervision.write(scene.root, name, _told(scene, seen, judgement, memory, action))
         action, memory = _act(scene, seen, action, memory, remembered)
     told = _told(scene, seen, judgement, memory, action)
@@ -132,7 +132,7 @@ def _act(scene: Scene, seen: Observation, action: Action, memory: Memory, untouc
         return replace(action, kind="NOTHING", reason="it changed while it was looked at: see the next look"), untouched
     try:
         if action.kind != "START":
-            launcher.stop(name, None if action.kind == "STOP" else 0)
+            launcher.stop(name, 0 if action.kind == "FENCE_AND_START" else None)
         if action.kind == "STOP":
             return action, memory
         driver = _start(scene)

@@ -29,9 +29,7 @@ def decide(
     if seen.drivers:
         memory = replace(memory, next_start_ms=0)
     if not finding.ripe:
-        return _nothing(seen, "all is as it should be" if finding.verdict == "HEALTHY" else finding.reason), _trust(
-            memory
-        )
+        return _leave_or_renew(finding, seen, _trust(memory))
     if seen.wish.want != "RUNNING":
         return _did("STOP", finding.reason, seen, memory)
     if finding.verdict == "MISSING":
@@ -52,6 +50,17 @@ def wait_seconds(used: int, limits: Limits, dice: random.Random) -> float:
         return 0.0
     longest = min(limits.longest_wait, limits.first_wait * 2.0 ** (used - 1))
     return dice.uniform(longest / 2, longest)
+
+
+def _leave_or_renew(finding: Finding, seen: Observation, memory: Memory) -> tuple[Action, Memory]:
+    """Leave what does well, or is given time; renew a driver whose settings the deployment has changed (`helm upgrade`).
+
+    That is no fault and costs no budget: the new one carries the new settings, so it happens once.
+    """
+    lives = seen.wish.want == "RUNNING" and finding.verdict in {"HEALTHY", "LAGGING", "IDLE"}
+    if lives and any(driver.outdated for driver in seen.drivers or ()):
+        return _did("RESTART", "it runs with settings that the deployment no longer has", seen, memory)
+    return _nothing(seen, "all is as it should be" if finding.verdict == "HEALTHY" else finding.reason), memory
 
 
 def _start(
