@@ -47,19 +47,20 @@ with DAG(
         params: dict[str, Any] | None = None,
         dag_run: object = None,
         run_id: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> list[dict[str, Any]]:
         """Order the run that was approved; fail if it is no longer what would be done."""
         from headrace.operations import deployment, spark_runs
 
         reason = (params or {})["reason"]
-        return spark_runs.order_rebuild(deployment.load(), planned, run_id or "", by=seat.who(dag_run), reason=reason)
+        return [spark_runs.order_rebuild(deployment.load(), planned, run_id or "", by=seat.who(dag_run), reason=reason)]
 
     @task
-    def rebuild_act(submitted: dict[str, Any]) -> dict[str, Any]:
+    def rebuild_act(runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Make the rebuilt generation the one that the next start goes on from."""
         from headrace.operations import deployment, rebuild, spark_runs
 
         own = deployment.load()
+        (submitted,) = runs
         return rebuild.finish(own, spark_runs.report(own, submitted))
 
     planned = plan_rebuild()
@@ -68,4 +69,4 @@ with DAG(
     )
     ordered = recheck_rebuild(planned)
     planned >> approve_rebuild >> ordered
-    seat.spark_run(ordered) >> rebuild_act(ordered)
+    seat.spark_run.expand(submission=ordered) >> rebuild_act(ordered)  # type: ignore[arg-type]

@@ -3,27 +3,20 @@
 # Contract: Spark's own resource-managers/kubernetes entrypoint.sh of 3.5 (variables SPARK_*), without its running as root.
 set -euo pipefail
 
-# The Cassandra connector reads Java stores only: make one of the binding's CA. The password guards a public certificate.
-ca=${SERVICE_BINDING_ROOT:-/bindings}/cassandra/ca.crt
-trust_store() {
-	[ -f "$ca" ] || return 0
-	rm -f "$HEADRACE_CASSANDRA_TRUSTSTORE"
-	"$JAVA_HOME/bin/keytool" -importcert -noprompt -alias ca -file "$ca" -storetype PKCS12 -storepass changeit \
-		-keystore "$HEADRACE_CASSANDRA_TRUSTSTORE" 2>/dev/null
-}
 export HEADRACE_CASSANDRA_TRUSTSTORE=${HEADRACE_CASSANDRA_TRUSTSTORE:-/tmp/cassandra-ca.p12}
 
 case ${1:-} in
 driver)
 	shift
-	trust_store
 	exec /usr/bin/tini -s -- "$SPARK_HOME/bin/spark-submit" \
 		--conf "spark.driver.bindAddress=$SPARK_DRIVER_BIND_ADDRESS" \
 		--conf "spark.executorEnv.SPARK_DRIVER_POD_IP=$SPARK_DRIVER_BIND_ADDRESS" \
 		--deploy-mode client "$@"
 	;;
 executor)
-	trust_store
+	# The Cassandra connector reads Java stores only: make one of the binding's CA, as the driver's session does for itself.
+	ca=${SERVICE_BINDING_ROOT:-/bindings}/cassandra/ca.crt
+	[ ! -f "$ca" ] || python3 -m headrace.contract.truststore "$ca" "$HEADRACE_CASSANDRA_TRUSTSTORE"
 	options=()
 	for name in "${!SPARK_JAVA_OPT_@}"; do options+=("${!name}"); done
 	exec /usr/bin/tini -s -- "$JAVA_HOME/bin/java" "${options[@]}" \

@@ -293,18 +293,18 @@ def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_a
 
         run_id = ended(running, "reconcile", "failed", 900, pipelines=[NAME])
         log = running.task_log("reconcile", run_id, "judge")
-        assert f"missing in the sink impr_uuid={gone.impr_uuid}" in log
+        assert "attributed: 1 (missing in the sink" in log
+        assert f"impr_uuid={gone.impr_uuid}" in log
         form = {"pipeline": NAME, "run": reconcile.trend(own.root, NAME)[0]["run"]}
         assert form["run"] in log, "the operator is told what to put into the form"
         assert answered(running, "reconcile_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
         assert answered(running, "reconcile_repair", "Approve", **form)["repair_act"] == "success"
         assert is_back()
-    ended(running, "reconcile", "success", 900, pipelines=[NAME])
 
 
 def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_is_approved(
-    running: Airflow, own: Deployment
+    running: Airflow, airflow_settings: Settings, own: Deployment
 ) -> None:
     form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
     refused = ended(running, "query_rebuild", "failed", **form)
@@ -318,6 +318,8 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
     assert now is not None
     assert (now.number, now.reason) == (before.number + 1, "a test")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="rebuilt")
+    lately = datetime.now(UTC) - timedelta(minutes=30)
+    send_records(airflow_settings, [record(lately, 3000 + number) for number in range(20)])
     await_quiet(own)
     ended(running, "reconcile", "success", 900, pipelines=[NAME])
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from pyspark.sql import SparkSession
 
+from headrace.contract import truststore
 from headrace.contract.bindings import CassandraBinding, KafkaBinding
 
 # They warn of every option of the other Kafka client, at each start of each query.
@@ -37,6 +39,8 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
             logger, spark._jvm.org.apache.logging.log4j.Level.ERROR
         )
     if cassandra:
+        if cassandra.ca_file:  # this JVM's; an executor's entry point makes its own
+            truststore.write(Path(trust_store()), cassandra.ca_file.read_bytes())
         for key, value in cassandra_conf(cassandra).items():
             spark.conf.set(key, value)
     return spark
@@ -54,6 +58,11 @@ def abandon(spark: SparkSession, code: int) -> NoReturn:
     os._exit(code)
 
 
+def trust_store() -> str:
+    """Return where the Java store of Cassandra's CA is, in every process that connects."""
+    return os.environ.get(TRUST_STORE, "/tmp/cassandra-ca.p12")  # noqa: S108
+
+
 def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
     """Return the connector's settings for a binding; the password's key is one that Spark redacts."""
     conf = {
@@ -66,10 +75,9 @@ def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
     if binding.ca_file:
         conf |= {
             "spark.cassandra.connection.ssl.enabled": "true",
-            # The connector reads Java stores only; the image's entry point makes one of the CA, in driver and executors.
-            "spark.cassandra.connection.ssl.trustStore.path": os.environ.get(TRUST_STORE, "/tmp/cassandra-ca.p12"),  # noqa: S108
+            "spark.cassandra.connection.ssl.trustStore.path": trust_store(),
             "spark.cassandra.connection.ssl.trustStore.type": "PKCS12",
-            "spark.cassandra.connection.ssl.trustStore.password": "changeit",  # guards a public certificate
+            "spark.cassandra.connection.ssl.trustStore.password": truststore.PASSWORD,
             # Its default is two ciphers that Java 17 no longer offers.
             "spark.cassandra.connection.ssl.enabledAlgorithms": "TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
             "spark.cassandra.connection.ssl.protocol": "TLS",

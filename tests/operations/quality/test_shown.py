@@ -110,7 +110,10 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     report = store.report_path(str(tmp_path), check)
     found = summary(AT_MS, status_of(outcomes), failed=failures(outcomes), report=report)
     store.write_report(str(tmp_path), found, result)
+    gone = f"{paths.quality_docs(str(tmp_path))}/{docs.page_of(SINK, 'version 0', AT_MS - 1)}"
+    storage.write_text(gone, "the page of a report that is kept no longer")
     docs.build(str(tmp_path), project, [SINK])
+    assert storage.read_text(gone) is None
     newest = shown(tmp_path, project)[SINK]["newest"]
     built = storage.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest['page']}") or ""
     assert "alert(1)" in built

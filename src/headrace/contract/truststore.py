@@ -1,0 +1,32 @@
+"""A Java trust store of PEM certificates: the Cassandra connector, and a Java of its own, read no PEM.
+
+python -m headrace.contract.truststore CA_FILE STORE     # an executor's entry point (images/entrypoint.sh)
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
+
+PASSWORD = "changeit"  # noqa: S105 - guards public certificates; Java 17 wants some password
+
+
+def write(path: Path, pem: bytes) -> None:
+    """Write a PKCS 12 store with all certificates of `pem`, in one piece: other processes may be reading the last one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old roots that every system still ships break a rule or two of RFC 5280
+        certificates = x509.load_pem_x509_certificates(pem)
+    named = [PKCS12Certificate(certificate, str(index).encode()) for index, certificate in enumerate(certificates)]
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
+        aside.write(serialize_java_truststore(named, BestAvailableEncryption(PASSWORD.encode())))
+    Path(aside.name).replace(path)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[2]), Path(sys.argv[1]).read_bytes())

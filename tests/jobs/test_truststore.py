@@ -1,0 +1,26 @@
+"""The trust store of a PEM bundle, as a JVM reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from headrace.contract import truststore
+from headrace.operations.pki import make_authority
+
+
+def test_a_jvm_trusts_every_certificate_of_the_store_and_a_second_write_replaces_the_first(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.p12"
+    for names in (["first"], ["old", "new"]):
+        truststore.write(path, "".join(make_authority(name).certificate for name in names).encode())
+    jvm = spark._jvm
+    assert jvm is not None
+    store = jvm.java.security.KeyStore.getInstance("PKCS12")
+    store.load(jvm.java.io.FileInputStream(str(path)), jvm.java.lang.String(truststore.PASSWORD).toCharArray())
+    aliases = list(store.aliases())
+    assert len(aliases) == 2
+    assert all(store.isCertificateEntry(alias) for alias in aliases)
+    assert list(tmp_path.iterdir()) == [path]
