@@ -19,8 +19,11 @@ def test_a_jvm_trusts_every_certificate_of_the_store_and_a_second_write_replaces
     jvm = spark._jvm
     assert jvm is not None
     store = jvm.java.security.KeyStore.getInstance("PKCS12")
-    store.load(jvm.java.io.FileInputStream(str(path)), jvm.java.lang.String(truststore.PASSWORD).toCharArray())
-    aliases = list(store.aliases())
+    password = spark.sparkContext._gateway.new_array(jvm.char, len(truststore.PASSWORD))
+    for place, letter in enumerate(truststore.PASSWORD):
+        password[place] = letter
+    store.load(jvm.java.io.FileInputStream(str(path)), password)
+    aliases = list(jvm.java.util.Collections.list(store.aliases()))
     assert len(aliases) == 2
     assert all(store.isCertificateEntry(alias) for alias in aliases)
     assert list(tmp_path.iterdir()) == [path]
