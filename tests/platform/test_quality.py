@@ -25,7 +25,7 @@ from headrace.operations.produce.generate import generate
 from headrace.operations.quality import duty, read_cassandra, store
 from headrace.operations.quality.sinks import find
 from tests.support.drivers import Content, Stage, make_stage
-from tests.support.expectations import deployment_of, import_great_expectations, suites_of
+from tests.support.expectations import import_great_expectations, suites_of
 from tests.support.expected import accepted, final_watermark
 
 pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
@@ -72,7 +72,7 @@ def sales(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
 def checked(sales: Stage) -> dict[str, Content]:
     """The first pass over all sinks of pos_sales, by sink."""
     import_great_expectations()
-    return _pass(deployment_of(sales), sales.name)
+    return _pass(sales.deployment, sales.name)
 
 
 def _pass(deployment: Deployment, pipeline: str, since_ms: int | None = None) -> dict[str, Content]:
@@ -110,7 +110,7 @@ def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dic
 
 
 def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str, Content]) -> None:
-    again = {each["sink"]: each for each in duty.plan_checks(deployment_of(sales), sales.name)}
+    again = {each["sink"]: each for each in duty.plan_checks(sales.deployment, sales.name)}
     for sink, check in again.items():
         if checked[sink]["window"]["kind"] == "batches":
             assert check["window"].get("first", 10**9) > checked[sink]["window"]["last"]
@@ -122,7 +122,7 @@ def test_a_table_with_too_many_rows_is_sampled_and_the_result_says_so(
 ) -> None:
     for name, value in {"MAX_ROWS": 20, "SAMPLE_RANGES": 4, "CONCURRENCY": 1}.items():
         monkeypatch.setattr(read_cassandra, name, value)
-    (pipeline,) = deployment_of(sales).pipelines().values()
+    (pipeline,) = sales.deployment.pipelines().values()
     totals, windows = find([pipeline], _sink(sales, "product_totals")), find([pipeline], _sink(sales, "tumbling"))
     rows, columns, sampled = read_cassandra.read(sales.admin, totals, {"kind": "table", "name": "table at noon"})
     assert sampled
@@ -141,7 +141,7 @@ def test_a_table_with_too_many_rows_is_sampled_and_the_result_says_so(
 def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(
     sales: Stage, checked: dict[str, Content]
 ) -> None:
-    deployment = deployment_of(sales)
+    deployment = sales.deployment
     window = checked[_sink(sales, "tumbling")]["window"]
     start = datetime.fromtimestamp(window["starts_ms"][-2] / 1000, UTC)
     table = f'"{sales.name}"'
@@ -228,7 +228,7 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
         stage.stop()
     finally:
         stage.kill()
-    deployment = deployment_of(stage)
+    deployment = stage.deployment
     folder = Path(stage.generation("files").paths(stage.root).files)
     batches = {record["batch"]: record["rows_out"] for record in stage.ledger("files") if record["rows_out"]}
     half = folder / f"batch_id={max(batches) + 1}"
@@ -264,11 +264,11 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     stage = make_stage(platform, project, tmp_path, "ad_attribution", suffix="_never")
-    found = _pass(deployment_of(stage), stage.name)
+    found = _pass(stage.deployment, stage.name)
     assert {each["status"] for each in found.values()} == {"EMPTY"}
     assert {each["window"]["reason"] for each in found.values()} == {
         f"{query} has not finished a batch yet"
         for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")
     }
     with pytest.raises(HeadraceError, match="There is no pipeline 'nope'"):
-        duty.plan_checks(deployment_of(stage), "nope")
+        duty.plan_checks(stage.deployment, "nope")

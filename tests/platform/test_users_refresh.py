@@ -25,7 +25,7 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.users import duty
 from tests.support.drivers import Stage, make_stage
-from tests.support.expectations import deployment_of, import_great_expectations, suites_of
+from tests.support.expectations import import_great_expectations, suites_of
 
 pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
 
@@ -58,7 +58,7 @@ def _drop_table(stage: Stage, at: datetime, columns: dict[str, list[Any]], mark:
 
 def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
     (dimension,) = stage.pipeline.dimensions
-    told = duty.refresh(deployment_of(stage), stage.name, dimension, by="test", approve=approve)
+    told = duty.refresh(stage.deployment, stage.name, dimension, by="test", approve=approve)
     return json.loads(json.dumps(told))
 
 
@@ -214,7 +214,7 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     stage = _stage(platform, project, tmp_path, "_plan")
-    deployment, name = deployment_of(stage), "users_plan"
+    deployment, name = stage.deployment, "users_plan"
     now = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
     _drop(stage, now, {"a": "A", "b": "B"})
     staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))

@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from headrace.operations import batch_runs, batch_views, reconcile
-from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.deployment import Deployment
 from tests.support.drivers import Stage
 
 
 def deployment_of(stage: Stage, project: Path) -> Deployment:
     """Return the deployment of a stage; its tree also gets the entry point of finite runs."""
-    own = stage.launcher
-    shutil.copy(project / "spark_jobs" / "batch.py", own.project / "spark_jobs" / "batch.py")
-    drivers = LocalDrivers(
-        run_dir=own.run_dir,
-        log_dir=own.log_dir,
-        tmp_dir=own.tmp_dir,
-        driver_bindings=own.bindings,
-        environment=dict(own.environment),
-        conf=dict(own.conf),
-    )
-    return Deployment(project=own.project, root=own.root, bindings=stage.admin, drivers=drivers)
+    shutil.copy(project / "spark_jobs" / "batch.py", stage.launcher.project / "spark_jobs" / "batch.py")
+    return stage.deployment
 
 
 def reconciled(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, processes
 from headrace.operations.clients import cassandra_session
+from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
@@ -91,6 +92,12 @@ class Stage:
     def admin(self) -> Path:
         """The admin's binding root."""
         return self.settings.bindings()
+
+    @property
+    def deployment(self) -> Deployment:
+        """What a DAG's task would load."""
+        drivers = LocalDrivers.of(self.launcher)
+        return Deployment(project=self.launcher.project, root=self.root, bindings=self.admin, drivers=drivers)
 
     @property
     def log(self) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.contract.names import stage_name
-from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.quality.sinks import sinks_of
 from tests.support.drivers import Stage
 
@@ -38,24 +37,6 @@ def _renamed(value: Any, words: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_renamed(inner, words) for inner in value]
     return words.get(value, value) if isinstance(value, str) else value
-
-
-def deployment_of(stage: Stage) -> Deployment:
-    """Return the deployment of a stage: what a DAG's task would load."""
-    own = stage.launcher
-    return Deployment(
-        project=own.project,
-        root=own.root,
-        bindings=stage.admin,
-        drivers=LocalDrivers(
-            run_dir=own.run_dir,
-            log_dir=own.log_dir,
-            tmp_dir=own.tmp_dir,
-            driver_bindings=own.bindings,
-            environment=dict(own.environment),
-            conf=dict(own.conf),
-        ),
-    )
 
 
 def suites_of(stage: Stage, project: Path, pipeline: str, suffix: str) -> None:

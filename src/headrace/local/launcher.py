@@ -45,20 +45,6 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
 def write_deployment(settings: Settings, project: Path) -> Deployment:
     """Write the file by which Airflow's tasks have the same launcher as the command line, and return what it says."""
     own = starting_launcher(settings, project)
-    told = Deployment(
-        project=project,
-        root=own.root,
-        bindings=settings.bindings(),
-        drivers=LocalDrivers(
-            run_dir=own.run_dir,
-            log_dir=own.log_dir,
-            tmp_dir=own.tmp_dir,
-            driver_bindings=own.bindings,
-            environment=dict(own.environment),
-            conf=dict(own.conf),
-            grace_seconds=own.grace_seconds,
-            ui_port=own.ui_port,
-        ),
-    )
+    told = Deployment(project=project, root=own.root, bindings=settings.bindings(), drivers=LocalDrivers.of(own))
     told.write(airflow_config.deployment_file(settings))
     return told

@@ -43,6 +43,20 @@ class LocalDrivers(Strict):
     grace_seconds: float = 30
     ui_port: int = 4040
 
+    @classmethod
+    def of(cls, launcher: LocalLauncher) -> LocalDrivers:
+        """Return the fields of a launcher; what the deployment itself has (project, root) is left out."""
+        return cls(
+            run_dir=launcher.run_dir,
+            log_dir=launcher.log_dir,
+            tmp_dir=launcher.tmp_dir,
+            driver_bindings=launcher.bindings,
+            environment=dict(launcher.environment),
+            conf=dict(launcher.conf),
+            grace_seconds=launcher.grace_seconds,
+            ui_port=launcher.ui_port,
+        )
+
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers on this machine; the supervisor restarts them."""
         return LocalLauncher(
