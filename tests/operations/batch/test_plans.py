@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openlineage.client.event_v2 import RunEvent
+from openlineage.client.serde import Serde
 
 from headrace.contract import generation, paths, storage, views
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, dead_letters, lineage, reconcile, retention, serve, spark_runs
+from headrace.operations import batch_runs, dead_letters, lineage, lineage_emit, reconcile, retention, serve, spark_runs
 from headrace.operations.batch_views import _days
 from headrace.operations.dead_letters import Filter, Letter
 from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalDrivers
@@ -157,9 +159,18 @@ def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
     reconcile.require_even(report | {"accounts": [account | {"differing": 0}]})
 
 
+def run_event(job: lineage.Job) -> RunEvent:
+    at_ms, run = 1_800_000_000_000, "8d5e6f2c-0000-5000-8000-000000000000"
+    return lineage_emit.event(job, run, "RUNNING", at_ms, {"generation": 2})
+
+
+def told_of(job: lineage.Job) -> dict[str, Any]:
+    return Serde.to_dict(run_event(job))
+
+
 def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipelines: dict[str, Pipeline]) -> None:
     told = [
-        lineage.event(job, "8d5e6f2c-0000-5000-8000-000000000000", "RUNNING", 1_800_000_000_000, {})
+        told_of(job)
         for pipeline in pipelines.values()
         for job in [*lineage.stream_jobs(pipeline, PLACES).values(), *lineage.view_jobs(pipeline, PLACES).values()]
     ]
@@ -193,22 +204,22 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
             return
 
     job = lineage.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
-    told = [lineage.event(job, "8d5e6f2c-0000-5000-8000-000000000000", "RUNNING", 1_800_000_000_000, {})]
+    told = [run_event(job)]
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
     try:
-        assert lineage.emit(str(tmp_path), told) == ""
+        assert lineage_emit.emit(str(tmp_path), told) == ""
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert got == [("/api/v1/lineage", told[0])]
-    assert "did not take the events" in lineage.emit(str(tmp_path), told)
+    assert got == [("/api/v1/lineage", told_of(job))]
+    assert "did not take the events" in lineage_emit.emit(str(tmp_path), told)
     monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
-    assert "no HTTP address" in lineage.emit(str(tmp_path), told)
-    assert lineage.events(str(tmp_path)) == told
+    assert "no HTTP address" in lineage_emit.emit(str(tmp_path), told)
+    assert lineage.events(str(tmp_path)) == [told_of(job)]
 
 
 def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
