@@ -6,6 +6,7 @@ Slow: JVMs start in pods. The driver is submitted from the scheduler's pod, as a
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ pytestmark = [
 ]
 NAME, POD = "web_events", "web-events-driver"
 SECONDS = 400
+TAG = f"t{uuid.uuid4().hex[:8]}"  # of this run's records: the sink may hold those of others
 
 HEAD = """
 import json, threading, time
@@ -50,7 +52,7 @@ from confluent_kafka import Producer
 from headrace.contract.bindings import read_kafka
 producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
 for n in range({first}, {last}):
-    row = {{"city": f"City{{n}}", "domain": "d.example", "event": "click"}}
+    row = {{"city": f"{tag}-{{n}}", "domain": "d.example", "event": "click"}}
     producer.produce("quickstart", key="d.example", value=json.dumps(row))
 answer = {{"left": producer.flush(60)}}
 """
@@ -62,9 +64,10 @@ import pathlib
 found = pathlib.Path(launcher.root, "files", name, "files").rglob("*.json")
 whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
 rows = [json.loads(line) for path in whole for line in path.read_text().splitlines()]
-answer = sorted(int(row["lower_city"].removeprefix("city")) for row in rows)
+cities = [row["lower_city"] for row in rows]
+answer = sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith("{tag}-"))
 """
-)
+).format(tag=TAG)
 RACE = (
     HEAD
     + """
@@ -103,12 +106,12 @@ def test_a_stream_runs_is_killed_goes_on_and_stops_with_every_row_once() -> None
     first = inside(START)
     assert first["new"]
     print(f"\nsubmit to first heartbeat: {time.monotonic() - began:.0f} s")
-    inside(PRODUCE.format(first=0, last=500))
+    inside(PRODUCE.format(tag=TAG, first=0, last=500))
     assert rows_until(500) == list(range(500))
     assert inside(START) | {"queries": 0} == {"new": False, "identity": first["identity"], "queries": 0}
 
     kubectl("exec", "-n", namespace("spark"), POD, "--", "pkill", "-9", "-x", "java", check=False)
-    inside(PRODUCE.format(first=500, last=700))
+    inside(PRODUCE.format(tag=TAG, first=500, last=700))
     deadline = time.monotonic() + SECONDS
     while inside(HEAD + "answer = [driver.identity for driver in launcher.find(name)]") and time.monotonic() < deadline:
         time.sleep(1)
@@ -138,5 +141,5 @@ def test_an_executor_that_is_killed_is_replaced_and_no_row_is_lost() -> None:
     executors = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={NAME},spark-role=executor")["items"]
     assert executors
     kubectl("delete", "pod", executors[0]["metadata"]["name"], "-n", namespace("spark"), "--grace-period=1")
-    inside(PRODUCE.format(first=before, last=before + 100))
+    inside(PRODUCE.format(tag=TAG, first=before, last=before + 100))
     assert rows_until(before + 100) == list(range(before + 100))
