@@ -93,12 +93,14 @@ def rows_until(wanted: int) -> list[int]:
 
 @pytest.fixture(scope="module", autouse=True)
 def stopped() -> Iterator[None]:
-    """The supervisor is paused, for it would start and stop drivers between these steps; no driver is left behind."""
+    """The supervisor is paused, for it would start and stop drivers between these steps; no driver is there before or after."""
     where = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler", "--", "airflow", "dags"]
+    stop = HEAD + 'answer = control.stop(launcher, name, by="e2e")'
     kubectl("exec", *where, "pause", "streams_supervisor")
+    inside(stop)
     yield
     kubectl("exec", *where, "unpause", "streams_supervisor")
-    inside(STOP.replace('drivers.outcome(launcher.root, name)["exit"]', '""'))
+    inside(stop)
 
 
 def test_a_stream_runs_is_killed_goes_on_and_stops_with_every_row_once() -> None:
