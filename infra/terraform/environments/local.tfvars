@@ -27,5 +27,8 @@ airflow = {
   driver = { conf = {
     "spark.kubernetes.driver.request.cores"   = "100m"
     "spark.kubernetes.executor.request.cores" = "100m"
+    # On few cores a driver's first minute goes into the JVM's second compiler; before the options that drivers always have.
+    "spark.driver.defaultJavaOptions"   = "-XX:TieredStopAtLevel=1"
+    "spark.executor.defaultJavaOptions" = "-XX:TieredStopAtLevel=1"
   } }
 }
