@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 .PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha images
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
 
 setup: $(READY) ## Make .venv and install exactly requirements.lock (once; again when the lock changes)
 

@@ -230,39 +230,6 @@ def test_not_found_while_a_start_is_confirmed_is_a_failure_and_never_success(
     assert launcher.stop(NAME) is None
 
 
-def test_one_or_two_api_errors_are_passed_over(api: StubApi, launcher: KubernetesLauncher) -> None:
-    api.plant(POD)
-    api.fault(500, 503)
-    assert len(launcher.find(NAME)) == 1
-
-
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_three_api_errors_in_a_row_are_unknown_and_start_nothing(
-    api: StubApi, launcher: KubernetesLauncher, status: int
-) -> None:
-    api.fault(status, status, status)
-    with pytest.raises(LauncherSilentError, match=str(status)):
-        launcher.submit(NAME)
-    assert api.created == []
-    assert not any(method == "POST" for method, _ in api.requests)
-
-
-def test_an_api_that_is_not_there_is_unknown(launcher: KubernetesLauncher, tmp_path: Path) -> None:
-    with StubApi(tmp_path) as gone:
-        pass
-    with pytest.raises(LauncherSilentError, match="does not say what runs"):
-        replace(launcher, kubeconfig=gone.kubeconfig).find(NAME)
-
-
-def test_an_api_that_is_slow_is_unknown(
-    api: StubApi, launcher: KubernetesLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headrace.operations.kubernetes_pods._REQUEST_SECONDS", (1, 0.2))
-    api.fault(0.6, 0.6, 0.6)
-    with pytest.raises(LauncherSilentError, match="Timeout"):
-        launcher.find(NAME)
-
-
 def test_a_wrong_namespace_is_one_clear_sentence(api: StubApi, launcher: KubernetesLauncher) -> None:
     wrong = replace(launcher, namespace="sparc")
     with pytest.raises(LauncherSilentError, match=r"403 Forbidden.*correct the namespace sparc"):
