@@ -87,8 +87,30 @@ def test_the_params_of_a_run_are_sent_as_its_configuration():
 
     client = Airflow(httpx.Client(base_url="http://airflow.test", transport=httpx.MockTransport(answer)))
     with client:
-        assert client.trigger("d", {"pipelines": ["x"]}) == "r"
-    assert sent == [{"logical_date": None, "conf": {"pipelines": ["x"]}}]
+        run_id = client.trigger("d", {"pipelines": ["x"]})
+    assert sent == [{"dag_run_id": run_id, "logical_date": None, "conf": {"pipelines": ["x"]}}]
+
+
+def test_a_trigger_that_got_no_answer_is_repeated_under_its_name_and_makes_one_run():
+    sent = []
+
+    def answer(request):
+        sent.append(json.loads(request.content)["dag_run_id"])
+        if len(sent) == 1:
+            raise httpx.ReadTimeout("the database is locked", request=request)
+        return httpx.Response(409 if len(sent) == 3 else 500, text="it is there")
+
+    client = Airflow(httpx.Client(base_url="http://airflow.test", transport=httpx.MockTransport(answer)))
+    with client:
+        assert sent == [client.trigger("d")] * 3
+
+
+def test_an_airflow_that_goes_on_erring_is_told_after_a_few_tries():
+    answers = {RUN: [500, 503, {"state": "success"}], f"{RUN}/taskInstances": 500}
+    with airflow(answers) as client:
+        assert client.state("d", "r") == "success"
+        with pytest.raises(HeadraceError, match="Airflow answered 500 to GET"):
+            client.task_states("d", "r")
 
 
 def test_an_exception_in_a_tasks_log_is_shown_with_its_message():

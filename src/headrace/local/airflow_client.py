@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import httpx
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_fixed
 
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config
@@ -15,6 +18,7 @@ from headrace.local.settings import Settings
 
 ENDED = ("success", "failed")
 POLL_SECONDS = 0.5
+TRIES = 4
 SETTLED_SECONDS = 3.0  # from a question to an answer; see `Airflow.wait`
 RunState = Literal["success", "failed"]
 
@@ -35,12 +39,26 @@ class Airflow:
 
     def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 - JSON values
         """Return the JSON that a path below /api/v2 answers with. Raises HeadraceError for an answer that is no success."""
-        return _json(self.http.get(f"/api/v2{path}", params=query))
+        return _json(self._ask("GET", f"/api/v2{path}", params=query))
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:  # noqa: ANN401 - what httpx takes
+        """Return the answer, asked again where Airflow does not answer or errs: on SQLite it may find its database locked.
+
+        So whatever is asked must be fit to be asked twice.
+        """
+        tries = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda told: told.status_code >= 500),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_fixed(4 * POLL_SECONDS),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        answer: httpx.Response = tries(self.http.request, method, path, **more)
+        return answer
 
     def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
         """Wait until the dag-processor has parsed a DAG. Raises HeadraceError with the import errors if it does not."""
         deadline = time.monotonic() + seconds
-        while self.http.get(f"/api/v2/dags/{dag_id}").status_code == 404:
+        while self._ask("GET", f"/api/v2/dags/{dag_id}").status_code == 404:
             if time.monotonic() > deadline:
                 faults = self.get("/importErrors")["import_errors"]
                 words = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
@@ -52,9 +70,13 @@ class Airflow:
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, unpause: bool = False) -> str:
         """Start a run with these params and return its id. Raises HeadraceError if they do not fit the DAG's schema."""
         if unpause:
-            _json(self.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
-        body = {"logical_date": None, "conf": dict(conf or {})}
-        return str(_json(self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body))["dag_run_id"])
+            _json(self._ask("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
+        run_id = f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        told = self._ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+        if told.status_code != 409:  # a first try that got no answer has made the run
+            _json(told)
+        return run_id
 
     def state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a run: queued, running, success or failed."""
@@ -133,7 +155,7 @@ class Airflow:
     ) -> None:
         """Answer a task's question, such as ["Approve"] or ["Reject"]. Raises HeadraceError if it was answered already."""
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}/hitlDetails"
-        _json(self.http.patch(path, json={"chosen_options": list(options), "params_input": dict(params or {})}))
+        _json(self._ask("PATCH", path, json={"chosen_options": list(options), "params_input": dict(params or {})}))
 
     def _told(self, dag_id: str, run_id: str) -> str:
         return ", ".join(f"{name} {state}" for name, state in self.task_states(dag_id, run_id).items())

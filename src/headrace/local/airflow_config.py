@@ -43,8 +43,10 @@ def url(settings: Settings) -> str:
 def database_url(settings: Settings) -> str:
     """Return the SQLAlchemy address of the metadata database. Raises HeadraceError if its file cannot be read."""
     if settings.airflow_database is None:
-        # Airflow itself sets WAL. Five processes share the file: a writer waits up to `timeout` seconds for another.
-        return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=60"
+        # Airflow itself sets WAL. Five processes share the file: a writer waits up to `timeout` seconds for another. The
+        # API server can wait for itself (a commit in its event loop, for a thread that needs the loop): seen once, and then
+        # everything stands still for that long.
+        return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=20"
     try:
         address = settings.airflow_database.read_text().strip()
     except OSError as error:
