@@ -95,7 +95,7 @@ with DAG(
         tags=("operations", "checkpoints", "destructive"),
         params={
             "pipeline": seat.pipeline_param(PIPELINES),
-            "query": Param("", type="string", title="Query", description="Short name, such as tumbling."),
+            "query": seat.query_param(),
             "snapshot": Param("", type="string", title="Snapshot", description="Its id; empty: the newest."),
             "reason": seat.reason_param("restore"),
         },

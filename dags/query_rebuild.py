@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from headrace.operations import seat
 
@@ -26,7 +26,7 @@ with DAG(
         tags=("batch", "spark", "checkpoints", "lake", "destructive"),
         params={
             "pipeline": seat.pipeline_param(PIPELINES),
-            "query": Param("", type="string", title="Query", description="Short name, such as tumbling."),
+            "query": seat.query_param(),
             "reason": seat.reason_param("rebuilt from the archive"),
         },
         minutes=14 * 60,

@@ -15,6 +15,7 @@ def _cluster(pipeline: Pipeline, release: str = "") -> dict[str, str]:
         driver_template="/etc/headrace/driver.yaml",
         executor_template="/etc/headrace/executor.yaml",
         life="1f",
+        settings="5e",
         release=release,
     )
     return submit.cluster_conf(pipeline, start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import Driver, LauncherSilentError, Order
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
-from tests.support.stub_kubernetes import NAMESPACE, StubApi, launcher_on
-
-NAME = "pos_sales"
-POD = "pos-sales-driver"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StubApi]:
-    with StubApi(tmp_path) as stub:
-        yield stub
-
-
-@pytest.fixture
-def launcher(api: StubApi, project: Path) -> KubernetesLauncher:
-    return launcher_on(api, project)
+from tests.support.stub_kubernetes import NAME, NAMESPACE, POD, StubApi
 
 
 def _environment(api: StubApi) -> dict[str, str]:

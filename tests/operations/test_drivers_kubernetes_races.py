@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.operations.drivers import Order
-from tests.support.stub_kubernetes import StubApi, launcher_on
-
-NAME = "pos_sales"
-POD = "pos-sales-driver"
+from tests.support.stub_kubernetes import NAME, POD, StubApi, launcher_on
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,21 +9,7 @@ import pytest
 
 from headrace.operations.drivers import LauncherSilentError
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
-from tests.support.stub_kubernetes import StubApi, launcher_on
-
-NAME = "pos_sales"
-POD = "pos-sales-driver"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StubApi]:
-    with StubApi(tmp_path) as stub:
-        yield stub
-
-
-@pytest.fixture
-def launcher(api: StubApi, project: Path) -> KubernetesLauncher:
-    return launcher_on(api, project)
+from tests.support.stub_kubernetes import NAME, POD, StubApi
 
 
 def test_one_or_two_api_errors_are_passed_over(api: StubApi, launcher: KubernetesLauncher) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
 
 NAMESPACE = "spark"
+NAME, POD = "pos_sales", "pos-sales-driver"
 
 # Stands for spark-submit: makes the pod that its --conf arguments describe; what it prints on a refusal is what Spark
 # 3.5.7 printed on a real cluster.

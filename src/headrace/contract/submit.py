@@ -19,6 +19,7 @@ from headrace.contract.names import (
     LIFE_LABEL,
     PIPELINE_LABEL,
     RELEASE_LABEL,
+    SETTINGS_LABEL,
     VERSION_LABEL,
     binding_secret,
     driver_pod,
@@ -29,6 +30,9 @@ from headrace.contract.names import (
 
 # Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
 # The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
+ARCHIVE_TRIGGER = timedelta(seconds=10)
+"""Of the archive query of every topic, which no pipeline file declares."""
+
 _JAVA_OPTIONS = (
     "-XX:+UseParallelGC",
     "-XX:+ExitOnOutOfMemoryError",
@@ -217,6 +221,7 @@ class ClusterStart:
     driver_template: str
     executor_template: str
     life: str
+    settings: str
     release: str = ""
     executors: int = 1
 
@@ -273,14 +278,14 @@ def _labels(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
         VERSION_LABEL: str(pipeline.version),
         LIFE_LABEL: start.life,
     }
-    full = {}
+    of_driver = {f"spark.kubernetes.driver.label.{SETTINGS_LABEL}": start.settings}
     if start.release:
         labels[RELEASE_LABEL] = label_value(start.release)
         # An image's name has characters that no label may have: in full it is an annotation.
-        full[f"spark.kubernetes.driver.annotation.{RELEASE_LABEL}"] = start.release
+        of_driver[f"spark.kubernetes.driver.annotation.{RELEASE_LABEL}"] = start.release
     pods = {
         f"spark.kubernetes.{role}.label.{key}": value
         for role in ("driver", "executor")
         for key, value in labels.items()
     }
-    return pods | full
+    return pods | of_driver

@@ -6,13 +6,14 @@ python -m headrace.contract.truststore CA_FILE STORE     # an executor's entry p
 from __future__ import annotations
 
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
+
+from headrace.contract.bindings import write_private
 
 PASSWORD = "changeit"  # noqa: S105 - guards public certificates; Java 17 wants some password
 
@@ -23,9 +24,7 @@ def write(path: Path, pem: bytes) -> None:
         warnings.simplefilter("ignore")  # old roots that every system still ships break a rule or two of RFC 5280
         certificates = x509.load_pem_x509_certificates(pem)
     named = [PKCS12Certificate(certificate, str(index).encode()) for index, certificate in enumerate(certificates)]
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
-        aside.write(serialize_java_truststore(named, BestAvailableEncryption(PASSWORD.encode())))
-    Path(aside.name).replace(path)
+    write_private(path, serialize_java_truststore(named, BestAvailableEncryption(PASSWORD.encode())))
 
 
 if __name__ == "__main__":

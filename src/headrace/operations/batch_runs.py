@@ -87,10 +87,13 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
         conf, found = dict(launcher.conf), launcher.driver_environment(pipeline)
     else:  # what a driver's pod is asked for (executors, event logs) is not this run's
         scratch = Path(tempfile.gettempdir()) / f"batch-{pipeline}"
-        conf, found = {}, submit.local_environment() | {"HEADRACE_STORAGE_ROOT": deployment.root}
+        conf = {}
+        found = submit.local_environment() | {
+            "HEADRACE_STORAGE_ROOT": deployment.root,
+            "HEADRACE_PIPELINES": str(deployment.project / "pipelines"),
+        }
     return found | {
         ROOT_VARIABLE: str(deployment.bindings),
-        "HEADRACE_PIPELINES": str(deployment.project / "pipelines"),
         "HEADRACE_SPARK_CONF": json.dumps(conf | own),
         "SPARK_LOCAL_DIRS": str(scratch),
         "TMPDIR": str(scratch),

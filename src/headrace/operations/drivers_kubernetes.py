@@ -291,12 +291,12 @@ class KubernetesLauncher:
             driver_template=str(self.driver_template),
             executor_template=str(self.executor_template),
             life=life,
+            settings=self._settings(pipeline),
             release=order.release,
         )
         hook = Hook(
             conf=submit.cluster_conf(described, start)
             | self._conf(pipeline)
-            | {f"spark.kubernetes.driver.label.{names.SETTINGS_LABEL}": self._settings(pipeline)}
             | (_check_conf(pipeline) if check else {}),
             name=names.kubernetes_name(pipeline),
             application_args=[pipeline],

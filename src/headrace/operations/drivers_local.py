@@ -82,10 +82,7 @@ class LocalLauncher:
                 self.driver_environment(pipeline, order, life),
                 self.log_file(pipeline),
             )
-            driver = Driver(
-                pipeline, f"{record.pid}@{record.created:.2f}", record.created, f"process {record.pid}", life=life
-            )
-            return driver, True
+            return _driver_of(pipeline, record.pid, record.created, order.release, life), True
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the whole group, JVM and workers.
@@ -168,14 +165,8 @@ class LocalLauncher:
         environment: dict[str, str] = {}
         with contextlib.suppress(psutil.Error):
             environment = process.environ()
-        return Driver(
-            pipeline,
-            f"{process.pid}@{created:.2f}",
-            created,
-            f"process {process.pid}",
-            release=environment.get("HEADRACE_RELEASE", ""),
-            life=environment.get("HEADRACE_LIFE", ""),
-        )
+        told = [environment.get(variable, "") for variable in ("HEADRACE_RELEASE", "HEADRACE_LIFE")]
+        return _driver_of(pipeline, process.pid, created, *told)
 
     def _sweep(self, pipeline: str) -> None:
         """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""
@@ -190,3 +181,7 @@ class LocalLauncher:
         with (self.run_dir / f"submit-{pipeline}.lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _driver_of(pipeline: str, pid: int, created: float, release: str, life: str) -> Driver:
+    return Driver(pipeline, f"{pid}@{created:.2f}", created, f"process {pid}", release=release, life=life)

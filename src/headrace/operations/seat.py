@@ -178,6 +178,11 @@ def pipeline_param(names: Sequence[str]) -> Param:
     return Param(names[0], type="string", enum=list(names), title="Pipeline")
 
 
+def query_param() -> Param:
+    """Return a form field that takes one query of the form's pipeline."""
+    return Param("", type="string", title="Query", description="Short name, such as tumbling.")
+
+
 def reason_param(default: str) -> Param:
     """Return a form field for the reason that is kept with the wish and shown wherever the stream is."""
     return Param(default, type="string", minLength=3, maxLength=200, title="Reason")

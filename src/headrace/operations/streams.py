@@ -81,7 +81,8 @@ def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None)
         if beat["exit"]:
             return ("STOPPED" if beat["exit"] in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {beat['exit']}"
         return "DEAD", f"no process; last heartbeat {age:.0f} s ago"
-    if beat is None or age is None or drivers.own_beat(beat, living[0]) is None or beat["exit"]:
+    beat = drivers.own_beat(beat, living[0])
+    if beat is None or age is None or beat["exit"]:
         return "STARTING", living[0].where
     if age > SILENT_AFTER_SECONDS:
         return "SILENT", f"{living[0].where} lives, but its last heartbeat is {age:.0f} s old"

@@ -14,6 +14,7 @@ from typing import Any
 from headrace.contract import names
 from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.model import Pipeline
+from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.operations.drivers import Driver, own_beat
 from headrace.operations.intent import Intent
 from headrace.operations.supervision import GRAVITY, Mark, Memory, Verdict
@@ -275,7 +276,7 @@ def _entry(pipeline: Pipeline, query: str, seen: Observation) -> Mapping[str, An
 
 def _trigger(pipeline: Pipeline, query: str) -> timedelta:
     declared = pipeline.queries.get(query)
-    return declared.trigger if declared else timedelta(seconds=10)
+    return declared.trigger if declared else ARCHIVE_TRIGGER
 
 
 def _recent(pipeline: Pipeline, query: str) -> float:

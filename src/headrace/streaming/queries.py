@@ -17,12 +17,12 @@ from headrace.contract import fingerprint, generation, names, soundness
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline, Query
+from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
 from headrace.streaming import plan, sinks, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 
-ARCHIVE_TRIGGER = timedelta(seconds=10)
 _MILLISECOND = timedelta(milliseconds=1)
 ARCHIVE_COLUMNS = (
     "key BINARY, value BINARY, headers ARRAY<STRUCT<key: STRING, value: BINARY>>, topic STRING, `partition` INT, "

@@ -102,11 +102,11 @@ def _copy(source: Path, target: str) -> None:
     """Replace the site in `target` by that in `source`; pages of reports that are kept no longer go last."""
     fs, folder = fsspec.core.url_to_fs(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
+    made = set()
     for path in sorted(files, key=lambda path: path == source / "index.html"):
         place = f"{folder}/{path.relative_to(source).as_posix()}"
         fs.makedirs(place.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(place, path.read_bytes())
-    made = {path.relative_to(source).as_posix() for path in files}
-    for place in fs.find(folder):
-        if str(place).removeprefix(f"{folder}/") not in made:
-            fs.rm_file(place)
+        made.add(place)
+    for place in set(fs.find(folder)) - made:
+        fs.rm_file(place)
