@@ -72,6 +72,7 @@ def running(airflow: Airflow, airflow_settings: Settings, own: Deployment) -> It
 
 
 def record(at: datetime, number: int) -> Record:
+    """Return an impression or its click, `number` seconds after `at`."""
     body = {"uuid": f"u{number // 2}", "create_date": (at + timedelta(seconds=number)).isoformat()}
     topic = "clicks" if number % 2 else "impressions"
     if topic == "impressions":
@@ -318,7 +319,7 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
     assert now is not None
     assert (now.number, now.reason) == (before.number + 1, "a test")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="rebuilt")
-    lately = datetime.now(UTC) - timedelta(minutes=30)
+    lately = datetime.now(UTC) - timedelta(hours=1)
     send_records(airflow_settings, [record(lately, 3000 + number) for number in range(20)])
     await_quiet(own)
     ended(running, "reconcile", "success", 900, pipelines=[NAME])
@@ -367,7 +368,7 @@ def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
 ) -> None:
     ended(running, "lake_guard", "success")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
-    send_records(airflow_settings, [record(datetime.now(UTC), 2001) for _ in range(5)])
+    send_records(airflow_settings, [record(datetime.now(UTC) - timedelta(hours=1), 2001) for _ in range(5)])
     admin = kafka_admin(own.bindings)
     everything = [
         TopicPartition("clicks", partition, -1) for partition in admin.list_topics("clicks").topics["clicks"].partitions

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from spark_jobs import ad_attribution, pos_sales
-from tests.jobs.events import MICRO, ads, quiet, sale, sales
+from tests.jobs.events import MICRO, ads, pair, quiet, sale, sales
 from tests.support.oracle import Oracle
 from tests.support.replay import Input, Job, Replayed, Step, replay
 
@@ -81,7 +81,13 @@ def ads_played(spark: SparkSession, ad_attribution_file: Pipeline, tmp_path_fact
         "rocksdb": Job("attributed", ad_attribution.attributed, conf={STORE: ROCKSDB}),
     }
     given = Input(tmp_path_factory.mktemp("ads_played"), ad_attribution_file)
-    given.lay([*ads(random.Random(seed), 12), *quiet(2)])
+    steps = ads(random.Random(seed), 12)
+    # A pair that both sides' watermarks have passed: a drawn order need not hold any.
+    newest = max(
+        event["create_date"] for step in steps for side in step.values() for event in side if type(event) is dict
+    )
+    steps += [pair("ahead", newest + timedelta(hours=1)), {}, pair("belated", newest - timedelta(hours=1))]
+    given.lay([*steps, *quiet(2)])
     return Played(seed, given, replay(spark, given, jobs, given.folder / "out"))
 
 

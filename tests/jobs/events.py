@@ -71,6 +71,12 @@ def ads(rng: random.Random, steps: int, *, rows: int = 10) -> list[Step]:
     return found
 
 
+def pair(uuid: str, moment: datetime) -> Step:
+    """Return a step with an impression and its click."""
+    click: Event = {"uuid": uuid, "create_date": moment}
+    return {"impressions": [click | {"ad_id": "a0"}], "clicks": [click]}
+
+
 def quiet(count: int) -> Sequence[Step]:
     """Return steps without any record."""
     return [{}] * count

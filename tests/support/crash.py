@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from headrace.contract import ledger, paths
 from headrace.streaming import groups, queries, sinks, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
-ARCHIVE_SECONDS = 1  # instead of ten: the archive must meet a kill as often as the other queries
+ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten: the archive must meet a kill as often as the other queries
 WATCH_SECONDS = 0.002
 
 # In the order in which a batch comes by them.
@@ -140,7 +141,7 @@ def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Wrap the runtime."""
-    queries.ARCHIVE_TRIGGER = f"{ARCHIVE_SECONDS} seconds"
+    queries.ARCHIVE_TRIGGER = ARCHIVE_TRIGGER
     call = writer.Writer.__call__
 
     def batch(self: writer.Writer, frame: Any, number: int) -> None:

@@ -7,6 +7,7 @@ the topic is written at least once, so a letter can stand there twice and is cou
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from headrace.contract.names import dead_letter_topic
 from headrace.errors import HeadraceError
 
 TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 1.0
 BATCH = 5_000
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
@@ -132,22 +134,27 @@ def records(
         if not ends:
             return
         consumer.assign([place for place, end in places if end > place.offset])
+        position = {place.partition: place.offset for place, end in places if place.partition in ends}
+        heard = time.monotonic()
         while ends:
-            messages = consumer.consume(BATCH, timeout=TIMEOUT_SECONDS)
-            if not messages:
+            # Kafka's client waits until it has as many as it was asked for: no more than there are.
+            left = sum(end - position[partition] for partition, end in ends.items())
+            messages = consumer.consume(min(left, BATCH), timeout=POLL_SECONDS)
+            heard = time.monotonic() if messages else heard
+            if time.monotonic() - heard > TIMEOUT_SECONDS:
                 raise HeadraceError(
                     f"Kafka gave no record of {topic} for {TIMEOUT_SECONDS:.0f} s: see `headrace status`."
                 )
             for message in messages:
                 if message.error():
                     raise KafkaException(message.error())
-                past = ends.get(message.partition())
-                if past is None or message.offset() >= past:
-                    ends.pop(message.partition(), None)
-                    continue
-                if message.offset() == past - 1:
-                    del ends[message.partition()]
-                yield message
+                partition, offset = message.partition(), message.offset()
+                past = ends.get(partition)
+                if past is not None and offset < past:
+                    yield message
+                position[partition] = offset + 1
+                if past is not None and offset >= past - 1:
+                    del ends[partition]
     except KafkaException as error:
         fault = error.args[0]
         told = fault.str() if isinstance(fault, KafkaError) else str(fault)
