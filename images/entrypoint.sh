@@ -21,7 +21,7 @@ executor)
 	for name in "${!SPARK_JAVA_OPT_@}"; do options+=("${!name}"); done
 	exec /usr/bin/tini -s -- "$JAVA_HOME/bin/java" "${options[@]}" \
 		"-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" \
-		-cp "${SPARK_CONF_DIR:-$SPARK_HOME/conf}:${SPARK_CLASSPATH:-}:$SPARK_HOME/jars/*:$PWD" \
+		@/opt/classes/java.args \
 		org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \
 		--driver-url "$SPARK_DRIVER_URL" --executor-id "$SPARK_EXECUTOR_ID" --cores "$SPARK_EXECUTOR_CORES" \
 		--app-id "$SPARK_APPLICATION_ID" --hostname "$SPARK_EXECUTOR_POD_IP" \

@@ -49,14 +49,16 @@ def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     from headrace.contract import submit
     from headrace.contract.load import load_pipeline
-    from headrace.local import jars
+    from headrace.local import class_archive, jars
     from headrace.local.java import find_java
     from headrace.local.settings import Settings
     from headrace.streaming import session
 
     scratch = tmp_path_factory.mktemp("spark")
     settings = Settings.load()
-    jars.ensure("spark", settings, find_java(settings))
+    java = find_java(settings)
+    jars.ensure("spark", settings, java)
+    class_archive.ensure(settings, java)
     os.environ.update(submit.local_environment() | {"JAVA_HOME": java_home, "PYSPARK_PYTHON": sys.executable})
     os.environ["SPARK_LOCAL_DIRS"] = str(scratch)
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
@@ -66,7 +68,8 @@ def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraClassPath": os.pathsep.join(map(str, jars.spark_jars(settings))),
+        "spark.driver.extraClassPath": jars.spark_class_path(settings),
+        "spark.driver.defaultJavaOptions": class_archive.java_options(settings, java),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
     }
     started = session.start("tests", conf)

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from tests.support.cluster import KUBECONFIG, kubectl, namespace, probe_pod, run_probe
+from tests.support.cluster import KUBECONFIG, airflow_image, kubectl, namespace, probe_pod, run_probe
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +20,6 @@ pytestmark = [
         not (KUBECONFIG and os.environ.get("HEADRACE_HA")), reason="needs a platform of size 3: HEADRACE_HA=1"
     ),
 ]
-IMAGE = os.environ.get("AIRFLOW_IMAGE", "")
 SECONDS = int(os.environ.get("HEADRACE_HA_SECONDS", "420"))  # of load; the rolls must end within it
 
 KAFKA = """
@@ -30,7 +29,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from headrace.contract.bindings import read_kafka
 config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0}
 topic = f"ha-{int(time.time())}"
-made = AdminClient(config).create_topics([NewTopic(topic, 3, 3, config={"min.insync.replicas": "2"})], operation_timeout=30)
+admin = AdminClient(config)  # kept: one that is collected takes its answers with it
+made = admin.create_topics([NewTopic(topic, 3, 3, config={"min.insync.replicas": "2"})], operation_timeout=30)
 made[topic].result(60)
 failed, acked = [], 0
 def told(error, message):
@@ -89,7 +89,7 @@ def _under_load(system: str, code: str, rolled: tuple[str, ...]) -> list[str]:
     labels = {"app.kubernetes.io/name": "airflow"}
     code = f"SECONDS = {SECONDS}\n{code}"
     pod = probe_pod(
-        "airflow", f"ha-{system}", labels, code, IMAGE,
+        "airflow", f"ha-{system}", labels, code, airflow_image(),
         volumes=[{"name": "binding", "secret": {"secretName": f"{system}-admin"}}],
         mounts=[{"name": "binding", "mountPath": f"/bindings/{system}"}],
     )  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import cluster_streams as streams
-from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
+from tests.support.cluster import KUBECONFIG, airflow_image, get, kubectl, namespace
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import BOTH, QUERIES, load, now_ms
 
@@ -28,7 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def image() -> str:
     """The Airflow image that is installed."""
-    return streams.airflow_image()
+    return airflow_image()
 
 
 @pytest.fixture(scope="module", autouse=True)

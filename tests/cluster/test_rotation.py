@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import cluster_streams as streams
-from tests.support.cluster import KUBECONFIG, get, helm_upgrade, kubectl, namespace, secret
+from tests.support.cluster import KUBECONFIG, airflow_image, get, helm_upgrade, kubectl, namespace, secret
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import BOTH, QUERIES, load, now_ms
 
@@ -37,7 +37,7 @@ def _restarts(system: str, name: str) -> None:
 
 
 def test_rotated_passwords_are_taken_over_without_loss_and_the_old_ones_are_refused() -> None:
-    image = streams.airflow_image()
+    image = airflow_image()
     old = {name: secret("spark", f"kafka-{name.replace('_', '-')}")["password"] for name in BOTH}
     with load(image):
         since, before = now_ms(), streams.living(*BOTH)
@@ -56,7 +56,7 @@ def test_rotated_passwords_are_taken_over_without_loss_and_the_old_ones_are_refu
 
 def test_renewed_certificates_are_served_after_a_rolling_restart_without_loss() -> None:
     serials = {system: _serial(system) for system in ("kafka", "cassandra")}
-    with load(streams.airflow_image()):
+    with load(airflow_image()):
         before = streams.living(*BOTH)
         since = now_ms()
         helm_upgrade("base", "base", "--set", "job.action=renew-certificates")

@@ -10,7 +10,17 @@ import re
 
 import pytest
 
-from tests.support.cluster import KUBECONFIG, SYSTEMS, get, kubectl, namespace, probe_pod, run_probe, secret
+from tests.support.cluster import (
+    KUBECONFIG,
+    SYSTEMS,
+    airflow_image,
+    get,
+    kubectl,
+    namespace,
+    probe_pod,
+    run_probe,
+    secret,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster")]
 
@@ -38,9 +48,7 @@ except Exception as error:
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    """The Airflow image that is installed."""
-    deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
-    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+    return airflow_image()
 
 
 @pytest.mark.parametrize("system", ["base", *SYSTEMS])

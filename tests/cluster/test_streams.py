@@ -145,3 +145,13 @@ def test_an_executor_that_is_killed_is_replaced_and_no_row_is_lost() -> None:
     kubectl("delete", "pod", executors[0]["metadata"]["name"], "-n", namespace("spark"), "--grace-period=1")
     inside(PRODUCE.format(tag=TAG, first=before, last=before + 100))
     assert rows_until(before + 100) == list(range(before + 100))
+
+
+def test_drivers_and_executors_map_their_classes_from_the_archive_of_the_image() -> None:
+    inside(START)
+    pods = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={NAME}")["items"]
+    assert {pod["metadata"]["labels"]["spark-role"] for pod in pods} == {"driver", "executor"}
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        maps = kubectl("exec", "-n", namespace("spark"), name, "--", "sh", "-c", "cat /proc/[0-9]*/maps").stdout
+        assert "/opt/classes/spark.jsa" in maps, name

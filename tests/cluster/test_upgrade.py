@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import cluster_streams as streams
-from tests.support.cluster import KUBECONFIG, get, helm_upgrade, namespace
+from tests.support.cluster import KUBECONFIG, airflow_image, get, helm_upgrade, namespace
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import BOTH, HEAD, QUERIES, inside, load
 
@@ -56,7 +56,7 @@ def test_an_image_that_does_not_exist_is_refused_and_the_driver_runs_on() -> Non
 @pytest.mark.skipif(not BAD_IMAGE, reason="HEADRACE_BAD_IMAGE names no image")
 def test_a_release_that_fails_in_its_first_batch_is_rolled_back_by_itself_without_loss() -> None:
     before = streams.living(NAME)
-    with load(streams.airflow_image()), airflow() as api:
+    with load(airflow_image()), airflow() as api:
         began = time.monotonic()
         run, state = api.run("stream_upgrade", {"pipeline": NAME, "release": BAD_IMAGE, "minutes": 5}, 1200)
         states = api.task_states("stream_upgrade", run)
@@ -74,7 +74,7 @@ def test_a_changed_size_of_one_pipelines_driver_restarts_that_driver_alone_and_l
     first = streams.living(*BOTH)
     size = "driver.pipelineConf.pos_sales.spark\\.driver\\.memoryOverheadFactor"
     before = first
-    with load(streams.airflow_image()):
+    with load(airflow_image()):
         for change in (["--set-string", f"{size}=0.15"], ["--set", "driver.pipelineConf.pos_sales=null"]):
             since = streams.now_ms()
             helm_upgrade("airflow", "airflow", *change)

@@ -35,6 +35,12 @@ def get(*words: str) -> Any:
     return json.loads(kubectl("get", *words, "-o", "json").stdout)
 
 
+def airflow_image() -> str:
+    """Return the Airflow image that is installed."""
+    deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
+    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
 def secret(system: str, name: str) -> dict[str, str]:
     """Return a Secret's content."""
     data = get("secret", name, "-n", namespace(system)).get("data", {})

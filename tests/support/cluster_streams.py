@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.support.cluster import get, kubectl, namespace, probe_pod, run_probe
+from tests.support.cluster import airflow_image, kubectl, namespace, probe_pod, run_probe
 from tests.support.cluster_airflow import airflow
 
 BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
@@ -273,12 +273,6 @@ class Timeline(threading.Thread):
         """Stop looking."""
         self._over.set()
         self.join()
-
-
-def airflow_image() -> str:
-    """The Airflow image that is installed."""
-    deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
-    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 
 _LOGIN = """

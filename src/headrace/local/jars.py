@@ -95,7 +95,7 @@ def ensure(set_name: str, settings: Settings, java: Java, progress: Progress | N
         return paths
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock")):
+        with locked(target.with_suffix(".lock")):
             missing = faulty(jars, target)  # another `up` may have been here while this one waited
             if missing:
                 _fetch(set_name, missing, target, settings, java, progress or (lambda _stage, _fraction: None))
@@ -116,6 +116,11 @@ def spark_jars(settings: Settings) -> list[Path]:
             "run `headrace up` to fetch them."
         )
     return [target / jar.file_name for jar in jars]
+
+
+def spark_class_path(settings: Settings) -> str:
+    """Return the checked connector jars as a class path. Raises HeadraceError if the cache lacks one."""
+    return os.pathsep.join(map(str, spark_jars(settings)))
 
 
 def _fetch(set_name: str, jars: list[Jar], target: Path, settings: Settings, java: Java, progress: Progress) -> None:
@@ -226,7 +231,8 @@ def _run(command: list[str], work: Path, java: Java, total: int, done: Callable[
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a part of the cache, which processes take in turn."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

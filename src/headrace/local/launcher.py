@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from headrace.contract import submit
-from headrace.local import airflow_config, jars
+from headrace.local import airflow_config, class_archive, jars
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
 from headrace.operations.deployment import Deployment, LocalDrivers
@@ -32,13 +31,18 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
     java = find_java(settings)
     # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
     java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
-    class_path = os.pathsep.join(str(jar) for jar in jars.spark_jars(settings))
+    classes = {"spark.driver.defaultJavaOptions": class_archive.java_options(settings, java)}
     heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
     return replace(
         launcher(settings, project),
         environment=dict(child_environment(java)) | submit.local_environment(),
         ui_port=settings.spark_ui_port_base,
-        conf={"spark.driver.extraClassPath": class_path, "spark.driver.extraJavaOptions": java_options} | heap,
+        conf={
+            "spark.driver.extraClassPath": jars.spark_class_path(settings),
+            "spark.driver.extraJavaOptions": java_options,
+        }
+        | classes
+        | heap,
     )
 
 

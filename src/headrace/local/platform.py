@@ -20,7 +20,7 @@ import psutil
 
 from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
-from headrace.local import airflow, airflow_config, cassandra, doctor, jars, kafka
+from headrace.local import airflow, airflow_config, cassandra, class_archive, doctor, jars, kafka
 from headrace.local.jars import Progress
 from headrace.local.java import Java, child_environment, find_java
 from headrace.local.launcher import write_deployment
@@ -123,6 +123,7 @@ def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]
         doctor.require(settings)  # a port may have gone while this call waited
         for set_name in jars.ROOTS:
             jars.ensure(set_name, settings, java, report)
+        class_archive.ensure(settings, java, report)
         write_deployment(settings, Path.cwd())
         _start_all(settings, java, report)
         return status(settings)

@@ -245,8 +245,9 @@ class KubernetesLauncher:
     def _run_submit(self, pipeline: str, order: Order, life: str, *, check: bool = False) -> tuple[int, str]:
         """Run spark-submit until the pod is made. Returns its exit code and what it said."""
         with tempfile.TemporaryDirectory(prefix="headrace-submit-") as scratch:
+            given = os.environ.get("SPARK_SUBMIT_OPTS", "")  # the image's class archive
             environment = dict(os.environ) | {
-                "TMPDIR": scratch, "SPARK_SUBMIT_OPTS": _SHORT_JVM, "SPARK_LAUNCHER_OPTS": _SHORT_JVM,
+                "TMPDIR": scratch, "SPARK_SUBMIT_OPTS": f"{given} {_SHORT_JVM}", "SPARK_LAUNCHER_OPTS": _SHORT_JVM,
             }  # fmt: skip
             if self.kubeconfig:
                 environment["KUBECONFIG"] = str(self.kubeconfig)  # fabric8's client in spark-submit reads it
