@@ -63,8 +63,9 @@ from headrace.operations.clients import cassandra_session
 failed = retried = sent = 0
 with cassandra_session(pathlib.Path("/bindings")) as session:
     session.execute("CREATE KEYSPACE IF NOT EXISTS ha WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}")
-    session.execute("CREATE TABLE IF NOT EXISTS ha.t (k int PRIMARY KEY, v int)")
-    write = SimpleStatement("INSERT INTO ha.t (k, v) VALUES (%s, %s)", consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+    table = f"ha.t{int(time.time())}"  # of this run
+    session.execute(f"CREATE TABLE {table} (k int PRIMARY KEY, v int)")
+    write = SimpleStatement(f"INSERT INTO {table} (k, v) VALUES (%s, %s)", consistency_level=ConsistencyLevel.LOCAL_QUORUM)
     end, over = time.time() + SECONDS, pathlib.Path("/tmp/over")
     while time.time() < end and not over.exists():
         for attempt in range(5):
@@ -78,7 +79,7 @@ with cassandra_session(pathlib.Path("/bindings")) as session:
             failed += 1
         sent += 1
         time.sleep(0.02)
-    read = SimpleStatement("SELECT k FROM ha.t", consistency_level=ConsistencyLevel.LOCAL_QUORUM, fetch_size=1000)
+    read = SimpleStatement(f"SELECT k FROM {table}", consistency_level=ConsistencyLevel.LOCAL_QUORUM, fetch_size=1000)
     seen = len(list(session.execute(read, timeout=60)))
 print("RESULT", sent, retried, failed, seen)
 """
