@@ -123,7 +123,7 @@ def logs(
 
 @app.command()
 def clean(
-    cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars and class archives.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all data, checkpoints, logs and passwords of this platform; refused while something runs."""

@@ -174,7 +174,7 @@ def status(settings: Settings) -> list[PartStatus]:
 
 
 def clean(settings: Settings, *, cache: bool = False) -> None:
-    """Remove the home folder, and the jar cache if asked. Raises HeadraceError while something runs."""
+    """Remove the home folder, and what the cache holds if asked. Raises HeadraceError while something runs."""
     running = sorted({record.name for record in processes.records(settings.run_dir) if processes.living(record)})
     running += [item.name for item in status(settings) if item.pid and item.name not in running]
     if running:
@@ -186,7 +186,8 @@ def clean(settings: Settings, *, cache: bool = False) -> None:
             )
         shutil.rmtree(settings.home)
     if cache:
-        shutil.rmtree(settings.cache / "jars", ignore_errors=True)
+        for part in ("jars", "classes"):
+            shutil.rmtree(settings.cache / part, ignore_errors=True)
 
 
 def logs(settings: Settings, name: str) -> Path:
