@@ -165,7 +165,7 @@ def test_a_frozen_driver_is_replaced_by_the_scheduled_supervisor_and_ended(runni
     await_until(lambda: has_ended(frozen), "the frozen driver is ended")
 
     def replaced() -> bool:
-        living = living_pids(own)  # the frozen one is among them as long as a process of its group ends
+        living = living_pids(own)  # the frozen one is among them until its last thread is gone
         return frozen not in living and (drivers.heartbeat(own.root, NAME) or {}).get("pid") in living
 
     await_until(replaced, "another driver's queries run")
