@@ -103,7 +103,17 @@ def test_drivers_go_without_where_it_cannot_be_made(
         class_archive.ensure(settings, java)
     assert "drivers start without, and slower" in caplog.text
     assert class_archive.java_options(settings, java) == ""
-    assert list((settings.cache / "classes").glob("*.jsa")) == []
+    assert [path.suffix for path in (settings.cache / "classes").iterdir() if path.name != ".lock"] == [".log"]
+
+
+def test_drivers_go_without_where_the_cache_cannot_be_written(
+    settings: Settings, java: Java, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.cache.mkdir()
+    (settings.cache / "classes").write_text("not a folder")
+    with caplog.at_level(logging.WARNING):
+        class_archive.ensure(settings, java)
+    assert "drivers start without, and slower" in caplog.text
 
 
 def test_a_java_without_an_archive_of_its_own_is_left_alone(

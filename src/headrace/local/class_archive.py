@@ -39,17 +39,19 @@ def find(settings: Settings, java: Java) -> Path | None:
 
 def ensure(settings: Settings, java: Java, progress: Progress | None = None) -> None:
     """Make the archive where it is missing. Drivers work without: a failure is logged and nothing more."""
-    if (
-        find(settings, java) or not (java.home / "lib" / "server" / "classes.jsa").exists()
-    ):  # the JVM's own, which it adds to
+    base = java.home / "lib" / "server" / "classes.jsa"  # the JVM's own, to which this one adds
+    if find(settings, java) or not base.exists():
         return
     report = progress or (lambda _stage, _fraction: None)
     report(STAGE, None)
     folder = _folder(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    with jars.locked(folder / ".lock"):
-        if not find(settings, java):
-            _make(settings, java, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with jars.locked(folder / ".lock"):
+            if not find(settings, java):
+                _make(settings, java, folder)
+    except OSError as error:
+        log.warning("Spark's classes could not be written down (%s): drivers start without, and slower.", error)
     report(STAGE, 1.0)
 
 
@@ -59,14 +61,14 @@ def _make(settings: Settings, java: Java, folder: Path) -> None:
     aside.unlink(missing_ok=True)
     command = [sys.executable, "-m", "headrace.streaming.rehearsal", str(aside), jars.spark_class_path(settings)]
     environment = dict(child_environment(java)) | submit.local_environment() | {"PYSPARK_PYTHON": sys.executable}
-    with said.open("w") as output:
-        done = subprocess.run(
-            command, env=environment, cwd=folder, stdout=output, stderr=output, timeout=TIMEOUT_SECONDS, check=False
-        )
-    if done.returncode or not aside.exists():
+    try:
+        with said.open("w") as output:
+            subprocess.run(
+                command, env=environment, cwd=folder, stdout=output, stderr=output, timeout=TIMEOUT_SECONDS, check=True
+            )
+    except subprocess.SubprocessError as error:
         aside.unlink(missing_ok=True)
-        log.warning("Spark's classes could not be written down (%s says why): drivers start without, and slower.", said)
-        return
+        raise OSError(f"the rehearsal failed, see {said}") from error
     for old in folder.glob(f"{own}-*.jsa"):
         old.unlink()
     aside.replace(folder / f"{own}-{key}-{aside.stat().st_size}.jsa")
