@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from headrace.contract.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.produce import Mix, user_directory
-from headrace.operations.produce.generate import generate
 from headrace.operations.produce.send import send
 from headrace.operations.users import load_users
 from tests.support import found
 from tests.support.drivers import Stage, make_stage
+from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, TEN_MINUTES, Oracle, final_watermark
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
@@ -32,18 +32,7 @@ PORTIONS = 4
 HOURS = 3
 OWN = "_exact"
 POS, QUICKSTART, LOGINS = (topic + OWN for topic in ("pos", "quickstart", "logins"))
-MIX: dict[str, Any] = {
-    "duration": HOURS * 3600.0,
-    "since": timedelta(0),
-    "late": 0.05,
-    "delayed": 0.05,
-    "duplicates": 0.03,
-    "malformed": 0.03,
-    "unknown_users": 0.05,
-    "products": 40,
-    "users": 100,
-    "ads": 20,
-}
+SIZES = {"products": 40, "users": 100, "ads": 20}
 
 
 @contextmanager
@@ -52,11 +41,9 @@ def _run(
 ) -> Iterator[tuple[Stage, Oracle, dict[str, Any]]]:
     """Feed a pipeline in portions, wait until it has taken all, stop it; give stage, oracle and the records by topic."""
     stage = make_stage(platform, project, folder, pipeline, suffix=OWN)
-    mix = Mix(seed=seed, events=events, **MIX)
-    start = datetime.now(UTC) - timedelta(hours=HOURS)
-    records = [record._replace(topic=record.topic + OWN) for record in generate(mix, start)]
+    records = list(stream(seed, events, HOURS, OWN, **SIZES))
     if pipeline == "user_logins":
-        load_users(platform.bindings(), stage.pipeline.dimensions["users" + OWN], user_directory(mix))
+        load_users(platform.bindings(), stage.pipeline.dimensions["users" + OWN], user_directory(Mix(**SIZES)))
     portion = len(records) // PORTIONS + 1
     try:
         for begin in range(0, len(records), portion):

@@ -28,11 +28,11 @@ from headrace.contract.names import (
     label_value,
 )
 
-# Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
-# The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
 ARCHIVE_TRIGGER = timedelta(seconds=10)
 """Of the archive query of every topic, which no pipeline file declares."""
 
+# Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
+# The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
 _JAVA_OPTIONS = (
     "-XX:+UseParallelGC",
     "-XX:+ExitOnOutOfMemoryError",

@@ -31,7 +31,6 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
     java = find_java(settings)
     # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
     java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
-    classes = {"spark.driver.defaultJavaOptions": class_archive.java_options(settings, java)}
     heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
     return replace(
         launcher(settings, project),
@@ -39,9 +38,9 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
         ui_port=settings.spark_ui_port_base,
         conf={
             "spark.driver.extraClassPath": jars.spark_class_path(settings),
+            "spark.driver.defaultJavaOptions": class_archive.java_options(settings, java),
             "spark.driver.extraJavaOptions": java_options,
         }
-        | classes
         | heap,
     )
 
