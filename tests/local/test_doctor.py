@@ -36,6 +36,24 @@ def test_a_taken_port_is_refused_with_its_holder_and_the_setting_before_anything
     assert not (tmp_path / "home").exists()
 
 
+def test_two_looks_at_once_and_a_server_that_starts_meanwhile_do_not_meet(tmp_path, monkeypatch):
+    settings = local_settings(tmp_path)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((settings.host, settings.kafka_port))  # what another look holds for a moment
+        assert doctor.check_ports(settings).ok
+        real, started = doctor._why_taken, set()
+
+        def look(host, port):
+            started.add(kafka.NAME)  # by another `up`, in the middle of this look
+            return real(host, port)
+
+        monkeypatch.setattr(doctor, "_why_taken", look)
+        monkeypatch.setattr(doctor, "_running", lambda _settings: set(started))
+        other.listen(1)
+        assert doctor.check_ports(settings).ok
+
+
 def test_two_settings_with_one_port_are_refused(tmp_path):
     settings = local_settings(tmp_path, kafka_port=20000, cassandra_jmx_port=20000)
     assert "kafka_port and cassandra_jmx_port name the same port 20000" in failed(doctor.check_ports(settings))

@@ -141,21 +141,26 @@ def check_memory(settings: Settings) -> Check:
 
 def check_ports(settings: Settings) -> Check:
     """Check that every port is free or held by our own part, and that no two settings name the same one."""
-    running, owners = _running(settings), dict[int, str]()
+    owners: dict[int, str] = {}
+    taken: list[tuple[str, str, int, str]] = []
     for name, ports in _ports(settings).items():
         for setting, port in ports.items():
-            remedy = f"set {PREFIX}{setting.upper()} to a free port"
             if port in owners:
                 detail = f"The settings {owners[port]} and {setting} name the same port {port}"
-                return Check("ports", False, detail, remedy)
+                return Check("ports", False, detail, _other_port(setting))
             owners[port] = setting
-            if name in running:
-                continue
             if why := _why_taken(settings.host, port):
-                return Check(
-                    "ports", False, f"Port {port} ({setting}) on {settings.host} {why}", f"end that, or {remedy}"
-                )
+                taken.append((name, setting, port, why))
+    running = _running(settings)  # after the look: what another `up` has started meanwhile is our own
+    for name, setting, port, why in taken:
+        if name not in running:
+            detail = f"Port {port} ({setting}) on {settings.host} {why}"
+            return Check("ports", False, detail, f"end that, or {_other_port(setting)}")
     return Check("ports", True, f"{', '.join(map(str, owners))} are free or our own")
+
+
+def _other_port(setting: str) -> str:
+    return f"set {PREFIX}{setting.upper()} to a free port"
 
 
 def check_jars(settings: Settings) -> Check:
@@ -226,8 +231,8 @@ def _why_taken(host: str, port: int) -> str | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: a port in TIME_WAIT is free
         try:
+            # No listen: neither a server that starts now nor another `up` that looks is kept from the port.
             probe.bind((host, port))
-            probe.listen(1)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return f"cannot be listened on ({error.strerror})"
