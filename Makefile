@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys;
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest
+# Tests of real servers wait as long as they work: two lanes, each with its own servers, fill two cores. LANES=0: one.
+LANES ?= 2
+IN_LANES := -n $(LANES) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha images
 
@@ -43,7 +46,7 @@ clean: $(READY) ## Remove .headrace/ with all its data (after `make down`)
 	$(BIN)/headrace clean --yes
 
 test: $(READY) ## The tests, on a real Spark, Kafka, Cassandra and Airflow; the longest are in test-nightly
-	$(PYTEST) -m "not nightly"
+	$(PYTEST) $(IN_LANES) -m "not nightly"
 
 test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a rebuild, a refresh under load
 	$(PYTEST) -m nightly
@@ -52,10 +55,10 @@ test-fast: $(READY) ## The tests that need no Java: under a minute
 	$(PYTEST) -n logical -m "not spark and not platform and not slow and not nightly"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
-	$(PYTEST) -m "(spark or slow) and not platform and not nightly"
+	$(PYTEST) $(IN_LANES) -m "(spark or slow) and not platform and not nightly"
 
 test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
-	$(PYTEST) -m "platform and not nightly"
+	$(PYTEST) $(IN_LANES) -m "platform and not nightly"
 
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform

@@ -19,6 +19,28 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console that is m
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+AIRFLOW = "tests/airflow"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make lanes possible: a worker of pytest-xdist runs a whole file, and one of them all that shares the Airflow.
+
+    Longest first (Airflow, servers, sessions, the rest): what is left for the end is short, and the lanes end together.
+    """
+    for item in items:
+        file = item.location[0]
+        item.add_marker(pytest.mark.xdist_group(AIRFLOW if file.startswith(f"{AIRFLOW}/") else file))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    if item.location[0].startswith(f"{AIRFLOW}/"):
+        return 0
+    return next(
+        (place for place, mark in enumerate(("platform", "spark", "slow"), 1) if item.get_closest_marker(mark)), 4
+    )
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The folder with pipelines/ and spark_jobs/."""
