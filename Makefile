@@ -11,7 +11,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/pytest
 # Tests of real servers wait as long as they work: two lanes, each with its own servers, fill two cores. LANES=0: one.
 LANES ?= 2
-IN_LANES := -n $(LANES) --dist loadgroup --no-loadscope-reorder
+IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha images
 
