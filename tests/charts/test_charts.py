@@ -215,12 +215,18 @@ def test_only_tasks_and_the_web_server_have_an_account_with_rights() -> None:
 
 
 def test_migrations_are_no_hook_and_have_a_name_of_each_revision() -> None:
-    jobs = kind(render("airflow"), "Job")
-    assert {each["metadata"]["name"] for each in jobs} == {"airflow-migrate-1", "provision-1"}
-    assert not any("helm.sh/hook" in each["metadata"].get("annotations", {}) for each in jobs)
+    migrate = named(render("airflow"), "Job", "airflow-migrate-1")
+    assert "helm.sh/hook" not in migrate["metadata"].get("annotations", {})
     for each in kind(render("airflow"), "Deployment"):
         (first,) = each["spec"]["template"]["spec"]["initContainers"]
         assert first["args"][:3] == ["airflow", "db", "check-migrations"]
+
+
+def test_no_install_ends_before_provisioning_has_and_it_can_make_the_folder_of_the_event_logs() -> None:
+    job = named(render("airflow", "driver.eventLogDir=/data/spark-events"), "Job", "provision-1")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
 
 
 def test_behind_a_path_the_probes_and_the_execution_api_have_it_too() -> None:
