@@ -25,6 +25,7 @@ from headrace.cli_common import (
     console,
     errors,
     launcher,
+    pairs_of,
     pipelines_of,
     print_json,
     progress_bars,
@@ -193,7 +194,7 @@ def produce(
                 raise HeadraceError("--file needs exactly one --topic.")
             summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
         else:
-            options = {"seed": seed, "duration": duration, **_fields(option or [])}
+            options = {"seed": seed, "duration": duration, **pairs_of("--set", "FIELD=VALUE", option)}
             mix = mixes.make_mix(topic, events, **options)
             if users and "logins" in mix.topics:
                 _load_users(settings, pipelines, mix)
@@ -232,13 +233,6 @@ def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any)
     from headrace.operations.users import load_users
 
     load_users(settings.bindings(), pipelines["user_logins"].dimensions["users"], user_directory(mix))
-
-
-def _fields(texts: Sequence[str]) -> dict[str, Any]:
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise HeadraceError(f"--set takes FIELD=VALUE, not {wrong[0]!r}.")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from headrace.cli_common import Json, Names, ProjectFolder, console, pipelines_of, print_json, progress_bars, who
+from headrace.cli_common import (
+    Json,
+    Names,
+    ProjectFolder,
+    console,
+    pairs_of,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    time_of,
+    who,
+)
 from headrace.contract import views as contract
-from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher
 from headrace.local.settings import Settings
 from headrace.operations import (
@@ -228,7 +237,8 @@ def serve_query(
     as_json: Json = False,
 ) -> None:
     """Ask a query's rows: batch up to the horizon, speed after it. Times are UTC."""
-    answer = serve.query(_written(), pipeline, query, _fields(key or []), since=_time(since), until=_time(until))
+    keys = pairs_of("--key", "COLUMN=VALUE", key)
+    answer = serve.query(_written(), pipeline, query, keys, since=time_of(since), until=time_of(until))
     if as_json:
         print_json(answer.to_json_dict())
         return
@@ -253,23 +263,6 @@ def _starting() -> Deployment:
 def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
     report(what, None)
     return batch_runs.execute(own, given, lambda stage, done: report(what, done))
-
-
-def _fields(texts: Sequence[str]) -> dict[str, str]:
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise HeadraceError(f"--key takes COLUMN=VALUE, not {wrong[0]!r}.")
-    return dict(text.split("=", 1) for text in texts)
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

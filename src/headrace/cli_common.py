@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
 from headrace.local import launcher as local
 from headrace.local.settings import Settings
 from headrace.operations.drivers_local import LocalLauncher
@@ -53,6 +55,31 @@ def starting_launcher(settings: Settings) -> LocalLauncher:
 def print_json(value: object) -> None:
     """Print a value as indented JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Return an option's time, UTC where it names no zone. Raises HeadraceError for what is none."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def milliseconds_of(text: str | None) -> int | None:
+    """Return an option's time in milliseconds since 1970. Raises HeadraceError for what is none."""
+    found = time_of(text)
+    return None if found is None else int(found.timestamp() * 1000)
+
+
+def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Return what an option that is given several times says, such as --key COLUMN=VALUE; HeadraceError without `=`."""
+    wrong = [text for text in texts or () if "=" not in text]
+    if wrong:
+        raise HeadraceError(f"{option} takes {form}, not {wrong[0]!r}.")
+    return dict(text.split("=", 1) for text in texts or ())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli_batch import written_deployment
-from headrace.cli_common import Json, console, pipelines_of, print_json, who
+from headrace.cli_common import Json, console, milliseconds_of, pipelines_of, print_json, who
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters, dead_letters_replay, tables
 from headrace.operations.dead_letters import Filter
@@ -123,7 +123,7 @@ def _topics(names: list[str] | None) -> list[str]:
 def _filter(
     reason: str | None, partition: int | None, offsets: str | None, since: str | None, until: str | None
 ) -> Filter:
-    return Filter(reason, partition, _range(offsets), _milliseconds(since), _milliseconds(until))
+    return Filter(reason, partition, _range(offsets), milliseconds_of(since), milliseconds_of(until))
 
 
 def _range(text: str | None) -> tuple[int, int] | None:
@@ -133,16 +133,6 @@ def _range(text: str | None) -> tuple[int, int] | None:
     if not first.isdigit() or not (last or first).isdigit():
         raise HeadraceError(f"--offsets takes FIRST-LAST such as 120-180, not {text!r}.")
     return int(first), int(last or first)
-
-
-def _milliseconds(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _clock(at_ms: int) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from headrace.cli_batch import written_deployment
-from headrace.cli_common import Json, Names, console, pipelines_of, print_json, progress_bars
+from headrace.cli_common import Json, Names, console, milliseconds_of, pipelines_of, print_json, progress_bars
 from headrace.contract import paths, storage
 from headrace.errors import HeadraceError
 from headrace.operations import tables
@@ -31,7 +30,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Check what is new in every sink since the last check; exit code 1 if a critical expectation failed."""
-    own, since_ms = written_deployment(), None if since is None else _milliseconds(since)
+    own, since_ms = written_deployment(), milliseconds_of(since)
     found: list[dict[str, Any]] = []
     with progress_bars() as report:
         for name in pipelines_of(names):
@@ -132,11 +131,3 @@ def _line(summary: dict[str, Any]) -> tuple[str, ...]:
 
 def _coloured(status: str) -> str:
     return f"[{_COLOURS.get(status, 'default')}]{status}[/]"
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise HeadraceError(f"--since takes a time such as 2026-11-23T10:00 (UTC), not {text!r}.") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

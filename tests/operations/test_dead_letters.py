@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from headrace.errors import HeadraceError
-from headrace.operations import dead_letters
+from headrace.operations import dead_letters, topics
 
 
 class Message:
@@ -50,8 +50,8 @@ class Client:
 
 def _read(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[tuple[int, int]]:
     binding = SimpleNamespace(client_config=dict)
-    monkeypatch.setattr(dead_letters, "read_kafka", lambda _: binding)
-    monkeypatch.setattr(dead_letters, "Consumer", lambda _: client)
+    monkeypatch.setattr(topics, "read_kafka", lambda _: binding)
+    monkeypatch.setattr(topics, "Consumer", lambda _: client)
     return [(each.partition(), each.offset()) for each in dead_letters.records(Path("bindings"), "pos")]
 
 
@@ -70,6 +70,6 @@ def test_offsets_that_hold_no_record_are_passed_over(monkeypatch: pytest.MonkeyP
 
 
 def test_a_silent_kafka_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0)
     with pytest.raises(HeadraceError, match="Kafka gave no record of pos"):
         _read(monkeypatch, Client({0: 1}, gone=frozenset({(0, 0)})))

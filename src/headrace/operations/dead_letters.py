@@ -7,22 +7,18 @@ the topic is written at least once, so a letter can stand there twice and is cou
 from __future__ import annotations
 
 import base64
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
-from headrace.contract.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.errors import HeadraceError
+from headrace.operations import topics
 
-TIMEOUT_SECONDS = 30.0
-POLL_SECONDS = 1.0
-BATCH = 5_000
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
 
@@ -120,49 +116,12 @@ def records(
     bindings: Path, topic: str, starts: Mapping[int, int] | None = None, since_ms: int | None = None
 ) -> Iterator[Any]:
     """Yield the records (confluent_kafka Messages) that a topic holds now, from `starts`, from a time, or all."""
-    config = read_kafka(bindings).client_config() | {
-        "group.id": "headrace.dead_letters",
-        "enable.auto.commit": False,
-    }
-    consumer = Consumer(config)
-    try:
-        listed = consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic]
+    with topics.reader(bindings, topic, "dead_letters") as consumer:
+        listed = consumer.list_topics(topic, timeout=topics.TIMEOUT_SECONDS).topics[topic]
         if listed.error is not None:
             raise HeadraceError(f"Kafka has no topic {topic}: run `headrace provision`.")
-        places = _places(consumer, topic, sorted(listed.partitions), starts or {}, since_ms)
-        ends = {place.partition: end for place, end in places if end > place.offset}
-        if not ends:
-            return
-        consumer.assign([place for place, end in places if end > place.offset])
-        position = {place.partition: place.offset for place, end in places if place.partition in ends}
-        heard = time.monotonic()
-        while ends:
-            # Kafka's client waits until it has as many as it was asked for: no more than there are.
-            left = sum(end - position[partition] for partition, end in ends.items())
-            messages = consumer.consume(min(left, BATCH), timeout=POLL_SECONDS)
-            heard = time.monotonic() if messages else heard
-            if time.monotonic() - heard > TIMEOUT_SECONDS:
-                raise HeadraceError(
-                    f"Kafka gave no record of {topic} for {TIMEOUT_SECONDS:.0f} s: see `headrace status`."
-                )
-            for message in messages:
-                if message.error():
-                    raise KafkaException(message.error())
-                partition, offset = message.partition(), message.offset()
-                past = ends.get(partition)
-                if past is not None and offset < past:
-                    yield message
-                position[partition] = offset + 1
-                if past is not None and offset >= past - 1:
-                    del ends[partition]
-    except KafkaException as error:
-        fault = error.args[0]
-        told = fault.str() if isinstance(fault, KafkaError) else str(fault)
-        raise HeadraceError(
-            f"Kafka does not give {topic} ({told}): see `headrace status`, then `headrace up`."
-        ) from error
-    finally:
-        consumer.close()
+        ranges = _ranges(consumer, topic, sorted(listed.partitions), starts or {}, since_ms)
+        yield from topics.between(consumer, topic, ranges)
 
 
 def headers_of(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_kafka Message
@@ -170,17 +129,18 @@ def headers_of(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_ka
     return {name: (value or b"").decode("utf-8", errors="replace") for name, value in message.headers() or ()}
 
 
-def _places(
+def _ranges(
     consumer: Consumer, topic: str, partitions: list[int], starts: Mapping[int, int], since_ms: int | None
-) -> list[tuple[TopicPartition, int]]:
-    found = []
+) -> dict[int, tuple[int, int]]:
+    found = {}
+    patience = topics.TIMEOUT_SECONDS
     for partition in partitions:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS)
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=patience)
         begin = max(low, starts.get(partition, low))
         if since_ms is not None:
-            (place,) = consumer.offsets_for_times([TopicPartition(topic, partition, since_ms)], timeout=TIMEOUT_SECONDS)
+            (place,) = consumer.offsets_for_times([TopicPartition(topic, partition, since_ms)], timeout=patience)
             begin = max(begin, high if place.offset < 0 else place.offset)
-        found.append((TopicPartition(topic, partition, begin), high))
+        found[partition] = (begin, high)
     return found
 
 

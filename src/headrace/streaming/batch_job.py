@@ -8,24 +8,23 @@ and a run that is repeated does the same again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from headrace.contract import paths, storage, submit
 from headrace.contract.bindings import read_cassandra
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import queries, session
+from headrace.streaming.queries import Transform
 
 # The streams' settings, but plans that adapt and more partitions: a finite job has no state that they would bind.
 BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "4"}
-
-Transform = Callable[..., DataFrame]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The cut is a batch: records of later batches do not count, and what later batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -22,11 +22,11 @@ from headrace.contract.generation import Generation
 from headrace.contract.ledger import Record
 from headrace.contract.model import Query
 from headrace.streaming import batch
+from headrace.streaming.queries import Transform
 from headrace.streaming.reconcile_sinks import WRITTEN
 
 KEEP = 200  # differences of one account that are named in full
 OLD = "_old"  # of a sink's row: an earlier generation wrote it
-Transform = Callable[..., DataFrame]
 
 
 @dataclass(frozen=True)

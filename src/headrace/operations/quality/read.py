@@ -11,19 +11,16 @@ from typing import Any
 
 import fsspec
 import pandas as pd
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from headrace.contract import ledger, names, outputs, paths, storage
-from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import topics
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import read_cassandra
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.sinks import CheckedSink
-
-SILENT_SECONDS = 30.0
 
 Rows = list[dict[str, Any]]
 
@@ -68,35 +65,12 @@ def read_topic(deployment: Deployment, sink: CheckedSink, window: dict[str, Any]
 
     Records of other batches that lie between them are left out. A value that is no JSON object has no columns.
     """
-    ranges = {int(p): (start, end) for p, (start, end) in window["offsets"].items() if end > start}
-    config = {"group.id": "headrace.quality", "enable.auto.commit": False}
-    consumer = Consumer(read_kafka(deployment.bindings).client_config() | config)
+    topic = sink.place[0]
     rows: Rows = []
-    try:
-        consumer.assign([TopicPartition(sink.place[0], p, start) for p, (start, _) in ranges.items()])
-        position = {p: start for p, (start, _) in ranges.items()}
-        heard = time.monotonic()
-        while any(position[p] < end for p, (_, end) in ranges.items()):
-            messages = consumer.consume(5_000, timeout=0.2)  # waits so long for as many records
-            heard = time.monotonic() if messages else heard
-            if time.monotonic() - heard > SILENT_SECONDS:
-                raise HeadraceError(
-                    f"Topic {sink.place[0]} gave no record for {SILENT_SECONDS:.0f} s, at {position} of {ranges}: see "
-                    "`headrace status`, then check again."
-                )
-            for message in messages:
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-                partition, offset = message.partition(), message.offset()
-                position[partition] = offset + 1
-                if offset < ranges[partition][1]:
-                    rows += _own_record(message, window)
-    except KafkaException as error:
-        raise HeadraceError(
-            f"Topic {sink.place[0]} cannot be read ({error.args[0].str()}): see `headrace status`, then check again."
-        ) from error
-    finally:
-        consumer.close()
+    ranges = {int(p): (start, end) for p, (start, end) in window["offsets"].items()}
+    with topics.reader(deployment.bindings, topic, "quality") as consumer:
+        for message in topics.between(consumer, topic, ranges):
+            rows += _own_record(message, window)
     return rows
 
 

@@ -1,0 +1,69 @@
+"""Reads what a topic holds between offsets: no more, and without a group's offsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from headrace.contract.bindings import read_kafka
+from headrace.errors import HeadraceError
+
+TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 1.0
+BATCH = 5_000
+
+
+@contextmanager
+def reader(bindings: Path, topic: str, name: str) -> Iterator[Consumer]:
+    """Give a consumer that commits nothing; `name` is its group's. Raises HeadraceError for what Kafka refuses it."""
+    config = {"group.id": f"headrace.{name}", "enable.auto.commit": False}
+    consumer = Consumer(read_kafka(bindings).client_config() | config)
+    try:
+        yield consumer
+    except KafkaException as error:
+        fault = error.args[0]
+        told = fault.str() if isinstance(fault, KafkaError) else str(fault)
+        raise HeadraceError(
+            f"Kafka does not give {topic} ({told}): see `headrace status`, then `headrace up`."
+        ) from error
+    finally:
+        consumer.close()
+
+
+def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
+    """Yield the records (confluent_kafka Messages) of partition -> (first offset, offset past the last).
+
+    Offsets that hold no record (markers of transactions, compaction) are passed over. Raises HeadraceError where
+    Kafka gives nothing for TIMEOUT_SECONDS, KafkaException for what it refuses.
+    """
+    position = {partition: first for partition, (first, past) in ranges.items() if first < past}
+    ends = {partition: ranges[partition][1] for partition in position}
+    if not ends:
+        return
+    consumer.assign([TopicPartition(topic, partition, first) for partition, first in position.items()])
+    heard = time.monotonic()
+    while ends:
+        # Kafka's client waits until it has as many as it was asked for: no more than there are.
+        left = sum(past - position[partition] for partition, past in ends.items())
+        messages = consumer.consume(min(left, BATCH), timeout=POLL_SECONDS)
+        heard = time.monotonic() if messages else heard
+        if time.monotonic() - heard > TIMEOUT_SECONDS:
+            raise HeadraceError(
+                f"Kafka gave no record of {topic} for {TIMEOUT_SECONDS:.0f} s, at {position} of {ends}: see "
+                "`headrace status`."
+            )
+        for message in messages:
+            if message.error():
+                raise KafkaException(message.error())
+            partition, offset = message.partition(), message.offset()
+            past = ends.get(partition)
+            if past is not None and offset < past:
+                yield message
+            position[partition] = offset + 1
+            if past is not None and offset >= past - 1:
+                del ends[partition]
