@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha images
+.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -52,7 +52,7 @@ test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a
 	$(PYTEST) -m nightly
 
 test-fast: $(READY) ## The tests that need no Java: under a minute
-	$(PYTEST) -n logical -m "not spark and not platform and not slow and not nightly"
+	$(PYTEST) -n logical --dist loadfile -m "not spark and not platform and not slow and not nightly"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
 	$(PYTEST) $(IN_LANES) -m "(spark or slow) and not platform and not nightly"
@@ -66,6 +66,9 @@ test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, 
 e2e: $(READY) ## The story on a real Kubernetes, from apply to destroy (TESTCLUSTER or KUBECONFIG)
 	tests/cluster/run
 
+e2e-external: $(READY) ## A stream on Kafka, Cassandra and PostgreSQL that are not ours
+	EXTERNAL=1 STORY=tests/cluster/test_streams.py tests/cluster/run
+
 e2e-ha: $(READY) ## Size 3: every node of Kafka and of Cassandra rolls under load
 	SIZE=3 HEADRACE_HA=1 STORY=tests/cluster/test_ha.py tests/cluster/run
 
@@ -76,7 +79,7 @@ lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run
+	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/others
 
 format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .
