@@ -115,7 +115,9 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
 
 def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
     settings = local_settings(tmp_path / "home")
+    # A runner that itself was started in the background ignores SIGINT, and so would its children.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from headrace.local.settings import Settings; from headrace.local import platform; "
         f"platform.up(Settings.load(**{settings.model_dump(mode='json')!r}))"
     )
