@@ -115,9 +115,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
 
 def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
     settings = local_settings(tmp_path / "home")
-    # A runner that itself was started in the background ignores SIGINT, and so would its children.
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from headrace.local.settings import Settings; from headrace.local import platform; "
         f"platform.up(Settings.load(**{settings.model_dump(mode='json')!r}))"
     )
@@ -139,7 +137,9 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
 
 def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     settings = local_settings(tmp_path / "home")
+    # A runner that itself was started in the background ignores SIGINT, and so would its children.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from headrace.local.settings import Settings; from headrace.local import platform; "
         f"platform.up(Settings.load(**{settings.model_dump(mode='json')!r}))"
     )
@@ -149,6 +149,19 @@ def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     assert "KeyboardInterrupt" in command.communicate()[1]
     assert set(states(settings).values()) == {"STOPPED"}
     assert [process.pid for process in psutil.process_iter() if is_of(process, settings)] == []
+
+
+def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
+    settings = local_settings(tmp_path / "home")
+    (part,) = [part for part in platform.parts(settings) if part.name == "cassandra"]
+    dying = [sys.executable, "-c", "import time; time.sleep(4)", part.mark]
+    old = processes.spawn(part.name, settings.run_dir, dying, part.mark, os.environ, settings.log_dir / "dying.out")
+    try:
+        platform.up(settings)
+        assert set(states(settings).values()) == {"RUNNING"}
+        assert pids(settings)["cassandra"] != old.pid
+    finally:
+        platform.down(settings)
 
 
 def test_a_part_that_cannot_start_is_told_with_its_log_and_leaves_nothing_running(tmp_path):

@@ -222,7 +222,8 @@ def _up_part(
     part: Part, settings: Settings, java: Java, report: Progress, started: list[Part], give_up: threading.Event
 ) -> None:
     process = processes.find(part.name, settings.run_dir, part.mark)
-    if process is None:
+    # What is found may be dying: a killed server lives on for a moment, without an answer.
+    if process is None or not _becomes_usable(part, settings, process.pid, give_up):
         report(f"start {part.name}", None)
         command = part.command(settings, java)
         output = settings.log_dir / f"{part.name}.{part.output}"
@@ -231,24 +232,25 @@ def _up_part(
             output.replace(output.with_suffix(f".{part.output}.1"))
         started.append(part)
         record = processes.spawn(part.name, settings.run_dir, command, part.mark, environment, output)
-        process = psutil.Process(record.pid)
-    _wait_until_usable(part, settings, process, give_up)
+        if not _becomes_usable(part, settings, record.pid, give_up):
+            log = logs(settings, part.name)
+            raise HeadraceError(f"{part.name} ended while it started; its log ({log}) says: {_why(part, settings)}")
     part.write_bindings(settings)
     report(f"start {part.name}", 1.0)
 
 
-def _wait_until_usable(part: Part, settings: Settings, process: psutil.Process, give_up: threading.Event) -> None:
+def _becomes_usable(part: Part, settings: Settings, pid: int, give_up: threading.Event) -> bool:
+    """Wait until clients can log in; False if the process ends before. Raises HeadraceError after the start timeout."""
     deadline = time.monotonic() + settings.start_timeout_s
     while time.monotonic() < deadline and not give_up.is_set():
         if processes.find(part.name, settings.run_dir, part.mark) is None:
-            log = logs(settings, part.name)
-            raise HeadraceError(f"{part.name} ended while it started; its log ({log}) says: {_why(part, settings)}")
+            return False
         if part.answers(settings) and part.usable(settings):
-            return
+            return True
         time.sleep(0.1)
     where = f" on port {part.port}" if part.port else ""
     raise HeadraceError(
-        f"{part.name} (pid {process.pid}) did not answer{where} within {settings.start_timeout_s:g} s: "
+        f"{part.name} (pid {pid}) did not answer{where} within {settings.start_timeout_s:g} s: "
         f"read {logs(settings, part.name)}, or give it longer with HEADRACE_START_TIMEOUT_S."
     )
 
