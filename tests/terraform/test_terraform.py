@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no provider mirror: set TF_CLI_CONFIG_FILE")
     folder = tmp_path_factory.mktemp("repository") / "infra" / "terraform"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns(".terraform*"))
+    shutil.copytree(ROOT / "helm", folder.parent.parent / "helm")
     done = _terraform(folder, "init", "-backend=false", "-input=false")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -54,6 +56,36 @@ def test_it_is_valid_formatted_and_linted(initialised: Path) -> None:
     lint = [tool("tflint"), f"--chdir={initialised}", "--recursive"]
     done = subprocess.run(lint, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_chart_whose_files_changed_is_applied_though_its_version_did_not(initialised: Path) -> None:
+    """Slow: Terraform plans three times."""
+    helm = initialised.parent.parent / "helm"
+    before = _planned(initialised)
+    assert set(before) == {"base", "kafka", "cassandra", "spark", "airflow"}
+    assert _planned(initialised) == before
+    for name in ("kafka/templates/pdb.yaml", "spark/README.md"):
+        with (helm / name).open("a") as file:
+            file.write("\n")
+    after = _planned(initialised)
+    assert [name for name, values in after.items() if values != before[name]] == ["kafka"], "READMEs are not applied"
+
+
+def _planned(folder: Path) -> dict[str, list[str]]:
+    """Return release -> values of a plan for an empty cluster."""
+    variables = {
+        "kubeconfig": "none", "size": "1", "images": '{airflow="localhost/a:1", spark="localhost/s:1"}',
+        "storage": '{source={hostPath={path="/srv/headrace"}}}',
+    }  # fmt: skip
+    words = [f"-var={name}={value}" for name, value in variables.items()]
+    done = _terraform(folder, "plan", "-input=false", "-no-color", "-refresh=false", "-out=plan", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = json.loads(_terraform(folder, "show", "-json", "plan").stdout)["resource_changes"]
+    return {
+        each["change"]["after"]["name"]: each["change"]["after"]["values"]
+        for each in shown if each["type"] == "helm_release"
+    }  # fmt: skip
 
 
 def test_variables_are_few_typed_and_described() -> None:

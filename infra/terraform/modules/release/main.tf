@@ -1,8 +1,15 @@
+locals {
+  chart = abspath("${path.module}/../../../../helm/${var.name}")
+  # The provider compares values alone: a chart of the same version whose files changed would not be applied.
+  files       = sort(setunion(fileset(local.chart, "*.{yaml,json}"), fileset(local.chart, "templates/**")))
+  fingerprint = sha256(join("", [for file in local.files : "${file} ${filesha256("${local.chart}/${file}")}"]))
+}
+
 resource "helm_release" "this" {
   name          = var.name
   namespace     = var.namespace
-  chart         = abspath("${path.module}/../../../../helm/${var.name}")
-  values        = [for each in var.values : yamlencode(each)]
+  chart         = local.chart
+  values        = [for each in concat(var.values, [{ global = { chartFiles = local.fingerprint } }]) : yamlencode(each)]
   timeout       = var.timeout
   wait          = true
   wait_for_jobs = true
