@@ -14,14 +14,13 @@ import pytest
 from headrace.local.airflow_client import Airflow
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
 from tests.support.cluster_airflow import airflow
-from tests.support.cluster_streams import HEAD, inside, supervision
+from tests.support.cluster_streams import ALL, HEAD, inside, start, supervision
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster"),
 ]
-ALL = ["ad_attribution", "pos_sales", "user_logins", "web_events"]
 SMALL = "ad_attribution"  # two topics, a join with state and views
 
 _MIX = (
@@ -65,19 +64,17 @@ while (answer := open_lags()) and time.time() < deadline:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Airflow]:
+def running(stopped_at_the_end: None) -> Iterator[Airflow]:
     """The users are there, the four drivers run, and all topics hold two days of events, taken by every query."""
     with airflow() as api:
         assert inside(_DROP) == 200
         run, state = api.run("users_refresh", {}, 600)
         assert state == "success", api.task_states("users_refresh", run)
-        run, state = api.run("stream_start", {"pipelines": ALL}, 900)
-        assert state == "success", api.task_states("stream_start", run)
+        start(*ALL)
         told = inside(_MIX + "answer = send(old, None)")
         assert told["sent"] == told["acknowledged"]
         assert inside(_QUIET) == []
         yield api
-        api.run("stream_stop", {"pipelines": ALL}, 400)
 
 
 def test_all_four_pipelines_are_healthy_while_events_flow(running: Airflow) -> None:
@@ -102,7 +99,7 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
         return {str(each["dag_run_id"]) for each in found}
 
     before = by_asset()
-    _succeeds(running, "batch_views", {"pipelines": ALL, "first": "", "last": ""})
+    _succeeds(running, "batch_views", {"pipelines": list(ALL), "first": "", "last": ""})
     began, deadline = time.monotonic(), time.monotonic() + 120
     while not (runs := by_asset() - before):
         assert time.monotonic() < deadline, "the views' asset starts no reconciliation"
@@ -117,8 +114,8 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
 @pytest.mark.parametrize(
     ("dag", "form"),
     [
-        ("quality", {"pipelines": ALL}),
-        ("checkpoint_snapshot", {"pipelines": ALL}),
+        ("quality", {"pipelines": list(ALL)}),
+        ("checkpoint_snapshot", {"pipelines": list(ALL)}),
         ("checkpoint_drill", {"pipelines": [SMALL]}),
         ("sink_upkeep", {"pipelines": [SMALL]}),
         ("lake_guard", {}),

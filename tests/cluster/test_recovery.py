@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -32,10 +31,9 @@ def image() -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def running() -> Iterator[None]:
-    """Both pipelines run, started by the DAG, kept by the supervisor; stopped at the end."""
-    with streams.started():
-        yield
+def running(stopped_at_the_end: None) -> None:
+    """Both pipelines run, started by the DAG, kept by the supervisor."""
+    streams.start(*BOTH)
 
 
 def _told(what: str, since: int, found: dict[str, dict[str, int]]) -> float:

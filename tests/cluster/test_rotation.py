@@ -23,11 +23,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def running() -> Iterator[None]:
+def running(stopped_at_the_end: None) -> Iterator[None]:
     """Both pipelines run; the base chart is back at its usual action afterwards."""
-    with streams.started():
-        yield
-        helm_upgrade("base", "base", "--set", "job.action=ensure")
+    streams.start(*BOTH)
+    yield
+    helm_upgrade("base", "base", "--set", "job.action=ensure")
 
 
 def _restarts(system: str, name: str) -> None:

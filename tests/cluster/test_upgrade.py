@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,10 +25,9 @@ BAD_IMAGE = os.environ.get("HEADRACE_BAD_IMAGE", "")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def running() -> Iterator[None]:
+def running(stopped_at_the_end: None) -> None:
     """The pipelines run, and the load's sales are summed too."""
-    with streams.started():
-        yield
+    streams.start(*BOTH)
 
 
 def test_an_image_that_does_not_exist_is_refused_and_the_driver_runs_on() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from tests.support.cluster import airflow_image, kubectl, namespace, probe_pod, run_probe
 from tests.support.cluster_airflow import airflow
 
+ALL = ("ad_attribution", "pos_sales", "user_logins", "web_events")
 BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
 QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
 AIRFLOW_LABELS = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
@@ -203,14 +204,17 @@ def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
         running.remove()
 
 
-@contextmanager
-def started() -> Iterator[None]:
-    """Let Airflow start BOTH, whose supervisor keeps them, and stop them at the end."""
+def start(*pipelines: str) -> None:
+    """Let Airflow start these pipelines, or adopt what runs of them; its supervisor keeps them from then on."""
     with airflow() as api:
-        assert api.run("stream_start", {"pipelines": list(BOTH)}, 400)[1] == "success"
-    yield
+        run, state = api.run("stream_start", {"pipelines": list(pipelines)}, 900)
+        assert state == "success", api.task_states("stream_start", run)
+
+
+def stop_all() -> None:
+    """Let Airflow stop every pipeline."""
     with airflow() as api:
-        api.run("stream_stop", {"pipelines": list(BOTH)}, 300)
+        api.run("stream_stop", {"pipelines": list(ALL)}, 400)
 
 
 def supervision(pipeline: str) -> dict[str, Any]:
