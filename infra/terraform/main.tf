@@ -3,7 +3,7 @@ locals {
   images = { for name, image in var.images : name => {
     repository = regex("^(.+):[^:/]+$", image)[0]
     tag        = regex(":([^:/]+)$", image)[0]
-  } }
+  } if name != "pull_secret" }
   first = var.create_namespace ? kubernetes_namespace_v1.first[0].metadata[0].name : var.prefix
   # A folder is a volume that both sides mount; anything else is an object store's URI.
   shared_volume = startswith(var.storage.root, "/")
@@ -32,6 +32,7 @@ module "base" {
     keepNamespaces     = var.keep_volumes
     podSecurityVersion = var.pod_security_version
     image              = local.images.airflow
+    imagePullSecret    = var.images.pull_secret
     kafka              = var.kafka
     cassandra          = var.cassandra
     database           = var.database
@@ -52,17 +53,23 @@ module "kafka" {
   name       = "kafka"
   namespace  = local.namespaces.kafka
   timeout    = var.timeout
-  values     = [{ size = var.size, image = local.images.kafka, keepVolumes = var.keep_volumes }, var.stores.kafka]
+  values     = [{ size = var.size, image = local.images.kafka, imagePullSecret = var.images.pull_secret, keepVolumes = var.keep_volumes }, var.stores.kafka]
   depends_on = [module.base]
 }
 
 module "cassandra" {
-  source     = "./modules/release"
-  count      = var.cassandra.mode == "bundled" ? 1 : 0
-  name       = "cassandra"
-  namespace  = local.namespaces.cassandra
-  timeout    = var.timeout
-  values     = [{ size = var.size, image = local.images.cassandra, toolImage = local.images.airflow, keepVolumes = var.keep_volumes }, var.stores.cassandra]
+  source    = "./modules/release"
+  count     = var.cassandra.mode == "bundled" ? 1 : 0
+  name      = "cassandra"
+  namespace = local.namespaces.cassandra
+  timeout   = var.timeout
+  values = [{
+    size            = var.size
+    image           = local.images.cassandra
+    toolImage       = local.images.airflow
+    imagePullSecret = var.images.pull_secret
+    keepVolumes     = var.keep_volumes
+  }, var.stores.cassandra]
   depends_on = [module.base]
 }
 
@@ -75,6 +82,7 @@ module "spark" {
     airflowNamespace = local.namespaces.airflow
     sharedVolume     = local.shared_volume
     toolImage        = local.images.airflow
+    imagePullSecret  = var.images.pull_secret
     historyServer    = { enabled = var.history_server, logDir = local.event_logs }
   }]
   depends_on = [module.base]
@@ -86,14 +94,15 @@ module "airflow" {
   namespace = local.namespaces.airflow
   timeout   = var.timeout
   values = [{
-    sparkNamespace = local.namespaces.spark
-    image          = local.images.airflow
-    sparkImage     = local.images.spark
-    postgres       = { mode = var.database.mode, image = local.images.postgres }
-    storage        = { root = var.storage.root, sharedVolume = local.shared_volume }
-    replicas       = var.size
-    driver         = { eventLogDir = var.history_server ? local.event_logs : "" }
-    baseUrl        = var.airflow_url
+    sparkNamespace  = local.namespaces.spark
+    image           = local.images.airflow
+    sparkImage      = local.images.spark
+    imagePullSecret = var.images.pull_secret
+    postgres        = { mode = var.database.mode, image = local.images.postgres }
+    storage         = { root = var.storage.root, sharedVolume = local.shared_volume }
+    replicas        = var.size
+    driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
+    baseUrl         = var.airflow_url
     ingress = {
       enabled   = var.ingress != null
       className = var.ingress == null ? "" : var.ingress.class_name

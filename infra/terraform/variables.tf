@@ -20,12 +20,16 @@ variable "prefix" {
 }
 
 variable "create_namespace" {
-  description = "Make the first namespace. Set to false where it is there, such as with binding Secrets of external systems."
+  description = "Make the first namespace. Set to false where it is there, such as with a pull secret or binding Secrets of external systems."
   type        = bool
   default     = true
   validation {
     condition     = var.create_namespace == false || alltrue([for s in [var.kafka, var.cassandra, var.database] : s.mode == "bundled"])
     error_message = "An external system's binding Secret must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+  }
+  validation {
+    condition     = var.create_namespace == false || var.images.pull_secret == ""
+    error_message = "The first pod is pulled by images.pull_secret, so it must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
   }
 }
 
@@ -49,21 +53,26 @@ variable "size" {
 }
 
 variable "images" {
-  description = "Images as repository:tag. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones."
+  description = "Images as repository:tag. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, by which nodes pull them."
   type = object({
-    airflow   = string
-    spark     = string
-    kafka     = optional(string, "docker.io/apache/kafka:4.3.1")
-    cassandra = optional(string, "docker.io/library/cassandra:5.0.9")
-    postgres  = optional(string, "docker.io/library/postgres:15")
+    airflow     = string
+    spark       = string
+    kafka       = optional(string, "docker.io/apache/kafka:4.3.1")
+    cassandra   = optional(string, "docker.io/library/cassandra:5.0.9")
+    postgres    = optional(string, "docker.io/library/postgres:15")
+    pull_secret = optional(string, "")
   })
   validation {
-    condition     = alltrue([for image in values(var.images) : can(regex("^[^@]+:[A-Za-z0-9._-]+$", image))])
+    condition     = alltrue([for name, image in var.images : can(regex("^[^@]+:[A-Za-z0-9._-]+$", image)) if name != "pull_secret"])
     error_message = "Each image is named with its tag, as in registry.example.org/headrace-spark:1.2.0."
   }
   validation {
-    condition     = alltrue([for image in values(var.images) : !endswith(image, ":latest")])
+    condition     = alltrue([for name, image in var.images : !endswith(image, ":latest") if name != "pull_secret"])
     error_message = "The tag latest moves and cannot be rolled back to: name a version."
+  }
+  validation {
+    condition     = can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$", var.images.pull_secret))
+    error_message = "images.pull_secret is the name of a Secret, not its content, which would show in state: make one with kubectl create secret docker-registry."
   }
 }
 

@@ -17,6 +17,7 @@ from tests.support.charts import (
     DUMPER,
     LOADER,
     NAMESPACES,
+    PULL_SECRET,
     ROOT,
     VARIANTS,
     containers,
@@ -153,7 +154,8 @@ def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
     schemas = os.environ.get("KUBERNETES_SCHEMAS", str(ROOT / ".tools" / "kubernetes-schemas"))
     place = schemas + "/{{.NormalizedKubernetesVersion}}-local{{.StrictSuffix}}/{{.ResourceKind}}{{.KindSuffix}}.json"
     files = []
-    for number, (chart, settings) in enumerate(VARIANTS):
+    private = [(chart, PULL_SECRET) for chart in CHARTS]
+    for number, (chart, settings) in enumerate([*VARIANTS, *private]):
         files.append(tmp_path / f"{chart}-{number}.yaml")
         files[-1].write_text(yaml.dump_all(render(chart, *settings), Dumper=DUMPER))
     command = [kubeconform, "-strict", "-kubernetes-version", version, "-schema-location", place, *map(str, files)]

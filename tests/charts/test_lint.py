@@ -11,17 +11,29 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.support.charts import BEHIND_INGRESS, DUMPER, HISTORY, LOADER, NAMESPACES, ROOT, Object, render, tool
+from tests.support.charts import (
+    BEHIND_INGRESS,
+    DUMPER,
+    HISTORY,
+    LOADER,
+    NAMESPACES,
+    PULL_SECRET,
+    ROOT,
+    Object,
+    render,
+    tool,
+)
 
+LARGE = "three nodes, ingress, metrics, history, private registry"
 # Charts are scored together, as they are installed: a pod is isolated by a policy of another chart.
 PLATFORMS: dict[str, dict[str, tuple[str, ...]]] = {
     "one node of everything": {},
-    "three nodes, ingress, metrics, history": {
-        "base": ("network.ingressNamespace=ingress", "network.monitoringNamespace=monitoring"),
-        "kafka": ("size=3",),
-        "cassandra": ("size=3",),
-        "spark": HISTORY,
-        "airflow": BEHIND_INGRESS,
+    LARGE: {
+        "base": ("network.ingressNamespace=ingress", "network.monitoringNamespace=monitoring", *PULL_SECRET),
+        "kafka": ("size=3", *PULL_SECRET),
+        "cassandra": ("size=3", *PULL_SECRET),
+        "spark": (*HISTORY, *PULL_SECRET),
+        "airflow": (*BEHIND_INGRESS, *PULL_SECRET),
     },
 }
 OK = 10  # kube-score's grade of a check that holds; 5 is a warning, 1 critical
@@ -111,9 +123,7 @@ def test_the_linter_sees_planted_faults() -> None:
         "metadata": {"name": "bad", "namespace": "elsewhere", "labels": {"app": "bad"}},
         "spec": {"containers": [{"name": "c", "image": "x:latest", "securityContext": {"privileged": True}}]},
     }
-    unprotected = [
-        each for each in _platform("three nodes, ingress, metrics, history") if each["kind"] != "PodDisruptionBudget"
-    ]
+    unprotected = [each for each in _platform(LARGE) if each["kind"] != "PodDisruptionBudget"]
     seen = {each.check for each in _unskipped(_score([*unprotected, bad]))}
     assert {
         "container-image-tag",

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import yaml
 
-from tests.support.charts import NAMESPACES, ROOT, Object, kind, pods, render
+from tests.support.charts import NAMESPACES, PULL_SECRET, ROOT, Object, kind, pods, render
 
 SNAPSHOT = ROOT / "tests" / "charts" / "rights.yaml"
 HEAD = "# namespace/account: {namespace: {resource: verbs}}; made and compared by tests/charts/test_rights.py.\n"
@@ -78,6 +78,11 @@ def test_every_pods_account_is_one_that_is_made_or_the_default_one_without_right
         for subject in each["subjects"]
     }  # fmt: skip
     assert "default" not in bound
+
+
+def test_to_copy_a_pull_secret_takes_no_right_more() -> None:
+    for action in ACTIONS.values():
+        assert _rights(_installed(*action, *PULL_SECRET)) == _rights(_installed(*action))
 
 
 def test_a_right_more_is_seen() -> None:

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
+from kubernetes import client  # type: ignore[import-untyped]
 
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
@@ -23,13 +25,18 @@ class Kept:
 
     content: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     writable: bool = False
+    kinds: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def read(self, namespace: str, name: str) -> dict[str, str] | None:
         return self.content.get((namespace, name))
 
-    def create(self, namespace: str, name: str, content: dict[str, str]) -> None:
+    def kind(self, namespace: str, name: str) -> str:
+        return self.kinds.get((namespace, name), "Opaque") if (namespace, name) in self.content else ""
+
+    def create(self, namespace: str, name: str, content: dict[str, str], kind: str = "Opaque") -> None:
         assert (namespace, name) not in self.content
         self.content[namespace, name] = dict(content)
+        self.kinds[namespace, name] = kind
 
     def replace(self, namespace: str, name: str, content: dict[str, str]) -> None:
         assert self.writable, "the account may not overwrite"
@@ -156,6 +163,108 @@ def test_plain_text_passes_with_consent_and_a_missing_binding_is_named(config: C
     kept.content.clear()
     with pytest.raises(HeadraceError, match="no Secret my-kafka in namespace headrace"):
         Bootstrap(external, kept).run()
+
+
+DOCKER = "kubernetes.io/dockerconfigjson"
+LOGIN, OTHER_LOGIN = {".dockerconfigjson": '{"auths": {}}'}, {".dockerconfigjson": '{"auths": {"r": {}}}'}
+
+
+def _private(config: Config, kind: str = DOCKER, *, writable: bool = False) -> tuple[Config, Kept]:
+    kept = Kept(writable=writable)
+    kept.content["headrace", "regcred"], kept.kinds["headrace", "regcred"] = LOGIN, kind
+    return config.model_copy(update={"pull_secret": "regcred"}), kept
+
+
+def _copies(kept: Kept) -> dict[str, tuple[str, dict[str, str]]]:
+    return {
+        place[0]: (kept.kinds[place], content)
+        for place, content in kept.content.items()
+        if place[1] == "regcred" and place[0] != "headrace"
+    }
+
+
+def test_the_pull_secret_is_copied_with_its_type_to_where_pods_run_and_a_second_run_changes_nothing(
+    config: Config,
+) -> None:
+    private, kept = _private(config)
+    made = Bootstrap(private, kept).run()
+    assert _copies(kept) == dict.fromkeys(("kafka", "cassandra", "spark", "airflow"), (DOCKER, LOGIN))
+    assert {f"{namespace}/regcred" for namespace in _copies(kept)} <= set(made)
+    assert {kept.kinds[place] for place in kept.content if place[1] != "regcred"} == {"Opaque"}
+    assert Bootstrap(private, kept).run() == []
+
+
+def test_the_pull_secret_is_no_business_of_a_namespace_without_pods_nor_of_a_deployment_without_one(
+    config: Config,
+) -> None:
+    private, kept = _private(config)
+    kept.content["headrace", "my-kafka"] = _external(config)[1].content["headrace", "my-kafka"]
+    Bootstrap(
+        private.model_copy(update={"kafka": System(mode="external", namespace="kafka", binding="my-kafka")}), kept
+    ).run()
+    assert set(_copies(kept)) == {"cassandra", "spark", "airflow"}
+    _, open_to_all = _private(config)
+    Bootstrap(config, open_to_all).run()
+    assert _copies(open_to_all) == {}
+
+
+def test_a_changed_pull_secret_is_kept_from_the_copies_until_they_are_removed_or_rotated(config: Config) -> None:
+    private, kept = _private(config, writable=True)
+    Bootstrap(private, kept).run()
+    kept.content["headrace", "regcred"] = OTHER_LOGIN
+    for action in ("ensure", "renew-certificates"):
+        assert not [each for each in Bootstrap(private, kept, action).run() if "regcred" in each]
+    del kept.content["spark", "regcred"]
+    assert Bootstrap(private, kept).run() == ["spark/regcred"]
+    assert [place for place, (_, content) in _copies(kept).items() if content == OTHER_LOGIN] == ["spark"]
+    changed = Bootstrap(private, kept, "rotate-passwords").run()
+    assert _copies(kept) == dict.fromkeys(("kafka", "cassandra", "airflow", "spark"), (DOCKER, OTHER_LOGIN))
+    assert "spark/regcred" not in changed
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("", "is not there"), ("Opaque", "is of type Opaque")])
+def test_a_pull_secret_that_nodes_cannot_pull_by_is_refused_in_a_sentence_with_the_remedy(
+    config: Config, kind: str, sentence: str
+) -> None:
+    private, kept = _private(config, kind)
+    if not kind:
+        kept.content.clear()
+    told = (
+        f"^Secret regcred in namespace headrace {sentence}, .* {DOCKER}: make it with kubectl create secret docker-reg"
+    )
+    with pytest.raises(HeadraceError, match=told):
+        Bootstrap(private, kept).run()
+    assert _copies(kept) == {}
+
+
+def test_a_pull_secret_with_the_name_of_a_secret_of_ours_is_refused_and_overwrites_nothing(config: Config) -> None:
+    private, kept = _private(config, writable=True)
+    place = ("headrace", "kafka-pos-sales")
+    kept.content[place], kept.kinds[place] = LOGIN, DOCKER
+    with pytest.raises(HeadraceError, match=r"kafka-pos-sales in namespace spark .* give yours another name"):
+        Bootstrap(private.model_copy(update={"pull_secret": place[1]}), kept, "rotate-passwords").run()
+    assert kept.content["spark", "kafka-pos-sales"]["username"] == "pos_sales"
+
+
+def test_the_cluster_is_asked_for_a_secrets_type_and_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, client.V1Secret] = {}
+
+    def read(name: str, namespace: str) -> client.V1Secret:
+        if name not in made:
+            raise client.ApiException(status=404)
+        return made[name]
+
+    api = SimpleNamespace(
+        read_namespaced_secret=read,
+        create_namespaced_secret=lambda namespace, body: made.update({body.metadata.name: body}),
+    )
+    monkeypatch.setattr(bootstrap, "_api", lambda: api)
+    secrets = bootstrap.ClusterSecrets()
+    assert (secrets.kind("spark", "regcred"), secrets.read("spark", "regcred")) == ("", None)
+    secrets.create("spark", "regcred", LOGIN, DOCKER)
+    secrets.create("spark", "binding", {"type": "kafka"})
+    assert (secrets.kind("spark", "regcred"), secrets.kind("spark", "binding")) == (DOCKER, "Opaque")
+    assert made["regcred"].string_data == LOGIN
 
 
 def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:

@@ -34,6 +34,7 @@ BEHIND_INGRESS = (
     "baseUrl=https://a.example.org/airflow",
 )
 HISTORY = ("historyServer.enabled=true",)
+PULL_SECRET = ("imagePullSecret=regcred",)
 # Both sizes, and each system bundled and external.
 VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     ("base", ()),

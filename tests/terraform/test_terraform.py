@@ -40,7 +40,7 @@ def _terraform(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_every_promise_holds_and_bad_input_is_refused_with_a_remedy(initialised: Path) -> None:
-    """Slow: Terraform plans nineteen times, 20 s on two busy cores."""
+    """Slow: Terraform plans for each of them, half a minute on two busy cores."""
     done = _terraform(initialised, "test", "-no-color")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failed" in done.stdout

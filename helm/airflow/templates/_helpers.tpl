@@ -191,6 +191,9 @@ spec:
     spec:
       serviceAccountName: {{ .account | default "airflow-none" }}
       automountServiceAccountToken: {{ not (empty .account) }}
+      {{- with $root.Values.imagePullSecret }}
+      imagePullSecrets: [{name: {{ quote . }}}]
+      {{- end }}
       enableServiceLinks: false # else AIRFLOW_PORT... variables appear
       terminationGracePeriodSeconds: 60
       securityContext:

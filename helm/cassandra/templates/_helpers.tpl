@@ -74,6 +74,9 @@ cassandra.{{ .Release.Namespace }}.svc.cluster.local
 {{/* The pod that makes the superuser, and asks afterwards whether it logs in. */}}
 {{- define "cassandra.superuser" -}}
 automountServiceAccountToken: false
+{{- with .Values.imagePullSecret }}
+imagePullSecrets: [{name: {{ quote . }}}]
+{{- end }}
 enableServiceLinks: false
 securityContext:
   {{- include "cassandra.podSecurity" 185 | nindent 2 }}

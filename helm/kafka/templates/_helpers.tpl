@@ -79,6 +79,9 @@ spec:
         headrace/config: {{ include "kafka.config" $root | sha256sum }}
     spec:
       automountServiceAccountToken: false
+      {{- with $root.Values.imagePullSecret }}
+      imagePullSecrets: [{name: {{ quote . }}}]
+      {{- end }}
       enableServiceLinks: false # else KAFKA_PORT... variables appear
       terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
       securityContext:

@@ -46,6 +46,9 @@ metadata:
   {{- end }}
 spec:
   automountServiceAccountToken: {{ eq .role "driver" }}
+  {{- with $root.Values.imagePullSecret }}
+  imagePullSecrets: [{name: {{ quote . }}}]
+  {{- end }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
   securityContext:

@@ -5,6 +5,7 @@ keep_volumes     = true
 images = {
   airflow = "your-registry.example.org/headrace-airflow:0.1.0"
   spark   = "your-registry.example.org/headrace-spark:0.1.0"
+  # pull_secret = "your-secret" # if the registry asks for a login: docs/howto/deploy.md
 }
 storage = {
   size   = "200Gi"

@@ -43,6 +43,34 @@ run "images_are_split_into_repository_and_tag" {
   }
 }
 
+run "a_pull_secret_is_named_to_every_chart_and_is_no_image" {
+  command = apply
+  variables {
+    create_namespace = false
+    images = {
+      airflow     = "registry.example.org:5000/team/headrace-airflow:1.2"
+      spark       = "localhost/headrace-spark:1.2"
+      pull_secret = "regcred"
+    }
+  }
+  assert {
+    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].imagePullSecret == "regcred"])
+    error_message = "every pod can be pulled"
+  }
+  assert {
+    condition     = sort(keys(local.images)) == sort(["airflow", "spark", "kafka", "cassandra", "postgres"])
+    error_message = "a Secret has no repository and no tag"
+  }
+}
+
+run "no_pull_secret_unless_asked_for" {
+  command = apply
+  assert {
+    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].imagePullSecret == ""])
+    error_message = "a Secret that is not there would be a warning at each pod"
+  }
+}
+
 run "an_external_kafka_has_no_pods_and_keeps_its_binding" {
   command = apply
   variables {

@@ -27,6 +27,30 @@ run "no_tag" {
   expect_failures = [var.images]
 }
 
+run "a_pull_secret_in_a_namespace_that_is_not_there_yet" {
+  command = plan
+  variables { images = { airflow = "localhost/headrace-airflow:0.1.0", spark = "localhost/headrace-spark:0.1.0", pull_secret = "regcred" } }
+  expect_failures = [var.create_namespace]
+}
+
+run "a_login_in_place_of_the_name_of_its_secret" {
+  command = plan
+  variables {
+    create_namespace = false
+    images           = { airflow = "localhost/headrace-airflow:0.1.0", spark = "localhost/headrace-spark:0.1.0", pull_secret = "{\"auths\": {}}" }
+  }
+  expect_failures = [var.images]
+}
+
+run "a_moving_tag_beside_a_pull_secret" {
+  command = plan
+  variables {
+    create_namespace = false
+    images           = { airflow = "localhost/headrace-airflow:latest", spark = "localhost/headrace-spark:0.1.0", pull_secret = "regcred" }
+  }
+  expect_failures = [var.images]
+}
+
 run "an_external_system_without_binding" {
   command = plan
   variables {

@@ -30,6 +30,7 @@ KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
 DATACENTER = "datacenter1"
 SCRAM_ITERATIONS = 8192
 LOGINS = "pipeline-logins"
+OPAQUE, PULL_SECRET = "Opaque", "kubernetes.io/dockerconfigjson"  # types of Secrets
 
 Content = dict[str, str]
 Action = Literal["ensure", "renew-certificates", "rotate-passwords"]
@@ -46,7 +47,10 @@ class System(BaseModel):
 
 
 class Config(BaseModel):
-    """What the base chart mounts. `pipelines` is the folder of pipeline files in the image."""
+    """What the base chart mounts. `pipelines` is the folder of pipeline files in the image.
+
+    `pull_secret` names the user's Secret in `namespace` by which nodes pull images; empty: they may without.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,17 +60,21 @@ class Config(BaseModel):
     kafka: System
     cassandra: System
     database: System = System()
+    pull_secret: str = ""
     pipelines: Path
     allow_plaintext: bool = False
 
 
 class Secrets(Protocol):
-    """The cluster's Secrets: read (None if absent), create, replace."""
+    """The cluster's Secrets: read (None if absent), their type, create, replace."""
 
     def read(self, namespace: str, name: str) -> Content | None:
         """Return a Secret's content, or None."""
 
-    def create(self, namespace: str, name: str, content: Content) -> None:
+    def kind(self, namespace: str, name: str) -> str:
+        """Return a Secret's type, empty if there is none."""
+
+    def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
         """Make a Secret that is not there."""
 
     def replace(self, namespace: str, name: str, content: Content) -> None:
@@ -84,7 +92,7 @@ class Bootstrap:
     changed: list[str] = field(default_factory=list)
 
     def run(self) -> list[str]:
-        """Make what is missing and return its names. Raises HeadraceError where a user's binding does not serve."""
+        """Make what is missing and return its names. Raises HeadraceError where a user's own Secret does not serve."""
         own = self.config
         authority = self._authority()
         if own.kafka.mode == "bundled":
@@ -103,6 +111,8 @@ class Bootstrap:
         self._pipelines({"kafka": kafka, "cassandra": cassandra})
         database = self._database()
         self._ensure(own.airflow, "airflow", lambda: airflow_secrets(database))
+        if own.pull_secret:
+            self._copy_pull_secret()
         return self.changed
 
     def _authority(self) -> pki.Authority:
@@ -198,12 +208,32 @@ class Bootstrap:
             )
         return address
 
-    def _ensure(self, namespace: str, name: str, make: Callable[[], Content]) -> Content:
+    def _copy_pull_secret(self) -> None:
+        """Put the registry's login, which the user made in the first namespace, into every other that has pods."""
+        own, name = self.config, self.config.pull_secret
+        found = self.secrets.kind(own.namespace, name)
+        if found != PULL_SECRET:
+            raise HeadraceError(
+                f"Secret {name} in namespace {own.namespace} {f'is of type {found}' if found else 'is not there'}, and nodes "
+                f"pull by one of type {PULL_SECRET}: make it with kubectl create secret docker-registry."
+            )
+        given = self.secrets.read(own.namespace, name) or {}
+        stores = [each.namespace for each in (own.kafka, own.cassandra) if each.mode == "bundled"]
+        for namespace in (*stores, own.spark, own.airflow):
+            there = self._ensure(namespace, name, lambda: given, PULL_SECRET)
+            if self.secrets.kind(namespace, name) != PULL_SECRET:
+                raise HeadraceError(
+                    f"Secret {name} in namespace {namespace} is there and is no pull secret: give yours another name."
+                )
+            if self.action == "rotate-passwords" and there != given:
+                self._write(namespace, name, given)
+
+    def _ensure(self, namespace: str, name: str, make: Callable[[], Content], kind: str = OPAQUE) -> Content:
         there = self.secrets.read(namespace, name)
         if there is not None:
             return there
         content = make()
-        self.secrets.create(namespace, name, content)
+        self.secrets.create(namespace, name, content, kind)
         self.changed.append(f"{namespace}/{name}")
         return content
 
@@ -277,26 +307,35 @@ class ClusterSecrets:
 
     def read(self, namespace: str, name: str) -> Content | None:
         """Return a Secret's content, or None."""
-        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+        found = _found(namespace, name)
+        return found and {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
 
-        try:
-            found = _api().read_namespaced_secret(name, namespace)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        return {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
+    def kind(self, namespace: str, name: str) -> str:
+        """Return a Secret's type, empty if there is none."""
+        found = _found(namespace, name)
+        return found.type if found else ""
 
-    def create(self, namespace: str, name: str, content: Content) -> None:
+    def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
         """Make a Secret that is not there."""
         from kubernetes import client  # type: ignore[import-untyped]
 
         meta = client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/part-of": "headrace"})
-        _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content))
+        _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content, type=kind))
 
     def replace(self, namespace: str, name: str, content: Content) -> None:
         """Write a Secret that is there anew."""
         _api().patch_namespaced_secret(name, namespace, {"stringData": content})
+
+
+def _found(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
+    from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+    try:
+        return _api().read_namespaced_secret(name, namespace)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 def _api() -> "client.CoreV1Api":  # type: ignore[name-defined]  # noqa: F821, UP037
