@@ -42,6 +42,13 @@ ROOTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("com.datastax.spark", "spark-cassandra-connector_2.12", "3.5.1"),
         ("org.apache.iceberg", "iceberg-spark-runtime-3.5_2.12", "1.12.0"),
         ("com.globalmentor", "hadoop-bare-naked-local-fs", "0.1.0", ALONE),  # ADR 0016
+        # An object store as storage root (ADR 0023). Hadoop asks for the bundle of all services, 281 MB: it needs three.
+        ("org.apache.spark", "spark-hadoop-cloud_2.12", "3.5.7", ALONE),
+        ("org.apache.hadoop", "hadoop-aws", "3.3.4", ALONE),
+        ("com.amazonaws", "aws-java-sdk-s3", "1.12.262"),
+        ("com.amazonaws", "aws-java-sdk-dynamodb", "1.12.262"),
+        ("com.amazonaws", "aws-java-sdk-sts", "1.12.262"),
+        ("com.fasterxml.jackson.dataformat", "jackson-dataformat-cbor", "2.15.2"),  # as old as Spark's own Jackson
     ),
 }
 
