@@ -113,6 +113,15 @@ def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An S3 API on loopback, ended with the run: the binding root that says how to reach it."""
+    from tests.support.objects import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("objects")) as bindings:
+        yield bindings
+
+
+@pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A real Kafka and a real Cassandra on free ports, provisioned for all pipelines; ended with the run."""
     from headrace.contract.load import load_pipelines

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fsspec
-
-from headrace.contract import generation, ledger, outputs
+from headrace.contract import generation, ledger, outputs, storage
 from headrace.contract.checkpoint import Offsets, commits_entry, offsets_entry, read_batch_range
 from headrace.contract.generation import Generation
 from headrace.contract.load import load_pipeline
@@ -54,7 +52,7 @@ class FakeLauncher:
 def put(path: str, content: str | bytes, *, crc: bool = False) -> None:
     """Write a file, and beside it what Hadoop's local file system notes of it."""
     data = content.encode() if isinstance(content, str) else content
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     folder, _, name = inner.rpartition("/")
     fs.makedirs(folder, exist_ok=True)
     fs.pipe_file(inner, data)
@@ -89,6 +87,7 @@ def write_batch(root: str, made: Generation, batch: int, *, rows_out: int = 5) -
     own = made.paths(root)
     if made.query == "files" and rows_out:
         put(f"{own.files}/batch_id={batch}/part-0.json", f'{{"row":{batch}}}\n')
+        put(f"{own.files}/batch_id={batch}/{outputs.WHOLE}", "")
     found = read_batch_range(own.checkpoint, batch)
     now = time.time_ns() // 1_000_000
     name = f"{made.pipeline}.{made.query}"
@@ -119,7 +118,7 @@ def run(root: str, made: Generation, batches: Iterable[int], *, stateful: bool =
 def purge(root: str, made: Generation, below: int) -> None:
     """Remove what Spark no longer keeps (minBatchesToRetain)."""
     folder = made.paths(root).checkpoint
-    fs, inner = fsspec.core.url_to_fs(folder)
+    fs, inner = storage.locate(folder)
     for path in fs.find(inner):
         name = path.rpartition("/")[2].lstrip(".").split(".")[0]
         parent = path[len(inner) :].split("/")[1]
@@ -131,7 +130,7 @@ def rows_of(root: str, made: Generation) -> list[int]:
     """Return the rows that a reader of the file sink sees, sorted."""
     found = []
     for each in outputs.directories(root, made.pipeline, made.query, made.number, made.lineage):
-        fs, inner = fsspec.core.url_to_fs(each.path)
+        fs, inner = storage.locate(each.path)
         for path in fs.glob(f"{inner}/part-*"):
             found += [int(json.loads(line)["row"]) for line in fs.cat_file(path).decode().splitlines()]
     return sorted(found)

@@ -7,6 +7,7 @@ newest note is found along the parents, so maintenance must never expire the new
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from headrace.contract import storage
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.paths import archive_metadata
 
+_METADATA = re.compile(r"^v(\d+)\.metadata\.json$")
 SNAPSHOT_BATCH = "headrace-batch"
 SNAPSHOT_OFFSETS = "headrace-offsets"
 SNAPSHOT_TOPIC = "headrace-topic-id"
@@ -53,6 +55,16 @@ def newest(root: str, pipeline: str, query: str) -> Archived | None:
     return None
 
 
+def metadata_file(folder: str) -> str | None:
+    """Return the newest metadata file in a table's metadata folder, or None where there is no table.
+
+    In a Hadoop catalog the greatest version is the table (Iceberg, HadoopTableOperations.findVersion). The hint beside it
+    is deleted and renamed anew: for a moment, or for longer after a kill in that moment, there is none.
+    """
+    versions = [int(match[1]) for name in storage.list_names(folder) if (match := _METADATA.match(name))]
+    return f"{folder}/v{max(versions)}.metadata.json" if versions else None
+
+
 def ends_of(text: str | None) -> Offsets:
     """Return the end offsets of a note; nothing where there is none."""
     topics = json.loads(text or "{}")
@@ -77,8 +89,8 @@ def latest(*each: Offsets) -> Offsets:
 
 def _snapshots(folder: str) -> Iterator[dict[str, Any]]:
     """Yield the snapshots of a table, newest first, along their parents."""
-    version = storage.read_text(f"{folder}/version-hint.text")
-    text = storage.read_text(f"{folder}/v{version.strip()}.metadata.json") if version else None
+    newest_file = metadata_file(folder)
+    text = storage.read_text(newest_file) if newest_file else None
     if not text:
         return
     table = json.loads(text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from headrace.errors import HeadraceError
 
 ROOT_VARIABLE = "SERVICE_BINDING_ROOT"
+OBJECT_STORE = "object-store"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,19 @@ class DatabaseBinding:
         return f"{self.host}:{self.port}/{self.database}" if self.host else self.database
 
 
+@dataclass(frozen=True)
+class ObjectStoreBinding:
+    """How to reach an object store that speaks S3. What is empty is the cloud's: its endpoint, this process's own role.
+
+    The secret key never shows in a repr.
+    """
+
+    region: str = ""
+    endpoint: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+
+
 def binding_root() -> Path:
     """Return the binding root of this process. Raises HeadraceError if `SERVICE_BINDING_ROOT` is not set."""
     value = os.environ.get(ROOT_VARIABLE)
@@ -122,6 +136,22 @@ def read_database(root: Path, name: str) -> DatabaseBinding:
         port=int(values["port"]) if values.get("port") else None,
         username=values.get("username", ""),
         password=values.get("password", ""),
+    )
+
+
+def read_object_store(root: Path | None) -> ObjectStoreBinding:
+    """Read `root/object-store`, or return an empty binding where there is none. Raises HeadraceError for half a login."""
+    folder = root / OBJECT_STORE if root else None
+    if folder is None or not folder.is_dir():
+        return ObjectStoreBinding()
+    values = _read(folder)
+    if bool(values.get("accessKey")) != bool(values.get("secretKey")):
+        raise HeadraceError(f"The binding at {folder} has one of accessKey and secretKey: add the other, or remove it.")
+    return ObjectStoreBinding(
+        region=values.get("region", ""),
+        endpoint=values.get("endpoint", ""),
+        access_key=values.get("accessKey", ""),
+        secret_key=values.get("secretKey", ""),
     )
 
 

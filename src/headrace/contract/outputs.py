@@ -1,8 +1,9 @@
 """The directories of a file sink: which of them a reader takes. One rule, so that no row is seen twice or not at all.
 
 A generation's folder has `batch_id=<n>` for one batch and `batch_id=<first>-<last>` for compacted ones, both written
-aside and renamed. A directory inside the range of another is no longer valid: it only waits for readers that have it
-open. After a restore the rows up to the cut stand in the folders of the generations before (`Generation.lineage`).
+aside and renamed; in an object store, where nothing is renamed, in place, and whole once `_SUCCESS` is there (ADR 0023).
+A directory inside the range of another is no longer valid: it only waits for readers that have it open. After a restore
+the rows up to the cut stand in the folders of the generations before (`Generation.lineage`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from headrace.contract import storage
+from headrace.contract import storage, trees
 from headrace.contract.paths import generation_paths
 
 _NAME = re.compile(r"^batch_id=(\d+)(?:-(\d+))?$")
+
+WHOLE = "_SUCCESS"
+"""The file that Spark, and upkeep, write into a directory last."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +31,7 @@ class Directory:
 
 
 def parse(folder: str, names: Iterable[str]) -> list[Directory]:
-    """Return all whole directories among the names in a folder, valid or not, in batch order."""
+    """Return all directories among the names in a folder, whole or not, valid or not, in batch order."""
     found = []
     for name in names:
         match = _NAME.match(name)
@@ -35,6 +39,14 @@ def parse(folder: str, names: Iterable[str]) -> list[Directory]:
             first = int(match[1])
             found.append(Directory(first, int(match[2] or first), f"{folder}/{name}"))
     return sorted(found)
+
+
+def whole(folder: str) -> list[Directory]:
+    """Return the whole directories of a folder, valid or not, in batch order."""
+    if storage.renames(folder):
+        return parse(folder, storage.list_names(folder))
+    inside = [path.split("/") for path in trees.files(folder)]
+    return parse(folder, (path[0] for path in inside if path[1:] == [WHOLE]))
 
 
 def valid(directories: Iterable[Directory]) -> list[Directory]:
@@ -53,7 +65,7 @@ def name_of(first: int, last: int) -> str:
 
 def newest_batch(folder: str) -> int | None:
     """Return the highest batch in a generation's folder, or None where there is none."""
-    return max((each.last for each in parse(folder, storage.list_names(folder))), default=None)
+    return max((each.last for each in whole(folder)), default=None)
 
 
 def directories(
@@ -67,7 +79,7 @@ def directories(
     after = -1
     for generation, cut in [*lineage, (number, None)]:
         folder = generation_paths(root, pipeline, query, generation).files
-        own = valid(parse(folder, storage.list_names(folder)))
+        own = valid(whole(folder))
         found += [each for each in own if each.first > after and (cut is None or each.last <= cut)]
         after = max(after, cut if cut is not None else after)
     return found

@@ -1,4 +1,4 @@
-"""Where a pipeline's files are, below one storage root (a local folder or any URI that fsspec and Hadoop both know).
+"""Where a pipeline's files are, below one storage root: a folder, or `s3a://bucket/prefix` (`contract.objects`).
 
     <root>/checkpoints/<pipeline>/heartbeat.json, outcome.json      written by the driver
     <root>/checkpoints/<pipeline>/intent.json, supervision.json     written by operators, by the supervisor

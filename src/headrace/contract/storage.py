@@ -8,12 +8,26 @@ from typing import Any
 
 import fsspec
 
+from headrace.contract import objects
 from headrace.errors import HeadraceError
+
+
+def locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system that a path lies in, and the path as that one has it."""
+    if objects.is_object(path):
+        return objects.filesystem(), path.removeprefix(objects.SCHEME)
+    fs, inner = fsspec.core.url_to_fs(path)
+    return fs, inner
+
+
+def renames(path: str) -> bool:
+    """Return whether a file or a folder gets a new name in one piece there: on disks and volumes, nowhere else."""
+    return "file" in _protocols(locate(path)[0])
 
 
 def read_text(path: str) -> str | None:
     """Return the file's text, or None where there is no such file."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = locate(path)
     try:
         return str(fs.cat_file(inner).decode("utf-8", errors="replace"))
     except FileNotFoundError:
@@ -35,7 +49,7 @@ def read_json(path: str) -> Any | None:  # noqa: ANN401 - JSON values
 
 def write_text(path: str, text: str) -> None:
     """Replace a file in one piece (rename on disks, one PUT on object stores): readers see the old or the new one."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = locate(path)
     parent, _, name = inner.rpartition("/")
     fs.makedirs(parent, exist_ok=True)
     if "file" not in _protocols(fs):
@@ -53,7 +67,7 @@ def write_json(path: str, value: object) -> None:
 
 def list_names(folder: str) -> list[str]:
     """Return the names in a folder, sorted; empty where there is no such folder."""
-    fs, inner = fsspec.core.url_to_fs(folder)
+    fs, inner = locate(folder)
     try:
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in fs.ls(inner, detail=False, refresh=True))
     except FileNotFoundError:

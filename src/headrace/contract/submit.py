@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from headrace.contract import objects
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.names import (
@@ -51,6 +52,17 @@ _LOCAL_FILES = {
     ),
 }
 
+# Nothing is renamed in an object store: Spark writes each file of a checkpoint under its own name, whole or not at all.
+_OBJECTS = {
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
+    ),
+    # Else every file that is written costs one request more, for markers of folders that nobody looks at.
+    "spark.hadoop.fs.s3a.directory.marker.retention": "keep",
+    # What is on its way to the store: beside Spark's own scratch files, and not where a root file system is read-only.
+    "spark.hadoop.fs.s3a.buffer.dir": "${env.SPARK_LOCAL_DIRS:-${hadoop.tmp.dir}}",
+}
+
 _SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
 _SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"]*"|\S+)"""  # noqa: S105
 
@@ -65,6 +77,7 @@ def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
     return {
         **_streams(pipeline),
         **_LOCAL_FILES,
+        **(_OBJECTS if objects.is_object(warehouse) else {}),
         **_catalogs(warehouse),
         **_upkeep(),
         "spark.app.name": pipeline.name,

@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec
 
+from headrace.contract import objects, storage
+
 CHUNK = 1 << 20
 _TRIES = 100
 
@@ -16,7 +18,9 @@ def files(folder: str) -> dict[str, int]:
 
     A file that comes or goes meanwhile is there or not; no other is left out because of it.
     """
-    fs, inner = fsspec.core.url_to_fs(folder)
+    fs, inner = storage.locate(folder)
+    if objects.is_object(folder):
+        return {path[len(inner) + 1 :]: int(each["size"]) for path, each in fs.find(inner, detail=True).items()}
     fs.invalidate_cache()
     found: dict[str, int] = {}
     waiting = [inner.rstrip("/")]
@@ -43,8 +47,8 @@ def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]
 
 def copy(source: str, target: str) -> str:
     """Copy one file and return the SHA-256 (hex) of what was copied. Raises FileNotFoundError."""
-    from_fs, from_path = fsspec.core.url_to_fs(source)
-    to_fs, to_path = fsspec.core.url_to_fs(target)
+    from_fs, from_path = storage.locate(source)
+    to_fs, to_path = storage.locate(target)
     digest = hashlib.sha256()
     with from_fs.open(from_path, "rb") as reading:
         to_fs.makedirs(to_path.rpartition("/")[0], exist_ok=True)
@@ -57,7 +61,7 @@ def copy(source: str, target: str) -> str:
 
 def sha256(path: str) -> str:
     """Return the SHA-256 (hex) of a file. Raises FileNotFoundError."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     digest = hashlib.sha256()
     with fs.open(inner, "rb") as reading:
         while chunk := reading.read(CHUNK):
@@ -67,13 +71,13 @@ def sha256(path: str) -> str:
 
 def read_bytes(path: str) -> bytes:
     """Return a file's content. Raises FileNotFoundError."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     return bytes(fs.cat_file(inner))
 
 
 def size(path: str) -> int | None:
     """Return the bytes of a file, or None where there is no such file."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     fs.invalidate_cache()
     try:
         return int(fs.info(inner)["size"])
@@ -83,8 +87,8 @@ def size(path: str) -> int | None:
 
 def move(source: str, target: str) -> None:
     """Move a tree: one rename on disks, copies and deletes on object stores. The target must not be there."""
-    fs, inner = fsspec.core.url_to_fs(source)
-    _, to = fsspec.core.url_to_fs(target)
+    fs, inner = storage.locate(source)
+    _, to = storage.locate(target)
     if fs.exists(to):
         raise FileExistsError(target)
     fs.makedirs(to.rpartition("/")[0], exist_ok=True)
@@ -93,7 +97,7 @@ def move(source: str, target: str) -> None:
 
 def remove(folder: str) -> None:
     """Remove a tree, if it is there."""
-    fs, inner = fsspec.core.url_to_fs(folder)
+    fs, inner = storage.locate(folder)
     fs.invalidate_cache()
     if fs.exists(inner):
         fs.rm(inner, recursive=True)
@@ -101,7 +105,7 @@ def remove(folder: str) -> None:
 
 def remove_file(path: str) -> None:
     """Remove one file, if it is there."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     try:
         fs.rm_file(inner)
     except FileNotFoundError:

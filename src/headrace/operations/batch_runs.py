@@ -22,8 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
-
 from headrace.contract import paths, storage, submit
 from headrace.contract.bindings import ROOT_VARIABLE
 from headrace.errors import HeadraceError
@@ -144,7 +142,7 @@ def _new_name(duty: str) -> str:
 
 def _prune(root: str, pipeline: str) -> None:
     folder = paths.batch_run(root, pipeline, "").rstrip("/")
-    fs, inner = fsspec.core.url_to_fs(folder)
+    fs, inner = storage.locate(folder)
     names = storage.list_names(folder)
     if len(names) > KEPT_RUNS:
         orders = {name: storage.read_json(f"{folder}/{name}/order.json") or {} for name in names}
@@ -154,7 +152,7 @@ def _prune(root: str, pipeline: str) -> None:
 
 
 def _remove(path: str) -> None:
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(inner)
 

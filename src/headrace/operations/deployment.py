@@ -101,7 +101,7 @@ class Deployment(Strict):
     """One deployment: the project's files, the storage root, the admin's bindings, and what starts drivers."""
 
     project: Path = Field(description="folder with pipelines/ and spark_jobs/")
-    root: str = Field(description="storage root: a folder or any URI that fsspec and Hadoop both know")
+    root: str = Field(description="storage root: a folder, or s3a://bucket/prefix")
     bindings: Path = Field(description="binding root of the admin")
     drivers: Annotated[LocalDrivers | KubernetesDrivers, Field(discriminator="kind")]
 

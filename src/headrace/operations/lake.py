@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headrace.contract import names, paths, storage
+from headrace.contract import archived, names, objects, paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import StaticTable
 
 
-def metadata(root: str, table: str) -> str | None:
-    """Return the newest metadata file of a table (`<catalog>.<pipeline>.<name>`), or None where there is no table.
+def load(root: str, table: str) -> StaticTable | None:
+    """Return a table (`<catalog>.<pipeline>.<name>`) as it is now, to be read, or None where there is none."""
+    from pyiceberg.table import StaticTable
 
-    A Hadoop catalog keeps the version in version-hint.text (Iceberg, HadoopTableOperations).
-    """
     folder = f"{paths.lake(root)}/{table.removeprefix(f'{names.LAKE_CATALOG}.').replace('.', '/')}/metadata"
-    version = storage.read_text(f"{folder}/version-hint.text")
-    return None if version is None else f"{folder}/v{version.strip()}.metadata.json"
+    found = archived.metadata_file(folder)
+    return None if found is None else StaticTable.from_metadata(found, objects.iceberg_properties(root))
 
 
 def scan(root: str, table: str, condition: BooleanExpression | None = None) -> pa.Table | None:
     """Return rows of a table as Arrow, filtered by pyiceberg's expression; None where there is no table."""
-    from pyiceberg.table import StaticTable
-
-    found = metadata(root, table)
-    if found is None:
+    loaded = load(root, table)
+    if loaded is None:
         return None
-    loaded = StaticTable.from_metadata(found)
     return (loaded.scan() if condition is None else loaded.scan(row_filter=condition)).to_arrow()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from cassandra.cluster import Session
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
@@ -16,6 +15,7 @@ from headrace.contract.bindings import read_kafka
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.names import cassandra_table, dead_letter_topic
+from headrace.contract.storage import locate
 from headrace.operations.clients import cassandra_session
 
 Rows = list[dict[str, Any]]
@@ -76,7 +76,7 @@ def _record(message: Any) -> dict[str, Any]:  # noqa: ANN401 - a confluent_kafka
 
 
 def _files(storage: str, pipeline: str, query: str, limit: int) -> Rows:
-    fs, folder = fsspec.core.url_to_fs(paths.query_files(storage, pipeline, query))
+    fs, folder = locate(paths.query_files(storage, pipeline, query))
     for path in sorted(fs.glob(f"{folder}/*/batch_id=*/part-*.json")):
         with fs.open(path, "rt") as handle:
             lines = [line for line, _ in zip(handle, range(limit), strict=False)]

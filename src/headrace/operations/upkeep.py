@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from headrace.contract import checkpoint, generation, ledger, names, outputs, storage, trees
 from headrace.contract import snapshot as kept
 from headrace.contract.generation import Generation
@@ -29,7 +27,6 @@ DIRECTORY_BYTES = 128 * 1024 * 1024
 CLOSED_SECONDS = 3600.0
 """A batch's directory is gathered this long after it was written, and removed this long after it was gathered: whoever
 listed the folder before has read it by then."""
-_DONE = "_SUCCESS"
 _ASIDE = ".gathered-"
 
 
@@ -135,7 +132,7 @@ def gather_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_S
     cuts = {each.batch for each in kept.listed(root, chosen.pipeline, chosen.query) if each.generation == chosen.number}
     for each in generation.all_of(root, chosen.pipeline, chosen.query):
         cuts |= {batch for number, batch in each.lineage if number == chosen.number}
-    there = outputs.valid(outputs.parse(own.files, storage.list_names(own.files)))
+    there = outputs.valid(outputs.whole(own.files))
     made = 0
     for group in _groups([each for each in there if each.last <= min(closed, committed)], cuts):
         _write_gathered(own.files, group, now_ms)
@@ -161,20 +158,21 @@ def _groups(directories: Iterable[Directory], cuts: set[int]) -> Iterator[list[D
 
 
 def _write_gathered(folder: str, group: list[Directory], now_ms: int) -> None:
-    """Write the rows of a group, in batch order, as one directory: aside first, then one rename."""
-    name = outputs.name_of(group[0].first, group[-1].last)
-    fs, inner = fsspec.core.url_to_fs(folder)
-    aside = f"{inner}/{_ASIDE}{uuid.uuid4().hex}"
-    fs.makedirs(aside, exist_ok=True)
-    with fs.open(f"{aside}/part-00000.json", "wb") as writing:
+    """Write the rows of a group, in batch order, as one directory: aside first, then one rename, where there is one."""
+    fs, inner = storage.locate(folder)
+    final = f"{inner}/{outputs.name_of(group[0].first, group[-1].last)}"
+    place = f"{inner}/{_ASIDE}{uuid.uuid4().hex}" if storage.renames(folder) else final
+    if fs.exists(final):
+        fs.rm(final, recursive=True)
+    fs.makedirs(place, exist_ok=True)
+    with fs.open(f"{place}/part-00000.json", "wb") as writing:
         for each in group:
             for path in trees.files(each.path):
                 if path.startswith("part-"):
                     writing.write(trees.read_bytes(f"{each.path}/{path}"))
-    fs.pipe_file(f"{aside}/{_DONE}", str(now_ms).encode())
-    if fs.exists(f"{inner}/{name}"):
-        fs.rm(f"{inner}/{name}", recursive=True)
-    fs.mv(aside, f"{inner}/{name}", recursive=True)
+    fs.pipe_file(f"{place}/{outputs.WHOLE}", str(now_ms).encode())
+    if place != final:
+        fs.mv(place, final, recursive=True)
 
 
 def _remove_gathered(folder: str, before_ms: float) -> int:
@@ -183,14 +181,17 @@ def _remove_gathered(folder: str, before_ms: float) -> int:
     for name in found:
         if name.startswith(_ASIDE):  # of a run that was killed
             trees.remove(f"{folder}/{name}")
-    there = outputs.parse(folder, found)
-    taken = outputs.valid(there)
+    whole = outputs.whole(folder)
+    taken = outputs.valid(whole)
     removed = 0
-    for each in there:
+    for each in outputs.parse(folder, found):
+        if each.first != each.last and each not in whole:  # in an object store, of a run that was killed
+            trees.remove(each.path)
+            continue
         wide = next(
             (other for other in taken if other != each and other.first <= each.first and each.last <= other.last), None
         )
-        if wide and int(storage.read_text(f"{wide.path}/{_DONE}") or 0) <= before_ms:
+        if wide and int(storage.read_text(f"{wide.path}/{outputs.WHOLE}") or 0) <= before_ms:
             trees.remove(each.path)
             removed += 1
     return removed

@@ -7,15 +7,25 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from headrace.contract.bindings import ROOT_VARIABLE
+from headrace.contract.objects import SCHEME
+from tests.support.objects import BUCKET
 
-@pytest.fixture(params=["a folder", "an object store"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A storage root on a disk, and one in fsspec's memory: no renames of folders, no local paths."""
+
+@pytest.fixture(params=["a folder", "memory", pytest.param("an object store", marks=pytest.mark.nightly)])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A storage root on a disk, one in fsspec's memory (no renames of folders, no local paths), and one on an S3 API.
+
+    The last takes minutes: its server is Python and checks the signature of each request.
+    """
+    name = uuid.uuid4().hex
     if request.param == "a folder":
         yield str(tmp_path / "storage")
-        return
-    name = uuid.uuid4().hex
-    yield f"memory://{name}"
-    fs = fsspec.filesystem("memory")
-    if fs.exists(f"/{name}"):
-        fs.rm(f"/{name}", recursive=True)
+    elif request.param == "an object store":
+        monkeypatch.setenv(ROOT_VARIABLE, str(request.getfixturevalue("object_store")))
+        yield f"{SCHEME}{BUCKET}/{name}"
+    else:
+        yield f"memory://{name}"
+        fs = fsspec.filesystem("memory")
+        if fs.exists(f"/{name}"):
+            fs.rm(f"/{name}", recursive=True)

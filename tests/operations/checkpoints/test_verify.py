@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from headrace.contract import generation, ledger, soundness, trees
+from headrace.contract import generation, ledger, outputs, soundness, storage, trees
 from headrace.contract.checkpoint import commits_entry, offsets_entry, planned_entry, read_entry
 from headrace.contract.exits import Exit
 from headrace.contract.generation import Generation
@@ -26,7 +25,7 @@ def _faults(root: str, query: str = "tumbling") -> list[tuple[str, str]]:
 
 
 def _remove(path: str) -> None:
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     fs.rm(inner, recursive=True)
 
 
@@ -140,6 +139,7 @@ def test_a_file_sink_that_is_ahead_or_lacks_a_batch_is_found(root: str) -> None:
     run(root, made, range(4), stateful=False)
     assert _faults(root, "items") == []
     put(f"{made.paths(root).files}/batch_id=4/part-0.json", "{}")
+    put(f"{made.paths(root).files}/batch_id=4/{outputs.WHOLE}", "")
     assert _faults(root, "items") == [("BEHIND_FILES", "critical")]
 
 

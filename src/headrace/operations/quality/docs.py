@@ -10,8 +10,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from headrace.contract import paths, storage
 from headrace.operations.quality.validate import load_suite
 
@@ -100,7 +98,7 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 def _copy(source: Path, target: str) -> None:
     """Replace the site in `target` by that in `source`; pages of reports that are kept no longer go last."""
-    fs, folder = fsspec.core.url_to_fs(target)
+    fs, folder = storage.locate(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     made = set()
     for path in sorted(files, key=lambda path: path == source / "index.html"):

@@ -9,13 +9,12 @@ from decimal import Decimal
 from itertools import repeat
 from typing import Any
 
-import fsspec
 import pandas as pd
 
 from headrace.contract import ledger, names, outputs, paths, storage
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import topics
+from headrace.operations import lake, topics
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import read_cassandra
 from headrace.operations.quality.plan import Check
@@ -108,12 +107,12 @@ def _json_row(value: bytes | str | None) -> dict[str, Any]:
 def read_files(root: str, sink: CheckedSink, window: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
-    fs, _ = fsspec.core.url_to_fs(chosen.files)
-    for each in outputs.valid(outputs.parse(chosen.files, storage.list_names(chosen.files))):
+    fs, _ = storage.locate(chosen.files)
+    for each in outputs.valid(outputs.whole(chosen.files)):
         if each.last < window["first"] or each.first > window["last"]:
             continue
         batches = _batches(each, chosen.ledger)
-        for path in sorted(fs.glob(f"{fsspec.core.url_to_fs(each.path)[1]}/part-*")):
+        for path in sorted(fs.glob(f"{storage.locate(each.path)[1]}/part-*")):
             lines = fs.cat_file(path).decode(errors="replace").splitlines()
             part = path.rpartition("/")[2][:10]  # part-00000; what follows is random
             for number, line in enumerate(lines):
@@ -133,16 +132,14 @@ def _batches(directory: outputs.Directory, folder: str) -> Iterator[int]:
 def read_archive(root: str, sink: CheckedSink, window: dict[str, Any]) -> tuple[Rows, list[str]]:
     """Return the archive's rows in the window's offset ranges, and the names of the table's columns."""
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
-    from pyiceberg.table import StaticTable
 
-    table = f"{paths.lake(root)}/{sink.pipeline}/{sink.query}"
-    version = storage.read_text(f"{table}/metadata/version-hint.text")
-    if version is None:
+    table = names.archive_table(sink.pipeline, sink.query.removeprefix(names.ARCHIVE_PREFIX))
+    loaded = lake.load(root, table)
+    if loaded is None:
         raise HeadraceError(
-            f"The archive {names.archive_table(sink.pipeline, sink.query.removeprefix(names.ARCHIVE_PREFIX))} is missing "
-            f"at {table}: restore it from a backup; a restart of the pipeline would begin an empty one."
+            f"The archive {table} is missing below {paths.lake(root)}: restore it from a backup; a restart of the pipeline "
+            "would begin an empty one."
         )
-    loaded = StaticTable.from_metadata(f"{table}/metadata/v{version.strip()}.metadata.json")
     spans = [(int(p), start, end) for p, (start, end) in window["offsets"].items() if end > start]
     wanted = [
         And(EqualTo("partition", p), GreaterThanOrEqual("offset", start), LessThan("offset", end))

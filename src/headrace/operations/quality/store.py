@@ -201,9 +201,7 @@ def _remember(root: str, summary: Summary) -> None:
 
 
 def _remove(path: str) -> None:
-    import fsspec
-
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     fs.rm_file(inner)
 
 

@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
@@ -77,7 +76,7 @@ def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> N
             f"Version {now.get('version', 'none')} of {dimension} was applied since the plan for {plan.version} was made: "
             "plan again."
         )
-    fs, inner = fsspec.core.url_to_fs(plan.diff)
+    fs, inner = storage.locate(plan.diff)
     if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != plan.sha256:
         raise HeadraceError(f"{plan.diff} is not what was planned: begin the refresh again from its first step.")
 

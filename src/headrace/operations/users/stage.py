@@ -10,12 +10,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from headrace.contract import paths
+from headrace.contract import paths, storage
 from headrace.contract.arrow import arrow_schema
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
@@ -58,7 +57,7 @@ def stage_schema(pipeline: Pipeline, dimension: str) -> pa.Schema:
 
 def read_parquet(path: str) -> pa.Table:
     """Return the table of a stage or difference. Raises HeadraceError where it is missing."""
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     try:
         return pyarrow.parquet.read_table(io.BytesIO(fs.cat_file(inner)))
     except FileNotFoundError as error:
@@ -69,14 +68,14 @@ def write_parquet(path: str, table: pa.Table) -> str:
     """Write a table, over one that stands there, and return its SHA-256 (hex)."""
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = storage.locate(path)
     fs.makedirs(inner.rpartition("/")[0], exist_ok=True)
     fs.pipe_file(inner, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
-    fs, inner = fsspec.core.url_to_fs(snapshot.place)
+    fs, inner = storage.locate(snapshot.place)
     try:
         content: bytes = fs.cat_file(inner)
     except OSError as error:

@@ -1,0 +1,88 @@
+"""A real S3 API on loopback: moto's server as a child process, which checks every signature, and a binding to it.
+
+Its memory is its disk: what is in it goes with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+from headrace.contract.bindings import OBJECT_STORE, write_binding
+from tests.support.platform import free_ports
+
+BUCKET = "headrace"
+REGION = "eu-central-1"
+_FIRST = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": REGION}
+# moto signs a request again to compare, by botocore, which leaves out headers that Java's SDK signs (the user agent).
+_SERVER = """
+import sys, botocore.auth
+botocore.auth.SIGNED_HEADERS_BLACKLIST.clear()
+from moto.server import main
+main(sys.argv[1:])
+"""
+_OPEN_ACTIONS = 3  # what is done below before the server begins to check who asks
+_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[Path]:
+    """Run a server with one bucket and one user; yield a binding root that has `object-store` alone."""
+    (port,) = free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-W", "ignore", "-c", _SERVER, "-H", "127.0.0.1", "-p", str(port)]
+    environment = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": str(_OPEN_ACTIONS)}
+    with (
+        (folder / "moto.log").open("wb") as log,
+        subprocess.Popen(argv, env=environment, stdout=log, stderr=log) as child,
+    ):
+        try:
+            _await(port, child)
+            login = _user(endpoint)
+            store = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}), **login)
+            store.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+            keys = {"accessKey": login["aws_access_key_id"], "secretKey": login["aws_secret_access_key"]}
+            root = folder / "bindings"
+            write_binding(root / OBJECT_STORE, {"type": "s3", "endpoint": endpoint, "region": REGION} | keys)
+            yield root
+        finally:
+            child.kill()
+
+
+def give(bindings: Path, *roots: Path) -> None:
+    """Put the binding into other binding roots: an admin's, a pipeline's."""
+    for root in roots:
+        shutil.copytree(bindings / OBJECT_STORE, root / OBJECT_STORE, dirs_exist_ok=True)
+
+
+def _await(port: int, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert child.poll() is None, "moto's server ended: see moto.log"
+            assert time.monotonic() < deadline, "moto's server does not listen"
+            time.sleep(0.1)
+
+
+def _user(endpoint: str) -> dict[str, str]:
+    """Make a user who may do everything, and return its login."""
+    iam = boto3.client("iam", endpoint_url=endpoint, **_FIRST)
+    iam.create_user(UserName="headrace")
+    iam.put_user_policy(UserName="headrace", PolicyName="all", PolicyDocument=json.dumps(_ALL))
+    made = iam.create_access_key(UserName="headrace")["AccessKey"]
+    return _FIRST | {"aws_access_key_id": made["AccessKeyId"], "aws_secret_access_key": made["SecretAccessKey"]}
