@@ -21,11 +21,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import ledger, paths
-from headrace.streaming import groups, queries, sinks, writer
+from headrace.contract import ledger, paths, storage
+from headrace.streaming import groups, queries, sinks, tables, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
 ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten: the archive must meet a kill as often as the other queries
+TENDED_BATCHES = 2  # instead of a thousand: in an object store the archive's own upkeep must meet one too
 WATCH_SECONDS = 0.002
 
 # In the order in which a batch comes by them.
@@ -54,7 +55,7 @@ POINTS = (
 FILES = {
     STATE_COMMIT: ("checkpoint/state/0/*/.*.delta.*", "checkpoint/state/0/*/*.delta"),
     AFTER_COMMIT: ("checkpoint/commits/[0-9]*",),
-    MID_FILES: (".aside-*/_SUCCESS",),
+    MID_FILES: (".aside-*/_SUCCESS", "batch_id=*/part-*"),  # on a disk; in an object store, before the mark
 }
 
 _lock = threading.Lock()
@@ -142,6 +143,7 @@ def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Wrap the runtime."""
     queries.ARCHIVE_TRIGGER = ARCHIVE_TRIGGER
+    tables.TENDED_BATCHES = TENDED_BATCHES
     call = writer.Writer.__call__
 
     def batch(self: writer.Writer, frame: Any, number: int) -> None:
@@ -172,12 +174,12 @@ def watch() -> None:
             time.sleep(WATCH_SECONDS)
 
 
-def files_of(wanted: dict[str, Any]) -> set[Path]:
+def files_of(wanted: dict[str, Any]) -> set[str]:
     """Return the files by which the plan's point is known."""
     root, pipeline = os.environ["HEADRACE_STORAGE_ROOT"], sys.argv[1]
     folder = paths.query_files if wanted["point"] == MID_FILES else paths.query_folder
-    base = Path(folder(root, pipeline, wanted["query"]))
-    return {path for pattern in FILES[wanted["point"]] for path in base.glob(f"[0-9]*/{pattern}")}
+    fs, base = storage.locate(folder(root, pipeline, wanted["query"]))
+    return {path for pattern in FILES[wanted["point"]] for path in fs.glob(f"{base}/[0-9]*/{pattern}")}
 
 
 def main() -> int:

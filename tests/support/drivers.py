@@ -7,7 +7,6 @@ it, in the file and in the transforms: all other names follow from the file.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -23,7 +22,7 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import generation, ledger, names, submit
+from headrace.contract import generation, ledger, names, storage, submit
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import newest_batch
 from headrace.contract.load import load_pipeline
@@ -221,8 +220,7 @@ class Stage:
 
 def ledger_record(folder: str, batch: int) -> ledger.Record | None:
     """Return one record of a ledger, if it is there."""
-    path = Path(folder) / f"{batch:010d}.json"
-    found: ledger.Record | None = json.loads(path.read_text()) if path.exists() else None
+    found: ledger.Record | None = storage.read_json(f"{folder}/{ledger.record_name(batch)}")
     return found
 
 
@@ -255,7 +253,7 @@ def make_stage(
     made = load_pipeline(tree / "pipelines" / f"{name}.yaml")
     provision([made], settings.bindings(), settings.home / "bindings")
     standard = starting_launcher(settings, tree)
-    own: dict[str, Any] = dict(changes)
+    own: dict[str, Any] = {"root": str(folder / "storage")} | changes
     own["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
     own["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))
     return Stage(
@@ -263,7 +261,6 @@ def make_stage(
         made,
         replace(
             standard,
-            root=str(folder / "storage"),
             run_dir=folder / "run",
             log_dir=folder / "logs",
             tmp_dir=folder / "tmp",

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-from pyiceberg.table import StaticTable
-
-from headrace.contract import ledger, names, outputs, paths
+from headrace.contract import ledger, names, outputs, storage, trees
 from headrace.contract.model import Query
+from headrace.operations import lake
 from tests.support.drivers import Message, Stage, group_offsets, sources_of
 from tests.support.expected import micros, require_whole_ledger
 
@@ -29,12 +27,13 @@ def parse(value: bytes | None) -> dict[str, Any]:
 
 def files(stage: Stage, query: str) -> list[dict[str, Any]]:
     """Return all rows of a file sink. Only whole batch directories may stand there."""
-    folder = Path(stage.generation(query).paths(stage.root).files)
-    batches = sorted(folder.iterdir())
-    assert all(batch.name.startswith("batch_id=") for batch in batches), batches
-    parts = [part for batch in batches for part in sorted(batch.glob("part-*"))]
-    assert all((batch / "_SUCCESS").exists() for batch in batches)
-    return [parse(line.encode()) for part in parts for line in part.read_text().splitlines()]
+    folder = stage.generation(query).paths(stage.root).files
+    batches = storage.list_names(folder)
+    assert all(batch.startswith("batch_id=") for batch in batches), batches
+    assert all(trees.size(f"{folder}/{batch}/{outputs.WHOLE}") is not None for batch in batches)
+    there = outputs.whole(folder)
+    assert len(there) == len(batches)
+    return [parse(line) for each in there for line in lines_of(each)]
 
 
 def lineage_rows(stage: Stage, query: str, column: str) -> list[Any]:
@@ -46,16 +45,13 @@ def lineage_rows(stage: Stage, query: str, column: str) -> list[Any]:
 
 def lines_of(directory: outputs.Directory) -> list[bytes]:
     """Return the lines of one directory of a file sink."""
-    return [line for part in sorted(Path(directory.path).glob("part-*")) for line in part.read_bytes().splitlines()]
+    parts = [path for path in trees.files(directory.path) if path.startswith("part-")]
+    return [line for part in parts for line in trees.read_bytes(f"{directory.path}/{part}").splitlines()]
 
 
 def archive(stage: Stage, topic: str) -> list[ArchiveRow]:
     """Return all rows of a topic's archive, in order, as pyiceberg reads it; repeats stay."""
-    table = Path(paths.lake(stage.root)) / stage.name / names.archive_query(topic)
-    version = (table / "metadata" / "version-hint.text").read_text().strip()
-    rows = (
-        StaticTable.from_metadata(str(table / "metadata" / f"v{version}.metadata.json")).scan().to_arrow().to_pylist()
-    )
+    rows = lake.rows(stage.root, names.archive_table(stage.name, topic))
     return sorted(
         (
             row["partition"],

@@ -211,7 +211,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         required = tuple(column for column, spec in declared.columns.items() if spec.required)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
-        write = writer.archive_write(pipeline, topic, kafka, driver.groups.topic_id(topic))
+        write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
         required = ()
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required)

@@ -32,6 +32,7 @@ from headrace.streaming import (
     reconcile_rows,
     reconcile_sinks,
     source,
+    tables,
     views,
 )
 from headrace.streaming.batch_archive import Archive
@@ -314,6 +315,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
         table = names.reconcile_table(job.pipeline.name, kind)
         job.spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl}) USING iceberg PARTITIONED BY (run)")
         job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
+        tables.tend_own(job.spark, job.root, table)
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

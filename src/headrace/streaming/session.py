@@ -10,8 +10,9 @@ from typing import NoReturn
 
 from pyspark.sql import SparkSession
 
-from headrace.contract import truststore
+from headrace.contract import objects, truststore
 from headrace.contract.bindings import CassandraBinding, KafkaBinding
+from headrace.contract.names import LAKE_CATALOG
 
 # They warn of every option of the other Kafka client, at each start of each query.
 QUIET_LOGGERS = (
@@ -38,6 +39,10 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
         spark._jvm.org.apache.logging.log4j.core.config.Configurator.setLevel(
             logger, spark._jvm.org.apache.logging.log4j.Level.ERROR
         )
+    if objects.is_object(conf.get(f"spark.sql.catalog.{LAKE_CATALOG}.warehouse", "")):
+        hadoop = spark.sparkContext._jsc.hadoopConfiguration()  # goes to the executors with each task's plan
+        for key, value in objects.hadoop_conf(objects.binding()).items():
+            hadoop.set(key, value)
     if cassandra:
         if cassandra.ca_file:  # this JVM's; an executor's entry point makes its own
             truststore.write(Path(trust_store()), cassandra.ca_file.read_bytes())

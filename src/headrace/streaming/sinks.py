@@ -1,6 +1,6 @@
 """The sinks. Each write is safe to repeat: foreachBatch is at least once (Spark guide, "ForeachBatch").
 
-Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, written aside and renamed.
+Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, there whole or not at all.
 Kafka: a deterministic id in the headers. Iceberg: the offsets that the table has stand in its snapshot, and are left out.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import archived, names, submit
+from headrace.contract import archived, names, objects, outputs, submit
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
@@ -142,18 +142,24 @@ def headers(batch: Batch, extra: Mapping[str, Column]) -> Column:
 
 
 def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None:
-    """Write a batch as JSON lines to `<folder>/batch_id=<batch>`: aside first, then one rename.
+    """Write a batch as JSON lines to `<folder>/batch_id=<batch>`. One that is whole is kept: a replay has the same rows.
 
-    A directory that stands is whole, and a replay has the same rows: it is kept as it is.
+    On a disk: aside first, then one rename. In an object store, where a rename is a copy of each file: in its place, over
+    what a driver that was killed left there, and whole once Spark has put its mark (`contract.outputs`).
     """
     jvm = frame.sparkSession._jvm
     path = jvm.org.apache.hadoop.fs.Path
-    final, aside = path(f"{folder}/batch_id={batch}"), path(f"{folder}/.aside-{batch}")
+    final = path(f"{folder}/batch_id={batch}")
     fs = final.getFileSystem(frame.sparkSession._jsc.hadoopConfiguration())
+    rows = frame.select(*query.columns).write.mode("overwrite").option("timestampFormat", JSON_TIMESTAMP)
+    if objects.is_object(folder):
+        if not fs.exists(path(final, outputs.WHOLE)):
+            rows.json(final.toString())
+        return
     if fs.exists(final):
         return
-    rows = frame.select(*query.columns)
-    rows.write.mode("overwrite").option("timestampFormat", JSON_TIMESTAMP).json(aside.toString())
+    aside = path(f"{folder}/.aside-{batch}")
+    rows.json(aside.toString())
     if not fs.rename(aside, final):
         raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}: look for a second driver.")
 

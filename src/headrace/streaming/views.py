@@ -21,7 +21,7 @@ from headrace.contract import archived, names, paths, storage, views
 from headrace.contract.model import Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
-from headrace.streaming import batch, batch_archive
+from headrace.streaming import batch, batch_archive, tables
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 
@@ -64,6 +64,8 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     if chosen is None:
         state |= {"horizon": str(closed), "covered": {topic: archive.ends for topic, archive in archives.items()}}
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
+    for name in wanted:
+        tables.tend_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
     job.progress(len(chunks), len(chunks), "done")
     return {
         "run": job.run,

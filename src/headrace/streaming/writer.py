@@ -27,7 +27,7 @@ from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import sinks
+from headrace.streaming import sinks, tables
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.reasons import writing
 
@@ -157,7 +157,7 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
     return write
 
 
-def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str], topic_id: str) -> Write:
+def archive_write(pipeline: Pipeline, topic: str, root: str, kafka: dict[str, str], topic_id: str) -> Write:
     """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
 
     In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both.
@@ -175,6 +175,8 @@ def archive_write(pipeline: Pipeline, topic: str, kafka: dict[str, str], topic_i
             sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         with writing(f"Iceberg table {table}"):
             sinks.append_archive(fresh, table, batch, topic_id)
+        if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:
+            tables.tend_own(frame.sparkSession, root, table)
 
     return write
 

@@ -1,0 +1,70 @@
+"""What keeps one Iceberg table small: data files together, old snapshots away. Streams may run.
+
+Each step is a commit, and may be repeated. On a disk a commit is one rename, and of two processes that commit at the same
+time one begins again. In an object store that rename is a look and a copy: of two commits one would be lost, with its
+rows. There each table is tended by the process that writes it, and by no other (ADR 0023).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.errors.exceptions.captured import CapturedException
+from pyspark.sql import SparkSession
+
+from headrace.contract import archived, objects
+from headrace.contract.names import LAKE_CATALOG
+
+EXPIRE_DAYS = 7.0
+KEPT_SNAPSHOTS = 5
+MIN_INPUT_FILES = 5
+DAY_MS = 86_400_000
+TENDED_BATCHES = 1000
+"""How often the writer of an archive tends its table: at one batch in ten seconds, every three hours."""
+
+log = logging.getLogger(__name__)
+
+
+def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days: float = EXPIRE_DAYS) -> dict[str, int]:
+    """Rewrite small files of a table and expire its old snapshots; return how many files went, came and were expired."""
+    name, now_ms = f"{pipeline}.{table}", time.time_ns() // 1_000_000
+    rewritten = call(spark, "rewrite_data_files", name, f"options => map('min-input-files', '{MIN_INPUT_FILES}')")
+    # The note of which offsets the archive has lives in a snapshot: the newest with a note, and all after it, stay.
+    note = archived.newest(root, pipeline, table)
+    before_ms = min(now_ms - expire_days * DAY_MS, note.at_ms if note else now_ms)
+    expired = call(
+        spark, "expire_snapshots", name, f"older_than => {moment(before_ms)}, retain_last => {KEPT_SNAPSHOTS}"
+    )
+    return {
+        "files_rewritten": int(rewritten[0]["rewritten_data_files_count"]),
+        "files_added": int(rewritten[0]["added_data_files_count"]),
+        "files_expired": sum(int(value or 0) for value in expired[0].asDict().values()),
+    }
+
+
+def tend_own(spark: SparkSession, root: str, table: str) -> None:
+    """Tend a table (`<catalog>.<pipeline>.<name>`) that this process writes, in an object store; elsewhere `upkeep` does it.
+
+    A failure ends nothing: the rows are there, and the next time does more.
+    """
+    if not objects.is_object(root):
+        return
+    _, pipeline, name = table.split(".")
+    try:
+        log.info("%s is tended: %s", table, tend(spark, root, pipeline, name))
+    except (Py4JError, CapturedException, OSError) as error:
+        log.warning("%s was not tended, it is tried again later: %s", table, str(error).splitlines()[0])
+
+
+def call(spark: SparkSession, procedure: str, table: str, arguments: str) -> list[Any]:
+    """Call one of Iceberg's procedures (Iceberg, "Spark procedures") and return its rows."""
+    return list(spark.sql(f"CALL {LAKE_CATALOG}.system.{procedure}(table => '{table}', {arguments})").collect())
+
+
+def moment(milliseconds: float) -> str:
+    """Return a time (milliseconds since 1970) as SQL."""
+    return f"TIMESTAMP '{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}'"
