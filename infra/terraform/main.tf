@@ -99,7 +99,7 @@ module "airflow" {
     sparkImage      = local.images.spark
     imagePullSecret = var.images.pull_secret
     postgres        = { mode = var.database.mode, image = local.images.postgres }
-    storage         = { root = var.storage.root, sharedVolume = local.shared_volume }
+    storage         = { root = var.storage.root, sharedVolume = local.shared_volume, binding = var.storage.binding == "" ? "" : "object-store" }
     replicas        = var.size
     driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl         = var.airflow_url

@@ -125,15 +125,20 @@ variable "allow_plaintext" {
 }
 
 variable "storage" {
-  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...)."
+  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...), an object store your binding Secret in the first namespace."
   type = object({
-    root   = optional(string, "/data")
-    size   = optional(string, "10Gi")
-    source = optional(any, {})
+    root    = optional(string, "/data")
+    size    = optional(string, "10Gi")
+    source  = optional(any, {})
+    binding = optional(string, "")
   })
   validation {
     condition     = !startswith(var.storage.root, "/") || length(keys(var.storage.source)) > 0
     error_message = "storage.root is a folder: say in storage.source which volume Spark and Airflow share, or use an object store's URI as root."
+  }
+  validation {
+    condition     = startswith(var.storage.root, "/") ? var.storage.binding == "" : startswith(var.storage.root, "s3a://")
+    error_message = "storage.root is a folder, or s3a://bucket/prefix; storage.binding names your Secret with the login of the latter (keys: docs/howto/deploy.md)."
   }
 }
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from headrace.contract import names
+from headrace.contract.bindings import OBJECT_STORE
 from headrace.errors import HeadraceError
 from headrace.operations.bootstrap import Config
 from headrace.operations.deployment import Deployment, KubernetesDrivers
@@ -96,6 +97,36 @@ def test_a_folder_as_root_needs_a_volume_that_both_sides_mount() -> None:
     assert {each["spec"]["persistentVolumeReclaimPolicy"] for each in volumes} == {"Retain"}
     assert "storage.source must say" in refusal("base", "storage.source=null")
     assert kind(render("base", "storage.source=null", "storage.root=s3a://bucket/headrace"), "PersistentVolume") == []
+
+
+def test_an_object_stores_binding_is_mounted_where_its_root_is_used_and_is_no_setting_of_a_volume() -> None:
+    bound = ("storage.root=s3a://bucket/headrace", "storage.sharedVolume=false", "storage.binding=object-store")
+    objects = render("airflow", *bound)
+    deployment = json.loads(named(objects, "ConfigMap", "airflow-headrace")["data"]["deployment.json"])
+    assert (
+        deployment["drivers"]["conf"]["spark.kubernetes.driver.secrets.object-store"]
+        == f"{names.BINDING_MOUNT}/{OBJECT_STORE}"
+    )
+    mounted = 0
+    for who, spec, _ in pods(objects):
+        volumes = {each["name"]: each for each in spec["volumes"]}
+        assert "data" not in volumes, who
+        if "bindings" in volumes:
+            mounted += 1
+            sources = {
+                each["secret"]["name"]: each["secret"]["items"] for each in volumes["bindings"]["projected"]["sources"]
+            }
+            keys = {each["key"]: each["path"] for each in sources[OBJECT_STORE]}
+            assert keys == {
+                key: f"{OBJECT_STORE}/{key}" for key in ("type", "endpoint", "region", "accessKey", "secretKey")
+            }, who
+    assert mounted >= 3
+    store = ("storage.source=null", "storage.root=s3a://bucket/headrace", "storage.binding=my-store")
+    text = named(render("base", *store), "ConfigMap", "bootstrap")["data"]["bootstrap.json"]
+    assert Config.model_validate_json(text).object_store == "my-store"
+    for chart in ("airflow", "base"):
+        assert "object store" in refusal(chart, "storage.binding=my-store")
+    assert "storage" in refusal("airflow", "storage.root=gs://bucket/headrace", "storage.sharedVolume=false")
 
 
 @pytest.mark.parametrize("chart", ["kafka", "cassandra"])

@@ -289,3 +289,25 @@ def test_a_scram_record_has_no_password_and_is_what_the_tool_takes() -> None:
         r'SCRAM-SHA-512=\[name=admin,iterations=8192,salt="[A-Za-z0-9+/=]+",saltedpassword="[A-Za-z0-9+/=]{88}"\]',
         record,
     )
+
+
+def test_an_object_stores_binding_is_given_to_spark_and_airflow_and_follows_a_rotation(config: Config) -> None:
+    own = {"region": "eu-central-1", "accessKey": "user", "secretKey": "one"}
+    kept = Kept({("headrace", "my-store"): dict(own)}, writable=True)
+    asked = config.model_copy(update={"object_store": "my-store"})
+    made = Bootstrap(asked, kept).run()
+    assert {"spark/object-store", "airflow/object-store"} <= set(made)
+    wanted = own | {"type": "s3", "endpoint": ""}
+    assert kept.content["spark", "object-store"] == kept.content["airflow", "object-store"] == wanted
+    kept.content["headrace", "my-store"]["secretKey"] = "two"
+    assert Bootstrap(asked, kept).run() == []
+    assert {"spark/object-store", "airflow/object-store"} <= set(Bootstrap(asked, kept, "rotate-passwords").run())
+    assert kept.content["spark", "object-store"]["secretKey"] == "two"
+
+
+def test_an_object_stores_binding_that_does_not_serve_is_refused(config: Config) -> None:
+    asked = config.model_copy(update={"object_store": "my-store"})
+    with pytest.raises(HeadraceError, match=r"There is no Secret my-store .* your object-store"):
+        Bootstrap(asked, Kept()).run()
+    with pytest.raises(HeadraceError, match="my-store lacks secretKey"):
+        Bootstrap(asked, Kept({("headrace", "my-store"): {"accessKey": "user"}})).run()

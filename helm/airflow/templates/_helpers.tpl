@@ -87,6 +87,16 @@ spark.eventLog.rolling.maxFileSize: 32m
 {{- end }}
 {{- end }}
 
+{{/* A driver mounts the object store's binding beside those of Kafka and Cassandra; its executors get the login with each task. */}}
+{{- define "airflow.objectStore" -}}
+{{- with .Values.storage.binding }}
+{{- if $.Values.storage.sharedVolume }}
+{{- fail "storage.binding is for an object store: name its URI in storage.root and set storage.sharedVolume to false, or leave the binding empty" }}
+{{- end }}
+spark.kubernetes.driver.secrets.{{ . }}: /bindings/object-store
+{{- end }}
+{{- end }}
+
 {{- define "airflow.deployment" -}}
 {{- dict
   "project" "/opt/headrace"
@@ -99,7 +109,7 @@ spark.eventLog.rolling.maxFileSize: 32m
     "driver_template" "/etc/spark-pod-templates/driver.yaml"
     "executor_template" "/etc/spark-pod-templates/executor.yaml"
     "grace_seconds" .Values.driver.graceSeconds
-    "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml))
+    "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml) (include "airflow.objectStore" . | fromYaml))
     "pipeline_conf" (default dict .Values.driver.pipelineConf))
   | toJson -}}
 {{- end }}
@@ -149,6 +159,9 @@ volumeMounts:
     sources:
       - secret: {name: kafka-admin, items: {{ include "airflow.bindingItems" (dict "system" "kafka" "keys" (list "type" "bootstrapServers" "securityProtocol" "saslMechanism" "username" "password" "ca.crt")) }}}
       - secret: {name: cassandra-admin, items: {{ include "airflow.bindingItems" (dict "system" "cassandra" "keys" (list "type" "contactPoints" "port" "localDatacenter" "username" "password" "ca.crt")) }}}
+      {{- with .root.Values.storage.binding }}
+      - secret: {name: {{ . }}, items: {{ include "airflow.bindingItems" (dict "system" "object-store" "keys" (list "type" "endpoint" "region" "accessKey" "secretKey")) }}}
+      {{- end }}
 {{- if .root.Values.storage.sharedVolume }}
 - {name: data, persistentVolumeClaim: {claimName: data}}
 {{- end }}

@@ -90,10 +90,14 @@ run "an_external_kafka_has_no_pods_and_keeps_its_binding" {
 
 run "an_object_store_needs_no_volume" {
   command = apply
-  variables { storage = { root = "s3a://bucket/headrace" } }
+  variables { storage = { root = "s3a://bucket/headrace", binding = "my-store" } }
   assert {
     condition     = module.spark.values[0].sharedVolume == false && module.airflow.values[0].storage.sharedVolume == false
     error_message = "no pod mounts a volume that is not there"
+  }
+  assert {
+    condition     = module.base.values[0].storage.binding == "my-store" && module.airflow.values[0].storage.binding == "object-store"
+    error_message = "the bootstrap Job copies the user's binding to where pods mount it"
   }
 }
 

@@ -78,6 +78,18 @@ run "a_folder_without_volume" {
   expect_failures = [var.storage]
 }
 
+run "an_object_store_that_hadoop_does_not_know" {
+  command = plan
+  variables { storage = { root = "gs://bucket/headrace" } }
+  expect_failures = [var.storage]
+}
+
+run "an_object_stores_binding_for_a_folder" {
+  command = plan
+  variables { storage = { source = { hostPath = { path = "/srv/headrace" } }, binding = "my-store" } }
+  expect_failures = [var.storage]
+}
+
 run "kept_volumes_in_a_namespace_that_is_destroyed" {
   command = plan
   variables { keep_volumes = true }

@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from headrace.contract import names
+from headrace.contract.bindings import OBJECT_STORE
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import pki
@@ -61,6 +62,7 @@ class Config(BaseModel):
     cassandra: System
     database: System = System()
     pull_secret: str = ""
+    object_store: str = ""  # the user's own binding Secret, where an object store is the storage root
     pipelines: Path
     allow_plaintext: bool = False
 
@@ -109,6 +111,8 @@ class Bootstrap:
         if own.cassandra.mode == "bundled":
             self._ensure(own.cassandra.namespace, "cassandra-admin", lambda: cassandra)
         self._pipelines({"kafka": kafka, "cassandra": cassandra})
+        if own.object_store:
+            self._object_store()
         database = self._database()
         self._ensure(own.airflow, "airflow", lambda: airflow_secrets(database))
         if own.pull_secret:
@@ -131,17 +135,7 @@ class Bootstrap:
     def _admin(self, system: str, own: System, bundled: Callable[[], Content]) -> Content:
         if own.mode == "bundled":
             return self._ensure(self.config.airflow, f"{system}-admin", bundled)
-        given = self.secrets.read(self.config.namespace, own.binding)
-        if given is None:
-            raise HeadraceError(
-                f"There is no Secret {own.binding} in namespace {self.config.namespace}: make the binding of your {system} "
-                "there, with the keys that docs/howto/deploy.md lists."
-            )
-        missing = [key for key in REQUIRED[system] if not given.get(key)]
-        if missing:
-            raise HeadraceError(
-                f"Secret {own.binding} lacks {', '.join(missing)}: add the key(s) to your {system} binding."
-            )
+        given = self._given(system, own.binding)
         plain = given.get("securityProtocol", "").endswith("PLAINTEXT") or (
             system == "cassandra" and "ca.crt" not in given
         )
@@ -150,6 +144,28 @@ class Bootstrap:
                 f"Secret {own.binding} would send passwords in plain text: use TLS, or set allowPlaintext if that is wanted."
             )
         return self._ensure(self.config.airflow, f"{system}-admin", lambda: given)
+
+    def _object_store(self) -> None:
+        """Give the user's own binding to the namespaces that use the store, with every key that is mounted there."""
+        given = self._given(OBJECT_STORE, self.config.object_store)
+        content = {"type": "s3"} | {key: given.get(key, "") for key in ("endpoint", "region", "accessKey", "secretKey")}
+        for namespace in (self.config.spark, self.config.airflow):
+            there = self._ensure(namespace, OBJECT_STORE, lambda: content)
+            if self.action == "rotate-passwords" and there != content:
+                self._write(namespace, OBJECT_STORE, content)
+
+    def _given(self, system: str, secret: str) -> Content:
+        """Return the user's own Secret with the binding of a system. Raises HeadraceError where it does not serve."""
+        given = self.secrets.read(self.config.namespace, secret)
+        if given is None:
+            raise HeadraceError(
+                f"There is no Secret {secret} in namespace {self.config.namespace}: make the binding of your {system} "
+                "there, with the keys that docs/howto/deploy.md lists."
+            )
+        missing = [key for key in REQUIRED[system] if not given.get(key)]
+        if missing:
+            raise HeadraceError(f"Secret {secret} lacks {', '.join(missing)}: add the key(s) to your {system} binding.")
+        return given
 
     def _bundled_kafka(self, authority: pki.Authority) -> Content:
         return {
@@ -245,6 +261,7 @@ class Bootstrap:
 REQUIRED: Mapping[str, Sequence[str]] = {
     "kafka": ("bootstrapServers", "securityProtocol", "username", "password"),
     "cassandra": ("contactPoints", "port", "localDatacenter", "username", "password"),
+    OBJECT_STORE: ("accessKey", "secretKey"),
 }
 
 
