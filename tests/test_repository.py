@@ -73,6 +73,12 @@ def test_imports_point_one_way(path: Path) -> None:
     assert used <= ALLOWED[part], f"{part} may not import {sorted(used - ALLOWED[part])}"
 
 
+def test_where_a_path_lies_is_asked_in_one_place() -> None:
+    # fsspec alone would not know the object store's login, nor its ways (ADR 0023).
+    asking = {path for path in _python_files("src", "spark_jobs", "dags", "plugins") if "url_to_fs" in path.read_text()}
+    assert asking == {SOURCES / "contract" / "storage.py"}
+
+
 def test_great_expectations_is_imported_inside_functions_only() -> None:
     # It takes 7 to 12 seconds, which every worker and every DAG file would pay.
     for path in _python_files("src", "dags"):

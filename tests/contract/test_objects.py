@@ -87,6 +87,13 @@ def test_half_a_login_and_another_scheme_are_refused(tmp_path: Path) -> None:
         storage.locate("s3://bucket/headrace")
 
 
+def test_a_store_of_ones_own_needs_no_region_and_is_named_by_address(tmp_path: Path) -> None:
+    (tmp_path / "object-store").mkdir()
+    (tmp_path / "object-store" / "endpoint").write_text("https://store.example.org")
+    own = read_object_store(tmp_path)
+    assert (own.region, objects.hadoop_conf(own)["fs.s3a.path.style.access"]) == ("us-east-1", "true")
+
+
 def test_without_a_binding_the_cloud_is_asked_and_nothing_is_said_of_a_login(tmp_path: Path) -> None:
     assert read_object_store(tmp_path) == read_object_store(None) == ObjectStoreBinding()
     conf = objects.hadoop_conf(ObjectStoreBinding())

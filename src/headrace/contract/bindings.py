@@ -147,9 +147,11 @@ def read_object_store(root: Path | None) -> ObjectStoreBinding:
     values = _read(folder)
     if bool(values.get("accessKey")) != bool(values.get("secretKey")):
         raise HeadraceError(f"The binding at {folder} has one of accessKey and secretKey: add the other, or remove it.")
+    endpoint = values.get("endpoint", "")
     return ObjectStoreBinding(
-        region=values.get("region", ""),
-        endpoint=values.get("endpoint", ""),
+        # A store of one's own often has no region, and a signature needs one: else each client asks the cloud's metadata.
+        region=values.get("region") or ("us-east-1" if endpoint else ""),
+        endpoint=endpoint,
         access_key=values.get("accessKey", ""),
         secret_key=values.get("secretKey", ""),
     )
