@@ -52,10 +52,11 @@ POINTS = (
 )
 
 # Points that show as new files of a query's generation.
+IN_PLACE = ("batch_id=*/part-*",)  # MID_FILES where nothing is renamed: files are there, their mark is not
 FILES = {
     STATE_COMMIT: ("checkpoint/state/0/*/.*.delta.*", "checkpoint/state/0/*/*.delta"),
     AFTER_COMMIT: ("checkpoint/commits/[0-9]*",),
-    MID_FILES: (".aside-*/_SUCCESS", "batch_id=*/part-*"),  # on a disk; in an object store, before the mark
+    MID_FILES: (".aside-*/_SUCCESS",),
 }
 
 _lock = threading.Lock()
@@ -177,9 +178,11 @@ def watch() -> None:
 def files_of(wanted: dict[str, Any]) -> set[str]:
     """Return the files by which the plan's point is known."""
     root, pipeline = os.environ["HEADRACE_STORAGE_ROOT"], sys.argv[1]
-    folder = paths.query_files if wanted["point"] == MID_FILES else paths.query_folder
+    in_files = wanted["point"] == MID_FILES
+    folder = paths.query_files if in_files else paths.query_folder
+    patterns = IN_PLACE if in_files and not storage.renames(root) else FILES[wanted["point"]]
     fs, base = storage.locate(folder(root, pipeline, wanted["query"]))
-    return {path for pattern in FILES[wanted["point"]] for path in fs.glob(f"{base}/[0-9]*/{pattern}")}
+    return {path for pattern in patterns for path in fs.glob(f"{base}/[0-9]*/{pattern}")}
 
 
 def main() -> int:
