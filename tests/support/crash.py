@@ -26,7 +26,7 @@ from headrace.streaming import groups, queries, sinks, tables, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
 ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten: the archive must meet a kill as often as the other queries
-TENDED_BATCHES = 2  # instead of a thousand: in an object store the archive's own upkeep must meet one too
+TENDED_BATCHES = 1  # instead of a thousand: in an object store the archive's own upkeep must be met
 WATCH_SECONDS = 0.002
 
 # In the order in which a batch comes by them.
