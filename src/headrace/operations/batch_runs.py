@@ -6,7 +6,6 @@ SparkSubmitOperator and `arguments` and `environment` of here; the command line 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import re
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from headrace.contract import paths, storage, submit
+from headrace.contract import paths, storage, submit, trees
 from headrace.contract.bindings import ROOT_VARIABLE
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
@@ -42,7 +41,7 @@ def give(root: str, duty: Duty, pipeline: str, order: Mapping[str, Any], run: st
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run) if run else _new_name(duty)
     folder = paths.batch_run(root, pipeline, name)
-    _remove(f"{folder}/report.json")
+    trees.remove_file(f"{folder}/report.json")
     storage.write_json(f"{folder}/order.json", dict(order) | {"given_ms": time.time_ns() // 1_000_000})
     _prune(root, pipeline)
     return {
@@ -142,19 +141,12 @@ def _new_name(duty: str) -> str:
 
 def _prune(root: str, pipeline: str) -> None:
     folder = paths.batch_run(root, pipeline, "").rstrip("/")
-    fs, inner = storage.locate(folder)
     names = storage.list_names(folder)
     if len(names) > KEPT_RUNS:
         orders = {name: storage.read_json(f"{folder}/{name}/order.json") or {} for name in names}
         oldest = sorted(names, key=lambda name: (orders[name].get("given_ms", 0), name))
         for name in oldest[: len(names) - KEPT_RUNS]:
-            fs.rm(f"{inner}/{name}", recursive=True)
-
-
-def _remove(path: str) -> None:
-    fs, inner = storage.locate(path)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm_file(inner)
+            trees.remove(f"{folder}/{name}")
 
 
 @contextmanager

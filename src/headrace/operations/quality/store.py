@@ -16,7 +16,7 @@ from typing import Any
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
-from headrace.contract import names, paths, storage
+from headrace.contract import names, paths, storage, trees
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
@@ -168,7 +168,7 @@ def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) 
         storage.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
         folder = paths.quality_results(root, summary.sink)
         for name in storage.list_names(folder)[:-REPORTS_KEPT]:
-            _remove(f"{folder}/{name}")
+            trees.remove_file(f"{folder}/{name}")
     storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
 
 
@@ -198,11 +198,6 @@ def _remember(root: str, summary: Summary) -> None:
         known = {}
     known[told["checked_at_ms"], told["window"]] = told
     storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
-
-
-def _remove(path: str) -> None:
-    fs, inner = storage.locate(path)
-    fs.rm_file(inner)
 
 
 def _utc(milliseconds: float) -> datetime:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from headrace.contract import paths, storage
+from headrace.contract import paths, storage, trees
 from headrace.contract.arrow import arrow_schema
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
@@ -57,9 +57,8 @@ def stage_schema(pipeline: Pipeline, dimension: str) -> pa.Schema:
 
 def read_parquet(path: str) -> pa.Table:
     """Return the table of a stage or difference. Raises HeadraceError where it is missing."""
-    fs, inner = storage.locate(path)
     try:
-        return pyarrow.parquet.read_table(io.BytesIO(fs.cat_file(inner)))
+        return pyarrow.parquet.read_table(io.BytesIO(trees.read_bytes(path)))
     except FileNotFoundError as error:
         raise HeadraceError(f"{path} is missing: begin the refresh again from its first step.") from error
 
@@ -75,9 +74,8 @@ def write_parquet(path: str, table: pa.Table) -> str:
 
 
 def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
-    fs, inner = storage.locate(snapshot.place)
     try:
-        content: bytes = fs.cat_file(inner)
+        content = trees.read_bytes(snapshot.place)
     except OSError as error:
         raise HeadraceError(
             f"{snapshot.place} cannot be read ({error}): give the tasks the right to read it."
