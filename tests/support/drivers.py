@@ -7,6 +7,7 @@ it, in the file and in the transforms: all other names follow from the file.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -130,6 +131,14 @@ class Stage:
         """Stop the driver and return its exit code."""
         assert self.launcher.stop(self.name) is not None, self.log[-3000:]
         return self.await_end()
+
+    def run_into(self, plan: Path, wanted: Mapping[str, Any]) -> None:
+        """Run a driver that `tests.support.crash` kills at a point of its plan, until all of its group are gone."""
+        plan.write_text(json.dumps(wanted))
+        self.start()
+        assert self.await_end() == -9, self.log[-6000:]
+        assert plan.with_suffix(".fired").exists()
+        self.kill()  # whoever of the group still dies
 
     def kill(self) -> None:
         """SIGKILL to the driver's whole group at once: Python and JVM."""
