@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.support.cluster import (
     kubectl,
     namespace,
     probe_pod,
-    run_probe,
+    run_probes,
     secret,
 )
 
@@ -62,53 +63,59 @@ def test_a_privileged_pod_is_refused_in_each_namespace(system: str, image: str) 
     kubectl("apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
 
 
-def _reach(system: str, labels: dict[str, str], host: str, port: int, image: str) -> str:
-    pod = probe_pod(system, "probe", labels, CONNECT.format(host=host, port=port), image)
-    return run_probe(pod)[1].strip()
+AIRFLOWS = {"app.kubernetes.io/name": "airflow"}
+BROKER = f"kafka-0.kafka.{namespace('kafka')}.svc.cluster.local"
+NODE = f"cassandra-0.cassandra.{namespace('cassandra')}.svc.cluster.local"
 
 
-@pytest.mark.parametrize(
-    ("server", "port"),
-    [
-        (f"kafka-0.kafka.{namespace('kafka')}.svc.cluster.local", 9092),
-        (f"cassandra-0.cassandra.{namespace('cassandra')}.svc.cluster.local", 9042),
-    ],
-)
+def _connecting(name: str, system: str, labels: dict[str, str], host: str, port: int, image: str) -> dict[str, Any]:
+    return probe_pod(system, f"probe-{name}", labels, CONNECT.format(host=host, port=port), image)
+
+
+@pytest.mark.parametrize(("server", "port"), [(BROKER, 9092), (NODE, 9042)])
 def test_a_listed_flow_is_open_and_a_pod_outside_of_the_list_is_shut_out(server: str, port: int, image: str) -> None:
-    assert _reach("airflow", {"app.kubernetes.io/name": "airflow"}, server, port, image) == "open"
-    assert _reach("airflow", {"app.kubernetes.io/name": "other"}, server, port, image).startswith("closed")
-    assert _reach("base", {}, server, port, image).startswith("closed")
+    listed, other, elsewhere = run_probes(
+        _connecting("listed", "airflow", AIRFLOWS, server, port, image),
+        _connecting("other", "airflow", {"app.kubernetes.io/name": "other"}, server, port, image),
+        _connecting("elsewhere", "base", {}, server, port, image),
+    )
+    assert listed == "open"
+    assert other.startswith("closed")
+    assert elsewhere.startswith("closed")
 
 
 def test_clients_do_not_reach_the_ports_between_nodes(image: str) -> None:
-    labels = {"app.kubernetes.io/name": "airflow"}
-    for host, port in (
-        (f"kafka-0.kafka.{namespace('kafka')}.svc.cluster.local", 9094),
-        (f"cassandra-0.cassandra.{namespace('cassandra')}.svc.cluster.local", 7000),
-    ):
-        assert _reach("airflow", labels, host, port, image).startswith("closed")
+    answers = run_probes(
+        _connecting("broker", "airflow", AIRFLOWS, BROKER, 9094, image),
+        _connecting("node", "airflow", AIRFLOWS, NODE, 7000, image),
+    )
+    assert all(answer.startswith("closed") for answer in answers), answers
 
 
-def _kafka(image: str, change: dict[str, str], binding: str = "kafka-admin", system: str = "airflow") -> str:
-    labels = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
-    pod = probe_pod(
-        system, "kafka-probe", labels, KAFKA.format(change=change), image,
+def _asking_kafka(
+    name: str, image: str, change: dict[str, str], binding: str = "kafka-admin", system: str = "airflow"
+) -> dict[str, Any]:
+    return probe_pod(
+        system, f"kafka-{name}", AIRFLOWS | {"app.kubernetes.io/part-of": "headrace"}, KAFKA.format(change=change), image,
         volumes=[{"name": "binding", "secret": {"secretName": binding}}],
         mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
     )  # fmt: skip
-    return run_probe(pod)[1]
 
 
 def test_kafka_lets_in_the_admin_and_no_wrong_password_wrong_authority_or_plain_text(image: str) -> None:
-    assert "in: " in _kafka(image, {})
-    assert "out: " in _kafka(image, {"sasl.password": "wrong"})
-    assert "out: " in _kafka(image, {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"})
-    assert "out: " in _kafka(image, {"security.protocol": "SASL_PLAINTEXT"})
-    assert "out: " in _kafka(image, {"security.protocol": "PLAINTEXT"})
+    admin, *strangers = run_probes(
+        _asking_kafka("admin", image, {}),
+        _asking_kafka("password", image, {"sasl.password": "wrong"}),
+        _asking_kafka("authority", image, {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"}),
+        _asking_kafka("unencrypted", image, {"security.protocol": "SASL_PLAINTEXT"}),
+        _asking_kafka("plain", image, {"security.protocol": "PLAINTEXT"}),
+    )
+    assert admin.startswith("in: ")
+    assert all(answer.startswith("out: ") for answer in strangers), strangers
 
 
 def test_a_pipelines_user_sees_its_own_topics_alone(image: str) -> None:
-    seen = _kafka(image, {}, "kafka-pos-sales", "spark")
+    (seen,) = run_probes(_asking_kafka("pipeline", image, {}, "kafka-pos-sales", "spark"))
     assert "'pos'" in seen
     assert "quickstart" not in seen
 

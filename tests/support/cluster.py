@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.support.charts import ROOT, tool
@@ -90,6 +91,12 @@ def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
         return phase, kubectl("logs", name, "-n", space, check=False).stdout
     finally:
         kubectl("delete", "pod", name, "-n", space, "--ignore-not-found", "--wait=false")
+
+
+def run_probes(*pods: Mapping[str, Any]) -> list[str]:
+    """Run pods of different names beside each other to their ends; return their logs in the same order."""
+    with ThreadPoolExecutor(len(pods)) as pool:
+        return [log.strip() for _, log in pool.map(run_probe, pods)]
 
 
 def helm_upgrade(release: str, system: str, *more: str) -> None:

@@ -133,6 +133,8 @@ def _catalogs(warehouse: str) -> dict[str, str]:
         f"{cassandra}.directJoinSetting": "on",
         # Pods change their addresses: resolve at each connect.
         "spark.cassandra.connection.resolveContactPoints": "false",
+        # A node that is back is taken again at once; by default up to a minute later.
+        "spark.cassandra.connection.reconnectionDelayMS.max": "5000",
         lake: "org.apache.iceberg.spark.SparkCatalog",
         f"{lake}.type": "hadoop",
         f"{lake}.warehouse": warehouse,

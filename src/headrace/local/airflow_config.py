@@ -146,7 +146,7 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
         # A killed scheduler's tasks, the supervisor's too, count as running until another one looks for them: it takes a job
         # that was silent for the threshold for dead, and looks every 5 minutes by default.
         "scheduler": {
-            "scheduler_health_check_threshold": 60,
+            "scheduler_health_check_threshold": 30,
             "task_instance_heartbeat_timeout": 120,
             "orphaned_tasks_check_interval": 20,
         },

@@ -16,10 +16,10 @@ from pyspark.sql.streaming import StreamingQuery
 from headrace.contract import fingerprint, generation, names, soundness
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
-from headrace.contract.model import Pipeline, Query
+from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
-from headrace.streaming import plan, sinks, source, writer
+from headrace.streaming import link, plan, sinks, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 
@@ -201,6 +201,13 @@ def apart(trigger: timedelta, place: int) -> timedelta:
     return trigger * (1 + 0.02 * (place % 11))
 
 
+def _link(driver: Driver, query: Query) -> link.Link | None:
+    """Return the query's view of Cassandra if its batches need it."""
+    if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
+        return link.Link(lambda: link.control_connection(driver.spark), driver.gate.pause)
+    return None
+
+
 def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     paths, counters = chosen.paths(driver.root), writer.Counters()
@@ -214,7 +221,8 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
         required = ()
         mode, trigger = "append", ARCHIVE_TRIGGER
-    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required)
+    cassandra = _link(driver, declared) if declared else None
+    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra)
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)

@@ -14,12 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
+from pyspark.sql.streaming import StreamingQuery
 
 from headrace.contract import paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
@@ -91,8 +93,7 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         gate.ended.set()
         metrics.close()
         groups.close()
-        with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone cannot be stopped
-            spark.stop()
+        _end_session(spark)
         log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
 
 
@@ -194,10 +195,26 @@ def _stop_all(running: Sequence[queries.Running], gate: writer.Gate, options: Op
         if busy:
             time.sleep(0.1)
     gate.ended.set()
-    for each in running:
-        with contextlib.suppress(Py4JError):  # after spark.sql.streaming.stopTimeout: `run` ends the JVM then
-            each.query.stop()
+    _stop_queries([each.query for each in running])
     return not busy
+
+
+def _stop_queries(stopping: Sequence[StreamingQuery]) -> None:
+    """Stop queries beside each other: each that is deaf takes spark.sql.streaming.stopTimeout. `run` ends the JVM then."""
+
+    def stop(query: StreamingQuery) -> None:
+        with contextlib.suppress(Py4JError):
+            query.stop()
+
+    with ThreadPoolExecutor(max(1, len(stopping))) as pool:
+        list(pool.map(stop, stopping))
+
+
+def _end_session(spark: SparkSession) -> None:
+    """Stop the session, and before it the queries that a start left which failed at a later one."""
+    with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone cannot be stopped
+        _stop_queries(spark.streams.active)
+        spark.stop()
 
 
 def _between_batches(each: queries.Running, root: str) -> bool:

@@ -29,6 +29,7 @@ from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
 from headrace.streaming import sinks, tables
 from headrace.streaming.groups import GroupCommitter
+from headrace.streaming.link import Link
 from headrace.streaming.reasons import writing
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class Gate:
             self.ended.wait()
             raise InterruptedError(TOLD_TO_STOP)
 
+    def pause(self, seconds: float) -> None:
+        """Wait within a batch, which its driver's grace time may end."""
+        if self.ended.wait(seconds):
+            raise InterruptedError(TOLD_TO_STOP)
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -74,6 +80,7 @@ class Writer:
     gate: Gate
     counters: Counters
     required: tuple[str, ...] = ()
+    link: Link | None = None  # where the batch needs Cassandra
 
     @property
     def query(self) -> str:
@@ -108,11 +115,17 @@ class Writer:
     def _write_batch(self, frame: DataFrame, number: int) -> None:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
-        frame.persist(StorageLevel.MEMORY_AND_DISK)  # several actions: without it the plan runs again for each
-        try:
+        batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
+
+        def written() -> int:
             rows_out = self._count(frame, number)
             if rows_out:
-                self.write(frame, sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end))
+                self.write(frame, batch)
+            return rows_out
+
+        frame.persist(StorageLevel.MEMORY_AND_DISK)  # several actions: without it the plan runs again for each
+        try:
+            rows_out = self.link.through(written) if self.link else written()
         finally:
             frame.unpersist()
         record = ledger.make_record(

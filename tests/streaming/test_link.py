@@ -1,0 +1,104 @@
+"""A batch and a Cassandra that goes away: what is waited for, what is repeated, what is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from py4j.protocol import Py4JJavaError
+
+from headrace.streaming.link import PATIENCE_SECONDS, POLL_SECONDS, SETTLE_SECONDS, Link
+from headrace.streaming.stuck import STUCK_SECONDS
+
+
+class World:
+    """A clock that a pause moves on, and a control connection that is one thing or another at a moment."""
+
+    def __init__(self, connected: Callable[[float], str]) -> None:
+        self.now, self.connected, self.begun = 0.0, connected, list[float]()
+        self.link = Link(lambda: self.connected(self.now), self.pause, lambda: self.now)
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+    def batch(self, *outcomes: Exception | None) -> int:
+        """Run a batch whose tries end in these ways, one after another."""
+        left: Iterator[Exception | None] = iter(outcomes)
+
+        def work() -> int:
+            self.begun.append(self.now)
+            self.now += 1
+            error = next(left)
+            if error:
+                raise error
+            return 7
+
+        return self.link.through(work)
+
+
+FAULT = RuntimeError("Failed to write statements")
+
+
+def test_a_batch_begins_once_cassandra_is_there_and_not_before() -> None:
+    world = World(lambda now: "" if 5 <= now < 30 else "a" if now < 5 else "b")
+    assert world.batch(None) == 7
+    world.now = 6
+    assert world.batch(None) == 7
+    assert world.begun[1] >= 30
+
+
+def test_a_batch_that_fails_while_cassandra_stands_is_not_repeated() -> None:
+    world = World(lambda now: "a")
+    with pytest.raises(RuntimeError, match="Failed to write"):
+        world.batch(FAULT)
+    assert len(world.begun) == 1
+
+
+def test_a_batch_whose_connection_was_lost_is_repeated_on_the_next_one() -> None:
+    world = World(lambda now: "a" if now < 0.5 else "" if now < 20 else "b")
+    assert world.batch(FAULT, None) == 7
+    assert world.begun[1] >= 20
+
+
+def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
+    world = World(lambda now: "a" if now < 0.5 else "b")
+    assert world.batch(FAULT, FAULT, FAULT, None) == 7
+    world.now += SETTLE_SECONDS
+    with pytest.raises(RuntimeError):
+        world.batch(FAULT)
+
+
+def test_a_cassandra_that_stays_away_ends_the_batch_before_it_is_taken_for_one_that_hangs() -> None:
+    world = World(lambda now: "a" if now < 0.5 else "")
+    with pytest.raises(ConnectionError, match="away for 90 s"):
+        world.batch(FAULT)
+    assert world.now <= PATIENCE_SECONDS + 2 * POLL_SECONDS < STUCK_SECONDS
+
+
+def _refused(now: float) -> str:
+    raise Py4JJavaError("refused", SimpleNamespace(_target_id="o1", _gateway_client=None))
+
+
+def test_a_cassandra_that_never_let_the_driver_in_is_told_at_once() -> None:
+    world = World(_refused)
+    with pytest.raises(Py4JJavaError):
+        world.batch(None)
+    assert world.now == 0
+
+
+def test_a_session_that_cannot_be_opened_anew_is_waited_for() -> None:
+    world = World(lambda now: "a")
+    assert world.batch(None) == 7
+    world.connected = lambda now: _refused(now) if now < 12 else "b"
+    assert world.batch(None) == 7
+    assert world.begun[1] >= 12
+
+
+def test_a_query_that_is_told_to_end_does_not_wait() -> None:
+    def stopped(seconds: float) -> None:
+        raise InterruptedError("told to stop")
+
+    link = Link(lambda: "", stopped)
+    with pytest.raises(InterruptedError):
+        link.through(lambda: 7)
