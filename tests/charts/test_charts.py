@@ -233,6 +233,15 @@ def test_the_size_of_one_pipelines_driver_is_a_value_and_an_unknown_pipeline_is_
     assert "secret" in refusal("airflow", "driver.pipelineConf.pos_sales.spark\\.s3a\\.secret\\.key=x").lower()
 
 
+def test_a_driver_of_another_size_restarts_no_part_of_airflow() -> None:
+    def deployments(*settings: str) -> list[Any]:
+        return [each["spec"] for each in render("airflow", *settings) if each["kind"] == "Deployment"]
+
+    assert len(deployments()) == 4
+    assert deployments("driver.pipelineConf.pos_sales.spark\\.driver\\.memory=2g") == deployments()
+    assert deployments("baseUrl=https://a.example.org/airflow") != deployments()
+
+
 def test_only_tasks_and_the_web_server_have_an_account_with_rights() -> None:
     accounts = {
         who: (spec["serviceAccountName"], spec["automountServiceAccountToken"])

@@ -200,7 +200,9 @@ spec:
         headrace/api-server: allowed
         {{- end }}
       annotations:
-        headrace/config: {{ printf "%s%s" (include "airflow.environment" $root) (include "airflow.deployment" $root) | sha256sum }}
+        # Not the deployment file: each task reads it anew, and the kubelet changes it below running pods. A scheduler that
+        # restarts takes the supervisor's tasks along, for a change that is one driver's.
+        headrace/config: {{ include "airflow.environment" $root | sha256sum }}
     spec:
       serviceAccountName: {{ .account | default "airflow-none" }}
       automountServiceAccountToken: {{ not (empty .account) }}

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from headrace.streaming.reasons import reason_of
+
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 150.0
 """How long a batch waits and repeats. Below `stuck.STUCK_SECONDS`, by which a batch without a job is one that hangs."""
 
 SETTLE_SECONDS = 20.0
@@ -36,6 +38,7 @@ class Link:
     opened. `pause` waits so many seconds, and raises where the query is told to end.
     """
 
+    query: str
     look: Callable[[], str]
     pause: Callable[[float], None]
     clock: Callable[[], float] = time.monotonic
@@ -55,7 +58,7 @@ class Link:
             except Exception as error:
                 if not self._was_lost() or self.clock() > deadline:
                     raise
-                log.warning("Cassandra went away during a batch, which is repeated: %s", str(error).partition("\n")[0])
+                log.warning("%s repeats its batch, during which Cassandra went away: %s", self.query, reason_of(error))
                 self.pause(POLL_SECONDS)
 
     def _await(self, deadline: float) -> None:
@@ -65,9 +68,11 @@ class Link:
             if self.clock() > deadline:
                 raise ConnectionError(f"Cassandra is away for {PATIENCE_SECONDS:.0f} s; look at its nodes.")
             if not told:
-                log.warning("Cassandra is away: the batch waits for it")
+                log.warning("%s waits: Cassandra is away", self.query)
                 told = True
             self.pause(POLL_SECONDS)
+        if told:
+            log.info("%s goes on: Cassandra is back", self.query)
         if self._known and seen != self._known:
             self._changed = self.clock()
         self._known = seen

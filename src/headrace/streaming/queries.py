@@ -201,10 +201,11 @@ def apart(trigger: timedelta, place: int) -> timedelta:
     return trigger * (1 + 0.02 * (place % 11))
 
 
-def _link(driver: Driver, query: Query) -> link.Link | None:
+def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
     """Return the query's view of Cassandra if its batches need it."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
-        return link.Link(lambda: link.control_connection(driver.spark), driver.gate.pause)
+        full_name = names.query_name(driver.pipeline.name, name)
+        return link.Link(full_name, lambda: link.control_connection(driver.spark), driver.gate.pause)
     return None
 
 
@@ -221,7 +222,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
         required = ()
         mode, trigger = "append", ARCHIVE_TRIGGER
-    cassandra = _link(driver, declared) if declared else None
+    cassandra = _link(driver, name, declared) if declared else None
     batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra)
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.

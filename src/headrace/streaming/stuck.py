@@ -1,7 +1,7 @@
 """Find a batch that hangs outside of Spark's jobs: it runs and runs, and no job of its query does.
 
-Seen with Cassandra killed under load: the connector refreshes the schema before each write, and the Java driver waits
-for that without a limit (Session.refreshSchema). Such a query neither ends nor goes on, so the driver must.
+Seen with Cassandra killed under load, before batches waited for it (ADR 0025): the connector refreshes the schema before
+each write, and the Java driver waits for that without a limit. Such a query neither ends nor goes on, so the driver must.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pyspark import StatusTracker
 
 from headrace.streaming.queries import Running
 
-STUCK_SECONDS = 120.0
-"""Far beyond what a batch does between two jobs: an Iceberg commit, a rename, a ledger record."""
+STUCK_SECONDS = 180.0
+"""Far beyond what a batch does between two jobs: an Iceberg commit, a ledger record; a wait for Cassandra (`link`) ends before."""
 
 
 @dataclass
