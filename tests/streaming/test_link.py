@@ -8,16 +8,20 @@ from types import SimpleNamespace
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from headrace.streaming.link import PATIENCE_SECONDS, POLL_SECONDS, SETTLE_SECONDS, Link
+from headrace.streaming.link import PATIENCE_SECONDS, POLL_SECONDS, SETTLE_SECONDS, Connection, Link
 from headrace.streaming.stuck import STUCK_SECONDS
 
 
 class World:
-    """A clock that a pause moves on, and a control connection that is one thing or another at a moment."""
+    """A clock that a pause moves on, and a control connection that is one thing or another, or none ("") at a moment."""
 
     def __init__(self, connected: Callable[[float], str]) -> None:
-        self.now, self.connected, self.begun = 0.0, connected, list[float]()
-        self.link = Link("p.q", lambda: self.connected(self.now), self.pause, lambda: self.now)
+        self.now, self.connected, self.begun, self.closed = 0.0, connected, list[float](), list[str]()
+        self.link = Link("p.q", self.look, self.closed.append, self.pause, lambda: self.now)
+
+    def look(self) -> Connection | None:
+        channel = self.connected(self.now)
+        return Connection(f"s{len(self.closed)}", channel) if channel else None
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -46,6 +50,7 @@ def test_a_batch_begins_once_cassandra_is_there_and_not_before() -> None:
     world.now = 6
     assert world.batch(None) == 7
     assert world.begun[1] >= 30
+    assert world.closed == ["s0"]
 
 
 def test_a_batch_that_fails_while_cassandra_stands_is_not_repeated() -> None:
@@ -59,6 +64,24 @@ def test_a_batch_whose_connection_was_lost_is_repeated_on_the_next_one() -> None
     world = World(lambda now: "a" if now < 0.5 else "" if now < 20 else "b")
     assert world.batch(FAULT, None) == 7
     assert world.begun[1] >= 20
+
+
+def test_a_session_that_lost_its_connection_is_closed_once_it_is_back_and_no_batch_uses_it() -> None:
+    world = World(lambda now: "a" if now < 0.5 else "" if now < 20 else "b" if now < 50 else "c")
+    assert world.batch(FAULT, None) == 7
+    assert world.closed == ["s0"]
+    world.now = 60
+    assert world.batch(None, None) == 7
+    assert world.closed == ["s0", "s1"]
+
+
+def test_a_session_that_another_query_has_closed_is_not_closed_again() -> None:
+    world = World(lambda now: "a" if now < 10 else "b")
+    assert world.batch(None) == 7
+    world.closed.append("s0")
+    world.now = 30
+    assert world.batch(None) == 7
+    assert world.closed == ["s0"]
 
 
 def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
@@ -99,6 +122,6 @@ def test_a_query_that_is_told_to_end_does_not_wait() -> None:
     def stopped(seconds: float) -> None:
         raise InterruptedError("told to stop")
 
-    link = Link("p.q", lambda: "", stopped)
+    link = Link("p.q", lambda: None, lambda session: None, stopped)
     with pytest.raises(InterruptedError):
         link.through(lambda: 7)

@@ -1,18 +1,22 @@
-"""A batch waits for a Cassandra that is away, in its place: the driver need not end, and the connector is not asked.
+"""A batch waits for a Cassandra that is away, in its place: the driver need not end, and the connector is not asked (ADR 0025).
 
-The connector refreshes the schema before each write (SPARKC-633 left one). While the Java driver's control connection is
-away, 4.18.1 answers neither that refresh nor any later one of its session: the request is never taken back
-(MetadataManager.startSchemaRequest; the same code is described in scylladb/java-driver#841). So the control connection
-is looked at first. What a batch does is safe to repeat, so one that fails because Cassandra went away is repeated.
+The connector refreshes the schema before each write (SPARKC-633 left one). The Java driver 4.18.1 fails that while its
+control connection is away, and never takes the failed request back: every later one of the session waits for ever
+(MetadataManager.startSchemaRequest; the same code is described in scylladb/java-driver#841). So the control connection is
+looked at first, and a session that ever lost it is closed, which also frees whoever waits in it. What a batch does is safe
+to repeat, so one that fails because Cassandra went away is repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
@@ -29,20 +33,30 @@ SETTLE_SECONDS = 20.0
 
 POLL_SECONDS = 0.5
 
+_renewing = threading.Lock()
+
+
+class Connection(NamedTuple):
+    """An open control connection: the name of the session that it is of, and its own."""
+
+    session: str
+    channel: str
+
 
 @dataclass
 class Link:
     """One query's view of Cassandra.
 
-    `look` names the open control connection, "" while there is none, and raises Py4JJavaError where no session can be
-    opened. `pause` waits so many seconds, and raises where the query is told to end.
+    `look` returns the open control connection, None while there is none, and raises Py4JJavaError where no session can be
+    opened. `renew` closes the session of a name. `pause` waits so many seconds, and raises where the query is told to end.
     """
 
     query: str
-    look: Callable[[], str]
+    look: Callable[[], Connection | None]
+    renew: Callable[[str], None]
     pause: Callable[[float], None]
     clock: Callable[[], float] = time.monotonic
-    _known: str = ""
+    _known: Connection | None = None
     _changed: float = field(default=-math.inf)
 
     def through(self, work: Callable[[], int]) -> int:
@@ -62,14 +76,17 @@ class Link:
                 self.pause(POLL_SECONDS)
 
     def _await(self, deadline: float) -> None:
-        """Return once there is a control connection, and note when it became another one."""
+        """Return once there is a control connection of a session that never lost it."""
         told = False
-        while not (seen := self._seen()):
+        while not (seen := self._seen()) or self._spoiled(seen):
             if self.clock() > deadline:
                 raise ConnectionError(f"Cassandra is away for {PATIENCE_SECONDS:.0f} s; look at its nodes.")
             if not told:
                 log.warning("%s waits: Cassandra is away", self.query)
                 told = True
+            if seen:
+                with contextlib.suppress(Py4JJavaError):  # the next look tells
+                    self.renew(seen.session)
             self.pause(POLL_SECONDS)
         if told:
             log.info("%s goes on: Cassandra is back", self.query)
@@ -77,29 +94,64 @@ class Link:
             self._changed = self.clock()
         self._known = seen
 
-    def _seen(self) -> str:
+    def _spoiled(self, seen: Connection) -> bool:
+        known = self._known
+        return known is not None and seen.session == known.session and seen.channel != known.channel
+
+    def _seen(self) -> Connection | None:
         try:
             return self.look()
         except Py4JJavaError:
             if not self._known:  # it never was there: the binding may be wrong, which waiting does not mend
                 raise
-            return ""
+            return None
 
     def _was_lost(self) -> bool:
         """Return whether the connection that the work began on is gone, or is so new that executors may lack theirs."""
         return self._seen() != self._known or self.clock() - self._changed < SETTLE_SECONDS
 
 
-def control_connection(spark: SparkSession) -> str:
-    """Return the name of the open control connection of the session that the connector's writes use, or ""."""
+def control_connection(spark: SparkSession) -> Connection | None:
+    """Return the open control connection of the session that the connector's writes use. One that is closed is let go."""
+    session = _connector(spark).openSession()
+    try:
+        closed = _is_closed(session)
+        channel = None if closed else session.getContext().getControlConnection().channel()
+        if channel is not None and not channel.closeFuture().isDone():
+            return Connection(str(session.getName()), str(channel.toString()))
+    finally:
+        session.close()  # given back to the connector, which keeps it
+    if closed:
+        _connectors(spark).evictCache()  # what nobody uses; the next one is opened anew
+    return None
+
+
+def close_session(spark: SparkSession, name: str) -> None:
+    """Close the connector's session of this name, if it still is the one that is used: several queries may ask."""
+    with _renewing:
+        session = _connector(spark).openSession()
+        try:
+            if session.getName() == name and not _is_closed(session):
+                log.warning("Cassandra session %s is closed: it lost its control connection", name)
+                session.forceCloseAsync()
+        finally:
+            session.close()
+
+
+def _is_closed(session: Any) -> bool:  # noqa: ANN401 - a Java object
+    """Return whether the driver's session is closed; `isClosed` tells of what the connector lends."""
+    return bool(session.closeFuture().toCompletableFuture().isDone())
+
+
+def _connectors(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java class
+    return spark._jvm.com.datastax.spark.connector.cql.CassandraConnector
+
+
+def _connector(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
+    """Return the connector with the settings that a write has: the context's and the session's."""
     jvm = spark._jvm
-    source = jvm.com.datastax.spark.connector.datasource.CassandraSourceUtil
     nothing = getattr(getattr(jvm.scala.collection.immutable, "Map$"), "MODULE$").empty()
     settings = spark._jsparkSession.sessionState().conf().getAllConfs()
+    source = jvm.com.datastax.spark.connector.datasource.CassandraSourceUtil
     conf = source.consolidateConfs(spark.sparkContext._jsc.sc().getConf(), settings, "default", "", nothing)
-    session = jvm.com.datastax.spark.connector.cql.CassandraConnector.apply(conf).openSession()
-    try:
-        channel = session.getContext().getControlConnection().channel()
-        return "" if channel is None or channel.closeFuture().isDone() else str(channel.toString())
-    finally:
-        session.close()
+    return _connectors(spark).apply(conf)

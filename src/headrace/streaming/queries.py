@@ -205,7 +205,12 @@ def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
     """Return the query's view of Cassandra if its batches need it."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
         full_name = names.query_name(driver.pipeline.name, name)
-        return link.Link(full_name, lambda: link.control_connection(driver.spark), driver.gate.pause)
+        return link.Link(
+            full_name,
+            look=lambda: link.control_connection(driver.spark),
+            renew=lambda session: link.close_session(driver.spark, session),
+            pause=driver.gate.pause,
+        )
     return None
 
 
