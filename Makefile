@@ -79,7 +79,7 @@ lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/others
+	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/builder tests/cluster/others
 
 format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ from pyspark import StatusTracker
 from headrace.streaming.queries import Running
 
 STUCK_SECONDS = 180.0
-"""Far beyond what a batch does between two jobs: an Iceberg commit, a ledger record; a wait for Cassandra (`link`) ends before."""
+"""Far beyond what a batch does between two jobs: an Iceberg commit, a ledger record; waits for Cassandra (`link`) end before."""
 
 
 @dataclass
