@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,16 @@ def test_three_api_errors_in_a_row_are_unknown_and_start_nothing(
 
 
 def test_an_api_that_is_not_there_is_unknown(launcher: KubernetesLauncher, tmp_path: Path) -> None:
-    with StubApi(tmp_path) as gone:
-        pass
-    with pytest.raises(LauncherSilentError, match="does not say what runs"):
-        replace(launcher, kubeconfig=gone.kubeconfig).find(NAME)
+    with (
+        socket.socket() as kept
+    ):  # bound and not listening: a port that is let go may be another test's API a moment later
+        kept.bind(("127.0.0.1", 0))
+        config = json.loads((launcher.kubeconfig or Path()).read_text())
+        config["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{kept.getsockname()[1]}"
+        gone = tmp_path / "gone"
+        gone.write_text(json.dumps(config))
+        with pytest.raises(LauncherSilentError, match="does not say what runs"):
+            replace(launcher, kubeconfig=gone).find(NAME)
 
 
 def test_an_api_that_is_slow_is_unknown(

@@ -9,6 +9,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 
 from headrace.streaming.link import PATIENCE_SECONDS, POLL_SECONDS, SETTLE_SECONDS, Connection, Link
+from headrace.streaming.reasons import SinkError
 from headrace.streaming.stuck import STUCK_SECONDS
 
 
@@ -94,7 +95,7 @@ def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
 
 def test_a_cassandra_that_stays_away_ends_the_batch_before_it_is_taken_for_one_that_hangs() -> None:
     world = World(lambda now: "a" if now < 0.5 else "")
-    with pytest.raises(ConnectionError, match=f"away for {PATIENCE_SECONDS:.0f} s"):
+    with pytest.raises(SinkError, match=f"away for {PATIENCE_SECONDS:.0f} s"):
         world.batch(FAULT)
     assert world.now <= PATIENCE_SECONDS + 2 * POLL_SECONDS < STUCK_SECONDS
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from headrace.streaming.reasons import reason_of
+from headrace.streaming.reasons import SinkError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Link:
     def through(self, work: Callable[[], int]) -> int:
         """Return what `work` does, begun while Cassandra is there and repeated if that ended meanwhile.
 
-        Raises ConnectionError where Cassandra is away for longer than `PATIENCE_SECONDS`, and what `work` raises.
+        Raises SinkError where Cassandra is away for longer than `PATIENCE_SECONDS`, and what `work` raises.
         """
         deadline = self.clock() + PATIENCE_SECONDS
         while True:
@@ -80,7 +80,7 @@ class Link:
         told = False
         while not (seen := self._seen()) or self._spoiled(seen):
             if self.clock() > deadline:
-                raise ConnectionError(f"Cassandra is away for {PATIENCE_SECONDS:.0f} s; look at its nodes.")
+                raise SinkError(f"Cassandra is away for {PATIENCE_SECONDS:.0f} s; look at its nodes.")
             if not told:
                 log.warning("%s waits: Cassandra is away", self.query)
                 told = True
@@ -112,39 +112,33 @@ class Link:
 
 
 def control_connection(spark: SparkSession) -> Connection | None:
-    """Return the open control connection of the session that the connector's writes use. One that is closed is let go."""
+    """Return the open control connection of the session that the connector's writes use, or None."""
     session = _connector(spark).openSession()
     try:
-        closed = _is_closed(session)
-        channel = None if closed else session.getContext().getControlConnection().channel()
-        if channel is not None and not channel.closeFuture().isDone():
-            return Connection(str(session.getName()), str(channel.toString()))
+        channel = session.getContext().getControlConnection().channel()
+        if channel is None or channel.closeFuture().isDone():
+            return None
+        return Connection(str(session.getName()), str(channel.toString()))
     finally:
         session.close()  # given back to the connector, which keeps it
-    if closed:
-        _connectors(spark).evictCache()  # what nobody uses; the next one is opened anew
-    return None
 
 
 def close_session(spark: SparkSession, name: str) -> None:
-    """Close the connector's session of this name, if it still is the one that is used: several queries may ask."""
+    """Close the connector's session of this name, if it still is the one that is used: several queries may ask.
+
+    The connector's cache is emptied, for it keeps a session while anybody has not given it back, and a write that fails
+    never does (AsyncStatementWriter.close). Nothing else is in it: a driver has one binding.
+    """
     with _renewing:
         session = _connector(spark).openSession()
         try:
-            if session.getName() == name and not _is_closed(session):
+            if session.getName() == name:
                 log.warning("Cassandra session %s is closed: it lost its control connection", name)
+                cql = spark._jvm.com.datastax.spark.connector.cql
+                getattr(getattr(cql, "CassandraConnector$"), "MODULE$").sessionCache().cache().clear()
                 session.forceCloseAsync()
         finally:
             session.close()
-
-
-def _is_closed(session: Any) -> bool:  # noqa: ANN401 - a Java object
-    """Return whether the driver's session is closed; `isClosed` tells of what the connector lends."""
-    return bool(session.closeFuture().toCompletableFuture().isDone())
-
-
-def _connectors(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java class
-    return spark._jvm.com.datastax.spark.connector.cql.CassandraConnector
 
 
 def _connector(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
@@ -154,4 +148,4 @@ def _connector(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
     settings = spark._jsparkSession.sessionState().conf().getAllConfs()
     source = jvm.com.datastax.spark.connector.datasource.CassandraSourceUtil
     conf = source.consolidateConfs(spark.sparkContext._jsc.sc().getConf(), settings, "default", "", nothing)
-    return _connectors(spark).apply(conf)
+    return jvm.com.datastax.spark.connector.cql.CassandraConnector.apply(conf)
