@@ -32,9 +32,8 @@ def test_three_api_errors_in_a_row_are_unknown_and_start_nothing(
 
 
 def test_an_api_that_is_not_there_is_unknown(launcher: KubernetesLauncher, tmp_path: Path) -> None:
-    with (
-        socket.socket() as kept
-    ):  # bound and not listening: a port that is let go may be another test's API a moment later
+    # Bound and not listening: a port that is let go may be another test's API a moment later.
+    with socket.socket() as kept:
         kept.bind(("127.0.0.1", 0))
         config = json.loads((launcher.kubeconfig or Path()).read_text())
         config["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{kept.getsockname()[1]}"

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
@@ -57,7 +57,7 @@ class Link:
     pause: Callable[[float], None]
     clock: Callable[[], float] = time.monotonic
     _known: Connection | None = None
-    _changed: float = field(default=-math.inf)
+    _changed: float = -math.inf
 
     def through(self, work: Callable[[], int]) -> int:
         """Return what `work` does, begun while Cassandra is there and repeated if that ended meanwhile.
@@ -111,9 +111,9 @@ class Link:
         return self._seen() != self._known or self.clock() - self._changed < SETTLE_SECONDS
 
 
-def control_connection(spark: SparkSession) -> Connection | None:
+def control_connection(connector: Any) -> Connection | None:  # noqa: ANN401 - a Java object
     """Return the open control connection of the session that the connector's writes use, or None."""
-    session = _connector(spark).openSession()
+    session = connector.openSession()
     try:
         channel = session.getContext().getControlConnection().channel()
         if channel is None or channel.closeFuture().isDone():
@@ -123,14 +123,14 @@ def control_connection(spark: SparkSession) -> Connection | None:
         session.close()  # given back to the connector, which keeps it
 
 
-def close_session(spark: SparkSession, name: str) -> None:
+def close_session(spark: SparkSession, connector: Any, name: str) -> None:  # noqa: ANN401 - a Java object
     """Close the connector's session of this name, if it still is the one that is used: several queries may ask.
 
     The connector's cache is emptied, for it keeps a session while anybody has not given it back, and a write that fails
     never does (AsyncStatementWriter.close). Nothing else is in it: a driver has one binding.
     """
     with _renewing:
-        session = _connector(spark).openSession()
+        session = connector.openSession()
         try:
             if session.getName() == name:
                 log.warning("Cassandra session %s is closed: it lost its control connection", name)
@@ -141,8 +141,8 @@ def close_session(spark: SparkSession, name: str) -> None:
             session.close()
 
 
-def _connector(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
-    """Return the connector with the settings that a write has: the context's and the session's."""
+def connector_of(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
+    """Return the connector with the settings that a write has: the context's and the session's, which are set by now."""
     jvm = spark._jvm
     nothing = getattr(getattr(jvm.scala.collection.immutable, "Map$"), "MODULE$").empty()
     settings = spark._jsparkSession.sessionState().conf().getAllConfs()

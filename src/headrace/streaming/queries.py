@@ -204,11 +204,11 @@ def apart(trigger: timedelta, place: int) -> timedelta:
 def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
     """Return the query's view of Cassandra if its batches need it."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
-        full_name = names.query_name(driver.pipeline.name, name)
+        full_name, connector = names.query_name(driver.pipeline.name, name), link.connector_of(driver.spark)
         return link.Link(
             full_name,
-            look=lambda: link.control_connection(driver.spark),
-            renew=lambda session: link.close_session(driver.spark, session),
+            look=lambda: link.control_connection(connector),
+            renew=lambda session: link.close_session(driver.spark, connector, session),
             pause=driver.gate.pause,
         )
     return None
@@ -222,12 +222,12 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         write = writer.declared_write(pipeline, name, declared, paths, kafka)
         mode, trigger = declared.mode, declared.trigger
         required = tuple(column for column, spec in declared.columns.items() if spec.required)
+        cassandra = _link(driver, name, declared)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
-        required = ()
+        required, cassandra = (), None
         mode, trigger = "append", ARCHIVE_TRIGGER
-    cassandra = _link(driver, name, declared) if declared else None
     batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra)
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
