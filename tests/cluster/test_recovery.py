@@ -53,7 +53,7 @@ def test_a_killed_driver_is_started_again_by_the_supervisor_and_writes_within_a_
         found = streams.back(since, "web_events", before=before, replaced=True, queries=QUERIES)
         watch.end()
         took = _told("driver killed", since, found)
-        acted = streams.supervision("web_events")["last_action"]["at_ms"]
+        acted = streams.supervision("web_events")["web_events"]["last_action"]["at_ms"]
         moments = {"seen by the supervisor": acted, "pod made": watch.made_ms, "its container runs": watch.ran_ms}
         print("".join(f"  {what} after {(at - since) / 1000:.1f} s\n" for what, at in moments.items()), end="")
         print(f"  load of the machine {os.getloadavg()[0]:.0f}")
@@ -126,7 +126,6 @@ def _processes(pod: str) -> str:
 
 
 def test_after_all_that_nobody_gave_up() -> None:
-    for name in BOTH:
-        seen = streams.supervision(name)
+    for seen in streams.supervision(*BOTH).values():
         assert seen["verdict"] in {"HEALTHY", "IDLE", "LAGGING"}, json.dumps(seen)[:500]
         assert seen["action"]["kind"] != "GIVE_UP"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.support.cluster import airflow_image, kubectl, namespace, probe_pod, run_probe
+from tests.support.cluster import get, kubectl, namespace, probe_pod
 from tests.support.cluster_airflow import airflow
 
 ALL = ("ad_attribution", "pos_sales", "user_logins", "web_events")
@@ -62,25 +62,27 @@ left = producer.flush(300)
 print("RESULT " + json.dumps({"sent": sent, "acked": acked, "failed": failed[:3], "left": left}), flush=True)
 """
 
-_FILES = (
-    HEAD
-    + """
-found = pathlib.Path(launcher.root, "files", "web_events", "files").rglob("*.json")
-whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
-rows = [json.loads(line)["lower_city"] for path in whole for line in path.read_text().splitlines()]
-answer = sorted(int(row.rpartition("-")[2]) for row in rows if row.startswith("{tag}-"))
-"""
-)
-
-_TOTALS = (
+# What the sinks hold of a load, as soon as it is what was wanted, or when `seconds` are over.
+_SINKS = (
     HEAD
     + """
 from headrace.operations.clients import cassandra_session
-answer = {{}}
+wanted, tag = json.loads({wanted!r}), {tag!r}
+def rows():
+    found = pathlib.Path(launcher.root, "files", "web_events", "files").rglob("*.json")
+    whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
+    cities = [json.loads(line)["lower_city"] for path in whole for line in path.read_text().splitlines()]
+    return sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith(tag + "-"))
+def totals(table):
+    found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{{table}}", timeout=60)
+    return {{r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith(tag + "-")}}
+deadline = time.time() + {seconds}
 with cassandra_session(told.bindings) as session:
-    for table in ("product_totals", "leaderboard"):
-        found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{{table}}", timeout=60)
-        answer[table] = {{r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith("{tag}-")}}
+    while True:
+        answer = {{"files": rows()}} | {{table: totals(table) for table in ("product_totals", "leaderboard")}}
+        if answer == wanted or time.time() > deadline:
+            break
+        time.sleep(1)
 """
 )
 
@@ -176,17 +178,13 @@ class Load:
         return {product: [f"{amount // 100}.{amount % 100:02}", count] for product, (amount, count) in cents.items()}
 
     def assert_exact(self) -> None:
-        """Poll until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
-        wanted, deadline = self.totals(), time.monotonic() + PATIENCE
-        rows: list[int] = []
-        totals: dict[str, Any] = {}
-        while time.monotonic() < deadline:
-            rows, totals = inside(_FILES.format(tag=self.tag)), inside(_TOTALS.format(tag=self.tag))
-            if len(rows) >= self.sent and totals == {"product_totals": wanted, "leaderboard": wanted}:
-                break
-            time.sleep(3)
-        assert rows == list(range(self.sent)), f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
-        assert totals == {"product_totals": wanted, "leaderboard": wanted}
+        """Wait until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
+        totals = self.totals()
+        wanted = {"files": list(range(self.sent)), "product_totals": totals, "leaderboard": totals}
+        found = inside(_SINKS.format(tag=self.tag, wanted=json.dumps(wanted), seconds=PATIENCE))
+        rows = found["files"]
+        assert rows == wanted["files"], f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
+        assert found == wanted
 
 
 @contextmanager
@@ -217,19 +215,22 @@ def stop_all() -> None:
         api.run("stream_stop", {"pipelines": list(ALL)}, 400)
 
 
-def supervision(pipeline: str) -> dict[str, Any]:
-    """Return what the supervisor wrote down of a pipeline."""
-    code = f"answer = json.loads(pathlib.Path(launcher.root, 'checkpoints/{pipeline}/supervision.json').read_text())"
-    told: dict[str, Any] = inside(HEAD + code, "api-server")
+def supervision(*pipelines: str) -> dict[str, dict[str, Any]]:
+    """Return what the supervisor wrote down, by pipeline."""
+    read = "json.loads(pathlib.Path(launcher.root, f'checkpoints/{name}/supervision.json').read_text())"
+    told: dict[str, dict[str, Any]] = inside(HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server")
     return told
 
 
 def living(*pipelines: str) -> dict[str, str]:
-    """Return pipeline -> identity of the driver that lives."""
-    code = HEAD + f"answer = {{name: [d.identity for d in launcher.find(name)] for name in {pipelines!r}}}"
-    found = inside(code, "api-server")
-    assert all(len(identities) == 1 for identities in found.values()), found
-    return {name: identities[0] for name, identities in found.items()}
+    """Return pipeline -> identity of its driver, which is the UID of the one pod that lives, as Kubernetes tells."""
+    found: dict[str, str] = {}
+    for name in pipelines:
+        pods = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={name},spark-role=driver")["items"]
+        (found[name],) = [
+            pod["metadata"]["uid"] for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")
+        ]
+    return found
 
 
 def back(
@@ -291,18 +292,11 @@ except Exception as error:
 """
 
 
-def kafka_login(image: str, binding: str, password: str) -> str:
-    """Return what Kafka says to a pipeline's user with this password: `in: ...` or `out: ...`."""
-    pod = probe_pod(
-        "spark", "login-probe", {"app.kubernetes.io/part-of": "headrace"}, f"PASSWORD = {password!r}\n{_LOGIN}", image,
+def kafka_login(image: str, binding: str, password: str) -> dict[str, Any]:
+    """A pod that prints what Kafka says to a pipeline's user with this password: `in: ...` or `out: ...`."""
+    code = f"PASSWORD = {password!r}\n{_LOGIN}"
+    return probe_pod(
+        "spark", f"login-{uuid.uuid4().hex[:8]}", {"app.kubernetes.io/part-of": "headrace"}, code, image,
         volumes=[{"name": "binding", "secret": {"secretName": binding}}],
         mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
     )  # fmt: skip
-    return run_probe(pod)[1].strip()
-
-
-def in_pod(code: str) -> str:
-    """Run Python in a pod that may reach what Airflow may reach; return what it prints."""
-    phase, log = run_probe(probe_pod("airflow", "streams-probe", AIRFLOW_LABELS, code, airflow_image()))
-    assert phase == "Succeeded", log
-    return log.strip()
