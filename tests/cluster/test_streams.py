@@ -160,3 +160,25 @@ def test_drivers_and_executors_map_their_classes_from_the_archive_of_the_image()
         name = pod["metadata"]["name"]
         maps = kubectl("exec", "-n", namespace("spark"), name, "--", "sh", "-c", "cat /proc/[0-9]*/maps").stdout
         assert "/opt/classes/spark.jsa" in maps, name
+
+
+def test_no_process_compiles_the_python_it_imports() -> None:
+    inside(START)
+    code = """
+import importlib.util, pathlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+sources = [file for file in files if file.endswith(".py")]
+print(len(sources), [file for file in sources if not pathlib.Path(importlib.util.cache_from_source(file)).exists()])
+"""
+    driver = ["-n", namespace("spark"), POD]
+    scheduler = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler"]
+    for where, modules in (
+        (driver, ["headrace.streaming.runtime"]),
+        (scheduler, ["airflow.sdk", "kubernetes.client", "headrace.operations.control"]),
+    ):
+        said = kubectl("exec", *where, "--", "python3", "-c", code.format(modules=modules)).stdout
+        count, _, lacking = said.splitlines()[-1].partition(" ")
+        assert int(count) > 100
+        assert lacking == "[]"

@@ -218,7 +218,9 @@ def stop_all() -> None:
 def supervision(*pipelines: str) -> dict[str, dict[str, Any]]:
     """Return what the supervisor wrote down, by pipeline."""
     read = "json.loads(pathlib.Path(launcher.root, f'checkpoints/{name}/supervision.json').read_text())"
-    told: dict[str, dict[str, Any]] = inside(HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server")
+    told: dict[str, dict[str, Any]] = inside(
+        HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server"
+    )
     return told
 
 
