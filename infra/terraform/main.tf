@@ -34,6 +34,7 @@ module "base" {
     image              = local.images.airflow
     imagePullSecret    = var.images.pull_secret
     kafka              = var.kafka
+    producers          = var.producers
     cassandra          = var.cassandra
     database           = var.database
     allowPlaintext     = var.allow_plaintext
@@ -101,6 +102,7 @@ module "airflow" {
     postgres        = { mode = var.database.mode, image = local.images.postgres }
     storage         = { root = var.storage.root, sharedVolume = local.shared_volume, binding = var.storage.binding == "" ? "" : "object-store" }
     replicas        = var.size
+    producers       = var.producers
     driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl         = var.airflow_url
     ingress = {

@@ -114,6 +114,20 @@ variable "database" {
   }
 }
 
+variable "producers" {
+  description = "Clients that write topics which pipelines read: name => namespace (yours, there before) and topics. Each gets a Kafka user and the Secret kafka-producer-<name>; pods labelled headrace/producer=<name> may connect. Without topics it is shut out."
+  type        = map(object({ namespace = string, topics = list(string) }))
+  default     = {}
+  validation {
+    condition     = alltrue([for name in keys(var.producers) : can(regex("^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", name))])
+    error_message = "A producer's name is part of a Secret's name: use lower-case letters, digits and dashes, at most 40."
+  }
+  validation {
+    condition     = alltrue([for each in var.producers : !contains([for suffix in ["", "-kafka", "-cassandra", "-spark", "-airflow"] : "${var.prefix}${suffix}"], each.namespace)])
+    error_message = "A producer runs in a namespace of its own, which is there before: the platform's namespaces are closed to it."
+  }
+}
+
 variable "allow_plaintext" {
   description = "Consent to send passwords to an external system in plain text."
   type        = bool

@@ -120,12 +120,28 @@ def test_a_pipelines_user_sees_its_own_topics_alone(image: str) -> None:
     assert "quickstart" not in seen
 
 
+def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_they_write(image: str) -> None:
+    binding = {
+        "volumes": [{"name": "binding", "secret": {"secretName": "kafka-producer-webshop"}}],
+        "mounts": [{"name": "binding", "mountPath": "/bindings/kafka"}],
+    }
+    labels = {"headrace/producer": "webshop"}
+    reached, shut_out, seen = run_probes(
+        _connecting("labelled", "shop", labels, BROKER, 9092, image),
+        _connecting("unlabelled", "shop", {}, BROKER, 9092, image),
+        probe_pod("shop", "kafka-producer", labels, KAFKA.format(change={}), image, **binding),
+    )
+    assert reached == "open"
+    assert shut_out.startswith("closed")
+    assert seen == "in: ['pos', 'quickstart']"
+
+
 def test_no_secret_shows_in_manifests_settings_events_or_logs(image: str) -> None:
     canaries = {
         value
         for system, name in (
             ("airflow", "kafka-admin"), ("airflow", "cassandra-admin"), ("airflow", "airflow"), ("airflow", "airflow-postgres"),
-            ("spark", "kafka-pos-sales"), ("spark", "cassandra-pos-sales"),
+            ("spark", "kafka-pos-sales"), ("spark", "cassandra-pos-sales"), ("shop", "kafka-producer-webshop"),
         )
         for key, value in secret(system, name).items()
         if "password" in key and key != "passwords.json"

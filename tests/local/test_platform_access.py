@@ -5,7 +5,7 @@ import subprocess
 import psutil
 import pytest
 from cassandra.cluster import NoHostAvailable
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
@@ -16,6 +16,7 @@ from confluent_kafka.admin import (
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.local import cassandra, jars, kafka, platform
 from headrace.local.java import find_java
+from headrace.operations import provision
 from tests.support.servers import admin_session, new_topic, pids, read_all, refused, wait_until
 
 pytestmark = pytest.mark.platform
@@ -67,6 +68,43 @@ def test_a_kafka_user_without_a_grant_may_not_write(settings):
     producer.produce(topic, b"x", on_delivery=lambda error, _message: errors.append(error))
     producer.flush(30)
     assert [error.code() for error in errors] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(settings):
+    mine, foreign = new_topic(settings, "mine"), new_topic(settings, "foreign")
+
+    def told(topics):
+        changes = provision.provision_producer(settings.bindings(), "webshop", "a password", topics)
+        return {(change.pipeline, change.kind, change.name) for change in changes}
+
+    def written(topic):
+        errors = []
+        producer = Producer(login | {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 20_000})
+        producer.produce(topic, b"x", on_delivery=lambda error, _message: errors.append(error and error.code()))
+        producer.flush(30)
+        return errors
+
+    login = kafka.binding(settings).client_config() | {
+        "sasl.username": "producer-webshop",
+        "sasl.password": "a password",
+        "log_level": 0,
+    }
+    assert told([mine]) == {("producer-webshop", "right", mine)}
+    assert told([mine]) == set()
+    wait_until(lambda: written(mine) == [None], 30)  # a credential is there when the broker has read it
+    assert written(foreign) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+    consumer = Consumer(login | {"group.id": "webshop"})
+    consumer.assign([TopicPartition(mine, 0, 0)])
+    message = consumer.poll(30)
+    consumer.close()
+    assert message.error().code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert told([foreign]) == {("producer-webshop", "right taken", mine), ("producer-webshop", "right", foreign)}
+    wait_until(lambda: written(foreign) == [None], 30)
+    assert written(mine) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+    assert told([]) == {("producer-webshop", "right taken", foreign)}
+    assert told([]) == set()
+    with pytest.raises(KafkaException):
+        AdminClient(login).list_topics(timeout=5)
 
 
 @pytest.mark.parametrize(("username", "password"), [("cassandra", "cassandra"), ("headrace_admin", "wrong")])

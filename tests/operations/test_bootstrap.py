@@ -15,7 +15,7 @@ from kubernetes import client  # type: ignore[import-untyped]
 
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
-from headrace.operations import bootstrap, pki
+from headrace.operations import bootstrap, kubernetes_secrets, pki
 from headrace.operations.bootstrap import Bootstrap, Config, System
 
 
@@ -258,8 +258,8 @@ def test_the_cluster_is_asked_for_a_secrets_type_and_given_it(monkeypatch: pytes
         read_namespaced_secret=read,
         create_namespaced_secret=lambda namespace, body: made.update({body.metadata.name: body}),
     )
-    monkeypatch.setattr(bootstrap, "_api", lambda: api)
-    secrets = bootstrap.ClusterSecrets()
+    monkeypatch.setattr(kubernetes_secrets, "_api", lambda: api)
+    secrets = kubernetes_secrets.ClusterSecrets()
     assert (secrets.kind("spark", "regcred"), secrets.read("spark", "regcred")) == ("", None)
     secrets.create("spark", "regcred", LOGIN, DOCKER)
     secrets.create("spark", "binding", {"type": "kafka"})

@@ -69,8 +69,9 @@ def tool(name: str) -> str:
 
 
 def helm_template(chart: str, *settings: str, helm: str = "helm") -> subprocess.CompletedProcess[str]:
-    """Run `helm template` of a chart with --set values and return how it ended."""
-    sets = [part for setting in (*NEEDED.get(chart, ()), *settings) for part in ("--set", setting)]
+    """Run `helm template` of a chart with --set values (`key=[...]` is JSON) and return how it ended."""
+    given = (*NEEDED.get(chart, ()), *settings)
+    sets = [part for setting in given for part in ("--set-json" if "=[" in setting else "--set", setting)]
     command = [tool(helm), "template", chart, str(ROOT / "helm" / chart), "-n", NAMESPACES[chart], *sets]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -19,8 +19,8 @@ SYSTEMS = ("kafka", "cassandra", "spark", "airflow")
 
 
 def namespace(system: str) -> str:
-    """The namespace of a system; `base` is the first one."""
-    return PREFIX if system == "base" else f"{PREFIX}-{system}"
+    """The namespace of a system; `base` is the first one, `shop` that of the declared producer, which is not ours."""
+    return {"base": PREFIX, "shop": "e2e-shop"}.get(system, f"{PREFIX}-{system}")
 
 
 def kubectl(*words: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ from tests.support.cluster_airflow import airflow
 ALL = ("ad_attribution", "pos_sales", "user_logins", "web_events")
 BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
 QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
+SHOP_LABELS = {"headrace/producer": "webshop"}  # as tests/cluster/run declares it
 AIRFLOW_LABELS = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
 PRODUCTS = 7
 PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatever fault
@@ -37,6 +38,7 @@ _LOAD = """
 import datetime, json, pathlib, signal, threading, time
 from confluent_kafka import Producer
 from headrace.contract.bindings import read_kafka
+root = pathlib.Path("/bindings")
 over = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: over.set())
 failed, acked = [], {"quickstart": 0, "pos": 0}
@@ -45,7 +47,8 @@ def told(error, message):
         failed.append(str(error))
     else:
         acked[message.topic()] += 1
-config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0}
+login = read_kafka(root)
+config = login.client_config() | {"log_level": 0}
 producer = Producer(config | {"acks": "all", "enable.idempotence": True, "delivery.timeout.ms": 300000})
 sent = 0
 print("began", flush=True)
@@ -56,6 +59,9 @@ while not over.is_set():
     producer.produce("quickstart", key=event["domain"], value=json.dumps(event), on_delivery=told)
     producer.produce("pos", key=sale["product_id"], value=json.dumps(sale), on_delivery=told)
     sent += 1
+    if sent % RATE == 0 and (mounted := read_kafka(root)) != login:  # the password was rotated
+        login = mounted
+        producer.set_sasl_credentials(login.username, login.password)
     producer.poll(0)
     over.wait(1 / RATE)
 left = producer.flush(300)
@@ -126,7 +132,10 @@ def now_ms() -> int:
 
 
 class Load:
-    """Records that go to `quickstart` and `pos` until it is ended; `sent` is then how many, each acknowledged."""
+    """A producer with a namespace and a Kafka user of its own; its records go to `quickstart` and `pos` until it is ended.
+
+    `sent` is then how many, each acknowledged.
+    """
 
     def __init__(self, image: str) -> None:
         """Make the pod and wait until it sends."""
@@ -134,8 +143,8 @@ class Load:
         self._name, self.sent = f"load-{self.tag}", 0
         code = f"TAG, PRODUCTS, RATE = {self.tag!r}, {PRODUCTS}, {RATE}\n{_LOAD}"
         pod = probe_pod(
-            "airflow", self._name, AIRFLOW_LABELS, code, image,
-            volumes=[{"name": "binding", "secret": {"secretName": "kafka-admin"}}],
+            "shop", self._name, SHOP_LABELS, code, image,
+            volumes=[{"name": "binding", "secret": {"secretName": "kafka-producer-webshop"}}],
             mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
         )  # fmt: skip
         pod["spec"]["terminationGracePeriodSeconds"] = 330
@@ -143,7 +152,7 @@ class Load:
         self._await(lambda: "began" in self._log())
 
     def _log(self) -> str:
-        return kubectl("logs", self._name, "-n", namespace("airflow"), check=False).stdout
+        return kubectl("logs", self._name, "-n", namespace("shop"), check=False).stdout
 
     @staticmethod
     def _await(true: Any, seconds: float = 360) -> None:
@@ -154,7 +163,7 @@ class Load:
 
     def end(self) -> int:
         """Stop sending; return how many records each topic has. Every one of them must have been acknowledged."""
-        kubectl("exec", "-n", namespace("airflow"), self._name, "--", "kill", "-TERM", "1")
+        kubectl("exec", "-n", namespace("shop"), self._name, "--", "kill", "-TERM", "1")
         self._await(lambda: "RESULT" in self._log())
         (line,) = [line for line in self._log().splitlines() if line.startswith("RESULT")]
         told = json.loads(line.removeprefix("RESULT "))
@@ -166,7 +175,7 @@ class Load:
 
     def remove(self) -> None:
         """Take the pod away."""
-        kubectl("delete", "pod", self._name, "-n", namespace("airflow"), "--ignore-not-found", "--grace-period=1")
+        kubectl("delete", "pod", self._name, "-n", namespace("shop"), "--ignore-not-found", "--grace-period=1")
 
     def totals(self) -> dict[str, list[Any]]:
         """Return what a table of totals must hold: product -> [sum of amounts, number of records]."""

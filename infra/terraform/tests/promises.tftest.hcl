@@ -166,3 +166,12 @@ run "no_secret_is_among_the_values" {
     error_message = "values show in state and plan"
   }
 }
+
+run "producers_are_told_to_who_makes_their_bindings_and_to_who_gives_their_rights" {
+  command = apply
+  variables { producers = { webshop = { namespace = "shop", topics = ["pos"] } } }
+  assert {
+    condition     = alltrue([for each in [module.base, module.airflow] : each.values[0].producers == { webshop = { namespace = "shop", topics = ["pos"] } }])
+    error_message = "one list for both charts"
+  }
+}

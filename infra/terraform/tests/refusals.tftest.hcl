@@ -111,6 +111,18 @@ run "a_mode_that_is_none" {
   expect_failures = [var.kafka]
 }
 
+run "a_producer_in_a_namespace_of_the_platform" {
+  command = plan
+  variables { producers = { webshop = { namespace = "headrace-kafka", topics = ["pos"] } } }
+  expect_failures = [var.producers]
+}
+
+run "a_producer_whose_name_is_no_part_of_a_secrets" {
+  command = plan
+  variables { producers = { web_shop = { namespace = "shop", topics = ["pos"] } } }
+  expect_failures = [var.producers]
+}
+
 run "a_history_server_without_a_shared_volume" {
   command = plan
   variables {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -28,7 +28,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Acl:
-    """One ALLOW rule, from any host, for the pipeline's own user."""
+    """One ALLOW rule, from any host."""
 
     principal: str
     resource: Literal["topic", "group"]
@@ -92,6 +92,15 @@ def _acls(pipeline: Pipeline) -> Iterator[Acl]:
         yield Acl(user, "topic", topic, "literal", "DESCRIBE")
         yield Acl(user, "topic", topic, "literal", "READ")
     for topic in sorted({*map(dead_letter_topic, pipeline.sources), *sink_topics(pipeline)}):
-        yield Acl(user, "topic", topic, "literal", "DESCRIBE")
-        yield Acl(user, "topic", topic, "literal", "WRITE")
+        yield from _writing(user, topic)
     yield Acl(user, "group", group_prefix(pipeline.name), "prefixed", "READ")
+
+
+def producer_acls(user: str, topics: Iterable[str]) -> list[Acl]:
+    """Return the least rights of a client that writes these topics and reads none."""
+    return [acl for topic in sorted(topics) for acl in _writing(f"User:{user}", topic)]
+
+
+def _writing(principal: str, topic: str) -> Iterator[Acl]:
+    yield Acl(principal, "topic", topic, "literal", "DESCRIBE")
+    yield Acl(principal, "topic", topic, "literal", "WRITE")

@@ -68,6 +68,16 @@ def principal(pipeline: str) -> str:
     return pipeline
 
 
+def producer(name: str) -> str:
+    """Return the Kafka user of a declared producer. No pipeline's name has a dash, so none is its own or another's."""
+    return f"producer-{name}"
+
+
+def producer_secret(name: str) -> str:
+    """Return the Secret with a producer's binding, in the namespace where it runs."""
+    return f"kafka-{producer(name)}"
+
+
 def kubernetes_name(pipeline: str) -> str:
     """Return the pipeline's name as Kubernetes allows it (RFC 1123 label), for pods and Secrets."""
     return pipeline.replace("_", "-")

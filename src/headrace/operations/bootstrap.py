@@ -25,15 +25,14 @@ from headrace.contract.bindings import OBJECT_STORE
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import pki
+from headrace.operations.kubernetes_secrets import OPAQUE, PULL_SECRET, ClusterSecrets, Content
 
 CONFIG_VARIABLE = "HEADRACE_BOOTSTRAP"
 KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
 DATACENTER = "datacenter1"
 SCRAM_ITERATIONS = 8192
 LOGINS = "pipeline-logins"
-OPAQUE, PULL_SECRET = "Opaque", "kubernetes.io/dockerconfigjson"  # types of Secrets
 
-Content = dict[str, str]
 Action = Literal["ensure", "renew-certificates", "rotate-passwords"]
 
 
@@ -45,6 +44,15 @@ class System(BaseModel):
     mode: Literal["bundled", "external"] = "bundled"
     namespace: str = ""
     binding: str = ""
+
+
+class Producer(BaseModel):
+    """A client that writes topics of ours from its own namespace; without topics it is shut out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    namespace: str
+    topics: list[str]
 
 
 class Config(BaseModel):
@@ -64,6 +72,7 @@ class Config(BaseModel):
     pull_secret: str = ""
     object_store: str = ""  # the user's own binding Secret, where an object store is the storage root
     pipelines: Path
+    producers: dict[str, Producer] = {}
     allow_plaintext: bool = False
 
 
@@ -90,7 +99,7 @@ class Bootstrap:
     config: Config
     secrets: Secrets
     action: Action = "ensure"
-    only: frozenset[str] = frozenset()  # pipelines whose passwords are rotated; none: all
+    only: frozenset[str] = frozenset()  # pipelines and producers whose passwords are rotated; none: all
     changed: list[str] = field(default_factory=list)
 
     def run(self) -> list[str]:
@@ -205,9 +214,31 @@ class Bootstrap:
                     made = made | {"password": password()}
                     self._write(self.config.spark, name, made)
                 logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
+        logins |= self._producers(admins["kafka"])
         there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
         if there != logins:
             self._write(self.config.airflow, LOGINS, logins)
+
+    def _producers(self, admin: Content) -> Content:
+        """Fill the Secret that the chart made for each producer beside it, and return their logins."""
+        topics = {topic for pipeline in load_pipelines(self.config.pipelines).values() for topic in pipeline.sources}
+        logins: Content = {}
+        for name, producer in self.config.producers.items():
+            if strange := sorted({*producer.topics} - topics):
+                raise HeadraceError(
+                    f"Producer {name} would write {', '.join(strange)}, which no pipeline reads: name topics of "
+                    f"{', '.join(sorted(topics))}."
+                )
+            if not producer.topics:
+                continue
+            place = (producer.namespace, names.producer_secret(name))
+            content = self.secrets.read(*place) or {}
+            rotates = self.action == "rotate-passwords" and (not self.only or name in self.only)
+            if rotates or not content.get("password"):
+                content = admin | {"username": names.producer(name), "password": password()}
+                self._write(*place, content)
+            logins |= {f"{names.producer(name)}.kafka.{key}": content[key] for key in ("username", "password")}
+        return logins
 
     def _database(self) -> str:
         """Return the address of Airflow's database, the bundled one's or that of the user's own Secret."""
@@ -318,56 +349,12 @@ def _new_authority() -> Content:
     return {"ca.key": made.key, "ca.crt": made.certificate}
 
 
-@dataclass(frozen=True)
-class ClusterSecrets:
-    """The Secrets of the cluster that this pod runs in."""
-
-    def read(self, namespace: str, name: str) -> Content | None:
-        """Return a Secret's content, or None."""
-        found = _found(namespace, name)
-        return found and {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
-
-    def kind(self, namespace: str, name: str) -> str:
-        """Return a Secret's type, empty if there is none."""
-        found = _found(namespace, name)
-        return found.type if found else ""
-
-    def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
-        """Make a Secret that is not there."""
-        from kubernetes import client  # type: ignore[import-untyped]
-
-        meta = client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/part-of": "headrace"})
-        _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content, type=kind))
-
-    def replace(self, namespace: str, name: str, content: Content) -> None:
-        """Write a Secret that is there anew."""
-        _api().patch_namespaced_secret(name, namespace, {"stringData": content})
-
-
-def _found(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
-    from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
-
-    try:
-        return _api().read_namespaced_secret(name, namespace)
-    except ApiException as error:
-        if error.status == 404:
-            return None
-        raise
-
-
-def _api() -> "client.CoreV1Api":  # type: ignore[name-defined]  # noqa: F821, UP037
-    from kubernetes import client, config
-
-    config.load_incluster_config()
-    return client.CoreV1Api()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the action that the arguments name (default: ensure) and print the names of what changed, no content."""
     action, *only = arguments or ["ensure"]
     if action not in ("ensure", "renew-certificates", "rotate-passwords"):
         raise HeadraceError(
-            f"{action} is no action: use ensure, renew-certificates, or rotate-passwords [PIPELINE...]."
+            f"{action} is no action: use ensure, renew-certificates, or rotate-passwords [PIPELINE or PRODUCER...]."
         )
     config = Config.model_validate_json(Path(os.environ[CONFIG_VARIABLE]).read_text())
     for name in Bootstrap(config, ClusterSecrets(), action, frozenset(only)).run():  # type: ignore[arg-type]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cassandra.cluster import NoHostAvailable, Session
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -28,6 +29,7 @@ from confluent_kafka.admin import (
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -43,7 +45,7 @@ SCRAM_ITERATIONS = 4096
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that was made or changed: which pipeline, what kind (topic, table, user ...), its name."""
+    """One thing that was made or changed: which pipeline (or producer), what kind (topic, table, user ...), its name."""
 
     pipeline: str
     kind: str
@@ -75,6 +77,31 @@ def provision(
             "`headrace status`."
         ) from error
     return changes
+
+
+def provision_producer(admin_root: Path, name: str, password: str, topics: Sequence[str]) -> list[Change]:
+    """Give a declared producer its Kafka user and the right to write these topics and no other; without topics, take both.
+
+    Returns the rights that were given or taken (empty the second time).
+    """
+    user = names.producer(name)
+    admin = kafka_admin(admin_root)
+    mine = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, AclPermissionType.ANY
+    )
+    there = set(admin.describe_acls(mine).result(TIMEOUT_SECONDS))
+    wanted = set(map(_binding, kafka.producer_acls(user, topics)))
+    taken, given = there - wanted, wanted - there
+    if taken:
+        _wait(admin.delete_acls([_exactly(acl) for acl in taken]))
+    if topics:
+        _kafka_user(admin, user, password)
+    else:
+        _no_kafka_user(admin, user)
+    if given:
+        _wait(admin.create_acls(list(given)))
+    told = {("right taken", acl.name) for acl in taken} | {("right", acl.name) for acl in given}
+    return [Change(user, kind, topic) for kind, topic in sorted(told)]
 
 
 def _topics(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[Change]:
@@ -184,23 +211,35 @@ def _kafka_user(admin: AdminClient, user: str, password: str) -> None:
     _wait(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())]))
 
 
+def _no_kafka_user(admin: AdminClient, user: str) -> None:
+    try:
+        _wait(admin.alter_user_scram_credentials([UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512)]))
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.RESOURCE_NOT_FOUND:
+            raise
+
+
 def _kafka_rights(admin: AdminClient, pipeline: Pipeline) -> None:
     """Create the pipeline's ACLs; creating one that is there changes nothing (KIP-140)."""
-    _wait(
-        admin.create_acls(
-            [
-                AclBinding(
-                    ResourceType[acl.resource.upper()],
-                    acl.name,
-                    ResourcePatternType[acl.pattern.upper()],
-                    acl.principal,
-                    "*",
-                    AclOperation[acl.operation],
-                    AclPermissionType.ALLOW,
-                )
-                for acl in kafka.acls(pipeline)
-            ]
-        )
+    _wait(admin.create_acls([_binding(acl) for acl in kafka.acls(pipeline)]))
+
+
+def _binding(acl: kafka.Acl) -> AclBinding:
+    return AclBinding(
+        ResourceType[acl.resource.upper()],
+        acl.name,
+        ResourcePatternType[acl.pattern.upper()],
+        acl.principal,
+        "*",
+        AclOperation[acl.operation],
+        AclPermissionType.ALLOW,
+    )
+
+
+def _exactly(acl: AclBinding) -> AclBindingFilter:
+    """Return the filter that finds one rule and no other."""
+    return AclBindingFilter(
+        acl.restype, acl.name, acl.resource_pattern_type, acl.principal, acl.host, acl.operation, acl.permission_type
     )
 
 

@@ -1,11 +1,13 @@
 """Provision all pipelines from inside the cluster: `python -m ...provision_cluster`, a Job of the Airflow chart.
 
 The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
-are given to Kafka and Cassandra here. A password that was rotated since is set anew.
+are given to Kafka and Cassandra here. A password that was rotated since is set anew. HEADRACE_PRODUCERS is the declared
+producers as JSON, name -> {topics}; their logins lie beside the others.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from cassandra.cluster import NoHostAvailable
 
@@ -21,13 +24,19 @@ from headrace.contract.bindings import CassandraBinding
 from headrace.errors import HeadraceError
 from headrace.operations import deployment
 from headrace.operations.clients import cassandra_session, log_in
-from headrace.operations.provision import Change, provision
+from headrace.operations.provision import Change, provision, provision_producer
 
 _PATIENCE_SECONDS = 300.0  # Kafka and Cassandra start at the same time as this Job
 _POLL_SECONDS = 5
 
 
-def run(admin: Path, logins: Path, names_of_pipelines: Sequence[str], replicas: int) -> list[Change]:
+def run(
+    admin: Path,
+    logins: Path,
+    names_of_pipelines: Sequence[str],
+    replicas: int,
+    producers: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[Change]:
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
     make_event_log_folder(told.drivers.conf)
@@ -40,6 +49,9 @@ def run(admin: Path, logins: Path, names_of_pipelines: Sequence[str], replicas: 
                 secret = (logins / f"{pipeline.name}.{system}.password").read_text()
                 bindings.write_private(root / pipeline.name / system / "password", secret)
         changes = provision(wanted, admin, root, replicas)
+        for name, topics in producers.items():
+            secret = (logins / f"{names.producer(name)}.kafka.password").read_text() if topics else ""
+            changes += provision_producer(admin, name, secret, topics)
         for pipeline in wanted:
             changes += _rotated(admin, pipeline.name, (root / pipeline.name / "cassandra" / "password").read_text())
     return changes
@@ -70,10 +82,11 @@ def main() -> int:
     """Provision as soon as both systems answer; print what changed, no secret."""
     admin = deployment.load().bindings
     logins = Path(os.environ["HEADRACE_LOGINS"])
+    producers = {name: each["topics"] for name, each in json.loads(os.environ.get("HEADRACE_PRODUCERS", "{}")).items()}
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            changes = run(admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")))
+            changes = run(admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")), producers)
             break
         except HeadraceError as refusal:
             if time.monotonic() > deadline:

@@ -1,0 +1,54 @@
+"""The Secrets of the cluster that this pod runs in, for the bootstrap Job."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+OPAQUE, PULL_SECRET = "Opaque", "kubernetes.io/dockerconfigjson"  # types of Secrets
+
+Content = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ClusterSecrets:
+    """The Secrets of the cluster that this pod runs in."""
+
+    def read(self, namespace: str, name: str) -> Content | None:
+        """Return a Secret's content, or None."""
+        found = _found(namespace, name)
+        return found and {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
+
+    def kind(self, namespace: str, name: str) -> str:
+        """Return a Secret's type, empty if there is none."""
+        found = _found(namespace, name)
+        return found.type if found else ""
+
+    def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
+        """Make a Secret that is not there."""
+        from kubernetes import client  # type: ignore[import-untyped]
+
+        meta = client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/part-of": "headrace"})
+        _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content, type=kind))
+
+    def replace(self, namespace: str, name: str, content: Content) -> None:
+        """Write a Secret that is there anew."""
+        _api().patch_namespaced_secret(name, namespace, {"stringData": content})
+
+
+def _found(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
+    from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+
+    try:
+        return _api().read_namespaced_secret(name, namespace)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _api() -> "client.CoreV1Api":  # type: ignore[name-defined]  # noqa: F821, UP037
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    return client.CoreV1Api()
