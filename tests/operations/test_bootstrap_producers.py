@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from headrace.errors import HeadraceError
-from headrace.operations.bootstrap import Bootstrap, Config, Producer, System
+from headrace.operations.bootstrap import Bootstrap, Config, Producer
 from tests.operations.test_bootstrap import Kept
+from tests.operations.test_bootstrap import config as bundled  # noqa: F401 - a fixture
 
 PLACE = ("shop", "kafka-producer-webshop")
 
@@ -27,15 +26,9 @@ def kept() -> Beside:
 
 
 @pytest.fixture
-def config(project: Path) -> Config:
-    return Config(
-        namespace="headrace",
-        spark="spark",
-        airflow="airflow",
-        kafka=System(namespace="kafka"),
-        cassandra=System(namespace="cassandra"),
-        pipelines=project / "pipelines",
-        producers={"webshop": Producer(namespace="shop", topics=["pos", "quickstart"])},
+def config(bundled: Config) -> Config:  # noqa: F811 - the fixture
+    return bundled.model_copy(
+        update={"producers": {"webshop": Producer(namespace="shop", topics=["pos", "quickstart"])}}
     )
 
 
