@@ -55,11 +55,11 @@ answer = len(lines) - 1
 _QUIET = (
     HEAD
     + """
-def open_lags():
-    beats = [drivers.heartbeat(told.root, name) for name in told.pipelines()]
-    return [each["query"] for beat in beats for each in beat["queries"] if each["lag"] != 0 or each["batch"] is None]
+from headrace.operations import streams
+def behind():  # as Kafka's ends are now: a driver's heartbeat knows those of its last batch
+    return [row.query for row in streams.rows(launcher, told.pipelines().values(), told.bindings) if row.lag != 0]
 deadline = time.time() + 600
-while (answer := open_lags()) and time.time() < deadline:
+while (answer := behind()) and time.time() < deadline:
     time.sleep(2)
 """
 )
