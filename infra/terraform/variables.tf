@@ -123,7 +123,7 @@ variable "producers" {
     error_message = "A producer's name is part of a Secret's name: use lower-case letters, digits and dashes, at most 40."
   }
   validation {
-    condition     = alltrue([for each in var.producers : !contains([for suffix in ["", "-kafka", "-cassandra", "-spark", "-airflow"] : "${var.prefix}${suffix}"], each.namespace)])
+    condition     = alltrue([for each in var.producers : !contains(concat([var.prefix], values(local.namespaces)), each.namespace)])
     error_message = "A producer runs in a namespace of its own, which is there before: the platform's namespaces are closed to it."
   }
 }

@@ -89,11 +89,7 @@ def _under_load(system: str, code: str, rolled: tuple[str, ...]) -> list[str]:
     """Write while the sets roll; return the words of the client's result."""
     labels = {"app.kubernetes.io/name": "airflow"}
     code = f"SECONDS = {SECONDS}\n{code}"
-    pod = probe_pod(
-        "airflow", f"ha-{system}", labels, code, airflow_image(),
-        volumes=[{"name": "binding", "secret": {"secretName": f"{system}-admin"}}],
-        mounts=[{"name": "binding", "mountPath": f"/bindings/{system}"}],
-    )  # fmt: skip
+    pod = probe_pod("airflow", f"ha-{system}", labels, code, airflow_image(), {system: f"{system}-admin"})
     ended: list[tuple[str, str]] = []
     client = threading.Thread(target=lambda: ended.append(run_probe(pod, SECONDS + 400)))
     client.start()

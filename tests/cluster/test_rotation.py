@@ -14,8 +14,10 @@ import pytest
 
 from tests.support import cluster_streams as streams
 from tests.support.cluster import (
+    CLIENT_LABELS,
     KUBECONFIG,
     airflow_image,
+    asking_kafka,
     get,
     helm_upgrade,
     kubectl,
@@ -63,7 +65,10 @@ def test_rotated_passwords_are_taken_over_without_loss_and_the_old_ones_are_refu
     new = {name: secret("spark", f"kafka-{name.replace('_', '-')}")["password"] for name in BOTH}
     assert all(new[name] != old[name] for name in BOTH)
     refused, taken = run_probes(
-        *(streams.kafka_login(image, "kafka-web-events", passwords["web_events"]) for passwords in (old, new))
+        *(
+            asking_kafka(when, image, {"sasl.password": passwords["web_events"]}, "kafka-web-events", "spark")
+            for when, passwords in (("old", old), ("new", new))
+        )
     )
     assert refused.startswith("out: ")
     assert taken.startswith("in: ")
@@ -100,4 +105,4 @@ def _fingerprints(image: str) -> list[str]:
 def _handshake(system: str, port: int, image: str) -> dict[str, Any]:
     server = (f"{system}-0.{system}.{namespace(system)}.svc.cluster.local", port)
     code = f"import hashlib, ssl; print(hashlib.sha256(ssl.get_server_certificate({server!r}).encode()).hexdigest())"
-    return probe_pod("airflow", f"handshake-{system}", streams.AIRFLOW_LABELS, code, image)
+    return probe_pod("airflow", f"handshake-{system}", CLIENT_LABELS["airflow"], code, image)

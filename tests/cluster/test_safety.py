@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import (
+    CLIENT_LABELS,
     KUBECONFIG,
     SYSTEMS,
     airflow_image,
+    asking_kafka,
     get,
     kubectl,
     namespace,
@@ -32,18 +34,6 @@ try:
     print("open")
 except OSError as error:
     print("closed:", type(error).__name__)
-"""
-KAFKA = """
-import pathlib
-from confluent_kafka.admin import AdminClient
-from headrace.contract.bindings import read_kafka
-config = read_kafka(pathlib.Path("/bindings")).client_config()
-config.update({change!r})
-try:
-    topics = AdminClient(config | {{"log_level": 0}}).list_topics(timeout=20).topics
-    print("in:", sorted(topics))
-except Exception as error:
-    print("out:", error)
 """
 
 
@@ -92,44 +82,29 @@ def test_clients_do_not_reach_the_ports_between_nodes(image: str) -> None:
     assert all(answer.startswith("closed") for answer in answers), answers
 
 
-def _asking_kafka(
-    name: str, image: str, change: dict[str, str], binding: str = "kafka-admin", system: str = "airflow"
-) -> dict[str, Any]:
-    return probe_pod(
-        system, f"kafka-{name}", AIRFLOWS | {"app.kubernetes.io/part-of": "headrace"}, KAFKA.format(change=change), image,
-        volumes=[{"name": "binding", "secret": {"secretName": binding}}],
-        mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
-    )  # fmt: skip
-
-
 def test_kafka_lets_in_the_admin_and_no_wrong_password_wrong_authority_or_plain_text(image: str) -> None:
     admin, *strangers = run_probes(
-        _asking_kafka("admin", image, {}),
-        _asking_kafka("password", image, {"sasl.password": "wrong"}),
-        _asking_kafka("authority", image, {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"}),
-        _asking_kafka("unencrypted", image, {"security.protocol": "SASL_PLAINTEXT"}),
-        _asking_kafka("plain", image, {"security.protocol": "PLAINTEXT"}),
+        asking_kafka("admin", image, {}),
+        asking_kafka("password", image, {"sasl.password": "wrong"}),
+        asking_kafka("authority", image, {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"}),
+        asking_kafka("unencrypted", image, {"security.protocol": "SASL_PLAINTEXT"}),
+        asking_kafka("plain", image, {"security.protocol": "PLAINTEXT"}),
     )
     assert admin.startswith("in: ")
     assert all(answer.startswith("out: ") for answer in strangers), strangers
 
 
 def test_a_pipelines_user_sees_its_own_topics_alone(image: str) -> None:
-    (seen,) = run_probes(_asking_kafka("pipeline", image, {}, "kafka-pos-sales", "spark"))
+    (seen,) = run_probes(asking_kafka("pipeline", image, {}, "kafka-pos-sales", "spark"))
     assert "'pos'" in seen
     assert "quickstart" not in seen
 
 
 def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_they_write(image: str) -> None:
-    binding = {
-        "volumes": [{"name": "binding", "secret": {"secretName": "kafka-producer-webshop"}}],
-        "mounts": [{"name": "binding", "mountPath": "/bindings/kafka"}],
-    }
-    labels = {"headrace/producer": "webshop"}
     reached, shut_out, seen = run_probes(
-        _connecting("labelled", "shop", labels, BROKER, 9092, image),
+        _connecting("labelled", "shop", CLIENT_LABELS["shop"], BROKER, 9092, image),
         _connecting("unlabelled", "shop", {}, BROKER, 9092, image),
-        probe_pod("shop", "kafka-producer", labels, KAFKA.format(change={}), image, **binding),
+        asking_kafka("producer", image, {}, "kafka-producer-webshop", "shop"),
     )
     assert reached == "open"
     assert shut_out.startswith("closed")

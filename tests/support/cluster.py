@@ -9,12 +9,20 @@ import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 from tests.support.charts import ROOT, tool
 
 KUBECONFIG = os.environ.get("HEADRACE_KUBECONFIG", "")
 PREFIX = os.environ.get("HEADRACE_PREFIX", "headrace")
+_NONE: Mapping[str, str] = MappingProxyType({})
+# By which the flows of chart base know the pods that may reach Kafka; `shop` as tests/cluster/run declares it.
+CLIENT_LABELS = {
+    "airflow": {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"},
+    "spark": {"app.kubernetes.io/part-of": "headrace"},
+    "shop": {"headrace/producer": "webshop"},
+}
 SYSTEMS = ("kafka", "cassandra", "spark", "airflow")
 
 
@@ -48,8 +56,12 @@ def secret(system: str, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
-def probe_pod(system: str, name: str, labels: Mapping[str, str], code: str, image: str, **more: Any) -> dict[str, Any]:
-    """A pod that is legal everywhere and runs Python code."""
+def probe_pod(
+    system: str, name: str, labels: Mapping[str, str], code: str, image: str, bindings: Mapping[str, str] = _NONE
+) -> dict[str, Any]:
+    """A pod that is legal everywhere and runs Python code; `bindings` are Secrets below /bindings: kafka -> kafka-admin."""
+    mounts = [{"name": kind, "mountPath": f"/bindings/{kind}"} for kind in bindings]
+    volumes = [{"name": kind, "secret": {"secretName": made}} for kind, made in bindings.items()]
     security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "probe",
@@ -58,7 +70,7 @@ def probe_pod(system: str, name: str, labels: Mapping[str, str], code: str, imag
         "command": ["python3", "-c", code],
         "securityContext": security,
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *more.pop("mounts", [])],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounts],
     }
     spec = {
         "restartPolicy": "Never",
@@ -70,11 +82,32 @@ def probe_pod(system: str, name: str, labels: Mapping[str, str], code: str, imag
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, *more.pop("volumes", [])],
-        **more,
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *volumes],
     }  # fmt: skip
     meta = {"name": name, "namespace": namespace(system), "labels": dict(labels)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+_ASK_KAFKA = """
+import pathlib
+from confluent_kafka.admin import AdminClient
+from headrace.contract.bindings import read_kafka
+config = read_kafka(pathlib.Path("/bindings")).client_config()
+config.update({change!r})
+try:
+    topics = AdminClient(config | {{"log_level": 0}}).list_topics(timeout=20).topics
+    print("in:", sorted(topics))
+except Exception as error:
+    print("out:", error)
+"""
+
+
+def asking_kafka(
+    name: str, image: str, change: Mapping[str, str], binding: str = "kafka-admin", system: str = "airflow"
+) -> dict[str, Any]:
+    """A pod that prints what Kafka says to a binding whose client settings are changed so: `in: TOPICS` or `out: ...`."""
+    code = _ASK_KAFKA.format(change=dict(change))
+    return probe_pod(system, f"kafka-{name}", CLIENT_LABELS[system], code, image, {"kafka": binding})
 
 
 def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:

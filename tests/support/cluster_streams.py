@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.support.cluster import get, kubectl, namespace, probe_pod
+from tests.support.cluster import CLIENT_LABELS, get, kubectl, namespace, probe_pod
 from tests.support.cluster_airflow import airflow
 
 ALL = ("ad_attribution", "pos_sales", "user_logins", "web_events")
 BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
 QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
-SHOP_LABELS = {"headrace/producer": "webshop"}  # as tests/cluster/run declares it
-AIRFLOW_LABELS = {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"}
 PRODUCTS = 7
 PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatever fault
 RATE = 20  # records a second and topic
@@ -142,11 +140,8 @@ class Load:
         self.tag = f"t{uuid.uuid4().hex[:8]}"
         self._name, self.sent = f"load-{self.tag}", 0
         code = f"TAG, PRODUCTS, RATE = {self.tag!r}, {PRODUCTS}, {RATE}\n{_LOAD}"
-        pod = probe_pod(
-            "shop", self._name, SHOP_LABELS, code, image,
-            volumes=[{"name": "binding", "secret": {"secretName": "kafka-producer-webshop"}}],
-            mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
-        )  # fmt: skip
+        binding = {"kafka": "kafka-producer-webshop"}
+        pod = probe_pod("shop", self._name, CLIENT_LABELS["shop"], code, image, binding)
         pod["spec"]["terminationGracePeriodSeconds"] = 330
         kubectl("apply", "-f", "-", text=json.dumps(pod))
         self._await(lambda: "began" in self._log())
@@ -289,25 +284,3 @@ class Timeline(threading.Thread):
         """Stop looking."""
         self._over.set()
         self.join()
-
-
-_LOGIN = """
-import pathlib
-from confluent_kafka.admin import AdminClient
-from headrace.contract.bindings import read_kafka
-config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0, "sasl.password": PASSWORD}
-try:
-    print("in:", sorted(AdminClient(config).list_topics(timeout=20).topics))
-except Exception as error:
-    print("out:", error)
-"""
-
-
-def kafka_login(image: str, binding: str, password: str) -> dict[str, Any]:
-    """A pod that prints what Kafka says to a pipeline's user with this password: `in: ...` or `out: ...`."""
-    code = f"PASSWORD = {password!r}\n{_LOGIN}"
-    return probe_pod(
-        "spark", f"login-{uuid.uuid4().hex[:8]}", {"app.kubernetes.io/part-of": "headrace"}, code, image,
-        volumes=[{"name": "binding", "secret": {"secretName": binding}}],
-        mounts=[{"name": "binding", "mountPath": "/bindings/kafka"}],
-    )  # fmt: skip

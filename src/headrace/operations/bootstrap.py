@@ -201,7 +201,8 @@ class Bootstrap:
     def _pipelines(self, admins: Mapping[str, Content]) -> None:
         """Make each pipeline's bindings in the spark namespace, and all their logins in one Secret for provisioning."""
         logins: Content = {}
-        for pipeline in load_pipelines(self.config.pipelines):
+        pipelines = load_pipelines(self.config.pipelines)
+        for pipeline in pipelines:
             for system, admin in admins.items():
                 name = names.binding_secret(system, pipeline)
                 user = names.principal(pipeline)
@@ -210,18 +211,21 @@ class Bootstrap:
                     return admin | {"username": user, "password": password()}
 
                 made = self._ensure(self.config.spark, name, make)
-                if self.action == "rotate-passwords" and (not self.only or pipeline in self.only):
+                if self._rotates(pipeline):
                     made = made | {"password": password()}
                     self._write(self.config.spark, name, made)
                 logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
-        logins |= self._producers(admins["kafka"])
+        topics = {topic for pipeline in pipelines.values() for topic in pipeline.sources}
+        logins |= self._producers(admins["kafka"], topics)
         there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
         if there != logins:
             self._write(self.config.airflow, LOGINS, logins)
 
-    def _producers(self, admin: Content) -> Content:
-        """Fill the Secret that the chart made for each producer beside it, and return their logins."""
-        topics = {topic for pipeline in load_pipelines(self.config.pipelines).values() for topic in pipeline.sources}
+    def _producers(self, admin: Content, topics: set[str]) -> Content:
+        """Fill the Secret that the chart made for each producer beside it, and return their logins.
+
+        `topics` are those that pipelines read: a producer writes no others.
+        """
         logins: Content = {}
         for name, producer in self.config.producers.items():
             if strange := sorted({*producer.topics} - topics):
@@ -233,8 +237,7 @@ class Bootstrap:
                 continue
             place = (producer.namespace, names.producer_secret(name))
             content = self.secrets.read(*place) or {}
-            rotates = self.action == "rotate-passwords" and (not self.only or name in self.only)
-            if rotates or not content.get("password"):
+            if self._rotates(name) or not content.get("password"):
                 content = admin | {"username": names.producer(name), "password": password()}
                 self._write(*place, content)
             logins |= {f"{names.producer(name)}.kafka.{key}": content[key] for key in ("username", "password")}
@@ -274,6 +277,10 @@ class Bootstrap:
                 )
             if self.action == "rotate-passwords" and there != given:
                 self._write(namespace, name, given)
+
+    def _rotates(self, name: str) -> bool:
+        """Return whether the password of this pipeline or producer is to be another one."""
+        return self.action == "rotate-passwords" and (not self.only or name in self.only)
 
     def _ensure(self, namespace: str, name: str, make: Callable[[], Content], kind: str = OPAQUE) -> Content:
         there = self.secrets.read(namespace, name)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 from cassandra.cluster import NoHostAvailable
 
@@ -35,7 +34,7 @@ def run(
     logins: Path,
     names_of_pipelines: Sequence[str],
     replicas: int,
-    producers: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    producers: Mapping[str, Sequence[str]],
 ) -> list[Change]:
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
