@@ -42,6 +42,20 @@ def test_a_started_process_is_found_by_its_record(run_dir):
     assert os.getsid(record.pid) == record.pid
 
 
+def test_a_start_waits_until_the_machine_shows_the_command_line(run_dir, monkeypatch):
+    # A race of two submits saw no driver where both had been told of one: on a busy machine its exec was not over.
+    shown = psutil.Process.cmdline
+    blank: list[list[str]] = [[]] * 5
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: blank.pop() if blank else shown(process))
+    record = start(run_dir)
+    assert MARK in psutil.Process(record.pid).cmdline()
+
+
+def test_a_start_of_what_ends_at_once_does_not_wait(run_dir, monkeypatch):
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: [])
+    start(run_dir, "")
+
+
 def test_a_process_that_ended_is_not_found_even_while_it_is_a_zombie(run_dir):
     record = start(run_dir)
     os.kill(record.pid, 9)
