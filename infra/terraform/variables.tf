@@ -115,7 +115,7 @@ variable "database" {
 }
 
 variable "producers" {
-  description = "Clients that write topics which pipelines read: name => namespace (yours, there before) and topics. Each gets a Kafka user and the Secret kafka-producer-<name>; pods labelled headrace/producer=<name> may connect. Without topics it is shut out."
+  description = "Clients that write topics which pipelines read: name => namespace (yours, there before) and topics. Each gets a Kafka user and the Secret kafka-producer-<name>; pods labelled headrace/producer=<name> may connect. One whose entry is dropped is shut out."
   type        = map(object({ namespace = string, topics = list(string) }))
   default     = {}
   validation {
@@ -125,6 +125,10 @@ variable "producers" {
   validation {
     condition     = alltrue([for each in var.producers : !contains(concat([var.prefix], values(local.namespaces)), each.namespace)])
     error_message = "A producer runs in a namespace of its own, which is there before: the platform's namespaces are closed to it."
+  }
+  validation {
+    condition     = alltrue([for each in var.producers : length(each.topics) > 0])
+    error_message = "A producer without topics may do nothing: name those that it writes, or drop its entry to shut it out."
   }
 }
 

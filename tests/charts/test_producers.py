@@ -11,7 +11,6 @@ from headrace.operations.bootstrap import Config
 from tests.support.charts import EXTERNAL_KAFKA, helm_template, kind, pods, refusal, render
 
 SHOP = ("producers.webshop.namespace=shop", "producers.webshop.topics={pos,quickstart}")
-SHUT_OUT = ("producers.webshop.namespace=shop", "producers.webshop.topics=[]")
 
 
 def test_a_producers_secret_is_made_empty_and_the_bootstrap_may_fill_that_one() -> None:
@@ -47,7 +46,7 @@ def test_pods_with_a_producers_label_alone_reach_the_port_of_clients() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "left"),
-    [((), set()), (SHUT_OUT, set()), ((*SHOP, *EXTERNAL_KAFKA), {"Secret", "Role", "RoleBinding"})],
+    [((), set()), ((*SHOP, *EXTERNAL_KAFKA), {"Secret", "Role", "RoleBinding"})],
 )
 def test_nothing_is_in_a_namespace_that_no_producer_is_in_and_an_external_kafka_has_no_flow(
     settings: tuple[str, ...], left: set[str]
@@ -73,6 +72,7 @@ def test_both_jobs_are_told_of_the_producers() -> None:
         ("producers.web_shop.namespace=shop", "producers.web_shop.topics={pos}"),
         ("producers.webshop.topics={pos}",),
         ("producers.webshop.namespace=shop", "producers.webshop.topics={a b}"),
+        ("producers.webshop.namespace=shop", "producers.webshop.topics=[]"),
         ("producers.webshop.namespace=shop", "producers.webshop.topics={pos}", "producers.webshop.password=x"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
     mine, foreign = new_topic(settings, "mine"), new_topic(settings, "foreign")
 
     def told(topics):
-        changes = provision.provision_producer(settings.bindings(), "webshop", "a password", topics)
+        changes = provision.provision_producer(settings.bindings(), "producer-webshop", "a password", topics)
         return {(change.pipeline, change.kind, change.name) for change in changes}
 
     def written(topic):

@@ -71,11 +71,13 @@ def test_a_producers_password_is_rotated_with_all_or_by_its_name(
     assert kept.content["airflow", "pipeline-logins"]["producer-webshop.kafka.password"] == new
 
 
-def test_a_producer_without_topics_gets_no_login(config: Config, kept: Beside) -> None:
-    shut_out = {"webshop": Producer(namespace="shop", topics=[])}
-    Bootstrap(config.model_copy(update={"producers": shut_out}), kept).run()
-    assert kept.content[PLACE] == {}
-    assert not [key for key in kept.content["airflow", "pipeline-logins"] if key.startswith("producer")]
+def test_a_producer_that_is_dropped_leaves_its_users_name_and_no_password(config: Config, kept: Beside) -> None:
+    Bootstrap(config, kept).run()
+    for _ in range(2):
+        Bootstrap(config.model_copy(update={"producers": {}}), kept).run()
+        logins = kept.content["airflow", "pipeline-logins"]
+        of_producers = {key: value for key, value in logins.items() if key.startswith("producer")}
+        assert of_producers == {"producer-webshop.kafka.username": "producer-webshop"}
 
 
 def test_a_topic_that_no_pipeline_reads_is_refused_with_those_that_are(config: Config, kept: Beside) -> None:

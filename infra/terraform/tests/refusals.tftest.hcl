@@ -117,6 +117,12 @@ run "a_producer_in_a_namespace_of_the_platform" {
   expect_failures = [var.producers]
 }
 
+run "a_producer_without_topics" {
+  command = plan
+  variables { producers = { webshop = { namespace = "shop", topics = [] } } }
+  expect_failures = [var.producers]
+}
+
 run "a_producer_whose_name_is_no_part_of_a_secrets" {
   command = plan
   variables { producers = { web_shop = { namespace = "shop", topics = ["pos"] } } }

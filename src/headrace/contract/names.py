@@ -21,6 +21,7 @@ RELEASE_LABEL = "headrace/release"
 DRIVER_ACCOUNT = "spark-driver"
 EXECUTOR_ACCOUNT = "spark-executor"
 BINDING_MOUNT = "/bindings"  # binding root inside every pod that has one
+_PRODUCER = "producer-"
 
 
 def query_name(pipeline: str, query: str) -> str:
@@ -70,7 +71,12 @@ def principal(pipeline: str) -> str:
 
 def producer(name: str) -> str:
     """Return the Kafka user of a declared producer. No pipeline's name has a dash, so none is its own or another's."""
-    return f"producer-{name}"
+    return f"{_PRODUCER}{name}"
+
+
+def is_producer(user: str) -> bool:
+    """Return whether a Kafka user is a declared producer's."""
+    return user.startswith(_PRODUCER)
 
 
 def producer_secret(name: str) -> str:

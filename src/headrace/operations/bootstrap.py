@@ -47,7 +47,7 @@ class System(BaseModel):
 
 
 class Producer(BaseModel):
-    """A client that writes topics of ours from its own namespace; without topics it is shut out."""
+    """A client that writes topics of ours from its own namespace."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -217,6 +217,7 @@ class Bootstrap:
                 logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
         topics = {topic for pipeline in pipelines.values() for topic in pipeline.sources}
         logins |= self._producers(admins["kafka"], topics)
+        logins |= {key: user for key, user in self._known_producers().items() if key not in logins}
         there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
         if there != logins:
             self._write(self.config.airflow, LOGINS, logins)
@@ -233,8 +234,6 @@ class Bootstrap:
                     f"Producer {name} would write {', '.join(strange)}, which no pipeline reads: name topics of "
                     f"{', '.join(sorted(topics))}."
                 )
-            if not producer.topics:
-                continue
             place = (producer.namespace, names.producer_secret(name))
             content = self.secrets.read(*place) or {}
             if self._rotates(name) or not content.get("password"):
@@ -242,6 +241,11 @@ class Bootstrap:
                 self._write(*place, content)
             logins |= {f"{names.producer(name)}.kafka.{key}": content[key] for key in ("username", "password")}
         return logins
+
+    def _known_producers(self) -> Content:
+        """Return the users of all producers that ever had one: provisioning shuts out those that are declared no more."""
+        known = self.secrets.read(self.config.airflow, LOGINS) or {}
+        return {key: user for key, user in known.items() if names.is_producer(user) and key == f"{user}.kafka.username"}
 
     def _database(self) -> str:
         """Return the address of Airflow's database, the bundled one's or that of the user's own Secret."""

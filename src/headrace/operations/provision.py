@@ -79,12 +79,11 @@ def provision(
     return changes
 
 
-def provision_producer(admin_root: Path, name: str, password: str, topics: Sequence[str]) -> list[Change]:
-    """Give a declared producer its Kafka user and the right to write these topics and no other; without topics, take both.
+def provision_producer(admin_root: Path, user: str, password: str, topics: Sequence[str]) -> list[Change]:
+    """Give a producer its Kafka user and the right to write these topics and no other; without topics, take both.
 
     Returns the rights that were given or taken (empty the second time).
     """
-    user = names.producer(name)
     admin = kafka_admin(admin_root)
     mine = AclBindingFilter(
         ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, AclPermissionType.ANY

@@ -2,7 +2,7 @@
 
 The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
 are given to Kafka and Cassandra here. A password that was rotated since is set anew. HEADRACE_PRODUCERS is the declared
-producers as JSON, name -> {topics}; their logins lie beside the others.
+producers as JSON, name -> {topics}; their logins lie beside the others, and the users of those that were dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,11 +49,19 @@ def run(
                 bindings.write_private(root / pipeline.name / system / "password", secret)
         changes = provision(wanted, admin, root, replicas)
         for name, topics in producers.items():
-            secret = (logins / f"{names.producer(name)}.kafka.password").read_text() if topics else ""
-            changes += provision_producer(admin, name, secret, topics)
+            secret = (logins / f"{names.producer(name)}.kafka.password").read_text()
+            changes += provision_producer(admin, names.producer(name), secret, topics)
+        for user in dropped(logins, producers):
+            changes += provision_producer(admin, user, "", [])
         for pipeline in wanted:
             changes += _rotated(admin, pipeline.name, (root / pipeline.name / "cassandra" / "password").read_text())
     return changes
+
+
+def dropped(logins: Path, producers: Iterable[str]) -> list[str]:
+    """Return the users of producers that had a login here once and are declared no more."""
+    known = {path.read_text() for path in logins.glob("*.kafka.username")}
+    return sorted(filter(names.is_producer, known - set(map(names.producer, producers))))
 
 
 def make_event_log_folder(conf: Mapping[str, str]) -> None:
