@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external images
+.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -69,6 +69,9 @@ e2e: $(READY) ## The story on a real Kubernetes, from apply to destroy (TESTCLUS
 e2e-external: $(READY) ## A stream on Kafka, Cassandra and PostgreSQL that are not ours
 	EXTERNAL=1 STORY=tests/cluster/test_streams.py tests/cluster/run
 
+e2e-store: $(READY) ## The four pipelines and every DAG with a bucket as root of checkpoints and archives
+	STORE=1 STORY="tests/cluster/test_streams.py tests/cluster/test_dags.py tests/cluster/test_upgrade.py" tests/cluster/run
+
 e2e-ha: $(READY) ## Size 3: every node of Kafka and of Cassandra rolls under load
 	SIZE=3 HEADRACE_HA=1 STORY=tests/cluster/test_ha.py tests/cluster/run
 
@@ -79,7 +82,7 @@ lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/builder tests/cluster/others
+	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/builder tests/cluster/others tests/cluster/bucket
 
 format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .

@@ -29,7 +29,6 @@ _MIX = (
     HEAD
     + """
 import datetime
-from headrace.contract import paths
 from headrace.contract.bindings import read_kafka
 from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.mix import make_mix
@@ -44,11 +43,10 @@ _DROP = (
     _MIX
     + """
 now = datetime.datetime.now(datetime.UTC)
-path = pathlib.Path(paths.refresh_drop(told.root, "user_logins", "users"), f"users-{now:%Y%m%dT%H%M%SZ}.csv")
-path.parent.mkdir(parents=True, exist_ok=True)
+path = f"{paths.refresh_drop(told.root, 'user_logins', 'users')}/users-{now:%Y%m%dT%H%M%SZ}.csv"
 lines = ["login_id,user_name", *(f"{u['login_id']},{u['user_name']}" for u in user_directory(old))]
-path.write_text("\\n".join(lines) + "\\n")
-path.with_name(path.name + ".done").touch()
+storage.write_text(path, "\\n".join(lines) + "\\n")
+storage.write_text(path + ".done", "")
 answer = len(lines) - 1
 """
 )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import cluster_streams
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
 from tests.support.cluster_streams import inside
 
@@ -23,14 +24,7 @@ NAME, POD = "web_events", "web-events-driver"
 SECONDS = 400
 TAG = f"t{uuid.uuid4().hex[:8]}"  # of this run's records: the sink may hold those of others
 
-HEAD = """
-import json, threading, time
-from headrace.operations import control, deployment, drivers
-from headrace.operations.drivers import Order
-told = deployment.load()
-launcher = told.launcher()
-name = "web_events"
-"""
+HEAD = f"{cluster_streams.HEAD}\nname = {NAME!r}\n"
 START = (
     HEAD
     + """
@@ -57,17 +51,6 @@ for n in range({first}, {last}):
 answer = {{"left": producer.flush(60)}}
 """
 )
-ROWS = (
-    HEAD
-    + """
-import pathlib
-found = pathlib.Path(launcher.root, "files", name, "files").rglob("*.json")
-whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
-rows = [json.loads(line) for path in whole for line in path.read_text().splitlines()]
-cities = [row["lower_city"] for row in rows]
-answer = sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith("{tag}-"))
-"""
-).format(tag=TAG)
 RACES = 20
 RACE = (
     HEAD
@@ -87,12 +70,18 @@ for _ in range({races}):
 ).format(races=RACES)
 
 
+def rows() -> list[int]:
+    """Return the numbers of this run's events in the file sink, in order."""
+    found: list[int] = inside(cluster_streams.ROWS + f"answer = rows({TAG!r})")
+    return found
+
+
 def rows_until(wanted: int) -> list[int]:
     """Poll the file sink until it has as many rows as wanted, and a little longer: more would be doubled ones."""
     deadline = time.monotonic() + SECONDS
-    while len(rows := inside(ROWS)) < wanted and time.monotonic() < deadline:
+    while len(found := rows()) < wanted and time.monotonic() < deadline:
         time.sleep(3)
-    return rows
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,7 +133,7 @@ def test_two_submits_at_once_make_one_driver_each_time() -> None:
 
 def test_an_executor_that_is_killed_is_replaced_and_no_row_is_lost() -> None:
     inside(START)
-    before = len(inside(ROWS))
+    before = len(rows())
     executors = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={NAME},spark-role=executor")["items"]
     assert executors
     kubectl("delete", "pod", executors[0]["metadata"]["name"], "-n", namespace("spark"), "--grace-period=1")

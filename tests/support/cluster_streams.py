@@ -25,12 +25,31 @@ PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatev
 RATE = 20  # records a second and topic
 
 HEAD = """
-import json, pathlib, threading, time
+import json, threading, time
+from headrace.contract import paths, storage, trees
 from headrace.operations import control, deployment, drivers
 from headrace.operations.drivers import Order
 told = deployment.load()
 launcher = told.launcher()
 """
+
+# `rows(tag)`: the numbers of a tag's events in the file sink, in order. Spark marks a whole directory, which never changes.
+ROWS = (
+    HEAD
+    + """
+texts = {}
+def rows(tag):
+    folder = f"{launcher.root}/files/web_events/files"
+    names = list(trees.files(folder))
+    whole = {name.removesuffix("_SUCCESS") for name in names if name.endswith("/_SUCCESS") and "/." not in name}
+    valid = [name for name in names if name.endswith(".json") and name.rpartition("/")[0] + "/" in whole]
+    for name in valid:
+        if name not in texts:
+            texts[name] = storage.read_text(f"{folder}/{name}") or ""
+    cities = [json.loads(line)["lower_city"] for name in valid for line in texts[name].splitlines()]
+    return sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith(tag + "-"))
+"""
+)
 
 _LOAD = """
 import datetime, json, pathlib, signal, threading, time
@@ -68,22 +87,16 @@ print("RESULT " + json.dumps({"sent": sent, "acked": acked, "failed": failed[:3]
 
 # What the sinks hold of a load, as soon as it is what was wanted, or when `seconds` are over.
 _SINKS = (
-    HEAD
+    ROWS
     + """
 from headrace.operations.clients import cassandra_session
-wanted, tag = json.loads({wanted!r}), {tag!r}
-def rows():
-    found = pathlib.Path(launcher.root, "files", "web_events", "files").rglob("*.json")
-    whole = [path for path in found if "/." not in str(path) and "/_" not in str(path)]
-    cities = [json.loads(line)["lower_city"] for path in whole for line in path.read_text().splitlines()]
-    return sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith(tag + "-"))
 def totals(table):
-    found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{{table}}", timeout=60)
-    return {{r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith(tag + "-")}}
-deadline = time.time() + {seconds}
+    found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{table}", timeout=60)
+    return {r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith(tag + "-")}
+deadline = time.time() + seconds
 with cassandra_session(told.bindings) as session:
     while True:
-        answer = {{"files": rows()}} | {{table: totals(table) for table in ("product_totals", "leaderboard")}}
+        answer = {"files": rows(tag)} | {table: totals(table) for table in ("product_totals", "leaderboard")}
         if answer == wanted or time.time() > deadline:
             break
         time.sleep(1)
@@ -185,7 +198,7 @@ class Load:
         """Wait until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
         totals = self.totals()
         wanted = {"files": list(range(self.sent)), "product_totals": totals, "leaderboard": totals}
-        found = inside(_SINKS.format(tag=self.tag, wanted=json.dumps(wanted), seconds=PATIENCE))
+        found = inside(f"tag, wanted, seconds = {self.tag!r}, {wanted!r}, {PATIENCE}\n{_SINKS}")
         rows = found["files"]
         assert rows == wanted["files"], f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
         assert found == wanted
@@ -221,7 +234,7 @@ def stop_all() -> None:
 
 def supervision(*pipelines: str) -> dict[str, dict[str, Any]]:
     """Return what the supervisor wrote down, by pipeline."""
-    read = "json.loads(pathlib.Path(launcher.root, f'checkpoints/{name}/supervision.json').read_text())"
+    read = "storage.read_json(paths.supervision(launcher.root, name))"
     told: dict[str, dict[str, Any]] = inside(
         HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server"
     )

@@ -1,6 +1,7 @@
 """A real S3 API on loopback: moto's server as a child process, which checks every signature, and a binding to it.
 
-Its memory is its disk: what is in it goes with it.
+Its memory is its disk: what is in it goes with it. `python -m tests.support.objects server` prints the program, for one in a pod;
+`... furnish REACHED ENDPOINT FOLDER` makes what is below in a server that was just started, and writes the binding to FOLDER.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BUCKET = "headrace"
 REGION = "eu-central-1"
 _FIRST = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": REGION}
 # moto signs a request again to compare, by botocore, which leaves out headers that Java's SDK signs (the user agent).
-_SERVER = """
+SERVER = """
 import sys, botocore.auth
 botocore.auth.SIGNED_HEADERS_BLACKLIST.clear()
 from moto.server import main
@@ -42,7 +43,7 @@ def s3_server(folder: Path) -> Iterator[Path]:
     (port,) = free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-W", "ignore", "-c", _SERVER, "-H", "127.0.0.1", "-p", str(port)]
+    argv = [sys.executable, "-W", "ignore", "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
     environment = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": str(_OPEN_ACTIONS)}
     with (
         (folder / "moto.log").open("wb") as log,
@@ -50,15 +51,20 @@ def s3_server(folder: Path) -> Iterator[Path]:
     ):
         try:
             _await(port, child)
-            login = _user(endpoint)
-            store = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}), **login)
-            store.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-            keys = {"accessKey": login["aws_access_key_id"], "secretKey": login["aws_secret_access_key"]}
             root = folder / "bindings"
-            write_binding(root / OBJECT_STORE, {"type": "s3", "endpoint": endpoint, "region": REGION} | keys)
+            furnish(endpoint, endpoint, root / OBJECT_STORE)
             yield root
         finally:
             child.kill()
+
+
+def furnish(reached: str, endpoint: str, folder: Path) -> None:
+    """Make the bucket and the user in a new server, and write a binding that names it by `endpoint` to a folder."""
+    login = _user(reached)
+    store = boto3.client("s3", endpoint_url=reached, config=Config(s3={"addressing_style": "path"}), **login)
+    store.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    keys = {"accessKey": login["aws_access_key_id"], "secretKey": login["aws_secret_access_key"]}
+    write_binding(folder, {"type": "s3", "endpoint": endpoint, "region": REGION} | keys)
 
 
 def give(bindings: Path, *roots: Path) -> None:
@@ -86,3 +92,10 @@ def _user(endpoint: str) -> dict[str, str]:
     iam.put_user_policy(UserName="headrace", PolicyName="all", PolicyDocument=json.dumps(_ALL))
     made = iam.create_access_key(UserName="headrace")["AccessKey"]
     return _FIRST | {"aws_access_key_id": made["AccessKeyId"], "aws_secret_access_key": made["SecretAccessKey"]}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "server":
+        print(SERVER)
+    else:
+        furnish(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
