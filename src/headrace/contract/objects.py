@@ -18,6 +18,7 @@ from headrace.contract.bindings import ROOT_VARIABLE, ObjectStoreBinding, read_o
 from headrace.errors import HeadraceError
 
 SCHEME = "s3a://"
+_TRIES = 100
 
 
 def is_object(path: str) -> bool:
@@ -111,6 +112,24 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
         infos = [each for each in self.fs.get_file_info(selector) if withdirs or each.type is FileType.File]
         found = {each.path: self._make_entry(each) for each in sorted(infos, key=lambda each: str(each.path))}
         return found if detail else list(found)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
+        """Return the bytes of one version of a file.
+
+        Arrow asks for the size (HEAD) before it reads (GET). Of a file that is replaced between the two it gives the new one cut
+        to the old one's size, or followed by whatever was in memory up to that size. So what was read counts if the file
+        still has its entity tag afterwards (no two versions of ours are alike: each has its time). Raises OSError where that
+        never happens.
+        """
+        inner = self._strip_protocol(path)
+        for _attempt in range(_TRIES):
+            with self.fs.open_input_stream(inner) as stream:
+                content = bytes(stream.read())
+                tag = stream.metadata()["ETag"]
+            with self.fs.open_input_stream(inner) as again:
+                if again.metadata()["ETag"] == tag:
+                    return content[start:end]
+        raise OSError(f"{SCHEME}{inner} changes faster than it can be read.")
 
     def cp_file(self, path1: str, path2: str, **_: object) -> None:
         """Copy one file inside the store."""
