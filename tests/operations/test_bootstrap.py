@@ -267,6 +267,18 @@ def test_the_cluster_is_asked_for_a_secrets_type_and_given_it(monkeypatch: pytes
     assert made["regcred"].string_data == LOGIN
 
 
+def test_a_secret_that_is_written_anew_loses_the_keys_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A patch keeps what it does not name (RFC 7386): the password of a producer that was dropped stayed.
+    sent: list[dict[str, object]] = []
+    api = SimpleNamespace(
+        read_namespaced_secret=lambda name, namespace: client.V1Secret(data={"a": "eA==", "b": "eA=="}),
+        patch_namespaced_secret=lambda name, namespace, body: sent.append(body),
+    )
+    monkeypatch.setattr(kubernetes_secrets, "_api", lambda: api)
+    kubernetes_secrets.ClusterSecrets().replace("airflow", "pipeline-logins", {"a": "y"})
+    assert sent == [{"stringData": {"a": "y"}, "data": {"b": None}}]
+
+
 def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     authority = pki.make_authority("test CA", now)

@@ -32,8 +32,9 @@ class ClusterSecrets:
         _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content, type=kind))
 
     def replace(self, namespace: str, name: str, content: Content) -> None:
-        """Write a Secret that is there anew."""
-        _api().patch_namespaced_secret(name, namespace, {"stringData": content})
+        """Write a Secret that is there anew. It is a patch, the right that the Job has, so keys that go are named (null)."""
+        gone = (self.read(namespace, name) or {}).keys() - content.keys()
+        _api().patch_namespaced_secret(name, namespace, {"stringData": content, "data": dict.fromkeys(gone)})
 
 
 def _found(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
