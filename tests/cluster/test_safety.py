@@ -18,7 +18,6 @@ from tests.support.cluster import (
     airflow_image,
     asking_kafka,
     get,
-    helm_upgrade,
     kubectl,
     namespace,
     probe_pod,
@@ -110,30 +109,6 @@ def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_the
     assert reached == "open"
     assert shut_out.startswith("closed")
     assert seen == "in: ['pos', 'quickstart']"
-
-
-def test_a_producer_whose_entry_is_dropped_is_shut_out_with_the_login_that_it_kept(image: str) -> None:
-    # From where Kafka can be reached: the producer's own way in goes as well.
-    kept = {"metadata": {"name": "kept"}, "stringData": secret("shop", "kafka-producer-webshop")}
-    kubectl(
-        "apply", "-n", namespace("airflow"), "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "Secret"} | kept)
-    )
-    entry = json.dumps({"webshop": {"namespace": namespace("shop"), "topics": ["quickstart", "pos"]}})
-    try:
-        assert run_probes(asking_kafka("kept", image, {}, "kept")) == ["in: ['pos', 'quickstart']"]
-        for chart in ("base", "airflow"):
-            helm_upgrade(chart, chart, "--set", "producers.webshop=null")
-        assert run_probes(asking_kafka("kept", image, {}, "kept"))[0].startswith("out")
-        assert get("secrets,roles,rolebindings", "-n", namespace("shop"))["items"] == []
-        known = {key for key in secret("airflow", "pipeline-logins") if key.startswith("producer")}
-        assert known == {"producer-webshop.kafka.username"}
-    finally:
-        kubectl("delete", "secret", "kept", "-n", namespace("airflow"))
-        for chart in ("base", "airflow"):
-            helm_upgrade(chart, chart, "--set-json", f"producers={entry}")
-    assert run_probes(asking_kafka("anew", image, {}, "kafka-producer-webshop", "shop")) == [
-        "in: ['pos', 'quickstart']"
-    ]
 
 
 def test_no_secret_shows_in_manifests_settings_events_or_logs(image: str) -> None:
