@@ -7,7 +7,6 @@ Its memory is its disk: what is in it goes with it. `python -m tests.support.obj
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -27,13 +26,14 @@ BUCKET = "headrace"
 REGION = "eu-central-1"
 _FIRST = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": REGION}
 # moto signs a request again to compare, by botocore, which leaves out headers that Java's SDK signs (the user agent).
-SERVER = """
-import sys, botocore.auth
+_OPEN_ACTIONS = 3  # what is done below before the server begins to check who asks
+_SERVER = f"""
+import os, sys, botocore.auth
+os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "{_OPEN_ACTIONS}"
 botocore.auth.SIGNED_HEADERS_BLACKLIST.clear()
 from moto.server import main
 main(sys.argv[1:])
 """
-_OPEN_ACTIONS = 3  # what is done below before the server begins to check who asks
 _ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
 
@@ -43,11 +43,10 @@ def s3_server(folder: Path) -> Iterator[Path]:
     (port,) = free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-W", "ignore", "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
-    environment = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": str(_OPEN_ACTIONS)}
+    argv = [sys.executable, "-W", "ignore", "-c", _SERVER, "-H", "127.0.0.1", "-p", str(port)]
     with (
         (folder / "moto.log").open("wb") as log,
-        subprocess.Popen(argv, env=environment, stdout=log, stderr=log) as child,
+        subprocess.Popen(argv, stdout=log, stderr=log) as child,
     ):
         try:
             _await(port, child)
@@ -96,6 +95,6 @@ def _user(endpoint: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "server":
-        print(SERVER)
+        print(_SERVER)
     else:
         furnish(sys.argv[2], sys.argv[3], Path(sys.argv[4]))

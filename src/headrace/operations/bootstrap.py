@@ -217,8 +217,8 @@ class Bootstrap:
                 logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
         topics = {topic for pipeline in pipelines.values() for topic in pipeline.sources}
         logins |= self._producers(admins["kafka"], topics)
-        logins |= {key: user for key, user in self._known_producers().items() if key not in logins}
         there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
+        logins = _producers_users(there) | logins
         if there != logins:
             self._write(self.config.airflow, LOGINS, logins)
 
@@ -241,11 +241,6 @@ class Bootstrap:
                 self._write(*place, content)
             logins |= {f"{names.producer(name)}.kafka.{key}": content[key] for key in ("username", "password")}
         return logins
-
-    def _known_producers(self) -> Content:
-        """Return the users of all producers that ever had one: provisioning shuts out those that are declared no more."""
-        known = self.secrets.read(self.config.airflow, LOGINS) or {}
-        return {key: user for key, user in known.items() if names.is_producer(user) and key == f"{user}.kafka.username"}
 
     def _database(self) -> str:
         """Return the address of Airflow's database, the bundled one's or that of the user's own Secret."""
@@ -298,6 +293,11 @@ class Bootstrap:
     def _write(self, namespace: str, name: str, content: Content) -> None:
         self.secrets.replace(namespace, name, content)
         self.changed.append(f"{namespace}/{name}")
+
+
+def _producers_users(logins: Content) -> Content:
+    """Return the users of all producers that ever had one: provisioning shuts out those that are declared no more."""
+    return {key: user for key, user in logins.items() if key.endswith(".username") and names.is_producer(user)}
 
 
 REQUIRED: Mapping[str, Sequence[str]] = {
