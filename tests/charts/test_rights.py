@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from itertools import product
 
 import yaml
 
+from headrace.operations.bootstrap import LOGINS
 from tests.support.charts import NAMESPACES, PULL_SECRET, ROOT, Object, kind, pods, render
 
 SNAPSHOT = ROOT / "tests" / "charts" / "rights.yaml"
-HEAD = "# namespace/account: {namespace: {resource: verbs}}; made and compared by tests/charts/test_rights.py.\n"
+HEAD = "# namespace/account: {namespace: {resource or resource name: verbs}}; made and compared by tests/charts/test_rights.py.\n"
 # The base chart's actions that bring a right with them.
 ACTIONS = {"": (), " during renew-certificates": ("job.action=renew-certificates",)}
 Rights = dict[str, dict[str, dict[str, str]]]
 
 
 def _rights(objects: list[Object]) -> Rights:
-    """Return account -> namespace -> resource -> verbs, as `kubectl auth can-i --list` would say them."""
+    """Return account -> namespace -> resource -> verbs, as `kubectl auth can-i --list` would say them.
+
+    A right on one object alone is `resource name`.
+    """
     rules = {
         (role["metadata"]["namespace"], role["metadata"]["name"]): role["rules"]
         for role in kind(tuple(objects), "Role")
@@ -36,10 +41,12 @@ def _rights(objects: list[Object]) -> Rights:
             account = f"{subject['namespace']}/{subject['name']}"
             assert account in found, f"{binding['metadata']['name']} is for {account}, which no chart makes"
             for rule in rules[namespace, binding["roleRef"]["name"]]:
-                assert set(rule) == {"apiGroups", "resources", "verbs"}
-                for group in rule["apiGroups"]:
-                    for resource in rule["resources"]:
-                        verbs[account, namespace, f"{resource}.{group}".rstrip(".")] |= set(rule["verbs"])
+                assert set(rule) - {"resourceNames"} == {"apiGroups", "resources", "verbs"}
+                for group, resource, name in product(
+                    rule["apiGroups"], rule["resources"], rule.get("resourceNames", [""])
+                ):
+                    what = f"{resource}.{group}".rstrip(".") + f" {name}".rstrip()
+                    verbs[account, namespace, what] |= set(rule["verbs"])
     for (account, namespace, resource), allowed in sorted(verbs.items()):
         found[account].setdefault(namespace, {})[resource] = " ".join(sorted(allowed))
     return found
@@ -78,6 +85,12 @@ def test_every_pods_account_is_one_that_is_made_or_the_default_one_without_right
         for subject in each["subjects"]
     }  # fmt: skip
     assert "default" not in bound
+
+
+def test_the_bootstrap_overwrites_the_list_of_logins_and_nothing_else_unless_it_renews() -> None:
+    rights = _rights(_installed())["headrace/bootstrap"]
+    patched = [(where, what) for where, named in rights.items() for what, verbs in named.items() if "patch" in verbs]
+    assert patched == [(NAMESPACES["airflow"], f"secrets {LOGINS}")]
 
 
 def test_to_copy_a_pull_secret_takes_no_right_more() -> None:

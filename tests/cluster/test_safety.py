@@ -10,14 +10,19 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.support.charts import ROOT
 from tests.support.cluster import (
     CLIENT_LABELS,
     KUBECONFIG,
+    PREFIX,
     SYSTEMS,
     airflow_image,
     asking_kafka,
     get,
+    helm_upgrade,
+    helm_values,
     kubectl,
     namespace,
     probe_pod,
@@ -27,6 +32,9 @@ from tests.support.cluster import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster")]
 
+RIGHTS: dict[str, dict[str, dict[str, str]]] = yaml.safe_load(
+    (ROOT / "tests" / "charts" / "rights.yaml").read_text().replace("headrace", PREFIX)
+)
 CONNECT = """
 import socket, sys
 try:
@@ -111,6 +119,27 @@ def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_the
     assert seen == "in: ['pos', 'quickstart']"
 
 
+def test_a_producer_whose_entry_is_dropped_is_shut_out_with_the_login_that_it_kept(image: str) -> None:
+    # From where Kafka can be reached: the producer's own way in goes as well.
+    kept = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kept", "namespace": namespace("airflow")}}
+    kubectl("apply", "-f", "-", text=json.dumps(kept | {"stringData": secret("shop", "kafka-producer-webshop")}))
+    before = {chart: helm_values(chart, chart) for chart in ("base", "airflow")}
+    topics = "in: ['pos', 'quickstart']"
+    try:
+        assert run_probes(asking_kafka("kept", image, {}, "kept")) == [topics]
+        for chart, values in before.items():
+            helm_upgrade(chart, chart, values=values | {"producers": {}})
+        assert run_probes(asking_kafka("kept", image, {}, "kept"))[0].startswith("out")
+        assert get("secrets,roles,rolebindings", "-n", namespace("shop"))["items"] == []
+        known = {key for key in secret("airflow", "pipeline-logins") if key.startswith("producer")}
+        assert known == {"producer-webshop.kafka.username"}
+    finally:
+        kubectl("delete", "secret", "kept", "-n", namespace("airflow"))
+        for chart, values in before.items():
+            helm_upgrade(chart, chart, values=values)
+    assert run_probes(asking_kafka("anew", image, {}, "kafka-producer-webshop", "shop")) == [topics]
+
+
 def test_no_secret_shows_in_manifests_settings_events_or_logs(image: str) -> None:
     canaries = {
         value
@@ -136,40 +165,25 @@ def test_no_secret_shows_in_manifests_settings_events_or_logs(image: str) -> Non
     assert not [canary[:6] + "..." for canary in canaries if canary in seen]
 
 
-@pytest.mark.parametrize(
-    ("system", "account", "rights"),
-    [
-        (
-            "spark",
-            "spark-driver",
-            {"pods": "create delete deletecollection get list watch", "configmaps": "create deletecollection"},
-        ),
-        ("spark", "spark-executor", {}),
-        ("airflow", "airflow-none", {}),
-        ("kafka", "default", {}),
-        ("cassandra", "default", {}),
-    ],
-)
-def test_an_account_may_do_what_is_listed_and_no_more(system: str, account: str, rights: dict[str, str]) -> None:
-    assert _rights(system, account, namespace(system)) == rights
+@pytest.mark.parametrize("account", [account for account in RIGHTS if " " not in account])
+def test_an_account_may_do_what_is_listed_and_no_more(account: str) -> None:
+    for space in map(namespace, ("base", *SYSTEMS)):
+        assert _rights(account, space) == RIGHTS[account].get(space, {}), space
 
 
-def test_airflows_accounts_have_rights_in_the_spark_namespace_alone() -> None:
-    assert _rights("airflow", "airflow-tasks", namespace("spark")) == {
-        "pods": "create delete get list watch", "pods/log": "get", "services": "create patch", "configmaps": "create patch",
-    }  # fmt: skip
-    assert _rights("airflow", "airflow-web", namespace("spark")) == {"pods": "get list", "pods/log": "get"}
-    for account in ("airflow-tasks", "airflow-web"):
-        assert _rights("airflow", account, namespace("airflow")) == {}
+@pytest.mark.parametrize("system", ["base", *SYSTEMS])
+def test_a_pod_without_an_account_of_its_own_may_do_nothing(system: str) -> None:
+    assert _rights(f"{namespace(system)}/default", namespace(system)) == {}
 
 
-def _rights(system: str, account: str, where: str) -> dict[str, str]:
-    """Return resource -> verbs of an account in a namespace, without what everybody has."""
-    who = f"system:serviceaccount:{namespace(system)}:{account}"
+def _rights(account: str, where: str) -> dict[str, str]:
+    """Return resource, or resource and name -> verbs of an account in a namespace, without what everybody has."""
+    who = f"system:serviceaccount:{account.replace('/', ':')}"
     lines = kubectl("auth", "can-i", "--list", "--as", who, "-n", where).stdout.splitlines()[1:]
     found: dict[str, str] = {}
-    for line in lines:
-        resource, verbs = line.split()[0], re.search(r"\[([a-z ]*)\]$", line)
-        if verbs and "." not in resource and not resource.startswith("["):
-            found[resource] = " ".join(sorted({*verbs[1].split(), *found.get(resource, "").split()}))
+    for line in lines:  # RESOURCE [URLS] [NAMES] [VERBS]
+        resource, (_, names, verbs) = line.split()[0], re.findall(r"\[([^]]*)\]", line)[-3:]
+        if "." not in resource and not resource.startswith("["):
+            what = f"{resource} {names}".rstrip()
+            found[what] = " ".join(sorted({*verbs.split(), *found.get(what, "").split()}))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from headrace.operations.bootstrap import Bootstrap, Config, System
 
 @dataclass
 class Kept:
-    """Secrets in memory; `writable` False is the right of the Job that only makes."""
+    """Secrets in memory; `writable` False is the right of the Job that only makes (tests/charts/rights.yaml)."""
 
     content: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     writable: bool = False
@@ -39,7 +40,7 @@ class Kept:
         self.kinds[namespace, name] = kind
 
     def replace(self, namespace: str, name: str, content: dict[str, str]) -> None:
-        assert self.writable, "the account may not overwrite"
+        assert self.writable or name == bootstrap.LOGINS, "the account may not overwrite"
         self.content[namespace, name] = dict(content)
 
 
@@ -53,6 +54,26 @@ def config(project: Path) -> Config:
         cassandra=System(namespace="cassandra"),
         pipelines=project / "pipelines",
     )
+
+
+def test_a_pipeline_that_comes_later_gets_its_bindings_and_changes_nobody_elses_login(
+    config: Config, tmp_path: Path
+) -> None:
+    fewer = tmp_path / "pipelines"
+    shutil.copytree(config.pipelines, fewer)
+    (fewer / "pos_sales.yaml").unlink()
+    kept = Kept()
+    Bootstrap(config.model_copy(update={"pipelines": fewer}), kept).run()
+    before = {place: dict(content) for place, content in kept.content.items()}
+    assert Bootstrap(config, kept).run() == [
+        "spark/kafka-pos-sales",
+        "spark/cassandra-pos-sales",
+        "airflow/pipeline-logins",
+    ]
+    for place, content in before.items():
+        assert kept.content[place] | content == kept.content[place]
+    logins = kept.content["airflow", "pipeline-logins"]
+    assert logins["pos_sales.kafka.password"] == kept.content["spark", "kafka-pos-sales"]["password"]
 
 
 def test_everything_is_made_once_and_a_second_run_changes_nothing(config: Config, project: Path) -> None:

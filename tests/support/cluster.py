@@ -132,13 +132,27 @@ def run_probes(*pods: Mapping[str, Any]) -> list[str]:
         return [log.strip() for _, log in pool.map(run_probe, pods)]
 
 
-def helm_upgrade(release: str, system: str, *more: str) -> None:
-    """`helm upgrade` of an installed chart with the values it has, and wait for its Jobs."""
-    command = [
-        tool("helm"), "upgrade", release, str(ROOT / "helm" / release), "-n", namespace(system), "--reuse-values",
-        "--wait", "--wait-for-jobs", "--timeout", "8m", *more,
-    ]  # fmt: skip
+def helm_values(release: str, system: str) -> dict[str, Any]:
+    """Return the values that an installed chart was given."""
+    return dict(json.loads(_helm("get", "values", release, "-n", namespace(system), "-o", "json")))
+
+
+def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any] | None = None) -> None:
+    """`helm upgrade` of an installed chart, with the values it has or `values` in their place; wait for its Jobs.
+
+    Values that are kept merge with new ones: a map loses no key by them, null or not.
+    """
+    given = ["--reuse-values"] if values is None else ["--reset-values", "--values", "-"]
+    _helm(
+        "upgrade", release, str(ROOT / "helm" / release), "-n", namespace(system), *given,
+        "--wait", "--wait-for-jobs", "--timeout", "8m", *more, text=None if values is None else json.dumps(values),
+    )  # fmt: skip
+
+
+def _helm(*words: str, text: str | None = None) -> str:
     done = subprocess.run(
-        command, env=os.environ | {"KUBECONFIG": KUBECONFIG}, capture_output=True, text=True, check=False
-    )
+        [tool("helm"), *words], input=text, env=os.environ | {"KUBECONFIG": KUBECONFIG},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
