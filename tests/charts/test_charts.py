@@ -12,7 +12,7 @@ import yaml
 from headrace.contract import names
 from headrace.contract.bindings import OBJECT_STORE
 from headrace.errors import HeadraceError
-from headrace.operations.bootstrap import Config
+from headrace.operations.bootstrap import REFUSED, Config
 from headrace.operations.deployment import Deployment, KubernetesDrivers
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
 from tests.support.charts import EXTERNAL_KAFKA, kind, named, pods, refusal, render
@@ -267,6 +267,15 @@ def test_no_install_ends_before_provisioning_has_and_it_can_make_the_folder_of_t
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
+
+
+def test_no_install_ends_before_the_bootstrap_has_and_what_it_refuses_is_not_tried_again() -> None:
+    job = named(render("base"), "Job", "bootstrap")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [REFUSED]}
 
 
 def test_behind_a_path_the_probes_and_the_execution_api_have_it_too() -> None:

@@ -18,6 +18,7 @@ from tests.support.cluster import (
     KUBECONFIG,
     PREFIX,
     SYSTEMS,
+    UpgradeError,
     airflow_image,
     asking_kafka,
     get,
@@ -117,6 +118,18 @@ def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_the
     assert reached == "open"
     assert shut_out.startswith("closed")
     assert seen == "in: ['pos', 'quickstart']"
+
+
+def test_an_upgrade_fails_where_the_bootstrap_refuses_what_it_asks_for() -> None:
+    values = helm_values("base", "base")
+    strange = {"webshop": {"namespace": namespace("shop"), "topics": ["no-pipeline-reads-this"]}}
+    try:
+        with pytest.raises(UpgradeError, match="post-upgrade hooks failed"):
+            helm_upgrade("base", "base", values=values | {"producers": strange})
+        said = kubectl("logs", "job/bootstrap", "-n", namespace("base")).stdout
+        assert said.startswith("Producer webshop would write no-pipeline-reads-this, which no pipeline reads")
+    finally:
+        helm_upgrade("base", "base", values=values)
 
 
 def test_a_producer_whose_entry_is_dropped_is_shut_out_with_the_login_that_it_kept(image: str) -> None:

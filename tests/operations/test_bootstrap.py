@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -344,3 +346,10 @@ def test_an_object_stores_binding_that_does_not_serve_is_refused(config: Config)
         Bootstrap(asked, Kept()).run()
     with pytest.raises(HeadraceError, match="my-store lacks secretKey"):
         Bootstrap(asked, Kept({("headrace", "my-store"): {"accessKey": "user"}})).run()
+
+
+def test_a_refusal_ends_the_job_with_a_sentence_and_a_code_of_its_own() -> None:
+    command = [sys.executable, "-m", "headrace.operations.bootstrap", "rotate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == bootstrap.REFUSED != 1
+    assert done.stderr.startswith("rotate is no action: use ensure, renew-certificates, or")

@@ -140,7 +140,7 @@ def helm_values(release: str, system: str) -> dict[str, Any]:
 def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any] | None = None) -> None:
     """`helm upgrade` of an installed chart, with the values it has or `values` in their place; wait for its Jobs.
 
-    Values that are kept merge with new ones: a map loses no key by them, null or not.
+    Values that are kept merge with new ones: a map loses no key by them, null or not. Raises UpgradeError where it fails.
     """
     given = ["--reuse-values"] if values is None else ["--reset-values", "--values", "-"]
     _helm(
@@ -149,10 +149,15 @@ def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any
     )  # fmt: skip
 
 
+class UpgradeError(Exception):
+    """What helm said."""
+
+
 def _helm(*words: str, text: str | None = None) -> str:
     done = subprocess.run(
         [tool("helm"), *words], input=text, env=os.environ | {"KUBECONFIG": KUBECONFIG},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    if done.returncode:
+        raise UpgradeError(done.stderr[-2000:])
     return done.stdout

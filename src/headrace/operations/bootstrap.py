@@ -32,6 +32,7 @@ KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
 DATACENTER = "datacenter1"
 SCRAM_ITERATIONS = 8192
 LOGINS = "pipeline-logins"
+REFUSED = 3  # exit code of a refusal, after which the Job is not tried again; any other fault is 1
 
 Action = Literal["ensure", "renew-certificates", "rotate-passwords"]
 
@@ -379,4 +380,4 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except HeadraceError as refusal:
         sys.stderr.write(f"{refusal}\n")
-        sys.exit(refusal.exit_code)
+        sys.exit(REFUSED)
