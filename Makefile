@@ -69,8 +69,8 @@ e2e: $(READY) ## The story on a real Kubernetes, from apply to destroy (TESTCLUS
 e2e-external: $(READY) ## A stream on Kafka, Cassandra and PostgreSQL that are not ours
 	EXTERNAL=1 STORY=tests/cluster/test_streams.py tests/cluster/run
 
-e2e-store: $(READY) ## The four pipelines and every DAG with a bucket as root of checkpoints and archives
-	STORE=1 STORY="tests/cluster/test_streams.py tests/cluster/test_dags.py tests/cluster/test_upgrade.py" tests/cluster/run
+e2e-store: $(READY) ## The four pipelines, one that comes later, and every DAG with a bucket as root of checkpoints and archives
+	STORE=1 LATER=1 STORY="$(patsubst %,tests/cluster/test_%.py,streams dags upgrade later)" tests/cluster/run
 
 e2e-ha: $(READY) ## Size 3: every node of Kafka and of Cassandra rolls under load
 	SIZE=3 HEADRACE_HA=1 STORY=tests/cluster/test_ha.py tests/cluster/run

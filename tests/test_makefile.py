@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from headrace.contract.load import load_pipeline
 from headrace.local.settings import Settings
+from tests.support import howto
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -162,14 +163,9 @@ def test_the_reference_of_the_command_line_is_fresh(tmp_path: Path) -> None:
 
 
 def test_the_pipeline_of_the_howto_loads_and_has_its_transforms(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "howto" / "add-a-pipeline.md").read_text()
-    description, transforms = (
-        re.search(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for kind in ("yaml", "python")
-    )
-    assert description
-    assert transforms
-    (tmp_path / "fridges.yaml").write_text(description[1])
-    pipeline = load_pipeline(tmp_path / "fridges.yaml")
-    functions = re.findall(r"^def (\w+)\((\w+): DataFrame\)", transforms[1], re.MULTILINE)
+    howto.write(tmp_path)
+    pipeline = load_pipeline(tmp_path / "pipelines" / "fridges.yaml")
+    transforms = (tmp_path / "spark_jobs" / "fridges.py").read_text()
+    functions = re.findall(r"^def (\w+)\((\w+): DataFrame\)", transforms, re.MULTILINE)
     assert functions == [(name, *query.sources) for name, query in pipeline.queries.items()]
-    compile(transforms[1], "fridges.py", "exec")
+    compile(transforms, "fridges.py", "exec")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,28 +13,18 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.produce import produce_file
-from tests.support import found
+from tests.support import found, howto
 from tests.support.drivers import make_stage
 from tests.support.expected import micros
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 
 
-def _printed(page: str, name: str) -> str:
-    """Return the code block that the page prints under a file's name."""
-    block = re.search(rf"`{re.escape(name)}`\n+```\w+\n(.*?)```", page, re.DOTALL)
-    assert block, f"the page prints no {name}"
-    return block[1]
-
-
 def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
-    page = (project / "docs" / "howto" / "add-a-pipeline.md").read_text()
     starter = tmp_path / "starter"
-    for name in ("pipelines/fridges.yaml", "spark_jobs/fridges.py", "readings.ndjson"):
-        (starter / name).parent.mkdir(parents=True, exist_ok=True)
-        (starter / name).write_text(_printed(page, name))
+    howto.write(starter)
     (starter / "spark_jobs" / "main.py").write_bytes((project / "spark_jobs" / "main.py").read_bytes())
 
     stage = make_stage(platform, starter, tmp_path, "fridges")
