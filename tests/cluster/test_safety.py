@@ -20,6 +20,7 @@ from tests.support.cluster import (
     SYSTEMS,
     UpgradeError,
     airflow_image,
+    asking_cassandra,
     asking_kafka,
     get,
     helm_upgrade,
@@ -101,6 +102,36 @@ def test_kafka_lets_in_the_admin_and_no_wrong_password_wrong_authority_or_plain_
     )
     assert admin.startswith("in: ")
     assert all(answer.startswith("out: ") for answer in strangers), strangers
+
+
+def test_cassandra_lets_in_the_admin_and_no_wrong_password_default_login_wrong_authority_or_plain_text(
+    image: str,
+) -> None:
+    ask = "SELECT role FROM system_auth.roles"
+    admin, *strangers = run_probes(
+        asking_cassandra("admin", image, {}, ask),
+        asking_cassandra("password", image, {"password": "wrong"}, ask),
+        asking_cassandra("default", image, {"username": "cassandra", "password": "cassandra"}, ask),
+        asking_cassandra("authority", image, {"ca_file": "/etc/ssl/certs/ca-certificates.crt"}, ask),
+        asking_cassandra("plain", image, {"ca_file": None}, ask),
+    )
+    assert admin.startswith("in: ")
+    assert all(answer.startswith("out: NoHostAvailable") for answer in strangers), strangers
+
+
+def test_a_pipelines_role_reads_its_own_tables_alone(image: str) -> None:
+    own, others, roles = run_probes(
+        *(
+            asking_cassandra(name, image, {}, f"SELECT * FROM {table} LIMIT 1", "cassandra-pos-sales", "spark")
+            for name, table in (
+                ("own", "pos_sales.product_totals"),
+                ("others", "ad_attribution.attributed"),
+                ("roles", "system_auth.roles"),
+            )
+        )
+    )
+    assert own.startswith("in: ")
+    assert all(answer.startswith("out: Unauthorized") for answer in (others, roles)), (others, roles)
 
 
 def test_a_pipelines_user_sees_its_own_topics_alone(image: str) -> None:

@@ -95,7 +95,7 @@ from headrace.contract.bindings import read_kafka
 config = read_kafka(pathlib.Path("/bindings")).client_config()
 config.update({change!r})
 try:
-    topics = AdminClient(config | {{"log_level": 0}}).list_topics(timeout=20).topics
+    topics = AdminClient(config | {{"log_level": 0}}).list_topics(timeout={seconds}).topics
     print("in:", sorted(topics))
 except Exception as error:
     print("out:", error)
@@ -106,8 +106,35 @@ def asking_kafka(
     name: str, image: str, change: Mapping[str, str], binding: str = "kafka-admin", system: str = "airflow"
 ) -> dict[str, Any]:
     """A pod that prints what Kafka says to a binding whose client settings are changed so: `in: TOPICS` or `out: ...`."""
-    code = _ASK_KAFKA.format(change=dict(change))
+    code = _ASK_KAFKA.format(change=dict(change), seconds=8 if change else 20)  # librdkafka asks until it is over
     return probe_pod(system, f"kafka-{name}", CLIENT_LABELS[system], code, image, {"kafka": binding})
+
+
+_ASK_CASSANDRA = """
+import dataclasses, logging, pathlib
+from headrace.contract.bindings import read_cassandra
+from headrace.operations.clients import log_in
+logging.disable()
+binding = dataclasses.replace(read_cassandra(pathlib.Path("/bindings")), **{change!r})
+try:
+    with log_in(binding) as session:
+        print("in:", len(list(session.execute({ask!r}))))
+except Exception as error:
+    print("out:", type(error).__name__, error)
+"""
+
+
+def asking_cassandra(
+    name: str,
+    image: str,
+    change: Mapping[str, Any],
+    ask: str,
+    binding: str = "cassandra-admin",
+    system: str = "airflow",
+) -> dict[str, Any]:
+    """A pod that asks Cassandra by a binding whose fields are changed so, and prints `in: ROWS` or `out: ...`."""
+    code = _ASK_CASSANDRA.format(change=dict(change), ask=ask)
+    return probe_pod(system, f"cassandra-{name}", CLIENT_LABELS[system], code, image, {"cassandra": binding})
 
 
 def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
