@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import cluster_streams as streams
 from tests.support import howto
-from tests.support.cluster import KUBECONFIG, helm_upgrade, helm_values
+from tests.support.cluster import KUBECONFIG, helm_upgrade, restored
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import HEAD, inside
 
@@ -29,12 +29,12 @@ IMAGES = {"base": ("image",), "airflow": ("image", "sparkImage")}
 _SEND = (
     HEAD
     + """
-from confluent_kafka import Producer
+import pathlib
 from headrace.contract.bindings import read_kafka
-producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all"}})
-for line in {lines!r}:
-    producer.produce("fridge_readings", value=line)
-answer = producer.flush(60)
+from headrace.operations.produce import produce_file
+path = pathlib.Path("/tmp/readings.ndjson")
+path.write_text({text!r})
+answer = produce_file(read_kafka(told.bindings), told.pipelines(), path, "fridge_readings", rate=None).acknowledged
 """
 )
 _WARMEST = (
@@ -53,14 +53,14 @@ def test_a_pipeline_that_comes_later_runs_from_its_two_files_and_no_other_driver
 ) -> None:
     streams.start("web_events")
     before = streams.living("web_events")
-    values = {chart: helm_values(chart, chart) for chart in IMAGES}
-    try:
+    with restored(*IMAGES) as values:
         began = time.monotonic()
         for chart, told in values.items():
             helm_upgrade(chart, chart, values=_with_images(chart, told))
         print(f"\nimages with a pipeline more: rolled out in {time.monotonic() - began:.0f} s")
         streams.start("fridges")
-        assert inside(_SEND.format(lines=howto.printed("readings.ndjson").splitlines())) == 0
+        readings = howto.printed("readings.ndjson")
+        assert inside(_SEND.format(text=readings)) == len(readings.splitlines())
         deadline = time.monotonic() + streams.PATIENCE
         while not (rows := inside(_WARMEST)) and time.monotonic() < deadline:
             time.sleep(3)
@@ -68,9 +68,6 @@ def test_a_pipeline_that_comes_later_runs_from_its_two_files_and_no_other_driver
         assert rows == [["f1", "2026-03-01 10:00:00", "9.25", "2"]]
         with airflow() as api:
             assert api.run("stream_stop", {"pipelines": ["fridges"]}, 400)[1] == "success"
-    finally:
-        for chart, told in values.items():
-            helm_upgrade(chart, chart, values=told)
     assert streams.living("web_events") == before
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.charts import ROOT
+from tests.charts.test_rights import SNAPSHOT
 from tests.support.cluster import (
     CLIENT_LABELS,
     KUBECONFIG,
@@ -24,19 +24,17 @@ from tests.support.cluster import (
     asking_kafka,
     get,
     helm_upgrade,
-    helm_values,
     kubectl,
     namespace,
     probe_pod,
+    restored,
     run_probes,
     secret,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KUBECONFIG, reason="HEADRACE_KUBECONFIG names no cluster")]
 
-RIGHTS: dict[str, dict[str, dict[str, str]]] = yaml.safe_load(
-    (ROOT / "tests" / "charts" / "rights.yaml").read_text().replace("headrace", PREFIX)
-)
+RIGHTS: dict[str, dict[str, dict[str, str]]] = yaml.safe_load(SNAPSHOT.read_text().replace("headrace", PREFIX))
 CONNECT = """
 import socket, sys
 try:
@@ -152,35 +150,30 @@ def test_a_producers_pods_reach_kafka_by_their_label_and_see_the_topics_that_the
 
 
 def test_an_upgrade_fails_where_the_bootstrap_refuses_what_it_asks_for() -> None:
-    values = helm_values("base", "base")
     strange = {"webshop": {"namespace": namespace("shop"), "topics": ["no-pipeline-reads-this"]}}
-    try:
+    with restored("base") as values:
         with pytest.raises(UpgradeError, match="post-upgrade hooks failed"):
-            helm_upgrade("base", "base", values=values | {"producers": strange})
+            helm_upgrade("base", "base", values=values["base"] | {"producers": strange})
         said = kubectl("logs", "job/bootstrap", "-n", namespace("base")).stdout
         assert said.startswith("Producer webshop would write no-pipeline-reads-this, which no pipeline reads")
-    finally:
-        helm_upgrade("base", "base", values=values)
 
 
 def test_a_producer_whose_entry_is_dropped_is_shut_out_with_the_login_that_it_kept(image: str) -> None:
     # From where Kafka can be reached: the producer's own way in goes as well.
     kept = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kept", "namespace": namespace("airflow")}}
     kubectl("apply", "-f", "-", text=json.dumps(kept | {"stringData": secret("shop", "kafka-producer-webshop")}))
-    before = {chart: helm_values(chart, chart) for chart in ("base", "airflow")}
     topics = "in: ['pos', 'quickstart']"
     try:
         assert run_probes(asking_kafka("kept", image, {}, "kept")) == [topics]
-        for chart, values in before.items():
-            helm_upgrade(chart, chart, values=values | {"producers": {}})
-        assert run_probes(asking_kafka("kept", image, {}, "kept"))[0].startswith("out")
-        assert get("secrets,roles,rolebindings", "-n", namespace("shop"))["items"] == []
-        known = {key for key in secret("airflow", "pipeline-logins") if key.startswith("producer")}
-        assert known == {"producer-webshop.kafka.username"}
+        with restored("base", "airflow") as before:
+            for chart, values in before.items():
+                helm_upgrade(chart, chart, values=values | {"producers": {}})
+            assert run_probes(asking_kafka("kept", image, {}, "kept"))[0].startswith("out")
+            assert get("secrets,roles,rolebindings", "-n", namespace("shop"))["items"] == []
+            known = {key for key in secret("airflow", "pipeline-logins") if key.startswith("producer")}
+            assert known == {"producer-webshop.kafka.username"}
     finally:
         kubectl("delete", "secret", "kept", "-n", namespace("airflow"))
-        for chart, values in before.items():
-            helm_upgrade(chart, chart, values=values)
     assert run_probes(asking_kafka("anew", image, {}, "kafka-producer-webshop", "shop")) == [topics]
 
 

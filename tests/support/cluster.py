@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -159,9 +160,15 @@ def run_probes(*pods: Mapping[str, Any]) -> list[str]:
         return [log.strip() for _, log in pool.map(run_probe, pods)]
 
 
-def helm_values(release: str, system: str) -> dict[str, Any]:
-    """Return the values that an installed chart was given."""
-    return dict(json.loads(_helm("get", "values", release, "-n", namespace(system), "-o", "json")))
+@contextmanager
+def restored(*charts: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """Give the values that installed charts were given, by chart; they have these and no others again afterwards."""
+    before = {each: json.loads(_helm("get", "values", each, "-n", namespace(each), "-o", "json")) for each in charts}
+    try:
+        yield before
+    finally:
+        for chart, values in before.items():
+            helm_upgrade(chart, chart, values=values)
 
 
 def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any] | None = None) -> None:
