@@ -45,3 +45,12 @@ def test_a_worker_judges_what_the_decoder_judges(spark: Any) -> None:
 
 def test_an_empty_frame_stays_empty(spark: Any) -> None:
     assert source.accepted(raw_frame(spark, [GOOD]).where("false"), POS).count() == 0
+
+
+def test_a_worker_has_no_archive_to_read_again_before_each_task(spark: Any) -> None:
+    def archives(rows: Any) -> Any:
+        import sys
+
+        return [each for each in (*sys.path, *sys.path_importer_cache) if each.endswith((".zip", ".jar"))]
+
+    assert spark.sparkContext.parallelize([0], 1).mapPartitions(archives).collect() == []
