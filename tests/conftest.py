@@ -42,8 +42,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first (Airflow, servers, sessions, the rest): what is left for the end of the lanes is short."""
+    """Put the longest first (Airflow, servers, sessions, the rest): what is left for the end of the lanes is short.
+
+    The tests of one file on real servers come in the file's order: they share a pipeline that takes a minute to start, and
+    build on what the tests before them left in it. pytest-randomly would shuffle them.
+    """
     items.sort(key=_place)
+    files: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.get_closest_marker("platform"):
+            files.setdefault(item.location[0], []).append(place)
+    for places in files.values():
+        steps = sorted((items[place] for place in places), key=lambda item: item.location[1] or 0)
+        for place, step in zip(places, steps, strict=True):
+            items[place] = step
 
 
 def _place(item: pytest.Item) -> int:

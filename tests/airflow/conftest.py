@@ -11,15 +11,6 @@ from headrace.local.airflow_client import login
 from tests.support import airflow as support
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put an operator's day back into its order: pytest-randomly shuffles it, and its steps build on each other."""
-    places = [place for place, item in enumerate(items) if item.location[0] == "tests/airflow/test_dag_runs.py"]
-    steps = sorted((items[place] for place in places), key=lambda item: item.location[1] or 0)
-    for place, step in zip(places, steps, strict=True):
-        items[place] = step
-
-
 @pytest.fixture(scope="package")
 def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A real Airflow on the platform's home: the project's DAGs and those of probes/; ended with this folder's tests."""

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +13,7 @@ from headrace.local import airflow as parts
 from headrace.local import airflow_config, airflow_upkeep, platform
 from headrace.local.java import find_java
 from headrace.operations import processes
-from tests.support.servers import kill, pids, states, wait_until
+from tests.support.servers import kill, lives, pids, states, wait_until, words_of
 
 pytestmark = pytest.mark.platform
 
@@ -51,9 +50,9 @@ def test_only_the_api_server_listens_and_on_loopback_alone(airflow, airflow_sett
 def test_no_secret_is_in_an_argument_an_environment_or_a_log(airflow, airflow_settings):
     secrets = [path.read_text().encode() for path in (airflow_settings.home / "secrets").iterdir()]
     told = [path.read_bytes() for path in airflow_settings.log_dir.glob("airflow-*")]
-    for name in parts.COMPONENTS:
-        for process in family(airflow_settings, name):
-            told += [(Path("/proc") / str(process.pid) / what).read_bytes() for what in ("cmdline", "environ")]
+    seen = {name: [words_of(process) for process in family(airflow_settings, name)] for name in parts.COMPONENTS}
+    assert [name for name in parts.COMPONENTS if not any(seen[name])] == [], "nothing was read of these"
+    told += [text for members in seen.values() for words in members for text in words]
     assert len(secrets) > 4
     assert [secret for secret in secrets if any(secret in each for each in told)] == []
 
@@ -72,7 +71,7 @@ def test_a_killed_scheduler_is_shown_and_mended_and_its_workers_are_ended(airflo
     platform.up(airflow_settings)
     after = pids(airflow_settings)
     assert {name for name in after if after[name] != before[name]} == {"airflow-scheduler"}
-    assert [process for process in workers if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert [process for process in workers if lives(process)] == []
     airflow.wait_for_dag("probe_numbers")
     assert airflow.run("probe_numbers", {"count": 1})[1] == "success"
 

@@ -94,7 +94,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
         def write(worker):
             for number in range(worker, 10_000_000, 8):
                 try:
-                    session.execute(insert, (number, "x" * 100), timeout=5)
+                    session.execute(insert, (number, "x" * 100), timeout=60)
                 except Exception:
                     return
                 with lock:
@@ -130,7 +130,7 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
         platform.up(settings)
         assert pids(settings)["cassandra"] == started
         # Cassandra keeps a login that it has checked for credentials_validity, 2 s, also after the password's change.
-        wait_until(lambda: refused(settings, "cassandra", "cassandra"), 30)
+        wait_until(lambda: refused(settings, "cassandra", "cassandra"))
     finally:
         platform.down(settings)
 

@@ -109,6 +109,13 @@ def test_a_second_submit_adopts_the_driver_that_lives(launcher: LocalLauncher, p
     assert found.where == f"process {driver}"
 
 
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
     note = tmp_path / "child"
     assert launcher.main is not None
@@ -125,7 +132,7 @@ def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pi
     assert launcher.stop(pipeline.name) is True
     assert launcher.stop(pipeline.name) is None
     child = int(note.read_text())
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+    while _lives(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

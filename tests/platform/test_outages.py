@@ -52,7 +52,7 @@ def loaded(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathF
     events = stream(1, {"pos": 60_000}, hours=24, suffix="_out", products=30)
     try:
         with Supervised(stage) as keeper:
-            with Feeder(stage.admin, events, burst=8, patient=True) as feeder:
+            with Feeder(stage.admin, events, burst=8) as feeder:
                 keeper.start()
                 yield Loaded(stage, keeper, feeder)
             stage.await_quiet()

@@ -36,9 +36,9 @@ def stream(seed: int, events: dict[str, int], hours: float, suffix: str = "", **
 
 
 class Feeder:
-    """Sends a stream bit by bit in a thread of its own, until it is told to stop. `sent` counts acknowledged records.
+    """Sends a stream bit by bit in a thread of its own, until it is told to stop.
 
-    A patient feeder waits for a Kafka that does not answer.
+    It waits for a Kafka that does not answer: on a busy machine one is away for longer than a client's patience.
     """
 
     def __init__(
@@ -48,13 +48,11 @@ class Feeder:
         *,
         burst: int = 10,
         pause_seconds: float = 0.3,
-        patient: bool = False,
     ) -> None:
-        self.sent = 0
+        self._sent = 0
         self._binding = read_kafka(admin)
         self._records = iter(records)
         self._burst, self._pause = burst, pause_seconds
-        self._patient = patient
         self._turn = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -66,6 +64,13 @@ class Feeder:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def sent(self) -> int:
+        """How many records Kafka has acknowledged. Raises what went wrong while feeding: who waits for more waits in vain."""
+        if self._error:
+            raise self._error
+        return self._sent
 
     def stop(self) -> None:
         """Stop feeding. Raises what went wrong while feeding."""
@@ -89,7 +94,7 @@ class Feeder:
             except UndeliveredError:
                 raise
             except HeadraceError:  # Kafka did not answer at all: nothing was sent
-                if not self._patient or self._stop.is_set():
+                if self._stop.is_set():
                     raise
 
     def _run(self) -> None:
@@ -99,6 +104,6 @@ class Feeder:
                     burst = list(islice(self._records, self._burst))
                     assert burst, "the stream of events is too short for this test"
                     self._send(burst)
-                    self.sent += len(burst)
+                    self._sent += len(burst)
         except BaseException as error:  # told by stop()
             self._error = error

@@ -41,6 +41,22 @@ class Watch:
         self._thread.join()
 
 
+def lives(process):
+    """Whether a process still runs. One that ends while it is looked at has ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def words_of(process):
+    """The arguments and the environment of a process, or nothing of one that ended before they were read."""
+    try:
+        return [(Path("/proc") / str(process.pid) / name).read_bytes() for name in ("cmdline", "environ")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def is_of(process, settings):
     try:
         return any(str(settings.home) in word for word in process.cmdline())
