@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-nightly test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -45,20 +45,20 @@ status: $(READY) ## What runs, and how each query does; fails if something does 
 clean: $(READY) ## Remove .headrace/ with all its data (after `make down`)
 	$(BIN)/headrace clean --yes
 
-test: $(READY) ## The tests, on a real Spark, Kafka, Cassandra and Airflow; the longest are in test-nightly
-	$(PYTEST) $(IN_LANES) -m "not nightly"
+test: $(READY) ## The core of the tests, on a real Spark, Kafka, Cassandra and Airflow: at most 20 minutes on 2 cores
+	$(PYTEST) $(IN_LANES) -m "not long"
 
-test-nightly: $(READY) ## The tests that take minutes each: a week of batches, a rebuild, a refresh under load
-	$(PYTEST) -m nightly
+test-long: $(READY) ## One long group of tests, at most 25 minutes: make test-long GROUP=NAME; without GROUP it lists them
+	LANES=$(LANES) tests/long $(GROUP)
 
 test-fast: $(READY) ## The tests that need no Java: under a minute
-	$(PYTEST) -n logical --dist loadfile -m "not spark and not platform and not slow and not nightly"
+	$(PYTEST) -n logical --dist loadfile -m "not spark and not platform and not slow and not long"
 
 test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, without servers
-	$(PYTEST) $(IN_LANES) -m "(spark or slow) and not platform and not nightly"
+	$(PYTEST) $(IN_LANES) -m "(spark or slow) and not platform and not long"
 
 test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
-	$(PYTEST) $(IN_LANES) -m "platform and not nightly"
+	$(PYTEST) $(IN_LANES) -m "platform and not long"
 
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform
@@ -82,7 +82,7 @@ lint: $(READY) ## ruff (with Airflow's rules), format, mypy strict, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run images/build images/entrypoint.sh tests/cluster/run tests/cluster/builder tests/cluster/others tests/cluster/bucket
+	$(BIN)/shellcheck .ci/run tests/long images/build images/entrypoint.sh tests/cluster/run tests/cluster/builder tests/cluster/others tests/cluster/bucket
 
 format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .

@@ -21,6 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 AIRFLOW = "tests/airflow/"  # its files share one Airflow
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,17 +46,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first (Airflow, servers, sessions, the rest): what is left for the end of the lanes is short.
 
     The tests of one file on real servers come in the file's order: they share a pipeline that takes a minute to start, and
-    build on what the tests before them left in it. pytest-randomly would shuffle them.
+    build on what the tests before them left in it. pytest-randomly would shuffle them. One that fails runs once more
+    (pytest-rerunfailures), and the summary names each rerun.
     """
     items.sort(key=_place)
     files: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         if item.get_closest_marker("platform"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
             files.setdefault(item.location[0], []).append(place)
     for places in files.values():
         steps = sorted((items[place] for place in places), key=lambda item: item.location[1] or 0)
         for place, step in zip(places, steps, strict=True):
             items[place] = step
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remember whether this run of the test failed, for its teardown."""
+    report = yield
+    item.stash[FAILED] = report.failed or (call.when != "setup" and item.stash.get(FAILED, False))
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Give a rerun fresh servers: end all fixtures of a test that failed and runs again, the session's too.
+
+    pytest-rerunfailures alone would keep the fixtures of module and session.
+    """
+    if item.stash.get(FAILED, False) and item.get_closest_marker("flaky"):
+        item.session._setupstate.teardown_exact(None)
 
 
 def _place(item: pytest.Item) -> int:

@@ -121,9 +121,37 @@ def test_the_first_package_is_installed_from_the_lock_by_its_hash() -> None:
 
 def test_ci_calls_only_what_a_user_could_call() -> None:
     called = re.findall(r"^make ([a-z0-9-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert called == ["setup", "lint", "test-fast", "test"]
+    assert called == ["setup", "lint", "test", "test-long"]
     assert set(called) <= set(TARGETS)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_every_long_test_is_of_a_group_that_make_runs() -> None:
+    marked = {
+        group
+        for path in ROOT.glob("tests/**/*.py")
+        for group in re.findall(r'pytest\.mark\.long\(group="([a-z-]+)"\)', path.read_text())
+    }
+    names = {name: value for name, value in os.environ.items() if name not in {"TESTCLUSTER", "KUBECONFIG"}}
+    run = subprocess.run([ROOT / "tests" / "long"], capture_output=True, text=True, check=True, env=names)
+    assert set(run.stdout.split()) == marked
+
+
+def test_a_long_group_that_does_not_exist_is_refused_with_the_names_that_do() -> None:
+    run = subprocess.run([ROOT / "tests" / "long", "nope"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.match(r"Unknown group 'nope'\. Groups that this machine can run: faults ", run.stderr)
+
+
+def test_every_file_of_the_cluster_story_is_in_a_group_or_has_a_target_of_its_own() -> None:
+    text = (ROOT / "tests" / "long").read_text()
+    grouped = {name for names in re.findall(r"\[cluster-\w+\]='(.+)'", text) for name in names.split()}
+    of_its_own = {"ha", "later"}  # make e2e-ha, make e2e-store
+    files = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "cluster").glob("test_*.py")}
+    assert grouped | of_its_own == files
+    story = re.search(r"printf 'tests/cluster/test_%s\.py ' (.+)\)\}", (ROOT / "tests" / "cluster" / "run").read_text())
+    assert story is not None
+    assert set(story[1].split()) == grouped
 
 
 def test_the_hooks_call_the_tools_of_the_lock_only() -> None:

@@ -37,6 +37,7 @@ def test_a_run_waits_for_a_persons_answer_and_does_what_it_says(airflow, choice,
         airflow.answer("probe_question", run_id, "ask", [choice])
 
 
+@pytest.mark.long(group="airflow")
 def test_twelve_runs_at_once_end_well_and_no_component_met_a_locked_database(airflow, airflow_settings):
     airflow.wait_for_dag("probe_numbers")
     runs = [airflow.trigger("probe_numbers", {"count": 2}) for _ in range(12)]

@@ -34,7 +34,7 @@ from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from tests.support.servers import kill
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="airflow")]
 
 NAME = "ad_attribution"
 STATELESS = "archive_clicks"

@@ -22,7 +22,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.users import live
 from headrace.operations.users.snapshot import applied
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="airflow")]
 
 DAG, PIPELINE, DIMENSION = "users_refresh", "user_logins", "users"
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)

@@ -14,7 +14,7 @@ from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
 from tests.support.replay import ledger_of
 
-pytestmark = [pytest.mark.spark, pytest.mark.nightly]
+pytestmark = [pytest.mark.spark, pytest.mark.long(group="trust")]
 
 WINDOW_DDL = "window_start bigint, window_end bigint, product_id string, total_amount decimal(22,2), sales bigint"
 JOINED_DDL = "impr_uuid string, impr_date bigint, ad_id string, click_key string, click_date bigint"

@@ -34,6 +34,7 @@ def test_a_second_up_adopts_what_runs(settings):
     assert pids(settings) == before
 
 
+@pytest.mark.long(group="faults")
 def test_two_ups_at_once_start_each_part_once(settings):
     platform.down(settings)
     code = (
@@ -113,6 +114,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
     assert set(acknowledged) - found == set()
 
 
+@pytest.mark.long(group="faults")
 def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
     settings = local_settings(tmp_path / "home")
     code = (
@@ -135,6 +137,7 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
         platform.down(settings)
 
 
+@pytest.mark.long(group="faults")
 def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     settings = local_settings(tmp_path / "home")
     # A runner that itself was started in the background ignores SIGINT, and so would its children.
@@ -151,6 +154,7 @@ def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     assert [process.pid for process in psutil.process_iter() if is_of(process, settings)] == []
 
 
+@pytest.mark.long(group="faults")
 def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
     settings = local_settings(tmp_path / "home")
     (part,) = [part for part in platform.parts(settings) if part.name == "cassandra"]

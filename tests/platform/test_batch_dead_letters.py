@@ -23,7 +23,7 @@ from headrace.operations.deployment import Deployment
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Message, Stage, make_stage
 
-pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 TOPIC = "quickstart_letters"
 GOOD, NO_EVENT, BROKEN = 60, 12, 5

@@ -23,7 +23,7 @@ from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark, require_whole_ledger
 
-pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 TOPIC = "pos_rebuilt"
 QUERIES = ("product_totals", "tumbling")

@@ -28,7 +28,7 @@ from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle
 
-pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 WEEK_HOURS = 168
 PORTIONS = 3

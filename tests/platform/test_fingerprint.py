@@ -15,7 +15,7 @@ from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.supervised import Supervised
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="platform")]
 
 MAXIMUM = """
 

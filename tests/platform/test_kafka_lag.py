@@ -19,7 +19,7 @@ from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream
 from tests.support.expected import Oracle
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="platform")]
 
 TOPIC = "pos_lag"
 TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"

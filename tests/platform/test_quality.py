@@ -28,7 +28,7 @@ from tests.support.drivers import Content, Stage, make_stage
 from tests.support.expectations import import_great_expectations, suites_of
 from tests.support.expected import accepted, final_watermark
 
-pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 SUFFIX = "_checked"
 PORTIONS = 3

@@ -40,7 +40,7 @@ def _with_files(content: dict[str, Any]) -> None:
     content["queries"]["files"] = content["queries"]["items"] | {"sinks": [{"kind": "files"}]}
 
 
-@pytest.fixture(params=["a folder", pytest.param("an object store", marks=pytest.mark.nightly)])
+@pytest.fixture(params=["a folder", pytest.param("an object store", marks=pytest.mark.long(group="faults"))])
 def stage(
     platform: Settings, project: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
@@ -229,6 +229,7 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
     found.same(found.windows(found.parse(m.value) for m in finals.values()), closed, "final_windows")
 
 
+@pytest.mark.long(group="platform")
 def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_leaves_the_archive_whole(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_sigterm_lets_the_running_batch_finish(running: Stage) -> None:
     assert repeats == 0
 
 
+@pytest.mark.long(group="platform")
 def test_a_batch_beyond_the_grace_time_is_cut_off_and_replayed_exactly(stage: Stage, running: Stage) -> None:
     assert running.stop() == Exit.FINISHED
     hasty = Stage(stage.settings, stage.pipeline, replace(stage.launcher, grace_seconds=1))
@@ -158,6 +159,7 @@ def test_a_batch_beyond_the_grace_time_is_cut_off_and_replayed_exactly(stage: St
     _require_each_once(stage)
 
 
+@pytest.mark.long(group="platform")
 def test_a_driver_that_has_nothing_to_do_still_beats(running: Stage) -> None:
     running.await_until(lambda: _is_current(running), "the heartbeat has the newest batches")
     first = running.heartbeat()
@@ -176,6 +178,7 @@ def _is_current(stage: Stage) -> bool:
     )
 
 
+@pytest.mark.long(group="platform")
 def test_the_metrics_endpoint_answers_with_every_query(running: Stage) -> None:
     running.await_until(lambda: all(q["batch"] is not None for q in running.heartbeat()["queries"]), "all have a batch")
     port = running.heartbeat()["metrics_port"]
@@ -232,6 +235,7 @@ def test_no_password_is_in_an_argument_an_environment_a_log_or_a_file_of_the_dri
     assert [name for name, text in told.items() if any(secret in text for secret in secrets)] == []
 
 
+@pytest.mark.long(group="platform")
 def test_a_query_that_dies_ends_the_driver_with_the_class_of_its_error(doomed: Stage) -> None:
     """A second writer's entry in the offset log, a state that is gone, a poisonous record: three classes, in turn."""
     doomed.start_and_wait()

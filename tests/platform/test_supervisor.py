@@ -131,6 +131,7 @@ def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_l
     _require_exact(kept)
 
 
+@pytest.mark.long(group="platform")
 def test_one_query_that_falls_inside_a_driver_is_noticed_by_the_driver_and_it_is_started_again(kept: Kept) -> None:
     _await_progress(kept, "before a query falls")
     since = len(kept.keeper.looks)
@@ -148,6 +149,7 @@ def test_one_query_that_falls_inside_a_driver_is_noticed_by_the_driver_and_it_is
     _require_exact(kept)
 
 
+@pytest.mark.long(group="platform")
 def test_a_supervised_pipeline_that_works_is_healthy_and_looking_is_cheap(kept: Kept) -> None:
     _await_progress(kept, "before the looks")
     since = len(kept.keeper.looks)
@@ -157,6 +159,7 @@ def test_a_supervised_pipeline_that_works_is_healthy_and_looking_is_cheap(kept: 
     assert told["restarts_left"] == 8 - len(told["restarts"])
 
 
+@pytest.mark.long(group="platform")
 def test_an_operators_pause_is_left_alone_and_a_resume_goes_on_exactly(kept: Kept) -> None:
     _await_progress(kept, "before the pause")
     since = len(kept.keeper.looks)

@@ -18,7 +18,7 @@ import pytest
 from headrace.local.settings import Settings
 from tests.support.drivers import DEADLINE_SECONDS, group_of
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="platform")]
 
 NAME = "web_events"
 

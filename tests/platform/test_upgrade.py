@@ -116,7 +116,13 @@ def test_a_release_that_changes_a_key_is_refused_before_anything_is_stopped(
     assert intent.read(stage.root, stage.name).release == ""
 
 
-@pytest.mark.parametrize("bad", [CRASHES, STALLS], ids=["crashes", "stalls"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(CRASHES, id="crashes"),
+        pytest.param(STALLS, id="stalls", marks=pytest.mark.long(group="platform")),
+    ],
+)
 def test_a_bad_release_is_rolled_back_by_itself_and_the_sinks_stay_exact(
     stage: Stage, release: Callable[[str], str], bad: str
 ) -> None:
@@ -133,6 +139,7 @@ def test_a_bad_release_is_rolled_back_by_itself_and_the_sinks_stay_exact(
     _await_sold(stage, sold + 40)
 
 
+@pytest.mark.long(group="platform")
 def test_a_good_release_is_kept_and_is_what_a_restart_runs(stage: Stage, release: Callable[[str], str]) -> None:
     sold, place = _sold(stage), release(GOOD)
     done = _upgrade(stage, place, feed=20)

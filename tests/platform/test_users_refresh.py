@@ -27,7 +27,7 @@ from headrace.operations.users import duty
 from tests.support.drivers import Stage, make_stage
 from tests.support.expectations import import_great_expectations, suites_of
 
-pytestmark = [pytest.mark.platform, pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 USERS = int(os.environ.get("HEADRACE_TEST_USERS", "30000"))
 CHANGED, ADDED, LEFT = 600, 300, 100

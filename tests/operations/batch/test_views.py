@@ -23,7 +23,7 @@ from tests.support import lake
 from tests.support.lake import Archived, sale
 from tests.support.replay import plain
 
-pytestmark = [pytest.mark.spark, pytest.mark.nightly]
+pytestmark = [pytest.mark.spark, pytest.mark.long(group="trust")]
 
 START = datetime(2026, 3, 1)
 PRODUCTS = ("p0", "p1", "p2")
