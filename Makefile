@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-small bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -97,6 +97,9 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
 
 bench-smoke: $(READY) ## CPU an event: the source document's code as written against ours, side by side
 	$(BIN)/python bench/smoke.py
+
+bench-small: $(READY) ## CPU of a small batch, beside Spark's own noop query
+	$(BIN)/python bench/small_batch.py
 
 bench-batch: $(READY) ## Batch views and reconciliation of 5 million archived records
 	$(BIN)/python bench/batch.py

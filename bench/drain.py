@@ -22,7 +22,7 @@ from headrace.contract import generation, submit
 from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import session, source, writer
+from headrace.streaming import counted, session, source, writer
 from headrace.streaming.groups import GroupCommitter
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -78,8 +78,9 @@ def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink,
     query = pipeline.queries[QUERY]
     write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
     required = tuple(name for name, column in query.columns.items() if column.required)
+    spark = SparkSession.active()
     whole = writer.Writer(
-        begun, paths, write, GroupCommitter(SparkSession.active(), kafka), writer.Gate(), writer.Counters(), required
+        spark, begun, paths, write, GroupCommitter(spark, kafka), writer.Gate(), writer.Counters(), required
     )
     return whole, paths.checkpoint
 
@@ -92,6 +93,8 @@ def main(variant: str, sink: str, topic: str, folder: str) -> None:
         ours(spark, pipeline, topic) if variant == "ours" else as_written(spark, topic, textbook=variant == "textbook")
     )
     checkpoint = f"{folder}/checkpoint"
+    if sink == "cassandra" and variant == "ours":
+        frame = counted.observed(frame)
     stream = frame.writeStream.outputMode("update").trigger(availableNow=True)
     if sink == "noop":
         stream = stream.format("noop")

@@ -290,7 +290,7 @@ def _settings() -> Settings:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         ports: dict[str, Any] = {name: probe.getsockname()[1] for name, probe in zip(names, probes, strict=True)}
-    return Settings.load(home=OUT / "home", kafka_heap="512m", cassandra_heap="512m", **ports)
+    return Settings.load(home=OUT / "home", airflow=False, kafka_heap="512m", cassandra_heap="512m", **ports)
 
 
 def _topic(size: int) -> str:

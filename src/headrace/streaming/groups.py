@@ -16,29 +16,32 @@ from pyspark.sql import SparkSession
 
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.checkpoint import Offsets
+from headrace.streaming import java
 from headrace.streaming.session import kafka_options
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_MS = 10_000
 CLOSE_MS = 5_000
+_PLACE = "org.apache.kafka.common.TopicPartition"
+_POSITION = "org.apache.kafka.clients.consumer.OffsetAndMetadata"
 
 
 class GroupCommitter:
     """Commits offsets of several groups through one admin client, without ever holding up or failing a batch."""
 
     def __init__(self, spark: SparkSession, binding: KafkaBinding) -> None:
-        self._jvm = spark._jvm
+        self._spark = spark
         settings = {name.removeprefix("kafka."): value for name, value in kafka_options(binding).items()}
         settings |= {"request.timeout.ms": str(TIMEOUT_MS), "default.api.timeout.ms": str(TIMEOUT_MS)}
-        self._admin = self._jvm.org.apache.kafka.clients.admin.AdminClient.create(self._map(settings))
+        self._admin = java.named(spark, "org.apache.kafka.clients.admin.AdminClient").create(self._map(settings))
         self._sent: dict[str, Any] = {}  # group -> KafkaFuture of its newest commit
 
     def commit(self, group: str, offsets: Offsets) -> None:
         """Send the offsets of a finished batch. A failure is logged with the next: that one brings newer offsets."""
-        kafka = self._jvm.org.apache.kafka
+        place, position = (java.named(self._spark, name) for name in (_PLACE, _POSITION))
         partitions = {
-            kafka.common.TopicPartition(topic, partition): kafka.clients.consumer.OffsetAndMetadata(offset)
+            place(topic, partition): position(offset)
             for topic, parts in offsets.items()
             for partition, offset in parts.items()
         }
@@ -54,19 +57,18 @@ class GroupCommitter:
 
     def topic_id(self, topic: str) -> str:
         """Return Kafka's id of a topic (KIP-516): one of the same name that is made anew has another."""
-        asked = self._jvm.java.util.ArrayList()
+        asked = java.named(self._spark, "java.util.ArrayList")()
         asked.add(topic)
         described = self._admin.describeTopics(asked).allTopicNames().get()
         return str(described.get(topic).topicId().toString())
 
     def end_offsets(self, wanted: Offsets) -> Offsets:
         """Return the end offset of each partition that is wanted and there. Raises Py4JError where Kafka is silent."""
-        kafka = self._jvm.org.apache.kafka
-        latest = kafka.clients.admin.OffsetSpec.latest()
+        latest = java.named(self._spark, "org.apache.kafka.clients.admin.OffsetSpec").latest()
         found: Offsets = {}
         for topic, parts in wanted.items():
             for partition in parts:
-                place = kafka.common.TopicPartition(topic, partition)
+                place = java.named(self._spark, _PLACE)(topic, partition)
                 asked = self._admin.listOffsets(self._map({place: latest}))
                 found.setdefault(topic, {})[partition] = int(asked.partitionResult(place).get().offset())
         return found
@@ -74,10 +76,10 @@ class GroupCommitter:
     def close(self) -> None:
         """Give commits on their way a few seconds, then close the client."""
         with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone has no client
-            self._admin.close(self._jvm.java.time.Duration.ofMillis(CLOSE_MS))
+            self._admin.close(java.named(self._spark, "java.time.Duration").ofMillis(CLOSE_MS))
 
     def _map(self, values: dict[Any, Any]) -> Any:  # noqa: ANN401 - a java.util.HashMap
-        made = self._jvm.java.util.HashMap()
+        made = java.named(self._spark, "java.util.HashMap")()
         for key, value in values.items():
             made.put(key, value)
         return made

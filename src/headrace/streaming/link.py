@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from headrace.streaming import java
 from headrace.streaming.reasons import SinkError, reason_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ SETTLE_SECONDS = 20.0
 """How long after the driver's connection those of executors may come back (`reconnectionDelayMS.max`, a connect's 5 s)."""
 
 POLL_SECONDS = 0.5
+
+_CONNECTOR = "com.datastax.spark.connector"
 
 _renewing = threading.Lock()
 
@@ -134,8 +137,7 @@ def close_session(spark: SparkSession, connector: Any, name: str) -> None:  # no
         try:
             if session.getName() == name:
                 log.warning("Cassandra session %s is closed: it lost its control connection", name)
-                cql = spark._jvm.com.datastax.spark.connector.cql
-                getattr(getattr(cql, "CassandraConnector$"), "MODULE$").sessionCache().cache().clear()
+                java.singleton(spark, f"{_CONNECTOR}.cql.CassandraConnector").sessionCache().cache().clear()
                 session.forceCloseAsync()
         finally:
             session.close()
@@ -143,9 +145,8 @@ def close_session(spark: SparkSession, connector: Any, name: str) -> None:  # no
 
 def connector_of(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
     """Return the connector with the settings that a write has: the context's and the session's, which are set by now."""
-    jvm = spark._jvm
-    nothing = getattr(getattr(jvm.scala.collection.immutable, "Map$"), "MODULE$").empty()
+    nothing = java.singleton(spark, "scala.collection.immutable.Map").empty()
     settings = spark._jsparkSession.sessionState().conf().getAllConfs()
-    source = jvm.com.datastax.spark.connector.datasource.CassandraSourceUtil
+    source = java.named(spark, f"{_CONNECTOR}.datasource.CassandraSourceUtil")
     conf = source.consolidateConfs(spark.sparkContext._jsc.sc().getConf(), settings, "default", "", nothing)
-    return jvm.com.datastax.spark.connector.cql.CassandraConnector.apply(conf)
+    return java.named(spark, f"{_CONNECTOR}.cql.CassandraConnector").apply(conf)

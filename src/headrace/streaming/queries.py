@@ -19,7 +19,7 @@ from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
-from headrace.streaming import link, plan, sinks, source, writer
+from headrace.streaming import counted, link, plan, sinks, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 
@@ -223,17 +223,21 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         mode, trigger = declared.mode, declared.trigger
         required = tuple(column for column, spec in declared.columns.items() if spec.required)
         cassandra = _link(driver, name, declared)
+        often, refused = bool(declared.matched) or len(declared.sinks) > 1, writer.unmatched(declared)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
-        required, cassandra = (), None
+        required, cassandra, often, refused = (), None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
-    batches = writer.Writer(chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra)
+    batches = writer.Writer(
+        driver.spark, chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra, often, refused
+    )
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     query = (
-        frame.writeStream.queryName(full_name)
+        (frame if often else counted.observed(frame))
+        .writeStream.queryName(full_name)
         .outputMode(mode)
         .trigger(processingTime=f"{apart(trigger, place) // _MILLISECOND} milliseconds")
         .option("checkpointLocation", paths.checkpoint)

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from headrace.contract import objects, truststore
 from headrace.contract.bindings import CassandraBinding, KafkaBinding
 from headrace.contract.names import LAKE_CATALOG
+from headrace.streaming import java
 
 # They warn of every option of the other Kafka client, at each start of each query.
 QUIET_LOGGERS = (
@@ -35,10 +36,12 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
     for key, value in conf.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
+    java.keep_own(spark)
+    logging_to, error = (
+        java.named(spark, f"org.apache.logging.log4j.{name}") for name in ("core.config.Configurator", "Level")
+    )
     for logger in QUIET_LOGGERS:
-        spark._jvm.org.apache.logging.log4j.core.config.Configurator.setLevel(
-            logger, spark._jvm.org.apache.logging.log4j.Level.ERROR
-        )
+        logging_to.setLevel(logger, error.ERROR)
     if objects.is_object(conf.get(f"spark.sql.catalog.{LAKE_CATALOG}.warehouse", "")):
         hadoop = spark.sparkContext._jsc.hadoopConfiguration()  # goes to the executors with each task's plan
         for key, value in objects.hadoop_conf(objects.binding()).items():

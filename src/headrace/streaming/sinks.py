@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +17,7 @@ from headrace.contract import archived, names, objects, outputs, submit
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
+from headrace.streaming import java
 
 WRITETIME = "headrace_writetime"
 HEADER_ID = "headrace.id"
@@ -25,13 +27,17 @@ JSON_TIMESTAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of one query's generation: what makes a row's identity and its writetime."""
+    """One batch of one query's generation: what makes a row's identity and its writetime.
+
+    `refused` is how many of its rows go to the dead letters; None: nobody counted them.
+    """
 
     query: str
     generation: Generation
     number: int
     starts: Offsets = field(default_factory=dict)
     ends: Offsets = field(default_factory=dict)
+    refused: int | None = None
 
     @property
     def identity(self) -> str:
@@ -147,21 +153,35 @@ def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None
     On a disk: aside first, then one rename. In an object store, where a rename is a copy of each file: in its place, over
     what a driver that was killed left there, and whole once Spark has put its mark (`contract.outputs`).
     """
-    jvm = frame.sparkSession._jvm
-    path = jvm.org.apache.hadoop.fs.Path
+    path = java.named(frame.sparkSession, "org.apache.hadoop.fs.Path")
     final = path(f"{folder}/batch_id={batch}")
     fs = final.getFileSystem(frame.sparkSession._jsc.hadoopConfiguration())
     rows = frame.select(*query.columns).write.mode("overwrite").option("timestampFormat", JSON_TIMESTAMP)
     if objects.is_object(folder):
-        if not fs.exists(path(final, outputs.WHOLE)):
-            rows.json(final.toString())
+        if fs.exists(path(final, outputs.WHOLE)):
+            _only_read(frame)
+            return
+        rows.json(final.toString())
+        _drop_empty(fs, final)
         return
     if fs.exists(final):
+        _only_read(frame)
         return
     aside = path(f"{folder}/.aside-{batch}")
     rows.json(aside.toString())
-    if not fs.rename(aside, final):
+    if not _drop_empty(fs, aside) and not fs.rename(aside, final):
         raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}: look for a second driver.")
+
+
+def _only_read(frame: DataFrame) -> None:
+    """Read a replayed batch whose rows are there: its state must be made and its rows counted all the same."""
+    frame.write.format("noop").mode("overwrite").save()
+
+
+def _drop_empty(fs: Any, folder: Any) -> bool:  # noqa: ANN401 - Java objects
+    """Remove what Spark wrote for a batch without rows, and return whether it did: such a batch has no folder."""
+    empty = fs.getContentSummary(folder).getLength() == 0
+    return empty and bool(fs.delete(folder, True))
 
 
 def append_archive(frame: DataFrame, table: str, batch: Batch, topic_id: str) -> None:
@@ -202,7 +222,7 @@ def not_archived(frame: DataFrame, ends: Offsets, batch: Batch) -> DataFrame | N
 
 def newest_note(spark: SparkSession, table: str) -> archived.Note:
     """Return what the newest snapshot with a note says: whose batch it added, and up to which offsets the table is whole."""
-    loaded = spark._jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table)
+    loaded = java.named(spark, "org.apache.iceberg.spark.Spark3Util").loadIcebergTable(spark._jsparkSession, table)
     snapshot = loaded.currentSnapshot()
     while snapshot is not None:
         said = snapshot.summary()

@@ -6,18 +6,22 @@ For each batch, in this order, every step safe to repeat:
 3. write the ledger record beside the checkpoint;
 4. show the offsets as a Kafka consumer group.
 Spark then writes its commit. Killed anywhere before that, Spark runs the same batch id over the same offsets again.
+
+A batch that is read once is counted and checked by the job that writes it. One that is read more often is kept, and
+counted and checked first (ADR 0036).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import ledger, names
@@ -27,7 +31,7 @@ from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import sinks, tables
+from headrace.streaming import counted, sinks, tables
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.link import Link
 from headrace.streaming.reasons import writing
@@ -35,8 +39,10 @@ from headrace.streaming.reasons import writing
 log = logging.getLogger(__name__)
 
 NULL_IN_REQUIRED = "nulls in required columns"
+_NULLS = re.compile(rf"{NULL_IN_REQUIRED}: ([\w, ]+)")  # what `without_nulls` raises
 
 Write = Callable[[DataFrame, sinks.Batch], None]
+"""Writes a batch. One that is called without a count (`Writer.often`) reads all rows of the frame, by one job."""
 
 
 @dataclass
@@ -73,6 +79,7 @@ class Gate:
 class Writer:
     """What one query's batches are written with."""
 
+    spark: SparkSession
     generation: Generation
     paths: GenerationPaths
     write: Write
@@ -81,6 +88,8 @@ class Writer:
     counters: Counters
     required: tuple[str, ...] = ()
     link: Link | None = None  # where the batch needs Cassandra
+    often: bool = False  # whether `write` reads the frame more than once
+    refused: str = "false"  # SQL: which rows go to the dead letters; of a frame that is read more than once
 
     @property
     def query(self) -> str:
@@ -96,38 +105,18 @@ class Writer:
         finally:
             self.counters.running_batch = None
 
-    def _count(self, frame: DataFrame, number: int) -> int:
-        """Return how many rows the batch writes; a null where the contract wants a value ends the query.
-
-        With ANSI mode off an overflow is null, and a null overwrites nothing: an old total would silently stay.
-        """
-        broken = [F.count(F.when(F.col(name).isNull(), True)).alias(name) for name in self.required]
-        counts = frame.agg(F.count(F.lit(1)).alias("rows_out"), *broken).first()
-        assert counts is not None
-        nulls = {name: counts[name] for name in self.required if counts[name]}
-        if nulls:
-            raise HeadraceError(
-                f"{self.query} batch {number} has {NULL_IN_REQUIRED} {nulls}: a value overflowed or the transform lost it; "
-                "widen the column's type or correct the transform, then begin a new generation."
-            )
-        return int(counts["rows_out"])
-
     def _write_batch(self, frame: DataFrame, number: int) -> None:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
-
-        def written() -> int:
-            rows_out = self._count(frame, number)
-            if rows_out:
-                self.write(frame, batch)
-            return rows_out
-
-        frame.persist(StorageLevel.MEMORY_AND_DISK)  # several actions: without it the plan runs again for each
+        work = (lambda: self._count_and_write(frame, batch)) if self.often else (lambda: self._write_once(frame, batch))
+        if self.often:
+            frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
-            rows_out = self.link.through(written) if self.link else written()
+            rows_out = self.link.through(work) if self.link else work()
         finally:
-            frame.unpersist()
+            if self.often:
+                frame.unpersist()
         record = ledger.make_record(
             self.query, self.generation.number, batch_range, rows_out=rows_out, began_ms=began_ms, written_ms=_now_ms()
         )
@@ -141,13 +130,64 @@ class Writer:
             "%s batch %d: %d in, %d out, %d ms", self.query, number, batch_range.rows, rows_out, _now_ms() - began_ms
         )
 
+    def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> int:
+        """Write a frame in one job and return its rows. The job ends at a null where the contract wants a value.
+
+        With ANSI mode off an overflow is null, and a null overwrites nothing: an old total would silently stay. Rows
+        that the job wrote before are those that a killed driver leaves too: the next write of them is equal or newer.
+        """
+        running = counted.execution(self.spark)
+        before = counted.rows(running)  # of a try that Cassandra's absence ended
+        try:
+            self.write(without_nulls(frame, self.required), batch)
+        except Exception as error:
+            found = _NULLS.search(f"{error}\n{error.__cause__}")
+            if found:
+                raise self._refusal(batch.number, found[1]) from error
+            raise
+        return counted.rows(running) - before
+
+    def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
+        """Count a kept frame and the nulls in it, then write it, if it has rows; return how many."""
+        broken = [F.count(F.when(F.col(name).isNull(), True)).alias(name) for name in self.required]
+        refused = F.count_if(F.expr(self.refused)).alias("refused")
+        counts = frame.agg(F.count(F.lit(1)).alias("rows_out"), refused, *broken).first()
+        assert counts is not None
+        nulls = [name for name in self.required if counts[name]]
+        if nulls:
+            raise self._refusal(batch.number, ", ".join(nulls))
+        if counts["rows_out"]:
+            self.write(frame, replace(batch, refused=int(counts["refused"])))
+        return int(counts["rows_out"])
+
+    def _refusal(self, number: int, columns: str) -> HeadraceError:
+        return HeadraceError(
+            f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it; "
+            "widen the column's type or correct the transform, then begin a new generation."
+        )
+
+
+def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
+    """Return the frame; whatever job reads a row of it that lacks a required value fails, and names the columns."""
+    if not required:
+        return frame
+    lacks = " OR ".join(f"`{name}` IS NULL" for name in required)
+    lacking = ", ".join(f"CASE WHEN `{name}` IS NULL THEN '{name}' END" for name in required)
+    said = f"concat('{NULL_IN_REQUIRED}: ', concat_ws(', ', {lacking}))"
+    return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({said}) AS BOOLEAN) ELSE true END")
+
+
+def unmatched(query: Query) -> str:
+    """Return which rows of a query go to the dead letters, as SQL."""
+    return f"NOT `{query.matched}`" if query.matched else "false"
+
 
 def declared_write(pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str]) -> Write:
     """Return the write step of a declared query: unmatched rows to the dead letters, the others to every sink."""
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         rows = frame
-        if query.matched:
+        if query.matched and batch.refused != 0:
             known = F.col(query.matched)
             unknown = frame.where(~known).withColumnRenamed("raw", "value")
             key = pipeline.sources[query.sources[0]].key
@@ -155,7 +195,8 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
                 sinks.write_dead_letters(
                     unknown.withColumn("key", F.col(key)), query.sources[0], F.lit(f"unmatched: {key}"), batch, kafka
                 )
-            rows = frame.where(known)
+        if query.matched:
+            rows = frame.where(F.col(query.matched))
         for sink in query.sinks:
             if isinstance(sink, CassandraSink):
                 with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
@@ -184,8 +225,9 @@ def archive_write(pipeline: Pipeline, topic: str, root: str, kafka: dict[str, st
         refused = fresh.where(F.col("reason").isNotNull()).withColumn(
             "source", F.struct("topic", "partition", "offset")
         )
-        with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
-            sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
+        if batch.refused != 0:
+            with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+                sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         with writing(f"Iceberg table {table}"):
             sinks.append_archive(fresh, table, batch, topic_id)
         if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:

@@ -1,0 +1,190 @@
+"""A batch that is read once is counted, checked and written by one job (ADR 0036), whatever repeats it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from py4j import clientserver
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import DataFrame, SparkSession
+
+from headrace.contract import generation, ledger
+from headrace.contract.checkpoint import BatchRange
+from headrace.contract.model import Query
+from headrace.streaming import counted, sinks, writer
+
+pytestmark = pytest.mark.spark
+
+QUERY = Query.model_validate(
+    {
+        "sources": ["t"],
+        "mode": "append",
+        "columns": {"word": {"type": "string", "required": True}, "note": {"type": "string"}},
+        "sinks": [{"kind": "files"}],
+    }
+)
+
+
+@dataclass
+class Stage:
+    """A query over parquet files, one a batch, written by the writer as a driver does."""
+
+    spark: SparkSession
+    folder: Path
+    write: writer.Write | None = None
+    link: Any = None
+    laid: int = 0
+    begun: generation.Generation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = generation.begin(str(self.folder), "p", "q", {})
+        self.paths = self.begun.paths(str(self.folder))
+
+    def lay(self, *words: str | None) -> None:
+        """Add the input of one batch."""
+        (self.folder / "input").mkdir(exist_ok=True)
+        table = pa.table({"word": pa.array(words, pa.string()), "note": pa.array(words, pa.string())})
+        pq.write_table(table, self.folder / "input" / f"{self.laid:03}.parquet")
+        self.laid += 1
+
+    def run(self, shape: Callable[[DataFrame], DataFrame] = lambda frame: frame, mode: str = "append") -> int:
+        """Run over what is laid and return how many jobs that took."""
+        read = self.spark.readStream.schema("word string, note string").option("maxFilesPerTrigger", 1)
+        write = self.write or (lambda rows, batch: sinks.write_files(rows, self.paths.files, QUERY, batch.number))
+        batches = writer.Writer(
+            self.spark,
+            self.begun,
+            self.paths,
+            write,
+            SimpleNamespace(commit=lambda *_: None),  # type: ignore[arg-type]
+            writer.Gate(),
+            writer.Counters(),
+            ("word",),
+            self.link,
+        )
+        writing = counted.observed(shape(read.parquet(str(self.folder / "input")))).writeStream.outputMode(mode)
+        query = (
+            writing.option("checkpointLocation", self.paths.checkpoint)
+            .trigger(availableNow=True)
+            .foreachBatch(batches)
+            .start()
+        )
+        assert query.awaitTermination(300)
+        return len(self.spark.sparkContext.statusTracker().getJobIdsForGroup(str(query.runId)))
+
+    def rows_out(self) -> list[int]:
+        """Return what the ledger says of each batch."""
+        return [record["rows_out"] for record in ledger.read(self.paths.ledger)]
+
+    def written(self, batch: int) -> list[str] | None:
+        """Return the words in a batch's folder, or None where there is no folder."""
+        folder = Path(self.paths.files) / f"batch_id={batch}"
+        lines = [line for part in sorted(folder.glob("part-*")) for line in part.read_text().splitlines()]
+        return sorted(json.loads(line)["word"] for line in lines) if folder.exists() else None
+
+
+@pytest.fixture
+def stage(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr(
+        writer, "read_batch_range", lambda _, number: BatchRange(number, {"t": {0: 0}}, {"t": {0: 1}}, 0, 0)
+    )
+    return Stage(spark, tmp_path)
+
+
+def test_one_job_writes_and_counts_a_batch_and_one_without_rows_leaves_no_folder(stage: Stage) -> None:
+    stage.lay("a", "b", "c")
+    stage.lay("-", "-")
+    stage.lay("d")
+
+    jobs = stage.run(lambda frame: frame.where("word <> '-'"))
+
+    assert jobs == 3
+    assert stage.rows_out() == [3, 0, 1]
+    assert [stage.written(batch) for batch in range(3)] == [["a", "b", "c"], None, ["d"]]
+
+
+def test_rows_of_a_try_that_failed_are_not_counted_again(stage: Stage) -> None:
+    tried: list[int] = []
+
+    def write(rows: DataFrame, batch: sinks.Batch) -> None:
+        rows.write.format("noop").mode("overwrite").save()
+        tried.append(batch.number)
+        if len(tried) == 1:
+            raise ConnectionError("Cassandra went away")
+
+    def through(work: Callable[[], int]) -> int:
+        with contextlib.suppress(ConnectionError):
+            return work()
+        return work()
+
+    stage.write, stage.link = write, SimpleNamespace(through=through)
+    stage.lay("a", "b", "c")
+    stage.run()
+
+    assert tried == [0, 0]
+    assert stage.rows_out() == [3]
+
+
+def test_a_replayed_batch_whose_files_are_there_makes_its_state_and_counts_its_rows(stage: Stage) -> None:
+    def totals(frame: DataFrame) -> DataFrame:
+        return frame.groupBy("word").agg({"note": "max"}).withColumnRenamed("max(note)", "note")
+
+    stage.lay("a", "b")
+    stage.run(totals, "update")
+    # as if the driver had been killed between the rename of the files and the ledger: nothing after the offset log
+    for later in (Path(stage.paths.checkpoint) / "commits").iterdir():
+        later.unlink()
+    for record in Path(stage.paths.ledger).iterdir():
+        record.unlink()
+    stage.lay("b", "c")
+    stage.run(totals, "update")
+
+    assert stage.rows_out() == [2, 2]
+    assert [stage.written(batch) for batch in range(2)] == [["a", "b"], ["b", "c"]]
+
+
+def test_a_null_in_a_required_column_ends_the_query_names_the_column_and_leaves_no_file(stage: Stage) -> None:
+    stage.lay("a", None, "c")
+
+    with pytest.raises(
+        StreamingQueryException, match=rf"p\.q batch 0 has {writer.NULL_IN_REQUIRED} \(word\): a value overflowed"
+    ):
+        stage.run()
+
+    assert stage.written(0) is None
+    assert stage.rows_out() == []
+
+
+def test_a_later_batch_searches_no_java_class(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    send = clientserver.ClientServerConnection.send_command
+
+    def note(self: Any, command: str) -> Any:
+        if command.startswith("r\nu\n"):  # py4j's reflection command: what is this name?
+            asked.append(command.split("\n")[2])
+        return send(self, command)
+
+    monkeypatch.setattr(clientserver.ClientServerConnection, "send_command", note)
+    seen: list[list[str]] = []
+
+    def write(rows: DataFrame, batch: sinks.Batch) -> None:
+        sinks.write_files(rows.select(*QUERY.columns), stage.paths.files, QUERY, batch.number)
+        sinks.headers(batch, {})
+        seen.append(asked.copy())
+
+    stage.write = write
+    stage.lay("a")
+    stage.lay("b")
+    stage.run()
+
+    assert len(seen) == 2
+    assert seen[1] == seen[0]
