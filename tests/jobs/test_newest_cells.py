@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.streaming.sinks import WRITETIME, newest_cells
+from headrace.contract.model import CassandraSink
+from headrace.streaming.sinks import WRITETIME, newest_cells, together
 from tests.support.frames import frame
 from tests.support.replay import plain
 
@@ -64,3 +66,18 @@ def test_no_cell_is_written_twice_with_one_time(spark: SparkSession) -> None:
     assert sorted(plain(found), key=str) == sorted(
         [("k", second, None, "n", second), ("k", None, "b", None, zero)], key=str
     )
+
+
+@pytest.mark.parametrize(("clustering", "sorts"), [(["note"], 1), ([], 0)])
+def test_rows_of_one_cassandra_partition_come_together_where_a_partition_has_several(
+    spark: SparkSession, clustering: list[str], sorts: int
+) -> None:
+    sink = CassandraSink(kind="cassandra", partition_key=["login_id"], clustering_key=clustering)
+    rows = spark.range(200).selectExpr("CAST(pmod(hash(id), 7) AS STRING) AS login_id", "id AS note")
+
+    found = together(rows, sink)
+
+    assert found._jdf.queryExecution().executedPlan().toString().count("Sort ") == sorts
+    in_tasks = [[row.login_id for row in task] for task in found.rdd.glom().collect()]
+    changes = sum(a != b for task in in_tasks for a, b in itertools.pairwise(task))
+    assert (changes <= 6 * len(in_tasks)) == bool(sorts)

@@ -219,6 +219,11 @@ def cassandra_sink_options(sink: CassandraSink) -> dict[str, str]:
         # A null is "unknown" and writes nothing; without this it is a tombstone.
         "spark.cassandra.output.ignoreNulls": "true",
         "spark.cassandra.output.consistency.level": sink.consistency,
+        # Rows of one partition go as one unlogged batch, up to so many bytes (the connector's own: 1024). Cassandra
+        # limits batches over several partitions only (CASSANDRA-10876).
+        "spark.cassandra.output.batch.size.bytes": "16384",
+        # Batches on their way, of each task. Five, the connector's own, wait for the commit log most of the time.
+        "spark.cassandra.output.concurrent.writes": "32",
     }
     if sink.ttl is not None:
         # Seconds. The table has it as its default too; said here it also holds for a table that was there before.

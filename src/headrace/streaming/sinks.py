@@ -59,7 +59,17 @@ def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: Cass
         rows = newest_cells(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
         writetime = WRITETIME
     options = submit.cassandra_sink_options(sink) | {"keyspace": keyspace, "table": table, "writetime": writetime}
-    rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
+    writing = together(rows, sink).write.format("org.apache.spark.sql.cassandra").mode("append")
+    writing.options(**options).save()
+
+
+def together(rows: DataFrame, sink: CassandraSink) -> DataFrame:
+    """Return the rows with those of one Cassandra partition side by side in each task, where a partition has several.
+
+    The connector sends rows of one partition as one unlogged batch if it meets them among its newest 1,000 partitions
+    (`output.batch.grouping.buffer.size`); rows of a state store come in the order of its hashes.
+    """
+    return rows.sortWithinPartitions(*sink.partition_key) if sink.clustering_key else rows
 
 
 def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:

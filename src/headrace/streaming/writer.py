@@ -109,7 +109,10 @@ class Writer:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
-        work = (lambda: self._count_and_write(frame, batch)) if self.often else (lambda: self._write_once(frame, batch))
+
+        def work() -> int:
+            return self._count_and_write(frame, batch) if self.often else self._write_once(frame, batch)
+
         if self.often:
             frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
