@@ -90,6 +90,12 @@ def test_the_readers_groups_are_those_that_the_pipeline_may_use(good: Pipeline) 
     assert submit.source_options(good, "sales")["groupIdPrefix"].startswith(group_prefix("good"))
 
 
+def test_an_archive_waits_for_more_records_but_for_no_more_than_a_batch_may_have(good: Pipeline) -> None:
+    assert submit.archive_options(good, "30s") == {"minOffsetsPerTrigger": "5000", "maxTriggerDelay": "30s"}
+    bounded = good.model_copy(update={"driver": good.driver.model_copy(update={"max_offsets_per_trigger": 7})})
+    assert submit.archive_options(bounded, "30s")["minOffsetsPerTrigger"] == "7"
+
+
 def test_a_written_record_is_acknowledged_by_all_and_may_hold_a_whole_source_record() -> None:
     options = submit.sink_options()
     assert options["kafka.acks"] == "all"
@@ -103,6 +109,8 @@ def test_a_cassandra_sink_writes_no_tombstones_and_states_its_consistency_and_tt
     assert submit.cassandra_sink_options(windows) == {
         "spark.cassandra.output.ignoreNulls": "true",
         "spark.cassandra.output.consistency.level": "LOCAL_QUORUM",
+        "spark.cassandra.output.batch.size.bytes": "16384",
+        "spark.cassandra.output.concurrent.writes": "32",
         "ttl": "2592000",
     }
     (totals,) = good.queries["totals"].sinks

@@ -50,6 +50,7 @@ SMALL = {
     "spark.driver.memory": "512m",
     "spark.driver.extraJavaOptions": f"{submit.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
     "spark.ui.enabled": "false",
+    submit.ARCHIVE_DELAY: "0s",  # nobody waits for more records
 }
 
 

@@ -30,7 +30,13 @@ from headrace.contract.names import (
 )
 
 ARCHIVE_TRIGGER = timedelta(seconds=10)
-"""Of the archive query of every topic, which no pipeline file declares."""
+"""Of the archive query of every topic, which no pipeline file declares: how often it looks."""
+
+ARCHIVE_OFFSETS = 5_000
+"""As many new records make a batch of the archive at once. Fewer wait for more, at most ARCHIVE_DELAY."""
+
+ARCHIVE_DELAY = "spark.headrace.archive.delay"
+"""The setting that says how long an archive, and with it the dead letters, waits for more records."""
 
 # Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
 # The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
@@ -106,6 +112,7 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         # Spark's own costs 0.12 CPU seconds before every task, more than decoding a small batch.
         "spark.python.daemon.module": "headrace.streaming.python_daemon",
         "spark.sql.streaming.metricsEnabled": "true",
+        ARCHIVE_DELAY: "30s",
         "spark.sql.streaming.minBatchesToRetain": "100",
         # The slower source holds the watermark back: waiting loses nothing, running ahead makes its rows late.
         "spark.sql.streaming.multipleWatermarkPolicy": "min",
@@ -198,6 +205,16 @@ def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
         "kafka.fetch.max.wait.ms": "20",
         "kafka.max.poll.records": "5000",
     }
+
+
+def archive_options(pipeline: Pipeline, delay: str) -> dict[str, str]:
+    """Return what the Kafka source of an archive query has beside `source_options`: few records wait up to `delay`.
+
+    A batch, its commit and its files cost the same for ten records and for a thousand. The first one after a start does
+    not wait (KafkaMicroBatchStream.delayBatch).
+    """
+    least = min(ARCHIVE_OFFSETS, pipeline.driver.max_offsets_per_trigger)
+    return {"minOffsetsPerTrigger": str(least), "maxTriggerDelay": delay}
 
 
 def sink_options() -> dict[str, str]:

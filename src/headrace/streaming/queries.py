@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import fingerprint, generation, names, soundness
+from headrace.contract import fingerprint, generation, names, soundness, submit
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
@@ -122,7 +122,8 @@ def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, 
 def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
     """Return the frame of a topic's archive query: every record as it came, with the reason if it is refused."""
     kafka = kafka_options(driver.kafka)
-    raw = source.stream(driver.spark, driver.pipeline, topic, kafka, headers=True, starting_ms=starting_ms)
+    waits = submit.archive_options(driver.pipeline, str(driver.spark.conf.get(submit.ARCHIVE_DELAY)))
+    raw = source.stream(driver.spark, driver.pipeline, topic, kafka, headers=True, starting_ms=starting_ms, more=waits)
     return source.judged(raw, driver.pipeline.sources[topic])
 
 

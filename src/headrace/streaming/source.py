@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -19,13 +20,17 @@ def stream(
     *,
     headers: bool = False,
     starting_ms: int | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> DataFrame:
     """Return the raw stream of a topic: key, value, topic, partition, offset, timestamp, timestampType, and headers.
 
     Headers are read only if asked for: Spark builds them for every record, whoever looks at them. `starting_ms` is the
     broker time (milliseconds since 1970) at which a generation's first batch begins; a later one follows the checkpoint.
+    `more` are further options of the source.
     """
-    options = submit.source_options(pipeline, topic) | dict(kafka) | {"includeHeaders": str(headers).lower()}
+    options = (
+        submit.source_options(pipeline, topic) | dict(kafka) | dict(more) | {"includeHeaders": str(headers).lower()}
+    )
     if starting_ms is not None:
         # a partition without a later record begins at its end
         options |= {"startingTimestamp": str(starting_ms), "startingOffsetsByTimestampStrategy": "latest"}

@@ -24,7 +24,7 @@ KEPT_SNAPSHOTS = 5
 MIN_INPUT_FILES = 5
 DAY_MS = 86_400_000
 TENDED_BATCHES = 1000
-"""How often the writer of an archive tends its table: at one batch in ten seconds, every three hours."""
+"""How often the writer of an archive tends its table: at one batch in 10 to 30 seconds, every 3 to 8 hours."""
 
 log = logging.getLogger(__name__)
 
