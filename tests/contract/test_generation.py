@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contract import storage, trees
 from headrace.contract.exits import Exit
-from headrace.contract.generation import begin, current, resume_or_begin
+from headrace.contract.generation import Generation, begin, current, resume_or_begin
 from headrace.errors import HeadraceError
+from headrace.streaming.sinks import Batch
+from tests.support import checkpoints
 
 PLAN = {"aggregate": {"keys": ["product_id"]}, "plan": ["Aggregate [product_id]"]}
 
@@ -50,15 +53,70 @@ def test_generations_are_counted_as_numbers(tmp_path: Path) -> None:
     assert newest.number == 11
 
 
-def test_a_later_generation_starts_later_even_when_the_clock_was_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """Return a storage root."""
+    return str(tmp_path)
+
+
+def _batch(made: Generation, number: int) -> int:
+    return Batch("p.q", made, number).writetime_micros
+
+
+def test_each_writetime_of_a_later_generation_is_above_all_of_the_earlier_ones_also_when_the_clock_was_put_back(
+    root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its start is its writetime: an earlier one would lose against every row of the generation before."""
-    monkeypatch.setattr(time, "time_ns", lambda: 2_000_000)
-    first = begin(str(tmp_path), "p", "q", PLAN)
-    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
-    second = begin(str(tmp_path), "p", "q", PLAN)
-    assert (first.started_micros, second.started_micros > first.started_micros) == (2000, True)
+    monkeypatch.setattr(time, "time_ns", lambda: 2_000_000_000)
+    first = checkpoints.begin(root, stateful=False)
+    checkpoints.run(root, first, range(30), stateful=False)
+    checkpoints.plan_batch(root, first, 30)  # runs, or was killed between the sinks and the ledger
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
+    second = checkpoints.begin(root, stateful=False)
+    checkpoints.run(root, second, range(3), stateful=False)
+    storage.write_text(second.paths(root).checkpoint + "/offsets/9", "")  # damaged, and the ledger lags: still a batch
+    third = checkpoints.begin(root, stateful=False)
+    assert _batch(second, 0) > _batch(first, 30)
+    assert _batch(third, 0) > _batch(second, 9)
+
+
+def test_a_later_generation_wins_over_one_whose_checkpoint_is_gone_and_over_one_that_lost_its_manifest(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000_000)
+    first = checkpoints.begin(root, stateful=False)
+    checkpoints.run(root, first, range(300), stateful=False)
+    trees.remove(first.paths(root).checkpoint)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
+    second = checkpoints.begin(root, stateful=False)
+    checkpoints.run(root, second, range(7), stateful=False)
+    trees.remove_file(second.paths(root).manifest)
+    third = checkpoints.begin(root, stateful=False)
+    assert third.number == 3
+    assert _batch(second, 0) > _batch(first, 299)
+    assert _batch(third, 0) > _batch(second, 6)
+
+
+def test_a_generation_that_lost_its_manifest_is_never_passed_over_for_the_one_before(root: str) -> None:
+    plan = checkpoints.STATEFUL
+    first = checkpoints.begin(root)
+    checkpoints.run(root, first, range(3))
+    second = checkpoints.begin(root)
+    checkpoints.run(root, second, range(2))
+    for left in (second, first):  # then the only one: the query would begin as if it had never run
+        trees.remove_file(left.paths(root).manifest)
+        with pytest.raises(HeadraceError, match=r"manifest\.json is gone \(MANIFEST_GONE\)") as refused:
+            resume_or_begin(root, "pos_sales", "tumbling", plan)
+        assert refused.value.exit_code == Exit.DAMAGED
+        assert "headrace checkpoint restore pos_sales.tumbling --reset --act" in str(refused.value)
+    assert begin(root, "pos_sales", "tumbling", plan).number == 3  # an operator's new generation is a way out too
+    assert resume_or_begin(root, "pos_sales", "tumbling", plan).number == 3
+
+
+def test_a_manifest_of_a_newer_release_is_read_without_what_this_one_does_not_know(root: str) -> None:
+    made = checkpoints.begin(root)
+    values = storage.read_json(made.paths(root).manifest)
+    storage.write_json(made.paths(root).manifest, values | {"of_tomorrow": 1})
+    assert current(root, "pos_sales", "tumbling") == made
 
 
 def test_a_generation_without_manifest_was_never_begun(tmp_path: Path) -> None:

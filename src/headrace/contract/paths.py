@@ -31,6 +31,11 @@ class GenerationPaths:
     manifest: str
     files: str
 
+    @property
+    def draft(self) -> str:
+        """Return the file that a restore or a rebuild writes first and removes last: until then the generation never ran."""
+        return f"{self.folder}/draft.json"
+
 
 def pipeline_folder(root: str, pipeline: str) -> str:
     """Return the folder that holds a pipeline's checkpoints, lock and heartbeat."""

@@ -22,6 +22,7 @@ from headrace.errors import HeadraceError
 Severity = Literal["critical", "warning"]
 
 RUNBOOKS = {
+    "MANIFEST_GONE": "CheckpointLogDamaged",
     "METADATA_GONE": "CheckpointLogDamaged",
     "LOG_EMPTY": "CheckpointLogDamaged",
     "LOG_BROKEN": "CheckpointLogDamaged",

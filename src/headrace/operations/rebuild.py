@@ -88,11 +88,10 @@ def give(
         raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(now['blockers'])}.")
     if now["fingerprint"] != approved["fingerprint"]:
         raise HeadraceError(f"{name} is not as it was when its rebuild was planned: look at a new plan.")
-    before = generation.current(deployment.root, pipeline, query)
     order = {
         "query": query,
         "number": now["number"],
-        "started_micros": generation.next_start_micros(before),
+        "started_micros": generation.next_start_micros(deployment.root, pipeline, query),
         "first": now["first"],
         "rows_each": rows_each,
         "reason": reason,

@@ -85,6 +85,7 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         raise HeadraceError(f"{own.folder} is a generation already: plan the rebuild anew.")
     trees.remove(own.folder)  # of an attempt that broke off: without a manifest it is nobody's
     trees.remove(own.files)
+    storage.write_json(own.draft, {"reason": made.reason, "at_ms": made.at_ms})
     rebuild = Rebuild(job, name, made, own, f"{own.folder}/rebuild")
     topics = list(rebuild.query.sources)
     archives = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}

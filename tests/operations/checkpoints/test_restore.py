@@ -94,6 +94,56 @@ def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_b
     assert (pinned.watermark_ms, pinned.late_watermark_ms) == (old.watermark_ms, old.late_watermark_ms)
 
 
+def test_a_generation_that_lost_its_manifest_is_restored_and_what_it_had_read_is_read_again(root: str) -> None:
+    first = begin(root)
+    run(root, first, range(2))
+    made = begin(root)
+    run(root, made, range(4))
+    taken = snapshots.take(root, "pos_sales", "tumbling")
+    run(root, made, range(4, 9))
+    trees.remove_file(made.paths(root).manifest)
+    report = verify.verify(root, POS, "tumbling")
+    assert [each.fault for each in report.findings] == ["MANIFEST_GONE"]
+    assert "headrace checkpoint restore pos_sales.tumbling --act" in report.findings[0].what
+    told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    now = generation.current(root, "pos_sales", "tumbling")
+    assert now is not None
+    assert (now.number, now.snapshot, told["again"], told["sound"]) == (3, taken.id, 2 * 50, True)
+    assert now.started_micros > made.started_micros + 8
+    assert generation.lost(root, "pos_sales", "tumbling") == []
+
+
+def test_a_generation_that_lost_its_manifest_and_has_no_snapshot_is_reset(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(4))
+    trees.remove_file(made.paths(root).manifest)
+    planned = restore.plan_reset(FakeLauncher(root), POS, "tumbling")
+    assert planned.new_generation == 2
+    assert "totals in the sinks fall" in planned.warnings[0]
+    assert restore.act(FakeLauncher(root), POS, planned, **WHO).number == 2
+    assert verify.verify(root, POS, "tumbling").findings == ()
+
+
+def test_a_restore_that_broke_off_never_ran_and_the_generation_before_goes_on(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = begin(root)
+    run(root, made, range(4))
+    snapshots.take(root, "pos_sales", "tumbling")
+    with monkeypatch.context() as killed:
+        killed.setattr(generation, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    assert storage.list_names(paths.generation_paths(root, "pos_sales", "tumbling", 2).ledger)
+    assert verify.verify(root, POS, "tumbling").findings == ()
+    assert generation.resume_or_begin(root, "pos_sales", "tumbling", checkpoints.STATEFUL) == made
+    restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    now = generation.current(root, "pos_sales", "tumbling")
+    assert now is not None
+    assert now.number == 3
+    assert storage.list_names(now.paths(root).folder) == ["checkpoint", "ledger", "manifest.json"]
+
+
 def test_a_query_without_watermark_reads_on_in_batches_of_its_own(root: str) -> None:
     made = begin(root, "product_totals")
     run(root, made, range(4))

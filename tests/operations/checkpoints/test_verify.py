@@ -61,6 +61,7 @@ Damage = Callable[[str, Generation], None]
 
 # What is done to a checkpoint whose batches 0..11 are whole (state snapshot at 10), and what verify must say first.
 DAMAGES: dict[str, tuple[Damage, str]] = {
+    "manifest gone": (lambda r, g: _remove(g.paths(r).manifest), "MANIFEST_GONE"),
     "metadata gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/metadata"), "METADATA_GONE"),
     "metadata cut": (lambda r, g: put(f"{g.paths(r).checkpoint}/metadata", "{"), "LOG_BROKEN"),
     "newest commit empty": (lambda r, g: put(commits_entry(g.paths(r).checkpoint, 11), "", crc=True), "LOG_EMPTY"),
@@ -101,6 +102,12 @@ def _put_back(root: str, made: Generation) -> None:
         _remove(commits_entry(folder, batch))
 
 
+def _start(root: str) -> None:
+    """Check what a driver checks before it goes on with the generation."""
+    chosen = generation.resume_or_begin(root, "pos_sales", "tumbling", checkpoints.STATEFUL)
+    soundness.require_sound(chosen.paths(root), "pos_sales.tumbling", stateful=True)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: str) -> None:
     made = begin(root)
@@ -113,7 +120,7 @@ def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: s
     runbook = soundness.RUNBOOKS[wanted]
     assert (ROOT / "docs" / "runbooks" / f"{runbook}.md").is_file()
     with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:
-        soundness.require_sound(made.paths(root), "pos_sales.tumbling", stateful=True)
+        _start(root)
     assert refused.value.exit_code == Exit.DAMAGED
 
 

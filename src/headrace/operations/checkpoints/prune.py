@@ -98,10 +98,11 @@ def _generations(root: str, pipeline: str, query: str, retention: Retention, now
     if not known:
         return
     kept = {known[-1].number} | {number for number, _ in known[-1].lineage}
-    ends = {each.number: later.started_micros // 1000 for each, later in pairwise(known)}
-    for number, ended in ends.items():
-        if number not in kept and now_ms - ended > retention.generation_days * DAY_MS:
-            why = f"generation {number} of {pipeline}.{query} was followed by another {_days(now_ms - ended)} ago"
+    # a start may be ahead of the clock (`generation.next_start_micros`)
+    ages = {each.number: max(0, now_ms - later.started_micros // 1000) for each, later in pairwise(known)}
+    for number, age in ages.items():
+        if number not in kept and age >= retention.generation_days * DAY_MS:
+            why = f"generation {number} of {pipeline}.{query} was followed by another {_days(age)} ago"
             own = paths.generation_paths(root, pipeline, query, number)
             yield from (_item(path, why) for path in (own.folder, own.files) if trees.files(path))
     manifests = {each.number for each in known}

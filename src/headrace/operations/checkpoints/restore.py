@@ -19,7 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import archived, checkpoint, fingerprint, generation, ledger, names, soundness, storage, trees
+from headrace.contract import (
+    archived,
+    checkpoint,
+    fingerprint,
+    generation,
+    ledger,
+    names,
+    paths,
+    soundness,
+    storage,
+    trees,
+)
 from headrace.contract import snapshot as kept
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
@@ -102,17 +113,18 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
     """Return what a reset would do: a new generation that begins with empty state at a broker time, or at the beginning."""
     root = launcher.root
     now = generation.current(root, pipeline.name, query)
-    if now is None:
+    if now is None and not generation.lost(root, pipeline.name, query):
         raise HeadraceError(f"{names.query_name(pipeline.name, query)} never ran: it begins at the beginning anyway.")
     warnings = []
-    if snapshots.is_stateful(now):
+    declared = pipeline.queries.get(query)
+    if declared and (declared.aggregate or declared.join):
         warnings.append("state begins empty: totals in the sinks fall, and windows that are read in part are wrong")
     return _finish(
         Plan(
             pipeline=pipeline.name,
             query=query,
             snapshot="",
-            source_generation=now.number,
+            source_generation=now.number if now else None,
             batch=None,
             new_generation=generation.next_number(root, pipeline.name, query),
             again=0,
@@ -144,12 +156,11 @@ def act(
         raise HeadraceError(f"{name} cannot be restored: {'; '.join(now.blockers)}.")
     if now.fingerprint != planned.fingerprint:
         raise HeadraceError(f"{name} is not as it was when this was planned: look at a new plan.")
-    before = generation.current(launcher.root, pipeline.name, planned.query)
     made = Generation(
         pipeline=pipeline.name,
         query=planned.query,
         number=now.new_generation,
-        started_micros=generation.next_start_micros(before),
+        started_micros=generation.next_start_micros(launcher.root, pipeline.name, planned.query),
         fingerprint={},
         reason=reason,
         by=by,
@@ -230,6 +241,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> 
     source, target = chosen.paths(root), made.paths(root)
     if storage.list_names(target.folder) or storage.list_names(target.files):
         raise HeadraceError(f"{target.folder} is not empty: plan anew.")
+    storage.write_json(target.draft, {"snapshot": chosen.id, "at_ms": made.at_ms})
     for path, wanted in chosen.files.items():
         if path == _inside(source.manifest, source.folder):
             continue
@@ -269,9 +281,11 @@ def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
 def _again(root: str, pipeline: str, query: str, chosen: Snapshot) -> Offsets:
     """Return up to where this generation and those after it have read: the greatest planned offset of each partition."""
     found: Offsets = {}
-    for each in generation.all_of(root, pipeline, query):
-        if each.number >= chosen.generation:
-            found = archived.latest(found, _newest_ends(each.paths(root).checkpoint, each.paths(root).ledger))
+    ran = [each.number for each in generation.all_of(root, pipeline, query)]
+    for number in [*ran, *generation.lost(root, pipeline, query)]:
+        if number >= chosen.generation:
+            own = paths.generation_paths(root, pipeline, query, number)
+            found = archived.latest(found, _newest_ends(own.checkpoint, own.ledger))
     return found
 
 

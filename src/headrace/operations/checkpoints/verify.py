@@ -49,10 +49,15 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     """Verify the current generation of one query. Without `bindings` (the admin's) Kafka is not asked."""
     name = names.query_name(pipeline.name, query)
     chosen = generation.current(root, pipeline.name, query)
+    gone = [
+        Finding("MANIFEST_GONE", "critical", names.query_name(pipeline.name, query), told)
+        for number in generation.lost(root, pipeline.name, query)
+        for told in [generation.manifest_gone(root, pipeline.name, query, number)]
+    ]
     if chosen is None:
-        return Report(name, None, None, ())
+        return Report(name, None, None, tuple(gone))
     own = chosen.paths(root)
-    findings = _readable(own.checkpoint, lambda: soundness.structure(own, stateful=is_stateful(chosen)))
+    findings = gone + _readable(own.checkpoint, lambda: soundness.structure(own, stateful=is_stateful(chosen)))
     batch = checkpoint.newest_batch(own.checkpoint)
     if bindings and batch is not None:
         findings += _readable(own.checkpoint, lambda: kafka_holds(bindings, own.checkpoint, batch))
