@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.contract.fingerprint import archive_declared, declared, differences, digest
 from headrace.contract.load import load_pipeline
-from headrace.contract.model import Pipeline
+from headrace.contract.model import Pipeline, State
 from tests.contract.conftest import changed
 
 
@@ -106,3 +106,16 @@ def test_the_order_of_keys_does_not_count(fingerprint: dict[str, Any]) -> None:
 def test_a_mark_that_an_earlier_headrace_did_not_keep_refuses_nothing() -> None:
     assert differences({"plan": []}, {"plan": [], "state_inputs": {"k": "upper(k)"}}) == []
     assert differences({"plan": [], "state_inputs": {}}, {"plan": [], "state_inputs": {"k": "upper(k)"}}) != []
+
+
+def test_rocksdb_is_marked_and_the_memory_store_leaves_the_fingerprint_as_it_was(good: Pipeline) -> None:
+    def marks(state: State | None) -> dict[str, Any]:
+        query = good.queries["totals"].model_copy(update={"state": state})
+        return declared(good.model_copy(update={"queries": good.queries | {"totals": query}}), "totals")
+
+    memory, rocksdb = marks(None), marks(State(store="rocksdb"))
+    assert "state_store" not in memory
+    assert differences(memory, marks(State(store="memory", keys=5_000_000))) == []
+    assert differences(rocksdb, marks(State(keys=1_000_000))) == []
+    assert differences(memory, rocksdb) == ['state_store was added as "rocksdb"']
+    assert differences(rocksdb, memory) == ['state_store was removed, it was "rocksdb"']

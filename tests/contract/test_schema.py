@@ -31,14 +31,14 @@ def test_the_committed_field_tables_are_fresh() -> None:
 
 
 def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"# A\n{schema.BEGIN}\nold\n{schema.END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"# A\n{schema.BEGIN}\nA STALE TABLE\n{schema.END}\nafter\n")
     schema.main(tmp_path)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     schema.main(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
     assert first["README.md"].startswith(b"# A\n")
     assert first["README.md"].endswith(b"\nafter\n")
-    assert b"old" not in first["README.md"]
+    assert b"A STALE TABLE" not in first["README.md"]
 
 
 def test_a_readme_without_its_marks_is_refused() -> None:

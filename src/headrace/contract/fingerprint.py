@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.contract import state
 from headrace.contract.model import Pipeline, Source, format_duration
 
 _ADDED_LATER = frozenset({"state_inputs"})
@@ -20,7 +21,8 @@ def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
     """Return what the file says of a declared query's state, as plain JSON values.
 
     Keys: sources (topic -> column types, event time), watermarked, mode, aggregate, join, dimensions, columns,
-    state_partitions (stateful queries only: SPARK-19873 freezes them in the checkpoint).
+    state_partitions (stateful queries only: SPARK-19873 freezes them in the checkpoint), state_store (where it is rocksdb:
+    Spark freezes it as well, and an earlier Headrace, which knows the memory store alone, must refuse such a checkpoint).
     """
     spec = pipeline.queries[query]
     stateful = spec.aggregate is not None or spec.join is not None
@@ -32,7 +34,7 @@ def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
         "join": spec.join.model_dump(mode="json") if spec.join else None,
         "columns": {name: column.type for name, column in spec.columns.items()},
         "state_partitions": pipeline.driver.state_partitions if stateful else None,
-    }
+    } | ({"state_store": "rocksdb"} if state.store_of(spec) == "rocksdb" else {})
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -18,6 +18,10 @@ TYPE_PATTERN = r"^(string|boolean|int|long|timestamp|date|decimal\(\d{1,2},\d{1,
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
+StateStore = Literal["memory", "rocksdb"]
+ROCKSDB_KEYS = 1_000_000
+"""From this many keys on a state is in RocksDB unless its query says otherwise."""
+
 
 def parse_duration(value: object) -> timedelta:
     """Turn "10 minutes" (number, space, unit from millisecond to day) into a timedelta. Raises ValueError."""
@@ -158,6 +162,23 @@ class Join(Strict):
     time_range: TimeRange | None = Field(None, description="How far apart in event time two rows may be; must be said.")
 
 
+class State(Strict):
+    """Where Spark keeps what a stateful query remembers between batches. It goes into the plan fingerprint."""
+
+    store: StateStore | None = Field(
+        None,
+        description="'memory': the driver's heap; 'rocksdb': the local disk, with a bounded cache. Default: by `keys`.",
+    )
+    keys: int | None = Field(
+        None,
+        gt=0,
+        description=(
+            "How many keys the state holds at most (of an aggregate with a window: in all open windows). "
+            f"From {ROCKSDB_KEYS:_} on the default store is rocksdb."
+        ),
+    )
+
+
 class CassandraSink(Strict):
     """Upsert by full primary key into `<pipeline>.<query>` (or another pipeline-owned or dimension table)."""
 
@@ -212,6 +233,7 @@ class Query(Strict):
     )
     aggregate: Aggregate | None = Field(None, description="What the transform groups by, if it does.")
     join: Join | None = Field(None, description="How the transform joins its two sources, if it has two.")
+    state: State | None = Field(None, description="Of an aggregate or join: where its state is and how large.")
     matched: Name | None = Field(
         None,
         description="Boolean column that the transform adds, not written: rows where it is false are dead letters.",

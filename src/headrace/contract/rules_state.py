@@ -92,6 +92,13 @@ def join_appends(pipeline: Pipeline) -> Iterator[str]:
             )
 
 
+def state_is_of_a_query_that_has_one(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse `state` where nothing is kept between batches."""
+    for name, query in pipeline.queries.items():
+        if query.state and query.aggregate is None and query.join is None:
+            yield f"queries.{name}.state: the query has neither aggregate nor join, so it keeps no state; remove state"
+
+
 def mode_fits_the_state(pipeline: Pipeline) -> Iterator[str]:
     """Refuse complete mode without an aggregate, and an appended aggregate without a watermark."""
     for name, query in pipeline.queries.items():
@@ -244,6 +251,7 @@ RULES = (
     join_columns_are_on_both_sides,
     join_is_bounded_on_both_sides,
     join_appends,
+    state_is_of_a_query_that_has_one,
     mode_fits_the_state,
     grouping_keys_are_columns,
     state_is_bounded,

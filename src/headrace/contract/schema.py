@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("queries.NAME.aggregate.window", model.Window),
     ("queries.NAME.join", model.Join),
     ("queries.NAME.join.time_range", model.TimeRange),
+    ("queries.NAME.state", model.State),
     ("queries.NAME.sinks, kind: cassandra", model.CassandraSink),
     ("queries.NAME.sinks, kind: kafka", model.KafkaSink),
     ("queries.NAME.sinks, kind: files", model.FilesSink),

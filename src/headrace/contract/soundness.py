@@ -7,6 +7,7 @@ any time.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 import zlib
@@ -34,7 +35,6 @@ RUNBOOKS = {
     "LEDGER_DIFFERS": "CheckpointLogDamaged",
     "STATE_GONE": "CheckpointStateDamaged",
     "STATE_BROKEN": "CheckpointStateDamaged",
-    "STATE_UNKNOWN": "CheckpointStateDamaged",
     "BEHIND_LEDGER": "CheckpointBehindSinks",
     "BEHIND_FILES": "CheckpointBehindSinks",
     "BEHIND_ARCHIVE": "CheckpointBehindSinks",
@@ -167,8 +167,6 @@ def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> li
 def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Finding]:
     version = commits[-1] + 1
     where = f"{folder}/state"
-    if statefiles.other_store(files):
-        return [Finding("STATE_UNKNOWN", "warning", where, "is of another state store: its files are not checked")]
     found = statefiles.stores(files)
     if not found:
         return [Finding("STATE_GONE", "critical", where, f"is gone: nothing has version {version}")]
@@ -182,8 +180,12 @@ def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Fi
         findings += [
             Finding("STATE_GONE", "critical", f"{where}/{operator}/{part}", "has no state files") for part in missing
         ]
-    for store, names in sorted(found.items()):
-        need = statefiles.chain(names, version)
+    for store in sorted(found):
+        try:
+            need = _needed(folder, files, store, version)
+        except ValueError as error:
+            findings.append(Finding("STATE_BROKEN", "critical", f"{folder}/{store}", str(error)))
+            continue
         if need.missing:
             what = f"lacks {', '.join(need.missing[:3])}, needed for version {version}"
             findings.append(Finding("STATE_GONE", "critical", f"{folder}/{store}", what))
@@ -192,10 +194,14 @@ def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Fi
     return findings
 
 
+def _needed(folder: str, files: Mapping[str, int], store: str, version: int) -> statefiles.Chain:
+    return statefiles.needed(files, store, version, lambda path: trees.read_bytes(f"{folder}/{path}"))
+
+
 def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
     """Check Hadoop's checksums (`.<name>.crc`, local disks only) of the files that the next start reads."""
     found = []
-    for path in _read_at_start(files):
+    for path in _read_at_start(folder, files):
         parent, _, name = path.rpartition("/")
         crc = f"{parent}/.{name}.crc".lstrip("/")
         if files[path] and crc in files and not _matches(f"{folder}/{path}", f"{folder}/{crc}"):
@@ -206,15 +212,16 @@ def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
     return found
 
 
-def _read_at_start(files: Mapping[str, int]) -> Iterable[str]:
+def _read_at_start(folder: str, files: Mapping[str, int]) -> Iterable[str]:
     for log in ("offsets", "commits"):
         ids = sorted(
             int(path.rpartition("/")[2]) for path in files if path.startswith(f"{log}/") and path[8:].isdigit()
         )
         yield from (f"{log}/{batch}" for batch in ids[-2:])
     commits = [int(path[8:]) for path in files if path.startswith("commits/") and path[8:].isdigit()]
-    for store, names in statefiles.stores(files).items():
-        yield from (f"{store}/{name}" for name in statefiles.chain(names, max(commits, default=-1) + 1).files)
+    for store in statefiles.stores(files):
+        with contextlib.suppress(ValueError):  # a finding about the state already
+            yield from (f"{store}/{name}" for name in _needed(folder, files, store, max(commits, default=-1) + 1).files)
 
 
 def _matches(path: str, crc: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from headrace.contract import objects
+from headrace.contract import objects, state
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.names import (
@@ -106,6 +106,7 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         "spark.sql.ansi.enabled": "false",
         # Frozen in the checkpoint at the first batch (SPARK-19873).
         "spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions),
+        **state.ROCKSDB_CONF,
         # Adaptive plans are off for stateful streams anyway; a fixed plan is what the fingerprint describes.
         "spark.sql.adaptive.enabled": "false",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",

@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import fingerprint, generation, names, soundness, submit
+from headrace.contract import fingerprint, generation, names, soundness, state, submit
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
@@ -215,6 +215,12 @@ def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
     return None
 
 
+def use_state_store(spark: SparkSession, query: Query | None) -> None:
+    """Set the state store of the query that starts next; an archive query (None) has no state."""
+    for key, value in (state.conf(query) if query else {}).items():
+        spark.conf.set(key, value)
+
+
 def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     paths, counters = chosen.paths(driver.root), writer.Counters()
@@ -236,6 +242,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+    use_state_store(driver.spark, declared)
     query = (
         (frame if often else counted.observed(frame))
         .writeStream.queryName(full_name)

@@ -27,7 +27,7 @@ from headrace.contract.generation import Generation
 from headrace.contract.model import Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_archive, sinks, source, writer
+from headrace.streaming import batch_archive, queries, sinks, source, writer
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 from headrace.streaming.session import kafka_options
@@ -181,6 +181,7 @@ def _feed(rebuild: Rebuild, progress: Progress) -> None:
         table = job.pipeline.dimensions[dimension]
         frames[dimension] = job.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
     frame = job.transforms[rebuild.name](**frames)
+    queries.use_state_store(job.spark, query)
     running = (
         frame.writeStream.queryName(f"rebuild of {names.query_name(job.pipeline.name, rebuild.name)}")
         .outputMode(query.mode)

@@ -8,7 +8,7 @@ copied, and then a later cut is taken. What lies beyond N is left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -47,7 +47,7 @@ def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int 
         made = f"{chosen.number:04d}-{cut:010d}-{now:%Y%m%dT%H%M%S%f}"
         try:
             return _take(root, chosen, cut, made, reason)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:  # purged meanwhile, or half of it is there
             fault = error
             trees.remove(paths.snapshot_paths(root, pipeline, query, made).folder)
     raise HeadraceError(
@@ -74,7 +74,7 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
     source = chosen.paths(root)
     target = paths.snapshot_paths(root, chosen.pipeline, chosen.query, made)
     hashes = {}
-    for path in _of_cut(trees.files(source.checkpoint), cut):
+    for path in _of_cut(source.checkpoint, cut):
         copied = f"{target.checkpoint}/{path}"
         hashes[copied] = trees.copy(f"{source.checkpoint}/{path}", copied)
     write_ledger(target.ledger, [record for record in ledger.read(source.ledger) if record["batch"] <= cut])
@@ -111,18 +111,15 @@ def write_ledger(folder: str, records: Iterable[ledger.Record]) -> None:
         ledger.write_segment(folder, run)
 
 
-def _of_cut(files: Mapping[str, int], cut: int) -> list[str]:
+def _of_cut(folder: str, cut: int) -> list[str]:
     """Return the files of a checkpoint that a start after batch `cut` needs. Raises FileNotFoundError if one is gone."""
+    files = trees.files(folder)
     whole = [path for path in files if not path.rpartition("/")[2].startswith(".")]
     wanted = [path for path in whole if path == "metadata" or path.startswith("sources/") or "/_metadata/" in path]
     for log in ("offsets", "commits"):
         wanted += _log(log, {path for path in whole if path.startswith(f"{log}/")}, cut)
-    if statefiles.other_store(files):
-        raise HeadraceError(
-            "The state is not of the in-memory store: such a checkpoint cannot be kept yet, stop and copy it."
-        )
-    for store, found in statefiles.stores(files).items():
-        need = statefiles.chain(found, cut + 1)
+    for store in statefiles.stores(files):
+        need = statefiles.needed(files, store, cut + 1, lambda path: trees.read_bytes(f"{folder}/{path}"))
         if need.missing:
             raise FileNotFoundError(f"{store}/{need.missing[0]}")
         wanted += [f"{store}/{name}" for name in need.files]
