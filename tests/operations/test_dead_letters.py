@@ -11,6 +11,7 @@ from confluent_kafka import TopicPartition
 
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters, topics
+from headrace.operations import dead_letters_replay as replays
 
 
 class Message:
@@ -73,3 +74,104 @@ def test_a_silent_kafka_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0)
     with pytest.raises(HeadraceError, match="Kafka gave no record of pos"):
         _read(monkeypatch, Client({0: 1}, gone=frozenset({(0, 0)})))
+
+
+class Told:
+    """A letter as Kafka gives it."""
+
+    def __init__(self, key: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
+        self._key, self._headers = key, headers
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self._headers
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_000
+
+
+def _told(offset: int, query: str, *own: tuple[str, bytes | None]) -> Told:
+    place = [("headrace.topic", b"pos"), ("headrace.partition", b"0"), ("headrace.offset", b"%d" % offset)]
+    ours = [
+        ("headrace.query", query.encode()),
+        ("headrace.id", b"pos/0/%d" % offset),
+        ("headrace.reason", b"unmatched: id"),
+    ]
+    return Told(b"k", [*ours, *place, *own])
+
+
+def _letters(monkeypatch: pytest.MonkeyPatch, *told: Told) -> list[dead_letters.Letter]:
+    monkeypatch.setattr(dead_letters, "records", lambda *_, **__: iter(told))
+    return dead_letters.read(Path("bindings"), "pos")
+
+
+def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [("trace", b"\xff"), ("record.headrace.id", b"mine"), ("record.own", b"1"), ("none", None)]
+    (letter,) = _letters(monkeypatch, _told(7, "pos.allowed", *own))
+    assert letter.headers == (("trace", b"\xff"), ("headrace.id", b"mine"), ("record.own", b"1"), ("none", None))
+    assert letter.whole
+    assert letter.to_json_dict()["headers"][0] == ["trace", "base64:/w=="]
+
+
+def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D01: the second query's letter was taken for a repeat of the first's."""
+    found = _letters(monkeypatch, *(_told(7, query) for query in ("pos.allowed", "pos.known", "pos.known")))
+    assert [(each.id, each.query) for each in found] == [("pos/0/7", "pos.allowed"), ("pos/0/7", "pos.known")]
+
+
+def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = [
+        ("headrace.query", b"pos.totals"),
+        ("headrace.id", b"pos.totals/1/7/A0"),
+        ("headrace.reason", b"not_written: k"),
+    ]
+    cut, total = _letters(
+        monkeypatch, _told(7, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")), Told(None, row)
+    )[::-1]
+    assert (cut.cut, cut.whole) == ("value of 9 bytes", False)
+    assert (total.id, total.topic, total.partition, total.offset, total.whole) == (
+        "pos.totals/1/7/A0",
+        "pos",
+        -1,
+        -1,
+        False,
+    )
+
+
+def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no_whole_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = [_told(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")), _told(7, "pos.known", ("trace", b"1")),
+            _told(8, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes"))]  # fmt: skip
+    sent: list[tuple[str, bytes, bytes, list[tuple[str, bytes]]]] = []
+
+    class Producer:
+        def __init__(self, _: Any) -> None:
+            pass
+
+        def produce(self, topic: str, value: bytes, key: bytes, headers: Any, on_delivery: Any) -> None:
+            sent.append((topic, value, key, headers))
+            on_delivery(None, SimpleNamespace(topic=lambda: topic, partition=lambda: 0, offset=lambda: 9))
+
+        def poll(self, _: float) -> None:
+            pass
+
+        def flush(self, _: float) -> int:
+            return 0
+
+    monkeypatch.setattr(dead_letters, "records", lambda *_, **__: iter(told))
+    monkeypatch.setattr(replays, "Producer", Producer)
+    monkeypatch.setattr(replays, "producer_config", lambda *_, **__: {})
+    monkeypatch.setattr(replays, "read_kafka", lambda _: None)
+    monkeypatch.setattr(replays, "KafkaEnds", lambda _: lambda topics: {topics[0]: {0: 9}})
+    done = replays.replay(str(tmp_path), Path("bindings"), "pos", run="r1")
+    assert (done["letters"], done["sent"], done["left_out"]["no_whole_record"]) == (1, 1, 1)
+    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/0/7"), ("headrace.replay", b"r1")]
+    assert sent == [("pos", b"{}", b"k", headers)]

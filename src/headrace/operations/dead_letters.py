@@ -1,7 +1,8 @@
 """Dead letters for operators: read them, by reason, place and time.
 
-A letter is told by the coordinates of the record that was refused (`<topic>/<partition>/<offset>`, header headrace.id):
-the topic is written at least once, so a letter can stand there twice and is counted once.
+A letter is told by the coordinates of the record that was refused (`<topic>/<partition>/<offset>`, header headrace.id) and
+by the query that refused it: the topic is written at least once, so a letter can stand there twice and is counted once. A
+refused row of an aggregate or join has no record: its id is `<query>/<generation>/<batch>/<hash>`, its offset -1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from headrace.operations import topics
 
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
+HEADER_OFFSET = "headrace.offset"
+HEADER_CUT = "headrace.cut"
+OWN_HEADERS = (HEADER_ID, HEADER_REASON, HEADER_CUT, HEADER_OFFSET, "headrace.query", "headrace.generation",
+               "headrace.batch", "headrace.topic", "headrace.partition")  # fmt: skip
+RECORD_HEADER = "record."
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class Letter:
     batch: str
     key: bytes | None = field(repr=False)
     value: bytes | None = field(repr=False)
+    headers: tuple[tuple[str, bytes | None], ...] = field(default=(), repr=False)
+    cut: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the letter has all of one record, which could be sent again."""
+        return self.offset >= 0 and not self.cut
 
     @property
     def word(self) -> str:
@@ -45,7 +58,8 @@ class Letter:
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the letter as JSON values: bytes as text where they are UTF-8, else in base64."""
-        return asdict(self) | {"word": self.word, "key": _bytes(self.key), "value": _bytes(self.value)}
+        told = {"word": self.word, "key": _bytes(self.key), "value": _bytes(self.value)}
+        return asdict(self) | told | {"headers": [[name, _bytes(value)] for name, value in self.headers]}
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,11 @@ def read(bindings: Path, topic: str, chosen: Filter = ALL, limit: int | None = N
 
     Raises HeadraceError where Kafka does not answer or there is no such topic.
     """
-    found: dict[str, Letter] = {}
+    found: dict[tuple[str, str], Letter] = {}
     for letter in _letters(bindings, topic, chosen.since_ms):
         if chosen.takes(letter):
-            found.setdefault(letter.id, letter)
-    letters = sorted(found.values(), key=lambda each: (each.at_ms, each.partition, each.offset))
+            found.setdefault((letter.id, letter.query), letter)
+    letters = sorted(found.values(), key=lambda each: (each.at_ms, each.partition, each.offset, each.query))
     return letters if limit is None else letters[:limit]
 
 
@@ -147,21 +161,32 @@ def _ranges(
 def _letters(bindings: Path, topic: str, since_ms: int | None) -> Iterator[Letter]:
     for message in records(bindings, dead_letter_topic(topic), since_ms=since_ms):
         headers = headers_of(message)
-        origin, partition, offset = headers.get(HEADER_ID, "//").rsplit("/", 2)
-        if not offset.isdigit():
+        if HEADER_ID not in headers or HEADER_REASON not in headers:
             continue  # not written by a stream
+        offset = headers.get(HEADER_OFFSET, "")
         yield Letter(
             id=headers[HEADER_ID],
-            topic=origin,
-            partition=int(partition),
-            offset=int(offset),
+            topic=topic,
+            partition=int(headers["headrace.partition"]) if offset else -1,
+            offset=int(offset or -1),
             at_ms=message.timestamp()[1],
             reason=headers.get(HEADER_REASON, ""),
             query=headers.get("headrace.query", ""),
             batch=headers.get("headrace.batch", ""),
             key=message.key(),
             value=message.value(),
+            headers=tuple(_of_the_record(message.headers() or ())),
+            cut=headers.get(HEADER_CUT, ""),
         )
+
+
+def _of_the_record(headers: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the headers that the record itself had (`streaming.sinks.write_dead_letters`)."""
+    for name, value in headers:
+        if name.startswith(RECORD_HEADER) and name.removeprefix(RECORD_HEADER) in OWN_HEADERS:
+            yield name.removeprefix(RECORD_HEADER), value
+        elif name not in OWN_HEADERS:
+            yield name, value
 
 
 def _bytes(value: bytes | None) -> str | None:
