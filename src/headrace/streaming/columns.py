@@ -165,13 +165,22 @@ def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | No
     if not significant:
         return Decimal(0)
     kept = significant.rstrip("0")
-    # The value is kept * 10**power. An exponent of 20 digits is out of range either way, whatever the mantissa.
-    power = int(exponent[:20] or "0") - len(fraction) + len(significant) - len(kept)
+    # The value is kept * 10**power.
+    power = _exponent(exponent) - len(fraction) + len(significant) - len(kept)
     if len(kept) + power > precision - scale:
         raise RefusedError("overflow", f"{_shown(text)} does not fit decimal({precision},{scale})")
     if -power > scale:
         raise RefusedError("inexact", f"{_shown(text)} has more than {scale} decimals")
     return Decimal((1 if mantissa.startswith("-") else 0, tuple(map(int, kept)), power))
+
+
+def _exponent(text: str) -> int:
+    """Return the exponent [+-]digits of a number, 0 for "". RFC 8259 section 6 allows zeros in front, as many as one likes.
+
+    20 digits that count are out of range whatever the mantissa, so the rest of a longer one does not matter.
+    """
+    size = int(text.lstrip("+-").lstrip("0")[:20] or "0")
+    return -size if text.startswith("-") else size
 
 
 def _whole_timestamps(values: list[str | None]) -> pa.Array:

@@ -70,7 +70,7 @@ USUAL: Final = ("source", "kafka_timestamp")
 # time on any input.
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 _WRONG_TYPE: Final = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>\w+)`(?: - at `\$\.(?P<column>\w+)`)?")
-_OUT_OF_RANGE: Final = re.compile(r"Integer value out of range - at `\$\.(?P<column>\w+)`")
+_OUT_OF_RANGE: Final = re.compile(r"(?P<what>Integer value|Number) out of range(?: - at `\$\.(?P<column>\w+)`)?")
 
 
 @dataclass(frozen=True)
@@ -279,15 +279,20 @@ def _parse_reason(columns: tuple[ColumnRule, ...], value: bytes | None, error: E
         return reason("null_value", "the record has no value (a tombstone)")
     if not value:
         return reason("empty", "the value has no bytes")
+    if isinstance(error, msgspec.ValidationError):
+        try:  # the parser stops at the first wrong type, and what comes after it may be no JSON
+            msgspec.json.decode(value, type=msgspec.Raw)
+        except msgspec.DecodeError as malformed:
+            error = malformed
     text = str(error)
     kinds = {column.name: column.kind for column in columns}
-    if found := _WRONG_TYPE.fullmatch(text):
-        name = found["column"]
+    if found := _WRONG_TYPE.fullmatch(text) or _OUT_OF_RANGE.fullmatch(text):
+        name, got = found["column"], found.groupdict().get("got", "float")  # no float holds what is out of range
         if name is None:
-            return reason("wrong_type", f"expected an object, got {found['got']}")
-        return reason("wrong_type", f"{name}: expected {kinds[name]}, got {found['got']}")
-    if found := _OUT_OF_RANGE.fullmatch(text):
-        return reason("overflow", f"{found['column']}: does not fit {kinds[found['column']]}")
+            return reason("wrong_type", f"expected an object, got {got}")
+        if found.groupdict().get("what") == "Integer value":
+            return reason("overflow", f"{name}: does not fit {kinds[name]}")
+        return reason("wrong_type", f"{name}: expected {kinds[name]}, got {got}")
     if value.startswith(b"\xef\xbb\xbf"):
         return reason("not_json", "begins with a byte order mark")
     return reason("not_json", text.removeprefix("JSON is malformed: "))
