@@ -15,7 +15,7 @@ from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_job, drill, queries, rebuild, reconcile, upkeep, views
+from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
 from headrace.streaming.reasons import reason_of
 
 log = logging.getLogger("headrace")
@@ -31,8 +31,7 @@ DUTIES = {
 
 def main(duty: str, name: str, run: str) -> int:
     """Do one run and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    logging.getLogger("py4j").setLevel(logging.WARNING)
+    logs.to_stdout()
     try:
         _run(duty, name, run)
     except HeadraceError as refusal:

@@ -25,7 +25,7 @@ from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import queries
+from headrace.streaming import logs, queries
 from headrace.streaming.reasons import reason_of
 from headrace.streaming.runtime import Options, check, run
 
@@ -34,8 +34,7 @@ log = logging.getLogger("headrace")
 
 def main(name: str, lock: str | None = None) -> int:
     """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    logging.getLogger("py4j").setLevel(logging.WARNING)
+    logs.to_stdout()
     only_check = bool(os.environ.get("HEADRACE_CHECK_ONLY"))
     error = ""
     changes: dict[str, list[str]] = {}

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from headrace.cli_batch import batch, serve_query
 from headrace.cli_checkpoint import checkpoint
@@ -38,6 +39,7 @@ from headrace.cli_upgrade import stream_upgrade
 from headrace.cli_users import users
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config, platform
 from headrace.local import doctor as checks
@@ -53,13 +55,15 @@ app.add_typer(quality, name="quality")
 app.add_typer(users, name="users")
 stream.command("upgrade")(stream_upgrade)
 
+_OK, _NO = Text("ok", style="green"), Text("no", style="red")
+
 
 def main() -> None:
     """Run the command line; a HeadraceError is printed as its one sentence."""
     try:
         app()
     except HeadraceError as error:
-        errors.print(f"[red]{error}[/]", highlight=False, soft_wrap=True)
+        errors.print(*str(error).split("\n"), sep="\n", style="red", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -74,7 +78,7 @@ def up(as_json: Json = False) -> None:
         parts = platform.up(settings, report)
     _show_parts(parts, as_json)
     if settings.airflow and not as_json:
-        console.print(airflow_config.welcome(settings, with_password=first), highlight=False, soft_wrap=True)
+        console.print(airflow_config.welcome(settings, with_password=first), soft_wrap=True)
 
 
 @app.command()
@@ -112,11 +116,11 @@ def logs(
         raise HeadraceError(f"{name} has no log yet: start it with `headrace up` or `headrace stream start`.")
     with path.open(errors="replace") as handle:
         for line in handle.readlines()[-lines:]:
-            sys.stdout.write(line)
+            sys.stdout.write(printable(line, keep="\t\n"))
         while follow:
             line = handle.readline()
             if line:
-                sys.stdout.write(line)
+                sys.stdout.write(printable(line, keep="\t\n"))
             else:
                 sys.stdout.flush()
                 time.sleep(0.3)
@@ -142,7 +146,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json([vars(check) for check in found])
     else:
-        rows = [("[green]ok[/]" if c.ok else "[red]no[/]", c.name, c.detail, "" if c.ok else c.remedy) for c in found]
+        rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in found]
         console.print(tables.plain(("", "check", "found", "remedy"), rows))
     if any(not check.ok and check.blocks for check in found):
         raise typer.Exit(1)

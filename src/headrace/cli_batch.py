@@ -76,7 +76,7 @@ def status(names: Names = None, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], "\n".join(s["tables"]))
+    rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], s["tables"])
             for s in found]  # fmt: skip
     console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
 
@@ -223,7 +223,7 @@ def show_lineage(names: Names = None, as_json: Json = False) -> None:
     if as_json:
         print_json(told)
         return
-    rows = [(e["job"]["name"], "\n".join(d["name"] for d in e["inputs"]), "\n".join(d["name"] for d in e["outputs"]))
+    rows = [(e["job"]["name"], [d["name"] for d in e["inputs"]], [d["name"] for d in e["outputs"]])
             for e in told]  # fmt: skip
     console.print(tables.plain(("job", "reads", "writes"), rows))
 

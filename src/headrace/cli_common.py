@@ -14,16 +14,33 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from headrace.contract.load import by_name, load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.local import launcher as local
 from headrace.local.settings import Settings
 from headrace.operations.drivers_local import LocalLauncher
 
-console = Console()
-errors = Console(stderr=True)
+
+class LiteralConsole(Console):
+    r"""A console that acts on nothing in a string: no markup, no emoji code, no escape sequence, no line end of its own.
+
+    Colour comes from `Text` and `style` only; several lines are several strings (`sep="\n"`).
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's own
+        """Return a string as text, all that is not printable as escapes."""
+        return super().render_str(printable(text), **options)
+
+
+console = LiteralConsole()
+errors = LiteralConsole(stderr=True)
 NOT_RUNNING = 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -85,13 +102,13 @@ def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, s
 @contextmanager
 def progress_bars() -> Iterator[Any]:
     """Show stages as bars on stderr; a stage without a fraction spins."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as shown:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, fraction: float | None) -> None:
             if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=None)
+                tasks[stage] = shown.add_task(printable(stage), total=None)
             if fraction is not None:
                 shown.update(tasks[stage], total=1.0, completed=fraction)
 

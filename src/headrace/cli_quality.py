@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from headrace.cli_batch import written_deployment
 from headrace.cli_common import Json, Names, console, milliseconds_of, pipelines_of, print_json, progress_bars
 from headrace.contract import paths, storage
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.quality import duty
@@ -60,15 +62,15 @@ def show(sink: Sink, as_json: Json = False) -> None:
         return
     console.print(tables.plain(("sink", "", "rows", "what was checked", "failed"), [_line(latest)]))
     for each in latest["failed"]:
-        console.print(f"[bold]{each['expectation']}[/] {each['severity']}: {each['why']}", highlight=False)
+        console.print(Text(printable(each["expectation"]), style="bold"), f"{each['severity']}: {each['why']}")
         told = (
             each["error"] or f"{each['unexpected']} rows ({each['percent']} %)"
             if each["unexpected"]
             else each["observed"]
         )
-        console.print(f"  found: {told}", highlight=False)
+        console.print(f"  found: {told}")
         for row in each["examples"]:
-            console.print(f"  {row}", highlight=False)
+            console.print(f"  {row}")
     for batch in latest["batches"]:
         console.print(f"  batch {batch['batch']}: {batch['found']} rows, the ledger says {batch['expected']}")
 
@@ -119,15 +121,15 @@ def quarantine(
 @quality.command()
 def docs() -> None:
     """Build the Data Docs of all kept checks and print where they are."""
-    console.print(duty.build_docs(written_deployment()), highlight=False, soft_wrap=True)
+    console.print(duty.build_docs(written_deployment()), soft_wrap=True)
 
 
-def _line(summary: dict[str, Any]) -> tuple[str, ...]:
+def _line(summary: dict[str, Any]) -> tuple[object, ...]:
     window = summary["window"]
-    failed = "\n".join(f"{each['expectation']} ({each['severity']})" for each in summary["failed"])
+    failed = [f"{each['expectation']} ({each['severity']})" for each in summary["failed"]]
     shown = window.get("reason") or window["name"] + (" (a sample)" if summary["sampled"] else "")
     return summary["sink"], _coloured(summary["status"]), tables.number(summary["rows"]), shown, failed
 
 
-def _coloured(status: str) -> str:
-    return f"[{_COLOURS.get(status, 'default')}]{status}[/]"
+def _coloured(status: str) -> Text:
+    return Text(printable(status), style=_COLOURS.get(status, ""))

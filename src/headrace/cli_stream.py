@@ -161,8 +161,8 @@ def _show_looks(looks: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, 
         did = f"{action['kind']}: {action['reason']}" if action["kind"] != "NOTHING" else ""
         if did or shown.get(told["pipeline"]) != (told["verdict"], told["wanted"]):
             clock = tables.clock(told["at_ms"])
-            said = f"{clock} {told['pipeline']} {tables.coloured(told['verdict'])} {did or told['reason']}"
-            console.print(said, highlight=False, soft_wrap=True)
+            said = f"{clock} {told['pipeline']}", tables.coloured(told["verdict"]), did or told["reason"]
+            console.print(*said, soft_wrap=True)
         shown[told["pipeline"]] = (told["verdict"], told["wanted"])
 
 

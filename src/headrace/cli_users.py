@@ -28,7 +28,7 @@ def status(as_json: Json = False) -> None:
         return
     rows = [
         (name, each["applied"].get("version", "nothing yet"), tables.number(each["applied"].get("rows")),
-         "\n".join(each["complete"]), "\n".join(each["unfinished"]))
+         each["complete"], each["unfinished"])
         for name, each in found.items()
     ]  # fmt: skip
     console.print(tables.plain(("dimension", "applied", "rows", "complete snapshots", "without their mark"), rows))
@@ -50,7 +50,7 @@ def plan(dimension: Dimension = None, as_json: Json = False) -> None:
         print_json(planned)
     else:
         needs = " It needs an approval." if planned["needs_approval"] else ""
-        console.print(planned["text"] + needs, highlight=False)
+        console.print(planned["text"] + needs)
 
 
 @users.command()
@@ -76,11 +76,10 @@ def _tell(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(told)
     elif "skip" in told:
-        console.print(told["skip"], highlight=False, soft_wrap=True)
+        console.print(told["skip"], soft_wrap=True)
     else:
         console.print(
-            f"Version {told['version']}: {told['inserts']} new, {told['updates']} changed, {told['deletes']} deleted.",
-            highlight=False,
+            f"Version {told['version']}: {told['inserts']} new, {told['updates']} changed, {told['deletes']} deleted."
         )
 
 

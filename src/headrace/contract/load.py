@@ -18,7 +18,7 @@ from headrace.contract import model, rules
 from headrace.contract.cassandra import tables
 from headrace.contract.kafka import topics
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
-from headrace.contract.wording import choices
+from headrace.contract.wording import choices, printable
 from headrace.errors import HeadraceError
 
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
@@ -121,12 +121,7 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _refusal(path: Path, sentences: Iterable[str]) -> HeadraceError:
-    return HeadraceError("\n".join(f"{path}: {_in_one_line(sentence).rstrip('.')}." for sentence in sentences))
-
-
-def _in_one_line(sentence: str) -> str:
-    """Return the sentence with control characters of the file's own keys and values shown as escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in sentence)
+    return HeadraceError("\n".join(f"{path}: {printable(sentence).rstrip('.')}." for sentence in sentences))
 
 
 def _clashes(pipelines: Iterable[Pipeline]) -> Iterable[str]:

@@ -110,6 +110,7 @@ def await_first_heartbeat(launcher: Launcher, driver: Driver, timeout_seconds: f
 
 
 def last_error(launcher: Launcher, pipeline: str) -> str:
-    """Return the last ERROR line of the driver's log, or where the log is."""
-    errors = [line for line in launcher.log_tail(pipeline, 500).splitlines() if " ERROR headrace" in line]
+    """Return the last ERROR entry of the driver's log, or where the log is. What is indented belongs to an entry (logs.py)."""
+    lines = launcher.log_tail(pipeline, 500).splitlines()
+    errors = [line for line in lines if " ERROR headrace" in line and not line[0].isspace()]
     return errors[-1].partition(": ")[2] if errors else f"see `headrace logs {pipeline}`."

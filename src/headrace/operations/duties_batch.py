@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.contract.wording import code_span
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters_replay, rebuild, reconcile_repair
 from headrace.operations.dead_letters import Filter
@@ -18,9 +19,9 @@ def plan_repair(own: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     if not plan["rows"]:
         why = f": {'; '.join(plan['refused'])}" if plan["refused"] else ""
         raise HeadraceError(f"Run {run} of {pipeline} left nothing that can be repaired{why}.")
-    lines = [f"- {row['action']} {row['query']} {row['key']}" for row in plan["rows"]]
+    lines = [f"- {row['action']} {row['query']} {code_span(str(row['key']))}" for row in plan["rows"]]
     more = [f"- and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    refused = [f"Not repaired: {why}" for why in plan["refused"]]
+    refused = [f"Not repaired: {code_span(why)}" for why in plan["refused"]]
     return {
         "pipeline": pipeline,
         "run": run,
@@ -57,7 +58,7 @@ def plan_replay(own: Deployment, topic: str, reason: str, *, again: bool, run: s
     )
     if not plan["letters"]:
         raise HeadraceError(f"There is no dead letter of {topic} to replay; left out: {plan['left_out']}.")
-    reasons = ", ".join(f"{count} {word}" for word, count in sorted(plan["reasons"].items()))
+    reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
     return plan | {"words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}."}
 
 

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from headrace.contract import names, paths, storage
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, lake
 from headrace.operations.deployment import Deployment
@@ -97,7 +98,7 @@ def words(account: Mapping[str, Any]) -> str:
     batches = _short(first["batches"])
     offsets = ", ".join(f"{place} {low}-{high}" for place, (low, high) in sorted(first["offsets"].items()))
     parts = [f"{first['what']} {key}".strip(), f"batches {batches}" if batches else "", offsets]
-    return ", ".join(part for part in parts if part)
+    return printable(", ".join(part for part in parts if part))
 
 
 def trend(root: str, pipeline: str, limit: int = 100) -> list[dict[str, Any]]:

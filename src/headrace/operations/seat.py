@@ -25,6 +25,7 @@ from airflow.sdk import (
     task,
 )
 
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import LauncherSilentError
 
@@ -211,5 +212,5 @@ def told(what: str, fraction: float) -> None:
 
 
 def say(text: str) -> None:
-    """Write a sentence into the task's log."""
-    print(text)  # noqa: T201 - the log of a task is its standard output
+    """Write a sentence into the task's log, on one line."""
+    print(printable(text))  # noqa: T201 - the log of a task is its standard output

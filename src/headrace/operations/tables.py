@@ -1,4 +1,8 @@
-"""Rich tables of what the commands show; each a pure function of rows."""
+"""Rich tables of what the commands show; each a pure function of rows.
+
+A cell is shown as it is: `literal` is the one place where a value becomes terminal text, and no markup, emoji code or escape
+sequence in it acts. A cell of several lines is a list of them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from headrace.contract.wording import printable
 from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
@@ -78,25 +84,34 @@ def verdicts(rows: Sequence[QueryRow]) -> Table:
     for _, same in groupby(rows, key=lambda row: (row.pipeline, row.verdict, row.reason)):
         first, *others = same
         who = f"{first.pipeline} ({len(others) + 1})" if others else first.query
-        table.add_row(who, coloured(first.verdict), first.wanted, number(first.restarts_left), first.reason)
+        table.add_row(who, coloured(first.verdict), first.wanted, number(first.restarts_left), literal(first.reason))
     return table
 
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table of text cells."""
-    table = Table(*columns, title=title or None, **_STYLE)
+    """Return a table of cells, each shown as `literal` does; headings too, because a query's columns are its user's."""
+    table = Table(title=literal(title) if title else None, **_STYLE)
+    for column in columns:
+        table.add_column(literal(column))
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*map(literal, row))
     return table
+
+
+def literal(cell: object) -> Text:
+    """Return a cell's text: nothing for None, a line each for a list, a Text (a state in its colour) as it is."""
+    if isinstance(cell, Text):
+        return cell
+    lines = cell if isinstance(cell, list | tuple) else [] if cell is None else [cell]
+    return Text("\n".join(printable(str(line)) for line in lines))
 
 
 def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Return a few rows of each sink: sink name -> rows."""
     table = Table("sink", "first rows", **_STYLE)
     for sink, rows in results.items():
-        table.add_row(
-            sink, "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows) or "[dim]none yet"
-        )
+        lines = [", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows]
+        table.add_row(sink, literal(lines) if lines else Text("none yet", style="dim"))
     return table
 
 
@@ -116,10 +131,9 @@ def produced(summary: Summary) -> Table:
     return table
 
 
-def coloured(state: str) -> str:
+def coloured(state: str) -> Text:
     """Return a state in its colour."""
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/]" if colour else state
+    return Text(printable(state), style=_COLOURS.get(state, ""))
 
 
 def number(value: int | None) -> str:
