@@ -170,7 +170,7 @@ def provision(names: Names = None, as_json: Json = False) -> None:
 @app.command()
 def produce(
     file: Annotated[
-        Path | None, typer.Option(help="Send this NDJSON, CSV or Parquet file instead of generating.")
+        Path | None, typer.Option(help="Send this NDJSON, JSON, CSV or Parquet file instead of generating.")
     ] = None,
     topic: Annotated[
         list[str] | None, typer.Option(help="Topic of --file, or topics to generate (default: all).")
@@ -186,7 +186,10 @@ def produce(
     users: Annotated[bool, typer.Option(help="First load the known users into the users table.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Send generated events, or your own file, and tell which offsets Kafka acknowledged."""
+    """Send generated events, or your own file, and show which offsets Kafka acknowledged.
+
+    A row of the file that is none is sent as it stands and becomes a dead letter; exit code 1 if a row was left.
+    """
     from headrace.operations.produce import mix as mixes
     from headrace.operations.produce import run
 
@@ -207,8 +210,12 @@ def produce(
         print_json(summary.to_json_dict())
     else:
         console.print(tables.produced(summary))
+        for line in tables.odd_rows(summary.odd):
+            console.print(line, soft_wrap=True)
     if summary.interrupted:
         raise typer.Exit(130)
+    if summary.odd.left:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.contract.wording import printable
+from headrace.operations.produce.rows import OddRows
 from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
@@ -129,6 +130,19 @@ def produced(summary: Summary) -> Table:
         counts = (number(count) for count in (account.sent, account.acknowledged, account.failed, account.bytes))
         table.add_row(topic, *counts, "  ".join(ranges))
     return table
+
+
+def odd_rows(odd: OddRows) -> list[str]:
+    """Return what to say of rows that are none of their file's form: how many, what became of them, and the first of them."""
+    said = []
+    if odd.refused:
+        said.append(
+            f"{odd.refused:,} bad rows were sent as they stand; the contract refuses them: headrace dead-letters list"
+        )
+    if odd.left:
+        said.append(f"{odd.left:,} rows were left and not sent.")
+    more = odd.refused + odd.left - len(odd.named)
+    return [*said, *(f"  {named}" for named in odd.named), *([f"  and {more:,} more"] if said and more > 0 else [])]
 
 
 def coloured(state: str) -> Text:

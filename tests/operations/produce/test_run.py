@@ -3,21 +3,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from typer.testing import CliRunner
 
+from headrace import cli
 from headrace.contract.bindings import KafkaBinding, read_kafka
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.produce import UndeliveredError, make_mix, produce_file, produce_generated
+from headrace.operations import tables
+from headrace.operations.produce import UndeliveredError, make_mix, produce_file, produce_generated, run
 from headrace.operations.produce.generate import generate
 from headrace.operations.produce.run import source_of
+from headrace.operations.produce.send import send
+from tests.operations.produce.test_send import BINDING, FakeProducer
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,76 @@ def binding(platform: Any) -> KafkaBinding:
 def test_an_unknown_topic_is_said_with_its_near_match(pipelines: dict[str, Pipeline]) -> None:
     with pytest.raises(HeadraceError, match=r"No pipeline reads topic 'login': did you mean 'logins'\?"):
         source_of(pipelines, "login")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeProducer:
+    """A Kafka that takes all."""
+    producer = FakeProducer()
+    monkeypatch.setattr(run, "send", partial(send, make_producer=producer))
+    return producer
+
+
+def test_the_summary_says_how_many_rows_were_sent_refused_and_left(
+    pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    rows = ["p1,1,2026-01-01 00:00:00", "p2,1", "p3,1,soon", '"' + "x" * 17_000_000, "p4,1,2026-01-01"]
+    path.write_text("product_id,amount,create_date\n" + "\n".join(rows))
+    summary = produce_file(BINDING, pipelines, path, "pos", None)
+    told = summary.to_json_dict()
+    assert (told["sent"], told["acknowledged"], told["refused"], told["left"]) == (4, 4, 1, 1)
+    assert told["named"] == [
+        "line 3: 2 cells where the header has 3",
+        "line 5: longer than 16 MiB, left out",
+    ]
+    assert fake.log[1:3] == [b"p2,1", b'{"product_id":"p3","amount":1,"create_date":"soon"}']
+    assert tables.odd_rows(summary.odd) == [
+        "1 bad rows were sent as they stand; the contract refuses them: headrace dead-letters list",
+        "1 rows were left and not sent.",
+        "  line 3: 2 cells where the header has 3",
+        "  line 5: longer than 16 MiB, left out",
+    ]
+
+
+def test_a_summary_of_good_rows_says_nothing_more(
+    pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.ndjson"
+    path.write_bytes(b"{}\n")
+    assert tables.odd_rows(produce_file(BINDING, pipelines, path, "pos", None).odd) == []
+
+
+def test_an_interrupt_counts_the_rows_of_parquet_that_are_left(
+    pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"product_id": ["p"] * 50, "amount": ["1"] * 50, "create_date": ["x"] * 50}), path)
+    produce, before = fake.produce, signal.getsignal(signal.SIGINT)
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        produce(*args, **options)
+        if len(fake.waiting) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    fake.produce = interrupted  # type: ignore[method-assign]
+    told = produce_file(BINDING, pipelines, path, "pos", None).to_json_dict()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert told["interrupted"]
+    assert told["sent"] + told["left"] == 50
+    assert told["named"] == [f"rows {told['sent'] + 1} to 50: interrupted, left out"]
+
+
+def test_a_row_that_was_left_is_exit_code_1(
+    project: Path, pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(cli, "read_kafka", lambda _: BINDING)
+    path = tmp_path / "x.ndjson"
+    for line, code in ((b"{}", 0), (b"x", 0), (b"x" * 17_000_000, 1)):
+        path.write_bytes(b'{"product_id":"p"}\n' + line)
+        done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
+        assert (done.exit_code, json.loads(done.stdout)["left"]) == (code, code)
 
 
 def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, int]]) -> list[Any]:

@@ -1,47 +1,53 @@
-"""A user's own file as records of one topic: NDJSON, CSV or Parquet, read as a stream.
+"""A user's own file as records of one topic: NDJSON, JSON, CSV or Parquet.
 
     NDJSON   each line is one record's value, bytes untouched, bad lines too (dead letters are for them); an empty line
              is no record; a byte order mark belongs to the file, not to its first record
+    JSON     as NDJSON; or one array, or objects over several lines: each value is a record, bytes untouched
     CSV      UTF-8, comma, header; an empty cell is an absent value
-    Parquet  null is an absent value; timestamps with a zone become UTC, nanoseconds are cut to microseconds
+    Parquet  null and NaN are absent values; timestamps are written in UTC, with all their digits
 
 CSV and Parquet rows become JSON objects with the columns that the topic's source declares (others are left out),
-written by the source's types. A cell that does not fit its type is passed on as a string: the stream's contract judges,
-not this reader, so that the record turns up among the dead letters with its reason.
+written by the source's types. A cell that does not fit its type is passed on as the user's own text: the stream's contract
+judges, not this reader, so that the record turns up among the dead letters with its reason and as it was written. A row
+that is none (a wrong count of cells, a broken quote, bytes that are not UTF-8) is passed on too; `OddRows` counts and names
+them. Only a file that is not of its kind as a whole is refused, before anything is sent.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.contract.model import Source
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
+from headrace.operations.produce import csvfile, jsonfile, parquet
 from headrace.operations.produce.cells import cell_text, key_text
 from headrace.operations.produce.record import Record
+from headrace.operations.produce.rows import OddRows
 
 _MAX_LINE = 16 * 1024 * 1024  # bytes; a file without line ends must not fill the memory
-_PARQUET_ROWS = 8_192
-_UTF8 = "save it as UTF-8"
 
 Pair = tuple[bytes | None, bytes]  # key, value
+Reader = Callable[[Path, str, Source, OddRows], Iterator[Pair]]
 
 
-def read_records(path: Path, topic: str, source: Source, rate: float | None = None) -> Iterator[Record]:
+def read_records(
+    path: Path, topic: str, source: Source, rate: float | None = None, odd: OddRows | None = None
+) -> Iterator[Record]:
     """Yield the records of a file, chosen by its ending, planned `rate` a second (None: all at once).
 
-    Raises HeadraceError, one sentence: at the call for a file that is missing, of an unknown kind, unreadable or
-    without a required column; while reading for a broken place in it.
+    `odd` gets the count and the names of the rows that are none. Raises HeadraceError, one sentence: at the call for a
+    file that is missing, of an unknown kind, unreadable, not of its kind, or without a required column; while reading
+    where the disk or Parquet's own structure fails.
     """
-    pairs = _reader(path)(path, topic, source)
+    pairs = _reader(path)(path, topic, source, odd if odd is not None else OddRows())
     gap = 1.0 / rate if rate else 0.0
     return (Record(topic, key, value, number * gap) for number, (key, value) in enumerate(pairs))
 
@@ -54,11 +60,11 @@ def count_records(path: Path) -> int | None:
         return int(file.metadata.num_rows)
 
 
-def _reader(path: Path) -> Callable[[Path, str, Source], Iterator[Pair]]:
-    readers: Mapping[str, Callable[[Path, str, Source], Iterator[Pair]]] = {
+def _reader(path: Path) -> Reader:
+    readers: Mapping[str, Reader] = {
         ".ndjson": _ndjson,
         ".jsonl": _ndjson,
-        ".json": _ndjson,
+        ".json": _json,
         ".csv": _csv,
         ".parquet": _parquet,
         ".pq": _parquet,
@@ -76,8 +82,16 @@ def _reader(path: Path) -> Callable[[Path, str, Source], Iterator[Pair]]:
     return reader
 
 
-def _ndjson(path: Path, _topic: str, source: Source) -> Iterator[Pair]:
-    column = source.columns[source.key]
+def _json(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+    values = jsonfile.values(path)
+    if values is None:
+        return _ndjson(path, topic, source, odd)
+    key_of = _key_reader(source)
+    return ((key_of(value), value) for value in values)
+
+
+def _ndjson(path: Path, _topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+    key_of = _key_reader(source)
     with path.open("rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
@@ -85,108 +99,71 @@ def _ndjson(path: Path, _topic: str, source: Source) -> Iterator[Pair]:
         while line := file.readline(_MAX_LINE):
             number += 1
             if len(line) == _MAX_LINE and not line.endswith(b"\n"):
-                raise HeadraceError(f"{path}, line {number} is longer than 16 MiB: write one JSON object a line.")
+                while (line := file.readline(_MAX_LINE)) and not line.endswith(b"\n"):
+                    pass
+                odd.leave(f"line {number}", "longer than 16 MiB")
+                continue
             value = line.removesuffix(b"\n").removesuffix(b"\r")
             if value:
-                yield key_text(column.type, _field(value, source.key)), value
+                yield key_of(value), value
 
 
-def _field(value: bytes, name: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a field of a JSON object; None if it has none or the bytes are no JSON object."""
-    try:
-        row = msgspec.json.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return row.get(name) if isinstance(row, dict) else None
+def _key_reader(source: Source) -> Callable[[bytes], bytes | None]:
+    """Return a function that gives the Kafka key of a JSON value: the key column's text as it is written, or None."""
+    row = msgspec.defstruct("Row", [("key", msgspec.Raw, msgspec.field(default=msgspec.Raw(b"null"), name=source.key))])
+    decode, kind = msgspec.json.Decoder(row).decode, source.columns[source.key].type
 
-
-def _csv(path: Path, topic: str, source: Source) -> Iterator[Pair]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    def key_of(value: bytes) -> bytes | None:
         try:
-            header = next(csv.reader(file), [])
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise HeadraceError(f"{path} is not a CSV file in UTF-8 ({error}): {_UTF8}.") from error
-    _require_columns(path, topic, source, header)
-    return _csv_rows(path, source, header)
+            raw = bytes(decode(value).key)  # type: ignore[attr-defined]
+            if raw.startswith(b'"'):
+                return key_text(kind, msgspec.json.decode(raw))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return None if raw == b"null" or raw[:1] in b"[{" else raw
+
+    return key_of
 
 
-def _csv_rows(path: Path, source: Source, header: list[str]) -> Iterator[Pair]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            next(rows)
-            for row in rows:
-                if not row:  # an empty line
-                    continue
-                if len(row) != len(header):
-                    raise HeadraceError(
-                        f"{path}, line {rows.line_num} has {len(row)} cells where the header has {len(header)}: "
-                        "put cells that hold a comma or a line end in double quotes."
-                    )
-                yield _pair(source, dict(zip(header, row, strict=True)))
-        except UnicodeDecodeError as error:
-            raise HeadraceError(f"{path} is not UTF-8 after line {rows.line_num} ({error.reason}): {_UTF8}.") from error
-        except csv.Error as error:
-            raise HeadraceError(f"{path}, line {rows.line_num} is not CSV ({error}): mend the line.") from error
+def _csv(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+    names = csvfile.header(path)
+    _require_columns(path, topic, source, names)
+    return (
+        (None, row) if isinstance(row, bytes) else _pair(source, row, f"line {number}", odd)
+        for number, row in csvfile.rows(path, names, odd)
+    )
 
 
-def _parquet(path: Path, topic: str, source: Source) -> Iterator[Pair]:
+def _parquet(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+    file = parquet.opened(path)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise HeadraceError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it anew.") from error
-    schema = file.schema_arrow
-    try:
-        _require_columns(path, topic, source, schema.names)
-        wanted = [name for name in schema.names if name in source.columns]
-        for name in wanted:
-            if pa.types.is_nested(schema.field(name).type):
-                raise HeadraceError(
-                    f"{path}: column {name!r} is {schema.field(name).type}, but topic {topic} takes "
-                    f"{source.columns[name].type}: flatten it."
-                )
+        _require_columns(path, topic, source, file.schema_arrow.names)
+        wanted = parquet.wanted_columns(path, topic, source, file.schema_arrow)
     except HeadraceError:
         file.close()
         raise
-    return _parquet_rows(path, source, file, wanted)
+    rows = enumerate(parquet.rows(path, file, wanted), 1)
+    return (_pair(source, row, f"row {number}", odd) for number, row in rows)
 
 
-def _parquet_rows(path: Path, source: Source, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Pair]:
-    with file:
-        try:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
-                columns = {name: _utc_micros(batch.column(name)).to_pylist() for name in wanted}
-                for cells in zip(*columns.values(), strict=True):
-                    yield _pair(source, dict(zip(columns, cells, strict=True)))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise HeadraceError(f"{path} cannot be read to its end ({_first_line(error)}): write it anew.") from error
-
-
-def _utc_micros(column: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_timestamp(column.type):
-        zone = column.type.tz
-        column = column.cast(pa.timestamp("us", zone), safe=False)
-        # Arrow keeps zoned timestamps as UTC: taking the zone off leaves the UTC wall clock.
-        return column.cast(pa.timestamp("us")) if zone else column
-    return column
-
-
-def _pair(source: Source, row: Mapping[str, Any]) -> Pair:
+def _pair(source: Source, row: Mapping[str, Any], place: str, odd: OddRows) -> Pair:
     cells = [
         f'"{name}":{text}'
         for name, column in source.columns.items()
         if (text := cell_text(column.type, row.get(name))) is not None
     ]
-    key = key_text(source.columns[source.key].type, row.get(source.key))
-    return key, ("{" + ",".join(cells) + "}").encode()
+    key, value = key_text(source.columns[source.key].type, row.get(source.key)), "{" + ",".join(cells) + "}"
+    try:
+        return key, value.encode()
+    except UnicodeEncodeError:
+        odd.refuse(place, "not UTF-8")
+        return key, value.encode("utf-8", "surrogateescape")
 
 
 def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -> None:
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
-        raise HeadraceError(f"{path} has two columns {twice[0]!r}: rename or drop one.")
+        raise HeadraceError(f"{path} has two columns {twice[0][:30]!r}: rename or drop one.")
     for name, column in source.columns.items():
         if name not in found and (column.required or name == source.key):
             near = get_close_matches(name, found, n=1)
@@ -194,9 +171,11 @@ def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -
             if len(found) == 1 and set(found[0]) & set(";\t|"):
                 remedy = "separate the cells by commas"
             raise HeadraceError(
-                f"{path} has no column {name!r}, which topic {topic} needs (it has: {', '.join(found)}): {remedy}."
+                f"{path} has no column {name!r}, which topic {topic} needs (it has: {_listed(found)}): {remedy}."
             )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _listed(names: list[str]) -> str:
+    """Return the names of columns for a message: a file without a header has its first row there, which may be people."""
+    shown = ", ".join(printable(name[:30]) for name in names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -13,8 +13,9 @@ from headrace.errors import HeadraceError
 from headrace.operations.produce.files import count_records, read_records
 from headrace.operations.produce.generate import generate
 from headrace.operations.produce.mix import Mix
+from headrace.operations.produce.rows import OddRows
 from headrace.operations.produce.send import send
-from headrace.operations.produce.summary import Report, Summary
+from headrace.operations.produce.summary import Report, Summary, UndeliveredError
 
 
 def produce_generated(
@@ -55,12 +56,24 @@ def produce_file(
     rate: float | None,
     progress: Report | None = None,
 ) -> Summary:
-    """Send an NDJSON, CSV or Parquet file to a topic, `rate` records a second; None = as fast as possible.
+    """Send an NDJSON, JSON, CSV or Parquet file to a topic, `rate` records a second; None = as fast as possible.
 
-    Raises HeadraceError for a topic of no pipeline, a file as `read_records` says, and as `send` does.
+    Bad rows are passed on and counted in the summary's `odd`; rows that an interrupt left unsent too, where the file says
+    how many it has. Raises HeadraceError for a topic of no pipeline, a file as `read_records` says, and as `send` does.
     """
-    records = read_records(path, topic, source_of(pipelines, topic), rate)
-    return send(records, binding, [topic], paced=rate is not None, total=count_records(path), report=progress)
+    odd = OddRows()
+    records = read_records(path, topic, source_of(pipelines, topic), rate, odd)
+    total = count_records(path)
+    try:
+        summary = send(records, binding, [topic], paced=rate is not None, total=total, report=progress)
+    except UndeliveredError as error:
+        error.summary.odd = odd
+        raise
+    summary.odd = odd
+    if summary.interrupted and total is not None and total > summary.sent:
+        odd.left += total - summary.sent
+        odd.named.append(f"rows {summary.sent + 1} to {total}: interrupted, left out")
+    return summary
 
 
 def source_of(pipelines: Mapping[str, Pipeline], topic: str) -> Source:

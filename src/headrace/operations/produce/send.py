@@ -62,7 +62,9 @@ def send(
         except HeadraceError as fault:  # the file is bad from here on; what it held before is on its way
             run.settle()
             acknowledged = sum(account.acknowledged for account in run.accounts.values())
-            raise HeadraceError(f"{fault} (In Kafka before it: {acknowledged} records.)") from fault
+            sent = sum(account.sent for account in run.accounts.values())
+            left = f"; left: {total - sent}" if total is not None else ""
+            raise HeadraceError(f"{fault} (In Kafka before it: {acknowledged} records{left}.)") from fault
         finally:
             run.settle()
     summary = Summary(run.accounts, time.monotonic() - run.began, paced, run.stopped)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from headrace.errors import HeadraceError
+from headrace.operations.produce.rows import OddRows
 
 
 class Progress(NamedTuple):
@@ -62,6 +63,7 @@ class Summary:
     elapsed: float  # seconds until the last acknowledgement
     paced: bool
     interrupted: bool = False
+    odd: OddRows = field(default_factory=OddRows)  # of a file
 
     @property
     def sent(self) -> int:
@@ -93,6 +95,7 @@ class Summary:
             "achieved_rate": _rate(self.acknowledged, self.elapsed),
             "max_lateness_s": round(self.max_lateness, 3),
             "interrupted": self.interrupted,
+            **self.odd.to_json_dict(),
             "topics": {topic: self._topic(account) for topic, account in sorted(self.topics.items())},
         }
 

@@ -1,0 +1,39 @@
+"""What a file's reader did not take as a row: counted and named, so that one bad row never ends an import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+SHOWN: Final = 10
+
+
+@dataclass
+class OddRows:
+    """Rows that are none of their file's form.
+
+    `refused` were sent as they stand, and the stream's contract makes dead letters of them; `left` were not sent. The
+    first few of both are named: the place in the file and why, never what the row holds.
+    """
+
+    refused: int = 0
+    left: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def refuse(self, place: str, why: str) -> None:
+        """Count a row that is passed on as its own bytes."""
+        self.refused += 1
+        self._name(f"{place}: {why}")
+
+    def leave(self, place: str, why: str) -> None:
+        """Count a row that is not sent."""
+        self.left += 1
+        self._name(f"{place}: {why}, left out")
+
+    def _name(self, text: str) -> None:
+        if len(self.named) < SHOWN:
+            self.named.append(text)
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return the counts and names as JSON values."""
+        return {"refused": self.refused, "left": self.left, "named": list(self.named)}
