@@ -52,7 +52,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS)
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_a_bad_row_of_csv_is_counted_named_and_passed_on_and_the_others_are_sent(
     bad: bytes, end: bytes, tmp_path: Path
 ) -> None:
@@ -90,10 +90,11 @@ def test_a_message_and_a_name_never_hold_a_row(tmp_path: Path) -> None:
     assert len(list(read_records(path, "pos", POS, odd=odd))) == odd.refused == 50
     assert len(odd.named) == SHOWN
     assert "Ann" not in "".join(odd.named)
+    path = path.rename(tmp_path / "a\n\x1b[2K.csv")
     path.write_text("Ann Low\x1b[2K" + "n" * 10_000 + ",1,2\r" * 100)
-    with pytest.raises(HeadraceError) as caught:
+    with pytest.raises(HeadraceError, match=r"a\\n\\x1b\[2K.csv has no column 'product_id'") as caught:
         read(path)
-    assert len(str(caught.value)) < 600
+    assert "Ann" not in str(caught.value)
     assert str(caught.value).isprintable()
 
 

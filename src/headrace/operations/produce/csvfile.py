@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from headrace.errors import HeadraceError
-from headrace.operations.produce.rows import OddRows
+from headrace.operations.produce.rows import OddRows, named
 
 _MAX_LINE: Final = 16 * 1024 * 1024  # characters; a file without line ends must not fill the memory
 _MAX_CELL: Final = 1024 * 1024  # characters; no record of a topic is larger, and an open quote ends there
@@ -75,7 +75,7 @@ def header(path: Path) -> list[str]:
                 if isinstance(error, UnicodeError)
                 else str(error) or "its first line has no end"
             )
-            raise HeadraceError(f"{path} is not a CSV file in UTF-8 ({why}): {_UTF8}.") from None
+            raise HeadraceError(f"{named(path)} is not a CSV file in UTF-8 ({why}): {_UTF8}.") from None
     return names
 
 

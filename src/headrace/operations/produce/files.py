@@ -25,12 +25,11 @@ import msgspec
 import pyarrow.parquet as pq
 
 from headrace.contract.model import Source
-from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.produce import csvfile, jsonfile, parquet
 from headrace.operations.produce.cells import cell_text, key_text
 from headrace.operations.produce.record import Record
-from headrace.operations.produce.rows import OddRows
+from headrace.operations.produce.rows import OddRows, named
 
 _MAX_LINE = 16 * 1024 * 1024  # bytes; a file without line ends must not fill the memory
 
@@ -71,14 +70,16 @@ def _reader(path: Path) -> Reader:
     }
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
-        raise HeadraceError(f"{path} {state}: name a file that ends with {', '.join(readers)}.")
+        raise HeadraceError(f"{named(path)} {state}: name a file that ends with {', '.join(readers)}.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise HeadraceError(f"{path}: what it holds cannot be told from its name; end it with {', '.join(readers)}.")
+        raise HeadraceError(
+            f"{named(path)}: what it holds cannot be told from its name; end it with {', '.join(readers)}."
+        )
     try:
         path.open("rb").close()
     except OSError as error:
-        raise HeadraceError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+        raise HeadraceError(f"{named(path)} cannot be read: {error.strerror}; check its permissions.") from error
     return reader
 
 
@@ -163,7 +164,7 @@ def _pair(source: Source, row: Mapping[str, Any], place: str, odd: OddRows) -> P
 def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -> None:
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
-        raise HeadraceError(f"{path} has two columns {twice[0][:30]!r}: rename or drop one.")
+        raise HeadraceError(f"{named(path)} has two columns {twice[0][:30]!r}: rename or drop one.")
     for name, column in source.columns.items():
         if name not in found and (column.required or name == source.key):
             near = get_close_matches(name, found, n=1)
@@ -171,11 +172,5 @@ def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -
             if len(found) == 1 and set(found[0]) & set(";\t|"):
                 remedy = "separate the cells by commas"
             raise HeadraceError(
-                f"{path} has no column {name!r}, which topic {topic} needs (it has: {_listed(found)}): {remedy}."
+                f"{named(path)} has no column {name!r}, which topic {topic} needs (it has {len(found)} columns): {remedy}."
             )
-
-
-def _listed(names: list[str]) -> str:
-    """Return the names of columns for a message: a file without a header has its first row there, which may be people."""
-    shown = ", ".join(printable(name[:30]) for name in names[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.errors import HeadraceError
+from headrace.operations.produce.rows import named
 
 _WHOLE: Final = 256 * 1024 * 1024  # bytes; an array is read into memory, lines are not
 _LOOKED_AT: Final = 100  # lines
@@ -29,17 +30,17 @@ def values(path: Path) -> Iterator[bytes] | None:
     if not head or (first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") and any(map(_complete, head))):
         return None
     if path.stat().st_size > _WHOLE:
-        raise HeadraceError(f"{path} is one JSON value over many lines and larger than 256 MiB: {_LINES}.")
+        raise HeadraceError(f"{named(path)} is one JSON value over many lines and larger than 256 MiB: {_LINES}.")
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     try:
         spans = list(_spans(text))
     except json.JSONDecodeError as error:
         raise HeadraceError(
-            f"{path} is neither one JSON object a line nor one JSON array "
+            f"{named(path)} is neither one JSON object a line nor one JSON array "
             f"(line {error.lineno}, column {error.colno}: {error.msg}): correct it there, or {_LINES}."
         ) from None
     except RecursionError:
-        raise HeadraceError(f"{path} has arrays and objects too deep inside each other: {_LINES}.") from None
+        raise HeadraceError(f"{named(path)} has arrays and objects too deep inside each other: {_LINES}.") from None
     return (text[start:end].encode("utf-8", "surrogateescape") for start, end in spans)
 
 

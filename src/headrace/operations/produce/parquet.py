@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from headrace.contract.model import Source
 from headrace.errors import HeadraceError
+from headrace.operations.produce.rows import named
 
 _ROWS: Final = 8_192
 _EPOCH: Final = datetime(1970, 1, 1)
@@ -24,7 +25,9 @@ def opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise HeadraceError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it again.") from error
+        raise HeadraceError(
+            f"{named(path)} is not a readable Parquet file ({_first_line(error)}): write it again."
+        ) from error
 
 
 def wanted_columns(path: Path, topic: str, source: Source, schema: pa.Schema) -> list[str]:
@@ -33,7 +36,7 @@ def wanted_columns(path: Path, topic: str, source: Source, schema: pa.Schema) ->
     for name in wanted:
         if pa.types.is_nested(schema.field(name).type):
             raise HeadraceError(
-                f"{path}: column {name!r} is {schema.field(name).type}, but topic {topic} takes "
+                f"{named(path)}: column {name!r} is {schema.field(name).type}, but topic {topic} takes "
                 f"{source.columns[name].type}: flatten it."
             )
     return wanted
@@ -48,7 +51,9 @@ def rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Mappin
                 for row in zip(*columns.values(), strict=True):
                     yield dict(zip(columns, row, strict=True))
         except (pa.ArrowException, OSError) as error:
-            raise HeadraceError(f"{path} cannot be read to its end ({_first_line(error)}): write it again.") from error
+            raise HeadraceError(
+                f"{named(path)} cannot be read to its end ({_first_line(error)}): write it again."
+            ) from error
 
 
 def cells(column: pa.Array) -> list[Any]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from headrace.contract.wording import printable
+
 SHOWN: Final = 10
+
+
+def named(path: Path) -> str:
+    """Return a file's path for a message: a name may hold a line feed or an escape sequence."""
+    return printable(str(path))
 
 
 @dataclass
