@@ -45,6 +45,7 @@ from headrace.local import airflow_config, platform
 from headrace.local import doctor as checks
 from headrace.local.settings import Settings
 from headrace.operations import tables
+from headrace.operations.produce.summary import Summary, UndeliveredError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(stream, name="stream")
@@ -199,23 +200,31 @@ def produce(
         if file is not None:
             if not topic or len(topic) != 1:
                 raise HeadraceError("--file needs exactly one --topic.")
-            summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
+            try:
+                summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
+            except UndeliveredError as error:  # what did reach Kafka, and which rows are bad, is worth as much
+                _show_summary(error.summary, as_json)
+                raise
         else:
             options = {"seed": seed, "duration": duration, **pairs_of("--set", "FIELD=VALUE", option)}
             mix = mixes.make_mix(topic, events, **options)
             if users and "logins" in mix.topics:
                 _load_users(settings, pipelines, mix)
             summary = run.produce_generated(kafka, pipelines, mix, rate, report)
-    if as_json:
-        print_json(summary.to_json_dict())
-    else:
-        console.print(tables.produced(summary))
-        for line in tables.odd_rows(summary.odd):
-            console.print(line, soft_wrap=True)
+    _show_summary(summary, as_json)
     if summary.interrupted:
         raise typer.Exit(130)
     if summary.odd.left:
         raise typer.Exit(1)
+
+
+def _show_summary(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.to_json_dict())
+        return
+    console.print(tables.produced(summary))
+    for line in tables.odd_rows(summary.odd):
+        console.print(line, soft_wrap=True)
 
 
 @app.command()

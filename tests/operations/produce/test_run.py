@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from typer.testing import CliRunner
 
 from headrace import cli
@@ -112,6 +112,22 @@ def test_a_row_that_was_left_is_exit_code_1(
         path.write_bytes(b'{"product_id":"p"}\n' + line)
         done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
         assert (done.exit_code, json.loads(done.stdout)["left"]) == (code, code)
+
+
+def test_a_record_that_kafka_refuses_hides_no_bad_row(
+    project: Path, pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(cli, "read_kafka", lambda _: BINDING)
+    fake.verdict = lambda value: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE) if value == b"p,1" else None
+    path = tmp_path / "x.csv"
+    path.write_text("product_id,amount,create_date\np,1\np,1,2\n")
+    done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
+    told = json.loads(done.stdout)
+    assert (told["sent"], told["failed"], told["refused"], told["named"]) == (
+        2, 1, 1, ["line 2: 2 cells where the header has 3"],
+    )  # fmt: skip
+    assert isinstance(done.exception, UndeliveredError)
 
 
 def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, int]]) -> list[Any]:
