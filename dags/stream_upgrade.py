@@ -100,7 +100,7 @@ with DAG(
         if plan is None:
             raise AirflowSkipException("The release was refused before anything was stopped.")
         own = deployment.load()
-        described = own.pipelines(plan["from"])[plan["pipeline"]]
+        described = own.pipeline(plan["pipeline"], plan["from"])
         return upgrade.roll_back(own.launcher(), described, by=seat.who(dag_run), release=plan["from"], cut=cut)
 
     plan = check()

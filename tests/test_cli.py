@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from headrace.operations.drivers_local import LocalLauncher
+from tests.operations import light_driver
 from tests.support.platform import free_ports
 
 
@@ -84,3 +87,51 @@ def test_a_misspelt_setting_is_refused_before_anything_starts(environment: dict[
     done = headrace({**environment, "HEADRACE_KAFKA_HEAP": "much"}, project, "up")
     assert done.returncode == 1
     assert "kafka_heap" in done.stderr.lower()
+
+
+@pytest.fixture
+def with_a_broken_file(tmp_path: Path, project: Path) -> Path:
+    """A copy of the project's pipelines, one of which does not load, with an editor's lock beside it."""
+    folder = tmp_path / "copy" / "pipelines"
+    shutil.copytree(project / "pipelines", folder)
+    (folder / ".#pos_sales.yaml").symlink_to("ada@laptop.4711:1764400000")
+    with (folder / "pos_sales.yaml").open("a") as file:
+        file.write("colour: red\n")
+    return folder.parent
+
+
+def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
+    environment: dict[str, str], with_a_broken_file: Path
+):
+    done = headrace(environment, with_a_broken_file, "stream", "status", "--json")
+    reasons = {row["pipeline"]: row["reason"] for row in json.loads(done.stdout)}
+    assert sorted(reasons) == ["ad_attribution", "pos_sales", "user_logins", "web_events"]
+    assert "pos_sales.yaml: colour: unknown key" in reasons["pos_sales"]
+    done = headrace(environment, with_a_broken_file, "stream", "stop", "--json")
+    assert json.loads(done.stdout) == dict.fromkeys(sorted(reasons), "did not run")
+    done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "--json")
+    assert (done.returncode, json.loads(done.stdout)["acted"]) == (1, False)
+    assert "Left out: pipelines/pos_sales.yaml: colour: unknown key" in done.stderr
+    done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "pos_sales")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "colour: unknown key" in done.stderr
+
+
+def test_down_ends_every_driver_whatever_the_pipeline_files_hold(
+    environment: dict[str, str], with_a_broken_file: Path, tmp_path: Path
+):
+    home = tmp_path / "home"
+    drivers = LocalLauncher(
+        project=with_a_broken_file, root=str(home / "storage"), run_dir=home / "run", log_dir=home / "log",
+        tmp_dir=home / "tmp", bindings=home, environment={}, main=Path(light_driver.__file__), grace_seconds=1,
+    )  # fmt: skip
+    for name in ("pos_sales", "removed"):  # one whose file does not load, one whose file is gone
+        drivers.submit(name)
+    try:
+        assert drivers.running() == ["pos_sales", "removed"]
+        done = headrace(environment, with_a_broken_file, "down")
+        assert (done.returncode, done.stdout) == (0, "Everything is stopped.\n")
+        assert drivers.running() == []
+    finally:
+        for name in ("pos_sales", "removed"):
+            drivers.stop(name, 0)

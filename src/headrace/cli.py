@@ -23,13 +23,16 @@ from headrace.cli_common import (
     NOT_RUNNING,
     Json,
     Names,
+    ProjectFolder,
     console,
     errors,
     launcher,
+    left_out,
     pairs_of,
     pipelines_of,
     print_json,
     progress_bars,
+    startable_pipelines,
     starting_launcher,
 )
 from headrace.cli_dead_letters import letters
@@ -38,6 +41,7 @@ from headrace.cli_stream import stream
 from headrace.cli_upgrade import stream_upgrade
 from headrace.cli_users import users
 from headrace.contract.bindings import read_kafka
+from headrace.contract.files import pipeline_names
 from headrace.contract.model import Pipeline
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
@@ -60,9 +64,16 @@ _OK, _NO = Text("ok", style="green"), Text("no", style="red")
 
 
 def main() -> None:
-    """Run the command line; a HeadraceError is printed as its one sentence."""
+    """Run the command line; a HeadraceError is printed as its one sentence.
+
+    A command that left out a pipeline whose file does not load did the others, and ends with exit code 1.
+    """
     try:
         app()
+    except SystemExit as end:
+        if left_out and not end.code:
+            sys.exit(1)
+        raise
     except HeadraceError as error:
         errors.print(*str(error).split("\n"), sep="\n", style="red", soft_wrap=True)
         sys.exit(error.exit_code)
@@ -88,9 +99,10 @@ def down() -> None:
     settings = Settings.load()
     with progress_bars() as report:
         platform.stop_scheduling(settings, report)
-        for name in _running_drivers(settings):
+        own = launcher(settings)
+        for name in own.running():
             report(f"driver {name} stops", None)
-            launcher(settings).stop(name)
+            own.stop(name)
         platform.down(settings, report)
     console.print("Everything is stopped.")
 
@@ -112,7 +124,9 @@ def logs(
 ) -> None:
     """Print the log of a server or of a pipeline's driver."""
     settings = Settings.load()
-    path = settings.log_dir / f"driver-{name}.log" if name in pipelines_of() else platform.logs(settings, name)
+    path = launcher(settings).log_file(name)
+    if not path.exists() and name not in pipeline_names(ProjectFolder / "pipelines"):
+        path = platform.logs(settings, name)
     if not path.exists():
         raise HeadraceError(f"{name} has no log yet: start it with `headrace up` or `headrace stream start`.")
     with path.open(errors="replace") as handle:
@@ -159,7 +173,7 @@ def provision(names: Names = None, as_json: Json = False) -> None:
     from headrace.operations.provision import provision as carry_out
 
     settings = Settings.load()
-    changes = carry_out(list(pipelines_of(names).values()), settings.bindings(), settings.home / "bindings")
+    changes = carry_out(list(startable_pipelines(names).values()), settings.bindings(), settings.home / "bindings")
     if as_json:
         print_json([change.to_json_dict() for change in changes])
     elif changes:
@@ -238,14 +252,7 @@ def demo(
     settings = Settings.load()
     with progress_bars() as report:
         platform.up(settings, report)
-    run(settings, starting_launcher(settings), pipelines_of(), seconds, rate, console)
-
-
-def _running_drivers(settings: Settings) -> list[str]:
-    if not settings.run_dir.exists():
-        return []
-    own = launcher(settings)
-    return [name for name in pipelines_of() if own.find(name)]
+    run(settings, starting_launcher(settings), startable_pipelines(), seconds, rate, console)
 
 
 def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401

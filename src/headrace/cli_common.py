@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from headrace.contract.load import by_name, load_pipelines
+from headrace.contract.files import pipeline_names
+from headrace.contract.load import Folder, by_name, read_folder
 from headrace.contract.model import Pipeline
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
@@ -46,12 +47,49 @@ NOT_RUNNING = 3
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all pipelines.")]
 ProjectFolder = Path()
+left_out: set[str] = set()
+"""Pipelines that this command left out: it did the others, and ends with exit code 1 where it would be 0."""
 
 
 def pipelines_of(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
-    """Return the named pipelines of this project, or all. Raises HeadraceError for a name that there is not."""
-    found = load_pipelines(ProjectFolder / "pipelines")
-    return {name: by_name(found, name) for name in names} if names else found
+    """Return the named pipelines of this project, or all whose files load; what is wrong with the others is printed.
+
+    Raises HeadraceError for a name that there is not, and for a named pipeline whose file does not load.
+    """
+    found = folder()
+    if names:
+        return {name: found.pipeline(name) for name in names}
+    _leave_out(found.broken)
+    return found.pipelines
+
+
+def startable_pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
+    """Return as `pipelines_of`, without pipelines that clash with another: those must not start or be provisioned."""
+    found = folder()
+    if names:
+        return {name: found.startable(name) for name in names}
+    _leave_out({**found.broken, **found.clashes})
+    return {name: pipeline for name, pipeline in found.pipelines.items() if name not in found.clashes}
+
+
+def folder() -> Folder:
+    """Return what the pipeline files of this project hold. Raises HeadraceError only where there is none at all."""
+    return read_folder(ProjectFolder / "pipelines")
+
+
+def known_names(own: LocalLauncher, names: Sequence[str] | None) -> list[str]:
+    """Return the named pipelines, or all: those of a file, whether it loads or not, and those whose driver lives.
+
+    For what must work whatever the files hold. Raises HeadraceError for a name that is neither.
+    """
+    known = dict.fromkeys([*pipeline_names(ProjectFolder / "pipelines"), *own.running()])
+    return [by_name({each: each for each in known}, name) for name in names] if names else list(known)
+
+
+def _leave_out(faults: Mapping[str, str]) -> None:
+    for line in dict.fromkeys(line for text in faults.values() for line in text.splitlines()):
+        errors.print(f"Left out: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    left_out.update(faults)
 
 
 def launcher(settings: Settings) -> LocalLauncher:

@@ -13,14 +13,16 @@ from headrace.cli_common import (
     Json,
     Names,
     console,
+    folder,
+    known_names,
     launcher,
     pipelines_of,
     print_json,
     progress_bars,
+    startable_pipelines,
     starting_launcher,
     who,
 )
-from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import control, drivers, streams, supervision, supervisor, tables
@@ -44,7 +46,7 @@ def stream_start(
 ) -> None:
     """Start drivers, or adopt those that run."""
     queries = new_generation or []
-    _check_new_generations(pipelines_of(names), names, queries)
+    _check_new_generations(names, queries)
     _start_each(names, lambda own, name: control.start(own, name, by=who(), new_generations=queries), wait, as_json)
 
 
@@ -54,7 +56,7 @@ def _start_each(
     """Start the drivers of the named pipelines by `begin`, wait until their queries run, and show them."""
     settings = Settings.load()
     own = starting_launcher(settings)
-    started = {name: begin(own, name) for name in pipelines_of(names)}
+    started = {name: begin(own, name) for name in startable_pipelines(names)}
     if wait:
         with progress_bars() as report:
             for name, (driver, new) in started.items():
@@ -72,7 +74,7 @@ def _start_each(
 def stream_stop(names: Names = None, as_json: Json = False) -> None:
     """Stop drivers: running batches may finish, then the driver ends."""
     own = launcher(Settings.load())
-    _show_ends({name: control.stop(own, name, by=who()) for name in pipelines_of(names)}, as_json)
+    _show_ends({name: control.stop(own, name, by=who()) for name in known_names(own, names)}, as_json)
 
 
 def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
@@ -88,7 +90,13 @@ def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
 def stream_status(names: Names = None, as_json: Json = False) -> None:
     """Show every query: verdict and why, rows, lag, batch age, watermark. Exit code 3 if one does not do its work."""
     settings = Settings.load()
-    rows = streams.rows(launcher(settings), pipelines_of(names).values(), settings.bindings())
+    own, described = launcher(settings), folder()
+    strays = streams.strays(own, described.pipelines, described.broken)
+    if names:
+        strays = {name: strays[name] for name in names if name in strays}
+    pipelines = described.pipelines.values() if not names else [described.pipeline(n) for n in names if n not in strays]
+    rows = streams.rows(own, pipelines, settings.bindings())
+    rows += [row for name, reason in strays.items() for row in streams.stray_rows(own, name, reason)]
     if as_json:
         print_json([row.to_json_dict() for row in rows])
     else:
@@ -102,7 +110,7 @@ def stream_status(names: Names = None, as_json: Json = False) -> None:
 def stream_pause(names: Names = None, reason: Reason = "", as_json: Json = False) -> None:
     """Stop drivers until `resume`. Whoever finds them paused reads the reason."""
     own = launcher(Settings.load())
-    _show_ends({name: control.pause(own, name, by=who(), reason=reason) for name in pipelines_of(names)}, as_json)
+    _show_ends({name: control.pause(own, name, by=who(), reason=reason) for name in known_names(own, names)}, as_json)
 
 
 @stream.command("resume")
@@ -121,7 +129,7 @@ def stream_restart(
 ) -> None:
     """Stop drivers and start new ones; gives the restart budget back: the way out of CRASH_LOOP."""
     queries = new_generation or []
-    _check_new_generations(pipelines_of(names), names, queries)
+    _check_new_generations(names, queries)
     _start_each(
         names,
         lambda own, name: control.restart(own, name, by=who(), reason=reason, new_generations=queries),
@@ -166,10 +174,12 @@ def _show_looks(looks: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, 
         shown[told["pipeline"]] = (told["verdict"], told["wanted"])
 
 
-def _check_new_generations(pipelines: Mapping[str, Pipeline], names: Names, queries: Sequence[str]) -> None:
-    if queries and (names is None or len(names) != 1):
+def _check_new_generations(names: Names, queries: Sequence[str]) -> None:
+    if not queries:
+        return
+    if names is None or len(names) != 1:
         raise HeadraceError("--new-generation goes with exactly one pipeline.")
+    known = list(startable_pipelines(names)[names[0]].queries)
     for query in queries:
-        known = list(next(iter(pipelines.values())).queries)
         if query not in known:
             raise HeadraceError(f"There is no query {query!r} to begin anew: there is {', '.join(known)}.")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli_common import Json, console, pipelines_of, print_json, progress_bars, starting_launcher, who
-from headrace.contract.load import load_pipelines
+from headrace.cli_common import Json, console, print_json, progress_bars, startable_pipelines, starting_launcher, who
+from headrace.contract.load import read_folder
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import intent, upgrade
@@ -22,12 +22,12 @@ def stream_upgrade(
 ) -> None:
     """Check, stop, snapshot, start, watch; keep the release or roll back. Exit code 1 if the old one runs again."""
     settings = Settings.load()
-    described = pipelines_of([pipeline])[pipeline]
+    described = startable_pipelines([pipeline])[pipeline]
     own = starting_launcher(settings)
     running = intent.read(own.root, pipeline).release
     if release and not (place := own.project.joinpath(release).resolve()).is_dir():
         raise HeadraceError(f"{place} is no folder: name one with pipelines/ and spark_jobs/.")
-    old = load_pipelines(own.project.joinpath(running) / "pipelines")[pipeline] if running else described
+    old = read_folder(own.project.joinpath(running) / "pipelines").pipeline(pipeline) if running else described
     with progress_bars() as report:
         done = upgrade.run(
             own,

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.contract.load import as_mapping, load_pipeline, load_pipelines
+from headrace.contract.files import pipeline_names
+from headrace.contract.load import as_mapping, load_pipeline, load_pipelines, read_folder
 from headrace.contract.model import Pipeline, format_duration, parse_duration
 from headrace.errors import HeadraceError
 from tests.contract.conftest import HERE, ROOT, changed, refusal
@@ -186,3 +187,44 @@ def test_any_change_of_a_good_file_gives_a_pipeline_or_a_refusal(
         assert load_pipeline(path).name == "good"
     except HeadraceError as error:
         assert all(line.startswith(str(path)) for line in str(error).splitlines())  # noqa: PT017 - either is right
+
+
+LEFTOVERS = (
+    "._good.yaml", ".good.yaml.swp", "#good.yaml#", "good.yaml~", "good.yaml.bak", "~$good.yaml", "~good.yaml",
+    "#good.yaml", "good.yaml.orig",
+)  # fmt: skip
+
+
+def test_what_editors_and_a_mac_leave_beside_a_pipeline_file_is_not_read(broken: Callable[..., Path]) -> None:
+    folder = broken({}).parent
+    (folder / ".#good.yaml").symlink_to("ada@laptop.4711:1764400000")
+    for name in LEFTOVERS:
+        (folder / name).write_bytes(b"\x00\x05\x16\x07\xff")
+    assert pipeline_names(folder) == ["good"]
+    assert list(load_pipelines(folder)) == ["good"]
+
+
+def test_a_broken_file_stops_its_own_pipeline_and_no_other(broken: Callable[..., Path]) -> None:
+    folder = broken({}).parent
+    (folder / "other.yaml").write_bytes(b"name: \xff")
+    (folder / "third.yaml").symlink_to("nowhere")
+    (folder / "fourth.yml").write_text("name: fourth\n")
+    found = read_folder(folder)
+    assert found.pipeline("good") == load_pipeline(folder / "good.yaml")
+    assert list(found.pipelines) == ["good"]
+    assert sorted(found.broken) == ["fourth", "other", "third"]
+    with pytest.raises(HeadraceError, match=r"other\.yaml cannot be read"):
+        found.pipeline("other")
+    with pytest.raises(HeadraceError, match="There is no pipeline 'fifth': there is good"):
+        found.pipeline("fifth")
+
+
+def test_pipelines_that_clash_load_but_neither_may_start(broken: Callable[..., Path]) -> None:
+    folder = broken({}).parent
+    broken({"name": "other"}, "other")
+    found = read_folder(folder)
+    assert set(found.pipelines) == {"good", "other"}
+    for name in ("good", "other"):
+        assert found.pipeline(name).name == name
+        with pytest.raises(HeadraceError, match="both own topic sales"):
+            found.startable(name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 
 import pytest
@@ -187,3 +188,24 @@ def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(depl
 def test_an_age_is_told_in_its_largest_units(seconds, words):
     assert page.render("pipelines.html", pipelines=[]).strip() == "<p>There are no pipelines in this project.</p>"
     assert page._span(seconds) == words
+
+
+def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deployed, tmp_path, project):
+    folder = tmp_path / "project" / "pipelines"
+    shutil.copytree(project / "pipelines", folder)
+    (folder / ".#pos_sales.yaml").symlink_to("ada@laptop.4711:1764400000")
+    (folder / "lost.yaml").symlink_to("nowhere")
+    with (folder / "pos_sales.yaml").open("a") as file:
+        file.write(f"colour: '{EVIL}'\n")
+    deployed = deployed.model_copy(update={"project": folder.parent})
+    supervised(deployed, "web_events", "HEALTHY", "fine")
+    found = shown(deployed)
+    assert sorted(found) == ["ad_attribution", "lost", "pos_sales", "user_logins", "web_events"]
+    assert found["web_events"]["verdict"] == "HEALTHY"
+    assert found["pos_sales"]["verdict"] == "UNKNOWN"
+    assert "colour: unknown key" in found["pos_sales"]["reason"]
+    assert "There is no pipeline file" in found["lost"]["reason"]
+    assert "colour: unknown key" in html(deployed)
+    assert page.log_tail(deployed, "pos_sales", 5) == ""
+    shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)
+    assert shown(deployed)["pos_sales"]["reason"] == "no supervisor has looked at it yet"

@@ -168,3 +168,32 @@ def test_a_launcher_that_is_silent_makes_a_driver_unknown_not_dead(
     assert {(row.driver, row.detail) for row in streams.rows(launcher, [pipeline])} == {
         ("UNKNOWN", "The API answered 500.")
     }
+
+
+def test_a_driver_whose_pipeline_file_is_gone_is_found_and_named(
+    launcher: LocalLauncher, pipeline: Pipeline, driver: int
+) -> None:
+    assert launcher.running() == [pipeline.name]
+    (told,) = streams.strays(launcher, {"other": pipeline}, {}).items()
+    assert told == (
+        pipeline.name,
+        "its pipeline file is gone and its driver lives: end it with `headrace stream stop user_logins`",
+    )
+    beat(launcher, pipeline.name, age=1)
+    (row,) = streams.stray_rows(launcher, *told)
+    assert (row.query, row.driver, row.verdict, row.generation) == ("user_logins.last_login", "RUNNING", "UNKNOWN", 2)
+
+
+def test_a_driver_is_found_by_its_lock_where_its_record_is_lost(
+    launcher: LocalLauncher, pipeline: Pipeline, driver: int
+) -> None:
+    (launcher.run_dir / f"driver-{pipeline.name}.json").unlink()
+    launcher.lock_file(pipeline.name).touch()
+    assert launcher.running() == [pipeline.name]
+
+
+def test_a_pipeline_whose_file_is_broken_is_named_with_the_reason(launcher: LocalLauncher) -> None:
+    strays = streams.strays(launcher, {}, {"bad": "pipelines/bad.yaml: colour: unknown key."})
+    (row,) = streams.stray_rows(launcher, "bad", strays["bad"])
+    assert (row.pipeline, row.driver, row.verdict) == ("bad", "NEVER RAN", "UNKNOWN")
+    assert row.reason == "its pipeline file does not load: pipelines/bad.yaml: colour: unknown key."

@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 import typing
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.contract import model, rules
-from headrace.contract.cassandra import tables
-from headrace.contract.kafka import topics
+from headrace.contract import model, rules, rules_between
+from headrace.contract.files import pipeline_files
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.wording import choices, printable
 from headrace.errors import HeadraceError
+
+Found = TypeVar("Found")
 
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
 _NO_NAME = "not a name; a name is lower-case letters, digits and _, begins with a letter, and has 48 at most"
@@ -65,42 +67,81 @@ def load_pipeline(path: Path) -> Pipeline:
     return pipeline
 
 
-def by_name(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
-    """Return one of the pipelines. Raises HeadraceError for a name that there is not, with those that there are."""
+def by_name(pipelines: Mapping[str, Found], name: str) -> Found:
+    """Return what has a name. Raises HeadraceError for a name that there is not, with those that there are."""
     if name not in pipelines:
         raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(pipelines)}.")
     return pipelines[name]
 
 
-def load_pipelines(folder: Path) -> dict[str, Pipeline]:
-    """Return all pipelines of a folder by name, sorted.
+@dataclass(frozen=True)
+class Folder:
+    """What a folder of pipeline files holds: a broken file stops its own pipeline and no other's.
 
-    Raises HeadraceError for a fault of a file, an empty folder, or two pipelines that would write one topic or table.
+    `pipelines` are those whose own file loads, `broken` says by name why the others do not. `clashes` has by name why a
+    pipeline that loads must not be started or provisioned beside the others; what runs already goes on.
     """
-    paths = sorted(path for path in folder.glob("*.y*ml") if path.suffix in (".yaml", ".yml"))
+
+    pipelines: Mapping[str, Pipeline]
+    broken: Mapping[str, str]
+    clashes: Mapping[str, str]
+
+    def pipeline(self, name: str) -> Pipeline:
+        """Return one pipeline. Raises HeadraceError: what is wrong with its file, or that there is none of this name."""
+        if name in self.broken:
+            raise HeadraceError(self.broken[name])
+        return by_name(self.pipelines, name)
+
+    def startable(self, name: str) -> Pipeline:
+        """Return one pipeline that may be started and provisioned. Raises HeadraceError, also for a clash."""
+        found = self.pipeline(name)
+        if name in self.clashes:
+            raise HeadraceError(self.clashes[name])
+        return found
+
+    def faults(self) -> list[str]:
+        """Return everything that is wrong, one sentence a fault, each once."""
+        told = [*self.broken.values(), *self.clashes.values()]
+        return list(dict.fromkeys(line for text in told for line in text.splitlines()))
+
+
+def read_folder(folder: Path) -> Folder:
+    """Return what a folder holds. Raises HeadraceError only where it has no pipeline file at all."""
+    paths = pipeline_files(folder)
     if not paths:
         raise HeadraceError(f"There is no pipeline file (*.yaml) in {folder}: name the folder that holds them.")
-    wrong = [path for path in paths if path.suffix == ".yml"]
-    if wrong:
-        raise HeadraceError(f"{wrong[0]}: pipeline files end with .yaml; rename it to {wrong[0].stem}.yaml.")
-    loaded, faults = {}, []
+    loaded: dict[str, Pipeline] = {}
+    broken: dict[str, str] = {}
     for path in paths:
         try:
+            if path.suffix == ".yml":
+                raise HeadraceError(f"{path}: pipeline files end with .yaml; rename it to {path.stem}.yaml.")
             loaded[path.stem] = load_pipeline(path)
         except HeadraceError as error:
-            faults.append(str(error))
-    if not faults:
-        faults = list(_clashes(loaded.values()))
-    if faults:
-        raise HeadraceError("\n".join(faults))
-    return loaded
+            broken[path.stem] = "\n".join(filter(None, (broken.get(path.stem), str(error))))
+    clashes: dict[str, list[str]] = {}
+    for clash in rules_between.clashes(loaded.values()):
+        for name in clash.pipelines:
+            clashes.setdefault(name, []).append(clash.sentence)
+    return Folder(loaded, broken, {name: "\n".join(told) for name, told in clashes.items()})
+
+
+def load_pipelines(folder: Path) -> dict[str, Pipeline]:
+    """Return all pipelines of a folder by name, sorted: for what needs every one of them to be right.
+
+    Raises HeadraceError for a fault of a file, an empty folder, or pipelines that clash.
+    """
+    found = read_folder(folder)
+    if found.faults():
+        raise HeadraceError("\n".join(found.faults()))
+    return dict(found.pipelines)
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds; the model checks it
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
+        near = get_close_matches(path.name, [other.name for other in pipeline_files(path.parent)], n=1)
         hint = f"did you mean {near[0]}?" if near else "check the name."
         raise HeadraceError(f"There is no pipeline file {path}: {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -122,21 +163,6 @@ def _problem(error: yaml.YAMLError) -> str:
 
 def _refusal(path: Path, sentences: Iterable[str]) -> HeadraceError:
     return HeadraceError("\n".join(f"{path}: {printable(sentence).rstrip('.')}." for sentence in sentences))
-
-
-def _clashes(pipelines: Iterable[Pipeline]) -> Iterable[str]:
-    """Yield a sentence for each topic or table that two pipelines would write or archive."""
-    owners: dict[str, str] = {}
-    for pipeline in pipelines:
-        owned = {f"topic {topic.name}" for topic in topics(pipeline)}
-        owned |= {f"table {table.keyspace}.{table.name}" for table in tables(pipeline)}
-        for thing in sorted(owned):
-            if thing in owners:
-                yield (
-                    f"{pipeline.name} and {owners[thing]} both own {thing}: one pipeline reads, archives or writes it; "
-                    "rename it in one, or move the query into the other."
-                )
-            owners.setdefault(thing, pipeline.name)
 
 
 def _sentence(error: ErrorDetails) -> str:

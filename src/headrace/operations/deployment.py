@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.contract.bindings import write_private
-from headrace.contract.load import by_name, load_pipelines
+from headrace.contract.files import pipeline_names
+from headrace.contract.load import Folder, read_folder
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import Launcher
@@ -89,7 +90,7 @@ class KubernetesDrivers(Strict):
 
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers as pods."""
-        unknown = sorted(name for name in self.pipeline_conf if not (project / "pipelines" / f"{name}.yaml").is_file())
+        unknown = sorted(set(self.pipeline_conf) - set(pipeline_names(project / "pipelines")))
         if unknown:
             raise HeadraceError(
                 f"There is no pipeline {unknown[0]!r} to give driver settings to: correct driver.pipelineConf of chart airflow."
@@ -109,17 +110,21 @@ class Deployment(Strict):
         """Return what starts and ends this deployment's drivers."""
         return self.drivers.launcher(self.project, self.root)
 
-    def pipelines(self, release: str = "") -> Mapping[str, Pipeline]:
-        """Return the pipelines by name, of the project or of a release that is a folder. Raises HeadraceError.
+    def folder(self, release: str = "") -> Folder:
+        """Return what the pipeline files hold, of the project or of a release that is a folder.
 
         The files of a release that is an image are in it: the project's own stand for them.
         """
         folder = Path(release) if release and self.drivers.kind == "local" else self.project
-        return load_pipelines(folder / "pipelines")
+        return read_folder(folder / "pipelines")
 
-    def pipeline(self, name: str) -> Pipeline:
-        """Return one pipeline of the project. Raises HeadraceError for a name that there is not."""
-        return by_name(self.pipelines(), name)
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """Return the project's pipelines by name: those whose files load. A broken file hides no other pipeline."""
+        return self.folder().pipelines
+
+    def pipeline(self, name: str, release: str = "") -> Pipeline:
+        """Return one pipeline, of the project or of a release. Raises HeadraceError for its own file's faults only."""
+        return self.folder(release).pipeline(name)
 
     def write(self, path: Path) -> None:
         """Write the file that `load` reads."""

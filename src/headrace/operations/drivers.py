@@ -58,6 +58,9 @@ class Launcher(Protocol):
     def find(self, pipeline: str) -> list[Driver]:
         """Return every living driver of a pipeline: none, one, or (a fault) more."""
 
+    def running(self) -> list[str]:
+        """Return the pipelines that have a living driver, sorted; whether a pipeline file still names them or not."""
+
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
 

@@ -53,6 +53,7 @@ _CHECK_ENVIRONMENT = {"HEADRACE_CHECK_ONLY": "1", "HEADRACE_SPARK_CONF": json.du
 # spark-submit lives for three requests: its JVMs need no optimising compiler and no parallel collector.
 _SHORT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _SUBMITS = 5  # each repeat means that another submit came between
+_CHECK_SUFFIX = "-check"  # no pipeline has a dash in its name
 _CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is planned
 
 
@@ -82,6 +83,12 @@ class KubernetesLauncher:
     def find(self, pipeline: str) -> list[Driver]:
         """Return every living driver of a pipeline, oldest first: none, one, or (a fault) more."""
         return [self._driver(pipeline, pod) for pod in self._pods(pipeline, "driver") if lives(pod)]
+
+    def running(self) -> list[str]:
+        """Return the pipelines that have a living driver, sorted, by the labels of the pods."""
+        pods = [pod for pod in self._api.listed(f"{names.PIPELINE_LABEL},spark-role=driver") if lives(pod)]
+        found = {str(pod.metadata.labels[names.PIPELINE_LABEL]) for pod in pods}
+        return sorted(name for name in found if not name.endswith(_CHECK_SUFFIX))
 
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
@@ -333,13 +340,13 @@ class KubernetesLauncher:
 
 
 def _check_pod(pipeline: str) -> str:
-    return f"{names.driver_pod(pipeline)}-check"
+    return f"{names.driver_pod(pipeline)}{_CHECK_SUFFIX}"
 
 
 def _check_conf(pipeline: str) -> dict[str, str]:
     """Return what makes a submit a check: names under which no driver and no executor of the pipeline is looked for."""
     label = f"label.{names.PIPELINE_LABEL}"
-    own = f"{pipeline}-check"
+    own = f"{pipeline}{_CHECK_SUFFIX}"
     return {
         "spark.kubernetes.driver.pod.name": _check_pod(pipeline),
         f"spark.kubernetes.driver.{label}": own,

@@ -64,6 +64,12 @@ class LocalLauncher:
         process = self._process(pipeline)
         return [self._driver(pipeline, process)] if process else []
 
+    def running(self) -> list[str]:
+        """Return the pipelines that have a living driver, by its record or lock: no pipeline file is asked."""
+        prefix = self.name("")
+        known = {path.stem for path in self.run_dir.glob(f"{prefix}*") if path.suffix in (".json", ".lock")}
+        return [name for name in sorted(stem.removeprefix(prefix) for stem in known) if self.find(name)]
+
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
         with self._submitting(pipeline):

@@ -16,7 +16,8 @@ from typing import Any, get_args
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
-from headrace.contract.load import by_name, load_pipelines
+from headrace.contract.files import pipeline_files
+from headrace.contract.load import Folder, by_name, read_folder
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import drivers, intent, page_quality, streams, supervision
@@ -39,19 +40,26 @@ def overview(deployment: Deployment) -> list[dict[str, Any]]:
     files cannot be read is UNKNOWN with the reason; it does not hide the others.
     """
     launcher = deployment.launcher()
-    found = [_pipeline(launcher, pipeline) for pipeline in _pipelines(deployment.project).values()]
+    described = _described(deployment.project)
+    found = [_pipeline(launcher, pipeline) for pipeline in described.pipelines.values()]
+    strays = streams.strays(launcher, described.pipelines, described.broken)
+    found += [_stray(launcher, name, reason) for name, reason in strays.items()]
     return sorted(found, key=lambda each: -GRAVITY.index(each["verdict"]))
 
 
 def checked(deployment: Deployment) -> list[dict[str, Any]]:
     """Return the checks of every sink, by pipeline (`page_quality.checks`): the first page of the Data Docs."""
-    pipelines = _pipelines(deployment.project).values()
+    pipelines = _described(deployment.project).pipelines.values()
     return [each for pipeline in pipelines for each in page_quality.checks(deployment.root, pipeline)]
 
 
 def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
     """Return the end of the newest driver's log. Raises HeadraceError for a pipeline that there is not."""
-    return deployment.launcher().log_tail(by_name(_pipelines(deployment.project), pipeline).name, lines)
+    described = _described(deployment.project)
+    launcher = deployment.launcher()
+    if pipeline not in streams.strays(launcher, described.pipelines, described.broken):
+        by_name(described.pipelines, pipeline)
+    return launcher.log_tail(pipeline, lines)
 
 
 def runbook(deployment: Deployment, verdict: str) -> str:
@@ -74,22 +82,26 @@ def _pipeline(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
     try:
         return shown | _state(launcher, pipeline)
     except (HeadraceError, OSError) as error:
-        nothing: dict[str, Any] = dict.fromkeys(
-            (
-                "supervised_ms",
-                "runbook",
-                "wanted",
-                "driver",
-                "spark_ui",
-                "restarts_left",
-                "next_start_ms",
-                "last_action",
-            )
-        )
-        reason = f"its files cannot be read: {error}"
-        return (
-            shown | nothing | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
-        )
+        return shown | _unknown(f"its files cannot be read: {error}")
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    """Return the state of a pipeline of which nothing is known but a reason."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("supervised_ms", "runbook", "wanted", "driver", "spark_ui", "restarts_left", "next_start_ms", "last_action")
+    )
+    return nothing | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
+
+
+def _stray(launcher: Launcher, name: str, reason: str) -> dict[str, Any]:
+    """Return a pipeline whose file does not load or is gone: UNKNOWN, with the queries of its last heartbeat."""
+    shown: dict[str, Any] = {"name": name, "owner": "", "description": "", "quality": []}
+    try:
+        rows = streams.stray_rows(launcher, name, reason)
+    except (HeadraceError, OSError) as error:
+        return shown | _unknown(f"{reason}; {error}")
+    driver = {"state": rows[0].driver, "where": "", "detail": rows[0].detail}
+    return shown | _unknown(reason) | {"driver": driver, "queries": [_query(row) for row in rows]}
 
 
 def _state(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
@@ -128,16 +140,23 @@ def _query(row: streams.QueryRow) -> dict[str, Any]:
     return row.to_json_dict() | {"query": row.query.partition(".")[2], "slower_than_trigger": late}
 
 
-def _pipelines(project: Path) -> Mapping[str, Pipeline]:
+def _described(project: Path) -> Folder:
     folder = project / "pipelines"
-    return _loaded(folder, max((path.stat().st_mtime_ns for path in folder.glob("*.yaml")), default=0))
+    return _loaded(folder, tuple((path.name, _changed_ns(path)) for path in pipeline_files(folder)))
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path, newest_ns: int) -> Mapping[str, Pipeline]:
-    """Return the pipelines; read again once a file is newer. The page is asked every few seconds."""
-    del newest_ns
-    return load_pipelines(folder)
+def _loaded(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Folder:
+    """Return what the pipeline files hold; read again once one comes, goes or changes. The page is asked often."""
+    del stamps
+    return read_folder(folder)
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 def _ago(at_ms: int | None) -> str:

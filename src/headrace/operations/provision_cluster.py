@@ -39,8 +39,8 @@ def run(
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
     make_event_log_folder(told.drivers.conf)
-    pipelines = told.pipelines()
-    wanted = [pipelines[name] for name in names_of_pipelines or pipelines]
+    described = told.folder()
+    wanted = [described.startable(name) for name in names_of_pipelines or (*described.pipelines, *described.broken)]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for pipeline in wanted:

@@ -25,6 +25,7 @@ from airflow.sdk import (
     task,
 )
 
+from headrace.contract import files
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import LauncherSilentError
@@ -140,26 +141,44 @@ def document(purpose: str, *, inputs: str, effects: str, command: str, runbook: 
 
 def pipeline_names(dag_file: str) -> list[str]:
     """Return the pipelines of the project that a DAG file belongs to, by their files' names: nothing is loaded."""
-    return sorted(path.stem for path in (Path(dag_file).resolve().parent.parent / "pipelines").glob("*.yaml"))
+    return files.pipeline_names(_pipelines_beside(dag_file))
 
 
 def topics_of(dag_file: str) -> list[str]:
     """Return the source topics of the project that a DAG file belongs to."""
-    folder = Path(dag_file).resolve().parent.parent / "pipelines"
-    return sorted(
-        topic for path in folder.glob("*.yaml") for topic in yaml.safe_load(path.read_text()).get("sources", ())
-    )
+    return sorted({topic for content in _readable(dag_file).values() for topic in content.get("sources") or ()})
 
 
 def refreshed_dimensions(dag_file: str) -> list[str]:
     """Return `pipeline.dimension` of every dimension that the project's files refresh from a directory."""
-    folder = Path(dag_file).resolve().parent.parent / "pipelines"
     return sorted(
-        f"{path.stem}.{name}"
-        for path in folder.glob("*.yaml")
-        for name, spec in yaml.safe_load(path.read_text()).get("dimensions", {}).items()
+        f"{pipeline}.{name}"
+        for pipeline, content in _readable(dag_file).items()
+        for name, spec in (content.get("dimensions") or {}).items()
         if spec.get("refresh")
     )
+
+
+def _pipelines_beside(dag_file: str) -> Path:
+    return Path(dag_file).resolve().parent.parent / "pipelines"
+
+
+def _readable(dag_file: str) -> dict[str, dict[str, Any]]:
+    """Return the content of the pipeline files by name. One that is broken is left out: its own tasks say why."""
+    found = {}
+    for path in files.pipeline_files(_pipelines_beside(dag_file)):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict) and all(_is_table(content.get(key)) for key in ("sources", "dimensions")):
+            found[path.stem] = content
+    return found
+
+
+def _is_table(value: object) -> bool:
+    """Return whether a value of a file is absent, or a mapping of mappings."""
+    return value is None or (isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()))
 
 
 def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Param:

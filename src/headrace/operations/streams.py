@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,35 @@ def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | Non
         )
         found += [_with_verdict(row, told) for row in _pipeline_rows(launcher, pipeline)]
     return found
+
+
+def strays(launcher: Launcher, pipelines: Collection[str], broken: Mapping[str, str]) -> dict[str, str]:
+    """Return by name why a pipeline cannot be judged: its file does not load, or it is gone while its driver lives.
+
+    `pipelines` are the names that load, `broken` those that do not, with the reason (`contract.load.Folder`).
+    """
+    found = {name: f"its pipeline file does not load: {why}" for name, why in broken.items()}
+    try:
+        living = launcher.running()
+    except LauncherSilentError:  # then each pipeline's own row says so
+        living = []
+    for name in living:
+        if name not in pipelines and name not in found:
+            found[name] = f"its pipeline file is gone and its driver lives: end it with `headrace stream stop {name}`"
+    return dict(sorted(found.items()))
+
+
+def stray_rows(launcher: Launcher, pipeline: str, reason: str) -> list[QueryRow]:
+    """Return one row for each query of the last heartbeat, or one row of the pipeline: UNKNOWN, with the reason."""
+    beat = drivers.heartbeat(launcher.root, pipeline)
+    state, detail = driver_state(launcher, pipeline, beat)
+    known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
+    queries = [name.partition(".")[2] for name in known]
+    rows = [_row(pipeline, name, state, detail, known) for name in queries]
+    return [
+        replace(row, verdict="UNKNOWN", reason=reason)
+        for row in rows or [QueryRow(pipeline, pipeline, state, detail=detail)]
+    ]
 
 
 def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:

@@ -122,7 +122,7 @@ def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: s
     paused = []
     pipelines = deployment.pipelines()
     for name in dict.fromkeys(str(each["pipeline"]) for each in summaries if each["status"] == "FAILED"):
-        if pipelines[name].quality.on_critical != "pause":
+        if name not in pipelines or pipelines[name].quality.on_critical != "pause":
             continue
         sinks = [each["sink"] for each in summaries if each["pipeline"] == name and each["status"] == "FAILED"]
         reason = f"critical expectations failed for {', '.join(sinks)}: see `headrace quality show {sinks[0]}`"
