@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from headrace.contract.cassandra import tables
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
@@ -11,6 +12,7 @@ from headrace.contract.rules_state import WINDOW_START
 from headrace.contract.wording import choices, listed
 from headrace.errors import HeadraceError
 
+MAX_TTL = timedelta(seconds=630_720_000)  # Attributes.MAX_TTL of Cassandra; above it CREATE TABLE is refused
 _CONSTANT_TYPES = ("string", "boolean")
 
 
@@ -100,11 +102,25 @@ def writetime_orders_the_rows(pipeline: Pipeline) -> Iterator[str]:
             )
 
 
-def ttl_is_a_second_or_more(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a ttl that is no whole number of seconds: Cassandra counts seconds, and zero means none."""
+def ttl_fits_cassandra(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a ttl that is no whole number of seconds from 1 to 20 years (CASSANDRA-14092); zero would mean none."""
     for place, _, _, sink in _cassandra(pipeline):
-        if sink.ttl is not None and (sink.ttl.total_seconds() < 1 or sink.ttl.microseconds):
+        if sink.ttl is None:
+            continue
+        if sink.ttl.total_seconds() < 1 or sink.ttl.microseconds:
             yield f"{place}.ttl: Cassandra counts whole seconds; write at least 1 second, or remove it to keep rows"
+        if sink.ttl > MAX_TTL:
+            yield (
+                f"{place}.ttl: Cassandra keeps a ttl of at most {MAX_TTL.days} days (20 years); write a shorter one, or "
+                "remove it to keep rows for ever"
+            )
+
+
+def retention_of_a_sink_is_positive(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a retention of zero: Kafka would delete rows at once."""
+    for place, _, _, sink in _kafka(pipeline):
+        if not sink.retention:
+            yield f"{place}.retention: Kafka would delete rows before they are read; write such as 7 days"
 
 
 def keyspace_is_not_cassandras_own(pipeline: Pipeline) -> Iterator[str]:
@@ -257,7 +273,8 @@ RULES = (
     cassandra_key_is_full,
     cassandra_key_stands_still,
     writetime_orders_the_rows,
-    ttl_is_a_second_or_more,
+    ttl_fits_cassandra,
+    retention_of_a_sink_is_positive,
     keyspace_is_not_cassandras_own,
     one_table_has_one_shape,
     one_table_has_one_writer,
