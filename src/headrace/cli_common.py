@@ -19,6 +19,7 @@ from rich.text import Text
 from headrace.contract.files import pipeline_names
 from headrace.contract.load import Folder, by_name, read_folder
 from headrace.contract.model import Pipeline
+from headrace.contract.rules_between import in_order
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.local import launcher as local
@@ -64,12 +65,12 @@ def pipelines_of(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
 
 
 def startable_pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
-    """Return as `pipelines_of`, without pipelines that clash with another: those must not start or be provisioned."""
+    """Return as `pipelines_of`, writers before their readers, without those that clash: they must not be started."""
     found = folder()
     if names:
-        return {name: found.startable(name) for name in names}
+        return in_order({name: found.startable(name) for name in names})
     _leave_out({**found.broken, **found.clashes})
-    return {name: pipeline for name, pipeline in found.pipelines.items() if name not in found.clashes}
+    return in_order({name: pipeline for name, pipeline in found.pipelines.items() if name not in found.clashes})
 
 
 def folder() -> Folder:
@@ -88,7 +89,7 @@ def known_names(own: LocalLauncher, names: Sequence[str] | None) -> list[str]:
 
 def _leave_out(faults: Mapping[str, str]) -> None:
     for line in dict.fromkeys(line for text in faults.values() for line in text.splitlines()):
-        errors.print(f"Left out: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"Left out: {line}", style="red", soft_wrap=True)
     left_out.update(faults)
 
 

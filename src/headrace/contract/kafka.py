@@ -52,7 +52,9 @@ def topics(pipeline: Pipeline, replication_factor: int = 1) -> list[Topic]:
     """
     wanted = []
     for name, source in pipeline.sources.items():
-        wanted.append(_topic(name, source.partitions, source.retention, SOURCE_RECORD_BYTES, replication_factor))
+        # What another pipeline writes is as its writer wants it, whoever makes it first (ADR 28).
+        largest = WRITTEN_RECORD_BYTES if name in pipeline.handed_on else SOURCE_RECORD_BYTES
+        wanted.append(_topic(name, source.partitions, source.retention, largest, replication_factor))
         kept = max(source.retention, DEAD_LETTER_RETENTION)
         dead = dead_letter_topic(name)
         wanted.append(_topic(dead, source.partitions, kept, WRITTEN_RECORD_BYTES, replication_factor))

@@ -123,6 +123,10 @@ def read_folder(folder: Path) -> Folder:
     for clash in rules_between.clashes(loaded.values()):
         for name in clash.pipelines:
             clashes.setdefault(name, []).append(clash.sentence)
+    handed_on: dict[str, dict[str, KafkaSink]] = {}
+    for chain in rules_between.chains(loaded.values()):
+        handed_on.setdefault(chain.reader.name, {})[chain.topic] = chain.sink
+    loaded |= {name: loaded[name].reading(written) for name, written in handed_on.items()}
     return Folder(loaded, broken, {name: "\n".join(told) for name, told in clashes.items()})
 
 

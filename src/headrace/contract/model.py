@@ -7,10 +7,11 @@ field may hold is here; what fields must say together is in `rules`. Nothing her
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 DURATION_PATTERN = r"^[0-9]+ (millisecond|second|minute|hour|day)s?$"
@@ -293,3 +294,15 @@ class Pipeline(Strict):
     driver: Driver = Field(Driver(), description="Sizes of the application.")
     slo: Slo = Field(Slo(), description="What is promised.")
     quality: Quality = Field(Quality(), description="What a failed expectation does.")
+    _handed_on: dict[str, KafkaSink] = PrivateAttr(default_factory=dict)
+
+    @property
+    def handed_on(self) -> Mapping[str, KafkaSink]:
+        """Return the sources that another pipeline writes, with its sink; known where the folder was loaded (ADR 28)."""
+        return self._handed_on
+
+    def reading(self, topics: Mapping[str, KafkaSink]) -> Pipeline:
+        """Return this pipeline as the reader of topics that other pipelines write."""
+        copied = self.model_copy()
+        copied._handed_on = dict(topics)
+        return copied

@@ -221,7 +221,10 @@ def one_topic_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
     writers: dict[str, str] = {}
     for place, name, _, sink in _kafka(pipeline):
         if sink.topic in pipeline.sources:
-            yield f"{place}.topic: {sink.topic} is a source of this pipeline, it would read what it writes; rename it"
+            yield (
+                f"{place}.topic: {sink.topic} is a source of this pipeline, it would read what it writes; rename it, or "
+                "read it in a second pipeline"
+            )
         elif sink.topic in dead_letters:
             yield f"{place}.topic: {sink.topic} holds the dead letters; rename it"
         elif sink.topic in writers:
@@ -265,7 +268,7 @@ def matched_has_a_dimension(pipeline: Pipeline) -> Iterator[str]:
         if query.aggregate is not None or query.join is not None:
             yield (
                 f"{key}: a row of an aggregate or join is no single record that could be a dead letter; "
-                "join the dimension in a query of its own, and aggregate its topic"
+                "join the dimension in a query of its own, and aggregate its topic in a second pipeline"
             )
 
 

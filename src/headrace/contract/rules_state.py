@@ -88,7 +88,7 @@ def join_appends(pipeline: Pipeline) -> Iterator[str]:
         if query.aggregate is not None:
             yield (
                 f"queries.{name}.aggregate: the query joins already, and rows that the join calls late would be lost "
-                "twice over; write the joined rows to a topic and aggregate that topic in a second query"
+                "twice over; write the joined rows to a topic and aggregate that topic in a second pipeline"
             )
 
 
