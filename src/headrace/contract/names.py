@@ -7,6 +7,8 @@ import re
 from headrace.contract.model import CassandraSink, Pipeline
 
 ARCHIVE_PREFIX = "archive_"
+OWN_PREFIX = "headrace_"
+"""The namespace of the columns that the platform adds inside frames; the loader refuses it to users."""
 LAKE_CATALOG = "lake"
 CASSANDRA_CATALOG = "lh"
 QUALITY_KEYSPACE = "headrace_quality"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from headrace.contract import rules_sinks, rules_state
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline, decimal_digits
-from headrace.contract.names import ARCHIVE_PREFIX
+from headrace.contract.names import ARCHIVE_PREFIX, OWN_PREFIX
 from headrace.contract.wording import choices
 
 # `admin` is the platform's own principal, `cassandra` Cassandra's first superuser, `main` the entry point's module.
@@ -39,7 +39,7 @@ def names_are_free(pipeline: Pipeline) -> Iterator[str]:
 
 
 def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a decimal of more than 38 digits, and a column with the name of one that the platform adds."""
+    """Refuse a decimal of more than 38 digits, and a column with a name that the platform adds or keeps for itself."""
     groups = {f"sources.{name}": source.columns for name, source in pipeline.sources.items()}
     groups |= {f"dimensions.{name}": dimension.columns for name, dimension in pipeline.dimensions.items()}
     groups |= {f"queries.{name}": query.columns for name, query in pipeline.queries.items()}
@@ -53,6 +53,11 @@ def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
                 yield f"{key}: {column.type} does not exist; write decimal(p,s) with s <= p <= {MAX_PRECISION}"
             if name in RESERVED_COLUMNS and not place.startswith("dimensions"):
                 yield f"{key}: the platform adds a column of this name; rename it"
+            if name.startswith(OWN_PREFIX):
+                yield f"{key}: names that begin with {OWN_PREFIX} belong to the columns that the platform adds; rename it"
+    for name, query in pipeline.queries.items():
+        if query.matched and (query.matched in RESERVED_COLUMNS or query.matched.startswith(OWN_PREFIX)):
+            yield f"queries.{name}.matched: the platform adds a column {query.matched}; rename it"
 
 
 def source_key_is_required(pipeline: Pipeline) -> Iterator[str]:
