@@ -175,6 +175,16 @@ def test_a_pod_of_another_pipeline_is_not_this_ones(api: StubApi, launcher: Kube
     assert list(api.pods) == ["web-events-driver"]
 
 
+def test_every_pipeline_with_a_living_driver_is_found_without_its_file_and_a_check_is_none(
+    api: StubApi, launcher: KubernetesLauncher
+) -> None:
+    api.plant(POD)
+    api.plant("removed-driver", pipeline="removed")
+    api.plant("ended-driver", "Succeeded", pipeline="ended")
+    api.plant(f"{POD}-check", pipeline=f"{NAME}-check")
+    assert launcher.running() == sorted([NAME, "removed"])
+
+
 def test_a_driver_whose_node_does_not_answer_lives(api: StubApi, launcher: KubernetesLauncher) -> None:
     api.plant(POD, "Unknown")
     assert len(launcher.find(NAME)) == 1

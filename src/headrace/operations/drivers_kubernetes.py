@@ -86,9 +86,9 @@ class KubernetesLauncher:
 
     def running(self) -> list[str]:
         """Return the pipelines that have a living driver, sorted, by the labels of the pods."""
-        pods = [pod for pod in self._api.listed(f"{names.PIPELINE_LABEL},spark-role=driver") if lives(pod)]
-        found = {str(pod.metadata.labels[names.PIPELINE_LABEL]) for pod in pods}
-        return sorted(name for name in found if not name.endswith(_CHECK_SUFFIX))
+        pods = [pod for pod in self._api.listed("spark-role=driver") if lives(pod)]
+        found = {str(pod.metadata.labels.get(names.PIPELINE_LABEL, "")) for pod in pods}
+        return sorted(name for name in found if name and not name.endswith(_CHECK_SUFFIX))
 
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
