@@ -65,7 +65,10 @@ def main(name: str, lock: str | None = None) -> int:
 def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleType, Options]:
     env = os.environ
     pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
-    pipeline = load_pipeline(pipelines / f"{name}.yaml")
+    try:
+        pipeline = load_pipeline(pipelines / f"{name}.yaml")
+    except HeadraceError as error:
+        raise HeadraceError(str(error), exit_code=Exit.REFUSED) from error
     options = Options(
         root=_required("HEADRACE_STORAGE_ROOT"),
         bindings=binding_root(),

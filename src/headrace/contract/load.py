@@ -26,6 +26,11 @@ Found = TypeVar("Found")
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
 _NO_NAME = "not a name; a name is lower-case letters, digits and _, begins with a letter, and has 48 at most"
 
+_NAMED_AS = {
+    "sources": "; a source has the name of its topic, so copy a topic with another name into one with such a name",
+    "columns": "; a column of a source has the name of its JSON field, and a field with another name cannot be read",
+}
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML in which a key that is written twice is a fault, not a silent overwrite."""
@@ -180,7 +185,7 @@ def _sentence(error: ErrorDetails) -> str:
     if kind == "missing":
         return f"{key}: missing; add it{_described(error['loc'])}"
     if location and location[-1] == "[key]":
-        return f"{key}: {_NO_NAME}"
+        return f"{key}: {_NO_NAME}{_NAMED_AS.get(str(location[-3]), '') if location[0] == 'sources' else ''}"
     return f"{key}: {_told(kind, given, error)}"
 
 

@@ -57,12 +57,19 @@ class Driver:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Return the pipeline's transforms. Raises HeadraceError where the file is missing."""
+    """Return the pipeline's transforms. Raises HeadraceError(REFUSED) where the file is missing or cannot be imported."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise HeadraceError(f"{path} is missing: write the pipeline's transforms there, one function a query.")
+        raise HeadraceError(
+            f"{path} is missing: write the pipeline's transforms there, one function a query.", exit_code=Exit.REFUSED
+        )
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does at its import: it would at every restart
+        raise HeadraceError(
+            f"{path} cannot be imported ({type(error).__name__}: {error}): correct it.", exit_code=Exit.REFUSED
+        ) from error
     return module
 
 
