@@ -155,7 +155,7 @@ def refreshed_dimensions(dag_file: str) -> list[str]:
         f"{pipeline}.{name}"
         for pipeline, content in _readable(dag_file).items()
         for name, spec in (content.get("dimensions") or {}).items()
-        if spec.get("refresh")
+        if spec.get("refresh") is not None  # `refresh: {}` has every default
     )
 
 
