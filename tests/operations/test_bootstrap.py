@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from kubernetes import client  # type: ignore[import-untyped]
 
+from headrace.contract.credentials import scram_record
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import bootstrap, kubernetes_secrets, pki
@@ -318,7 +319,7 @@ def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:
 
 
 def test_a_scram_record_has_no_password_and_is_what_the_tool_takes() -> None:
-    record = bootstrap.scram_record("admin", "hush-hush")
+    record = scram_record("admin", "hush-hush")
     assert "hush" not in record
     assert re.fullmatch(
         r'SCRAM-SHA-512=\[name=admin,iterations=8192,salt="[A-Za-z0-9+/=]+",saltedpassword="[A-Za-z0-9+/=]{88}"\]',

@@ -2,6 +2,9 @@
 
 A binding root holds one folder per system (`kafka`, `cassandra`). It is the only place that endpoints and secrets are
 read from; `SERVICE_BINDING_ROOT` names it, locally one root per principal under `<home>/bindings/`.
+
+Files are UTF-8. Blanks and line ends around a value do not count. Of a password only the line ends at its end do not
+count: blanks belong to it, as every other character does.
 """
 
 from __future__ import annotations
@@ -173,18 +176,37 @@ def write_private(path: Path, content: str | bytes) -> None:
     aside.replace(path)
 
 
+def read_password(path: Path) -> str:
+    """Return the password that a file holds. Raises HeadraceError if the file is no text."""
+    return password_of(_text(path))
+
+
+def password_of(content: str) -> str:
+    """Return the password that a file or a key of a Secret with this content holds: all of it but the line ends at its end."""
+    return content.rstrip("\r\n")
+
+
 def _read(folder: Path, *required: str) -> dict[str, str]:
     if not folder.is_dir():
-        raise HeadraceError(f"There is no binding at {folder}: run `headrace up`, or mount the binding Secret there.")
+        raise HeadraceError(
+            f"There is no binding at {folder}: run `headrace up`, then `headrace provision`, or mount the binding Secret there."
+        )
     values = {
-        entry.name: entry.read_text().strip()
+        entry.name: password_of(_text(entry)) if entry.name == "password" else _text(entry).strip()
         for entry in folder.iterdir()
         if entry.is_file() and not entry.name.startswith(".") and entry.suffix != ".crt"
     }
-    missing = [key for key in required if not values.get(key)]
+    missing = [key for key in required if not values.get(key, "").strip()]
     if missing:
         raise HeadraceError(f"The binding at {folder} lacks {', '.join(missing)}: add the file(s) to the folder.")
     return values
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()  # not read_text: that would change a carriage return, and follow the locale
+    except UnicodeDecodeError as error:
+        raise HeadraceError(f"{path} is not UTF-8 text: write it again as UTF-8.") from error
 
 
 def _ca_file(folder: Path) -> Path | None:

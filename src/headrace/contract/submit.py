@@ -70,7 +70,8 @@ _OBJECTS = {
 }
 
 _SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
-_SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"]*"|\S+)"""  # noqa: S105
+# A quoted text may hold escaped quotes: JAAS lines do.
+_SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"\\]*(?:\\.[^"\\]*)*"|\S+)"""  # noqa: S105
 
 
 def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:

@@ -215,7 +215,7 @@ def usable(settings: Settings) -> bool:
     try:
         with login(settings, _DEFAULT, _DEFAULT) as session:
             session.execute(f"CREATE ROLE IF NOT EXISTS {ADMIN} WITH SUPERUSER = true AND LOGIN = true")
-            session.execute(f"ALTER ROLE {ADMIN} WITH PASSWORD = '{admin}'")
+            session.execute(f"ALTER ROLE {ADMIN} WITH PASSWORD = %s", (admin,))
     except _NOT_YET:
         pass
     return False

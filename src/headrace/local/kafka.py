@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.contract.bindings import KafkaBinding, write_binding, write_private
+from headrace.contract.credentials import jaas, properties, scram_record
 from headrace.errors import HeadraceError
 from headrace.local.java import Java, child_environment, write_argfile
 from headrace.local.passwords import cluster_id, secret
@@ -70,7 +71,7 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
     """Write the configuration, format the storage of a new platform and return the command that starts Kafka."""
     etc = settings.home / "etc" / NAME
     data = settings.home / "data" / NAME
-    write_private(etc / "server.properties", _properties(server_config(settings, data)))
+    write_private(etc / "server.properties", properties(server_config(settings, data)))
     write_private(etc / "log4j2.properties", _log4j2(settings))
     for leftover in data.parent.glob(f"{NAME}.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -93,9 +94,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, str]:
     """Return server.properties. It holds the node's own password: write it for the owner alone."""
     host, client, controller = settings.host, settings.kafka_port, settings.kafka_controller_port
     password = secret("kafka-broker", settings)
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
-    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
-    login = f'username="{_BROKER}" password="{password}"'
+    login = {"username": _BROKER, "password": password}
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -107,11 +106,13 @@ def server_config(settings: Settings, data: Path) -> dict[str, str]:
         "inter.broker.listener.name": "CLIENT",
         "sasl.enabled.mechanisms": "SCRAM-SHA-512",
         "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
-        "listener.name.client.scram-sha-512.sasl.jaas.config": f"{scram} required {login};",
+        "listener.name.client.scram-sha-512.sasl.jaas.config": jaas("scram.ScramLoginModule", **login),
         # SCRAM credentials live in the metadata log, which the controller listener must serve first: PLAIN there.
         "sasl.mechanism.controller.protocol": "PLAIN",
         "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.controller.plain.sasl.jaas.config": f'{plain} required {login} user_{_BROKER}="{password}";',
+        "listener.name.controller.plain.sasl.jaas.config": jaas(
+            "plain.PlainLoginModule", **login, **{f"user_{_BROKER}": password}
+        ),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{ADMIN};User:{_BROKER}",
         "allow.everyone.if.no.acl.found": "false",
@@ -149,13 +150,12 @@ def console_consumer(settings: Settings, java: Java, jars: list[Path], topic: st
     """Return a shell line that prints a topic from its start; its password stands in a file of the admin alone."""
     etc = settings.home / "etc" / NAME
     own = binding(settings)
-    module = "org.apache.kafka.common.security.scram.ScramLoginModule"
     client = {
         "security.protocol": own.security_protocol,
         "sasl.mechanism": own.sasl_mechanism,
-        "sasl.jaas.config": f'{module} required username="{own.username}" password="{own.password}";',
+        "sasl.jaas.config": jaas("scram.ScramLoginModule", username=own.username, password=own.password),
     }
-    write_private(etc / "client.properties", _properties(client))
+    write_private(etc / "client.properties", properties(client))
     options = [*_base_options(settings, jars), "-Xmx128m", f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
     tools = write_argfile(etc / "tools.args", options)
     tool = [str(java.binary), tools, "org.apache.kafka.tools.consumer.ConsoleConsumer"]
@@ -168,13 +168,13 @@ def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> Non
     # A folder of this process alone: the tool of an `up` that was killed may still be writing to its own.
     work = data.with_name(f"{NAME}.new-{os.getpid()}")
     aside, config, arguments = work / "log", work / "format.properties", work / "format.args"
-    write_private(config, _properties(server_config(settings, aside)))
+    write_private(config, properties(server_config(settings, aside)))
     users = {ADMIN: secret("kafka-admin", settings), _BROKER: secret("kafka-broker", settings)}
-    scram = [f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]" for name, password in users.items()]
+    scram = [f"--add-scram={scram_record(name, password)}" for name, password in users.items()]
     options = [*_base_options(settings, jars), f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(settings), "-c", str(config), *scram]
     try:
-        # The passwords stand in the @argfile, never in the argv that all users of the machine can read.
+        # The salted passwords stand in the @argfile, never in the argv that all users of the machine can read.
         command = [str(java.binary), write_argfile(arguments, [*options, *tool])]
         answer = subprocess.run(command, env=child_environment(java), capture_output=True, text=True, check=False)
         if answer.returncode:
@@ -196,10 +196,6 @@ def _base_options(settings: Settings, jars: list[Path]) -> list[str]:
         f"-Djava.io.tmpdir={settings.tmp_dir}",
         "-Djava.awt.headless=true",
     ]
-
-
-def _properties(values: dict[str, str]) -> str:
-    return "".join(f"{key}={value}\n" for key, value in values.items())
 
 
 def _log4j2(settings: Settings) -> str:

@@ -7,7 +7,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from headrace.contract.bindings import write_private
+from headrace.contract.bindings import read_password, write_private
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 
@@ -39,7 +39,7 @@ def _folder(settings: Settings) -> Path:
 
 def _once(path: Path, value: str) -> str:
     try:
-        return path.read_text()
+        return read_password(path)
     except FileNotFoundError:
         write_private(path, value)
         return value

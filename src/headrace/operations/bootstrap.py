@@ -7,7 +7,6 @@ has no right to, unless it was asked to renew. The same run twice changes nothin
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import secrets
@@ -21,7 +20,8 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from headrace.contract import names
-from headrace.contract.bindings import OBJECT_STORE
+from headrace.contract.bindings import OBJECT_STORE, password_of
+from headrace.contract.credentials import postgres_url, scram_record
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import pki
@@ -30,7 +30,6 @@ from headrace.operations.kubernetes_secrets import OPAQUE, PULL_SECRET, ClusterS
 CONFIG_VARIABLE = "HEADRACE_BOOTSTRAP"
 KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
 DATACENTER = "datacenter1"
-SCRAM_ITERATIONS = 8192
 LOGINS = "pipeline-logins"
 REFUSED = 3  # exit code of a refusal, after which the Job is not tried again; any other fault is 1
 
@@ -114,7 +113,7 @@ class Bootstrap:
         kafka = self._admin("kafka", own.kafka, lambda: self._bundled_kafka(authority))
         cassandra = self._admin("cassandra", own.cassandra, lambda: self._bundled_cassandra(authority))
         if own.kafka.mode == "bundled":
-            record = scram_record(KAFKA_ADMIN, kafka["password"])
+            record = scram_record(KAFKA_ADMIN, password_of(kafka["password"]))
             self._ensure(
                 own.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record, "cluster-id": cluster_id()}
             )
@@ -248,7 +247,7 @@ class Bootstrap:
         own = self.config.database
         if own.mode == "bundled":
             made = self._ensure(self.config.airflow, "airflow-postgres", lambda: {"password": password()})
-            return f"postgresql+psycopg2://airflow:{made['password']}@airflow-postgres:5432/airflow"
+            return postgres_url("airflow", password_of(made["password"]), "airflow-postgres:5432/airflow")
         given = self.secrets.read(self.config.namespace, own.binding) or {}
         address = given.get("sql-alchemy-conn", "")
         if not address.startswith("postgresql"):
@@ -318,15 +317,6 @@ def hosts(service: str, namespace: str) -> list[str]:
 def password() -> str:
     """Return 256 random bits in 43 URL-safe characters."""
     return secrets.token_urlsafe(32)
-
-
-def scram_record(user: str, password: str) -> str:
-    """Return what `kafka-storage format --add-scram` takes: the salted password, the same on every controller (KIP-900)."""
-    salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, SCRAM_ITERATIONS)
-    texts = {"salt": base64.b64encode(salt).decode(), "saltedpassword": base64.b64encode(salted).decode()}
-    quoted = ",".join(f'{key}="{value}"' for key, value in texts.items())
-    return f"SCRAM-SHA-512=[name={user},iterations={SCRAM_ITERATIONS},{quoted}]"
 
 
 def cluster_id() -> str:

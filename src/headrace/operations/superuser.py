@@ -51,7 +51,7 @@ def _done(binding: CassandraBinding, replicas: int) -> bool:
                     f"{{'class': 'NetworkTopologyStrategy', '{binding.local_datacenter}': {replicas}}}"
                 )
             session.execute(f"CREATE ROLE IF NOT EXISTS {binding.username} WITH SUPERUSER = true AND LOGIN = true")
-            session.execute(f"ALTER ROLE {binding.username} WITH PASSWORD = '{binding.password}'")
+            session.execute(f"ALTER ROLE {binding.username} WITH PASSWORD = %s", (binding.password,))
     except _NOT_YET:
         pass
     return False

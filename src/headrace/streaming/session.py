@@ -12,7 +12,9 @@ from pyspark.sql import SparkSession
 
 from headrace.contract import objects, truststore
 from headrace.contract.bindings import CassandraBinding, KafkaBinding
+from headrace.contract.credentials import jaas
 from headrace.contract.names import LAKE_CATALOG
+from headrace.errors import HeadraceError
 from headrace.streaming import java
 
 # They warn of every option of the other Kafka client, at each start of each query.
@@ -27,11 +29,12 @@ QUIET_LOGGERS = (
 
 TRUST_STORE = "HEADRACE_CASSANDRA_TRUSTSTORE"
 
-_JAAS = 'org.apache.kafka.common.security.{module} required username="{username}" password="{password}";'
-
 
 def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None = None) -> SparkSession:
-    """Start (or get) the session with `conf` and log the connector in by the binding."""
+    """Start (or get) the session with `conf` and log the connector in by the binding.
+
+    Raises HeadraceError for a key of the object store that Hadoop would change.
+    """
     builder = SparkSession.builder.appName(name)
     for key, value in conf.items():
         builder = builder.config(key, value)
@@ -46,6 +49,10 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
         hadoop = spark.sparkContext._jsc.hadoopConfiguration()  # goes to the executors with each task's plan
         for key, value in objects.hadoop_conf(objects.binding()).items():
             hadoop.set(key, value)
+            if hadoop.get(key) != value:  # Configuration.get puts a variable's value in, and knows no escape
+                raise HeadraceError(
+                    f"The object store's {key} holds a ${{variable}} that Hadoop replaces: give the user another key."
+                )
     if cassandra:
         if cassandra.ca_file:  # this JVM's; an executor's entry point makes its own
             truststore.write(Path(trust_store()), cassandra.ca_file.read_bytes())
@@ -102,11 +109,8 @@ def kafka_options(binding: KafkaBinding) -> dict[str, str]:
     if binding.security_protocol.startswith("SASL"):
         scram = binding.sasl_mechanism.startswith("SCRAM")
         options["kafka.sasl.mechanism"] = binding.sasl_mechanism
-        options["kafka.sasl.jaas.config"] = _JAAS.format(
-            module="scram.ScramLoginModule" if scram else "plain.PlainLoginModule",
-            username=binding.username,
-            password=binding.password,
-        )
+        module = "scram.ScramLoginModule" if scram else "plain.PlainLoginModule"
+        options["kafka.sasl.jaas.config"] = jaas(module, username=binding.username, password=binding.password)
     if binding.ca_file:
         options |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": str(binding.ca_file)}
     return options
