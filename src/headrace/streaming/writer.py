@@ -39,7 +39,8 @@ from headrace.streaming.reasons import writing
 log = logging.getLogger(__name__)
 
 NULL_IN_REQUIRED = "nulls in required columns"
-_NULLS = re.compile(rf"{NULL_IN_REQUIRED}: ([\w, ]+)")  # what `without_nulls` raises
+_LACKS = "headrace: a row lacks"  # other words than a refusal's, for which `runtime` looks in all errors
+_LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
 
 Write = Callable[[DataFrame, sinks.Batch], None]
 """Writes a batch. One that is called without a count (`Writer.often`) reads all rows of the frame, by one job."""
@@ -144,24 +145,24 @@ class Writer:
         try:
             self.write(without_nulls(frame, self.required), batch)
         except Exception as error:
-            found = _NULLS.search(f"{error}\n{error.__cause__}")
-            if found:
-                raise self._refusal(batch.number, found[1]) from error
+            columns = lacking(f"{error}\n{error.__cause__}", self.required)
+            if columns:
+                raise self._refusal(batch.number, columns) from error
             raise
         return counted.rows(running) - before
 
     def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
         """Count a kept frame and the nulls in it, then write it, if it has rows; return how many."""
-        broken = [F.count(F.when(F.col(name).isNull(), True)).alias(name) for name in self.required]
-        refused = F.count_if(F.expr(self.refused)).alias("refused")
-        counts = frame.agg(F.count(F.lit(1)).alias("rows_out"), refused, *broken).first()
+        broken = [F.count_if(F.col(name).isNull()) for name in self.required]
+        counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused)), *broken).first()
         assert counts is not None
-        nulls = [name for name in self.required if counts[name]]
+        rows_out, refused, *broken_rows = map(int, counts)
+        nulls = [name for name, count in zip(self.required, broken_rows, strict=True) if count]
         if nulls:
             raise self._refusal(batch.number, ", ".join(nulls))
-        if counts["rows_out"]:
-            self.write(frame, replace(batch, refused=int(counts["refused"])))
-        return int(counts["rows_out"])
+        if rows_out:
+            self.write(frame, replace(batch, refused=refused))
+        return rows_out
 
     def _refusal(self, number: int, columns: str) -> HeadraceError:
         return HeadraceError(
@@ -176,8 +177,16 @@ def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
         return frame
     lacks = " OR ".join(f"`{name}` IS NULL" for name in required)
     lacking = ", ".join(f"CASE WHEN `{name}` IS NULL THEN '{name}' END" for name in required)
-    said = f"concat('{NULL_IN_REQUIRED}: ', concat_ws(', ', {lacking}))"
+    said = f"concat('{_LACKS} ', concat_ws(', ', {lacking}))"
     return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({said}) AS BOOLEAN) ELSE true END")
+
+
+def lacking(text: str, required: tuple[str, ...]) -> str | None:
+    """Return the columns that the error of a job over `without_nulls` names, or None where the text is of another one.
+
+    The text of another error may show the job's plan, and in it the check itself.
+    """
+    return next((found for found in _LACKED.findall(text) if set(found.split(", ")) <= set(required)), None)
 
 
 def unmatched(query: Query) -> str:
