@@ -26,8 +26,8 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import logs, queries
-from headrace.streaming.reasons import reason_of
-from headrace.streaming.runtime import Options, check, run
+from headrace.streaming.runtime import Options, check, end_of, run
+from headrace.streaming.session import oom_kills
 
 log = logging.getLogger("headrace")
 
@@ -36,7 +36,7 @@ def main(name: str, lock: str | None = None) -> int:
     """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
     logs.to_stdout()
     only_check = bool(os.environ.get("HEADRACE_CHECK_ONLY"))
-    error = ""
+    error, kills = "", oom_kills()
     changes: dict[str, list[str]] = {}
     try:
         pipeline, module, options = _prepare(name, lock, Path(__file__).resolve().parent)
@@ -54,10 +54,13 @@ def main(name: str, lock: str | None = None) -> int:
         code = Exit.REFUSED
     except Exception as fault:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
         log.exception("the driver of %s broke off", name)
-        code, error = Exit.TRANSIENT, reason_of(fault)
+        code, error = end_of(fault, kills)
+        log.error("the driver of %s ends with %s: %s", name, Exit(code).name, error)
     if only_check:
         _leave_word(paths.check, name, code, error, changes)
-    elif code != Exit.LOCKED:  # the word is that of the driver that lives
+    elif code != Exit.LOCKED or os.environ.get(
+        "HEADRACE_LIFE"
+    ):  # else it would be taken for that of the driver that lives
         _leave_word(paths.outcome, name, code, error)
     return code
 
@@ -94,6 +97,7 @@ def _leave_word(
         "error": error,
         "at_ms": time.time_ns() // 1_000_000,
         "request": os.environ.get("HEADRACE_REQUEST", ""),
+        "life": os.environ.get("HEADRACE_LIFE", ""),
         "release": os.environ.get("HEADRACE_RELEASE", ""),
     }
     if changes is not None:

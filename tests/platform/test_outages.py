@@ -118,9 +118,9 @@ def _require_reason(loaded: Loaded, before: tuple[int, int], *, system: str) -> 
     if not actions:
         return
     told = [line for line in log.splitlines() if " ERROR headrace.streaming.runtime: " in line]
-    assert any(f" ended: {system} " in line or " hangs: no job of batch " in line for line in told), told
+    assert any(f" ended: {system} " in line or " hangs: nothing of batch " in line for line in told), told
     assert {action["kind"] for action in actions} == {"START"}
-    assert actions[0]["reason"].startswith("the driver ended with TRANSIENT: ")
+    assert actions[0]["reason"].startswith(("the driver ended with TRANSIENT: ", "the driver ended with STORE_AWAY: "))
 
 
 def _actions(loaded: Loaded, before: tuple[int, int]) -> list[dict[str, Any]]:

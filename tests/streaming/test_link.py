@@ -8,9 +8,7 @@ from types import SimpleNamespace
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from headrace.streaming.link import PATIENCE_SECONDS, POLL_SECONDS, SETTLE_SECONDS, Connection, Link
-from headrace.streaming.reasons import SinkError
-from headrace.streaming.stuck import STUCK_SECONDS
+from headrace.streaming.link import PATIENCE_SECONDS, SETTLE_SECONDS, Connection, Link
 
 
 class World:
@@ -93,11 +91,23 @@ def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
         world.batch(FAULT)
 
 
-def test_a_cassandra_that_stays_away_ends_the_batch_before_it_is_taken_for_one_that_hangs() -> None:
-    world = World(lambda now: "a" if now < 0.5 else "")
-    with pytest.raises(SinkError, match=f"away for {PATIENCE_SECONDS:.0f} s"):
-        world.batch(FAULT)
-    assert world.now <= PATIENCE_SECONDS + 2 * POLL_SECONDS < STUCK_SECONDS
+def test_a_cassandra_that_stays_away_is_waited_for_and_the_batch_says_so() -> None:
+    world = World(lambda now: "a" if now < 0.5 else "" if now < 40 * PATIENCE_SECONDS else "b")
+    told: list[tuple[float, str]] = []
+    world.link.tell = lambda what: told.append((world.now, what))
+    assert world.batch(FAULT, None) == 7, "the time in which Cassandra was away counts against no patience"
+    assert world.begun[1] >= 40 * PATIENCE_SECONDS
+    waits = [(at, what) for at, what in told if what]
+    assert [what for _, what in waits] == ["Cassandra is away"]
+    assert waits[0][0] < 3
+    assert told[-1][1] == ""
+
+
+def test_a_batch_that_fails_for_as_long_as_connections_come_and_go_ends() -> None:
+    world = World(lambda now: f"{now}")
+    with pytest.raises(RuntimeError, match="Failed to write"):
+        world.batch(*[FAULT] * 1000)
+    assert PATIENCE_SECONDS < world.now < 3 * PATIENCE_SECONDS
 
 
 def _refused(now: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from headrace.contract.checkpoint import BatchRange
 from headrace.contract.ledger import make_record
-from headrace.streaming.progress import Metrics, QueryState, look, write_heartbeat
+from headrace.streaming.progress import Metrics, QueryState, Rates, look, write_heartbeat
 from headrace.streaming.writer import Counters
 
 
@@ -71,6 +71,18 @@ def test_what_is_not_known_before_the_first_batch_is_none_and_not_zero() -> None
 
 def test_a_watermark_that_has_not_moved_yet_is_none_and_not_1970() -> None:
     assert state(Query({"eventTime": {"watermark": "1970-01-01T00:00:00.000Z"}}))["watermark_ms"] is None
+
+
+def test_rates_are_those_of_the_newest_batches_and_an_old_progress_is_counted_once() -> None:
+    rates, told = Rates(), []
+    for batch in range(30):
+        source = {"endOffset": {"pos": {"0": 500 * batch}}, "latestOffset": {"pos": {"0": 9_000 + 200 * batch}}}
+        at = f"2026-06-30T12:{batch:02d}:00.000Z"
+        for _ in range(2):
+            told.append(rates.look({"batchId": batch, "timestamp": at, "sources": [source]}))
+    assert told[:2] == [(None, None)] * 2
+    assert told[-1] == (round(500 / 60, 2), round(200 / 60, 2))
+    assert rates.look({}) == told[-1]
 
 
 def test_a_query_that_ended_says_why() -> None:

@@ -19,6 +19,7 @@ Paths are derived from names, never typed: so two queries cannot share a checkpo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -189,3 +190,8 @@ def refresh(root: str, pipeline: str, dimension: str) -> str:
 def refresh_drop(root: str, pipeline: str, dimension: str) -> str:
     """Return the folder that snapshots of a dimension are dropped into."""
     return f"{refresh(root, pipeline, dimension)}/drop"
+
+
+def jvm_lock(lock_file: Path) -> Path:
+    """Return the lock that a driver's JVM holds for its life, beside the one of its Python (`streaming.lock`)."""
+    return lock_file.with_name(f"{lock_file.name}.jvm")

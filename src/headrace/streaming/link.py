@@ -22,12 +22,12 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from headrace.streaming import java
-from headrace.streaming.reasons import SinkError, reason_of
+from headrace.streaming.reasons import reason_of
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 150.0
-"""How long a batch waits and repeats. Below `stuck.STUCK_SECONDS`, by which a batch without a job is one that hangs."""
+"""How long a batch that fails because Cassandra went away is repeated, without the time in which Cassandra was away."""
 
 SETTLE_SECONDS = 20.0
 """How long after the driver's connection those of executors may come back (`reconnectionDelayMS.max`, a connect's 5 s)."""
@@ -52,6 +52,7 @@ class Link:
 
     `look` returns the open control connection, None while there is none, and raises Py4JJavaError where no session can be
     opened. `renew` closes the session of a name. `pause` waits so many seconds, and raises where the query is told to end.
+    `tell` is given what the batch waits for, and "" when it goes on: such a batch does not hang (`work`).
     """
 
     query: str
@@ -59,17 +60,19 @@ class Link:
     renew: Callable[[str], None]
     pause: Callable[[float], None]
     clock: Callable[[], float] = time.monotonic
+    tell: Callable[[str], None] = lambda _what: None
     _known: Connection | None = None
     _changed: float = -math.inf
 
     def through(self, work: Callable[[], int]) -> int:
         """Return what `work` does, begun while Cassandra is there and repeated if that ended meanwhile.
 
-        Raises SinkError where Cassandra is away for longer than `PATIENCE_SECONDS`, and what `work` raises.
+        It waits as long as Cassandra is away: a new driver would do no more, and costs a restart. Raises what `work` raises,
+        and Py4JJavaError where no session could be opened since the driver started.
         """
         deadline = self.clock() + PATIENCE_SECONDS
         while True:
-            self._await(deadline)
+            deadline += self._await()
             try:
                 return work()
             except Exception as error:
@@ -78,24 +81,27 @@ class Link:
                 log.warning("%s repeats its batch, during which Cassandra went away: %s", self.query, reason_of(error))
                 self.pause(POLL_SECONDS)
 
-    def _await(self, deadline: float) -> None:
-        """Return once there is a control connection of a session that never lost it."""
-        told = False
-        while not (seen := self._seen()) or self._spoiled(seen):
-            if self.clock() > deadline:
-                raise SinkError(f"Cassandra is away for {PATIENCE_SECONDS:.0f} s; look at its nodes.")
-            if not told:
-                log.warning("%s waits: Cassandra is away", self.query)
-                told = True
-            if seen:
-                with contextlib.suppress(Py4JJavaError):  # the next look tells
-                    self.renew(seen.session)
-            self.pause(POLL_SECONDS)
+    def _await(self) -> float:
+        """Return once there is a control connection of a session that never lost it; for how many seconds that took."""
+        began, told = self.clock(), False
+        try:
+            while not (seen := self._seen()) or self._spoiled(seen):
+                if not told:
+                    log.warning("%s waits: Cassandra is away", self.query)
+                    self.tell("Cassandra is away")
+                    told = True
+                if seen:
+                    with contextlib.suppress(Py4JJavaError):  # the next look tells
+                        self.renew(seen.session)
+                self.pause(POLL_SECONDS)
+        finally:
+            self.tell("")
         if told:
             log.info("%s goes on: Cassandra is back", self.query)
         if self._known and seen != self._known:
             self._changed = self.clock()
         self._known = seen
+        return self.clock() - began if told else 0.0
 
     def _spoiled(self, seen: Connection) -> bool:
         known = self._known

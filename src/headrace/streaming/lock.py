@@ -18,6 +18,7 @@ from py4j.java_gateway import JavaObject
 from pyspark.sql import SparkSession
 
 from headrace.contract.exits import Exit
+from headrace.contract.paths import jvm_lock
 from headrace.errors import HeadraceError
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def hold(path: Path, pipeline: str) -> int:
 def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds: float = 30) -> JavaObject:
     """Take the JVM's lock, waiting for a dying JVM of an earlier driver. Returns the Java lock, to be kept for life."""
     jvm = spark._jvm
-    channel = jvm.java.io.RandomAccessFile(str(path) + ".jvm", "rw").getChannel()
+    channel = jvm.java.io.RandomAccessFile(str(jvm_lock(path)), "rw").getChannel()
     deadline = time.monotonic() + patience_seconds
     waits = False
     while True:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -19,6 +21,7 @@ from pyspark.sql.streaming import StreamingQuery
 
 from headrace.contract import storage
 from headrace.streaming.reasons import reason_of
+from headrace.streaming.work import Work
 from headrace.streaming.writer import Counters
 
 HEARTBEAT_SECONDS = 3
@@ -26,8 +29,16 @@ HEARTBEAT_SECONDS = 3
 Family = GaugeMetricFamily | CounterMetricFamily
 
 
+RATE_BATCHES = 10
+"""Over how many of its newest batches a query's rates are taken."""
+
+
 class QueryState(TypedDict):
-    """One look at a query. Times are milliseconds since 1970; what is not known yet is None."""
+    """One look at a query. Times are milliseconds since 1970; what is not known yet is None.
+
+    `moved_ms` is when the query was last seen to move, `work` what its running batch has done (`work.Work`). Rates are in
+    offsets a second over its newest batches: `taken_rate` of what it takes, `arrival_rate` of what comes into its topics.
+    """
 
     query: str
     generation: int
@@ -37,6 +48,10 @@ class QueryState(TypedDict):
     batch_written_ms: int | None
     batch_duration_ms: int | None
     running_batch: int | None
+    moved_ms: int | None
+    work: Work | None
+    taken_rate: float | None
+    arrival_rate: float | None
     rows_in: int
     rows_out: int
     batches: int
@@ -48,9 +63,44 @@ class QueryState(TypedDict):
     error: str | None
 
 
-def look(query: StreamingQuery, name: str, generation: int, trigger_ms: int, counters: Counters) -> QueryState:
-    """Return the state of a query from its counters and Spark's last progress."""
+@dataclass
+class Rates:
+    """How fast a query takes offsets and how fast they arrive, from the progress of its newest batches."""
+
+    _seen: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=RATE_BATCHES))
+    _batch: int | None = None
+
+    def look(self, progress: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Return offsets a second (taken, arrived) after a look at Spark's last progress; None before the second batch."""
+        sources = _known_sources(progress)
+        if sources and progress.get("batchId") != self._batch:
+            at = datetime.fromisoformat(progress["timestamp"].replace("Z", "+00:00")).timestamp()
+            taken_to, arrived_to = (
+                sum(_total(each[name]) for each in sources) for name in ("endOffset", "latestOffset")
+            )
+            self._batch = progress.get("batchId")
+            self._seen.append((at, taken_to, arrived_to))
+        if len(self._seen) < 2 or self._seen[-1][0] <= self._seen[0][0]:
+            return None, None
+        (first, *was), (last, *now) = self._seen[0], self._seen[-1]
+        taken, arrived = ((after - before) / (last - first) for before, after in zip(was, now, strict=True))
+        return round(taken, 2), round(arrived, 2)
+
+
+def look(
+    query: StreamingQuery,
+    name: str,
+    generation: int,
+    trigger_ms: int,
+    counters: Counters,
+    *,
+    moved_ms: int | None = None,
+    work: Work | None = None,
+    rates: Rates | None = None,
+) -> QueryState:
+    """Return the state of a query from its counters, Spark's last progress and what is known of its running batch."""
     last: Mapping[str, Any] = _last_progress(query)
+    taken, arrived = rates.look(last) if rates else (None, None)
     newest = counters.newest
     operators = last.get("stateOperators", [])
     error = None if query.isActive else reason_of(query.exception() or "ended without an error")
@@ -63,6 +113,10 @@ def look(query: StreamingQuery, name: str, generation: int, trigger_ms: int, cou
         batch_written_ms=newest["written_ms"] if newest else None,
         batch_duration_ms=last.get("durationMs", {}).get("triggerExecution"),
         running_batch=counters.running_batch,
+        moved_ms=moved_ms,
+        work=work,
+        taken_rate=taken,
+        arrival_rate=arrived,
         rows_in=counters.rows_in,
         rows_out=counters.rows_out,
         batches=counters.batches,
@@ -112,6 +166,20 @@ class Metrics:
                 lambda s: _seconds(s["batch_duration_ms"]),
             ),
             "headrace_query_trigger_seconds": ("The declared trigger.", lambda s: _seconds(s["trigger_ms"])),
+            "headrace_query_batch_tasks_done": (
+                "Tasks of the running batch that finished.",
+                lambda s: s["work"] and s["work"]["tasks_done"],
+            ),
+            "headrace_query_batch_tasks": (
+                "Tasks of the running batch that are known so far.",
+                lambda s: s["work"] and s["work"]["tasks"],
+            ),
+            "headrace_query_still_seconds": ("Since the query was last seen to move.", _still),
+            "headrace_query_taken_per_second": ("Offsets taken, over the newest batches.", lambda s: s["taken_rate"]),
+            "headrace_query_arrived_per_second": (
+                "Offsets that arrived, over the newest batches.",
+                lambda s: s["arrival_rate"],
+            ),
             "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
             "headrace_query_watermark_seconds": (
                 "Watermark, seconds since 1970.",
@@ -153,9 +221,15 @@ def _last_progress(query: StreamingQuery) -> Mapping[str, Any]:
     return query.lastProgress or {}
 
 
-def _lag(progress: Mapping[str, Any]) -> int | None:
+def _known_sources(progress: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the sources of a progress if all of them say where they end; else none."""
     sources = [s for s in progress.get("sources", []) if s.get("latestOffset")]
-    if not sources or not all(s.get("endOffset") for s in sources):
+    return sources if all(s.get("endOffset") for s in sources) else []
+
+
+def _lag(progress: Mapping[str, Any]) -> int | None:
+    sources = _known_sources(progress)
+    if not sources:
         return None
     return sum(_total(s["latestOffset"]) - _total(s["endOffset"]) for s in sources)
 
@@ -175,6 +249,11 @@ def _watermark_ms(progress: Mapping[str, Any]) -> int | None:
 def _batch_age(state: QueryState) -> float | None:
     written = state["batch_written_ms"]
     return None if written is None else time.time() - written / 1000
+
+
+def _still(state: QueryState) -> float | None:
+    moved = state["moved_ms"]
+    return None if moved is None else max(0.0, time.time() - moved / 1000)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -209,8 +209,8 @@ def apart(trigger: timedelta, place: int) -> timedelta:
     return trigger * (1 + 0.02 * (place % 11))
 
 
-def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
-    """Return the query's view of Cassandra if its batches need it."""
+def _link(driver: Driver, name: str, query: Query, counters: writer.Counters) -> link.Link | None:
+    """Return the query's view of Cassandra if its batches need it; its counters say while it waits."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
         full_name, connector = names.query_name(driver.pipeline.name, name), link.connector_of(driver.spark)
         return link.Link(
@@ -218,6 +218,7 @@ def _link(driver: Driver, name: str, query: Query) -> link.Link | None:
             look=lambda: link.control_connection(connector),
             renew=lambda session: link.close_session(driver.spark, connector, session),
             pause=driver.gate.pause,
+            tell=lambda what: setattr(counters, "waits", what),
         )
     return None
 
@@ -236,7 +237,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         write = writer.declared_write(pipeline, name, declared, paths, kafka)
         mode, trigger = declared.mode, declared.trigger
         required = tuple(column for column, spec in declared.columns.items() if spec.required)
-        cassandra = _link(driver, name, declared)
+        cassandra = _link(driver, name, declared, counters)
         often, refused = bool(declared.matched) or len(declared.sinks) > 1, writer.unmatched(declared)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)

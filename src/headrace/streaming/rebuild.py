@@ -27,7 +27,7 @@ from headrace.contract.generation import Generation
 from headrace.contract.model import Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_archive, queries, sinks, source, writer
+from headrace.streaming import batch_archive, queries, reasons, sinks, source, writer
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 from headrace.streaming.session import kafka_options
@@ -209,7 +209,7 @@ def _writing(rebuild: Rebuild, progress: Progress) -> Any:  # noqa: ANN401 - a f
             counts = frame.agg(F.count(F.lit(1)), *nulls).first()
             assert counts is not None
             if any(counts[1:]):
-                raise HeadraceError(f"{full} has {writer.NULL_IN_REQUIRED}: correct the transform before a rebuild.")
+                raise HeadraceError(f"{full} has {reasons.NULL_IN_REQUIRED}: correct the transform before a rebuild.")
             if counts[0]:
                 write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end))
         finally:

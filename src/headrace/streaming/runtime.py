@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
@@ -28,20 +28,17 @@ from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.checkpoint import newest_batch
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
-from headrace.streaming import lock, progress, queries, reasons, session, stuck, writer
+from headrace.streaming import lock, progress, queries, reasons, session, stuck, work, writer
 from headrace.streaming.groups import GroupCommitter
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
-_DUPLICATE = re.compile(r"CONCURRENT_STREAM_LOG_UPDATE|[Mm]ultiple streaming queries are concurrently using")
-_DAMAGED = re.compile(
-    r"CANNOT_LOAD_STATE_STORE|Error reading delta file|[Ii]ncomplete log file|batch \d+ doesn't exist|"
-    r"HDFSBackedStateStoreProvider\S*(?:DeltaFile|SnapshotFile)|Stream is corrupted|"
-    r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost|is missing or cut|"
-    r"Provided state schema|STATE_STORE_.*SCHEMA"
-)
+JVM_END_SECONDS = 10.0  # between the end of its connections and its own
+
+GARBAGE_SECONDS = 60.0
+"""So long the collector may take nearly all of the JVM's time before the driver ends for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,15 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, groups, gate)
     running: list[queries.Running] = []
     metrics = progress.Metrics(options.metrics_host, options.metrics_port)
+    watcher = work.Watcher(work.SparkStore(spark.sparkContext, session.jvm_pid(spark)))
     try:
         running += queries.start_all(driver, options.new_generations, options.request)
         log.info("%s: %d queries run", pipeline.name, len(running))
-        ended = _supervise(pipeline, options, running, metrics, spark, stop)
-        outcome = _classify(ended) if ended else Exit.FINISHED
+        board = Board(pipeline, options, metrics, watcher)
+        ended = _supervise(board, running, spark, stop)
+        outcome = board.end or (_classify(ended) if ended else Exit.FINISHED)
         in_time = _stop_all(running, gate, options)
-        _beat(pipeline, options, running, metrics, None, outcome)
+        board.beat(running, None, outcome)
         outcome = Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
         deaf = [each.name for each in running if each.query.isActive]
         if deaf:
@@ -124,31 +123,63 @@ def _stop_on_signals(stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, tell)
 
 
+@dataclass
+class Board:
+    """Where a driver shows what it does: heartbeat and metrics."""
+
+    pipeline: Pipeline
+    options: Options
+    metrics: progress.Metrics
+    watcher: work.Watcher
+    rates: dict[str, progress.Rates] = field(default_factory=lambda: defaultdict(progress.Rates))
+    end: Exit | None = None  # where the driver itself found why it must end
+    why: str = ""
+
+    def beat(self, running: Sequence[queries.Running], ui: str | None, outcome: Exit | None) -> None:
+        """Look at every query and show it. `outcome` is how the driver ends, None while it runs."""
+        states = [
+            progress.look(
+                each.query,
+                each.name,
+                each.generation.number,
+                each.trigger_ms,
+                each.counters,
+                moved_ms=self.watcher.moved_ms(each),
+                work=self.watcher.work(each),
+                rates=self.rates[each.name],
+            )
+            for each in running
+        ]
+        self.metrics.states = states
+        extra = {
+            "metrics_port": self.metrics.port,
+            "ui": ui,
+            "exit": outcome.name if outcome is not None else None,
+            "why": self.why,
+            "request": self.options.request,
+            "life": self.options.life,
+        }
+        place = paths.heartbeat(self.options.root, self.pipeline.name)
+        try:
+            progress.write_heartbeat(place, self.pipeline.name, states, extra)
+        except OSError as error:  # a full disk must not end a stream that could go on; the old one tells by its age
+            log.warning("heartbeat not written: %s", error)
+
+
 def _supervise(
-    pipeline: Pipeline,
-    options: Options,
-    running: Sequence[queries.Running],
-    metrics: progress.Metrics,
-    spark: SparkSession,
-    stop: threading.Event,
+    board: Board, running: Sequence[queries.Running], spark: SparkSession, stop: threading.Event
 ) -> list[queries.Running]:
     """Look at every query until one ends or hangs, or the driver is told to stop. Returns those."""
     ui = spark.sparkContext.uiWebUrl
-    hangs = stuck.StuckBatches(spark.sparkContext.statusTracker())
     next_beat = 0.0
     while not stop.is_set():
         ended = [each for each in running if not each.query.isActive]
         if ended or time.monotonic() >= next_beat:
-            _beat(pipeline, options, running, metrics, ui, None)
+            now_ms = time.time_ns() // 1_000_000
+            board.watcher.look(running, now_ms)
+            board.beat(running, ui, None)
             next_beat = time.monotonic() + progress.HEARTBEAT_SECONDS
-            hanging = hangs.find(running, time.monotonic())
-            for each in hanging:
-                log.error(
-                    "%s hangs: no job of batch %s for %.0f s",
-                    each.name,
-                    each.counters.running_batch,
-                    stuck.STUCK_SECONDS,
-                )
+            hanging = _hanging(board, running, now_ms)
             if hanging:
                 return hanging
         if ended:
@@ -160,29 +191,20 @@ def _supervise(
     return []
 
 
-def _beat(
-    pipeline: Pipeline,
-    options: Options,
-    running: Sequence[queries.Running],
-    metrics: progress.Metrics,
-    ui: str | None,
-    outcome: Exit | None,
-) -> None:
-    states = [
-        progress.look(each.query, each.name, each.generation.number, each.trigger_ms, each.counters) for each in running
-    ]
-    metrics.states = states
-    extra = {
-        "metrics_port": metrics.port,
-        "ui": ui,
-        "exit": outcome.name if outcome is not None else None,
-        "request": options.request,
-        "life": options.life,
-    }
-    try:
-        progress.write_heartbeat(paths.heartbeat(options.root, pipeline.name), pipeline.name, states, extra)
-    except OSError as error:  # a full disk must not end a stream that could go on; the old heartbeat tells by its age
-        log.warning("heartbeat not written: %s", error)
+def _hanging(board: Board, running: Sequence[queries.Running], now_ms: int) -> list[queries.Running]:
+    """Return the queries that hang, all of them where the JVM only collects garbage; why is logged and told."""
+    garbage = board.watcher.garbage_seconds(now_ms)
+    if garbage > GARBAGE_SECONDS:
+        board.end = Exit.OUT_OF_MEMORY
+        board.why = f"nearly all processor time goes into garbage collection since {garbage:.0f} s, and no batch moves"
+        log.error("%s: %s", board.pipeline.name, board.why)
+        return list(running)
+    hanging = stuck.find(board.watcher, running, now_ms)
+    for each in hanging:
+        batch = each.counters.running_batch
+        board.why = f"{each.name} hangs: nothing of batch {batch} moved for {stuck.STUCK_SECONDS:.0f} s"
+        log.error("%s", board.why)
+    return hanging
 
 
 def _stop_all(running: Sequence[queries.Running], gate: writer.Gate, options: Options) -> bool:
@@ -230,11 +252,31 @@ def _between_batches(each: queries.Running, root: str) -> bool:
 
 def _classify(ended: Sequence[queries.Running]) -> Exit:
     """Tell from the errors of ended queries what a supervisor may do about it; the gravest counts."""
-    texts = [str(each.query.exception()) for each in ended]
-    if any(_DUPLICATE.search(text) for text in texts):
-        return Exit.DUPLICATE_WRITER
-    if any(_DAMAGED.search(text) for text in texts):
-        return Exit.DAMAGED
-    if any(writer.NULL_IN_REQUIRED in text for text in texts):
-        return Exit.REFUSED
-    return Exit.TRANSIENT
+    return reasons.class_of([str(each.query.exception()) for each in ended])
+
+
+def end_of(fault: Exception, kills_before: int | None = None) -> tuple[Exit, str]:
+    """Return class and reason of a fault that broke off `run`; `kills_before` is `session.oom_kills()` at the start.
+
+    A JVM that ended leaves Python with whatever call came next ("calling o604.isActive"): its exit code says why. 3 is
+    -XX:+ExitOnOutOfMemoryError's.
+    """
+    broken = isinstance(fault, (Py4JError, OSError)) and not isinstance(fault, Py4JJavaError)
+    code = session.jvm_exit_code(JVM_END_SECONDS if broken else 0)
+    if code == session.OUT_OF_MEMORY_CODE:
+        return (
+            Exit.OUT_OF_MEMORY,
+            'the JVM ran out of memory and ended ("Terminating due to java.lang.OutOfMemoryError")',
+        )
+    if code == -signal.SIGKILL and kills_before is not None and (session.oom_kills() or 0) > kills_before:
+        return Exit.OUT_OF_MEMORY, "the kernel killed the JVM for want of memory (OOM kill)"
+    if code is not None:
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        return Exit.TRANSIENT, f"the JVM {how}"
+    return reasons.class_of([_in_full(fault)]), reasons.reason_of(fault)
+
+
+def _in_full(fault: BaseException) -> str:
+    """Return the type and text of a fault and of those that led to it."""
+    causes = fault.__cause__ or fault.__context__
+    return f"{type(fault).__name__}: {fault}" + (f"\n{_in_full(causes)}" if causes else "")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from headrace.contract import objects, truststore
@@ -26,6 +29,9 @@ QUIET_LOGGERS = (
     # each query is a scheduler pool that no file declares: made on first use, with the defaults that are wanted
     "org.apache.spark.scheduler.FairSchedulableBuilder",
 )
+
+OUT_OF_MEMORY_CODE = 3
+"""What a JVM ends with by -XX:+ExitOnOutOfMemoryError (HotSpot, `vm_exit` in debug.cpp)."""
 
 TRUST_STORE = "HEADRACE_CASSANDRA_TRUSTSTORE"
 
@@ -71,6 +77,37 @@ def abandon(spark: SparkSession, code: int) -> NoReturn:
         jvm.kill()
     logging.shutdown()
     os._exit(code)
+
+
+def jvm_pid(spark: SparkSession) -> int:
+    """Return the process id of the session's JVM: our child, or under spark-submit on a cluster our parent."""
+    jvm = getattr(spark.sparkContext._gateway, "proc", None)
+    return int(jvm.pid) if jvm is not None else os.getppid()
+
+
+def jvm_exit_code(patience_seconds: float = 0) -> int | None:
+    """Return how the JVM of this process's session has ended, as `Popen.returncode`; None if it lives or is not our child.
+
+    One that just broke its connections may still be ending: it is waited for.
+    """
+    jvm = getattr(SparkContext._gateway, "proc", None)
+    if jvm is None:
+        return None
+    try:
+        return int(jvm.wait(patience_seconds))
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def oom_kills() -> int | None:
+    """Return how many processes the kernel has killed for want of memory here: in this cgroup, else on this machine."""
+    for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        with contextlib.suppress(OSError):
+            for line in Path(place).read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return None
 
 
 def trust_store() -> str:

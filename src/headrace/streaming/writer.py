@@ -34,12 +34,11 @@ from headrace.errors import HeadraceError
 from headrace.streaming import counted, sinks, tables
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.link import Link
-from headrace.streaming.reasons import writing
+from headrace.streaming.reasons import NULL_IN_REQUIRED, writing
 
 log = logging.getLogger(__name__)
 
-NULL_IN_REQUIRED = "nulls in required columns"
-_LACKS = "headrace: a row lacks"  # other words than a refusal's, for which `runtime` looks in all errors
+_LACKS = "headrace: a row lacks"  # other words than a refusal's, for which `reasons` looks in all errors
 _LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
 
 Write = Callable[[DataFrame, sinks.Batch], None]
@@ -55,6 +54,7 @@ class Counters:
     rows_out: int = 0
     newest: ledger.Record | None = None
     running_batch: int | None = None
+    waits: str = ""  # what the running batch waits for, in words
 
 
 @dataclass

@@ -1,0 +1,66 @@
+"""What Spark really shows of a batch that runs: tasks, records, and processor time of threads and Python workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from headrace.streaming.session import jvm_pid
+from headrace.streaming.work import SparkStore, busy_of
+
+pytestmark = pytest.mark.spark
+
+DEADLINE_SECONDS = 300.0
+
+
+def _await(fact: Any, what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not fact():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@contextmanager
+def _job(spark: SparkSession, group: str, expression: str) -> Iterator[None]:
+    """Run a job of two tasks in a JVM thread; it is cancelled at the end."""
+    spark.sparkContext.setJobGroup(group, group, interruptOnCancel=True)
+    frame = spark.range(0, 200, 1, 2).withColumn("x", F.expr(expression)).where("x IS NULL OR x > -1")
+    running = frame._jdf.toJavaRDD().countAsync()
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    try:
+        yield
+    finally:
+        spark.sparkContext.cancelJobGroup(group)
+        _await(running.isDone, "the job is cancelled")
+
+
+def test_records_move_while_a_long_task_runs_and_a_sleeping_one_uses_no_processor(spark: SparkSession) -> None:
+    pid = jvm_pid(spark)
+    store = SparkStore(spark.sparkContext, pid)
+    with _job(spark, "sleeps", "reflect('java.lang.Thread', 'sleep', 3000L)"):
+        _await(lambda: any(store.jobs("sleeps").values()), "the job runs")
+        jobs = set(store.jobs("sleeps"))
+        _await(lambda: store.done(jobs).tasks == 2, "its stage is known")
+        assert store.done(jobs).tasks_done == 0
+        before = busy_of(pid)
+        time.sleep(3)
+        after = busy_of(pid)
+        assert before is not None
+        assert after is not None
+        slept = after.tasks - before.tasks
+    assert not any(store.jobs("sleeps").values())
+    with _job(spark, "computes", "size(transform(sequence(1, 2000000), i -> md5(string(i))))"):
+        _await(lambda: any(store.jobs("computes").values()), "the job runs")
+        before = busy_of(pid)
+        assert before is not None
+        start = before.tasks
+        _await(
+            lambda: (now := busy_of(pid)) is not None and now.tasks - start > slept + 1, "its threads are seen to work"
+        )
+    assert SparkStore(spark.sparkContext, None).busy() is None
