@@ -69,19 +69,21 @@ with DAG(
         return upgrade.start(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
 
     @task(execution_timeout=timedelta(minutes=55))
-    def watch(plan: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def watch(plan: dict[str, Any], started: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Watch the batches of every query."""
         from dataclasses import asdict
 
         from headrace.operations import deployment, upgrade
 
-        form = params or {}
+        form, own = params or {}, deployment.load()
         seen = upgrade.watch(
-            deployment.load().launcher(),
+            own.launcher(),
             plan["pipeline"],
+            driver=started["driver"],
             batches=form["batches"],
             seconds=form["minutes"] * 60,
             report=seat.say,
+            lag=upgrade.behind(own.root, own.pipeline(plan["pipeline"]), own.bindings),
         )
         return asdict(seen)
 
@@ -104,6 +106,7 @@ with DAG(
         return upgrade.roll_back(own.launcher(), described, by=seat.who(dag_run), release=plan["from"], cut=cut)
 
     plan = check()
-    stopped, cut, started, seen = stop(plan), snapshot(plan), start(plan), watch(plan)
+    stopped, cut, started = stop(plan), snapshot(plan), start(plan)
+    seen = watch(plan, started)
     stopped >> cut >> started >> seen >> keep(plan)
     [stopped, started, seen] >> roll_back(plan, cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from headrace.operations import seat
 
@@ -16,19 +17,23 @@ TAGS = ("speed", "spark", "writes")
 def start(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
-    """Start or adopt the driver and wait until its queries run."""
-    from headrace.operations import deployment, duties
+    """Start or adopt the driver and wait until its queries run. A paused one is left as it is."""
+    from headrace.operations import control, deployment, duties
 
-    form = params or {}
-    launcher = deployment.load().launcher()
-    return duties.start(
-        launcher,
-        pipeline,
-        by=seat.who(dag_run),
-        reason=form["reason"],
-        new_generations=form.get("new_generations", ()),
-        request=seat.request_of(run_id, pipeline),
-    )
+    form, own = params or {}, deployment.load()
+    queries = form.get("new_generations", ())
+    control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
+    try:
+        return duties.start(
+            own.launcher(),
+            pipeline,
+            by=seat.who(dag_run),
+            reason=form["reason"],
+            new_generations=queries,
+            request=seat.request_of(run_id, pipeline),
+        )
+    except control.PausedError as paused:
+        raise AirflowSkipException(str(paused)) from paused
 
 
 @task(map_index_template="{{ pipeline }}")
@@ -58,18 +63,22 @@ def resume(pipeline: str, dag_run: object = None) -> dict[str, Any]:
 
 
 @task(map_index_template="{{ pipeline }}")
-def restart(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+def restart(
+    pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
+) -> dict[str, Any]:
     """Stop the driver, start a new one and wait until its queries run; the restart budget is given back."""
-    from headrace.operations import deployment, duties
+    from headrace.operations import control, deployment, duties
 
-    form = params or {}
-    launcher = deployment.load().launcher()
+    form, own = params or {}, deployment.load()
+    queries = form.get("new_generations", ())
+    control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
     return duties.restart(
-        launcher,
+        own.launcher(),
         pipeline,
         by=seat.who(dag_run),
         reason=form["reason"],
-        new_generations=form.get("new_generations", ()),
+        new_generations=queries,
+        request=seat.request_of(run_id, pipeline),
     )
 
 

@@ -13,6 +13,7 @@ from headrace.cli_common import (
     Json,
     Names,
     console,
+    errors,
     folder,
     known_names,
     launcher,
@@ -23,7 +24,6 @@ from headrace.cli_common import (
     starting_launcher,
     who,
 )
-from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import control, drivers, streams, supervision, supervisor, tables
 from headrace.operations.drivers import Driver
@@ -46,7 +46,8 @@ def stream_start(
 ) -> None:
     """Start drivers, or adopt those that run."""
     queries = new_generation or []
-    _check_new_generations(names, queries)
+    if queries:
+        control.require_queries(list(startable_pipelines(names).values()), queries)
     _start_each(names, lambda own, name: control.start(own, name, by=who(), new_generations=queries), wait, as_json)
 
 
@@ -56,7 +57,14 @@ def _start_each(
     """Start the drivers of the named pipelines by `begin`, wait until their queries run, and show them."""
     settings = Settings.load()
     own = starting_launcher(settings)
-    started = {name: begin(own, name) for name in startable_pipelines(names)}
+    started = {}
+    for name in startable_pipelines(names):
+        try:
+            started[name] = begin(own, name)
+        except control.PausedError as paused:
+            if names:  # it was asked for by its name
+                raise
+            errors.print(str(paused), highlight=False, soft_wrap=True)
     if wait:
         with progress_bars() as report:
             for name, (driver, new) in started.items():
@@ -129,7 +137,8 @@ def stream_restart(
 ) -> None:
     """Stop drivers and start new ones; gives the restart budget back: the way out of CRASH_LOOP."""
     queries = new_generation or []
-    _check_new_generations(names, queries)
+    if queries:
+        control.require_queries(list(startable_pipelines(names).values()), queries)
     _start_each(
         names,
         lambda own, name: control.restart(own, name, by=who(), reason=reason, new_generations=queries),
@@ -172,14 +181,3 @@ def _show_looks(looks: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, 
             said = f"{clock} {told['pipeline']}", tables.coloured(told["verdict"]), did or told["reason"]
             console.print(*said, soft_wrap=True)
         shown[told["pipeline"]] = (told["verdict"], told["wanted"])
-
-
-def _check_new_generations(names: Names, queries: Sequence[str]) -> None:
-    if not queries:
-        return
-    if names is None or len(names) != 1:
-        raise HeadraceError("--new-generation goes with exactly one pipeline.")
-    known = list(startable_pipelines(names)[names[0]].queries)
-    for query in queries:
-        if query not in known:
-            raise HeadraceError(f"There is no query {query!r} to begin anew: there is {', '.join(known)}.")

@@ -38,8 +38,11 @@ def stream_upgrade(
             batches=batches,
             seconds=minutes * 60,
             report=lambda text: report(text, None),
+            lag=upgrade.behind(own.root, described, settings.bindings()),
         )
     if as_json:
         print_json(done)
     else:
-        console.print(f"{pipeline} runs {done['to'] or 'this project'}; watched for {done['seconds']} s.")
+        to, wanted = done["to"] or "this project", intent.read(own.root, pipeline).want
+        watched = f"{pipeline} runs {to}; watched for {done['seconds']} s."
+        console.print(watched if done["driver"] else f"{pipeline} will run {to}; it is {wanted} and stays so.")

@@ -91,6 +91,9 @@ class Imagined:
     def check(self, pipeline: str, order: Order) -> dict[str, Any]:
         return {}
 
+    def ended(self, pipeline: str) -> dict[str, Any] | None:
+        return None
+
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         return ""
 

@@ -65,6 +65,35 @@ def test_a_process_that_ended_is_not_found_even_while_it_is_a_zombie(run_dir):
     assert processes.find("thing", run_dir, MARK) is None
 
 
+def test_a_pager_that_has_the_marked_file_open_is_not_ours(run_dir, tmp_path):
+    file = tmp_path / MARK
+    file.touch()
+    pager = subprocess.Popen(["tail", "-f", str(file)], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: str(file) in psutil.Process(pager.pid).cmdline())
+        assert processes.find("thing", run_dir, str(file)) is None
+        assert processes.read_record("thing", run_dir) is None
+    finally:
+        pager.kill()
+        pager.wait()
+
+
+def test_who_holds_a_lock_is_found_without_a_record(tmp_path):
+    path = tmp_path / "driver-p.lock.jvm"
+    assert processes.holder(path) is None
+    path.touch()
+    assert processes.holder(path) is None
+    holds = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", holds, str(path)])
+    try:
+        wait_for(lambda: processes.holder(path) is not None)
+        assert processes.holder(path).pid == child.pid
+    finally:
+        child.kill()
+        child.wait()
+    assert processes.holder(path) is None
+
+
 def test_a_recycled_pid_is_never_taken_for_ours(run_dir):
     record = start(run_dir)
     os.kill(record.pid, 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -90,6 +91,17 @@ def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pi
     assert (row.driver, row.generation, row.batch, row.rows_in, row.lag) == ("RUNNING", 2, 7, 70, 0)
     assert row.batch_age is not None
     assert row.batch_age >= 4
+
+
+def test_a_running_batch_is_told_with_its_tasks_and_when_the_lag_is_gone():
+    row = streams.QueryRow("p", "p.q", "RUNNING", lag=9_000, taken_rate=500.0, arrival_rate=200.0)
+    row = replace(row, running_batch=8, running_seconds=40.2, tasks=32, tasks_done=14)
+    assert (row.running, row.catch_up_rate, row.caught_up_seconds) == ("14 of 32 tasks, 40 s", 300.0, 30.0)
+    assert replace(row, waits="Cassandra is away").running == "Cassandra is away"
+    assert replace(row, lag=0).caught_up_seconds == 0
+    for behind in (replace(row, arrival_rate=600.0), replace(row, taken_rate=None), replace(row, lag=None)):
+        assert behind.caught_up_seconds is None, "it grows, or is not known"
+    assert row.to_json_dict()["caught_up_seconds"] == 30.0
 
 
 def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(

@@ -17,6 +17,7 @@ from headrace.contract import generation, names, paths, storage
 from headrace.contract.load import by_name, load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import control, intent, supervision, supervisor
+from headrace.operations.drivers import LauncherSilentError
 from headrace.operations.supervisor import Scene, look, supervise
 from headrace.operations.verdict import LIMITS
 from tests.operations.supervising import Imagined
@@ -108,6 +109,92 @@ def test_a_launcher_that_falls_silent_after_the_look_is_not_asked_to_start(scene
     assert supervision.read(scene.root, NAME) == told
     assert told["restarts_left"] == QUICK.restarts, "what was not tried is not counted"
     assert not imagined(scene).orders
+
+
+def test_a_driver_that_may_still_write_costs_nothing_however_often_it_is_fenced(scene: Scene) -> None:
+    look(scene)
+    stopped = 0
+
+    def lost(*_: object) -> None:
+        nonlocal stopped
+        stopped += 1
+        raise LauncherSilentError("Pod deleted and not gone: may still write.")
+
+    (living,) = imagined(scene).alive
+    storage.write_json(
+        paths.heartbeat(scene.root, NAME),
+        {"pipeline": NAME, "at_ms": 1, "exit": None, "life": living.life, "queries": []},
+    )
+    left = QUICK.restarts - 1
+    for _ in range(3 * QUICK.restarts):
+        imagined(scene).hooks["stop"] = lost
+        told = look(scene)
+        if stopped:
+            assert (told["verdict"], told["action"]["kind"]) == ("UNKNOWN", "NOTHING")
+            assert "may still write" in told["reason"]
+        assert told["restarts_left"] == left
+    assert stopped > QUICK.restarts
+    assert len(imagined(scene).orders) == 1
+    imagined(scene).hooks.clear()
+    assert look(scene)["action"]["kind"] == "FENCE_AND_START", "its node came back"
+    assert len(imagined(scene).orders) == 2
+
+
+def test_what_a_newer_release_wrote_is_read_by_an_older_one(scene: Scene) -> None:
+    for path in (paths.intent(scene.root, NAME), paths.supervision(scene.root, NAME)):
+        look(scene)
+        found = storage.read_json(path) | {"of_a_newer_release": 1}
+        if "memory" in found:
+            found["memory"] |= {"newer": 1, "last_action": found["last_action"] | {"newer": 1}}
+            found["memory"]["marks"] = {"last_login": {"generation": 1, "batch": 2, "newer": 3}}
+        storage.write_json(path, found)
+    assert look(scene)["verdict"] in {"IDLE", "MISSING"}
+    made = generation.begin(scene.root, NAME, "last_login", {})
+    manifest = made.paths(scene.root).manifest
+    storage.write_json(manifest, storage.read_json(manifest) | {"of_a_newer_release": 1})
+    assert generation.current(scene.root, NAME, "last_login") == made
+
+
+def test_a_paused_pipeline_is_not_started_but_by_a_resume(scene: Scene) -> None:
+    control.pause(scene.launcher, NAME, by="quality", reason="a critical expectation failed")
+    with pytest.raises(
+        control.PausedError, match=r"paused by quality: a critical .* `headrace stream resume user_logins`"
+    ):
+        control.start(scene.launcher, NAME, by="ann")
+    assert intent.read(scene.root, NAME).want == "PAUSED"
+    assert control.resume(scene.launcher, NAME, by="ann")[1]
+
+
+def test_a_restart_that_is_tried_again_stops_only_what_it_did_not_start(scene: Scene) -> None:
+    look(scene)
+    launcher = imagined(scene)
+
+    def fails() -> None:
+        raise LauncherSilentError("The API answered 500.")
+
+    for moment, stops in (("stop", 1), ("submit", 1), ("submitted", 0)):
+        begun = len(launcher.stops)
+        request = f"a run that breaks at its {moment}"
+        launcher.hooks[moment] = fails
+        with pytest.raises(LauncherSilentError):
+            control.restart(launcher, NAME, by="ann", reason="x", new_generations=["last_login"], request=request)
+        first, orders = intent.read(scene.root, NAME), len(launcher.orders)
+        if moment == "stop":  # the old one lives; its start is long ago
+            launcher.alive[0] = replace(launcher.alive[0], started=0.0)
+        control.restart(launcher, NAME, by="ann", reason="x", new_generations=["last_login"], request=request)
+        assert intent.read(scene.root, NAME) == first, "the wish of the first try, so no other generation begins"
+        assert len(launcher.orders) - orders == (0 if moment == "submitted" else 1)
+        assert len(launcher.stops) - begun >= stops
+        assert len(launcher.alive) == 1
+
+
+def test_new_generations_are_those_of_exactly_one_pipeline() -> None:
+    control.require_queries([PIPELINE, PIPELINE], [])
+    control.require_queries([PIPELINE], ["last_login", "archive_logins"])
+    with pytest.raises(HeadraceError, match="no query 'last_logni' to begin anew: there is last_login, archive_logins"):
+        control.require_queries([PIPELINE], ["last_logni"])
+    with pytest.raises(HeadraceError, match="exactly one pipeline"):
+        control.require_queries([PIPELINE, PIPELINE], ["last_login"])
 
 
 def test_an_operator_who_stops_between_the_look_and_the_start_wins(scene: Scene) -> None:

@@ -54,6 +54,31 @@ def test_a_driver_that_the_launcher_does_not_know_is_left_alone() -> None:
     assert decided(gone("LOCKED"))[0].kind == "NOTHING"
 
 
+def test_a_driver_that_found_its_lock_taken_is_tried_again_after_a_while() -> None:
+    assert decided(later(gone("LOCKED"), LIMITS.longest_wait + 1))[0].kind == "START"
+
+
+def test_starts_while_a_store_is_away_cost_nothing_and_come_every_few_seconds() -> None:
+    memory, starts, observation = KNOWN, [], gone("STORE_AWAY")
+    for second in range(600):
+        action, memory = decided(
+            replace(observation, outcome=gone("STORE_AWAY", observation.now_ms - 1).outcome), memory
+        )
+        starts += [second] if action.kind == "START" else []
+        observation = later(observation, 1)
+    assert starts == list(range(0, 600, int(LIMITS.away_wait)))
+    assert memory.restarts == ()
+    spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(8)))
+    assert decided(gone("STORE_AWAY"), spent)[0].kind == "START", "a spent budget is not its own"
+
+
+def test_ends_of_one_class_in_a_row_are_counted_until_another_comes() -> None:
+    memory = KNOWN
+    for end, count in (("OUT_OF_MEMORY", 1), ("OUT_OF_MEMORY", 2), ("TRANSIENT", 1), ("OUT_OF_MEMORY", 1)):
+        action, memory = decided(gone(end), replace(memory, next_start_ms=0, restarts=()))
+        assert (action.kind, memory.same_end, memory.same_ends) == ("START", end, count)
+
+
 def test_waits_grow_up_to_the_longest_and_then_the_budget_is_spent() -> None:
     assert wait_seconds(0, LIMITS, DICE) == 0
     for used, longest in enumerate((5, 10, 20, 40, 80, 160, 300), start=1):
@@ -147,7 +172,7 @@ def test_what_is_not_wanted_is_stopped_and_what_an_upgrade_holds_is_left_alone()
     assert decided(seen(PIPELINE, wish=paused))[0].kind == "STOP"
     held = replace(RUNNING, held_until_ms=NOW + 1000, reason="upgrade to v2")
     action, memory = decided(replace(gone(), wish=held))
-    assert (action.kind, action.reason) == ("NOTHING", "held off for 1 s more: upgrade to v2")
+    assert (action.kind, action.reason) == ("NOTHING", "held off for 1 s more by an upgrade")
     assert decided(later(replace(gone(), wish=held), 2), memory)[0].kind == "START"
 
 

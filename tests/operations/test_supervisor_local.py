@@ -16,7 +16,10 @@ import psutil
 import pytest
 
 from headrace.contract import paths, storage
+from headrace.contract.paths import jvm_lock
 from headrace.errors import HeadraceError
+from headrace.local import platform
+from headrace.local.settings import Settings
 from headrace.operations import control, duties, intent
 from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.supervisor import Scene, look
@@ -175,6 +178,75 @@ def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher
     (one,) = living(launcher)
     assert one.pid != pid
     assert kinds.count("FENCE_AND_START") == 1
+
+
+WIDOW = """
+import fcntl, sys, time
+held = open(sys.argv[1], "w")
+fcntl.lockf(held, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def widow(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+    """A frozen process that holds the JVM's lock, as a JVM does that was frozen and lost its Python."""
+    monkeypatch.setattr("headrace.operations.drivers_local.WIDOW_SECONDS", 0.1)
+    launcher.run_dir.mkdir(parents=True)
+    launcher.lock_file(NAME).touch()
+    command = [sys.executable, "-c", WIDOW, str(jvm_lock(launcher.lock_file(NAME)))]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"held\n"
+    os.kill(child.pid, signal.SIGSTOP)
+    yield psutil.Process(child.pid)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, widow: psutil.Process):
+    """Of `stream stop`, and of `down`, which asks for whatever lives."""
+    (found,) = launcher.find(NAME)
+    assert found.identity.startswith(f"{widow.pid}@")
+    assert launcher.running() == [NAME]
+    assert control.stop(launcher, NAME, by="ann") is False
+    assert launcher.find(NAME) == []
+    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
+    launcher: LocalLauncher, widow: psutil.Process, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADRACE_HOME", str(launcher.run_dir.parent))
+    with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs: stop it with `headrace down`"):
+        platform.clean(Settings.load())
+    assert launcher.run_dir.exists()
+
+
+def test_a_start_ends_a_jvm_without_its_python_and_never_adopts_it(launcher: LocalLauncher, widow: psutil.Process):
+    driver, new = control.start(launcher, NAME, by="ann")
+    assert new
+    assert not driver.identity.startswith(f"{widow.pid}@")
+    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
+    launcher: LocalLauncher, widow: psutil.Process
+):
+    intent.write(launcher.root, NAME, "RUNNING", "ann", "start")
+    last = {"at_ms": time.time_ns() // 1_000_000 - 60_000, "exit": None, "life": "", "queries": [], "pipeline": NAME}
+    storage.write_json(paths.heartbeat(launcher.root, NAME), last)
+    kinds: list[str] = []
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while "FENCE_AND_START" not in kinds:
+        assert time.monotonic() < deadline, kinds
+        told = look(scene(launcher))
+        kinds.append(told["action"]["kind"])
+    assert "START" not in kinds
+    assert told["restarts_left"] == LIMITS.restarts - 1
+    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_starts(

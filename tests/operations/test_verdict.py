@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.contract.exits import TOLD_TO_STOP
+from headrace.contract.exits import HELPS, TOLD_TO_STOP, Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, runbook
@@ -81,6 +81,62 @@ def test_the_word_of_an_earlier_driver_does_not_count() -> None:
     started_again = replace(RUNNING, at_ms=NOW - 30_000)
     word = {"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 40_000}
     assert verdict(seen(PIPELINE, drivers=(), outcome=word, wish=started_again))[0] == "MISSING"
+
+
+OWN = replace(KNOWN, life="L2", request="R")
+WISH = replace(RUNNING, request="R")
+
+
+@pytest.mark.parametrize(
+    ("word", "memory", "counts"),
+    [
+        ({"life": "L2", "request": "R"}, OWN, True),
+        ({"life": "L1", "request": "R"}, OWN, False),  # the driver before it, under the same wish
+        ({"life": "L3", "request": "R"}, replace(OWN, request="earlier"), True),  # it came and went between two looks
+        ({"life": "L3", "request": "other"}, replace(OWN, request="earlier"), False),
+        ({"life": "L2", "request": "earlier"}, replace(OWN, request="earlier"), True),  # adopted by a later wish
+        ({"life": "L3", "request": "R"}, Memory(), True),  # nobody has looked yet
+        ({"life": "L3", "request": "other"}, Memory(), False),
+    ],
+)
+def test_a_word_is_matched_by_the_life_that_left_it_and_never_by_clocks(
+    word: dict[str, Any], memory: Memory, counts: bool
+) -> None:
+    for skew in (-3_600_000, 0, 3_600_000):  # of the node against the supervisor's machine
+        left = word | {"exit": "DAMAGED", "error": "cut", "at_ms": NOW + skew}
+        found = verdict(seen(PIPELINE, drivers=(), outcome=left, wish=WISH, beat=None), memory)
+        assert (found[0] == "CRASH_LOOP") is counts
+
+
+def test_what_the_launcher_saw_of_an_end_counts_where_the_driver_only_saw_its_jvm_gone() -> None:
+    ended = {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": NOW, "life": "L2", "request": ""}
+    word = {"exit": "TRANSIENT", "error": "calling o604.isActive", "at_ms": NOW, "life": "L2", "request": "R"}
+    for left in (word, None):
+        found, why = verdict(seen(PIPELINE, drivers=(), outcome=left, ended=ended, wish=WISH), OWN)
+        assert (found, why) == (
+            "MISSING",
+            f"the driver ended with OUT_OF_MEMORY: OOMKilled; {HELPS[Exit.OUT_OF_MEMORY]}",
+        )
+    damaged = word | {"exit": "DAMAGED"}
+    assert verdict(seen(PIPELINE, drivers=(), outcome=damaged, ended=ended, wish=WISH), OWN)[0] == "CRASH_LOOP"
+    old = ended | {"life": "L1"}
+    assert verdict(seen(PIPELINE, drivers=(), ended=old, wish=WISH), OWN)[1] == "the driver vanished without a word"
+
+
+@pytest.mark.parametrize("end", HELPS)
+def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setting(end: Exit) -> None:
+    word = {"exit": end.name, "error": "it lacked.", "at_ms": NOW - 1000}
+    again = replace(KNOWN, restarts=(NOW - 9,) * 3, same_end=end.name, same_ends=LIMITS.same_ends)
+    assert verdict(seen(PIPELINE, drivers=(), outcome=word), replace(again, same_ends=2))[0] == "MISSING"
+    assert verdict(seen(PIPELINE, drivers=(), outcome=word), replace(again, same_end="TRANSIENT"))[0] == "MISSING"
+    found, why = verdict(seen(PIPELINE, drivers=(), outcome=word), again)
+    assert found == "CRASH_LOOP"
+    assert (
+        why
+        == f"the driver ended with {end.name}: it lacked; {HELPS[end]}; 3 drivers in a row ended so, the next would too"
+    )
+    given_back = replace(RUNNING, budget_reset_ms=NOW)
+    assert verdict(seen(PIPELINE, drivers=(), outcome=word, wish=given_back), again)[0] == "MISSING"
 
 
 @pytest.mark.parametrize(
@@ -160,8 +216,48 @@ def test_what_waits_is_healthy_then_lagging_then_stalled() -> None:
 def test_a_batch_that_runs_may_take_longer_and_a_start_is_not_healthy_before_its_first_batch() -> None:
     bound = stall_seconds(PIPELINE, "last_login", LIMITS)
     assert waiting(5, bound + 1, running_batch=8)[0] == "LAGGING"
-    assert waiting(5, bound * LIMITS.running_batch + 1, running_batch=8)[0] == "STALLED"
+    assert waiting(5, bound * LIMITS.unseen + 1, running_batch=8)[0] == "STALLED"
     assert waiting(5, 2, batch_written_ms=None)[0] == "LAGGING"
+
+
+def working(still: float, **fields: Any) -> dict[str, Any]:
+    """What a heartbeat says of a query whose batch 8 runs for 2 hours and moved last `still` seconds ago."""
+    work = {"since_ms": NOW - 7_200_000, "tasks": 32, "tasks_done": 14, "records": 9, "waits": "", "blind": False}
+    return {"running_batch": 8, "moved_ms": NOW - 1000 - int(still * 1000), "work": work | fields}
+
+
+def test_a_batch_of_which_anything_moves_is_never_stalled_however_long_it_takes() -> None:
+    for still in (0, LIMITS.still - 1):
+        found, why = waiting(5, 7_200, **working(still))
+        assert found == "LAGGING"
+        assert why.endswith("no batch finished for 3600 s; batch 8 runs for 7200 s, 14 of 32 tasks done")
+
+
+def test_a_batch_of_which_nothing_moves_is_stalled_within_two_minutes() -> None:
+    assert LIMITS.still + LIMITS.confirm + 10 < 120, "a heartbeat and two looks later"
+    found, why = waiting(5, 7_200, **working(LIMITS.still + 1))
+    assert found == "STALLED"
+    assert why == (
+        "last_login: 5 offsets behind and nothing of it moved for 101 s: batch 8 runs for 7200 s, 14 of 32 tasks done"
+    )
+    assert waiting(5, 50, **working(LIMITS.still + 1))[0] == "HEALTHY", "it had nothing to do for the rest of that time"
+
+
+def test_a_batch_that_waits_for_a_store_and_says_so_is_lagging() -> None:
+    found, why = waiting(5, 7_200, **working(1, waits="Cassandra is away"))
+    assert (found, why.rpartition("; ")[2]) == ("LAGGING", "batch 8 waits: Cassandra is away")
+
+
+def test_a_task_on_another_machine_that_is_not_seen_to_move_is_given_more_time() -> None:
+    bound = stall_seconds(PIPELINE, "last_login", LIMITS) * LIMITS.unseen
+    assert waiting(5, 7_200, **working(bound - 1, blind=True))[0] == "LAGGING"
+    assert waiting(5, 7_200, **working(bound + 1, blind=True))[0] == "STALLED"
+    assert waiting(5, 7_200, **working(LIMITS.still + 1, blind=True, tasks_done=32))[0] == "STALLED"
+
+
+def test_a_long_batch_that_has_ended_a_moment_ago_leaves_time_for_its_commit() -> None:
+    ended = {"running_batch": None, "moved_ms": NOW - 1000, "work": None}
+    assert waiting(5, 7_200, **ended)[0] == "LAGGING"
 
 
 def test_a_record_that_comes_after_a_long_silence_is_no_stall() -> None:

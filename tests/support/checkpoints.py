@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headrace.contract import generation, ledger, outputs, storage
 from headrace.contract.checkpoint import Offsets, commits_entry, offsets_entry, read_batch_range
@@ -44,6 +45,9 @@ class FakeLauncher:
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         raise AssertionError("nothing is stopped here")
+
+    def ended(self, pipeline: str) -> dict[str, Any] | None:
+        return None
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         return ""

@@ -108,7 +108,10 @@ def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]
             if airflow:
                 _start_by_airflow(airflow, name)
             else:
-                driver, _ = control.start(launcher, name, by="the demo")
+                try:
+                    driver, _ = control.start(launcher, name, by="the demo")
+                except control.PausedError:  # its table says why
+                    continue
                 drivers.await_first_heartbeat(launcher, driver, START_SECONDS)
             deadline = time.monotonic() + HEAD_START_SECONDS
             while time.monotonic() < deadline and not _wrote(launcher, name):

@@ -177,6 +177,8 @@ def clean(settings: Settings, *, cache: bool = False) -> None:
     """Remove the home folder, and what the cache holds if asked. Raises HeadraceError while something runs."""
     running = sorted({record.name for record in processes.records(settings.run_dir) if processes.living(record)})
     running += [item.name for item in status(settings) if item.pid and item.name not in running]
+    locks = settings.run_dir.glob("driver-*.lock*")  # a driver without a record, or a JVM that has lost its Python
+    running += sorted({lock.name.partition(".")[0] for lock in locks if processes.holder(lock)} - set(running))
     if running:
         raise HeadraceError(f"{', '.join(running)} still runs: stop it with `headrace down` before `headrace clean`.")
     if settings.home.exists():

@@ -76,6 +76,12 @@ class Launcher(Protocol):
         `changes` has, by query, what the checkpoint cannot take of the plan; none is safe. Nothing is started.
         """
 
+    def ended(self, pipeline: str) -> dict[str, Any] | None:
+        """Return how the newest driver ended where the launcher knows more than the driver could say: exit, error, life.
+
+        None where it knows no more, or a driver lives. An exit is an `Exit` name; `at_ms` and `request` as in `outcome`.
+        """
+
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the log of the pipeline's newest driver, or an empty string."""
 
@@ -87,7 +93,7 @@ def heartbeat(root: str, pipeline: str) -> dict[str, Any] | None:
 
 
 def outcome(root: str, pipeline: str) -> dict[str, Any] | None:
-    """Return how the newest driver that could tell has ended: exit (an `Exit` name), error, at_ms, request."""
+    """Return how the newest driver that could tell has ended: exit (an `Exit` name), error, at_ms, request, life."""
     told: dict[str, Any] | None = storage.read_json(paths.outcome(root, pipeline))
     return told
 

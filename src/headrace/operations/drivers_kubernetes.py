@@ -37,6 +37,7 @@ from headrace.operations.kubernetes_pods import (
     POLL_SECONDS,
     Pods,
     driver_of,
+    ended_for_want,
     lacks_image,
     lives,
     waits_for,
@@ -173,6 +174,14 @@ class KubernetesLauncher:
         if pod is not None:
             self._api.delete(pod, KILL_SECONDS)
             self._api.await_gone(pod, self.gone_seconds)
+
+    def ended(self, pipeline: str) -> dict[str, Any] | None:
+        """Return how the kubelet says that the newest driver ended for want of memory or disk; else None.
+
+        In a pod the JVM is the parent of Python: a JVM that ends takes Python along before it can leave word.
+        """
+        pods = self._pods(pipeline, "driver")
+        return None if not pods or lives(pods[-1]) else ended_for_want(pods[-1])
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the log of the pipeline's newest driver, also one that ended, or an empty string."""

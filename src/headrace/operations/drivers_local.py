@@ -24,10 +24,12 @@ from typing import Any
 import psutil
 
 from headrace.contract import paths, storage
+from headrace.contract.paths import jvm_lock
 from headrace.errors import HeadraceError
 from headrace.operations import processes
 from headrace.operations.drivers import PLAIN, Driver, Order
 
+WIDOW_SECONDS = 5.0  # a JVM whose Python is gone ends by itself in one
 CHECK_SECONDS = 300.0  # a JVM, every query planned; 15 s on a calm machine
 
 
@@ -60,8 +62,11 @@ class LocalLauncher:
         return self.log_dir / f"{self.name(pipeline)}.log"
 
     def find(self, pipeline: str) -> list[Driver]:
-        """Return the pipeline's living driver; two cannot live here, the lock sees to that."""
-        process = self._process(pipeline)
+        """Return the pipeline's living driver; two cannot live here, the lock sees to that.
+
+        A JVM that has lost its Python is one too: it may still write, and nothing but its end lets another begin.
+        """
+        process = self._process(pipeline) or self._widow(pipeline)
         return [self._driver(pipeline, process)] if process else []
 
     def running(self) -> list[str]:
@@ -73,6 +78,8 @@ class LocalLauncher:
     def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
         with self._submitting(pipeline):
+            if self._process(pipeline) is None:
+                self._end_widow(pipeline)
             living = self.find(pipeline)
             if living:
                 return living[0], False
@@ -97,7 +104,7 @@ class LocalLauncher:
         """
         process = self._process(pipeline)
         if process is None:
-            return None
+            return self._end_widow(pipeline)
         grace = self.grace_seconds if grace_seconds is None else grace_seconds
         try:
             group = os.getpgid(process.pid)
@@ -109,6 +116,7 @@ class LocalLauncher:
         gentle = processes.stop(process, grace + 15)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
+        self._end_widow(pipeline)  # in whatever group: it is the one that could still write
         return gentle and grace > 0
 
     def check(self, pipeline: str, order: Order) -> dict[str, Any]:
@@ -139,6 +147,10 @@ class LocalLauncher:
             raise HeadraceError(f"The check of {pipeline} from {project} ended without a word: read {log.name}.")
         return word
 
+    def ended(self, pipeline: str) -> dict[str, Any] | None:
+        """Return None: on its own machine a driver leaves word of all that this launcher could see."""
+        return None
+
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the driver's log, or an empty string."""
         return processes.tail(self.log_file(pipeline), lines)
@@ -166,13 +178,26 @@ class LocalLauncher:
     def _process(self, pipeline: str) -> psutil.Process | None:
         return processes.find(self.name(pipeline), self.run_dir, str(self.lock_file(pipeline)))
 
+    def _widow(self, pipeline: str) -> psutil.Process | None:
+        """Return the JVM that holds its own lock of this pipeline's driver (`streaming.lock`), whether or not Python lives."""
+        return processes.holder(jvm_lock(self.lock_file(pipeline)))
+
+    def _end_widow(self, pipeline: str) -> bool | None:
+        """End a JVM that has lost its Python: nobody can tell it anything any more. None: there is none; False: it is ended."""
+        widow = self._widow(pipeline)
+        if widow is None:
+            return None
+        processes.stop(widow, WIDOW_SECONDS)
+        return False
+
     def _driver(self, pipeline: str, process: psutil.Process) -> Driver:
         created = process.create_time()
         environment: dict[str, str] = {}
         with contextlib.suppress(psutil.Error):
             environment = process.environ()
         told = [environment.get(variable, "") for variable in ("HEADRACE_RELEASE", "HEADRACE_LIFE")]
-        return _driver_of(pipeline, process.pid, created, *told)
+        made = _driver_of(pipeline, process.pid, created, *told)
+        return replace(made, where=f"{made.where}, a JVM without its Python") if process.name() == "java" else made
 
     def _sweep(self, pipeline: str) -> None:
         """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""

@@ -45,10 +45,12 @@ def resume(launcher: Launcher, pipeline: str, *, by: str) -> dict[str, Any]:
 
 
 def restart(
-    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = ()
+    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = (), request: str = ""
 ) -> dict[str, Any]:
-    """Stop the driver, start a new one and wait until its queries run."""
-    driver, new = control.restart(launcher, pipeline, by=by, reason=reason, new_generations=new_generations)
+    """Stop the driver, start a new one and wait until its queries run. `request` as in `start`."""
+    driver, new = control.restart(
+        launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
+    )
     return await_queries(launcher, driver, new=new)
 
 

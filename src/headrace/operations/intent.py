@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from headrace.contract import paths, storage
+from headrace.contract.records import known_fields
 from headrace.operations.drivers import Order
 
 Want = Literal["RUNNING", "PAUSED", "STOPPED"]
@@ -47,7 +48,26 @@ class Intent:
 def read(root: str, pipeline: str) -> Intent:
     """Return the wish for a pipeline; one that nobody started is wanted STOPPED."""
     found = storage.read_json(paths.intent(root, pipeline))
-    return replace(Intent(**found), new_generations=tuple(found.get("new_generations", ()))) if found else Intent()
+    if not found:
+        return Intent()
+    return replace(known_fields(Intent, found), new_generations=tuple(found.get("new_generations", ())))
+
+
+def hold(root: str, pipeline: str, seconds: float) -> Intent:
+    """Hold the supervisor off for so long, from now; 0 lets it go. What is wanted stays as an operator wrote it."""
+    now = time.time_ns() // 1_000_000
+    wish = replace(read(root, pipeline), held_until_ms=int(now + seconds * 1000) if seconds else 0)
+    storage.write_json(paths.intent(root, pipeline), asdict(wish))
+    return wish
+
+
+def run_release(root: str, pipeline: str, by: str, reason: str, release: str, *, hold_seconds: float = 0) -> Intent:
+    """Make a release the one that the pipeline runs. One that is paused or stopped stays so, with its own reason."""
+    if read(root, pipeline).want == "RUNNING":
+        return write(root, pipeline, "RUNNING", by, reason, release=release, hold_seconds=hold_seconds)
+    wish = replace(hold(root, pipeline, hold_seconds), release=release)
+    storage.write_json(paths.intent(root, pipeline), asdict(wish))
+    return wish
 
 
 def write(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.contract import names
+from headrace.contract.exits import Exit
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import Driver, LauncherSilentError
 
@@ -23,6 +24,7 @@ KILL_SECONDS = 1
 
 # ErrImagePull is not among them: it is the first failed try, and the registry may answer the second.
 _NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_JVM_OUT_OF_MEMORY = 3  # by -XX:+ExitOnOutOfMemoryError
 _IN_CLUSTER = "https://kubernetes.default.svc"
 _TRIES = 3
 _REQUEST_SECONDS = (3.05, 10)  # to connect, to read
@@ -156,6 +158,36 @@ def exit_code(pod: Any) -> int | None:  # noqa: ANN401
         if status.name == "driver" and status.state.terminated:
             return int(status.state.terminated.exit_code)
     return None
+
+
+def ended_for_want(pod: Any) -> dict[str, Any] | None:  # noqa: ANN401
+    """Return the end of a pod that had too little memory or disk, as a driver's own word has it; else None.
+
+    OOMKilled is the kernel's, exit code 3 the JVM's by -XX:+ExitOnOutOfMemoryError, Evicted the kubelet's with what lacked.
+    """
+    found = next((s for s in pod.status.container_statuses or [] if s.name == "driver" and s.state.terminated), None)
+    terminated = found.state.terminated if found else None
+    if pod.status.reason == "Evicted":
+        said = str(pod.status.message or "")
+        end = Exit.DISK_FULL if "ephemeral" in said or "disk" in said else Exit.OUT_OF_MEMORY
+        error = f"its pod was evicted: {said}"
+    elif terminated and terminated.reason == "OOMKilled":
+        end, error = Exit.OUT_OF_MEMORY, "its container was killed for want of memory (OOMKilled, exit code 137)"
+    elif terminated and terminated.exit_code == _JVM_OUT_OF_MEMORY:
+        end, error = (
+            Exit.OUT_OF_MEMORY,
+            'the JVM ran out of memory and ended ("Terminating due to java.lang.OutOfMemoryError")',
+        )
+    else:
+        return None
+    at = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
+    return {
+        "exit": end.name,
+        "error": error,
+        "at_ms": int(at.timestamp() * 1000),
+        "life": (pod.metadata.labels or {}).get(names.LIFE_LABEL, ""),
+        "request": "",
+    }
 
 
 def driver_of(pipeline: str, pod: Any, settings: str) -> Driver:  # noqa: ANN401

@@ -18,6 +18,8 @@ import psutil
 
 from headrace.contract.bindings import write_private
 
+_PROGRAMS = ("python", "java")
+
 # A dropped Popen of a living child warns; kept here, a child of this process is also reaped once it ends.
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -54,13 +56,17 @@ def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping
 
 
 def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
-    """Return our living process of this name: by its record, else by its mark (its starter died before it wrote)."""
+    """Return our living process of this name: by its record, else by its mark (its starter died before it wrote).
+
+    All that we start is Java or Python: an editor or a pager that has the marked file open is not ours.
+    """
     _reap()
     record = read_record(name, run_dir)
     if record and (process := living(record)):
         return process
     for process in psutil.process_iter(["cmdline"]):
-        if mark in (process.info["cmdline"] or []) and _lives(process):
+        words = process.info["cmdline"] or [""]
+        if mark in words[1:] and Path(words[0]).name.startswith(_PROGRAMS) and _lives(process):
             _write(run_dir, Record(name, process.pid, process.create_time(), mark))
             return process
     return None
@@ -79,6 +85,24 @@ def living(record: Record) -> psutil.Process | None:
         return process if not words or record.mark in words else None
     except psutil.Error:
         return None
+
+
+def holder(path: Path) -> psutil.Process | None:
+    """Return the living process that holds a lock on a file (flock or fcntl), or None; of others' files it sees nothing."""
+    try:
+        inode = path.stat().st_ino
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    # 3: POSIX  ADVISORY  WRITE 4711 08:01:131099 0 EOF; of a lock that is waited for a line "3: -> POSIX ..." more
+    for fields in (line.split() for line in locks if "->" not in line):
+        if len(fields) > 5 and fields[5].rpartition(":")[2] == str(inode) and int(fields[4]) > 0:
+            with contextlib.suppress(psutil.Error, OSError):
+                process = psutil.Process(int(fields[4]))
+                opened = (each.readlink() for each in Path(f"/proc/{process.pid}/fd").iterdir())
+                if path.resolve() in opened and _lives(process):
+                    return process
+    return None
 
 
 def stop(process: psutil.Process, timeout: float) -> bool:

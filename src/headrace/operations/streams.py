@@ -22,6 +22,9 @@ SILENT_AFTER_SECONDS = 20
 class QueryRow:
     """One query. Ages in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets.
 
+    `running_batch` is the batch that runs, since `running_seconds`, with the tasks that are known of it; `waits` says for
+    what it waits. Rates are in offsets a second over the newest batches.
+
     `verdict` and `reason` are the query's (`supervision`); `wanted` and `restarts_left` the pipeline's. They are empty
     where no supervisor has looked yet and Kafka was not asked.
     """
@@ -39,15 +42,45 @@ class QueryRow:
     trigger_ms: int | None = None
     watermark_ms: int | None = None
     state_rows: int = 0
+    running_batch: int | None = None
+    running_seconds: float | None = None
+    tasks: int | None = None
+    tasks_done: int | None = None
+    waits: str = ""
+    taken_rate: float | None = None
+    arrival_rate: float | None = None
     detail: str = ""
     verdict: str = ""
     reason: str = ""
     wanted: str = ""
     restarts_left: int | None = None
 
+    @property
+    def running(self) -> str:
+        """The running batch in a few words, or "" where none runs."""
+        if self.running_batch is None or self.running_seconds is None:
+            return ""
+        return self.waits or f"{self.tasks_done} of {self.tasks} tasks, {self.running_seconds:.0f} s"
+
+    @property
+    def catch_up_rate(self) -> float | None:
+        """Offsets a second by which the lag falls (negative: it grows); None if not known."""
+        if self.taken_rate is None or self.arrival_rate is None:
+            return None
+        return round(self.taken_rate - self.arrival_rate, 2)
+
+    @property
+    def caught_up_seconds(self) -> float | None:
+        """In how many seconds the lag is gone at this rate; None if it does not fall or is not known."""
+        if self.lag == 0:
+            return 0.0
+        rate = self.catch_up_rate
+        return None if self.lag is None or rate is None or rate <= 0 else round(self.lag / rate, 1)
+
     def to_json_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
-        return asdict(self)
+        found = ("running", "catch_up_rate", "caught_up_seconds")
+        return asdict(self) | {name: getattr(self, name) for name in found}
 
 
 def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[QueryRow]:
@@ -144,11 +177,20 @@ def _row(pipeline: str, name: str, state: DriverState, detail: str, known: dict[
     entry = known.get(query)
     if entry is None:
         return QueryRow(pipeline, query, state, detail=detail)
-    written = entry["batch_written_ms"]
+    written, work = entry["batch_written_ms"], entry.get("work")
+    running: dict[str, Any] = {}
+    if work and state == "RUNNING":
+        running = {key: work[key] for key in ("tasks", "tasks_done", "waits")} | {
+            "running_batch": entry["running_batch"],
+            "running_seconds": round(max(0.0, time.time() - work["since_ms"] / 1000), 1),
+        }
     return QueryRow(
         pipeline,
         query,
         state,
+        taken_rate=entry.get("taken_rate"),
+        arrival_rate=entry.get("arrival_rate"),
+        **running,
         batch_age=None if written is None else round(time.time() - written / 1000, 1),
         detail=entry["error"] or detail,
         **{

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from headrace.contract import paths, storage
+from headrace.contract.records import known_fields
 from headrace.operations.intent import Intent
 
 Verdict = Literal["HEALTHY", "IDLE", "LAGGING", "STALLED", "CRASH_LOOP", "MISSING", "DUPLICATE", "UNKNOWN"]
@@ -68,9 +69,11 @@ class Mark:
 class Memory:
     """What one look must know of those before it.
 
-    `driver` is the identity of the driver that lived last, `first_beat_ms` when its heartbeat was first seen, `moved_ms`
-    when any query was last seen to have committed a batch, `calm_since_ms` since when it has had no fault. A fault that
-    ends in a fence is a `suspect` first: it must be seen twice. `gave_up_ms` keeps a given-up pipeline from a second alarm.
+    `driver` is the identity of the driver that lived last, `life` its life, `request` the wish under which it was first
+    seen; `same_end` is the class (an `Exit` name) of the newest end, `same_ends` how many in a row had it. `first_beat_ms`
+    is when its heartbeat was first seen, `moved_ms` when any query was last seen to have committed a batch, `calm_since_ms`
+    since when it has had no fault. A fault that ends in a fence is a `suspect` first: it must be seen twice. `gave_up_ms`
+    keeps a given-up pipeline from a second alarm.
     """
 
     driver: str = ""
@@ -85,6 +88,10 @@ class Memory:
     suspect: str = ""
     suspect_since_ms: int = 0
     last_action: Action | None = None
+    life: str = ""
+    request: str = ""
+    same_end: str = ""
+    same_ends: int = 0
 
     def restarts_since(self, wish: Intent) -> tuple[int, ...]:
         """Return the restarts that count: those after the operator last gave the budget back."""
@@ -105,14 +112,13 @@ def write(root: str, pipeline: str, told: dict[str, Any]) -> None:
 def memory_of(told: dict[str, Any] | None) -> Memory:
     """Return the memory in a supervision; an empty one where there is none."""
     kept = dict((told or {}).get("memory") or {})
-    known = {name: value for name, value in kept.items() if name in Memory.__dataclass_fields__}
-    memory = Memory(**known)
+    memory = known_fields(Memory, kept)
     last = kept.get("last_action")
     return replace(
         memory,
-        marks={query: Mark(**mark) for query, mark in (kept.get("marks") or {}).items()},
+        marks={query: known_fields(Mark, mark) for query, mark in (kept.get("marks") or {}).items()},
         restarts=tuple(kept.get("restarts") or ()),
-        last_action=Action(**last) if last else None,
+        last_action=known_fields(Action, last) if last else None,
     )
 
 

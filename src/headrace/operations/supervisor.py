@@ -115,35 +115,61 @@ def _look(scene: Scene) -> dict[str, Any]:
     action, memory = decide(judgement.pipeline, seen, remembered, scene.limits, scene.dice)
     if action.kind not in {"NOTHING", "GIVE_UP"}:
         supervision.write(scene.root, name, _told(scene, seen, judgement, memory, action))
-        action, memory = _act(scene, seen, action, memory, remembered)
+        action, memory, silence = _act(scene, seen, action, memory, remembered)
+        if silence:
+            judgement = Judgement(
+                Finding("UNKNOWN", silence), dict.fromkeys(judgement.queries, Finding("UNKNOWN", silence))
+            )
     told = _told(scene, seen, judgement, memory, action)
     supervision.write(scene.root, name, told)
     return told
 
 
-def _act(scene: Scene, seen: Observation, action: Action, memory: Memory, untouched: Memory) -> tuple[Action, Memory]:
-    """Carry out an action, unless the wish or the drivers changed since the look. Returns what came of it."""
+def _act(
+    scene: Scene, seen: Observation, action: Action, memory: Memory, untouched: Memory
+) -> tuple[Action, Memory, str]:
+    """Carry out an action, unless the wish or the drivers changed since the look. Returns what came of it.
+
+    The third is what the launcher does not know, or "". Then nothing is spent: a driver that may still write is not known
+    to have failed, and none was started beside it.
+    """
     launcher, name = scene.launcher, scene.pipeline.name
     try:
         changed = intent.read(scene.root, name) != seen.wish or _identities(scene) != _seen_identities(seen)
     except LauncherSilentError as silence:
-        return replace(action, kind="NOTHING", reason=f"the launcher cannot say what lives: {silence}"), untouched
+        unknown = f"the launcher cannot say what lives: {silence}"
+        return replace(action, kind="NOTHING", reason=unknown), untouched, unknown
     if changed:
-        return replace(action, kind="NOTHING", reason="it changed while it was looked at: see the next look"), untouched
+        reason = "it changed while it was looked at: see the next look"
+        return replace(action, kind="NOTHING", reason=reason), untouched, ""
     try:
         if action.kind != "START":
             launcher.stop(name, 0 if action.kind == "FENCE_AND_START" else None)
         if action.kind == "STOP":
-            return action, memory
+            return action, memory, ""
         driver = _start(scene)
     except LauncherSilentError as silence:
-        return replace(action, reason=f"{action.reason}; the launcher does not answer: {silence}"), memory
+        tried = f"{action.kind} was tried ({_why(action)}) and the launcher does not answer: {silence}"
+        return replace(action, kind="NOTHING", reason=tried), untouched, tried
     except HeadraceError as error:
-        return replace(action, reason=f"{action.reason}; it could not be started: {error}"), memory
+        return replace(action, reason=f"{action.reason}; it could not be started: {error}"), memory, ""
     if driver is None:
-        return replace(action, reason=f"{action.reason}; undone, an operator wanted otherwise"), memory
+        return replace(action, reason=f"{action.reason}; undone, an operator wanted otherwise"), memory, ""
     started_ms = int(driver.started * 1000)
-    return action, replace(memory, driver=driver.identity, started_ms=started_ms, first_beat_ms=0)
+    known = replace(
+        memory,
+        driver=driver.identity,
+        life=driver.life,
+        request=seen.wish.request,
+        started_ms=started_ms,
+        first_beat_ms=0,
+    )
+    return action, known, ""
+
+
+def _why(action: Action) -> str:
+    """Return why an action was taken, without the number of the start that it would have been."""
+    return action.reason.partition("; start ")[0]
 
 
 def _start(scene: Scene) -> Driver | None:

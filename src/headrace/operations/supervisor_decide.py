@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from headrace.contract.exits import Exit
 from headrace.operations.supervision import Action, Kind, Memory
 from headrace.operations.verdict import Finding, Limits, Observation
 
@@ -25,13 +26,15 @@ def decide(
         return _nothing(seen, "what is not known is not touched"), memory
     if seen.now_ms < seen.wish.held_until_ms:
         left = (seen.wish.held_until_ms - seen.now_ms) / 1000
-        return _nothing(seen, f"held off for {left:.0f} s more: {seen.wish.reason}"), _trust(memory)
+        return _nothing(seen, f"held off for {left:.0f} s more by an upgrade"), _trust(memory)
     if seen.drivers:
         memory = replace(memory, next_start_ms=0)
     if not finding.ripe:
         return _leave_or_renew(finding, seen, _trust(memory))
     if seen.wish.want != "RUNNING":
         return _did("STOP", finding.reason, seen, memory)
+    if finding.verdict == "MISSING" and finding.end == Exit.STORE_AWAY.name:
+        return _try_start(finding, seen, memory, limits)
     if finding.verdict == "MISSING":
         return _start(finding, seen, memory, limits, dice)
     if finding.verdict == "CRASH_LOOP":
@@ -75,7 +78,25 @@ def _start(
     if seen.now_ms < due:
         left = (due - seen.now_ms) / 1000
         return _nothing(seen, f"{finding.reason}; restart {used + 1} of {limits.restarts} in {left:.0f} s"), memory
-    return _did("START", f"{finding.reason}; start {used + 1} of {limits.restarts}", seen, _spend(seen, memory))
+    memory = _count_end(finding.end, _spend(seen, memory))
+    return _did("START", f"{finding.reason}; start {used + 1} of {limits.restarts}", seen, memory)
+
+
+def _try_start(finding: Finding, seen: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
+    """Start after an end for a store that is away: at once, then every `away_wait` seconds, and nothing is spent."""
+    memory = _trust(memory)
+    last = memory.last_action
+    due = last.at_ms + int(limits.away_wait * 1000) if last and last.kind == "START" else seen.now_ms
+    if seen.now_ms < due:
+        left = (due - seen.now_ms) / 1000
+        return _nothing(seen, f"{finding.reason}; tried again in {left:.0f} s"), replace(memory, next_start_ms=due)
+    reason = f"{finding.reason}; tried again, at no cost of the budget"
+    return _did("START", reason, seen, replace(_count_end(finding.end, memory), next_start_ms=0))
+
+
+def _count_end(end: str, memory: Memory) -> Memory:
+    """Remember the class of an end after which a driver is started, and how many had it in a row."""
+    return replace(memory, same_end=end, same_ends=memory.same_ends + 1 if memory.same_end == end else 1)
 
 
 def _fence(finding: Finding, seen: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
@@ -107,7 +128,7 @@ def _count_calm(finding: Finding, seen: Observation, memory: Memory, limits: Lim
         return replace(memory, calm_since_ms=0)
     memory = replace(memory, calm_since_ms=memory.calm_since_ms or seen.now_ms)
     if seen.now_ms - memory.calm_since_ms >= limits.stable * 1000:
-        memory = replace(memory, restarts=(), gave_up_ms=0)
+        memory = replace(memory, restarts=(), gave_up_ms=0, same_end="", same_ends=0)
     return memory
 
 

@@ -83,18 +83,19 @@ def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) ->
         return Observation(now_ms, wish, None, unknown=f"the launcher cannot say what lives: {error!r}")
     if wish.want != "RUNNING":
         return Observation(now_ms, wish, living)
-    unknown, beat, outcome = "", None, None
+    unknown, beat, outcome, ended = "", None, None, None
     positions: Mapping[str, Position] = {}
     try:
         # After `find`: a driver that is gone has left its word before it went.
         beat, outcome = drivers.heartbeat(root, pipeline.name), drivers.outcome(root, pipeline.name)
+        ended = None if living else launcher.ended(pipeline.name)
     except SILENCE as error:
         unknown = f"the checkpoint cannot be read: {error}"
     try:
         positions = positions_of(root, pipeline, ends(pipeline.sources))
     except SILENCE as error:
         unknown = unknown or str(error)
-    return Observation(time.time_ns() // 1_000_000, wish, living, beat, outcome, positions, unknown)
+    return Observation(time.time_ns() // 1_000_000, wish, living, beat, outcome, positions, unknown, ended)
 
 
 def positions_of(root: str, pipeline: Pipeline, ends: Offsets) -> dict[str, Position]:

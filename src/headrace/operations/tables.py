@@ -69,10 +69,12 @@ _QUERY_CELLS: dict[str, Callable[[QueryRow], str]] = {
     "lag": lambda row: number(row.lag),
     "batch age": lambda row: seconds(row.batch_age),
     "took": lambda row: seconds(None if row.batch_duration_ms is None else row.batch_duration_ms / 1000),
+    "running": lambda row: row.running,
+    "zero lag in": lambda row: seconds(row.caught_up_seconds) if row.lag else "",
     "watermark": lambda row: clock(row.watermark_ms),
     "state": lambda row: number(row.state_rows) if row.state_rows else "",
 }
-_ONLY_WIDE = {"gen", "batch", "took", "state", "rows out", "watermark"}
+_ONLY_WIDE = {"gen", "batch", "took", "running", "zero lag in", "state", "rows out", "watermark"}
 
 
 def verdicts(rows: Sequence[QueryRow]) -> Table:

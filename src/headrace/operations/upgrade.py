@@ -1,7 +1,9 @@
 """Upgrade a pipeline to another release, or go back, unattended: check, stop, snapshot, start, watch, keep or roll back.
 
 A release is a folder with pipelines/ and spark_jobs/ (local) or an image. Each step is one function that may be repeated
-after a fault; between them the supervisor is held off for a bounded time, so a dead upgrade lets go by itself.
+after a fault; meanwhile the supervisor is held off for a bounded time that a living upgrade renews, so a dead one lets go
+by itself. An operator always wins (ADR 0012): a pipeline that is paused or stopped, before or meanwhile, stays so; such a
+one gets the release without being started.
 
 Both releases run on the same checkpoint: the check before the stop allows only what Spark allows (guide, "Recovery
 semantics after changes in a streaming query"), and batches are replayed exactly. The snapshot is the way back where the
@@ -11,8 +13,9 @@ old release cannot go on from what the new one left.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from headrace.contract.model import Pipeline
@@ -20,9 +23,12 @@ from headrace.errors import HeadraceError
 from headrace.operations import drivers, duties, intent
 from headrace.operations.checkpoints import restore, snapshots
 from headrace.operations.drivers import Launcher, Order
+from headrace.operations.intent import Intent
+from headrace.operations.supervisor_observe import SILENCE, KafkaEnds, positions_of
 
 HOLD_SECONDS = 900.0
-"""How long the supervisor is held off by one step: longer than any, short enough that nobody waits for a dead one."""
+"""How long the supervisor is held off by one step: longer than any but `watch`, which renews it; short enough that nobody
+waits for a dead one."""
 
 SETTLED_SECONDS = 30.0
 """A query without new records counts as good when it has been active and caught up for so long."""
@@ -35,6 +41,29 @@ class Watched:
     batches: dict[str, int]
     idle: list[str]
     seconds: float
+
+
+Behind = Callable[[], Mapping[str, int | None]]
+"""Returns offsets behind Kafka by short query name; None, or no entry, where that is not known."""
+
+
+def not_known() -> Mapping[str, int | None]:
+    """Return that nothing is known of any query: then only what a driver's heartbeat says counts."""
+    return {}
+
+
+def behind(root: str, pipeline: Pipeline, bindings: Path) -> Behind:
+    """Return a function that asks checkpoints and Kafka how far each query is behind. `bindings` is an admin's root."""
+    ends = KafkaEnds(bindings)
+
+    def ask() -> Mapping[str, int | None]:
+        try:
+            found = positions_of(root, pipeline, ends(pipeline.sources))
+        except SILENCE:
+            return {}
+        return {query: None if position.error else position.lag for query, position in found.items()}
+
+    return ask
 
 
 def check(launcher: Launcher, pipeline: str, release: str) -> dict[str, Any]:
@@ -54,7 +83,8 @@ def check(launcher: Launcher, pipeline: str, release: str) -> dict[str, Any]:
 
 def stop(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
     """Hold the supervisor off and stop the driver; a running batch may finish."""
-    _hold(launcher, pipeline, by, f"upgrade to {release or 'the deployment'}")
+    del by, release
+    intent.hold(launcher.root, pipeline, HOLD_SECONDS)
     gentle = launcher.stop(pipeline)
     return {"pipeline": pipeline, "ended": {None: "did not run", True: "stopped", False: "killed"}[gentle]}
 
@@ -65,12 +95,21 @@ def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
 
 
 def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
-    """Start a release while the supervisor is held off, and wait until its queries run. Raises HeadraceError if not."""
-    _hold(launcher, pipeline, by, f"upgrade to {release or 'the deployment'}")
+    """Start a release while the supervisor is held off, and wait until its queries run. Raises HeadraceError if not.
+
+    Returns what `watch` must find: the driver's identity and release. Where the pipeline is not wanted to run nothing is
+    started, and `driver` is None.
+    """
+    del by
+    wish = intent.hold(launcher.root, pipeline, HOLD_SECONDS)
+    if wish.want != "RUNNING":
+        return {"pipeline": pipeline, "driver": None, "wanted": wish.want, "started": False}
     living = launcher.find(pipeline)
     if living and living[0].release != release:
         launcher.stop(pipeline)
     driver, new = launcher.submit(pipeline, Order(release=release))
+    if driver.release != release:
+        raise HeadraceError(f"Somebody else started {pipeline} with {driver.release or 'the deployment'} meanwhile.")
     return duties.await_queries(launcher, driver, new=new) | {"at_ms": time.time_ns() // 1_000_000}
 
 
@@ -78,35 +117,34 @@ def watch(
     launcher: Launcher,
     pipeline: str,
     *,
+    driver: str | None,
     batches: int,
     seconds: float,
     report: Callable[[str], None] = lambda _text: None,
+    lag: Behind = not_known,
 ) -> Watched:
-    """Watch the driver that lives until each query has written `batches` batches, or has had nothing to do.
+    """Watch the driver of this identity until each query has written `batches` batches, or has had nothing to do.
 
-    Raises HeadraceError if the driver ends, a query ends, or one has not come so far after `seconds`.
+    The hold is renewed meanwhile. A query has nothing to do where its heartbeat or `lag` says that it is not behind: not
+    known is not nothing. With `driver` None the pipeline is not wanted to run, and there is nothing to watch.
+
+    Raises HeadraceError if that driver ends or is replaced, a query ends, the pipeline is paused or stopped, or one has not
+    come so far after `seconds`.
     """
-    began, said = time.monotonic(), ""
-    first: dict[str, int] = {}
-    calm_since: dict[str, float] = {}
+    if driver is None:
+        return Watched({}, [], 0.0)
+    began, said, held = time.monotonic(), "", -HOLD_SECONDS
+    seen = _Seen(batches, lag)
     while True:
-        beat = _living_heartbeat(launcher, pipeline)
         now = time.monotonic()
-        done: dict[str, int] = {}
-        idle: list[str] = []
-        for entry in beat["queries"]:
-            name, count = entry["query"], int(entry["batches"])
-            done[name] = count - first.setdefault(name, 0)
-            calm = entry["running_batch"] is None and not entry["lag"]
-            since = calm_since.setdefault(name, now) if calm else now
-            if not calm:
-                calm_since.pop(name, None)
-            if done[name] < batches and calm and now - since >= SETTLED_SECONDS:
-                idle.append(name)
-        missing = [name for name, count in done.items() if count < batches and name not in idle]
+        if now - held > HOLD_SECONDS / 3:
+            _require_wanted(intent.hold(launcher.root, pipeline, HOLD_SECONDS))
+            held = now
+        seen.look(_living_heartbeat(launcher, pipeline, driver)["queries"], now)
+        missing = [name for name, count in seen.done.items() if count < batches and name not in seen.idle]
         if not missing:
-            return Watched(done, idle, round(now - began, 1))
-        text = ", ".join(f"{name} {done[name]} of {batches}" for name in missing)
+            return Watched(seen.done, seen.idle, round(now - began, 1))
+        text = ", ".join(f"{name} {seen.done[name]} of {batches}" for name in missing)
         if text != said:
             report(text)
             said = text
@@ -115,12 +153,48 @@ def watch(
         time.sleep(2)
 
 
+@dataclass
+class _Seen:
+    """What a watch has seen by its last look: batches a query since the first look, and queries with nothing to do."""
+
+    batches: int
+    lag: Behind
+    done: dict[str, int] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+    _first: dict[str, int] = field(default_factory=dict)
+    _calm_since: dict[str, float] = field(default_factory=dict)
+
+    def look(self, entries: Sequence[Mapping[str, Any]], now: float) -> None:
+        """Take in the queries of a heartbeat; `now` is of the monotonic clock."""
+        resting = [entry for entry in entries if entry["running_batch"] is None]
+        asked = self.lag() if any(entry["lag"] is None for entry in resting) else {}
+        calm = {
+            entry["query"]
+            for entry in resting
+            if (asked.get(entry["query"].partition(".")[2]) if entry["lag"] is None else entry["lag"]) == 0
+        }
+        self._calm_since = {name: self._calm_since.get(name, now) for name in calm}
+        for entry in entries:
+            self.done[entry["query"]] = int(entry["batches"]) - self._first.setdefault(entry["query"], entry["batches"])
+        self.idle = [
+            name
+            for name, since in self._calm_since.items()
+            if self.done[name] < self.batches and now - since >= SETTLED_SECONDS
+        ]
+
+
 def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
-    """Make the new release the one that the supervisor keeps running."""
-    wish = intent.write(
-        launcher.root, pipeline, "RUNNING", by, f"upgraded to {release or 'the deployment'}", release=release
-    )
-    return asdict(wish)
+    """Make the new release the one that the supervisor keeps running, and let the supervisor go.
+
+    Raises HeadraceError where another release runs: it was replaced after the watch.
+    """
+    other = [driver for driver in launcher.find(pipeline) if driver.release != release]
+    if other:
+        raise HeadraceError(
+            f"{pipeline} runs {other[0].release or 'the deployment'} ({other[0].where}), not the release."
+        )
+    reason = f"upgraded to {release or 'the deployment'}"
+    return asdict(intent.run_release(launcher.root, pipeline, by, reason, release))
 
 
 def roll_back(
@@ -129,11 +203,12 @@ def roll_back(
     """End whatever runs and start the old release; where it cannot go on from the checkpoint, restore the `cut` first.
 
     `described` is the pipeline as the old release has it. The old release is also what the supervisor keeps running
-    afterwards, also if it does not come up at once.
+    afterwards, also if it does not come up at once. A pipeline that is paused or stopped meanwhile stays so: then nothing
+    is started, and `driver` is None.
     """
     pipeline = described.name
     reason = f"rolled back to {release or 'the deployment'}"
-    intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release, hold_seconds=HOLD_SECONDS)
+    intent.run_release(launcher.root, pipeline, by, reason, release, hold_seconds=HOLD_SECONDS)
     launcher.stop(pipeline, 0)
     restored = False
     try:
@@ -148,7 +223,7 @@ def roll_back(
             restored = True
             told = start(launcher, pipeline, by=by, release=release)
     finally:
-        intent.write(launcher.root, pipeline, "RUNNING", by, reason, release=release)
+        intent.hold(launcher.root, pipeline, 0)
     return told | {"restored": restored}
 
 
@@ -162,8 +237,11 @@ def run(
     batches: int,
     seconds: float,
     report: Callable[[str], None],
+    lag: Behind = not_known,
 ) -> dict[str, Any]:
     """Carry out a whole upgrade, as the DAG does task by task. Raises HeadraceError after it was refused or rolled back.
+
+    A pipeline that is not wanted to run gets the release for its next start; `driver` is None then.
 
     `described` is the pipeline now, `old` as the release that runs has it (the same but for a release in a folder).
     """
@@ -176,29 +254,40 @@ def run(
         report("snapshot")
         cut = snapshot(launcher, described)
         report("start")
-        start(launcher, described.name, by=by, release=release)
-        seen = watch(launcher, described.name, batches=batches, seconds=seconds, report=report)
+        driver = start(launcher, described.name, by=by, release=release)["driver"]
+        seen = watch(launcher, described.name, driver=driver, batches=batches, seconds=seconds, report=report, lag=lag)
         keep(launcher, described.name, by=by, release=release)
     except HeadraceError as fault:
         report("roll back")
         back = roll_back(launcher, old, by=by, release=plan["from"], cut=cut)
         how = "from the snapshot" if back["restored"] else "from its checkpoint"
+        now = f"which runs again {how}" if back["driver"] else f"and stays {back['wanted']}"
         raise HeadraceError(
-            f"{described.name} was rolled back to {plan['from'] or 'the deployment'}, which runs again {how}: {fault}"
+            f"{described.name} was rolled back to {plan['from'] or 'the deployment'}, {now}: {fault}"
         ) from fault
-    return plan | asdict(seen)
+    return plan | asdict(seen) | {"driver": driver}
 
 
-def _hold(launcher: Launcher, pipeline: str, by: str, reason: str) -> None:
-    """Hold the supervisor off for this step; the release that it would start stays the old one."""
-    intent.write(launcher.root, pipeline, "RUNNING", by, reason, hold_seconds=HOLD_SECONDS)
+def _require_wanted(wish: Intent) -> None:
+    if wish.want != "RUNNING":
+        who = f" by {wish.by}" if wish.by else ""
+        raise HeadraceError(f"It was wanted {wish.want}{who} meanwhile ({wish.reason}).")
 
 
-def _living_heartbeat(launcher: Launcher, pipeline: str) -> dict[str, Any]:
-    """Return the heartbeat of a driver whose queries all run. Raises HeadraceError if one does not."""
+def _living_heartbeat(launcher: Launcher, pipeline: str, identity: str) -> dict[str, Any]:
+    """Return the heartbeat of the driver of this identity, whose queries all run. Raises HeadraceError if one does not."""
     living = launcher.find(pipeline)
-    beat = drivers.heartbeat(launcher.root, pipeline)
-    if not living or beat is None or beat["exit"]:
+    _require_wanted(intent.read(launcher.root, pipeline))
+    if not living:
+        raise HeadraceError(f"The driver of {pipeline} ended: {drivers.last_error(launcher, pipeline)}")
+    if living[0].identity != identity:
+        other = living[0].release or "the deployment"
+        raise HeadraceError(
+            f"The driver of {pipeline} ended and another one lives ({living[0].where}, {other}): "
+            f"{drivers.last_error(launcher, pipeline)}"
+        )
+    beat = drivers.own_beat(drivers.heartbeat(launcher.root, pipeline), living[0])
+    if beat is None or beat["exit"]:
         raise HeadraceError(f"The driver of {pipeline} ended: {drivers.last_error(launcher, pipeline)}")
     dead = [f"{entry['query']} ({entry['error']})" for entry in beat["queries"] if not entry["active"]]
     if dead:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from headrace.contract import names
-from headrace.contract.exits import TOLD_TO_STOP
+from headrace.contract.exits import HELPS, TOLD_TO_STOP, Exit
 from headrace.contract.model import Pipeline
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.operations.drivers import Driver, own_beat
@@ -38,6 +38,7 @@ class Limits:
     A heartbeat comes every 3 s: ten missing ones are a frozen driver. A driver that ends has its grace time and Spark's
     stop. A wish that is younger than `head_start` is still being carried out by whoever wrote it. What looks like a
     fault that asks for a fence is believed after `confirm`: a machine that slept wakes up with old heartbeats.
+    A batch may take as long as it needs while anything of it moves (`streaming.work`), but not stand still for `still`.
     """
 
     silent: float = 30
@@ -46,11 +47,14 @@ class Limits:
     head_start: float = 20
     confirm: float = 4
     stall: float = 120
-    running_batch: int = 4  # times as long may a batch take that runs: one that catches up is large
+    still: float = 100
+    unseen: int = 4  # times `stall` may a batch take of which the heartbeat does not say whether it moves
     restarts: int = 8
+    same_ends: int = 3  # in a row of one class of `HELPS`: the same batch ends each driver
     stable: float = 600
     first_wait: float = 5
     longest_wait: float = 300
+    away_wait: float = 15  # between two starts while a store is away: they cost nothing of the budget
 
 
 LIMITS = Limits()
@@ -77,6 +81,7 @@ class Observation:
     outcome: Mapping[str, Any] | None = None
     positions: Mapping[str, Position] = field(default_factory=dict)
     unknown: str = ""
+    ended: Mapping[str, Any] | None = None  # how the newest driver ended by the launcher's own account
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,14 @@ class Finding:
     """A verdict and its reason in words. `ripe`: patience is over, so that something may be done about it.
 
     `sign` is what a second look must find unchanged: an old heartbeat that changes between two looks is a clock that is
-    wrong, not a frozen driver.
+    wrong, not a frozen driver. `end` is the class of the driver's end, an `Exit` name, if that is what was found.
     """
 
     verdict: Verdict
     reason: str
     ripe: bool = False
     sign: str = ""
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,14 @@ def remember(seen: Observation, memory: Memory) -> Memory:
         return memory
     if len(seen.drivers) == 1 and seen.drivers[0].identity != memory.driver:
         driver = seen.drivers[0]
-        memory = replace(memory, driver=driver.identity, started_ms=int(driver.started * 1000), first_beat_ms=0)
+        memory = replace(
+            memory,
+            driver=driver.identity,
+            life=driver.life,
+            request=seen.wish.request,
+            started_ms=int(driver.started * 1000),
+            first_beat_ms=0,
+        )
     if seen.drivers and not memory.first_beat_ms and own_beat(seen.beat, seen.drivers[0]):
         memory = replace(memory, first_beat_ms=seen.now_ms, calm_since_ms=0)
     marks = dict(memory.marks)
@@ -134,10 +147,28 @@ def judge(pipeline: Pipeline, seen: Observation, memory: Memory, limits: Limits 
 
 
 def last_word(seen: Observation, memory: Memory) -> Mapping[str, Any] | None:
-    """Return how the driver that lived last has ended, if it could say so; an earlier one's word does not count."""
-    told = seen.outcome
-    since = max(seen.wish.at_ms, memory.started_ms - 1000)
-    return told if told is not None and told["at_ms"] >= since else None
+    """Return how the driver that lived last has ended, if it or its launcher says so; an earlier one's word does not count.
+
+    What the launcher saw of a driver that ran out of memory counts more: the driver may have seen nothing but its JVM gone.
+    """
+    ended, word = (told if _is_of_last(told, seen, memory) else None for told in (seen.ended, seen.outcome))
+    return ended if ended and (word is None or word["exit"] == Exit.TRANSIENT.name) else word
+
+
+def _is_of_last(word: Mapping[str, Any] | None, seen: Observation, memory: Memory) -> bool:
+    """Return whether a word is that of the driver that lived last: by its life, else by the wish that it was started for.
+
+    Two machines' clocks are compared only where a driver of an earlier release has left neither.
+    """
+    if word is None:
+        return False
+    life, request = word.get("life"), word.get("request")
+    if life and memory.life:
+        unseen = memory.request != seen.wish.request  # a driver of this wish came and went between two looks
+        return bool(life == memory.life or (unseen and request and request == seen.wish.request))
+    if life and request and not memory.driver:
+        return bool(request == seen.wish.request)
+    return bool(word["at_ms"] >= max(seen.wish.at_ms, memory.started_ms - 1000))
 
 
 def stall_seconds(pipeline: Pipeline, query: str, limits: Limits) -> float:
@@ -169,31 +200,40 @@ def _of_pipeline(seen: Observation, memory: Memory, limits: Limits) -> Finding |
 def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
     """Judge a pipeline that should run and has no driver."""
     word = last_word(seen, memory)
-    ended = f"the driver ended with {word['exit']}: {word['error'] or _told_by_queries(seen)}" if word else ""
-    if word and word["exit"] in NO_RESTART:
-        return Finding("CRASH_LOOP", f"{ended}; no restart can mend that, {NO_RESTART[word['exit']]}", ripe=True)
-    if word and word["exit"] == "LOCKED":
-        return Finding("DUPLICATE", f"{ended}; it is not one that the launcher knows")
+    end = str(word["exit"]) if word else ""
+    ended = f"the driver ended with {end}: {word['error'] or _told_by_queries(seen)}" if word else ""
+    if end in NO_RESTART:
+        return Finding("CRASH_LOOP", f"{ended}; no restart can mend that, {NO_RESTART[end]}", ripe=True, end=end)
+    locked_ms = word["at_ms"] if word and end == Exit.LOCKED.name else 0
+    if locked_ms and seen.now_ms - locked_ms < limits.longest_wait * 1000:  # then it may be gone: tried again
+        return Finding("DUPLICATE", f"{ended}; it is not one that the launcher knows", end=end)
     if seen.unknown:
         return Finding("UNKNOWN", seen.unknown)
+    helps = HELPS.get(Exit[end]) if end in Exit.__members__ else None
     used = len(memory.restarts_since(seen.wish))
-    if used >= limits.restarts:
-        return Finding(
-            "CRASH_LOOP", f"{ended or 'no driver lives'} after {used} restarts; the budget is spent", ripe=True
-        )
+    if helps:
+        ended = f"{ended.rstrip('.')}; {helps}"
+        if used and memory.same_end == end and memory.same_ends >= limits.same_ends:
+            why = f"{ended}; {memory.same_ends} drivers in a row ended so, the next would too"
+            return Finding("CRASH_LOOP", why, ripe=True, end=end)
+    if used >= limits.restarts and end != Exit.STORE_AWAY.name:
+        why = f"{ended or 'no driver lives'} after {used} restarts; the budget is spent"
+        return Finding("CRASH_LOOP", why, ripe=True, end=end)
     # A driver that was adopted by this wish may have beaten last right before it.
     lived = memory.driver or (
         seen.beat is not None and not seen.beat["exit"] and seen.beat["at_ms"] >= seen.wish.at_ms - ADOPTED_MS
     )
     why = ended or ("the driver vanished without a word" if lived else "no driver lives")
     if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
-        return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it")
-    return Finding("MISSING", why, ripe=True)
+        return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it", end=end)
+    return Finding("MISSING", why, ripe=True, end=end)
 
 
 def _told_by_queries(seen: Observation) -> str:
     """Return what ended a driver, from its last heartbeat: a query's own error; those that it stopped have none."""
     last = seen.beat if seen.beat and seen.beat["exit"] else {}
+    if last.get("why"):
+        return str(last["why"])
     fallen = [
         entry
         for entry in last.get("queries", ())
@@ -252,19 +292,43 @@ def _of_waiting(
     assert entry is not None
     since = max(memory.marks[query].behind_since_ms if query in memory.marks else seen.now_ms, memory.first_beat_ms)
     waits = max(0.0, (seen.now_ms - since) / 1000)
-    bound = stall_seconds(pipeline, query, limits)
+    still = _still_seconds(entry, seen, waits)
+    bound, doing = stall_seconds(pipeline, query, limits), doing_now(entry, seen.now_ms)
     if entry["running_batch"] is not None:
-        bound *= limits.running_batch
+        work = entry.get("work")
+        unseen = work is None or (work["blind"] and work["tasks_done"] < work["tasks"])
+        bound = bound * limits.unseen if unseen else limits.still
     behind = f"{position.lag:,} offsets behind"
-    if waits > bound:
-        return Finding("STALLED", f"{behind} and no batch finished for {waits:.0f} s", ripe=True)
+    if still > bound:
+        what = f"nothing of it moved for {still:.0f} s: {doing}" if doing else f"no batch finished for {still:.0f} s"
+        return Finding("STALLED", f"{behind} and {what}", ripe=True)
+    doing = f"; {doing}" if doing else ""
     if age is None:
-        return Finding("LAGGING", f"{behind}; the first batch since the start is not finished")
+        return Finding("LAGGING", f"{behind}; the first batch since the start is not finished{doing}")
     if position.lag > pipeline.slo.lag:
-        return Finding("LAGGING", f"{behind}, promised are at most {pipeline.slo.lag:,}")
+        return Finding("LAGGING", f"{behind}, promised are at most {pipeline.slo.lag:,}{doing}")
     if waits > pipeline.slo.freshness.total_seconds():
-        return Finding("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s")
+        return Finding("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s{doing}")
     return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, {behind}")
+
+
+def doing_now(entry: Mapping[str, Any], now_ms: int) -> str:
+    """Return in words what the running batch of a heartbeat's query has done, or "" where none runs or it is not told."""
+    work = entry.get("work")
+    if entry.get("running_batch") is None or work is None:
+        return ""
+    if work["waits"]:
+        return f"batch {entry['running_batch']} waits: {work['waits']}"
+    age = max(0.0, (now_ms - work["since_ms"]) / 1000)
+    return f"batch {entry['running_batch']} runs for {age:.0f} s, {work['tasks_done']} of {work['tasks']} tasks done"
+
+
+def _still_seconds(entry: Mapping[str, Any], seen: Observation, waits: float) -> float:
+    """Return for how long a query has not moved, at most `waits`; told by the driver's clock alone where it says."""
+    moved_ms = entry.get("moved_ms")
+    if moved_ms is None or seen.beat is None:
+        return waits
+    return min(waits, max(0.0, float(seen.beat["at_ms"] - moved_ms) / 1000))
 
 
 def _entry(pipeline: Pipeline, query: str, seen: Observation) -> Mapping[str, Any] | None:
