@@ -107,6 +107,34 @@ def test_a_bad_snapshot_is_refused_in_one_sentence(
     assert not (tmp_path / "refresh").exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Ann Low,Ben High\nu2,Cid Long\n",
+        b"login_id,user_name\nu1,Ann Low,x\n",
+        "login_id,user_name\nu1,Ann Low\n".encode("utf-16"),
+        "login_id,user_name\nu1,Ann Low\n".encode("utf-16-le"),
+        b"login_id,Ann Low\x1b[2K" + b"w" * 10_000,
+    ],
+)  # fmt: skip
+def test_a_refusal_holds_no_person_and_no_line_of_its_own(tmp_path: Path, pipeline: Pipeline, content: bytes) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(HeadraceError) as told:
+        _staged(tmp_path, pipeline, path)
+    if not content.startswith(b"login_id,Ann"):  # a name in the header is a column's, as far as one can see
+        assert "Ann" not in str(told.value)
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 500
+
+
+def test_a_snapshot_whose_lines_end_with_a_carriage_return_alone_is_read(tmp_path: Path, pipeline: Pipeline) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"login_id,user_name\ru001,Ann Low\ru002,Ben High\r")
+    rows = _rows(_staged(tmp_path, pipeline, path))
+    assert rows == [{"login_id": "u001", "user_name": "Ann Low"}, {"login_id": "u002", "user_name": "Ben High"}]
+
+
 def test_a_snapshot_that_breaks_its_mark_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     path = tmp_path / "a.csv"
     path.write_text("login_id,user_name\na,A\n")

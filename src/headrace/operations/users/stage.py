@@ -5,8 +5,10 @@ Whatever is wrong with a snapshot's shape ends here, in one sentence; what is wr
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from headrace.contract import paths, storage, trees
 from headrace.contract.arrow import arrow_schema
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
+from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.users.snapshot import Snapshot
 
@@ -98,7 +101,10 @@ def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
 def _read_csv(snapshot: Snapshot, content: bytes, schema: pa.Schema) -> pa.Table:
     if not content.strip():
         return schema.empty_table()
-    header = content.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip().split(",")
+    first = re.split(rb"[\r\n]", content, maxsplit=1)[0]  # Excel on a Mac ends lines with a carriage return alone
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first:
+        raise HeadraceError(f"{snapshot.place} is not a CSV file in UTF-8: save it as UTF-8 and drop it again.")
+    header = first.decode("utf-8-sig", errors="replace").strip().split(",")
     _require_columns(snapshot, [name.strip().strip('"') for name in header], schema)
     options = pyarrow.csv.ConvertOptions(
         column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
@@ -138,7 +144,12 @@ def _require_columns(snapshot: Snapshot, there: list[str], schema: pa.Schema) ->
     strange = [name for name in there if name not in schema.names]
     if missing or strange or len(set(there)) != len(there):
         told = [f"lacks {', '.join(missing)}"] if missing else []
-        told += [f"has {', '.join(strange)} too many"] if strange else []
+        if len(missing) == len(
+            schema.names
+        ):  # no header: its first line is a person, whom no message and no log may hold
+            told.append("its first line is no header")
+        elif strange:
+            told.append(f"has {', '.join(printable(name[:30]) for name in strange[:8])} too many")
         raise HeadraceError(
             f"{snapshot.place} {' and '.join(told) or 'names a column twice'}: a snapshot has exactly the columns "
             f"{', '.join(schema.names)} (streams write the others)."
@@ -146,4 +157,6 @@ def _require_columns(snapshot: Snapshot, there: list[str], schema: pa.Schema) ->
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """Return what Arrow says is wrong, without the row or the value that it quotes."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return printable(re.sub(r"(, got \d+|invalid value)\b.*", r"\1", line)[:200])
