@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ def time_of(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
+        if not re.match(r"\d{4}-\d\d-\d\d", text):  # Python also reads 1761031200000, as a day in the year 1761
+            raise ValueError(text)
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
