@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from headrace.contract import submit
+from headrace.contract.bindings import KafkaBinding
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline
 from headrace.contract.names import group_prefix
 
@@ -38,6 +40,22 @@ def test_the_direct_join_is_forced_and_the_lake_never_answers_from_a_cache(good:
     assert conf["spark.sql.catalog.lake.warehouse"] == "/data/lake"
     assert conf["spark.sql.catalog.lake.cache-enabled"] == "false"
     assert "CassandraSparkExtensions" in conf["spark.sql.extensions"]
+
+
+def test_whatever_reads_a_topic_reads_committed_records_only(good: Pipeline, project: Path) -> None:
+    assert submit.source_options(good, "orders")["kafka.isolation.level"] == "read_committed"
+    binding = KafkaBinding("127.0.0.1:1", "PLAINTEXT", "", "", "")
+    reader = binding.reader_config("g")
+    assert (reader["isolation.level"], reader["enable.auto.commit"], reader["group.id"]) == (
+        "read_committed",
+        "false",
+        "g",
+    )
+    code = {path.name: path.read_text() for path in (project / "src" / "headrace").rglob("*.py")}
+    assert {name for name, text in code.items() if '"group.id"' in text} == {"bindings.py"}, "else: reader_config"
+    spark = {name for name, text in code.items() if re.search(r"\.read(Stream)?\.format\(\"kafka\"\)", text)}
+    assert spark == {"source.py", "reconcile_sinks.py", "rehearsal.py"}
+    assert "kafka.isolation.level" in code["reconcile_sinks.py"]
 
 
 def test_a_long_driver_keeps_bounded_histories(good: Pipeline) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters, topics
@@ -22,6 +22,13 @@ class Message:
 
     def error(self) -> None:
         return None
+
+
+class End(Message):
+    """What the client says where it stands at the end of a partition."""
+
+    def error(self) -> Any:
+        return SimpleNamespace(code=lambda: KafkaError._PARTITION_EOF)
 
 
 class Client:
@@ -50,7 +57,7 @@ class Client:
 
 
 def _read(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[tuple[int, int]]:
-    binding = SimpleNamespace(client_config=dict)
+    binding = SimpleNamespace(reader_config=lambda _: {})
     monkeypatch.setattr(topics, "read_kafka", lambda _: binding)
     monkeypatch.setattr(topics, "Consumer", lambda _: client)
     return [(each.partition(), each.offset()) for each in dead_letters.records(Path("bindings"), "pos")]
@@ -68,6 +75,13 @@ def test_a_topic_is_read_without_a_wait_for_records_that_are_not_there(
 def test_offsets_that_hold_no_record_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client({0: 4, 1: 2}, gone=frozenset({(0, 1), (1, 0)}))
     assert _read(monkeypatch, client) == [(0, 0), (0, 2), (0, 3), (1, 1)]
+
+
+def test_nothing_is_waited_for_where_the_last_offsets_hold_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 1)
+    client = Client({0: 4, 1: 2}, gone=frozenset({(0, 2), (0, 3), (1, 0), (1, 1)}))
+    client.waiting += [End(0, 4), End(1, 2)]
+    assert _read(monkeypatch, client) == [(0, 0), (0, 1)]
 
 
 def test_a_silent_kafka_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

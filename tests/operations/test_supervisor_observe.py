@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from confluent_kafka import IsolationLevel
 
 from headrace.contract import generation, names
 from headrace.contract.bindings import write_binding
@@ -31,10 +32,10 @@ def test_a_kafka_that_is_away_is_one_sentence_and_is_not_asked_again_at_once(
     ends, asked = KafkaEnds(tmp_path), 0
     ask = KafkaEnds._ask
 
-    def counted(self: KafkaEnds, topics: list[str]) -> object:
+    def counted(self: KafkaEnds, topics: list[str], isolation: IsolationLevel) -> object:
         nonlocal asked
         asked += 1
-        return ask(self, topics)
+        return ask(self, topics, isolation)
 
     monkeypatch.setattr(KafkaEnds, "_ask", counted)
     for _ in range(4):
@@ -68,6 +69,14 @@ def test_a_new_partition_counts_from_its_first_record_and_a_shrunken_topic_is_no
     _batches(str(tmp_path), "last_login", {0: 10}, [0])
     ends = {TOPIC: {0: 10, 1: 4, 2: 7}}
     assert positions_of(str(tmp_path), PIPELINE, ends)["last_login"].lag == 7
+
+
+def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_told(tmp_path: Path):
+    _batches(str(tmp_path), "last_login", {0: 10}, [0])
+    found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}}, {TOPIC: {0: 17, 1: 4}})
+    position = found["last_login"]
+    assert (position.lag, position.held, position.held_at) == (0, 7, f"{TOPIC}/0 offset 10")
+    assert positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}})["last_login"].held_at == ""
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told_of_that_query_alone(tmp_path: Path):

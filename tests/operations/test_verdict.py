@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from headrace.contract.exits import HELPS, TOLD_TO_STOP, Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, runbook
+from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, memory_json, memory_of, runbook
 from headrace.operations.verdict import LIMITS, Judgement, Observation, Position, judge, remember, stall_seconds
 from tests.conftest import PROJECT
 from tests.operations.supervising import NOW, RUNNING, beat, driver, positions, seen
@@ -39,6 +40,38 @@ def test_a_query_that_has_taken_everything_long_ago_is_idle() -> None:
     old = beat(PIPELINE, batch_written_ms=NOW - 3_600_000)
     assert verdict(seen(PIPELINE, beat=old))[0] == "IDLE"
     assert verdict(seen(PIPELINE, beat=beat(PIPELINE, batch_written_ms=None)))[0] == "IDLE"
+
+
+def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promised_freshness() -> None:
+    held = {q: Position(1, 7, 0, held=12, held_at="logins/0 offset 40") for q in positions(PIPELINE)}
+    since = NOW - int(PIPELINE.slo.freshness.total_seconds() * 1000)
+    old = beat(PIPELINE, batch_written_ms=NOW - 3_600_000)
+
+    def waiting(at: str, since_ms: int) -> tuple[str, str]:
+        memory = replace(KNOWN, held=dict.fromkeys(held, (at, since_ms)))
+        return verdict(seen(PIPELINE, beat=old, positions=held), memory)
+
+    assert waiting("logins/0 offset 40", since)[0] == "IDLE", "an open transaction is nothing unusual"
+    assert waiting("logins/0 offset 33", since - 60_000)[0] == "IDLE", "it is another one now"
+    found, why = waiting("logins/0 offset 40", since - 1000)
+    assert found == "LAGGING"
+    assert why.startswith(
+        "last_login: it has taken all that is committed; 12 offsets stand behind an open transaction since "
+    )
+    assert "logins/0 offset 40" in why
+    assert not told(
+        seen(PIPELINE, beat=old, positions=held), replace(KNOWN, held=dict.fromkeys(held, ("logins/0 offset 40", 1)))
+    ).pipeline.ripe
+
+
+def test_the_memory_of_an_open_transaction_survives_a_restart_of_the_supervisor_and_ends_with_it() -> None:
+    held = positions(PIPELINE) | {"last_login": Position(1, 7, 0, held=3, held_at="logins/0 offset 4")}
+    memory = remember(seen(PIPELINE, positions=held), KNOWN)
+    again = memory_of(json.loads(json.dumps({"memory": memory_json(memory)})))
+    assert again.held == {"last_login": ("logins/0 offset 4", NOW)}
+    later = remember(seen(PIPELINE, positions=held, now_ms=NOW + 9000), again)
+    assert later.held == again.held
+    assert remember(seen(PIPELINE), later).held == {}
 
 
 def test_a_silent_launcher_is_unknown_whatever_else_is_seen() -> None:

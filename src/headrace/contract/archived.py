@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.contract import storage
+from headrace.contract import generation, ledger, names, storage
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.paths import archive_metadata
 
@@ -53,6 +53,19 @@ def newest(root: str, pipeline: str, query: str) -> Archived | None:
             ends = ends_of(snapshot["summary"].get(SNAPSHOT_OFFSETS))
             return Archived(int(number), int(batch), ends, int(snapshot["timestamp-ms"]))
     return None
+
+
+def reached(root: str, pipeline: str, topic: str) -> dict[int, int]:
+    """Return partition -> offset up to which the archive has all that Kafka gave of a topic, by its note and its ledger.
+
+    A batch that took markers or aborted records only has no rows and so no snapshot: its ledger alone knows of it. What
+    is read after this from the table holds all of it, for a batch is in the ledger once its rows are in the table.
+    """
+    query = names.archive_query(topic)
+    noted = newest(root, pipeline, query)
+    now = generation.current(root, pipeline, query)
+    taken = ledger.newest(now.paths(root).ledger) if now else None
+    return latest(noted.ends if noted else {}, ledger.ends(taken) if taken else {}).get(topic, {})
 
 
 def metadata_file(folder: str) -> str | None:

@@ -18,6 +18,8 @@ from headrace.errors import HeadraceError
 
 ROOT_VARIABLE = "SERVICE_BINDING_ROOT"
 OBJECT_STORE = "object-store"
+READ_COMMITTED = "read_committed"
+"""Kafka's `isolation.level` of everything here that reads a topic (KIP-98)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class KafkaBinding:
         if self.ca_file:
             config["ssl.ca.location"] = str(self.ca_file)
         return config
+
+    def reader_config(self, group: str) -> dict[str, str]:
+        """Return the configuration of a librdkafka consumer that commits nothing; `group` is its group's id.
+
+        It reads as the drivers do (ADR 0031): no record of an aborted or an open transaction, and `get_watermark_offsets`
+        gives the last stable offset as the end.
+        """
+        return self.client_config() | {
+            "group.id": group,
+            "enable.auto.commit": "false",
+            "isolation.level": READ_COMMITTED,
+        }
 
 
 @dataclass(frozen=True)

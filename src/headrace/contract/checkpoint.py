@@ -32,8 +32,12 @@ class BatchRange:
     late_watermark_ms: int
 
     @property
-    def rows(self) -> int:
-        """Return how many offsets the batch reads (topics without transactions have one record an offset)."""
+    def offsets(self) -> int:
+        """Return how many offsets the batch takes: at least as many as records.
+
+        A marker of a transaction, an aborted record and a record that compaction removed take an offset each and are never
+        given to a reader (KIP-98; ADR 0031).
+        """
         return sum(
             end - self.start.get(topic, {}).get(partition, 0)
             for topic, partitions in self.end.items()

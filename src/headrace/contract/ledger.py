@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from headrace.contract import storage
-from headrace.contract.checkpoint import BatchRange
+from headrace.contract.checkpoint import BatchRange, Offsets
 
 _RECORD = re.compile(r"^(\d{10,})\.json$")
 _SEGMENT = re.compile(r"^(\d{10,})-(\d{10,})\.ndjson$")
@@ -23,7 +23,10 @@ _TRIES = 20  # a reader may meet upkeep between two listings, but not this often
 
 
 class Record(TypedDict):
-    """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end)."""
+    """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end).
+
+    `rows_in` is how many records Kafka gave of these offsets: fewer, where some hold none (ADR 0031).
+    """
 
     query: str
     generation: int
@@ -38,9 +41,16 @@ class Record(TypedDict):
 
 
 def make_record(
-    query: str, generation: int, batch: BatchRange, *, rows_out: int, began_ms: int, written_ms: int
+    query: str,
+    generation: int,
+    batch: BatchRange,
+    *,
+    rows_out: int,
+    began_ms: int,
+    written_ms: int,
+    rows_in: int | None = None,
 ) -> Record:
-    """Return the ledger's record of a batch whose rows are in the sinks."""
+    """Return the ledger's record of a batch whose rows are in the sinks; `rows_in` None: every offset held a record."""
     return Record(
         query=query,
         generation=generation,
@@ -51,11 +61,21 @@ def make_record(
         },
         watermark_ms=batch.watermark_ms,
         late_watermark_ms=batch.late_watermark_ms,
-        rows_in=batch.rows,
+        rows_in=batch.offsets if rows_in is None else rows_in,
         rows_out=rows_out,
         began_ms=began_ms,
         written_ms=written_ms,
     )
+
+
+def offsets_taken(record: Record) -> int:
+    """Return how many offsets a batch took."""
+    return sum(end - start for parts in record["offsets"].values() for start, end in parts.values())
+
+
+def ends(record: Record) -> Offsets:
+    """Return topic -> partition -> end of what a batch took."""
+    return {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}
 
 
 def write(folder: str, record: Record) -> None:

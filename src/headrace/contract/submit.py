@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from headrace.contract import objects, state
+from headrace.contract.bindings import READ_COMMITTED
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.contract.names import (
@@ -205,6 +206,8 @@ def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
         "groupIdPrefix": f"{group_prefix(pipeline.name)}reader",
         # Half a second by default, which is longer than a small batch.
         "kafka.fetch.max.wait.ms": "20",
+        # A producer that aborts and tries again must not count twice; Kafka's own default reads aborted records (ADR 0031).
+        "kafka.isolation.level": READ_COMMITTED,
         "kafka.max.poll.records": "5000",
     }
 

@@ -127,10 +127,18 @@ def count_by_word(letters: Iterable[Letter]) -> dict[str, int]:
 
 
 def records(
-    bindings: Path, topic: str, starts: Mapping[int, int] | None = None, since_ms: int | None = None
+    bindings: Path,
+    topic: str,
+    starts: Mapping[int, int] | None = None,
+    since_ms: int | None = None,
+    *,
+    uncommitted: bool = False,
 ) -> Iterator[Any]:
-    """Yield the records (confluent_kafka Messages) that a topic holds now, from `starts`, from a time, or all."""
-    with topics.reader(bindings, topic, "dead_letters") as consumer:
+    """Yield the records (confluent_kafka Messages) that a topic holds now, from `starts`, from a time, or all.
+
+    `uncommitted`: see `topics.reader`.
+    """
+    with topics.reader(bindings, topic, "dead_letters", uncommitted=uncommitted) as consumer:
         listed = consumer.list_topics(topic, timeout=topics.TIMEOUT_SECONDS).topics[topic]
         if listed.error is not None:
             raise HeadraceError(f"Kafka has no topic {topic}: run `headrace provision`.")

@@ -38,8 +38,7 @@ def plan(deployment: Deployment, pipeline: str, query: str) -> dict[str, Any]:
     again = 0
     first: dict[str, dict[str, int]] = {}
     for topic in found.queries[query].sources:
-        note = archived.newest(deployment.root, pipeline, names.archive_query(topic))
-        ends = note.ends.get(topic, {}) if note else {}
+        ends = archived.reached(deployment.root, pipeline, topic)
         partitions = range(found.sources[topic].partitions)
         held = kafka_ranges(kafka_admin(deployment.bindings), {topic: dict.fromkeys(partitions, 0)})
         if not ends:

@@ -51,11 +51,7 @@ def _table(session: Session, keyspace: str, table: str, columns: list[str], key:
 
 
 def _topic(root: Path, topic: str, limit: int) -> Rows:
-    config = read_kafka(root).client_config() | {
-        "group.id": "headrace.show",
-        "enable.auto.commit": False,
-    }
-    consumer = Consumer(config)
+    consumer = Consumer(read_kafka(root).reader_config("headrace.show"))
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])

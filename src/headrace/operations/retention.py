@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from headrace.contract import generation, ledger, names
 from headrace.contract.bindings import read_kafka
@@ -29,7 +29,7 @@ State = Literal["OK", "AT_RISK", "LOST"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a query stands in one partition. `left_seconds` is None where it has read everything."""
+    """Where a query stands in one partition. `left_seconds` is None where it has read all that can be read."""
 
     query: str
     topic: str
@@ -115,11 +115,10 @@ def _place(
     warn_below: float,
 ) -> Place:
     retention = pipeline.sources[topic].retention / timedelta(seconds=1)
-    left = None
     if offset < held[0]:
         return Place(name, topic, partition, "LOST", offset, *held, 0.0)
-    if offset < held[1]:
-        left = retention - ages.seconds(topic, partition, offset)
+    age = ages.seconds(topic, partition, offset) if offset < held[1] else None
+    left = None if age is None else retention - age
     risky = left is not None and left < warn_below * retention
     return Place(name, topic, partition, "AT_RISK" if risky else "OK", offset, *held, left)
 
@@ -128,19 +127,23 @@ class _Ages:
     """Asks Kafka for the time of single records; queries that stand at one place ask once."""
 
     def __init__(self, deployment: Deployment) -> None:
-        config = read_kafka(deployment.bindings).client_config()
-        self._consumer = Consumer(config | {"group.id": "headrace.retention", "enable.auto.commit": False})
-        self._known: dict[tuple[str, int, int], float] = {}
+        config = read_kafka(deployment.bindings).reader_config("headrace.retention")
+        self._consumer = Consumer(config | {"enable.partition.eof": "true"})
+        self._known: dict[tuple[str, int, int], float | None] = {}
 
-    def seconds(self, topic: str, partition: int, offset: int) -> float:
-        """Return the age of the record at an offset, or of the next one that is there."""
+    def seconds(self, topic: str, partition: int, offset: int) -> float | None:
+        """Return the age of the record at an offset, or of the next one that is there.
+
+        None where a reader of committed records gets none: only markers or aborted records follow, or a transaction is open.
+        """
         place = (topic, partition, offset)
         if place not in self._known:
             self._consumer.assign([TopicPartition(topic, partition, offset)])
             message = self._consumer.poll(TIMEOUT_SECONDS)
-            if message is None or message.error():
+            ended = message is not None and message.error() and message.error().code() == KafkaError._PARTITION_EOF
+            if message is None or (message.error() and not ended):
                 raise HeadraceError(f"Kafka did not give {topic}/{partition} offset {offset}: see `headrace status`.")
-            self._known[place] = time.time() - message.timestamp()[1] / 1000
+            self._known[place] = None if ended else time.time() - message.timestamp()[1] / 1000
         return self._known[place]
 
     def close(self) -> None:

@@ -73,7 +73,8 @@ class Memory:
     seen; `same_end` is the class (an `Exit` name) of the newest end, `same_ends` how many in a row had it. `first_beat_ms`
     is when its heartbeat was first seen, `moved_ms` when any query was last seen to have committed a batch, `calm_since_ms`
     since when it has had no fault. A fault that ends in a fence is a `suspect` first: it must be seen twice. `gave_up_ms`
-    keeps a given-up pipeline from a second alarm.
+    keeps a given-up pipeline from a second alarm. `held` has, for each query behind an open transaction, where that begins
+    and since when it was seen there.
     """
 
     driver: str = ""
@@ -92,6 +93,7 @@ class Memory:
     request: str = ""
     same_end: str = ""
     same_ends: int = 0
+    held: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def restarts_since(self, wish: Intent) -> tuple[int, ...]:
         """Return the restarts that count: those after the operator last gave the budget back."""
@@ -118,6 +120,7 @@ def memory_of(told: dict[str, Any] | None) -> Memory:
         memory,
         marks={query: known_fields(Mark, mark) for query, mark in (kept.get("marks") or {}).items()},
         restarts=tuple(kept.get("restarts") or ()),
+        held={query: (str(at), int(since)) for query, (at, since) in (kept.get("held") or {}).items()},
         last_action=known_fields(Action, last) if last else None,
     )
 

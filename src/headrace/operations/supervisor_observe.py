@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from headrace.contract import generation, names
@@ -30,13 +30,15 @@ AWAY_SECONDS = 3.0
 SILENCE = (HeadraceError, OSError, ValueError, KeyError)
 
 Ends = Callable[[Iterable[str]], Offsets]
-"""Returns Kafka's end offsets of topics. Raises HeadraceError where Kafka does not answer."""
+"""Returns where the committed records of topics end. Raises HeadraceError where Kafka does not answer."""
 
 
 @dataclass
 class KafkaEnds:
     """Kafka's end offsets by one admin client, made when it is first needed. `bindings` is an admin's binding root.
 
+    A topic has two ends: that of all that was written (the high watermark), and that of what a reader of committed records
+    gets (the last stable offset), which stands still at the first record of a transaction that is open.
     A Kafka that did not answer is not asked again for a moment: four pipelines would wait one after the other.
     """
 
@@ -45,17 +47,24 @@ class KafkaEnds:
     _away: tuple[float, HeadraceError] | None = field(default=None, init=False)
 
     def __call__(self, topics: Iterable[str]) -> Offsets:
-        """Return topic -> partition -> end offset. Raises HeadraceError where Kafka or a topic is away."""
+        """Return topic -> partition -> last stable offset. Raises HeadraceError where Kafka or a topic is away."""
+        return self._answered(topics, IsolationLevel.READ_COMMITTED)
+
+    def written(self, topics: Iterable[str]) -> Offsets:
+        """Return topic -> partition -> high watermark. Raises HeadraceError where Kafka or a topic is away."""
+        return self._answered(topics, IsolationLevel.READ_UNCOMMITTED)
+
+    def _answered(self, topics: Iterable[str], isolation: IsolationLevel) -> Offsets:
         if self._away and time.monotonic() < self._away[0]:
             raise self._away[1]
         try:
-            return self._ask(list(topics))
+            return self._ask(list(topics), isolation)
         except (KafkaException, TimeoutError) as error:
             told = HeadraceError(f"Kafka does not answer ({_words(error)}): see `headrace status`, then `headrace up`.")
             self._away = time.monotonic() + AWAY_SECONDS, told
             raise told from error
 
-    def _ask(self, topics: list[str]) -> Offsets:
+    def _ask(self, topics: list[str], isolation: IsolationLevel) -> Offsets:
         if self._admin is None:
             # Silent: that Kafka is away is told by the verdict.
             self._admin = AdminClient(read_kafka(self.bindings).client_config())
@@ -64,7 +73,7 @@ class KafkaEnds:
         if absent:
             raise HeadraceError(f"Kafka has no topic {absent[0]!r}: run `headrace provision`.")
         asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in known[t].partitions}
-        answers = self._admin.list_offsets(asked, request_timeout=KAFKA_SECONDS)
+        answers = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=KAFKA_SECONDS)
         ends: Offsets = {topic: {} for topic in topics}
         for place, answer in answers.items():
             ends[place.topic][place.partition] = int(answer.result(2 * KAFKA_SECONDS).offset)
@@ -92,28 +101,35 @@ def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) ->
     except SILENCE as error:
         unknown = f"the checkpoint cannot be read: {error}"
     try:
-        positions = positions_of(root, pipeline, ends(pipeline.sources))
+        committed = ends(pipeline.sources)
+        written = ends.written(pipeline.sources) if isinstance(ends, KafkaEnds) else committed
+        positions = positions_of(root, pipeline, committed, written)
     except SILENCE as error:
         unknown = unknown or str(error)
     return Observation(time.time_ns() // 1_000_000, wish, living, beat, outcome, positions, unknown, ended)
 
 
-def positions_of(root: str, pipeline: Pipeline, ends: Offsets) -> dict[str, Position]:
-    """Return where each query of the pipeline stands, by its short name."""
-    return {query: _position(root, pipeline, query, ends) for query in names.query_names(pipeline)}
+def positions_of(root: str, pipeline: Pipeline, ends: Offsets, written: Offsets | None = None) -> dict[str, Position]:
+    """Return where each query of the pipeline stands, by its short name.
+
+    `ends`: of the committed records; `written`: of all records, where a transaction may be open.
+    """
+    return {query: _position(root, pipeline, query, ends, written or ends) for query in names.query_names(pipeline)}
 
 
-def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets) -> Position:
+def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written: Offsets) -> Position:
+    topics = _topics(pipeline, query)
+    held, held_at = _held(ends, written, topics)
     try:
         found = generation.current(root, pipeline.name, query)
         if found is None:
-            return Position(lag=_lag({}, ends, _topics(pipeline, query)))
+            return Position(lag=_lag({}, ends, topics), held=held, held_at=held_at)
         checkpoint = found.paths(root).checkpoint
         batch = newest_batch(checkpoint)
         taken = initial_offsets(checkpoint) if batch is None else read_batch_range(checkpoint, batch).end
     except SILENCE as error:
         return Position(error=f"its checkpoint cannot be read: {error}")
-    return Position(found.number, batch, _lag(taken, ends, _topics(pipeline, query)))
+    return Position(found.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
 
 
 def _topics(pipeline: Pipeline, query: str) -> list[str]:
@@ -130,6 +146,17 @@ def _lag(taken: Offsets, ends: Offsets, topics: Iterable[str]) -> int:
         for topic in topics
         for partition, end in ends[topic].items()
     )
+
+
+def _held(ends: Offsets, written: Offsets, topics: Iterable[str]) -> tuple[int, str]:
+    """Return how many offsets stand behind open transactions, and where these begin ("" without one)."""
+    waiting = {
+        f"{topic}/{partition} offset {end}": written.get(topic, {}).get(partition, end) - end
+        for topic in topics
+        for partition, end in sorted(ends[topic].items())
+    }
+    found = {place: count for place, count in waiting.items() if count > 0}
+    return sum(found.values()), ", ".join(found)
 
 
 def _words(error: Exception) -> str:

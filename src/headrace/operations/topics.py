@@ -19,10 +19,14 @@ BATCH = 5_000
 
 
 @contextmanager
-def reader(bindings: Path, topic: str, name: str) -> Iterator[Consumer]:
-    """Give a consumer that commits nothing; `name` is its group's. Raises HeadraceError for what Kafka refuses it."""
-    config = {"group.id": f"headrace.{name}", "enable.auto.commit": False}
-    consumer = Consumer(read_kafka(bindings).client_config() | config)
+def reader(bindings: Path, topic: str, name: str, *, uncommitted: bool = False) -> Iterator[Consumer]:
+    """Give a consumer that commits nothing; `name` is its group's. Raises HeadraceError for what Kafka refuses it.
+
+    `uncommitted`: also the records of open and aborted transactions. That is for finding what we sent ourselves, which is
+    in no transaction but may stand behind an open one.
+    """
+    config = read_kafka(bindings).reader_config(f"headrace.{name}") | {"enable.partition.eof": "true"}
+    consumer = Consumer(config | ({"isolation.level": "read_uncommitted"} if uncommitted else {}))
     try:
         yield consumer
     except KafkaException as error:
@@ -38,8 +42,9 @@ def reader(bindings: Path, topic: str, name: str) -> Iterator[Consumer]:
 def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
     """Yield the records (confluent_kafka Messages) of partition -> (first offset, offset past the last).
 
-    Offsets that hold no record (markers of transactions, compaction) are passed over. Raises HeadraceError where
-    Kafka gives nothing for TIMEOUT_SECONDS, KafkaException for what it refuses.
+    Offsets that hold no record (markers of transactions, aborted or compacted records) are passed over, also where they
+    are the last: the consumer's position counts, not the last record. Raises HeadraceError where Kafka gives nothing for
+    TIMEOUT_SECONDS, KafkaException for what it refuses. The consumer comes from `reader`.
     """
     position = {partition: first for partition, (first, past) in ranges.items() if first < past}
     ends = {partition: ranges[partition][1] for partition in position}
@@ -58,12 +63,14 @@ def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]
                 "`headrace status`."
             )
         for message in messages:
-            if message.error():
-                raise KafkaException(message.error())
             partition, offset = message.partition(), message.offset()
             past = ends.get(partition)
-            if past is not None and offset < past:
-                yield message
-            position[partition] = offset + 1
-            if past is not None and offset >= past - 1:
+            if message.error() is None:
+                if past is not None and offset < past:
+                    yield message
+                offset += 1
+            elif message.error().code() != KafkaError._PARTITION_EOF:  # which says where the consumer stands
+                raise KafkaException(message.error())
+            position[partition] = offset
+            if past is not None and offset >= past:
                 del ends[partition]

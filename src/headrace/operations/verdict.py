@@ -62,12 +62,18 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Position:
-    """Where a query's checkpoint stands. `lag` is in offsets, None if not known; `error` says why nothing is known."""
+    """Where a query's checkpoint stands. `lag` is in offsets, None if not known; `error` says why nothing is known.
+
+    `lag` is up to the end of the committed records. `held`: offsets of its topics that stand behind open transactions, and
+    that no reader of committed records gets before these end; `held_at`: where they begin, "" without one.
+    """
 
     generation: int | None = None
     batch: int | None = None
     lag: int | None = None
     error: str = ""
+    held: int = 0
+    held_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def remember(seen: Observation, memory: Memory) -> Memory:
         )
     if seen.drivers and not memory.first_beat_ms and own_beat(seen.beat, seen.drivers[0]):
         memory = replace(memory, first_beat_ms=seen.now_ms, calm_since_ms=0)
-    marks = dict(memory.marks)
+    marks, held = dict(memory.marks), dict(memory.held)
     for query, position in seen.positions.items():
         if position.error:
             continue
@@ -131,9 +137,11 @@ def remember(seen: Observation, memory: Memory) -> Memory:
         moved = before is not None and (before.generation, before.batch) != (position.generation, position.batch)
         since = before.behind_since_ms if before and not moved else 0
         marks[query] = Mark(position.generation, position.batch, (since or seen.now_ms) if position.lag else 0)
+        if position.held_at != held.get(query, ("", 0))[0]:
+            held[query] = (position.held_at, seen.now_ms)
         if moved:
             memory = replace(memory, moved_ms=seen.now_ms)
-    return replace(memory, marks=marks)
+    return replace(memory, marks=marks, held={query: each for query, each in held.items() if each[0]})
 
 
 def judge(pipeline: Pipeline, seen: Observation, memory: Memory, limits: Limits = LIMITS) -> Judgement:
@@ -277,6 +285,9 @@ def _of_query(pipeline: Pipeline, query: str, seen: Observation, memory: Memory,
         return Finding("UNKNOWN", "its lag is not known")
     age = None if entry["batch_written_ms"] is None else max(0.0, (seen.now_ms - entry["batch_written_ms"]) / 1000)
     if position.lag == 0:
+        waits = (seen.now_ms - memory.held[query][1]) / 1000 if position.held_at and query in memory.held else 0.0
+        if waits > pipeline.slo.freshness.total_seconds():
+            return Finding("LAGGING", _behind_transaction(position, waits))
         if age is None or age > _recent(pipeline, query):
             return Finding("IDLE", "nothing to do: it has taken all that its topics hold")
         return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, no lag")
@@ -329,6 +340,13 @@ def _still_seconds(entry: Mapping[str, Any], seen: Observation, waits: float) ->
     if moved_ms is None or seen.beat is None:
         return waits
     return min(waits, max(0.0, float(seen.beat["at_ms"] - moved_ms) / 1000))
+
+
+def _behind_transaction(position: Position, waits: float) -> str:
+    return (
+        f"it has taken all that is committed; {position.held:,} offsets stand behind an open transaction since {waits:.0f} s: "
+        f"{position.held_at}. They come when its producer commits or aborts, or its transaction times out"
+    )
 
 
 def _entry(pipeline: Pipeline, query: str, seen: Observation) -> Mapping[str, Any] | None:

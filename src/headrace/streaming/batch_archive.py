@@ -7,13 +7,14 @@ record that was refused, repaired and replayed is in the archive twice, and coun
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from headrace.contract import names
+from headrace.contract import gaps, generation, ledger, names
+from headrace.contract.gaps import Loss
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import source
@@ -35,24 +36,33 @@ class Partition:
     newest_ms: int  # broker time of the newest record, milliseconds since 1970
 
     @property
-    def missing(self) -> int:
-        """Return how many offsets between the first and the last are not there."""
+    def gaps(self) -> int:
+        """Return how many offsets between the first and the last are not there: `contract.gaps` says which were lost."""
         return self.end - self.first - self.distinct
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One snapshot of one topic's archive; `snapshot` is None while nothing was archived."""
+    """One snapshot of one topic's archive; `snapshot` is None while nothing was archived.
+
+    `reached`: partition -> offset up to which it surely has all that Kafka gave, also where no record is the last
+    (`contract.archived.reached`, asked before the snapshot was taken).
+    """
 
     pipeline: str
     topic: str
     snapshot: int | None
     partitions: Mapping[int, Partition]
+    reached: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def ends(self) -> dict[str, int]:
-        """Return partition -> offset of the next record."""
-        return {str(number): part.end for number, part in sorted(self.partitions.items())}
+        """Return partition -> offset up to which the archive has all that Kafka gave."""
+        found = {number: part.end for number, part in self.partitions.items()}
+        return {
+            str(number): max(found.get(number, 0), self.reached.get(number, 0))
+            for number in sorted({*found, *self.reached})
+        }
 
     @property
     def repeats(self) -> int:
@@ -61,18 +71,26 @@ class Archive:
 
     def covers(self, ends: Mapping[str, int]) -> bool:
         """Return whether every record before these ends is in the archive."""
-        return all(end == 0 or self.ends.get(partition, 0) >= end for partition, end in ends.items())
+        return covers({int(partition): end for partition, end in self.ends.items()}, ends)
 
 
-def pin(spark: SparkSession, pipeline: str, topic: str) -> Archive:
-    """Return the newest snapshot of a topic's archive. Raises HeadraceError if there is no archive table yet."""
+def covers(reached: Mapping[int, int], ends: Mapping[str, int]) -> bool:
+    """Return whether offsets that were reached lie at or beyond the ends of all partitions."""
+    return all(reached.get(int(partition), 0) >= end for partition, end in ends.items())
+
+
+def pin(spark: SparkSession, pipeline: str, topic: str, reached: Mapping[int, int] | None = None) -> Archive:
+    """Return the newest snapshot of a topic's archive. Raises HeadraceError if there is no archive table yet.
+
+    `reached` is what `contract.archived.reached` said before.
+    """
     table = names.archive_table(pipeline, topic)
     if not spark.catalog.tableExists(table):
         raise HeadraceError(f"{table} is not there: start the pipeline {pipeline} once, its archive query makes it.")
     found = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()  # noqa: S608 - a name of ours
     snapshot = int(found[0]) if found else None
     if snapshot is None:
-        return Archive(pipeline, topic, None, {})
+        return Archive(pipeline, topic, None, {}, reached or {})
     rows = (
         _snapshot(spark, pipeline, topic, snapshot)
         .groupBy("partition")
@@ -86,7 +104,32 @@ def pin(spark: SparkSession, pipeline: str, topic: str) -> Archive:
         .collect()
     )
     parts = {r.partition: Partition(r["first"], r["last"] + 1, r["rows"], r["distinct"], r.newest_ms) for r in rows}
-    return Archive(pipeline, topic, snapshot, parts)
+    return Archive(pipeline, topic, snapshot, parts, reached or {})
+
+
+def losses(spark: SparkSession, archive: Archive, root: str) -> list[Loss]:
+    """Return the records that an archive lacks although Kafka gave them, or that no batch ever read (`contract.gaps`).
+
+    Costs nothing while there is no gap; else a sort of the archive's offsets and the ledgers of all generations.
+    """
+    parts = archive.partitions
+    tails = {p: (parts[p].end if p in parts else 0, end) for p, end in archive.reached.items()}
+    tails = {p: span for p, span in tails.items() if span[0] < span[1]}
+    if archive.snapshot is None or not (tails or any(part.gaps for part in parts.values())):
+        return []
+    rows = _snapshot(spark, archive.pipeline, archive.topic, archive.snapshot).select("partition", "offset").distinct()
+    following = F.lead("offset").over(Window.partitionBy("partition").orderBy("offset"))
+    between = rows.withColumn("next", following).where(F.col("next") > F.col("offset") + 1)
+    spans: dict[int, list[gaps.Span]] = {p: [] for p in {*parts, *tails}}
+    for row in between.orderBy("partition", "offset").collect():
+        spans[row.partition].append((row.offset + 1, row.next))
+    for partition, span in tails.items():
+        spans[partition].append(span)
+    query = names.archive_query(archive.topic)
+    every = reversed(generation.all_of(root, archive.pipeline, query))
+    said = gaps.claims((ledger.read(each.paths(root).ledger) for each in every), archive.topic, archive.reached)
+    seen = {number: (part.first, part.end) for number, part in parts.items()}
+    return gaps.losses({p: gaps.Absent(each) for p, each in spans.items()}, seen, said)
 
 
 def records(spark: SparkSession, archive: Archive, since: datetime | None = None) -> DataFrame:

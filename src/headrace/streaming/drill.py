@@ -181,7 +181,7 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
     if committed != batch.batch:
         differences.append(f"batch {batch.batch} was not committed")
     if live:
-        same("rows in", batch.rows, live["rows_in"])
+        same("offsets", batch.offsets, ledger.offsets_taken(live))
         same("watermark", batch.watermark_ms, live["watermark_ms"])
         declared = job.pipeline.queries.get(chosen.query)
         # a dimension may have other rows by now than when the live batch joined it
@@ -197,7 +197,7 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
         "snapshot": chosen.id,
         "generation": chosen.generation,
         "batch": batch.batch,
-        "rows_in": batch.rows,
+        "rows_in": int(progress.get("numInputRows", 0)),
         "rows_out": drill.outcome.rows_out,
         "watermark_ms": batch.watermark_ms,
         "state_rows": sum(int(each["numRowsTotal"]) for each in operators),

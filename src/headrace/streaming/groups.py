@@ -63,13 +63,18 @@ class GroupCommitter:
         return str(described.get(topic).topicId().toString())
 
     def end_offsets(self, wanted: Offsets) -> Offsets:
-        """Return the end offset of each partition that is wanted and there. Raises Py4JError where Kafka is silent."""
+        """Return the end of the committed records of each partition that is wanted and there: its last stable offset.
+
+        Raises Py4JError where Kafka is silent.
+        """
+        levels = java.named(self._spark, "org.apache.kafka.common.IsolationLevel")
+        options = java.named(self._spark, "org.apache.kafka.clients.admin.ListOffsetsOptions")(levels.READ_COMMITTED)
         latest = java.named(self._spark, "org.apache.kafka.clients.admin.OffsetSpec").latest()
         found: Offsets = {}
         for topic, parts in wanted.items():
             for partition in parts:
                 place = java.named(self._spark, _PLACE)(topic, partition)
-                asked = self._admin.listOffsets(self._map({place: latest}))
+                asked = self._admin.listOffsets(self._map({place: latest}), options)
                 found.setdefault(topic, {})[partition] = int(asked.partitionResult(place).get().offset())
         return found
 

@@ -20,7 +20,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from headrace.contract import checkpoint, ledger, names, soundness, storage, trees
+from headrace.contract import archived, checkpoint, ledger, names, soundness, storage, trees
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import BatchRange, Offsets
 from headrace.contract.generation import Generation
@@ -42,6 +42,7 @@ class Progress:
     starts: Offsets
     chunk: Offsets
     read: Offsets
+    records: int = 0  # of the chunk, the refused ones too
     ends: dict[int, Offsets] = field(default_factory=dict)  # batch -> its end offsets
     file_ends: dict[int, int] = field(default_factory=dict)  # source number -> newest offset of the file source
 
@@ -88,19 +89,20 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     storage.write_json(own.draft, {"reason": made.reason, "at_ms": made.at_ms})
     rebuild = Rebuild(job, name, made, own, f"{own.folder}/rebuild")
     topics = list(rebuild.query.sources)
-    archives = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
-    _require_whole(archives)
+    pipeline = job.pipeline.name
+    reached = {topic: archived.reached(job.root, pipeline, topic) for topic in topics}
+    archives = {topic: batch_archive.pin(job.spark, pipeline, topic, reached[topic]) for topic in topics}
+    _require_whole(job, archives)
     cuts = _cuts(job, archives, int(order["rows_each"]))
-    starts = {t: _offsets(order["first"].get(t, {})) | {p: part.first for p, part in a.partitions.items()}
-              for t, a in archives.items()}  # fmt: skip
+    starts = {t: _starts(a, _offsets(order["first"].get(t, {}))) for t, a in archives.items()}
     progress = Progress(starts, starts, starts)
     # The number of state partitions is frozen at the first batch (SPARK-19873); adaptive plans would change it.
     job.spark.conf.set("spark.sql.shuffle.partitions", str(job.pipeline.driver.state_partitions))
     job.spark.conf.set("spark.sql.adaptive.enabled", "false")
-    rows = {topic: batch_archive.records(job.spark, a).where("reason IS NULL") for topic, a in archives.items()}
+    rows = {topic: batch_archive.records(job.spark, a) for topic, a in archives.items()}
     for number, cut in enumerate(cuts):
         job.progress(number, len(cuts), f"chunk {number + 1} of {len(cuts)}")
-        _lay(rebuild, rows, progress.read, cut, number)
+        progress.records = _lay(rebuild, rows, progress.read, cut, number)
         progress.chunk = cut
         _feed(rebuild, progress)
         progress.read = cut
@@ -124,14 +126,21 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_whole(archives: Mapping[str, Archive]) -> None:
+def _require_whole(job: Job, archives: Mapping[str, Archive]) -> None:
     for topic, archive in archives.items():
-        lacking = {number: part.missing for number, part in archive.partitions.items() if part.missing}
+        lacking = sum(loss.records for loss in batch_archive.losses(job.spark, archive, job.root))
         if archive.snapshot is None or lacking:
-            what = f"lacks {sum(lacking.values())} offsets" if lacking else "is empty"
+            what = f"lacks {lacking} records" if lacking else "is empty"
             raise HeadraceError(
                 f"The archive of {topic} {what}: nothing exact can be rebuilt from it; reconcile first."
             )
+
+
+def _starts(archive: Archive, first: dict[int, int]) -> dict[int, int]:
+    """Return where each partition begins: at its first record, at Kafka's first where the archive has none of it."""
+    ends = _offsets(archive.ends)
+    known = first | {number: part.first for number, part in archive.partitions.items()}
+    return known | {number: min(known.get(number, end), end) for number, end in ends.items()}
 
 
 def _cuts(job: Job, archives: Mapping[str, Archive], rows_each: int) -> list[Offsets]:
@@ -152,18 +161,21 @@ def _cuts(job: Job, archives: Mapping[str, Archive], rows_each: int) -> list[Off
             known = cuts[-1][topic] if cuts else {p: part.first for p, part in archive.partitions.items()}
             ends[topic] = {p: max([known[p], *(r["last"] + 1 for r in last if r.partition == p)]) for p in known}
         cuts.append(ends)
-    cuts.append({topic: {p: part.end for p, part in archive.partitions.items()} for topic, archive in archives.items()})
+    cuts.append({topic: _offsets(archive.ends) for topic, archive in archives.items()})
     return cuts
 
 
-def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: Offsets, number: int) -> None:
-    """Write one chunk as files that the file source finds."""
+def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: Offsets, number: int) -> int:
+    """Write the accepted records of one chunk as files that the file source finds; return how many records it has in all."""
+    count = 0
     for topic, frame in rows.items():
         first = {str(p): offset for p, offset in start[topic].items()}
         past = {str(p): offset for p, offset in end[topic].items()}
         chunk = batch_archive.beyond(batch_archive.before(frame, past), first)
-        chunk = chunk.select("key", "value", "topic", "partition", "offset", "timestamp")
+        count += chunk.count()
+        chunk = chunk.where("reason IS NULL").select("key", "value", "topic", "partition", "offset", "timestamp")
         chunk.coalesce(2).write.parquet(f"{rebuild.scratch}/{topic}/{number:06d}")
+    return count
 
 
 def _feed(rebuild: Rebuild, progress: Progress) -> None:
@@ -203,6 +215,7 @@ def _writing(rebuild: Rebuild, progress: Progress) -> Any:  # noqa: ANN401 - a f
     def written(frame: DataFrame, number: int) -> None:
         began = time.time_ns() // 1_000_000
         taken = _range(rebuild, progress, number)
+        rows_in = progress.records if taken.offsets else 0
         frame.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             nulls = [F.count(F.when(F.col(name).isNull(), True)) for name in required]
@@ -216,7 +229,7 @@ def _writing(rebuild: Rebuild, progress: Progress) -> Any:  # noqa: ANN401 - a f
             frame.unpersist()
         now = time.time_ns() // 1_000_000
         record = ledger.make_record(
-            full, rebuild.made.number, taken, rows_out=int(counts[0]), began_ms=began, written_ms=now
+            full, rebuild.made.number, taken, rows_in=rows_in, rows_out=int(counts[0]), began_ms=began, written_ms=now
         )
         ledger.write(rebuild.paths.ledger, record)
 

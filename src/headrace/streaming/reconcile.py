@@ -261,7 +261,8 @@ def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
     placed = reconcile_sinks.placed_by_id(own, topic)
     since = reconcile_sinks.retained_since_ms(job, topic, letters)
     rows = batch_archive.records(job.spark, found)
-    reconcile_rows.archive(account, found, rows, placed, since, typed.count())
+    lost = batch_archive.losses(job.spark, found, job.root)
+    reconcile_rows.archive(account, found, rows, placed, since, typed.count(), lost)
     letters.unpersist()
     return account
 

@@ -12,6 +12,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from headrace.contract.gaps import Loss
 from headrace.contract.ledger import Record
 from headrace.contract.model import Query
 from headrace.contract.outputs import Directory
@@ -109,25 +110,24 @@ def in_files(
     del account.differences[KEEP:]
 
 
-def archive(account: Account, found: Archive, rows: DataFrame, letters: DataFrame, since_ms: int, decoded: int) -> None:
-    """Check that the archive has no gap, that each refused record is a dead letter, and each dead letter a refused record.
+def archive(
+    account: Account, found: Archive, rows: DataFrame, letters: DataFrame, since_ms: int, decoded: int,
+    losses: Sequence[Loss] = (),
+) -> None:  # fmt: skip
+    """Check that the archive lacks no record, each refused record is a dead letter, and each dead letter a refused record.
 
-    `rows` are the archive's, each offset once; `letters` come from `reconcile_sinks.placed_by_id`, without those that a
-    query (not the contract) refused. `since_ms`: broker time from which on the dead-letter topic is whole. `decoded` is
-    how many of the accepted records today's contract still accepts.
+    `rows` are the archive's, each offset once; `losses` come from `batch_archive.losses`; `letters` come from
+    `reconcile_sinks.placed_by_id`, without those that a query (not the contract) refused. `since_ms`: broker time from which
+    on the dead-letter topic is whole. `decoded` is how many of the accepted records today's contract still accepts.
     """
     counts = rows.agg(
         F.count(F.lit(1)).alias("all"), F.count(F.when(F.col("reason").isNull(), True)).alias("accepted")
     ).first()
     assert counts is not None
     account.compared = counts["all"]
-    for number, part in sorted(found.partitions.items()):
-        if part.missing:
-            account.differing += part.missing
-            account.differences += [
-                _place_difference("missing in the archive", found.topic, number, first, last, last - first + 1)
-                for first, last in gaps(rows, number)
-            ]
+    for loss in losses:
+        account.differing += loss.records
+        account.differences += _lost(loss, found.topic)
     if decoded != counts["accepted"]:
         account.differing += abs(decoded - counts["accepted"])
         told = {
@@ -163,11 +163,17 @@ def archive(account: Account, found: Archive, rows: DataFrame, letters: DataFram
     del account.differences[KEEP:]
 
 
-def gaps(rows: DataFrame, partition: int) -> list[tuple[int, int]]:
-    """Return the ranges of offsets (first and last, both missing) that a partition lacks, at most KEEP."""
-    offsets = rows.where(F.col("partition") == partition).select("offset")
-    nexts = offsets.selectExpr("offset", "lead(offset) OVER (ORDER BY offset) AS next").where("next > offset + 1")
-    return [(row.offset + 1, row.next - 1) for row in nexts.orderBy("offset").limit(KEEP).collect()]
+def _lost(loss: Loss, topic: str) -> list[dict[str, Any]]:
+    """Return the places of a loss: where a batch's offsets also have gaps of Kafka's own, the records are among them."""
+    spans = [(partition, span) for partition, each in sorted(loss.spans.items()) for span in each]
+    among = sum(past - first for _, (first, past) in spans)
+    what = "missing in the archive"
+    if loss.records < among:
+        what += f": {loss.records} records among these {among} offsets"
+    told = [_place_difference(what, topic, p, first, past - 1, past - first) for p, (first, past) in spans[:KEEP]]
+    for each in told:
+        each["batches"] = [] if loss.batch is None else [loss.batch]
+    return told
 
 
 def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:

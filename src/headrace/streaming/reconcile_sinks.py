@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract import names
-from headrace.contract.bindings import read_kafka
+from headrace.contract.bindings import READ_COMMITTED, read_kafka
 from headrace.contract.model import CassandraSink, Query
 from headrace.contract.outputs import Directory
 from headrace.contract.spark import ddl
@@ -48,7 +48,11 @@ def typed(rows: DataFrame, query: Query) -> DataFrame:
 
 def topic(job: Job, name: str) -> DataFrame:
     """Return every record of a topic that we write: key, value, partition, offset, timestamp, and the headers by name."""
-    options = kafka_options(read_kafka(job.bindings)) | {"subscribe": name, "includeHeaders": "true"}
+    options = kafka_options(read_kafka(job.bindings)) | {
+        "subscribe": name,
+        "includeHeaders": "true",
+        "kafka.isolation.level": READ_COMMITTED,
+    }
     raw = job.spark.read.format("kafka").options(**options).load()
     return raw.select(
         "key",

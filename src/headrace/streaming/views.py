@@ -131,24 +131,19 @@ def due(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any], clo
 def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[str, int]]) -> dict[str, Archive]:
     """Pin every topic's archive once it has reached `ends`, or when it has not within a minute (it may be stopped)."""
     deadline = time.monotonic() + WAIT_SECONDS
+    name = job.pipeline.name
     while True:
-        behind = [topic for topic in topics if _noted_behind(job, topic, ends.get(topic, {}))]
-        if not behind:
-            found = {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
+        # No table has to be read for that.
+        reached = {topic: archived.reached(job.root, name, topic) for topic in topics}
+        late = time.monotonic() > deadline
+        behind = [t for t in topics if reached[t] and not batch_archive.covers(reached[t], ends.get(t, {}))]
+        if not behind or late:
+            found = {topic: batch_archive.pin(job.spark, name, topic, reached[topic]) for topic in topics}
             behind = [topic for topic, archive in found.items() if not archive.covers(ends.get(topic, {}))]
-        if not behind:
-            return found
-        if time.monotonic() > deadline:
-            return {topic: batch_archive.pin(job.spark, job.pipeline.name, topic) for topic in topics}
+            if not behind or late:
+                return found
         job.progress(0, 1, f"waits for the archive of {', '.join(behind)}")
         time.sleep(2)
-
-
-def _noted_behind(job: Job, topic: str, ends: Mapping[str, int]) -> bool:
-    """Return whether the archive's newest note says that it has not reached the ends: no table has to be read for that."""
-    note = archived.newest(job.root, job.pipeline.name, names.archive_query(topic))
-    known = note.ends.get(topic, {}) if note else {}
-    return bool(known) and any(end > known.get(int(partition), 0) for partition, end in ends.items())
 
 
 def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> None:
@@ -224,7 +219,7 @@ def _closed_until(job: Job, archives: Mapping[str, Archive], order: Mapping[str,
     for topic, archive in archives.items():
         for number, end in order["ends"].get(topic, {}).items():
             part = archive.partitions.get(int(number))
-            if end and (part is None or part.end < end):
+            if not archive.covers({number: end}):
                 reached = (
                     datetime.fromtimestamp(part.newest_ms / 1000, UTC) if part else datetime(1970, 1, 2, tzinfo=UTC)
                 )

@@ -111,28 +111,42 @@ class Writer:
         batch_range = read_batch_range(self.paths.checkpoint, number)
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
 
+        running = counted.execution(self.spark)
+        before = 0  # records that a try has read which Cassandra's absence ended
+
         def work() -> int:
-            return self._count_and_write(frame, batch) if self.often else self._write_once(frame, batch)
+            nonlocal before
+            if self.often:
+                return self._count_and_write(frame, batch)
+            before = counted.records(running) or 0
+            return self._write_once(frame, batch)
 
         if self.often:
             frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
             rows_out = self.link.through(work) if self.link else work()
+            read = counted.records(running)
         finally:
             if self.often:
                 frame.unpersist()
+        # A kept frame reads again what such a try had not kept: never more than there are offsets.
+        rows_in = batch_range.offsets if read is None else min(read - before, batch_range.offsets)
         record = ledger.make_record(
-            self.query, self.generation.number, batch_range, rows_out=rows_out, began_ms=began_ms, written_ms=_now_ms()
+            self.query,
+            self.generation.number,
+            batch_range,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            began_ms=began_ms,
+            written_ms=_now_ms(),
         )
         ledger.write(self.paths.ledger, record)
         self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)
         self.counters.batches += 1
-        self.counters.rows_in += batch_range.rows
+        self.counters.rows_in += rows_in
         self.counters.rows_out += rows_out
         self.counters.newest = record
-        log.info(
-            "%s batch %d: %d in, %d out, %d ms", self.query, number, batch_range.rows, rows_out, _now_ms() - began_ms
-        )
+        log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, rows_in, rows_out, _now_ms() - began_ms)
 
     def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> int:
         """Write a frame in one job and return its rows. The job ends at a null where the contract wants a value.

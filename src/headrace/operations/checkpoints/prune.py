@@ -104,7 +104,9 @@ def _generations(root: str, pipeline: str, query: str, retention: Retention, now
         if number not in kept and age >= retention.generation_days * DAY_MS:
             why = f"generation {number} of {pipeline}.{query} was followed by another {_days(age)} ago"
             own = paths.generation_paths(root, pipeline, query, number)
-            yield from (_item(path, why) for path in (own.folder, own.files) if trees.files(path))
+            # The ledgers of an archive say for ever which offsets held no record (contract.gaps).
+            folder = own.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else own.folder
+            yield from (_item(path, why) for path in (folder, own.files) if trees.files(path))
     manifests = {each.number for each in known}
     for name in storage.list_names(paths.query_folder(root, pipeline, query)):
         if name.isdigit() and int(name) not in manifests and int(name) < known[-1].number:

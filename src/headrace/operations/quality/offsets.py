@@ -29,7 +29,7 @@ class Offsets:
         return sorted(known.partitions)
 
     def ends(self, topic: str) -> dict[int, int]:
-        """Return partition -> offset of the next record."""
+        """Return partition -> end of the committed records (the last stable offset)."""
         return {partition: self._watermarks(topic, partition)[1] for partition in self.partitions(topic)}
 
     def since(self, topic: str, at_ms: int) -> dict[str, list[int]]:
@@ -53,8 +53,7 @@ class Offsets:
 def reader(bindings: Path, group: str = "headrace.quality") -> Iterator[Offsets]:
     """Give an Offsets with the binding's login. Raises HeadraceError where Kafka does not answer."""
     binding = read_kafka(bindings)
-    config = binding.client_config() | {"group.id": group, "enable.auto.commit": False}
-    consumer = Consumer(config)
+    consumer = Consumer(binding.reader_config(group))
     try:
         yield Offsets(consumer)
     except KafkaException as error:

@@ -1,0 +1,74 @@
+"""Producers of transactions on the real Kafka: committed, aborted, interleaved, and open."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
+
+from headrace.contract.bindings import read_kafka
+from headrace.operations.clients import kafka_admin
+
+SECONDS = 60
+Records = Iterable[tuple[str, bytes | None]]
+"""key, value."""
+
+
+class Transactions:
+    """A transactional producer that writes to one partition of one topic."""
+
+    def __init__(self, bindings: Path, topic: str, partition: int = 0) -> None:
+        own = {"transactional.id": f"tests-{uuid.uuid4().hex}", "linger.ms": 0}
+        self._producer, self._place = Producer(read_kafka(bindings).client_config() | own), (topic, partition)
+        self._producer.init_transactions(SECONDS)
+
+    def begin(self) -> None:
+        self._producer.begin_transaction()
+
+    def write(self, records: Records) -> None:
+        """Write records and wait until Kafka has them: what another producer writes next stands behind them."""
+        topic, partition = self._place
+        for key, value in records:
+            self._producer.produce(topic, value, key, partition)
+        assert self._producer.flush(SECONDS) == 0
+
+    def commit(self) -> None:
+        self._producer.commit_transaction(SECONDS)
+
+    def abort(self) -> None:
+        self._producer.abort_transaction(SECONDS)
+
+    def committed(self, records: Records) -> None:
+        """Write records in a transaction of their own."""
+        self.begin()
+        self.write(records)
+        self.commit()
+
+    def aborted(self, records: Records) -> None:
+        """Write records in a transaction of their own and abort it."""
+        self.begin()
+        self.write(records)
+        self.abort()
+
+
+@contextmanager
+def hanging(bindings: Path, topic: str, records: Records, partition: int = 0) -> Iterator[Transactions]:
+    """Leave a transaction open as long as the block runs."""
+    producer = Transactions(bindings, topic, partition)
+    producer.begin()
+    producer.write(records)
+    try:
+        yield producer
+    finally:
+        producer.abort()
+
+
+def make_topics(bindings: Path, names: Iterable[str], **config: str) -> None:
+    """Make topics of one partition."""
+    admin = kafka_admin(bindings)
+    for made in admin.create_topics([NewTopic(name, 1, 1, config=config) for name in names]).values():
+        made.result(SECONDS)
