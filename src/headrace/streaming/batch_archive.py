@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -58,11 +59,12 @@ class Archive:
     @property
     def ends(self) -> dict[str, int]:
         """Return partition -> offset up to which the archive has all that Kafka gave."""
+        return {str(number): end for number, end in sorted(self._ends.items())}
+
+    @cached_property
+    def _ends(self) -> dict[int, int]:
         found = {number: part.end for number, part in self.partitions.items()}
-        return {
-            str(number): max(found.get(number, 0), self.reached.get(number, 0))
-            for number in sorted({*found, *self.reached})
-        }
+        return {p: max(found.get(p, 0), self.reached.get(p, 0)) for p in {*found, *self.reached}}
 
     @property
     def repeats(self) -> int:
@@ -71,7 +73,7 @@ class Archive:
 
     def covers(self, ends: Mapping[str, int]) -> bool:
         """Return whether every record before these ends is in the archive."""
-        return covers({int(partition): end for partition, end in self.ends.items()}, ends)
+        return covers(self._ends, ends)
 
 
 def covers(reached: Mapping[int, int], ends: Mapping[str, int]) -> bool:

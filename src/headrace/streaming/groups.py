@@ -62,13 +62,14 @@ class GroupCommitter:
         described = self._admin.describeTopics(asked).allTopicNames().get()
         return str(described.get(topic).topicId().toString())
 
-    def end_offsets(self, wanted: Offsets) -> Offsets:
-        """Return the end of the committed records of each partition that is wanted and there: its last stable offset.
+    def end_offsets(self, wanted: Offsets, *, committed: bool = True) -> Offsets:
+        """Return the end of each partition that is wanted: its last stable offset, or (not `committed`) its high watermark.
 
-        Raises Py4JError where Kafka is silent.
+        Raises Py4JError where Kafka is silent or has no such partition.
         """
         levels = java.named(self._spark, "org.apache.kafka.common.IsolationLevel")
-        options = java.named(self._spark, "org.apache.kafka.clients.admin.ListOffsetsOptions")(levels.READ_COMMITTED)
+        level = levels.READ_COMMITTED if committed else levels.READ_UNCOMMITTED
+        options = java.named(self._spark, "org.apache.kafka.clients.admin.ListOffsetsOptions")(level)
         latest = java.named(self._spark, "org.apache.kafka.clients.admin.OffsetSpec").latest()
         found: Offsets = {}
         for topic, parts in wanted.items():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import fingerprint, generation, names, soundness, state, submit
+from headrace.contract import archived, fingerprint, generation, names, soundness, state, submit
 from headrace.contract.bindings import KafkaBinding
+from headrace.contract.checkpoint import Offsets, newest_batch, read_entry
 from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
@@ -22,6 +25,8 @@ from headrace.errors import HeadraceError
 from headrace.streaming import counted, link, plan, sinks, source, writer
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
+
+log = logging.getLogger(__name__)
 
 _MILLISECOND = timedelta(milliseconds=1)
 ARCHIVE_COLUMNS = (
@@ -95,6 +100,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
     begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
     for topic in driver.pipeline.sources:
         _require_archive_of(driver, topic)
+    _require_committed(driver, [chosen for _, _, chosen in begun])
     return [_start(driver, place, name, frame, chosen) for place, (name, frame, chosen) in enumerate(begun)]
 
 
@@ -198,6 +204,35 @@ def _require_archive_of(driver: Driver, topic: str) -> None:
             f"away, then begin anew: headrace stream start {driver.pipeline.name} --new-generation {names.archive_query(topic)}",
             exit_code=Exit.REFUSED,
         )
+
+
+def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -> None:
+    """Raise HeadraceError(TRANSIENT) where a checkpoint stands behind the beginning of an open transaction.
+
+    A release that read uncommitted records has left it there. Spark would take the end before its position for lost data,
+    and plan that batch for good. Once the transaction ends, the start goes through.
+    """
+    stands: Offsets = {}
+    for each in begun:
+        folder = each.paths(driver.root).checkpoint
+        newest = newest_batch(folder, "offsets")
+        entry = read_entry(folder, newest) if newest is not None else None
+        stands = archived.latest(stands, entry[1] if entry else {})
+    try:
+        stable = driver.groups.end_offsets(stands)
+        places = [(t, p) for t, parts in stands.items() for p, offset in parts.items() if offset > stable[t][p]]
+        written = driver.groups.end_offsets(stands, committed=False) if places else {}
+    except Py4JError as error:
+        log.warning("Kafka does not say where the committed records end: %s", error)
+        return
+    for topic, partition in places:
+        if stands[topic][partition] <= written[topic][partition]:  # else it is another topic of this name
+            raise HeadraceError(
+                f"{topic}/{partition} was read up to offset {stands[topic][partition]}, but a transaction that began at "
+                f"{stable[topic][partition]} is still open: the start goes through once it has ended "
+                '(docs/runbooks/LAGGING.md, "Behind an open transaction").',
+                exit_code=Exit.TRANSIENT,
+            )
 
 
 def apart(trigger: timedelta, place: int) -> timedelta:

@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from headrace.contract import archived, generation, ledger, names
 from headrace.contract.generation import Generation
 from headrace.contract.ledger import Record
 from headrace.contract.load import load_pipeline
@@ -217,7 +218,9 @@ def test_files_are_compared_by_directory_also_when_several_batches_share_one(
     assert [(each["what"], each["batches"]) for each in one_row_less.differences] == [("differs", [0, 1])]
 
 
-def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(spark: SparkSession, pos: Pipeline) -> None:
+def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
     pipeline = lake.renamed(pos, "archive_account")
     refused = Archived(0, 3, NOON, b"{}", "missing: product_id")
     good = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in (0, 1, 2, 6)]
@@ -228,7 +231,8 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(spark: SparkSess
     def compared(letters: Sequence[tuple[Any, ...]], since_ms: int = 0, decoded: int = 4) -> list[tuple[Any, ...]]:
         account = Account("archive_pos", "topic", "archive")
         rows = batch_archive.records(spark, found)
-        reconcile_rows.archive(account, found, rows, spark.createDataFrame(list(letters), ddl), since_ms, decoded)
+        lost = batch_archive.losses(spark, found, str(tmp_path))
+        reconcile_rows.archive(account, found, rows, spark.createDataFrame(list(letters), ddl), since_ms, decoded, lost)
         return [(each["what"], each["offsets"]) for each in account.differences]
 
     gap = ("missing in the archive", {"pos/0": [4, 5]})
@@ -242,6 +246,39 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(spark: SparkSess
     assert compared([(0, 3, None, b"other")])[1][0] == "a dead letter with other bytes than the archive"
     assert compared([], since_ms=milliseconds(NOON) + 1) == [gap], "what retention took is no difference"
     assert "today's contract refuses 1 records" in compared([own], decoded=3)[1][0]
+
+
+def test_a_gap_that_the_archives_ledger_explains_is_no_difference_and_a_lost_record_beside_it_is_one(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    """C02 and C03: three records, a marker, three aborted, a marker, one record, a marker."""
+    root = str(tmp_path)
+
+    def told(name: str, offsets: Sequence[int]) -> list[tuple[Any, ...]]:
+        pipeline = lake.renamed(pos, name)
+        rows = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in offsets]
+        lake.lay(spark, pipeline, "pos", rows)
+        own = generation.begin(root, name, names.archive_query("pos"), {})
+        for batch, start, end, rows_out in ((0, 0, 4, 3), (1, 4, 9, 1), (2, 9, 10, 0)):
+            ledger.write(own.paths(root).ledger, taken(batch, start, end) | {"rows_out": rows_out})
+        reached = archived.reached(root, name, "pos")
+        assert reached == {0: 10}
+        found = batch_archive.pin(spark, name, "pos", reached)
+        assert (found.ends, found.covers({"0": 10})) == ({"0": 10}, True), "nothing waits for the marker at the end"
+        account = Account("archive_pos", "topic", "archive")
+        every = batch_archive.records(spark, found)
+        letters = spark.createDataFrame([], "_partition int, _offset bigint, key binary, value binary")
+        lost = batch_archive.losses(spark, found, root)
+        reconcile_rows.archive(account, found, every, letters, 0, len(offsets), lost)
+        assert account.differing == sum(loss.records for loss in lost)
+        return [(each["what"], each["offsets"], each["batches"]) for each in account.differences]
+
+    assert told("archive_explained", (0, 1, 2, 8)) == []
+    among = "missing in the archive: 1 records among these 2 offsets"
+    assert told("archive_lost", (0, 1, 8)) == [(among, {"pos/0": [2, 3]}, [0])]
+    assert told("archive_lost_last", (0, 1, 2)) == [
+        ("missing in the archive: 1 records among these 5 offsets", {"pos/0": [4, 8]}, [1])
+    ]
 
 
 def test_a_looked_up_row_must_have_the_newest_cells_of_all_that_was_matched(spark: SparkSession, project: Path) -> None:
