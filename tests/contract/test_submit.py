@@ -58,6 +58,15 @@ def test_whatever_reads_a_topic_reads_committed_records_only(good: Pipeline, pro
     assert "kafka.isolation.level" in code["reconcile_sinks.py"]
 
 
+def test_reads_that_decide_see_what_was_written_at_local_quorum(good: Pipeline, project: Path) -> None:
+    """Else, on three nodes, a replica that lags makes a known user a dead letter (connector default: LOCAL_ONE)."""
+    level = "spark.cassandra.input.consistency.level"
+    assert submit.spark_conf(good, "/data/lake")[level] == "LOCAL_QUORUM"
+    assert _cluster(good)[level] == "LOCAL_QUORUM"
+    for path in (project / "src" / "headrace").rglob("*.py"):
+        assert path.name == "submit.py" or level not in path.read_text(), f"{path}: one place says it"
+
+
 def test_a_long_driver_keeps_bounded_histories(good: Pipeline) -> None:
     conf = submit.spark_conf(good, "/tmp/lake")
     retained = {key: int(value) for key, value in conf.items() if "etained" in key or "Recent" in key}

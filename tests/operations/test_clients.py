@@ -6,9 +6,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cassandra import ConsistencyLevel
+from cassandra.cluster import ExecutionProfile
 
 from headrace.contract.bindings import CassandraBinding
-from headrace.operations import pki
+from headrace.operations import clients, pki
 from headrace.operations.clients import cassandra_tls
 from headrace.streaming.session import cassandra_conf
 
@@ -17,6 +19,25 @@ def test_a_binding_without_authority_means_no_tls() -> None:
     assert cassandra_tls(None) is None
     binding = CassandraBinding(("127.0.0.1",), 9042, "datacenter1", "u", "p")
     assert not [key for key in cassandra_conf(binding) if "ssl" in key]
+
+
+def test_a_tools_reads_see_what_was_written_at_local_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles: dict[object, ExecutionProfile] = {}
+
+    class Cluster:
+        def __init__(self, *_: object, execution_profiles: dict[object, ExecutionProfile], **__: object) -> None:
+            profiles.update(execution_profiles)
+
+        def connect(self) -> None:
+            pass
+
+        def shutdown(self) -> None:
+            pass
+
+    monkeypatch.setattr(clients, "Cluster", Cluster)
+    with clients.log_in(CassandraBinding(("127.0.0.1",), 9042, "datacenter1", "u", "p")):
+        pass
+    assert [each.consistency_level for each in profiles.values()] == [ConsistencyLevel.LOCAL_QUORUM]
 
 
 def test_the_bindings_authority_alone_is_trusted_and_names_are_not_asked(tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ def _catalogs(warehouse: str) -> dict[str, str]:
         cassandra: "com.datastax.spark.connector.datasource.CassandraCatalog",
         # "auto" compares sizes, and a stream's is unknown: it would scan the table in every batch.
         f"{cassandra}.directJoinSetting": "on",
+        # A dimension's row that was written at LOCAL_QUORUM is seen by every read, whichever replica answers; by default
+        # the connector reads one replica, which may lack it, and a known user becomes a dead letter.
+        "spark.cassandra.input.consistency.level": "LOCAL_QUORUM",
         # Pods change their addresses: resolve at each connect.
         "spark.cassandra.connection.resolveContactPoints": "false",
         # A node that is back is taken again at once; by default up to a minute later.

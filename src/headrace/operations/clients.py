@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
@@ -37,7 +38,12 @@ def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
 @contextmanager
 def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator[Session]:
     """Give a Cassandra session of a binding. Raises NoHostAvailable where nothing answers or the login is refused."""
-    profile = ExecutionProfile(DCAwareRoundRobinPolicy(binding.local_datacenter), request_timeout=30)
+    # Reads see what was written at LOCAL_QUORUM: the Python driver's own default is one replica.
+    profile = ExecutionProfile(
+        DCAwareRoundRobinPolicy(binding.local_datacenter),
+        request_timeout=30,
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+    )
     cluster = Cluster(
         list(binding.contact_points),
         port=binding.port,

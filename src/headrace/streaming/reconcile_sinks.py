@@ -27,7 +27,6 @@ def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFra
     key = {*sink.partition_key, *sink.clustering_key}
     cells = [column for column in query.columns if column not in key]
     full = f"{names.CASSANDRA_CATALOG}.{keyspace}.{table}"
-    job.spark.conf.set("spark.cassandra.input.consistency.level", "LOCAL_QUORUM")
     # The connector's own function; a cell that was written by hand has the clock's time, whatever the others have.
     times = [f"writetime({cell}) AS _written_{cell}" for cell in cells]
     rows = job.spark.table(full).selectExpr(*query.columns, *times)
