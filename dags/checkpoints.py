@@ -197,8 +197,9 @@ with DAG(
     schedule=seat.at("23 1 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Many small files become few: ledger records and JSON batches are gathered, Iceberg data files rewritten, old "
-            "snapshots and orphan files removed. The streams may run meanwhile; no reader misses or doubles a row.",
+            "Many small files become few: ledger records and JSON batches are gathered. Orphan files of Iceberg tables are "
+            "removed; each table's own writer rewrites its files. The streams may run meanwhile; no reader misses or doubles "
+            "a row.",
             inputs="ledgers, JSON sinks, Iceberg tables.",
             effects="files are rewritten; what readers see stays the same.",
             command="headrace checkpoint gather",

@@ -276,7 +276,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         often, refused = bool(declared.matched) or len(declared.sinks) > 1, writer.unmatched(declared)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
-        write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic))
+        write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic), counters)
         required, cassandra, often, refused = (), None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(

@@ -22,6 +22,8 @@ def find(watcher: Watcher, running: Sequence[Running], now_ms: int) -> list[Runn
     """
     found = []
     for each in running:
+        if each.counters.tending:  # Iceberg's jobs are in groups of their own, which the watcher does not see
+            continue
         work, moved_ms = watcher.work(each), watcher.moved_ms(each)
         if work is None or moved_ms is None or (work["blind"] and work["tasks_done"] < work["tasks"]):
             continue

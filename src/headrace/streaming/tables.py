@@ -1,8 +1,8 @@
 """What keeps one Iceberg table small: data files together, old snapshots away. Streams may run.
 
-Each step is a commit, and may be repeated. On a disk a commit is one rename, and of two processes that commit at the same
-time one begins again. In an object store that rename is a look and a copy: of two commits one would be lost, with its
-rows. There each table is tended by the process that writes it, and by no other (ADR 0023).
+Each step is a commit, and may be repeated. A commit in a Hadoop catalog is a look whether the version's name is free and
+then a rename, which replaces what is there: of two processes that commit at the same moment one loses its commit, with its
+rows, on a disk as in an object store. So each table is tended by the process that writes it, and by no other (ADR 0032).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from py4j.protocol import Py4JError
 from pyspark.errors.exceptions.captured import CapturedException
 from pyspark.sql import SparkSession
 
-from headrace.contract import archived, objects
+from headrace.contract import archived
 from headrace.contract.names import LAKE_CATALOG
 
 EXPIRE_DAYS = 7.0
@@ -47,12 +47,10 @@ def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days:
 
 
 def tend_own(spark: SparkSession, root: str, table: str) -> None:
-    """Tend a table (`<catalog>.<pipeline>.<name>`) that this process writes, in an object store; elsewhere `upkeep` does it.
+    """Tend a table (`<catalog>.<pipeline>.<name>`) that this process writes, between two commits of its own.
 
     A failure ends nothing: the rows are there, and the next time does more.
     """
-    if not objects.is_object(root):
-        return
     _, pipeline, name = table.split(".")
     try:
         log.info("%s is tended: %s", table, tend(spark, root, pipeline, name))

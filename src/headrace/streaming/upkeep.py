@@ -1,8 +1,7 @@
-"""Upkeep of a pipeline's Iceberg tables: small files together, old snapshots and orphan files away. Streams may run.
+"""Upkeep of a pipeline's Iceberg tables beside their writers: files that belong to no snapshot are removed. Streams may run.
 
-Each procedure commits for itself and may be repeated (Iceberg, "Spark procedures"); appends of a running archive query
-never conflict with a rewrite of older files. In an object store only orphans are removed here, which is no commit: the
-rest is done by the process that writes the table (`streaming.tables`).
+This commits nothing, so it takes no commit from the process that writes a table. That one puts small files together and
+expires old snapshots (`streaming.tables`, ADR 0032).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.contract import names, objects
+from headrace.contract import names
 from headrace.streaming import tables
 from headrace.streaming.batch_job import Job
 
@@ -19,27 +18,22 @@ ORPHAN_DAYS = 3.0  # Iceberg asks for more than any write can take: files of one
 
 
 def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the upkeep of every table of the pipeline; the order may say `expire_days` and `orphan_days`.
+    """Do the upkeep of every table of the pipeline; the order may say `orphan_days`.
 
-    Returns table -> files rewritten and added, snapshots expired (as files deleted), orphans removed, seconds.
+    Returns table -> orphans removed, seconds.
     """
-    expire, orphans = (float(order.get(name, default)) for name, default in _DEFAULTS.items())
+    orphan_days = float(order.get("orphan_days", ORPHAN_DAYS))
     found = job.spark.sql(f"SHOW TABLES IN {names.LAKE_CATALOG}.{job.pipeline.name}").collect()
     every = sorted(str(row["tableName"]) for row in found)
     told = {}
     for number, table in enumerate(every):
         job.progress(number, len(every), table)
-        told[table] = _table(job, table, expire, orphans)
+        told[table] = _table(job, table, orphan_days)
     return {"pipeline": job.pipeline.name, "tables": told}
 
 
-_DEFAULTS = {"expire_days": tables.EXPIRE_DAYS, "orphan_days": ORPHAN_DAYS}
-
-
-def _table(job: Job, table: str, expire_days: float, orphan_days: float) -> dict[str, Any]:
-    began, pipeline = time.monotonic(), job.pipeline.name
-    theirs = objects.is_object(job.root)
-    done = {} if theirs else tables.tend(job.spark, job.root, pipeline, table, expire_days)
+def _table(job: Job, table: str, orphan_days: float) -> dict[str, Any]:
+    began = time.monotonic()
     before = tables.moment(time.time_ns() / 1_000_000 - orphan_days * tables.DAY_MS)
-    removed = tables.call(job.spark, "remove_orphan_files", f"{pipeline}.{table}", f"older_than => {before}")
-    return done | {"orphans_removed": len(removed), "seconds": round(time.monotonic() - began, 1)}
+    removed = tables.call(job.spark, "remove_orphan_files", f"{job.pipeline.name}.{table}", f"older_than => {before}")
+    return {"orphans_removed": len(removed), "seconds": round(time.monotonic() - began, 1)}

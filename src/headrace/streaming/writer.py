@@ -55,6 +55,7 @@ class Counters:
     newest: ledger.Record | None = None
     running_batch: int | None = None
     waits: str = ""  # what the running batch waits for, in words
+    tending: bool = False  # the running batch is written, and its table is tended
 
 
 @dataclass
@@ -237,14 +238,26 @@ def declared_write(pipeline: Pipeline, name: str, query: Query, paths: Generatio
     return write
 
 
-def archive_write(pipeline: Pipeline, topic: str, root: str, kafka: dict[str, str], topic_id: str) -> Write:
+def archive_write(
+    pipeline: Pipeline, topic: str, root: str, kafka: dict[str, str], topic_id: str, counters: Counters
+) -> Write:
     """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
 
-    In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both.
+    In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both. Every so many
+    batches the table is tended, by a replay too: whoever was killed in it has not done it.
     """
     table = names.archive_table(pipeline.name, topic)
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        append(frame, batch)
+        if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:
+            counters.tending = True
+            try:
+                tables.tend_own(frame.sparkSession, root, table)
+            finally:
+                counters.tending = False
+
+    def append(frame: DataFrame, batch: sinks.Batch) -> None:
         fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)
         if fresh is None:
             return
@@ -256,8 +269,6 @@ def archive_write(pipeline: Pipeline, topic: str, root: str, kafka: dict[str, st
                 sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
         with writing(f"Iceberg table {table}"):
             sinks.append_archive(fresh, table, batch, topic_id)
-        if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:
-            tables.tend_own(frame.sparkSession, root, table)
 
     return write
 
