@@ -65,6 +65,10 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
             ["stream", "start", "--new-generation", "tumbling"],
             "New generations (tumbling) go with exactly one pipeline",
         ),
+        (
+            ["stream", "start", "pos_sales"],
+            "no topics, tables and login yet. Run `headrace provision pos_sales` first.",
+        ),
         (["stream", "start", "pos_sales", "--new-generation", "x"], "There is no query 'x' to begin anew"),
         (["logs", "kafka"], "kafka has no log yet"),
         (["produce", "--topic", "pos"], "There is no binding at"),

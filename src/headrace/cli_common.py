@@ -143,7 +143,17 @@ def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, s
 
 @contextmanager
 def progress_bars() -> Iterator[Any]:
-    """Show stages as bars on stderr; a stage without a fraction spins."""
+    """Show stages as bars on stderr; a stage without a fraction spins. Where stderr is no terminal, each is one line."""
+    if not errors.is_terminal:
+        said: set[str] = set()
+
+        def say(stage: str, fraction: float | None) -> None:
+            if stage not in said:
+                said.add(stage)
+                errors.print(printable(stage), markup=False, highlight=False, soft_wrap=True)
+
+        yield say
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as shown:
         tasks: dict[str, Any] = {}

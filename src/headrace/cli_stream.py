@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +24,7 @@ from headrace.cli_common import (
     starting_launcher,
     who,
 )
+from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import control, drivers, streams, supervision, supervisor, tables
 from headrace.operations.drivers import Driver
@@ -56,9 +57,11 @@ def _start_each(
 ) -> None:
     """Start the drivers of the named pipelines by `begin`, wait until their queries run, and show them."""
     settings = Settings.load()
+    pipelines = startable_pipelines(names)
+    _check_logins(settings, pipelines)
     own = starting_launcher(settings)
     started = {}
-    for name in startable_pipelines(names):
+    for name in pipelines:
         try:
             started[name] = begin(own, name)
         except control.PausedError as paused:
@@ -76,6 +79,15 @@ def _start_each(
     else:
         rows = [(name, d.where, "started" if new else "adopted") for name, (d, new) in started.items()]
         console.print(tables.plain(("pipeline", "driver", ""), rows))
+
+
+def _check_logins(settings: Settings, names: Iterable[str]) -> None:
+    """Raise HeadraceError, before any driver is started, for pipelines that provisioning has given no login yet."""
+    absent = [name for name in names if not (settings.bindings(name) / "cassandra" / "password").exists()]
+    if absent:
+        raise HeadraceError(
+            f"{', '.join(absent)}: no topics, tables and login yet. Run `headrace provision {' '.join(absent)}` first."
+        )
 
 
 @stream.command("stop")

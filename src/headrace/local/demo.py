@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from rich.console import Console, Group
@@ -49,15 +50,24 @@ def run(
     The platform must be up; it and the drivers are left running.
     """
     root = settings.bindings()
+    step = partial(_step, console)
+    step("topics, tables and logins are made")
     provision(list(pipelines.values()), root, settings.home / "bindings")
     mix = make_mix(duration=seconds, seed=int(time.time()), catch_up=min(20.0, seconds / 2)).at_rate(rate)
     load_users(root, pipelines["user_logins"].dimensions["users"], user_directory(mix))
     with ThreadPoolExecutor(max_workers=2) as background:
         feeding = background.submit(produce_generated, read_kafka(root), pipelines, mix, mix.total_rate)
-        starting = background.submit(_start_in_turn, settings, launcher, list(pipelines))
+        starting = background.submit(_start_in_turn, settings, launcher, list(pipelines), step)
+        step(f"events are sent for {seconds:.0f} s")
         _watch(settings, launcher, pipelines, console, (feeding, starting))
     for finished in (feeding, starting):
         finished.result()
+
+
+def _step(console: Console, text: str) -> None:
+    """Print one step where there is no terminal; on a terminal the screen shows it."""
+    if not console.is_terminal:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch(
@@ -97,7 +107,7 @@ def _all_wrote(launcher: LocalLauncher, pipelines: Mapping[str, Pipeline]) -> bo
     )
 
 
-def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]) -> None:
+def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str], step: Callable[[str], None]) -> None:
     """Start the drivers, each when the one before has written: four JVMs at once on two cores are all late."""
     with airflow_client.login(settings) if settings.airflow else nullcontext() as airflow:
         if airflow:
@@ -105,6 +115,7 @@ def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]
         for name in names:
             if launcher.find(name):
                 continue
+            step(f"driver {name} starts")
             if airflow:
                 _start_by_airflow(airflow, name)
             else:
