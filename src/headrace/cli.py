@@ -6,6 +6,7 @@ usage, 3 something that should run does not (`status`, `stream status`).
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,6 +166,19 @@ def doctor(as_json: Json = False) -> None:
         console.print(tables.plain(("", "check", "found", "remedy"), rows))
     if any(not check.ok and check.blocks for check in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with pipelines/ and spark_jobs/; default: this project.")
+    ] = Path(),
+) -> None:
+    """Check pipeline files and plan their queries: do the transforms return what the files declare? Needs no server."""
+    own = starting_launcher(Settings.load())
+    words = [sys.executable, "-m", "headrace.streaming.check", str(folder)]
+    environment = {**own.environment, "PYSPARK_PYTHON": sys.executable}
+    raise typer.Exit(subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
 
 
 @app.command()

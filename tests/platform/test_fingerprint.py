@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(
 MAXIMUM = """
 
 def _sums() -> list[Column]:
-    return [F.max("amount").alias("total_amount"), F.count(F.lit(1)).alias("sales")]
+    return [F.max("amount").cast("decimal(22,2)").alias("total_amount"), F.count(F.lit(1)).alias("sales")]
 """
 
 

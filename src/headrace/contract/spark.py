@@ -22,7 +22,7 @@ def ddl_type(column_type: str) -> str:
 
 
 def ddl(columns: Mapping[str, Column]) -> str:
-    """Return `name type, ...` in the file's order, for `StructType.fromDDL` or a `mapInArrow` schema.
+    """Return `name type, ...` in the file's order, for `createDataFrame` or a `mapInArrow` schema.
 
     Every column is nullable: Spark does not check NOT NULL in a stream, the decoder and the writer do.
     """

@@ -46,7 +46,7 @@ def state_inputs(frame: DataFrame) -> dict[str, str]:
     A key or a sum that is computed in another way under the same name passes Spark's own check, and mixes in one state
     what does not belong together. Expression ids and watermark delays are left out, renames and filters do not count.
     """
-    lines = list(_own_lines(frame._jdf.queryExecution().analyzed().toString()))
+    lines = own_lines(frame)
     made: dict[str, str] = {}
     for line in lines:
         made |= _definitions(line)
@@ -59,6 +59,19 @@ def state_inputs(frame: DataFrame) -> dict[str, str]:
             if text != name:
                 found[_free(found, name, text)] = text
     return {name: _short(text) for name, text in sorted(found.items())}
+
+
+def own_lines(frame: DataFrame) -> list[str]:
+    """Return the nodes of a frame's analysed plan that the transform made, outermost first, one line each."""
+    return list(_own_lines(frame._jdf.queryExecution().analyzed().toString()))
+
+
+def expanded(text: str, lines: list[str]) -> str:
+    """Return an expression of a plan's node with every column that the transform made replaced by what it is made of."""
+    made: dict[str, str] = {}
+    for line in lines:
+        made |= _definitions(line)
+    return _expanded(text, made, frozenset())
 
 
 def _own_lines(text: str) -> Iterator[str]:
@@ -77,15 +90,15 @@ def _definitions(line: str) -> dict[str, str]:
     """Return expression id -> the text that a Project, Aggregate or Expand makes it of."""
     if not line.startswith(("Project", "Aggregate", "Expand", "Generate", "Window")):
         return {}
-    lists = _lists(line)
+    lists = lists_of(line)
     if line.startswith("Expand") and len(lists) >= 2:
         # one expression a row that comes out, given by place: all of them together make the column
         return {number: lists[0] for _, number in _ATTRIBUTE.findall(lists[1]) if f"#{number}" not in lists[0]}
-    entries = (entry for part in lists for entry in _split(part))
+    entries = (entry for part in lists for entry in split_of(part))
     return {match[2]: match[1] for match in map(_DEFINITION.match, entries) if match}
 
 
-def _lists(text: str) -> list[str]:
+def lists_of(text: str) -> list[str]:
     """Return what is inside the outermost brackets of a node's text."""
     found, depth, start = [], 0, 0
     for place, sign in enumerate(text):
@@ -99,7 +112,7 @@ def _lists(text: str) -> list[str]:
     return found
 
 
-def _split(text: str) -> list[str]:
+def split_of(text: str) -> list[str]:
     """Split at the commas that are inside no bracket."""
     found, depth, start = [], 0, 0
     for place, sign in enumerate(text):

@@ -23,6 +23,7 @@ from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
 from headrace.streaming import counted, link, plan, sinks, source, writer
+from headrace.streaming.declared import require_declared, transformed
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
 
@@ -123,6 +124,7 @@ def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, 
         if query.dimensions:
             plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
         frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
+        require_declared(frame, pipeline.name, name, query)
         planned.append((name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame)))
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
@@ -167,7 +169,7 @@ def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_
     for dimension in query.dimensions:
         table = pipeline.dimensions[dimension]
         frames[dimension] = driver.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
-    return driver.transforms[name](**frames)
+    return transformed(driver.transforms[name], frames, names.query_name(pipeline.name, name))
 
 
 def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
