@@ -103,6 +103,7 @@ module "airflow" {
     storage         = { root = var.storage.root, sharedVolume = local.shared_volume, binding = var.storage.binding == "" ? "" : "object-store" }
     replicas        = var.size
     producers       = var.producers
+    provision       = { consent = var.provision_consent }
     driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl         = var.airflow_url
     ingress = {

@@ -132,6 +132,12 @@ variable "producers" {
   }
 }
 
+variable "provision_consent" {
+  description = "Topics that the provision Job may adopt although it did not make them, or change so that data may be lost (a shorter retention, more partitions). Take a name out once it is applied: it would consent to the next such change too."
+  type        = list(string)
+  default     = []
+}
+
 variable "allow_plaintext" {
   description = "Consent to send passwords to an external system in plain text."
   type        = bool

@@ -23,7 +23,6 @@ from headrace.cli_checkpoint import checkpoint
 from headrace.cli_common import (
     NOT_RUNNING,
     Json,
-    Names,
     ProjectFolder,
     console,
     errors,
@@ -37,6 +36,7 @@ from headrace.cli_common import (
     starting_launcher,
 )
 from headrace.cli_dead_letters import letters
+from headrace.cli_provision import provision
 from headrace.cli_quality import quality
 from headrace.cli_stream import stream
 from headrace.cli_upgrade import stream_upgrade
@@ -60,6 +60,7 @@ app.add_typer(letters, name="dead-letters")
 app.add_typer(quality, name="quality")
 app.add_typer(users, name="users")
 stream.command("upgrade")(stream_upgrade)
+app.command()(provision)
 
 _OK, _NO = Text("ok", style="green"), Text("no", style="red")
 
@@ -179,21 +180,6 @@ def check(
     words = [sys.executable, "-m", "headrace.streaming.check", str(folder)]
     environment = {**own.environment, "PYSPARK_PYTHON": sys.executable}
     raise typer.Exit(subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
-
-
-@app.command()
-def provision(names: Names = None, as_json: Json = False) -> None:
-    """Make topics, tables, users and rights that the pipelines need; safe to repeat."""
-    from headrace.operations.provision import provision as carry_out
-
-    settings = Settings.load()
-    changes = carry_out(list(startable_pipelines(names).values()), settings.bindings(), settings.home / "bindings")
-    if as_json:
-        print_json([change.to_json_dict() for change in changes])
-    elif changes:
-        console.print(tables.plain(("pipeline", "made", "name"), [(c.pipeline, c.kind, c.name) for c in changes]))
-    else:
-        console.print("Everything is there as the pipelines want it.")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.bootstrap import REFUSED, Config
 from headrace.operations.deployment import Deployment, KubernetesDrivers
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
+from headrace.operations.provision_cluster import REFUSED as JOB_REFUSED
 from tests.support.charts import EXTERNAL_KAFKA, kind, named, pods, refusal, render
 
 
@@ -267,6 +268,16 @@ def test_no_install_ends_before_provisioning_has_and_it_can_make_the_folder_of_t
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
+
+
+def test_provisioning_has_the_consent_that_was_given_and_what_it_refuses_is_not_tried_again() -> None:
+    for values, consent in (((), []), (("provision.consent={sales,pos.eu}",), ["sales", "pos.eu"])):
+        job = named(render("airflow", *values), "Job", "provision-1")
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        (given,) = [each["value"] for each in container["env"] if each["name"] == "HEADRACE_CONSENT"]
+        assert json.loads(given) == consent
+        (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+        assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [JOB_REFUSED]}
 
 
 def test_no_install_ends_before_the_bootstrap_has_and_what_it_refuses_is_not_tried_again() -> None:

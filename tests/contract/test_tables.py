@@ -86,11 +86,11 @@ TABLE = Table("shop", "sales", {"id": "text", "at": "timestamp", "total": "decim
 
 def test_missing_columns_are_added_and_foreign_ones_stay() -> None:
     existing = replace(TABLE, columns={"id": "text", "at": "timestamp", "theirs": "int"})
-    assert alter(existing, TABLE) == ['ALTER TABLE "shop"."sales" ADD IF NOT EXISTS "total" decimal']
+    assert alter(existing, TABLE) == {"total": 'ALTER TABLE "shop"."sales" ADD IF NOT EXISTS "total" decimal'}
 
 
 def test_a_table_that_is_as_wanted_is_left_alone() -> None:
-    assert alter(replace(TABLE, options={"gc_grace_seconds": "1"}), TABLE) == []
+    assert alter(replace(TABLE, options={"gc_grace_seconds": "1"}), TABLE) == {}
 
 
 def test_a_changed_type_is_refused_with_the_way_out() -> None:

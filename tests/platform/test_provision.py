@@ -6,9 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from cassandra import Unauthorized
 from confluent_kafka import Producer
-from confluent_kafka.admin import AclBindingFilter, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+from confluent_kafka.admin import (
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from headrace.contract import bindings, kafka
 from headrace.contract.load import load_pipeline, load_pipelines
@@ -17,6 +26,7 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.provision import provision
+from headrace.operations.provision_plan import ConsentNeededError
 
 pytestmark = pytest.mark.platform
 
@@ -43,14 +53,65 @@ def test_more_partitions_and_another_retention_are_made_so(platform: Settings, p
     key = "    key: domain\n"
     wanted = own_copy(project, tmp_path, (key, "    retention: 3 days\n    partitions: 3\n" + key))
     (topic,) = wanted.sources
-    changes = provision([wanted], platform.bindings(), platform.home / "bindings")
-    assert {(c.kind, c.name.split(" ")[0].rstrip(":")) for c in changes} == {
+    with pytest.raises(ConsentNeededError, match=rf"`headrace provision {wanted.name} --consent {topic}`\.$"):
+        provision([wanted], platform.bindings(), platform.home / "bindings")
+    admin = kafka_admin(platform.bindings())
+    assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == 2
+    changes = provision([wanted], platform.bindings(), platform.home / "bindings", consented=[topic])
+    assert {(c.kind, c.name) for c in changes} == {
         ("partitions", topic),
         ("partitions", f"{topic}_dead_letters"),
         ("topic settings", topic),
     }
-    admin = kafka_admin(platform.bindings())
     assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == 3
+
+
+def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_for_consent(
+    platform: Settings, project: Path, tmp_path: Path
+):
+    def declared(ttl: str, sink: str) -> Pipeline:
+        content = yaml.safe_load((project / "pipelines" / "pos_sales.yaml").read_text())
+        content["name"] = "converging"
+        content["sources"] = {"converging": content["sources"]["pos"]}
+        query = content["queries"]["product_totals"] | {"sources": ["converging"]}
+        query["sinks"][0] |= {"ttl": ttl} if ttl else {}
+        items = content["queries"]["items"] | {"sources": ["converging"]}
+        items["sinks"][0]["topic"] = sink
+        content["queries"] = {"product_totals": query, "items": items}
+        (tmp_path / "converging.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return load_pipeline(tmp_path / "converging.yaml")
+
+    def run(wanted: Pipeline, *consented: str) -> set[tuple[str, str]]:
+        changes = provision([wanted], platform.bindings(), platform.home / "bindings", consented=consented)
+        return {(change.kind, change.name) for change in changes}
+
+    admin = kafka_admin(platform.bindings())
+    foreign = {"cleanup.policy": "compact", "retention.ms": "-1"}
+    admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(30)
+    first = declared("1 hour", "converging_one")
+    with pytest.raises(ConsentNeededError, match=r"not made by Headrace.*--consent converging`"):
+        run(first)
+    described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "converging")])
+    (settings,) = [future.result(30) for future in described.values()]
+    assert settings["cleanup.policy"].value == "compact"
+    assert run(first, "converging") >= {("topic", "converging"), ("partitions", "converging"), ("login", "converging")}
+    assert run(first) == set()
+    second = declared("", "converging_two")
+    with cassandra_session(platform.bindings()) as session:
+        session.execute('GRANT SELECT ON TABLE test_db.users TO "converging"')
+        assert run(second) == {
+            ("table settings", "converging.product_totals"),
+            ("topic", "converging_two"),
+            ("right", "converging_two"),
+            ("right taken", "converging_one"),
+            ("right taken", "table test_db.users"),
+        }
+        row = session.execute(
+            "SELECT default_time_to_live FROM system_schema.tables WHERE keyspace_name = 'converging' "
+            "AND table_name = 'product_totals'"
+        ).one()
+        assert row.default_time_to_live == 0
+    assert run(second) == set()
 
 
 def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_path: Path):
@@ -98,6 +159,7 @@ def test_a_pipelines_user_writes_no_source_topic(platform: Settings):
 
 def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, project: Path):
     pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
+    provision([pipeline], platform.bindings(), platform.home / "bindings")
     everything = AclBindingFilter(
         ResourceType.ANY, None, ResourcePatternType.ANY, "User:pos_sales", None, AclOperation.ANY, AclPermissionType.ANY
     )

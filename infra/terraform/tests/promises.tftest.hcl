@@ -167,6 +167,15 @@ run "no_secret_is_among_the_values" {
   }
 }
 
+run "consent_is_given_to_the_provision_job" {
+  command = apply
+  variables { provision_consent = ["pos"] }
+  assert {
+    condition     = module.airflow.values[0].provision == { consent = ["pos"] }
+    error_message = "the provision Job asks without it"
+  }
+}
+
 run "producers_are_told_to_who_makes_their_bindings_and_to_who_gives_their_rights" {
   command = apply
   variables { producers = { webshop = { namespace = "shop", topics = ["pos"] } } }

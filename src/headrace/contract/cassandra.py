@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,7 +30,11 @@ _GC_GRACE = timedelta(days=10)
 
 @dataclass(frozen=True)
 class Table:
-    """A Cassandra table as it must be, or as `system_schema` says it is. `columns` maps a name to its CQL type."""
+    """A Cassandra table as it must be, or as `system_schema` says it is. `columns` maps a name to its CQL type.
+
+    `options` maps a table option to its value in CQL. `shared`: no query of the pipeline writes it, so its options count
+    only where the table is made; whoever writes it decides.
+    """
 
     keyspace: str
     name: str
@@ -37,6 +42,7 @@ class Table:
     partition_key: tuple[str, ...]
     clustering_key: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict, compare=False)
+    shared: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -52,6 +58,11 @@ class Grant:
     permission: str
     keyspace: str
     table: str
+
+    @property
+    def resource(self) -> str:
+        """Return the table as `system_auth.role_permissions` names it."""
+        return f"data/{self.keyspace}/{self.table}"
 
     @property
     def cql(self) -> str:
@@ -84,7 +95,7 @@ def tables(pipeline: Pipeline) -> list[Table]:
 def _declared(pipeline: Pipeline) -> Iterator[Table]:
     for dimension in pipeline.dimensions.values():
         types = _cql_columns(dimension.columns)
-        yield Table(dimension.keyspace, dimension.table, types, tuple(dimension.key), (), _options())
+        yield Table(dimension.keyspace, dimension.table, types, tuple(dimension.key), (), _options(), shared=True)
     for query_name, query in pipeline.queries.items():
         for sink in query.sinks:
             if isinstance(sink, CassandraSink):
@@ -108,6 +119,7 @@ def _merged(first: Table, second: Table) -> Table:
         first.partition_key,
         first.clustering_key,
         options,
+        first.shared and second.shared,
     )
 
 
@@ -179,15 +191,54 @@ def grants(pipeline: Pipeline) -> list[Grant]:
     ]
 
 
-def alter(existing: Table, wanted: Table) -> list[str]:
-    """Return ALTER TABLE statements that add what `existing` lacks; columns that only it has stay.
+def revoke(role: str, permission: str, resource: str) -> str:
+    """Return the REVOKE statement for a resource of `system_auth.role_permissions`: data, data/keyspace[/table]."""
+    _, *parts = resource.split("/")
+    kind = ("ALL KEYSPACES", "KEYSPACE", "TABLE")[len(parts)]
+    return " ".join(filter(None, (f"REVOKE {permission} ON {kind}", quoted(*parts), f'FROM "{role}"')))
+
+
+def resource_name(resource: str) -> str:
+    """Return a resource of `system_auth.role_permissions` in words: `table a.b`, `keyspace a`, `all keyspaces`."""
+    _, *parts = resource.split("/")
+    return " ".join((("all keyspaces", "keyspace", "table")[len(parts)], ".".join(parts))).strip()
+
+
+def option_differences(existing: Table, wanted: Table) -> dict[str, tuple[str, str]]:
+    """Return the options that differ, name -> (value now, wanted value), both in CQL.
+
+    None of them touches a row that is there: a default time to live holds for rows that are written from now on.
+    """
+    if wanted.shared:
+        return {}
+    options = {"default_time_to_live": "0"} | wanted.options if wanted.options else {}
+    now = {name: existing.options.get(name, "0") for name in options}
+    return {name: (now[name], value) for name, value in options.items() if not _same_option(now[name], value)}
+
+
+def _same_option(now: str, wanted: str) -> bool:
+    if not wanted.startswith("{"):
+        return now == wanted
+    have, want = ast.literal_eval(now), ast.literal_eval(wanted)
+    short = {**have, "class": have["class"].rpartition(".")[2]}
+    return all(short.get(key) == value for key, value in want.items())
+
+
+def set_options(table: Table, options: Mapping[str, str]) -> str:
+    """Return the ALTER TABLE statement that gives a table these options."""
+    values = " AND ".join(f"{name} = {value}" for name, value in options.items())
+    return f"ALTER TABLE {quoted(table.keyspace, table.name)} WITH {values}"
+
+
+def alter(existing: Table, wanted: Table) -> dict[str, str]:
+    """Return ALTER TABLE statements by the column that each adds; columns that only `existing` has stay.
 
     Raises HeadraceError if the key or a column's type differs: Cassandra can change neither (CASSANDRA-12443).
     """
     _refuse_conflicts(existing, wanted)
     table = quoted(existing.keyspace, existing.name)
     missing = {name: cql for name, cql in wanted.columns.items() if name not in existing.columns}
-    return [f'ALTER TABLE {table} ADD IF NOT EXISTS "{name}" {cql}' for name, cql in missing.items()]
+    return {name: f'ALTER TABLE {table} ADD IF NOT EXISTS "{name}" {cql}' for name, cql in missing.items()}
 
 
 def _refuse_conflicts(first: Table, second: Table) -> None:

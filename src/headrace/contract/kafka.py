@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -15,15 +15,38 @@ SOURCE_RECORD_BYTES = 1_048_588
 # What we write ourselves may carry a whole source record and headers beside it; also the producer's max.request.size.
 WRITTEN_RECORD_BYTES = 4 * 1_048_576
 DEAD_LETTER_RETENTION = timedelta(days=30)
+PARTITIONS = "partitions"
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it must be. `config` holds Kafka's own keys and values as text."""
+    """A topic as it must be. `config` holds Kafka's own keys and values as text.
+
+    `keyed`: readers rely on the records of one key being in one partition.
+    """
 
     name: str
     partitions: int
     config: dict[str, str] = field(default_factory=dict)
+    keyed: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting (or the number of partitions) that a topic has and should not have. `now` is None where Kafka names none.
+
+    `risk` says what may be lost by changing it. `refusal` says why it cannot be changed, and the remedy; it follows the
+    topic's name in a sentence.
+    """
+
+    setting: str
+    now: str | None
+    wanted: str
+    risk: str = ""
+    refusal: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.now} -> {self.wanted}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +80,8 @@ def topics(pipeline: Pipeline, replication_factor: int = 1) -> list[Topic]:
         wanted.append(_topic(name, source.partitions, source.retention, largest, replication_factor))
         kept = max(source.retention, DEAD_LETTER_RETENTION)
         dead = dead_letter_topic(name)
-        wanted.append(_topic(dead, source.partitions, kept, WRITTEN_RECORD_BYTES, replication_factor))
+        letters = _topic(dead, source.partitions, kept, WRITTEN_RECORD_BYTES, replication_factor)
+        wanted.append(replace(letters, keyed=False))
     for name, sink in sink_topics(pipeline).items():
         wanted.append(_topic(name, sink.partitions, sink.retention, WRITTEN_RECORD_BYTES, replication_factor))
     return sorted(wanted, key=lambda topic: topic.name)
@@ -69,7 +93,7 @@ def _topic(name: str, partitions: int, retention: timedelta, record_bytes: int, 
         # Producers choose the codec; the broker does not compress a second time.
         "compression.type": "producer",
         "max.message.bytes": str(record_bytes),
-        # The skew rule (design 6) compares event time with the broker's clock, which no producer can set.
+        # The skew rule compares event time with the broker's clock, which no producer can set.
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(max(1, replication_factor - 1)),
         "retention.ms": str(retention // timedelta(milliseconds=1)),
@@ -77,6 +101,52 @@ def _topic(name: str, partitions: int, retention: timedelta, record_bytes: int, 
         "unclean.leader.election.enable": "false",
     }
     return Topic(name, partitions, config)
+
+
+def differences(topic: Topic, config: Mapping[str, str], partitions: int, copies: int) -> list[Difference]:
+    """Return what to change at a topic with these settings, partitions and copies of each, so that it is as it must be."""
+    found = []
+    if partitions > topic.partitions:
+        refusal = (
+            f"has {partitions} partitions but {topic.partitions} are wanted: Kafka cannot take partitions away; write "
+            f"{partitions} in the pipeline file, or use a new topic."
+        )
+        found.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), refusal=refusal))
+    if partitions < topic.partitions:
+        risk = (
+            "sends keys to other partitions: the order of a key's records is lost at that point" if topic.keyed else ""
+        )
+        found.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), risk))
+    for name, wanted in topic.config.items():
+        now = config.get(name)
+        if now != wanted:
+            found.append(Difference(name, now, wanted, _risk(name, now, wanted), _refusal(name, wanted, copies)))
+    return found
+
+
+def _risk(setting: str, now: str | None, wanted: str) -> str:
+    if now is None:
+        return ""
+    if setting == "cleanup.policy" and "delete" not in now:
+        return "deletes records that are older than the retention, the newest of a key too"
+    if setting == "retention.ms" and (int(now) < 0 or int(now) > int(wanted)):
+        return "deletes older records"
+    if setting == "message.timestamp.type":
+        return "replaces the producers' times by the broker's from now on"
+    if setting == "max.message.bytes" and int(now) > int(wanted):
+        return "refuses larger records from now on"
+    if setting == "min.insync.replicas" and int(now) > int(wanted):
+        return "acknowledges records with fewer copies"
+    return ""
+
+
+def _refusal(setting: str, wanted: str, copies: int) -> str:
+    if setting != "min.insync.replicas" or int(wanted) <= copies:
+        return ""
+    return (
+        f"has partitions with {copies} replica(s), and min.insync.replicas={wanted} would refuse every record: give "
+        "them more replicas with Kafka's kafka-reassign-partitions."
+    )
 
 
 def acls(pipeline: Pipeline) -> list[Acl]:

@@ -3,6 +3,8 @@
 The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
 are given to Kafka and Cassandra here. A password that was rotated since is set anew. HEADRACE_PRODUCERS is the declared
 producers as JSON, name -> {topics}; their logins lie beside the others, and the users of those that were dropped.
+HEADRACE_CONSENT is a JSON list of topics that may lose data or be adopted (`provision.consent` of the chart). What is refused
+ends the Job at once, with exit code 3: another try would be refused too.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +25,12 @@ from headrace.contract.bindings import CassandraBinding
 from headrace.errors import HeadraceError
 from headrace.operations import deployment
 from headrace.operations.clients import cassandra_session, log_in
-from headrace.operations.provision import Change, provision, provision_producer
+from headrace.operations.provision import provision, provision_producer
+from headrace.operations.provision_plan import Change, ConsentNeededError, RefusedError
 
 _PATIENCE_SECONDS = 300.0  # Kafka and Cassandra start at the same time as this Job
 _POLL_SECONDS = 5
+REFUSED = 3  # exit code of a refusal, after which the Job is not tried again
 
 
 def run(
@@ -35,6 +39,7 @@ def run(
     names_of_pipelines: Sequence[str],
     replicas: int,
     producers: Mapping[str, Sequence[str]],
+    consented: Collection[str] = (),
 ) -> list[Change]:
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
@@ -45,16 +50,18 @@ def run(
         root = Path(folder)
         for pipeline in wanted:
             for system in ("kafka", "cassandra"):
-                secret = (logins / f"{pipeline.name}.{system}.password").read_text()
+                secret = bindings.read_password(logins / f"{pipeline.name}.{system}.password")
                 bindings.write_private(root / pipeline.name / system / "password", secret)
-        changes = provision(wanted, admin, root, replicas)
+        changes = provision(wanted, admin, root, replicas, consented)
         for name, topics in producers.items():
-            secret = (logins / f"{names.producer(name)}.kafka.password").read_text()
+            secret = bindings.read_password(logins / f"{names.producer(name)}.kafka.password")
             changes += provision_producer(admin, names.producer(name), secret, topics)
         for user in dropped(logins, producers):
             changes += provision_producer(admin, user, "", [])
         for pipeline in wanted:
-            changes += _rotated(admin, pipeline.name, (root / pipeline.name / "cassandra" / "password").read_text())
+            changes += _rotated(
+                admin, pipeline.name, bindings.read_password(root / pipeline.name / "cassandra" / "password")
+            )
     return changes
 
 
@@ -85,23 +92,38 @@ def _rotated(admin: Path, pipeline: str, password: str) -> list[Change]:
     return [Change(pipeline, "password", role)]
 
 
+def _consent(topics: Sequence[str]) -> str:
+    names_of_topics = ", ".join(f'"{name}"' for name in topics)
+    return (
+        f"If that is intended: apply again with `provision_consent = [{names_of_topics}]` in Terraform "
+        f"(`provision.consent` of chart airflow: `--set 'provision.consent={{{','.join(topics)}}}'`)."
+    )
+
+
 def main() -> int:
     """Provision as soon as both systems answer; print what changed, no secret."""
     admin = deployment.load().bindings
     logins = Path(os.environ["HEADRACE_LOGINS"])
     producers = {name: each["topics"] for name, each in json.loads(os.environ.get("HEADRACE_PRODUCERS", "{}")).items()}
+    consented = json.loads(os.environ.get("HEADRACE_CONSENT", "[]"))
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            changes = run(admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")), producers)
+            changes = run(
+                admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")), producers, consented
+            )
             break
+        except ConsentNeededError as refusal:
+            raise RefusedError(f"{refusal.message} {_consent(refusal.names)}", exit_code=REFUSED) from None
+        except RefusedError as refusal:
+            raise RefusedError(str(refusal), exit_code=REFUSED) from None
         except HeadraceError as refusal:
             if time.monotonic() > deadline:
                 raise
             sys.stdout.write(f"not yet: {refusal}\n")
             time.sleep(_POLL_SECONDS)
     for change in changes:
-        sys.stdout.write(f"{change.pipeline}: {change.kind} {change.name}\n")
+        sys.stdout.write(f"{change.pipeline}: {change}\n")
     sys.stdout.write(f"done, {len(changes)} changes\n")
     return 0
 

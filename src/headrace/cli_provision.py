@@ -1,0 +1,51 @@
+"""`headrace provision`: what the pipelines need in Kafka and Cassandra, shown or made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli_common import Json, Names, console, print_json, startable_pipelines
+from headrace.local.settings import Settings
+from headrace.operations import tables
+
+CHANGES = 2  # exit code of --plan where something would change, as of `terraform plan -detailed-exitcode`
+
+
+def provision(
+    names: Names = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only show what would change. Exit code 0: nothing, 1: an error, 2: something."),
+    ] = False,
+    consent: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC", help="This topic may lose data or be adopted, as --plan shows. May be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make topics, tables, users and rights as the pipelines declare them; safe to repeat."""
+    from headrace.operations import provision as provisioning
+    from headrace.operations import provision_plan
+
+    settings, pipelines, consented = Settings.load(), list(startable_pipelines(names).values()), consent or []
+    provision_plan.check_consents(consented, provisioning.consentable(pipelines))
+    with provisioning.planned(pipelines, settings.bindings(), settings.home / "bindings") as planned:
+        if not plan:
+            planned.carry_out(consented)
+    if plan:
+        if as_json:
+            print_json(provision_plan.as_json(planned, consented))
+        else:
+            console.print(
+                "\n".join(provision_plan.lines(planned, consented)), markup=False, highlight=False, soft_wrap=True
+            )
+        raise typer.Exit(CHANGES if planned.changes else 0)
+    if as_json:
+        print_json([change.to_json_dict() for change in planned.changes])
+    elif planned.changes:
+        rows = [(change.pipeline, str(change)) for change in planned.changes]
+        console.print(tables.plain(("pipeline", "done"), rows))
+    else:
+        console.print("Everything is there as the pipelines declare it.")

@@ -1,0 +1,133 @@
+"""What provisioning would do: each change with the step that carries it out, what it may lose, and whether that was consented to.
+
+A plan is made by looking alone. Nothing is carried out before all of it is either harmless or consented to (ADR 0035).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from headrace.contract.wording import choices
+from headrace.errors import HeadraceError
+
+Action = Literal["add", "change", "remove"]
+SIGNS: dict[Action, str] = {"add": "+", "change": "~", "remove": "-"}
+RIGHT: dict[Action, str] = {"add": "right", "remove": "right taken"}
+
+
+class RefusedError(HeadraceError):
+    """Provisioning that must not or cannot be carried out: trying again would change nothing."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to make, change or remove: for which pipeline (or producer), what kind (topic, table, right ...), its name.
+
+    `detail` says what differs. `risk` says what may be lost: the change needs consent. `refusal` says why it cannot be done.
+    """
+
+    pipeline: str
+    kind: str
+    name: str
+    action: Action = "add"
+    detail: str = ""
+    risk: str = ""
+    refusal: str = ""
+
+    def to_json_dict(self) -> dict[str, str]:
+        """Return the change as plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        text = f"{SIGNS[self.action]} {self.kind} {self.name}" + (f": {self.detail}" if self.detail else "")
+        return f"{text} ({self.refusal or self.risk})" if self.refusal or self.risk else text
+
+
+@dataclass(frozen=True)
+class Step:
+    """What carries a change out. Without a change it is done each time and never told: it makes what is there so again."""
+
+    change: Change | None
+    apply: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they are carried out."""
+
+    steps: Sequence[Step]
+
+    @property
+    def changes(self) -> list[Change]:
+        """Return what would change, in order; empty where everything is as declared."""
+        return [step.change for step in self.steps if step.change]
+
+    def needing_consent(self, consented: Collection[str] = ()) -> list[Change]:
+        """Return the changes that may lose something and whose name is not among the consented ones."""
+        return [change for change in self.changes if change.risk and change.name not in consented]
+
+    def carry_out(self, consented: Collection[str] = ()) -> list[Change]:
+        """Carry all steps out and return the changes. Raises RefusedError, before the first step, where it must not."""
+        if impossible := [change.refusal for change in self.changes if change.refusal]:
+            raise RefusedError(" ".join(impossible))
+        if asking := self.needing_consent(consented):
+            reasons = "; ".join(f"{each.kind} {each.name}: {each.detail} {each.risk}".strip() for each in asking)
+            raise ConsentNeededError(f"Nothing was changed, because data may be lost: {reasons}.", asking)
+        for step in self.steps:
+            step.apply()
+        return self.changes
+
+
+class ConsentNeededError(RefusedError):
+    """A plan that may lose data and that nobody consented to. `message` says what; the error's text adds the command."""
+
+    def __init__(self, message: str, changes: Sequence[Change]) -> None:
+        self.message, self.names = message, sorted({change.name for change in changes})
+        super().__init__(f"{message} If that is intended: `{consent_command(changes)}`.")
+
+
+def consent_command(changes: Sequence[Change]) -> str:
+    """Return the command line that carries these changes out."""
+    pipelines = sorted({change.pipeline for change in changes})
+    options = (f"--consent {name}" for name in sorted({change.name for change in changes}))
+    return " ".join(("headrace provision", *pipelines, *options))
+
+
+def check_consents(consented: Collection[str], known: Collection[str]) -> None:
+    """Raise HeadraceError for consent to what no pipeline declares."""
+    for name in consented:
+        if name not in known:
+            raise HeadraceError(f"No pipeline declares {name!r} to consent to: {choices(name, sorted(known))}.")
+
+
+def lines(plan: Plan, consented: Collection[str] = ()) -> list[str]:
+    """Return the plan as text: the changes of each pipeline, their count, and the command that consents where one is needed."""
+    shown: list[str] = []
+    for pipeline in dict.fromkeys(change.pipeline for change in plan.changes):
+        shown += [f"{pipeline}:", *(f"  {each}" for each in plan.changes if each.pipeline == pipeline)]
+    counts = counted(plan)
+    shown.append(f"Plan: {counts['add']} to add, {counts['change']} to change, {counts['remove']} to remove.")
+    impossible = sum(bool(change.refusal) for change in plan.changes)
+    if impossible:
+        shown.append(f"Cannot be done: {impossible}. Correct the pipeline files first.")
+    elif asking := plan.needing_consent(consented):
+        shown.append(f"Need consent: {len(asking)}. If that is intended: `{consent_command(asking)}`.")
+    return shown
+
+
+def counted(plan: Plan) -> dict[str, int]:
+    """Return how many changes there are of each action."""
+    return {action: sum(change.action == action for change in plan.changes) for action in SIGNS}
+
+
+def as_json(plan: Plan, consented: Collection[str] = ()) -> dict[str, object]:
+    """Return the plan as plain JSON values. `command` is empty where nothing needs consent."""
+    asking = plan.needing_consent(consented)
+    return {
+        "changes": [change.to_json_dict() for change in plan.changes],
+        **counted(plan),
+        "consent": sorted({change.name for change in asking}),
+        "command": consent_command(asking) if asking else "",
+    }
