@@ -49,7 +49,7 @@ def run(*words: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli.app, list(words))
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout
 
 
 def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
