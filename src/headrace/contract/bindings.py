@@ -118,8 +118,16 @@ def binding_root() -> Path:
 
 
 def read_kafka(root: Path) -> KafkaBinding:
-    """Read `root/kafka`. Raises HeadraceError that names a missing file."""
+    """Read `root/kafka`. Raises HeadraceError that names a missing file, or a password that begins with white space.
+
+    librdkafka drops white space at the beginning of a setting's value, so its clients would log in with another password.
+    """
     values = _read(root / "kafka", "bootstrapServers", "securityProtocol")
+    if values.get("password", "")[:1].isspace():
+        raise HeadraceError(
+            f"The password in {root / 'kafka' / 'password'} begins with white space, which librdkafka drops: "
+            "give the Kafka user a password that begins with another character."
+        )
     return KafkaBinding(
         bootstrap_servers=values["bootstrapServers"],
         security_protocol=values["securityProtocol"],

@@ -1,0 +1,85 @@
+"""Passwords of any characters against the real servers, by every client that we use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from pyspark.sql import SparkSession
+
+from headrace.contract import bindings
+from headrace.local.settings import Settings
+from headrace.operations.clients import cassandra_session, kafka_admin, log_in
+from headrace.streaming import session
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
+
+USER = "odd_password"
+PASSWORD = "pa\"ss\\word; $x %s 'ä€ "
+
+
+def test_spark_and_python_log_in_with_a_password_of_any_characters(
+    platform: Settings, spark: SparkSession, tmp_path: Path
+):
+    admin = kafka_admin(platform.bindings())
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    made = [
+        admin.create_topics([NewTopic(USER, 1, 1)]),
+        admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, scram, PASSWORD.encode())]),
+        admin.create_acls(
+            [
+                AclBinding(kind, name, pattern, f"User:{USER}", "*", AclOperation.ALL, AclPermissionType.ALLOW)
+                for kind, name, pattern in (
+                    (ResourceType.TOPIC, USER, ResourcePatternType.LITERAL),
+                    (ResourceType.GROUP, USER, ResourcePatternType.LITERAL),
+                )
+            ]
+        ),
+    ]
+    for futures in made:
+        for future in futures.values():
+            future.result(30)
+    with cassandra_session(platform.bindings()) as cassandra:
+        cassandra.execute(f'CREATE ROLE IF NOT EXISTS "{USER}" WITH LOGIN = true')
+        cassandra.execute(f'ALTER ROLE "{USER}" WITH PASSWORD = %s', (PASSWORD,))
+        cassandra.execute(f'GRANT SELECT ON TABLE test_db.users TO "{USER}"')
+    for system in ("kafka", "cassandra"):
+        folder = platform.bindings() / system
+        values = {path.name: path.read_text() for path in folder.iterdir()}
+        bindings.write_binding(tmp_path / system, values | {"username": USER, "password": f"{PASSWORD}\n"})
+
+    kafka = bindings.read_kafka(tmp_path)
+    spark.createDataFrame([("sent",)], "value string").write.format("kafka").options(
+        **session.kafka_options(kafka), topic=USER
+    ).save()
+    consumer = Consumer(kafka.client_config() | {"group.id": USER})
+    try:
+        consumer.assign([TopicPartition(USER, 0, 0)])
+        message = consumer.poll(60)
+        assert message is not None
+        assert message.value() == b"sent"
+    finally:
+        consumer.close()
+
+    own = bindings.read_cassandra(tmp_path)
+    with log_in(own) as reader:
+        reader.execute("SELECT login_id FROM test_db.users LIMIT 1")
+    options = session.cassandra_conf(own) | {"keyspace": "test_db", "table": "users"}
+    users = spark.read.format("org.apache.spark.sql.cassandra").options(**options)
+    assert "login_id" in users.load().columns
+    wrong = session.cassandra_conf(replace(own, password=PASSWORD.strip())) | {"keyspace": "test_db", "table": "users"}
+    with pytest.raises(Exception, match="Failed to open native connection"):
+        spark.read.format("org.apache.spark.sql.cassandra").options(**wrong).load()
