@@ -18,19 +18,21 @@ def start(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
     """Start or adopt the driver and wait until its queries run. A paused one is left as it is."""
-    from headrace.operations import control, deployment, duties
+    from headrace.operations import control, deployment, duties, generations
 
     form, own = params or {}, deployment.load()
-    queries = form.get("new_generations", ())
+    launcher, declared, request = own.launcher(), own.pipeline(pipeline), seat.request_of(run_id, pipeline)
+    queries = generations.named(declared, form.get("new_generations", ()))
     control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
+    generations.prepare(launcher, own.bindings, declared, queries, form.get("rows", ""), request)
     try:
         return duties.start(
-            own.launcher(),
+            launcher,
             pipeline,
             by=seat.who(dag_run),
             reason=form["reason"],
             new_generations=queries,
-            request=seat.request_of(run_id, pipeline),
+            request=request,
         )
     except control.PausedError as paused:
         raise AirflowSkipException(str(paused)) from paused
@@ -67,18 +69,20 @@ def restart(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
     """Stop the driver, start a new one and wait until its queries run; the restart budget is given back."""
-    from headrace.operations import control, deployment, duties
+    from headrace.operations import control, deployment, duties, generations
 
     form, own = params or {}, deployment.load()
-    queries = form.get("new_generations", ())
+    declared, request = own.pipeline(pipeline), seat.request_of(run_id, pipeline)
+    queries = generations.named(declared, form.get("new_generations", ()))
     control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
+    generations.prepare(own.launcher(), own.bindings, declared, queries, form.get("rows", ""), request)
     return duties.restart(
         own.launcher(),
         pipeline,
         by=seat.who(dag_run),
         reason=form["reason"],
         new_generations=queries,
-        request=seat.request_of(run_id, pipeline),
+        request=request,
     )
 
 
@@ -87,7 +91,16 @@ NEW_GENERATIONS = Param(
     type="array",
     items={"type": "string"},
     title="New generations",
-    description="Queries that begin a new generation: state and offsets anew, the old one is kept. One pipeline only.",
+    description="Queries that begin a new generation: state and offsets anew, the old one is kept. `all`: every one, "
+    "the archives too. One pipeline only.",
+)
+ROWS = Param(
+    "",
+    type="string",
+    enum=["", "keep", "empty"],
+    title="Rows",
+    description="What becomes of rows that an older generation left in Cassandra: `keep` them, or `empty` the tables first "
+    "(the pipeline must be stopped). Asked for only where a new generation begins over rows.",
 )
 WHAT_RUNS = "`pipelines/<name>.yaml`, `spark_jobs/<name>.py`, the checkpoints."
 
@@ -108,6 +121,7 @@ with DAG(
             "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
             "reason": seat.reason_param("start"),
             "new_generations": NEW_GENERATIONS,
+            "rows": ROWS,
         },
     ),
 ):
@@ -183,6 +197,7 @@ with DAG(
             "pipelines": seat.pipelines_param(PIPELINES),
             "reason": seat.reason_param("restart"),
             "new_generations": NEW_GENERATIONS,
+            "rows": ROWS,
         },
     ),
 ):

@@ -61,15 +61,12 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
     ("arguments", "sentence"),
     [
         (["stream", "status", "pos_sale"], "There is no pipeline 'pos_sale': there is "),
-        (
-            ["stream", "start", "--new-generation", "tumbling"],
-            "New generations (tumbling) go with exactly one pipeline",
-        ),
+        (["stream", "start", "--new-generation", "tumbling"], "--new-generation goes with exactly one pipeline."),
         (
             ["stream", "start", "pos_sales"],
             "no topics, tables and login yet. Run `headrace provision pos_sales` first.",
         ),
-        (["stream", "start", "pos_sales", "--new-generation", "x"], "There is no query 'x' to begin anew"),
+        (["stream", "start", "pos_sales", "--new-generation", "x"], "There is no query 'x' in pos_sales to begin anew"),
         (["logs", "kafka"], "kafka has no log yet"),
         (["produce", "--topic", "pos"], "There is no binding at"),
         (["provision"], "There is no binding at"),

@@ -172,6 +172,8 @@ def checkpoint_prune(
         return
     rows = [("deleted" if each.delete else "to the trash", each.path, each.bytes, each.why) for each in planned.items]
     console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to take away.")
+    for sentence in planned.kept:
+        console.print(f"Stays: {sentence}.", highlight=False, soft_wrap=True)
     if rows and not act:
         console.print("This is the plan: carry it out with --act.")
 

@@ -26,14 +26,22 @@ from headrace.cli_common import (
 )
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import control, drivers, streams, supervision, supervisor, tables
+from headrace.operations import control, drivers, generations, streams, supervision, supervisor, tables
 from headrace.operations.drivers import Driver
 from headrace.operations.drivers_local import LocalLauncher
 from headrace.operations.supervisor_observe import KafkaEnds
 
 stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
 
-NewGeneration = Annotated[list[str] | None, typer.Option(metavar="QUERY", help="Begin a new generation of this query.")]
+NewGeneration = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="QUERY", help="Begin a new generation of this query; `all`: of every query, the archives too."
+    ),
+]
+Rows = Annotated[
+    str, typer.Option(metavar="keep|empty", help="With --new-generation: what becomes of rows of the older generation.")
+]
 Reason = Annotated[str, typer.Option(help="Why; it is shown wherever the pipeline's state is.")]
 Wait = Annotated[bool, typer.Option(help="Wait until the queries run.")]
 
@@ -42,13 +50,12 @@ Wait = Annotated[bool, typer.Option(help="Wait until the queries run.")]
 def stream_start(
     names: Names = None,
     new_generation: NewGeneration = None,
+    rows: Rows = "",
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
     """Start drivers, or adopt those that run."""
-    queries = new_generation or []
-    if queries:
-        control.require_queries(list(startable_pipelines(names).values()), queries)
+    queries = _new_generations(names, new_generation, rows)
     _start_each(names, lambda own, name: control.start(own, name, by=who(), new_generations=queries), wait, as_json)
 
 
@@ -144,13 +151,12 @@ def stream_restart(
     names: Names = None,
     reason: Reason = "restart",
     new_generation: NewGeneration = None,
+    rows: Rows = "",
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
     """Stop drivers and start new ones; gives the restart budget back: the way out of CRASH_LOOP."""
-    queries = new_generation or []
-    if queries:
-        control.require_queries(list(startable_pipelines(names).values()), queries)
+    queries = _new_generations(names, new_generation, rows)
     _start_each(
         names,
         lambda own, name: control.restart(own, name, by=who(), reason=reason, new_generations=queries),
@@ -193,3 +199,15 @@ def _show_looks(looks: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, 
             said = f"{clock} {told['pipeline']}", tables.coloured(told["verdict"]), did or told["reason"]
             console.print(*said, soft_wrap=True)
         shown[told["pipeline"]] = (told["verdict"], told["wanted"])
+
+
+def _new_generations(names: Names, asked: Sequence[str] | None, rows: str) -> list[str]:
+    """Return the queries that begin anew, after what is to become of the rows in their tables is done."""
+    if not asked:
+        return []
+    if names is None or len(names) != 1:
+        raise HeadraceError("--new-generation goes with exactly one pipeline.")
+    settings, pipeline = Settings.load(), startable_pipelines(names)[names[0]]
+    queries = generations.named(pipeline, asked)
+    generations.prepare(launcher(settings), settings.bindings(), pipeline, queries, rows)
+    return queries

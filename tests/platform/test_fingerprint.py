@@ -95,7 +95,7 @@ def test_a_change_that_the_state_cannot_take_is_refused_and_a_new_generation_is_
         sentence = _refusal(stages[-1])
         assert "pos_sales_fp.tumbling cannot go on from generation 1: state_partitions changed from 2 to 3." in sentence
         assert sentence.endswith(
-            "Undo the change, or begin a new generation: headrace stream start pos_sales_fp --new-generation tumbling"
+            "Undo the change, or begin a new generation: headrace stream start pos_sales_fp --new-generation tumbling --rows keep"
         )
         assert stages[-1].generation("tumbling") == first
         assert [record["batch"] for record in stage.ledger("tumbling")] == list(range(len(stage.ledger("tumbling"))))

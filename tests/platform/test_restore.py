@@ -17,7 +17,7 @@ from headrace.contract.exits import Exit
 from headrace.contract.objects import SCHEME
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, upkeep
+from headrace.operations import batch_runs, generations, upkeep
 from headrace.operations.checkpoints import drill, inspect, restore, snapshots, verify
 from headrace.operations.clients import kafka_admin
 from headrace.operations.produce.record import Record
@@ -226,6 +226,48 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
     found.same(found.windows(found.parse(m.value) for m in finals.values()), closed, "final_windows")
 
 
+def _make_again(stage: Stage, topic: str) -> None:
+    client = kafka_admin(stage.admin)
+    client.delete_topics([topic], operation_timeout=60)[topic].result(60)
+    provision([stage.pipeline], stage.settings.bindings(), stage.settings.home / "bindings")
+
+
+def test_a_topic_that_is_made_again_while_its_driver_runs_ends_it_and_one_command_reads_all_of_the_new_one(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
+    stage = make_stage(
+        platform, project, tmp_path, "web_events", suffix="_again", queries=("files",), trigger="200 milliseconds"
+    )
+    topic = "quickstart_again"
+
+    def event(number: int) -> tuple[str, bytes, bytes]:
+        return topic, b"%d" % number, b'{"city":"C%d","domain":"d","event":"view"}' % number
+
+    try:
+        stage.start_and_wait()
+        stage.send(event(n) for n in range(20))
+        stage.await_quiet()
+        _make_again(stage, topic)
+        stage.send(event(n) for n in range(100, 200))  # longer than the old topic in each partition
+        assert stage.await_end() != Exit.FINISHED
+        stage.start()
+        assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
+        assert f"headrace stream start {stage.name} --new-generation all" in stage.log
+        stage.start_and_wait(*generations.named(stage.pipeline, ["all"]))
+        stage.await_quiet()
+        assert stage.stop() == Exit.FINISHED
+        assert sorted(int(city[1:]) for city in _cities(stage)) == list(range(100, 200))
+        found.same(found.archive(stage, topic), found.as_archived(stage.read(topic)), "archive")
+        assert len(storage.list_names(f"{stage.root}/set-aside")) == 1
+    finally:
+        stage.kill()
+
+
+def _cities(stage: Stage) -> list[str]:
+    own = outputs.directories(stage.root, stage.name, "files", stage.generation("files").number)
+    return [str(found.parse(line)["lower_city"]) for each in own for line in found.lines_of(each)]
+
+
 @pytest.mark.long(group="platform")
 def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_leaves_the_archive_whole(
     platform: Settings, project: Path, tmp_path: Path
@@ -266,15 +308,13 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         archived_rows = found.archive(stage, topic)
         found.same(archived_rows, found.as_archived(stage.read(topic)), "archive")
 
-        # A topic that was made anew begins below what the archive has: its records would be taken for replays.
-        client = kafka_admin(stage.admin)
-        client.delete_topics([topic], operation_timeout=60)[topic].result(60)
-        provision([stage.pipeline], platform.bindings(), platform.home / "bindings")
+        # A topic that was made again begins below what the archive has: its records would be taken for replays.
+        _make_again(stage, topic)
         faults = {each.fault for each in verify.verify(stage.root, stage.pipeline, archive, stage.admin).findings}
-        assert faults == {"OFFSETS_AHEAD"}
-        stage.start("files", archive)
+        assert faults == {"OFFSETS_AHEAD", "TOPIC_REPLACED"}
+        stage.start("files")
         assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
-        assert "it was made anew. Move the table's folder away" in stage.log
+        assert f"Topic {topic} was deleted and made again" in stage.log
         assert found.archive(stage, topic) == archived_rows
     finally:
         stage.kill()

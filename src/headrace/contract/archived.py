@@ -26,7 +26,7 @@ SNAPSHOT_TOPIC = "headrace-topic-id"
 class Note:
     """What an append noted: `<pipeline>.<query>/<generation>/<batch>`, the end of each partition, Kafka's topic id.
 
-    The id (KIP-516) tells a topic from one of the same name that was made anew and counts from 0 again.
+    The id (KIP-516) tells a topic from one of the same name that was deleted and made again and counts from 0 again.
     """
 
     identity: str
@@ -36,12 +36,16 @@ class Note:
 
 @dataclass(frozen=True)
 class Archived:
-    """The newest note of an archive table; `at_ms` is when its snapshot was made (milliseconds since 1970)."""
+    """The newest note of an archive table; `at_ms` is when its snapshot was made (milliseconds since 1970).
+
+    `topic_id` is Kafka's, "" where an early release noted none.
+    """
 
     generation: int
     batch: int
     ends: Offsets
     at_ms: int
+    topic_id: str = ""
 
 
 def newest(root: str, pipeline: str, query: str) -> Archived | None:
@@ -51,7 +55,8 @@ def newest(root: str, pipeline: str, query: str) -> Archived | None:
         if identity:
             number, batch = identity.rsplit("/", 2)[1:]
             ends = ends_of(snapshot["summary"].get(SNAPSHOT_OFFSETS))
-            return Archived(int(number), int(batch), ends, int(snapshot["timestamp-ms"]))
+            topic_id = snapshot["summary"].get(SNAPSHOT_TOPIC) or ""
+            return Archived(int(number), int(batch), ends, int(snapshot["timestamp-ms"]), topic_id)
     return None
 
 

@@ -150,6 +150,11 @@ def manifest_gone(root: str, pipeline: str, query: str, number: int) -> str:
     )
 
 
+def begun_by(root: str, pipeline: str, query: str, request: str) -> bool:
+    """Return whether a start has begun a generation of the query already."""
+    return bool(request) and any(each.request == request for each in all_of(root, pipeline, query))
+
+
 def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: str = "") -> Generation:
     """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched.
 
@@ -157,7 +162,7 @@ def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: s
     or with what an operator has made of it since.
     """
     before = current(root, pipeline, query)
-    if before and request and any(each.request == request for each in all_of(root, pipeline, query)):
+    if before and begun_by(root, pipeline, query, request):
         return resume_or_begin(root, pipeline, query, plan)
     generation = Generation(
         pipeline=pipeline,
@@ -192,7 +197,7 @@ def resume_or_begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) 
     if changes:
         raise HeadraceError(
             f"{pipeline}.{query} cannot go on from generation {generation.number}: {'; '.join(changes)}. "
-            f"Undo the change, or begin a new generation: headrace stream start {pipeline} --new-generation {query}",
+            f"Undo the change, or begin a new generation: headrace stream start {pipeline} --new-generation {query} --rows keep",
             exit_code=Exit.REFUSED,
         )
     return generation

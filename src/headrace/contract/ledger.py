@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 from headrace.contract import storage
@@ -83,31 +83,59 @@ def write(folder: str, record: Record) -> None:
     storage.write_json(f"{folder}/{record_name(record['batch'])}", record)
 
 
-def read(folder: str) -> list[Record]:
-    """Return all records of a generation, in batch order. Safe while a driver writes and upkeep gathers."""
+def read(folder: str, first: int = 0) -> list[Record]:
+    """Return the records of a generation from batch `first` on, in batch order. See `stream` for a long ledger."""
+    return list(stream(folder, first))
+
+
+def stream(folder: str, first: int = 0) -> Iterator[Record]:
+    """Yield the records from batch `first` on, in batch order, one segment in memory at a time.
+
+    Safe while a driver writes and upkeep gathers: where a file went away it is listed again, from the batch that was
+    yielded last. Segments that end before `first` are not read.
+    """
     for _ in range(_TRIES):
-        found = _read_once(folder)
-        if found is not None:
-            return found
+        whole = True
+        for record in _stream_once(folder, first):
+            if record is None:
+                whole = False
+                break
+            first = record["batch"] + 1
+            yield record
+        if whole:
+            return
     raise OSError(f"{folder} changes faster than it can be read: look for a second clean-up.")
 
 
-def _read_once(folder: str) -> list[Record] | None:
-    """Return all records, or None where a file went away: upkeep has gathered it meanwhile, so list again."""
-    names = storage.list_names(folder)
-    records: dict[int, Record] = {}
-    for segment in segments(names):
-        text = storage.read_text(f"{folder}/{segment}")
-        if text is None:
-            return None
-        records |= {record["batch"]: record for record in map(json.loads, text.splitlines())}
-    for batch in singles(names):
-        if batch not in records:
-            single: Any = storage.read_json(f"{folder}/{record_name(batch)}")
-            if single is None:
-                return None
-            records[batch] = single
-    return [records[batch] for batch in sorted(records)]
+def _stream_once(folder: str, first: int) -> Iterator[Record | None]:
+    """Yield records in batch order, then None where a file went away: upkeep has gathered it meanwhile."""
+    for _, high, name in _pieces(storage.list_names(folder)):
+        if high < first:
+            continue
+        records = _records(f"{folder}/{name}")
+        if records is None:
+            yield None
+            return
+        for record in records:
+            if record["batch"] >= first:
+                first = record["batch"] + 1
+                yield record
+
+
+def _records(path: str) -> Iterable[Record] | None:
+    """Return the records of one file, or None where it is gone. Raises HeadraceError or ValueError on a broken one."""
+    if path.endswith(".json"):
+        single: Any = storage.read_json(path)
+        return None if single is None else [single]
+    text = storage.read_text(path)
+    return None if text is None else map(json.loads, text.splitlines())
+
+
+def _pieces(names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """Return (first, last, name) of each file, in batch order; a wider segment stands before what it covers."""
+    found = [(*bounds(name), name) for name in segments(names)]
+    found += [(batch, batch, record_name(batch)) for batch in singles(names)]
+    return sorted(found, key=lambda piece: (piece[0], -piece[1], piece[2].endswith(".json")))
 
 
 def record(folder: str, batch: int) -> Record | None:
@@ -125,19 +153,26 @@ def record(folder: str, batch: int) -> Record | None:
     return None
 
 
+def runs(folder: str) -> list[range]:
+    """Return the batches that the ledger has as ranges without a gap, in order, without reading the records."""
+    found: list[range] = []
+    for first, last, _ in _pieces(storage.list_names(folder)):
+        if found and first <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, last + 1))
+        else:
+            found.append(range(first, last + 1))
+    return found
+
+
 def batches(folder: str) -> list[int]:
-    """Return the batches that the ledger has, in order, without reading the records."""
-    names = storage.list_names(folder)
-    found = set(singles(names))
-    for name in segments(names):
-        first, last = bounds(name)
-        found |= set(range(first, last + 1))
-    return sorted(found)
+    """Return the batches that the ledger has, in order: for a short ledger, `runs` for any."""
+    return [batch for run in runs(folder) for batch in run]
 
 
 def newest_batch(folder: str) -> int | None:
     """Return the newest batch of the ledger, or None where it is empty."""
-    return max(batches(folder), default=None)
+    found = runs(folder)
+    return found[-1].stop - 1 if found else None
 
 
 def newest(folder: str) -> Record | None:

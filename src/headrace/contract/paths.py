@@ -5,6 +5,7 @@
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
     <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
+    <root>/set-aside/<when>/<pipeline>/<table>/                      the archive of a topic that was deleted and made again
     <root>/trash/<when>/...                                          what prune took away, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
     <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  what the suites found
@@ -31,6 +32,11 @@ class GenerationPaths:
     ledger: str
     manifest: str
     files: str
+
+    @property
+    def topics(self) -> str:
+        """Return the file with Kafka's ids of the topics that the generation reads (`contract.identity`)."""
+        return f"{self.folder}/topics.json"
 
     @property
     def draft(self) -> str:
@@ -130,6 +136,11 @@ def snapshot_drill(root: str, pipeline: str, query: str, snapshot: str) -> str:
 def scratch(root: str, name: str) -> str:
     """Return a folder for files that are removed with the work that made them."""
     return f"{root}/scratch/{name}"
+
+
+def set_aside(root: str) -> str:
+    """Return the folder of archive tables whose topic was deleted and made again. Nobody deletes anything there."""
+    return f"{root}/set-aside"
 
 
 def trash(root: str) -> str:

@@ -7,8 +7,10 @@ any time.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -17,6 +19,7 @@ from typing import Literal
 
 from headrace.contract import checkpoint, ledger, outputs, statefiles, storage, trees
 from headrace.contract.exits import Exit
+from headrace.contract.generation import Generation
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
 
@@ -43,6 +46,7 @@ RUNBOOKS = {
     "OFFSETS_EXPIRED": "CheckpointOffsetsGone",
     "OFFSETS_AHEAD": "CheckpointOffsetsGone",
     "TOPIC_GONE": "CheckpointOffsetsGone",
+    "TOPIC_REPLACED": "CheckpointOffsetsGone",
     "KAFKA_SILENT": "",
 }
 """fault -> runbook below docs/runbooks/."""
@@ -86,6 +90,33 @@ def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
         *behind,
         *(_ledger_agrees(paths, commits[-1]) if commits else []),
     ]
+
+
+def files_gone(root: str, chosen: Generation) -> list[Finding]:
+    """Check that each batch that wrote rows has its directory, here or in the generations it was restored from.
+
+    For a query with a file sink. Reads the ledger once, a record at a time.
+    """
+    own = chosen.paths(root)
+    committed = checkpoint.newest_batch(own.checkpoint)
+    if committed is None:
+        return []
+    there = outputs.directories(root, chosen.pipeline, chosen.query, chosen.number, chosen.lineage)
+    held = [(each.first, each.last) for each in there]
+    missing = [
+        record["batch"]
+        for record in ledger.stream(own.ledger)
+        if record["rows_out"] and record["batch"] <= committed and not _within(held, record["batch"])
+    ]
+    if not missing:
+        return []
+    what = f"lacks {len(missing)} batch(es) that wrote rows, the first is {missing[0]}"
+    return [Finding("FILES_GONE", "critical", own.files, what)]
+
+
+def _within(ranges: list[tuple[int, int]], batch: int) -> bool:
+    place = bisect.bisect_right(ranges, (batch, math.inf)) - 1
+    return place >= 0 and batch <= ranges[place][1]
 
 
 def require_sound(paths: GenerationPaths, name: str, *, stateful: bool) -> None:
@@ -153,8 +184,8 @@ def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> li
         return [Finding("OFFSETS_BEHIND_COMMITS", "critical", where, "is gone although its batch is committed")]
     if planned > committed + 1:
         # Spark would run the newest only. Harmless where the ledger says that the others were written.
-        written = {record["batch"] for record in ledger.read(paths.ledger)}
-        skipped = [batch for batch in range(committed + 1, planned) if batch not in written]
+        written = ledger.runs(paths.ledger)
+        skipped = [batch for batch in range(committed + 1, planned) if not any(batch in run for run in written)]
         where = checkpoint.commits_entry(folder, committed + 1)
         what = f"is gone; batch(es) {skipped} would be skipped" if skipped else "is gone; its batch was written"
         return [Finding("COMMITS_BEHIND_OFFSETS", "critical" if skipped else "warning", where, what)]
@@ -256,11 +287,14 @@ def _behind(paths: GenerationPaths, written: int | None, directory: int | None, 
 
 def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
     """Check that the ledger has every committed batch, with the offsets that the log has for the newest."""
-    batches = ledger.batches(paths.ledger)
-    missing = sorted(set(range(batches[0], committed + 1)) - set(batches)) if batches else [committed]
+    runs = ledger.runs(paths.ledger)
+    holes = [(a.stop, b.start) for a, b in itertools.pairwise(runs) if a.stop <= committed]
+    if not runs or runs[-1].stop <= committed:
+        holes.append((runs[-1].stop if runs else committed, committed + 1))
+    missing = [batch for first, end in holes[:5] for batch in range(first, min(end, committed + 1, first + 5))][:5]
     found = []
     if missing:
-        what = f"lacks batch(es) {missing[:5]}: which rows were late there cannot be told any more"
+        what = f"lacks batch(es) {missing}: which rows were late there cannot be told any more"
         found.append(Finding("LEDGER_GAP", "warning", paths.ledger, what))
     record = ledger.record(paths.ledger, committed)
     try:

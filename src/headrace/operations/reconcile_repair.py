@@ -83,7 +83,7 @@ def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
     if not account["differing"]:
         return None
     name = account["query"]
-    again = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name}"
+    again = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
     if not account["sink"].startswith("table "):
         return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {again}"
     if account["kind"] not in KINDS:

@@ -74,7 +74,7 @@ def check(launcher: Launcher, pipeline: str, release: str) -> dict[str, Any]:
         queries = " ".join(f"--new-generation {query}" for query in sorted(word["changes"]))
         raise HeadraceError(
             f"{release} cannot take over the checkpoints of {pipeline}: {changes}. Nothing was stopped. Undo the change, "
-            f"or migrate: headrace stream restart {pipeline} {queries} once the release is the deployment's own."
+            f"or migrate: headrace stream restart {pipeline} {queries} --rows keep once the release is the deployment's own."
         )
     if word["exit"] != "FINISHED":
         raise HeadraceError(f"{release} cannot run {pipeline}: {word['error']} Nothing was stopped.")

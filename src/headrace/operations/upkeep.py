@@ -6,6 +6,7 @@ killed anywhere, the next run goes on, and no reader ever misses or doubles a re
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ SINGLES_KEPT = 200
 """Newest ledger records that stay files of their own: they are read one by one."""
 SEGMENT_RECORDS = 20_000
 SEGMENTS_MERGED = 32
+MERGED_RECORDS = 100_000
+"""A segment grows to this by merging, and is never written again: a ledger of years is not rewritten, nor read as one."""
 LEAST_GATHERED = 10
 DIRECTORY_BYTES = 128 * 1024 * 1024
 CLOSED_SECONDS = 3600.0
@@ -80,13 +83,20 @@ def gather_ledger(folder: str, *, singles: int = SINGLES_KEPT) -> int:
 
 
 def _merge(folder: str, segments: Iterable[str]) -> None:
-    """Write segments that follow each other as one; those inside it are removed as covered."""
-    every = ledger.read(folder)
-    newest = max(ledger.bounds(name)[1] for name in segments)
-    numbers = [record["batch"] for record in every if record["batch"] <= newest]
-    by_batch = {record["batch"]: record for record in every}
-    for run in _runs(numbers, len(numbers)):
-        ledger.write_segment(folder, [by_batch[batch] for batch in run])
+    """Write segments that follow each other as one of at most `MERGED_RECORDS`; those inside it are removed as covered."""
+    for first, last in _neighbours(map(ledger.bounds, segments), MERGED_RECORDS):
+        ledger.write_segment(folder, list(itertools.islice(ledger.stream(folder, first), last - first + 1)))
+
+
+def _neighbours(bounds: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of two or more segments without a gap between them that together have at most `most` batches."""
+    group: list[tuple[int, int]] = []
+    for first, last in [*sorted(bounds), (-1, -1)]:
+        if group and (first != group[-1][1] + 1 or last - group[0][0] >= most):
+            if len(group) > 1:
+                yield group[0][0], group[-1][1]
+            group = []
+        group.append((first, last))
 
 
 def _remove_covered(folder: str, found: Iterable[str]) -> None:

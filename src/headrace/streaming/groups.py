@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.checkpoint import Offsets
+from headrace.contract.identity import TopicIds
 from headrace.streaming import java
 from headrace.streaming.session import kafka_options
 
@@ -55,12 +57,25 @@ class GroupCommitter:
         except Py4JError as error:
             log.warning("offsets of group %s not committed: %s", group, error)
 
-    def topic_id(self, topic: str) -> str:
-        """Return Kafka's id of a topic (KIP-516): one of the same name that is made anew has another."""
+    def topic_ids(self, topics: Iterable[str], *, wait_ms: int = TIMEOUT_MS) -> TopicIds:
+        """Return Kafka's ids of topics (KIP-516); one of the same name that is deleted and made again has another.
+
+        A topic that is not there is left out. Raises Py4JError where Kafka does not answer within `wait_ms`.
+        """
         asked = java.named(self._spark, "java.util.ArrayList")()
-        asked.add(topic)
-        described = self._admin.describeTopics(asked).allTopicNames().get()
-        return str(described.get(topic).topicId().toString())
+        wanted = list(topics)
+        for topic in wanted:
+            asked.add(topic)
+        options = java.named(self._spark, "org.apache.kafka.clients.admin.DescribeTopicsOptions")().timeoutMs(wait_ms)
+        answers = self._admin.describeTopics(asked, options).topicNameValues()
+        found: TopicIds = {}
+        for topic in wanted:
+            try:
+                found[topic] = str(answers.get(topic).get().topicId().toString())
+            except Py4JError as error:
+                if "UnknownTopicOrPartition" not in str(error):
+                    raise
+        return found
 
     def end_offsets(self, wanted: Offsets, *, committed: bool = True) -> Offsets:
         """Return the end of each partition that is wanted: its last stable offset, or (not `committed`) its high watermark.

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,14 +15,15 @@ from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import archived, fingerprint, generation, names, soundness, state, submit
+from headrace.contract import archived, fingerprint, generation, identity, names, soundness, state, submit, trees
+from headrace.contract import paths as places
 from headrace.contract.bindings import KafkaBinding
 from headrace.contract.checkpoint import Offsets, newest_batch, read_entry
 from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
-from headrace.streaming import counted, link, plan, sinks, source, writer
+from headrace.streaming import counted, link, plan, source, writer
 from headrace.streaming.declared import require_declared, transformed
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
@@ -97,12 +98,24 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
     `new_generations` names queries that begin a new generation; `request` is the start that asks for it.
     """
     asked = dict.fromkeys(new_generations, request)
+    ids = driver.groups.topic_ids(driver.pipeline.sources)
+    for topic in driver.pipeline.sources:
+        query = names.archive_query(topic)
+        new = query in asked and not generation.begun_by(driver.root, driver.pipeline.name, query, request)
+        _require_archive_of(driver, topic, ids, new=new)
     planned = _plan(driver, new_generations)
     begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
-    for topic in driver.pipeline.sources:
-        _require_archive_of(driver, topic)
+    for name, _, chosen in begun:
+        identity.require_same(chosen.paths(driver.root), _topics_of(driver.pipeline, name, ids), driver.pipeline.name)
     _require_committed(driver, [chosen for _, _, chosen in begun])
     return [_start(driver, place, name, frame, chosen) for place, (name, frame, chosen) in enumerate(begun)]
+
+
+def _topics_of(pipeline: Pipeline, name: str, ids: identity.TopicIds) -> identity.TopicIds:
+    """Return the ids of the topics that a query reads."""
+    declared = pipeline.queries.get(name)
+    topics = declared.sources if declared else [name.removeprefix(names.ARCHIVE_PREFIX)]
+    return {topic: ids[topic] for topic in topics if topic in ids}
 
 
 def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
@@ -193,19 +206,22 @@ def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str |
     return chosen
 
 
-def _require_archive_of(driver: Driver, topic: str) -> None:
-    """Raise HeadraceError(REFUSED) where the archive is of another topic of this name: it was removed and made anew.
+def _require_archive_of(driver: Driver, topic: str, ids: identity.TopicIds, *, new: bool) -> None:
+    """Raise HeadraceError(REFUSED) where the archive is of another topic of this name: it was deleted and made again.
 
-    The archive takes what lies below its note for a replay, so the new topic's first records would be left out.
+    The archive takes what lies below its note for a replay, so the new topic's first records would be left out. Where the
+    archive query begins a new generation (`new`), the old table is set aside and an empty one takes its place.
     """
-    table = names.archive_table(driver.pipeline.name, topic)
-    noted, now = sinks.newest_note(driver.spark, table).topic_id, driver.groups.topic_id(topic)
-    if noted and noted != now:
-        raise HeadraceError(
-            f"{table} is the archive of another topic {topic} ({noted}, now {now}): it was made anew. Move the table's folder "
-            f"away, then begin anew: headrace stream start {driver.pipeline.name} --new-generation {names.archive_query(topic)}",
-            exit_code=Exit.REFUSED,
-        )
+    pipeline, query = driver.pipeline.name, names.archive_query(topic)
+    noted = archived.newest(driver.root, pipeline, query)
+    known = {topic: noted.topic_id} if noted and noted.topic_id else {}
+    if new and identity.replaced(known, ids):
+        table = f"{places.lake(driver.root)}/{pipeline}/{query}"
+        aside = f"{places.set_aside(driver.root)}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}/{pipeline}/{query}"
+        log.warning("%s is the archive of the topic %s before it was made again: it goes to %s", table, topic, aside)
+        trees.move(table, aside)
+        return
+    identity.refuse(known, ids, pipeline)
 
 
 def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -> None:
@@ -269,6 +285,7 @@ def use_state_store(spark: SparkSession, query: Query | None) -> None:
 def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     paths, counters = chosen.paths(driver.root), writer.Counters()
+    topics = identity.read(paths)
     declared = pipeline.queries.get(name)
     if declared:
         write = writer.declared_write(pipeline, name, declared, paths, kafka)
@@ -278,11 +295,22 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         often, refused = bool(declared.matched) or len(declared.sinks) > 1, writer.unmatched(declared)
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
-        write = writer.archive_write(pipeline, topic, driver.root, kafka, driver.groups.topic_id(topic), counters)
+        write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
         required, cassandra, often, refused = (), None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(
-        driver.spark, chosen, paths, write, driver.groups, driver.gate, counters, required, cassandra, often, refused
+        driver.spark,
+        chosen,
+        paths,
+        write,
+        driver.groups,
+        driver.gate,
+        counters,
+        required,
+        cassandra,
+        often,
+        refused,
+        topics,
     )
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.

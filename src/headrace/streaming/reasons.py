@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from headrace.contract import identity
 from headrace.contract.exits import Exit
 
 LENGTH = 500
@@ -16,6 +17,7 @@ NULL_IN_REQUIRED = "nulls in required columns"
 # In the order in which they count: a state that cannot be loaded for want of memory is not a damaged one. Texts of Spark 3.5,
 # its Kafka and Cassandra connectors, Hadoop and Linux.
 _CLASSES = (
+    (Exit.REFUSED, re.escape(identity.REPLACED)),
     (
         Exit.DUPLICATE_WRITER,
         r"CONCURRENT_STREAM_LOG_UPDATE|[Mm]ultiple streaming queries are concurrently using",

@@ -93,6 +93,8 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     reached = {topic: archived.reached(job.root, pipeline, topic) for topic in topics}
     archives = {topic: batch_archive.pin(job.spark, pipeline, topic, reached[topic]) for topic in topics}
     _require_whole(job, archives)
+    noted = {topic: archived.newest(job.root, job.pipeline.name, names.archive_query(topic)) for topic in topics}
+    storage.write_json(own.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id})
     cuts = _cuts(job, archives, int(order["rows_each"]))
     starts = {t: _starts(a, _offsets(order["first"].get(t, {}))) for t, a in archives.items()}
     progress = Progress(starts, starts, starts)

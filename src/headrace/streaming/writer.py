@@ -20,26 +20,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from py4j.protocol import Py4JError
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import ledger, names
+from headrace.contract import identity, ledger, names
 from headrace.contract.checkpoint import read_batch_range
 from headrace.contract.exits import TOLD_TO_STOP
 from headrace.contract.generation import Generation
+from headrace.contract.identity import TopicIds
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
 from headrace.streaming import counted, sinks, tables
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.link import Link
-from headrace.streaming.reasons import NULL_IN_REQUIRED, writing
+from headrace.streaming.reasons import NULL_IN_REQUIRED, reason_of, writing
 
 log = logging.getLogger(__name__)
 
 _LACKS = "headrace: a row lacks"  # other words than a refusal's, for which `reasons` looks in all errors
 _LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
+
+ASKED_SECONDS = 10.0
+"""Before a batch an answer about the topics' ids may be this old; where Kafka was silent, it is not asked for as long."""
+ANSWER_MS = 2_000
 
 Write = Callable[[DataFrame, sinks.Batch], None]
 """Writes a batch. One that is called without a count (`Writer.often`) reads all rows of the frame, by one job."""
@@ -77,6 +83,14 @@ class Gate:
             raise InterruptedError(TOLD_TO_STOP)
 
 
+@dataclass
+class Asked:
+    """When one query's writer last asked Kafka for the ids of its topics, in seconds of the monotonic clock."""
+
+    answered_s: float = float("-inf")
+    silent_s: float = float("-inf")
+
+
 @dataclass(frozen=True)
 class Writer:
     """What one query's batches are written with."""
@@ -92,6 +106,8 @@ class Writer:
     link: Link | None = None  # where the batch needs Cassandra
     often: bool = False  # whether `write` reads the frame more than once
     refused: str = "false"  # SQL: which rows go to the dead letters; of a frame that is read more than once
+    topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def query(self) -> str:
@@ -107,9 +123,27 @@ class Writer:
         finally:
             self.counters.running_batch = None
 
+    def _require_same_topics(self, *, age_s: float = 0) -> None:
+        """Raise HeadraceError where a topic is another one than at the start; an answer up to `age_s` seconds old will do.
+
+        Where Kafka does not answer, the batch goes on: its own reads decide. It is not asked again for a while.
+        """
+        now_s = time.monotonic()
+        if not self.topics or now_s < max(self.asked.answered_s + age_s, self.asked.silent_s + ASKED_SECONDS):
+            return
+        try:
+            now = self.groups.topic_ids(self.topics, wait_ms=ANSWER_MS)
+        except Py4JError as error:
+            self.asked.silent_s = time.monotonic()
+            log.warning("%s: the ids of its topics are not known now: %s", self.query, reason_of(error))
+            return
+        self.asked.answered_s = now_s
+        identity.refuse(self.topics, now, self.generation.pipeline)
+
     def _write_batch(self, frame: DataFrame, number: int) -> None:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
+        self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of another topic is written
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
 
         running = counted.execution(self.spark)
@@ -130,6 +164,7 @@ class Writer:
         finally:
             if self.often:
                 frame.unpersist()
+        self._require_same_topics()  # the rows are read while they are written; until the ledger has them they are not taken
         # A kept frame reads again what such a try had not kept: never more than there are offsets.
         rows_in = batch_range.offsets if read is None else min(read - before, batch_range.offsets)
         record = ledger.make_record(

@@ -288,6 +288,29 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     assert [item.path for item in later.items if item.delete] == [f"{paths.trash(root)}/{trashed}"]
 
 
+def test_prune_keeps_the_output_files_that_a_kept_snapshot_is_restored_with_and_takes_them_with_it(root: str) -> None:
+    made = begin(root, "files", stateful=False)
+    run(root, made, range(5), stateful=False)
+    taken = snapshots.take(root, "pos_sales", "files")
+    run(root, begin(root, "files", stateful=False), range(2), stateful=False)
+    later = time.time_ns() // 1_000_000 + 15 * prune.DAY_MS
+    planned = prune.plan(root, [_with_files()], prune.Retention(), later)
+    assert planned.items == ()
+    assert planned.kept == (f"generation 1 of pos_sales.files: snapshot {taken.id} needs its output files",)
+    restore.restore(FakeLauncher(root), _with_files(), "files", taken.id, **WHO)
+    now = generation.current(root, "pos_sales", "files")
+    assert now is not None
+    assert rows_of(root, now) == list(range(5))
+    # without the snapshot nothing needs them: both go at once
+    run(root, begin(root, "files", stateful=False), range(2), stateful=False)
+    for _ in range(2):
+        snapshots.take(root, "pos_sales", "files")
+    much_later = later + 30 * prune.DAY_MS
+    keep = prune.Retention(snapshots=1)
+    gone = [item.path[len(root) + 1 :] for item in prune.plan(root, [_with_files()], keep, much_later).items]
+    assert {"files/pos_sales/files/0001", f"snapshots/pos_sales/files/{taken.id}"} <= set(gone)
+
+
 def test_a_snapshot_that_was_broken_off_is_none_and_goes_once_a_later_one_is_whole(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,34 @@ def test_a_ledger_with_a_gap_is_gathered_around_it_and_many_segments_become_few(
     assert [ledger.bounds(name) for name in ledger.segments(storage.list_names(folder))] == [(0, 19), (21, 39)]
 
 
+def test_a_long_ledger_is_never_rewritten_and_a_reader_from_its_end_reads_only_that(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SEGMENT_RECORDS", 10), ("SEGMENTS_MERGED", 1), ("MERGED_RECORDS", 20)):
+        monkeypatch.setattr(upkeep, name, value)
+    made = begin(root)
+    folder = made.paths(root).ledger
+    write, sizes = ledger.write_segment, []
+
+    def noted(folder: str, records: list[ledger.Record]) -> str:
+        sizes.append(len(records))
+        return write(folder, records)
+
+    monkeypatch.setattr(ledger, "write_segment", noted)
+    for start in range(0, 200, 10):
+        run(root, made, range(start, start + 10), stateful=False)
+        upkeep.gather_ledger(folder, singles=0)
+    assert max(sizes) == 20
+    assert sum(sizes) <= 2 * 200, "each record is written at most twice"
+    segments = [ledger.bounds(name) for name in ledger.segments(storage.list_names(folder))]
+    assert segments == [(first, first + 19) for first in range(0, 200, 20)]
+    assert ledger.runs(folder) == [range(200)]
+    read, opened = storage.read_text, []
+    monkeypatch.setattr(storage, "read_text", lambda path: opened.append(path) or read(path))
+    assert [record["batch"] for record in ledger.read(folder, 195)] == list(range(195, 200))
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("kill_at", [None, 1, 2, 3, 9])
 def test_output_directories_are_gathered_and_a_reader_sees_each_row_once_at_every_moment(
     root: str, monkeypatch: pytest.MonkeyPatch, kill_at: int | None

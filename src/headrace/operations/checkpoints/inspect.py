@@ -49,7 +49,7 @@ def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: i
         "state_bytes": sum(size for path, size in sizes.items() if "/state/" in f"/{path}"),
         "bytes": sum(sizes.values()),
         "files": len(sizes),
-        "ledger_records": len(ledger.batches(paths.ledger)),
+        "ledger_records": sum(map(len, ledger.runs(paths.ledger))),
         "fingerprint": fingerprint.digest(chosen.fingerprint)[:12] if chosen.fingerprint else None,
     } | {
         key: value

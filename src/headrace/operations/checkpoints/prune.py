@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -46,10 +46,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a prune would do; `fingerprint` is what an approval is for."""
+    """What a prune would do; `fingerprint` is what an approval is for. `kept` says what is old and stays, and why."""
 
     items: tuple[Item, ...]
     fingerprint: str
+    kept: tuple[str, ...] = ()
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -59,18 +60,18 @@ class Plan:
 def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> Plan:
     """Return what a prune would take away now. Nothing is changed."""
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    items = [
-        item
-        for pipeline in pipelines
-        for query in names.query_names(pipeline)
-        for item in (
-            *_generations(root, pipeline.name, query, retention, now),
-            *_snapshots(root, pipeline.name, query, retention, now),
-        )
-    ]
+    items: list[Item] = []
+    stay: list[str] = []
+    for pipeline in pipelines:
+        for query in names.query_names(pipeline):
+            leaving = _snapshots(root, pipeline.name, query, retention, now)
+            needs = _needs(root, pipeline.name, query, {item.path for item in leaving})
+            going, kept_for = _generations(root, pipeline.name, query, retention, now, needs)
+            items += [*going, *leaving]
+            stay += kept_for
     items += _trash(root, retention, now)
     basis = [(each.path, each.delete) for each in items]
-    return Plan(tuple(items), hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:16])
+    return Plan(tuple(items), hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:16], tuple(stay))
 
 
 def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerprint: str) -> Plan:
@@ -93,41 +94,69 @@ def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerpr
     return planned
 
 
-def _generations(root: str, pipeline: str, query: str, retention: Retention, now_ms: int) -> Iterable[Item]:
+def _needs(root: str, pipeline: str, query: str, leaving: Iterable[str]) -> dict[int, str]:
+    """Return generation -> a snapshot that stays and is restored with that generation's output files.
+
+    A snapshot holds no output files: a restore reads those of its generation, and of the ones that this came from.
+    """
+    found: dict[int, str] = {}
+    for each in kept.listed(root, pipeline, query):
+        own = each.paths(root)
+        if own.folder not in leaving:
+            taken_of = generation.read(own.manifest)
+            lineage = taken_of.lineage if taken_of else ()
+            found |= dict.fromkeys((each.generation, *(number for number, _ in lineage)), each.id)
+    return found
+
+
+def _generations(
+    root: str, pipeline: str, query: str, retention: Retention, now_ms: int, needs: Mapping[int, str]
+) -> tuple[list[Item], list[str]]:
+    """Return what goes, and a sentence about each old generation that stays because a snapshot needs its files."""
     known = generation.all_of(root, pipeline, query)
     if not known:
-        return
-    kept = {known[-1].number} | {number for number, _ in known[-1].lineage}
+        return [], []
+    items: list[Item] = []
+    stay: list[str] = []
+    living = {known[-1].number} | {number for number, _ in known[-1].lineage}
     # a start may be ahead of the clock (`generation.next_start_micros`)
     ages = {each.number: max(0, now_ms - later.started_micros // 1000) for each, later in pairwise(known)}
     for number, age in ages.items():
-        if number not in kept and age >= retention.generation_days * DAY_MS:
+        if number not in living and age >= retention.generation_days * DAY_MS:
             why = f"generation {number} of {pipeline}.{query} was followed by another {_days(age)} ago"
             own = paths.generation_paths(root, pipeline, query, number)
+            if number in needs and trees.files(own.files):
+                stay.append(
+                    f"generation {number} of {pipeline}.{query}: snapshot {needs[number]} needs its output files"
+                )
+                continue
             # The ledgers of an archive say for ever which offsets held no record (contract.gaps).
             folder = own.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else own.folder
-            yield from (_item(path, why) for path in (folder, own.files) if trees.files(path))
+            items += [_item(path, why) for path in (folder, own.files) if trees.files(path)]
     manifests = {each.number for each in known}
     for name in storage.list_names(paths.query_folder(root, pipeline, query)):
-        if name.isdigit() and int(name) not in manifests and int(name) < known[-1].number:
-            why = f"a restore of {pipeline}.{query} was broken off before it was the generation {int(name)}"
-            yield _item(paths.generation_paths(root, pipeline, query, int(name)).folder, why)
+        if name.isdigit() and int(name) not in manifests and int(name) not in living and int(name) < known[-1].number:
+            why = f"generation {int(name)} of {pipeline}.{query} has no manifest: a restore that was broken off, or it was lost"
+            items.append(_item(paths.generation_paths(root, pipeline, query, int(name)).folder, why))
+    return items, stay
 
 
-def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_ms: int) -> Iterable[Item]:
+def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_ms: int) -> list[Item]:
+    items: list[Item] = []
     known = kept.listed(root, pipeline, query)
     now = generation.current(root, pipeline, query)
     keep = {each.id for each in known[-max(1, retention.snapshots) :]} | {now.snapshot if now else ""}
     for each in known:
         age = now_ms - each.taken_ms
         if each.id not in keep and age > retention.snapshot_days * DAY_MS:
-            yield _item(each.paths(root).folder, f"a snapshot of {pipeline}.{query} that is {_days(age)} old")
+            items.append(_item(each.paths(root).folder, f"a snapshot of {pipeline}.{query} that is {_days(age)} old"))
     whole = {each.id for each in known}
     for name in storage.list_names(paths.snapshots(root, pipeline, query)):
         # taken before one that is whole: nobody writes this any more
         if name not in whole and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
             why = f"a snapshot of {pipeline}.{query} that was broken off"
-            yield _item(paths.snapshot_paths(root, pipeline, query, name).folder, why)
+            items.append(_item(paths.snapshot_paths(root, pipeline, query, name).folder, why))
+    return items
 
 
 def _trash(root: str, retention: Retention, now_ms: int) -> Iterable[Item]:

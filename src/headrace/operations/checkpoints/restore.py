@@ -83,13 +83,14 @@ def plan(
     chosen = _choose(root, pipeline.name, query, snapshot)
     again = _again(root, pipeline.name, query, chosen)
     own = chosen.paths(root)
-    blockers = _blockers(launcher, pipeline.name)
+    in_the_way = blockers(launcher, pipeline.name)
     wrong = kept.damaged(root, chosen)
     if wrong:
-        blockers.append(f"{len(wrong)} file(s) of the snapshot have another hash than when it was taken: {wrong[0]}")
+        in_the_way.append(f"{len(wrong)} file(s) of the snapshot have another hash than when it was taken: {wrong[0]}")
     if bindings:
         found = verify.kafka_holds(bindings, own.checkpoint, chosen.batch)
-        blockers += [f"{each.where} {each.what} ({each.fault})" for each in found]
+        found += verify.same_topics(bindings, own, pipeline.name)
+        in_the_way += [f"{each.where} {each.what} ({each.fault})" for each in found]
     now = generation.current(root, pipeline.name, query)
     return _finish(
         Plan(
@@ -101,7 +102,7 @@ def plan(
             new_generation=generation.next_number(root, pipeline.name, query),
             again=_distance(_ends(own.checkpoint, chosen.batch), again),
             starting_ms=None,
-            blockers=tuple(blockers),
+            blockers=tuple(in_the_way),
             warnings=tuple(_foreign(root, pipeline.name, query, chosen)),
             fingerprint=chosen.digest,
         ),
@@ -129,7 +130,7 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
             new_generation=generation.next_number(root, pipeline.name, query),
             again=0,
             starting_ms=starting_ms,
-            blockers=tuple(_blockers(launcher, pipeline.name)),
+            blockers=tuple(blockers(launcher, pipeline.name)),
             warnings=tuple(warnings),
             fingerprint="reset",
         ),
@@ -221,7 +222,8 @@ def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snaps
     return known[-1]
 
 
-def _blockers(launcher: Launcher, pipeline: str) -> list[str]:
+def blockers(launcher: Launcher, pipeline: str) -> list[str]:
+    """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
     found = [f"its driver lives ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
     wish = intent.read(launcher.root, pipeline)
     if wish.want == "RUNNING" and wish.held_until_ms < time.time_ns() // 1_000_000:

@@ -79,6 +79,8 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
         hashes[copied] = trees.copy(f"{source.checkpoint}/{path}", copied)
     write_ledger(target.ledger, [record for record in ledger.read(source.ledger) if record["batch"] <= cut])
     hashes[target.manifest] = trees.copy(source.manifest, target.manifest)
+    if storage.read_text(source.topics) is not None:
+        hashes[target.topics] = trees.copy(source.topics, target.topics)
     for path in trees.files(target.ledger):
         hashes[f"{target.ledger}/{path}"] = trees.sha256(f"{target.ledger}/{path}")
     wrong = [each for each in soundness.structure(target, stateful=is_stateful(chosen)) if each.severity == "critical"]

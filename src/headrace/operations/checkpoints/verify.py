@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from headrace.contract import archived, checkpoint, generation, ledger, names, outputs, paths, soundness
+from headrace.contract import archived, checkpoint, generation, identity, ledger, names, paths, soundness
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.model import FilesSink, Pipeline
 from headrace.contract.soundness import Finding
@@ -22,6 +22,7 @@ from headrace.operations.checkpoints.snapshots import is_stateful
 from headrace.operations.clients import kafka_admin
 
 KAFKA_SECONDS = 15
+_URL_BASE64 = str.maketrans("+/", "-_")
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -61,6 +62,7 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     batch = checkpoint.newest_batch(own.checkpoint)
     if bindings and batch is not None:
         findings += _readable(own.checkpoint, lambda: kafka_holds(bindings, own.checkpoint, batch))
+        findings += _readable(own.topics, lambda: same_topics(bindings, own, pipeline.name))
     findings += _readable(own.ledger, lambda: _sinks(root, pipeline, query, chosen))
     return Report(name, chosen.number, batch, tuple(dict.fromkeys(findings)))
 
@@ -99,9 +101,32 @@ def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
                 what = f"begins at {have[0]}, the checkpoint goes on at {offset}: {have[0] - offset} records are lost to it"
                 found.append(Finding("OFFSETS_EXPIRED", "critical", where, what))
             elif offset > have[1]:
-                what = f"ends at {have[1]}, the checkpoint is at {offset}: the topic was made anew"
+                what = f"ends at {have[1]}, the checkpoint is at {offset}: the topic was deleted and made again"
                 found.append(Finding("OFFSETS_AHEAD", "critical", where, what))
     return found
+
+
+def same_topics(bindings: Path, own: paths.GenerationPaths, pipeline: str) -> list[Finding]:
+    """Return which topics of a generation, or of a snapshot, were deleted and made again since (`contract.identity`)."""
+    known = identity.read(own)
+    if not known:
+        return []
+    now = {}
+    admin = kafka_admin(bindings)  # named: a client that nothing holds is closed, and its answers never come
+    answers = admin.describe_topics(TopicCollection(sorted(known)), request_timeout=KAFKA_SECONDS)
+    for topic, answer in answers.items():
+        try:
+            # as Java writes it: the URL's alphabet, no padding
+            now[topic] = str(answer.result(KAFKA_SECONDS + 5).topic_id).translate(_URL_BASE64).rstrip("=")
+        except KafkaException as error:
+            if error.args[0].code() not in _ABSENT:
+                return [
+                    Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its topics are unknown: {error}")
+                ]
+    return [
+        Finding("TOPIC_REPLACED", "critical", topic, identity.sentence(topic, known[topic], now[topic], pipeline))
+        for topic in identity.replaced(known, now)
+    ]
 
 
 def kafka_ranges(admin: AdminClient, wanted: Offsets) -> dict[tuple[str, int], tuple[int, int]]:
@@ -128,24 +153,8 @@ def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generat
     if declared is None:
         return _archive(root, pipeline.name, query, chosen)
     if any(isinstance(sink, FilesSink) for sink in declared.sinks):
-        return _files(root, chosen)
+        return soundness.files_gone(root, chosen)
     return []
-
-
-def _files(root: str, chosen: generation.Generation) -> list[Finding]:
-    """Check that each batch that wrote rows has its directory, here or in the generations it was restored from."""
-    own = chosen.paths(root)
-    committed = checkpoint.newest_batch(own.checkpoint)
-    if committed is None:
-        return []
-    written = [each["batch"] for each in ledger.read(own.ledger) if each["rows_out"] and each["batch"] <= committed]
-    there = outputs.directories(root, chosen.pipeline, chosen.query, chosen.number, chosen.lineage)
-    held = {batch for each in there for batch in range(each.first, each.last + 1)}
-    missing = [batch for batch in written if batch not in held]
-    if not missing:
-        return []
-    what = f"lacks {len(missing)} batch(es) that wrote rows, the first is {missing[0]}"
-    return [Finding("FILES_GONE", "critical", own.files, what)]
 
 
 def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
