@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from headrace.streaming import batch, source
 from spark_jobs import ad_attribution, pos_sales
@@ -44,7 +45,7 @@ def test_every_window_and_key_is_speed_plus_late(spark: SparkSession, pos_played
     assert declared.window is not None
     transform = getattr(pos_sales, query)
     records = archived(spark, pos_played, "pos", query).cache()
-    assert records.where("batch IS NULL").count() == 0
+    assert records.where(F.col(batch.BATCH).isNull()).count() == 0
     late = batch.late_windows(records, declared.window, transform)
     slide = declared.window.slide or declared.window.size
     expected = pos_played.oracle(query).window_sums(declared.window.size, slide, late=True)
@@ -85,7 +86,7 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
     )
     keys = ["impr_uuid", "impr_date", "ad_id", "click_key", "click_date"]
     told = f"HEADRACE_TEST_SEED={ads_played.seed}"
-    assert plain(batch.reconcile(whole.where(settled), speed, late.where(settled), keys, ["rows"])) == [], told
+    assert plain(batch.reconcile(whole.where(settled), speed, late.where(settled), keys, [batch.ROWS])) == [], told
     assert late.count() > 0, told
 
 
@@ -102,7 +103,9 @@ def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSe
     records = spark.createDataFrame(
         [(place,) for place in places], "source struct<topic:string,partition:int,offset:bigint>"
     )
-    found = {tuple(row.source): (row.batch, row.late_watermark_ms) for row in batch.batch_of(records, ledger).collect()}
+    found = {
+        tuple(row.source): (row[batch.BATCH], row[batch.LATE_MARK]) for row in batch.batch_of(records, ledger).collect()
+    }
     assert [found[place] for place in places] == [
         (None, None), (7, 700), (7, 700), (9, 900), (None, None), (8, 800), (None, None), (9, 900),
     ]  # fmt: skip
@@ -110,7 +113,7 @@ def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSe
 
 def test_a_join_row_is_late_up_to_the_watermark_itself(spark: SparkSession) -> None:
     rows = spark.sql(
-        "SELECT timestamp_micros(x) AS t, y AS late_watermark_ms FROM VALUES "
+        "SELECT timestamp_micros(x) AS t, y AS _headrace_late_watermark_ms FROM VALUES "
         "(5000, 5L), (5001, 5L), (0, 0L), (1, 0L), (1, NULL) AS (x, y)"
     )
     in_time, late = batch.split_late(rows, "t")

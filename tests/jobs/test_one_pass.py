@@ -17,11 +17,12 @@ import pytest
 from py4j import clientserver
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from headrace.contract import generation, ledger
 from headrace.contract.checkpoint import BatchRange
 from headrace.contract.model import Query
-from headrace.streaming import counted, sinks, writer
+from headrace.streaming import counted, refusals, sinks, writer
 
 pytestmark = pytest.mark.spark
 
@@ -43,6 +44,7 @@ class Stage:
     folder: Path
     write: writer.Write | None = None
     link: Any = None
+    letters: writer.Write | None = None
     laid: int = 0
     begun: generation.Generation = field(init=False)
 
@@ -75,6 +77,7 @@ class Stage:
             writer.Counters(),
             ("word",),
             self.link,
+            letters=self.letters,
         )
         writing = counted.observed(shape(read.parquet(str(self.folder / "input")))).writeStream.outputMode(mode)
         query = (
@@ -115,6 +118,31 @@ def test_one_job_writes_and_counts_a_batch_and_one_without_rows_leaves_no_folder
     assert jobs == 3
     assert stage.rows_out() == [3, 0, 1]
     assert [stage.written(batch) for batch in range(3)] == [["a", "b", "c"], None, ["d"]]
+
+
+def test_refused_rows_of_a_batch_that_is_read_once_are_counted_by_its_job_and_become_letters(stage: Stage) -> None:
+    letters: dict[int, list[str]] = {}
+
+    def judged(frame: DataFrame) -> DataFrame:
+        return frame.withColumn(refusals.REASON, F.expr("IF(word = '-', 'not_written: x', NULL)"))
+
+    def write(rows: DataFrame, batch: sinks.Batch) -> None:
+        taken = rows.where(F.col(refusals.REASON).isNull())
+        sinks.write_files(taken.select("word", "note"), stage.paths.files, QUERY, batch.number)
+
+    def tell(rows: DataFrame, batch: sinks.Batch) -> None:
+        letters[batch.number] = [row.word for row in rows.where(refusals.REFUSED).collect()]
+
+    stage.write, stage.letters = write, tell
+    stage.lay("a", "-")
+    stage.lay("b")
+    stage.lay("-")
+    jobs = stage.run(judged)
+
+    assert letters == {0: ["-"], 2: ["-"]}
+    assert jobs == 5
+    assert stage.rows_out() == [2, 1, 1]
+    assert [stage.written(batch) for batch in range(3)] == [["a"], ["b"], None]
 
 
 def test_rows_of_a_try_that_failed_are_not_counted_again(stage: Stage) -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from headrace.contract.generation import Generation
 from headrace.streaming import batch, reconcile_kinds, source
@@ -28,7 +29,7 @@ def cut_of(played: Played, query: str, job: str = "") -> Cut:
 
 def archived(spark: SparkSession, played: Played, topic: str, cut: Cut) -> DataFrame:
     accepted = source.accepted(played.given.archive(spark, topic), played.given.pipeline.sources[topic])
-    return batch.batch_of(accepted, cut.ledger).where("batch IS NOT NULL").cache()
+    return batch.batch_of(accepted, cut.ledger).where(F.col(batch.BATCH).isNotNull()).cache()
 
 
 @pytest.mark.parametrize("query", ["tumbling", "sliding", "final_windows"])

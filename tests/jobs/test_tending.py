@@ -135,9 +135,9 @@ def test_no_commit_is_lost_to_upkeep_in_another_process_whose_renames_are_slow(
     conf |= {"spark.hadoop.fs.file.impl": "SlowFs", "spark.driver.extraClassPath": f"{tmp_path}:{jars}"}
     script = tmp_path / "beside.py"
     script.write_text(BESIDE)
-    log = (tmp_path / "log").open("w")
     argv = [sys.executable, str(script), json.dumps(conf), root, name, str(tmp_path)]
-    other = subprocess.Popen(argv, stdout=log, stderr=log)
+    with (tmp_path / "log").open("w") as log:
+        other = subprocess.Popen(argv, stdout=log, stderr=log)
     try:
         seen = tmp_path / "rounds"
         number, deadline = 6, time.monotonic() + 240

@@ -24,7 +24,7 @@ _SIMPLE = {
 _UPSERTED = "{'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'T4'}"
 # Cassandra's own page on the strategy (CASSANDRA-9666) advises 20 to 30 windows in the lifetime of a row.
 _WINDOWS_PER_TTL = 24
-# Deletes come from the users refresh alone; ten days (Cassandra's default) leave time for a repair.
+# Deletes come from the users refresh and from complete mode; ten days (Cassandra's default) leave time for a repair.
 _GC_GRACE = timedelta(days=10)
 
 

@@ -242,7 +242,7 @@ class Query(Strict):
     state: State | None = Field(None, description="Of an aggregate or join: where its state is and how large.")
     matched: Name | None = Field(
         None,
-        description="Boolean column that the transform adds, not written: rows where it is false are dead letters.",
+        description="Boolean column that the transform adds, not written: rows where it is not true are dead letters.",
     )
     columns: dict[Name, Column] = Field(description="The columns that are written, by name.")
     sinks: list[Sink] = Field(min_length=1, description="Where the rows go; each kind has keys of its own.")

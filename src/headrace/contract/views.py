@@ -15,7 +15,7 @@ from typing import Literal
 from headrace.contract.model import CassandraSink, Column, Pipeline, Query
 from headrace.errors import HeadraceError
 
-DAY = "day"
+DAY = "day"  # see `day`
 WINDOW_START, WINDOW_END = "window_start", "window_end"
 CHUNK_DAYS = 7
 
@@ -47,7 +47,7 @@ def day_column(query: Query) -> str:
     if kind(query) == "window":
         return WINDOW_START
     if kind(query) == "running":
-        return DAY
+        return day(query)
     times = [name for name, column in query.columns.items() if column.type == "timestamp" and column.required]
     if not times:
         raise HeadraceError(
@@ -58,8 +58,13 @@ def day_column(query: Query) -> str:
 
 def columns(query: Query) -> dict[str, Column]:
     """Return the columns of a view: the day first, then the query's own."""
-    day = Column(type="date", required=True, description="Day of event time, UTC.")
-    return {DAY: day} | dict(query.columns)
+    spec = Column(type="date", required=True, description="Day of event time, UTC.")
+    return {day(query): spec} | dict(query.columns)
+
+
+def day(query: Query) -> str:
+    """Return the name of a view's first column, the day; where the query has a column of that name, another."""
+    return f"_headrace_{DAY}" if DAY in query.columns else DAY
 
 
 def key(query: Query) -> list[str]:

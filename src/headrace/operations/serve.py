@@ -150,7 +150,7 @@ def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[dict
 
     if asked.horizon is None or (since is not None and since >= asked.horizon):
         return []
-    condition: BooleanExpression = LessThan(views.DAY, asked.horizon.date().isoformat())
+    condition: BooleanExpression = LessThan(views.day(asked.query), asked.horizon.date().isoformat())
     for name, value in asked.keys.items():
         condition = And(condition, EqualTo(name, value))
     if time_:

@@ -26,13 +26,15 @@ from headrace.contract.ledger import Record
 from headrace.contract.model import Window
 
 _MICROSECOND = timedelta(microseconds=1)
-_TAKEN = "batch bigint, late_watermark_ms bigint"
+BATCH, LATE_MARK, ROWS = "_headrace_batch", "_headrace_late_watermark_ms", "_headrace_rows"
+"""Columns that are added to records and rows, beside a user's own of any name."""
+_TAKEN = f"{BATCH} bigint, {LATE_MARK} bigint"
 
 _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
 
 
 def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
-    """Return accepted archive records (any frame with `source`) with `batch` and `late_watermark_ms` (milliseconds).
+    """Return accepted archive records (any frame with `source`) with BATCH and LATE_MARK (milliseconds).
 
     Both are null where no batch of this ledger (one generation of one query) took the record, or not yet.
     """
@@ -50,12 +52,12 @@ def late_windows(records: DataFrame, window: Window, transform: Callable[[DataFr
 
     `records` comes from `batch_of`; `transform` is the query's own and gives `window_start`.
     """
-    return _by_class(records, window, transform, lambda end: end <= F.col("late_watermark_ms") * 1000)
+    return _by_class(records, window, transform, lambda end: end <= F.col(LATE_MARK) * 1000)
 
 
 def in_time_windows(records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame]) -> DataFrame:
     """Return the transform's rows over all other pairs: what the sink must hold, whatever the transform computes."""
-    return _by_class(records, window, transform, lambda end: end > F.col("late_watermark_ms") * 1000)
+    return _by_class(records, window, transform, lambda end: end > F.col(LATE_MARK) * 1000)
 
 
 def _by_class(
@@ -80,29 +82,29 @@ def _by_class(
 
 def split_late(records: DataFrame, event_time: str) -> tuple[DataFrame, DataFrame]:
     """Split one side of a join, from `batch_of`, into (rows that Spark joined, rows that it dropped as late)."""
-    late = F.unix_micros(event_time) <= F.col("late_watermark_ms") * 1000
+    late = F.unix_micros(event_time) <= F.col(LATE_MARK) * 1000
     return records.where(~late), records.where(late)
 
 
 def late_joined(
     sides: Mapping[str, DataFrame], event_times: Mapping[str, str], transform: Callable[..., DataFrame]
 ) -> DataFrame:
-    """Return what late rows would have changed in a join: its rows with `rows`, how many more (or, below 0, fewer).
+    """Return what late rows would have changed in a join: its rows with ROWS, how many more (or, below 0, fewer).
 
     `sides` are the transform's parameters, from `batch_of`. Fewer: a left row that came out without a partner although
     a late one was there.
     """
-    sides = {name: side.where("batch IS NOT NULL") for name, side in sides.items()}
+    sides = {name: side.where(F.col(BATCH).isNotNull()) for name, side in sides.items()}
     in_time = {name: split_late(side, event_times[name])[0] for name, side in sides.items()}
     whole, kept = counted(transform(**sides)), counted(transform(**in_time))
-    both = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
-    columns = [name for name in whole.columns if name != "rows"]
-    return both.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
+    both = whole.unionByName(kept.withColumn(ROWS, -F.col(ROWS)))
+    columns = [name for name in whole.columns if name != ROWS]
+    return both.groupBy(*columns).agg(F.sum(ROWS).alias(ROWS)).where(F.col(ROWS) != 0)
 
 
 def counted(frame: DataFrame) -> DataFrame:
-    """Return the distinct rows of a frame with `rows`, how often each is there."""
-    return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias("rows"))
+    """Return the distinct rows of a frame with ROWS, how often each is there."""
+    return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias(ROWS))
 
 
 def reconcile(
@@ -118,7 +120,7 @@ def reconcile(
 def side_by_side(
     batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]
 ) -> DataFrame:
-    """Return every key with its sums in all three: keys, then batch_<value>, speed_<value>, late_<value> for each value.
+    """Return every key with its sums in all three: keys, then _batch_<value>, _speed_<value>, _late_<value> for each value.
 
     All three have `keys` and the numeric `values` (no floats: their sums depend on order). A key that is absent from
     one counts as 0 there, a null key equals a null key, and a key that is twice in one counts twice.
@@ -128,7 +130,7 @@ def side_by_side(
         frame.select(
             *keys,
             *(
-                (F.col(value) if side == own else F.lit(None)).alias(f"{side}_{value}")
+                (F.col(value) if side == own else F.lit(None)).alias(f"_{side}_{value}")
                 for value in values
                 for side in sides
             ),
@@ -141,22 +143,24 @@ def side_by_side(
 
 def differing(sides: DataFrame, values: Sequence[str], tolerance: Decimal | int = 0) -> DataFrame:
     """Return the rows of `side_by_side` where a value differs by more than the tolerance."""
-    differs = [F.abs(F.col(f"batch_{v}") - F.col(f"speed_{v}") - F.col(f"late_{v}")) > F.lit(tolerance) for v in values]
+    differs = [
+        F.abs(F.col(f"_batch_{v}") - F.col(f"_speed_{v}") - F.col(f"_late_{v}")) > F.lit(tolerance) for v in values
+    ]
     return sides.where(reduce(lambda one, other: one | other, differs))
 
 
 def matched(sides: Mapping[str, DataFrame], keys: Sequence[str], values: Sequence[str]) -> DataFrame:
-    """Return every key with its values on each side: keys, has_<side>, then <side>_<value>; of any type.
+    """Return every key with its values on each side: keys, _has_<side>, then _<side>_<value>; of any type.
 
     Each side has `keys`, of which a key stands once, and `values`; where a side lacks a key its values are null.
     """
     parts = [
         frame.select(
             *keys,
-            *(F.lit(True if side == own else None).cast("boolean").alias(f"has_{side}") for side in sides),
+            *(F.lit(True if side == own else None).cast("boolean").alias(f"_has_{side}") for side in sides),
             *(
                 (F.col(value) if side == own else F.lit(None).cast(sides[own].schema[value].dataType)).alias(
-                    f"{side}_{value}"
+                    f"_{side}_{value}"
                 )
                 for side in sides
                 for value in values
@@ -173,10 +177,10 @@ def unlike(sides: DataFrame, one: str, other: str, values: Sequence[str], tolera
 
     Numbers may differ by the tolerance.
     """
-    differs = [~F.col(f"has_{one}").eqNullSafe(F.col(f"has_{other}"))]
+    differs = [~F.col(f"_has_{one}").eqNullSafe(F.col(f"_has_{other}"))]
     for value in values:
-        first, second = F.col(f"{one}_{value}"), F.col(f"{other}_{value}")
-        if tolerance and isinstance(sides.schema[f"{one}_{value}"].dataType, NumericType):
+        first, second = F.col(f"_{one}_{value}"), F.col(f"_{other}_{value}")
+        if tolerance and isinstance(sides.schema[f"_{one}_{value}"].dataType, NumericType):
             differs.append(F.coalesce(F.abs(first - second), F.lit(0)) > F.lit(tolerance))
         else:
             differs.append(~first.eqNullSafe(second))
@@ -197,12 +201,12 @@ def _ranges(ledger: Sequence[Record]) -> _Ranges:
 
 def _find(topic: pd.Series, partition: pd.Series, offset: pd.Series, ranges: _Ranges) -> pd.DataFrame:
     """Look up the range of each offset by binary search: a join on ranges would compare each record with each batch."""
-    result = pd.DataFrame({"batch": None, "late_watermark_ms": None}, index=offset.index, dtype="Int64")
+    result = pd.DataFrame({BATCH: None, LATE_MARK: None}, index=offset.index, dtype="Int64")
     for key, rows in offset.groupby([topic, partition]):
         if key in ranges:
             starts, ends, batches, marks = ranges[key]
             place = np.searchsorted(starts, rows.to_numpy(), side="right") - 1
             inside = (place >= 0) & (rows.to_numpy() < ends[place])
-            result.loc[rows.index[inside], "batch"] = batches[place[inside]]
-            result.loc[rows.index[inside], "late_watermark_ms"] = marks[place[inside]]
+            result.loc[rows.index[inside], BATCH] = batches[place[inside]]
+            result.loc[rows.index[inside], LATE_MARK] = marks[place[inside]]
     return result

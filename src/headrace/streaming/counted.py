@@ -8,11 +8,13 @@ It is read from the query's newest execution, which is the one that runs now: no
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+
+from headrace.streaming import refusals
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +22,17 @@ NAME = "headrace_rows"
 _QUERY_ID = "sql.streaming.queryId"  # Spark's own, in the thread of a query (StreamExecution.QUERY_ID_KEY)
 
 
+class Counts(NamedTuple):
+    """How many rows the tasks of an execution have given by now, and how many of them no sink gets."""
+
+    rows: int
+    refused: int
+
+
 def observed(frame: DataFrame) -> DataFrame:
     """Return a streaming frame whose batches count their rows. Its plan's state and its checkpoint are as without."""
-    return frame.observe(NAME, F.count(F.lit(1)).alias("rows"))
+    refused = F.count(refusals.REASON) if refusals.REASON in frame.columns else F.count(F.lit(None))
+    return frame.observe(NAME, F.count(F.lit(1)).alias("rows"), refused.alias("refused"))
 
 
 def execution(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
@@ -34,15 +44,15 @@ def execution(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
     return query._jsq.streamingQuery().lastExecution()
 
 
-def rows(running: Any) -> int:  # noqa: ANN401 - a Java object
-    """Return how many rows the tasks of an observed execution have given by now, those of repeated jobs included.
+def counts(running: Any) -> Counts:  # noqa: ANN401 - a Java object
+    """Return what the tasks of an observed execution have given by now, those of repeated jobs included.
 
     Raises KeyError where the frame was not observed.
     """
     found = running.observedMetrics().get(NAME)
     if found.isEmpty():
         raise KeyError(NAME)
-    return int(found.get().getLong(0))
+    return Counts(int(found.get().getLong(0)), int(found.get().getLong(1)))
 
 
 def records(running: Any) -> int | None:  # noqa: ANN401 - a Java object

@@ -82,10 +82,8 @@ def _companions(frame: DataFrame, query: Query) -> Iterator[str]:
     there = {name.lower() for name in frame.columns}
     if any(isinstance(sink, KafkaSink) and sink.identity == "source" for sink in query.sinks) and "source" not in there:
         yield "a Kafka sink identifies its rows by `source`, and the result lacks it; select it too, or declare identity"
-    if query.matched:
-        for name in ("source", "raw"):
-            if name not in there:
-                yield f"rows without a match become dead letters by `{name}`, and the result lacks it; select it too"
+    if query.matched and "source" not in there:
+        yield "the dead letters of rows without a match are found by `source`, and the result lacks it; select it too"
 
 
 def _cast(name: str, kind: str, found: str) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from headrace.contract.exits import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.errors import HeadraceError
-from headrace.streaming import counted, link, plan, source, writer
+from headrace.streaming import counted, link, plan, refusals, source, writer
 from headrace.streaming.declared import require_declared, transformed
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.session import kafka_options
@@ -288,15 +289,18 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
     topics = identity.read(paths)
     declared = pipeline.queries.get(name)
     if declared:
-        write = writer.declared_write(pipeline, name, declared, paths, kafka)
+        records = partial(source.again, driver.spark, pipeline, declared.sources[0], kafka)
+        letters = writer.letters_write(declared, kafka, records)
+        write = writer.declared_write(pipeline, name, declared, paths, kafka, letters)
+        frame = refusals.judged(frame, pipeline, declared)
         mode, trigger = declared.mode, declared.trigger
-        required = tuple(column for column, spec in declared.columns.items() if spec.required)
+        required = refusals.must_hold(declared)
         cassandra = _link(driver, name, declared, counters)
-        often, refused = bool(declared.matched) or len(declared.sinks) > 1, writer.unmatched(declared)
+        often, refused = writer.reads_often(declared), refusals.REFUSED
     else:
         topic = name.removeprefix(names.ARCHIVE_PREFIX)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
-        required, cassandra, often, refused = (), None, True, "reason IS NOT NULL"
+        letters, required, cassandra, often, refused = None, (), None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(
         driver.spark,
@@ -310,7 +314,8 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         cassandra,
         often,
         refused,
-        topics,
+        topics=topics,
+        letters=letters,
     )
     full_name = names.query_name(pipeline.name, name)
     # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.

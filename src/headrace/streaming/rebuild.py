@@ -27,7 +27,7 @@ from headrace.contract.generation import Generation
 from headrace.contract.model import Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_archive, queries, reasons, sinks, source, writer
+from headrace.streaming import batch_archive, queries, reasons, refusals, sinks, source, writer
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 from headrace.streaming.session import kafka_options
@@ -106,7 +106,7 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         job.progress(number, len(cuts), f"chunk {number + 1} of {len(cuts)}")
         progress.records = _lay(rebuild, rows, progress.read, cut, number)
         progress.chunk = cut
-        _feed(rebuild, progress)
+        _feed(rebuild, progress, rows[topics[0]])
         progress.read = cut
     job.progress(len(cuts), len(cuts), "writes the offset log")
     _to_kafka(rebuild, progress)
@@ -180,7 +180,7 @@ def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: O
     return count
 
 
-def _feed(rebuild: Rebuild, progress: Progress) -> None:
+def _feed(rebuild: Rebuild, progress: Progress, records: DataFrame) -> None:
     """Run the query over what was laid last, until it and the batch that moves the watermark are committed."""
     job, query = rebuild.job, rebuild.query
     frames: dict[str, DataFrame] = {}
@@ -201,32 +201,33 @@ def _feed(rebuild: Rebuild, progress: Progress) -> None:
         .outputMode(query.mode)
         .trigger(availableNow=True)
         .option("checkpointLocation", rebuild.paths.checkpoint)
-        .foreachBatch(_writing(rebuild, progress))
+        .foreachBatch(_writing(rebuild, progress, records))
         .start()
     )
     running.awaitTermination()
 
 
-def _writing(rebuild: Rebuild, progress: Progress) -> Any:  # noqa: ANN401 - a foreachBatch function
+def _writing(rebuild: Rebuild, progress: Progress, records: DataFrame) -> Any:  # noqa: ANN401 - a foreachBatch function
     job = rebuild.job
     kafka = kafka_options(read_kafka(job.bindings))
-    write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka)
+    letters = writer.letters_write(rebuild.query, kafka, lambda _: records)
+    write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka, letters)
     full = names.query_name(job.pipeline.name, rebuild.name)
-    required = [name for name, column in rebuild.query.columns.items() if column.required]
+    required = refusals.must_hold(rebuild.query)
 
     def written(frame: DataFrame, number: int) -> None:
         began = time.time_ns() // 1_000_000
         taken = _range(rebuild, progress, number)
         rows_in = progress.records if taken.offsets else 0
-        frame.persist(StorageLevel.MEMORY_AND_DISK)
+        frame = refusals.judged(frame, job.pipeline, rebuild.query).persist(StorageLevel.MEMORY_AND_DISK)
         try:
             nulls = [F.count(F.when(F.col(name).isNull(), True)) for name in required]
-            counts = frame.agg(F.count(F.lit(1)), *nulls).first()
+            counts = frame.agg(F.count(F.lit(1)), F.count(refusals.REASON), *nulls).first()
             assert counts is not None
-            if any(counts[1:]):
+            if any(counts[2:]):
                 raise HeadraceError(f"{full} has {reasons.NULL_IN_REQUIRED}: correct the transform before a rebuild.")
             if counts[0]:
-                write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end))
+                write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1])))
         finally:
             frame.unpersist()
         now = time.time_ns() // 1_000_000

@@ -31,6 +31,7 @@ from headrace.streaming import (
     reconcile_lookups,
     reconcile_rows,
     reconcile_sinks,
+    refusals,
     source,
     tables,
     views,
@@ -131,9 +132,12 @@ def _compare(
     typed: Mapping[str, DataFrame], order: Mapping[str, Any],
 ) -> Iterator[Account]:  # fmt: skip
     query, cut = job.pipeline.queries[each.name], cut_of(job, each, records, archives)
-    transform, since_ms, tolerance = job.transforms[each.name], order["since_ms"], Decimal(order["tolerance"])
+    transform = refusals.taken(job.transforms[each.name], job.pipeline, query)
+    since_ms, tolerance = order["since_ms"], Decimal(order["tolerance"])
     sides = {
-        topic: batch.batch_of(typed[topic], cut.ledger).where("batch IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
+        topic: batch.batch_of(typed[topic], cut.ledger)
+        .where(F.col(batch.BATCH).isNotNull())
+        .persist(StorageLevel.MEMORY_AND_DISK)
         for topic in query.sources
     }
     (first, *_) = query.sources
@@ -191,13 +195,15 @@ def _compare_lookups(
     job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
 ) -> None:
     topic = query.sources[0]
-    letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).where(F.col("_reason").startswith("unmatched"))
+    full = names.query_name(job.pipeline.name, account.query)
+    letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).where(F.col("_query") == full)
     tables = {name: job.pipeline.dimensions[name] for name in query.dimensions}
     dimensions = {
         name: job.spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()
     }
-    rows = job.transforms[account.query](**{topic: records}, **dimensions)
-    placed = batch.batch_of(rows, cut.surely).where("batch IS NOT NULL")
+    transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
+    rows = transform(**{topic: records}, **dimensions)
+    placed = batch.batch_of(rows, cut.surely).where(F.col(batch.BATCH).isNotNull())
     reconcile_lookups.newest(account, query, sink, placed, reconcile_sinks.placed_by_id(letters, topic), speed)
 
 
@@ -227,7 +233,7 @@ def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generat
         return rows.withColumn(
             reconcile_kinds.OLD, F.coalesce(F.col(reconcile_sinks.WRITTEN), F.lit(0)) < now.started_micros
         )
-    records = reconcile_sinks.rows_of(reconcile_sinks.newest_of_each(rows), query)
+    records = reconcile_sinks.rows_of(rows, query, sink)
     old = F.coalesce(F.col(reconcile_sinks.GENERATION), F.lit(0)) < now.number
     return records.withColumn(reconcile_kinds.OLD, old).select(*query.columns, reconcile_kinds.OLD)
 
@@ -256,8 +262,8 @@ def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
         account.note = "nothing is archived yet"
         return account
     letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
-    # What a query refused for want of a partner was accepted by the contract: it is no part of this account.
-    own = letters.where(~F.coalesce(F.col("_reason"), F.lit("")).startswith("unmatched"))
+    # What a query refused was accepted by the contract: it is no part of this account.
+    own = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
     placed = reconcile_sinks.placed_by_id(own, topic)
     since = reconcile_sinks.retained_since_ms(job, topic, letters)
     rows = batch_archive.records(job.spark, found)

@@ -92,11 +92,11 @@ def windows(
     }
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, together, F.col("has_late"))
+        _count(account, together, F.col("_has_late"))
         found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
         reach += [F.unix_micros(window.column) < F.unix_micros(views.WINDOW_END)]
-        is_late = F.unix_millis(views.WINDOW_END) <= F.col("late_watermark_ms")
+        is_late = F.unix_millis(views.WINDOW_END) <= F.col(batch.LATE_MARK)
         _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform)
     finally:
         together.unpersist()
@@ -125,7 +125,7 @@ def running(
     pending = F.broadcast(speed.where(F.col("_as_of") > cut.batch).select(*keys))
     account.pending = pending.count()
     rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
-    rows = rows.where(F.col("batch") <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
+    rows = rows.where(F.col(batch.BATCH) <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
     whole = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
     sides = {"due": whole, "speed": speed.where(F.col("_as_of") <= cut.batch)}
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
@@ -160,17 +160,17 @@ def joined(
 
     in_time = {name: batch.split_late(side, times[name])[0] for name, side in sides.items()}
     whole, kept = rows(transform(**sides)), rows(transform(**in_time))
-    late = whole.unionByName(kept.withColumn("rows", -F.col("rows")))
-    late = late.groupBy(*columns).agg(F.sum("rows").alias("rows")).where("rows <> 0")
+    late = whole.unionByName(kept.withColumn(batch.ROWS, -F.col(batch.ROWS)))
+    late = late.groupBy(*columns).agg(F.sum(batch.ROWS).alias(batch.ROWS)).where(F.col(batch.ROWS) != 0)
     own = (
         speed.where(f"NOT {OLD}").unionByName(speed.where(OLD).join(kept, key, "left_semi"))
         if OLD in speed.columns
         else speed
     )
-    together = batch.side_by_side(whole, rows(own), late, columns, ["rows"]).persist(StorageLevel.MEMORY_AND_DISK)
+    together = batch.side_by_side(whole, rows(own), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, together, F.col("late_rows") != 0)
-        found = batch.differing(together, ["rows"])
+        _count(account, together, F.col(f"_late_{batch.ROWS}") != 0)
+        found = batch.differing(together, [batch.ROWS])
         account.differing = found.count()
         for row in found.limit(KEEP).collect():
             account.differences.append(_joined_difference(row, columns))
@@ -184,7 +184,7 @@ def _judged(found: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFram
     if OLD not in speed.columns:
         return found
     left = speed.where(OLD).select(*keys)
-    return found.where("has_due").unionByName(found.where("has_due IS NULL").join(left, list(keys), "left_anti"))
+    return found.where("_has_due").unionByName(found.where("_has_due IS NULL").join(left, list(keys), "left_anti"))
 
 
 def _count(account: Account, sides: DataFrame, late: Column) -> None:
@@ -213,13 +213,14 @@ def _tell(
     for row in whole.join(F.broadcast(named), list(keys), "left_semi").collect():
         told[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
     behind = records.join(F.broadcast(named), condition).select(
-        *(named[key] for key in keys), "batch", late.alias("late"), "source.*"
+        *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col("source").alias("_place")
     )
-    parts = behind.groupBy(*keys, "topic", "partition").agg(
-        F.min("offset").alias("first"),
-        F.max("offset").alias("last"),
-        F.sort_array(F.collect_set("batch")).alias("batches"),
-        F.max(F.when(~F.col("late"), F.col("batch"))).alias("expected"),
+    topic, partition = F.col("_place.topic").alias("_topic"), F.col("_place.partition").alias("_partition")
+    parts = behind.groupBy(*keys, topic, partition).agg(
+        F.min("_place.offset").alias("_first"),
+        F.max("_place.offset").alias("_last"),
+        F.sort_array(F.collect_set(batch.BATCH)).alias("_batches"),
+        F.max(F.when(~F.col("_late"), F.col(batch.BATCH))).alias("_expected"),
     )
     for row in parts.collect():
         _add_place(told[tuple(row[key] for key in keys)], row)
@@ -227,24 +228,26 @@ def _tell(
 
 
 def _add_place(told: dict[str, Any], row: Row) -> None:
-    told["batches"] = sorted({*told["batches"], *row.batches})
-    told["offsets"][f"{row.topic}/{row.partition}"] = [row["first"], row["last"]]
-    newest = [number for number in (told.get("expected_batch"), row.expected) if number is not None]
+    told["batches"] = sorted({*told["batches"], *row["_batches"]})
+    told["offsets"][f"{row['_topic']}/{row['_partition']}"] = [row["_first"], row["_last"]]
+    newest = [number for number in (told.get("expected_batch"), row["_expected"]) if number is not None]
     told["expected_batch"] = max(newest) if newest else None
 
 
 def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
     sides = {
-        side: {v: row[f"{side}_{v}"] for v in values} if row.get(f"has_{side}") else None
+        side: {v: row[f"_{side}_{v}"] for v in values} if row.get(f"_has_{side}") else None
         for side in ("due", "speed", "late")
     }
-    what = "missing in the sink" if not sides["speed"] else "differs" if sides["due"] else "in the sink without records"
+    # A row of key columns only is there with no value at all.
+    there, due = sides["speed"] is not None, sides["due"] is not None
+    what = "missing in the sink" if not there else "differs" if due else "in the sink without records"
     return {"what": what, "key": {key: row[key] for key in keys}, "batch": None, **sides, "batches": [], "offsets": {}}
 
 
 def _joined_difference(row: Row, columns: Sequence[str]) -> dict[str, Any]:
-    counts = {side: {"rows": row[f"{side}_rows"]} for side in ("batch", "speed", "late")}
-    due = row["batch_rows"] - row["late_rows"] > 0
+    counts = {side: {"rows": row[f"_{side}_{batch.ROWS}"]} for side in ("batch", "speed", "late")}
+    due = row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0
     what = "missing in the sink" if due else "in the sink without records"
     key = {column: row[column] for column in columns}
     return {"what": what, "key": key, **counts, "due": {} if due else None, "batches": [], "offsets": {}}
@@ -282,7 +285,7 @@ def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame]
     rows = (
         sides[query.join.left]
         .where(F.col(column).isin(*wanted))
-        .select(F.col(column).alias("_key"), "batch", "source.*")
+        .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), "source.*")
     )
     for row in rows.collect():
         for each in account.differences:

@@ -16,7 +16,7 @@ from headrace.contract.gaps import Loss
 from headrace.contract.ledger import Record
 from headrace.contract.model import Query
 from headrace.contract.outputs import Directory
-from headrace.streaming import batch_archive, reconcile_sinks
+from headrace.streaming import batch, batch_archive, reconcile_sinks, sinks
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.reconcile_kinds import KEEP, Account
 from headrace.streaming.reconcile_sinks import OFFSET, PARTITION
@@ -36,7 +36,7 @@ def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFram
     made = expected.select(
         F.col("source.partition").alias(PARTITION),
         F.col("source.offset").alias(OFFSET),
-        reconcile_sinks.json_of(query).alias("text"),
+        sinks.json_of(query).alias("text"),
     )
     made = batch_archive.beyond(batch_archive.before(made, past, OFFSET, PARTITION), first, OFFSET, PARTITION)
     found = inside.withColumn("text", F.col("value").cast("string"))
@@ -69,17 +69,18 @@ def in_files(
 ) -> None:
     """Compare a projection's rows with the directories of its folder: each has exactly the rows of its batches.
 
-    `placed` has the query's columns and `batch`; `rows` comes from `reconcile_sinks.files`. A batch without a directory
+    `placed` has the query's columns and `batch.BATCH`; `rows` comes from `reconcile_sinks.files`. A batch without a directory
     stands for itself.
     """
     whole = [each for each in directories if each.last <= ledger[-1]["batch"]]
     taken = placed.sparkSession.createDataFrame(
-        [(each.first, each.last) for each in whole], "first BIGINT, last BIGINT"
+        [(each.first, each.last) for each in whole], "_first BIGINT, _last BIGINT"
     )
-    placed = placed.where(F.col("batch") <= ledger[-1]["batch"])
-    inside = (F.col("first") <= F.col("batch")) & (F.col("batch") <= F.col("last"))
+    number = F.col(batch.BATCH)
+    placed = placed.where(number <= ledger[-1]["batch"])
+    inside = (F.col("_first") <= number) & (number <= F.col("_last"))
     digest = F.xxhash64(*query.columns)
-    made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("first", "batch").alias("batch"))
+    made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("_first", number).alias("batch"))
     made = made.agg(F.count(F.lit(1)).alias("made_rows"), F.sum(digest).alias("made_hash"))
     found = rows.where(F.col("batch_id").isin([each.first for each in whole])).groupBy(F.col("batch_id").alias("batch"))
     found = found.agg(F.count(F.lit(1)).alias("found_rows"), F.sum(digest).alias("found_hash"))
@@ -139,14 +140,17 @@ def archive(
     refused = refused.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
     letters = batch_archive.before(letters, found.ends, OFFSET, PARTITION)
     theirs = letters.groupBy(PARTITION, OFFSET).agg(
-        F.first("key").alias("sent_key"), F.first("value").alias("sent_value"), F.lit(True).alias("there")
+        F.first("key").alias("sent_key"),
+        F.first("value").alias("sent_value"),
+        F.first("_cut").alias("cut"),
+        F.lit(True).alias("there"),
     )
     pairs = refused.withColumn("here", F.lit(True)).join(theirs, [PARTITION, OFFSET], "full")
     wrong = pairs.where(
         F.col("here").isNull()
         | F.col("there").isNull()
-        | ~F.col("key").eqNullSafe(F.col("sent_key"))
-        | ~F.col("value").eqNullSafe(F.col("sent_value"))
+        | ~_as_sent("key").eqNullSafe(F.col("sent_key"))
+        | ~_as_sent("value").eqNullSafe(F.col("sent_value"))
     )
     if since_ms:  # what the archive has from before the topic is whole cannot be told from what it never had
         wrong = wrong.where(F.col("here").isNotNull())
@@ -174,6 +178,12 @@ def _lost(loss: Loss, topic: str) -> list[dict[str, Any]]:
     for each in told:
         each["batches"] = [] if loss.batch is None else [loss.batch]
     return told
+
+
+def _as_sent(name: str) -> Column:
+    """Return the bytes that a letter of a record has: all of them, or their beginning where the letter was too large."""
+    begins = F.col(name).substr(F.lit(1), F.octet_length(f"sent_{name}"))
+    return F.when(F.col("cut").isNull(), F.col(name)).otherwise(begins)
 
 
 def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:

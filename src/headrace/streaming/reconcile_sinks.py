@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import names
 from headrace.contract.bindings import READ_COMMITTED, read_kafka
-from headrace.contract.model import CassandraSink, Query
+from headrace.contract.model import CassandraSink, KafkaSink, Query
 from headrace.contract.outputs import Directory
 from headrace.contract.spark import ddl
 from headrace.streaming import sinks
@@ -28,9 +28,11 @@ def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFra
     cells = [column for column in query.columns if column not in key]
     full = f"{names.CASSANDRA_CATALOG}.{keyspace}.{table}"
     # The connector's own function; a cell that was written by hand has the clock's time, whatever the others have.
-    times = [f"writetime({cell}) AS _written_{cell}" for cell in cells]
-    rows = job.spark.table(full).selectExpr(*query.columns, *times)
-    newest = F.greatest(*(F.col(f"_written_{cell}") for cell in cells), F.lit(None).cast("bigint"))
+    times = [F.expr(f"writetime(`{cell}`)").alias(f"_written_{cell}") for cell in cells]
+    rows = job.spark.table(full).select(*query.columns, *times)
+    # A table of key columns only has no cell, and no write time that could be asked for.
+    nothing = F.lit(None).cast("bigint")
+    newest = F.greatest(*(F.col(f"_written_{cell}") for cell in cells), nothing, nothing)
     rows = rows.withColumn(WRITTEN, newest).select(*query.columns, WRITTEN)
     return typed(rows, query)
 
@@ -63,6 +65,8 @@ def topic(job: Job, name: str) -> DataFrame:
         header("headrace.generation").cast("int").alias(GENERATION),
         header("headrace.batch").cast("bigint").alias(BATCH),
         header(sinks.HEADER_REASON).alias("_reason"),
+        header(sinks.HEADER_CUT).alias("_cut"),
+        header("headrace.query").alias("_query"),
     )
 
 
@@ -78,17 +82,22 @@ def newest_of_each(records: DataFrame) -> DataFrame:
     return records.groupBy("_id").agg(F.max(ordered).alias("row")).select("_id", "row.*")
 
 
-def rows_of(records: DataFrame, query: Query) -> DataFrame:
-    """Return the columns of the records' JSON, beside what `topic` gave."""
+def rows_of(records: DataFrame, query: Query, sink: KafkaSink) -> DataFrame:
+    """Return the rows of a topic, each once: the newest record's, with the query's columns and GENERATION.
+
+    Of rows that have an identity of their own the columns tell which are one: an id of an older release may stand for
+    two rows (`sinks.identity`).
+    """
     options = {"timestampFormat": sinks.JSON_TIMESTAMP}
     row = F.from_json(F.col("value").cast("string"), ddl(query.columns), options)
-    return records.withColumn("_row", row).select(*(F.col(f"_row.{name}") for name in query.columns), *records.columns)
-
-
-def json_of(query: Query) -> Column:
-    """Return the JSON text that a row has in a topic."""
-    options = {"timestampFormat": sinks.JSON_TIMESTAMP, "ignoreNullFields": "false"}
-    return F.to_json(F.struct(*query.columns), options)
+    parsed = records.withColumn("_row", row)
+    if sink.identity != "source":
+        own = parsed.select(
+            *(F.col(f"_row.{name}") for name in query.columns), *(n for n in parsed.columns if n[0] == "_")
+        )
+        parsed = own.withColumn("_id", sinks.identity(sink)).select(*(n for n in own.columns if n[0] == "_"))
+    newest = newest_of_each(parsed)
+    return newest.select(*(F.col(f"_row.{name}").alias(name) for name in query.columns), GENERATION)
 
 
 def placed_by_id(records: DataFrame, source: str) -> DataFrame:

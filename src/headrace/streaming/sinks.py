@@ -6,22 +6,30 @@ Kafka: a deterministic id in the headers. Iceberg: the offsets that the table ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import archived, names, objects, outputs, submit
+from headrace.contract import archived, limits, names, objects, outputs, submit
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
 from headrace.streaming import java
 
 WRITETIME = "headrace_writetime"
+SOURCE = "source"
+"""The column with a row's coordinates (topic, partition, offset), which decoding adds (`decode.ADDED_COLUMNS`)."""
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
+HEADER_CUT = "headrace.cut"
+OWN_HEADERS = (HEADER_ID, HEADER_REASON, HEADER_CUT, "headrace.query", "headrace.generation", "headrace.batch",
+               "headrace.topic", "headrace.partition", "headrace.offset")  # fmt: skip
+RECORD_HEADER = "record."
+"""What a letter puts before a header of its record that has the name of one of ours: a record may have been a letter."""
+_HEADERS = "array<struct<key:string,value:binary>>"
 JSON_TIMESTAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 
@@ -56,11 +64,10 @@ def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: Cass
     writetime = str(batch.writetime_micros)
     rows = frame
     if sink.writetime != "batch":
+        writetime = writetime_column(frame.columns)
         rows = newest_cells(frame, [*sink.partition_key, *sink.clustering_key], sink.writetime)
-        writetime = WRITETIME
     options = submit.cassandra_sink_options(sink) | {"keyspace": keyspace, "table": table, "writetime": writetime}
-    writing = together(rows, sink).write.format("org.apache.spark.sql.cassandra").mode("append")
-    writing.options(**options).save()
+    _upsert(together(rows, sink), options)
 
 
 def together(rows: DataFrame, sink: CassandraSink) -> DataFrame:
@@ -72,74 +79,144 @@ def together(rows: DataFrame, sink: CassandraSink) -> DataFrame:
     return rows.sortWithinPartitions(*sink.partition_key) if sink.clustering_key else rows
 
 
+def writetime_column(taken: Sequence[str]) -> str:
+    """Return the name of the column that holds a row's write time, none of those that are taken.
+
+    The connector makes a CQL variable of it without quotes, so it cannot begin with an underscore like our others.
+    """
+    name = WRITETIME
+    while name in taken:
+        name += "_"
+    return name
+
+
 def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:
-    """Reduce to the newest cells of each key; WRITETIME (microseconds) is when a row's cells were true.
+    """Reduce to the newest cells of each key; the `writetime_column` (microseconds) is when a row's cells were true.
 
     Cassandra's own rule (Cells.reconcile), applied before it is asked: per cell the newest value wins, at equal times
     the greater, and a null does not overwrite, it says "unknown". Rows of one key in one batch would share a
     statement's timestamp otherwise. A cell that is older than its key's newest row is a row of its own, with its own
-    time: under the newer one it would win over a value that an earlier batch wrote in between.
+    time: under the newer one it would win over a value that an earlier batch wrote in between. `time` may be part of
+    the key, as in a time series: all rows of a key then have one time.
     """
+    written = writetime_column(frame.columns)
     others = [name for name in frame.columns if name not in key]
     known = [
         F.max(F.when(F.col(name).isNotNull(), F.struct(F.col(time).alias("at"), F.col(name).alias("value")))).alias(
-            name
+            f"_cell_{name}"
         )
         for name in others
     ]
+    if time in key:
+        cells = frame.groupBy(*key).agg(F.max(F.unix_micros(time)).alias("_headrace_at"), *known)
+        values = [F.col(f"_cell_{name}.value").alias(name) for name in others]
+        return cells.select(*key, *values, F.col("_headrace_at").alias(written))
     cells = frame.groupBy(*key).agg(*known)
-    newest = F.col(f"{time}.at")
+    newest = F.col(f"_cell_{time}.at")
 
     def row(at: Column, kept: dict[str, Column]) -> Column:
         values = [kept[name].alias(name) if name in kept else _unknown(frame, name) for name in others]
-        return F.struct(*values, F.unix_micros(at).alias(WRITETIME))
+        return F.struct(*values, F.unix_micros(at).alias(written))
 
-    same_time = {name: F.when(F.col(f"{name}.at") == newest, F.col(f"{name}.value")) for name in others}
+    same_time = {name: F.when(F.col(f"_cell_{name}.at") == newest, F.col(f"_cell_{name}.value")) for name in others}
     older = [
-        F.when(F.col(f"{name}.at") < newest, row(F.col(f"{name}.at"), {name: F.col(f"{name}.value")}))
+        F.when(F.col(f"_cell_{name}.at") < newest, row(F.col(f"_cell_{name}.at"), {name: F.col(f"_cell_{name}.value")}))
         for name in others
         if name != time
     ]
-    rows = cells.select(*key, F.explode(F.array(row(newest, same_time), *older)).alias("row"))
-    return rows.where("row IS NOT NULL").select(*key, *(f"row.{name}" for name in (*others, WRITETIME)))
+    rows = cells.select(*key, F.explode(F.array(row(newest, same_time), *older)).alias("_row"))
+    return rows.where("_row IS NOT NULL").select(*key, *(f"_row.{name}" for name in (*others, written)))
 
 
 def _unknown(frame: DataFrame, name: str) -> Column:
     return F.lit(None).cast(frame.schema[name].dataType).alias(name)
 
 
+def json_of(query: Query) -> Column:
+    """Return the JSON text that a row has in a topic and in a dead letter."""
+    return F.to_json(F.struct(*query.columns), {"timestampFormat": JSON_TIMESTAMP, "ignoreNullFields": "false"})
+
+
 def write_kafka(frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]) -> None:
     """Write one JSON record a row to the sink's topic, with id, query, generation and batch in its headers."""
-    value = F.to_json(F.struct(*query.columns), {"timestampFormat": JSON_TIMESTAMP, "ignoreNullFields": "false"})
-    identity = _coordinates() if sink.identity == "source" else F.concat_ws("|", *map(_text, sink.identity))
     rows = frame.select(
         F.col(sink.key).cast("string").alias("key"),
-        value.alias("value"),
-        headers(batch, {HEADER_ID: identity}).alias("headers"),
+        json_of(query).alias("value"),
+        headers(batch, {HEADER_ID: identity(sink)}).alias("headers"),
     )
     _send(rows, sink.topic, kafka)
 
 
-def write_dead_letters(frame: DataFrame, topic: str, reason: Column, batch: Batch, kafka: Mapping[str, str]) -> None:
+def identity(sink: KafkaSink) -> Column:
+    r"""Return the id of a row in a topic: two rows of one id are one row, and two different rows have two ids.
+
+    The texts of the identity columns, joined by `|`; a `|` or `\` inside of a text has a `\` before it. Rows of releases
+    without that rule have the same id, but for those with such a character, whose ids could collide (ADR 0030).
+    """
+    if sink.identity == "source":
+        return coordinates(f"{SOURCE}.")
+    return F.concat_ws("|", *(F.regexp_replace(_text(name), r"([|\\])", r"\\$1") for name in sink.identity))
+
+
+def write_dead_letters(frame: DataFrame, topic: str, batch: Batch, kafka: Mapping[str, str]) -> None:
     """Write refused records, as they came, to the dead-letter topic of `topic`.
 
-    The frame has key, value, source (topic, partition, offset). The headers tell the reason and the coordinates.
+    The frame has key, value and headers of the record, its topic, partition and offset (null for a row that is no single
+    record), reason and id. The letter has the record's own headers behind ours, which tell reason and coordinates. A
+    letter that Kafka would not take is cut: of its value, its key and its headers only so much as fits, and the header
+    `headrace.cut` tells how long they were.
     """
-    rows = frame.select(
+    letters = frame.select(
         F.col("key").cast("binary").alias("key"),
         F.col("value").cast("binary").alias("value"),
-        headers(
-            batch,
-            {
-                HEADER_ID: _coordinates(),
-                HEADER_REASON: reason,
-                "headrace.topic": F.col("source.topic"),
-                "headrace.partition": F.col("source.partition").cast("string"),
-                "headrace.offset": F.col("source.offset").cast("string"),
-            },
-        ).alias("headers"),
+        F.coalesce("headers", F.array().cast(_HEADERS)).alias("headers"),
+        *(F.col(name).cast("string").alias(name) for name in ("topic", "partition", "offset", "reason", "id")),
     )
-    _send(rows, names.dead_letter_topic(topic), kafka)
+    _send(letters.select(*_cut(batch)), names.dead_letter_topic(topic), kafka)
+
+
+def _cut(batch: Batch) -> list[Column]:
+    """Return key, value and headers of letters, cut where the whole would be more than Kafka takes."""
+    key, value, own = F.col("key"), F.col("value"), F.col("headers")
+    lengths = [F.coalesce(F.octet_length(part), F.lit(0)) for part in (key, value)]
+    of_headers = F.aggregate(
+        own,
+        F.lit(0),
+        lambda sum_, h: sum_ + F.octet_length(h["key"]) + F.coalesce(F.octet_length(h["value"]), F.lit(0)) + 16,
+    )
+    limit = limits.KAFKA_RECORD_BYTES
+    large = lengths[0] + lengths[1] + of_headers > limit
+    kept_headers = of_headers <= limits.LETTER_KEY_BYTES
+    left = limit - 2 * limits.LETTER_KEY_BYTES
+    told = F.concat(F.lit("key of "), lengths[0], F.lit(" bytes, value of "), lengths[1], F.lit(" bytes, headers of "),
+                    of_headers, F.lit(" bytes"))  # fmt: skip
+    ours = headers(
+        batch,
+        {
+            HEADER_ID: F.col("id"),
+            HEADER_REASON: F.col("reason"),
+            "headrace.topic": F.col("topic"),
+            "headrace.partition": F.col("partition"),
+            "headrace.offset": F.col("offset"),
+            HEADER_CUT: F.when(large, told),
+        },
+    )
+    ours = F.filter(ours, lambda h: h["value"].isNotNull())
+    theirs = F.transform(
+        own,
+        lambda h: F.struct(
+            F.when(h["key"].isin(*OWN_HEADERS), F.concat(F.lit(RECORD_HEADER), h["key"]))
+            .otherwise(h["key"])
+            .alias("key"),
+            h["value"].alias("value"),
+        ),
+    )
+    theirs = F.when(large & ~kept_headers, F.array().cast(_HEADERS)).otherwise(theirs)
+    return [
+        F.when(large, F.substring(key, 1, limits.LETTER_KEY_BYTES)).otherwise(key).alias("key"),
+        F.when(large, F.substring(value, 1, left)).otherwise(value).alias("value"),
+        F.concat(ours, theirs).alias("headers"),
+    ]
 
 
 def headers(batch: Batch, extra: Mapping[str, Column]) -> Column:
@@ -245,13 +322,18 @@ def newest_note(spark: SparkSession, table: str) -> archived.Note:
     return archived.Note("", {})
 
 
+def _upsert(rows: DataFrame, options: Mapping[str, str]) -> None:
+    rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
+
+
 def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:
     options = submit.sink_options() | dict(kafka) | {"topic": topic, "includeHeaders": "true"}
     rows.write.format("kafka").options(**options).save()
 
 
-def _coordinates() -> Column:
-    return F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset"))
+def coordinates(of: str = "") -> Column:
+    """Return `<topic>/<partition>/<offset>` of the columns with these names, or of those of a struct: `of` = "source."."""
+    return F.concat_ws("/", f"{of}topic", F.col(f"{of}partition"), F.col(f"{of}offset"))
 
 
 def _text(name: str) -> Column:

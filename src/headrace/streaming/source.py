@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from headrace.contract import submit
 from headrace.contract.model import Pipeline, Query, Source, format_duration
@@ -44,11 +46,32 @@ def whole(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[st
     return spark.read.format("kafka").options(**options).load()
 
 
+def again(
+    spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str], places: DataFrame
+) -> DataFrame:
+    """Return records of a topic that were read before, by their topic, partition and offset, in the columns of `stream`.
+
+    `places` are few of a batch that runs now, so Kafka still has them; others that lie between come along.
+    """
+    bounds = places.groupBy("partition").agg(F.min("offset").alias("first"), F.max("offset").alias("last")).collect()
+    options = submit.source_options(pipeline, topic) | dict(kafka)
+    name = options.pop("subscribe")
+    for unused in ("maxOffsetsPerTrigger", "startingOffsets"):
+        options.pop(unused, None)
+    options |= {
+        "assign": json.dumps({name: [row.partition for row in bounds]}),
+        "startingOffsets": json.dumps({name: {str(row.partition): row["first"] for row in bounds}}),
+        "endingOffsets": json.dumps({name: {str(row.partition): row["last"] + 1 for row in bounds}}),
+        "includeHeaders": "true",
+    }
+    return spark.read.format("kafka").options(**options).load()
+
+
 def added_columns(query: Query, source: Source) -> tuple[str, ...]:
     """Return what a query's rows carry beside the contract's columns; each costs its way to Python and back.
 
-    A row of an aggregate or join is many records: none of their coordinates is its own. A query that can refuse a row
-    later keeps the record's bytes, for the dead letter.
+    A row of an aggregate or join is many records: none of their coordinates is its own. `raw`, the record's
+    value, is there for transforms that select it, as those of older releases do; a dead letter reads the record again.
     """
     if query.aggregate or query.join:
         return () if source.event_time else ("kafka_timestamp",)

@@ -91,7 +91,7 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
         (topic,) = query.sources
         parts = [
             transform(_within(sides[topic], times[topic], day, day + timedelta(days=1))).withColumn(
-                views.DAY, F.lit(day)
+                views.day(query), F.lit(day)
             )
             for day in days
         ]
@@ -99,7 +99,9 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
     elif views.kind(query) == "window":
         (topic,) = query.sources
         rows = transform(_within(sides[topic], times[topic], first, past, views.margin(query)))
-        rows = _within(rows.withColumn(views.DAY, F.to_date(views.WINDOW_START)), views.WINDOW_START, first, past)
+        rows = _within(
+            rows.withColumn(views.day(query), F.to_date(views.WINDOW_START)), views.WINDOW_START, first, past
+        )
     else:
         assert query.join is not None
         left, right = query.join.left, query.join.right
@@ -108,7 +110,7 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
             right: _within(sides[right], times[right], first, past, views.margin(query)),
         }
         rows = transform(**own).dropDuplicates(views.key(query))
-        rows = rows.withColumn(views.DAY, F.to_date(views.day_column(query)))
+        rows = rows.withColumn(views.day(query), F.to_date(views.day_column(query)))
     return rows.select(*views.columns(query))
 
 
@@ -150,7 +152,7 @@ def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> None:
     """Create the table of a view if it is absent: one partition a day."""
     table = names.batch_view_table(pipeline, name)
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {table} ({ddl(views.columns(query))}) USING iceberg PARTITIONED BY ({views.DAY})"
+        f"CREATE TABLE IF NOT EXISTS {table} ({ddl(views.columns(query))}) USING iceberg PARTITIONED BY ({views.day(query)})"
     )
 
 
@@ -170,7 +172,8 @@ def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame])
     key, values = views.key(query), views.values(query)
     half = F.pmod(F.hash(*side.columns), F.lit(2))
     parts = transform(side.where(half == 0)).unionByName(transform(side.where(half == 1)))
-    added = parts.groupBy(*key).agg(*(F.sum(value).alias(value) for value in values))
+    sums = [F.sum(value).alias(value) for value in values]
+    added = parts.groupBy(*key).agg(*sums) if sums else parts.select(*key).distinct()
     together = batch.matched({"all": transform(side), "added": added}, key, values)
     return bool(batch.unlike(together, "all", "added", values).isEmpty())
 
@@ -202,7 +205,7 @@ def _write(
             table = names.batch_view_table(job.pipeline.name, name)
             own = {topic: sides[topic] for topic in query.sources}
             frame = compute(query, own, times, job.transforms[name], days)
-            replaced = F.col(views.DAY).isin(*days)
+            replaced = F.col(views.day(query)).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
             if views.kind(query) == "running":

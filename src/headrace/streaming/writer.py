@@ -33,7 +33,7 @@ from headrace.contract.identity import TopicIds
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
-from headrace.streaming import counted, sinks, tables
+from headrace.streaming import complete, counted, refusals, sinks, tables
 from headrace.streaming.groups import GroupCommitter
 from headrace.streaming.link import Link
 from headrace.streaming.reasons import NULL_IN_REQUIRED, reason_of, writing
@@ -106,6 +106,7 @@ class Writer:
     link: Link | None = None  # where the batch needs Cassandra
     often: bool = False  # whether `write` reads the frame more than once
     refused: str = "false"  # SQL: which rows go to the dead letters; of a frame that is read more than once
+    letters: Write | None = None  # writes those rows to the dead letters, of a frame that is read once
     topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
     asked: Asked = field(default_factory=Asked)
 
@@ -147,26 +148,32 @@ class Writer:
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
 
         running = counted.execution(self.spark)
-        before = 0  # records that a try has read which Cassandra's absence ended
+        read: int | None = None
 
         def work() -> int:
-            nonlocal before
+            nonlocal read
             if self.often:
-                return self._count_and_write(frame, batch)
-            before = counted.records(running) or 0
-            return self._write_once(frame, batch)
+                rows = self._count_and_write(frame, batch)
+                read = counted.records(running)
+                return rows
+            before = counted.records(running) or 0  # of a try that Cassandra's absence ended
+            written = self._write_once(frame, batch)
+            now = counted.records(running)
+            read = None if now is None else now - before
+            if self.letters and written.refused:
+                self.letters(frame, batch)  # such rows are rare: the plan, and its scan, run again for them
+            return written.rows
 
         if self.often:
             frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
             rows_out = self.link.through(work) if self.link else work()
-            read = counted.records(running)
         finally:
             if self.often:
                 frame.unpersist()
         self._require_same_topics()  # the rows are read while they are written; until the ledger has them they are not taken
-        # A kept frame reads again what such a try had not kept: never more than there are offsets.
-        rows_in = batch_range.offsets if read is None else min(read - before, batch_range.offsets)
+        # A kept frame reads again what a try that Cassandra ended had not kept: never more than there are offsets.
+        rows_in = batch_range.offsets if read is None else min(read, batch_range.offsets)
         record = ledger.make_record(
             self.query,
             self.generation.number,
@@ -184,14 +191,14 @@ class Writer:
         self.counters.newest = record
         log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, rows_in, rows_out, _now_ms() - began_ms)
 
-    def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> int:
-        """Write a frame in one job and return its rows. The job ends at a null where the contract wants a value.
+    def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
+        """Write a frame in one job and return what it has. The job ends at a null where the contract wants a value.
 
         With ANSI mode off an overflow is null, and a null overwrites nothing: an old total would silently stay. Rows
         that the job wrote before are those that a killed driver leaves too: the next write of them is equal or newer.
         """
         running = counted.execution(self.spark)
-        before = counted.rows(running)  # of a try that Cassandra's absence ended
+        before = counted.counts(running)  # of a try that Cassandra's absence ended
         try:
             self.write(without_nulls(frame, self.required), batch)
         except Exception as error:
@@ -199,7 +206,8 @@ class Writer:
             if columns:
                 raise self._refusal(batch.number, columns) from error
             raise
-        return counted.rows(running) - before
+        now = counted.counts(running)
+        return counted.Counts(now.rows - before.rows, now.refused - before.refused)
 
     def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
         """Count a kept frame and the nulls in it, then write it, if it has rows; return how many."""
@@ -239,30 +247,44 @@ def lacking(text: str, required: tuple[str, ...]) -> str | None:
     return next((found for found in _LACKED.findall(text) if set(found.split(", ")) <= set(required)), None)
 
 
-def unmatched(query: Query) -> str:
-    """Return which rows of a query go to the dead letters, as SQL."""
-    return f"NOT `{query.matched}`" if query.matched else "false"
+def reads_often(query: Query) -> bool:
+    """Return whether the write of a batch reads its frame more than once."""
+    return bool(query.matched) or len(query.sinks) > 1 or query.mode == "complete"
 
 
-def declared_write(pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str]) -> Write:
-    """Return the write step of a declared query: unmatched rows to the dead letters, the others to every sink."""
+def letters_write(query: Query, kafka: dict[str, str], records: refusals.Records) -> Write:
+    """Return the write of a query's refused rows to the dead letters of its first source; `records` finds their records."""
+    topic = query.sources[0]
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+            sinks.write_dead_letters(refusals.letters(frame, query, batch, records), topic, batch, kafka)
+
+    return write
+
+
+def declared_write(
+    pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str], letters: Write
+) -> Write:
+    """Return the write step of a declared query: rows with a reason to the dead letters, the others to every sink.
+
+    The frame comes from `refusals.judged`. Refused rows that nobody counted are left to the caller.
+    """
+    results = complete.results(pipeline, name, query)
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         rows = frame
-        if query.matched and batch.refused != 0:
-            known = F.col(query.matched)
-            unknown = frame.where(~known).withColumnRenamed("raw", "value")
-            key = pipeline.sources[query.sources[0]].key
-            with writing(f"Kafka topic {names.dead_letter_topic(query.sources[0])}"):
-                sinks.write_dead_letters(
-                    unknown.withColumn("key", F.col(key)), query.sources[0], F.lit(f"unmatched: {key}"), batch, kafka
-                )
-        if query.matched:
-            rows = frame.where(F.col(query.matched))
+        if batch.refused:
+            letters(frame, batch)
+        if batch.refused != 0:
+            rows = frame.where(F.col(refusals.REASON).isNull())
         for sink in query.sinks:
             if isinstance(sink, CassandraSink):
                 with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
                     sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+                    for result in results:
+                        if result.sink is sink:
+                            result.settle(rows, batch.writetime_micros)
             elif isinstance(sink, KafkaSink):
                 with writing(f"Kafka topic {sink.topic}"):
                     sinks.write_kafka(rows, query, sink, batch, kafka)
@@ -296,12 +318,10 @@ def archive_write(
         fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)
         if fresh is None:
             return
-        refused = fresh.where(F.col("reason").isNotNull()).withColumn(
-            "source", F.struct("topic", "partition", "offset")
-        )
         if batch.refused != 0:
+            refused = fresh.where(F.col("reason").isNotNull()).withColumn("id", sinks.coordinates())
             with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
-                sinks.write_dead_letters(refused, topic, F.col("reason"), batch, kafka)
+                sinks.write_dead_letters(refused, topic, batch, kafka)
         with writing(f"Iceberg table {table}"):
             sinks.append_archive(fresh, table, batch, topic_id)
 

@@ -1,0 +1,217 @@
+"""A user's column has any name that the contract lets through: in each kind of query, sink, view and comparison.
+
+Names are drawn from those that our own source writes in quotes, from Spark's and Cassandra's columns and functions, and
+from the reserved words of SQL and CQL.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract import outputs, rules
+from headrace.contract.generation import Generation
+from headrace.contract.model import NAME_PATTERN, CassandraSink
+from headrace.streaming import (
+    batch,
+    reconcile_kinds,
+    reconcile_lookups,
+    reconcile_rows,
+    reconcile_sinks,
+    refusals,
+    sinks,
+    source,
+    views,
+)
+from tests.support.sink_ends import load, record, records_frame, write_batch
+
+pytestmark = pytest.mark.spark
+
+WORDS = """
+value key raw topic partition offset timestamp headers window count at row rows order select from where group by true false
+null not in and or as on left right join case when then end distinct all interval current_date current_user date year table
+column primary token ttl writetime using batch begin apply static frozen counter index materialized to insert update delete
+into set values json user role password day result word id matched
+"""
+SQL = re.compile(r'"([a-z][a-z0-9_]{0,47})"')
+FIXED = [
+    ("value", "key", "batch", "offset"),
+    ("row", "rows", "count", "day"),
+    ("batch_rows", "has_due", "due_at", "at"),
+]
+
+
+def pool(project: Path) -> list[str]:
+    own = {name for path in (project / "src/headrace").rglob("*.py") for name in SQL.findall(path.read_text())}
+    names = {name for name in own | set(WORDS.split()) if re.match(NAME_PATTERN, name)}
+    names = {name for name in names if not name.startswith("headrace_")}
+    return sorted(names - set(rules.RESERVED_COLUMNS) - {"window_start", "window_end", "batch_id"})
+
+
+TEXT = """
+name: names
+owner: tests
+description: Names of every sort.
+version: 1
+sources:
+  things:
+    key: "{k}"
+    columns:
+      "{k}": {{type: string, required: true, max_distinct: 9}}
+      "{v}": {{type: string}}
+      "{n}": {{type: "decimal(12,2)", required: true}}
+      "{t}": {{type: timestamp, required: true}}
+    event_time: {{column: "{t}"}}
+dimensions:
+  known:
+    keyspace: names_db
+    table: known
+    key: ["{k}"]
+    columns:
+      "{k}": {{type: string, required: true}}
+queries:
+  copied:
+    sources: [things]
+    dimensions: [known]
+    matched: z_matched
+    mode: append
+    columns: &all
+      "{k}": {{type: string, required: true}}
+      "{v}": {{type: string}}
+      "{n}": {{type: "decimal(12,2)", required: true}}
+      "{t}": {{type: timestamp, required: true}}
+    sinks:
+      - {{kind: kafka, topic: copies, key: "{k}"}}
+      - {{kind: cassandra, partition_key: ["{k}"], writetime: "{t}"}}
+      - {{kind: files}}
+  totals:
+    sources: [things]
+    mode: update
+    late: include
+    aggregate: {{keys: ["{k}"]}}
+    columns:
+      "{k}": {{type: string, required: true}}
+      "{n}": {{type: "decimal(22,2)", required: true}}
+      "{v}": {{type: long, required: true}}
+    sinks:
+      - {{kind: cassandra, partition_key: ["{k}"]}}
+  windows:
+    sources: [things]
+    mode: append
+    watermark: {{things: 10 minutes}}
+    late: drop
+    aggregate: {{keys: ["{k}"], window: {{column: "{t}", size: 5 minutes}}}}
+    columns:
+      window_start: {{type: timestamp, required: true}}
+      window_end: {{type: timestamp, required: true}}
+      "{k}": {{type: string, required: true}}
+      "{n}": {{type: "decimal(22,2)", required: true}}
+    sinks:
+      - {{kind: kafka, topic: closed, key: "{k}", identity: [window_start, "{k}"]}}
+"""
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_any_names_work_everywhere(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path, seed: int, draw: int
+) -> None:
+    drawn = random.Random(seed + draw).sample(pool(project), 4)
+    k, v, n, t = FIXED[draw] if draw < len(FIXED) else drawn
+    if t == "batch":  # as a write time the word has a meaning of its own
+        k, t = t, k
+    pipeline = load(tmp_path, TEXT.format(k=k, v=v, n=n, t=t))
+    at = "2026-03-01 10:00:00"
+    given = [
+        record(**{k: key, v: text, n: "1.50", t: at}) for key, text in (("a", "x"), ("a", "y"), ("b", None), ("?", "q"))
+    ]
+
+    def copied(things: DataFrame, known: DataFrame) -> DataFrame:
+        both = things.join(known.withColumn("z_matched", F.lit(True)), k, "left")
+        return both.select(k, v, n, t, "z_matched", "source")
+
+    def totals(things: DataFrame) -> DataFrame:
+        return things.groupBy(k).agg(F.sum(n).alias("z_sum"), F.count(F.lit(1)).alias("z_count")).select(
+            k, F.col("z_sum").cast("decimal(22,2)").alias(n), F.col("z_count").alias(v)
+        )  # fmt: skip
+
+    def windows(things: DataFrame) -> DataFrame:
+        sums = things.groupBy(F.window(t, "5 minutes").alias("z_window"), k).agg(F.sum(n).alias("z_sum"))
+        span = [F.col(f"z_window.{side}").alias(f"window_{side}") for side in ("start", "end")]
+        return sums.select(*span, k, F.col("z_sum").cast("decimal(22,2)").alias(n))
+
+    known = spark.createDataFrame([("a",), ("b",)], f"`{k}` string")
+    ends = write_batch(spark, monkeypatch, tmp_path, pipeline, "copied", copied, given, {"known": known})
+    sent = sorted(
+        (json.loads(each.value or b"") for each in ends.topics["copies"]), key=lambda row: (row[k], str(row[v]))
+    )
+    assert [(row[k], row[v], row[n]) for row in sent] == [("a", "x", 1.5), ("a", "y", 1.5), ("b", None, 1.5)]
+    assert [json.loads(each.value or b"")[k] for each in ends.topics["things_dead_letters"]] == ["?"]
+    assert sorted((row[k], row[v], row[n]) for row in ends.tables["names.copied"]) == [
+        ("a", "y", Decimal("1.50")), ("b", None, Decimal("1.50")),
+    ]  # fmt: skip
+    write_batch(spark, monkeypatch, tmp_path, pipeline, "totals", totals, given, ends=ends)
+    assert sorted((row[k], row[n], row[v]) for row in ends.tables["names.totals"]) == [
+        ("?", Decimal("1.50"), 1), ("a", Decimal("3.00"), 2), ("b", Decimal("1.50"), 1),
+    ]  # fmt: skip
+    write_batch(spark, monkeypatch, tmp_path, pipeline, "windows", windows, given, ends=ends)
+    assert len(ends.topics["closed"]) == 3
+    assert (
+        _compared(spark, pipeline, tmp_path, given, {"copied": copied, "totals": totals, "windows": windows}, known)
+        == 14
+    )
+
+
+def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs: Any, known: DataFrame) -> int:
+    """Compare each kind with what its own transform gives: nothing differs. Returns how many rows were compared."""
+    contract = pipeline.sources["things"]
+    taken = {
+        "batch": 0,
+        "offsets": {"things": {"0": [0, 9]}},
+        "watermark_ms": 4_000_000_000_000,
+        "late_watermark_ms": 0,
+    }
+    cut = reconcile_kinds.Cut(Generation("names", "x", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
+    typed = source.accepted(records_frame(spark, "things", given), contract, ("source",))
+    placed = batch.batch_of(typed, cut.ledger).cache()
+    accounts = {
+        name: reconcile_kinds.Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")
+    }
+    query = pipeline.queries["totals"]
+    job = refusals.taken(jobs["totals"], pipeline, query)
+    times = {"things": contract.event_time.column}
+    view = views.compute(query, {"things": typed}, times, job, [date(2026, 3, 1)])
+    assert view.count() == 3
+    assert views.are_sums(query, typed, job)
+    speed = job(placed).withColumn(reconcile_sinks.WRITTEN, F.lit(0).cast("bigint"))
+    reconcile_kinds.running(accounts["totals"], query, job, placed, speed, cut, Decimal(0))
+    query, job = pipeline.queries["windows"], jobs["windows"]
+    reconcile_kinds.windows(accounts["windows"], query, job, placed, job(placed), cut, 0, Decimal(0))
+    query = pipeline.queries["copied"]
+    made = refusals.taken(jobs["copied"], pipeline, query)(typed, known)
+    sent = made.select(F.concat_ws("/", "source.topic", "source.partition", "source.offset").alias("_id"),
+                       sinks.json_of(query).alias("value"), F.lit(1).alias("_generation"), F.lit(0).alias("_batch"))  # fmt: skip
+    reconcile_rows.in_topic(accounts["topic"], query, made, reconcile_sinks.placed_by_id(sent, "things"), cut.surely)
+    lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
+    directory = outputs.Directory(0, 0, str(lines[-1]))
+    rows = reconcile_sinks.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
+    reconcile_rows.in_files(accounts["files"], query, batch.batch_of(made, cut.ledger), rows, cut.surely, [directory])
+    sink = query.sinks[1]
+    assert isinstance(sink, CassandraSink)
+    table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
+    nobody = reconcile_sinks.placed_by_id(sent, "nothing")
+    reconcile_lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
+    assert {name: each.differences for name, each in accounts.items() if each.differing} == {}
+    return sum(each.compared for each in accounts.values())
+
+
+def placed_rows(made: DataFrame, cut: reconcile_kinds.Cut) -> DataFrame:
+    return batch.batch_of(made.withColumn("z_matched", F.lit(True)), cut.ledger)
