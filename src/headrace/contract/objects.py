@@ -19,6 +19,7 @@ from headrace.errors import HeadraceError
 
 SCHEME = "s3a://"
 _TRIES = 100
+_MISFIT = "Failed to flush response stream"
 
 
 def is_object(path: str) -> bool:
@@ -118,14 +119,19 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
 
         Arrow asks for the size (HEAD) before it reads (GET). Of a file that is replaced between the two it gives the new one cut
         to the old one's size, or followed by whatever was in memory up to that size. So what was read counts if the file
-        still has its entity tag afterwards (no two versions of ours are alike: each has its time). Raises OSError where that
-        never happens.
+        still has its entity tag afterwards (no two versions of ours are alike: each has its time). A response that does not fit
+        the size is an internal failure of S3's client, and is read again as well. Raises OSError where that never happens.
         """
         inner = self._strip_protocol(path)
         for _attempt in range(_TRIES):
-            with self.fs.open_input_stream(inner) as stream:
-                content = bytes(stream.read())
-                tag = stream.metadata()["ETag"]
+            try:
+                with self.fs.open_input_stream(inner) as stream:
+                    content = bytes(stream.read())
+                    tag = stream.metadata()["ETag"]
+            except OSError as error:
+                if _MISFIT not in str(error):
+                    raise
+                continue
             with self.fs.open_input_stream(inner) as again:
                 if again.metadata()["ETag"] == tag:
                     return content[start:end]
