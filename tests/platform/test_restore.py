@@ -185,7 +185,7 @@ def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
         assert (told["ok"], told["snapshot"], told["differences"]) == (True, taken[query], [])
         # a window query's batch after the cut may be one without rows that only closes windows; a file sink has none such
         assert told["rows_in"] > 0 or query == "tumbling"
-        wanted = {"rows in", "rows out", "watermark"} | (
+        wanted = {"offsets", "rows out", "watermark"} | (
             {"lines of the output files that differ"} if query == "files" else set()
         )
         assert set(told["compared"]) == wanted
