@@ -34,7 +34,7 @@ def test_a_second_up_adopts_what_runs(settings):
     assert pids(settings) == before
 
 
-@pytest.mark.long(group="faults")
+@pytest.mark.long(group="outages")
 def test_two_ups_at_once_start_each_part_once(settings):
     platform.down(settings)
     code = (
@@ -114,7 +114,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
     assert set(acknowledged) - found == set()
 
 
-@pytest.mark.long(group="faults")
+@pytest.mark.long(group="outages")
 def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
     settings = local_settings(tmp_path / "home")
     code = (
@@ -137,7 +137,7 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
         platform.down(settings)
 
 
-@pytest.mark.long(group="faults")
+@pytest.mark.long(group="outages")
 def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     settings = local_settings(tmp_path / "home")
     # A runner that itself was started in the background ignores SIGINT, and so would its children.
@@ -154,7 +154,7 @@ def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
     assert [process.pid for process in psutil.process_iter() if is_of(process, settings)] == []
 
 
-@pytest.mark.long(group="faults")
+@pytest.mark.long(group="outages")
 def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
     settings = local_settings(tmp_path / "home")
     (part,) = [part for part in platform.parts(settings) if part.name == "cassandra"]

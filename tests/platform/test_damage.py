@@ -28,7 +28,7 @@ from tests.support import found
 from tests.support.drivers import Stage, make_stage
 from tests.support.servers import new_topic
 
-pytestmark = [pytest.mark.platform, pytest.mark.spark, pytest.mark.timeout(900), pytest.mark.long(group="faults")]
+pytestmark = [pytest.mark.platform, pytest.mark.spark, pytest.mark.timeout(900), pytest.mark.long(group="checkpoints")]
 
 BATCHES = 4
 

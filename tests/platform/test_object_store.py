@@ -25,7 +25,7 @@ from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.objects import BUCKET, give
 from tests.support.servers import Watch
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(1800), pytest.mark.long(group="faults")]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1800), pytest.mark.long(group="outages")]
 
 SUFFIX = "_objects"
 TOPIC = f"pos{SUFFIX}"

@@ -20,7 +20,7 @@ from tests.support import found, racer
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, jvm_of, make_stage
 from tests.support.expected import accepted
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="faults")]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="checkpoints")]
 
 RACES = 20
 

@@ -23,7 +23,7 @@ from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.supervised import Supervised
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(1800), pytest.mark.long(group="faults")]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1800), pytest.mark.long(group="outages")]
 
 AWAY_SECONDS = 60
 

@@ -40,7 +40,7 @@ def _with_files(content: dict[str, Any]) -> None:
     content["queries"]["files"] = content["queries"]["items"] | {"sinks": [{"kind": "files"}]}
 
 
-@pytest.fixture(params=["a folder", pytest.param("an object store", marks=pytest.mark.long(group="faults"))])
+@pytest.fixture(params=["a folder", pytest.param("an object store", marks=pytest.mark.long(group="checkpoints"))])
 def stage(
     platform: Settings, project: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
