@@ -36,7 +36,9 @@ class Counting:
     def run(self, place: Path, changelog: bool) -> dict[str, int]:
         """Take all files that wait and return the newest total of each word of these batches."""
         found: dict[str, int] = {}
-        for key, value in (self.conf | {CHANGELOG: str(changelog).lower()}).items():
+        settings = self.conf | {CHANGELOG: str(changelog).lower()}
+        before = {key: self.spark.conf.get(key, None) for key in settings}
+        for key, value in settings.items():
             self.spark.conf.set(key, value)
         try:
             query = (
@@ -52,8 +54,8 @@ class Counting:
             )
             query.awaitTermination()
         finally:
-            for key in (*self.conf, CHANGELOG):
-                self.spark.conf.unset(key)
+            for key, value in before.items():
+                self.spark.conf.unset(key) if value is None else self.spark.conf.set(key, value)
         return found
 
 

@@ -27,10 +27,13 @@ def _await(fact: Any, what: str) -> None:
 
 
 @contextmanager
-def _job(spark: SparkSession, group: str, expression: str) -> Iterator[None]:
-    """Run a job of two tasks in a JVM thread; it is cancelled at the end."""
+def _job(spark: SparkSession, group: str, rows: int, expression: str) -> Iterator[None]:
+    """Run a job of two tasks in a JVM thread; it is cancelled at the end.
+
+    A task that computes ends with its rows alone, cancelled or not: a few rows, or it takes the cores from every test after it.
+    """
     spark.sparkContext.setJobGroup(group, group, interruptOnCancel=True)
-    frame = spark.range(0, 200, 1, 2).withColumn("x", F.expr(expression)).where("x IS NULL OR x > -1")
+    frame = spark.range(0, rows, 1, 2).withColumn("x", F.expr(expression)).where("x IS NULL OR x > -1")
     running = frame._jdf.toJavaRDD().countAsync()
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
     try:
@@ -43,7 +46,7 @@ def _job(spark: SparkSession, group: str, expression: str) -> Iterator[None]:
 def test_records_move_while_a_long_task_runs_and_a_sleeping_one_uses_no_processor(spark: SparkSession) -> None:
     pid = jvm_pid(spark)
     store = SparkStore(spark.sparkContext, pid)
-    with _job(spark, "sleeps", "reflect('java.lang.Thread', 'sleep', 3000L)"):
+    with _job(spark, "sleeps", 200, "reflect('java.lang.Thread', 'sleep', 3000L)"):
         _await(lambda: any(store.jobs("sleeps").values()), "the job runs")
         jobs = set(store.jobs("sleeps"))
         _await(lambda: store.done(jobs).tasks == 2, "its stage is known")
@@ -55,7 +58,7 @@ def test_records_move_while_a_long_task_runs_and_a_sleeping_one_uses_no_processo
         assert after is not None
         slept = after.tasks - before.tasks
     assert not any(store.jobs("sleeps").values())
-    with _job(spark, "computes", "size(transform(sequence(1, 2000000), i -> md5(string(i))))"):
+    with _job(spark, "computes", 4, "size(transform(sequence(1, 2000000), i -> md5(string(i))))"):
         _await(lambda: any(store.jobs("computes").values()), "the job runs")
         before = busy_of(pid)
         assert before is not None
