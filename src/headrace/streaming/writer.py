@@ -156,10 +156,8 @@ class Writer:
                 rows = self._count_and_write(frame, batch)
                 read = counted.records(running)
                 return rows
-            before = counted.records(running) or 0  # of a try that Cassandra's absence ended
             written = self._write_once(frame, batch)
-            now = counted.records(running)
-            read = None if now is None else now - before
+            read = counted.records(running)
             if self.letters and written.refused:
                 self.letters(frame, batch)  # such rows are rare: the plan, and its scan, run again for them
             return written.rows
@@ -172,7 +170,8 @@ class Writer:
             if self.often:
                 frame.unpersist()
         self._require_same_topics()  # the rows are read while they are written; until the ledger has them they are not taken
-        # A kept frame reads again what a try that Cassandra ended had not kept: never more than there are offsets.
+        # After a try that Cassandra's absence ended the scan runs again in part, or not at all where a shuffle has its rows: the
+        # count of all tries is at least that of the records, and there are never more records than offsets.
         rows_in = batch_range.offsets if read is None else min(read, batch_range.offsets)
         record = ledger.make_record(
             self.query,
