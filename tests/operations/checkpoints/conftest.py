@@ -12,7 +12,9 @@ from headrace.contract.objects import SCHEME
 from tests.support.objects import BUCKET
 
 
-@pytest.fixture(params=["a folder", "memory", pytest.param("an object store", marks=pytest.mark.long(group="checkpoints"))])
+@pytest.fixture(
+    params=["a folder", "memory", pytest.param("an object store", marks=pytest.mark.long(group="checkpoints"))]
+)
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A storage root on a disk, one in fsspec's memory (no renames of folders, no local paths), and one on an S3 API.
 
