@@ -91,7 +91,7 @@ NEW_GENERATIONS = Param(
     type="array",
     items={"type": "string"},
     title="New generations",
-    description="Queries that begin a new generation: state and offsets anew, the old one is kept. `all`: every one, "
+    description="Queries that begin a new generation: state and offsets start again; the old one is kept. `all`: every one, "
     "the archives too. One pipeline only.",
 )
 ROWS = Param(

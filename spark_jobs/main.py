@@ -60,7 +60,7 @@ def main(name: str, lock: str | None = None) -> int:
         _leave_word(paths.check, name, code, error, changes)
     elif code != Exit.LOCKED or os.environ.get(
         "HEADRACE_LIFE"
-    ):  # else it would be taken for that of the driver that lives
+    ):  # else it would be taken for the word of the running driver
         _leave_word(paths.outcome, name, code, error)
     return code
 

@@ -203,7 +203,7 @@ def produce(
 ) -> None:
     """Send generated events, or your own file, and show which offsets Kafka acknowledged.
 
-    A row of the file that is none is sent as it stands and becomes a dead letter; exit code 1 if a row was left.
+    A malformed row is sent as it stands and becomes a dead letter; exit code 1 if a row was left.
     """
     from headrace.operations.produce import mix as mixes
     from headrace.operations.produce import run
