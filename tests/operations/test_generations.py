@@ -94,6 +94,11 @@ def test_no_table_is_emptied_while_a_driver_may_write_into_it(tmp_path: Path, ta
     assert tables.emptied == []
 
 
+def test_a_start_without_a_hold_is_held_at_no_moment(tmp_path: Path) -> None:
+    """Not even in the millisecond in which it is written: a table was emptied beside a driver that was to start."""
+    assert intent.write(str(tmp_path), "pos_sales", "RUNNING", "ann", "start").held_until_ms == 0
+
+
 def test_no_table_of_a_paused_pipeline_is_emptied_since_its_start_would_be_refused(
     tmp_path: Path, tables: Tables
 ) -> None:

@@ -124,9 +124,16 @@ class Stage:
         return driver
 
     def await_end(self) -> int:
-        """Wait until the driver has ended by itself and return its exit code."""
+        """Wait until the driver has ended by itself, its JVM too, and return its exit code.
+
+        A JVM that still ends is a driver that a start finds and does not start beside.
+        """
         assert self.child is not None
-        return self.child.wait(DEADLINE_SECONDS)
+        members = group_of(self.child.pid)
+        code = self.child.wait(DEADLINE_SECONDS)
+        _, left = psutil.wait_procs(members, DEADLINE_SECONDS)
+        assert not left, f"still there after the driver's end: {left}"
+        return code
 
     def stop(self) -> int:
         """Stop the driver and return its exit code."""

@@ -44,6 +44,10 @@ class Intent:
         """Return what a driver is started with under this wish."""
         return Order(self.new_generations, self.release, self.request)
 
+    def held(self, now_ms: int) -> bool:
+        """Return whether the supervisor still waits for an upgrade at this time (milliseconds since 1970)."""
+        return now_ms < self.held_until_ms
+
 
 def read(root: str, pipeline: str) -> Intent:
     """Return the wish for a pipeline; one that nobody started is wanted STOPPED."""
@@ -56,7 +60,7 @@ def read(root: str, pipeline: str) -> Intent:
 def hold(root: str, pipeline: str, seconds: float) -> Intent:
     """Hold the supervisor off for so long, from now; 0 lets it go. What is wanted stays as an operator wrote it."""
     now = time.time_ns() // 1_000_000
-    wish = replace(read(root, pipeline), held_until_ms=int(now + seconds * 1000) if seconds else 0)
+    wish = replace(read(root, pipeline), held_until_ms=_hold_end(now, seconds))
     storage.write_json(paths.intent(root, pipeline), asdict(wish))
     return wish
 
@@ -84,7 +88,7 @@ def write(
 ) -> Intent:
     """Record a wish; a start or a resume also gives the restart budget back. The release stays unless one is named."""
     before, now = read(root, pipeline), time.time_ns() // 1_000_000
-    wish = replace(before, want=want, by=by, reason=reason, at_ms=now, held_until_ms=int(now + hold_seconds * 1000))
+    wish = replace(before, want=want, by=by, reason=reason, at_ms=now, held_until_ms=_hold_end(now, hold_seconds))
     if want == "RUNNING":
         wish = replace(
             wish, budget_reset_ms=now, new_generations=tuple(new_generations), request=request or uuid.uuid4().hex
@@ -93,3 +97,8 @@ def write(
         wish = replace(wish, release=release)
     storage.write_json(paths.intent(root, pipeline), asdict(wish))
     return wish
+
+
+def _hold_end(now_ms: int, seconds: float) -> int:
+    """Return when a hold that begins now ends; 0 for no hold, which no clock is before."""
+    return int(now_ms + seconds * 1000) if seconds else 0

@@ -24,7 +24,7 @@ def decide(
     memory = _count_calm(finding, seen, memory, limits)
     if finding.verdict == "UNKNOWN":
         return _nothing(seen, "what is not known is not touched"), memory
-    if seen.now_ms < seen.wish.held_until_ms:
+    if seen.wish.held(seen.now_ms):
         left = (seen.wish.held_until_ms - seen.now_ms) / 1000
         return _nothing(seen, f"held off for {left:.0f} s more by an upgrade"), _trust(memory)
     if seen.drivers:

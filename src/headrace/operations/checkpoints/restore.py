@@ -226,7 +226,7 @@ def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
     found = [f"its driver lives ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
     wish = intent.read(launcher.root, pipeline)
-    if wish.want == "RUNNING" and wish.held_until_ms < time.time_ns() // 1_000_000:
+    if wish.want == "RUNNING" and not wish.held(time.time_ns() // 1_000_000):
         found.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
     return found
 
