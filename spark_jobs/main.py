@@ -19,7 +19,7 @@ from types import ModuleType
 
 from pyspark.errors import AnalysisException
 
-from headrace.contract import paths, storage, submit
+from headrace.contract import pace, paths, storage, submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
@@ -62,6 +62,7 @@ def main(name: str, lock: str | None = None) -> int:
         "HEADRACE_LIFE"
     ):  # else it would be taken for the word of the running driver
         _leave_word(paths.outcome, name, code, error)
+        _leave_pace(name, code)
     return code
 
 
@@ -107,6 +108,18 @@ def _leave_word(
             storage.write_json(place(root, name), word)
     except OSError as fault:
         log.warning("no word left of how this driver ended: %s", fault)
+
+
+def _leave_pace(name: str, code: int) -> None:
+    """Make the next driver take less at once where this one ran out of memory, and as usual where it was stopped."""
+    root, end = os.environ.get("HEADRACE_STORAGE_ROOT"), Exit(code).name if code in set(Exit) else ""
+    try:
+        if root and end in pace.SLOWED_BY:
+            pace.slow_down(root, name, os.environ.get("HEADRACE_LIFE", ""), end)
+        elif root and end == Exit.FINISHED.name:
+            pace.restore(root, name)
+    except OSError as fault:
+        log.warning("the next driver takes as much at once as this one: %s", fault)
 
 
 def _local_conf(pipeline: Pipeline) -> dict[str, str]:

@@ -256,9 +256,7 @@ class Driver(Strict):
     state_partitions: int = Field(
         2, ge=1, le=1024, description="spark.sql.shuffle.partitions, fixed before the first batch (SPARK-19873)."
     )
-    max_offsets_per_trigger: int = Field(
-        2_000_000, gt=0, lt=2**63, description="Bound of a catch-up batch, in offsets."
-    )
+    max_offsets_per_trigger: int = Field(100_000, gt=0, lt=2**63, description="Bound of a catch-up batch, in offsets.")
 
 
 class Slo(Strict):

@@ -1,6 +1,7 @@
 """Where a pipeline's files are, below one storage root: a folder, or `s3a://bucket/prefix` (`contract.objects`).
 
     <root>/checkpoints/<pipeline>/heartbeat.json, outcome.json      written by the driver
+    <root>/checkpoints/<pipeline>/pace.json                         written by the driver or the supervisor after an end
     <root>/checkpoints/<pipeline>/intent.json, supervision.json     written by operators, by the supervisor
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
@@ -79,6 +80,11 @@ def heartbeat(root: str, pipeline: str) -> str:
 def outcome(root: str, pipeline: str) -> str:
     """Return the file in which a driver says how it ended; one that was killed says nothing."""
     return f"{pipeline_folder(root, pipeline)}/outcome.json"
+
+
+def pace(root: str, pipeline: str) -> str:
+    """Return the file that says how much the pipeline's next driver takes at once (`contract.pace`)."""
+    return f"{pipeline_folder(root, pipeline)}/pace.json"
 
 
 def check(root: str, pipeline: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from headrace.contract import objects, state
+from headrace.contract import objects, pace, state
 from headrace.contract.bindings import READ_COMMITTED
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 from headrace.contract.model import CassandraSink, Pipeline
@@ -111,7 +111,7 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         **state.ROCKSDB_CONF,
         # Adaptive plans are off for stateful streams anyway; a fixed plan is what the fingerprint describes.
         "spark.sql.adaptive.enabled": "false",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        **pace.LEVELS[0].conf,
         # Spark's own costs 0.12 CPU seconds before every task, more than decoding a small batch.
         "spark.python.daemon.module": "headrace.streaming.python_daemon",
         "spark.sql.streaming.metricsEnabled": "true",
@@ -211,7 +211,6 @@ def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
         "kafka.fetch.max.wait.ms": "20",
         # A producer that aborts and tries again must not count twice; Kafka's own default reads aborted records (ADR 0031).
         "kafka.isolation.level": READ_COMMITTED,
-        "kafka.max.poll.records": "5000",
     }
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import names, paths
+from headrace.contract import names, pace, paths
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import intent, supervision
@@ -113,6 +113,11 @@ def _look(scene: Scene) -> dict[str, Any]:
     remembered = remember(seen, before)
     judgement = judge(scene.pipeline, seen, remembered, scene.limits)
     action, memory = decide(judgement.pipeline, seen, remembered, scene.limits, scene.dice)
+    if judgement.pipeline.end in pace.SLOWED_BY:
+        # On Kubernetes the JVM takes Python along: the driver cannot write it down itself.
+        pace.slow_down(scene.root, name, remembered.life, judgement.pipeline.end)
+    elif remembered.same_end in pace.SLOWED_BY and not memory.same_end:
+        pace.restore(scene.root, name)  # for the next driver: this one has run long enough
     if action.kind not in {"NOTHING", "GIVE_UP"}:
         supervision.write(scene.root, name, _told(scene, seen, judgement, memory, action))
         action, memory, silence = _act(scene, seen, action, memory, remembered)

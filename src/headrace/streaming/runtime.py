@@ -23,7 +23,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import paths, submit
+from headrace.contract import pace, paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.checkpoint import newest_batch
 from headrace.contract.exits import Exit
@@ -64,7 +64,17 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     held = lock.hold(options.lock_file, pipeline.name) if options.lock_file else None
     transforms = queries.transforms_of(pipeline, module)
     kafka = read_kafka(options.bindings)
-    conf = submit.spark_conf(pipeline, paths.lake(options.root)) | dict(options.conf)
+    level = pace.level(options.root, pipeline.name)
+    pipeline = pace.applied(pipeline, level)
+    conf = (
+        submit.spark_conf(pipeline, paths.lake(options.root))
+        | dict(options.conf)
+        | (pace.LEVELS[level].conf if level else {})
+    )
+    if level:
+        log.warning(
+            "%s takes less at once since a driver ran out of memory: %s", pipeline.name, pace.describe(conf, pipeline)
+        )
     spark = session.start(pipeline.name, conf, read_cassandra(options.bindings))
     jvm_lock = lock.hold_in_jvm(spark, options.lock_file, pipeline.name) if options.lock_file else None
     gate = writer.Gate()

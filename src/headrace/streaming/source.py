@@ -9,7 +9,7 @@ from types import MappingProxyType
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import submit
+from headrace.contract import pace, submit
 from headrace.contract.model import Pipeline, Query, Source, format_duration
 from headrace.streaming import decode
 
@@ -30,9 +30,7 @@ def stream(
     broker time (milliseconds since 1970) at which a generation's first batch begins; a later one follows the checkpoint.
     `more` are further options of the source.
     """
-    options = (
-        submit.source_options(pipeline, topic) | dict(kafka) | dict(more) | {"includeHeaders": str(headers).lower()}
-    )
+    options = _options(spark, pipeline, topic, kafka) | dict(more) | {"includeHeaders": str(headers).lower()}
     if starting_ms is not None:
         # a partition without a later record begins at its end
         options |= {"startingTimestamp": str(starting_ms), "startingOffsetsByTimestampStrategy": "latest"}
@@ -41,7 +39,7 @@ def stream(
 
 def whole(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> DataFrame:
     """Return what a topic holds now as a batch, in the columns of `stream` without headers."""
-    options = submit.source_options(pipeline, topic) | dict(kafka)
+    options = _options(spark, pipeline, topic, kafka)
     del options["maxOffsetsPerTrigger"]
     return spark.read.format("kafka").options(**options).load()
 
@@ -54,7 +52,7 @@ def again(
     `places` are few of a batch that runs now, so Kafka still has them; others that lie between come along.
     """
     bounds = places.groupBy("partition").agg(F.min("offset").alias("first"), F.max("offset").alias("last")).collect()
-    options = submit.source_options(pipeline, topic) | dict(kafka)
+    options = _options(spark, pipeline, topic, kafka)
     name = options.pop("subscribe")
     for unused in ("maxOffsetsPerTrigger", "startingOffsets"):
         options.pop(unused, None)
@@ -65,6 +63,12 @@ def again(
         "includeHeaders": "true",
     }
     return spark.read.format("kafka").options(**options).load()
+
+
+def _options(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of a Kafka source; how many records a poll returns follows the driver's pace."""
+    polled = {"kafka.max.poll.records": spark.conf.get(pace.POLL_RECORDS, str(pace.LEVELS[0].poll_records))}
+    return submit.source_options(pipeline, topic) | polled | dict(kafka)
 
 
 def added_columns(query: Query, source: Source) -> tuple[str, ...]:

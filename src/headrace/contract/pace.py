@@ -1,0 +1,82 @@
+"""How much a driver takes at once. After an end for want of memory, the next drivers take less (ADR 0044).
+
+Batches are bounded by numbers of records; Spark 3.5 and Kafka's consumer have no bound of uncompressed bytes
+(SPARK-51316 came with Spark 4). Records of 1 MB need steps of a few records, records of 1 kB would pay for such steps
+with most of their CPU. So the steps are large until a driver ran out of memory, and small from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.contract import paths, storage
+from headrace.contract.exits import Exit
+from headrace.contract.model import Pipeline
+
+POLL_RECORDS = "spark.headrace.poll.records"
+"""The setting that says how many records a Kafka consumer returns at once; it holds them uncompressed."""
+
+ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+SLOWED_BY = frozenset({Exit.OUT_OF_MEMORY.name, Exit.WORKER_LOST.name})
+"""The ends after which the next driver takes less."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Bounds of one level: `share` of the declared offsets a batch, records a poll, rows a step from and to Python."""
+
+    share: float
+    poll_records: int
+    arrow_rows: int
+
+    @property
+    def conf(self) -> dict[str, str]:
+        """Return the Spark settings of these bounds."""
+        return {POLL_RECORDS: str(self.poll_records), ARROW_ROWS: str(self.arrow_rows)}
+
+
+LEVELS = (Pace(1.0, 500, 20_000), Pace(0.05, 4, 64), Pace(0.0025, 1, 8))
+"""From the usual bounds to the smallest. The second holds 64 MB of records of 1 MB in a task, the third 8 MB."""
+
+
+def level(root: str, pipeline: str) -> int:
+    """Return the level at which the pipeline's next driver runs: 0, or more after ends for want of memory."""
+    kept = storage.read_json(paths.pace(root, pipeline)) or {}
+    return min(int(kept.get("level", 0)), len(LEVELS) - 1)
+
+
+def slow_down(root: str, pipeline: str, life: str, end: str) -> None:
+    """Record that the driver `life` ended with `end` for want of memory: the next one runs at the next level.
+
+    The driver and the supervisor may both report one end; it counts once.
+    """
+    kept = storage.read_json(paths.pace(root, pipeline)) or {}
+    if kept.get("life") == life:
+        return
+    now_ms = time.time_ns() // 1_000_000
+    content = {"level": min(int(kept.get("level", 0)) + 1, len(LEVELS) - 1), "life": life, "end": end, "at_ms": now_ms}
+    storage.write_json(paths.pace(root, pipeline), content)
+
+
+def restore(root: str, pipeline: str) -> None:
+    """Give the pipeline's next driver the usual bounds again: an operator has stopped this one."""
+    if level(root, pipeline):
+        storage.write_json(paths.pace(root, pipeline), {"level": 0})
+
+
+def applied(pipeline: Pipeline, now: int) -> Pipeline:
+    """Return the pipeline with the offsets a batch of a level, at least 1."""
+    offsets = max(1, int(pipeline.driver.max_offsets_per_trigger * LEVELS[now].share))
+    driver = pipeline.driver.model_copy(update={"max_offsets_per_trigger": offsets})
+    return pipeline.model_copy(update={"driver": driver})
+
+
+def describe(conf: Mapping[str, str], pipeline: Pipeline) -> str:
+    """Return the bounds in force as one line for the log."""
+    return (
+        f"at most {pipeline.driver.max_offsets_per_trigger} offsets a batch, {conf[POLL_RECORDS]} records a poll, "
+        f"{conf[ARROW_ROWS]} rows a step of Python"
+    )
