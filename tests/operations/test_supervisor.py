@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import generation, names, pace, paths, storage
+from headrace.contract import generation, names, paths, storage
 from headrace.contract.load import by_name, load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations import control, intent, supervision, supervisor
@@ -195,21 +195,6 @@ def test_new_generations_are_those_of_exactly_one_pipeline() -> None:
         control.require_queries([PIPELINE], ["last_logni"])
     with pytest.raises(HeadraceError, match="exactly one pipeline"):
         control.require_queries([PIPELINE, PIPELINE], ["last_login"])
-
-
-def test_a_driver_that_the_kubelet_killed_for_memory_is_followed_by_one_that_takes_less(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a pod the JVM takes Python along, so the supervisor writes down what the launcher saw."""
-    look(scene)
-    life = supervision.memory_of(supervision.read(scene.root, scene.pipeline.name)).life
-    imagined(scene).alive.clear()
-    end = {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": time.time_ns() // 1_000_000 + 60_000, "life": life}
-    monkeypatch.setattr(scene.launcher, "ended", lambda _: end)
-    assert pace.level(scene.root, scene.pipeline.name) == 0
-    look(scene)
-    look(scene)
-    assert pace.level(scene.root, scene.pipeline.name) == 1
 
 
 def test_an_operator_who_stops_between_the_look_and_the_start_wins(scene: Scene) -> None:

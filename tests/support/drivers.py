@@ -124,15 +124,11 @@ class Stage:
         return driver
 
     def await_end(self) -> int:
-        """Wait until the driver has ended by itself, its JVM too, and return its exit code.
-
-        A JVM that still ends is a driver that a start finds and does not start beside.
-        """
+        """Wait until the driver has ended by itself, its JVM too (a start would find it), and return its exit code."""
         assert self.child is not None
         members = group_of(self.child.pid)
         code = self.child.wait(DEADLINE_SECONDS)
-        _, left = psutil.wait_procs(members, DEADLINE_SECONDS)
-        assert not left, f"still there after the driver's end: {left}"
+        assert not psutil.wait_procs(members, DEADLINE_SECONDS)[1], "its JVM is still there"
         return code
 
     def stop(self) -> int:

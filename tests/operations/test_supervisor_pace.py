@@ -1,0 +1,38 @@
+"""The supervisor makes the next driver take less at once where the driver could not write that down itself."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headrace.contract import pace
+from headrace.operations import intent, supervision
+from headrace.operations.supervisor import Scene, look
+from headrace.operations.verdict import LIMITS
+from tests.operations.supervising import Imagined
+from tests.operations.test_verdict import PIPELINE
+
+QUICK = replace(LIMITS, head_start=0, confirm=0, first_wait=0, longest_wait=0)
+
+
+def test_a_driver_that_the_kubelet_killed_for_memory_is_followed_by_one_that_takes_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pod the JVM takes Python along, so the supervisor writes down what the launcher saw."""
+    root, launcher = str(tmp_path), Imagined(str(tmp_path))
+    intent.write(root, PIPELINE.name, "RUNNING", "ann", "start")
+    ends = {topic: {0: 0, 1: 0} for topic in PIPELINE.sources}
+    scene = Scene(launcher, PIPELINE, lambda _: ends, QUICK, random.Random(1))
+    look(scene)
+    life = supervision.memory_of(supervision.read(root, PIPELINE.name)).life
+    launcher.alive.clear()
+    end = {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": time.time_ns() // 1_000_000 + 60_000, "life": life}
+    monkeypatch.setattr(launcher, "ended", lambda _: end)
+    assert pace.level(root, PIPELINE.name) == 0
+    look(scene)
+    look(scene)
+    assert pace.level(root, PIPELINE.name) == 1
