@@ -49,14 +49,13 @@ def plan(dimension: Dimension = None, as_json: Json = False) -> None:
     if as_json:
         print_json(planned)
     else:
-        needs = " It needs an approval." if planned["needs_approval"] else ""
-        console.print(planned["text"] + needs)
+        console.print(planned["text"], soft_wrap=True)
 
 
 @users.command()
 def refresh(
     dimension: Dimension = None,
-    approve: Annotated[bool, typer.Option("--approve", help="Also if it deletes more than the file allows.")] = False,
+    approve: Annotated[bool, typer.Option("--approve", help="Also where the plan needs an approval.")] = False,
     as_json: Json = False,
 ) -> None:
     """Refresh from the newest complete snapshot; nothing happens where none is newer than what is applied."""

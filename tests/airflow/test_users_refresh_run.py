@@ -144,7 +144,8 @@ def test_deletes_above_the_cap_are_carried_out_once_they_are_approved(
     assert airflow.wait(DAG, run_id, answer="Approve") == "success", states(airflow, run_id)
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 0, "deleted": 20}
     assert users(own, project) == FEW
-    assert applied(own.root, PIPELINE, DIMENSION)["version"] == version(10)
+    known = applied(own.root, PIPELINE, DIMENSION)
+    assert (known["version"], known["by"], known["approved_by"]) == (version(10), "admin (Airflow)", "admin (Airflow)")
 
 
 def test_an_older_snapshot_that_comes_late_changes_nothing(airflow: Airflow, own: Deployment, project: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +228,29 @@ def test_the_forms_offer_the_pipelines_of_the_project(project: Path, dags: dict[
     assert dags["stream_start"]["params"]["pipelines"] == sorted(load_pipelines(project / "pipelines"))
     for dag_id in ("stream_stop", "stream_pause", "stream_resume", "stream_restart"):
         assert dags[dag_id]["params"]["pipelines"] == [], f"{dag_id} must not act on all by default"
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [
+        ("{}", set()),
+        ("{fixed: {}}", set()),
+        ("{staff: {refresh: {schedule: '5 3 * * 1'}}, doors: {refresh: {}}}", {"staff_refresh", "doors_refresh"}),
+    ],
+    ids=["no dimension", "none that is refreshed", "two"],
+)
+def test_each_refreshed_dimension_has_a_dag_and_an_asset_of_its_own(
+    project: Path, tmp_path: Path, dimensions: str, expected: set[str]
+) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "badges.yaml").write_text(f"dimensions: {dimensions}\n")
+    (tmp_path / "dags").mkdir()
+    shutil.copy(project / "dags" / "users_refresh.py", tmp_path / "dags")
+    found = _probe(tmp_path, tmp_path, "1")
+    assert found["errors"] == {}
+    assert set(found["dags"]) == expected
+    for dag_id, dag in found["dags"].items():
+        assert f"headrace://dimensions/{dag_id.removesuffix('_refresh')}" in json.dumps(dag["serialised"])
 
 
 def _after(dag: Dag, task_id: str) -> set[str]:

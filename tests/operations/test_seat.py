@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.errors import HeadraceError
 from headrace.operations import seat
 
 
@@ -25,8 +26,61 @@ def dag_file(tmp_path: Path) -> str:
 
 def test_the_dag_files_of_a_project_with_a_broken_pipeline_file_still_load(dag_file: str) -> None:
     assert seat.topics_of(dag_file) == ["sales"]
-    assert seat.refreshed_dimensions(dag_file) == ["good.shops"]
+    assert [(each.name, each.pipeline, each.dimension) for each in seat.refreshed_dimensions(dag_file)] == [
+        ("shops", "good", "shops")
+    ]
 
 
 def test_a_broken_file_keeps_its_name_in_the_forms_and_a_leftover_has_none(dag_file: str) -> None:
     assert seat.pipeline_names(dag_file) == ["bad", "good", "list", "lost"]
+
+
+def _project(folder: Path, **pipelines: str) -> str:
+    (folder / "pipelines").mkdir()
+    for name, refreshes in pipelines.items():
+        dimensions = "".join(f"  {line}\n" for line in refreshes.split("; "))
+        (folder / "pipelines" / f"{name}.yaml").write_text(f"dimensions:\n{dimensions}")
+    return str(folder / "dags" / "users_refresh.py")
+
+
+def test_each_dimension_that_is_refreshed_has_a_name_and_a_schedule_of_its_own(tmp_path: Path) -> None:
+    dag_file = _project(
+        tmp_path,
+        one="staff: {refresh: {schedule: '5 3 * * 1'}}; doors: {refresh: {}}; fixed: {}",
+        two="doors: {refresh: {schedule: 'every day'}}; users: {refresh: {schedule: 7}}",
+    )
+    assert seat.refreshed_dimensions(dag_file) == [
+        seat.Refreshed("one_doors", "one", "doors", "29 0 * * *"),
+        seat.Refreshed("staff", "one", "staff", "5 3 * * 1"),
+        seat.Refreshed("two_doors", "two", "doors", None),
+        seat.Refreshed("users", "two", "users", None),
+    ]
+
+
+def test_a_project_without_a_refreshed_dimension_has_none(tmp_path: Path) -> None:
+    assert seat.refreshed_dimensions(_project(tmp_path, one="fixed: {}")) == []
+
+
+class _Answered:
+    """A task instance that knows one answer."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def xcom_pull(self, task_ids: str) -> object:
+        return self.answer if task_ids == "approve" else None
+
+
+def test_an_approval_has_the_name_of_the_person() -> None:
+    answer = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "mia"}}
+    assert seat.approver(_Answered(answer), "approve") == "mia (Airflow)"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, {}, {"chosen_options": ["Approve"], "responded_by_user": None},
+     {"chosen_options": ["Reject"], "responded_by_user": {"id": "7", "name": "mia"}}],
+)  # fmt: skip
+def test_what_no_person_approved_is_not_approved(answer: object) -> None:
+    with pytest.raises(HeadraceError, match="Nobody approved in the task approve"):
+        seat.approver(_Answered(answer), "approve")

@@ -30,6 +30,7 @@ from tests.support.expectations import import_great_expectations, suites_of
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
 USERS = int(os.environ.get("HEADRACE_TEST_USERS", "30000"))
+RUN = {"holder": "a run", "by": "test"}
 CHANGED, ADDED, LEFT = 600, 300, 100
 
 
@@ -193,12 +194,12 @@ def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
     fewer = dict(list(users.items())[:180])
     _drop(stage, now + timedelta(minutes=40), fewer)
     with pytest.raises(
-        HeadraceError, match=r"deletes 20 of 200 rows of users_bad \(10\.0 %, allowed 5 %\): approve it"
+        HeadraceError, match=r"20 deleted \(10\.0 % of 200; .* It needs an approval: it deletes more than 5 % of 200"
     ):
         _refresh(stage)
     assert _rows(stage, "*") == before
     told = _refresh(stage, approve=True)
-    assert (told["deletes"], told["by"]) == (20, "test")
+    assert (told["deletes"], told["by"], told["approved_by"]) == (20, "test", "test")
     left = fewer | {ids[-1]: None}  # a login after the extract outlives its user, as a row without name
     assert _names(stage) == left
     (kept,) = [row for row in _rows(stage, "login_id, last_login") if row["login_id"] == ids[0]]
@@ -221,12 +222,22 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     plan = duty.plan(deployment, stage.name, name, staged)
     Path(plan["diff"]).write_bytes(b"other")
     with pytest.raises(HeadraceError, match="is not what was planned"):
-        duty.apply(deployment, stage.name, name, plan)
+        duty.apply(deployment, stage.name, name, plan, **RUN)
     assert _names(stage) == {}
     plan = duty.plan(deployment, stage.name, name, staged)
     assert _refresh(stage)["inserts"] == 2
     with pytest.raises(HeadraceError, match="was applied since the plan"):
-        duty.apply(deployment, stage.name, name, plan)
+        duty.apply(deployment, stage.name, name, plan, **RUN)
+
+    # While one run writes, another waits; what it left is free for the next.
+    _drop(stage, now + timedelta(seconds=30), {"a": "A", "b": "B1"})
+    staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))
+    plan = duty.plan(deployment, stage.name, name, staged)
+    written = duty.apply(deployment, stage.name, name, plan, **RUN)
+    with pytest.raises(HeadraceError, match=r"Another refresh of .* is writing, by test since"):
+        _refresh(stage)
+    assert duty.verify(deployment, stage.name, name, staged, **RUN)["rows"] == 2
+    duty.record(deployment, stage.name, name, staged, plan, written, **RUN)
 
     # A row that was written after the extract is left as it is, whichever way it differs.
     stage.cql("UPDATE test_db.users_plan SET user_name = 'By hand' WHERE login_id = 'a'")

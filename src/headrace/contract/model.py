@@ -117,8 +117,20 @@ class Refresh(Strict):
     table: str | None = Field(
         None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$", description="The SQL table or view, such as public.users."
     )
+    delimiter: Literal[",", ";", "\t", "|"] = Field(",", description="What stands between the cells of a CSV file.")
+    schedule: str = Field(
+        "29 0 * * *", description="When the DAG `<dimension>_refresh` runs: cron with five fields, UTC."
+    )
+    keep: Duration = Field(
+        timedelta(days=7),
+        description="How long what a refresh has staged (the directory's rows) is kept; 1 to 365 days.",
+    )
     max_delete_percent: int = Field(
-        5, ge=0, le=100, description="A refresh that deletes more of the live rows waits for an approval."
+        5,
+        ge=0,
+        le=100,
+        description="A refresh that deletes more of the live rows waits for an approval; so does one whose snapshot has so many "
+        "rows fewer than the largest of the last ten.",
     )
     min_rows_percent: int = Field(
         50, ge=0, le=100, description="A snapshot with fewer rows than this share of the live ones is refused."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 
 from headrace.contract import rules_sinks, rules_state
 from headrace.contract.cassandra import directory_columns
+from headrace.contract.cron import cron_problem
 from headrace.contract.model import Pipeline, decimal_digits
 from headrace.contract.names import ARCHIVE_PREFIX, OWN_PREFIX
 from headrace.contract.wording import choices
@@ -127,6 +129,10 @@ def refreshes_can_be_carried_out(pipeline: Pipeline) -> Iterator[str]:
             yield f"{key}.table: a refresh from SQL reads one; name the table or view, such as public.{name}"
         if refresh.source == "files" and refresh.table is not None:
             yield f"{key}.table: files have none; take it out or write source: sql"
+        if problem := cron_problem(refresh.schedule):
+            yield f"{key}.schedule: {problem}; write five fields, such as 29 0 * * * for 00:29 UTC every day"
+        if not timedelta(days=1) <= refresh.keep <= timedelta(days=365):
+            yield f"{key}.keep: an approval may take half a day, and personal data is not kept for ever; write 1 to 365 days"
         if not directory_columns(pipeline, name):
             yield f"{key}: queries write every column of {name}; take the refresh out, or give {name} a column of its own"
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from airflow.sdk import (
 )
 
 from headrace.contract import files
+from headrace.contract.cron import cron_problem
+from headrace.contract.model import Refresh
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import LauncherSilentError
@@ -149,14 +153,39 @@ def topics_of(dag_file: str) -> list[str]:
     return sorted({topic for content in _readable(dag_file).values() for topic in content.get("sources") or ()})
 
 
-def refreshed_dimensions(dag_file: str) -> list[str]:
-    """Return `pipeline.dimension` of every dimension that the project's files refresh from a directory."""
-    return sorted(
-        f"{pipeline}.{name}"
+@dataclass(frozen=True)
+class Refreshed:
+    """A dimension that is refreshed from a directory, with the name of its DAG and asset, and its schedule (None: by hand)."""
+
+    name: str
+    pipeline: str
+    dimension: str
+    schedule: str | None
+
+
+def refreshed_dimensions(dag_file: str) -> list[Refreshed]:
+    """Return every dimension that the project's files refresh from a directory.
+
+    Its name is the dimension's; with the pipeline before it where two pipelines have a dimension of that name.
+    """
+    found = [
+        (pipeline, name, spec["refresh"])
         for pipeline, content in _readable(dag_file).items()
         for name, spec in (content.get("dimensions") or {}).items()
         if spec.get("refresh") is not None  # `refresh: {}` has every default
-    )
+    ]
+    times = Counter(name for _, name, _ in found)
+    return [
+        Refreshed(name if times[name] == 1 else f"{pipeline}_{name}", pipeline, name, _schedule(refresh))
+        for pipeline, name, refresh in sorted(found, key=lambda each: each[:2])
+    ]
+
+
+def _schedule(refresh: object) -> str | None:
+    """Return a refresh's schedule; None for one that its file's rules refuse: the run that a person starts says why."""
+    default = Refresh.model_fields["schedule"].default
+    told = refresh.get("schedule", default) if isinstance(refresh, dict) else default
+    return told if isinstance(told, str) and not cron_problem(told) else None
 
 
 def _pipelines_beside(dag_file: str) -> Path:
@@ -218,6 +247,21 @@ def chosen(names: Sequence[str]) -> list[str]:
 def request_of(run_id: str | None, pipeline: str) -> str:
     """Return the name of a start by a run: the same for a task that is tried again. Fit for a Kubernetes label."""
     return hashlib.sha256(f"{run_id}/{pipeline}".encode()).hexdigest()[:32]
+
+
+def holder(dag_run: Any) -> dict[str, str]:  # noqa: ANN401 - Airflow's DagRun as a task sees it
+    """Return what names a run among those that write one dimension, and who began it: the same for all tasks and tries of it."""
+    return {"holder": f"{dag_run.dag_id} {dag_run.run_id}", "by": who(dag_run)}
+
+
+def approver(ti: Any, task_id: str) -> str:  # noqa: ANN401 - Airflow's task instance
+    """Return the name of the person who approved in a task of `approval`. Raises HeadraceError where nobody did."""
+    answer = ti.xcom_pull(task_ids=task_id) or {}
+    user = answer.get("responded_by_user") or {}
+    name = user.get("name") or user.get("id")
+    if "Approve" not in answer.get("chosen_options", ()) or not name:
+        raise HeadraceError(f"Nobody approved in the task {task_id}: start the run again and answer there.")
+    return f"{name} (Airflow)"
 
 
 def who(dag_run: object) -> str:

@@ -10,6 +10,7 @@ import pytest
 from headrace.contract.load import load_pipeline
 from headrace.operations.users import apply
 from headrace.operations.users.diff import DELETE, UPSERT, Plan, _changes, _Counts, _stored
+from headrace.operations.users.live import cell
 
 EXTRACT = 1_000
 
@@ -25,9 +26,7 @@ EXTRACT = 1_000
         pytest.param(
             {("a",): ("B",)}, {("a",): (("A",), 1_000)}, [], _Counts(newer=1), id="a name written since the extract"
         ),
-        pytest.param(
-            {}, {("a",): (("A",), 999)}, [(DELETE, ("a", "A"), [])], _Counts(deletes=1), id="a user that left"
-        ),
+        pytest.param({}, {("a",): (("A",), 999)}, [(DELETE, ("a",), [])], _Counts(deletes=1), id="a user that left"),
         pytest.param({}, {("a",): (("A",), 1_001)}, [], _Counts(newer=1), id="a user who came since the extract"),
         pytest.param(
             {("a",): ("A", None)}, {}, [(UPSERT, ("a", "A", None), [0])], _Counts(inserts=1), id="a null is no insert"
@@ -41,7 +40,7 @@ EXTRACT = 1_000
         ),
         pytest.param(
             {("a",): (Decimal("1.50"), datetime(2026, 1, 1, tzinfo=UTC))},
-            {("a",): ((Decimal("1.5"), datetime(2026, 1, 1)), 5)},
+            {("a",): ((Decimal("1.5"), cell(datetime(2026, 1, 1))), 5)},
             [],
             _Counts(unchanged=1),
             id="equal values, otherwise written",
@@ -68,9 +67,10 @@ def test_every_write_has_the_time_of_the_extract_and_only_what_changed(project) 
 
 
 def test_a_plan_says_what_an_approval_is_about() -> None:
-    plan = Plan("v", 1, "d", "s", "", 1_000, 400, 0, 1, 600, 399, 0, 60.0, 5, True)
+    plan = Plan("v", 1, "d", "s", "", 1_000, 400, 0, 1, 600, 399, 0, 60.0, 5, ["it has 400 rows"])
+    assert plan.needs_approval
     assert plan.text == (
         "Version v: 0 new, 1 changed, 600 deleted (60.0 % of 1000; up to 5 % need no approval), 399 unchanged, 0 left "
-        "because they are newer."
+        "because they are newer. It needs an approval: it has 400 rows."
     )
-    assert Plan(**plan.to_json_dict()) == plan
+    assert Plan.from_json_dict(plan.to_json_dict()) == plan

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import sqlite3
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from headrace.contract.arrow import arrow_type
 from headrace.contract.bindings import DatabaseBinding, write_binding
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.users.snapshot import Snapshot
-from headrace.operations.users.stage import read_parquet, stage, stage_schema
+from headrace.operations.users.stage import ColumnError, converted, read_parquet, stage, stage_schema
 
 PROJECT = Path(__file__).resolve().parents[3]
 VERSION, AT = "20260101T000000Z", 1_767_225_600_000
@@ -84,9 +87,15 @@ BAD = [
     pytest.param("csv", _text("login_id,user_name,last_login\na,A,\n"), "has last_login too many", id="a stream's column"),
     pytest.param("csv", _text("login_id,user_name,login_id\na,A,a\n"), "names a column twice", id="a column twice"),
     pytest.param("csv", _text("a,A\nb,B\n"), "lacks login_id, user_name", id="no header"),
-    pytest.param("csv", _text("login_id,user_name\na\n"), "does not read as csv", id="a row that is cut"),
+    pytest.param("csv", _text("login_id,user_name\na\n"), ", line 2, column 1: the header has 2 cells and this line has 1",
+                 id="a row that is cut"),
     pytest.param("parquet", _text("login_id,user_name\na,A\n"), "does not read as parquet", id="no Parquet"),
     pytest.param("parquet", _parquet(login_id=[1, 2], user_name=["A", "B"]), "login_id is int64, not string", id="types"),
+    pytest.param("csv", _text("login_id; user_name\na;A\n"), "lacks login_id, user_name", id="another delimiter and blanks"),
+    pytest.param("csv", _text("login_id;user_name\na;A\n"), "is delimited by a semicolon, not by a comma: write "
+                 "`delimiter: \";\"` into the dimension's refresh", id="another delimiter"),
+    pytest.param("csv", _text("login_id, user_name\na, A\n"), ", line 1, column 10: there is a blank beside the column name "
+                 "user_name; remove it. Correct the extract and drop it again.", id="a blank in the header"),
     pytest.param("parquet", _parquet(login_id=["a"]), "lacks user_name", id="a Parquet with a column too few"),
     pytest.param("parquet", _text(""), "has no rows", id="an empty Parquet"),
     pytest.param("parquet", _parquet(login_id=[], user_name=[]), "has no rows", id="a Parquet without rows"),
@@ -133,6 +142,36 @@ def test_a_snapshot_whose_lines_end_with_a_carriage_return_alone_is_read(tmp_pat
     path.write_bytes(b"login_id,user_name\ru001,Ann Low\ru002,Ben High\r")
     rows = _rows(_staged(tmp_path, pipeline, path))
     assert rows == [{"login_id": "u001", "user_name": "Ann Low"}, {"login_id": "u002", "user_name": "Ben High"}]
+
+
+def test_a_gzip_snapshot_is_read_and_its_hash_is_that_of_the_file(tmp_path: Path, pipeline: Pipeline) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"login_id,user_name\na,A\n"))
+    staged = _staged(tmp_path, pipeline, path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert _rows(staged) == [{"login_id": "a", "user_name": "A"}]
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(HeadraceError, match=r"a\.csv\.gz is not a whole gzip file: it was cut or changed"):
+        _staged(tmp_path, pipeline, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "says"),
+    [
+        ("date", pa.array([1_700_000_000_000]), "column found is int64, not date"),
+        ("timestamp", pa.array([1_700_000_000_000]), "column found is int64, not timestamp"),
+        ("decimal(9,2)", pa.array([0.1]), "column found is double, not decimal"),
+        ("int", pa.array([1, 3_000_000_000]), "column found is int64, and its value in row 2 is not int"),
+        ("decimal(4,1)", pa.array([Decimal("1.5"), Decimal("1.25")]), "its value in row 2 is not decimal(4,1)"),
+        ("date", pa.array(["2026-01-01", "secret"]), "column found is string, and its value in row 2 is not date"),
+    ],
+)
+def test_a_parquet_value_that_would_change_is_refused_by_column_and_row(kind: str, column: pa.Array, says: str) -> None:
+    schema = pa.schema([("found", arrow_type(kind))])
+    with pytest.raises(ColumnError) as told:
+        converted(pa.table({"found": column}), schema, {"found": kind})
+    assert says in str(told.value)
+    assert "secret" not in str(told.value)
+    assert "3000000000" not in str(told.value)
 
 
 def test_a_snapshot_that_breaks_its_mark_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import Dimension, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
+from headrace.operations.users import lease
 from headrace.operations.users.diff import DELETE, UPSERT, Plan, diff
-from headrace.operations.users.snapshot import applied
+from headrace.operations.users.snapshot import applied, begun
 from headrace.operations.users.stage import read_parquet
 
 CONCURRENCY = 64
@@ -39,41 +41,71 @@ def apply(
     dimension: str,
     plan: Plan,
     *,
+    holder: str,
+    by: str,
     approved_by: str = "",
     report: Report | None = None,
 ) -> dict[str, int]:
     """Write a plan's rows: upserts first, then deletes. Returns how many of each. May be repeated after a failure.
 
-    Raises HeadraceError if the plan deletes more than it may without approval, if another refresh came in between, or
-    if the difference is not the one that was planned (and perhaps approved).
+    `holder` is the run that writes: it takes the dimension's lease and keeps it until `record`. Raises HeadraceError if another
+    run has the lease, if the plan needs an approval that it does not have, if another refresh came in between, or if the
+    difference is not the one that was planned (and perhaps approved).
     """
-    require_plan(root, pipeline, dimension, plan)
     if plan.needs_approval and not approved_by:
-        raise HeadraceError(
-            f"Version {plan.version} deletes {plan.deletes} of {plan.live_rows} rows of {dimension} ({plan.delete_percent} %, "
-            f"allowed {plan.max_delete_percent} %): approve it, or correct the extract."
-        )
-    rows = read_parquet(plan.diff).to_pylist()
-    upserts = [row for row in rows if row["op"] == UPSERT]
-    deletes = [row for row in rows if row["op"] == DELETE]
+        raise HeadraceError(f"{plan.text} Approve it, or correct the extract.")
     own, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
-    with cassandra_session(bindings) as session:
+    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
+        require_plan(root, pipeline, dimension, plan)
+        now = {"version": plan.version, "extract_ms": plan.extract_ms, "by": by}
+        storage.write_json(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
+        rows = read_parquet(plan.diff).to_pylist()
+        upserts = [row for row in rows if row["op"] == UPSERT]
+        deletes = [row for row in rows if row["op"] == DELETE]
+
+        def renew(done: int, total: int) -> None:
+            lease.take(session, pipeline.name, dimension, holder, by)
+            if report:
+                report(done, total)
+
         done = 0
         for changed, group in groupby(sorted(upserts, key=_columns), key=_columns):
             names = [*own.key, *changed]
             values = [tuple(row[name] for name in names) for row in group]
-            done = _write(session, _insert(own, names, micros), values, done, len(rows), report)
+            done = _write(session, _insert(own, names, micros), values, done, len(rows), renew)
         keys = [tuple(row[name] for name in own.key) for row in deletes]
-        _write(session, _delete(own, micros), keys, done, len(rows), report)
+        _write(session, _delete(own, micros), keys, done, len(rows), renew)
     return {"upserted": len(upserts), "deleted": len(deletes)}
+
+
+@contextmanager
+def held(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> Iterator[None]:
+    """Hold the lease of a dimension; it is kept afterwards. A refusal of ours gives it back: nothing more will be written."""
+    lease.take(session, pipeline, dimension, holder, by)
+    try:
+        yield
+    except HeadraceError:
+        lease.release(session, pipeline, dimension, holder)
+        raise
+
+
+def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
+    """Give the lease of a dimension back, if the holder has it."""
+    with cassandra_session(bindings) as session:
+        lease.release(session, pipeline, dimension, holder)
 
 
 def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> None:
     """Raise HeadraceError unless a plan is still what may be carried out: the recheck after an approval."""
-    now = applied(root, pipeline.name, dimension)
+    now, last = applied(root, pipeline.name, dimension), begun(root, pipeline.name, dimension).get("version", "")
     if now.get("version", "") != plan.after:
         raise HeadraceError(
             f"Version {now.get('version', 'none')} of {dimension} was applied since the plan for {plan.version} was made: "
+            "plan again."
+        )
+    if last not in {plan.begun, plan.version}:
+        raise HeadraceError(
+            f"A refresh of {dimension} to version {last} began since the plan for {plan.version} was made, and did not end: "
             "plan again."
         )
     fs, inner = storage.locate(plan.diff)
@@ -81,8 +113,15 @@ def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> N
         raise HeadraceError(f"{plan.diff} is not what was planned: begin the refresh again from its first step.")
 
 
-def verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any]) -> dict[str, int]:
+def verify(
+    root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any], *, holder: str, by: str
+) -> dict[str, int]:
     """Compare again after the writes. Raises HeadraceError if the table still differs from the stage."""
+    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
+        return _verify(root, bindings, pipeline, dimension, staged)
+
+
+def _verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any]) -> dict[str, int]:
     left = diff(root, bindings, pipeline, dimension, staged, "left.parquet")
     if left.inserts or left.updates or left.deletes:
         raise HeadraceError(
@@ -93,9 +132,22 @@ def verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged
 
 
 def record(
-    root: str, pipeline: Pipeline, dimension: str, staged: dict[str, Any], plan: Plan, written: dict[str, int], by: str
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    staged: dict[str, Any],
+    plan: Plan,
+    written: dict[str, int],
+    *,
+    holder: str,
+    by: str,
+    approved_by: str = "",
 ) -> dict[str, Any]:
-    """Write what was applied, when and by whom, and return it. From now on older snapshots are refused."""
+    """Write what was applied, when, by whom and who approved it, give the lease back, and return the record.
+
+    From now on older snapshots are refused.
+    """
     told = {
         "version": plan.version,
         "extract_ms": plan.extract_ms,
@@ -108,11 +160,16 @@ def record(
         "newer": plan.newer,
         **written,
         "by": by,
+        "approved_by": approved_by if plan.needs_approval else "",
+        "reasons": plan.reasons,
         "at_ms": time.time_ns() // 1_000_000,
     }
     folder = paths.refresh(root, pipeline.name, dimension)
-    storage.write_json(f"{folder}/{plan.version}/record.json", told)
-    storage.write_json(f"{folder}/applied.json", told)
+    with cassandra_session(bindings) as session:
+        lease.take(session, pipeline.name, dimension, holder, by)
+        storage.write_json(f"{folder}/{plan.version}/record.json", told)
+        storage.write_json(f"{folder}/applied.json", told)
+        lease.release(session, pipeline.name, dimension, holder)
     return told
 
 

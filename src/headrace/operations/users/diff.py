@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.users import live as live_table
-from headrace.operations.users.snapshot import applied, settings
+from headrace.operations.users.kept import history, reasons_to_ask
+from headrace.operations.users.snapshot import applied, begun, settings
 from headrace.operations.users.stage import read_parquet, stage_schema, write_parquet
 
 UPSERT, DELETE = "upsert", "delete"
@@ -24,7 +25,8 @@ UPSERT, DELETE = "upsert", "delete"
 class Plan:
     """What a refresh would write. `newer` rows were written after the extract and are left as they are.
 
-    `diff` is the file with the rows, `sha256` its content; `after` is the version that was applied when it was made.
+    `diff` is the file with the rows, `sha256` its content; `after` is the version that was applied when it was made, `begun` the
+    one that was begun last. `reasons` say why a person must approve it; empty if nobody must.
     """
 
     version: str
@@ -41,11 +43,22 @@ class Plan:
     newer: int
     delete_percent: float
     max_delete_percent: int
-    needs_approval: bool
+    reasons: list[str] = field(default_factory=list)
+    begun: str = ""
+
+    @property
+    def needs_approval(self) -> bool:
+        """Return whether a person must approve it."""
+        return bool(self.reasons)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `Plan(**...)` takes them back."""
-        return asdict(self)
+        """Return plain JSON values, `text` and `needs_approval` among them; `from_json_dict` takes them back."""
+        return asdict(self) | {"needs_approval": self.needs_approval, "text": self.text}
+
+    @classmethod
+    def from_json_dict(cls, value: Mapping[str, Any]) -> Plan:
+        """Return the plan of `to_json_dict`."""
+        return cls(**{name: each for name, each in value.items() if name not in {"needs_approval", "text"}})
 
     @property
     def text(self) -> str:
@@ -54,6 +67,7 @@ class Plan:
             f"Version {self.version}: {self.inserts} new, {self.updates} changed, {self.deletes} deleted "
             f"({self.delete_percent} % of {self.live_rows}; up to {self.max_delete_percent} % need no approval), "
             f"{self.unchanged} unchanged, {self.newer} left because they are newer."
+            + (f" It needs an approval: {'; '.join(self.reasons)}." if self.reasons else "")
         )
 
 
@@ -87,7 +101,7 @@ def diff(
     columns = directory_columns(pipeline, dimension)
     table = pa.Table.from_pylist(
         [
-            {"op": op, "changed": changed, **dict(zip(names, row, strict=True))}
+            {"op": op, "changed": changed, **dict(zip(names, row, strict=False))}  # of a row that goes, the key
             for op, row, changed in _named(rows, columns)
         ],
         schema=pa.schema([pa.field("op", pa.string()), pa.field("changed", pa.list_(pa.string())), *schema]),
@@ -104,7 +118,8 @@ def diff(
         stage_rows=len(wanted),
         delete_percent=percent,
         max_delete_percent=own.max_delete_percent,
-        needs_approval=percent > own.max_delete_percent,
+        reasons=reasons_to_ask(own, history(root, pipeline.name, dimension), len(there), len(wanted), counts.deletes),
+        begun=begun(root, pipeline.name, dimension).get("version", ""),
         **asdict(counts),
     )
 
@@ -122,14 +137,17 @@ def _keyed(staged: dict[str, Any], table: pa.Table, width: int) -> dict[live_tab
 def _changes(
     wanted: dict[live_table.Key, tuple[Any, ...]], there: live_table.Live, extract_micros: int, counts: _Counts
 ) -> Iterator[tuple[str, tuple[Any, ...], list[int]]]:
-    """Yield (op, key and values, positions of the changed values). What is newer than the extract is not touched."""
+    """Yield (op, key and values, positions of the changed values); of a row to delete the key alone.
+
+    What is newer than the extract is not touched.
+    """
     for key, values in wanted.items():
         if key not in there:
             counts.inserts += 1
             yield UPSERT, (*key, *values), [at for at, value in enumerate(values) if value is not None]
             continue
         known, written = there[key]
-        changed = [at for at, value in enumerate(values) if value != _aware(known[at])]
+        changed = [at for at, value in enumerate(values) if value != known[at]]
         if not changed:
             counts.unchanged += 1
         elif written >= extract_micros:
@@ -137,14 +155,14 @@ def _changes(
         else:
             counts.updates += 1
             yield UPSERT, (*key, *values), changed
-    for key, (known, written) in there.items():
+    for key, (_, written) in there.items():
         if key in wanted:
             continue
         if written >= extract_micros:
             counts.newer += 1
         else:
             counts.deletes += 1
-            yield DELETE, (*key, *map(_aware, known)), []
+            yield DELETE, key, []
 
 
 def _named(
@@ -152,10 +170,6 @@ def _named(
 ) -> Iterator[tuple[str, tuple[Any, ...], list[str]]]:
     for op, row, changed in rows:
         yield op, row, [columns[at] for at in changed]
-
-
-def _aware(value: Any) -> Any:  # noqa: ANN401 - a cell; Cassandra's driver gives UTC without a zone
-    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
 def _stored(value: Any) -> Any:  # noqa: ANN401 - a cell, as Cassandra keeps it: times to the millisecond

@@ -6,11 +6,15 @@ pick, stage, check, plan, (approval where plan["needs_approval"]), apply, verify
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from headrace.contract.names import stage_name
+from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
+from headrace.operations.users.kept import history, remove_old, rows_before
 from headrace.operations.users.snapshot import Snapshot, applied, in_drop, settings
 from headrace.operations.users.snapshot import pick as pick_snapshot
 
@@ -26,7 +30,11 @@ def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
 
 
 def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return the snapshot to refresh from, or {"skip": sentence} where there is none newer than what is applied."""
+    """Return the snapshot to refresh from, or {"skip": sentence} where there is none newer than what is applied.
+
+    Staged rows that are older than the dimension's `keep` are removed first.
+    """
+    remove_old(deployment.root, deployment.pipeline(pipeline), dimension)
     found = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
     return {"skip": found} if isinstance(found, str) else found.to_json_dict()
 
@@ -49,9 +57,10 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     from headrace.operations.users.stage import read_parquet
 
     own, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
-    before = applied(deployment.root, pipeline, dimension).get("rows")
-    rows_before = count(deployment.bindings, own, dimension) if before is None else before
-    least = math.ceil(rows_before * settings(own, dimension).min_rows_percent / 100)
+    before = rows_before(history(deployment.root, pipeline, dimension))
+    before = before or applied(deployment.root, pipeline, dimension).get("rows") or 0
+    before = before or count(deployment.bindings, own, dimension)
+    least = math.ceil(before * settings(own, dimension).min_rows_percent / 100)
     key = tuple(own.dimensions[dimension].key)
     frame = read_parquet(str(staged["stage"])).to_pandas()
     window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
@@ -79,11 +88,11 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
 
 
 def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the refresh would write (see `diff.Plan`), and `text`, the plan in one sentence."""
+    """Return what the refresh would write (see `diff.Plan.to_json_dict`)."""
     from headrace.operations.users.diff import diff
 
-    made = diff(deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension, dict(staged))
-    return made.to_json_dict() | {"text": made.text}
+    own = deployment.pipeline(pipeline)
+    return diff(deployment.root, deployment.bindings, own, dimension, dict(staged)).to_json_dict()
 
 
 def apply(
@@ -92,23 +101,39 @@ def apply(
     dimension: str,
     planned: Mapping[str, Any],
     *,
+    holder: str,
+    by: str,
     approved_by: str = "",
     report: Any = None,  # noqa: ANN401 - an apply.Report
 ) -> dict[str, int]:
-    """Recheck the plan and write it; returns {"upserted", "deleted"}. A repeat after a failure writes the same."""
+    """Recheck the plan and write it; returns {"upserted", "deleted"}. A repeat after a failure writes the same.
+
+    `holder` is the run: no other one may write the dimension until `record`. `by` is who began it, `approved_by` who approved it.
+    """
     from headrace.operations.users import apply as writes
 
-    own = deployment.pipeline(pipeline)
+    own, plan = deployment.pipeline(pipeline), _plan(planned)
     return writes.apply(
-        deployment.root, deployment.bindings, own, dimension, _plan(planned), approved_by=approved_by, report=report
+        deployment.root,
+        deployment.bindings,
+        own,
+        dimension,
+        plan,
+        holder=holder,
+        by=by,
+        approved_by=approved_by,
+        report=report,
     )
 
 
-def verify(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, int]:
+def verify(
+    deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any], *, holder: str, by: str
+) -> dict[str, int]:
     """Compare the table with the stage once more; returns {"rows", "newer"}. Raises HeadraceError where they differ."""
     from headrace.operations.users import apply as writes
 
-    return writes.verify(deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension, dict(staged))
+    own = deployment.pipeline(pipeline)
+    return writes.verify(deployment.root, deployment.bindings, own, dimension, dict(staged), holder=holder, by=by)
 
 
 def record(
@@ -119,13 +144,18 @@ def record(
     planned: Mapping[str, Any],
     written: Mapping[str, int],
     *,
+    holder: str,
     by: str,
+    approved_by: str = "",
 ) -> dict[str, Any]:
-    """Record the version as applied and return the record."""
+    """Record the version as applied, let the next refresh write, and return the record."""
     from headrace.operations.users import apply as writes
 
     own = deployment.pipeline(pipeline)
-    return writes.record(deployment.root, own, dimension, dict(staged), _plan(planned), dict(written), by)
+    return writes.record(
+        deployment.root, deployment.bindings, own, dimension, dict(staged), _plan(planned), dict(written),
+        holder=holder, by=by, approved_by=approved_by,
+    )  # fmt: skip
 
 
 def refresh(
@@ -144,10 +174,20 @@ def refresh(
     staged = stage(deployment, pipeline, dimension, snapshot)
     check(deployment, pipeline, dimension, staged)
     planned = plan(deployment, pipeline, dimension, staged)
+    run = {"holder": f"command {uuid.uuid4().hex}", "by": by}
     approved = by if approve else ""
-    written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report)
-    verify(deployment, pipeline, dimension, staged)
-    return record(deployment, pipeline, dimension, staged, planned, written, by=by)
+    try:
+        written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report, **run)
+        verify(deployment, pipeline, dimension, staged, **run)
+        return record(deployment, pipeline, dimension, staged, planned, written, approved_by=approved, **run)
+    except BaseException:  # this process ends: nobody would go on with its lease
+        from cassandra import DriverException
+
+        from headrace.operations.users.apply import release
+
+        with suppress(HeadraceError, DriverException):  # what went wrong before says more; the lease ends by itself
+            release(deployment.bindings, pipeline, dimension, run["holder"])
+        raise
 
 
 def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
@@ -163,4 +203,4 @@ def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, A
 def _plan(planned: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a diff.Plan
     from headrace.operations.users.diff import Plan
 
-    return Plan(**{name: value for name, value in planned.items() if name != "text"})
+    return Plan.from_json_dict(planned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.util import Date
 
 from headrace.contract.cassandra import directory_columns, quoted
 from headrace.contract.model import Pipeline
@@ -35,11 +37,20 @@ def read(bindings: Path, pipeline: Pipeline, dimension: str) -> Live:
         found: Live = {}
         times = [f"writetime({quoted(name)})" for name in columns]
         for row in scan(session, own.keyspace, own.table, own.key, [*map(quoted, columns), *times]):
-            key, rest = tuple(row[: len(own.key)]), row[len(own.key) :]
+            key, rest = tuple(map(cell, row[: len(own.key)])), row[len(own.key) :]
             values, written = rest[: len(columns)], rest[len(columns) :]
             if any(value is not None for value in values):
-                found[key] = (tuple(values), max(at for at in written if at is not None))
+                found[key] = (tuple(map(cell, values)), max(at for at in written if at is not None))
         return found
+
+
+def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
+    """Return a cell of Cassandra as a stage has it: its driver gives days as a class of its own, and UTC without a zone."""
+    if isinstance(value, Date):
+        return value.date()
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    return value
 
 
 def count(bindings: Path, pipeline: Pipeline, dimension: str) -> int:

@@ -1,6 +1,6 @@
 """Which snapshot is refreshed from: the newest complete file of the drop folder, or the SQL table as it is now.
 
-A file is `<any name>-<extract time>.csv` or `.parquet`, the time as 20261123T070500Z (UTC). It is complete when
+A file is `<any name>-<extract time>.csv`, `.csv.gz` or `.parquet`, the time as 20261123T070500Z (UTC). It is complete when
 `<file>.done` stands beside it; that may hold JSON with `rows` and `sha256`, and then the file must keep them. A file
 without it is being written and is not read.
 """
@@ -19,7 +19,7 @@ from headrace.contract.model import Pipeline, Refresh
 from headrace.errors import HeadraceError
 
 VERSION = "%Y%m%dT%H%M%SZ"
-_NAMED = re.compile(r"^.+-(\d{8}T\d{6}Z)\.(csv|parquet)$")
+_NAMED = re.compile(r"^.+-(\d{8}T\d{6}Z)\.(csv|csv\.gz|parquet)$")
 DONE = ".done"
 # Clocks differ; what is later than this was given a wrong time, and would hide real changes until then.
 MAX_AHEAD = timedelta(minutes=5)
@@ -54,6 +54,12 @@ def settings(pipeline: Pipeline, dimension: str) -> Refresh:
 def applied(root: str, pipeline: str, dimension: str) -> dict[str, Any]:
     """Return the record of the newest refresh that was carried out; empty where there was none."""
     found = storage.read_json(f"{paths.refresh(root, pipeline, dimension)}/applied.json")
+    return dict(found) if found else {}
+
+
+def begun(root: str, pipeline: str, dimension: str) -> dict[str, Any]:
+    """Return {"version", "extract_ms"} of the newest refresh that began to write, whether it ended or not; empty without one."""
+    found = storage.read_json(f"{paths.refresh(root, pipeline, dimension)}/begun.json")
     return dict(found) if found else {}
 
 
@@ -109,7 +115,7 @@ def _snapshot(place: str, version: str, kind: str) -> Snapshot:
     return Snapshot(
         version,
         int(at.timestamp() * 1000),
-        "csv" if kind == "csv" else "parquet",
+        "parquet" if kind == "parquet" else "csv",
         place,
         said.get("rows"),
         said.get("sha256"),

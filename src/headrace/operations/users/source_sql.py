@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 PAGE_ROWS = 10_000
 
 
-def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema) -> pa.Table:
+def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
     """Return the schema's columns of a table, read by one statement: one state of the database.
 
     Raises HeadraceError where it cannot be reached, has not the columns, or has values of other types.
@@ -40,7 +41,8 @@ def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema) ->
         with engine.connect().execution_options(stream_results=True) as connection:
             for page in connection.execute(sqlalchemy.select(source)).partitions(PAGE_ROWS):
                 columns = [
-                    pa.array(cells, field.type) for cells, field in zip(zip(*page, strict=True), schema, strict=True)
+                    _column(cells, field, types[field.name])
+                    for cells, field in zip(zip(*page, strict=True), schema, strict=True)
                 ]
                 pages.append(pa.record_batch(columns, schema=schema))
     except SQLAlchemyError as error:
@@ -48,12 +50,24 @@ def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema) ->
             f"{table} cannot be read from {binding.place} ({_first_line(error)}): see the binding {dimension}-source and "
             f"that the table has {', '.join(schema.names)}."
         ) from error
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+    except _ValueError as error:
         raise HeadraceError(
-            f"{table} of {binding.place} has values of other types than the contract ({_first_line(error)}): cast them in "
-            "a view and name the view."
+            f"{table} of {binding.place} has values of other types than the contract ({error}): cast them in a view and name the "
+            "view."
         ) from error
     return pa.Table.from_batches(pages, schema=schema)
+
+
+class _ValueError(Exception):
+    """A value of another type; the message names its column and type, not the value."""
+
+
+def _column(cells: Sequence[object], field: pa.Field, kind: str) -> pa.Array:
+    try:
+        return pa.array(cells, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError) as error:
+        found = sorted({type(cell).__name__ for cell in cells if cell is not None})
+        raise _ValueError(f"{field.name} must be {kind} and is {', '.join(found)}") from error
 
 
 def _url(binding: DatabaseBinding) -> URL:

@@ -5,15 +5,16 @@ Whatever is wrong with a snapshot's shape ends here, in one sentence; what is wr
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
-import re
+import json
+import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from headrace.contract import paths, storage, trees
@@ -22,7 +23,12 @@ from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
+from headrace.operations.users import csv_strict
 from headrace.operations.users.snapshot import Snapshot
+
+
+class ColumnError(Exception):
+    """A column whose values do not have the contract's type; the message holds no value."""
 
 
 def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> dict[str, Any]:
@@ -30,13 +36,14 @@ def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapsho
 
     Raises HeadraceError, one sentence, for an unreadable, cut or empty snapshot, wrong columns or wrong types.
     """
-    schema = stage_schema(pipeline, dimension)
+    schema, own = stage_schema(pipeline, dimension), pipeline.dimensions[dimension]
+    types = {name: own.columns[name].type for name in schema.names}
     if snapshot.kind == "sql":
         from headrace.operations.users.source_sql import read_table
 
-        table, sha256 = read_table(bindings, dimension, snapshot.place, schema), ""
+        table, sha256 = read_table(bindings, dimension, snapshot.place, schema, types), ""
     else:
-        table, sha256 = _read_file(snapshot, schema)
+        table, sha256 = _read_file(snapshot, schema, types, own.refresh.delimiter if own.refresh else ",")
     if table.num_rows == 0:
         raise HeadraceError(
             f"{snapshot.place} has no rows: a directory without users is a fault of the extract; extract it again."
@@ -45,7 +52,9 @@ def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapsho
         raise HeadraceError(
             f"{snapshot.place} has {table.num_rows} rows but its mark says {snapshot.rows}: it was cut; drop it again."
         )
-    path = f"{paths.refresh(root, pipeline.name, dimension)}/{snapshot.version}/stage.parquet"
+    folder = f"{paths.refresh(root, pipeline.name, dimension)}/{snapshot.version}"
+    path = f"{folder}/stage.parquet"
+    storage.write_json(f"{folder}/staged.json", {"at_ms": time.time_ns() // 1_000_000})
     write_parquet(path, table)
     told = {"version": snapshot.version, "extract_ms": snapshot.extract_ms, "kind": snapshot.kind}
     return told | {"place": snapshot.place, "stage": path, "rows": table.num_rows, "sha256": sha256}
@@ -76,7 +85,7 @@ def write_parquet(path: str, table: pa.Table) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
+def _read_file(snapshot: Snapshot, schema: pa.Schema, types: Mapping[str, str], delimiter: str) -> tuple[pa.Table, str]:
     try:
         content = trees.read_bytes(snapshot.place)
     except OSError as error:
@@ -88,49 +97,82 @@ def _read_file(snapshot: Snapshot, schema: pa.Schema) -> tuple[pa.Table, str]:
         raise HeadraceError(
             f"{snapshot.place} does not have the SHA-256 of its mark: it was cut or changed; drop it again."
         )
-    read = _read_csv if snapshot.kind == "csv" else _read_parquet_file
     try:
-        return read(snapshot, content, schema), sha256
+        if snapshot.kind == "csv":
+            return _read_csv(snapshot, content, schema, types, delimiter), sha256
+        return _read_parquet_file(snapshot, content, schema, types), sha256
+    except csv_strict.CsvError as error:
+        raise HeadraceError(f"{snapshot.place}{error}. Correct the extract and drop it again.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
         raise HeadraceError(
-            f"{snapshot.place} does not read as {snapshot.kind} with the types of the contract ({_first_line(error)}): "
-            "correct the extract and drop it again."
+            f"{snapshot.place} does not read as {snapshot.kind} with the types of the contract: correct the extract and drop it "
+            "again."
         ) from error
 
 
-def _read_csv(snapshot: Snapshot, content: bytes, schema: pa.Schema) -> pa.Table:
+def _read_csv(
+    snapshot: Snapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str], delimiter: str
+) -> pa.Table:
+    if snapshot.place.endswith(".gz"):
+        content = csv_strict.unpacked(content)
     if not content.strip():
         return schema.empty_table()
-    first = re.split(rb"[\r\n]", content, maxsplit=1)[0]  # Excel on a Mac ends lines with a carriage return alone
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first:
-        raise HeadraceError(f"{snapshot.place} is not a CSV file in UTF-8: save it as UTF-8 and drop it again.")
-    header = first.decode("utf-8-sig", errors="replace").strip().split(",")
-    _require_columns(snapshot, [name.strip().strip('"') for name in header], schema)
-    options = pyarrow.csv.ConvertOptions(
-        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
-    )
-    parsed = pyarrow.csv.read_csv(
-        io.BytesIO(content),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=options,
-    )
-    return parsed.select(schema.names).cast(schema)
+    names = csv_strict.header(content, delimiter, schema.names)
+    if set(names) != set(schema.names) and (other := csv_strict.other_delimiter(content, delimiter, schema.names)):
+        raise HeadraceError(
+            f"{snapshot.place} is delimited by {csv_strict.DELIMITERS[other]}, not by {csv_strict.DELIMITERS[delimiter]}: write "
+            f"`delimiter: {json.dumps(other)}` into the dimension's refresh in the pipeline file."
+        )
+    _require_columns(snapshot, names, schema)
+    return csv_strict.read(content, delimiter, schema, types)
 
 
-def _read_parquet_file(snapshot: Snapshot, content: bytes, schema: pa.Schema) -> pa.Table:
+def _read_parquet_file(snapshot: Snapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
     if not content:
         return schema.empty_table()
     table = pyarrow.parquet.read_table(io.BytesIO(content))
     _require_columns(snapshot, table.column_names, schema)
     if table.num_rows == 0:  # a column without values may have no type
         return schema.empty_table()
-    found = table.select(schema.names)
-    for name in schema.names:  # a number is no text, although Arrow would write it as one
-        if pa.types.is_string(schema.field(name).type) and not pa.types.is_string(
-            _plain(found.schema.field(name).type)
-        ):
-            raise pa.ArrowTypeError(f"{name} is {found.schema.field(name).type}, not string")
-    return found.cast(schema)
+    try:
+        return converted(table.select(schema.names), schema, types)
+    except ColumnError as error:
+        raise HeadraceError(f"{snapshot.place}: {error}. Correct the extract and drop it again.") from error
+
+
+_NUMBER = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_string, pa.types.is_null)
+_TIME = (pa.types.is_timestamp, pa.types.is_date, pa.types.is_string, pa.types.is_null)
+_MAY_BE = {
+    "string": (pa.types.is_string, pa.types.is_null),
+    "boolean": (pa.types.is_boolean, pa.types.is_string, pa.types.is_null),
+    "int": (*_NUMBER, pa.types.is_floating),
+    "long": (*_NUMBER, pa.types.is_floating),
+    "decimal": _NUMBER,
+    "timestamp": _TIME,
+    "date": _TIME,
+}
+"""What a Parquet column may be for each type of the contract. Arrow casts more, and changes it: a number becomes a text, a number
+of milliseconds a time in microseconds, a float a rounded decimal."""
+
+
+def converted(table: pa.Table, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
+    """Return a table with the schema's types. Raises ColumnError, with column and row, for a value that would change."""
+    columns = []
+    for field, column in zip(schema, table.columns, strict=True):
+        if not any(is_kind(_plain(column.type)) for is_kind in _MAY_BE[types[field.name].split("(")[0]]):
+            raise ColumnError(f"column {field.name} is {column.type}, not {types[field.name]}")
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            row, _ = csv_strict.first_bad(partial(_cast, column, field.type), len(column), error)
+            raise ColumnError(
+                f"column {field.name} is {column.type}, and its value in row {row + 1} is not {types[field.name]}"
+            ) from error
+    return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, first: int, last: int) -> pa.ChunkedArray:
+    return column.slice(first, last - first).cast(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -154,9 +196,3 @@ def _require_columns(snapshot: Snapshot, there: list[str], schema: pa.Schema) ->
             f"{snapshot.place} {' and '.join(told) or 'names a column twice'}: a snapshot has exactly the columns "
             f"{', '.join(schema.names)} (streams write the others)."
         )
-
-
-def _first_line(error: Exception) -> str:
-    """Return what Arrow says is wrong, without the row or the value that it quotes."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return printable(re.sub(r"(, got \d+|invalid value)\b.*", r"\1", line)[:200])

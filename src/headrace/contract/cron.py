@@ -1,0 +1,24 @@
+"""Schedules of pipeline files: cron with five fields, in UTC."""
+
+from __future__ import annotations
+
+import re
+
+_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+_PART = re.compile(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?")
+
+
+def cron_problem(text: str) -> str:
+    """Return what is wrong with a schedule, or "". Numbers, `*`, lists, ranges and steps are known; names of days are not."""
+    fields = text.split()
+    if len(fields) != len(_FIELDS):
+        return f"{len(fields)} fields are not five"
+    for field, (name, least, most) in zip(fields, _FIELDS, strict=True):
+        for part in field.split(","):
+            found = _PART.fullmatch(part)
+            numbers = [int(number) for number in found.groups()[:2] if number] if found else []
+            if not found or numbers != sorted(numbers) or not all(least <= number <= most for number in numbers):
+                return f"{part[:20]!r} is not possible as {name} ({least} to {most})"
+            if found[3] and not int(found[3]):
+                return f"the step of {part[:20]!r} is 0"
+    return ""

@@ -1,0 +1,84 @@
+"""One refresh of a dimension writes at a time, whoever started it: a lease in Cassandra, where what it guards is (ADR 0041).
+
+A lease is a row with a time to live, taken and renewed by lightweight transactions. So it is one for the command line and for
+every scheduler's task, on one machine or many, and a refresh that was killed keeps nobody out for long.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
+
+from headrace.contract import names
+from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
+from headrace.errors import HeadraceError
+
+SECONDS = 900
+"""How long a lease lasts without renewal. It is renewed with every few thousand rows."""
+LEASES = Table(
+    names.QUALITY_KEYSPACE,
+    "refresh_leases",
+    {"dimension": "text", "holder": "text", "taken_by": "text", "since": "text"},
+    ("dimension",),
+    (),
+    {},
+)
+_TABLE = quoted(LEASES.keyspace, LEASES.name)
+
+
+# The statements hold names of ours alone; values are bound.
+_TAKE = (
+    f"INSERT INTO {_TABLE} (dimension, holder, taken_by, since) VALUES (%s, %s, %s, %s) "  # noqa: S608
+    f"IF NOT EXISTS USING TTL {SECONDS}"
+)
+_RENEW = (
+    f"UPDATE {_TABLE} USING TTL {SECONDS} SET holder = %s, taken_by = %s, since = %s "  # noqa: S608
+    "WHERE dimension = %s IF holder = %s"
+)
+_RELEASE = f"DELETE FROM {_TABLE} WHERE dimension = %s IF holder = %s"  # noqa: S608
+
+
+def take(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> None:
+    """Take or renew the lease of a dimension for a holder. Raises HeadraceError where another one has it."""
+    _make(session)
+    name, now = f"{pipeline}.{dimension}", datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    there = _serial(session, _TAKE, (name, holder, by, now))
+    if there["[applied]"]:
+        return
+    if there.get("holder") == holder:
+        renewed = _serial(session, _RENEW, (holder, there["taken_by"], there["since"], name, holder))
+        if renewed["[applied]"]:
+            return
+    raise HeadraceError(
+        f"Another refresh of {name} is writing, by {there.get('taken_by')} since {there.get('since')}: wait until it has ended. "
+        f"One that was killed keeps others out for up to {SECONDS // 60} minutes."
+    )
+
+
+def release(session: Session, pipeline: str, dimension: str, holder: str) -> None:
+    """Give the lease of a dimension back, if the holder has it."""
+    _make(session)
+    _serial(session, _RELEASE, (f"{pipeline}.{dimension}", holder))
+
+
+def _make(session: Session) -> None:
+    metadata = session.cluster.metadata
+    keyspace = metadata.keyspaces.get(LEASES.keyspace)
+    if keyspace is None:
+        session.execute(create_keyspace(LEASES.keyspace, min(3, len(metadata.all_hosts()))))
+    if keyspace is None or LEASES.name not in keyspace.tables:
+        session.execute(create_table(LEASES))
+
+
+def _serial(session: Session, text: str, values: tuple[str, ...]) -> dict[str, Any]:
+    statement = SimpleStatement(
+        text,
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+    )
+    row = session.execute(statement, values).one()
+    return dict(row._asdict()) if hasattr(row, "_asdict") else dict(row)
