@@ -1,7 +1,7 @@
 """The one entry point of finite Spark work: `batch.py DUTY PIPELINE RUN`, by spark-submit or, on one machine, by Python.
 
-DUTY is `views`, `reconcile`, `drill` or `upkeep`; what exactly is to be done stands in the run's order.json, which its
-planner wrote. The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
+DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's order.json, which its planner wrote, says what exactly
+is to be done. The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
 HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the last line of the log says why.
 """
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli_common import Json, Names, console, print_json, startable_pipelines
+from headrace.cli_common import Json, Names, console, errors, folder, launcher, print_json, startable_pipelines
+from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import tables
 
@@ -21,17 +22,35 @@ def provision(
     ] = False,
     consent: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOPIC", help="This topic may lose data or be adopted, as --plan shows. May be repeated."),
+        typer.Option(metavar="NAME", help="This topic may lose data or be adopted, as --plan shows. May be repeated."),
+    ] = None,
+    retire: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIPELINE",
+            help="Remove users, rights and bindings of a pipeline whose file is gone. Data stays. Asks for --consent PIPELINE.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Make topics, tables, users and rights as the pipelines declare them; safe to repeat."""
     from headrace.operations import provision as provisioning
-    from headrace.operations import provision_plan
+    from headrace.operations import provision_plan, provision_retire
 
-    settings, pipelines, consented = Settings.load(), list(startable_pipelines(names).values()), consent or []
-    provision_plan.check_consents(consented, provisioning.consentable(pipelines))
-    with provisioning.planned(pipelines, settings.bindings(), settings.home / "bindings") as planned:
+    settings, consented, root = Settings.load(), consent or [], Settings.load().home / "bindings"
+    if retire:
+        if names:
+            raise HeadraceError("--retire takes one pipeline whose file is gone, and no other names beside it.")
+        provision_plan.check_consents(consented, [retire])
+        found = folder()
+        known = {*found.pipelines, *found.broken}
+        open_plan = provision_retire.planned(retire, known, launcher(settings), settings.bindings(), root)
+    else:
+        pipelines = list(startable_pipelines(names).values())
+        provision_plan.check_consents(consented, provisioning.consentable(pipelines))
+        open_plan = provisioning.planned(pipelines, settings.bindings(), root)
+        _name_leftovers(provision_retire.leftovers(root, {*folder().pipelines, *folder().broken}))
+    with open_plan as planned:
         if not plan:
             planned.carry_out(consented)
     if plan:
@@ -48,4 +67,13 @@ def provision(
         rows = [(change.pipeline, str(change)) for change in planned.changes]
         console.print(tables.plain(("pipeline", "done"), rows))
     else:
-        console.print("Everything is there as the pipelines declare it.")
+        console.print(f"Nothing of {retire} is left." if retire else "Everything is there as the pipelines declare it.")
+
+
+def _name_leftovers(names: list[str]) -> None:
+    for name in names:
+        errors.print(
+            f"{name} has users and rights and no pipeline file. To see what can go: "
+            f"`headrace provision --retire {name} --plan`.",
+            soft_wrap=True,
+        )

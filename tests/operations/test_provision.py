@@ -357,7 +357,7 @@ def test_the_job_ends_at_once_with_what_to_apply_where_consent_is_needed(
     asked: list[object] = []
 
     def run(*arguments: object) -> list[Change]:
-        asked.append(arguments[-1])
+        asked.append(arguments[-2:])
         change = Change("shops", "topic settings", "sales", "change", "retention.ms 9 -> 8", "deletes older records")
         raise ConsentNeededError("Nothing was changed, because data may be lost.", [change])
 
@@ -368,6 +368,6 @@ def test_the_job_ends_at_once_with_what_to_apply_where_consent_is_needed(
     monkeypatch.setitem(os.environ, "HEADRACE_CONSENT", '["other"]')
     with pytest.raises(RefusedError, match=r'`provision_consent = \["sales"\]` in Terraform') as caught:
         provision_cluster.main()
-    assert asked == [["other"]]
+    assert asked == [(["other"], [])]
     assert caught.value.exit_code == provision_cluster.REFUSED
     assert "headrace provision" not in str(caught.value)

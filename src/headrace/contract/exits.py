@@ -1,4 +1,4 @@
-"""How a driver ended, as an exit code. The supervisor decides by it: restart, look for a twin, or stop (design 7)."""
+"""How a driver ended, as an exit code. The supervisor decides by it: restart, look for a twin, or stop."""
 
 from __future__ import annotations
 

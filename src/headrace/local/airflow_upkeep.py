@@ -1,7 +1,7 @@
 """What an Airflow that runs for months must lose: finished runs in its database, and its tasks' logs.
 
 The supervisor alone makes 5,760 task instances a day. Cleaned when Airflow starts, once a week, so that no task needs
-rights on the database. In the cluster a CronJob runs the same `airflow db clean`.
+rights on the database. This is the local Airflow alone: on Kubernetes nothing cleans, see docs/howto/deploy.md.
 """
 
 from __future__ import annotations

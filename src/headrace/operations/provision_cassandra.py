@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from cassandra.cluster import NoHostAvailable, Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -97,6 +98,16 @@ def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
 def has_role(session: Session, role: str) -> bool:
     """Return whether a role is there."""
     return session.execute("SELECT role FROM system_auth.roles WHERE role = %s", (role,)).one() is not None
+
+
+def role(session: Session, name: str) -> Any | None:  # noqa: ANN401 - a row
+    """Return a role with `is_superuser`, or None."""
+    return session.execute("SELECT role, is_superuser FROM system_auth.roles WHERE role = %s", (name,)).one()
+
+
+def drop_role(session: Session, name: str) -> None:
+    """Remove a role with its rights, if it is there."""
+    session.execute(f"DROP ROLE IF EXISTS {cassandra.quoted(name)}")
 
 
 def set_role(session: Session, role: str, password: str, *, known: bool) -> None:

@@ -3,8 +3,9 @@
 The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
 are given to Kafka and Cassandra here. A password that was rotated since is set anew. HEADRACE_PRODUCERS is the declared
 producers as JSON, name -> {topics}; their logins lie beside the others, and the users of those that were dropped.
-HEADRACE_CONSENT is a JSON list of topics that may lose data or be adopted (`provision.consent` of the chart). What is refused
-ends the Job at once, with exit code 3: another try would be refused too.
+HEADRACE_CONSENT is a JSON list of topics that may lose data or be adopted (`provision.consent` of the chart), HEADRACE_RETIRE a
+list of pipelines whose files are gone and whose users and rights go (`provision.retire`). What is refused ends the Job at once,
+with exit code 3: another try would be refused too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from headrace.errors import HeadraceError
 from headrace.operations import deployment
 from headrace.operations.clients import cassandra_session, log_in
 from headrace.operations.provision import provision, provision_producer
-from headrace.operations.provision_plan import Change, ConsentNeededError, RefusedError
+from headrace.operations.provision_plan import Change, ConsentNeededError, Plan, RefusedError
+from headrace.operations.provision_retire import remote, require_retired
 
 _PATIENCE_SECONDS = 300.0  # Kafka and Cassandra start at the same time as this Job
 _POLL_SECONDS = 5
@@ -40,12 +42,15 @@ def run(
     replicas: int,
     producers: Mapping[str, Sequence[str]],
     consented: Collection[str] = (),
+    retired: Sequence[str] = (),
 ) -> list[Change]:
     """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
     told = deployment.load()
     make_event_log_folder(told.drivers.conf)
     described = told.folder()
     wanted = [described.startable(name) for name in names_of_pipelines or (*described.pipelines, *described.broken)]
+    for name in retired:
+        require_retired(name, {*described.pipelines, *described.broken})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for pipeline in wanted:
@@ -58,6 +63,9 @@ def run(
             changes += provision_producer(admin, names.producer(name), secret, topics)
         for user in dropped(logins, producers):
             changes += provision_producer(admin, user, "", [])
+        for name in retired:
+            with remote(name, admin) as steps:
+                changes += Plan(steps, retires=name).carry_out([name])
         for pipeline in wanted:
             changes += _rotated(
                 admin, pipeline.name, bindings.read_password(root / pipeline.name / "cassandra" / "password")
@@ -105,12 +113,18 @@ def main() -> int:
     admin = deployment.load().bindings
     logins = Path(os.environ["HEADRACE_LOGINS"])
     producers = {name: each["topics"] for name, each in json.loads(os.environ.get("HEADRACE_PRODUCERS", "{}")).items()}
-    consented = json.loads(os.environ.get("HEADRACE_CONSENT", "[]"))
+    consented, retired = (json.loads(os.environ.get(name, "[]")) for name in ("HEADRACE_CONSENT", "HEADRACE_RETIRE"))
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             changes = run(
-                admin, logins, sys.argv[1:], int(os.environ.get("HEADRACE_REPLICAS", "1")), producers, consented
+                admin,
+                logins,
+                sys.argv[1:],
+                int(os.environ.get("HEADRACE_REPLICAS", "1")),
+                producers,
+                consented,
+                retired,
             )
             break
         except ConsentNeededError as refusal:

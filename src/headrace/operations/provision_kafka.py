@@ -130,6 +130,17 @@ def set_user(admin: AdminClient, user: str, password: str) -> None:
     wait(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())]))
 
 
+def has_user(admin: AdminClient, user: str) -> bool:
+    """Return whether a SCRAM user is there."""
+    found = admin.describe_user_scram_credentials([user])
+    try:
+        return bool(found[user].result(TIMEOUT_SECONDS).scram_credential_infos)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.RESOURCE_NOT_FOUND:
+            raise
+        return False
+
+
 def drop_user(admin: AdminClient, user: str) -> None:
     """Remove a SCRAM user, if it is there."""
     try:

@@ -55,9 +55,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order in which they are carried out."""
+    """Steps in the order in which they are carried out. `retires` is the pipeline that they retire, if it is that plan."""
 
     steps: Sequence[Step]
+    retires: str = ""
 
     @property
     def changes(self) -> list[Change]:
@@ -66,7 +67,7 @@ class Plan:
 
     def needing_consent(self, consented: Collection[str] = ()) -> list[Change]:
         """Return the changes that may lose something and whose name is not among the consented ones."""
-        return [change for change in self.changes if change.risk and change.name not in consented]
+        return [change for change in self.changes if change.risk and (self.retires or change.name) not in consented]
 
     def carry_out(self, consented: Collection[str] = ()) -> list[Change]:
         """Carry all steps out and return the changes. Raises RefusedError, before the first step, where it must not."""
@@ -74,7 +75,8 @@ class Plan:
             raise RefusedError(" ".join(impossible))
         if asking := self.needing_consent(consented):
             reasons = "; ".join(f"{each.kind} {each.name}: {each.detail} {each.risk}".strip() for each in asking)
-            raise ConsentNeededError(f"Nothing was changed, because data may be lost: {reasons}.", asking)
+            lost = f"{self.retires} would lose its logins" if self.retires else "data may be lost"
+            raise ConsentNeededError(f"Nothing was changed, because {lost}: {reasons}.", asking, self.retires)
         for step in self.steps:
             step.apply()
         return self.changes
@@ -83,13 +85,15 @@ class Plan:
 class ConsentNeededError(RefusedError):
     """A plan that may lose data and that nobody consented to. `message` says what; the error's text adds the command."""
 
-    def __init__(self, message: str, changes: Sequence[Change]) -> None:
+    def __init__(self, message: str, changes: Sequence[Change], retires: str = "") -> None:
         self.message, self.names = message, sorted({change.name for change in changes})
-        super().__init__(f"{message} If that is intended: `{consent_command(changes)}`.")
+        super().__init__(f"{message} If that is intended: `{consent_command(changes, retires)}`.")
 
 
-def consent_command(changes: Sequence[Change]) -> str:
+def consent_command(changes: Sequence[Change], retires: str = "") -> str:
     """Return the command line that carries these changes out."""
+    if retires:
+        return f"headrace provision --retire {retires} --consent {retires}"
     pipelines = sorted({change.pipeline for change in changes})
     options = (f"--consent {name}" for name in sorted({change.name for change in changes}))
     return " ".join(("headrace provision", *pipelines, *options))
@@ -113,7 +117,7 @@ def lines(plan: Plan, consented: Collection[str] = ()) -> list[str]:
     if impossible:
         shown.append(f"Cannot be done: {impossible}. Correct the pipeline files first.")
     elif asking := plan.needing_consent(consented):
-        shown.append(f"Need consent: {len(asking)}. If that is intended: `{consent_command(asking)}`.")
+        shown.append(f"Need consent: {len(asking)}. If that is intended: `{consent_command(asking, plan.retires)}`.")
     return shown
 
 
@@ -129,5 +133,5 @@ def as_json(plan: Plan, consented: Collection[str] = ()) -> dict[str, object]:
         "changes": [change.to_json_dict() for change in plan.changes],
         **counted(plan),
         "consent": sorted({change.name for change in asking}),
-        "command": consent_command(asking) if asking else "",
+        "command": consent_command(asking, plan.retires) if asking else "",
     }

@@ -1,0 +1,105 @@
+"""What a page or a docstring names is there: files, modules, DAGs, names of code. Commands are in test_printed_commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headrace.contract.names import DRIVER_ACCOUNT
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "pipelines" / "README.md"]
+    if page.name != "CHANGELOG.md"
+)
+TOPS = "src|tests|dags|docs|helm|infra|images|bench|spark_jobs|pipelines|plugins|expectations"
+A_PATH = re.compile(rf"`((?:{TOPS})/[\w./-]+\.\w+)`")
+A_DAG = re.compile(r"DAGs? `(\w+)`")
+NAMES_OF_A_FILE = re.compile(r"`([\w/]+\.py)` \((`[\w.]+`(?:, `[\w.]+`)*)\)")
+MADE = {"pipelines/fridges.yaml", "spark_jobs/fridges.py"}
+"""Files that a page tells a reader to write."""
+
+
+@cache
+def dag_ids() -> set[str]:
+    """Return the ids of the DAG files, and those of the refreshed dimensions."""
+    found = {each for path in ROOT.glob("dags/*.py") for each in re.findall(r'DAG\(\s*"(\w+)"', path.read_text())}
+    for path in ROOT.glob("pipelines/*.yaml"):
+        dimensions = yaml.safe_load(path.read_text()).get("dimensions") or {}
+        found |= {f"{name}_refresh" for name, each in dimensions.items() if each.get("refresh") is not None}
+    return found
+
+
+def named_in(page: Path) -> Iterator[str]:
+    """Yield each thing that a page names and that is not there."""
+    text = page.read_text()
+    for path in A_PATH.findall(text):
+        if path not in MADE and not (ROOT / path).exists():
+            yield f"the file {path}"
+    for dag in A_DAG.findall(text):
+        if dag not in dag_ids():
+            yield f"the DAG {dag}"
+    for path, names in NAMES_OF_A_FILE.findall(text):
+        files = [ROOT / path] if (ROOT / path).exists() else list(ROOT.glob(f"src/**/{path}"))
+        code = "\n".join(file.read_text() for file in files)
+        for name in re.findall(r"`([\w.]+)`", names):
+            if not re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", code):
+                yield f"{name} of {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    assert list(named_in(page)) == []
+
+
+def test_a_page_that_names_what_is_not_there_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("The DAG `nothing`, `src/headrace/nothing.py`, and `contract/names.py` (`principal`, `nobody`).\n")
+    assert list(named_in(page)) == [
+        "the file src/headrace/nothing.py",
+        "the DAG nothing",
+        "nobody of contract/names.py",
+    ]
+
+
+def test_the_account_of_drivers_is_the_one_that_the_names_page_says() -> None:
+    row = next(
+        line for line in (ROOT / "pipelines" / "README.md").read_text().splitlines() if "service account" in line
+    )
+    assert f"`{DRIVER_ACCOUNT}`" in row
+
+
+def test_the_entry_point_of_finite_work_names_every_duty() -> None:
+    tree = ast.parse((ROOT / "spark_jobs" / "batch.py").read_text())
+    duties = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "DUTIES"  # type: ignore[attr-defined]
+    )
+    told = set(re.findall(r"`(\w+)`", (ast.get_docstring(tree) or "").split("DUTY is")[1].split(";")[0]))
+    assert isinstance(duties, ast.Dict)
+    assert told == {key.value for key in duties.keys if isinstance(key, ast.Constant)}
+
+
+def test_a_sentence_about_a_kind_of_kubernetes_object_is_true() -> None:
+    """A docstring once said that a CronJob cleans Airflow's database in the cluster; no chart had one."""
+    kinds = {"CronJob", "DaemonSet"}
+    there = {
+        kind
+        for path in ROOT.glob("helm/*/templates/*.yaml")
+        for kind in re.findall(r"^kind: (\w+)", path.read_text(), re.MULTILINE)
+    }
+    said = {
+        (str(path.relative_to(ROOT)), kind)
+        for path in [*ROOT.glob("src/**/*.py"), *PAGES]
+        for kind in kinds - there
+        if re.search(rf"\ba {kind}\b", path.read_text())
+    }
+    assert said == set()
