@@ -41,6 +41,7 @@ with DAG(
 
     # Great Expectations is imported here, once for all sinks of a pipeline: 10 s and half a gigabyte.
     @task(
+        pool=seat.BATCH_POOL,
         max_active_tis_per_dagrun=1,
         execution_timeout=timedelta(minutes=20),
         map_index_template="{{ planned['pipeline'] }}",

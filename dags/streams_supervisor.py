@@ -34,8 +34,12 @@ with DAG(
     @task(retries=0, execution_timeout=timedelta(seconds=240), map_index_template="{{ pipeline }}")
     def supervise(pipeline: str) -> dict[str, Any]:
         """Make one pass over a pipeline and watch its driver until the next."""
-        from headrace.operations import deployment, supervisor
+        from headrace.operations import deployment, notify, supervision, supervisor
 
-        return supervisor.supervise_for_airflow(deployment.load(), pipeline)
+        own = deployment.load()
+        before = (supervision.read(own.root, pipeline) or {}).get("verdict", "")
+        told = supervisor.supervise_for_airflow(own, pipeline)
+        notify.changed(before, told)
+        return told
 
     supervise.expand(pipeline=PIPELINES)

@@ -1,13 +1,38 @@
 locals {
   namespaces = { for system in ["kafka", "cassandra", "spark", "airflow"] : system => "${var.prefix}-${system}" }
-  images = { for name, image in var.images : name => {
-    repository = regex("^(.+):[^:/]+$", image)[0]
-    tag        = regex(":([^:/]+)$", image)[0]
+  # repository[:tag][@digest], as the charts take it; where there is a digest, it is what is pulled.
+  named = { for name, image in var.images : name => {
+    digest = try(regex("@(sha256:[0-9a-f]{64})$", image)[0], "")
+    place  = split("@", image)[0]
+    tag    = try(regex(":([^:/]+)$", split("@", image)[0])[0], "")
   } if name != "pull_secret" }
+  images = { for name, image in local.named : name => merge(
+    { repository = image.tag == "" ? image.place : trimsuffix(image.place, ":${image.tag}") },
+    image.tag == "" ? {} : { tag = image.tag },
+    image.digest == "" ? {} : { digest = image.digest },
+  ) }
+  place = {
+    nodeSelector      = var.placement.node_selector
+    tolerations       = [for each in var.placement.tolerations : { for key, value in each : key => value if value != null }]
+    priorityClassName = var.placement.priority_class
+    annotations       = var.placement.annotations
+  }
   first = var.create_namespace ? kubernetes_namespace_v1.first[0].metadata[0].name : var.prefix
   # A folder is a volume that both sides mount; anything else is an object store's URI.
   shared_volume = startswith(var.storage.root, "/")
   event_logs    = "/data/spark-events"
+}
+
+# Remembers the size of the first apply: another one would form a new, empty quorum of Kafka. The charts ask the cluster the same.
+resource "terraform_data" "size" {
+  input = var.size
+  lifecycle {
+    ignore_changes = [input]
+    postcondition {
+      condition     = self.output == var.size
+      error_message = "This installation has size ${self.output}, which is fixed for its life. Set size back to ${self.output}; for another size make a second installation with another prefix and move to it (docs/howto/deploy.md, Another size)."
+    }
+  }
 }
 
 resource "kubernetes_namespace_v1" "first" {
@@ -39,6 +64,7 @@ module "base" {
     database           = var.database
     allowPlaintext     = var.allow_plaintext
     storage            = var.storage
+    place              = { for key, value in local.place : key => value if key != "annotations" }
     network = {
       apiServerCidr       = var.network.api_server_cidr
       externalEgress      = var.network.external_egress
@@ -54,7 +80,7 @@ module "kafka" {
   name       = "kafka"
   namespace  = local.namespaces.kafka
   timeout    = var.timeout
-  values     = [{ size = var.size, image = local.images.kafka, imagePullSecret = var.images.pull_secret, keepVolumes = var.keep_volumes }, var.stores.kafka]
+  values     = [{ size = var.size, image = local.images.kafka, imagePullSecret = var.images.pull_secret, keepVolumes = var.keep_volumes, place = local.place }, var.stores.kafka]
   depends_on = [module.base]
 }
 
@@ -70,6 +96,7 @@ module "cassandra" {
     toolImage       = local.images.airflow
     imagePullSecret = var.images.pull_secret
     keepVolumes     = var.keep_volumes
+    place           = local.place
   }, var.stores.cassandra]
   depends_on = [module.base]
 }
@@ -85,6 +112,15 @@ module "spark" {
     toolImage        = local.images.airflow
     imagePullSecret  = var.images.pull_secret
     historyServer    = { enabled = var.history_server, logDir = local.event_logs }
+    driver           = local.place
+    executor         = local.place
+    place            = local.place
+    monitoring = {
+      enabled          = var.monitoring.enabled
+      runbookUrl       = var.monitoring.runbook_url
+      volumeNamespaces = "${var.prefix}-.+"
+      labels           = var.monitoring.labels
+    }
   }]
   depends_on = [module.base]
 }
@@ -99,13 +135,15 @@ module "airflow" {
     image           = local.images.airflow
     sparkImage      = local.images.spark
     imagePullSecret = var.images.pull_secret
-    postgres        = { mode = var.database.mode, image = local.images.postgres }
+    postgres        = { mode = var.database.mode, image = local.images.postgres, keepVolume = var.keep_volumes }
     storage         = { root = var.storage.root, sharedVolume = local.shared_volume, binding = var.storage.binding == "" ? "" : "object-store" }
     replicas        = var.size
     producers       = var.producers
     provision       = { consent = var.provision_consent }
     driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl         = var.airflow_url
+    place           = local.place
+    monitoring      = { enabled = var.monitoring.enabled, labels = var.monitoring.labels }
     ingress = {
       enabled   = var.ingress != null
       className = var.ingress == null ? "" : var.ingress.class_name

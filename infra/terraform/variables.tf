@@ -34,7 +34,7 @@ variable "create_namespace" {
 }
 
 variable "keep_volumes" {
-  description = "Leave the volumes of Kafka and Cassandra, with the Secrets that open them, when the platform is destroyed."
+  description = "Leave the volumes of Kafka, Cassandra and PostgreSQL, with the Secrets that open them, when the platform is destroyed."
   type        = bool
   default     = false
   validation {
@@ -44,7 +44,7 @@ variable "keep_volumes" {
 }
 
 variable "size" {
-  description = "Nodes of Kafka and of Cassandra, and copies of all data: 1 or 3. Fixed for the life of an installation."
+  description = "Nodes of Kafka and of Cassandra, and copies of all data: 1 or 3. Fixed for the life of an installation: a change is refused at plan."
   type        = number
   validation {
     condition     = contains([1, 3], var.size)
@@ -53,7 +53,7 @@ variable "size" {
 }
 
 variable "images" {
-  description = "Images as repository:tag. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, by which nodes pull them."
+  description = "Images as repository:tag, repository@digest or repository:tag@digest. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, by which nodes pull them."
   type = object({
     airflow     = string
     spark       = string
@@ -63,11 +63,11 @@ variable "images" {
     pull_secret = optional(string, "")
   })
   validation {
-    condition     = alltrue([for name, image in var.images : can(regex("^[^@]+:[A-Za-z0-9._-]+$", image)) if name != "pull_secret"])
-    error_message = "Each image is named with its tag, as in registry.example.org/headrace-spark:1.2.0."
+    condition     = alltrue([for name, image in var.images : can(regex("^[^@]+(:[A-Za-z0-9._-]+|(:[A-Za-z0-9._-]+)?@sha256:[0-9a-f]{64})$", image)) if name != "pull_secret"])
+    error_message = "Each image is named with its tag, its digest or both, as in registry.example.org/headrace-spark:1.2.0@sha256:..."
   }
   validation {
-    condition     = alltrue([for name, image in var.images : !endswith(image, ":latest") if name != "pull_secret"])
+    condition     = alltrue([for name, image in var.images : !endswith(split("@", image)[0], ":latest") if name != "pull_secret"])
     error_message = "The tag latest moves and cannot be rolled back to: name a version."
   }
   validation {
@@ -161,6 +161,10 @@ variable "storage" {
     error_message = "storage.root is a folder: say in storage.source which volume Spark and Airflow share, or use an object store's URI as root."
   }
   validation {
+    condition     = length(keys(var.storage.source)) <= 1
+    error_message = "storage.source is one volume source, such as { nfs = { server = ..., path = ... } }."
+  }
+  validation {
     condition     = startswith(var.storage.root, "/") ? var.storage.binding == "" : startswith(var.storage.root, "s3a://")
     error_message = "storage.root is a folder, or s3a://bucket/prefix; storage.binding names your Secret with the login of the latter (keys: docs/howto/deploy.md)."
   }
@@ -173,12 +177,25 @@ variable "stores" {
     cassandra = optional(any, {})
   })
   default = {}
+  # Not an object type: Terraform drops attributes that a type does not name, so that a misspelt one would do nothing in silence.
+  validation {
+    condition     = length(setsubtract(keys(var.stores.kafka), ["heap", "resources", "storage", "antiAffinity", "place", "stopWaitSeconds", "terminationGracePeriodSeconds", "config"])) == 0
+    error_message = "stores.kafka has a key that chart kafka does not know: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
+  }
+  validation {
+    condition     = length(setsubtract(keys(var.stores.cassandra), ["heap", "directMemory", "resources", "storage", "antiAffinity", "place", "terminationGracePeriodSeconds", "config"])) == 0
+    error_message = "stores.cassandra has a key that chart cassandra does not know: heap, directMemory, resources, storage, antiAffinity, place, terminationGracePeriodSeconds, config."
+  }
 }
 
 variable "airflow" {
-  description = "Further values of the airflow chart: resources, driver.conf, postgres.storage ..."
+  description = "Further values of the airflow chart: resources, driver.conf, postgres.storage, notify, connectionsSecret, extraEnv ..."
   type        = any
   default     = {}
+  validation {
+    condition     = length(setsubtract(keys(var.airflow), ["resources", "driver", "postgres", "logs", "parallelism", "batchSlots", "upkeep", "notify", "connectionsSecret", "bindings", "extraEnv", "extraVolumes", "extraVolumeMounts", "place"])) == 0
+    error_message = "airflow has a key that is no free value of chart airflow: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
+  }
 }
 
 variable "airflow_url" {
@@ -207,6 +224,31 @@ variable "network" {
     api_server_cidr      = optional(string, "0.0.0.0/0")
     external_egress      = optional(list(object({ cidr = string, port = number })), [])
     monitoring_namespace = optional(string, "")
+  })
+  default = {}
+}
+
+variable "monitoring" {
+  description = "Metrics and alerts: rules and PodMonitors where the Prometheus operator's kinds exist, else a ConfigMap and prometheus.io annotations. labels are those by which your Prometheus finds them."
+  type = object({
+    enabled     = optional(bool, false)
+    runbook_url = optional(string, "https://github.com/example/headrace/blob/main/docs/runbooks")
+    labels      = optional(map(string), {})
+  })
+  default = {}
+  validation {
+    condition     = !var.monitoring.enabled || var.network.monitoring_namespace != ""
+    error_message = "Network policies keep Prometheus out of the platform: name its namespace in network.monitoring_namespace."
+  }
+}
+
+variable "placement" {
+  description = "Where all pods may run, drivers and executors too, and their annotations. stores.kafka.place and the like say it for one chart."
+  type = object({
+    node_selector  = optional(map(string), {})
+    tolerations    = optional(list(object({ key = optional(string), operator = optional(string), value = optional(string), effect = optional(string), tolerationSeconds = optional(number) })), [])
+    priority_class = optional(string, "")
+    annotations    = optional(map(string), {})
   })
   default = {}
 }

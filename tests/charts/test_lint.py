@@ -16,6 +16,7 @@ from tests.support.charts import (
     DUMPER,
     HISTORY,
     LOADER,
+    MONITORED,
     NAMESPACES,
     PULL_SECRET,
     ROOT,
@@ -32,8 +33,8 @@ PLATFORMS: dict[str, dict[str, tuple[str, ...]]] = {
         "base": ("network.ingressNamespace=ingress", "network.monitoringNamespace=monitoring", *PULL_SECRET),
         "kafka": ("size=3", *PULL_SECRET),
         "cassandra": ("size=3", *PULL_SECRET),
-        "spark": (*HISTORY, *PULL_SECRET),
-        "airflow": (*BEHIND_INGRESS, *PULL_SECRET),
+        "spark": (*HISTORY, *MONITORED, *PULL_SECRET),
+        "airflow": (*BEHIND_INGRESS, *MONITORED, *PULL_SECRET),
     },
 }
 OK = 10  # kube-score's grade of a check that holds; 5 is a warning, 1 critical

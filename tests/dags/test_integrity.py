@@ -185,8 +185,20 @@ def test_no_task_lives_as_long_as_a_stream(dags: dict[str, Dag]) -> None:
 
 
 def test_pools_and_executors_are_those_that_every_deployment_has(dags: dict[str, Dag]) -> None:
-    assert {task["pool"] for _, _, task in _tasks(dags)} == {"default_pool"}
+    from headrace.operations.pools import BATCH_POOL
+
+    assert {task["pool"] for _, _, task in _tasks(dags)} == {"default_pool", BATCH_POOL}
     assert {task["executor"] for _, _, task in _tasks(dags)} == {None}
+
+
+def test_what_takes_a_gigabyte_is_bounded_by_one_pool_and_nothing_else_waits_in_it(dags: dict[str, Dag]) -> None:
+    """Each finite Spark run, and each pass of Great Expectations. The supervisor never waits for them."""
+    from headrace.operations.pools import BATCH_POOL
+
+    heavy = {(dag_id, task_id) for dag_id, task_id, task in _tasks(dags) if task["pool"] == BATCH_POOL}
+    spark = {(dag_id, task_id) for dag_id, task_id, _ in _tasks(dags) if task_id == "spark_run"}
+    assert len(spark) >= 4
+    assert heavy == spark | {("quality", "run_checks")}
 
 
 def test_every_connection_is_one_that_the_deployments_declare(project: Path, dags: dict[str, Dag]) -> None:

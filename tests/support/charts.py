@@ -34,6 +34,21 @@ BEHIND_INGRESS = (
     "baseUrl=https://a.example.org/airflow",
 )
 HISTORY = ("historyServer.enabled=true",)
+OPERATOR = ("api:monitoring.coreos.com/v1/PrometheusRule", "api:monitoring.coreos.com/v1/PodMonitor")
+MONITORED = ("monitoring.enabled=true",)
+PLACED = (
+    "place.nodeSelector.pool=data",
+    "place.tolerations[0].key=data",
+    "place.tolerations[0].operator=Exists",
+    "place.priorityClassName=high",
+)
+EXTRAS = (
+    "connectionsSecret=my-connections",
+    "bindings.users-source=my-users",
+    'extraEnv=[{"name": "OPENLINEAGE_URL", "value": "http://lineage:5000"}]',
+    'extraVolumes=[{"name": "more", "configMap": {"name": "more"}}]',
+    'extraVolumeMounts=[{"name": "more", "mountPath": "/more"}]',
+)
 PULL_SECRET = ("imagePullSecret=regcred",)
 # Both sizes, and each system bundled and external.
 VARIANTS: list[tuple[str, tuple[str, ...]]] = [
@@ -43,13 +58,17 @@ VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     ("kafka", ()),
     ("kafka", ("size=3",)),
     ("cassandra", ()),
+    ("kafka", ("size=3", "antiAffinity=preferred", *PLACED)),
     ("cassandra", ("size=3",)),
+    ("cassandra", ("size=3", "antiAffinity=preferred", *PLACED)),
     ("spark", ()),
     ("spark", ("sharedVolume=false",)),
     ("spark", HISTORY),
+    ("spark", MONITORED),
     ("airflow", ()),
     ("airflow", BEHIND_INGRESS),
     ("airflow", ("driver.eventLogDir=/data/spark-events",)),
+    ("airflow", (*MONITORED, *EXTRAS)),
 ]
 Object = dict[str, Any]
 
@@ -69,11 +88,20 @@ def tool(name: str) -> str:
 
 
 def helm_template(chart: str, *settings: str, helm: str = "helm") -> subprocess.CompletedProcess[str]:
-    """Run `helm template` of a chart with --set values (`key=[...]` is JSON) and return how it ended."""
+    """Run `helm template` of a chart with --set values (`key=[...]` is JSON) and return how it ended.
+
+    `api:GROUP/VERSION/KIND` is a kind that the cluster has.
+    """
     given = (*NEEDED.get(chart, ()), *settings)
-    sets = [part for setting in given for part in ("--set-json" if "=[" in setting else "--set", setting)]
+    sets = [part for setting in given for part in _words(setting)]
     command = [tool(helm), "template", chart, str(ROOT / "helm" / chart), "-n", NAMESPACES[chart], *sets]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _words(setting: str) -> tuple[str, str]:
+    if setting.startswith("api:"):
+        return "--api-versions", setting.removeprefix("api:")
+    return ("--set-json" if "=[" in setting else "--set", setting)
 
 
 @cache
@@ -112,6 +140,9 @@ def pods(objects: tuple[Object, ...]) -> Iterator[tuple[str, Mapping[str, Any], 
         who = f"{each['kind']}/{each['metadata']['name']}"
         if each["kind"] == "Pod":
             yield who, each["spec"], each["metadata"]["labels"]
+        elif each["kind"] == "CronJob":
+            template = each["spec"]["jobTemplate"]["spec"]["template"]
+            yield who, template["spec"], template["metadata"]["labels"]
         elif each["kind"] in ("Deployment", "StatefulSet", "Job"):
             template = each["spec"]["template"]
             yield who, template["spec"], template["metadata"]["labels"]

@@ -32,7 +32,8 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _terraform(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
+    # The stand-ins of the providers are then as strict as the published ones.
+    environment = os.environ | {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "STANDIN": "published"}
     environment.setdefault("TF_CLI_CONFIG_FILE", str(ROOT / ".tools" / "terraformrc"))
     command = [tool("terraform"), f"-chdir={folder}", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -74,8 +75,14 @@ def test_a_chart_whose_files_changed_is_applied_though_its_version_did_not(initi
 
 def _planned(folder: Path) -> dict[str, list[str]]:
     """Return release -> values of a plan for an empty cluster."""
+    kubeconfig = folder / "kubeconfig"  # the published provider refuses a file that is not there
+    kubeconfig.write_text(
+        "{apiVersion: v1, kind: Config, current-context: none, "
+        "clusters: [{name: none, cluster: {server: 'https://127.0.0.1:1'}}], "
+        "contexts: [{name: none, context: {cluster: none, user: none}}], users: [{name: none, user: {}}]}\n"
+    )
     variables = {
-        "kubeconfig": "none", "size": "1", "images": '{airflow="localhost/a:1", spark="localhost/s:1"}',
+        "kubeconfig": str(kubeconfig), "size": "1", "images": '{airflow="localhost/a:1", spark="localhost/s:1"}',
         "storage": '{source={hostPath={path="/srv/headrace"}}}',
     }  # fmt: skip
     words = [f"-var={name}={value}" for name, value in variables.items()]
@@ -98,9 +105,31 @@ def test_variables_are_few_typed_and_described() -> None:
 
 
 def test_each_environment_sets_variables_that_there_are() -> None:
+    environments = list((SOURCE / "environments").glob("*.tfvars"))
     declared = set(re.findall(r'^variable "(\w+)"', (SOURCE / "variables.tf").read_text(), re.MULTILINE))
-    for path in (SOURCE / "environments").glob("*.tfvars"):
+    assert environments
+    for path in environments:
         assert set(re.findall(r"^(\w+) *=", path.read_text(), re.MULTILINE)) <= declared, path.name
+
+
+def test_every_environment_that_is_not_local_keeps_its_volumes() -> None:
+    others = [path for path in (SOURCE / "environments").glob("*.tfvars") if path.stem != "local"]
+    assert others
+    for path in others:
+        assert re.search(r"^keep_volumes +?= true$", path.read_text(), re.MULTILINE), path.name
+
+
+def test_the_free_values_of_a_chart_are_those_that_no_variable_of_ours_sets() -> None:
+    """`stores` and `airflow` are passed on: their keys are refused at plan where the chart's schema would refuse them."""
+    text, main = (SOURCE / "variables.tf").read_text(), (SOURCE / "main.tf").read_text()
+    for chart, variable in (("kafka", "stores.kafka"), ("cassandra", "stores.cassandra"), ("airflow", "airflow")):
+        listed = re.findall(rf"setsubtract\(keys\(var\.{re.escape(variable)}\), \[([^\]]+)\]", text)
+        assert len(listed) == 1
+        free = set(re.findall(r'"(\w+)"', listed[0]))
+        known = set(json.loads((ROOT / "helm" / chart / "values.schema.json").read_text())["properties"]) - {"global"}
+        assert free <= known, chart
+        (block,) = re.findall(rf'^module "{chart}" \{{(.*?)^\}}', main, re.DOTALL | re.MULTILINE)
+        assert {name for name in known - free if not re.search(rf"\b{name}\s*=", block)} == set(), chart
 
 
 def test_no_kubernetes_manifest_and_no_lock_of_stand_ins() -> None:

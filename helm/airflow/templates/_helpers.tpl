@@ -48,7 +48,12 @@ AIRFLOW__API__BASE_URL: {{ .Values.baseUrl }}
 AIRFLOW__API__WORKERS: "1"
 AIRFLOW__API__EXPOSE_CONFIG: "False"
 AIRFLOW__SECRETS__BACKEND: airflow.secrets.local_filesystem.LocalFilesystemBackend
+{{- if .Values.connectionsSecret }}
+AIRFLOW__SECRETS__BACKEND_KWARGS: '{"connections_file_path": "/etc/airflow-connections/connections.json"}'
+AIRFLOW_CONN_SPARK_BATCH: '{{ include "airflow.sparkConnection" . }}'
+{{- else }}
 AIRFLOW__SECRETS__BACKEND_KWARGS: '{"connections_file_path": "/etc/headrace/connections.json"}'
+{{- end }}
 AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT: "30"
 AIRFLOW__LOGGING__BASE_LOG_FOLDER: /opt/airflow/logs
 AIRFLOW__LOGGING__COLORED_CONSOLE_LOG: "False"
@@ -66,6 +71,27 @@ AIRFLOW__TRIGGERER__CAPACITY: "100"
 AIRFLOW__USAGE_DATA_COLLECTION__ENABLED: "False"
 HEADRACE_DEPLOYMENT: /etc/headrace/deployment.json
 SERVICE_BINDING_ROOT: /bindings
+HEADRACE_BATCH_SLOTS: {{ .Values.batchSlots | quote }}
+HEADRACE_NOTIFY_CONNECTION: {{ .Values.notify.connection | quote }}
+HEADRACE_NOTIFY_TO: {{ .Values.notify.to | quote }}
+{{- end }}
+
+{{/* The connection of finite Spark runs; it holds no secret. */}}
+{{- define "airflow.sparkConnection" -}}
+{"conn_type": "spark", "host": "local[2]", "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"}}
+{{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "airflow.place" -}}
+{{- with .Values.place.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end }}
 
 {{/* The path of baseUrl, such as /airflow, or nothing. */}}
@@ -123,6 +149,9 @@ imagePullPolicy: IfNotPresent
 command: [/usr/bin/tini, -g, --]
 args: {{ toJson .args }}
 envFrom: [{configMapRef: {name: airflow}}]
+{{- with $root.Values.extraEnv }}
+env: {{ toJson . }}
+{{- end }}
 resources:
   {{- toYaml .resources | nindent 2 }}
 securityContext:
@@ -140,6 +169,12 @@ volumeMounts:
   - {name: data, mountPath: /data}
   {{- end }}
   {{- end }}
+  {{- if $root.Values.connectionsSecret }}
+  - {name: connections, mountPath: /etc/airflow-connections, readOnly: true}
+  {{- end }}
+  {{- with $root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   {{- if .passwords }}
   - {name: secrets, mountPath: /secrets/passwords.json, subPath: passwords.json, readOnly: true}
   {{- end }}
@@ -151,6 +186,12 @@ volumeMounts:
 - {name: secrets, secret: {secretName: airflow, defaultMode: 0440}}
 - {name: logs, persistentVolumeClaim: {claimName: airflow-logs}}
 - {name: headrace, configMap: {name: airflow-headrace}}
+{{- with .root.Values.connectionsSecret }}
+- {name: connections, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- if .operates }}
 - {name: pod-templates, configMap: {name: spark-pod-templates}}
 - name: bindings
@@ -161,6 +202,10 @@ volumeMounts:
       - secret: {name: cassandra-admin, items: {{ include "airflow.bindingItems" (dict "system" "cassandra" "keys" (list "type" "contactPoints" "port" "localDatacenter" "username" "password" "ca.crt")) }}}
       {{- with .root.Values.storage.binding }}
       - secret: {name: {{ . }}, items: {{ include "airflow.bindingItems" (dict "system" "object-store" "keys" (list "type" "endpoint" "region" "accessKey" "secretKey")) }}}
+      {{- end }}
+      {{- range $name, $secret := .root.Values.bindings }}
+      # Optional, as each key of it is: what is missing is said where it is read.
+      - secret: {name: {{ $secret }}, optional: true, items: {{ include "airflow.bindingItems" (dict "system" $name "keys" (list "driver" "host" "port" "database" "username" "password")) }}}
       {{- end }}
 {{- if .root.Values.storage.sharedVolume }}
 - {name: data, persistentVolumeClaim: {claimName: data}}
@@ -203,6 +248,9 @@ spec:
         # Not the deployment file: each task reads it anew, and the kubelet changes it below running pods. A scheduler that
         # restarts takes the supervisor's tasks along, for a change that is one driver's.
         headrace/config: {{ include "airflow.environment" $root | sha256sum }}
+        {{- with $root.Values.place.annotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
     spec:
       serviceAccountName: {{ .account | default "airflow-none" }}
       automountServiceAccountToken: {{ not (empty .account) }}
@@ -210,6 +258,7 @@ spec:
       imagePullSecrets: [{name: {{ quote . }}}]
       {{- end }}
       enableServiceLinks: false # else AIRFLOW_PORT... variables appear
+      {{- include "airflow.place" $root | nindent 6 }}
       terminationGracePeriodSeconds: 60
       securityContext:
         {{- include "airflow.podSecurity" 185 | nindent 8 }}

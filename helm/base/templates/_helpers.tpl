@@ -32,3 +32,16 @@ capabilities: {drop: [ALL]}
 {{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "base.place" -}}
+{{- with .Values.place.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}

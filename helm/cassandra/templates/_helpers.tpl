@@ -78,6 +78,7 @@ automountServiceAccountToken: false
 imagePullSecrets: [{name: {{ quote . }}}]
 {{- end }}
 enableServiceLinks: false
+{{- include "cassandra.place" . | nindent 0 }}
 securityContext:
   {{- include "cassandra.podSecurity" 185 | nindent 2 }}
 containers:
@@ -99,4 +100,33 @@ containers:
 volumes:
   - {name: binding, secret: {secretName: cassandra-admin, defaultMode: 0440}}
   - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
+{{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "cassandra.place" -}}
+{{- with .Values.place.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Refuses another size than the one that runs, or whose volumes were kept. `helm template` sees no cluster. */}}
+{{- define "cassandra.requireSize" -}}
+{{- $there := 0 -}}
+{{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace "cassandra" -}}
+{{- if $set -}}
+{{- $there = int $set.spec.replicas -}}
+{{- else -}}
+{{- range (lookup "v1" "PersistentVolumeClaim" .Release.Namespace "").items -}}
+{{- if regexMatch "^data-cassandra-[0-9]+$" .metadata.name }}{{ $there = add1 $there }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne (int $there) 0) (ne (int $there) (int .Values.size)) -}}
+{{- fail (printf "size is %d and this installation has %d: a change would leave rows on nodes that nobody asks, or nodes without them. Set size back to %d; for another size make a second installation and move to it (docs/howto/deploy.md, Another size)" (int .Values.size) (int $there) (int $there)) -}}
+{{- end -}}
 {{- end }}

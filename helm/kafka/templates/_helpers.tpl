@@ -77,23 +77,33 @@ spec:
         app.kubernetes.io/component: {{ .role }}
       annotations:
         headrace/config: {{ include "kafka.config" $root | sha256sum }}
+        {{- with $root.Values.place.annotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
     spec:
       automountServiceAccountToken: false
       {{- with $root.Values.imagePullSecret }}
       imagePullSecrets: [{name: {{ quote . }}}]
       {{- end }}
       enableServiceLinks: false # else KAFKA_PORT... variables appear
+      {{- include "kafka.place" $root | nindent 6 }}
       terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
       securityContext:
         {{- include "kafka.podSecurity" 1000 | nindent 8 }}
       {{- if gt (int .replicas) 1 }}
       affinity:
         podAntiAffinity:
+          {{- if eq $root.Values.antiAffinity "required" }}
+          requiredDuringSchedulingIgnoredDuringExecution:
+            - topologyKey: kubernetes.io/hostname
+              labelSelector: {matchLabels: {app.kubernetes.io/name: kafka, app.kubernetes.io/component: {{ .role }}}}
+          {{- else }}
           preferredDuringSchedulingIgnoredDuringExecution:
             - weight: 100
               podAffinityTerm:
                 topologyKey: kubernetes.io/hostname
                 labelSelector: {matchLabels: {app.kubernetes.io/name: kafka, app.kubernetes.io/component: {{ .role }}}}
+          {{- end }}
       topologySpreadConstraints:
         - maxSkew: 1
           topologyKey: topology.kubernetes.io/zone
@@ -189,4 +199,33 @@ group.initial.rebalance.delay.ms=0
 {{- range $key, $value := .Values.config }}
 {{ $key }}={{ $value }}
 {{- end }}
+{{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "kafka.place" -}}
+{{- with .Values.place.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Refuses another size than the one that runs, or whose volumes were kept. `helm template` sees no cluster. */}}
+{{- define "kafka.requireSize" -}}
+{{- $there := 0 -}}
+{{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace "kafka" -}}
+{{- if $set -}}
+{{- $there = int $set.spec.replicas -}}
+{{- else -}}
+{{- range (lookup "v1" "PersistentVolumeClaim" .Release.Namespace "").items -}}
+{{- if regexMatch "^data-kafka-[0-9]+$" .metadata.name }}{{ $there = add1 $there }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne (int $there) 0) (ne (int $there) (int .Values.size)) -}}
+{{- fail (printf "size is %d and this installation has %d: a change would form a new and empty quorum, which knows no topic. Set size back to %d; for another size make a second installation and move to it (docs/howto/deploy.md, Another size)" (int .Values.size) (int $there) (int $there)) -}}
+{{- end -}}
 {{- end }}

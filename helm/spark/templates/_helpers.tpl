@@ -39,10 +39,9 @@ metadata:
     {{- if eq .role "driver" }}
     headrace/api-server: allowed
     {{- end }}
-  {{- if eq .role "driver" }}
+  {{- with merge (ternary (dict "prometheus.io/scrape" "true" "prometheus.io/port" "9108") dict (eq .role "driver")) (get $root.Values .role).annotations }}
   annotations:
-    prometheus.io/scrape: "true"
-    prometheus.io/port: "9108"
+    {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
   automountServiceAccountToken: {{ eq .role "driver" }}
@@ -59,9 +58,13 @@ spec:
   {{- with (get $root.Values .role).tolerations }}
   tolerations: {{ toJson . }}
   {{- end }}
+  {{- with (get $root.Values .role).priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
   containers:
     - name: {{ .role }}
       {{- if eq .role "driver" }}
+      ports: [{name: metrics, containerPort: 9108}]
       # Kubernetes tells the JVM alone, whose shutdown hooks would break the running batch off: Python is told first, and
       # the container waits until both have ended.
       lifecycle:
@@ -86,4 +89,17 @@ spec:
 {{- define "spark.image" -}}
 {{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+
+{{/* Where a pod may run. */}}
+{{- define "spark.place" -}}
+{{- with .Values.place.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end }}

@@ -10,11 +10,13 @@ storage = {
 }
 stores = {
   kafka = {
-    heap      = "384m"
-    resources = { requests = { cpu = "100m", memory = "700Mi" } }
-    storage   = { size = "2Gi" }
+    antiAffinity = "preferred" # one machine, whatever the size
+    heap         = "384m"
+    resources    = { requests = { cpu = "100m", memory = "700Mi" } }
+    storage      = { size = "2Gi" }
   }
   cassandra = {
+    antiAffinity = "preferred"
     heap         = "512M"
     directMemory = "128M"
     resources    = { requests = { cpu = "100m", memory = "1200Mi" } }

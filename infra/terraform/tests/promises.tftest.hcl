@@ -22,7 +22,8 @@ run "all_charts_in_their_namespaces" {
 }
 
 run "size_is_that_of_both_stores_and_of_all_copies" {
-  command = apply
+  command   = apply
+  state_key = "three" # an installation of its own: another size of the same one is refused
   variables { size = 3 }
   assert {
     condition     = module.kafka[0].values[0].size == 3 && module.cassandra[0].values[0].size == 3 && module.airflow.values[0].replicas == 3
@@ -182,5 +183,60 @@ run "producers_are_told_to_who_makes_their_bindings_and_to_who_gives_their_right
   assert {
     condition     = alltrue([for each in [module.base, module.airflow] : each.values[0].producers == { webshop = { namespace = "shop", topics = ["pos"] } }])
     error_message = "one list for both charts"
+  }
+}
+
+run "another_size_of_an_installation_is_refused_at_plan" {
+  command = plan
+  variables { size = 3 }
+  expect_failures = [terraform_data.size]
+}
+
+run "an_image_may_be_named_by_its_digest_with_or_without_a_tag" {
+  command = apply
+  variables {
+    images = {
+      airflow = "registry.example.org:5000/headrace-airflow:1.2@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+      spark   = "registry.example.org:5000/headrace-spark@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+    }
+  }
+  assert {
+    condition     = module.airflow.values[0].image == { repository = "registry.example.org:5000/headrace-airflow", tag = "1.2", digest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" }
+    error_message = "tag and digest are kept"
+  }
+  assert {
+    condition     = module.airflow.values[0].sparkImage == { repository = "registry.example.org:5000/headrace-spark", digest = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb" }
+    error_message = "a registry's port is no tag"
+  }
+}
+
+run "monitoring_reaches_rules_exporter_and_network" {
+  command = apply
+  variables {
+    monitoring = { enabled = true, runbook_url = "https://wiki.example.org/runbooks", labels = { release = "prometheus" } }
+    network    = { monitoring_namespace = "monitoring" }
+  }
+  assert {
+    condition     = module.spark.values[0].monitoring.enabled && module.airflow.values[0].monitoring.enabled && module.base.values[0].network.monitoringNamespace == "monitoring"
+    error_message = "one variable for all three charts"
+  }
+  assert {
+    condition     = module.spark.values[0].monitoring.runbookUrl == "https://wiki.example.org/runbooks" && module.spark.values[0].monitoring.labels.release == "prometheus"
+    error_message = "alerts link to your pages and have your labels"
+  }
+}
+
+run "placement_is_that_of_every_pod" {
+  command = apply
+  variables {
+    placement = { node_selector = { pool = "data" }, tolerations = [{ key = "data", operator = "Exists" }], priority_class = "high" }
+  }
+  assert {
+    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].place.nodeSelector.pool == "data" && each.values[0].place.priorityClassName == "high"])
+    error_message = "every chart"
+  }
+  assert {
+    condition     = module.spark.values[0].driver.tolerations == [{ key = "data", operator = "Exists" }] && module.spark.values[0].executor.nodeSelector.pool == "data"
+    error_message = "drivers and executors too"
   }
 }

@@ -137,3 +137,33 @@ run "a_history_server_without_a_shared_volume" {
   }
   expect_failures = [var.history_server]
 }
+
+run "alerts_that_no_prometheus_may_read" {
+  command = plan
+  variables { monitoring = { enabled = true } }
+  expect_failures = [var.monitoring]
+}
+
+run "a_misspelt_value_of_airflow" {
+  command = plan
+  variables { airflow = { paralelism = 4 } }
+  expect_failures = [var.airflow]
+}
+
+run "a_misspelt_value_of_a_store" {
+  command = plan
+  variables { stores = { kafka = { heapsize = "1g" } } }
+  expect_failures = [var.stores]
+}
+
+run "a_digest_that_is_none" {
+  command = plan
+  variables { images = { airflow = "localhost/headrace-airflow@sha256:abc", spark = "localhost/headrace-spark:0.1.0" } }
+  expect_failures = [var.images]
+}
+
+run "a_moving_tag_with_a_digest" {
+  command = plan
+  variables { images = { airflow = "localhost/headrace-airflow:latest@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", spark = "localhost/headrace-spark:0.1.0" } }
+  expect_failures = [var.images]
+}

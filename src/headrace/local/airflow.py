@@ -26,6 +26,7 @@ from headrace.local import airflow_upkeep
 from headrace.local.java import Java
 from headrace.local.settings import Settings
 from headrace.operations import processes
+from headrace.operations.pools import BATCH_POOL, BATCH_POOL_TEXT
 
 API_SERVER = "airflow-api-server"
 # Name of the part, the words that start it, and its key in /api/v2/monitor/health.
@@ -35,6 +36,8 @@ COMPONENTS = {
     "airflow-dag-processor": (("dag-processor",), "dag_processor"),
     "airflow-triggerer": (("triggerer", "--skip-serve-logs"), "triggerer"),
 }
+BATCH_SLOTS = 2
+"""Finite Spark runs and quality passes that go at once on a new platform; Airflow's UI changes it (Admin, Pools)."""
 _migrating = threading.Lock()
 
 
@@ -108,15 +111,21 @@ def run_command(settings: Settings, java: Java, *words: str) -> subprocess.Compl
 
 
 def _migrate(settings: Settings, java: Java) -> None:
-    """Bring the database to this Airflow's schema; a mark spares the next start the 10 s of looking."""
+    """Bring the database to this Airflow's schema and make the pool; a mark spares the next start the 15 s of looking.
+
+    A task of a pool that does not exist is never scheduled.
+    """
     done = config.home(settings) / "migrated.json"
-    wanted = json.dumps({"airflow": metadata.version("apache-airflow"), "database": config.database_id(settings)})
+    version, database = metadata.version("apache-airflow"), config.database_id(settings)
+    wanted = json.dumps({"airflow": version, "database": database, "pools": [BATCH_POOL]})
     if done.exists() and done.read_text() == wanted:
         return
-    ended = run_command(settings, java, "db", "migrate")
-    if ended.returncode:
-        log = settings.log_dir / "airflow-db-migrate.log"
-        write_private(log, ended.stdout + ended.stderr)
-        last = (ended.stderr or ended.stdout).strip().splitlines()[-1:]
-        raise HeadraceError(f"Airflow's database could not be migrated; {log} says: {' '.join(last)}")
+    pool = ("pools", "set", BATCH_POOL, str(BATCH_SLOTS), BATCH_POOL_TEXT)
+    for words in (("db", "migrate"), pool):
+        ended = run_command(settings, java, *words)
+        if ended.returncode:
+            log = settings.log_dir / "airflow-db-migrate.log"
+            write_private(log, ended.stdout + ended.stderr)
+            last = (ended.stderr or ended.stdout).strip().splitlines()[-1:]
+            raise HeadraceError(f"Airflow's database could not be migrated; {log} says: {' '.join(last)}")
     write_private(done, wanted)

@@ -1,12 +1,15 @@
 """What an Airflow that runs for months must lose: finished runs in its database, and its tasks' logs.
 
-The supervisor alone makes 5,760 task instances a day. Cleaned when Airflow starts, once a week, so that no task needs
-rights on the database. This is the local Airflow alone: on Kubernetes nothing cleans, see docs/howto/deploy.md.
+    python -m headrace.local.airflow_upkeep LOGS [KEEP_DAYS]
+
+The supervisor alone makes 5,760 task instances a day. Locally they are cleaned when Airflow starts, once a week, so that no task
+needs rights on the database. On Kubernetes the CronJob `airflow-upkeep` runs this module every night.
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,8 +19,10 @@ KEEP_DAYS = 14
 EVERY_DAYS = 7
 _DAY = 86_400
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
-def clean(home: Path, run: Callable[..., subprocess.CompletedProcess[str]], log: Path) -> bool:
+
+def clean(home: Path, run: Run, log: Path) -> bool:
     """Remove what is older than KEEP_DAYS, at most every EVERY_DAYS; return whether it was time to.
 
     `run` runs Airflow's command line. A fault is written to `log` and keeps nobody from starting: it is tried again.
@@ -27,14 +32,19 @@ def clean(home: Path, run: Callable[..., subprocess.CompletedProcess[str]], log:
         done.touch(mode=0o600)  # new: there is nothing to remove yet
     if time.time() - done.stat().st_mtime < EVERY_DAYS * _DAY:
         return False
-    before = time.time() - KEEP_DAYS * _DAY
-    remove_older(home / "logs", before)
-    words = ("--clean-before-timestamp", datetime.fromtimestamp(before, UTC).isoformat(), "--skip-archive", "--yes")
-    ended = run("db", "clean", *words)
+    ended = remove(home / "logs", run, KEEP_DAYS)
     log.write_text(ended.stdout + ended.stderr)
     if ended.returncode == 0:
         done.touch()
     return True
+
+
+def remove(logs: Path, run: Run, keep_days: float) -> subprocess.CompletedProcess[str]:
+    """Remove logs and database rows that are older than `keep_days`; return how `airflow db clean` ended."""
+    before = time.time() - keep_days * _DAY
+    remove_older(logs, before)
+    words = ("--clean-before-timestamp", datetime.fromtimestamp(before, UTC).isoformat(), "--skip-archive", "--yes")
+    return run("db", "clean", *words)
 
 
 def remove_older(folder: Path, before: float) -> int:
@@ -48,3 +58,19 @@ def remove_older(folder: Path, before: float) -> int:
         elif path.is_dir() and path.stat().st_mtime < before and not any(path.iterdir()):
             path.rmdir()
     return removed
+
+
+def main() -> None:
+    """Clean the Airflow of this environment. Exits with the code of `airflow db clean`."""
+    logs, *days = sys.argv[1:]
+    ended = remove(Path(logs), _airflow, float(days[0]) if days else KEEP_DAYS)
+    sys.exit(ended.returncode)
+
+
+def _airflow(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run Airflow's command line in this environment; its output goes to ours."""
+    return subprocess.run([sys.executable, "-P", "-m", "airflow", *words], check=False, text=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,9 @@ from headrace.contract.cron import cron_problem
 from headrace.contract.model import Refresh
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
+from headrace.operations import notify
 from headrace.operations.drivers import LauncherSilentError
+from headrace.operations.pools import BATCH_POOL
 
 OWNER = "platform"
 OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
@@ -87,6 +89,7 @@ def dag_arguments(
             "retry_delay": timedelta(seconds=10),
             "retry_policy": _POLICY,
             "execution_timeout": timedelta(minutes=10),
+            "on_failure_callback": notify.failed,
         },
     }
 
@@ -113,7 +116,10 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
 
 
 @task(
-    max_active_tis_per_dagrun=1, execution_timeout=timedelta(minutes=55), map_index_template="{{ submission['name'] }}"
+    pool=BATCH_POOL,
+    max_active_tis_per_dagrun=1,
+    execution_timeout=timedelta(minutes=55),
+    map_index_template="{{ submission['name'] }}",
 )
 def spark_run(submission: dict[str, Any]) -> None:
     """Run spark-submit for one order until it ends (`spark_runs.submission`), by the provider's operator.

@@ -1,0 +1,83 @@
+"""Tell a person, by mail or by a webhook, what failed and which verdict a pipeline has.
+
+HEADRACE_NOTIFY_CONNECTION names an Airflow connection: type `smtp`, or `http` for a webhook, whose password, if it has one, is
+the secret end of its address (as Slack's). HEADRACE_NOTIFY_TO has the addresses of mails. Without the first nothing is sent.
+A notification that cannot be sent is written to the task's log and fails nothing.
+
+Imported by DAG files at every parse: nothing heavy is imported here but inside of functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from headrace.contract.wording import printable
+from headrace.operations.supervision import FAULTS
+
+CONNECTION = "HEADRACE_NOTIFY_CONNECTION"
+RECIPIENTS = "HEADRACE_NOTIFY_TO"
+SECONDS = 20
+
+
+def failed(context: Mapping[str, Any]) -> None:
+    """Tell of a task that failed for good: Airflow's `on_failure_callback`, whose context this is."""
+    instance = context["ti"]
+    task = f"{instance.dag_id}.{instance.task_id}"
+    index = getattr(instance, "map_index", -1)
+    which = f" [{context.get('map_index_label') or index}]" if index is not None and index >= 0 else ""
+    why = printable(str(context.get("exception") or "no reason was given"))
+    tell(f"{task}{which} failed", f"{why}\n{getattr(instance, 'log_url', '')}".strip())
+
+
+def changed(before: str, told: Mapping[str, Any]) -> None:
+    """Tell of a verdict that a supervisor's pass ends with, if it is a fault and new, or if a fault is over.
+
+    `before` is the verdict that the pass before ended with ("" if there was none), `told` what `supervise` returned.
+    """
+    now = told.get("verdict", before)
+    if now == before or not {now, before} & FAULTS:
+        return
+    runbook = f"\nSee {told['runbook']}." if told.get("runbook") else ""
+    tell(f"{told['pipeline']} is {now}", f"{printable(str(told.get('reason', '')))}{runbook}")
+
+
+def tell(subject: str, text: str) -> None:
+    """Send one notification, or write into the log why it was not sent. Raises nothing."""
+    name = os.environ.get(CONNECTION, "")
+    if not name:
+        return
+    try:
+        _send(name, f"Headrace: {subject}", text)
+    except Exception as error:  # whatever a mail server or a webhook answers: the task's own end counts
+        print(printable(f"The notification {subject!r} was not sent by connection {name!r}: {error}"))  # noqa: T201
+
+
+def _send(name: str, subject: str, text: str) -> None:
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(name)
+    if connection.conn_type == "smtp":
+        from airflow.providers.smtp.hooks.smtp import SmtpHook
+
+        recipients = [each.strip() for each in os.environ.get(RECIPIENTS, "").split(",") if each.strip()]
+        if not recipients:
+            raise ValueError(f"{RECIPIENTS} names nobody")
+        with SmtpHook(name) as hook:
+            hook.send_email_smtp(to=recipients, subject=subject, html_content=f"<pre>{escape(text)}</pre>")
+        return
+    import httpx
+
+    address = f"{connection.host or ''}"
+    if "://" not in address:
+        port = f":{connection.port}" if connection.port else ""
+        address = f"{connection.schema or 'https'}://{address}{port}"
+    address = f"{address.rstrip('/')}/{connection.password.lstrip('/')}" if connection.password else address
+    try:  # no fault may name the address: its end is a secret
+        answer = httpx.post(address, json={"text": f"{subject}\n{text}"}, timeout=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+        raise ValueError(f"the webhook did not answer ({type(fault).__name__})") from None
+    if answer.is_error:
+        raise ValueError(f"the webhook answered {answer.status_code}")

@@ -1,0 +1,123 @@
+"""What an Airflow needs to run for a year in the chart: cleaning, a bounded pool, connections, and what is yours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from headrace.operations import notify, seat
+from tests.support.charts import EXTRAS, PLACED, containers, kind, named, pods, refusal, render
+
+AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "migrate", "upkeep"}
+
+
+def _airflow_containers(*settings: str) -> dict[str, dict[str, Any]]:
+    return {each["name"]: dict(each) for _, spec, _ in pods(render("airflow", *settings)) for each in containers(spec)}
+
+
+def test_a_job_cleans_database_and_logs_every_night_by_the_code_of_the_local_airflow() -> None:
+    job = named(render("airflow", "upkeep.keepDays=30"), "CronJob", "airflow-upkeep")["spec"]
+    assert job["schedule"] == "23 2 * * *"
+    assert job["concurrencyPolicy"] == "Forbid"
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    logs = _environment()["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]
+    assert container["args"] == ["python3", "-m", "headrace.local.airflow_upkeep", logs, "30"]
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert mounts[logs].get("readOnly", False) is False
+    assert "/opt/airflow/airflow.cfg" in mounts  # the database's address
+    assert "upkeep" in refusal("airflow", "upkeep.keepDays=0")
+
+
+def _environment(*settings: str) -> dict[str, str]:
+    data: dict[str, str] = named(render("airflow", *settings), "ConfigMap", "airflow")["data"]
+    return data
+
+
+def test_what_is_yours_reaches_every_part_of_airflow_and_nothing_else() -> None:
+    found = _airflow_containers(*EXTRAS)
+    for name in AIRFLOW:
+        assert {"name": "OPENLINEAGE_URL", "value": "http://lineage:5000"} in found[name]["env"], name
+        assert {"name": "more", "mountPath": "/more"} in found[name]["volumeMounts"], name
+    for name in ("provision", "postgres"):
+        assert "OPENLINEAGE_URL" not in json.dumps(found[name]), name
+    for who, spec, _ in pods(render("airflow", *EXTRAS)):
+        volumes = {each["name"] for each in spec.get("volumes", [])}
+        used = {mount["name"] for each in containers(spec) for mount in each.get("volumeMounts", [])}
+        assert used <= volumes | {"data"}, who  # the database's is a claim template
+
+
+def test_connections_come_from_a_secret_and_the_one_of_spark_stays() -> None:
+    for settings, path in (((), "/etc/headrace"), (EXTRAS, "/etc/airflow-connections")):
+        environment = _environment(*settings)
+        (file,) = json.loads(environment["AIRFLOW__SECRETS__BACKEND_KWARGS"]).values()
+        assert file == f"{path}/connections.json"
+        own = json.loads(
+            named(render("airflow", *settings), "ConfigMap", "airflow-headrace")["data"]["connections.json"]
+        )
+        assert set(own) == set(seat.CONNECTIONS)
+        if settings:
+            assert json.loads(environment["AIRFLOW_CONN_SPARK_BATCH"]) == own[seat.SPARK_CONNECTION]
+    mounts = {each["mountPath"] for each in _airflow_containers(*EXTRAS)["scheduler"]["volumeMounts"]}
+    assert "/etc/airflow-connections" in mounts
+
+
+def test_a_sql_source_of_users_is_mounted_where_its_binding_is_read() -> None:
+    scheduler = named(render("airflow", *EXTRAS), "Deployment", "airflow-scheduler")["spec"]["template"]["spec"]
+    (bindings,) = [each for each in scheduler["volumes"] if each["name"] == "bindings"]
+    (source,) = [s["secret"] for s in bindings["projected"]["sources"] if s["secret"]["name"] == "my-users"]
+    assert {each["path"] for each in source["items"]} == {
+        f"users-source/{key}" for key in ("driver", "host", "port", "database", "username", "password")
+    }
+
+
+def test_two_values_name_who_is_told() -> None:
+    environment = _environment("notify.connection=alerts", "notify.to=ops@example.org")
+    assert environment[notify.CONNECTION] == "alerts"
+    assert environment[notify.RECIPIENTS] == "ops@example.org"
+    assert _environment()[notify.CONNECTION] == ""
+
+
+def test_the_pool_of_batch_runs_is_made_before_any_part_starts() -> None:
+    environment = _environment("batchSlots=3")
+    assert environment["HEADRACE_BATCH_SLOTS"] == "3"
+    job = named(render("airflow"), "Job", "airflow-migrate-1")
+    (script,) = [word for word in job["spec"]["template"]["spec"]["containers"][0]["args"] if "db migrate" in word]
+    assert f'airflow pools set {seat.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
+
+
+@pytest.mark.parametrize("chart", ["kafka", "cassandra"])
+def test_three_nodes_are_on_three_machines_unless_a_value_relaxes_it(chart: str) -> None:
+    for value, key in ((), "requiredDuringSchedulingIgnoredDuringExecution"), (
+        ("antiAffinity=preferred",), "preferredDuringSchedulingIgnoredDuringExecution",
+    ):  # fmt: skip
+        for each in kind(render(chart, "size=3", *value), "StatefulSet"):
+            assert list(each["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]) == [key]
+    for each in kind(render(chart), "StatefulSet"):
+        assert "affinity" not in each["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("chart", ["base", "kafka", "cassandra", "spark", "airflow"])
+def test_every_pod_goes_where_it_is_placed(chart: str) -> None:
+    settings = [*PLACED, "place.annotations.team=data"] if chart != "base" else list(PLACED)
+    settings += {"kafka": ["size=3"], "spark": ["historyServer.enabled=true", "monitoring.enabled=true"]}.get(chart, [])
+    settings += ["monitoring.enabled=true"] if chart == "airflow" else []
+    if chart == "spark":
+        roles = [setting.replace("place", role, 1) for role in ("driver", "executor") for setting in settings[:5]]
+        settings += roles
+    found = list(pods(render(chart, *settings)))
+    assert found
+    for who, spec, _ in found:
+        assert spec["nodeSelector"] == {"pool": "data"}, who
+        assert spec["tolerations"] == [{"key": "data", "operator": "Exists"}], who
+        assert spec["priorityClassName"] == "high", who
+    for each in kind(render(chart, *settings), "Deployment", "StatefulSet"):
+        assert each["spec"]["template"]["metadata"]["annotations"]["team"] == "data", each["metadata"]["name"]
+
+
+def test_the_database_of_airflow_is_kept_where_volumes_are() -> None:
+    for settings, kept in (((), "Delete"), (("postgres.keepVolume=true",), "Retain")):
+        policy = named(render("airflow", *settings), "StatefulSet", "airflow-postgres")["spec"]
+        assert policy["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == kept
