@@ -121,3 +121,11 @@ def test_the_database_of_airflow_is_kept_where_volumes_are() -> None:
     for settings, kept in (((), "Delete"), (("postgres.keepVolume=true",), "Retain")):
         policy = named(render("airflow", *settings), "StatefulSet", "airflow-postgres")["spec"]
         assert policy["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == kept
+
+
+def test_a_job_that_has_ended_does_not_keep_the_claim_of_the_logs_from_being_deleted() -> None:
+    """Its pod stays for a day, and `terraform destroy` waits for a claim that a pod names (seen with the published provider)."""
+    job = named(render("airflow"), "Job", "provision-1")
+    claims = [each["persistentVolumeClaim"]["claimName"] for each in job["spec"]["template"]["spec"]["volumes"]
+              if "persistentVolumeClaim" in each]  # fmt: skip
+    assert claims == ["data"]

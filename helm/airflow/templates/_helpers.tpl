@@ -184,7 +184,9 @@ volumeMounts:
 - {name: home, emptyDir: {sizeLimit: 512Mi}}
 - {name: tmp, emptyDir: {sizeLimit: 6Gi}}
 - {name: secrets, secret: {secretName: airflow, defaultMode: 0440}}
+{{- if not .withoutLogs }}
 - {name: logs, persistentVolumeClaim: {claimName: airflow-logs}}
+{{- end }}
 - {name: headrace, configMap: {name: airflow-headrace}}
 {{- with .root.Values.connectionsSecret }}
 - {name: connections, secret: {secretName: {{ . }}, defaultMode: 0440}}
