@@ -82,7 +82,8 @@ def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> 
         rebuild.give(deployment, planned | {"fingerprint": "old"}, by="a test", reason="none")
     given = rebuild.give(deployment, planned, by="a test", reason="retention took it", rows_each=300)
     report = batch_runs.execute(deployment, given)
-    assert report["batches"] >= 4
+    # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
+    assert report["batches"] >= 2
     assert stage.generation(query).number == 1, "nothing runs on it before it is finished"
     assert rebuild.finish(deployment, report) == {"pipeline": stage.name, "query": query, "generation": 2}
     assert rebuild.finish(deployment, report)["generation"] == 2, "may be repeated"

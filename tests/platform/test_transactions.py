@@ -159,7 +159,8 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
     guarded = retention.guard(deployment, stage.name)
     assert (guarded["state"], guarded["least_left_seconds"]) == ("OK", None)
     places = [TopicPartition(POS, partition, end) for partition, end in ends_now.items()]
-    for answer in kafka_admin(stage.admin).delete_records(places).values():
+    admin = kafka_admin(stage.admin)  # held while its answers are awaited
+    for answer in admin.delete_records(places).values():
         answer.result(30)
     planned = rebuild.plan(deployment, stage.name, "product_totals")
     assert (planned["blockers"], planned["again"]) == ([], 0)
