@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-small bench-batch test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -59,6 +59,9 @@ test-spark: $(READY) ## The tests of Spark's semantics and other slow ones, with
 
 test-platform: $(READY) ## The tests on a real Kafka and Cassandra: crashes, races, bad input
 	$(PYTEST) $(IN_LANES) -m "platform and not long"
+
+chaos: $(READY) ## Faults at random moments on a running platform, every sink compared: make chaos ROUNDS=5 SEED=7
+	$(BIN)/python -m chaos --rounds $(or $(ROUNDS),5) $(if $(SEED),--seed $(SEED))
 
 test-charts: $(READY) ## Charts, images and Terraform, without a cluster (helm, kubeconform, tflint: `.tools/bin` or PATH)
 	$(PYTEST) tests/charts tests/images tests/terraform

@@ -1,4 +1,4 @@
-"""Start, stop, pause, resume and restart streams. Each run is a wish, recorded beside the checkpoints, and its deed."""
+"""Start, stop, pause, resume and restart streams. Each run records the desired state beside the checkpoints and applies it."""
 
 from __future__ import annotations
 

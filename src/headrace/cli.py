@@ -85,7 +85,7 @@ def main() -> None:
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Kafka, Cassandra and Airflow, or adopt what runs; mend what crashed."""
+    """Start Kafka, Cassandra and Airflow, or adopt what runs; start again what crashed."""
     settings = Settings.load()
     first = settings.airflow and not airflow_config.password_file(settings).exists()
     with progress_bars() as report:

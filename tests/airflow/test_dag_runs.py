@@ -254,7 +254,7 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(run
     assert "cannot be restored now" in running.task_log("checkpoint_restore", refused, "plan_restore")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a restore")
     unpaused = ended(running, "stream_resume", "failed", pipelines=[NAME])
-    assert "is not paused but wanted STOPPED" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
+    assert "is not paused (desired state STOPPED)" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
     assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
     states = answered(running, "checkpoint_restore", "Approve", **form)
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")

@@ -109,5 +109,5 @@ def test_no_table_of_a_paused_pipeline_is_emptied_since_its_start_would_be_refus
 
 
 def test_a_word_that_is_no_choice_is_refused(tmp_path: Path, tables: Tables) -> None:
-    with pytest.raises(HeadraceError, match="'erase' is nothing to do with rows"):
+    with pytest.raises(HeadraceError, match="Unknown choice 'erase'"):
         _prepare(tmp_path, ["product_totals"], "erase")

@@ -189,7 +189,7 @@ def test_a_driver_whose_pipeline_file_is_gone_is_found_and_named(
     (told,) = streams.strays(launcher, {"other": pipeline}, {}).items()
     assert told == (
         pipeline.name,
-        "its pipeline file is gone and its driver lives: end it with `headrace stream stop user_logins`",
+        "its pipeline file is gone and its driver still runs: end it with `headrace stream stop user_logins`",
     )
     beat(launcher, pipeline.name, age=1)
     (row,) = streams.stray_rows(launcher, *told)

@@ -30,7 +30,7 @@ TOPICS: dict[str, dict[int, int]] = {topic: {0: 0, 1: 0} for topic in PIPELINE.s
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
-    """A pipeline that ann wants to run, on an empty Kafka; no driver lives yet."""
+    """A pipeline that ann wants to run, on an empty Kafka; no driver runs yet."""
     intent.write(str(tmp_path), NAME, "RUNNING", "ann", "start")
     time.sleep(0.01)  # a start in the very millisecond of the wish, which gives the budget back, is not counted
     return Scene(Imagined(str(tmp_path)), PIPELINE, lambda topics: TOPICS, QUICK, random.Random(1))
@@ -355,7 +355,7 @@ def test_an_operators_stop_wins_against_a_supervisor_at_any_moment(tmp_path: Pat
 def test_a_restart_repeats_new_generations_only_under_one_name_and_a_living_driver_refuses_them(scene: Scene) -> None:
     _, new = control.start(scene.launcher, NAME, by="ann", new_generations=["last_login"])
     assert new
-    with pytest.raises(HeadraceError, match="so last_login cannot begin anew: stop it first"):
+    with pytest.raises(HeadraceError, match="so last_login cannot begin new generations: stop it first"):
         control.start(scene.launcher, NAME, by="ann", new_generations=["last_login"])
     _, new = control.start(
         scene.launcher, NAME, by="ann", new_generations=["last_login"], request=intent.read(scene.root, NAME).request

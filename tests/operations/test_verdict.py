@@ -161,7 +161,7 @@ def test_what_a_restart_cannot_mend_is_a_crash_loop_at_once(end: str, leads_on: 
     word = {"exit": end, "error": "the plan changed", "at_ms": NOW - 1000}
     found, why = verdict(seen(PIPELINE, drivers=(), outcome=word, unknown="Kafka is away"))
     assert found == "CRASH_LOOP"
-    assert why == f"the driver ended with {end}: the plan changed; no restart can mend that, {leads_on}"
+    assert why == f"the driver ended with {end}: the plan changed; no restart can correct that, {leads_on}"
 
 
 def test_a_spent_budget_is_a_crash_loop_and_an_operators_wish_gives_it_back() -> None:
@@ -173,7 +173,7 @@ def test_a_spent_budget_is_a_crash_loop_and_an_operators_wish_gives_it_back() ->
 
 def test_two_living_drivers_or_one_that_the_launcher_does_not_know_are_duplicates() -> None:
     both = (driver(PIPELINE), driver(PIPELINE, identity="b"))
-    assert verdict(seen(PIPELINE, drivers=both)) == ("DUPLICATE", "2 drivers live: process a, process b")
+    assert verdict(seen(PIPELINE, drivers=both)) == ("DUPLICATE", "2 drivers run: process a, process b")
     word = {"exit": "LOCKED", "error": "another lives", "at_ms": NOW - 1000}
     assert verdict(seen(PIPELINE, drivers=(), outcome=word))[0] == "DUPLICATE"
 
@@ -182,7 +182,7 @@ def test_a_pipeline_that_is_not_wanted_is_idle_with_the_wish_as_its_reason() -> 
     paused = replace(RUNNING, want="PAUSED", reason="till upgrade", by="ann")
     assert verdict(seen(PIPELINE, drivers=(), wish=paused)) == ("IDLE", "wanted PAUSED by ann: till upgrade")
     lives = told(seen(PIPELINE, wish=paused)).pipeline
-    assert (lives.verdict, lives.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still lives")
+    assert (lives.verdict, lives.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still runs")
     assert lives.ripe
     just_now = replace(paused, at_ms=NOW - 1000)
     assert not told(seen(PIPELINE, wish=just_now)).pipeline.ripe, "whoever paused it is stopping it"
@@ -190,7 +190,7 @@ def test_a_pipeline_that_is_not_wanted_is_idle_with_the_wish_as_its_reason() -> 
 
 def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats() -> None:
     frozen = seen(PIPELINE, beat=beat(PIPELINE, age=31))
-    assert verdict(frozen) == ("STALLED", "process a lives, but its last heartbeat is 31 s old")
+    assert verdict(frozen) == ("STALLED", "process a runs, but its last heartbeat is 31 s old")
     marks = {query: Mark(1, 6) for query in positions(PIPELINE)}
     assert verdict(frozen, replace(KNOWN, marks=marks))[0] == "HEALTHY"
 

@@ -65,7 +65,7 @@ def test_of_two_drivers_that_start_at_one_instant_one_refuses_twenty_times(stage
     assert results == [[racer.HELD, int(Exit.LOCKED)]] * RACES
     refusals = [line for line in done.stdout.splitlines() if "ERROR" in line]
     assert len(refusals) == RACES
-    assert all(f"A driver of {stage.name} lives already (process " in line for line in refusals)
+    assert all(f"A driver of {stage.name} runs already (process " in line for line in refusals)
     assert _listing(stage.root) == before
 
 

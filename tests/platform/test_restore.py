@@ -97,7 +97,7 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
                 assert report.findings == ()
         feeding.result()
     assert set(taken) == set(queries)
-    with pytest.raises(HeadraceError, match="its driver lives"):
+    with pytest.raises(HeadraceError, match="its driver runs"):
         restore.restore(stage.launcher, stage.pipeline, "tumbling", by="test", reason="while it runs")
     _feed(stage, events[third : 2 * third])
     stage.await_quiet()

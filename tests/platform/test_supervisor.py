@@ -121,7 +121,7 @@ def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_l
         zombie.send_signal(signal.SIGSTOP)
     stalled = kept.keeper.await_look(lambda told: told["verdict"] == "STALLED", "it is STALLED", since)
     noticed = time.monotonic() - began
-    assert "lives, but its last heartbeat is" in stalled["reason"]
+    assert "runs, but its last heartbeat is" in stalled["reason"]
     assert stalled["runbook"] == "docs/runbooks/STALLED.md"
     kept.keeper.await_look(lambda told: told["action"]["kind"] == "FENCE_AND_START", "it is fenced", since)
     assert psutil.wait_procs(zombies, 60)[1] == [], "there is a process that could thaw"
@@ -165,7 +165,7 @@ def test_an_operators_pause_is_left_alone_and_a_resume_goes_on_exactly(kept: Kep
     since = len(kept.keeper.looks)
     control.pause(kept.stage.launcher, kept.stage.name, by="the test", reason="the test wants to see it stand still")
     kept.stage.await_until(lambda: len(kept.keeper.looks) > since + 5, "five looks")
-    kept.keeper.await_look(lambda told: told["driver"] is None, "no driver lives", since)
+    kept.keeper.await_look(lambda told: told["driver"] is None, "no driver runs", since)
     assert kept.keeper.actions(since) == []
     assert kept.keeper.looks[-1]["reason"] == "wanted PAUSED by the test: the test wants to see it stand still"
     assert not kept.stage.launcher.find(kept.stage.name)

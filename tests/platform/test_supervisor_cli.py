@@ -56,14 +56,14 @@ def typed(platform: Settings, project: Path) -> Iterator[Typed]:
 
 def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None:
     assert "A pause of web_events needs a reason" in typed("pause", NAME, code=1)
-    assert "web_events is not paused but wanted STOPPED" in typed("resume", NAME, code=1)
+    assert "web_events is not paused (desired state STOPPED)" in typed("resume", NAME, code=1)
     started = typed.json("start", NAME)[NAME]
     assert started["started"]
     rows = typed.json("status", NAME)
     assert {row["verdict"] for row in rows} <= {"HEALTHY", "IDLE", "LAGGING"}, rows
     assert {(row["wanted"], row["restarts_left"], row["driver"]) for row in rows} == {("RUNNING", 8, "RUNNING")}
     assert not typed.json("start", NAME)[NAME]["started"]
-    assert "so files cannot begin anew: stop it first, or use restart" in typed(
+    assert "so files cannot begin new generations: stop it first, or use restart" in typed(
         "start", NAME, "--new-generation", "files", code=1
     )
 

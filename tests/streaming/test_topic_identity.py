@@ -152,5 +152,5 @@ def test_all_stands_for_every_query_and_the_archives_and_a_misspelt_one_is_refus
     every = generations.named(POS, ["all"])
     assert {"tumbling", "archive_pos"} <= set(every)
     assert generations.named(POS, ["archive_pos"]) == ["archive_pos"]
-    with pytest.raises(HeadraceError, match="There is no query 'tumblin' in pos_sales"):
+    with pytest.raises(HeadraceError, match="Unknown query 'tumblin' of pos_sales"):
         generations.named(POS, ["tumblin"])

@@ -73,7 +73,7 @@ def check_python(version: tuple[int, ...]) -> Check:
     (low, high), shown = PYTHON, ".".join(map(str, version))
     wanted = f"{low[0]}.{low[1]} or {high[0]}.{high[1] - 1}"
     return Check(
-        "python", low <= version < high, f"Python is {shown}", f"make the environment anew with Python {wanted}"
+        "python", low <= version < high, f"Python is {shown}", f"make the environment again with Python {wanted}"
     )
 
 
@@ -106,7 +106,7 @@ def check_pyspark() -> Check:
 def check_folder(name: str, path: Path) -> Check:
     """Check that a folder is there and writable, or can be made."""
     place = _nearest(path)
-    remedy = f"mend the permissions or set {PREFIX}{name.upper()} to another folder"
+    remedy = f"correct the permissions or set {PREFIX}{name.upper()} to another folder"
     if not place.is_dir():
         return Check(name, False, f"{place}, needed for {path}, is not a folder", remedy)
     try:

@@ -109,7 +109,7 @@ def ensure(set_name: str, settings: Settings, java: Java, progress: Progress | N
     except OSError as error:
         raise HeadraceError(
             f"The jar cache {target} cannot be written ({error.strerror or error}): "
-            "free the disk, mend its permissions or set HEADRACE_CACHE to another folder."
+            "free the disk, correct its permissions or set HEADRACE_CACHE to another folder."
         ) from error
     return paths
 

@@ -29,7 +29,7 @@ def require_kept(name: str, data: Path, settings: Settings) -> None:
     if data.exists() and not path.exists():
         raise HeadraceError(
             f"{name} has data in {data}, but its password {path} is gone: "
-            "put it back, or start anew with `headrace clean`."
+            "put it back, or begin with an empty platform: `headrace clean`."
         )
 
 

@@ -28,7 +28,7 @@ def require_queries(chosen: Sequence[Pipeline], queries: Sequence[str]) -> None:
     for query in queries:
         known = names.query_names(chosen[0])
         if query not in known:
-            raise HeadraceError(f"There is no query {query!r} to begin anew: there is {', '.join(known)}.")
+            raise HeadraceError(f"Unknown query {query!r}. Known queries: {', '.join(known)}.")
 
 
 def start(
@@ -59,7 +59,7 @@ def start(
     living = launcher.find(pipeline) if new_generations else []
     if living:
         raise HeadraceError(
-            f"{pipeline} runs ({living[0].where}), so {', '.join(new_generations)} cannot begin anew: stop it first, "
+            f"{pipeline} runs ({living[0].where}), so {', '.join(new_generations)} cannot begin new generations: stop it first, "
             "or use restart."
         )
     wish = intent.write(
@@ -93,7 +93,7 @@ def resume(launcher: Launcher, pipeline: str, *, by: str) -> tuple[Driver, bool]
     """Start a paused pipeline again. Raises HeadraceError if it is not paused."""
     wish = intent.read(launcher.root, pipeline)
     if wish.want != "PAUSED":
-        raise HeadraceError(f"{pipeline} is not paused but wanted {wish.want}: use start or restart.")
+        raise HeadraceError(f"{pipeline} is not paused (desired state {wish.want}): use start or restart.")
     return start(launcher, pipeline, by=by, reason=f"resumed after: {wish.reason}", resumed=True)
 
 

@@ -141,4 +141,4 @@ def load(path: Path | None = None) -> Deployment:
     except FileNotFoundError as error:
         raise HeadraceError(f"{named} is missing: `headrace up` writes it, or the Airflow chart mounts it.") from error
     except (ValueError, ValidationError) as error:
-        raise HeadraceError(f"{named} is no deployment file ({error}): write it anew with `headrace up`.") from error
+        raise HeadraceError(f"{named} is no deployment file ({error}): write it again with `headrace up`.") from error

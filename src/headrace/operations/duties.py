@@ -137,7 +137,7 @@ def recheck_restore(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
     now = plan_restore(own, planned["pipeline"], planned["query"], planned["snapshot"])
     if now["fingerprint"] != planned["fingerprint"]:
         raise HeadraceError(
-            f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: plan it anew."
+            f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: make a new plan."
         )
     return now
 
@@ -172,7 +172,7 @@ def recheck_prune(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
     """Return the same plan if it still is the one. Raises HeadraceError if there is other work by now."""
     now = plan_prune(own, planned["retention"])
     if now.get("fingerprint") != planned["fingerprint"]:
-        raise HeadraceError("There is other work for a prune than what was approved: plan it anew.")
+        raise HeadraceError("The work of a prune is not what was approved: make a new plan.")
     return now
 
 

@@ -1,4 +1,4 @@
-"""What an operator may begin anew, and what that does to the rows that a table has already.
+"""New generations that an operator asks for, and what they do to the rows that a table has already.
 
 A new generation reads what Kafka still holds. In a table that has rows of an older one, a key that it writes again falls
 to the new total, and a key that it does not write keeps the old one: two histories in one table. So the operator says
@@ -32,7 +32,7 @@ def named(pipeline: Pipeline, asked: Sequence[str]) -> list[str]:
     for query in asked:
         if query not in known:
             raise HeadraceError(
-                f"There is no query {query!r} in {pipeline.name} to begin anew: there is {', '.join(known)}, or {ALL}."
+                f"Unknown query {query!r} of {pipeline.name}. Known queries: {', '.join(known)}, or {ALL}."
             )
     return list(asked)
 
@@ -46,7 +46,9 @@ def prepare(
     and where tables shall be emptied while a driver may write. The repeat of a `request` that was given changes nothing.
     """
     if rows not in {"", KEEP, EMPTY}:
-        raise HeadraceError(f"{rows!r} is nothing to do with rows: say {KEEP} or {EMPTY}.")
+        raise HeadraceError(
+            f"Unknown choice {rows!r} for the rows of the older generation. Known choices: {KEEP}, {EMPTY}."
+        )
     wish = intent.read(launcher.root, pipeline.name)
     if rows == KEEP or (request and wish.request == request and wish.want == "RUNNING"):
         return

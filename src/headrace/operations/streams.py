@@ -113,7 +113,9 @@ def strays(launcher: Launcher, pipelines: Collection[str], broken: Mapping[str, 
         living = []
     for name in living:
         if name not in pipelines and name not in found:
-            found[name] = f"its pipeline file is gone and its driver lives: end it with `headrace stream stop {name}`"
+            found[name] = (
+                f"its pipeline file is gone and its driver still runs: end it with `headrace stream stop {name}`"
+            )
     return dict(sorted(found.items()))
 
 
@@ -147,7 +149,7 @@ def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None)
     if beat is None or age is None or beat["exit"]:
         return "STARTING", living[0].where
     if age > SILENT_AFTER_SECONDS:
-        return "SILENT", f"{living[0].where} lives, but its last heartbeat is {age:.0f} s old"
+        return "SILENT", f"{living[0].where} runs, but its last heartbeat is {age:.0f} s old"
     return "RUNNING", f"{living[0].where}, Spark UI {beat.get('ui')}, metrics port {beat.get('metrics_port')}"
 
 

@@ -142,7 +142,7 @@ def _act(
     try:
         changed = intent.read(scene.root, name) != seen.wish or _identities(scene) != _seen_identities(seen)
     except LauncherSilentError as silence:
-        unknown = f"the launcher cannot say what lives: {silence}"
+        unknown = f"the launcher cannot say which drivers run: {silence}"
         return replace(action, kind="NOTHING", reason=unknown), untouched, unknown
     if changed:
         reason = "it changed while it was looked at: see the next look"
@@ -159,7 +159,7 @@ def _act(
     except HeadraceError as error:
         return replace(action, reason=f"{action.reason}; it could not be started: {error}"), memory, ""
     if driver is None:
-        return replace(action, reason=f"{action.reason}; undone, an operator wanted otherwise"), memory, ""
+        return replace(action, reason=f"{action.reason}; undone, an operator decided otherwise"), memory, ""
     started_ms = int(driver.started * 1000)
     known = replace(
         memory,

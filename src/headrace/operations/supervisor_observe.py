@@ -87,9 +87,9 @@ def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) ->
     try:
         living = tuple(launcher.find(pipeline.name))
     except LauncherSilentError as silence:
-        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say what lives: {silence}")
+        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say which drivers run: {silence}")
     except SILENCE as error:
-        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say what lives: {error!r}")
+        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say which drivers run: {error!r}")
     if wish.want != "RUNNING":
         return Observation(now_ms, wish, living)
     unknown, beat, outcome, ended = "", None, None, None

@@ -283,7 +283,7 @@ def _living_heartbeat(launcher: Launcher, pipeline: str, identity: str) -> dict[
     if living[0].identity != identity:
         other = living[0].release or "the deployment"
         raise HeadraceError(
-            f"The driver of {pipeline} ended and another one lives ({living[0].where}, {other}): "
+            f"The driver of {pipeline} ended and another one runs ({living[0].where}, {other}): "
             f"{drivers.last_error(launcher, pipeline)}"
         )
     beat = drivers.own_beat(drivers.heartbeat(launcher.root, pipeline), living[0])

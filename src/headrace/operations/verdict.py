@@ -194,14 +194,14 @@ def _of_pipeline(seen: Observation, memory: Memory, limits: Limits) -> Finding |
         if seen.drivers:
             # Whoever wanted that is stopping it: a running batch has its grace time.
             late = seen.now_ms - wish.at_ms > limits.end * 1000
-            return Finding("IDLE", f"{why}; {_where(seen)} still lives", ripe=late)
+            return Finding("IDLE", f"{why}; {_where(seen)} still runs", ripe=late)
         return Finding("IDLE", why)
     if not seen.drivers:
         return _of_missing(seen, memory, limits)
     if seen.unknown:
         return Finding("UNKNOWN", seen.unknown)
     if len(seen.drivers) > 1:
-        return Finding("DUPLICATE", f"{len(seen.drivers)} drivers live: {_where(seen)}", ripe=True)
+        return Finding("DUPLICATE", f"{len(seen.drivers)} drivers run: {_where(seen)}", ripe=True)
     return _of_driver(seen, seen.drivers[0], memory, limits)
 
 
@@ -211,7 +211,7 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
     end = str(word["exit"]) if word else ""
     ended = f"the driver ended with {end}: {word['error'] or _told_by_queries(seen)}" if word else ""
     if end in NO_RESTART:
-        return Finding("CRASH_LOOP", f"{ended}; no restart can mend that, {NO_RESTART[end]}", ripe=True, end=end)
+        return Finding("CRASH_LOOP", f"{ended}; no restart can correct that, {NO_RESTART[end]}", ripe=True, end=end)
     locked_ms = word["at_ms"] if word and end == Exit.LOCKED.name else 0
     if locked_ms and seen.now_ms - locked_ms < limits.longest_wait * 1000:  # then it may be gone: tried again
         return Finding("DUPLICATE", f"{ended}; it is not one that the launcher knows", end=end)
@@ -225,13 +225,13 @@ def _of_missing(seen: Observation, memory: Memory, limits: Limits) -> Finding:
             why = f"{ended}; {memory.same_ends} drivers in a row ended so, the next would too"
             return Finding("CRASH_LOOP", why, ripe=True, end=end)
     if used >= limits.restarts and end != Exit.STORE_AWAY.name:
-        why = f"{ended or 'no driver lives'} after {used} restarts; the budget is spent"
+        why = f"{ended or 'no driver runs'} after {used} restarts; the budget is spent"
         return Finding("CRASH_LOOP", why, ripe=True, end=end)
     # A driver that was adopted by this wish may have beaten last right before it.
     lived = memory.driver or (
         seen.beat is not None and not seen.beat["exit"] and seen.beat["at_ms"] >= seen.wish.at_ms - ADOPTED_MS
     )
-    why = ended or ("the driver vanished without a word" if lived else "no driver lives")
+    why = ended or ("the driver vanished without a word" if lived else "no driver runs")
     if seen.now_ms - seen.wish.at_ms < limits.head_start * 1000:
         return Finding("MISSING", f"{why}; {seen.wish.by or 'somebody'} is starting it", end=end)
     return Finding("MISSING", why, ripe=True, end=end)
@@ -268,7 +268,7 @@ def _of_driver(seen: Observation, driver: Driver, memory: Memory, limits: Limits
         why = f"{ended[0]['query']} ended: {ended[0]['error']}; {driver.where} stops the others"
         return Finding("STALLED", why, age > limits.end)
     if age > limits.silent:
-        why = f"{driver.where} lives, but its last heartbeat is {age:.0f} s old"
+        why = f"{driver.where} runs, but its last heartbeat is {age:.0f} s old"
         return Finding("STALLED", why, True, str(beat["at_ms"]))
     return None
 

@@ -36,7 +36,7 @@ def hold(path: Path, pipeline: str) -> int:
     except OSError as error:
         os.close(descriptor)
         raise HeadraceError(
-            f"A driver of {pipeline} lives already (process {_holder(path)}): see `headrace stream status {pipeline}`; "
+            f"A driver of {pipeline} runs already (process {_holder(path)}): see `headrace stream status {pipeline}`; "
             f"to replace it, `headrace stream stop {pipeline}` first.",
             exit_code=Exit.LOCKED,
         ) from error
@@ -60,7 +60,7 @@ def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds
             waits = True
         if time.monotonic() > deadline:
             raise HeadraceError(
-                f"The JVM of an earlier driver of {pipeline} still lives: end it with `headrace stream stop {pipeline}`.",
+                f"The JVM of an earlier driver of {pipeline} still runs: end it with `headrace stream stop {pipeline}`.",
                 exit_code=Exit.LOCKED,
             )
         time.sleep(0.2)

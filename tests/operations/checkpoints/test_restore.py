@@ -185,7 +185,7 @@ def test_a_restore_is_refused_while_a_driver_lives_or_is_wanted(root: str) -> No
     run(root, begin(root), range(3))
     snapshots.take(root, "pos_sales", "tumbling")
     launcher = FakeLauncher(root, [Driver("pos_sales", "1@1", 1.0, "process 1")])
-    with pytest.raises(HeadraceError, match=r"its driver lives \(process 1\)"):
+    with pytest.raises(HeadraceError, match=r"its driver runs \(process 1\)"):
         restore.restore(launcher, POS, "tumbling", **WHO)
     launcher.living.clear()
     intent.write(root, "pos_sales", "RUNNING", "test", "start")
@@ -227,7 +227,7 @@ def test_what_was_approved_is_what_is_done(root: str) -> None:
     with pytest.raises(HeadraceError, match="is not as it was when this was planned"):
         restore.act(FakeLauncher(root), POS, planned, **WHO)
     later = restore.plan(FakeLauncher(root), POS, "tumbling")
-    assert later.warnings[0].startswith("generation(s) [2] began anew after this snapshot")
+    assert later.warnings[0].startswith("generation(s) [2] began after this snapshot")
 
 
 def test_a_damaged_generation_can_still_be_left_for_a_snapshot(root: str) -> None:

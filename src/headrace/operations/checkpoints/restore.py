@@ -174,7 +174,7 @@ def act(
         )
     if launcher.find(pipeline.name):
         raise HeadraceError(
-            f"A driver of {pipeline.name} came up meanwhile: nothing was changed; stop it and plan anew."
+            f"A driver of {pipeline.name} came up meanwhile: nothing was changed; stop it and make a new plan."
         )
     generation.write(launcher.root, made)
     return made
@@ -224,7 +224,7 @@ def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snaps
 
 def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
-    found = [f"its driver lives ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
+    found = [f"its driver runs ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
     wish = intent.read(launcher.root, pipeline)
     if wish.want == "RUNNING" and not wish.held(time.time_ns() // 1_000_000):
         found.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
@@ -242,7 +242,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> 
     """Copy a snapshot into the new generation's folder, hash by hash, and return the generation with its lineage."""
     source, target = chosen.paths(root), made.paths(root)
     if storage.list_names(target.folder) or storage.list_names(target.files):
-        raise HeadraceError(f"{target.folder} is not empty: plan anew.")
+        raise HeadraceError(f"{target.folder} is not empty: make a new plan.")
     storage.write_json(target.draft, {"snapshot": chosen.id, "at_ms": made.at_ms})
     for path, wanted in chosen.files.items():
         if path == _inside(source.manifest, source.folder):
@@ -332,7 +332,7 @@ def _foreign(root: str, pipeline: str, query: str, chosen: Snapshot) -> list[str
     strange = [each.number for each in later if chosen.generation not in {number for number, _ in each.lineage}]
     if not strange:
         return []
-    told = f"generation(s) {strange} began anew after this snapshot: rows that only they wrote stay in Cassandra"
+    told = f"generation(s) {strange} began after this snapshot: rows that only they wrote stay in Cassandra"
     return [f"{told} until their window or key is written again"]
 
 

@@ -238,5 +238,5 @@ def _undelivered(summary: Summary, binding: KafkaBinding) -> str:
     worst = max(summary.topics.values(), key=lambda account: account.failed)
     return (
         f"{summary.failed} of {summary.sent} records did not reach Kafka at {binding.bootstrap_servers} "
-        f"({worst.failed} of topic {worst.topic}, first: {worst.first_error}): mend that and send them again."
+        f"({worst.failed} of topic {worst.topic}, first: {worst.first_error}): correct that and send them again."
     )

@@ -1,0 +1,166 @@
+"""What can break, and how each fault heals. A fault takes the ground and a dice; it returns when it is over.
+
+Faults that end a process end the very process, by its id. Kafka and Cassandra are started again by `headrace up`, drivers
+by the supervisor. Commands are those of an operator at a bad moment: their refusals are right answers, not failures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from chaos.ground import PIPELINES, Ground
+
+Act = Callable[[Ground, random.Random], None]
+WITHIN_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a round: when it comes (seconds after the round began), what it is, and the seed of its own dice."""
+
+    at_s: float
+    name: str
+    seed: int
+
+
+def draw(dice: random.Random, names: Sequence[str] = ()) -> list[Fault]:
+    """Return one to three faults of a round in order of time; `names` instead of drawn ones, if there are any."""
+    chosen = list(names) or dice.sample(sorted(FAULTS), dice.choice([1, 1, 2, 2, 3]))
+    made = [Fault(round(dice.uniform(0, WITHIN_SECONDS), 1), name, dice.randrange(2**31)) for name in chosen]
+    return sorted(made, key=lambda fault: fault.at_s)
+
+
+def run(ground: Ground, faults: Sequence[Fault]) -> list[str]:
+    """Let all faults happen, each in a thread of its own at its time. Returns what went wrong with the faults themselves."""
+    wrong: list[str] = []
+
+    def one(fault: Fault) -> None:
+        time.sleep(fault.at_s)
+        try:
+            FAULTS[fault.name](ground, random.Random(fault.seed))
+        except Exception as error:  # a fault that could not be caused is no result
+            wrong.append(f"{fault.name}: {error}")
+
+    threads = [threading.Thread(target=one, args=(fault,)) for fault in faults]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return wrong
+
+
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _freeze(processes: Sequence[psutil.Process], seconds: float) -> None:
+    _signal(processes, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        _signal(processes, signal.SIGCONT)
+
+
+def _driver(ground: Ground, dice: random.Random) -> list[psutil.Process]:
+    return ground.driver(dice.choice(PIPELINES))
+
+
+def _jvm(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.name() == "java"]
+
+
+def _kill_driver(ground: Ground, dice: random.Random) -> None:
+    _signal(_driver(ground, dice), signal.SIGKILL)
+
+
+def _kill_python(ground: Ground, dice: random.Random) -> None:
+    _signal(_driver(ground, dice)[:1], signal.SIGKILL)
+
+
+def _kill_jvm(ground: Ground, dice: random.Random) -> None:
+    _signal(_jvm(_driver(ground, dice)), signal.SIGKILL)
+
+
+def _freeze_driver(ground: Ground, dice: random.Random) -> None:
+    _freeze(_driver(ground, dice), dice.uniform(3, 25))
+
+
+def _freeze_jvm(ground: Ground, dice: random.Random) -> None:
+    _freeze(_jvm(_driver(ground, dice)), dice.uniform(3, 25))
+
+
+def _kill_server(name: str) -> Act:
+    def act(ground: Ground, dice: random.Random) -> None:
+        server = ground.server(name)
+        if server:
+            server.kill()
+            server.wait(60)
+        time.sleep(dice.uniform(0, 15))
+        ground.must("up")
+
+    return act
+
+
+def _freeze_server(name: str) -> Act:
+    def act(ground: Ground, dice: random.Random) -> None:
+        server = ground.server(name)
+        _freeze([server] if server else [], dice.uniform(2, 20))
+
+    return act
+
+
+def _kill_supervisor(ground: Ground, dice: random.Random) -> None:
+    if ground.supervisor is not None:
+        ground.supervisor.kill()
+        ground.supervisor.wait()
+    time.sleep(dice.uniform(0, 5))
+    ground.supervise()
+
+
+def _command(*arguments: str, pipeline: bool = True) -> Act:
+    def act(ground: Ground, dice: random.Random) -> None:
+        place = [dice.choice(PIPELINES)] if pipeline else []
+        ground.headrace(*arguments[:2], *place, *arguments[2:])
+
+    return act
+
+
+def _two_starts(ground: Ground, dice: random.Random) -> None:
+    """Two operators start one pipeline in the same moment, beside the supervisor."""
+    name = dice.choice(PIPELINES)
+    pair = [threading.Thread(target=ground.headrace, args=("stream", "start", name)) for _ in range(2)]
+    for each in pair:
+        each.start()
+    for each in pair:
+        each.join()
+
+
+FAULTS: dict[str, Act] = {
+    "driver killed": _kill_driver,
+    "driver's Python killed": _kill_python,
+    "driver's JVM killed": _kill_jvm,
+    "driver frozen": _freeze_driver,
+    "driver's JVM frozen": _freeze_jvm,
+    "Kafka killed": _kill_server("kafka"),
+    "Kafka frozen": _freeze_server("kafka"),
+    "Cassandra killed": _kill_server("cassandra"),
+    "Cassandra frozen": _freeze_server("cassandra"),
+    "supervisor killed": _kill_supervisor,
+    "two starts at once": _two_starts,
+    "restart": _command("stream", "restart", "--reason", "chaos"),
+    "upgrade": _command("stream", "upgrade", "--batches", "1", "--minutes", "3"),
+    "snapshot": _command("checkpoint", "snapshot"),
+    "prune": _command("checkpoint", "prune", "--snapshot-days", "0", "--keep", "1", "--trash-days", "0", "--act"),
+    "gather": _command("checkpoint", "gather"),
+    "provision": _command("provision", pipeline=False),
+}

@@ -1,0 +1,138 @@
+"""The platform under test: a project folder and a home of its own, driven by the `headrace` command as an operator does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROJECT = Path(__file__).resolve().parent.parent
+PIPELINES = ("pos_sales", "web_events", "sensors")
+PORTS = ("KAFKA", "KAFKA_CONTROLLER", "CASSANDRA", "CASSANDRA_STORAGE", "CASSANDRA_JMX")
+COMMAND_SECONDS = 600
+HEAP = "512m"
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+@dataclass
+class Ground:
+    """One platform in `folder`; `log` takes what every command prints."""
+
+    folder: Path
+    environment: dict[str, str] = field(init=False)
+    supervisor: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.tree.mkdir(parents=True)
+        for name in ("pipelines", "spark_jobs"):
+            (self.tree / name).mkdir()
+            for source in (PROJECT / name, PROJECT / "chaos" / name):
+                for path in source.iterdir():
+                    if path.stem in {*PIPELINES, "main", "batch"} and path.suffix in {".yaml", ".py"}:
+                        shutil.copy(path, self.tree / name)
+        ports = dict(zip((f"HEADRACE_{name}_PORT" for name in PORTS), map(str, _free_ports(len(PORTS))), strict=True))
+        small = {"HEADRACE_KAFKA_HEAP": "256m", "HEADRACE_CASSANDRA_HEAP": "384m", "HEADRACE_DRIVER_HEAP": HEAP}
+        own = {"HEADRACE_HOME": str(self.home), "HEADRACE_AIRFLOW": "false", "HEADRACE_START_TIMEOUT_S": "400"}
+        self.environment = dict(os.environ) | ports | small | own | {"COLUMNS": "200"}
+
+    @property
+    def tree(self) -> Path:
+        """The project folder: pipelines/ and spark_jobs/."""
+        return self.folder / "tree"
+
+    @property
+    def home(self) -> Path:
+        """What `.headrace` is in a project."""
+        return self.folder / "home"
+
+    @property
+    def storage(self) -> Path:
+        """The storage root: checkpoints, files, lake."""
+        return self.home / "storage"
+
+    @property
+    def log(self) -> Path:
+        """The file with the output of all commands."""
+        return self.folder / "commands.log"
+
+    def headrace(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the product; its output is logged, its exit code is the caller's to judge."""
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "headrace"), *arguments],
+            cwd=self.tree, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=COMMAND_SECONDS, check=False,
+        )  # fmt: skip
+        with self.log.open("a") as log:
+            log.write(f"$ headrace {' '.join(arguments)}\n{done.stdout}{done.stderr}[{done.returncode}]\n")
+        return done
+
+    def must(self, *arguments: str) -> str:
+        """Run a command that has to succeed and return its output. Raises RuntimeError with the end of what it printed."""
+        done = self.headrace(*arguments)
+        if done.returncode:
+            raise RuntimeError(
+                f"headrace {' '.join(arguments)} ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
+            )
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
+        """Run a command with --json and return what it says, whatever its exit code."""
+        return json.loads(self.headrace(*arguments, "--json").stdout)
+
+    def supervise(self) -> None:
+        """Start the supervisor of all pipelines, if none of ours runs."""
+        if self.supervisor is None or self.supervisor.poll() is not None:
+            with (self.folder / "supervisor.log").open("ab") as log:
+                self.supervisor = subprocess.Popen(
+                    [str(Path(sys.executable).parent / "headrace"), "stream", "supervise", "--every", "3"],
+                    cwd=self.tree, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+
+    def server(self, name: str) -> psutil.Process | None:
+        """Return the process of Kafka ("kafka") or Cassandra ("cassandra") of this platform."""
+        return _first(f"{self.home}/etc/{name}")
+
+    def driver(self, pipeline: str) -> list[psutil.Process]:
+        """Return the driver's Python and its JVM and workers, Python first; nothing where none runs."""
+        found = _first("spark_jobs/main.py", str(self.home), only=pipeline)
+        try:
+            return [found, *found.children(recursive=True)] if found else []
+        except psutil.NoSuchProcess:
+            return []
+
+    def close(self) -> None:
+        """Stop everything that this ground has started."""
+        if self.supervisor is not None:
+            self.supervisor.kill()
+            self.supervisor.wait()
+        self.headrace("down")
+
+
+def _first(*parts: str, only: str | None = None) -> psutil.Process | None:
+    """Return the first process whose command line has all parts, and `only` as an argument of its own."""
+    for process in psutil.process_iter():
+        try:
+            line: Sequence[str] = process.cmdline()
+        except psutil.Error:
+            continue
+        text = " ".join(line)
+        if all(part in text for part in parts) and (only is None or only in line) and process.pid != os.getpid():
+            return process
+    return None

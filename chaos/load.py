@@ -1,0 +1,140 @@
+"""Records for three pipelines: good, late, refused, large, and in transactions that commit or abort.
+
+Each record has a header `chaos`: "good" or "bad" as the contract sees it. The checker reads that header and so needs no
+decoder. What a transaction aborts is marked "aborted" and may be in no sink.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+
+TOPICS = ("pos", "quickstart", "sensor_readings")
+BURST, PAUSE_SECONDS = 15, 0.25
+ODD = 0.01  # the share of each kind of odd record
+LARGE = 300_000  # bytes
+KAFKA_SECONDS = 240
+
+
+class Load:
+    """Sends bursts in a thread of its own until it is closed. `sent` counts the acknowledged records."""
+
+    def __init__(self, config: Mapping[str, str], seed: int) -> None:
+        self.sent = 0
+        self._began = datetime.now(UTC) - timedelta(minutes=30)
+        self._config, self._dice, self._number = dict(config), random.Random(seed), 0
+        self._turn, self._end = threading.Lock(), threading.Event()
+        self._error: BaseException | None = None
+        self._plain = self._producer()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Send nothing from now on. Raises what went wrong while sending."""
+        self._turn.acquire()
+        if self._error:
+            raise RuntimeError(f"the load ended: {self._error}") from self._error
+
+    def resume(self) -> None:
+        """Go on sending."""
+        self._turn.release()
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._end.set()
+        if not self._turn.locked():
+            self._thread.join(KAFKA_SECONDS)
+
+    def _producer(self, **more: str | int) -> Producer:
+        own = {"enable.idempotence": True, "compression.type": "lz4", "message.max.bytes": 16_000_000}
+        patient = {"delivery.timeout.ms": KAFKA_SECONDS * 1000, "log_level": 2}
+        return Producer(self._config | own | patient | more)
+
+    def _run(self) -> None:
+        try:
+            while not self._end.wait(PAUSE_SECONDS):
+                with self._turn:
+                    if self._dice.random() < 0.08:
+                        self._transaction()
+                    else:
+                        self._send(self._plain, "")
+                        if self._plain.flush(KAFKA_SECONDS):
+                            raise RuntimeError(f"Kafka acknowledged nothing for {KAFKA_SECONDS} s")
+        except BaseException as error:  # raised again by pause()
+            self._error = error
+
+    def _transaction(self) -> None:
+        """Send a burst in a transaction and end it. One that Kafka's end interrupts is aborted by the next of its id."""
+        own = {"transactional.id": f"chaos-{uuid.uuid4().hex[:8]}"}
+        producer = self._producer(**own, **{"transaction.timeout.ms": 60_000, "delivery.timeout.ms": 50_000})
+        aborts = self._dice.random() < 0.5
+        try:
+            producer.init_transactions(KAFKA_SECONDS)
+            producer.begin_transaction()
+            before = self.sent
+            self._send(producer, "aborted" if aborts else "")
+            if aborts:
+                self.sent = before
+                producer.abort_transaction(KAFKA_SECONDS)
+            else:
+                producer.commit_transaction(KAFKA_SECONDS)
+        except KafkaException:
+            producer.purge()  # its outcome is Kafka's: the checker reads what is committed
+
+    def _send(self, producer: Producer, kind: str) -> None:
+        for _ in range(BURST):
+            topic = self._dice.choice(TOPICS)
+            self._number += 1
+            judged, key, value = self._record(topic)
+            producer.produce(topic, value, key, headers=[("chaos", (kind or judged).encode())])
+            self.sent += 1
+
+    def _record(self, topic: str) -> tuple[str, bytes, bytes]:
+        """Return ("good" or "bad", key, value) of the next record of a topic."""
+        draw, now = self._dice.random(), datetime.now(UTC) - timedelta(seconds=1)
+        made = {"pos": self._sale, "quickstart": self._event, "sensor_readings": self._reading}[topic]
+        late = timedelta(minutes=self._dice.choice([12, 25, 60])) if draw > 1 - ODD else timedelta(0)
+        key, row = made(now, late)
+        if draw < ODD:
+            return "bad", key, self._dice.choice([b"\xff\xfe no JSON", b"[1, 2", b'{"amount": "x"}', b"x" * LARGE])
+        if draw < 2 * ODD:
+            row["unknown"] = "y" * LARGE
+        return "good", key, json.dumps(row).encode()
+
+    def _sale(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        product = f"p{self._dice.randrange(40)}"
+        cents = self._dice.randrange(-500, 5000)
+        sign, cents = ("-" if cents < 0 else ""), abs(cents)
+        row = {
+            "product_id": product,
+            "amount": f"{sign}{cents // 100}.{cents % 100:02}",
+            "create_date": _text(now - late),
+        }
+        return product.encode(), row
+
+    def _event(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        domain = f"site{self._dice.randrange(5)}.example"
+        row = {"city": f"City {self._number}", "domain": domain, "event": self._dice.choice(["view", "buy"])}
+        return domain.encode(), row
+
+    def _reading(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        sensor = f"s{self._dice.randrange(10)}"
+        # Milliseconds that count up, less how late it is: no two readings of a sensor have one time.
+        moment = self._began + timedelta(milliseconds=self._number) - late
+        row = {
+            "sensor_id": sensor,
+            "celsius": f"{self._dice.randrange(-2000, 4000) / 100:.2f}",
+            "read_at": _text(moment),
+        }
+        return sensor.encode(), row
+
+
+def _text(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
