@@ -92,7 +92,7 @@ def test_the_batches_of_another_driver_are_not_taken_for_those_of_the_release(la
         launcher.alive[:] = [replace(old, identity="another", release="", life="another")]
         launcher.batches = 9
 
-    with pytest.raises(HeadraceError, match=r"another one lives .*the deployment"):
+    with pytest.raises(HeadraceError, match=r"another one runs .*the deployment"):
         _run(launcher, _at("watch", replaced))
     assert intent.read(launcher.root, NAME).release == ""
     assert launcher.alive[0].release == ""

@@ -126,9 +126,9 @@ class Stage:
     def await_end(self) -> int:
         """Wait until the driver has ended by itself, its JVM too (a start would find it), and return its exit code."""
         assert self.child is not None
-        members = group_of(self.child.pid)
         code = self.child.wait(DEADLINE_SECONDS)
-        assert not psutil.wait_procs(members, DEADLINE_SECONDS)[1], "its JVM is still there"
+        left = group_of(self.child.pid)  # after its end: before, the JVM may not have begun
+        assert not psutil.wait_procs(left, DEADLINE_SECONDS)[1], "its JVM is still there"
         return code
 
     def stop(self) -> int:
