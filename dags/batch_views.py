@@ -56,10 +56,10 @@ with DAG(
     @task
     def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Emit one event a view that was computed."""
-        from headrace.operations import deployment, lineage
+        from headrace.operations import deployment, lineage_runs
 
         own = deployment.load()
-        return [lineage.emit_views(own, each) for each in reports]
+        return [lineage_runs.emit_views(own, each) for each in reports]
 
     runs = plan_views()
     told = computed(runs)  # type: ignore[arg-type]

@@ -39,9 +39,9 @@ with DAG(
     @task(map_index_template="{{ pipeline }}")
     def emit_lineage(pipeline: str) -> dict[str, Any]:
         """Emit one event a query that runs or has run."""
-        from headrace.operations import deployment, lineage
+        from headrace.operations import deployment, lineage_runs
 
-        return lineage.emit_streams(deployment.load(), pipeline)
+        return lineage_runs.emit_streams(deployment.load(), pipeline)
 
     guard.expand(pipeline=PIPELINES)
     emit_lineage.expand(pipeline=PIPELINES)

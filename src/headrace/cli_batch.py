@@ -20,6 +20,7 @@ from headrace.cli_common import (
     who,
 )
 from headrace.contract import views as contract
+from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher
 from headrace.local.settings import Settings
 from headrace.operations import (
@@ -27,6 +28,7 @@ from headrace.operations import (
     batch_views,
     deployment,
     lineage,
+    lineage_runs,
     rebuild,
     reconcile,
     reconcile_repair,
@@ -54,12 +56,7 @@ def compute(
     own = _starting()
     wanted = [name for name, found in pipelines_of(names).items() if names or contract.views(found)]
     with progress_bars() as report:
-        reports = [
-            _execute(own, batch_views.plan(own, name, first=first, last=last), f"views of {name}", report)
-            for name in wanted
-        ]
-    for each in reports:
-        lineage.emit_views(own, each)
+        reports = [_views(own, name, first, last, report) for name in wanted]
     if as_json:
         print_json(reports)
         return
@@ -218,7 +215,7 @@ def show_lineage(names: Names = None, as_json: Json = False) -> None:
     """Emit OpenLineage events of the streams and show what is read and written."""
     own = _written()
     for name in pipelines_of(names):
-        lineage.emit_streams(own, name)
+        lineage_runs.emit_streams(own, name)
     told = lineage.events(own.root)
     if as_json:
         print_json(told)
@@ -258,6 +255,18 @@ _written = written_deployment
 
 def _starting() -> Deployment:
     return launcher.write_deployment(Settings.load(), ProjectFolder.resolve())
+
+
+def _views(own: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
+    given = batch_views.plan(own, name, first=first, last=last)
+    lineage_runs.start_views(own, name, given["run"])
+    try:
+        told = _execute(own, given, f"views of {name}", report)
+    except HeadraceError as error:
+        lineage_runs.fail_views(own, name, given["run"], str(error))
+        raise
+    lineage_runs.emit_views(own, told)
+    return told
 
 
 def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401

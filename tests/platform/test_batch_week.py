@@ -20,7 +20,7 @@ from headrace.contract import views as contract
 from headrace.contract.bindings import read_kafka
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, lineage, reconcile, reconcile_repair, serve
+from headrace.operations import batch_runs, lineage, lineage_runs, reconcile, reconcile_repair, serve
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.send import send
 from tests.support import events, found
@@ -170,7 +170,7 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     with pytest.raises(HeadraceError, match="its keys are product_id"):
         serve.query(deployment, stage.name, "tumbling", {"product": product})
 
-    told = lineage.emit_views(deployment, report)
+    told = lineage_runs.emit_views(deployment, report)
     assert told["events"] == 3
     reached = lineage.downstream(lineage.graph(lineage.events(deployment.root)), f"{stage.name}.batch_tumbling")
     assert any(name.endswith(f"{stage.name}.batch_tumbling") for name in reached)

@@ -175,8 +175,13 @@ def replays(root: str, topic: str) -> str:
 
 
 def lineage(root: str) -> str:
-    """Return the folder with one OpenLineage event a file."""
+    """Return the folder with the OpenLineage events of one run a file."""
     return f"{root}/lineage"
+
+
+def lineage_waiting(root: str) -> str:
+    """Return the file with the OpenLineage events that an endpoint has not taken yet."""
+    return f"{root}/lineage_waiting.json"
 
 
 def quality_results(root: str, sink: str) -> str:

@@ -1,37 +1,55 @@
 """Lineage as OpenLineage events: from topic to table across foreachBatch, which Spark's own listener cannot see.
 
-What a query reads and writes follows from its pipeline file, so the events are made from there (dataset names by the
-OpenLineage naming conventions). The run of a stream is one generation of one query: its event is replaced while it goes on,
-so an endless job leaves one small file. Events go to an HTTP endpoint where OPENLINEAGE_URL names one, and always to files
-below the storage root (`lineage_emit`).
+What a job reads and writes follows from its pipeline file, so the events are made from there (dataset names by the
+OpenLineage naming conventions). When they are made is in `lineage_runs`; where they go, in `lineage_emit`: to files below the
+storage root, and to an HTTP endpoint where OPENLINEAGE_URL names one.
+
+Column lineage says what the file says and no more: a key that is grouped by or joined on is itself, a column of the same name
+comes from it in some way, a window comes from the event time. What else a transform reads is not known here, and not said.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from headrace.contract import generation, ledger, names, paths, storage, views
+from headrace.contract import names, paths, storage, views
 from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import CassandraSink, Column, KafkaSink, Pipeline, Query, Sink
 from headrace.operations.deployment import Deployment
 
 NAMESPACE = "headrace"
-_RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # names of runs are derived from it
 
 Event = dict[str, Any]
 
 
+How = Literal["IDENTITY", "TRANSFORMATION", "GROUP_BY", "JOIN"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A column of an input that an output, or a column of it, comes from; `how` in OpenLineage's words (a subtype)."""
+
+    namespace: str
+    name: str
+    column: str
+    how: How
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset by its OpenLineage name; `columns` becomes its schema facet."""
+    """A dataset by its OpenLineage name; `columns` becomes its schema facet.
+
+    Of an output, `origins` are those of each column, and `whole` the columns that decide which rows there are.
+    """
 
     namespace: str
     name: str
     columns: Mapping[str, str]
+    origins: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
+    whole: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,8 @@ def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
         outputs = [_sink(where, pipeline, name, query, sink) for sink in query.sinks]
         if query.matched:
             outputs += [_topic(where, names.dead_letter_topic(topic), {}) for topic in query.sources]
-        jobs[name] = _job(pipeline, name, "STREAMING", query.description, inputs, outputs)
+        traced = [_traced(output, inputs, pipeline, query) for output in outputs]
+        jobs[name] = _job(pipeline, name, "STREAMING", query.description, inputs, traced)
     for topic, source in pipeline.sources.items():
         outputs = [_lake(where, names.archive_table(pipeline.name, topic), {})]
         outputs.append(_topic(where, names.dead_letter_topic(topic), {}))
@@ -101,48 +120,82 @@ def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
     }
 
 
-def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
-    """Emit one RUNNING event a query that has a generation; returns {pipeline, events, http}, where http is an error or ""."""
-    from headrace.operations import lineage_emit
-
-    found, where = deployment.pipeline(pipeline), places(deployment)
-    events = []
-    for name, job in stream_jobs(found, where).items():
-        now = generation.current(deployment.root, pipeline, name)
-        newest = ledger.newest(now.paths(deployment.root).ledger) if now else None
-        if now is None or newest is None:
-            continue
-        told = {"generation": now.number, "batch": newest["batch"], "offsets": newest["offsets"]}
-        run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}"))
-        events.append(lineage_emit.event(job, run, "RUNNING", newest["written_ms"], told))
-    return {"pipeline": pipeline, "events": len(events), "http": lineage_emit.emit(deployment.root, events)}
+def refresh_job(pipeline: Pipeline, dimension: str, where: Places, source: Dataset) -> Job:
+    """Return the job that refreshes a dimension from its directory. Its columns are copied."""
+    own = pipeline.dimensions[dimension]
+    copied = [*own.key, *directory_columns(pipeline, dimension)]
+    columns = _types({name: own.columns[name] for name in copied})
+    read = replace(source, columns=columns)
+    table = _table(where, own.keyspace, own.table, {name: own.columns[name] for name in copied})
+    origins = {name: (Origin(read.namespace, read.name, name, "IDENTITY"),) for name in copied}
+    told = f"Brings {dimension} up to its directory."
+    return _job(pipeline, f"refresh_{dimension}", "BATCH", told, [read], [replace(table, origins=origins)])
 
 
-def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
-    from headrace.operations import lineage_emit
+def drop_folder(pipeline: Pipeline, dimension: str, where: Places) -> Dataset:
+    """Return the folder that a dimension's snapshots are dropped into."""
+    folder = paths.refresh_drop(where.root, pipeline.name, dimension).removeprefix(f"{where.root}/")
+    return Dataset(where.root, folder, {})
 
-    pipeline = report["pipeline"]
-    found, where = deployment.pipeline(pipeline), places(deployment)
-    at_ms = int(datetime.now(UTC).timestamp() * 1000)
-    events = []
-    for name, job in view_jobs(found, where).items():
-        told = {"days": report["days"], "run": report["run"]}
-        run = str(uuid.uuid5(_RUNS, f"{job.name}/{report['run']}"))
-        events.append(lineage_emit.event(job, run, "COMPLETE", at_ms, told, report["rows"][name]))
-    return {"pipeline": pipeline, "events": len(events), "http": lineage_emit.emit(deployment.root, events)}
+
+def quality_job(pipeline: Pipeline, query: str, where: Places) -> Job:
+    """Return the job that checks the sinks of a query: it reads them and writes nothing."""
+    stream = stream_jobs(pipeline, where)[query]
+    dead = {names.dead_letter_topic(topic) for topic in pipeline.sources}
+    read = [replace(each, origins={}, whole=()) for each in stream.outputs if each.name not in dead]
+    return _job(pipeline, f"quality_{query}", "BATCH", f"Checks the sinks of {query}.", read, [])
+
+
+def _traced(output: Dataset, inputs: Sequence[Dataset], pipeline: Pipeline, query: Query) -> Dataset:
+    """Return an output of a query with where its columns come from, as far as the file says it."""
+    keys = set(query.aggregate.keys if query.aggregate else ())
+    joined = set(query.join.using if query.join else ())
+    window = query.aggregate.window.column if query.aggregate and query.aggregate.window else None
+
+    def origins_of(column: str) -> tuple[Origin, ...]:
+        how: How = "IDENTITY" if column in keys | joined else "TRANSFORMATION"
+        found = window if window and column in (views.WINDOW_START, views.WINDOW_END) else column
+        return tuple(Origin(each.namespace, each.name, found, how) for each in inputs if found in each.columns)
+
+    whole: list[Origin] = []
+    for each in inputs:
+        grouped = [name for name in (*sorted(keys), window) if name and name in each.columns]
+        whole += [Origin(each.namespace, each.name, name, "GROUP_BY") for name in grouped]
+        whole += [Origin(each.namespace, each.name, name, "JOIN") for name in sorted(joined) if name in each.columns]
+    for dimension in query.dimensions:
+        own = pipeline.dimensions[dimension]
+        whole += [
+            Origin(each.namespace, each.name, name, "JOIN")
+            for each in inputs
+            for name in own.key
+            if each.name == f"{own.keyspace}.{own.table}"
+        ]
+    if not output.columns:
+        return output
+    found = {column: origins for column in output.columns if (origins := origins_of(column))}
+    return replace(output, origins=found, whole=tuple(whole))
 
 
 def events(root: str) -> list[Event]:
     """Return the newest event of each job, by job name."""
-    found: dict[str, Event] = {}
-    folder = paths.lineage(root)
-    for job in storage.list_names(folder):
-        for name in storage.list_names(f"{folder}/{job}"):
-            each = storage.read_json(f"{folder}/{job}/{name}") if name.endswith(".json") else None
-            if each and (job not in found or found[job]["eventTime"] < each["eventTime"]):
-                found[job] = each
-    return [found[job] for job in sorted(found)]
+    newest = {}
+    for job in storage.list_names(paths.lineage(root)):
+        told = [event for run in runs(root, job) for event in run]
+        if told:
+            newest[job] = sorted(told, key=lambda event: str(event["eventTime"]))[
+                -1
+            ]  # of one time, the last of its run
+    return [newest[job] for job in sorted(newest)]
+
+
+def runs(root: str, job: str) -> list[list[Event]]:
+    """Return the events of each run of a job that is kept, those of a run in their order."""
+    folder, found = f"{paths.lineage(root)}/{job}", []
+    for name in storage.list_names(folder):
+        told = storage.read_json(f"{folder}/{name}") if name.endswith(".json") else None
+        if told:  # one event: a file of before runs had several
+            found.append([told] if isinstance(told, dict) else list(told))
+    return found
 
 
 def graph(told: Iterable[Event]) -> set[tuple[str, str]]:

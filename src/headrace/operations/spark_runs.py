@@ -15,7 +15,7 @@ from typing import Any
 from headrace.contract import names, views
 from headrace.contract import snapshot as kept
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, batch_views, rebuild, reconcile
+from headrace.operations import batch_runs, batch_views, lineage_runs, rebuild, reconcile
 from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
 
@@ -52,6 +52,8 @@ def plan_views(
         for name in pipelines
         if name in own
     ]
+    for given in orders:
+        lineage_runs.start_views(deployment, given["pipeline"], given["run"])
     return [submission(deployment, given) for given in orders]
 
 

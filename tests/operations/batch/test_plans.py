@@ -159,9 +159,9 @@ def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
     reconcile.require_even(report | {"accounts": [account | {"differing": 0}]})
 
 
-def run_event(job: lineage.Job) -> RunEvent:
+def run_event(job: lineage.Job, kind: lineage_emit.Kind = "RUNNING") -> RunEvent:
     at_ms, run = 1_800_000_000_000, "8d5e6f2c-0000-5000-8000-000000000000"
-    return lineage_emit.event(job, run, "RUNNING", at_ms, {"generation": 2})
+    return lineage_emit.event(job, run, kind, at_ms, {"generation": 2})
 
 
 def told_of(job: lineage.Job) -> dict[str, Any]:
@@ -204,22 +204,29 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
             return
 
     job = lineage.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
-    told = [run_event(job)]
-    server = HTTPServer(("127.0.0.1", 0), Endpoint)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
-    try:
-        assert lineage_emit.emit(str(tmp_path), told) == ""
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    first, last = run_event(job), run_event(job, "COMPLETE")
+
+    def serve(port: int, *events: RunEvent) -> int:
+        server = HTTPServer(("127.0.0.1", port), Endpoint)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
+        try:
+            assert lineage_emit.emit(str(tmp_path), events) == ""
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+        return server.server_port
+
+    port = serve(0, first)
     assert got == [("/api/v1/lineage", told_of(job))]
-    assert "did not take the events" in lineage_emit.emit(str(tmp_path), told)
+    assert "did not take the events" in lineage_emit.emit(str(tmp_path), [first, last])
+    serve(port)
+    assert [told["eventType"] for _, told in got] == ["RUNNING", "COMPLETE"], "each once, the second when it came back"
     monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
-    assert "no HTTP address" in lineage_emit.emit(str(tmp_path), told)
-    assert lineage.events(str(tmp_path)) == [told_of(job)]
+    assert "no HTTP address" in lineage_emit.emit(str(tmp_path), [first])
+    assert [told["eventType"] for told in lineage.events(str(tmp_path))] == ["COMPLETE"]
 
 
 def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:

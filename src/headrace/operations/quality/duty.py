@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import HeadraceError
-from headrace.operations import control
+from headrace.operations import control, lineage_runs
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import plan
 from headrace.operations.quality.sinks import find, sinks_of, suites_of
@@ -66,11 +66,12 @@ def run_checks(
     Findings are results, not errors: `gate` turns them into one. Great Expectations is imported here, once for all.
     """
     one = deployment.pipeline(pipeline)
-    found = []
-    for done, check in enumerate(checks):
-        found.append(_run(deployment, one, plan.Check(**check)))
-        if report:
-            report(str(check["sink"]), (done + 1) / len(checks))
+    found: list[dict[str, Any]] = []
+    with lineage_runs.checking(deployment, one, found):
+        for done, check in enumerate(checks):
+            found.append(_run(deployment, one, plan.Check(**check)))
+            if report:
+                report(str(check["sink"]), (done + 1) / len(checks))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
+from headrace.operations import lineage_runs
 from headrace.operations.deployment import Deployment
 from headrace.operations.users.kept import history, remove_old, rows_before
 from headrace.operations.users.snapshot import Snapshot, applied, in_drop, settings
@@ -44,7 +45,9 @@ def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mappi
     from headrace.operations.users import stage as stages
 
     own = deployment.pipeline(pipeline)
-    return stages.stage(deployment.root, deployment.bindings, own, dimension, Snapshot(**snapshot))
+    staged = stages.stage(deployment.root, deployment.bindings, own, dimension, Snapshot(**snapshot))
+    lineage_runs.emit_refresh(deployment, pipeline, dimension, staged["version"], "START")
+    return staged
 
 
 def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +86,8 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     )
     store.record(deployment.bindings, summary, rows)
     store.write_report(deployment.root, summary, result)
-    gate(summary.to_json_dict())
+    with lineage_runs.refreshing(deployment, pipeline, dimension, staged["version"]):
+        gate(summary.to_json_dict())
     return summary.to_json_dict()
 
 
@@ -92,7 +96,8 @@ def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[
     from headrace.operations.users.diff import diff
 
     own = deployment.pipeline(pipeline)
-    return diff(deployment.root, deployment.bindings, own, dimension, dict(staged)).to_json_dict()
+    with lineage_runs.refreshing(deployment, pipeline, dimension, staged["version"]):
+        return diff(deployment.root, deployment.bindings, own, dimension, dict(staged)).to_json_dict()
 
 
 def apply(
@@ -113,17 +118,18 @@ def apply(
     from headrace.operations.users import apply as writes
 
     own, plan = deployment.pipeline(pipeline), _plan(planned)
-    return writes.apply(
-        deployment.root,
-        deployment.bindings,
-        own,
-        dimension,
-        plan,
-        holder=holder,
-        by=by,
-        approved_by=approved_by,
-        report=report,
-    )
+    with lineage_runs.refreshing(deployment, pipeline, dimension, plan.version):
+        return writes.apply(
+            deployment.root,
+            deployment.bindings,
+            own,
+            dimension,
+            plan,
+            holder=holder,
+            by=by,
+            approved_by=approved_by,
+            report=report,
+        )
 
 
 def verify(
@@ -133,7 +139,8 @@ def verify(
     from headrace.operations.users import apply as writes
 
     own = deployment.pipeline(pipeline)
-    return writes.verify(deployment.root, deployment.bindings, own, dimension, dict(staged), holder=holder, by=by)
+    with lineage_runs.refreshing(deployment, pipeline, dimension, staged["version"]):
+        return writes.verify(deployment.root, deployment.bindings, own, dimension, dict(staged), holder=holder, by=by)
 
 
 def record(
@@ -152,10 +159,12 @@ def record(
     from headrace.operations.users import apply as writes
 
     own = deployment.pipeline(pipeline)
-    return writes.record(
+    told = writes.record(
         deployment.root, deployment.bindings, own, dimension, dict(staged), _plan(planned), dict(written),
         holder=holder, by=by, approved_by=approved_by,
     )  # fmt: skip
+    lineage_runs.emit_refresh(deployment, pipeline, dimension, told["version"], "COMPLETE", rows=sum(written.values()))
+    return told
 
 
 def refresh(
