@@ -191,7 +191,7 @@ def test_a_restart_that_is_tried_again_stops_only_what_it_did_not_start(scene: S
 def test_new_generations_are_those_of_exactly_one_pipeline() -> None:
     control.require_queries([PIPELINE, PIPELINE], [])
     control.require_queries([PIPELINE], ["last_login", "archive_logins"])
-    with pytest.raises(HeadraceError, match="Unknown query 'last_logni'. Known queries: last_login, archive_logins"):
+    with pytest.raises(HeadraceError, match=r"Unknown query 'last_logni'\. Known queries: last_login, archive_logins"):
         control.require_queries([PIPELINE], ["last_logni"])
     with pytest.raises(HeadraceError, match="exactly one pipeline"):
         control.require_queries([PIPELINE, PIPELINE], ["last_login"])
