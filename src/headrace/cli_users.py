@@ -87,6 +87,8 @@ def _chosen(own: Deployment, dimension: str | None) -> tuple[str, str]:
     if dimension is None and len(there) == 1:
         return next(iter(there.values()))
     if dimension not in there:
-        asked = f"no refreshed dimension {dimension!r}" if dimension else "more than one or no refreshed dimension"
-        raise HeadraceError(f"There is {asked}: there is {', '.join(there) or 'none'}.")
+        known = f"Dimensions with a refresh: {', '.join(there) or 'none'}."
+        raise HeadraceError(
+            f"Unknown dimension {dimension!r}. {known}" if dimension else f"Name the dimension. {known}"
+        )
     return there[dimension]

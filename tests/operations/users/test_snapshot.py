@@ -90,6 +90,21 @@ def test_a_time_that_does_not_exist_is_refused(tmp_path: Path, pipeline: Pipelin
         pick(str(tmp_path), pipeline, "users")
 
 
+@pytest.mark.parametrize("mark", ["[]", "{rows: 1}", '{"rows": "1"}', '{"rows": true}', '{"sha": "ab"}', "100"])
+def test_a_mark_that_says_something_else_is_refused(tmp_path: Path, pipeline: Pipeline, mark: str) -> None:
+    _drop(tmp_path, "users-20260101T000000Z.csv", mark=mark)
+    with pytest.raises(HeadraceError, match=r"users-20260101T000000Z\.csv\.done is neither empty nor JSON such as"):
+        pick(str(tmp_path), pipeline, "users")
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+def test_a_snapshot_is_known_by_its_ending(tmp_path: Path, pipeline: Pipeline, ending: str) -> None:
+    _drop(tmp_path, f"users-20260101T000000Z.{ending}")
+    found = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(found, Snapshot)
+    assert found.kind == ending.removesuffix(".gz")
+
+
 def test_a_dimension_that_is_not_refreshed_is_said_so(pipeline: Pipeline) -> None:
     with pytest.raises(HeadraceError, match=r"user_logins\.yaml has no dimensions\.shops\.refresh: add it"):
         settings(pipeline, "shops")

@@ -7,6 +7,7 @@ without it is being written and is not read.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -110,8 +111,7 @@ def _snapshot(place: str, version: str, kind: str) -> Snapshot:
         at = datetime.strptime(version, VERSION).replace(tzinfo=UTC)
     except ValueError as error:
         raise HeadraceError(f"{place} has no time in its name ({error}): write it as 20261123T070500Z.") from error
-    text = (storage.read_text(f"{place}{DONE}") or "").strip()
-    said: Mapping[str, Any] = storage.read_json(f"{place}{DONE}") or {} if text else {}
+    said = _mark(place)
     return Snapshot(
         version,
         int(at.timestamp() * 1000),
@@ -120,6 +120,21 @@ def _snapshot(place: str, version: str, kind: str) -> Snapshot:
         said.get("rows"),
         said.get("sha256"),
     )
+
+
+def _mark(place: str) -> Mapping[str, Any]:
+    """Return what the mark of a snapshot says: `rows` and `sha256`, or nothing. Raises HeadraceError for another content."""
+    text = (storage.read_text(f"{place}{DONE}") or "").strip()
+    try:
+        said = json.loads(text or "{}")
+    except ValueError:
+        said = None
+    kinds = {"rows": int, "sha256": str}
+    if not isinstance(said, dict) or not all(type(each) is kinds.get(name) for name, each in said.items()):
+        raise HeadraceError(
+            f'{place}{DONE} is neither empty nor JSON such as {{"rows": 100000, "sha256": "..."}}: write the mark again.'
+        )
+    return said
 
 
 def version_of(milliseconds: int) -> str:
