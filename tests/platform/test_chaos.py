@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.platform, pytest.mark.long(group="platform"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.platform, pytest.mark.long(group="chaos"), pytest.mark.timeout(2400)]
 
-ROUNDS = 3
+ROUNDS = 4
 
 
 def test_drawn_faults_lose_double_and_change_nothing(project: Path, seed: int) -> None:
