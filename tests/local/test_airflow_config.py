@@ -13,7 +13,7 @@ from headrace.errors import HeadraceError
 from headrace.local import airflow, airflow_config, doctor, platform
 from headrace.local.java import find_java
 from headrace.local.launcher import starting_launcher, write_deployment
-from headrace.operations import deployment
+from headrace.operations import deployment, notify
 from tests.support.platform import local_settings
 
 
@@ -149,3 +149,24 @@ def test_loading_the_plugin_loads_nothing_of_headrace_that_a_task_would_find_sta
     environment = airflow_config.environment(settings, find_java(settings))
     told = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
     assert told.splitlines()[-1] == "[]"
+
+
+def test_the_pool_of_batch_runs_is_set_once_and_again_for_another_number_of_slots(settings, monkeypatch):
+    calls = []
+
+    def run(_settings, _java, *words):
+        calls.append(words)
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(airflow, "run_command", run)
+    airflow_config.home(settings).mkdir(parents=True, exist_ok=True)
+    for slots in (2, 2, 5):
+        airflow._migrate(settings.model_copy(update={"airflow_batch_slots": slots}), None)
+    assert [words[3] for words in calls if words[:3] == ("pools", "set", "batch")] == ["2", "5"]
+
+
+def test_tasks_know_whom_to_tell(settings):
+    own = settings.model_copy(update={"airflow_notify_connection": "alerts", "airflow_notify_to": "ops@example.org"})
+    environment = airflow_config.environment(own, find_java(own))
+    assert environment[notify.CONNECTION] == "alerts"
+    assert environment[notify.RECIPIENTS] == "ops@example.org"

@@ -36,8 +36,6 @@ COMPONENTS = {
     "airflow-dag-processor": (("dag-processor",), "dag_processor"),
     "airflow-triggerer": (("triggerer", "--skip-serve-logs"), "triggerer"),
 }
-BATCH_SLOTS = 2
-"""Finite Spark runs and quality passes that go at once on a new platform; Airflow's UI changes it (Admin, Pools)."""
 _migrating = threading.Lock()
 
 
@@ -117,10 +115,11 @@ def _migrate(settings: Settings, java: Java) -> None:
     """
     done = config.home(settings) / "migrated.json"
     version, database = metadata.version("apache-airflow"), config.database_id(settings)
-    wanted = json.dumps({"airflow": version, "database": database, "pools": [BATCH_POOL]})
+    slots = settings.airflow_batch_slots
+    wanted = json.dumps({"airflow": version, "database": database, "pools": {BATCH_POOL: slots}})
     if done.exists() and done.read_text() == wanted:
         return
-    pool = ("pools", "set", BATCH_POOL, str(BATCH_SLOTS), BATCH_POOL_TEXT)
+    pool = ("pools", "set", BATCH_POOL, str(slots), BATCH_POOL_TEXT)
     for words in (("db", "migrate"), pool):
         ended = run_command(settings, java, *words)
         if ended.returncode:

@@ -14,7 +14,7 @@ from headrace.errors import HeadraceError
 from headrace.local.java import Java, child_environment
 from headrace.local.passwords import secret
 from headrace.local.settings import Settings
-from headrace.operations import deployment
+from headrace.operations import deployment, notify
 
 USER = "admin"
 BATCH_CONNECTION = "spark_batch"  # finite Spark work (SparkSubmitOperator) names it; a missing one would mean `yarn`
@@ -75,6 +75,8 @@ def environment(settings: Settings, java: Java) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "SPT_NOENV": "1",  # setproctitle leaves the environment readable: by it a leftover process is known as ours
         deployment.VARIABLE: str(deployment_file(settings)),
+        notify.CONNECTION: settings.airflow_notify_connection,
+        notify.RECIPIENTS: settings.airflow_notify_to,
     }
 
 

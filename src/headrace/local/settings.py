@@ -64,6 +64,14 @@ class Settings(BaseSettings):
     airflow_parallelism: int = Field(
         8, ge=1, description="tasks that run at once; an idle worker is a process of 20 MB"
     )
+    airflow_batch_slots: int = Field(
+        2, ge=1, description="finite Spark runs and quality passes that run at once (the pool `batch`)"
+    )
+    airflow_notify_connection: str = Field(
+        "",
+        description="Airflow connection (Admin, Connections; type smtp or http) that tells of failed tasks and new verdicts",
+    )
+    airflow_notify_to: str = Field("", description="addresses of these mails, with commas between them")
     airflow_dags: Folder = Field(Path("dags"), description="folder of the DAG files")
     airflow_plugins: Folder = Field(Path("plugins"), description="folder of the Airflow plugins")
     spark_ui_port_base: Port = Field(14040, description="first port tried for the web page of a Spark driver")
