@@ -25,17 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from chaos import check, faults
-from chaos.ground import PIPELINES, Ground
+from chaos.ground import PIPELINES, PROJECT, Ground
 from chaos.load import Load
 
 CALM_SECONDS = 3.0  # of load before the faults of a round
 HEAL_SECONDS = 900.0  # a deadline, not a measure
 TRIGGER_SECONDS = 12.0
+RELEASE_SECONDS = 20.0  # of load for each of two releases
 POS = ("items", "product_totals", "tumbling", "sliding", "final_windows", "leaderboard", "archive_pos")
-READERS = {
-    "pos_sales": dict.fromkeys(POS, "pos"),
-    "web_events": dict.fromkeys(("files", "topic", "archive_quickstart"), "quickstart"),
-    "sensors": dict.fromkeys(("history", "archive_sensor_readings"), "sensor_readings"),
+QUERIES = {
+    "pos_sales": POS,
+    "web_events": ("files", "topic", "archive_quickstart"),
+    "sensors": ("history", "archive_sensor_readings"),
 }
 
 
@@ -46,6 +47,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeats a run's draws; default: a new one, printed")
     parser.add_argument(
         "--faults", default="", help=f"comma-separated, instead of drawn ones: {', '.join(sorted(faults.FAULTS))}"
+    )
+    parser.add_argument(
+        "--before", type=Path, help="checkout of an older release, with its .venv: begins the platform, and ends it"
     )
     parser.add_argument("--no-shrink", action="store_true", help="do not look for the one fault that suffices")
     parser.add_argument("--keep", action="store_true", help="keep the platform's folder after a difference")
@@ -60,24 +64,33 @@ def main() -> int:
         )
     seed = random.SystemRandom().randrange(2**31) if asked.seed is None else asked.seed
     _say({"seed": seed, "rounds": asked.rounds, "faults": names or "drawn"})
-    failed = _rounds(asked.rounds, seed, names, keep=asked.keep)
+    failed = _rounds(asked.rounds, seed, names, keep=asked.keep, before=asked.before)
     if failed and not asked.no_shrink and len(failed) > 1:
         _shrink(failed, seed)
     return 1 if failed is not None else 0
 
 
-def _rounds(count: int, seed: int, names: Sequence[str], *, keep: bool) -> list[str] | None:
-    """Run rounds on one new platform. Returns the names of the faults of the round that failed, None if all are exact."""
+def _rounds(count: int, seed: int, names: Sequence[str], *, keep: bool, before: Path | None = None) -> list[str] | None:
+    """Run rounds on one new platform. Returns the names of the faults of the round that failed, None if all are exact.
+
+    `before` is an older release: it begins the platform, this one goes on, and after the rounds the older one goes on again.
+    """
     folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
-    ground, dice = Ground(folder), random.Random(seed)
+    # A release before the first one that writes time series leaves that pipeline out.
+    ground = Ground(folder, [name for name in PIPELINES if not before or name != "sensors"])
+    dice = random.Random(seed)
     load: Load | None = None
     try:
+        ground.use(before or PROJECT)
         ground.must("up")
         ground.must("provision")
         ground.must("stream", "start")
+        admin = ground.home / "bindings" / "admin"
+        load = Load(check.kafka_config(admin), [PIPELINES[name] for name in ground.pipelines], seed)
+        checker = check.Checker(admin, ground.storage, ground.pipelines)
+        if before and _changed(ground, load, checker, before, PROJECT):
+            return ["change of release"]
         ground.supervise()
-        load = Load(check.kafka_config(ground.home / "bindings" / "admin"), seed)
-        checker = check.Checker(ground.home / "bindings" / "admin", ground.storage)
         for number in range(1, count + 1):
             drawn = faults.draw(dice, names)
             result = _round(ground, load, checker, drawn)
@@ -86,6 +99,8 @@ def _rounds(count: int, seed: int, names: Sequence[str], *, keep: bool) -> list[
                 keep = True
                 _say({"folder": str(folder)})
                 return [each.name for each in drawn]
+        if before and _changed(ground, load, checker, PROJECT, before):
+            return ["change back"]
         return None
     finally:
         if load:
@@ -95,12 +110,40 @@ def _rounds(count: int, seed: int, names: Sequence[str], *, keep: bool) -> list[
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _changed(ground: Ground, load: Load, checker: check.Checker, old: Path, new: Path) -> bool:
+    """Let one release run under load, then another on what it left, and compare after both. Returns whether they differ."""
+    ground.end_supervisor()
+    for release in (old, new):
+        if release == new:
+            ground.must("stream", "stop")
+            ground.use(new)
+            ground.must("provision")
+            ground.must("stream", "start")
+        time.sleep(RELEASE_SECONDS)
+        load.pause()
+        try:
+            stuck = _await_quiet(ground, checker)
+            found, records = ([], 0) if stuck else checker.run()
+        finally:
+            load.resume()
+        _say(
+            {
+                "release": release.name,
+                "records": records,
+                "differences": [asdict(each) for each in found],
+                "stuck": stuck,
+            }
+        )
+        if stuck or found:
+            return True
+    return False
+
+
 def _round(ground: Ground, load: Load, checker: check.Checker, drawn: Sequence[faults.Fault]) -> dict[str, Any]:
     """Let the faults of one round happen, wait for the platform, and compare. The load goes on afterwards."""
     began = time.monotonic()
-    for (
-        pipeline
-    ) in PIPELINES:  # an operator looks between two rounds: the restart budget of each pipeline is full again
+    # An operator looks between two rounds: the restart budget of each pipeline is full again.
+    for pipeline in ground.pipelines:
         ground.headrace("stream", "start", pipeline)
     time.sleep(CALM_SECONDS)
     failures = faults.run(ground, drawn)
@@ -131,8 +174,9 @@ def _await_quiet(ground: Ground, checker: check.Checker) -> str:
         except Exception as error:  # Kafka is on its way back
             behind = f"Kafka's ends: {error}"
             return False
-        for pipeline, queries in READERS.items():
-            for query, topic in queries.items():
+        for pipeline in ground.pipelines:
+            topic = PIPELINES[pipeline]
+            for query in QUERIES[pipeline]:
                 taken = check.reached(check.ledger(ground.storage, pipeline, query), topic)
                 if any(taken.get(partition, 0) < end for partition, end in ends[topic].items()):
                     behind = f"{pipeline}.{query}: {taken} of {ends[topic]}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from chaos.ground import PIPELINES, Ground
+from chaos.ground import Ground
 
 Act = Callable[[Ground, random.Random], None]
 WITHIN_SECONDS = 12.0
@@ -72,7 +72,7 @@ def _freeze(processes: Sequence[psutil.Process], seconds: float) -> None:
 
 
 def _driver(ground: Ground, dice: random.Random) -> list[psutil.Process]:
-    return ground.driver(dice.choice(PIPELINES))
+    return ground.driver(dice.choice(ground.pipelines))
 
 
 def _jvm(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
@@ -120,16 +120,14 @@ def _freeze_server(name: str) -> Act:
 
 
 def _kill_supervisor(ground: Ground, dice: random.Random) -> None:
-    if ground.supervisor is not None:
-        ground.supervisor.kill()
-        ground.supervisor.wait()
+    ground.end_supervisor()
     time.sleep(dice.uniform(0, 5))
     ground.supervise()
 
 
 def _command(*arguments: str, pipeline: bool = True) -> Act:
     def act(ground: Ground, dice: random.Random) -> None:
-        place = [dice.choice(PIPELINES)] if pipeline else []
+        place = [dice.choice(ground.pipelines)] if pipeline else []
         ground.headrace(*arguments[:2], *place, *arguments[2:])
 
     return act
@@ -137,7 +135,7 @@ def _command(*arguments: str, pipeline: bool = True) -> Act:
 
 def _two_starts(ground: Ground, dice: random.Random) -> None:
     """Two operators start one pipeline in the same moment, beside the supervisor."""
-    name = dice.choice(PIPELINES)
+    name = dice.choice(ground.pipelines)
     pair = [threading.Thread(target=ground.headrace, args=("stream", "start", name)) for _ in range(2)]
     for each in pair:
         each.start()

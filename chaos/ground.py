@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
-PIPELINES = ("pos_sales", "web_events", "sensors")
+PIPELINES = {"pos_sales": "pos", "web_events": "quickstart", "sensors": "sensor_readings"}
+"""Each pipeline and the topic that it reads."""
+
 PORTS = ("KAFKA", "KAFKA_CONTROLLER", "CASSANDRA", "CASSANDRA_STORAGE", "CASSANDRA_JMX")
 COMMAND_SECONDS = 600
 HEAP = "512m"
@@ -36,21 +38,28 @@ class Ground:
     """One platform in `folder`; `log` takes what every command prints."""
 
     folder: Path
+    pipelines: Sequence[str] = tuple(PIPELINES)
     environment: dict[str, str] = field(init=False)
+    command: Path = field(init=False)
     supervisor: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.tree.mkdir(parents=True)
-        for name in ("pipelines", "spark_jobs"):
-            (self.tree / name).mkdir()
-            for source in (PROJECT / name, PROJECT / "chaos" / name):
-                for path in source.iterdir():
-                    if path.stem in {*PIPELINES, "main", "batch"} and path.suffix in {".yaml", ".py"}:
-                        shutil.copy(path, self.tree / name)
         ports = dict(zip((f"HEADRACE_{name}_PORT" for name in PORTS), map(str, _free_ports(len(PORTS))), strict=True))
         small = {"HEADRACE_KAFKA_HEAP": "256m", "HEADRACE_CASSANDRA_HEAP": "384m", "HEADRACE_DRIVER_HEAP": HEAP}
         own = {"HEADRACE_HOME": str(self.home), "HEADRACE_AIRFLOW": "false", "HEADRACE_START_TIMEOUT_S": "400"}
         self.environment = dict(os.environ) | ports | small | own | {"COLUMNS": "200"}
+
+    def use(self, checkout: Path = PROJECT) -> None:
+        """Run the release of a checkout from now on: its command, its pipeline files, its transforms."""
+        for name in ("pipelines", "spark_jobs"):
+            shutil.rmtree(self.tree / name, ignore_errors=True)
+            (self.tree / name).mkdir(parents=True)
+            for source in (checkout / name, PROJECT / "chaos" / name):
+                for path in source.iterdir():
+                    if path.stem in {*self.pipelines, "main", "batch"} and path.suffix in {".yaml", ".py"}:
+                        shutil.copy(path, self.tree / name)
+        venv = Path(sys.executable).parent if checkout == PROJECT else checkout / ".venv" / "bin"
+        self.command = venv / "headrace"
 
     @property
     def tree(self) -> Path:
@@ -75,7 +84,7 @@ class Ground:
     def headrace(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the product; its output is logged, its exit code is the caller's to judge."""
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "headrace"), *arguments],
+            [str(self.command), *arguments],
             cwd=self.tree, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=COMMAND_SECONDS, check=False,
         )  # fmt: skip
@@ -101,7 +110,7 @@ class Ground:
         if self.supervisor is None or self.supervisor.poll() is not None:
             with (self.folder / "supervisor.log").open("ab") as log:
                 self.supervisor = subprocess.Popen(
-                    [str(Path(sys.executable).parent / "headrace"), "stream", "supervise", "--every", "3"],
+                    [str(self.command), "stream", "supervise", "--every", "3"],
                     cwd=self.tree, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
 
@@ -117,11 +126,15 @@ class Ground:
         except psutil.NoSuchProcess:
             return []
 
-    def close(self) -> None:
-        """Stop everything that this ground has started."""
+    def end_supervisor(self) -> None:
+        """Kill the supervisor, if one of ours runs."""
         if self.supervisor is not None:
             self.supervisor.kill()
             self.supervisor.wait()
+
+    def close(self) -> None:
+        """Stop everything that this ground has started."""
+        self.end_supervisor()
         self.headrace("down")
 
 

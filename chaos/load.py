@@ -10,13 +10,12 @@ import json
 import random
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-TOPICS = ("pos", "quickstart", "sensor_readings")
 BURST, PAUSE_SECONDS = 15, 0.25
 ODD = 0.01  # the share of each kind of odd record
 LARGE = 300_000  # bytes
@@ -26,8 +25,8 @@ KAFKA_SECONDS = 240
 class Load:
     """Sends bursts in a thread of its own until it is closed. `sent` counts the acknowledged records."""
 
-    def __init__(self, config: Mapping[str, str], seed: int) -> None:
-        self.sent = 0
+    def __init__(self, config: Mapping[str, str], topics: Sequence[str], seed: int) -> None:
+        self.sent, self._topics = 0, topics
         self._began = datetime.now(UTC) - timedelta(minutes=30)
         self._config, self._dice, self._number = dict(config), random.Random(seed), 0
         self._turn, self._end = threading.Lock(), threading.Event()
@@ -90,7 +89,7 @@ class Load:
 
     def _send(self, producer: Producer, kind: str) -> None:
         for _ in range(BURST):
-            topic = self._dice.choice(TOPICS)
+            topic = self._dice.choice(self._topics)
             self._number += 1
             judged, key, value = self._record(topic)
             producer.produce(topic, value, key, headers=[("chaos", (kind or judged).encode())])

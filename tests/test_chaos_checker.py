@@ -9,7 +9,7 @@ from chaos.check import Checker
 
 def test_the_checker_sees_what_is_lost_doubled_and_changed() -> None:
     """A checker that cannot fail proves nothing: three planted faults in one comparison."""
-    checker = Checker(Path(), Path())
+    checker = Checker(Path(), Path(), [])
     wanted = "SELECT * FROM (VALUES ('a', '1'), ('b', '2'), ('c', '3'), ('d', '4')) AS t(k, v)"
     present = "SELECT * FROM (VALUES ('a', '1'), ('b', '2'), ('b', '2'), ('c', '9'), ('e', '5')) AS t(k, v)"
     found = checker._compare("planted", wanted, present)
