@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cassandra.query import named_tuple_factory
 
 from headrace.contract import paths, storage
 from headrace.contract.load import load_pipeline
@@ -260,3 +262,26 @@ def test_a_lease_is_renewed_by_its_holder_and_given_back_by_nobody_else(table: L
         lease.take(table, "badges", "staff", "b", "Ben")
     lease.release(table, "badges", "staff", "a")
     lease.take(table, "badges", "staff", "b", "Ben")
+
+
+def test_the_answer_of_a_lightweight_transaction_is_read_as_the_driver_gives_it() -> None:
+    names = ["[applied]", "dimension", "holder", "taken_by", "since"]
+    (row,) = named_tuple_factory(names, [(False, "badges.staff", "a", "Mia", "now")])
+    asked: list[Any] = []
+
+    def execute(statement: Any, values: tuple[str, ...]) -> Any:
+        asked.append((statement.query_string, values))
+        return SimpleNamespace(column_names=names, one=lambda: row)
+
+    found = lease._serial(SimpleNamespace(execute=execute), lease._TAKE, ("badges.staff", "b", "Ben", "now"))  # type: ignore[arg-type]
+    assert (found["[applied]"], found["holder"], found["taken_by"]) == (False, "a", "Mia")
+    assert asked[0][0].endswith("VALUES (%s, %s, %s, %s) IF NOT EXISTS USING TTL 900")
+
+
+def test_the_table_of_leases_is_made_where_it_is_missing() -> None:
+    made: list[str] = []
+    metadata = SimpleNamespace(keyspaces={}, all_hosts=lambda: [1, 2, 3, 4])
+    lease._make(SimpleNamespace(cluster=SimpleNamespace(metadata=metadata), execute=made.append))  # type: ignore[arg-type]
+    assert [text.split(" IF NOT EXISTS ")[0] for text in made] == ["CREATE KEYSPACE", "CREATE TABLE"]
+    assert "'replication_factor': 3" in made[0] or "'replication_factor': '3'" in made[0]
+    assert 'PRIMARY KEY (("dimension"))' in made[1]

@@ -80,5 +80,7 @@ def _serial(session: Session, text: str, values: tuple[str, ...]) -> dict[str, A
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
     )
-    row = session.execute(statement, values).one()
-    return dict(row._asdict()) if hasattr(row, "_asdict") else dict(row)
+    result = session.execute(statement, values)
+    return dict(
+        zip(result.column_names, result.one(), strict=True)
+    )  # a row itself has no field of the name "[applied]"
