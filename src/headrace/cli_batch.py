@@ -144,15 +144,15 @@ def repair(
             print_json(done)
         else:
             again = " ".join(f"--query {name}" for name in reconcile_repair.queries_of(planned))
-            console.print(f"{done['written']} rows written, {done['deleted']} deleted.")
+            console.print(f"{done['written']} rows written, {done['deleted']} deleted, {done['verified']} verified.")
             console.print(f"Now: headrace batch reconcile {pipeline} {again}")
         return
     if as_json:
         print_json(planned)
         return
-    rows = [(r["query"], r["action"], _pairs(r["key"]), _pairs(r["is"] or {}), _pairs(r["values"]))
-            for r in planned["rows"]]  # fmt: skip
-    console.print(tables.plain(("query", "", "key", "is", "would be"), rows))
+    rows = planned["rows"]
+    for row in rows:
+        console.print(f"{reconcile_repair.words(row)}.", soft_wrap=True)
     for why in planned["refused"]:
         console.print(f"Not repaired: {why}.")
     if rows:
@@ -272,7 +272,3 @@ def _views(own: Deployment, name: str, first: str | None, last: str | None, repo
 def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
     report(what, None)
     return batch_runs.execute(own, given, lambda stage, done: report(what, done))
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())

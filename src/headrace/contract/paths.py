@@ -169,6 +169,11 @@ def view_state(root: str, pipeline: str) -> str:
     return f"{root}/batch/{pipeline}/views.json"
 
 
+def topic_looks(root: str, pipeline: str) -> str:
+    """Return where the reconciliations of a pipeline note the ends of topics that they looked at."""
+    return f"{root}/batch/{pipeline}/topics.json"
+
+
 def replays(root: str, topic: str) -> str:
     """Return the folder with one journal a replay of the topic's dead letters."""
     return f"{root}/replays/{topic}"

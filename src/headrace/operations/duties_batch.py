@@ -19,7 +19,7 @@ def plan_repair(own: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     if not plan["rows"]:
         why = f": {'; '.join(plan['refused'])}" if plan["refused"] else ""
         raise HeadraceError(f"Run {run} of {pipeline} left nothing that can be repaired{why}.")
-    lines = [f"- {row['action']} {row['query']} {code_span(str(row['key']))}" for row in plan["rows"]]
+    lines = [f"- {code_span(reconcile_repair.words(row))}" for row in plan["rows"]]
     more = [f"- and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     refused = [f"Not repaired: {code_span(why)}" for why in plan["refused"]]
     return {

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +29,7 @@ from headrace.streaming import (
     batch_archive,
     reconcile_kinds,
     reconcile_lookups,
+    reconcile_retained,
     reconcile_rows,
     reconcile_sinks,
     refusals,
@@ -180,7 +181,7 @@ def _compare_rows(
 ) -> None:
     speed = each.rows[account.sink]
     if isinstance(sink, KafkaSink):
-        kept = _kept(cut.surely, reconcile_sinks.retained_since_ms(job, sink.topic, speed))
+        kept = _kept(cut.surely, reconcile_retained.since_ms(job, sink.topic, speed))
         sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
         if kept:
             reconcile_rows.in_topic(account, query, made, sent, kept)
@@ -241,7 +242,7 @@ def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generat
 def _whole_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
     """Return from which event time on a sink is whole: retention and ttl take the old rows away."""
     if isinstance(sink, KafkaSink):
-        kept = reconcile_sinks.retained_since_ms(job, sink.topic, rows)
+        kept = reconcile_retained.since_ms(job, sink.topic, rows)
         skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
         return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
     if isinstance(sink, CassandraSink) and sink.ttl is not None:
@@ -262,10 +263,11 @@ def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
         account.note = "nothing is archived yet"
         return account
     letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
+    letters.count()
     # What a query refused was accepted by the contract: it is no part of this account.
     own = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
     placed = reconcile_sinks.placed_by_id(own, topic)
-    since = reconcile_sinks.retained_since_ms(job, topic, letters)
+    since = reconcile_retained.since_ms(job, names.dead_letter_topic(topic), letters)
     rows = batch_archive.records(job.spark, found)
     lost = batch_archive.losses(job.spark, found, job.root)
     reconcile_rows.archive(account, found, rows, placed, since, typed.count(), lost)
@@ -341,4 +343,4 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
         return [_plain(inner) for inner in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()  # a collected time is in this process's zone
-    return str(value) if isinstance(value, Decimal) else value
+    return str(value) if isinstance(value, (Decimal, date)) else value

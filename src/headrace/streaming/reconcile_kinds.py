@@ -170,10 +170,13 @@ def joined(
     together = batch.side_by_side(whole, rows(own), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.col(f"_late_{batch.ROWS}") != 0)
-        found = batch.differing(together, [batch.ROWS])
-        account.differing = found.count()
-        for row in found.limit(KEEP).collect():
-            account.differences.append(_joined_difference(row, columns))
+        found = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+        keys = found.select(*key).distinct()
+        account.differing = keys.count()
+        named = F.broadcast(keys.orderBy(*key).limit(KEEP))
+        same = [found[name].eqNullSafe(named[name]) for name in key]
+        account.differences += joined_differences(found.join(named, same, "left_semi").collect(), key, columns)
+        found.unpersist()
         _place_joined(account, query, sides, columns)
     finally:
         together.unpersist()
@@ -239,18 +242,47 @@ def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[st
         side: {v: row[f"_{side}_{v}"] for v in values} if row.get(f"_has_{side}") else None
         for side in ("due", "speed", "late")
     }
+    return {
+        "what": _what(sides),
+        "key": {key: row[key] for key in keys},
+        "batch": None,
+        **sides,
+        "batches": [],
+        "offsets": {},
+    }
+
+
+def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one difference a key of joined rows that differ: a row that changed is one difference, not two.
+
+    `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, None
+    where there is no such row.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    others = [column for column in columns if column not in key]
+    for row in sorted(rows, key=lambda each: [str(each[column]) for column in columns]):
+        place = tuple(row[column] for column in key)
+        told = found.setdefault(
+            place,
+            {"key": dict(zip(key, place, strict=True)), "batch": {"rows": 0}, "late": {"rows": 0}, "due": None,
+             "speed": None, "batches": [], "offsets": {}},
+        )  # fmt: skip
+        told["batch"]["rows"] += row[f"_batch_{batch.ROWS}"]
+        told["late"]["rows"] += row[f"_late_{batch.ROWS}"]
+        if row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0:
+            told["due"] = {column: row[column] for column in others}
+        if row[f"_speed_{batch.ROWS}"] > 0:
+            told["speed"] = {column: row[column] for column in others}
+    for told in found.values():
+        told["what"] = _what(told)
+    return list(found.values())
+
+
+def _what(sides: Mapping[str, Any]) -> str:
     # A row of key columns only is there with no value at all.
-    there, due = sides["speed"] is not None, sides["due"] is not None
-    what = "missing in the sink" if not there else "differs" if due else "in the sink without records"
-    return {"what": what, "key": {key: row[key] for key in keys}, "batch": None, **sides, "batches": [], "offsets": {}}
-
-
-def _joined_difference(row: Row, columns: Sequence[str]) -> dict[str, Any]:
-    counts = {side: {"rows": row[f"_{side}_{batch.ROWS}"]} for side in ("batch", "speed", "late")}
-    due = row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0
-    what = "missing in the sink" if due else "in the sink without records"
-    key = {column: row[column] for column in columns}
-    return {"what": what, "key": key, **counts, "due": {} if due else None, "batches": [], "offsets": {}}
+    if sides["speed"] is None:
+        return "missing in the sink"
+    return "differs" if sides["due"] is not None else "in the sink without records"
 
 
 def _writer(written: int | None, cut: Cut) -> dict[str, Any]:

@@ -110,14 +110,6 @@ def placed_by_id(records: DataFrame, source: str) -> DataFrame:
     )
 
 
-def retained_since_ms(job: Job, name: str, records: DataFrame) -> int:
-    """Return the broker time from which on a topic is whole (milliseconds), 0 where nothing was removed yet."""
-    first = records.groupBy("partition").agg(F.min("offset").alias("first"), F.min("timestamp").alias("at"))
-    cut = first.where("first > 0").agg(F.max(F.unix_millis("at"))).first()
-    assert cut is not None
-    return int(cut[0] or 0)
-
-
 def files(job: Job, query: Query, directories: Sequence[Directory]) -> DataFrame:
     """Return the rows of a file sink's valid directories with `batch_id`: the first batch that the directory holds."""
     schema = ddl(query.columns)

@@ -73,22 +73,24 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
 def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"query": "tumbling", "action": "write", "key": {"product_id": "p7"}, "values": {"sales": 3}, "is": None}
+    row = {"query": "tumbling", "action": "write", "key": {"product_id": "p7"}, "values": {"sales": 3},
+           "is": {"sales": "2"}, "written": 7}  # fmt: skip
     planned = {"pipeline": "pos_sales", "run": "r", "rows": [row], "refused": ["items: a topic"], "fingerprint": "f00"}
     acted: list[str] = []
 
     def act(_: Deployment, pipeline: str, run: str, approved: str) -> dict[str, Any]:
         acted.append(approved)
-        return {"pipeline": pipeline, "run": run, "written": 1, "deleted": 0}
+        return {"pipeline": pipeline, "run": run, "written": 1, "deleted": 0, "verified": 1}
 
     monkeypatch.setattr(reconcile_repair, "plan", lambda *_: planned)
     monkeypatch.setattr(reconcile_repair, "act", act)
     code, told = run("batch", "repair", "pos_sales", "r")
     assert (code, acted) == (0, [])
+    assert "write tumbling product_id=p7 (sales: 2 -> 3)" in " ".join(told.split())
     assert "Not repaired: items: a topic" in " ".join(told.split())
     code, told = run("batch", "repair", "pos_sales", "r", "--act", "f00")
     assert (code, acted) == (0, ["f00"])
-    assert "1 rows written" in told
+    assert "1 rows written, 0 deleted, 1 verified" in told
 
 
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(

@@ -1,0 +1,150 @@
+"""Repair of rows after a reconciliation: one action a key, later than what is there, nulls written, read again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyspark.sql import Row
+
+from headrace.contract.load import load_pipeline
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, duties_batch, reconcile_repair
+from headrace.streaming.reconcile_kinds import joined_differences
+
+KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
+AT, CLICKED, BY_HAND = "2026-03-01T12:00:00+00:00", "2026-03-01T12:01:00+00:00", "2030-01-01T00:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def ads(project: Path) -> Pipeline:
+    return load_pipeline(project / "pipelines" / "ad_attribution.yaml")
+
+
+@pytest.fixture(scope="module")
+def pos(project: Path) -> Pipeline:
+    return load_pipeline(project / "pipelines" / "pos_sales.yaml")
+
+
+def joined(uuid: str, clicked: str | None, *, due: bool) -> Row:
+    sides = {"_batch__headrace_rows": int(due), "_speed__headrace_rows": int(not due), "_late__headrace_rows": 0}
+    return Row(impr_uuid=uuid, impr_date=AT, ad_id="a", click_key="c", click_date=clicked, **sides)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_whatever_order(
+    ads: Pipeline, order: int
+) -> None:
+    rows = [joined("u1", BY_HAND, due=False), joined("u1", CLICKED, due=True)][::order]
+    (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
+    assert (told["what"], told["due"], told["speed"]) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
+    (action,) = reconcile_repair.actions(ads.queries["attributed"], "attributed", [told])
+    assert (action["action"], action["values"]) == ("write", {"click_date": CLICKED})
+
+
+def test_a_joined_row_that_is_only_on_one_side_keeps_its_name() -> None:
+    missing = joined_differences([joined("u1", CLICKED, due=True)], KEY, [*KEY, "click_date"])
+    strange = joined_differences([joined("u2", None, due=False)], KEY, [*KEY, "click_date"])
+    assert (missing[0]["what"], missing[0]["speed"]) == ("missing in the sink", None)
+    assert (strange[0]["what"], strange[0]["due"]) == ("in the sink without records", None)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_differences_of_one_primary_key_are_one_write_of_what_is_due(pos: Pipeline, order: int) -> None:
+    """The end of a window is no part of the table's key: changed by hand it is another window to a comparison."""
+    window = {"window_start": AT, "product_id": "p1"}
+    due = {"key": window | {"window_end": "2026-03-01T12:05:00+00:00"}, "due": {"total_amount": "3.00", "sales": 1}}
+    strange = {"key": window | {"window_end": BY_HAND}, "due": None}
+    (action,) = reconcile_repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])
+    assert action["action"] == "write"
+    assert action["values"] == {"window_end": "2026-03-01T12:05:00+00:00", "total_amount": "3.00", "sales": 1}
+
+
+def row_of(action: str, values: dict[str, Any], written: int | None) -> dict[str, Any]:
+    key = {"impr_uuid": "u1", "impr_date": AT, "ad_id": "a", "click_key": "c"}
+    return {"query": "attributed", "action": action, "key": key, "values": values, "is": None, "written": written}
+
+
+def test_a_repair_is_later_than_what_is_there_and_writes_a_null_that_is_due(ads: Pipeline) -> None:
+    text, values = reconcile_repair.statement(ads, row_of("write", {"click_date": None}, 100), 50)
+    assert '"click_date"' in text
+    assert values[-1] is None
+    assert "USING TIMESTAMP 101" in text
+    text, _ = reconcile_repair.statement(ads, row_of("delete", {}, 100), 5_000)
+    assert text.startswith("DELETE")
+    assert "USING TIMESTAMP 5000" in text
+
+
+class Table:
+    """A Cassandra session over one row: click_date, its writetime, or nothing. `deaf`: what is written gets lost."""
+
+    def __init__(self, click_date: datetime | None, written: int, *, deaf: bool = False) -> None:
+        self.row: tuple[Any, ...] | None = (click_date, written)
+        self.deaf = deaf
+        self.done: list[str] = []
+
+    def execute(self, statement: Any, values: list[Any]) -> Any:
+        text = statement.query_string
+        if not text.startswith("SELECT"):
+            self.done.append(text.split()[0])
+            if not self.deaf:
+                self.row = None if text.startswith("DELETE") else (values[-1], int(text.rsplit(" ", 1)[1]))
+        return SimpleNamespace(one=lambda: self.row)
+
+
+@pytest.fixture
+def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def prepare(table: Table, differences: list[dict[str, Any]]) -> Any:
+        account = {"query": "attributed", "sink": "table a.attributed", "kind": "joined rows",
+                   "differing": len(differences), "differences": differences}  # fmt: skip
+
+        @contextmanager
+        def session(_: object) -> Iterator[Table]:
+            yield table
+
+        monkeypatch.setattr(reconcile_repair, "cassandra_session", session)
+        monkeypatch.setattr(batch_runs, "result", lambda *_: {"accounts": [account]})
+        return SimpleNamespace(pipeline=lambda _: ads, root="", bindings=None)
+
+    return prepare
+
+
+DIFFERENCE = {"key": dict(zip(KEY, ("u1", AT, "a", "c"), strict=True)), "due": {"click_date": CLICKED}}
+
+
+def test_a_repair_shows_old_and_new_values_writes_once_and_reads_the_row_again(repaired: Any) -> None:
+    table = Table(datetime(2030, 1, 1), 5)
+    own = repaired(table, [DIFFERENCE, DIFFERENCE | {"due": None}])
+    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    shown = f"(click_date: {BY_HAND} -> {CLICKED})"
+    assert shown in reconcile_repair.words(planned["rows"][0])
+    assert shown in duties_batch.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
+    done = reconcile_repair.act(own, "ad_attribution", "r", planned["fingerprint"])
+    assert (done["written"], done["deleted"], done["verified"], table.done) == (1, 0, 1, ["INSERT"])
+
+
+def test_a_repair_that_did_not_come_through_is_an_error_that_names_the_row(repaired: Any) -> None:
+    own = repaired(Table(datetime(2030, 1, 1), 5, deaf=True), [DIFFERENCE])
+    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    with pytest.raises(HeadraceError, match=r"1 of 1 rows are not as the repair of r wrote them.*impr_uuid=u1"):
+        reconcile_repair.act(own, "ad_attribution", "r", planned["fingerprint"])
+
+
+def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
+    own = repaired(Table(None, 9_000_000_000_000_000), [DIFFERENCE])
+    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    assert planned["rows"] == []
+    assert "--new-generation attributed --rows empty" in planned["refused"][0]
+
+
+def test_values_are_compared_as_cassandra_keeps_them() -> None:
+    kept = reconcile_repair._kept
+    assert kept(datetime(2026, 3, 1, 12, 0, 0, 123_000)) == kept(datetime.fromisoformat("2026-03-01T12:00:00.123456Z"))
+    assert kept(Decimal("1.50")) == Decimal("1.5")
