@@ -41,6 +41,7 @@ from headrace.streaming import (
     reconcile_rows,
     reconcile_sinks,
     session,
+    sinks,
     views,
 )
 from headrace.streaming.batch_job import BATCH_CONF, Job
@@ -166,7 +167,7 @@ def _reconcile(job: Job, clock: Clock, count: int) -> None:
     declared = job.pipeline.queries
 
     def placed() -> DataFrame:
-        return batch.batch_of(typed, ledger).where("batch IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
+        return batch.batch_of(typed, ledger).where(f"{batch.BATCH} IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
 
     def measured(
         name: str, kind: str, sink: DataFrame, compare: Callable[[Account, DataFrame, DataFrame], None]
@@ -195,12 +196,13 @@ def _reconcile(job: Job, clock: Clock, count: int) -> None:
     items = declared["items"]
     sent = job.transforms["items"](typed).select(
         F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset")).alias("_id"),
-        reconcile_sinks.json_of(items).alias("value"), F.lit(1).alias("_generation"), F.lit(1).alias("_batch"),
+        sinks.json_of(items).alias("value"), F.lit(1).alias("_generation"), F.lit(1).alias("_batch"),
     )  # fmt: skip
     measured("items", "rows", sent, lambda account, rows, held: reconcile_rows.in_topic(
         account, items, job.transforms["items"](rows), reconcile_sinks.placed_by_id(held, "pos"), ledger))  # fmt: skip
     archived = batch_archive.records(job.spark, found)
-    letters = archived.where("reason IS NOT NULL").selectExpr("partition _partition", "offset _offset", "key", "value")
+    letters = archived.where("reason IS NOT NULL").selectExpr(
+        "partition _partition", "offset _offset", "key", "value", "CAST(NULL AS STRING) _cut")  # fmt: skip
     measured("archive", "archive", letters, lambda account, rows, held: reconcile_rows.archive(
         account, found, archived, held, 0, rows.count()))  # fmt: skip
 

@@ -25,7 +25,23 @@ with DAG(
             runbook="runbooks/ReconcileDifference.md",
         ),
         tags=("batch", "spark", "lake", "reads"),
-        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        params={
+            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
+            "days": Param(
+                0,
+                type="number",
+                minimum=0,
+                title="Days",
+                description="Only the last so many days, and no totals; 0: all.",
+            ),
+            "queries": Param(
+                [],
+                type="array",
+                items={"type": "string"},
+                title="Queries",
+                description="PIPELINE.QUERY each; empty: all.",
+            ),
+        },
         minutes=6 * 60,
     ),
 ):
@@ -35,7 +51,9 @@ with DAG(
         """Order a run for each pipeline; a run that is repeated replaces its own results."""
         from headrace.operations import deployment, spark_runs
 
-        return spark_runs.plan_reconcile(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
+        form = params or {}
+        chosen = seat.chosen(form["pipelines"])
+        return spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
 
     @task
     def judge(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from headrace.operations.deployment import Deployment
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and whether all adds up.")
 DIFFERS = 4
+INCOMPLETE = 5
 
 Run = Annotated[str, typer.Argument(help="A run of `headrace batch reconcile`.")]
 One = Annotated[str, typer.Argument(metavar="PIPELINE")]
@@ -52,17 +53,24 @@ def compute(
     last: Annotated[str | None, typer.Option("--last", help="Backfill up to and with this day.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute batch views: days that are closed and new or touched, or a backfill of named days."""
+    """Compute batch views: days that are closed and new or touched, or a backfill of named days.
+
+    Exit code 5: the archive lacks records that Kafka has, so closed days may be left for the next run.
+    """
     own = _starting()
     wanted = [name for name, found in pipelines_of(names).items() if names or contract.views(found)]
     with progress_bars() as report:
         reports = [_views(own, name, first, last, report) for name in wanted]
     if as_json:
         print_json(reports)
-        return
-    rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
-            for r in reports for view, count in r["rows"].items()]  # fmt: skip
-    console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
+    else:
+        rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
+                for r in reports for view, count in r["rows"].items()]  # fmt: skip
+        console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
+        for line in (line for each in reports for line in batch_views.behind(each)):
+            console.print(line, soft_wrap=True)
+    if any(each["behind"] for each in reports):
+        raise typer.Exit(INCOMPLETE)
 
 
 @batch.command("status")
@@ -82,11 +90,14 @@ def status(names: Names = None, as_json: Json = False) -> None:
 def check(
     names: Names = None,
     query: Annotated[list[str] | None, typer.Option(help="Only this query (may be repeated).")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Windows of the last so many days; default: all.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Only the last so many days, and no totals.")] = None,
     tolerance: Annotated[str, typer.Option(help="By how much a sum may differ.")] = "0",
     as_json: Json = False,
 ) -> None:
-    """Compare every sink with the archive: batch = speed + late. Exit code 4 if something does not add up."""
+    """Compare every sink with the archive: batch = speed + late.
+
+    Exit code 4: something does not add up. Exit code 5: something could not be compared, or nothing was.
+    """
     own = _starting()
     with progress_bars() as report:
         reports = [
@@ -103,9 +114,9 @@ def check(
         print_json(reports)
     else:
         for each in reports:
-            rows = [(a["query"], a["sink"], a["compared"], a["late"], a["pending"], a["differing"])
+            rows = [(a["query"], a["sink"], a["status"], a["compared"], a["late"], a["pending"], a["differing"])
                     for a in each["accounts"]]  # fmt: skip
-            head = ("query", "sink", "compared", "late", "pending", "differ")
+            head = ("query", "sink", "status", "compared", "late", "pending", "differ")
             console.print(tables.plain(head, rows, title=f"{each['pipeline']}, run {each['run']}"))
             for account in each["accounts"]:
                 if account["differing"] or account["note"]:
@@ -113,6 +124,8 @@ def check(
                     console.print(f"{account['query']}: {told}", soft_wrap=True)
     if any(each["differing"] for each in reports):
         raise typer.Exit(DIFFERS)
+    if any(reconcile.not_compared(each) for each in reports):
+        raise typer.Exit(INCOMPLETE)
 
 
 @batch.command("trend")
@@ -124,8 +137,11 @@ def trend(
     if as_json:
         print_json(found)
         return
-    rows = [(f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r["compared"], r["late"], r["differing"]) for r in found]
-    console.print(tables.plain(("at", "query", "sink", "compared", "late", "differ"), rows))
+    rows = [
+        (f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r.get("status"), r["compared"], r["late"], r["differing"])
+        for r in found
+    ]
+    console.print(tables.plain(("at", "query", "sink", "status", "compared", "late", "differ"), rows))
 
 
 @batch.command("repair")
@@ -206,7 +222,9 @@ def guard(names: Names = None, as_json: Json = False) -> None:
         rows = [(f["pipeline"], f["state"], left, ", ".join(f"{p['query']} {p['topic']}/{p['partition']}" for p in f["places"]))
                 for f, left in zip(found, hours, strict=True)]  # fmt: skip
         console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
-    if any(each["state"] != "OK" for each in found):
+        for topic in sorted({topic for each in found for topic in each["bounded_by_bytes"]}):
+            console.print(f"{topic} is bounded by bytes too: Kafka may remove records before their time.")
+    if any(each["state"] in ("LOST", "AT_RISK") for each in found):
         raise typer.Exit(DIFFERS)
 
 

@@ -95,8 +95,9 @@ def replay(
     chosen = _filter(reason, partition, offsets, since, until)
     if run is None or not act:
         planned = dead_letters_replay.plan(
-            own.root, own.bindings, topic, chosen, again=again, limit=limit, run=run, by=who()
-        )
+            own.root, own.bindings, topic, chosen, again=again, limit=limit, run=run, by=who(),
+            readers=dead_letters_replay.readers_of(own.pipelines().values(), topic),
+        )  # fmt: skip
         run = str(planned["run"])
     else:
         planned = {"run": run, "topic": topic}
@@ -109,6 +110,8 @@ def replay(
         told = ", ".join(f"{count} {word}" for word, count in planned["reasons"].items()) or "none"
         out = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in planned["left_out"].items() if count)
         console.print(f"Would send {planned['letters']} letters of {topic}: {told}. Left out: {out or 'none'}.")
+        if taken := dead_letters_replay.taken_words(planned):
+            console.print(taken, soft_wrap=True)
         console.print(f"Nothing was sent. To do it: headrace dead-letters replay {topic} --run {run} --act")
 
 

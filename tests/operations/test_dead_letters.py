@@ -110,10 +110,10 @@ class Told:
 
 
 def _told(offset: int, query: str, *own: tuple[str, bytes | None]) -> Told:
-    place = [("headrace.topic", b"pos"), ("headrace.partition", b"0"), ("headrace.offset", b"%d" % offset)]
+    place = [("headrace.topic", b"pos"), ("headrace.partition", b"1"), ("headrace.offset", b"%d" % offset)]
     ours = [
         ("headrace.query", query.encode()),
-        ("headrace.id", b"pos/0/%d" % offset),
+        ("headrace.id", b"pos/1/%d" % offset),
         ("headrace.reason", b"unmatched: id"),
     ]
     return Told(b"k", [*ours, *place, *own])
@@ -135,7 +135,7 @@ def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch)
 def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     """D01: the second query's letter was taken for a repeat of the first's."""
     found = _letters(monkeypatch, *(_told(7, query) for query in ("pos.allowed", "pos.known", "pos.known")))
-    assert [(each.id, each.query) for each in found] == [("pos/0/7", "pos.allowed"), ("pos/0/7", "pos.known")]
+    assert [(each.id, each.query) for each in found] == [("pos/1/7", "pos.allowed"), ("pos/1/7", "pos.known")]
 
 
 def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_record(
@@ -164,14 +164,14 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
 ) -> None:
     told = [_told(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")), _told(7, "pos.known", ("trace", b"1")),
             _told(8, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes"))]  # fmt: skip
-    sent: list[tuple[str, bytes, bytes, list[tuple[str, bytes]]]] = []
+    sent: list[tuple[str, int, bytes, bytes, list[tuple[str, bytes]]]] = []
 
     class Producer:
         def __init__(self, _: Any) -> None:
             pass
 
-        def produce(self, topic: str, value: bytes, key: bytes, headers: Any, on_delivery: Any) -> None:
-            sent.append((topic, value, key, headers))
+        def produce(self, topic: str, value: bytes, key: bytes, partition: int, headers: Any, on_delivery: Any) -> None:
+            sent.append((topic, partition, value, key, headers))
             on_delivery(None, SimpleNamespace(topic=lambda: topic, partition=lambda: 0, offset=lambda: 9))
 
         def poll(self, _: float) -> None:
@@ -185,7 +185,7 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
     monkeypatch.setattr(replays, "producer_config", lambda *_, **__: {})
     monkeypatch.setattr(replays, "read_kafka", lambda _: None)
     monkeypatch.setattr(replays, "KafkaEnds", lambda _: lambda topics: {topics[0]: {0: 9}})
-    done = replays.replay(str(tmp_path), Path("bindings"), "pos", run="r1")
+    done = replays.replay(str(tmp_path), Path("bindings"), "pos", run="r1", readers=("pos.allowed", "pos.known"))
     assert (done["letters"], done["sent"], done["left_out"]["no_whole_record"]) == (1, 1, 1)
-    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/0/7"), ("headrace.replay", b"r1")]
-    assert sent == [("pos", b"{}", b"k", headers)]
+    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/1/7"), ("headrace.replay", b"r1")]
+    assert sent == [("pos", 1, b"{}", b"k", headers)], "the partition is the record's own (C29)"

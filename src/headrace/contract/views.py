@@ -8,7 +8,7 @@ the archive itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -17,7 +17,8 @@ from headrace.errors import HeadraceError
 
 DAY = "day"  # see `day`
 WINDOW_START, WINDOW_END = "window_start", "window_end"
-CHUNK_DAYS = 7
+CHUNK_DAYS = 50
+CHUNK_RECORDS = 7_000_000
 
 Kind = Literal["window", "running", "join"]
 
@@ -125,14 +126,21 @@ def speed_windows(pipeline: Pipeline, name: str) -> str | None:
     return None
 
 
-def chunks(days: Iterable[date]) -> Iterator[list[date]]:
-    """Yield the days in order, in groups of neighbours of at most a week: what is decoded at once."""
+def chunks(days: Iterable[date], records: Mapping[date, int]) -> Iterator[list[date]]:
+    """Yield the days in order, in groups that are computed at once; they need not be neighbours.
+
+    `records`: how many records a day has, as far as it is known. A group has at most CHUNK_RECORDS, or is one day, and at
+    most CHUNK_DAYS days; a day of unknown size counts as a seventh of a group.
+    """
     group: list[date] = []
+    weight = 0
     for day in sorted(set(days)):
-        if group and (len(group) == CHUNK_DAYS or day - group[-1] > timedelta(days=1)):
+        own = records.get(day, CHUNK_RECORDS // 7)
+        if group and (len(group) == CHUNK_DAYS or weight + own > CHUNK_RECORDS):
             yield group
-            group = []
+            group, weight = [], 0
         group.append(day)
+        weight += own
     if group:
         yield group
 

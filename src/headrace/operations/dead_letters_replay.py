@@ -4,6 +4,9 @@ A replayed record is a new record: it is archived, and accepted or refused, unde
 accepted + dead letters goes on holding. Its header `headrace.replay_of` names the first coordinates. A letter of a record
 that was itself a replay is a second failure: it is shown as such and left out unless asked for.
 
+A letter that a query refused, not the contract, is of a record that was accepted: every other query of the topic has taken
+it and would take it twice. It is replayed only where there is no such query.
+
 Each replay has a journal below the storage root, written before anything is sent: a replay that broke off is completed
 by the same run, which first looks up in the topic what had got through.
 """
@@ -15,7 +18,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +26,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from headrace.contract import paths, storage
+from headrace.contract import names, paths, storage
 from headrace.contract.bindings import read_kafka
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters
 from headrace.operations.dead_letters import Filter, Letter
@@ -73,6 +77,7 @@ def plan(
     topic: str,
     chosen: Filter = dead_letters.ALL,
     *,
+    readers: Collection[str],
     again: bool = False,
     limit: int = MAX_LETTERS,
     run: str | None = None,
@@ -80,8 +85,9 @@ def plan(
 ) -> dict[str, Any]:
     """Choose the letters of a replay, write them down, and return what would be done. Nothing is sent.
 
-    `again` also takes second failures and letters that an earlier run replayed. Returns {run, topic, letters, reasons,
-    left_out, fingerprint}; `fingerprint` is what an approval is for.
+    `readers` are the queries that read the topic (`readers_of`): a record that one of them has taken is left out. `again`
+    also takes second failures and letters that an earlier run replayed. Returns {run, topic, letters, reasons,
+    left_out, taken_by, refused_by, fingerprint}; `fingerprint` is what an approval is for.
     """
     known = history(root, topic)
     read = dead_letters.read(bindings, topic, chosen)
@@ -91,6 +97,9 @@ def plan(
     seconds = [each for each in found if each.id in known.replays]
     done = [each for each in found if each.id in known.replayed]
     out = set() if again else {each.id for each in (*seconds, *done)}
+    every = dead_letters.read(bindings, topic, Filter(ids=frozenset(each.id for each in found)))
+    taken = taken_by(every, readers)
+    out |= taken.keys()
     letters = [each for each in found if each.id not in out][:limit]
     ids = [each.id for each in letters]
     journal: Journal = {
@@ -119,10 +128,52 @@ def plan(
             "failed_again": len(seconds) if not again else 0,
             "replayed_before": len(done) if not again else 0,
             "no_whole_record": len(parts),
+            "taken_by_another_query": len(taken),
             "beyond_the_limit": max(0, len(found) - len(out) - len(letters)),
         },
+        "taken_by": sorted({name for each in taken.values() for name in each}),
+        "refused_by": sorted({each.query for each in every if each.id in taken}),
         "fingerprint": fingerprint(journal["ids"]),
     }
+
+
+def readers_of(pipelines: Iterable[Pipeline], topic: str) -> list[str]:
+    """Return the queries (`<pipeline>.<query>`) that read a topic."""
+    return [
+        names.query_name(pipeline.name, name)
+        for pipeline in pipelines
+        for name, query in pipeline.queries.items()
+        if topic in query.sources
+    ]
+
+
+def taken_by(letters: Iterable[Letter], readers: Collection[str]) -> dict[str, list[str]]:
+    """Return letter id -> the queries that have taken its record: it would be in their sinks twice after a replay.
+
+    `letters` are all letters of their records. What the contract refused (the archive query writes that letter) nobody has
+    taken; what declared queries refused, all others have.
+    """
+    refused: dict[str, set[str]] = {}
+    by_contract: set[str] = set()
+    for letter in letters:
+        refused.setdefault(letter.id, set()).add(letter.query)
+        if letter.query.endswith(f".{names.archive_query(letter.topic)}"):
+            by_contract.add(letter.id)
+    others = {each: sorted(set(readers) - by) for each, by in refused.items() if each not in by_contract}
+    return {each: queries for each, queries in others.items() if queries}
+
+
+def taken_words(planned: Mapping[str, Any]) -> str:
+    """Return why letters of a plan were left out because of other queries, and what to do instead; "" where none was."""
+    count = planned["left_out"]["taken_by_another_query"]
+    if not count:
+        return ""
+    places = [name.partition(".") for name in planned["refused_by"]]
+    again = "; ".join(f"headrace stream restart {p} --new-generation {query} --rows keep" for p, _, query in places)
+    return (
+        f"{count} letters are not sent: {', '.join(planned['taken_by'])} took their records and would count them twice. "
+        f"Let the query that refused them read its topic again: {again}"
+    )
 
 
 def act(root: str, bindings: Path, topic: str, run: str, approved: str | None = None) -> dict[str, Any]:
@@ -191,6 +242,7 @@ def _send(root: str, bindings: Path, journal: Journal) -> None:
             journal["topic"],
             letter.value,
             letter.key,
+            partition=letter.partition,  # where records of its key are, whatever partitioner their producer has
             headers=[
                 *((name, value) for name, value in letter.headers if name not in (HEADER_REPLAY_OF, HEADER_REPLAY)),
                 (HEADER_REPLAY_OF, journal["first"][letter.id].encode()),

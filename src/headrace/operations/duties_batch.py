@@ -54,12 +54,18 @@ def plan_rebuild(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
 def plan_replay(own: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> dict[str, Any]:
     """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError where there is none."""
     plan = dead_letters_replay.plan(
-        own.root, own.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by
-    )
+        own.root, own.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
+        readers=dead_letters_replay.readers_of(own.pipelines().values(), topic),
+    )  # fmt: skip
+    taken = dead_letters_replay.taken_words(plan)
     if not plan["letters"]:
-        raise HeadraceError(f"There is no dead letter of {topic} to replay; left out: {plan['left_out']}.")
+        raise HeadraceError(
+            f"There is no dead letter of {topic} to replay; left out: {plan['left_out']}. {taken}".strip()
+        )
     reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
-    return plan | {"words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}."}
+    return plan | {
+        "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken}".strip()
+    }
 
 
 def recheck_replay(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:

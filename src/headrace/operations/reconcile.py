@@ -30,8 +30,8 @@ def plan(
 ) -> dict[str, Any]:
     """Order a reconciliation and return the run (`batch_runs.give`).
 
-    `queries`: short names (None: all). `days`: windows and joined rows of the last so many days only (None: all; running
-    totals and single rows are always whole). `tolerance`: by how much a sum may differ. Raises HeadraceError.
+    `queries`: short names (None: all). `days`: windows, joined rows and batches of single rows of the last so many days only,
+    and no running totals, which are of all days (None: all). `tolerance`: by how much a sum may differ. Raises HeadraceError.
     """
     found = deployment.pipeline(pipeline)
     unknown = [query for query in queries or () if query not in found.queries]
@@ -51,6 +51,19 @@ def plan(
         "at_ms": now,
     }
     return batch_runs.give(deployment.root, "reconcile", pipeline, order, run)
+
+
+def queries_of(pipeline: str, chosen: Sequence[str]) -> list[str] | None:
+    """Return the short names of a pipeline's queries among `<pipeline>.<query>`; None (all of them) where none is chosen at all.
+
+    A name without a pipeline is refused: two pipelines may have a query of one name.
+    """
+    bare = [name for name in chosen if not name.partition(".")[2]]
+    if bare:
+        raise HeadraceError(f"{bare[0]!r} names no query: write PIPELINE.QUERY, such as pos_sales.tumbling.")
+    return (
+        [query for name, _, query in (each.partition(".") for each in chosen) if name == pipeline] if chosen else None
+    )
 
 
 def has_run(root: str, pipeline: str) -> bool:
@@ -79,14 +92,33 @@ def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:
 
 
 def require_even(report: Mapping[str, Any]) -> None:
-    """Raise HeadraceError that names the first difference of each account that does not add up."""
+    """Raise HeadraceError that names the first difference of each account that does not add up, or what was not compared.
+
+    An account that could not be compared is no success, and neither is a report in which nothing was compared at all.
+    """
+    told = []
     wrong = [account for account in report["accounts"] if account["differing"]]
     if wrong:
-        told = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in wrong)
-        raise HeadraceError(
-            f"{report['pipeline']} does not add up: {told}. See docs/runbooks/ReconcileDifference.md, "
-            f"run {report['run']}."
-        )
+        named = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in wrong)
+        told.append(f"{report['pipeline']} does not add up: {named}.")
+    lacking = not_compared(report)
+    if lacking:
+        told.append(f"{report['pipeline']} was not compared: {'; '.join(lacking)}.")
+    if told:
+        raise HeadraceError(f"{' '.join(told)} See docs/runbooks/ReconcileDifference.md, run {report['run']}.")
+
+
+def not_compared(report: Mapping[str, Any]) -> list[str]:
+    """Return, in words, each account that was to be compared and was not; if no account compared anything, that.
+
+    A report without any account (nothing ran) has nothing to compare.
+    """
+    accounts = report["accounts"]
+    found = [f"{each['query']} ({each['note']})" for each in accounts if each["status"] == "NOT_COMPARED"]
+    if not found and accounts and not any(each["compared"] for each in accounts):
+        notes = sorted({each["note"] for each in accounts if each["note"]})
+        found = [f"nothing of it ({', '.join(notes) or 'no record, no closed window'})"]
+    return found
 
 
 def words(account: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 from cassandra.util import Date
 
-from headrace.contract import names
+from headrace.contract import names, views
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.wording import printable
@@ -150,6 +150,14 @@ def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
         return None
     name = account["query"]
     again = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
+    if account["kind"] == "batch view":
+        days = sorted(
+            str(value) for each in account["differences"] for value in [each["key"][views.day(pipeline.queries[name])]]
+        )
+        return (
+            f"{name}: a batch view is computed, not repaired: headrace batch views {pipeline.name} --first {days[0]} "
+            f"--last {days[-1]}"
+        )
     if not account["sink"].startswith("table "):
         return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {again}"
     if account["kind"] not in KINDS:

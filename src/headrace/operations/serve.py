@@ -112,6 +112,11 @@ def _running(asked: Asked) -> list[dict[str, Any]]:
         return _layer(_speed_table(asked), "speed")
     continued = views.speed_windows(asked.pipeline, asked.name)
     state = storage.read_json(paths.view_state(asked.deployment.root, asked.pipeline.name)) or {}
+    if state.get("stale"):
+        raise HeadraceError(
+            f"{len(state['stale'])} days of the views of {asked.pipeline.name} lack a column that came later. Compute them "
+            f"first: headrace batch views {asked.pipeline.name}"
+        )
     if not state.get("sums", {}).get(asked.name, True):
         raise HeadraceError(
             f"{asked.pipeline.name}.{asked.name} cannot be served: its days do not add up to its totals (a maximum, a "

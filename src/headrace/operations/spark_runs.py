@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,22 @@ def plan_views(
     return [submission(deployment, given) for given in orders]
 
 
-def plan_reconcile(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[dict[str, Any]]:
-    """Order the reconciliation of pipelines; one that never ran has nothing to compare. Returns one submission each."""
+def plan_reconcile(
+    deployment: Deployment,
+    pipelines: Iterable[str],
+    run: str,
+    days: float | None = None,
+    queries: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Order the reconciliation of pipelines; one that never ran has nothing to compare. Returns one submission each.
+
+    `days` bounds it (0 or None: all days, as `reconcile.plan`); `queries` are `<pipeline>.<query>` (none: all of them).
+    """
+    wanted = {name: reconcile.queries_of(name, queries) for name in pipelines}
     orders = [
-        reconcile.plan(deployment, name, run=f"{run}-{name}")
-        for name in pipelines
-        if reconcile.has_run(deployment.root, name)
+        reconcile.plan(deployment, name, days=days or None, queries=chosen, run=f"{run}-{name}")
+        for name, chosen in wanted.items()
+        if (chosen is None or chosen) and reconcile.has_run(deployment.root, name)
     ]
     return [submission(deployment, given) for given in orders]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from pyspark import StorageLevel
@@ -27,11 +28,14 @@ from headrace.contract.outputs import Directory
 from headrace.streaming import (
     batch,
     batch_archive,
+    batch_tables,
+    reconcile_bounds,
     reconcile_kinds,
     reconcile_lookups,
     reconcile_retained,
     reconcile_rows,
     reconcile_sinks,
+    reconcile_views,
     refusals,
     source,
     tables,
@@ -43,7 +47,7 @@ from headrace.streaming.reconcile_kinds import Account, Cut
 
 RUNS_DDL = (
     "run STRING, at TIMESTAMP, query STRING, sink STRING, kind STRING, generation INT, cut BIGINT, closed TIMESTAMP, "
-    "compared BIGINT, late BIGINT, pending BIGINT, differing BIGINT, note STRING"
+    "compared BIGINT, late BIGINT, pending BIGINT, differing BIGINT, note STRING, status STRING"
 )
 DIFFERENCES_DDL = (
     "run STRING, at TIMESTAMP, query STRING, sink STRING, what STRING, key STRING, batches ARRAY<BIGINT>, "
@@ -59,32 +63,40 @@ class Looked:
     generation: generation.Generation
     seen: int
     rows: Mapping[str, DataFrame]
-    directories: Sequence[Directory] = ()
+    directories: Sequence[Directory] = ()  # those whose rows were read
+    all_directories: Sequence[Directory] = ()
 
 
 def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     """Reconcile and return the report: one entry a query and sink, and one archive entry a topic.
 
-    The order has `queries` (short names; None: all), `since_ms` (windows that begin, and rows that happened, before are
-    left out; 0: all), `tolerance` (text of a decimal) and `at_ms`.
+    The order has `queries` (short names; None: all), `since_ms` (windows that begin, joined rows that happened, and batches of
+    single rows that began before are left out, and so are running totals; 0: all), `tolerance` (text of a decimal), `at_ms`.
     """
     began = time.monotonic()
     chosen = order["queries"]
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reads the sinks")
-    looked = [found for name, query in wanted.items() if (found := look(job, name, query))]
+    since_ms = order["since_ms"]
+    seen = {name: look(job, name, query, since_ms) for name, query in wanted.items()}
+    looked = [found for found in seen.values() if found]
     now = {each.name: _ledger(job, each.generation) for each in looked}
     topics = sorted(job.pipeline.sources)
-    archives = views.await_archives(job, topics, _ends(now.values()))
+    ends = _ends(now.values())
+    archives = views.await_archives(job, topics, ends)
     accounts: list[Account] = []
-    typed = {topic: _typed(job, topic, archives[topic]) for topic in topics}
+    single = [now[each.name] for each in looked if _kind(wanted[each.name]) == "rows"]
+    first = reconcile_bounds.first_offsets(single, since_ms)
+    typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
     steps = len(looked) + len(topics)
     for number, each in enumerate(looked):
         job.progress(number, steps, each.name)
         accounts += list(_compare(job, each, now[each.name], archives, typed, order))
+    accounts += [_unwritten(job, name, archives) for name, found in seen.items() if found is None]
     for number, topic in enumerate(topics):
         job.progress(len(looked) + number, steps, f"archive of {topic}")
-        accounts.append(_archive(job, topic, archives[topic], typed[topic]))
+        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
+    accounts += reconcile_views.compare(job, wanted, archives, order)
     at = datetime.fromtimestamp(order["at_ms"] / 1000, UTC)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
@@ -94,24 +106,29 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         "at_ms": order["at_ms"],
         "differing": sum(account.differing for account in accounts),
         "pending": sum(account.pending for account in accounts),
-        "accounts": [_plain(asdict(account)) for account in accounts],
+        "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def look(job: Job, name: str, query: Query) -> Looked | None:
-    """Read a query's ledger, then its sinks into memory; None where it never wrote a batch."""
+def look(job: Job, name: str, query: Query, since_ms: int = 0) -> Looked | None:
+    """Read a query's ledger, then its sinks into memory; None where it never wrote a batch.
+
+    Of files only the directories of batches that began since a time (milliseconds since 1970).
+    """
     chosen = generation.current(job.root, job.pipeline.name, name)
     records = _ledger(job, chosen) if chosen else []
     if chosen is None or not records:
         return None
     rows = {}
-    directories = outputs.directories(job.root, job.pipeline.name, name, chosen.number, chosen.lineage)
+    every = outputs.directories(job.root, job.pipeline.name, name, chosen.number, chosen.lineage)
+    first = reconcile_bounds.first_batch(records, every, since_ms) if since_ms else 0
+    directories = [each for each in every if each.first >= first]
     for sink in query.sinks:
         frame = _rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
         frame.count()
         rows[sink_name(job, name, sink)] = frame
-    return Looked(name, chosen, records[-1]["batch"], rows, directories)
+    return Looked(name, chosen, records[-1]["batch"], rows, directories, every)
 
 
 def sink_name(job: Job, name: str, sink: Sink) -> str:
@@ -148,11 +165,13 @@ def _compare(
             account = Account(each.name, where, _kind(query), each.generation.number, cut.batch)
             speed = each.rows[where]
             if not cut.surely:
-                account.note = "the archive has reached none of its batches yet: nothing could be compared"
+                account.block("the archive has reached none of its batches yet: nothing could be compared")
             elif account.kind == "windows":
                 speed = _with_age(query, sink, speed, each.generation)
                 late = _whole_since(job, sink, each.rows[where], since_ms)
                 reconcile_kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
+            elif account.kind == "running totals" and since_ms:
+                account.exempt, account.note = True, "a total is of all days: not compared with a bound of days"
             elif account.kind == "running totals":
                 speed = _with_age(query, sink, speed, each.generation)
                 reconcile_kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
@@ -165,10 +184,11 @@ def _compare(
                     account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
                 )
             elif account.kind == "rows":
-                _compare_rows(job, query, sink, account, transform(sides[first]), each, cut)
+                _compare_rows(job, query, sink, account, transform(sides[first]), each, cut, since_ms)
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
                 _compare_lookups(job, query, sink, account, sides[first], speed, cut)
             else:
+                account.exempt = True
                 account.note = f"{account.kind} have no state of the past to be compared with: not compared"
             yield account
     finally:
@@ -177,18 +197,26 @@ def _compare(
 
 
 def _compare_rows(
-    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, each: Looked, cut: Cut
+    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, each: Looked, cut: Cut, since_ms: int
 ) -> None:
     speed = each.rows[account.sink]
     if isinstance(sink, KafkaSink):
-        kept = _kept(cut.surely, reconcile_retained.since_ms(job, sink.topic, speed))
+        kept = _kept(cut.surely, max(since_ms, reconcile_retained.since_ms(job, sink.topic, speed)))
         sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
-        if kept:
+        if not kept:
+            account.note = f"{sink.topic} holds no batch of that time: retention took it, or there was none"
+        else:
             reconcile_rows.in_topic(account, query, made, sent, kept)
     elif isinstance(sink, FilesSink):
         placed = batch.batch_of(made, cut.ledger)
-        reconcile_rows.in_files(account, query, placed, speed, cut.surely, each.directories)
+        low = reconcile_bounds.first_batch(cut.surely, each.all_directories, since_ms) if since_ms else 0
+        kept = [record for record in cut.surely if record["batch"] >= low]
+        if kept:
+            reconcile_rows.in_files(account, query, placed, speed, kept, each.directories)
+        else:
+            account.note = "no batch of that time"
     else:
+        account.exempt = True
         account.note = "a table of single rows has no account yet: not compared"
 
 
@@ -197,7 +225,11 @@ def _compare_lookups(
 ) -> None:
     topic = query.sources[0]
     full = names.query_name(job.pipeline.name, account.query)
-    letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).where(F.col("_query") == full)
+    every = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
+    every.count()
+    since = reconcile_retained.since_ms(job, names.dead_letter_topic(topic), every)
+    sure_from = max((record["batch"] + 1 for record in cut.surely if record["began_ms"] < since), default=0)
+    letters = every.where(F.col("_query") == full)
     tables = {name: job.pipeline.dimensions[name] for name in query.dimensions}
     dimensions = {
         name: job.spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()
@@ -205,7 +237,9 @@ def _compare_lookups(
     transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
     rows = transform(**{topic: records}, **dimensions)
     placed = batch.batch_of(rows, cut.surely).where(F.col(batch.BATCH).isNotNull())
-    reconcile_lookups.newest(account, query, sink, placed, reconcile_sinks.placed_by_id(letters, topic), speed)
+    unmatched = reconcile_sinks.placed_by_id(letters, topic)
+    reconcile_lookups.newest(account, query, sink, placed, unmatched, speed, sure_from)
+    every.unpersist()
 
 
 def _kind(query: Query) -> str:
@@ -254,35 +288,51 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
     return [record for record in records if record["began_ms"] >= since_ms]
 
 
-def _archive(job: Job, topic: str, found: Archive, typed: DataFrame) -> Account:
-    """Account for a topic. A refused record is a dead letter first and archived then: so the letters are read last."""
+def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
+    """Account for a query that has written no batch: with records in the archive it should have."""
+    query = job.pipeline.queries[name]
+    account = Account(name, sink_name(job, name, query.sinks[0]), _kind(query))
+    account.note = "it has written no batch yet"
+    account.blocked = any(archives[topic].partitions for topic in query.sources)
+    return account
+
+
+def _archive(job: Job, topic: str, found: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int) -> Account:
+    """Account for a topic; `ends` is how far its queries have read.
+
+    A refused record is a dead letter first and archived then: so the letters are read last.
+    """
     account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
     chosen = generation.current(job.root, job.pipeline.name, account.query)
     account.generation = chosen.number if chosen else 0
     if found.snapshot is None:
-        account.note = "nothing is archived yet"
+        account.note, account.blocked = "nothing is archived yet", any(ends.values())
         return account
     letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
     letters.count()
     # What a query refused was accepted by the contract: it is no part of this account.
     own = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
     placed = reconcile_sinks.placed_by_id(own, topic)
-    since = reconcile_retained.since_ms(job, names.dead_letter_topic(topic), letters)
+    since = max(since_ms, reconcile_retained.since_ms(job, names.dead_letter_topic(topic), letters))
     rows = batch_archive.records(job.spark, found)
     lost = batch_archive.losses(job.spark, found, job.root)
-    reconcile_rows.archive(account, found, rows, placed, since, typed.count(), lost)
+    reconcile_rows.archive(account, found, rows, placed, since, None if since_ms else typed.count(), lost)
     letters.unpersist()
     return account
 
 
-def _typed(job: Job, topic: str, found: Archive) -> DataFrame:
-    """Return the accepted records with their coordinates, decoded once for all queries."""
+def _typed(
+    job: Job, topic: str, found: Archive, since_ms: int = 0, first: Mapping[int, int] = MappingProxyType({})
+) -> DataFrame:
+    """Return the accepted records with their coordinates, decoded once for all queries (see `reconcile_bounds.recent`)."""
     if found.snapshot is None:
         table = job.spark.table(names.archive_table(job.pipeline.name, topic))
         return batch_archive.accepted(job.pipeline, topic, table, ("source", "kafka_timestamp"))
     used = [q for q in job.pipeline.queries.values() if topic in q.sources]
     added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
-    rows = batch_archive.records(job.spark, found)
+    rows = reconcile_bounds.recent(
+        batch_archive.records(job.spark, found), job.pipeline.sources[topic], since_ms, first
+    )
     columns = tuple(name for name in ("source", "kafka_timestamp", "raw") if name in added | {"source"})
     return batch_archive.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
 
@@ -310,7 +360,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
     """Write the run into the two report tables; a run that is repeated replaces itself."""
     summary = [
         (job.run, at, a.query, a.sink, a.kind, a.generation, a.cut, _moment(a.closed_ms), a.compared, a.late, a.pending,
-         a.differing, a.note)
+         a.differing, a.note, a.status)
         for a in accounts
     ]  # fmt: skip
     rest = ("what", "key", "batches", "offsets")
@@ -322,7 +372,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
     ]  # fmt: skip
     for kind, ddl, rows in (("runs", RUNS_DDL, summary), ("differences", DIFFERENCES_DDL, named)):
         table = names.reconcile_table(job.pipeline.name, kind)
-        job.spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({ddl}) USING iceberg PARTITIONED BY (run)")
+        batch_tables.ensure(job.spark, table, ddl, "run")
         job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
         tables.tend_own(job.spark, job.root, table)
 

@@ -25,6 +25,7 @@ from headrace.streaming import batch
 from headrace.streaming.queries import Transform
 from headrace.streaming.reconcile_sinks import WRITTEN
 
+PASSED, FAILED, NOT_COMPARED, EMPTY, EXEMPT = "PASSED", "FAILED", "NOT_COMPARED", "EMPTY", "EXEMPT"
 KEEP = 200  # differences of one account that are named in full
 OLD = "_old"  # of a sink's row: an earlier generation wrote it
 
@@ -56,7 +57,11 @@ class Cut:
 
 @dataclass
 class Account:
-    """What was compared of one query and sink, and what did not add up."""
+    """What was compared of one query and sink, and what did not add up.
+
+    `blocked`: something was to be compared and could not be; `exempt`: this kind of sink is never compared. Both say why in
+    `note`.
+    """
 
     query: str
     sink: str
@@ -70,6 +75,21 @@ class Account:
     differing: int = 0
     differences: list[dict[str, Any]] = field(default_factory=list)
     note: str = ""
+    blocked: bool = False
+    exempt: bool = False
+
+    @property
+    def status(self) -> str:
+        """Return PASSED, FAILED, NOT_COMPARED (it could not be), EMPTY (there is nothing to compare) or EXEMPT."""
+        if self.differing:
+            return FAILED
+        if self.compared:
+            return PASSED
+        return NOT_COMPARED if self.blocked else EXEMPT if self.exempt else EMPTY
+
+    def block(self, why: str) -> None:
+        """Note why it could not be compared."""
+        self.note, self.blocked = why, True
 
 
 def windows(
@@ -115,7 +135,7 @@ def running(
     keys = list(query.aggregate.keys)
     values = [name for name in query.columns if name not in keys]
     if cut.seen > cut.batch:
-        account.note = f"the archive has not reached batch {cut.seen} yet: nothing could be compared"
+        account.block(f"the archive has not reached batch {cut.seen} yet: nothing could be compared")
         account.pending = speed.count()
         return
     number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
@@ -173,7 +193,8 @@ def joined(
         found = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
         keys = found.select(*key).distinct()
         account.differing = keys.count()
-        named = F.broadcast(keys.orderBy(*key).limit(KEEP))
+        top = [tuple(row) for row in keys.orderBy(*key).limit(KEEP).collect()]
+        named = F.broadcast(found.sparkSession.createDataFrame(top, keys.schema))  # not of `found`: a join with itself
         same = [found[name].eqNullSafe(named[name]) for name in key]
         account.differences += joined_differences(found.join(named, same, "left_semi").collect(), key, columns)
         found.unpersist()

@@ -3,6 +3,10 @@
 The table of then is gone, but what it did not have is on record: an unmatched record is a dead letter. All other accepted
 records were matched, so each of their cells, or a newer one, is in the sink. A key that the table no longer has is left
 out: the refresh deleted it.
+
+Two things take that record away. Letters expire: of a batch from before the letters begin nobody knows what was matched.
+And a deletion lies over all that is older, also when the key comes back: a cell from before its row was entered may be
+gone. Such a cell is not due, but if the sink has a cell of its time, that is compared.
 """
 
 from __future__ import annotations
@@ -18,16 +22,18 @@ from pyspark.sql.types import TimestampType
 from headrace.contract.model import CassandraSink, Query
 from headrace.streaming import batch
 from headrace.streaming.reconcile_kinds import KEEP, Account
-from headrace.streaming.reconcile_sinks import OFFSET, PARTITION
+from headrace.streaming.reconcile_sinks import ENTERED, OFFSET, PARTITION
 
 
 def newest(
-    account: Account, query: Query, sink: CassandraSink, rows: DataFrame, letters: DataFrame, speed: DataFrame
-) -> None:
+    account: Account, query: Query, sink: CassandraSink, rows: DataFrame, letters: DataFrame, speed: DataFrame,
+    sure_from: int = 0,
+) -> None:  # fmt: skip
     """Compare the newest cells of each key with the sink, to the millisecond that Cassandra keeps.
 
     `rows` is the transform over the cut's records and today's table, with `source`, `batch.BATCH` and the query's matched
-    column; `letters` are the unmatched ones, from `reconcile_sinks.placed_by_id`. A sink that is newer is pending.
+    column; `letters` are the unmatched ones, from `reconcile_sinks.placed_by_id`; `sure_from` is the first batch whose letters
+    are all still there; `speed` may have ENTERED. A sink that is newer is pending.
     """
     assert query.matched is not None
     key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
@@ -39,28 +45,42 @@ def newest(
     at = (F.col("source.partition") == F.col(PARTITION)) & (F.col("source.offset") == F.col(OFFSET))
     matched = rows.where(F.col(query.matched)).join(unmatched, at, "left_anti")
 
-    def newest_of(cell: str) -> Column:
+    def newest_of(cell: str, name: str, taken: Column) -> Column:
         told = (F.col(time).alias("at"), F.col(cell).alias("value"), F.col(batch.BATCH).alias("batch"), F.col("source"))
-        return F.max(F.when(F.col(cell).isNotNull(), F.struct(*told))).alias(f"_due_{cell}")
+        return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*told))).alias(f"_{name}_{cell}")
 
-    due = matched.groupBy(*key).agg(*map(newest_of, cells)) if cells else matched.select(*key).distinct()
+    sure, any_ = F.col(batch.BATCH) >= F.lit(sure_from), F.lit(True)
+    newest_cells = [newest_of(cell, name, which) for cell in cells for name, which in (("due", sure), ("may", any_))]
+    due = matched.groupBy(*key).agg(*newest_cells) if cells else matched.where(sure).select(*key).distinct()
     # In a time series the time is in the key: a row is there or not, and is never newer.
     is_time = time if time in key else f"_is_{time}"
-    there = speed.select(*key, F.lit(True).alias("_there"), *(F.col(c).alias(f"_is_{c}") for c in cells))
+    entered = F.col(ENTERED) if ENTERED in speed.columns else F.lit(None).cast("bigint")
+    there = speed.select(
+        *key, F.lit(True).alias("_there"), entered.alias(ENTERED), *(F.col(c).alias(f"_is_{c}") for c in cells)
+    )
     both = due.join(there, key, "left")
     absent = F.col("_there" if time in key else is_time).isNull()
     both = both.withColumn("_absent", absent).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         newer = F.lit(False) if time in key else _milliseconds(is_time) > _milliseconds(f"_due_{time}.at")
-        wrong = F.col("_absent")
+        # A table of key columns only: a row is there or not.
+        wrong, told = (F.col("_absent"), F.lit(True)) if not cells else (F.lit(False), F.lit(False))
         for c in cells:
+            at = F.unix_micros(f"_due_{c}.at")
+            is_due = F.col(f"_due_{c}").isNotNull() & (F.col(ENTERED).isNull() | (at > F.col(ENTERED)))
             old = F.col("_absent") | (_milliseconds(is_time) < _milliseconds(f"_due_{c}.at"))
-            same = _milliseconds(is_time) == _milliseconds(f"_due_{c}.at")
-            is_, value = F.col(f"_is_{c}"), F.col(f"_due_{c}.value")
-            if isinstance(speed.schema[c].dataType, TimestampType):
-                is_, value = _milliseconds(f"_is_{c}"), _milliseconds(f"_due_{c}.value")
-            wrong = wrong | (F.col(f"_due_{c}").isNotNull() & (old | (same & ~value.eqNullSafe(is_))))
-        account.compared = both.count()
+            wrong, told = wrong | (is_due & old), told | is_due
+            for side in ("due", "may"):
+                is_, value = F.col(f"_is_{c}"), F.col(f"_{side}_{c}.value")
+                if isinstance(speed.schema[c].dataType, TimestampType):
+                    is_, value = _milliseconds(f"_is_{c}"), _milliseconds(f"_{side}_{c}.value")
+                same = F.coalesce(_milliseconds(is_time) == _milliseconds(f"_{side}_{c}.at"), F.lit(False))
+                wrong, told = wrong | (same & ~value.eqNullSafe(is_)), told | same
+        wrong, told = F.coalesce(wrong, F.lit(False)), F.coalesce(told, F.lit(False))
+        account.compared = both.where(told).count()
+        unknown = both.where(~told).count()
+        if unknown:
+            account.note = f"of {unknown} keys nobody knows any more what was matched: not compared"
         account.pending = both.where(newer & ~wrong).count()
         found = both.where(wrong)
         account.differing = found.count()
@@ -71,7 +91,8 @@ def newest(
 
 
 def _difference(row: Mapping[str, Any], key: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
-    behind = [row[f"_due_{c}"] for c in cells if row[f"_due_{c}"]]
+    newest = {c: row[f"_due_{c}"] or row[f"_may_{c}"] for c in cells}
+    behind = [cell for cell in newest.values() if cell]
     offsets: dict[str, list[int]] = {}
     for cell in behind:
         place = f"{cell['source']['topic']}/{cell['source']['partition']}"
@@ -80,7 +101,7 @@ def _difference(row: Mapping[str, Any], key: Sequence[str], cells: Sequence[str]
     return {
         "what": "missing in the sink" if row["_absent"] else "differs",
         "key": {name: row[name] for name in key},
-        "due": {c: row[f"_due_{c}"] and row[f"_due_{c}"]["value"] for c in cells},
+        "due": {c: cell and cell["value"] for c, cell in newest.items()},
         "speed": {c: row[f"_is_{c}"] for c in cells},
         "batch": None,
         "late": None,

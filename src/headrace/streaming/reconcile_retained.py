@@ -68,7 +68,7 @@ def with_look(looks: Sequence[Look], new: Look) -> list[Look]:
 
 def _since(partition: int, begin: int, first_ms: int | None, looks: Sequence[Look], now_ms: int) -> int:
     seen = [look.at_ms for look in looks if look.ends.get(partition, -1) >= begin]
-    return min(now_ms, *seen, *([] if first_ms is None else [first_ms]))
+    return min([now_ms, *seen, *([] if first_ms is None else [first_ms])])
 
 
 def _bounds(job: Job, topic: str) -> tuple[dict[int, int], dict[int, int]]:

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import names
 from headrace.contract.bindings import READ_COMMITTED, read_kafka
+from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import CassandraSink, KafkaSink, Query
 from headrace.contract.outputs import Directory
 from headrace.contract.spark import ddl
@@ -17,24 +18,40 @@ from headrace.streaming.batch_job import Job
 from headrace.streaming.session import kafka_options
 
 WRITTEN = "_written"  # microseconds: the writetime of a Cassandra row's cells, the newest of them
+ENTERED = "_entered"  # microseconds: when a directory's refresh wrote the row of a table that it shares with a stream
 BATCH, GENERATION = "_batch", "_generation"
 PARTITION, OFFSET = "_partition", "_offset"
 
 
 def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFrame:
-    """Return the query's columns of its table, with WRITTEN, read at LOCAL_QUORUM."""
+    """Return the query's columns of its table, with WRITTEN, read at LOCAL_QUORUM.
+
+    Of a table that a refresh writes too there is also ENTERED, the oldest writetime of the refresh's cells: no row was there
+    between a deletion before it and this time.
+    """
     keyspace, table = names.cassandra_table(job.pipeline.name, name, sink)
     key = {*sink.partition_key, *sink.clustering_key}
     cells = [column for column in query.columns if column not in key]
     full = f"{names.CASSANDRA_CATALOG}.{keyspace}.{table}"
     # The connector's own function; a cell that was written by hand has the clock's time, whatever the others have.
     times = [F.expr(f"writetime(`{cell}`)").alias(f"_written_{cell}") for cell in cells]
+    directory = [
+        column
+        for dimension, spec in job.pipeline.dimensions.items()
+        if (spec.keyspace, spec.table) == (keyspace, table)
+        for column in directory_columns(job.pipeline, dimension)
+    ]
+    times += [F.expr(f"writetime(`{column}`)").alias(f"_entered_{column}") for column in directory]
     rows = job.spark.table(full).select(*query.columns, *times)
     # A table of key columns only has no cell, and no write time that could be asked for.
     nothing = F.lit(None).cast("bigint")
     newest = F.greatest(*(F.col(f"_written_{cell}") for cell in cells), nothing, nothing)
-    rows = rows.withColumn(WRITTEN, newest).select(*query.columns, WRITTEN)
-    return typed(rows, query)
+    rows = rows.withColumn(WRITTEN, newest)
+    if directory:
+        rows = rows.withColumn(
+            ENTERED, F.least(*(F.col(f"_entered_{column}") for column in directory), nothing, nothing)
+        )
+    return typed(rows.select(*query.columns, WRITTEN, *([ENTERED] if directory else [])), query)
 
 
 def typed(rows: DataFrame, query: Query) -> DataFrame:

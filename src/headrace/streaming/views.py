@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
+from operator import or_
 from typing import Any
 
 from pyspark import StorageLevel
@@ -18,50 +20,61 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import archived, names, paths, storage, views
-from headrace.contract.model import Query, Source
+from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
-from headrace.streaming import batch, batch_archive, tables
+from headrace.streaming import batch, batch_archive, batch_tables, tables
 from headrace.streaming.batch_archive import Archive
 from headrace.streaming.batch_job import Job
 
 WAIT_SECONDS = 60.0
 SNAPSHOT_RUN = "headrace-run"
+_MICRO = timedelta(microseconds=1)
 
 
 def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     """Compute days of all views of a pipeline and return the report.
 
     The order has `closed_until` (ISO day: all before it are closed), `ends` (topic -> partition -> offset that the
-    archive must have reached) and `days` (ISO days to compute again; None: those that are new or were touched).
+    archive must have reached), `begins` (the same: Kafka's first offset) and `days` (ISO days to compute again; None: those
+    that are new or were touched, or whose columns changed).
     """
     began = time.monotonic()
     wanted = views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
     archives = await_archives(job, topics, order["ends"])
-    closed = _closed_until(job, archives, order)
     state: dict[str, Any] = storage.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
+    old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
+    behind = behind_of(archives, order)
+    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(order["closed_until"]), old)
+    _alter(job, wanted, state)
+    sizes = {
+        date.fromisoformat(day): int(found["records"]) for day, found in state["days"].items() if "records" in found
+    }
     chosen = order["days"]
-    days = [date.fromisoformat(day) for day in chosen] if chosen is not None else due(job, archives, state, closed)
-    early = [str(day) for day in days if day >= closed]
-    if early:
-        raise HeadraceError(
-            f"{', '.join(early)} cannot be computed yet: days before {closed} are closed and archived, later ones are not."
-        )
-    for name, query in wanted.items():
-        create(job.spark, job.pipeline.name, name, query)
-    chunks = list(views.chunks(days))
+    if chosen is not None:
+        days = [date.fromisoformat(day) for day in chosen]
+        early = [str(day) for day in days if closed is None or day >= closed]
+        if early:
+            raise HeadraceError(
+                f"{', '.join(early)} cannot be computed yet: "
+                + (f"days before {closed} are closed and archived, later ones are not." if closed else _words(behind))
+            )
+    else:
+        days = due(job, archives, state, closed, sizes) if closed else []
+    chunks = list(views.chunks(days, sizes))
     rows: dict[str, int] = dict.fromkeys(wanted, 0)
     for number, chunk in enumerate(chunks):
-        job.progress(number, len(chunks), f"{chunk[0]} to {chunk[-1]}")
-        counts, sums = _write(job, archives, wanted, chunk)
+        job.progress(number, len(chunks), f"{len(chunk)} days, {chunk[0]} to {chunk[-1]}")
+        counts, sums, sizes = _write(job, archives, wanted, chunk)
         for name, count in counts.items():
             rows[name] += count
         state["sums"] = {name: state.get("sums", {}).get(name, True) and sums[name] for name in sums}
         stamp = {"run": job.run, "at_ms": time.time_ns() // 1_000_000}
-        state["days"] |= {str(day): stamp for day in chunk}
+        state["days"] |= {str(day): stamp | {"records": sizes.get(day, 0)} for day in chunk}
+        state["stale"] = sorted({*state.get("stale", ())} - {str(day) for day in chunk})
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
-    if chosen is None:
+    if chosen is None and closed:
         state |= {"horizon": str(closed), "covered": {topic: archive.ends for topic, archive in archives.items()}}
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
     for name in wanted:
@@ -75,59 +88,102 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         "horizon": state.get("horizon"),
         "archive": {topic: archive.ends for topic, archive in archives.items()},
         "repeats": {topic: archive.repeats for topic, archive in archives.items()},
+        "behind": [asdict(each) for each in behind],
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, str], transform: Callable[..., DataFrame],
             days: Sequence[date]) -> DataFrame:  # fmt: skip
-    """Return the view's rows of neighbouring days: `day`, then the query's columns.
+    """Return the view's rows of some days, which need not be neighbours: `day`, then the query's columns.
 
     `sides` are the transform's parameters: accepted records, at least those of the days and of the query's margin after
     them; `times` names the event-time column of each.
     """
-    first, past = days[0], days[-1] + timedelta(days=1)
     if views.kind(query) == "running":
         (topic,) = query.sources
         parts = [
-            transform(_within(sides[topic], times[topic], day, day + timedelta(days=1))).withColumn(
-                views.day(query), F.lit(day)
-            )
+            transform(_within(sides[topic], times[topic], [day])).withColumn(views.day(query), F.lit(day))
             for day in days
         ]
         rows = reduce(DataFrame.unionByName, parts)
     elif views.kind(query) == "window":
         (topic,) = query.sources
-        rows = transform(_within(sides[topic], times[topic], first, past, views.margin(query)))
-        rows = _within(
-            rows.withColumn(views.day(query), F.to_date(views.WINDOW_START)), views.WINDOW_START, first, past
+        rows = transform(_within(sides[topic], times[topic], days, views.margin(query)))
+        rows = rows.withColumn(views.day(query), F.to_date(views.WINDOW_START)).where(
+            F.col(views.day(query)).isin(*days)
         )
     else:
         assert query.join is not None
         left, right = query.join.left, query.join.right
         own = {
-            left: _within(sides[left], times[left], first, past),
-            right: _within(sides[right], times[right], first, past, views.margin(query)),
+            left: _within(sides[left], times[left], days),
+            right: _within(sides[right], times[right], days, views.margin(query)),
         }
         rows = transform(**own).dropDuplicates(views.key(query))
         rows = rows.withColumn(views.day(query), F.to_date(views.day_column(query)))
     return rows.select(*views.columns(query))
 
 
-def due(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any], closed: date) -> list[date]:
-    """Return the closed days that the views lack, and those that records touched which came since the last run."""
+def due(
+    job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any], closed: date, sizes: dict[date, int]
+) -> list[date]:
+    """Return the closed days that the views lack, that records touched which came since the last run, or that are stale.
+
+    `sizes` (day -> records) gets what came since.
+    """
     old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
-    touched: set[date] = set()
+    moved, fresh = touched(job, archives, state)
+    found = {day for day in moved if day < closed}
+    found |= set(views.between(old, closed)) if old else set()
+    found |= {date.fromisoformat(day) for day in state.get("stale", ())}
+    for day in found:
+        # A day that was computed before its records were counted is of unknown size.
+        if day in sizes or str(day) not in state["days"]:
+            sizes[day] = sizes.get(day, 0) + fresh.get(day, 0)
+    return sorted(found)
+
+
+def touched(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any]) -> tuple[set[date], dict[date, int]]:
+    """Return the days of rows that records touched which came since the state was written, and how many came by their day."""
+    days: set[date] = set()
+    fresh: dict[date, int] = {}
     for topic, archive in archives.items():
         if archive.snapshot is None:
             continue
+        day = F.to_date(time_of(job.pipeline.sources[topic])).alias("day")
+        came = batch_archive.beyond(batch_archive.records(job.spark, archive), state.get("covered", {}).get(topic, {}))
+        typed = batch_archive.accepted(job.pipeline, topic, came, ())
+        rows = typed.groupBy(day).agg(F.count(F.lit(1)).alias("records")).collect()
+        for row in rows:
+            fresh[row.day] = fresh.get(row.day, 0) + row.records
+        days |= _days_of(job, topic, {row.day for row in rows})
+    return days, fresh
+
+
+def sides(
+    job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query], days: Sequence[date]
+) -> tuple[dict[str, DataFrame], dict[str, str]]:
+    """Return the accepted records of some days, as far as the wanted queries need them, and the event-time column of each topic.
+
+    The caller unpersists the frames.
+    """
+    found, times = {}, {}
+    longest = max(views.margin(query) for query in wanted.values())
+    for topic, archive in archives.items():
         contract = job.pipeline.sources[topic]
-        fresh = batch_archive.beyond(batch_archive.records(job.spark, archive), state.get("covered", {}).get(topic, {}))
-        typed = batch_archive.accepted(job.pipeline, topic, fresh, ())
-        rows = typed.select(F.to_date(time_of(contract)).alias("day")).distinct().collect()
-        touched |= _days_of(job, topic, {row.day for row in rows})
-    found = {day for day in touched if day < closed}
-    return sorted(found | set(views.between(old, closed)) if old else found)
+        assert contract.event_time is not None
+        times[topic] = time_of(contract)
+        # An accepted event time is at most the broker's time and the skew, so no record of these days came before.
+        since = begins(days[0]) - contract.event_time.accepted_skew
+        rows = (
+            batch_archive.records(job.spark, archive, since)
+            if archive.snapshot is not None
+            else job.spark.table(names.archive_table(job.pipeline.name, topic))
+        )
+        typed = batch_archive.accepted(job.pipeline, topic, rows, ())
+        found[topic] = _within(typed, times[topic], days, longest).persist(StorageLevel.MEMORY_AND_DISK)
+    return found, times
 
 
 def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[str, int]]) -> dict[str, Archive]:
@@ -148,12 +204,14 @@ def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[s
         time.sleep(2)
 
 
-def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> None:
-    """Create the table of a view if it is absent: one partition a day."""
+def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> batch_tables.Change:
+    """Create the table of a view if it is absent, one partition a day, or give it the query's columns of today."""
     table = names.batch_view_table(pipeline, name)
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {table} ({ddl(views.columns(query))}) USING iceberg PARTITIONED BY ({views.day(query)})"
+    again = f"headrace batch views {pipeline} --first FIRST_DAY --last LAST_DAY"
+    remedy = (
+        f"A view is computed: remove the folder lake/{pipeline}/batch_{name} below the storage root, then run: {again}"
     )
+    return batch_tables.ensure(spark, table, ddl(views.columns(query)), views.day(query), remedy)
 
 
 def time_of(contract: Source) -> str:
@@ -180,54 +238,84 @@ def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame])
 
 def _write(
     job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query], days: list[date]
-) -> tuple[dict[str, int], dict[str, bool]]:
-    """Compute and replace the days in every view; returns how many rows each got, and which running totals are sums."""
-    sides, times = {}, {}
-    past = days[-1] + timedelta(days=1)
-    longest = max(views.margin(query) for query in wanted.values())
-    for topic, archive in archives.items():
-        contract = job.pipeline.sources[topic]
-        assert contract.event_time is not None
-        times[topic] = time_of(contract)
-        # An accepted event time is at most the broker's time and the skew, so no record of these days came before.
-        since = begins(days[0]) - contract.event_time.accepted_skew
-        rows = (
-            batch_archive.records(job.spark, archive, since)
-            if archive.snapshot is not None
-            else job.spark.table(names.archive_table(job.pipeline.name, topic))
-        )
-        typed = batch_archive.accepted(job.pipeline, topic, rows, ())
-        sides[topic] = _within(typed, times[topic], days[0], past, longest).persist(StorageLevel.MEMORY_AND_DISK)
+) -> tuple[dict[str, int], dict[str, bool], dict[date, int]]:
+    """Compute and replace the days in every view.
+
+    Returns how many rows each got, which running totals are sums, and how many records each day has.
+    """
+    own_sides, times = sides(job, archives, wanted, days)
+    sizes: dict[date, int] = {}
     counts: dict[str, int] = {}
     sums: dict[str, bool] = {}
     try:
         for name, query in wanted.items():
             table = names.batch_view_table(job.pipeline.name, name)
-            own = {topic: sides[topic] for topic in query.sources}
+            own = {topic: own_sides[topic] for topic in query.sources}
             frame = compute(query, own, times, job.transforms[name], days)
             replaced = F.col(views.day(query)).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
             if views.kind(query) == "running":
-                sums[name] = are_sums(query, sides[query.sources[0]], job.transforms[name])
+                sums[name] = are_sums(query, own_sides[query.sources[0]], job.transforms[name])
+        for topic, side in own_sides.items():
+            for row in side.groupBy(F.to_date(times[topic]).alias("day")).agg(F.count(F.lit(1)).alias("n")).collect():
+                sizes[row.day] = sizes.get(row.day, 0) + row.n
     finally:
-        for side in sides.values():
+        for side in own_sides.values():
             side.unpersist()
-    return counts, sums
+    return counts, sums, sizes
 
 
-def _closed_until(job: Job, archives: Mapping[str, Archive], order: Mapping[str, Any]) -> date:
-    """Return the first day that is not closed: what was asked for, or earlier where the archive is behind."""
-    closed = date.fromisoformat(order["closed_until"])
+@dataclass(frozen=True)
+class Behind:
+    """A partition of which the archive lacks records that Kafka holds: [reached, end)."""
+
+    topic: str
+    partition: int
+    reached: int
+    end: int
+
+
+def behind_of(archives: Mapping[str, Archive], order: Mapping[str, Any]) -> list[Behind]:
+    """Return where the archives have not reached the order's `ends`. A partition that Kafka has emptied lacks nothing."""
+    found = []
     for topic, archive in archives.items():
-        for number, end in order["ends"].get(topic, {}).items():
-            part = archive.partitions.get(int(number))
-            if not archive.covers({number: end}):
-                reached = (
-                    datetime.fromtimestamp(part.newest_ms / 1000, UTC) if part else datetime(1970, 1, 2, tzinfo=UTC)
-                )
-                closed = min(closed, views.closed_until(job.pipeline, reached))
-    return closed
+        for number, end in sorted(order["ends"].get(topic, {}).items()):
+            begin = order.get("begins", {}).get(topic, {}).get(number, 0)
+            if begin < end and not archive.covers({number: end}):
+                found.append(Behind(topic, int(number), archive.ends.get(number, 0), end))
+    return found
+
+
+def closed_until(
+    pipeline: Pipeline, archives: Mapping[str, Archive], behind: Sequence[Behind], asked: date, horizon: date | None
+) -> date | None:
+    """Return the first day that is not closed: what was asked for, or earlier where the archive is behind.
+
+    It never lies before the horizon: those days are computed, and what comes for them touches them. Of a partition that
+    the archive never had nothing tells the time: then it is the horizon, and None before the first one.
+    """
+    closed: date | None = asked
+    for each in behind:
+        part = archives[each.topic].partitions.get(each.partition)
+        if part is None or closed is None:
+            closed = None
+        else:
+            closed = min(closed, views.closed_until(pipeline, datetime.fromtimestamp(part.newest_ms / 1000, UTC)))
+    return max((day for day in (closed, horizon) if day), default=None)
+
+
+def _words(behind: Sequence[Behind]) -> str:
+    places = ", ".join(f"{each.topic}/{each.partition} ({each.reached} of {each.end})" for each in behind)
+    return f"the archive has not reached {places}; see `headrace stream status`."
+
+
+def _alter(job: Job, wanted: Mapping[str, Query], state: dict[str, Any]) -> None:
+    """Make the views' tables; where one got columns, all days that it holds are stale until they are computed again."""
+    changes = [create(job.spark, job.pipeline.name, name, query) for name, query in wanted.items()]
+    if any(change.added for change in changes) and state["days"]:
+        state["stale"] = sorted(state["days"])
+        storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
 
 
 def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:
@@ -240,6 +328,10 @@ def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:
     return {day - timedelta(days=back) for day in days for back in range(before + 1)}
 
 
-def _within(frame: DataFrame, column: str, first: date, past: date, margin: timedelta = timedelta(0)) -> DataFrame:
-    time_, end = F.col(column), begins(past) + margin
-    return frame.where((time_ >= F.lit(begins(first))) & (time_ <= F.lit(end) if margin else time_ < F.lit(end)))
+def _within(frame: DataFrame, column: str, days: Sequence[date], margin: timedelta = timedelta(0)) -> DataFrame:
+    """Return the records of the days and of the margin after each of them."""
+    steps = -(-margin // timedelta(days=1))  # each step is at most a day: no time between two of them is passed over
+    moments = [
+        F.col(column) - F.expr(f"INTERVAL {(margin * n / steps) // _MICRO} MICROSECOND") for n in range(1, steps + 1)
+    ]
+    return frame.where(reduce(or_, (F.to_date(each).isin(*days) for each in (F.col(column), *moments))))

@@ -54,7 +54,8 @@ def run(*words: str) -> tuple[int, str]:
 
 def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     def executed(differing: int) -> Any:
-        account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing}
+        status = "FAILED" if differing else "PASSED"
+        account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
         return lambda _, given, __: {
             "pipeline": given["pipeline"], "run": given["run"], "differing": differing, "accounts": [account],
         }  # fmt: skip
@@ -68,6 +69,22 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
     code, told = run("batch", "reconcile", "--json")
     assert code == 4
     assert [each["pipeline"] for each in json.loads(told)] == ["pos_sales"], "the others never ran"
+
+
+def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = ACCOUNT | {
+        "compared": 0,
+        "differing": 0,
+        "differences": [],
+        "status": "NOT_COMPARED",
+        "note": "no archive",
+    }
+    told = {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]}
+    monkeypatch.setattr(batch_runs, "execute", lambda *_: told)
+    code, shown = run("batch", "reconcile", "pos_sales")
+    assert code == 5
+    assert "NOT_COMPARED" in shown
+    assert "tumbling: no archive" in shown
 
 
 def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
@@ -97,9 +114,14 @@ def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = {"query": "tumbling", "topic": "pos", "partition": 0, "state": "LOST"}
-    told = {"pipeline": "pos_sales", "state": "LOST", "places": [place], "least_left_seconds": 0.0}
+    told = {"pipeline": "pos_sales", "state": "LOST", "places": [place], "least_left_seconds": 0.0,
+            "bounded_by_bytes": ["pos"]}  # fmt: skip
     monkeypatch.setattr(retention, "guard", lambda *_: told)
-    assert run("batch", "retention", "pos_sales")[0] == 4
+    code, shown = run("batch", "retention", "pos_sales")
+    assert code == 4
+    assert "pos is bounded by bytes too" in shown
+    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "RETIRED"})
+    assert run("batch", "retention", "pos_sales")[0] == 0
     monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "OK", "places": [], "least_left_seconds": None})
     assert run("batch", "retention", "pos_sales")[0] == 0
 

@@ -21,6 +21,8 @@ from headrace.operations import batch_runs, dead_letters, lineage, lineage_emit,
 from headrace.operations.batch_views import _days
 from headrace.operations.dead_letters import Filter, Letter
 from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalDrivers
+from headrace.operations.intent import Intent
+from headrace.streaming.reconcile_kinds import Account
 
 PLACES = lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
 
@@ -49,8 +51,16 @@ def test_what_has_a_view_and_what_continues_it(pipelines: dict[str, Pipeline]) -
     assert views.settles_after(pos) == timedelta(minutes=20)
     assert views.closed_until(pos, datetime(2026, 3, 2, 0, 19, tzinfo=UTC)) == date(2026, 3, 1)
     assert views.closed_until(pos, datetime(2026, 3, 2, 0, 20, tzinfo=UTC)) == date(2026, 3, 2)
-    days = [date(2026, 3, n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 20)]
-    assert list(views.chunks(days)) == [days[:7], days[7:8], days[8:]]
+
+
+def test_days_far_apart_are_computed_at_once_and_large_ones_are_not() -> None:
+    """C27: one late record on each of 400 days were 400 steps, one a day that has no neighbour."""
+    days = [date(2025, 1, 1) + timedelta(days=2 * n) for n in range(400)]
+    assert [len(chunk) for chunk in views.chunks(days, dict.fromkeys(days, 1))] == [50] * 8
+    assert [day for chunk in views.chunks(days, {}) for day in chunk] == days
+    assert [len(chunk) for chunk in views.chunks(days[:9], {})] == [7, 2], "days of unknown size, a week at once"
+    large = {days[1]: views.CHUNK_RECORDS + 1, days[0]: 5, days[2]: 5}
+    assert list(views.chunks(days[:3], large)) == [[days[0]], [days[1]], [days[2]]]
 
 
 def test_a_backfill_names_closed_days_in_order() -> None:
@@ -135,6 +145,29 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
         reconcile.plan(deployment, "sales")
 
 
+def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: Deployment) -> None:
+    generation.begin(deployment.root, "pos_sales", "tumbling", {})
+    generation.begin(deployment.root, "web_events", "files", {})
+
+    def orders(**form: Any) -> dict[str, Any]:
+        submitted = spark_runs.plan_reconcile(deployment, ["pos_sales", "web_events", "user_logins"], "r", **form)
+        places = [each["application_args"][1:] for each in submitted]
+        return {
+            name: storage.read_json(f"{paths.batch_run(deployment.root, name, run)}/order.json") for name, run in places
+        }
+
+    every = orders(days=0, queries=[])
+    assert {name: (each["queries"], each["since_ms"]) for name, each in every.items()} == {
+        "pos_sales": (None, 0), "web_events": (None, 0),
+    }  # fmt: skip
+    chosen = orders(days=2, queries=["pos_sales.tumbling", "user_logins.last_login"])
+    assert list(chosen) == ["pos_sales"]
+    assert chosen["pos_sales"]["queries"] == ["tumbling"]
+    assert chosen["pos_sales"]["since_ms"] == chosen["pos_sales"]["at_ms"] - 2 * 86_400_000
+    with pytest.raises(HeadraceError, match=r"'tumbling' names no query: write PIPELINE\.QUERY"):
+        orders(queries=["tumbling"])
+
+
 def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
     difference = {
         "what": "missing in the sink",
@@ -142,7 +175,8 @@ def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
         "batches": [3, 4, 5, 6, 7, 9],
         "offsets": {"pos/1": [5, 9]},
     }
-    account = {"query": "tumbling", "sink": "table t", "differing": 2, "differences": [difference] * 2, "late": 0}
+    account = {"query": "tumbling", "sink": "table t", "differing": 2, "differences": [difference] * 2, "late": 0,
+               "compared": 9, "status": "FAILED", "note": ""}  # fmt: skip
     report = {
         "run": "r",
         "pipeline": "p",
@@ -156,7 +190,33 @@ def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
     with pytest.raises(HeadraceError, match=named):
         reconcile.require_even(report)
     assert len(json.dumps(reconcile.summary(report, named=1))) < 500
-    reconcile.require_even(report | {"accounts": [account | {"differing": 0}]})
+    reconcile.require_even(report | {"accounts": [account | {"differing": 0, "status": "PASSED"}]})
+
+
+def test_a_report_that_compared_nothing_is_no_success_and_says_why() -> None:
+    even = {"query": "items", "differing": 0, "differences": [], "compared": 5, "status": "PASSED", "note": ""}
+    behind = even | {"query": "tumbling", "compared": 0, "status": "NOT_COMPARED", "note": "the archive is behind"}
+    young = even | {"query": "sliding", "compared": 0, "status": "EMPTY", "note": ""}
+
+    def report(*accounts: dict[str, Any]) -> dict[str, Any]:
+        return {"run": "r", "pipeline": "p", "accounts": list(accounts)}
+
+    reconcile.require_even(report(even, young))
+    with pytest.raises(HeadraceError, match=r"p was not compared: tumbling \(the archive is behind\)"):
+        reconcile.require_even(report(even, behind))
+    with pytest.raises(HeadraceError, match="p was not compared: nothing of it"):
+        reconcile.require_even(report(young))
+    reconcile.require_even(report())
+
+
+def test_an_account_has_one_status_and_passes_only_by_what_it_compared() -> None:
+    assert Account("q", "s", "k").status == "EMPTY"
+    assert Account("q", "s", "k", compared=3).status == "PASSED"
+    assert Account("q", "s", "k", compared=3, differing=1, blocked=True).status == "FAILED"
+    assert Account("q", "s", "k", exempt=True).status == "EXEMPT"
+    blocked = Account("q", "s", "k")
+    blocked.block("the archive is away")
+    assert (blocked.status, blocked.note) == ("NOT_COMPARED", "the archive is away")
 
 
 def run_event(job: lineage.Job, kind: lineage_emit.Kind = "RUNNING") -> RunEvent:
@@ -251,6 +311,15 @@ def test_a_question_that_cannot_be_answered_names_what_can(deployment: Deploymen
         serve.query(deployment, "ad_attribution", "attributed")
 
 
+def test_a_total_of_days_that_lack_a_column_is_not_served(deployment: Deployment) -> None:
+    state = {"horizon": "2026-03-05", "days": {}, "stale": ["2026-03-01", "2026-03-02"]}
+    storage.write_json(paths.view_state(deployment.root, "pos_sales"), state)
+    with pytest.raises(
+        HeadraceError, match=r"2 days of the views of pos_sales lack a column.*: headrace batch views pos_sales"
+    ):
+        serve.query(deployment, "pos_sales", "product_totals")
+
+
 def test_letters_are_chosen_by_all_that_is_given() -> None:
     letter = Letter("pos/1/7", "pos", 1, 7, 1_000, "missing: amount", "q", "3", b"\xff", None)
     assert Filter(reason="missing", partition=1, offsets=(7, 9), since_ms=1_000, until_ms=1_001).takes(letter)
@@ -270,6 +339,27 @@ def test_the_guard_says_what_is_lost_and_where() -> None:
     with pytest.raises(HeadraceError, match=r"p\.tumbling at pos/0 offset 5 has lost 4 records"):
         retention.require_kept(lost)
     retention.require_kept({"pipeline": "p", "state": "OK", "places": [], "least_left_seconds": None})
+
+
+def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
+    """B22: it took the retention of the pipeline file, whatever the topic has."""
+    week = {"cleanup.policy": "delete", "retention.ms": "604800000", "retention.bytes": "-1"}
+    assert retention.kept_of(week) == retention.Kept(timedelta(days=7))
+    assert retention.kept_of(week | {"retention.bytes": "1000"}).bytes_ == 1000
+    assert retention.kept_of(week | {"retention.ms": "-1"}).time == retention.FOR_EVER
+    assert retention.kept_of(week | {"retention.ms": str(2**63 - 1)}).time == retention.FOR_EVER
+    assert retention.kept_of(week | {"cleanup.policy": "compact"}).time == retention.FOR_EVER
+
+
+def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_retired() -> None:
+    week, hour_ms = {"pos": retention.Kept(timedelta(days=7))}, 3_600_000
+    stopped = Intent("STOPPED", "no longer needed", at_ms=hour_ms)
+    assert not retention.is_retired(stopped, week, hour_ms * 24 * 7)
+    assert retention.is_retired(stopped, week, hour_ms * 24 * 8)
+    assert not retention.is_retired(stopped, week | {"clicks": retention.Kept(retention.FOR_EVER)}, hour_ms * 24 * 8)
+    assert not retention.is_retired(Intent("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
+    assert not retention.is_retired(Intent(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
+    retention.require_kept({"pipeline": "p", "state": "RETIRED", "places": []})
 
 
 def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:

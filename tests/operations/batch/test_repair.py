@@ -144,6 +144,15 @@ def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
     assert "--new-generation attributed --rows empty" in planned["refused"][0]
 
 
+def test_a_view_that_differs_is_computed_again_instead(pos: Pipeline) -> None:
+    keys = [{"day": day, "product_id": "p1"} for day in ("2026-03-04", "2026-03-01")]
+    account = {"query": "product_totals", "sink": "view v", "kind": "batch view", "differing": 2,
+               "differences": [{"key": key} for key in keys]}  # fmt: skip
+    told = reconcile_repair._refusal(pos, account)
+    assert told is not None
+    assert "headrace batch views pos_sales --first 2026-03-01 --last 2026-03-04" in told
+
+
 def test_values_are_compared_as_cassandra_keeps_them() -> None:
     kept = reconcile_repair._kept
     assert kept(datetime(2026, 3, 1, 12, 0, 0, 123_000)) == kept(datetime.fromisoformat("2026-03-01T12:00:00.123456Z"))

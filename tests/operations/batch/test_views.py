@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from headrace.contract import paths, storage
 from headrace.contract.load import load_pipeline
-from headrace.contract.model import Pipeline
+from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import views
+from headrace.streaming import batch_archive, batch_tables, reconcile_views, views
+from headrace.streaming.reconcile_kinds import Account
 from spark_jobs import ad_attribution, pos_sales
 from tests.support import lake
 from tests.support.lake import Archived, sale
@@ -141,6 +144,107 @@ def test_an_archive_that_is_behind_moves_the_horizon_back(
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
     behind = {"closed_until": "2026-03-20", "ends": {"pos": {"0": 9}}, "days": None}
     assert views.run(job, behind)["horizon"] == "2026-03-02"
+
+
+def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    """C27: the border of a day is the border of its windows, whatever the next day in the step is."""
+    pipeline = lake.renamed(pos, "views_apart")
+    at = [START + timedelta(days=3 * n, minutes=m) for n in range(12) for m in (0, 3, 1437, 1439, 1441, 1449)]
+    records = lake.numbered([(each, sale("p0", "1.00", each)) for each in at])
+    lake.lay(spark, pipeline, "pos", records)
+    steps: list[str] = []
+    job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
+    object.__setattr__(job, "progress", lambda done, of, stage: steps.append(stage))
+    report = views.run(job, order("2026-05-01"))
+    assert len(report["days"]) == 24 + 12, "the days, those after, and those before by their sliding windows"
+    assert len(steps) == 2
+    assert rows(spark, pipeline, "product_totals") == oracle(records)
+    assert rows(spark, pipeline, "tumbling") == oracle(records, 5, 5)
+    assert rows(spark, pipeline, "sliding") == oracle(records, 10, 5)
+    (state,) = [storage.read_json(paths.view_state(str(tmp_path), pipeline.name))]
+    assert state["days"]["2026-03-01"]["records"] == 4
+
+
+def test_a_view_gets_the_column_that_its_query_got_and_its_days_are_computed_again(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    """D08."""
+    pipeline = lake.renamed(pos, "views_wider")
+    lake.lay(
+        spark, pipeline, "pos", lake.numbered([(START, sale("p0", "1.00", START)), (START, sale("p0", "4.00", START))])
+    )
+    views.run(lake.job(spark, pipeline, pos_sales, tmp_path, "one"), order("2026-03-03"))
+
+    query = pipeline.queries["product_totals"]
+    columns = query.columns | {"largest": Column(type="decimal(12,2)")}
+    wider = pipeline.model_copy(
+        update={"queries": pipeline.queries | {"product_totals": query.model_copy(update={"columns": columns})}}
+    )
+
+    def product_totals(pos: DataFrame) -> DataFrame:
+        return pos.groupBy("product_id").agg(
+            F.sum("amount").cast("decimal(22,2)").alias("total_amount"),
+            F.count(F.lit(1)).alias("sales"),
+            F.max("amount").alias("largest"),
+        )
+
+    job = lake.job(spark, wider, pos_sales, tmp_path, "two")
+    job = replace(job, transforms=dict(job.transforms) | {"product_totals": product_totals})
+    assert "2026-03-01" in views.run(job, order("2026-03-03"))["days"]
+    assert rows(spark, wider, "product_totals") == [(date(2026, 3, 1), "p0", Decimal("5.00"), 2, Decimal("4.00"))]
+    assert views.run(job, order("2026-03-03"))["days"] == [], "nothing is stale any more"
+
+
+def test_a_table_of_the_batch_layer_is_altered_as_far_as_it_can_be(spark: SparkSession) -> None:
+    table = "lake.altered.some"
+    batch_tables.ensure(spark, table, "run STRING, n INT, gone INT", "run")
+    spark.createDataFrame([("r", 1, 2)], "run STRING, n INT, gone INT").writeTo(table).append()
+    change = batch_tables.ensure(spark, table, "run STRING, n BIGINT, more STRING", "run")
+    assert (change.added, change.dropped, change.widened) == (("more",), ("gone",), ("n",))
+    assert [tuple(row) for row in spark.table(table).collect()] == [("r", 1, None)]
+    with pytest.raises(
+        HeadraceError, match=r"altered\.some has n as bigint, and no bigint becomes a string in place. Drop it."
+    ):
+        batch_tables.ensure(spark, table, "run STRING, n STRING, more STRING", "run", "Drop it.")
+
+
+def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    """B23: what serve-query reads was compared with nothing."""
+    pipeline = lake.renamed(pos, "views_compared")
+    hours = [START + timedelta(days=n, hours=1) for n in range(3)]
+    lake.lay(spark, pipeline, "pos", lake.numbered([(at, sale("p0", "1.00", at)) for at in hours], 1))
+    job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
+    views.run(job, order("2026-03-04"))
+
+    def compared() -> dict[str, Account]:
+        archives = {"pos": batch_archive.pin(spark, pipeline.name, "pos")}
+        asked = {"at_ms": 0, "since_ms": 0}
+        return {each.query: each for each in reconcile_views.compare(job, pipeline.queries, archives, asked)}
+
+    even = compared()
+    assert {name: (each.differing, each.compared, each.status) for name, each in even.items()} == dict.fromkeys(
+        ("product_totals", "tumbling", "sliding"), (0, 4, "PASSED")
+    )
+    spark.sql(f"UPDATE lake.{pipeline.name}.batch_product_totals SET sales = 7 WHERE day = DATE '2026-03-02'")
+    spark.sql(f"DELETE FROM lake.{pipeline.name}.batch_tumbling WHERE day = DATE '2026-03-03'")
+    again = f"SELECT * FROM lake.{pipeline.name}.batch_sliding WHERE day = DATE '2026-03-01'"
+    spark.sql(f"INSERT INTO lake.{pipeline.name}.batch_sliding {again}")
+    found = compared()
+    (told,) = found["product_totals"].differences
+    assert (told["what"], str(told["key"]["day"]), told["due"]["sales"], told["speed"]["sales"]) == (
+        "differs", "2026-03-02", 1, 7,
+    )  # fmt: skip
+    assert [each["what"] for each in found["tumbling"].differences] == ["missing in the view"]
+    assert {each["what"] for each in found["sliding"].differences} == {"in the view more than once"}
+
+    late = Archived(0, 3, START + timedelta(days=5), sale("p0", "0.50", hours[1]))
+    lake.lay(spark, pipeline, "pos", [late])
+    touched = compared()["product_totals"]
+    assert (touched.differing, touched.pending) == (0, 2), "the next run of the views computes that day"
 
 
 def test_attributed_clicks_of_a_day_take_their_clicks_from_the_next(

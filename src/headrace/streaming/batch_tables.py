@@ -1,0 +1,45 @@
+"""Iceberg tables that the batch layer makes itself: made where they are absent, altered where their columns changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
+from pyspark.sql import SparkSession
+
+from headrace.errors import HeadraceError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was altered: columns that came, went, or have another type now."""
+
+    added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()
+
+
+def ensure(spark: SparkSession, table: str, columns: str, by: str, remedy: str = "") -> Change:
+    """Make a table of `columns` (DDL), partitioned by the column `by`, or alter the one that is there. Rows are kept.
+
+    Raises HeadraceError, which ends with `remedy`, where a column has a type that Iceberg does not widen to the new one.
+    """
+    spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) USING iceberg PARTITIONED BY ({by})")
+    wanted = {field.name: field.dataType.simpleString() for field in spark.createDataFrame([], columns).schema}
+    there = {field.name: field.dataType.simpleString() for field in spark.table(table).schema}
+    added = {name: kind for name, kind in wanted.items() if name not in there}
+    dropped = tuple(name for name in there if name not in wanted)
+    widened = {name: kind for name, kind in wanted.items() if there.get(name, kind) != kind}
+    for name, kind in widened.items():
+        try:
+            spark.sql(f"ALTER TABLE {table} ALTER COLUMN `{name}` TYPE {kind}")
+        except (AnalysisException, Py4JJavaError) as error:
+            raise HeadraceError(
+                f"{table} has {name} as {there[name]}, and no {there[name]} becomes a {kind} in place. {remedy}".rstrip()
+            ) from error
+    if added:
+        spark.sql(f"ALTER TABLE {table} ADD COLUMNS ({', '.join(f'`{n}` {kind}' for n, kind in added.items())})")
+    for name in dropped:
+        spark.sql(f"ALTER TABLE {table} DROP COLUMN `{name}`")
+    return Change(tuple(added), dropped, tuple(widened))
