@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from headrace.contract.model import Column, EventTime, Source
+from headrace.contract.model import EventTime, Source, SourceColumn
 from headrace.streaming.decode import make_decoder
 
 SOURCE = Source(
     key="product_id",
     columns={
-        "product_id": Column(type="string", required=True),
-        "amount": Column(type="decimal(12,2)", required=True),
-        "create_date": Column(type="timestamp", required=True),
+        "product_id": SourceColumn(type="string", required=True),
+        "amount": SourceColumn(type="decimal(12,2)", required=True),
+        "create_date": SourceColumn(type="timestamp", required=True),
     },
     event_time=EventTime(column="create_date"),
 )

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from headrace.contract import rules, rules_sinks, rules_state
+from headrace.contract import rules, rules_sinks, rules_state, rules_topics
 from headrace.contract.model import Pipeline
 from tests.contract.conftest import HERE, changed, refusal
 
 FAULTS = [fault for path in sorted(HERE.glob("refusals/*.yaml")) for fault in yaml.safe_load(path.read_text())]
-RULES = [*rules.RULES, *rules_state.RULES, *rules_sinks.RULES]
+RULES = [*rules.RULES, *rules_state.RULES, *rules_sinks.RULES, *rules_topics.RULES]
 
 
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault["fault"]) for fault in FAULTS])
@@ -58,8 +58,8 @@ def test_all_faults_of_a_file_are_told_one_a_line(broken: Callable[..., Path]) -
 def test_every_rule_is_asked() -> None:
     written = {
         name
-        for module in (rules, rules_state, rules_sinks)
+        for module in (rules, rules_state, rules_sinks, rules_topics)
         for name, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
     }
-    assert written - {"faults"} == {rule.__name__ for rule in RULES}
+    assert written - {"faults", "metric_name"} == {rule.__name__ for rule in RULES}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import check, queries
 from headrace.streaming.declared import require_declared, transformed, window_of
+from tests.contract.test_other_teams_topics import ORDERS
 
 pytestmark = pytest.mark.spark
 
@@ -74,6 +76,18 @@ def test_the_pipelines_of_the_project_are_as_they_declare(spark: SparkSession, p
     for name, pipeline in load_pipelines(project / "pipelines").items():
         module = queries.load_module(project / "spark_jobs" / f"{name}.py")
         assert check.differences(spark, pipeline, queries.transforms_of(pipeline, module)) == []
+
+
+def test_a_transform_gets_its_sources_by_their_names_where_their_topics_have_others(spark: SparkSession) -> None:
+    def shipments(shipped: DataFrame, placed: DataFrame) -> DataFrame:
+        later = shipped.shipped_at.between(placed.at, placed.at + F.expr("INTERVAL 5 MINUTES"))
+        return placed.join(shipped, (placed.order_id == shipped.order_id) & later).select(placed.order_id)
+
+    pipeline = Pipeline.model_validate(ORDERS).by_topic()
+    module = ModuleType("orders")
+    vars(module)["shipments"] = shipments
+    assert list(pipeline.sources) == ["shop.orders-v1", "shop.Shipments"]
+    assert check.differences(spark, pipeline, queries.transforms_of(pipeline, module)) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ def dag_file(tmp_path: Path) -> str:
     """A DAG file beside a folder with one good pipeline file and four that are none or do not load."""
     folder = tmp_path / "pipelines"
     folder.mkdir()
-    (folder / "good.yaml").write_text("sources: {sales: {}}\ndimensions: {shops: {refresh: {}}, tills: {}}\n")
+    (folder / "good.yaml").write_text(
+        "sources: {sales: {}, placed: {topic: shop.orders-v1}}\ndimensions: {shops: {refresh: {}}, tills: {}}\n"
+    )
     (folder / "bad.yaml").write_text("sources: [1\n")
     (folder / "list.yaml").write_text("sources: [sales]\n")
     (folder / "lost.yaml").symlink_to("nowhere")
@@ -25,7 +27,7 @@ def dag_file(tmp_path: Path) -> str:
 
 
 def test_the_dag_files_of_a_project_with_a_broken_pipeline_file_still_load(dag_file: str) -> None:
-    assert seat.topics_of(dag_file) == ["sales"]
+    assert seat.topics_of(dag_file) == ["sales", "shop.orders-v1"]
     assert [(each.name, each.pipeline, each.dimension) for each in seat.refreshed_dimensions(dag_file)] == [
         ("shops", "good", "shops")
     ]

@@ -11,15 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from headrace.contract.model import Column, EventTime, Source
+from headrace.contract.model import Column, EventTime, Source, SourceColumn
 from headrace.streaming.decode import Decoder
 
 POS = Source(
     key="product_id",
     columns={
-        "product_id": Column(type="string", required=True),
-        "amount": Column(type="decimal(12,2)", required=True),
-        "create_date": Column(type="timestamp", required=True),
+        "product_id": SourceColumn(type="string", required=True),
+        "amount": SourceColumn(type="decimal(12,2)", required=True),
+        "create_date": SourceColumn(type="timestamp", required=True),
     },
     event_time=EventTime(column="create_date"),
 )
@@ -27,15 +27,29 @@ POS = Source(
 WIDE = Source(
     key="name",
     columns={
-        "name": Column(type="string", required=True),
-        "note": Column(type="string"),
-        "flag": Column(type="boolean"),
-        "small": Column(type="int"),
-        "large": Column(type="long", required=True),
-        "price": Column(type="decimal(10,3)"),
-        "day": Column(type="date"),
-        "seen": Column(type="timestamp"),
+        "name": SourceColumn(type="string", required=True),
+        "note": SourceColumn(type="string"),
+        "flag": SourceColumn(type="boolean"),
+        "small": SourceColumn(type="int"),
+        "large": SourceColumn(type="long", required=True),
+        "price": SourceColumn(type="decimal(10,3)"),
+        "day": SourceColumn(type="date"),
+        "seen": SourceColumn(type="timestamp"),
     },
+)
+# Fields of another team: camelCase, inside objects, with a dot in a name.
+ORDERS = Source(
+    topic="shop.orders-v1",
+    key="order_id",
+    columns={
+        "order_id": SourceColumn(type="string", required=True, field="order.orderId"),
+        "total": SourceColumn(type="decimal(12,2)", field="order.sum.total"),
+        "currency": SourceColumn(type="string", field=["order", "sum", "iso.code"]),
+        "lines": SourceColumn(type="int", field="order.lineCount"),
+        "at": SourceColumn(type="timestamp", required=True, field="@timestamp"),
+        "gift": SourceColumn(type="boolean"),
+    },
+    event_time=EventTime(column="at"),
 )
 KAFKA_TIME = datetime(2026, 3, 9, 12, 0, 0, 123000, tzinfo=UTC)
 GOOD = b'{"product_id": "p1", "amount": 12.50, "create_date": "2026-03-09 11:59:00"}'
@@ -87,7 +101,7 @@ def oracle(source: Source, value: bytes | None) -> dict[str, Any] | None:
         json.dumps(record, ensure_ascii=False, default=str).encode("utf-8")  # no unpaired surrogates
         if not isinstance(record, dict):
             return None
-        row = {name: _typed(column, record.get(name)) for name, column in source.columns.items()}
+        row = {name: _typed(column, _at(record, column.path(name))) for name, column in source.columns.items()}
     except (ValueError, RefusedByOracleError, RecursionError):
         return None
     if row[source.key] == "":
@@ -95,6 +109,14 @@ def oracle(source: Source, value: bytes | None) -> dict[str, Any] | None:
     if source.event_time and row[source.event_time.column] > KAFKA_TIME + source.event_time.accepted_skew:
         return None
     return row
+
+
+def _at(record: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        if record is not None and not isinstance(record, dict):
+            raise RefusedByOracleError
+        record = (record or {}).get(name)
+    return record
 
 
 def _no_constant(text: str) -> None:

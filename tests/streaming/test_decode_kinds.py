@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.decode import MAX_DEPTH, make_decoder
-from tests.streaming.decode_data import GOOD, KAFKA_TIME, POS, WIDE, batch, reasons, rows
+from tests.streaming.decode_data import GOOD, KAFKA_TIME, ORDERS, POS, WIDE, batch, reasons, rows
 
 POS_DECODER = make_decoder(POS)
 WIDE_DECODER = make_decoder(WIDE)
@@ -24,6 +24,10 @@ def pos(amount: str = "12.50", date: str = '"2026-03-09 11:59:00"', key: str = '
 
 def nested(levels: int) -> bytes:
     return pos(more=f', "x": {"[" * (levels - 1)}{"]" * (levels - 1)}')
+
+
+def order(inside: str) -> bytes:
+    return f'{{"order": {inside}, "@timestamp": "2026-03-09 11:59:00"}}'.encode()
 
 
 BAD_TIME = "bad_time: create_date: "
@@ -313,3 +317,53 @@ def test_the_page_about_dead_letters_has_every_kind_with_its_reason() -> None:
     for kind in ACCEPTED:
         assert f"| {kind} |\n" in page
     assert {f"| `{reason.split(':')[0]}` |" for _, reason in REFUSED.values()} <= set(re.findall(r"\| `\w+` \|", page))
+
+
+OF_ORDERS = {
+    "a path through a number": (order("3"), "wrong_type: field order: expected an object, got int"),
+    "a path through an array": (order('[{"orderId": "o1"}]'), "wrong_type: field order: expected an object, got array"),
+    "a path through a text": (
+        order('{"orderId": "o1", "sum": "3.10"}'),
+        "wrong_type: field order.sum: expected an object, got str",
+    ),
+    "an object that is null": (order("null"), "missing: order_id (field order.orderId)"),
+    "an object that is absent": (b'{"@timestamp": "2026-03-09 11:59:00"}', "missing: order_id (field order.orderId)"),
+    "a wrong type inside": (
+        order('{"orderId": 7}'),
+        "wrong_type: order_id (field order.orderId): expected string, got int",
+    ),
+    "an empty key inside": (
+        order('{"orderId": ""}'),
+        "missing: order_id (field order.orderId): it is the key and empty",
+    ),
+    "a long integer inside": (
+        order('{"orderId": "o1", "lineCount": 3000000000}'),
+        "overflow: lines (field order.lineCount): does not fit int",
+    ),
+    "a fraction beyond the scale inside": (
+        order('{"orderId": "o1", "sum": {"total": 1.005}}'),
+        "inexact: total (field order.sum.total): '1.005' has more than 2 decimals",
+    ),
+    "an object twice, the first one wrong": (
+        order('4, "order": {"orderId": "o1", "sum": {"total": 1}}'),
+        "wrong_type: field order: expected an object, got int",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ORDERS)
+def test_a_field_inside_an_object_is_refused_by_its_column_and_path(name: str) -> None:
+    value, told = OF_ORDERS[name]
+    assert reasons(make_decoder(ORDERS), [value]) == [told]
+
+
+def test_fields_inside_objects_are_read_by_their_paths() -> None:
+    full = order('{"orderId": "o1", "sum": {"total": "3.10", "iso.code": "EUR"}, "lineCount": 2}')
+    bare = order('{"orderId": "o2", "sum": null}')
+    twice = order('{"orderId": "o3", "lineCount": 1}, "order": {"orderId": "o4"}')
+    at = datetime(2026, 3, 9, 11, 59, tzinfo=UTC)
+    assert rows(make_decoder(ORDERS), [full, bare, twice]) == {
+        0: {"order_id": "o1", "total": Decimal("3.10"), "currency": "EUR", "lines": 2, "at": at, "gift": None},
+        1: {"order_id": "o2", "total": None, "currency": None, "lines": None, "at": at, "gift": None},
+        2: {"order_id": "o4", "total": None, "currency": None, "lines": None, "at": at, "gift": None},
+    }

@@ -14,18 +14,23 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headrace.contract.model import Column, Source
+from headrace.contract.model import Source, SourceColumn
 from headrace.errors import HeadraceError
 from headrace.streaming import decode
 from headrace.streaming.columns import ColumnRule, RefusedError, _readers
 from headrace.streaming.decode import make_decoder
-from tests.streaming.decode_data import GOOD, KAFKA_TIME, POS, WIDE, batch, oracle, reasons, rows
+from tests.streaming.decode_data import GOOD, KAFKA_TIME, ORDERS, POS, WIDE, batch, oracle, reasons, rows
 
 WITH_RAW = (*decode.USUAL, "raw")
 
-DECODERS = [(POS, make_decoder(POS)), (WIDE, make_decoder(WIDE))]
+DECODERS = [(source, make_decoder(source)) for source in (POS, WIDE, ORDERS)]
 WIDE_GOOD = (
     b'{"name": "n", "large": 5, "price": "1.5", "day": "2026-03-09", "seen": "2026-03-09T12:00:00Z", "flag": true}'
+)
+
+ORDERS_GOOD = (
+    b'{"order": {"orderId": "o1", "sum": {"total": "3.10", "iso.code": "EUR"}, "lineCount": 2, "buyer": {"id": 7}}, '
+    b'"@timestamp": "2026-03-09T11:59:00Z", "gift": false}'
 )
 
 digits = st.text("0123456789", max_size=6)
@@ -98,7 +103,7 @@ def likely_records(draw: st.DrawFn) -> bytes:
 @st.composite
 def damaged_records(draw: st.DrawFn) -> bytes:
     """Return a good record with a piece cut out, repeated or replaced by bytes."""
-    value = draw(st.sampled_from([GOOD, WIDE_GOOD]))
+    value = draw(st.sampled_from([GOOD, WIDE_GOOD, ORDERS_GOOD]))
     start = draw(st.integers(0, len(value)))
     stop = draw(st.integers(start, min(len(value), start + 8)))
     return (
@@ -111,7 +116,7 @@ records = st.one_of(
     st.binary(max_size=20),
     likely_records(),
     damaged_records(),
-    st.sampled_from([GOOD, WIDE_GOOD]),
+    st.sampled_from([GOOD, WIDE_GOOD, ORDERS_GOOD]),
     json_values.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")),
 )
 # HEADRACE_TEST_EXAMPLES=5000 looks deeper than every run can afford.
@@ -242,13 +247,15 @@ def test_a_record_without_kafka_timestamp_is_not_in_the_future() -> None:
 
 @pytest.mark.parametrize("name", ["class", "from", "self", "decode", "c1", "items"])
 def test_a_column_may_have_any_name_that_a_contract_allows(name: str) -> None:
-    source = Source(key=name, columns={name: Column(type="string", required=True), "c0": Column(type="int")})
+    source = Source(
+        key=name, columns={name: SourceColumn(type="string", required=True), "c0": SourceColumn(type="int")}
+    )
     assert rows(make_decoder(source), [b'{"%s": "x", "c0": 1}' % name.encode()]) == {0: {name: "x", "c0": 1}}
 
 
 @pytest.mark.parametrize("name", ["source", "kafka_timestamp", "raw"])
 def test_a_column_cannot_take_the_name_of_one_that_decoding_adds(name: str) -> None:
-    source = Source(key=name, columns={name: Column(type="string", required=True)})
+    source = Source(key=name, columns={name: SourceColumn(type="string", required=True)})
     with pytest.raises(HeadraceError, match=f"'{name}'.*Rename it"):
         make_decoder(source)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.contract import state
-from headrace.contract.model import Pipeline, Source, format_duration
+from headrace.contract.model import Pipeline, Source, SourceColumn, format_duration
 
 _ADDED_LATER = frozenset({"state_inputs"})
 
@@ -39,9 +39,15 @@ def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
 
 def _source(source: Source) -> dict[str, Any]:
     return {
-        "columns": {name: column.type for name, column in sorted(source.columns.items())},
+        "columns": {name: _read(name, column) for name, column in sorted(source.columns.items())},
         "event_time": source.event_time.column if source.event_time else None,
     }
+
+
+def _read(name: str, column: SourceColumn) -> str:
+    """Return what a column is made of: its type, and the path of its field where that is not its name."""
+    path = column.path(name)
+    return column.type if path == (name,) else f"{column.type} from {json.dumps(path, ensure_ascii=False)}"
 
 
 def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": Kafka
 _NO_NAME = "not a name; a name is lower-case letters, digits and _, begins with a letter, and has 48 at most"
 
 _NAMED_AS = {
-    "sources": "; a source has the name of its topic, so copy a topic with another name into one with such a name",
-    "columns": "; a column of a source has the name of its JSON field, and a field with another name cannot be read",
+    "sources": "; choose such a name for the source, and write the topic's own name below it as `topic:`",
+    "columns": "; choose such a name for the column, and write the JSON field's own name as `field:`",
 }
 
 
@@ -58,7 +58,10 @@ def _fault_at(node: yaml.Node, sentence: str) -> yaml.constructor.ConstructorErr
 
 
 def load_pipeline(path: Path) -> Pipeline:
-    """Read, check and return one pipeline. Raises HeadraceError with one line for each fault of the file."""
+    """Read, check and return one pipeline, its sources named by topic (`Pipeline.by_topic`).
+
+    Raises HeadraceError with one line for each fault of the file.
+    """
     content = _read(path)
     try:
         pipeline = Pipeline.model_validate(content)
@@ -69,7 +72,7 @@ def load_pipeline(path: Path) -> Pipeline:
         found.insert(0, f"name: {pipeline.name!r} is not the file's name; rename the file to {pipeline.name}.yaml")
     if found:
         raise _refusal(path, found)
-    return pipeline
+    return pipeline.by_topic()
 
 
 def by_name(pipelines: Mapping[str, Found], name: str) -> Found:
@@ -210,6 +213,12 @@ def _pattern(given: str, pattern: str) -> str:
         return f"{given!r} is not a type; {choices(given, allowed)}"
     if pattern == model.NAME_PATTERN:
         return f"{given!r} is {_NO_NAME}"
+    if pattern == model.TOPIC_PATTERN:
+        return f"{given!r} is not a topic; a topic has letters, digits, '.', '_' and '-', and 150 characters at most"
+    if pattern == model.FIELD_PATTERN:
+        return (
+            f"{given!r} is not a field's name; write printable characters without quotes and backslashes, 200 at most"
+        )
     return f"{given!r} does not have the form {pattern}"
 
 
@@ -251,11 +260,6 @@ def _bare(annotation: Any) -> Any:  # noqa: ANN401 - a type, or a typing constru
         inner = [argument for argument in typing.get_args(annotation) if argument is not NoneType]
         return _bare(inner[0]) if len(inner) == 1 else annotation
     return annotation
-
-
-def as_mapping(pipeline: Pipeline) -> Mapping[str, Any]:
-    """Return a pipeline as plain values in the file's spelling; loading them again gives the same pipeline."""
-    return pipeline.model_dump(mode="json", exclude_unset=True)
 
 
 def main(folder: Path) -> int:

@@ -14,12 +14,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,150}$"
+"""Kafka's own characters. Kafka takes 249 of them; names that follow from a topic need room (`contract.names`)."""
 DURATION_PATTERN = r"^[0-9]+ (millisecond|second|minute|hour|day)s?$"
+FIELD_PATTERN = r'^[^"\\\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}$'
+"""The path of a JSON field, or a step of it. The parser takes no name with a quote, a backslash or a control character."""
 MAX_DURATION = timedelta(days=365_000)
 """A thousand years: added to a time of our days it fits Spark's, Kafka's, Arrow's and Python's times and intervals."""
 TYPE_PATTERN = r"^(string|boolean|int|long|timestamp|date|decimal\(\d{1,2},\d{1,2}\))$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN)]
+FieldName = Annotated[str, Field(pattern=FIELD_PATTERN)]
 
 StateStore = Literal["memory", "rocksdb"]
 ROCKSDB_KEYS = 1_000_000
@@ -85,6 +91,24 @@ class Column(Strict):
     )
 
 
+class SourceColumn(Column):
+    """One column of a source, and which field of the JSON record it is read from."""
+
+    field: FieldName | list[FieldName] | None = Field(
+        None,
+        description=(
+            "The JSON field; dots lead into objects: order.orderId. A list, [order, a.b], is for names with a dot. "
+            "Default: the column's name."
+        ),
+    )
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """Return the field's name in each object from the record inwards; `name` is the column's."""
+        if self.field is None:
+            return (name,)
+        return tuple(self.field.split(".") if isinstance(self.field, str) else self.field)
+
+
 class EventTime(Strict):
     """Which column says when it happened, and how far ahead of the broker's clock it may be."""
 
@@ -95,15 +119,18 @@ class EventTime(Strict):
 
 
 class Source(Strict):
-    """One Kafka topic that the pipeline reads. Its key in the file is the topic's name."""
+    """One Kafka topic that the pipeline reads. Its key in the file is the name that queries and transforms use."""
 
     description: str = Field("", description="What a record is, for people.")
+    topic: TopicName | None = Field(
+        None, description="The topic, such as shop.orders-v1: a topic that exists already. Default: the source's name."
+    )
     partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic; its dead letters have as many.")
     retention: Duration = Field(
         timedelta(days=7), description="How long Kafka keeps records: longer than the longest outage to be survived."
     )
     key: Name = Field(description="The required column whose value is the Kafka record key.")
-    columns: dict[Name, Column] = Field(description="The fields of the JSON record, by name; others are ignored.")
+    columns: dict[Name, SourceColumn] = Field(description="What is read of the JSON record; other fields are ignored.")
     event_time: EventTime | None = Field(None, description="Without it a record happened when Kafka got it.")
 
 
@@ -219,7 +246,7 @@ class KafkaSink(Strict):
     """Records to a topic, at least once, each with a deterministic id in its headers to de-duplicate by."""
 
     kind: Literal["kafka"] = Field(description="kafka")
-    topic: Name = Field(description="The topic that is written; one query a topic.")
+    topic: TopicName = Field(description="The topic that is written; one query a topic.")
     key: Name = Field(description="The required output column whose value is the record key.")
     identity: list[Name] | Literal["source"] = Field(
         "source", description="'source': the coordinates of the source record; or the columns that identify a row."
@@ -258,6 +285,19 @@ class Query(Strict):
     )
     columns: dict[Name, Column] = Field(description="The columns that are written, by name.")
     sinks: list[Sink] = Field(min_length=1, description="Where the rows go; each kind has keys of its own.")
+
+    def reading(self, topics: Mapping[str, str]) -> Query:
+        """Return this query with its sources renamed."""
+        join = self.join
+        if join:
+            join = join.model_copy(update={"left": topics[join.left], "right": topics[join.right]})
+        return self.model_copy(
+            update={
+                "sources": [topics[name] for name in self.sources],
+                "watermark": {topics[name]: delay for name, delay in self.watermark.items()},
+                "join": join,
+            }
+        )
 
 
 class Driver(Strict):
@@ -305,6 +345,7 @@ class Pipeline(Strict):
     slo: Slo = Field(Slo(), description="What is promised.")
     quality: Quality = Field(Quality(), description="What a failed expectation does.")
     _handed_on: dict[str, KafkaSink] = PrivateAttr(default_factory=dict)
+    _source_names: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def handed_on(self) -> Mapping[str, KafkaSink]:
@@ -316,3 +357,25 @@ class Pipeline(Strict):
         copied = self.model_copy()
         copied._handed_on = dict(topics)
         return copied
+
+    def by_topic(self) -> Pipeline:
+        """Return this pipeline with the topic of each source as the source's name, in its queries too (ADR 42).
+
+        Offsets, archives, dead letters, rights and lineage belong to topics. The file's names are for the file and its
+        transforms: `source_name`.
+        """
+        topics = {name: source.topic or name for name, source in self.sources.items()}
+        if all(name == topic for name, topic in topics.items()):
+            return self
+        copied = self.model_copy(
+            update={
+                "sources": {topics[name]: source for name, source in self.sources.items()},
+                "queries": {name: query.reading(topics) for name, query in self.queries.items()},
+            }
+        )
+        copied._source_names = {topic: name for name, topic in topics.items()}
+        return copied
+
+    def source_name(self, topic: str) -> str:
+        """Return the name that the file and the transforms have for the source of a topic."""
+        return self._source_names.get(topic, topic)

@@ -47,13 +47,26 @@ def dead_letter_topic(topic: str) -> str:
 
 
 def archive_query(topic: str) -> str:
-    """Return the name of the query that archives `topic`."""
-    return f"{ARCHIVE_PREFIX}{topic}"
+    """Return the name of the query that archives `topic`, in the characters of a name.
+
+    The topics of one pipeline have names that stay different (`rules_topics`).
+    """
+    return f"{ARCHIVE_PREFIX}{re.sub('[^a-z0-9_]', '_', topic.lower())}"
+
+
+def archived_topic(pipeline: Pipeline, query: str) -> str:
+    """Return the topic that an archive query of a pipeline archives. Raises KeyError for any other query."""
+    return {archive_query(topic): topic for topic in pipeline.sources}[query]
 
 
 def archive_table(pipeline: str, topic: str) -> str:
     """Return the Iceberg table, with its catalog, that holds every record of `topic`."""
-    return f"{LAKE_CATALOG}.{pipeline}.{archive_query(topic)}"
+    return lake_table(pipeline, archive_query(topic))
+
+
+def lake_table(pipeline: str, name: str) -> str:
+    """Return a pipeline's Iceberg table, with its catalog, by its own name."""
+    return f"{LAKE_CATALOG}.{pipeline}.{name}"
 
 
 def query_names(pipeline: Pipeline) -> list[str]:

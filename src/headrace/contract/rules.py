@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 
-from headrace.contract import rules_sinks, rules_state
+from headrace.contract import rules_sinks, rules_state, rules_topics
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.cron import cron_problem
-from headrace.contract.model import Pipeline, decimal_digits
+from headrace.contract.model import Column, Pipeline, decimal_digits
 from headrace.contract.names import ARCHIVE_PREFIX, OWN_PREFIX
 from headrace.contract.wording import choices
 
@@ -23,7 +23,7 @@ MAX_PRECISION = 38
 
 def faults(pipeline: Pipeline) -> Iterator[str]:
     """Yield one sentence for each fault, beginning with the dotted key, with the remedy in it."""
-    for rule in (*RULES, *rules_state.RULES, *rules_sinks.RULES):
+    for rule in (*RULES, *rules_state.RULES, *rules_sinks.RULES, *rules_topics.RULES):
         yield from rule(pipeline)
 
 
@@ -42,7 +42,9 @@ def names_are_free(pipeline: Pipeline) -> Iterator[str]:
 
 def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
     """Refuse a decimal of more than 38 digits, and a column with a name that the platform adds or keeps for itself."""
-    groups = {f"sources.{name}": source.columns for name, source in pipeline.sources.items()}
+    groups: dict[str, Mapping[str, Column]] = {
+        f"sources.{name}": source.columns for name, source in pipeline.sources.items()
+    }
     groups |= {f"dimensions.{name}": dimension.columns for name, dimension in pipeline.dimensions.items()}
     groups |= {f"queries.{name}": query.columns for name, query in pipeline.queries.items()}
     for place, columns in groups.items():

@@ -14,6 +14,7 @@ from itertools import pairwise
 from headrace.contract.cassandra import tables
 from headrace.contract.kafka import topics
 from headrace.contract.model import KafkaSink, Pipeline, Query, Source, decimal_digits, format_duration
+from headrace.contract.rules_topics import metric_name
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def clashes(pipelines: Collection[Pipeline]) -> Iterator[Clash]:
     """Yield a clash for what two pipelines would own, for a loop, and for a chain whose two ends do not fit."""
     found = chains(pipelines)
     yield from _owned_twice(pipelines, {(chain.reader.name, f"topic {chain.topic}") for chain in found})
+    yield from _alike(pipelines)
     yield from _loops(found)
     for chain in found:
         for sentence in _misfits(chain):
@@ -96,6 +98,20 @@ def _owned_twice(pipelines: Collection[Pipeline], handed_on: Collection[tuple[st
             owners.setdefault(place, pipeline.name)
 
 
+def _alike(pipelines: Collection[Pipeline]) -> Iterator[Clash]:
+    """Yield a clash for each two topics of two pipelines that Kafka does not take beside each other."""
+    known: dict[str, tuple[str, str]] = {}
+    for pipeline in pipelines:
+        for topic in topics(pipeline):
+            other, owner = known.setdefault(metric_name(topic.name), (topic.name, pipeline.name))
+            if other != topic.name and owner != pipeline.name:
+                yield Clash(
+                    (pipeline.name, owner),
+                    f"{pipeline.name} has topic {topic.name} and {owner} has topic {other}: Kafka refuses one beside the "
+                    "other, because '.' and '_' are one character in the names of its metrics; rename one of both.",
+                )
+
+
 def _loops(found: Collection[Chain]) -> Iterator[Clash]:
     """Yield a clash for the first loop: each record would come back and be counted again, for ever."""
     before: dict[str, set[str]] = {}
@@ -116,7 +132,7 @@ def _loops(found: Collection[Chain]) -> Iterator[Clash]:
 
 def _misfits(chain: Chain) -> Iterator[str]:
     """Yield a sentence for each word of a chain's reader that is not what its writer says."""
-    place = f"pipelines/{chain.reader.name}.yaml: sources.{chain.topic}"
+    place = f"pipelines/{chain.reader.name}.yaml: sources.{chain.reader.source_name(chain.topic)}"
     by = f"{chain.writer.name}.{chain.query}, which writes the topic,"
     sink, source = chain.sink, chain.read
     if source.partitions != sink.partitions:
@@ -124,10 +140,11 @@ def _misfits(chain: Chain) -> Iterator[str]:
     if source.retention != sink.retention:
         kept = format_duration(sink.retention)
         yield f"{place}.retention: {by} declares {kept}; write retention: {kept}."
-    if source.key != sink.key:
+    if source.columns[source.key].path(source.key) != (sink.key,):
         yield f"{place}.key: {by} writes key {sink.key}; write key: {sink.key}."
     for name, column in source.columns.items():
-        written = chain.written.columns.get(name)
+        path = column.path(name)
+        written = chain.written.columns.get(path[0]) if len(path) == 1 else None
         if written is None:
             if column.required:
                 yield f"{place}.columns.{name}: {by} has no such column, so each record would be a dead letter; remove it."

@@ -215,12 +215,13 @@ def _revises(query: Query) -> bool:
 
 def one_topic_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
     """Refuse a sink topic that is a source, a dead-letter topic, or another query's topic."""
-    dead_letters = {dead_letter_topic(topic) for topic in pipeline.sources}
-    for topic in dead_letters & set(pipeline.sources):
-        yield f"sources.{topic}: the name is that of a dead-letter topic of this pipeline; rename the source"
+    topics = {source.topic or name: name for name, source in pipeline.sources.items()}
+    dead_letters = {dead_letter_topic(topic) for topic in topics}
+    for topic in sorted(dead_letters & topics.keys()):
+        yield f"sources.{topics[topic]}: the topic {topic} is a dead-letter topic of this pipeline; read another topic"
     writers: dict[str, str] = {}
     for place, name, _, sink in _kafka(pipeline):
-        if sink.topic in pipeline.sources:
+        if sink.topic in topics:
             yield (
                 f"{place}.topic: {sink.topic} is a source of this pipeline, it would read what it writes; rename it, or "
                 "read it in a second pipeline"

@@ -5,9 +5,9 @@ The sources are Spark's Structured Streaming guide (output modes, watermarks, jo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from headrace.contract.model import Pipeline, Query, format_duration
+from headrace.contract.model import Column, Pipeline, Query, format_duration
 from headrace.contract.wording import choices, listed
 
 WINDOW_START = "window_start"
@@ -242,7 +242,9 @@ def _keyed_by_time(pipeline: Pipeline, query: Query) -> bool:
 
 
 def _bounded(pipeline: Pipeline, query: Query, key: str) -> bool:
-    places = [pipeline.sources[topic].columns for topic in query.sources if topic in pipeline.sources]
+    places: list[Mapping[str, Column]] = [
+        pipeline.sources[topic].columns for topic in query.sources if topic in pipeline.sources
+    ]
     return any(key in columns and columns[key].max_distinct is not None for columns in [*places, query.columns])
 
 

@@ -23,9 +23,10 @@ END = "<!-- fields end -->"
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("pipeline", model.Pipeline),
     ("sources.NAME", model.Source),
-    ("columns.NAME", model.Column),
+    ("sources.NAME.columns.NAME", model.SourceColumn),
     ("sources.NAME.event_time", model.EventTime),
     ("dimensions.NAME", model.Dimension),
+    ("dimensions.NAME.columns.NAME and queries.NAME.columns.NAME", model.Column),
     ("dimensions.NAME.refresh", model.Refresh),
     ("queries.NAME", model.Query),
     ("queries.NAME.aggregate", model.Aggregate),

@@ -156,7 +156,8 @@ def pipeline_names(dag_file: str) -> list[str]:
 
 def topics_of(dag_file: str) -> list[str]:
     """Return the source topics of the project that a DAG file belongs to."""
-    return sorted({topic for content in _readable(dag_file).values() for topic in content.get("sources") or ()})
+    sources = (content.get("sources") or {} for content in _readable(dag_file).values())
+    return sorted({str((spec or {}).get("topic") or name) for each in sources for name, spec in each.items()})
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,25 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """What reading needs to know of a column. `kind` is the contract's type: string, decimal(12,2) ..."""
+    """What reading needs to know of a column. `kind` is the contract's type: string, decimal(12,2) ...
+
+    `field` leads from the record to the value through objects; without it the column's name does.
+    """
 
     name: str
     kind: str
     required: bool
+    field: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The name of the field in each object, from the record inwards."""
+        return self.field or (self.name,)
+
+    @property
+    def label(self) -> str:
+        """How a reason names the column: with its field where that has another name."""
+        return self.name if self.path == (self.name,) else f"{self.name} (field {'.'.join(self.path)})"
 
     @property
     def decimal(self) -> tuple[int, int]:
@@ -102,7 +116,7 @@ def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str],
             kept.append(None if value is None else exact(value))
         except RefusedError as refused:
             word, detail = refused.args
-            reasons.setdefault(row, reason(word, f"{column.name}: {detail}"))
+            reasons.setdefault(row, reason(word, f"{column.label}: {detail}"))
             kept.append(None)
     return pa.array(kept, column.arrow)
 

@@ -8,7 +8,8 @@ in the order in which they are applied (a record gets the reason of the first th
     not_utf8     all of it is UTF-8, unknown fields too
     too_deep     at most 100 arrays and objects inside each other
     not_json     it is one JSON text by RFC 8259: no byte order mark, no NaN, nothing after it, no unpaired surrogate
-    wrong_type   it is an object, and each named column has the JSON type below, wherever it occurs
+    wrong_type   it is an object, so is all that a path leads through, and each column has the JSON type below, wherever
+                 it occurs; an object on a path may be null or absent, and its columns are null then
     overflow     int is within 32 bits, long within 64, a decimal has at most precision - scale digits before the point
     inexact      a decimal has no digit but 0 beyond its scale: amounts are never rounded
     bad_number   a decimal in a string is [+-]digits[.digits][e[+-]digits]: no blanks, no NaN, no Infinity
@@ -37,10 +38,8 @@ Arrow takes exception to one of them. Both give the same rows (a property test h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -49,6 +48,7 @@ import pyarrow.compute as pc
 
 from headrace.errors import HeadraceError
 from headrace.streaming.columns import TIMESTAMP, ColumnRule, column_array, reason
+from headrace.streaming.parser import parser
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -69,8 +69,8 @@ USUAL: Final = ("source", "kafka_timestamp")
 # Strings are stepped over, so that brackets in them do not count. Possessive, and the closing quote optional: linear
 # time on any input.
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
-_WRONG_TYPE: Final = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>\w+)`(?: - at `\$\.(?P<column>\w+)`)?")
-_OUT_OF_RANGE: Final = re.compile(r"(?P<what>Integer value|Number) out of range(?: - at `\$\.(?P<column>\w+)`)?")
+_WRONG_TYPE: Final = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>\w+)`(?: - at `\$\.(?P<path>.+)`)?")
+_OUT_OF_RANGE: Final = re.compile(r"(?P<what>Integer value|Number) out of range(?: - at `\$\.(?P<path>.+)`)?")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,9 @@ def make_decoder(source: Source, added: tuple[str, ...] = USUAL) -> Decoder:
         raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one of that name. Rename it.")
     event_time = source.event_time
     return Decoder(
-        columns=tuple(ColumnRule(name, column.type, column.required) for name, column in source.columns.items()),
+        columns=tuple(
+            ColumnRule(name, column.type, column.required, column.path(name)) for name, column in source.columns.items()
+        ),
         key=source.key,
         event_time=event_time.column if event_time else None,
         skew_micros=_micros(event_time.accepted_skew) if event_time else 0,
@@ -196,31 +198,17 @@ def _judge(decoder: Decoder, batch: pa.RecordBatch) -> tuple[list[Any], dict[int
     reasons: dict[int, str] = {}
     rows = _rows(decoder.columns, batch.column("value").cast(pa.binary()), reasons)
     arrays = []
-    for index, column in enumerate(decoder.columns):
-        array = column_array(column, list(map(attrgetter(f"c{index}"), rows)), reasons)
+    for column, value_of in zip(decoder.columns, parser(decoder.columns).values, strict=True):
+        array = column_array(column, list(map(value_of, rows)), reasons)
         _check_text(column, array, decoder.key, reasons)
         if column.required and array.null_count:
             for row in _where(pc.is_null(array)):
-                reasons.setdefault(row, reason("missing", column.name))
+                reasons.setdefault(row, reason("missing", column.label))
         arrays.append(array)
     if decoder.event_time is not None:
         event_times = arrays[[column.name for column in decoder.columns].index(decoder.event_time)]
         _check_future(decoder, event_times, batch.column("timestamp").cast(TIMESTAMP), reasons)
     return arrays, reasons
-
-
-@cache
-def _parser(columns: tuple[ColumnRule, ...]) -> tuple[Callable[[bytes], Any], Any]:
-    """Return the C decoder of one record and the row that stands for a refused one: all null.
-
-    Every field may be absent or null for the parser: what is required is judged in one place, for all types alike.
-    """
-    fields = []
-    for index, column in enumerate(columns):  # numbered names: a column may be called like a keyword or a method
-        kind, default = column.json
-        fields.append((f"c{index}", kind, msgspec.field(default=default, name=column.name)))
-    row = msgspec.defstruct("Row", fields, gc=False, kw_only=True)
-    return msgspec.json.Decoder(row).decode, row()
 
 
 def _rows(columns: tuple[ColumnRule, ...], values: pa.Array, reasons: dict[int, str]) -> list[Any]:
@@ -229,7 +217,7 @@ def _rows(columns: tuple[ColumnRule, ...], values: pa.Array, reasons: dict[int, 
     for row, why in (*_not_utf8(values, raw), *_too_deep(values, raw)):
         reasons.setdefault(row, why)
         raw[row] = None
-    parse, blank = _parser(columns)
+    parse, blank, _ = parser(columns)
     rows: list[Any] = []
     add = rows.append
     for value in raw:
@@ -285,14 +273,16 @@ def _parse_reason(columns: tuple[ColumnRule, ...], value: bytes | None, error: E
         except msgspec.DecodeError as malformed:
             error = malformed
     text = str(error)
-    kinds = {column.name: column.kind for column in columns}
     if found := _WRONG_TYPE.fullmatch(text) or _OUT_OF_RANGE.fullmatch(text):
-        name, got = found["column"], found.groupdict().get("got", "float")  # no float holds what is out of range
-        if name is None:
+        path, got = found["path"], found.groupdict().get("got", "float")  # no float holds what is out of range
+        if path is None:
             return reason("wrong_type", f"expected an object, got {got}")
+        there = [column for column in columns if ".".join(column.path) == path]
+        if not there:
+            return reason("wrong_type", f"field {path}: expected an object, got {got}")
         if found.groupdict().get("what") == "Integer value":
-            return reason("overflow", f"{name}: does not fit {kinds[name]}")
-        return reason("wrong_type", f"{name}: expected {kinds[name]}, got {got}")
+            return reason("overflow", f"{there[0].label}: does not fit {there[0].kind}")
+        return reason("wrong_type", f"{there[0].label}: expected {there[0].kind}, got {got}")
     if value.startswith(b"\xef\xbb\xbf"):
         return reason("not_json", "begins with a byte order mark")
     return reason("not_json", text.removeprefix("JSON is malformed: "))
@@ -309,10 +299,10 @@ def _check_text(column: ColumnRule, array: pa.Array, key: str, reasons: dict[int
     if bounds["max"] > MAX_KEY_TEXT:
         for row in _where(pc.greater(lengths, MAX_KEY_TEXT)):
             size = lengths[row].as_py()
-            reasons.setdefault(row, reason("too_long", f"{column.name}: {size} bytes, at most {MAX_KEY_TEXT}"))
+            reasons.setdefault(row, reason("too_long", f"{column.label}: {size} bytes, at most {MAX_KEY_TEXT}"))
     if bounds["min"] == 0 and column.name == key:
         for row in _where(pc.equal(lengths, 0)):
-            reasons.setdefault(row, reason("missing", f"{column.name}: it is the key and empty"))
+            reasons.setdefault(row, reason("missing", f"{column.label}: it is the key and empty"))
 
 
 def _check_future(decoder: Decoder, times: pa.Array, kafka: pa.Array, reasons: dict[int, str]) -> None:

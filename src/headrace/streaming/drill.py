@@ -126,7 +126,7 @@ def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
         frame, mode = queries.build(driver, name, declared, streaming=True), declared.mode
         columns = list(declared.columns)
     else:
-        frame, mode = queries.archive_frame(driver, name.removeprefix(names.ARCHIVE_PREFIX)), "append"
+        frame, mode = queries.archive_frame(driver, names.archived_topic(driver.pipeline, name)), "append"
         columns = ["topic", "partition", "offset", "reason"]
     query = (
         frame.writeStream.queryName(f"drill of {names.query_name(driver.pipeline.name, name)}")

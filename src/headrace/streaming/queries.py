@@ -90,7 +90,18 @@ def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform
             f"pipelines/{pipeline.name}.yaml, with the query's name.",
             exit_code=Exit.REFUSED,
         )
-    return {name: getattr(module, name) for name in pipeline.queries}
+    return {name: _by_topic(pipeline, getattr(module, name)) for name in pipeline.queries}
+
+
+def _by_topic(pipeline: Pipeline, transform: Transform) -> Transform:
+    """Return a transform whose sources are named by topic, as everywhere but in its own file (ADR 42)."""
+    if all(pipeline.source_name(topic) == topic for topic in pipeline.sources):
+        return transform
+
+    def renamed(*args: DataFrame, **frames: DataFrame) -> DataFrame:
+        return transform(*args, **{pipeline.source_name(name): frame for name, frame in frames.items()})
+
+    return renamed
 
 
 def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
@@ -115,7 +126,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
 def _topics_of(pipeline: Pipeline, name: str, ids: identity.TopicIds) -> identity.TopicIds:
     """Return the ids of the topics that a query reads."""
     declared = pipeline.queries.get(name)
-    topics = declared.sources if declared else [name.removeprefix(names.ARCHIVE_PREFIX)]
+    topics = declared.sources if declared else [names.archived_topic(pipeline, name)]
     return {topic: ids[topic] for topic in topics if topic in ids}
 
 
@@ -298,7 +309,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         cassandra = _link(driver, name, declared, counters)
         often, refused = writer.reads_often(declared), refusals.REFUSED
     else:
-        topic = name.removeprefix(names.ARCHIVE_PREFIX)
+        topic = names.archived_topic(pipeline, name)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
         letters, required, cassandra, often, refused = None, (), None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER

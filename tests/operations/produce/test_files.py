@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.contract.model import Column, EventTime, Source
+from headrace.contract.model import EventTime, Source, SourceColumn
 from headrace.errors import HeadraceError
 from headrace.operations.produce.files import count_records, read_records
 from headrace.operations.produce.record import Record
@@ -23,21 +23,21 @@ from headrace.operations.produce.rows import OddRows
 POS = Source(
     key="product_id",
     columns={
-        "product_id": Column(type="string", required=True),
-        "amount": Column(type="decimal(12,2)", required=True),
-        "create_date": Column(type="timestamp", required=True),
+        "product_id": SourceColumn(type="string", required=True),
+        "amount": SourceColumn(type="decimal(12,2)", required=True),
+        "create_date": SourceColumn(type="timestamp", required=True),
     },
     event_time=EventTime(column="create_date"),
 )
 WIDE = Source(
     key="id",
     columns={
-        "id": Column(type="long", required=True),
-        "flag": Column(type="boolean"),
-        "small": Column(type="int"),
-        "name": Column(type="string"),
-        "day": Column(type="date"),
-        "price": Column(type="decimal(10,3)"),
+        "id": SourceColumn(type="long", required=True),
+        "flag": SourceColumn(type="boolean"),
+        "small": SourceColumn(type="int"),
+        "name": SourceColumn(type="string"),
+        "day": SourceColumn(type="date"),
+        "price": SourceColumn(type="decimal(10,3)"),
     },
 )
 
@@ -271,3 +271,31 @@ def test_a_parquet_file_cut_off_or_nested_is_one_sentence(tmp_path: Path) -> Non
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="is a folder"):
         read(tmp_path)
+
+
+ORDERS = Source(
+    topic="shop.orders-v1",
+    key="order_id",
+    columns={
+        "order_id": SourceColumn(type="string", required=True, field="order.orderId"),
+        "total": SourceColumn(type="decimal(12,2)", field=["order", "sum.total"]),
+        "gift": SourceColumn(type="boolean"),
+    },
+)
+
+
+def test_a_row_of_a_table_has_each_cell_where_its_column_is_read_from(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("gift,total,order_id\ntrue,3.10,o1\n,,o2\n")
+    records = read(path, ORDERS)
+    assert values(records) == [
+        {"order": {"orderId": "o1", "sum.total": Decimal("3.10")}, "gift": True},
+        {"order": {"orderId": "o2"}},
+    ]
+    assert [record.key for record in records] == [b"o1", b"o2"]
+
+
+def test_the_key_of_a_json_value_is_found_inside_its_object(tmp_path: Path) -> None:
+    path = tmp_path / "x.ndjson"
+    path.write_text('{"order": {"orderId": "o1"}}\n{"order": null}\n{"order": 5}\n{"orderId": "o4"}\n{"order": {}}\n')
+    assert [record.key for record in read(path, ORDERS)] == [b"o1", None, None, None, None]

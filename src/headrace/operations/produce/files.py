@@ -6,16 +6,17 @@
     CSV      UTF-8, comma, header; an empty cell is an absent value
     Parquet  null and NaN are absent values; timestamps are written in UTC, with all their digits
 
-CSV and Parquet rows become JSON objects with the columns that the topic's source declares (others are left out),
-written by the source's types. A cell that does not fit its type is passed on as the user's own text: the stream's contract
-judges, not this reader, so that the record turns up among the dead letters with its reason and as it was written. A row
-that is none (a wrong count of cells, a broken quote, bytes that are not UTF-8) is passed on too; `OddRows` counts and names
-them. Only a file that is not of its kind as a whole is refused, before anything is sent.
+CSV and Parquet rows become JSON objects with the columns that the topic's source declares (others are left out), each
+in its column's `field`, written by the source's types. A cell that does not fit its type is passed on as the user's own
+text: the stream's contract judges, not this reader, so that the record turns up among the dead letters with its reason and
+as it was written. A row that is none (a wrong count of cells, a broken quote, bytes that are not UTF-8) is passed on too;
+`OddRows` counts and names them. Only a file that is not of its kind as a whole is refused, before anything is sent.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -111,12 +112,20 @@ def _ndjson(path: Path, _topic: str, source: Source, odd: OddRows) -> Iterator[P
 
 def _key_reader(source: Source) -> Callable[[bytes], bytes | None]:
     """Return a function that gives the Kafka key of a JSON value: the key column's text as it is written, or None."""
-    row = msgspec.defstruct("Row", [("key", msgspec.Raw, msgspec.field(default=msgspec.Raw(b"null"), name=source.key))])
-    decode, kind = msgspec.json.Decoder(row).decode, source.columns[source.key].type
+    column = source.columns[source.key]
+    path, kind = column.path(source.key), column.type
+    row: Any = msgspec.Raw
+    for step in reversed(path):
+        field = msgspec.field(default=msgspec.Raw(b"null") if row is msgspec.Raw else None, name=step)
+        row = msgspec.defstruct("Row", [("key", row if row is msgspec.Raw else row | None, field)])
+    decode = msgspec.json.Decoder(row).decode
 
     def key_of(value: bytes) -> bytes | None:
         try:
-            raw = bytes(decode(value).key)  # type: ignore[attr-defined]
+            found = decode(value)
+            for _ in path:
+                found = getattr(found, "key", msgspec.Raw(b"null"))
+            raw = bytes(found)
             if raw.startswith(b'"'):
                 return key_text(kind, msgspec.json.decode(raw))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -148,17 +157,26 @@ def _parquet(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[P
 
 
 def _pair(source: Source, row: Mapping[str, Any], place: str, odd: OddRows) -> Pair:
-    cells = [
-        f'"{name}":{text}'
+    cells = {
+        column.path(name): text
         for name, column in source.columns.items()
         if (text := cell_text(column.type, row.get(name))) is not None
-    ]
-    key, value = key_text(source.columns[source.key].type, row.get(source.key)), "{" + ",".join(cells) + "}"
+    }
+    key, value = key_text(source.columns[source.key].type, row.get(source.key)), _object(cells)
     try:
         return key, value.encode()
     except UnicodeEncodeError:
         odd.refuse(place, "not UTF-8")
         return key, value.encode("utf-8", "surrogateescape")
+
+
+def _object(cells: Mapping[tuple[str, ...], str]) -> str:
+    """Return the JSON object that has each text at its path."""
+    inside: dict[str, dict[tuple[str, ...], str]] = {}
+    for (name, *rest), text in cells.items():
+        inside.setdefault(name, {})[tuple(rest)] = text
+    fields = (f"{json.dumps(name)}:{each.get(()) or _object(each)}" for name, each in inside.items())
+    return "{" + ",".join(fields) + "}"
 
 
 def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -> None:

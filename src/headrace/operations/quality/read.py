@@ -133,7 +133,7 @@ def read_archive(root: str, sink: CheckedSink, window: dict[str, Any]) -> tuple[
     """Return the archive's rows in the window's offset ranges, and the names of the table's columns."""
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
 
-    table = names.archive_table(sink.pipeline, sink.query.removeprefix(names.ARCHIVE_PREFIX))
+    table = names.lake_table(sink.pipeline, sink.query)
     loaded = lake.load(root, table)
     if loaded is None:
         raise HeadraceError(
