@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.contract.fingerprint import archive_declared, declared, differences, digest
+from headrace.contract.fingerprint import added_columns, archive_declared, declared, differences, digest, without
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline, State
 from tests.contract.conftest import changed
@@ -24,6 +24,8 @@ from tests.contract.conftest import changed
          'aggregate.window.size changed from "10 minutes" to "20 minutes"'),
         ("windows", {"queries.windows.aggregate.window": "<gone>"},
          'aggregate.window changed from {"column": "at", "size": "10 minutes", "slide": "5 minutes"} to nothing'),
+        ("windows", {"queries.windows.aggregate.window.offset": "2 minutes"},
+         'aggregate.window.offset was added as "2 minutes"'),
         ("windows", {"driver": {"state_partitions": 4}}, "state_partitions changed from 2 to 4"),
         ("windows", {"queries.windows.mode": "append"}, 'mode changed from "update" to "append"'),
         ("windows", {"queries.windows.sources": ["visits"]}, "sources.sales was removed, it was "),
@@ -119,3 +121,13 @@ def test_rocksdb_is_marked_and_the_memory_store_leaves_the_fingerprint_as_it_was
     assert differences(rocksdb, marks(State(keys=1_000_000))) == []
     assert differences(memory, rocksdb) == ['state_store was added as "rocksdb"']
     assert differences(rocksdb, memory) == ['state_store was removed, it was "rocksdb"']
+
+
+def test_a_column_that_a_source_gets_is_no_difference_where_it_is_not_read(good: Pipeline) -> None:
+    old = declared(good, "windows")
+    new = declared(Pipeline.model_validate(changed({"sources.sales.columns.till": {"type": "string"}})), "windows")
+    assert added_columns(old, new) == {"sales": {"till"}}
+    assert differences(old, new) == ['sources.sales.columns.till was added as "string"']
+    assert differences(old, without(new, {"sales": {"till"}})) == []
+    assert digest(without(new, {"sales": {"till"}})) == digest(old)
+    assert added_columns(old, old) == added_columns({}, new) == added_columns(new, old) == {}

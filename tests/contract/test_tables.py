@@ -114,3 +114,25 @@ def test_a_changed_key_is_refused_with_the_way_out(existing: Table) -> None:
 def test_a_reserved_word_is_a_name_like_any_other() -> None:
     statement = create_table(Table("token", "table", {"select": "text"}, ("select",)))
     assert statement == 'CREATE TABLE IF NOT EXISTS "token"."table" ("select" text, PRIMARY KEY (("select")))'
+
+
+def test_a_clustering_order_is_made_with_the_table(broken: Callable[..., Path]) -> None:
+    key = {"clustering_key": ["shop", "window_end"], "clustering_order": {"window_end": "desc"}}
+    change = {f"queries.windows.sinks.0.{name}": value for name, value in key.items()}
+    end = {"queries.windows.columns.window_end": {"type": "timestamp", "required": True}}
+    statement = next(each for each in ddl(load_pipeline(broken(change | end))) if '"windows"' in each)
+    assert 'PRIMARY KEY (("window_start"), "shop", "window_end"))' in statement
+    assert ' WITH CLUSTERING ORDER BY ("shop" ASC, "window_end" DESC) AND compaction = ' in statement
+
+
+def test_a_changed_order_is_refused_and_one_that_nobody_declares_is_left_alone() -> None:
+    wanted = replace(TABLE, order={"at": "desc"})
+    assert (
+        alter(replace(TABLE, order={"at": "desc"}), wanted) == alter(replace(TABLE, order={"at": "desc"}), TABLE) == {}
+    )
+    with pytest.raises(HeadraceError) as caught:
+        alter(replace(TABLE, order={"at": "asc"}), wanted)
+    assert str(caught.value) == (
+        "Table shop.sales has its rows by at asc but desc is wanted: Cassandra cannot change an order; give the sink a new "
+        "table name, fill it, and drop the old table."
+    )

@@ -157,7 +157,7 @@ def test_a_refusal_names_the_query_and_both_files_and_is_no_crash_loop(spark: Sp
         (windowed("10 minutes", startTime="-5 minutes"), "windows begin 5 minutes after whole steps of 10 minutes"),
         (
             windowed("10 minutes", startTime="5 minutes"),
-            "windows begin 5 minutes after whole steps of 10 minutes since 1970 in UTC, and the file cannot declare that",
+            "aggregate.window.offset is declared as 0 seconds; write offset: 5 minutes, or correct the start time in F.window",
         ),
         (windowed("5 minutes"), "aggregate.window.size is declared as 10 minutes, and the transform has 5 minutes"),
         (
@@ -172,6 +172,15 @@ def test_a_window_is_compared_in_size_slide_and_offset(
     told = refusal(spark, WINDOWS, window)
     assert says in told
     assert bool(says) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("start", "says"), [("5 minutes", ""), ("-5 minutes", ""), ("15 minutes", ""), ("0 minutes", "differ")]
+)
+def test_a_window_that_begins_off_the_full_step_can_be_declared(spark: SparkSession, start: str, says: str) -> None:
+    shifted = {"keys": ["pump"], "window": {"column": "at", "size": "10 minutes", "offset": "5 minutes"}}
+    assert says in refusal(spark, WINDOWS | {"aggregate": shifted}, windowed("10 minutes", startTime=start))
+    assert bool(refusal(spark, WINDOWS | {"aggregate": shifted}, windowed("10 minutes", startTime=start))) == bool(says)
 
 
 def test_a_sliding_window_and_one_that_is_a_column_first_are_seen(spark: SparkSession) -> None:

@@ -248,7 +248,11 @@ class FakeCassandra:
         position = {name: at for key in (table.partition_key, table.clustering_key) for at, name in enumerate(key)}
         return [
             SimpleNamespace(
-                column_name=name, type=cql, kind=kinds.get(name, "regular"), position=position.get(name, -1)
+                column_name=name,
+                type=cql,
+                kind=kinds.get(name, "regular"),
+                position=position.get(name, -1),
+                clustering_order=table.order.get(name, "asc") if name in table.clustering_key else "none",
             )
             for name, cql in table.columns.items()
         ]
@@ -305,6 +309,20 @@ def test_a_type_that_cassandra_cannot_change_is_refused_before_anything_is_chang
     session.tables.popitem()
     with pytest.raises(RefusedError, match=r"is inet but \w+ is wanted: Cassandra cannot change a type"):
         tables_of(session, good).carry_out()
+    assert session.executed == []
+
+
+def test_a_clustering_order_that_the_table_does_not_have_is_refused_before_anything_is_changed(
+    good: Pipeline, broken: Callable[..., Path]
+) -> None:
+    newest_first = load_pipeline(broken({"queries.windows.sinks.0.clustering_order": {"shop": "desc"}}))
+    assert tables_of(with_tables(newest_first), newest_first).changes == []
+    assert tables_of(with_tables(newest_first), good).changes == []
+    session = with_tables(good)
+    with pytest.raises(
+        RefusedError, match="has its rows by shop asc but desc is wanted: Cassandra cannot change an order"
+    ):
+        tables_of(session, newest_first).carry_out()
     assert session.executed == []
 
 

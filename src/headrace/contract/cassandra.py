@@ -32,6 +32,7 @@ _GC_GRACE = timedelta(days=10)
 class Table:
     """A Cassandra table as it must be, or as `system_schema` says it is. `columns` maps a name to its CQL type.
 
+    `order` says asc or desc of clustering columns; of one that it does not name, a declaration takes either.
     `options` maps a table option to its value in CQL. `shared`: no query of the pipeline writes it, so its options count
     only where the table is made; whoever writes it decides.
     """
@@ -42,6 +43,7 @@ class Table:
     partition_key: tuple[str, ...]
     clustering_key: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict, compare=False)
+    order: dict[str, str] = field(default_factory=dict, compare=False)
     shared: bool = field(default=False, compare=False)
 
     @property
@@ -102,7 +104,7 @@ def _declared(pipeline: Pipeline) -> Iterator[Table]:
                 keyspace, table = cassandra_table(pipeline.name, query_name, sink)
                 key = (tuple(sink.partition_key), tuple(sink.clustering_key))
                 options = _options(sink.ttl, by_event_time=sink.writetime != "batch")
-                yield Table(keyspace, table, _cql_columns(query.columns), *key, options)
+                yield Table(keyspace, table, _cql_columns(query.columns), *key, options, dict(sink.clustering_order))
 
 
 def _cql_columns(columns: Mapping[str, Column]) -> dict[str, str]:
@@ -119,6 +121,7 @@ def _merged(first: Table, second: Table) -> Table:
         first.partition_key,
         first.clustering_key,
         options,
+        {**first.order, **second.order},
         first.shared and second.shared,
     )
 
@@ -149,9 +152,15 @@ def create_table(table: Table) -> str:
     """Return CREATE TABLE IF NOT EXISTS in one line."""
     columns = ", ".join(f'"{name}" {cql}' for name, cql in table.columns.items())
     key = ", ".join([f"({_list(table.partition_key)})", *(f'"{name}"' for name in table.clustering_key)])
-    options = " AND ".join(f"{name} = {value}" for name, value in sorted(table.options.items()))
+    options = " AND ".join([*_order(table), *(f"{name} = {value}" for name, value in sorted(table.options.items()))])
     statement = f"CREATE TABLE IF NOT EXISTS {quoted(table.keyspace, table.name)} ({columns}, PRIMARY KEY ({key}))"
     return f"{statement} WITH {options}" if options else statement
+
+
+def _order(table: Table) -> list[str]:
+    """Return the clause of the clustering order, if one is said; Cassandra asks for all columns of it then."""
+    parts = (f'"{name}" {table.order.get(name, "asc").upper()}' for name in table.clustering_key)
+    return [f"CLUSTERING ORDER BY ({', '.join(parts)})"] if table.order else []
 
 
 def ddl(pipeline: Pipeline, replication_factor: int = 1) -> list[str]:
@@ -248,6 +257,12 @@ def _refuse_conflicts(first: Table, second: Table) -> None:
             f"Table {place} has the primary key {_key_text(first)} but {_key_text(second)} is wanted: Cassandra cannot "
             "change a key; give the sink a new table name, fill it, and drop the old table."
         )
+    for name, order in second.order.items():
+        if first.order.get(name, order) != order:
+            raise HeadraceError(
+                f"Table {place} has its rows by {name} {first.order[name]} but {order} is wanted: Cassandra cannot change an "
+                "order; give the sink a new table name, fill it, and drop the old table."
+            )
     for name, cql in second.columns.items():
         if first.columns.get(name, cql) != cql:
             raise HeadraceError(

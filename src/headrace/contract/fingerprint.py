@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from headrace.contract import state
@@ -62,6 +62,7 @@ def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:
             "size": format_duration(window.size),
             "slide": format_duration(window.slide or window.size),
         }
+        | ({"offset": format_duration(window.offset)} if window.offset else {})
         if window
         else None,
     }
@@ -70,6 +71,24 @@ def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:
 def archive_declared(topic: str) -> dict[str, Any]:
     """Return the fingerprint of an archive query: raw records, so its topic is all that counts."""
     return {"archive": topic}
+
+
+def added_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return by topic the columns of its source that `old`, a checkpoint's, does not have."""
+    there, now = old.get("sources", {}), new.get("sources", {})
+    found = {
+        topic: now[topic]["columns"].keys() - there[topic]["columns"].keys() for topic in now.keys() & there.keys()
+    }
+    return {topic: columns for topic, columns in found.items() if columns}
+
+
+def without(new: Mapping[str, Any], unused: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """Return a fingerprint without columns (by topic) that no query reads: a checkpoint holds nothing of them."""
+    sources = {
+        topic: source | {"columns": {n: c for n, c in source["columns"].items() if n not in unused.get(topic, ())}}
+        for topic, source in new["sources"].items()
+    }
+    return {**new, "sources": sources}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

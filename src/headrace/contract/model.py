@@ -181,6 +181,13 @@ class Window(Strict):
     column: Name = Field(description="The event-time column of the source.")
     size: Duration = Field(description="Length of the window.")
     slide: Duration | None = Field(None, description="Time between two window starts; without it, the size.")
+    offset: Duration = Field(
+        timedelta(0),
+        description=(
+            "How long after a whole step since 1970 in UTC a window begins, less than the slide: 15 hours for days that "
+            "begin at midnight in UTC+9, 5 minutes for shifts that begin at 5 past."
+        ),
+    )
 
 
 class Aggregate(Strict):
@@ -232,6 +239,10 @@ class CassandraSink(Strict):
     table: Name | None = Field(None, description="Default: the query's name.")
     partition_key: list[Name] = Field(min_length=1, description="Required output columns: which rows lie together.")
     clustering_key: list[Name] = Field(default_factory=list, description="Required output columns: order inside.")
+    clustering_order: dict[Name, Literal["asc", "desc"]] = Field(
+        default_factory=dict,
+        description="How rows of a partition lie and are read, by clustering column: {at: desc} is newest first. Default: asc.",
+    )
     ttl: Duration | None = Field(None, description="Rows vanish this long after they were last written.")
     consistency: Literal["LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = Field(
         "LOCAL_QUORUM", description="How many replicas acknowledge a write."

@@ -54,6 +54,12 @@ def cassandra_key_is_full(pipeline: Pipeline) -> Iterator[str]:
         key = [*sink.partition_key, *sink.clustering_key]
         yield from _key_columns(f"{place}.partition_key", query, sink.partition_key)
         yield from _key_columns(f"{place}.clustering_key", query, sink.clustering_key)
+        for column in sink.clustering_order:
+            if column not in sink.clustering_key:
+                yield (
+                    f"{place}.clustering_order: {column!r} is no column of the clustering key; "
+                    f"{choices(column, sink.clustering_key)}"
+                )
         twice = sorted({column for column in key if key.count(column) > 1})
         if twice:
             yield f"{place}: {listed(twice)} stands twice in the primary key; name each column once"

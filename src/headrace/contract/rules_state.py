@@ -202,7 +202,7 @@ def late_rule_is_clear(pipeline: Pipeline) -> Iterator[str]:
 
 
 def window_is_of_event_time(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a window of another column than event time, without length, or with a gap between two slides."""
+    """Refuse a window of another column than event time, without length, with gaps, or with an offset beyond its slide."""
     for name, query in pipeline.queries.items():
         window = query.aggregate.window if query.aggregate else None
         if window is None:
@@ -221,6 +221,12 @@ def window_is_of_event_time(pipeline: Pipeline) -> Iterator[str]:
             yield (
                 f"queries.{name}.aggregate.window.slide: {format_duration(window.slide)} is longer than the window "
                 f"({format_duration(window.size)}), rows in between would be lost; make it at most the size"
+            )
+        step = window.slide or window.size
+        if step and window.offset >= step:
+            yield (
+                f"queries.{name}.aggregate.window.offset: windows begin every {format_duration(step)}, so an offset is "
+                f"shorter; write offset: {format_duration(window.offset % step)}"
             )
 
 

@@ -107,12 +107,13 @@ def closed_until(pipeline: Pipeline, now: datetime) -> date:
 def speed_windows(pipeline: Pipeline, name: str) -> str | None:
     """Return the tumbling query whose windows, summed, continue the running totals of `name` after the horizon.
 
-    It has the same keys and the same summed columns; None where the pipeline declares no such query.
+    It has the same keys and the same summed columns; None where the pipeline declares no such query. Windows with an
+    offset begin before the horizon, which is midnight in UTC, and end after it.
     """
     query = pipeline.queries[name]
     for other, candidate in pipeline.queries.items():
         window = candidate.aggregate.window if candidate.aggregate else None
-        tumbling = window is not None and window.slide in (None, window.size)
+        tumbling = window is not None and window.slide in (None, window.size) and not window.offset
         if (
             tumbling
             and candidate.mode == "update"

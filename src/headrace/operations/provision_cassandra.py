@@ -48,7 +48,8 @@ def _execute(session: Session, statements: list[str]) -> None:
 def _existing(session: Session, table: cassandra.Table) -> cassandra.Table | None:
     place = (table.keyspace, table.name)
     rows = session.execute(
-        "SELECT column_name, type, kind, position FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s",
+        "SELECT column_name, type, kind, position, clustering_order FROM system_schema.columns "
+        "WHERE keyspace_name = %s AND table_name = %s",
         place,
     ).all()
     if not rows:
@@ -73,6 +74,7 @@ def _existing(session: Session, table: cassandra.Table) -> cassandra.Table | Non
             "gc_grace_seconds": str(options.gc_grace_seconds),
             "compaction": str(dict(options.compaction)),
         },
+        {row.column_name: row.clustering_order for row in rows if row.kind == "clustering"},
     )
 
 

@@ -179,7 +179,7 @@ def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[dict[str, A
     if missing:
         raise HeadraceError(f"{name} is stored by {', '.join(missing)}: give {missing[0]}=... to read it.")
     step = query_.aggregate.window.slide or query_.aggregate.window.size
-    starts = _starts(begin, asked.until, step)
+    starts = _starts(begin, asked.until, step, query_.aggregate.window.offset)
     where = [views.WINDOW_START] + [column for column in asked.keys if column in views.key(query_)]
     values = [[start, *(asked.keys[column] for column in where[1:])] for start in starts]
     with cassandra_session(asked.deployment.bindings) as session:
@@ -217,10 +217,10 @@ def _sink(query_: Query) -> CassandraSink:
     raise HeadraceError("Only queries with a Cassandra table are served: the speed layer is read from there.")
 
 
-def _starts(begin: datetime, until: datetime, step: timedelta) -> list[datetime]:
-    """Return the window starts in [begin, until); windows begin at whole steps since 1970."""
+def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta = timedelta(0)) -> list[datetime]:
+    """Return the window starts in [begin, until); windows begin `offset` after whole steps since 1970."""
     micro = timedelta(microseconds=1)
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC) + offset
     first = -(-(begin - epoch) // step)
     count = max(0, -(-(until - epoch - first * step) // step))
     if count > MAX_WINDOWS:

@@ -69,14 +69,15 @@ def _by_class(
     tumbling, two for 10/5 minutes): inside a class a record has at most one window, and the whole record is late or not.
     """
     size, slide = window.size // _MICROSECOND, (window.slide or window.size) // _MICROSECOND
+    offset = window.offset // _MICROSECOND
     classes = -(-size // slide)
     period = classes * slide
     time = F.unix_micros(window.column)
     parts = []
     for shift in range(0, period, slide):
-        end = time - F.pmod(time - F.lit(shift), F.lit(period)) + F.lit(size)
+        end = time - F.pmod(time - F.lit(shift + offset), F.lit(period)) + F.lit(size)
         rows = transform(records.where((end > time) & keep(end)))
-        parts.append(rows.where(F.pmod(F.unix_micros("window_start"), F.lit(period)) == shift))
+        parts.append(rows.where(F.pmod(F.unix_micros("window_start") - F.lit(offset), F.lit(period)) == shift))
     return reduce(DataFrame.unionByName, parts)
 
 

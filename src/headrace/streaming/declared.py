@@ -173,7 +173,8 @@ def _window(frame: DataFrame, query: Query) -> Iterator[str]:
         if word == "offset":
             yield (
                 f"windows begin {format_duration(has)} after whole steps of {format_duration(found[1])} since 1970 in "
-                "UTC, and the file cannot declare that; take the start time out of F.window"
+                f"UTC, and aggregate.window.offset is declared as {format_duration(says)}; write offset: "
+                f"{format_duration(has)}, or correct the start time in F.window"
             )
         else:
             yield (
@@ -183,7 +184,7 @@ def _window(frame: DataFrame, query: Query) -> Iterator[str]:
 
 
 def _declared(window: Window) -> tuple[timedelta, timedelta, timedelta]:
-    return window.size, window.slide or window.size, timedelta(0)
+    return window.size, window.slide or window.size, window.offset
 
 
 def window_of(frame: DataFrame) -> tuple[timedelta, timedelta, timedelta] | None:

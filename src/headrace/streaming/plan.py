@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from pyspark.sql import DataFrame
 
@@ -72,6 +73,45 @@ def expanded(text: str, lines: list[str]) -> str:
     for line in lines:
         made |= _definitions(line)
     return _expanded(text, made, frozenset())
+
+
+def columns_read(frame: DataFrame, names: Collection[str]) -> set[str]:
+    """Return which of these columns of its sources a streaming frame still reads when Spark has optimised its plan.
+
+    A column that Spark prunes at the source is in no state. A join keeps every column of both sides that reaches it.
+    """
+    execution = frame._jdf.queryExecution()
+    known = {
+        attribute: attribute.partition("#")[0]
+        for node in _nodes(execution.analyzed())
+        if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE
+        for attribute in _attributes(node.output())
+        if attribute.partition("#")[0] in names
+    }
+    # Not `optimizedPlan`: it refuses a stream that is not started.
+    optimised = frame.sparkSession._jsparkSession.sessionState().optimizer().execute(execution.analyzed())
+    read = set()
+    for node in _nodes(optimised):
+        read |= _attributes(node.references())
+        if _STATEFUL.match(node.nodeName()) and node.nodeName() != "Aggregate":
+            read |= {attribute for child in _children(node) for attribute in _attributes(child.output())}
+    return {name for attribute, name in known.items() if attribute in read}
+
+
+def _nodes(node: Any) -> Iterator[Any]:  # noqa: ANN401 - Java objects
+    yield node
+    for child in _children(node):
+        yield from _nodes(child)
+
+
+def _children(node: Any) -> list[Any]:  # noqa: ANN401
+    children = node.children()
+    return [children.apply(index) for index in range(children.size())]
+
+
+def _attributes(found: Any) -> set[str]:  # noqa: ANN401
+    """Return the attributes of a Scala collection as name#id."""
+    return {f"{name}#{number}" for name, number in _ATTRIBUTE.findall(found.mkString(" "))}
 
 
 def _own_lines(text: str) -> Iterator[str]:

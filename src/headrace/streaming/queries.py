@@ -150,13 +150,27 @@ def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, 
             plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
         frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
         require_declared(frame, pipeline.name, name, query)
-        planned.append((name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame)))
+        marks = fingerprint.declared(pipeline, name) | plan_marks(frame)
+        now = None if name in new else generation.current(driver.root, pipeline.name, name)
+        planned.append((name, frame, _without_unused(frame, query, now.fingerprint if now else {}, marks)))
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
         begins = _starting_ms(driver, names.archive_query(topic), new)
         frame = archive_frame(driver, topic, begins)
         planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
     return planned
+
+
+def _without_unused(frame: DataFrame, query: Query, old: dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
+    """Return a query's fingerprint without columns that its sources have got since `old` and that it does not read."""
+    added = fingerprint.added_columns(old, marks)
+    if not added:
+        return marks
+    # Rows without state are written by the declared columns, whatever else the transform lets through.
+    if refusals.of_one_record(query):
+        frame = frame.select(*(f"`{name}`" for name in (*query.columns, *([query.matched] if query.matched else ()))))
+    read = plan.columns_read(frame, set().union(*added.values()))
+    return fingerprint.without(marks, {topic: columns - read for topic, columns in added.items()})
 
 
 def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:

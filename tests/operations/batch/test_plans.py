@@ -294,6 +294,8 @@ def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
     assert serve._starts(noon, noon + 2 * five, five) == [noon, noon + five]
     assert serve._starts(noon - timedelta(seconds=1), noon + timedelta(seconds=1), five) == [noon]
     assert serve._starts(noon, noon, five) == []
+    two = timedelta(minutes=2)
+    assert serve._starts(noon, noon + 2 * five, five, two) == [noon + two, noon + five + two]
     with pytest.raises(HeadraceError, match="are too many to read one by one"):
         serve._starts(noon - timedelta(days=365), noon, five)
 

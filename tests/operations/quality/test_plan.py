@@ -11,7 +11,7 @@ import pytest
 from headrace.contract.ledger import Record
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality import plan, store
-from headrace.operations.quality.plan import Check, closed_windows, finished_batches
+from headrace.operations.quality.plan import Check, Grid, closed_windows, finished_batches
 from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
@@ -49,7 +49,7 @@ def _record(batch: int, rows_out: int = 10, written_ms: int = 0, end: int = 0, w
 def test_a_window_is_read_once_and_only_when_it_has_closed(
     watermark: int, since: int | None, starts: list[int] | None
 ) -> None:
-    window = closed_windows(watermark * MINUTE, 5 * MINUTE, 5 * MINUTE, None if since is None else since * MINUTE)
+    window = closed_windows(watermark * MINUTE, Grid(5 * MINUTE, 5 * MINUTE), None if since is None else since * MINUTE)
     if starts is None:
         assert window["kind"] == "nothing"
     else:
@@ -58,12 +58,19 @@ def test_a_window_is_read_once_and_only_when_it_has_closed(
 
 
 def test_sliding_windows_have_closed_when_their_whole_size_is_behind_the_watermark() -> None:
-    window = closed_windows(62 * MINUTE, 10 * MINUTE, 5 * MINUTE, 45 * MINUTE)
+    window = closed_windows(62 * MINUTE, Grid(10 * MINUTE, 5 * MINUTE), 45 * MINUTE)
     assert window["starts_ms"] == [40 * MINUTE, 45 * MINUTE, 50 * MINUTE]
 
 
+@pytest.mark.parametrize(("since", "starts"), [(None, [3, 13, 23, 33, 43]), (33, [33, 43]), (32, [23, 33, 43])])
+def test_windows_with_an_offset_are_read_by_their_own_starts(since: int | None, starts: list[int]) -> None:
+    grid = Grid(10 * MINUTE, 10 * MINUTE, 3 * MINUTE)
+    window = closed_windows(60 * MINUTE, grid, None if since is None else since * MINUTE)
+    assert window["starts_ms"] == [start * MINUTE for start in starts]
+
+
 def test_at_most_the_newest_windows_are_read() -> None:
-    window = closed_windows(10**13, 5 * MINUTE, 5 * MINUTE, None)
+    window = closed_windows(10**13, Grid(5 * MINUTE, 5 * MINUTE), None)
     assert len(window["starts_ms"]) == plan.MAX_WINDOWS
     assert window["until_ms"] == 10**13 // (5 * MINUTE) * 5 * MINUTE
 

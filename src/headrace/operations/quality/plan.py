@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.contract import generation, ledger, paths, storage
 from headrace.contract.model import Pipeline
@@ -99,7 +99,7 @@ def _check(
     before = _before(root, sink) if since_ms is None else {}
     grid = _grid(pipeline, sink)
     if grid:
-        window = closed_windows(newest["watermark_ms"], *grid, since_ms or before.get("until_ms"))
+        window = closed_windows(newest["watermark_ms"], grid, since_ms or before.get("until_ms"))
     elif sink.kind == "cassandra":
         window = {"kind": "table", "name": f"table at {iso(now_ms)}", "at_ms": now_ms}
     else:
@@ -118,21 +118,30 @@ def _check(
     )
 
 
+class Grid(NamedTuple):
+    """Where windows lie, in milliseconds: their size, the time between two starts, and how long after 1970 they begin."""
+
+    size: int
+    slide: int
+    offset: int = 0
+
+
 def nothing(reason: str) -> dict[str, Any]:
     """Return the window of a check that has nothing to read."""
     return {"kind": "nothing", "name": "nothing", "reason": reason}
 
 
-def closed_windows(watermark_ms: int, size_ms: int, slide_ms: int, since_ms: int | None) -> dict[str, Any]:
+def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> dict[str, Any]:
     """Return the window starts (milliseconds) of windows that ended at or before the watermark and after `since_ms`.
 
     The newest finished batch's watermark closes them: the next batch drops rows of such a window (SPARK-42376).
     """
-    last = (watermark_ms - size_ms) // slide_ms * slide_ms
+    size_ms, slide_ms, offset_ms = grid
+    last = (watermark_ms - size_ms - offset_ms) // slide_ms * slide_ms + offset_ms
     first = last - (MAX_WINDOWS - 1) * slide_ms
     if since_ms is not None:
-        first = max(first, (since_ms - size_ms) // slide_ms * slide_ms + slide_ms)
-    starts = list(range(max(first, 0), last + 1, slide_ms))
+        first = max(first, ((since_ms - size_ms - offset_ms) // slide_ms + 1) * slide_ms + offset_ms)
+    starts = list(range(max(first, offset_ms), last + 1, slide_ms))
     if not starts:
         return nothing("no window has closed since the last check")
     until = starts[-1] + size_ms
@@ -189,14 +198,15 @@ def _spans(chosen: Sequence[ledger.Record]) -> dict[str, list[int]]:
     return spans
 
 
-def _grid(pipeline: Pipeline, sink: CheckedSink) -> tuple[int, int] | None:
-    """Return (size, slide) in milliseconds of a table with one partition a window; None for every other sink."""
+def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
+    """Return the grid of a table with one partition a window; None for every other sink."""
     query = pipeline.queries.get(sink.query)
     if sink.kind != "cassandra" or query is None or query.aggregate is None or query.aggregate.window is None:
         return None
     by_start = any(getattr(each, "partition_key", None) == [WINDOW_START] for each in query.sinks)
     window = query.aggregate.window
-    return (window.size // _MILLISECOND, (window.slide or window.size) // _MILLISECOND) if by_start else None
+    parts = (window.size, window.slide or window.size, window.offset)
+    return Grid(*(part // _MILLISECOND for part in parts)) if by_start else None
 
 
 def _parameters(

@@ -133,7 +133,7 @@ def with_facts(
         frame[f"_{first}_to_{second}_seconds"] = (frame[second] - frame[first]).dt.total_seconds()
     if window and WINDOW_START in frame:
         grid = (window.slide or window.size).total_seconds()
-        frame[OFFSET_IN_GRID] = _epoch_seconds(frame[WINDOW_START]) % grid
+        frame[OFFSET_IN_GRID] = (_epoch_seconds(frame[WINDOW_START]) - window.offset.total_seconds()) % grid
     return frame
 
 

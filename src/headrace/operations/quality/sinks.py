@@ -148,6 +148,7 @@ def parts_query(pipeline: Pipeline, query: str) -> str | None:
             continue
         size, slide = other.aggregate.window.size, other.aggregate.window.slide
         tumbling = slide in {None, size} and size == window.slide and other.aggregate.keys == keys
+        tumbling = tumbling and other.aggregate.window.offset == window.offset
         if tumbling and _table_keyed(other, (WINDOW_START,)):
             return name
     return None
