@@ -35,8 +35,8 @@ PROGRESS = {
         {"latestOffset": '{"clicks": {"0": 7}}', "endOffset": '{"clicks": {"0": 5}}'},
     ],
     "stateOperators": [
-        {"numRowsTotal": 11, "numRowsDroppedByWatermark": 2},
-        {"numRowsTotal": 4, "numRowsDroppedByWatermark": 1},
+        {"operatorName": "stateStoreSave", "numRowsTotal": 11, "numRowsDroppedByWatermark": 2},
+        {"operatorName": "dedupe", "numRowsTotal": 4, "numRowsDroppedByWatermark": 1},
     ],
 }
 
@@ -53,7 +53,7 @@ def written() -> Counters:
 
 def test_a_look_adds_up_all_sources_and_state_operators() -> None:
     found = look(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
-    assert (found["lag"], found["state_rows"], found["late_groups"]) == (12, 15, 3)
+    assert (found["lag"], found["state_rows"], found["groups"], found["late_groups"]) == (12, 15, 11, 3)
     assert (found["batch"], found["batch_written_ms"], found["batch_duration_ms"]) == (8, 1500, 250)
     assert (found["rows_in"], found["rows_out"], found["batches"]) == (60, 4, 2)
     assert found["watermark_ms"] == 1_782_820_800_000

@@ -87,7 +87,9 @@ class Column(Strict):
     description: str = Field("", description="What a value means, for people.")
     required: bool = Field(False, description="A record without it is a dead letter; a row without it is refused.")
     max_distinct: int | None = Field(
-        None, gt=0, description="How many distinct values there can be. Makes a key set bounded (complete mode asks)."
+        None,
+        gt=0,
+        description="How many distinct values there can be; complete mode asks. A state with more is TOO_MANY_KEYS.",
     )
 
 

@@ -6,7 +6,9 @@ the store is in the plan fingerprint: another one needs a new generation.
 
 from __future__ import annotations
 
-from headrace.contract.model import ROCKSDB_KEYS, Query, StateStore
+from collections.abc import Mapping
+
+from headrace.contract.model import ROCKSDB_KEYS, Column, Pipeline, Query, StateStore
 
 _PROVIDER = "spark.sql.streaming.stateStore.providerClass"
 _PROVIDERS: dict[StateStore, str] = {
@@ -31,6 +33,20 @@ def store_of(query: Query) -> StateStore | None:
     if query.state and query.state.store:
         return query.state.store
     return "rocksdb" if query.state and (query.state.keys or 0) >= ROCKSDB_KEYS else "memory"
+
+
+def max_groups(pipeline: Pipeline, query: str) -> int | None:
+    """Return how many groups a declared query may hold by `max_distinct` of its keys; None where nothing bounds them so."""
+    spec = pipeline.queries.get(query)
+    if spec is None or spec.aggregate is None or spec.aggregate.window or (spec.watermark and spec.mode != "complete"):
+        return None
+    places: list[Mapping[str, Column]] = [pipeline.sources[topic].columns for topic in spec.sources]
+    places.append(spec.columns)
+    most = 1
+    for key in spec.aggregate.keys:
+        bounds = [columns[key].max_distinct for columns in places if key in columns]
+        most *= max((bound for bound in bounds if bound is not None), default=0)
+    return most or None
 
 
 def conf(query: Query) -> dict[str, str]:

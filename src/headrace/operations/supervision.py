@@ -28,13 +28,16 @@ from headrace.contract import paths, storage
 from headrace.contract.records import known_fields
 from headrace.operations.intent import Intent
 
-Verdict = Literal["HEALTHY", "IDLE", "LAGGING", "STALLED", "CRASH_LOOP", "MISSING", "DUPLICATE", "UNKNOWN"]
+Verdict = Literal[
+    "HEALTHY", "IDLE", "LAGGING", "TOO_MANY_KEYS", "STALLED", "CRASH_LOOP", "MISSING", "DUPLICATE", "UNKNOWN"
+]
 Kind = Literal["NOTHING", "START", "FENCE_AND_START", "RESTART", "STOP", "GIVE_UP"]
 
 GRAVITY: tuple[Verdict, ...] = (
     "IDLE",
     "HEALTHY",
     "LAGGING",
+    "TOO_MANY_KEYS",
     "STALLED",
     "MISSING",
     "CRASH_LOOP",
@@ -43,8 +46,11 @@ GRAVITY: tuple[Verdict, ...] = (
 )
 """From the lightest to the gravest: a pipeline is what its gravest query is."""
 
-FAULTS = frozenset(GRAVITY[3:])
+FAULTS = frozenset(GRAVITY[GRAVITY.index("STALLED") :])
 """Verdicts under which a pipeline does not do what is wanted of it."""
+
+WORKING = frozenset(GRAVITY) - FAULTS
+"""Verdicts under which a driver's batches move, or have nothing to do."""
 
 
 @dataclass(frozen=True)

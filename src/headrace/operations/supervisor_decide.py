@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 
 from headrace.contract.exits import Exit
-from headrace.operations.supervision import Action, Kind, Memory
+from headrace.operations.supervision import WORKING, Action, Kind, Memory
 from headrace.operations.verdict import Finding, Limits, Observation
 
 
@@ -60,7 +60,7 @@ def _leave_or_renew(finding: Finding, seen: Observation, memory: Memory) -> tupl
 
     That is no fault and costs no budget: the new one carries the new settings, so it happens once.
     """
-    lives = seen.wish.want == "RUNNING" and finding.verdict in {"HEALTHY", "LAGGING", "IDLE"}
+    lives = seen.wish.want == "RUNNING" and finding.verdict in WORKING
     if lives and any(driver.outdated for driver in seen.drivers or ()):
         return _did("RESTART", "it runs with settings that the deployment no longer has", seen, memory)
     return _nothing(seen, "all is as it should be" if finding.verdict == "HEALTHY" else finding.reason), memory
@@ -124,7 +124,7 @@ def _count_calm(finding: Finding, seen: Observation, memory: Memory, limits: Lim
     """Give the whole budget back after a stable run: a driver that beats and has had no fault for so long."""
     if finding.verdict == "UNKNOWN":
         return memory
-    if not seen.drivers or not memory.first_beat_ms or finding.verdict not in {"HEALTHY", "IDLE", "LAGGING"}:
+    if not seen.drivers or not memory.first_beat_ms or finding.verdict not in WORKING:
         return replace(memory, calm_since_ms=0)
     memory = replace(memory, calm_since_ms=memory.calm_since_ms or seen.now_ms)
     if seen.now_ms - memory.calm_since_ms >= limits.stable * 1000:

@@ -30,6 +30,7 @@ _COLOURS = {
     "CRASHED": "red",
     "HEALTHY": "green",
     "LAGGING": "yellow",
+    "TOO_MANY_KEYS": "yellow",
     "STALLED": "red",
     "MISSING": "red",
     "CRASH_LOOP": "red",

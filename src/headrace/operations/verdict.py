@@ -14,10 +14,11 @@ from typing import Any
 from headrace.contract import names
 from headrace.contract.exits import HELPS, TOLD_TO_STOP, Exit
 from headrace.contract.model import Pipeline
+from headrace.contract.state import max_groups
 from headrace.contract.submit import ARCHIVE_TRIGGER
 from headrace.operations.drivers import Driver, own_beat
 from headrace.operations.intent import Intent
-from headrace.operations.supervision import GRAVITY, Mark, Memory, Verdict
+from headrace.operations.supervision import GRAVITY, WORKING, Mark, Memory, Verdict
 
 NO_RESTART = {
     "DAMAGED": "`headrace checkpoint verify` says what and names the runbook",
@@ -283,6 +284,17 @@ def _of_query(pipeline: Pipeline, query: str, seen: Observation, memory: Memory,
         return Finding("IDLE", "the driver runs a release without it: it comes with a restart")
     if position.lag is None:
         return Finding("UNKNOWN", "its lag is not known")
+    found = _of_position(pipeline, query, seen, memory, limits)
+    keys, most = entry.get("groups") or 0, max_groups(pipeline, query)
+    if most is not None and keys > most and found.verdict in WORKING:
+        return Finding("TOO_MANY_KEYS", _beyond_keys(pipeline, query, keys, most))
+    return found
+
+
+def _of_position(pipeline: Pipeline, query: str, seen: Observation, memory: Memory, limits: Limits) -> Finding:
+    """Judge by its lag and its batches a query whose driver and position are known."""
+    position, entry = seen.positions[query], _entry(pipeline, query, seen)
+    assert entry is not None
     age = None if entry["batch_written_ms"] is None else max(0.0, (seen.now_ms - entry["batch_written_ms"]) / 1000)
     if position.lag == 0:
         waits = (seen.now_ms - memory.held[query][1]) / 1000 if position.held_at and query in memory.held else 0.0
@@ -321,6 +333,15 @@ def _of_waiting(
     if waits > pipeline.slo.freshness.total_seconds():
         return Finding("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s{doing}")
     return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, {behind}")
+
+
+def _beyond_keys(pipeline: Pipeline, query: str, keys: int, most: int) -> str:
+    aggregate = pipeline.queries[query].aggregate
+    by = ", ".join(aggregate.keys) if aggregate else ""
+    return (
+        f"its state holds {keys:,} groups, and max_distinct of {by} declares at most {most:,}; it goes on, and the state grows "
+        "for ever: raise max_distinct if so many are right, or find who sends such values"
+    )
 
 
 def doing_now(entry: Mapping[str, Any], now_ms: int) -> str:

@@ -29,6 +29,9 @@ HEARTBEAT_SECONDS = 3
 Family = GaugeMetricFamily | CounterMetricFamily
 
 
+AGGREGATE = "stateStoreSave"
+"""What Spark's progress calls the state of an aggregate."""
+
 RATE_BATCHES = 10
 """Over how many of its newest batches a query's rates are taken."""
 
@@ -36,7 +39,8 @@ RATE_BATCHES = 10
 class QueryState(TypedDict):
     """One look at a query. Times are milliseconds since 1970; what is not known yet is None.
 
-    `moved_ms` is when the query was last seen to move, `work` what its running batch has done (`work.Work`). Rates are in
+    `moved_ms` is when the query was last seen to move, `work` what its running batch has done (`work.Work`).
+    `state_rows` is all that it remembers, `groups` what its aggregates do. Rates are in
     offsets a second over its newest batches: `taken_rate` of what it takes, `arrival_rate` of what comes into its topics.
     """
 
@@ -58,6 +62,7 @@ class QueryState(TypedDict):
     lag: int | None
     watermark_ms: int | None
     state_rows: int
+    groups: int
     late_groups: int
     offsets: dict[str, dict[str, int]]
     error: str | None
@@ -123,6 +128,7 @@ def look(
         lag=_lag(last),
         watermark_ms=_watermark_ms(last),
         state_rows=sum(int(op["numRowsTotal"]) for op in operators),
+        groups=sum(int(op["numRowsTotal"]) for op in operators if op.get("operatorName") == AGGREGATE),
         late_groups=sum(int(op["numRowsDroppedByWatermark"]) for op in operators),
         offsets={t: {p: end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()}
         if newest
