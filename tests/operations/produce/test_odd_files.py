@@ -154,6 +154,22 @@ def test_a_broken_json_array_is_refused_in_one_sentence_and_nothing_of_it_is_sen
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text", ['[{"product_id": "a"}]', '\ufeff \n[\n {"product_id": "a"},\n {"x": 1}\n]\n', "[1]\n[2]\n"]
+)
+def test_a_file_of_lines_that_begins_with_an_array_is_refused_before_anything_is_sent(
+    text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.ndjson"
+    path.write_text(text)
+    with pytest.raises(
+        HeadraceError, match=r"begins with a JSON array.* end its name with \.json, so that each element"
+    ):
+        read_records(path, "pos", POS)
+    path.write_text('[1]\n{"product_id": "a"}\n')
+    assert [record.value for record in read_records(path, "pos", POS)] == [b"[1]", b'{"product_id": "a"}']
+
+
 def test_a_json_file_of_lines_with_bad_ones_is_sent_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     lines = [b'{"product_id": "a",', b'{"product_id": "b"}', b"nonsense"]

@@ -1,7 +1,7 @@
 """A user's own file as records of one topic: NDJSON, JSON, CSV or Parquet.
 
     NDJSON   each line is one record's value, bytes untouched, bad lines too (dead letters are for them); an empty line
-             is no record; a byte order mark belongs to the file, not to its first record
+             is no record; a file of arrays is refused; a byte order mark belongs to the file, not to its first record
     JSON     as NDJSON; or one array, or objects over several lines: each value is a record, bytes untouched
     CSV      UTF-8, comma, header; an empty cell is an absent value
     Parquet  null and NaN are absent values; timestamps are written in UTC, with all their digits
@@ -87,12 +87,17 @@ def _reader(path: Path) -> Reader:
 def _json(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
     values = jsonfile.values(path)
     if values is None:
-        return _ndjson(path, topic, source, odd)
+        return _lines(path, topic, source, odd)
     key_of = _key_reader(source)
     return ((key_of(value), value) for value in values)
 
 
-def _ndjson(path: Path, _topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+def _ndjson(path: Path, topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
+    jsonfile.require_no_arrays(path)
+    return _lines(path, topic, source, odd)
+
+
+def _lines(path: Path, _topic: str, source: Source, odd: OddRows) -> Iterator[Pair]:
     key_of = _key_reader(source)
     with path.open("rb") as file:
         if file.read(3) != codecs.BOM_UTF8:

@@ -44,16 +44,29 @@ def values(path: Path) -> Iterator[bytes] | None:
     return (text[start:end].encode("utf-8", "surrogateescape") for start, end in spans)
 
 
+def require_no_arrays(path: Path) -> None:
+    """Raise HeadraceError for a file that is one array, or whose first lines are arrays and no objects."""
+    with path.open("rb") as file:
+        head = [line for _, line in zip(range(_LOOKED_AT), file, strict=False)] if _begins(path) else []
+    first = next((line for line in head if line.removeprefix(b"\xef\xbb\xbf").strip()), b"")
+    array = first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    if array and not (_complete(first, "[]") and any(map(_complete, head))):
+        raise HeadraceError(
+            f"{named(path)} begins with a JSON array, and each line of such a file is a record of its own: end its name "
+            f"with .json, so that each element of the array is a record, or {_LINES}."
+        )
+
+
 def _begins(path: Path) -> bool:
     """Return whether a file begins like an array or an object; what does not is lines, for the contract to judge."""
     with path.open("rb") as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")
 
 
-def _complete(line: bytes) -> bool:
-    """Return whether a line is an object by itself."""
+def _complete(line: bytes, brackets: str = "{}") -> bool:
+    """Return whether a line is an object, or an array, by itself."""
     text = line.decode("utf-8-sig", "surrogateescape").strip()
-    if not (text.startswith("{") and text.endswith("}")):
+    if not (text.startswith(brackets[0]) and text.endswith(brackets[1])):
         return False
     try:
         return _DECODER.raw_decode(text)[1] == len(text)
