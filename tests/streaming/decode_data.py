@@ -48,6 +48,7 @@ ORDERS = Source(
         "lines": SourceColumn(type="int", field="order.lineCount"),
         "at": SourceColumn(type="timestamp", required=True, field="@timestamp"),
         "gift": SourceColumn(type="boolean"),
+        "items": SourceColumn(type="json", field="order.items"),
     },
     event_time=EventTime(column="at"),
 )
@@ -129,6 +130,8 @@ def _typed(column: Column, value: Any) -> Any:
             raise RefusedByOracleError
         return None
     kind = column.type.split("(")[0]
+    if kind == "json":
+        return value
     if kind in ("string", "timestamp", "date"):
         if not isinstance(value, str):
             raise RefusedByOracleError

@@ -59,7 +59,7 @@ class Maker:
         chance, kind = self.random.random(), column.type.partition("(")[0]
         if self.calm:
             chance = 0.5
-        if chance < 0.03:
+        if chance < 0.03 or kind == "json":
             return self.any(3)
         if chance < 0.05:
             return "null"

@@ -206,10 +206,11 @@ def _told(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - 
 
 
 def _pattern(given: str, pattern: str) -> str:
-    if pattern == model.TYPE_PATTERN:
+    if pattern in (model.TYPE_PATTERN, model.SOURCE_TYPE_PATTERN):
         if given in ("float", "double", "real", "number"):
             return f"{given!r} is refused, a float sum depends on the order; use decimal(12,2), or long for whole cents"
         allowed = ["string", "boolean", "int", "long", "timestamp", "date", "decimal(p,s)"]
+        allowed += ["json"] if pattern == model.SOURCE_TYPE_PATTERN else []
         return f"{given!r} is not a type; {choices(given, allowed)}"
     if pattern == model.NAME_PATTERN:
         return f"{given!r} is {_NO_NAME}"

@@ -22,6 +22,7 @@ FIELD_PATTERN = r'^[^"\\\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}$'
 MAX_DURATION = timedelta(days=365_000)
 """A thousand years: added to a time of our days it fits Spark's, Kafka's, Arrow's and Python's times and intervals."""
 TYPE_PATTERN = r"^(string|boolean|int|long|timestamp|date|decimal\(\d{1,2},\d{1,2}\))$"
+SOURCE_TYPE_PATTERN = TYPE_PATTERN.replace("|date|", "|date|json|")
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 TopicName = Annotated[str, Field(pattern=TOPIC_PATTERN)]
@@ -96,6 +97,11 @@ class Column(Strict):
 class SourceColumn(Column):
     """One column of a source, and which field of the JSON record it is read from."""
 
+    type: Annotated[str, Field(pattern=SOURCE_TYPE_PATTERN)] = Field(
+        description=(
+            "As below; or json: any JSON value, which the transform gets as its text, to explode arrays (`from_json`)."
+        )
+    )
     field: FieldName | list[FieldName] | None = Field(
         None,
         description=(

@@ -70,6 +70,8 @@ def source_key_is_required(pipeline: Pipeline) -> Iterator[str]:
         key = f"sources.{name}.key"
         if source.key not in source.columns:
             yield f"{key}: {source.key!r} is no column of {name}; {choices(source.key, source.columns)}"
+        elif source.columns[source.key].type == "json":
+            yield f"{key}: {source.key} is json, and a key is a plain value; choose another column"
         elif not source.columns[source.key].required:
             yield f"{key}: {source.key} may be null; set sources.{name}.columns.{source.key}.required: true"
 

@@ -13,6 +13,7 @@ _SIMPLE = {
     "long": "bigint",
     "timestamp": "timestamp",
     "date": "date",
+    "json": "string",
 }
 
 

@@ -31,6 +31,7 @@ _ARROW_TYPES: Final = {
     "long": pa.int64(),
     "timestamp": TIMESTAMP,
     "date": pa.date32(),
+    "json": pa.string(),
 }
 _MIN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MICROS: Final = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
@@ -85,9 +86,9 @@ class ColumnRule:
     def json(self) -> tuple[Any, Any]:
         """The parser's type and default. All may be null or absent: `decode` judges what is required in one place.
 
-        Decimals stay bytes, so that no digit is lost.
+        Decimals and json stay bytes, so that no digit is lost.
         """
-        if self.kind.startswith("decimal"):
+        if self.kind.startswith("decimal") or self.kind == "json":
             return msgspec.Raw, NULL
         return {"boolean": bool | None, "int": int | None, "long": int | None}.get(self.kind, str | None), None
 
@@ -128,6 +129,8 @@ def _readers(column: ColumnRule) -> tuple[Callable[[list[Any]], pa.Array], Calla
         return partial(_whole_decimals, kind=column.arrow), partial(_exact_decimal, precision=precision, scale=scale)
     if column.kind in ("int", "long"):
         return partial(pa.array, type=column.arrow), partial(_exact_integer, kind=column.kind)
+    if column.kind == "json":
+        return _whole_json, _exact_json
     if column.kind == "timestamp":
         return _whole_timestamps, _exact_timestamp
     if column.kind == "date":
@@ -140,6 +143,15 @@ def _exact_integer(value: int, kind: str) -> int:
     if not -(1 << bits) <= value < 1 << bits:
         raise RefusedError("overflow", f"does not fit {kind}")
     return value
+
+
+def _whole_json(values: list[Any]) -> pa.Array:
+    return pa.array([_exact_json(value) for value in values], pa.string())
+
+
+def _exact_json(raw: msgspec.Raw) -> str | None:
+    text = bytes(raw).decode()
+    return None if text == "null" else text
 
 
 def _whole_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:

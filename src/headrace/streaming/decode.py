@@ -26,6 +26,7 @@ in the order in which they are applied (a record gets the reason of the first th
     timestamp     string "yyyy-MM-dd HH:mm:ss[.f to .ffffff]", T for the space, then nothing (UTC), Z or +hh[[:]mm];
                   1970-01-01 to 9999-12-31 in UTC
     date          string "yyyy-MM-dd", 0001-01-01 to 9999-12-31
+    json          any value; the column is its text as it was written
 
 Unknown fields are ignored. Of a key that occurs twice the last one counts (RFC 8259 section 4 leaves it open).
 A reason is the word above, ": ", and a detail; at most 200 characters. No record raises: whatever one record does to

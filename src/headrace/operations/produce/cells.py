@@ -8,6 +8,8 @@ import re
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
+
 # RFC 8259: what may stand in JSON as a number. "007", "1.", "+1" and "1,5" may not, and stay strings.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -30,9 +32,19 @@ def cell_text(kind: str, cell: Any) -> str | None:  # noqa: ANN401 - a str from 
         return text
     if kind.startswith("decimal") and _NUMBER.fullmatch(text):
         return text
+    if kind == "json" and _is_json(text):
+        return text
     if kind == "boolean" and text.lower() in _BOOLEANS:
         return text.lower()
     return json.dumps(text, ensure_ascii=False)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text.encode(), type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def key_text(kind: str, cell: Any) -> bytes | None:  # noqa: ANN401
