@@ -240,7 +240,7 @@ def ledger_record(folder: str, batch: int) -> ledger.Record | None:
 def sources_of(pipeline: Pipeline, query: str) -> list[str]:
     """Return the topics of a query, declared or archive."""
     declared = pipeline.queries.get(query)
-    return list(declared.sources) if declared else [query.removeprefix(names.ARCHIVE_PREFIX)]
+    return list(declared.sources) if declared else [names.archived_topic(pipeline, query)]
 
 
 def make_stage(
