@@ -174,9 +174,7 @@ def test_a_window_is_compared_in_size_slide_and_offset(
     assert bool(says) == bool(told)
 
 
-@pytest.mark.parametrize(
-    ("start", "says"), [("5 minutes", ""), ("-5 minutes", ""), ("15 minutes", ""), ("0 minutes", "differ")]
-)
+@pytest.mark.parametrize(("start", "says"), [("5 minutes", ""), ("-5 minutes", ""), ("0 minutes", "differ")])
 def test_a_window_that_begins_off_the_full_step_can_be_declared(spark: SparkSession, start: str, says: str) -> None:
     shifted = {"keys": ["pump"], "window": {"column": "at", "size": "10 minutes", "offset": "5 minutes"}}
     assert says in refusal(spark, WINDOWS | {"aggregate": shifted}, windowed("10 minutes", startTime=start))
