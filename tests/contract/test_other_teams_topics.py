@@ -13,7 +13,9 @@ import yaml
 from headrace.contract import fingerprint, kafka, names
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
 from headrace.operations import lineage
+from headrace.operations.produce.run import source_of
 from tests.contract.test_chains import link, refusal
 
 TOPIC = "shop.orders-v1"
@@ -154,3 +156,11 @@ def test_topics_of_two_pipelines_that_kafka_does_not_take_beside_each_other_are_
         "b has topic shop_orders and a has topic shop.orders: Kafka refuses one beside the other, because '.' and '_' are "
         "one character in the names of its metrics; rename one of both."
     )
+
+
+def test_a_command_that_is_given_a_sources_name_answers_with_its_topic(orders: Pipeline) -> None:
+    with pytest.raises(
+        HeadraceError, match=r"'placed' is the name of a source, and its topic is shop.orders-v1: name the"
+    ):
+        source_of({"orders": orders}, "placed")
+    assert source_of({"orders": orders}, TOPIC).key == "order_id"

@@ -81,6 +81,9 @@ def source_of(pipelines: Mapping[str, Pipeline], topic: str) -> Source:
     sources = {name: source for pipeline in pipelines.values() for name, source in pipeline.sources.items()}
     if topic in sources:
         return sources[topic]
+    named = [t for each in pipelines.values() for t in each.sources if each.source_name(t) == topic]
+    if named:
+        raise HeadraceError(f"{topic!r} is the name of a source, and its topic is {named[0]}: name the topic.")
     near = get_close_matches(topic, sources, n=1)
     hint = f"did you mean {near[0]!r}? There is" if near else "there is"
     raise HeadraceError(f"No pipeline reads topic {topic!r}: {hint} {', '.join(sorted(sources))}.")
