@@ -71,8 +71,8 @@ def day(query: Query) -> str:
 def key(query: Query) -> list[str]:
     """Return the columns that tell a row of the query: window and keys, or a join's Cassandra key (else all columns)."""
     if query.aggregate:
-        window = [WINDOW_START, WINDOW_END] if query.aggregate.window else []
-        return [*window, *query.aggregate.keys]
+        window = (WINDOW_START, WINDOW_END) if query.aggregate.window else ()
+        return [*(name for name in window if name in query.columns), *query.aggregate.keys]
     sinks = [sink for sink in query.sinks if isinstance(sink, CassandraSink)]
     return [*sinks[0].partition_key, *sinks[0].clustering_key] if sinks else list(query.columns)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -103,7 +104,9 @@ def windows(
     keys = views.key(query)
     values = [name for name in query.columns if name not in keys]
     account.closed_ms = cut.closed_ms
-    inside = (F.unix_millis(views.WINDOW_END) <= cut.closed_ms) & (F.unix_millis(views.WINDOW_START) >= since_ms)
+    # From its start: a query need not write the end of its windows.
+    end_micros = F.unix_micros(views.WINDOW_START) + F.lit(window.size // timedelta(microseconds=1))
+    inside = (end_micros <= cut.closed_ms * 1000) & (F.unix_millis(views.WINDOW_START) >= since_ms)
     rows = records.where(F.unix_millis(window.column) >= since_ms)
     sides = {
         "due": batch.in_time_windows(rows, window, transform).where(inside),
@@ -115,8 +118,8 @@ def windows(
         _count(account, together, F.col("_has_late"))
         found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
-        reach += [F.unix_micros(window.column) < F.unix_micros(views.WINDOW_END)]
-        is_late = F.unix_millis(views.WINDOW_END) <= F.col(batch.LATE_MARK)
+        reach += [F.unix_micros(window.column) < end_micros]
+        is_late = end_micros <= F.col(batch.LATE_MARK) * 1000
         _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform)
     finally:
         together.unpersist()
