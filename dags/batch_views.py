@@ -45,13 +45,23 @@ with DAG(
         chosen = seat.chosen(form["pipelines"])
         return spark_runs.plan_views(deployment.load(), chosen, run_id or "", form["first"], form["last"])
 
-    @task(outlets=[VIEWS])
+    @task(outlets=[VIEWS], trigger_rule=seat.AFTER_ALL)
     def computed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell what was computed; reconciliation waits for it."""
+        """Tell what was computed, also where another pipeline's run failed; reconciliation waits for it."""
+        from headrace.errors import HeadraceError
         from headrace.operations import deployment, spark_runs
 
-        own = deployment.load()
-        return [spark_runs.report(own, each) for each in runs]
+        reports, faults = spark_runs.reports(deployment.load(), runs)
+        if not reports:
+            raise HeadraceError(" ".join(faults))
+        return reports
+
+    @task(trigger_rule=seat.AFTER_ALL)
+    def complete(runs: list[dict[str, Any]]) -> list[str]:
+        """Fail where the views of a pipeline were not computed."""
+        from headrace.operations import deployment, spark_runs
+
+        return spark_runs.require_all(deployment.load(), runs)
 
     @task
     def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,5 +73,5 @@ with DAG(
 
     runs = plan_views()
     told = computed(runs)  # type: ignore[arg-type]
-    seat.spark_run.expand(submission=runs) >> told  # type: ignore[arg-type]
+    seat.spark_run.expand(submission=runs) >> [told, complete(runs)]  # type: ignore[arg-type]
     emit_lineage(told)  # type: ignore[arg-type]

@@ -69,9 +69,9 @@ with DAG(
 
         return spark_runs.plan_drills(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
 
-    @task
+    @task(trigger_rule=seat.AFTER_ALL)
     def judge(drills: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Keep the reports; fail if a drill failed."""
+        """Keep the reports, also where another drill did not run; fail if one failed."""
         from headrace.operations import deployment, spark_runs
 
         return [dict(each) for each in spark_runs.judge_drills(deployment.load(), drills)]

@@ -17,9 +17,11 @@ with DAG(
     schedule=seat.at("7 * * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Run the suite of every sink over closed windows, finished batches and fixed offset ranges. A critical "
-            "expectation that fails fails the sink's gate and holds its asset back; a warning shows. Failing keys go to "
-            "the quarantine table, full results and Data Docs to storage; a pipeline whose file says so is paused.",
+            "Run the suite of every sink over closed windows, finished batches and fixed offset ranges, all since the last "
+            "check. A critical finding, a sink that cannot be read and a stream that is behind fail the sink's gate and hold "
+            "its asset back; a critical finding does so until it is repaired or accepted. A sink with nothing new is "
+            "skipped; a warning shows. Failing keys go to the quarantine table, full results and Data Docs to storage; a "
+            "pipeline whose file says so is paused.",
             inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
             effects="quarantine, results and Data Docs; a pipeline may be paused.",
             command="headrace quality run",
@@ -45,28 +47,36 @@ with DAG(
         max_active_tis_per_dagrun=1,
         execution_timeout=timedelta(minutes=20),
         map_index_template="{{ planned['pipeline'] }}",
+        trigger_rule=seat.AFTER_ALL,
     )
     def run_checks(planned: dict[str, Any]) -> list[dict[str, Any]]:
-        """Read, validate and keep. Findings are results here, not errors."""
+        """Read, validate and keep. Findings, and sinks that cannot be read, are results here, not errors."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
         return duty.run_checks(deployment.load(), planned["pipeline"], planned["checks"], report=seat.told)
 
-    @task
-    def together(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Return the summaries of all sinks."""
-        return [summary for each in found for summary in each]
+    @task(trigger_rule=seat.AFTER_ALL)
+    def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Return the summaries of all sinks, those of a check that died too: it keeps no other sink's gate from its answer."""
+        from headrace.operations import deployment
+        from headrace.operations.quality import duty
+
+        return duty.complete(deployment.load(), chosen, found)
 
     @task(outlets=[PASSED], retries=0, map_index_template="{{ summary['sink'] }}")
     def gate(summary: dict[str, Any], outlet_events: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's accessor
-        """Fail where a critical expectation did; else tell those that wait for the sink."""
+        """Fail where the sink's gate is shut, skip where nothing was looked at; else tell those that wait for the sink."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
         from headrace.operations.quality import duty
 
-        duty.gate(summary)
-        if summary["status"] != "EMPTY":
-            outlet_events[PASSED].add(Asset(f"sink_{summary['sink']}", uri=f"headrace://sinks/{summary['sink']}"))
-        return {key: summary[key] for key in ("sink", "status", "rows", "expectations", "quarantined")}
+        line = duty.gate(summary)
+        if not duty.is_good(summary):
+            raise AirflowSkipException(line)
+        seat.say(line)
+        outlet_events[PASSED].add(Asset(f"sink_{summary['sink']}", uri=f"headrace://sinks/{summary['sink']}"))
+        return {key: summary[key] for key in ("sink", "status", "rows", "expectations", "quarantined", "coverage")}
 
     @task
     def pause(summaries: list[dict[str, Any]], dag_run: object = None) -> list[str]:
@@ -84,7 +94,9 @@ with DAG(
 
         return duty.build_docs(deployment.load()) if summaries else ""
 
-    summaries = together(run_checks.expand(planned=plan_checks.expand(pipeline=seat.chosen_pipelines())))  # type: ignore[arg-type]
+    pipelines = seat.chosen_pipelines()
+    found = run_checks.expand(planned=plan_checks.expand(pipeline=pipelines))  # type: ignore[arg-type]
+    summaries = together(pipelines, found)  # type: ignore[arg-type]
     gate.expand(summary=summaries)
     pause(summaries)  # type: ignore[arg-type]
     data_docs(summaries)  # type: ignore[arg-type]

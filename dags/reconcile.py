@@ -55,9 +55,9 @@ with DAG(
         chosen = seat.chosen(form["pipelines"])
         return spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
 
-    @task
+    @task(trigger_rule=seat.AFTER_ALL)
     def judge(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell what was compared; fail where an account does not add up."""
+        """Tell what was compared, also where another pipeline's run failed; fail where an account does not add up."""
         from headrace.operations import deployment, spark_runs
 
         return spark_runs.judge_reconcile(deployment.load(), runs)

@@ -1,4 +1,4 @@
-"""`headrace quality run|show|trend|quarantine|docs`: run the suites, and what they found."""
+"""`headrace quality run|show|accept|trend|quarantine|docs`: run the suites, and what they found."""
 
 from __future__ import annotations
 
@@ -8,20 +8,31 @@ import typer
 from rich.text import Text
 
 from headrace.cli_batch import written_deployment
-from headrace.cli_common import Json, Names, console, milliseconds_of, pipelines_of, print_json, progress_bars
+from headrace.cli_common import Json, Names, console, milliseconds_of, pipelines_of, print_json, progress_bars, who
 from headrace.contract import paths, storage
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.quality import duty
+from headrace.operations.quality.status import exit_code
+from headrace.operations.quality.store import failed_words
+from headrace.operations.quality.summary import Summary, coverage_words, stale_words
+from headrace.operations.quality.windows import iso
 
 quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, see what they found.")
 
 Sink = Annotated[
     str, typer.Argument(help="Such as kafka.pos_items, cassandra.pos_sales.tumbling or stage.user_logins.users.")
 ]
-FAILED = 1
-_COLOURS = {"PASSED": "green", "WARNED": "yellow", "FAILED": "red", "EMPTY": "dim"}
+_HEAD = ("sink", "", "looked at", "window", "failed")
+_COLOURS = {
+    "PASSED": "green",
+    "WARNED": "yellow",
+    "FAILED": "red",
+    "UNREADABLE": "magenta",
+    "STALE": "blue",
+    "NOTHING": "dim",
+}
 
 
 @quality.command()
@@ -31,7 +42,11 @@ def run(
     docs: Annotated[bool, typer.Option(help="Build the Data Docs afterwards.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Check what is new in every sink since the last check; exit code 1 if a critical expectation failed."""
+    """Check what is new in every sink since the last check.
+
+    Exit codes: 0 what was looked at passed, or warned; 1 a critical finding is new or open; 3 a sink could not be looked at;
+    4 a stream is behind what its pipeline promises; 5 no sink had anything to look at.
+    """
     own, since_ms = written_deployment(), milliseconds_of(since)
     found: list[dict[str, Any]] = []
     with progress_bars() as report:
@@ -44,9 +59,10 @@ def run(
     if as_json:
         print_json(found)
     else:
-        console.print(tables.plain(("sink", "", "rows", "what was checked", "failed"), [_line(each) for each in found]))
-    if any(each["status"] == "FAILED" for each in found):
-        raise typer.Exit(FAILED)
+        console.print(tables.plain(_HEAD, [_line(each) for each in found]))
+    code = exit_code(each["status"] for each in found)
+    if code:
+        raise typer.Exit(code)
 
 
 @quality.command()
@@ -60,7 +76,8 @@ def show(sink: Sink, as_json: Json = False) -> None:
     if as_json:
         print_json(latest)
         return
-    console.print(tables.plain(("sink", "", "rows", "what was checked", "failed"), [_line(latest)]))
+    latest = {**_DEFAULTS, **latest}
+    console.print(tables.plain(_HEAD, [_line(latest)]))
     for each in latest["failed"]:
         console.print(Text(printable(each["expectation"]), style="bold"), f"{each['severity']}: {each['why']}")
         told = (
@@ -73,6 +90,31 @@ def show(sink: Sink, as_json: Json = False) -> None:
             console.print(f"  {row}")
     for batch in latest["batches"]:
         console.print(f"  batch {batch['batch']}: {batch['found']} rows, the ledger says {batch['expected']}")
+    for each in latest["open"]:
+        told = ", ".join(one["expectation"] for one in each["expectations"])
+        console.print(
+            f"open finding {each['id']} since {iso(each['found_at_ms'])}, {printable(each['window']['name'])}: {told}",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
+
+
+@quality.command()
+def accept(
+    sink: Sink,
+    reason: Annotated[str, typer.Option(help="Why the rows may stay as they are. It is kept, with who accepted.")],
+    finding: Annotated[
+        list[str] | None, typer.Option(help="Only this finding (may be repeated); default: all open.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Accept the open critical findings of a sink: the next check opens its gate."""
+    accepted = duty.accept(written_deployment(), sink, finding or [], by=who(), reason=reason)
+    if as_json:
+        print_json(accepted)
+        return
+    for each in accepted:
+        told = f"Accepted {each['id']} of {sink} ({each['window']['name']}) as {each['by']}: {each['reason']}"
+        console.print(printable(told), soft_wrap=True, markup=False)
 
 
 @quality.command()
@@ -124,11 +166,16 @@ def docs() -> None:
     console.print(duty.build_docs(written_deployment()), soft_wrap=True)
 
 
+_DEFAULTS = Summary("", "", "", "NOTHING", {}, 0).to_json_dict()
+"""For a summary that an earlier release wrote."""
+
+
 def _line(summary: dict[str, Any]) -> tuple[object, ...]:
-    window = summary["window"]
-    failed = [f"{each['expectation']} ({each['severity']})" for each in summary["failed"]]
-    shown = window.get("reason") or window["name"] + (" (a sample)" if summary["sampled"] else "")
-    return summary["sink"], _coloured(summary["status"]), tables.number(summary["rows"]), shown, failed
+    window, told = summary["window"], failed_words(summary)
+    covered = coverage_words(summary["coverage"]) or f"{summary['rows']:,} rows"
+    if summary["status"] == "STALE":
+        told.append(stale_words(summary["stale"]))
+    return summary["sink"], _coloured(summary["status"]), covered, window.get("reason") or window["name"], told
 
 
 def _coloured(status: str) -> Text:

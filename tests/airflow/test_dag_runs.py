@@ -368,7 +368,7 @@ def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_
     links = running.get(f"/dags/quality/dagRuns/{run_id}/taskInstances/data_docs/links")["extra_links"]
     assert links["Data Docs"].endswith("/headrace/docs/index.html")
     (shown,) = [each for each in running.http.get("/headrace/streams.json").json() if each["name"] == NAME]
-    pages = [each["newest"]["page"] for each in shown["quality"] if each["newest"]]
+    pages = [each["newest"]["page"] for each in shown["quality"] if each["newest"] and each["newest"]["page"]]
     assert len(pages) >= 3
     for page in ("index.html", *pages):
         assert running.http.get(f"/headrace/docs/{page}").status_code == 200, page

@@ -214,6 +214,31 @@ def test_the_critical_orders_hold(dags: dict[str, Dag]) -> None:
         assert after in _after(dags[dag_id], before), f"{dag_id}: {before} before {after}"
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [
+        ("batch_views", "computed"), ("batch_views", "complete"), ("reconcile", "judge"), ("checkpoint_drill", "judge"),
+        ("quality", "run_checks"), ("quality", "together"),
+    ],
+)  # fmt: skip
+def test_a_mapped_task_that_fails_keeps_none_of_the_others_from_being_gathered(
+    dags: dict[str, Dag], dag_id: str, task_id: str
+) -> None:
+    """With all_success one sink or pipeline silenced all others (B1). The direct upstream has what planned them too."""
+    task = dags[dag_id]["tasks"][task_id]
+    assert task["trigger_rule"].lower().endswith("all_done_min_one_success")
+
+
+def test_a_run_fails_where_one_of_its_mapped_tasks_did(dags: dict[str, Dag]) -> None:
+    """A run's state is that of its leaves: behind a task that runs after a failure there is one that fails for it."""
+    leaves = {
+        dag_id: [name for name, task in dag["tasks"].items() if not task["downstream"]] for dag_id, dag in dags.items()
+    }
+    assert "complete" in leaves["batch_views"]
+    assert leaves["reconcile"] == leaves["checkpoint_drill"] == ["judge"]
+    assert "gate" in leaves["quality"]
+
+
 def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default_and_a_recheck(
     dags: dict[str, Dag],
 ) -> None:

@@ -5,6 +5,7 @@ Slow: two drivers, and Great Expectations takes 7 seconds to import; about two m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ from headrace.contract.bindings import read_kafka
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import intent
+from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
-from headrace.operations.quality import duty, read_cassandra, store
+from headrace.operations.quality import bounds, duty, read_cassandra, store
 from headrace.operations.quality.sinks import find
 from tests.support.drivers import Content, Stage, make_stage
 from tests.support.expectations import import_great_expectations, suites_of
@@ -117,25 +119,108 @@ def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str
     assert again[_sink(sales, "tumbling")]["window"]["kind"] == "nothing"
 
 
-def test_a_table_with_too_many_rows_is_sampled_and_the_result_says_so(
+def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales: Stage) -> None:
+    """It was a sample, and the result said so; rows that were never drawn were never looked at."""
+    (pipeline,) = sales.deployment.pipelines().values()
+    totals, board = (find([pipeline], _sink(sales, name)) for name in ("product_totals", "leaderboard"))
+    with cassandra_session(sales.admin) as session:
+        portions = list(read_cassandra.portions(session, totals, None, 20))
+        (whole,) = read_cassandra.portions(session, board, None, 3)
+        after = list(read_cassandra.portions(session, totals, portions[0][1], 20))
+    products = [row["product_id"] for rows, _ in portions for row in rows]
+    assert len(portions) > 1
+    assert portions[-1][1] is None
+    assert len(products) == len(set(products)) == len(sales.table(sales.name, "product_totals"))
+    assert after == portions[1:], "a check goes on behind the token where the last one ended"
+    assert len(whole[0]) == len(products), "a partition is never parted"
+
+
+def test_the_checks_of_a_backlog_look_at_every_row_once(
     sales: Stage, checked: dict[str, Content], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"MAX_ROWS": 20, "SAMPLE_RANGES": 4, "CONCURRENCY": 1}.items():
-        monkeypatch.setattr(read_cassandra, name, value)
-    (pipeline,) = sales.deployment.pipelines().values()
-    totals, windows = find([pipeline], _sink(sales, "product_totals")), find([pipeline], _sink(sales, "tumbling"))
-    rows, columns, sampled = read_cassandra.read(sales.admin, totals, {"kind": "table", "name": "table at noon"})
-    assert sampled
-    assert set(columns) == {"product_id", "total_amount", "sales"}
-    assert 1 <= len({row["product_id"] for row in rows}) == len(rows) <= 20
-    again, _, _ = read_cassandra.read(sales.admin, totals, {"kind": "table", "name": "table at noon"})
-    assert {row["product_id"] for row in again} == {row["product_id"] for row in rows}, "a retry reads the same"
-    starts = checked[windows.name]["window"]["starts_ms"]
-    rows, _, cut = read_cassandra.read(sales.admin, windows, {"kind": "closed", "name": "", "starts_ms": starts})
-    assert cut
-    assert max(row["window_start"] for row in rows) == datetime.fromtimestamp(starts[-1] / 1000, UTC).replace(
-        tzinfo=None
+    """B2, on real sinks: with small bounds a check leaves a rest, and the next one goes on behind it."""
+    monkeypatch.setattr(bounds, "STEP_ROWS", 200)
+    monkeypatch.setattr(bounds, "STEP_WINDOWS", 4)
+    monkeypatch.setattr(bounds, "CHECK_ROWS", 1_000)
+    monkeypatch.setattr(bounds, "CHECK_WINDOWS", 10)
+    folder = Path(sales.root) / "quality" / "position"
+    for path in folder.iterdir():
+        path.unlink()
+    for path in (folder.parent / "latest").iterdir():
+        path.unlink()
+    rows: dict[str, int] = dict.fromkeys(checked, 0)
+    for _ in range(20):
+        found = _pass(sales.deployment, sales.name)
+        assert {each["status"] for each in found.values()} <= {"PASSED", "NOTHING"}
+        for sink, each in found.items():
+            if each["window"]["kind"] != "table":
+                rows[sink] += each["rows"]
+        if not any(sum(each["coverage"]["left"].values()) for each in found.values()):
+            break
+    assert {sink: count for sink, count in rows.items() if count} == {
+        sink: each["rows"] for sink, each in checked.items() if each["window"]["kind"] != "table"
+    }
+
+
+def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(
+    sales: Stage, checked: dict[str, Content]
+) -> None:
+    """B24: a record without our headers was passed over."""
+    sales.send([("pos" + SUFFIX, b"p", json.dumps(_sale()).encode())])
+    sales.await_quiet()
+    producer = Producer(read_kafka(sales.admin).client_config())
+    items = f"kafka.pos_items{SUFFIX}"
+    placed: list[tuple[int, int]] = []
+    producer.produce(
+        f"pos_items{SUFFIX}",
+        key=b"x",
+        value=b'{"product_id": "p", "amount": 1.00}',
+        on_delivery=lambda error, message: placed.append((message.partition(), message.offset())),
     )
+    assert producer.flush(60) == 0
+    found = _pass(sales.deployment, sales.name)[items]
+    assert found["status"] == "FAILED"
+    strange = "column_values_to_be_null(_schema_error)"
+    (row,) = next(each["examples"] for each in found["failed"] if each["expectation"] == strange)
+    assert (row["_partition"], row["_offset"]) == placed[0]
+    assert row["_schema_error"] == "no batch of this query wrote this record"
+    duty.accept(sales.deployment, items, [], by="test", reason="it was the test")
+    sales.send([("pos" + SUFFIX, b"p", json.dumps(_sale()).encode())])
+    sales.await_quiet()
+    assert _pass(sales.deployment, sales.name)[items]["status"] == "PASSED", "it is counted once"
+
+
+def _sale() -> Content:
+    return {"product_id": "p-1", "amount": 1, "create_date": (datetime.now(UTC) - timedelta(minutes=1)).isoformat()}
+
+
+def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked: dict[str, Content]) -> None:
+    """B1: it silenced the quality of all pipelines."""
+    statements = sales.cql(
+        "SELECT keyspace_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'leaderboard'",
+        (sales.name,),
+    )
+    assert len(statements) == 1
+    (pipeline,) = sales.deployment.pipelines().values()
+    gone = find([pipeline], _sink(sales, "leaderboard"))
+    sinks = [each for each in duty.plan_checks(sales.deployment, sales.name) if each["sink"] == gone.name]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "headrace.operations.quality.look.find",
+            lambda pipelines, name: (
+                find(pipelines, name)
+                if name != gone.name
+                else dataclasses.replace(gone, place=(gone.place[0], "dropped"))
+            ),
+        )
+        others = duty.plan_checks(sales.deployment, sales.name)
+        found = {each["sink"]: each for each in duty.run_checks(sales.deployment, sales.name, others)}
+    assert sinks
+    assert found[gone.name]["status"] == "UNREADABLE"
+    assert "Cassandra has no table" in found[gone.name]["window"]["reason"]
+    assert not [
+        each for sink, each in found.items() if sink != gone.name and each["status"] in {"UNREADABLE", "FAILED"}
+    ]
 
 
 def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(
@@ -161,6 +246,7 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     )
     place = _plant_record(sales)
 
+    known = len(duty.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
     checks = duty.plan_checks(deployment, sales.name, since_ms=1)
     found = {each["sink"]: each for each in duty.run_checks(deployment, sales.name, checks)}
     bad = {sink for sink, each in found.items() if each["status"] == "FAILED"}
@@ -187,7 +273,9 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     after = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
     assert after == before, "a retry of the same checks adds nothing"
     series = duty.trend(deployment, [items])[items]
-    assert [each["status"] for each in series] == ["FAILED", "PASSED"], "one row a check, newest first"
+    assert len(series) == known + 1, "one row a check"
+    assert series[0]["status"] == "FAILED", "newest first"
+    assert series[-1]["status"] == "PASSED"
 
     page = Path(duty.build_docs(deployment))
     assert page.name == "index.html"
@@ -265,7 +353,7 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
 ) -> None:
     stage = make_stage(platform, project, tmp_path, "ad_attribution", suffix="_never")
     found = _pass(stage.deployment, stage.name)
-    assert {each["status"] for each in found.values()} == {"EMPTY"}
+    assert {each["status"] for each in found.values()} == {"NOTHING"}
     assert {each["window"]["reason"] for each in found.values()} == {
         f"{query} has not finished a batch yet"
         for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")

@@ -10,6 +10,7 @@
     <root>/trash/<when>/...                                          what prune took away, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
     <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  what the suites found
+    <root>/quality/position/<sink>.json, findings/<sink>.json        how far it was looked at; open critical findings
     <root>/quality/trend/<sink>.json                                 how its newest checks went, for the Streams page
     <root>/quality/docs/index.html                                   Data Docs
     <root>/refresh/<pipeline>/<dimension>/drop/                      snapshots of a dimension, as they come
@@ -197,6 +198,16 @@ def quality_results(root: str, sink: str) -> str:
 def quality_latest(root: str, sink: str) -> str:
     """Return the file with the newest result of a sink."""
     return f"{root}/quality/latest/{sink}.json"
+
+
+def quality_position(root: str, sink: str) -> str:
+    """Return the file that says how far a sink was looked at: the next check goes on from there."""
+    return f"{root}/quality/position/{sink}.json"
+
+
+def quality_findings(root: str, sink: str) -> str:
+    """Return the file with the open critical findings of a sink, and those that were closed."""
+    return f"{root}/quality/findings/{sink}.json"
 
 
 def quality_trend(root: str, sink: str) -> str:

@@ -38,8 +38,8 @@ _ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangl
 def checks(root: str, pipeline: Pipeline) -> list[dict[str, Any]]:
     """Return for each suite of a pipeline: sink, checks (oldest first, at most SHOWN), newest, and reason.
 
-    A check has checked_at_ms, status, window, rows, failed (in words) and page, its page of the Data Docs. `reason` says
-    why there is no trend, where its file cannot be read.
+    A check has checked_at_ms, status, window, rows, coverage (in words), failed (in words), why nothing was looked at,
+    and page, its page of the Data Docs ("": it has none). `reason` says why there is no trend, where its file cannot be read.
     """
     return [_checks(root, sink) for sink in suites_of(pipeline)]
 
@@ -53,7 +53,11 @@ def _checks(root: str, sink: str) -> dict[str, Any]:
                 "window": str(each["window"]),
                 "rows": int(each["rows"]),
                 "failed": [str(text) for text in each["failed"]],
-                "page": page_of(sink, str(each["window"]), int(each["checked_at_ms"])),
+                "coverage": str(each.get("coverage", "")),
+                "why": str(each.get("reason", "")),
+                "page": page_of(sink, str(each["window"]), int(each["checked_at_ms"]))
+                if each.get("report", True)
+                else "",
             }
             for each in storage.read_json(paths.quality_trend(root, sink)) or []
         ][:SHOWN][::-1]

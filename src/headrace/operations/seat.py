@@ -54,6 +54,10 @@ DAY_OR_NOTHING = r"^(\d{4}-\d{2}-\d{2})?$"
 CONNECTIONS = (SPARK_CONNECTION,)
 """The connections that tasks use: every deployment declares each of them (locally `headrace up`, else the chart)."""
 
+AFTER_ALL = "all_done_min_one_success"
+"""The trigger rule of a task that gathers what mapped tasks did: one that failed does not hide the others. Its direct
+upstream has the plan too, so that it does not run where nothing was planned."""
+
 ANSWER_WITHIN = timedelta(hours=12)
 """How long an approval waits; then it is rejected."""
 
@@ -124,11 +128,14 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
 def spark_run(submission: dict[str, Any]) -> None:
     """Run spark-submit for one order until it ends (`spark_runs.submission`), by the provider's operator.
 
+    An entry with a `fault` could not be ordered: this task fails with it, and those of other pipelines run.
     Imported here and not at parse: the provider costs 4 s of CPU a file. A missing connection is an error: the hook
     alone would take master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
     """
     from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 
+    if "fault" in submission:
+        raise HeadraceError(submission["fault"])
     BaseHook.get_connection(SPARK_CONNECTION)
     spark_submit = SparkSubmitOperator(task_id="spark_submit", conn_id=SPARK_CONNECTION, **submission)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,17 @@ def submission(deployment: Deployment, given: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def with_views(deployment: Deployment) -> list[str]:
-    """Return the pipelines that have batch views."""
-    return [name for name, pipeline in deployment.pipelines().items() if views.views(pipeline)]
-
-
 def plan_views(
     deployment: Deployment, pipelines: Iterable[str], run: str, first: str | None = None, last: str | None = None
 ) -> list[dict[str, Any]]:
-    """Order the batch views of pipelines; those without views are left out. Returns one submission each."""
-    own = with_views(deployment)
-    orders = [
-        batch_views.plan(deployment, name, first=first or None, last=last or None, run=f"{run}-{name}")
-        for name in pipelines
-        if name in own
-    ]
-    for given in orders:
+    """Order the batch views of pipelines; those without views are left out. Returns one entry each, as `_planned` does."""
+
+    def order(name: str) -> dict[str, Any]:
+        given = batch_views.plan(deployment, name, first=first or None, last=last or None, run=f"{run}-{name}")
         lineage_runs.start_views(deployment, given["pipeline"], given["run"])
-    return [submission(deployment, given) for given in orders]
+        return given
+
+    return [_planned(deployment, "views", name, order) for name in pipelines if not _has_no_views(deployment, name)]
 
 
 def plan_reconcile(
@@ -64,31 +57,77 @@ def plan_reconcile(
     days: float | None = None,
     queries: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Order the reconciliation of pipelines; one that never ran has nothing to compare. Returns one submission each.
+    """Order the reconciliation of pipelines; one that never ran has nothing to compare. Returns one entry each (`_planned`).
 
     `days` bounds it (0 or None: all days, as `reconcile.plan`); `queries` are `<pipeline>.<query>` (none: all of them).
     """
     wanted = {name: reconcile.queries_of(name, queries) for name in pipelines}
-    orders = [
-        reconcile.plan(deployment, name, days=days or None, queries=chosen, run=f"{run}-{name}")
+
+    def order(name: str) -> dict[str, Any]:
+        return reconcile.plan(deployment, name, days=days or None, queries=wanted[name], run=f"{run}-{name}")
+
+    return [
+        _planned(deployment, "reconcile", name, order)
         for name, chosen in wanted.items()
         if (chosen is None or chosen) and reconcile.has_run(deployment.root, name)
     ]
-    return [submission(deployment, given) for given in orders]
+
+
+def _planned(
+    deployment: Deployment, duty: str, pipeline: str, order: Callable[[str], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the submission of one pipeline, or {"name", "fault"} where it cannot be ordered.
+
+    The fault is the mapped task's (`seat.spark_run`), so that one pipeline does not keep the others from running.
+    """
+    try:
+        return submission(deployment, order(pipeline))
+    except HeadraceError as fault:
+        return {"name": f"{duty}-{pipeline}", "fault": str(fault)}
+
+
+def _has_no_views(deployment: Deployment, name: str) -> bool:
+    """Return whether a pipeline is known to have no views: for one whose file does not load, the order says so."""
+    try:
+        return not views.views(deployment.pipeline(name))
+    except HeadraceError:
+        return False
+
+
+def reports(deployment: Deployment, submitted: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the reports of the runs that ended well, and one sentence for each of the others."""
+    found, faults = [], []
+    for each in submitted:
+        try:
+            found.append(report(deployment, each))
+        except HeadraceError as fault:
+            faults.append(f"{each['name']} did not run to its end: {fault}")
+    return found, faults
+
+
+def require_all(deployment: Deployment, submitted: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the runs. Raises HeadraceError that names every one that left no report."""
+    known = list(submitted)
+    _, faults = reports(deployment, known)
+    if faults:
+        raise HeadraceError(" ".join(faults))
+    return [str(each["name"]) for each in known]
 
 
 def judge_reconcile(deployment: Deployment, submitted: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the summaries of reconciliations. Raises HeadraceError that names the differences of all that differ."""
-    reports = [report(deployment, each) for each in submitted]
-    faults = []
-    for each in reports:
+    """Return the summaries of reconciliations.
+
+    Raises HeadraceError that names the differences of all that differ, and the runs that did not end well.
+    """
+    found, faults = reports(deployment, submitted)
+    for each in found:
         try:
             reconcile.require_even(each)
         except HeadraceError as fault:
             faults.append(str(fault))
     if faults:
         raise HeadraceError(" ".join(faults))
-    return [reconcile.summary(each) for each in reports]
+    return [reconcile.summary(each) for each in found]
 
 
 def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[dict[str, Any]]:
@@ -130,6 +169,8 @@ def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> l
 
 
 def report(deployment: Deployment, submitted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report of a run that was submitted. Raises HeadraceError if it left none."""
+    """Return the report of a run that was submitted. Raises HeadraceError if it left none, or could not be ordered."""
+    if "fault" in submitted:
+        raise HeadraceError(str(submitted["fault"]))
     _, pipeline, run = submitted["application_args"]
     return batch_runs.result(deployment.root, pipeline, run)

@@ -17,6 +17,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARAMETERS: dict[str, float] = {
     "rows_out": ROWS,
     "rows_in": 10_000,
+    "rows_least": 1,
     "rows_min": 1,
     "freshness_seconds": 60,
     "behind_seconds": 0,

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from headrace.contract import ledger
 from headrace.contract.ledger import Record
 from headrace.contract.load import load_pipelines
-from headrace.operations.quality import plan, store
-from headrace.operations.quality.plan import Check, Grid, closed_windows, finished_batches
+from headrace.operations import upkeep
+from headrace.operations.quality import bounds, plan, position, steps, store
+from headrace.operations.quality.plan import Check
 from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
+from headrace.operations.quality.windows import Grid, closed_windows, finished_batches
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
@@ -69,24 +72,100 @@ def test_windows_with_an_offset_are_read_by_their_own_starts(since: int | None, 
     assert window["starts_ms"] == [start * MINUTE for start in starts]
 
 
-def test_at_most_the_newest_windows_are_read() -> None:
-    window = closed_windows(10**13, Grid(5 * MINUTE, 5 * MINUTE), None)
-    assert len(window["starts_ms"]) == plan.MAX_WINDOWS
-    assert window["until_ms"] == 10**13 // (5 * MINUTE) * 5 * MINUTE
+def test_windows_beyond_the_bound_are_left_for_the_next_check_and_counted() -> None:
+    """It was the newest ones that were read, and the others never."""
+    size = 5 * MINUTE
+    closed = 10**7
+    until: int | None = None
+    seen: list[int] = []
+    for _ in range(10):
+        window = closed_windows(closed * size, Grid(size, size), until)
+        if window["kind"] == "nothing":
+            break
+        assert len(window["starts_ms"]) <= bounds.CHECK_WINDOWS
+        assert window["left"]["windows"] == closed - len(seen) - len(window["starts_ms"])
+        seen += window["starts_ms"]
+        until = window["until_ms"]
+    assert seen == [number * size for number in range(10 * bounds.CHECK_WINDOWS)]
 
 
-def test_finished_batches_are_those_since_the_last_check_as_many_as_fit() -> None:
+@pytest.mark.parametrize(
+    ("since", "asked", "first"),
+    [
+        pytest.param(None, 0, 10**6, id="the first check begins with the first row"),
+        pytest.param(20, 20, 10**6, id="a gap longer than a check is passed over"),
+        pytest.param(10**6, None, 10**6, id="no gap: the table is not asked"),
+    ],
+)
+def test_where_windows_begin_is_asked_of_the_table_only_where_a_check_cannot_count_to_it(
+    since: int | None, asked: int | None, first: int
+) -> None:
+    size, asks = 5 * MINUTE, []
+
+    def earliest(_: object, after_ms: int) -> int:
+        asks.append(after_ms)
+        return 10**6 * size
+
+    sink = find(PIPELINES.values(), "cassandra.pos_sales.tumbling")
+    until = None if since is None else since * size
+    window = plan._closed(sink, (10**6 + 3) * size, Grid(size, size), until, earliest)
+    assert window["starts_ms"] == [(first + number) * size for number in range(3)]
+    assert asks == ([] if asked is None else [asked * size])
+
+
+def test_finished_batches_are_those_since_the_last_check_the_oldest_first_and_the_rest_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was the newest ones that were taken, and the position moved past the others (B2)."""
+    monkeypatch.setattr(bounds, "CHECK_ROWS", 100_000)
     records = [_record(batch, rows_out=40_000, written_ms=batch * 1000) for batch in range(10)]
-    assert [record["batch"] for record in finished_batches(records, 9)] == [9]
-    assert [record["batch"] for record in finished_batches(records, 0)] == [8, 9]
-    assert [record["batch"] for record in finished_batches(records, 10)] == []
-    assert [record["batch"] for record in finished_batches(records, 0, since_ms=9_000)] == [9]
-    large = [_record(0, rows_out=10**9)]
-    assert finished_batches(large, 0) == large, "one batch is taken whole"
+    window = finished_batches(records)
+    assert (window["first"], window["last"], window["batches"], window["rows"]) == (0, 1, 2, 80_000)
+    assert window["left"] == {"batches": 8, "rows": 320_000}
+    window = finished_batches(records[9:])
+    assert (window["first"], window["last"], window["left"]) == (9, 9, {"batches": 0, "rows": 0})
+    assert finished_batches([])["kind"] == "nothing"
+    assert finished_batches(records, since_ms=9_000)["first"] == 9
+    large = [_record(0, rows_out=10**9), _record(1)]
+    assert finished_batches(large)["last"] == 0, "one batch is taken whole"
+    monkeypatch.setattr(bounds, "CHECK_BATCHES", 3)
+    assert finished_batches([_record(batch, rows_out=0) for batch in range(5)])["left"]["batches"] == 2
+
+
+def test_batches_whose_rows_retention_may_have_taken_are_passed_over_and_counted() -> None:
+    records = [_record(batch, rows_out=10, written_ms=batch * 1000) for batch in range(6)]
+    window = finished_batches(records, gone_ms=4_000)
+    assert (window["first"], window["last"]) == (4, 5)
+    assert window["expired"] == {"batches": 4, "rows": 40}
+    window = finished_batches(records, gone_ms=10_000)
+    assert (window["kind"], window["passed"], window["expired"]["batches"]) == ("nothing", 5, 6)
+
+
+def test_a_check_is_read_in_steps_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "STEP_ROWS", 100)
+    sizes = [60, 40, 1, 500, 0, 100]
+    groups = steps.grouped([_record(batch, rows_out=size) for batch, size in enumerate(sizes)])
+    assert [[record["batch"] for record in group] for group in groups] == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_the_sums_of_a_ledger_go_on_where_the_last_check_ended_also_after_upkeep_has_gathered_it(
+    tmp_path: Path,
+) -> None:
+    """`plan` read .json files only: what upkeep had gathered did not exist for it (B2)."""
+    folder = str(tmp_path)
+    for batch in range(30):
+        ledger.write(folder, _record(batch, rows_out=2))
+    sums = position.tally(folder, 1, None, 29)
+    assert (sums.last, sums.rows_in, sums.rows_out) == (29, 30 * 12, 60)
+    for batch in range(30, 60):
+        ledger.write(folder, _record(batch, rows_out=3))
+    assert upkeep.gather_ledger(folder, singles=2) == 58
+    assert position.tally(folder, 1, position.as_json(sums), 59) == position.tally(folder, 1, None, 59)
+    assert position.tally(folder, 2, position.as_json(sums), 59).rows_out == 150, "another generation begins anew"
 
 
 def test_the_offsets_of_consecutive_batches_are_one_range_a_partition() -> None:
-    assert plan._spans([_record(0, end=5), _record(1, end=10)]) == {"0": [0, 10], "1": [10, 27]}
+    assert steps.spans([_record(0, end=5), _record(1, end=10)]) == {"0": [0, 10], "1": [10, 27]}
 
 
 def test_a_query_judges_another_only_when_it_has_read_as_much() -> None:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from headrace.contract.load import load_pipelines
-from headrace.operations.quality.read import _json_row, distinct, missing_batches
+from headrace.operations.quality.read import missing_batches
+from headrace.operations.quality.read_topic import distinct, json_row
 from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink, find
 from headrace.operations.quality.validate import json_safe
@@ -124,7 +125,7 @@ def test_copies_are_counted_and_one_id_with_two_contents_stays_two() -> None:
     ],
 )
 def test_a_record_cannot_pass_for_what_a_check_adds(value: bytes | None, row: dict[str, Any]) -> None:
-    assert _json_row(value) == row
+    assert json_row(value) == row
 
 
 def test_a_batch_with_too_few_rows_is_named_and_in_a_file_one_with_too_many() -> None:

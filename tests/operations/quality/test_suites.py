@@ -26,8 +26,8 @@ STAGES = {
     if dimension.refresh
 }
 FILES = sorted(path.stem for path in (PROJECT / "expectations").glob("*.json"))
-# What the parts of the code give: plan._parameters and users.stage.
-GIVEN = {"rows_out", "rows_in", "rows_min", "freshness_seconds", "behind_seconds"}
+# What the parts of the code give: look._parameters and users.stage.
+GIVEN = {"rows_out", "rows_in", "rows_least", "rows_min", "freshness_seconds", "behind_seconds"}
 GIVEN_TO_STAGES = {"rows_min"}
 
 

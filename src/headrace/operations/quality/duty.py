@@ -1,7 +1,8 @@
 """The plain functions that DAGs and the command line call. Values between them are plain JSON.
 
-plan_checks fixes windows, batches and offsets; run_checks reads, validates and keeps, and fails for no finding; gate, one
-a sink, raises where a critical expectation failed; act pauses a pipeline whose file says so; build_docs is one writer.
+plan_checks fixes windows, batches and offsets; run_checks reads, validates and keeps, and fails for no finding and no sink
+that cannot be read; gate, one a sink, raises where its gate is shut; act pauses a pipeline whose file says so; build_docs is
+one writer.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from typing import Any
 from headrace.errors import HeadraceError
 from headrace.operations import control, lineage_runs
 from headrace.operations.deployment import Deployment
-from headrace.operations.quality import plan
-from headrace.operations.quality.sinks import find, sinks_of, suites_of
-from headrace.operations.quality.summary import gate
+from headrace.operations.quality import bounds, findings, plan
+from headrace.operations.quality.faults import words
+from headrace.operations.quality.sinks import sinks_of, suites_of
+from headrace.operations.quality.summary import gate, is_good
 
 __all__ = [
+    "accept",
     "act",
     "build_docs",
+    "complete",
     "gate",
+    "is_good",
     "plan_checks",
     "require_suite",
     "run_checks",
@@ -50,9 +55,20 @@ def require_suite(deployment: Deployment, name: str) -> None:
 
 
 def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
-    """Return what is to be checked of each sink of a pipeline, as plain JSON values (see `plan.Check`)."""
-    one = deployment.pipeline(pipeline)
-    return [check.to_json_dict() for check in plan.plan(deployment, one, since_ms=since_ms)]
+    """Return what is to be checked of each sink of a pipeline, as plain JSON values (see `plan.Check`).
+
+    What cannot be planned is a check that says so (`unreadable`): of one sink, of all, or of the pipeline itself where
+    its file does not load.
+    """
+    try:
+        one = deployment.pipeline(pipeline)
+    except HeadraceError as fault:
+        return [plan.unreadable(pipeline, pipeline, "", str(fault)).to_json_dict()]
+    try:
+        checks = plan.plan(deployment, one, since_ms=since_ms)
+    except Exception as error:  # a pipeline's fault is its own result
+        checks = [plan.unreadable(sink.name, pipeline, sink.query, words(error)) for sink in sinks_of(one)]
+    return [check.to_json_dict() for check in checks]
 
 
 def run_checks(
@@ -60,59 +76,51 @@ def run_checks(
     pipeline: str,
     checks: Sequence[Mapping[str, Any]],
     report: Progress | None = None,
+    seconds: float = bounds.CHECK_SECONDS,
 ) -> list[dict[str, Any]]:
     """Carry out checks of one pipeline in this process and return their summaries (see `summary.Summary`).
 
-    Findings are results, not errors: `gate` turns them into one. Great Expectations is imported here, once for all.
+    Findings, and sinks that cannot be read, are results, not errors: `gate` turns them into one. No check begins a
+    further step after `seconds`, shared evenly: what is left is looked at next. Great Expectations is imported once for all.
     """
-    one = deployment.pipeline(pipeline)
+    from headrace.operations.quality import look
+
+    if [check["sink"] for check in checks] == [pipeline]:  # its file does not load
+        own = plan.Check(**checks[0])
+        return [look.unreadable(own, own.window["reason"]).to_json_dict()]
+    one, began = deployment.pipeline(pipeline), time.monotonic()
     found: list[dict[str, Any]] = []
     with lineage_runs.checking(deployment, one, found):
         for done, check in enumerate(checks):
-            found.append(_run(deployment, one, plan.Check(**check)))
+            until = began + seconds * (done + 1) / len(checks)
+            found.append(look.look(deployment, one, plan.Check(**check), until))
             if report:
                 report(str(check["sink"]), (done + 1) / len(checks))
     return found
 
 
-def _run(deployment: Deployment, pipeline: Any, check: plan.Check) -> dict[str, Any]:  # noqa: ANN401 - a Pipeline
-    from headrace.operations.quality import read, store
-    from headrace.operations.quality.summary import Summary, failures, status_of
-    from headrace.operations.quality.validate import json_safe, load_suite, validate
+def complete(
+    deployment: Deployment, chosen: Sequence[str], found: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the summaries of all sinks of the chosen pipelines; sinks of a check that died could not be looked at."""
+    from headrace.operations.quality import look
 
-    began, now_ms = time.monotonic(), int(check.parameters.get("now_ms", time.time_ns() // 1_000_000))
-    if check.window["kind"] == "nothing":
-        return Summary(check.sink, check.pipeline, check.query, "EMPTY", check.window, now_ms).to_json_dict()
-    suite = load_suite(deployment.project, check.sink)
-    sink = find([pipeline], check.sink)
-    frame, sampled = read.read(deployment, pipeline, sink, check)
-    if frame.empty and not read.expects_rows(deployment, sink, check):
-        window = check.window | {"reason": "nothing was written there"}
-        summary = Summary(check.sink, check.pipeline, check.query, "EMPTY", window, now_ms)
-        store.write_report(deployment.root, summary, None)
-        return summary.to_json_dict()
-    moving = {"rows_in": plan.rows_there(deployment, pipeline, sink)} if check.window["kind"] == "table" else {}
-    outcomes, result = validate(suite, frame, sink.key, check.parameters | moving)
-    rows = store.quarantine_rows(check, outcomes, sink.key)
-    summary = Summary(
-        sink=check.sink,
-        pipeline=check.pipeline,
-        query=check.query,
-        status=status_of(outcomes),
-        window=check.window,
-        checked_at_ms=now_ms,
-        seconds=round(time.monotonic() - began, 3),
-        rows=len(frame),
-        sampled=sampled,
-        expectations=len(outcomes),
-        quarantined=len(rows),
-        failed=failures(outcomes),
-        batches=json_safe(read.missing_batches(check.window, frame)),
-        report=store.report_path(deployment.root, check),
-    )
-    store.record(deployment.bindings, summary, rows)
-    store.write_report(deployment.root, summary, result)
-    return summary.to_json_dict()
+    told = [dict(summary) for each in found for summary in each]
+    seen = {summary["pipeline"] for summary in told}
+    for name in chosen:
+        if name in seen:
+            continue
+        reason = "the task that plans or runs its checks did not end well: see the log of plan_checks and run_checks"
+        checks = [plan.unreadable(sink, name, "", reason) for sink in _sinks_or_self(deployment, name)]
+        told += [look.unreadable(check, reason).to_json_dict() for check in checks]
+    return told
+
+
+def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
+    try:
+        return sink_names(deployment, pipeline)
+    except HeadraceError:
+        return [pipeline]
 
 
 def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: str) -> list[str]:
@@ -122,14 +130,26 @@ def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: s
     """
     paused = []
     pipelines = deployment.pipelines()
-    for name in dict.fromkeys(str(each["pipeline"]) for each in summaries if each["status"] == "FAILED"):
+    broken = [each for each in summaries if _breaks_now(each)]
+    for name in dict.fromkeys(str(each["pipeline"]) for each in broken):
         if name not in pipelines or pipelines[name].quality.on_critical != "pause":
             continue
-        sinks = [each["sink"] for each in summaries if each["pipeline"] == name and each["status"] == "FAILED"]
+        sinks = [each["sink"] for each in broken if each["pipeline"] == name]
         reason = f"critical expectations failed for {', '.join(sinks)}: see `headrace quality show {sinks[0]}`"
         control.pause(deployment.launcher(), name, by=by, reason=reason)
         paused.append(name)
     return paused
+
+
+def _breaks_now(summary: Mapping[str, Any]) -> bool:
+    """Return whether a check found something critical itself: an older finding pauses no stream that was resumed."""
+    return any(each["severity"] == "critical" and not each.get("accepted") for each in summary["failed"])
+
+
+def accept(deployment: Deployment, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[dict[str, Any]]:
+    """Accept open critical findings of a sink and return them: the next check opens its gate. Raises HeadraceError."""
+    require_suite(deployment, sink)
+    return findings.accept(deployment.root, sink, ids, by=by, reason=reason)
 
 
 def build_docs(deployment: Deployment) -> str:

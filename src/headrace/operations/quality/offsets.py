@@ -32,6 +32,10 @@ class Offsets:
         """Return partition -> end of the committed records (the last stable offset)."""
         return {partition: self._watermarks(topic, partition)[1] for partition in self.partitions(topic)}
 
+    def begins(self, topic: str) -> dict[int, int]:
+        """Return partition -> its first offset that is still there."""
+        return {partition: self._watermarks(topic, partition)[0] for partition in self.partitions(topic)}
+
     def since(self, topic: str, at_ms: int) -> dict[str, list[int]]:
         """Return partition -> [start, end) of the records that the broker took at or after a time (ms since 1970)."""
         asked = [TopicPartition(topic, partition, at_ms) for partition in self.partitions(topic)]

@@ -1,21 +1,24 @@
-"""What a check reads, decided before it reads: closed windows, finished batches, fixed offset ranges, or a whole table.
+"""What a check reads, decided before it reads: finished batches, closed windows, or a whole table, from where the last one ended.
 
-A check is small and JSON-safe. It goes from the task that plans to the tasks that read; a retry reads the same again.
+A check is small and JSON-safe. It goes from the task that plans to the tasks that read; a retry reads the same again. It
+names a beginning and an end; `steps` reads what lies between in bounded steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any
 
-from headrace.contract import generation, ledger, paths, storage
-from headrace.contract.model import Pipeline
+from headrace.contract import generation, ledger, names
+from headrace.contract.model import KafkaSink, Pipeline
 from headrace.contract.names import archive_query
+from headrace.operations import intent
 from headrace.operations.deployment import Deployment
-from headrace.operations.quality import offsets
+from headrace.operations.quality import bounds, offsets, position
+from headrace.operations.quality.faults import words
 from headrace.operations.quality.sinks import (
     WINDOW_START,
     CheckedSink,
@@ -23,31 +26,26 @@ from headrace.operations.quality.sinks import (
     sinks_of,
     totals_query,
 )
+from headrace.operations.quality.windows import Grid, Window, closed_windows, finished_batches, iso, nothing
 
-# A check holds its rows in memory and hands all of them to Great Expectations: 0.3 s and 100 MB for so many.
-MAX_ROWS = 100_000
-# Closed windows that one check reads at most, newest first: a day of windows of five minutes.
-MAX_WINDOWS = 288
-# Finished batches that one check looks back at most: each is one small file of the ledger.
-MAX_BATCHES = 500
-# Topics are searched from so long before a batch began: its times are the driver's, a record's are the broker's.
-CLOCKS_APART_MS = 60_000
 _MILLISECOND = timedelta(milliseconds=1)
+Earliest = Callable[[CheckedSink, int], int | None]
 
 
 @dataclass(frozen=True)
 class Check:
     """One sink and what of it is read.
 
-    `window` has `kind` (batches, closed, table, nothing), `name` (what the quarantine calls it) and, by kind:
-    generation, first, last, offsets {partition: [start, end)} | starts_ms | at_ms | reason.
-    `parameters` are what the suite's $PARAMETERs stand for; `references` says which other queries may be judged by.
+    `window` has `kind` (batches, closed, table, nothing, unreadable), `name` (what the quarantine calls it), `left` (what
+    a bound left for the next check) and, by kind: generation, first, last, batches, rows, cursor, ends | starts_ms,
+    until_ms | at_ms, token | reason. `parameters` are what the suite's $PARAMETERs stand for; `references` says which
+    other queries may be judged by.
     """
 
     sink: str
     pipeline: str
     query: str
-    window: dict[str, Any]
+    window: Window
     parameters: dict[str, float] = field(default_factory=dict)
     references: dict[str, bool] = field(default_factory=dict)
 
@@ -58,144 +56,196 @@ class Check:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """The newest MAX_BATCHES ledger records of a query; no generation where it never ran."""
+    """A query's current generation and its newest ledger record; None where it never ran."""
 
-    generation: generation.Generation | None
-    records: Sequence[ledger.Record]
+    generation: generation.Generation | None = None
+    folder: str = ""
+    newest: ledger.Record | None = None
 
-    @property
-    def newest(self) -> ledger.Record | None:
-        return self.records[-1] if self.records else None
+
+@dataclass(frozen=True)
+class _Now:
+    """What all checks of one plan share. `ends`, `old` and `ledgers` raise for what cannot be read.
+
+    `old` gives the ends of a topic's records that are older than the pipeline's promised freshness.
+    """
+
+    deployment: Deployment
+    pipeline: Pipeline
+    kafka: offsets.Offsets
+    ends: Callable[[str], Mapping[int, int]]
+    old: Callable[[str], Mapping[int, int]]
+    ledgers: Callable[[str], _Ledger]
+    earliest: Earliest
+    since_ms: int | None
+    now_ms: int
 
 
 def plan(deployment: Deployment, pipeline: Pipeline, *, since_ms: int | None = None) -> list[Check]:
-    """Return one check for each sink of a pipeline.
+    """Return one check for each sink of a pipeline. One that cannot be planned says why, and keeps no other from it.
 
-    A check begins where the last recorded one ended, and at `since_ms` (milliseconds since 1970: batch or event time)
-    where one is given; it reads at most MAX_ROWS rows and MAX_WINDOWS windows, the newest.
+    A check begins where the last one ended, and at `since_ms` (milliseconds since 1970: batch or event time) where one is
+    given. Raises HeadraceError where Kafka's binding cannot be read.
     """
     now_ms = time.time_ns() // 1_000_000
-    sinks = sinks_of(pipeline)
-    ledgers = {name: _read_ledger(deployment.root, pipeline.name, name) for name in {sink.query for sink in sinks}}
+    promised_ms = now_ms - pipeline.slo.freshness // _MILLISECOND
     with offsets.reader(deployment.bindings) as kafka:
-        ends = {topic: kafka.ends(topic) for topic in pipeline.sources}
-        return [_check(deployment.root, pipeline, sink, ledgers, ends, kafka, since_ms, now_ms) for sink in sinks]
+        now = _Now(
+            deployment,
+            pipeline,
+            kafka,
+            _once(kafka.ends),
+            _once(lambda topic: {int(p): first for p, (first, _) in kafka.since(topic, promised_ms).items()}),
+            _once(lambda query: _read_ledger(deployment.root, pipeline.name, query)),
+            lambda sink, after_ms: _earliest(deployment, sink, after_ms),
+            since_ms,
+            now_ms,
+        )
+        return [_planned(sink, now) for sink in sinks_of(pipeline)]
 
 
-def _check(
-    root: str,
-    pipeline: Pipeline,
-    sink: CheckedSink,
-    ledgers: Mapping[str, _Ledger],
-    ends: Mapping[str, Mapping[int, int]],
-    kafka: offsets.Offsets,
-    since_ms: int | None,
-    now_ms: int,
-) -> Check:
-    own = ledgers[sink.query]
-    newest = own.newest
-    if newest is None or own.generation is None:
-        return Check(sink.name, sink.pipeline, sink.query, nothing(f"{sink.query} has not finished a batch yet"))
-    before = _before(root, sink) if since_ms is None else {}
-    grid = _grid(pipeline, sink)
+def _once(asked: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function that asks once for each name; what it raised it raises again, without asking."""
+    known: dict[str, Any] = {}
+
+    def answer(name: str) -> Any:  # noqa: ANN401 - what `asked` returns
+        if name not in known:
+            try:
+                known[name] = asked(name)
+            except Exception as error:  # it is raised below, to whoever asks
+                known[name] = error
+        if isinstance(known[name], Exception):
+            raise known[name]
+        return known[name]
+
+    return answer
+
+
+def _planned(sink: CheckedSink, now: _Now) -> Check:
+    try:
+        return _check(sink, now)
+    except Exception as error:  # a sink's fault is its own result, whatever a library raises
+        return unreadable(sink.name, sink.pipeline, sink.query, words(error))
+
+
+def unreadable(sink: str, pipeline: str, query: str, reason: str) -> Check:
+    """Return the check of a sink that cannot be looked at."""
+    return Check(sink, pipeline, query, {"kind": "unreadable", "name": "not looked at", "reason": reason})
+
+
+def _check(sink: CheckedSink, now: _Now) -> Check:
+    own = now.ledgers(sink.query)
+    topics = topics_of(now.pipeline, sink.query)
+    ends = {topic: now.ends(topic) for topic in topics}
+    wish = intent.read(now.deployment.root, sink.pipeline)
+    parameters: dict[str, float] = {
+        "freshness_seconds": now.pipeline.slo.freshness.total_seconds(),
+        "now_ms": now.now_ms,
+        "rows_in": _rows_in(ends),
+    }
+    if own.newest is None or own.generation is None:
+        waiting = wish.want == "RUNNING" and _have_records(topics, now)
+        parameters["behind_seconds"] = max(0.0, (now.now_ms - wish.at_ms) / 1000) if waiting else 0.0
+        window = nothing(f"{sink.query} has not finished a batch yet")
+        return Check(sink.name, sink.pipeline, sink.query, window, parameters)
+    before = position.read(now.deployment.root, sink.name)
+    sums = position.tally(own.folder, own.generation.number, before.get("sums"), own.newest["batch"])
+    parameters |= {
+        "rows_min": int(sums.rows_out > 0),
+        "rows_taken": sums.rows_in if _letters_are_written(own.newest, topics, now) else 0,
+        "behind_seconds": behind_seconds(own.newest, {topic: now.old(topic) for topic in topics}, now.now_ms),
+    }
+    window = _window(sink, own, before, now)
+    window |= {"sums": position.as_json(sums)} | ({} if now.since_ms is None else {"since_ms": now.since_ms})
+    return Check(sink.name, sink.pipeline, sink.query, window, parameters, _references(now, sink))
+
+
+def _letters_are_written(newest: ledger.Record, topics: Iterable[str], now: _Now) -> bool:
+    """Return whether the archive queries, which write the dead letters, have read all that a query has."""
+    for topic in topics:
+        archived = now.ledgers(archive_query(topic)).newest
+        of_topic: Any = newest | {"watermark_ms": 0, "offsets": {topic: newest["offsets"].get(topic, {})}}
+        if archived is None or not _covers(archived, of_topic):
+            return False
+    return True
+
+
+def _window(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+    assert own.newest is not None
+    start = {} if now.since_ms is not None else before
+    grid = _grid(now.pipeline, sink)
     if grid:
-        window = closed_windows(newest["watermark_ms"], grid, since_ms or before.get("until_ms"))
-    elif sink.kind == "cassandra":
-        window = {"kind": "table", "name": f"table at {iso(now_ms)}", "at_ms": now_ms}
-    else:
-        first = before.get("last", -1) + 1 if before.get("generation") == own.generation.number else 0
-        chosen = finished_batches(own.records, first, since_ms)
-        window = _batches(sink, chosen, kafka)
-        if chosen and since_ms is None and chosen[0]["batch"] > first:
-            window["skipped"] = f"batches {first} to {chosen[0]['batch'] - 1}: too many rows for one check"
-    return Check(
-        sink=sink.name,
-        pipeline=sink.pipeline,
-        query=sink.query,
-        window=window,
-        parameters=_parameters(pipeline, own, window, newest, ends, now_ms),
-        references=_references(pipeline, sink, ledgers),
-    )
+        since = now.since_ms if now.since_ms is not None else start.get("until_ms")
+        return _closed(sink, own.newest["watermark_ms"], grid, since, now.earliest)
+    if sink.kind == "cassandra":
+        return {
+            "kind": "table",
+            "name": f"table at {iso(now.now_ms)}",
+            "at_ms": now.now_ms,
+            "token": start.get("token"),
+        }
+    return _batches(sink, own, start, now)
 
 
-class Grid(NamedTuple):
-    """Where windows lie, in milliseconds: their size, the time between two starts, and how long after 1970 they begin."""
-
-    size: int
-    slide: int
-    offset: int = 0
-
-
-def nothing(reason: str) -> dict[str, Any]:
-    """Return the window of a check that has nothing to read."""
-    return {"kind": "nothing", "name": "nothing", "reason": reason}
+def _closed(sink: CheckedSink, watermark_ms: int, grid: Grid, since_ms: int | None, earliest: Earliest) -> Window:
+    """Return the closed windows since the last check; a gap longer than one check is passed over to the next row."""
+    found = closed_windows(watermark_ms, grid, since_ms)
+    if found["kind"] == "nothing" or (since_ms is not None and not found["left"]["windows"]):
+        return found
+    first = earliest(sink, found["starts_ms"][0])
+    if first is None:
+        return nothing("no window of the table has closed since the last check")
+    return closed_windows(watermark_ms, grid, first + grid.size - 1)
 
 
-def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> dict[str, Any]:
-    """Return the window starts (milliseconds) of windows that ended at or before the watermark and after `since_ms`.
-
-    The newest finished batch's watermark closes them: the next batch drops rows of such a window (SPARK-42376).
-    """
-    size_ms, slide_ms, offset_ms = grid
-    last = (watermark_ms - size_ms - offset_ms) // slide_ms * slide_ms + offset_ms
-    first = last - (MAX_WINDOWS - 1) * slide_ms
-    if since_ms is not None:
-        first = max(first, ((since_ms - size_ms - offset_ms) // slide_ms + 1) * slide_ms + offset_ms)
-    starts = list(range(max(first, offset_ms), last + 1, slide_ms))
-    if not starts:
-        return nothing("no window has closed since the last check")
-    until = starts[-1] + size_ms
-    return {
-        "kind": "closed",
-        "name": f"windows {iso(starts[0])} to {iso(until)}",
-        "starts_ms": starts,
-        "until_ms": until,
-    }
-
-
-def finished_batches(records: Sequence[ledger.Record], first: int, since_ms: int | None = None) -> list[ledger.Record]:
-    """Return the newest finished batches from number `first` on that together wrote at most MAX_ROWS rows.
-
-    One larger batch alone is taken whole: it can only be checked whole.
-    """
-    chosen: list[ledger.Record] = []
-    rows = 0
-    for record in reversed(records):
-        rows += record["rows_out"]
-        if record["batch"] < first or (since_ms or 0) > record["written_ms"] or (chosen and rows > MAX_ROWS):
-            break
-        chosen.append(record)
-    return chosen[::-1]
-
-
-def _batches(sink: CheckedSink, chosen: Sequence[ledger.Record], kafka: offsets.Offsets) -> dict[str, Any]:
-    if not chosen:
-        return nothing("no batch has finished since the last check")
-    first, last = chosen[0], chosen[-1]
-    window: dict[str, Any] = {
-        "kind": "batches",
-        "name": f"generation {last['generation']} batches {first['batch']} to {last['batch']}",
-        "generation": last["generation"],
-        "first": first["batch"],
-        "last": last["batch"],
-        "rows_out": {str(record["batch"]): record["rows_out"] for record in chosen if record["rows_out"]},
-    }
+def _batches(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+    assert own.generation is not None
+    number = own.generation.number
+    first = before.get("last", -1) + 1 if before.get("generation") == number else 0
+    records = (each for each in ledger.stream(own.folder, first) if each["generation"] == number)
+    gone_ms = _expired_before(sink, now) if sink.kind == "kafka" else 0
+    window = finished_batches(records, now.since_ms or 0, gone_ms)
+    window["generation"] = number
+    if window["kind"] == "batches":
+        window["name"] = f"generation {number} batches {window['first']} to {window['last']}"
+    replaced = _replaced(now, sink, before)
+    if replaced:
+        window["replaced"] = replaced
     if sink.kind == "kafka":
-        window["offsets"] = kafka.since(sink.place[0], first["began_ms"] - CLOCKS_APART_MS)
-    elif sink.kind == "iceberg":
-        window["offsets"] = _spans(chosen)
+        window["cursor"] = before.get("cursor")
+        if not window["left"]["batches"] and now.since_ms is None:
+            window["ends"] = {str(partition): end for partition, end in now.kafka.ends(sink.place[0]).items()}
     return window
 
 
-def _spans(chosen: Sequence[ledger.Record]) -> dict[str, list[int]]:
-    """Return partition -> [start, end) of the source offsets that consecutive batches took (an archive has one topic)."""
-    spans: dict[str, list[int]] = {}
-    for record in chosen:
-        for partitions in record["offsets"].values():
-            for partition, (start, end) in partitions.items():
-                known = spans.setdefault(partition, [start, end])
-                known[1] = end
-    return spans
+def _expired_before(sink: CheckedSink, now: _Now) -> int:
+    """Return before which time a topic may have lost rows to retention; 0 where it has lost none."""
+    declared = next(
+        each for each in now.pipeline.queries[sink.query].sinks
+        if isinstance(each, KafkaSink) and each.topic == sink.place[0]
+    )  # fmt: skip
+    if not any(now.kafka.begins(sink.place[0]).values()):
+        return 0
+    return now.now_ms - declared.retention // _MILLISECOND + bounds.RETENTION_MARGIN_MS
+
+
+def _replaced(now: _Now, sink: CheckedSink, before: Mapping[str, Any]) -> int:
+    """Return how many batches of an earlier generation were finished and not looked at before this one replaced it."""
+    number = before.get("generation")
+    own = now.ledgers(sink.query).generation
+    if number is None or own is None or number == own.number:
+        return 0
+    earlier = [
+        each for each in generation.all_of(now.deployment.root, sink.pipeline, sink.query) if each.number == number
+    ]
+    runs = ledger.runs(earlier[0].paths(now.deployment.root).ledger) if earlier else []
+    return sum(max(0, run.stop - max(run.start, before.get("last", -1) + 1)) for run in runs)
+
+
+def _earliest(deployment: Deployment, sink: CheckedSink, after_ms: int) -> int | None:
+    from headrace.operations.quality import read_cassandra
+
+    return read_cassandra.earliest_window(deployment.bindings, sink, after_ms)
 
 
 def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
@@ -209,38 +259,34 @@ def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
     return Grid(*(part // _MILLISECOND for part in parts)) if by_start else None
 
 
-def _parameters(
-    pipeline: Pipeline,
-    own: _Ledger,
-    window: Mapping[str, Any],
-    newest: ledger.Record,
-    ends: Mapping[str, Mapping[int, int]],
-    now_ms: int,
-) -> dict[str, float]:
-    """Return what suites may refer to: rows of the checked batches, of all batches, freshness, in seconds."""
+def behind_seconds(newest: ledger.Record, old: Mapping[str, Mapping[int, int]], now_ms: int) -> float:
+    """Return the age of a query's newest batch while records wait for longer than is promised, else 0.
+
+    `old` has topic -> partition -> end of the records that are older than the promise: a record that has just come to a
+    quiet topic makes no stream late.
+    """
     waiting = any(
         end > newest["offsets"].get(topic, {}).get(str(partition), [0, 0])[1]
         for topic in newest["offsets"]
-        for partition, end in ends.get(topic, {}).items()
+        for partition, end in old.get(topic, {}).items()
     )
-    written = sum(window.get("rows_out", {}).values())
-    return {
-        "rows_out": written,
-        "rows_min": int(any(record["rows_out"] for record in own.records)),
-        "rows_in": _rows_in({topic: ends[topic] for topic in newest["offsets"] if topic in ends}),
-        "behind_seconds": max(0.0, (now_ms - newest["written_ms"]) / 1000) if waiting else 0.0,
-        "freshness_seconds": pipeline.slo.freshness.total_seconds(),
-        "now_ms": now_ms,
-    }
+    return max(0.0, (now_ms - newest["written_ms"]) / 1000) if waiting else 0.0
 
 
-def _references(pipeline: Pipeline, sink: CheckedSink, ledgers: Mapping[str, _Ledger]) -> dict[str, bool]:
+def _have_records(topics: Iterable[str], now: _Now) -> bool:
+    """Return whether one of the topics has a record that is older than the promised freshness."""
+    return any(
+        end > now.kafka.begins(topic).get(partition, 0) for topic in topics for partition, end in now.old(topic).items()
+    )
+
+
+def _references(now: _Now, sink: CheckedSink) -> dict[str, bool]:
     """Return reference query -> whether it has read all that this sink's query has: only then may rows be judged by it."""
-    own = ledgers[sink.query].newest
+    own = now.ledgers(sink.query).newest
     found = {}
-    for name in (totals_query(pipeline, sink.query), parts_query(pipeline, sink.query)):
+    for name in (totals_query(now.pipeline, sink.query), parts_query(now.pipeline, sink.query)):
         if name and own:
-            other = ledgers[name].newest
+            other = now.ledgers(name).newest
             found[name] = other is not None and _covers(other, own)
     return found
 
@@ -253,31 +299,29 @@ def _covers(other: ledger.Record, own: ledger.Record) -> bool:
     )
 
 
-def _before(root: str, sink: CheckedSink) -> dict[str, Any]:
-    latest = storage.read_json(paths.quality_latest(root, sink.name))
-    return dict(latest["window"]) if latest else {}
-
-
 def _read_ledger(root: str, pipeline: str, query: str) -> _Ledger:
     chosen = generation.current(root, pipeline, query)
     if chosen is None:
-        return _Ledger(None, [])
-    own = chosen.paths(root)
-    files = [name for name in storage.list_names(own.ledger) if name.endswith(".json") and not name.startswith(".")]
-    records: list[Any] = [storage.read_json(f"{own.ledger}/{name}") for name in sorted(files)[-MAX_BATCHES:]]
-    return _Ledger(chosen, records)
+        return _Ledger()
+    folder = chosen.paths(root).ledger
+    return _Ledger(chosen, folder, ledger.newest(folder))
 
 
-def rows_there(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink) -> int:
-    """Return how many records the topics of a sink's query have had by now, those that are deleted by now included.
+def moving(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, taken: float) -> dict[str, float]:
+    """Return what bounds the sums of a table that is read whole while it goes on changing; asked after it was read.
 
-    A table that is read whole goes on changing: what it sums is bounded by what was there after it was read.
+    `rows_in`: records that the query's topics have had, those that are deleted by now included. `rows_least`: records
+    that its batches had taken when the check was planned (`taken`), less the dead letters of its topics.
     """
+    topics = topics_of(pipeline, sink.query)
     with offsets.reader(deployment.bindings) as kafka:
-        return _rows_in({topic: kafka.ends(topic) for topic in _topics(pipeline, sink.query)})
+        there = _rows_in({topic: kafka.ends(topic) for topic in topics})
+        refused = _rows_in({topic: kafka.ends(names.dead_letter_topic(topic)) for topic in topics})
+    return {"rows_in": there, "rows_least": max(0, int(taken) - refused)}
 
 
-def _topics(pipeline: Pipeline, query: str) -> list[str]:
+def topics_of(pipeline: Pipeline, query: str) -> list[str]:
+    """Return the source topics of a query, declared or archive."""
     declared = pipeline.queries.get(query)
     return (
         list(declared.sources) if declared else [topic for topic in pipeline.sources if archive_query(topic) == query]
@@ -286,8 +330,3 @@ def _topics(pipeline: Pipeline, query: str) -> list[str]:
 
 def _rows_in(ends: Mapping[str, Mapping[int, int]]) -> int:
     return sum(end for partitions in ends.values() for end in partitions.values())
-
-
-def iso(milliseconds: int) -> str:
-    """Return a time as people write it: to the second, UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,13 +1,11 @@
-"""Bounded reads of Cassandra at LOCAL_QUORUM: whole partitions of named windows, a small table whole, a large one by sample.
+"""Bounded reads of Cassandra at LOCAL_QUORUM: whole partitions of named windows, whole tables in portions.
 
 The connector's default, LOCAL_ONE, may read a replica that has missed a write; a check must not.
 """
 
 from __future__ import annotations
 
-import random
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,28 +22,14 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
-from headrace.operations.quality.plan import MAX_ROWS
 from headrace.operations.quality.sinks import WINDOW_START, CheckedSink, parts_query, totals_query
 
 CONCURRENCY = 16
 PAGE_ROWS = 5_000
-# A large table is read in so many short token ranges, drawn anew for each check.
-SAMPLE_RANGES = 64
-TOKENS = 2**64
+# Murmur3Partitioner: no row has this token, which stands for the beginning of the ring.
 FIRST_TOKEN = -(2**63)
 
 Rows = list[dict[str, Any]]
-
-
-def read(bindings: Path, sink: CheckedSink, window: Mapping[str, Any]) -> tuple[Rows, list[str], bool]:
-    """Return (rows, the table's columns, whether they are a sample) of a check's window: closed windows, or the table."""
-    with cassandra_session(bindings) as session:
-        columns = _columns(session, sink.place)
-        if window["kind"] == "closed":
-            rows, cut = _windows(session, sink.place, window["starts_ms"])
-            return rows, columns, cut
-        rows, sampled = _table(session, sink, seed=zlib.crc32(window["name"].encode()))
-        return rows, columns, sampled
 
 
 def is_empty(bindings: Path, sink: CheckedSink) -> bool:
@@ -54,7 +38,8 @@ def is_empty(bindings: Path, sink: CheckedSink) -> bool:
         return not session.execute(_prepare(session, f"SELECT * FROM {quoted(*sink.place)} LIMIT 1")).all()  # noqa: S608
 
 
-def _columns(session: Session, place: tuple[str, ...]) -> list[str]:
+def columns_of(session: Session, place: tuple[str, ...]) -> list[str]:
+    """Return the columns of a table (keyspace, name). Raises HeadraceError where there is no such table."""
     found = session.execute(
         "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s", place
     )
@@ -64,39 +49,46 @@ def _columns(session: Session, place: tuple[str, ...]) -> list[str]:
     return columns
 
 
-def _windows(session: Session, place: tuple[str, ...], starts_ms: Sequence[int]) -> tuple[Rows, bool]:
-    """Return the rows of windows, newest first, and whether older ones were left out because there are MAX_ROWS."""
-    rows: Rows = []
-    newest_first = sorted(starts_ms, reverse=True)
-    for first in range(0, len(newest_first), CONCURRENCY):
-        if len(rows) >= MAX_ROWS:
-            return rows, True
-        rows += _partitions(session, place, newest_first[first : first + CONCURRENCY])
-    return rows, False
+def earliest_window(bindings: Path, sink: CheckedSink, after_ms: int) -> int | None:
+    """Return the first window start at or after a time (milliseconds since 1970) that the table has a row of."""
+    with cassandra_session(bindings) as session:
+        columns_of(session, sink.place)
+        select = _prepare(session, f'SELECT DISTINCT "{WINDOW_START}" FROM {quoted(*sink.place)}')  # noqa: S608
+        found = (int(row[0].replace(tzinfo=UTC).timestamp() * 1000) for row in session.execute(select))
+        return min((start for start in found if start >= after_ms), default=None)
 
 
-def _partitions(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) -> Rows:
+def windows(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) -> Rows:
+    """Return the rows of the windows that start at these times (milliseconds since 1970)."""
     select = _prepare(session, f'SELECT * FROM {quoted(*place)} WHERE "{WINDOW_START}" = ?')  # noqa: S608 - quoted names
     return _all(session, select, [(datetime.fromtimestamp(start / 1000, UTC),) for start in starts_ms])
 
 
-def _table(session: Session, sink: CheckedSink, seed: int) -> tuple[Rows, bool]:
-    """Return the whole table if it has at most MAX_ROWS rows, else the first rows of random token ranges.
+def portions(session: Session, sink: CheckedSink, after: int | None, size: int) -> Iterator[tuple[Rows, int | None]]:
+    """Yield (rows, token) of a table in the order of its tokens, from behind the token `after` on (None: all of it).
 
-    Token ranges are what a full scan consists of; rows of one partition lie together in one.
+    A portion has at least `size` rows and never parts a partition; `token` is its last one, None at the table's end.
     """
-    table = quoted(*sink.place)
-    whole = _prepare(session, f"SELECT * FROM {table} LIMIT {MAX_ROWS + 1}")  # noqa: S608 - quoted names
-    rows = [row._asdict() for row in session.execute(whole)]
-    if len(rows) <= MAX_ROWS:
-        return rows, False
     token = f"token({', '.join(map(quoted, _partition_key(session, sink.place)))})"
-    each = MAX_ROWS // SAMPLE_RANGES
-    part = _prepare(session, f"SELECT * FROM {table} WHERE {token} >= ? LIMIT {each}")  # noqa: S608 - quoted names
-    draw = random.Random(seed)  # noqa: S311 - a sample, no secret; the same for a retry of the check
-    starts = [(FIRST_TOKEN + draw.randrange(TOKENS),) for _ in range(SAMPLE_RANGES)]
-    sample = {tuple(row[name] for name in sink.key): row for row in _all(session, part, starts)}
-    return list(sample.values()), True
+    columns = ", ".join(map(quoted, columns_of(session, sink.place)))
+    asked = f"SELECT {token} AS headrace_token, {columns} FROM {quoted(*sink.place)} WHERE {token} > ?"  # noqa: S608
+    select = _prepare(session, asked)
+    yield from cut(session.execute(select, (FIRST_TOKEN if after is None else after,)), size)
+
+
+def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[Rows, int | None]]:
+    """Cut rows in token order into portions that never part a token."""
+    portion: Rows = []
+    last: int | None = None
+    for each in rows:
+        row = each._asdict()
+        at = row.pop("headrace_token")
+        if len(portion) >= size and at != last:
+            yield portion, last
+            portion = []
+        portion.append(row)
+        last = at
+    yield portion, None
 
 
 def _partition_key(session: Session, place: tuple[str, ...]) -> list[str]:
@@ -159,7 +151,7 @@ def _sums(
     shifts = [slide * step for step in range(size // slide)]
     starts = {start.to_pydatetime() for start in frame[WINDOW_START].dropna()}
     inside = sorted({start + shift for start in starts for shift in shifts})
-    rows = _partitions(session, _place(pipeline, parts), [int(at.timestamp() * 1000) for at in inside])
+    rows = windows(session, _place(pipeline, parts), [int(at.timestamp() * 1000) for at in inside])
     sums: dict[tuple[Any, ...], dict[str, Decimal]] = {}
     for row in rows:
         own = row[WINDOW_START].replace(tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 Added columns begin with an underscore, which no contract column may:
 - `_schema_error`  what is wrong with the row's types or fields, in words; null where nothing is
-- `_behind_seconds`  age of the query's newest batch while records wait for it, else 0
+- `_behind_seconds`  age of the query's newest batch while records wait for longer than is promised, else 0
 - `_ahead_seconds`  how far the row's latest time lies after the check; negative for the past
 - `_<a>_to_<b>_seconds`  between each two times of a row, in the file's order
 - `_window_start_offset_seconds`  of a window's start to its grid

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from headrace.contract import names, paths, storage, trees
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
+from headrace.operations.deployment import Deployment
 from headrace.operations.quality.plan import Check
-from headrace.operations.quality.summary import Summary
+from headrace.operations.quality.summary import Summary, coverage_words
 from headrace.operations.quality.validate import Outcome
 
 SERIES_KEPT = timedelta(days=90)
@@ -43,6 +45,7 @@ RESULTS = Table(
         "critical": "int",
         "warnings": "int",
         "seconds": "double",
+        "coverage": "text",
     },
     ("sink",),
     ("checked_at",),
@@ -72,11 +75,21 @@ def ensure_tables(session: Session) -> None:
     """Make the keyspace and both tables if they are absent: as many replicas as there are nodes, at most three."""
     there = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
     if there is not None and {RESULTS.name, QUARANTINE.name} <= set(there.tables):
+        _add_columns(session, there.tables[RESULTS.name].columns)
         return
     nodes = len(session.cluster.metadata.all_hosts())
     session.execute(create_keyspace(names.QUALITY_KEYSPACE, min(3, nodes)))
     for table in (RESULTS, QUARANTINE):
         session.execute(create_table(table))
+
+
+def _add_columns(session: Session, there: Container[str]) -> None:
+    """Add to the series what a release before this one did not have."""
+    for name, kind in RESULTS.columns.items():
+        if name not in there:
+            session.execute(
+                f"ALTER TABLE {quoted(RESULTS.keyspace, RESULTS.name)} ADD IF NOT EXISTS {quoted(name)} {kind}"
+            )
 
 
 def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str]) -> list[dict[str, Any]]:
@@ -113,6 +126,7 @@ def record(bindings: Path, summary: Summary, quarantined: Sequence[Mapping[str, 
         "critical": critical,
         "warnings": len(summary.failed) - critical,
         "seconds": summary.seconds,
+        "coverage": coverage_words(summary.coverage),
     }
     with cassandra_session(bindings) as session:
         ensure_tables(session)
@@ -159,17 +173,30 @@ def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> l
 
 
 def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
-    """Write the trend's file, the full report, then the newest summary of the sink; older reports beyond REPORTS_KEPT go.
+    """Write the trend's file, the full report if there is one, then the newest summary of the sink.
 
-    Only the newest summary is what the next check goes on from, so it is written last.
+    Older reports beyond REPORTS_KEPT go.
     """
+    _remember(root, summary)
     if result is not None:
-        _remember(root, summary)
         storage.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
         folder = paths.quality_results(root, summary.sink)
         for name in storage.list_names(folder)[:-REPORTS_KEPT]:
             trees.remove_file(f"{folder}/{name}")
     storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
+
+
+def write_unread(deployment: Deployment, summary: Summary) -> None:
+    """Keep that a sink could not be looked at, as far as that can be kept: what failed may be the place to keep it in."""
+    keeps: list[Callable[[], None]] = [
+        lambda: write_report(deployment.root, summary, None),
+        lambda: record(deployment.bindings, summary, []),
+    ]
+    for keep in keeps:
+        try:
+            keep()
+        except Exception:  # the summary itself says that the sink could not be looked at
+            traceback.print_exc()
 
 
 def report_path(root: str, check: Check) -> str:
@@ -190,14 +217,30 @@ def _remember(root: str, summary: Summary) -> None:
         "status": summary.status,
         "window": summary.window["name"],
         "rows": summary.rows,
-        "failed": [f"{each['expectation']} ({each['severity']})" for each in summary.failed],
+        "failed": failed_words(summary.to_json_dict()),
+        "coverage": coverage_words(summary.coverage),
+        "reason": str(summary.window.get("reason", "")),
+        "report": bool(summary.report),
     }
     try:
         known = {(each["checked_at_ms"], each["window"]): each for each in storage.read_json(path) or []}
     except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
         known = {}
+    newest = max(known, default=None)
+    if newest and known[newest]["status"] == told["status"] == "NOTHING":
+        del known[newest]  # a quiet sink does not push out what was found before
     known[told["checked_at_ms"], told["window"]] = told
     storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
+
+
+def failed_words(summary: Mapping[str, Any]) -> list[str]:
+    """Return what failed, and the open findings of earlier checks, in words."""
+    told = [
+        f"{each['expectation']} ({'accepted by ' + each['accepted']['by'] if each.get('accepted') else each['severity']})"
+        for each in summary["failed"]
+    ]
+    name = summary["window"]["name"]
+    return told + [f"open: {each['window']['name']}" for each in summary["open"] if each["window"]["name"] != name]
 
 
 def _utc(milliseconds: float) -> datetime:

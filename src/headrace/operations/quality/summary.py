@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from headrace.errors import HeadraceError
+from headrace.operations.quality.status import GOOD, Status
 from headrace.operations.quality.validate import CRITICAL, Outcome
 
-Status = Literal["PASSED", "WARNED", "FAILED", "EMPTY"]
 EXAMPLES = 3
+BEHIND = "_behind_seconds"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One check of one sink. EMPTY: there was nothing to check, and `window.reason` says why.
+    """One check of one sink. `status` is one of `status.MEANING`; `window.reason` says why nothing was looked at.
 
     `failed` has for each failed expectation: id, expectation, severity, why, unexpected, percent, observed, error,
-    examples. `batches` are those that do not hold as many rows as the ledger says.
+    examples, and `accepted` where a person accepted it. `batches` are those that do not hold as many rows as the ledger
+    says. `coverage` is what was looked at and what is left (`coverage_words`). `open` are the critical findings that
+    keep the gate shut (`findings`). `stale` has behind_seconds, freshness_seconds and wanted, where the sink is.
     """
 
     sink: str
@@ -35,6 +38,9 @@ class Summary:
     failed: list[dict[str, Any]] = field(default_factory=list)
     batches: list[dict[str, int]] = field(default_factory=list)
     report: str = ""
+    coverage: dict[str, Any] = field(default_factory=dict)
+    open: list[dict[str, Any]] = field(default_factory=list)
+    stale: dict[str, Any] = field(default_factory=dict)
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `Summary(**...)` takes them back."""
@@ -42,9 +48,13 @@ class Summary:
 
 
 def status_of(outcomes: Sequence[Outcome]) -> Status:
-    """Return FAILED if a critical expectation failed, WARNED if another did, else PASSED."""
-    failed = {outcome.severity for outcome in outcomes if not outcome.success}
-    return "FAILED" if CRITICAL in failed else "WARNED" if failed else "PASSED"
+    """Return FAILED if a critical expectation failed, STALE if the age of the newest batch did, WARNED if another one did."""
+    failed = [outcome for outcome in outcomes if not outcome.success]
+    if any(outcome.severity == CRITICAL for outcome in failed):
+        return "FAILED"
+    if any(BEHIND in outcome.columns for outcome in failed):
+        return "STALE"
+    return "WARNED" if failed else "PASSED"
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -66,18 +76,70 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
+def is_good(summary: Mapping[str, Any]) -> bool:
+    """Return whether a check looked at rows that may be used: only then the sink's asset gets an event."""
+    return summary["status"] in GOOD
+
+
 def gate(summary: Mapping[str, Any]) -> str:
-    """Return one line about a check that may go on. Raises HeadraceError, one sentence, where a critical one failed."""
-    critical = [each for each in summary["failed"] if each["severity"] == CRITICAL]
+    """Return one line about a check. Raises HeadraceError, one sentence, where the sink's gate is shut.
+
+    It is shut by a critical finding of this check or of an earlier one that is open, by a sink that could not be looked
+    at, and by a stream that is behind although it should run.
+    """
     where = f"{summary['sink']} ({summary['window']['name']})"
+    see = f"see `headrace quality show {summary['sink']}` and the runbook QualityCritical"
+    if summary["status"] == "UNREADABLE":
+        raise HeadraceError(f"{where} could not be looked at: {summary['window'].get('reason', '')}")
+    critical = [each for each in summary["failed"] if each["severity"] == CRITICAL and not each.get("accepted")]
     if critical:
         told = "; ".join(_phrase(each) for each in critical)
-        raise HeadraceError(
-            f"{where} breaks {len(critical)} critical expectation(s): {told}; see `headrace quality show "
-            f"{summary['sink']}` and the runbook QualityCritical."
-        )
+        raise HeadraceError(f"{where} breaks {len(critical)} critical expectation(s): {told}; {see}.")
+    if summary["status"] == "FAILED":
+        windows = ", ".join(str(each["window"]["name"]) for each in summary["open"][:3])
+        raise HeadraceError(f"{where} has {len(summary['open'])} open critical finding(s), of {windows}; {see}.")
+    stale = summary.get("stale") or {}
+    if summary["status"] == "STALE" and stale.get("wanted", "RUNNING") == "RUNNING":
+        raise HeadraceError(f"{where} is stale: {stale_words(stale)}; see `headrace stream status`.")
     warned = "".join(f"; warning: {_phrase(each)}" for each in summary["failed"])
-    return f"{where}: {summary['status']}, {summary['rows']} rows, {summary['expectations']} expectations{warned}"
+    covered = coverage_words(summary.get("coverage") or {}) or f"{summary['rows']} rows"
+    reason = f"; {summary['window']['reason']}" if "reason" in summary["window"] else ""
+    return f"{where}: {summary['status']}, {covered}, {summary['expectations']} expectations{reason}{warned}"
+
+
+def stale_words(stale: Mapping[str, Any]) -> str:
+    """Return in words for how long records have waited."""
+    if not stale:
+        return "no batch has finished for longer than the pipeline promises"
+    wanted = "" if stale["wanted"] == "RUNNING" else f"; the stream is wanted {stale['wanted']}"
+    return (
+        f"records wait and no batch has finished for {stale['behind_seconds']:.0f} s, "
+        f"the pipeline promises {stale['freshness_seconds']:.0f} s{wanted}"
+    )
+
+
+def coverage_words(coverage: Mapping[str, Any]) -> str:
+    """Return what a check looked at and what it left, in words: 1,200 of 5,000 rows, 3 of 9 batches; ..."""
+    if not coverage:
+        return ""
+    left = coverage.get("left", {})
+    parts = [
+        _of(coverage.get(unit, 0), left.get(unit), unit) for unit in ("rows", "batches", "windows") if unit in coverage
+    ]
+    more = []
+    if any(left.values()):
+        more.append("the rest is looked at next")
+    if coverage.get("more"):
+        more.append("the table goes on, the rest is looked at next")
+    if coverage.get("expired"):
+        more.append(f"{coverage['expired']['batches']:,} batches passed over: retention may have removed their rows")
+    if coverage.get("replaced"):
+        more.append(f"{coverage['replaced']:,} batches of an earlier generation were never looked at")
+    return "; ".join([", ".join(parts), *more])
+
+
+def _of(seen: int, left: int | None, unit: str) -> str:
+    return f"{seen:,} of {seen + left:,} {unit}" if left else f"{seen:,} {unit}"
 
 
 def _phrase(failure: Mapping[str, Any]) -> str:

@@ -1,0 +1,18 @@
+"""Why a sink could not be looked at, in one line, whatever raised it."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from headrace.contract.wording import printable
+from headrace.errors import HeadraceError
+
+
+def words(error: BaseException) -> str:
+    """Return the sentence of a HeadraceError; of another error its type and first line."""
+    if isinstance(error, HeadraceError):
+        return printable(str(error))
+    if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):
+        return printable(f"Kafka did not answer ({error.args[0].str()}): see `headrace status`.")
+    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+    return printable(f"{type(error).__name__}: {first}")

@@ -1,0 +1,103 @@
+"""Critical findings that stay open until a person accepts them or a later check shows them repaired.
+
+One file a sink: `open`, and the newest of those that were `closed` with how, by whom, why and when. A finding is what one
+window broke; it is repaired when the same window, read again, keeps the expectations that it broke.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+
+CLOSED_KEPT = 200
+REPAIRED, ACCEPTED = "repaired", "accepted"
+
+Finding = dict[str, Any]
+
+
+def read(root: str, sink: str) -> dict[str, list[Finding]]:
+    """Return {"open": [...], "closed": [...]}, oldest first. Raises HeadraceError where the file is broken."""
+    found = storage.read_json(paths.quality_findings(root, sink)) or {}
+    return {"open": list(found.get("open", [])), "closed": list(found.get("closed", []))}
+
+
+def make(sink: str, window: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], at_ms: int) -> Finding:
+    """Return the finding of a window whose critical expectations `failed`; the same window gives the same id."""
+    place = window["kind"] if window["kind"] == "table" else window["name"]
+    return {
+        "id": hashlib.sha256(f"{sink}/{place}".encode()).hexdigest()[:10],
+        "window": dict(window),
+        "found_at_ms": at_ms,
+        "expectations": [
+            {name: each[name] for name in ("id", "expectation", "why", "unexpected", "error", "examples")}
+            for each in failed
+        ],
+    }
+
+
+def opened(known: Mapping[str, Sequence[Finding]], found: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Return the findings with new ones added. One that is open already keeps the time when it was found first.
+
+    A finding that a person accepted stays accepted while the same window breaks no other expectation: acceptance is
+    of what was there, and a whole table is one window.
+    """
+    now = {each["id"]: each for each in known["open"]}
+    accepted = {each["id"]: each for each in known["closed"] if each["how"] == ACCEPTED}
+    for each in found:
+        if each["id"] in accepted and not _is_worse(accepted[each["id"]], each):
+            continue
+        first = now.get(each["id"], each)["found_at_ms"]
+        now[each["id"]] = {**each, "found_at_ms": first}
+    return {"open": list(now.values()), "closed": list(known["closed"])}
+
+
+def _is_worse(accepted: Finding, found: Finding) -> bool:
+    """Return whether a finding has an expectation that was not accepted, or more rows that break one."""
+    rows = {each["id"]: each["unexpected"] for each in accepted["expectations"]}
+    return any(each["unexpected"] > rows.get(each["id"], -1) for each in found["expectations"])
+
+
+def closed(
+    known: Mapping[str, Sequence[Finding]], ids: Iterable[str], how: str, *, by: str, reason: str, at_ms: int
+) -> dict[str, list[Finding]]:
+    """Return the findings with those of `ids` closed."""
+    gone = set(ids)
+    told = [
+        {**each, "how": how, "by": by, "reason": reason, "at_ms": at_ms} for each in known["open"] if each["id"] in gone
+    ]
+    kept = [each for each in known["open"] if each["id"] not in gone]
+    return {"open": kept, "closed": [*known["closed"], *told][-CLOSED_KEPT:]}
+
+
+def write(root: str, sink: str, found: Mapping[str, Sequence[Finding]]) -> None:
+    """Replace a sink's findings."""
+    storage.write_json(paths.quality_findings(root, sink), found)
+
+
+def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[Finding]:
+    """Accept open findings of a sink, all where no id is given, and return them.
+
+    Raises HeadraceError for a reason that is empty, and for an id that is not open.
+    """
+    if len(reason.strip()) < 3:
+        raise HeadraceError("An acceptance needs a reason of at least three characters: --reason 'TEXT'.")
+    known = read(root, sink)
+    there = [each["id"] for each in known["open"]]
+    for each in ids:
+        if each not in there:
+            raise HeadraceError(
+                f"{sink} has no open finding {each!r}. Open findings: {', '.join(there) or 'none'}. "
+                f"`headrace quality show {sink}` lists them."
+            )
+    if not there:
+        raise HeadraceError(f"{sink} has no open finding: its gate is not shut by one.")
+    now_ms = time.time_ns() // 1_000_000
+    chosen = list(ids) or there
+    found = closed(known, chosen, ACCEPTED, by=by, reason=reason.strip(), at_ms=now_ms)
+    write(root, sink, found)
+    return [each for each in found["closed"] if each["id"] in set(chosen) and each["at_ms"] == now_ms]

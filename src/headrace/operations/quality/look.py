@@ -1,0 +1,355 @@
+"""Looks at one sink: reads a check in steps, judges each, keeps what was found, and moves the position past what it saw.
+
+Whatever a library raises while a sink is read is that sink's result (UNREADABLE) and no other's.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.contract.model import Pipeline
+from headrace.operations import intent
+from headrace.operations.deployment import Deployment
+from headrace.operations.quality import findings, merge, plan, position, read, read_cassandra, steps, store
+from headrace.operations.quality.faults import words
+from headrace.operations.quality.plan import Check
+from headrace.operations.quality.sinks import CheckedSink, find
+from headrace.operations.quality.status import Status
+from headrace.operations.quality.summary import Summary, failures, status_of
+from headrace.operations.quality.validate import CRITICAL, Outcome, json_safe, load_suite, validate
+from headrace.operations.quality.windows import iso
+
+# Open findings of one sink whose windows are read again by one check, oldest first.
+READ_AGAIN = 5
+# Expectations on all rows together: they are not judged where a table is more than one step.
+_OF_THE_WHOLE = ("expect_table_row_count", "expect_column_sum")
+
+
+@dataclass
+class _Seen:
+    """What the steps of a check found so far."""
+
+    outcomes: list[list[Outcome]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    batches: int = 0
+    windows: int = 0
+    steps: int = 0
+    lacking: list[dict[str, int]] = field(default_factory=list)
+    found: list[findings.Finding] = field(default_factory=list)
+    reached: dict[str, Any] = field(default_factory=dict)
+    offsets: dict[str, list[int]] = field(default_factory=dict)
+    whole: bool = True
+    fault: str = ""
+
+
+def look(deployment: Deployment, pipeline: Pipeline, check: Check, until: float) -> dict[str, Any]:
+    """Carry out a check and return its summary (`summary.Summary`) as plain JSON values. It raises for no sink's fault.
+
+    `until` is the time (`time.monotonic`) after which no further step begins; the first one is taken in any case.
+    """
+    began = time.monotonic()
+    try:
+        summary = _look(deployment, pipeline, check, began, until)
+    except Exception as error:  # a sink's fault is its own result
+        traceback.print_exc()
+        summary = unreadable(check, words(error), seconds=time.monotonic() - began)
+        store.write_unread(deployment, summary)
+    return summary.to_json_dict()
+
+
+def unreadable(check: Check, reason: str, seconds: float = 0.0) -> Summary:
+    """Return the summary of a sink that could not be looked at."""
+    now_ms = int(check.parameters.get("now_ms", time.time_ns() // 1_000_000))
+    window = {"kind": "unreadable", "name": "not looked at", "reason": reason}
+    return Summary(check.sink, check.pipeline, check.query, "UNREADABLE", window, now_ms, seconds=round(seconds, 3))
+
+
+def _look(deployment: Deployment, pipeline: Pipeline, check: Check, began: float, until: float) -> Summary:
+    if check.window["kind"] == "unreadable":
+        summary = unreadable(check, check.window["reason"])
+        store.write_unread(deployment, summary)
+        return summary
+    root, sink = deployment.root, find([pipeline], check.sink)
+    suite = load_suite(deployment.project, check.sink)
+    known = findings.read(root, check.sink)
+    known = _read_again(deployment, pipeline, sink, check, suite, known)
+    seen = _Seen() if check.window["kind"] == "nothing" else _see(deployment, pipeline, sink, check, suite, until)
+    now_ms = int(check.parameters["now_ms"])
+    outcomes = merge.outcomes(seen.outcomes, seen.rows) if seen.outcomes else []
+    known = _with_found(known, check, seen, outcomes, now_ms)
+    window = _looked_at(check, seen)
+    told = Check(check.sink, check.pipeline, check.query, window, check.parameters)
+    failed = _with_acceptance(failures(outcomes), known)
+    rows = store.quarantine_rows(told, outcomes, sink.key)
+    stale = _stale(root, check)
+    summary = Summary(
+        sink=check.sink,
+        pipeline=check.pipeline,
+        query=check.query,
+        status=_status(seen, outcomes, failed, known, stale),
+        window=window,
+        checked_at_ms=now_ms,
+        seconds=round(time.monotonic() - began, 3),
+        rows=seen.rows,
+        sampled=not seen.whole,
+        expectations=len(outcomes),
+        quarantined=len(rows),
+        failed=failed,
+        batches=json_safe(seen.lacking[:20]),
+        report=store.report_path(root, told) if outcomes else "",
+        coverage=_coverage(check, seen),
+        open=[_shown(each) for each in known["open"]],
+        stale=stale,
+    )
+    store.record(deployment.bindings, summary, rows)
+    store.write_report(root, summary, merge.results(seen.results) if seen.results else None)
+    findings.write(root, check.sink, known)
+    _move(root, check, seen)  # last: what was not kept is looked at again
+    return summary
+
+
+def _see(
+    deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check, suite: Mapping[str, Any], until: float
+) -> _Seen:
+    seen = _Seen()
+    try:
+        for step in steps.steps(deployment, sink, check):
+            _judge(deployment, pipeline, sink, check, suite, step, seen)
+            if time.monotonic() > until:
+                break
+    except Exception as error:
+        if not seen.steps:
+            raise
+        traceback.print_exc()  # what was seen before is kept; the next check goes on from there
+        seen.fault = words(error)
+    return seen
+
+
+def _judge(
+    deployment: Deployment,
+    pipeline: Pipeline,
+    sink: CheckedSink,
+    check: Check,
+    suite: Mapping[str, Any],
+    step: steps.Step,
+    seen: _Seen,
+) -> None:
+    """Judge one step and add it to what was seen."""
+    partial = check.window["kind"] == "table" and (
+        check.window["token"] is not None or step.reached["token"] is not None
+    )
+    frame = read.frame(deployment, pipeline, sink, check, step.rows, step.found)
+    seen.whole = seen.whole and not partial
+    seen.rows, seen.batches, seen.steps = seen.rows + len(frame), seen.batches + step.batches, seen.steps + 1
+    seen.windows += len(step.window.get("starts_ms", ()))
+    seen.reached = step.reached
+    for partition, (start, end) in step.offsets.items():
+        seen.offsets[partition] = [seen.offsets.get(partition, [start])[0], end]
+    if frame.empty and not _expects_rows(deployment, sink, check, step):
+        return
+    parameters = _parameters(deployment, pipeline, sink, check, step)
+    own = _of_rows(suite) if partial else suite
+    outcomes, result = validate(own, frame, sink.key, parameters)
+    seen.outcomes.append(outcomes)
+    seen.results.append(result)
+    seen.lacking += read.missing_batches(step.window, frame)
+    critical = [each for each in failures(outcomes) if each["severity"] == CRITICAL]
+    if critical:
+        seen.found.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
+
+
+def _parameters(
+    deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check, step: steps.Step
+) -> dict[str, float]:
+    """Return what the suite's parameters stand for in a step. All are there in each, so that a suite may name any."""
+    parameters = {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out}
+    if check.window["kind"] == "table":
+        parameters |= plan.moving(deployment, pipeline, sink, check.parameters.get("rows_taken", 0))
+    return parameters
+
+
+def _of_rows(suite: Mapping[str, Any]) -> dict[str, Any]:
+    kept = [each for each in suite["expectations"] if not each["type"].startswith(_OF_THE_WHOLE)]
+    return {**suite, "expectations": kept}
+
+
+def _expects_rows(deployment: Deployment, sink: CheckedSink, check: Check, step: steps.Step) -> bool:
+    """Return whether a step that found no row should have: the ledger says so of its batches, or of the whole table."""
+    if step.window["kind"] == "batches":
+        return bool(step.rows_out)
+    if not check.parameters.get("rows_min"):
+        return False
+    if step.window["kind"] == "table":
+        return check.window["token"] is None
+    return read_cassandra.is_empty(deployment.bindings, sink)
+
+
+def _read_again(
+    deployment: Deployment,
+    pipeline: Pipeline,
+    sink: CheckedSink,
+    check: Check,
+    suite: Mapping[str, Any],
+    known: dict[str, list[findings.Finding]],
+) -> dict[str, list[findings.Finding]]:
+    """Close the open findings whose window keeps today all that it broke. One that cannot be read again stays open."""
+    repaired = []
+    for finding in known["open"][:READ_AGAIN]:
+        if finding["window"]["kind"] == "table":
+            continue  # the check itself reads the table
+        try:
+            if _keeps(deployment, pipeline, sink, check, suite, finding):
+                repaired.append(finding["id"])
+        except Exception:  # such as rows that retention has removed
+            traceback.print_exc()
+    reason = "the same window was read again and keeps its expectations"
+    at_ms = int(check.parameters["now_ms"])
+    return findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=at_ms)
+
+
+def _keeps(
+    deployment: Deployment,
+    pipeline: Pipeline,
+    sink: CheckedSink,
+    check: Check,
+    suite: Mapping[str, Any],
+    finding: findings.Finding,
+) -> bool:
+    """Return whether a finding's window has all its rows and keeps every critical expectation, what it broke included.
+
+    Rows that are gone repair nothing; nor does a suite that has no longer what was broken: a person says so.
+    """
+    if not {each["id"] for each in finding["expectations"]} <= {each["id"] for each in suite["expectations"]}:
+        return False
+    step = steps.again(deployment, sink, finding["window"])
+    as_then = Check(check.sink, check.pipeline, check.query, step.window, check.parameters, check.references)
+    frame = read.frame(deployment, pipeline, sink, as_then, step.rows, step.found)
+    outcomes, _ = validate(suite, frame, sink.key, {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out})
+    broken = any(outcome.severity == CRITICAL and not outcome.success for outcome in outcomes)
+    return not broken and not read.missing_batches(step.window, frame)
+
+
+def _with_found(
+    known: dict[str, list[findings.Finding]],
+    check: Check,
+    seen: _Seen,
+    outcomes: list[Outcome],
+    now_ms: int,
+) -> dict[str, list[findings.Finding]]:
+    """Add what was found; close what was open of a table that was read whole and keeps what it broke."""
+    if check.window["kind"] == "table" and seen.whole and seen.outcomes and not seen.fault:
+        held = {outcome.id for outcome in outcomes if outcome.success}
+        repaired = [
+            each["id"]
+            for each in known["open"]
+            if each["window"]["kind"] == "table" and {one["id"] for one in each["expectations"]} <= held
+        ]
+        reason = "the table was read whole and keeps its expectations"
+        known = findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=now_ms)
+    return findings.opened(known, seen.found)
+
+
+def _with_acceptance(failed: list[dict[str, Any]], known: Mapping[str, list[findings.Finding]]) -> list[dict[str, Any]]:
+    """Return the failures; those that a person accepted, and that are open in no window, say who accepted them."""
+    open_ids = {one["id"] for each in known["open"] for one in each["expectations"]}
+    accepted = {
+        one["id"]: {"by": each["by"], "reason": each["reason"]}
+        for each in known["closed"]
+        if each["how"] == findings.ACCEPTED
+        for one in each["expectations"]
+    }
+    return [
+        each | {"accepted": accepted[each["id"]]}
+        if each["severity"] == CRITICAL and each["id"] in accepted and each["id"] not in open_ids
+        else each
+        for each in failed
+    ]
+
+
+def _status(
+    seen: _Seen,
+    outcomes: list[Outcome],
+    failed: list[dict[str, Any]],
+    known: Mapping[str, list[findings.Finding]],
+    stale: Mapping[str, Any],
+) -> Status:
+    if known["open"] or any(each["severity"] == CRITICAL and not each.get("accepted") for each in failed):
+        return "FAILED"
+    if seen.fault:
+        return "UNREADABLE"
+    if stale:
+        return "STALE"
+    if not outcomes:
+        return "NOTHING"
+    return "WARNED" if failed else status_of(outcomes)
+
+
+def _looked_at(check: Check, seen: _Seen) -> dict[str, Any]:
+    """Return the check's window as it was carried out: a bound of time may have cut it."""
+    window = {name: value for name, value in check.window.items() if name not in {"starts_ms", "sums"}}
+    if seen.steps and window["kind"] == "batches" and seen.reached["last"] < window["last"]:
+        window["last"] = seen.reached["last"]
+        window["name"] = f"generation {window['generation']} batches {window['first']} to {window['last']}"
+    if seen.steps and window["kind"] == "closed" and seen.reached["until_ms"] < window["until_ms"]:
+        window["until_ms"] = seen.reached["until_ms"]
+        first = iso(check.window["starts_ms"][0])
+        window["name"] = f"windows {first} to {iso(window['until_ms'])}"
+    if seen.offsets:
+        window["offsets"] = seen.offsets
+    if seen.fault:
+        window["reason"] = seen.fault
+    elif seen.steps and not seen.outcomes:
+        window["reason"] = "nothing was written there"
+    return window
+
+
+def _coverage(check: Check, seen: _Seen) -> dict[str, Any]:
+    """Return what was looked at and what is left: rows, batches or windows; `more` where a table goes on."""
+    left = dict(check.window.get("left", {}))
+    found: dict[str, Any] = {"rows": seen.rows}
+    if check.window["kind"] == "batches":
+        found["batches"] = seen.batches
+        left["batches"] += check.window["batches"] - seen.batches
+        left["rows"] += max(0, check.window["rows"] - seen.rows) if seen.batches < check.window["batches"] else 0
+    if check.window["kind"] == "closed":
+        found["windows"] = seen.windows
+        left["windows"] += len(check.window["starts_ms"]) - seen.windows
+    if check.window["kind"] == "table":
+        found["more"] = seen.reached.get("token") is not None
+    told = {name: check.window[name] for name in ("expired", "replaced") if name in check.window}
+    return found | {"left": left} | told
+
+
+def _shown(finding: findings.Finding) -> dict[str, Any]:
+    """Return an open finding without what only reading it again needs."""
+    window = {name: finding["window"][name] for name in ("kind", "name")}
+    told = [{name: each[name] for name in ("expectation", "why", "unexpected")} for each in finding["expectations"]]
+    return {"id": finding["id"], "window": window, "found_at_ms": finding["found_at_ms"], "expectations": told}
+
+
+def _stale(root: str, check: Check) -> dict[str, Any]:
+    """Return how stale the sink is; empty where it is not."""
+    behind, promised = check.parameters.get("behind_seconds", 0.0), check.parameters["freshness_seconds"]
+    if behind <= promised:
+        return {}
+    wish = intent.read(root, check.pipeline)
+    return {"behind_seconds": behind, "freshness_seconds": promised, "wanted": wish.want}
+
+
+def _move(root: str, check: Check, seen: _Seen) -> None:
+    """Move the position past what was seen, and past what retention took. A check from a time on never moves it back."""
+    before = position.read(root, check.sink)
+    reached = dict(seen.reached)
+    if "passed" in check.window and "last" not in reached:
+        reached |= {"generation": check.window["generation"], "last": check.window["passed"]}
+    if "since_ms" in check.window:
+        reached = {}
+    if "sums" in check.window:
+        reached["sums"] = check.window["sums"]
+    if reached:
+        position.write(root, check.sink, before, reached)

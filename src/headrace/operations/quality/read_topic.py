@@ -1,0 +1,141 @@
+"""Reads a sink's topic onward from where it was read last, so that each record is looked at once, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from headrace.contract import names
+from headrace.operations import topics
+from headrace.operations.quality import bounds
+from headrace.operations.quality.offsets import Offsets
+from headrace.operations.quality.sinks import CheckedSink
+from headrace.operations.quality.windows import Window
+
+Rows = list[dict[str, Any]]
+Cursor = Mapping[str, int]
+
+STRANGER = "no batch of this query wrote this record"
+
+
+def onward(
+    consumer: Consumer, sink: CheckedSink, window: Window, cursor: Cursor | None, whole: Cursor | None
+) -> tuple[Rows, dict[str, int], dict[str, int]]:
+    """Return (rows, start, end): the records from the cursor on until the window's batches have all their rows.
+
+    Without a cursor it begins at the time of the first batch. `whole` are ends up to which everything is read, so that
+    a stranger's records behind the newest batch are found too. Batches follow each other in every partition, but Kafka
+    gives one partition sooner than another: the end of each is before its first record of a later batch.
+    """
+    topic = sink.place[0]
+    kafka = Offsets(consumer)
+    began = {p: start for p, (start, _) in kafka.since(topic, window["began_ms"] - bounds.CLOCKS_APART_MS).items()}
+    begins = {str(p): first for p, first in kafka.begins(topic).items()}
+    start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else began[p] for p in begins}
+    late = kafka.since(topic, window["written_ms"] + bounds.CLOCKS_APART_MS)
+    ends = {p: max(start[p], (whole or {}).get(p, late[p][0])) for p in begins}
+    reached = dict(start)
+    missing = sum(window["rows_out"].values())
+    seen: set[tuple[int, str]] = set()
+    later: set[str] = set()
+    rows: Rows = []
+    if missing <= 0 and whole is None:
+        return rows, start, reached
+    for message in topics.between(consumer, topic, {int(p): (start[p], end) for p, end in ends.items()}):
+        place = str(message.partition())
+        if place in later:
+            continue
+        if whole is None and _is_later(message, sink, window):
+            later.add(place)
+            continue
+        reached[place] = message.offset() + 1
+        row = own_record(message, sink, window)
+        if row is None:
+            continue
+        rows.append(row)
+        if "_stranger" not in row and (row["_batch"], row["_id"]) not in seen:
+            seen.add((row["_batch"], row["_id"]))
+            missing -= 1
+        if missing <= 0 and whole is None:
+            return rows, start, reached
+    return rows, start, {p: reached[p] if p in later else end for p, end in ends.items()}
+
+
+def again(consumer: Consumer, sink: CheckedSink, window: Window) -> Rows:
+    """Return the rows of a window's ranges once more. Those that retention has removed are not there."""
+    begins = Offsets(consumer).begins(sink.place[0])
+    ranges = {int(p): (max(start, begins[int(p)]), end) for p, (start, end) in window["ranges"].items()}
+    return [row for each in topics.between(consumer, sink.place[0], ranges) if (row := own_record(each, sink, window))]
+
+
+def own_record(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> dict[str, Any] | None:  # noqa: ANN401 - a confluent_kafka.Message
+    """Return the row of a record of the window's batches, or of one that no batch of this query wrote; else None.
+
+    Records of other batches and generations of the query are left out: a check of their own has them.
+    """
+    where = {"_partition": message.partition(), "_offset": message.offset()}
+    headers = _headers(message)
+    written = _written_by(headers, sink)
+    if written is None:
+        named = {"_id": headers.get("headrace.id"), "_batch": None, "_stranger": True}
+        return json_row(message.value()) | where | named
+    generation, batch = written
+    if generation != window["generation"] or not window["first"] <= batch <= window["last"]:
+        return None
+    return json_row(message.value()) | where | {"_id": headers.get("headrace.id"), "_batch": batch}
+
+
+def _is_later(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a confluent_kafka.Message
+    """Return whether a batch after the window's last one wrote a record."""
+    written = _written_by(_headers(message), sink)
+    return written is not None and written > (window["generation"], window["last"])
+
+
+def _headers(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_kafka.Message
+    return {key: (value or b"").decode(errors="replace") for key, value in message.headers() or []}
+
+
+def _written_by(headers: Mapping[str, str], sink: CheckedSink) -> tuple[int, int] | None:
+    """Return (generation, batch) of the query's batch that wrote a record, or None where none did."""
+    batch, number = headers.get("headrace.batch", ""), headers.get("headrace.generation", "")
+    own = names.query_name(sink.pipeline, sink.query)
+    ours = batch.isdecimal() and number.isdecimal() and headers.get("headrace.query", own) == own
+    return (int(number), int(batch)) if ours else None
+
+
+def distinct(rows: Rows) -> Rows:
+    """Return the records without repeats, `_copies` says of how many: one id may come again, but saying the same.
+
+    A stranger's record is a row of its own, and counts as no copy of any.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        if "_stranger" in row:
+            found[row["_partition"], row["_offset"], STRANGER] = row | {"_copies": 0}
+            continue
+        content = json.dumps({k: v for k, v in row.items() if not k.startswith("_")}, sort_keys=True, default=str)
+        first = found.setdefault((row["_id"], content), row | {"_copies": 0})
+        first["_copies"] += 1
+    return list(found.values())
+
+
+def json_row(value: bytes | str | None) -> dict[str, Any]:
+    """Return a JSON object with exact numbers. Names that a check adds are not taken from a record."""
+    try:
+        parsed = json.loads(value or b"null", parse_float=Decimal)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        return {"not_an_object": str(value)[:40]}
+    return {name.lstrip("_") or "unnamed": each for name, each in parsed.items()}
+
+
+def strangers(rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield position and row of each record that no batch of the query wrote, and take its mark away."""
+    for at, row in enumerate(rows):
+        if row.pop("_stranger", False):
+            yield at, row

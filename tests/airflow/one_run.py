@@ -1,0 +1,123 @@
+"""Runs one DAG in this process by Airflow's own rules (`DAG.test`: its database, trigger rules and asset events).
+
+The work of its tasks is told by the case. `python one_run.py DAGS_FOLDER CASE` prints task states, the run's state and asset
+events as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+def summary(pipeline: str, sink: str, status: str) -> dict[str, Any]:
+    """Return what a check of a sink gives."""
+    from headrace.operations.quality.summary import Summary
+
+    failed = [
+        {"id": "1", "expectation": "a(x)", "severity": "critical", "why": "Why.", "unexpected": 1, "percent": 1.0,
+         "observed": None, "error": "", "examples": []}
+    ]  # fmt: skip
+    window = {"kind": "batches", "name": "batches 0 to 1"}
+    made = Summary(sink, pipeline, "q", status, window, 0, rows=1, failed=failed if status == "FAILED" else [])  # type: ignore[arg-type]
+    return made.to_json_dict()
+
+
+def quality(_: str) -> tuple[str, dict[str, Any]]:
+    """Tell the checks: one pipeline cannot be planned, one dies while it runs, one has a sink of each kind."""
+    from headrace.errors import HeadraceError
+    from headrace.operations.quality import duty
+
+    statuses = {"good": "PASSED", "bad": "FAILED", "lost": "UNREADABLE", "old": "STALE", "quiet": "NOTHING"}
+
+    def plan_checks(_: object, pipeline: str) -> list[dict[str, Any]]:
+        if pipeline == "pos_sales":
+            raise HeadraceError("the plan died")
+        return [{"sink": pipeline}]
+
+    def run_checks(_: object, pipeline: str, __: object, **___: object) -> list[dict[str, Any]]:
+        if pipeline == "user_logins":
+            raise HeadraceError("the run died")
+        return [summary(pipeline, name, status) for name, status in statuses.items()]
+
+    paused: list[str] = []
+
+    def act(_: object, summaries: list[dict[str, Any]], **__: object) -> list[str]:
+        paused.extend(each["sink"] for each in summaries if each["status"] == "FAILED")
+        return paused
+
+    duty.plan_checks, duty.run_checks, duty.act = plan_checks, run_checks, act  # type: ignore[assignment]
+    duty._sinks_or_self = lambda _, pipeline: [f"{pipeline}.sink"]
+    duty.build_docs = lambda _: "index.html"
+    return "quality", {"pipelines": ["pos_sales", "user_logins", "web_events"]}
+
+
+def batch_views(_: str) -> tuple[str, dict[str, Any]]:
+    """Tell the runs: one cannot be ordered, one leaves a report."""
+    from headrace.operations import lineage_runs, spark_runs
+
+    def plan_views(*_: object) -> list[dict[str, Any]]:
+        return [{"name": "views-pos_sales", "fault": "no topic"}, {"name": "views-web_events"}]
+
+    spark_runs.plan_views = plan_views  # type: ignore[assignment]
+    spark_runs.report = told  # type: ignore[assignment]
+    lineage_runs.emit_views = lambda _, report: {"pipeline": report["pipeline"]}  # type: ignore[assignment]
+    return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
+
+
+def reconcile(_: str) -> tuple[str, dict[str, Any]]:
+    """Tell the runs: one cannot be ordered, one differs."""
+    from headrace.errors import HeadraceError
+    from headrace.operations import reconcile as own
+    from headrace.operations import spark_runs
+
+    def differs(report: dict[str, Any]) -> None:
+        raise HeadraceError(f"{report['pipeline']} differs")
+
+    own.require_even = differs  # type: ignore[assignment]
+    spark_runs.plan_reconcile = lambda *_: [  # type: ignore[assignment]
+        {"name": "reconcile-pos_sales", "fault": "no topic"}, {"name": "reconcile-web_events"}
+    ]  # fmt: skip
+    spark_runs.report = told  # type: ignore[assignment]
+    return "reconcile", {"pipelines": ["pos_sales", "web_events"], "days": 0, "queries": []}
+
+
+def told(_: object, submitted: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of a run; raise for one that was not ordered."""
+    from headrace.errors import HeadraceError
+
+    if "fault" in submitted:
+        raise HeadraceError(submitted["fault"])
+    return {"pipeline": submitted["name"].partition("-")[2]}
+
+
+def main(folder: str, case: str) -> dict[str, Any]:
+    """Run the DAG of a case and return what became of it."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.models.asset import AssetEvent
+    from airflow.providers.apache.spark.operators import spark_submit
+    from airflow.utils.db import initdb
+    from airflow.utils.session import create_session
+
+    from headrace.operations import deployment
+
+    initdb()
+    deployment.load = lambda *_: SimpleNamespace(root="")  # type: ignore[assignment,return-value]
+    spark_submit.SparkSubmitOperator = lambda **_: SimpleNamespace(execute=lambda _: None, on_kill=lambda: None)  # type: ignore[assignment,misc]
+    dag_id, conf = {"quality": quality, "batch_views": batch_views, "reconcile": reconcile}[case](case)
+    bag = DagBag(Path(folder) / f"{dag_id}.py", bundle_name="dags-folder")
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(bag, "dags-folder", None)
+    done = bag.dags[dag_id].test(run_conf=conf)
+    with create_session() as session:
+        events = sorted(event.asset.name for event in session.query(AssetEvent).all())
+    states = {(f"{each.task_id}[{each.map_index}]", str(each.state)) for each in done.get_task_instances()}
+    return {"state": str(done.state), "tasks": dict(sorted(states)), "events": events}
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(main(sys.argv[1], sys.argv[2])))

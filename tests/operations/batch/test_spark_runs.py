@@ -1,0 +1,69 @@
+"""Runs for several pipelines: one that cannot be ordered, or that dies, keeps no other from its run and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.contract import paths, storage
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, spark_runs
+from headrace.operations.deployment import Deployment, LocalDrivers
+
+
+@pytest.fixture
+def deployment(project: Path, tmp_path: Path) -> Deployment:
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
+    drivers = LocalDrivers(**folders, environment={})
+    return Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
+
+
+def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its_reconciliation(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B1: the fault belongs to its own task; what was computed of the others is reported, and the fault named at the end."""
+
+    def planned(own: Deployment, name: str, *, run: str, **_: object) -> dict[str, object]:
+        own.pipeline(name)
+        if name == "pos_sales":
+            raise HeadraceError("Kafka has no topic pos: run `headrace provision`.")
+        return batch_runs.give(deployment.root, "views", name, {"days": None}, run)
+
+    monkeypatch.setattr(spark_runs.batch_views, "plan", planned)
+    monkeypatch.setattr(spark_runs.reconcile, "plan", planned)
+    monkeypatch.setattr(spark_runs.reconcile, "has_run", lambda *_: True)
+    chosen = ["pos_sales", "web_events", "ad_attribution", "nobody"]
+    runs = spark_runs.plan_views(deployment, chosen, "night")
+    assert [each["name"] for each in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
+    assert runs[0]["fault"] == "Kafka has no topic pos: run `headrace provision`."
+    assert "'nobody'" in runs[2]["fault"]
+    reconciled = spark_runs.plan_reconcile(deployment, ["pos_sales", "ad_attribution"], "night")
+    assert ["fault" in each for each in reconciled] == [True, False]
+    _leave_report(deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": 1})
+    found, faults = spark_runs.reports(deployment, runs)
+    assert found == [{"pipeline": "ad_attribution", "rows": 1}]
+    assert faults[0].startswith("views-pos_sales did not run to its end: Kafka has no topic pos")
+    with pytest.raises(HeadraceError, match=r"views-pos_sales did not run to its end.*views-nobody did not run"):
+        spark_runs.require_all(deployment, runs)
+    assert spark_runs.require_all(deployment, runs[1:2]) == ["views-ad_attribution"]
+
+
+def test_a_reconciliation_that_left_no_report_hides_no_difference_of_another(deployment: Deployment) -> None:
+    runs = [
+        {"name": f"reconcile-{name}", "application_args": ["reconcile", name, "night"]}
+        for name in ("web_events", "pos_sales")
+    ]
+    differs = {"query": "tumbling", "differing": 3, "differences": [], "compared": 5, "note": "", "status": "DIFFERS"}
+    _leave_report(
+        deployment,
+        "pos_sales",
+        "night",
+        {"run": "night", "pipeline": "pos_sales", "accounts": [differs], "differing": 3},
+    )
+    with pytest.raises(HeadraceError, match=r"reconcile-web_events did not run to its end.* pos_sales .*tumbling: 3"):
+        spark_runs.judge_reconcile(deployment, runs)
+
+
+def _leave_report(deployment: Deployment, pipeline: str, run: str, report: dict[str, object]) -> None:
+    storage.write_json(f"{paths.batch_run(deployment.root, pipeline, run)}/report.json", report)
