@@ -228,7 +228,7 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
 ) -> None:
     deployment = sales.deployment
     window = checked[_sink(sales, "tumbling")]["window"]
-    start = datetime.fromtimestamp(window["starts_ms"][-2] / 1000, UTC)
+    start = datetime.fromtimestamp(window["until_ms"] / 1000, UTC) - timedelta(minutes=10)  # the last window but one
     table = f'"{sales.name}"'
     (product, *_) = [
         row["product_id"]
