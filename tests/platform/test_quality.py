@@ -246,7 +246,7 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     )
     place = _plant_record(sales)
 
-    known = len(duty.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
+    checks_before = len(duty.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
     checks = duty.plan_checks(deployment, sales.name, since_ms=1)
     found = {each["sink"]: each for each in duty.run_checks(deployment, sales.name, checks)}
     bad = {sink for sink, each in found.items() if each["status"] == "FAILED"}
@@ -273,7 +273,7 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     after = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
     assert after == before, "a retry of the same checks adds nothing"
     series = duty.trend(deployment, [items])[items]
-    assert len(series) == known + 1, "one row a check"
+    assert len(series) == checks_before + 1, "one row a check"
     assert series[0]["status"] == "FAILED", "newest first"
     assert series[-1]["status"] == "PASSED"
 
@@ -358,5 +358,9 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
         f"{query} has not finished a batch yet"
         for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")
     }
+    (refused,) = duty.plan_checks(stage.deployment, "nope")
+    assert refused["window"]["kind"] == "unreadable"
+    assert "There is no pipeline 'nope'" in refused["window"]["reason"]
+    (told,) = duty.run_checks(stage.deployment, "nope", [refused])
     with pytest.raises(HeadraceError, match="There is no pipeline 'nope'"):
-        duty.plan_checks(stage.deployment, "nope")
+        duty.gate(told)

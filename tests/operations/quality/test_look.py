@@ -265,11 +265,14 @@ def test_a_stream_that_is_dead_while_records_wait_is_stale_at_every_check(site: 
     assert not duty.is_good(found)
 
 
-def test_nothing_to_look_at_is_never_good(site: Site) -> None:
+def test_nothing_to_look_at_is_never_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     found = site.files()
     assert (found["status"], found["rows"]) == ("NOTHING", 0)
     assert not duty.is_good(found)
     assert "has not finished a batch yet" in duty.gate(found)
+    with monkeypatch.context() as without:
+        without.setattr(look, "load_suite", lambda *_: pytest.fail("there is nothing to judge"))
+        assert site.files()["status"] == "NOTHING"
     site.write([], [])
     found = site.files()
     assert (found["status"], found["window"]["reason"]) == ("NOTHING", "nothing was written there")

@@ -75,10 +75,13 @@ def _look(deployment: Deployment, pipeline: Pipeline, check: Check, began: float
         store.write_unread(deployment, summary)
         return summary
     root, sink = deployment.root, find([pipeline], check.sink)
-    suite = load_suite(deployment.project, check.sink)
     known = findings.read(root, check.sink)
-    known = _read_again(deployment, pipeline, sink, check, suite, known)
-    seen = _Seen() if check.window["kind"] == "nothing" else _see(deployment, pipeline, sink, check, suite, until)
+    seen = _Seen()
+    if check.window["kind"] != "nothing" or known["open"]:
+        suite = load_suite(deployment.project, check.sink)
+        known = _read_again(deployment, pipeline, sink, check, suite, known)
+        if check.window["kind"] != "nothing":
+            seen = _see(deployment, pipeline, sink, check, suite, until)
     now_ms = int(check.parameters["now_ms"])
     outcomes = merge.outcomes(seen.outcomes, seen.rows) if seen.outcomes else []
     known = _with_found(known, check, seen, outcomes, now_ms)

@@ -213,7 +213,7 @@ def _batches(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _N
         window["replaced"] = replaced
     if sink.kind == "kafka":
         window["cursor"] = before.get("cursor")
-        if not window["left"]["batches"] and now.since_ms is None:
+        if not window["left"]["batches"]:
             window["ends"] = {str(partition): end for partition, end in now.kafka.ends(sink.place[0]).items()}
     return window
 
