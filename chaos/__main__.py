@@ -120,12 +120,7 @@ def _changed(ground: Ground, load: Load, checker: check.Checker, old: Path, new:
             ground.must("provision")
             ground.must("stream", "start")
         time.sleep(RELEASE_SECONDS)
-        load.pause()
-        try:
-            stuck = _await_quiet(ground, checker)
-            found, records = ([], 0) if stuck else checker.run()
-        finally:
-            load.resume()
+        stuck, found, records = _compared(ground, load, checker)
         _say(
             {
                 "release": release.name,
@@ -148,12 +143,7 @@ def _round(ground: Ground, load: Load, checker: check.Checker, drawn: Sequence[f
     time.sleep(CALM_SECONDS)
     failures = faults.run(ground, drawn)
     ground.supervise()
-    load.pause()
-    try:
-        stuck = _await_quiet(ground, checker)
-        found, records = ([], 0) if stuck else checker.run()
-    finally:
-        load.resume()
+    stuck, found, records = _compared(ground, load, checker)
     return {
         "records": records,
         "differences": [asdict(each) for each in found],
@@ -161,6 +151,17 @@ def _round(ground: Ground, load: Load, checker: check.Checker, drawn: Sequence[f
         "not_caused": failures,
         "seconds": round(time.monotonic() - began),
     }
+
+
+def _compared(ground: Ground, load: Load, checker: check.Checker) -> tuple[str, list[check.Difference], int]:
+    """Pause the load until every query has taken all of it. Return what is stuck, the differences, and how many records."""
+    load.pause()
+    try:
+        stuck = _await_quiet(ground, checker)
+        found, records = ([], 0) if stuck else checker.run()
+    finally:
+        load.resume()
+    return stuck, found, records
 
 
 def _await_quiet(ground: Ground, checker: check.Checker) -> str:
