@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from cassandra import Unauthorized
+from cassandra.cluster import NoHostAvailable
 from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AclBindingFilter,
@@ -24,8 +26,10 @@ from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations.clients import cassandra_session, kafka_admin
+from headrace.operations import provision_retire
+from headrace.operations.clients import cassandra_session, kafka_admin, log_in
 from headrace.operations.provision import provision
+from headrace.operations.provision_kafka import acls_of, has_user
 from headrace.operations.provision_plan import ConsentNeededError
 
 pytestmark = pytest.mark.platform
@@ -177,3 +181,24 @@ def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Pat
     with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer: see `headrace status`"):
         provision(pipelines, root, tmp_path / "bindings")
     assert not (tmp_path / "bindings").exists()
+
+
+def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Settings, project: Path, tmp_path: Path):
+    own = own_copy(project, tmp_path)
+    root = platform.home / "bindings"
+    provision([own], platform.bindings(), root)
+    login = bindings.read_cassandra(root / own.name)
+    launcher = SimpleNamespace(find=lambda _: [])
+    with provision_retire.planned(own.name, [], launcher, platform.bindings(), root) as plan:
+        with pytest.raises(ConsentNeededError, match=rf"`headrace provision --retire {own.name} --consent {own.name}`"):
+            plan.carry_out()
+        plan.carry_out([own.name])
+    assert not (root / own.name).exists()
+    admin = kafka_admin(platform.bindings())
+    assert set(own.sources) <= admin.list_topics(timeout=30).topics.keys()
+    assert acls_of(admin, own.name) == set()
+    assert not has_user(admin, own.name)
+    with pytest.raises(NoHostAvailable), log_in(login):
+        pass
+    with provision_retire.planned(own.name, [], launcher, platform.bindings(), root) as plan:
+        assert plan.changes == []
