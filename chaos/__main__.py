@@ -56,12 +56,10 @@ def main() -> int:
     asked = parser.parse_args()
     names = [name.strip() for name in asked.faults.split(",") if name.strip()]
     unknown = [name for name in names if name not in faults.FAULTS]
-    if unknown or asked.rounds < 1:
-        parser.error(
-            f"Unknown fault {unknown[0]!r}. Known faults: {', '.join(sorted(faults.FAULTS))}"
-            if unknown
-            else "--rounds is at least 1"
-        )
+    if unknown:
+        parser.error(f"Unknown fault {unknown[0]!r}. Known faults: {', '.join(sorted(faults.FAULTS))}")
+    if asked.rounds < 1:
+        parser.error("--rounds is at least 1")
     seed = random.SystemRandom().randrange(2**31) if asked.seed is None else asked.seed
     _say({"seed": seed, "rounds": asked.rounds, "faults": names or "drawn"})
     failed = _rounds(asked.rounds, seed, names, keep=asked.keep, before=asked.before)
@@ -178,7 +176,7 @@ def _await_quiet(ground: Ground, checker: check.Checker) -> str:
         for pipeline in ground.pipelines:
             topic = PIPELINES[pipeline]
             for query in QUERIES[pipeline]:
-                taken = check.reached(check.ledger(ground.storage, pipeline, query), topic)
+                taken = check.reached(ground.storage, pipeline, query, topic)
                 if any(taken.get(partition, 0) < end for partition, end in ends[topic].items()):
                     behind = f"{pipeline}.{query}: {taken} of {ends[topic]}"
                     return False

@@ -54,18 +54,27 @@ def kafka_config(folder: Path) -> dict[str, str]:
 
 def ledger(storage: Path, pipeline: str, query: str) -> list[dict[str, Any]]:
     """Return the records of all batches of a query's newest generation, in order, from single files and segments."""
-    generation = max((storage / "checkpoints" / pipeline / query).glob("[0-9]*"), default=None)
-    found: dict[int, dict[str, Any]] = {}
-    for path in sorted((generation / "ledger").iterdir()) if generation else []:
-        lines = path.read_text().splitlines() if path.suffix == ".ndjson" else [path.read_text()]
-        for record in map(json.loads, lines if path.suffix in {".json", ".ndjson"} and path.name[0].isdigit() else []):
-            found[record["batch"]] = record
+    found = {record["batch"]: record for path in _pieces(storage, pipeline, query) for record in _records(path)}
     return [found[batch] for batch in sorted(found)]
 
 
-def reached(records: list[dict[str, Any]], topic: str) -> dict[int, int]:
-    """Return partition -> offset up to which a ledger has taken a topic."""
-    return {int(p): end for p, (_, end) in records[-1]["offsets"].get(topic, {}).items()} if records else {}
+def reached(storage: Path, pipeline: str, query: str, topic: str) -> dict[int, int]:
+    """Return partition -> offset up to which a query has taken a topic. Asked often, so it reads the newest piece only."""
+    newest = max(_pieces(storage, pipeline, query), key=lambda path: int(path.stem.rpartition("-")[2]), default=None)
+    record = max(_records(newest), key=lambda each: each["batch"]) if newest else {"offsets": {}}
+    return {int(partition): end for partition, (_, end) in record["offsets"].get(topic, {}).items()}
+
+
+def _pieces(storage: Path, pipeline: str, query: str) -> list[Path]:
+    """Return the ledger's files of the newest generation: `<batch>.json` and `<first>-<last>.ndjson`."""
+    generation = max((storage / "checkpoints" / pipeline / query).glob("[0-9]*"), default=None)
+    found = (generation / "ledger").glob("[0-9]*") if generation else ()
+    return [path for path in found if path.suffix in {".json", ".ndjson"}]
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text()
+    return [json.loads(line) for line in (text.splitlines() if path.suffix == ".ndjson" else [text])]
 
 
 class Checker:

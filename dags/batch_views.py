@@ -72,6 +72,6 @@ with DAG(
         return [lineage_runs.emit_views(own, each) for each in reports]
 
     runs = plan_views()
-    told = computed(runs)  # type: ignore[arg-type]
-    seat.spark_run.expand(submission=runs) >> [told, complete(runs)]  # type: ignore[arg-type]
-    emit_lineage(told)  # type: ignore[arg-type]
+    reports = computed(runs)  # type: ignore[arg-type]
+    seat.spark_run.expand(submission=runs) >> [reports, complete(runs)]  # type: ignore[arg-type]
+    emit_lineage(reports)  # type: ignore[arg-type]

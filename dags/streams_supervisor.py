@@ -38,8 +38,8 @@ with DAG(
 
         own = deployment.load()
         before = (supervision.read(own.root, pipeline) or {}).get("verdict", "")
-        told = supervisor.supervise_for_airflow(own, pipeline)
-        notify.changed(before, told)
-        return told
+        result = supervisor.supervise_for_airflow(own, pipeline)
+        notify.changed(before, result)
+        return result
 
     supervise.expand(pipeline=PIPELINES)

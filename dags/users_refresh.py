@@ -57,7 +57,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
 
         @task
         def check(staged: dict[str, Any]) -> dict[str, Any]:
-            """Run the stage's suite; a critical expectation that fails leaves the live table as it was."""
+            """Check the staged rows. If a critical expectation fails, the serving table stays unchanged."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 
@@ -65,7 +65,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
 
         @task
         def plan(staged: dict[str, Any]) -> dict[str, Any]:
-            """Compare the stage with the live table."""
+            """Compare the staged rows with the serving table."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from chaos import check
 from chaos.check import Checker
 
 
@@ -23,3 +25,16 @@ def test_the_checker_and_its_load_import_nothing_of_the_product(project: Path) -
     for path in (project / "chaos").glob("*.py"):
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.startswith(("import headrace", "from headrace"))], path
+
+
+def test_how_far_a_query_is_comes_from_the_newest_piece_of_its_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "p" / "q" / "0001" / "ledger"
+    folder.mkdir(parents=True)
+    records = [{"batch": batch, "offsets": {"t": {"0": [batch, batch + 1]}}} for batch in range(4)]
+    gathered = "\n".join(json.dumps(record) for record in records[:3])
+    (folder / "0000000000-0000000002.ndjson").write_text(gathered)
+    assert check.reached(tmp_path, "p", "q", "t") == {0: 3}
+    (folder / "0000000003.json").write_text(json.dumps(records[3]))
+    assert check.reached(tmp_path, "p", "q", "t") == {0: 4}
+    assert check.reached(tmp_path, "p", "other", "t") == {}
+    assert check.ledger(tmp_path, "p", "q") == records

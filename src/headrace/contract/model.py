@@ -377,21 +377,20 @@ class Pipeline(Strict):
         copied._handed_on = dict(topics)
         return copied
 
-    def by_topic(self) -> Pipeline:
-        """Return this pipeline with the topic of each source as the source's name, in its queries too (ADR 42).
+    @property
+    def topics(self) -> dict[str, str]:
+        """Return the topic of each source, by the source's name."""
+        return {name: source.topic or name for name, source in self.sources.items()}
 
-        Offsets, archives, dead letters, rights and lineage belong to topics. The file's names are for the file and its
-        transforms: `source_name`.
-        """
-        topics = {name: source.topic or name for name, source in self.sources.items()}
+    def by_topic(self) -> Pipeline:
+        """Return this pipeline with the topic of each source as the source's name, in its queries too (ADR 42)."""
+        # Offsets, archives, dead letters, rights and lineage belong to topics; the file's names (`source_name`) to transforms.
+        topics = self.topics
         if all(name == topic for name, topic in topics.items()):
             return self
-        copied = self.model_copy(
-            update={
-                "sources": {topics[name]: source for name, source in self.sources.items()},
-                "queries": {name: query.reading(topics) for name, query in self.queries.items()},
-            }
-        )
+        sources = {topics[name]: source for name, source in self.sources.items()}
+        queries = {name: query.reading(topics) for name, query in self.queries.items()}
+        copied = self.model_copy(update={"sources": sources, "queries": queries})
         copied._source_names = {topic: name for name, topic in topics.items()}
         return copied
 

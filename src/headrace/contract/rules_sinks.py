@@ -221,7 +221,7 @@ def _revises(query: Query) -> bool:
 
 def one_topic_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
     """Refuse a sink topic that is a source, a dead-letter topic, or another query's topic."""
-    topics = {source.topic or name: name for name, source in pipeline.sources.items()}
+    topics = {topic: name for name, topic in pipeline.topics.items()}
     dead_letters = {dead_letter_topic(topic) for topic in topics}
     for topic in sorted(dead_letters & topics.keys()):
         yield f"sources.{topics[topic]}: the topic {topic} is a dead-letter topic of this pipeline; read another topic"

@@ -20,7 +20,7 @@ def metric_name(topic: str) -> str:
 
 def topics_can_exist(pipeline: Pipeline) -> Iterator[str]:
     """Refuse topics that Kafka keeps for itself, and two that it cannot have beside each other."""
-    sources = {f"sources.{name}.topic": source.topic or name for name, source in pipeline.sources.items()}
+    sources = {f"sources.{name}.topic": topic for name, topic in pipeline.topics.items()}
     places = sources | {f"{place} (its dead letters)": dead_letter_topic(topic) for place, topic in sources.items()}
     for name, query in pipeline.queries.items():
         for index, sink in enumerate(query.sinks):
@@ -43,8 +43,7 @@ def one_topic_has_one_source(pipeline: Pipeline) -> Iterator[str]:
     """Refuse two sources of one topic, and two topics whose archives would have one name."""
     topics: dict[str, str] = {}
     archives: dict[str, str] = {}
-    for name, source in pipeline.sources.items():
-        topic = source.topic or name
+    for name, topic in pipeline.topics.items():
         if topic in topics:
             yield (
                 f"sources.{name}.topic: {topic} is source {topics[topic]} already, and each record would be archived twice; "
