@@ -1,0 +1,95 @@
+"""Hooks of the documentation site (mkdocs.yml): pages from outside docs/, generated lists, and links between both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent
+LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")
+REMOTE_IMAGE = re.compile(r"!\[([^\[\]]*)\]\(https?://[^()\s]+\)")
+FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
+WARN = logging.getLogger("mkdocs.hooks.headrace").warning
+CHARTS = sorted(path.parent.name for path in ROOT.glob("helm/*/README.md"))
+OUTSIDE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CHANGELOG.md": "changelog.md",
+    "pipelines/README.md": "reference/pipelines.md",
+    "bench/README.md": "reference/bench.md",
+    **{f"helm/{chart}/README.md": f"reference/charts/{chart}.md" for chart in CHARTS},
+}
+"""Pages outside docs/: their path in the repository, and their path on the site."""
+REPOSITORY_PATH = {page: path for path, page in OUTSIDE.items()}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill the empty sections of the navigation: runbooks, charts, decisions."""
+    _fill(config.nav or [], "Runbooks", _pages_of("runbooks"))
+    _fill(config.nav or [], "Helm charts", [f"reference/charts/{chart}.md" for chart in CHARTS])
+    _fill(config.nav or [], "Decisions", _pages_of("adr"))
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside docs/."""
+    for path, page in OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Return the text with its links changed to links of the site, outside of code blocks."""
+    del config
+    uri = page.file.src_uri
+    parts = FENCE.split(markdown)
+    for number in range(0, len(parts), 2):
+        text = REMOTE_IMAGE.sub(r"\1", parts[number])  # the badges of helm-docs
+        parts[number] = LINK.sub(lambda match: _site_link(match, uri, files), text)
+    return "".join(parts)
+
+
+def _pages_of(folder: str) -> list[str]:
+    """Return the pages of a folder of docs/, its README first."""
+    pages = sorted((ROOT / "docs" / folder).glob("*.md"), key=lambda path: (path.name != "README.md", path.name))
+    return [f"{folder}/{path.name}" for path in pages]
+
+
+def _fill(entries: list[Any], title: str, pages: list[str]) -> None:
+    """Put pages into the section of this title, at any depth."""
+    for entry in entries:
+        for name, inner in entry.items() if isinstance(entry, dict) else ():
+            if name == title:
+                entry[name] = pages
+            elif isinstance(inner, list):
+                _fill(inner, title, pages)
+
+
+def _site_link(match: re.Match[str], uri: str, files: Files) -> str:
+    """Return a link between pages of the site, or the text alone if the site does not have the target.
+
+    A target that is not in the repository is a warning, which ends a strict build.
+    """
+    text, link = match.groups()
+    target, mark, anchor = link.partition("#")
+    if "://" in link or not target:
+        return match[0]
+    source = PurePosixPath(REPOSITORY_PATH.get(uri, f"docs/{uri}"))
+    path = Path(os.path.normpath(ROOT / source.parent / target))
+    if not path.exists():
+        WARN(f"{source} links to {target}, which does not exist")
+        return text
+    path = path / "README.md" if path.is_dir() else path
+    name = path.relative_to(ROOT).as_posix()
+    page = OUTSIDE.get(name, name.removeprefix("docs/"))
+    if files.get_file_from_path(page) is None:
+        return text
+    return f"[{text}]({os.path.relpath(page, PurePosixPath(uri).parent)}{mark}{anchor})"
