@@ -59,8 +59,8 @@ def test_a_pipeline_has_one_verdict_and_one_that_nobody_looked_at_is_unknown(dep
 @pytest.mark.parametrize(
     ("ended", "error", "runbook"),
     [
-        ("DAMAGED", "x lacks it (FILES_GONE); see docs/runbooks/CheckpointBehindSinks.md, usually: y", "CheckpointBehindSinks"),
-        ("REFUSED", "made again. See docs/runbooks/CheckpointOffsetsGone.md for what becomes", "CheckpointOffsetsGone"),
+        ("DAMAGED", "x lacks it (FILES_GONE). See docs/runbooks/CheckpointBehindSinks.md, usually: y", "CheckpointBehindSinks"),
+        ("REFUSED", "recreated. See docs/runbooks/CheckpointOffsetsGone.md for what happens", "CheckpointOffsetsGone"),
         ("DAMAGED", "some data may have been lost (failOnDataLoss)", "CheckpointOffsetsGone"),
         ("DAMAGED", "CANNOT_LOAD_STATE_STORE: error reading delta file", "CheckpointStateDamaged"),
         ("DAMAGED", "Incomplete log file", "CheckpointLogDamaged"),

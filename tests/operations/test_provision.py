@@ -192,7 +192,7 @@ def test_what_kafka_cannot_do_is_refused_before_anything_is_changed(provisioned:
     provisioned.partitions["sales"] = [1] * 9
     provisioned.topics["sales"]["retention.ms"] = "1"
     with pytest.raises(
-        RefusedError, match=r"sales of pipeline \w+ has 9 partitions but \d are wanted: Kafka cannot take"
+        RefusedError, match=r"sales of pipeline \w+ has 9 partitions but \d are declared. Kafka cannot remove"
     ):
         steps(provisioned, good).carry_out(["sales"])
     assert provisioned.topics["sales"]["retention.ms"] == "1"
@@ -307,7 +307,7 @@ def test_a_type_that_cassandra_cannot_change_is_refused_before_anything_is_chang
     name = next(name for name in shops.columns if name not in shops.key)
     shops.columns[name] = "inet"
     session.tables.popitem()
-    with pytest.raises(RefusedError, match=r"is inet but \w+ is wanted: Cassandra cannot change a type"):
+    with pytest.raises(RefusedError, match=r"is inet but \w+ is declared. Cassandra cannot change a type"):
         tables_of(session, good).carry_out()
     assert session.executed == []
 
@@ -320,7 +320,7 @@ def test_a_clustering_order_that_the_table_does_not_have_is_refused_before_anyth
     assert tables_of(with_tables(newest_first), good).changes == []
     session = with_tables(good)
     with pytest.raises(
-        RefusedError, match="has its rows by shop asc but desc is wanted: Cassandra cannot change an order"
+        RefusedError, match=r"orders its rows by shop asc but desc is declared\. Cassandra cannot change an order"
     ):
         tables_of(session, newest_first).carry_out()
     assert session.executed == []

@@ -300,7 +300,7 @@ def test_a_given_up_pipeline_fails_its_airflow_task_once(scene: Scene, project: 
     with pytest.raises(HeadraceError, match=r"needs a person: .*DAMAGED: offsets/7 is cut.*CRASH_LOOP\.md"):
         supervisor.supervise_for_airflow(Deployed(), NAME, 0)  # type: ignore[arg-type]
     assert supervisor.supervise_for_airflow(Deployed(), NAME, 0)["verdict"] == "CRASH_LOOP"  # type: ignore[arg-type]
-    with pytest.raises(HeadraceError, match="There is no pipeline 'x'"):
+    with pytest.raises(HeadraceError, match="Unknown pipeline 'x'"):
         supervisor.supervise_for_airflow(Deployed(), "x", 0)  # type: ignore[arg-type]
 
 

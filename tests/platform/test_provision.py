@@ -122,7 +122,7 @@ def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_
     provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
     key = "    key: domain\n"
     wanted = own_copy(project, tmp_path, (key, "    partitions: 1\n" + key))
-    with pytest.raises(HeadraceError, match=r"has 2 partitions but 1 are wanted: Kafka cannot take partitions away"):
+    with pytest.raises(HeadraceError, match=r"has 2 partitions but 1 are declared. Kafka cannot remove partitions"):
         provision([wanted], platform.bindings(), platform.home / "bindings")
 
 

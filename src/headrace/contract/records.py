@@ -1,4 +1,4 @@
-"""Records in JSON files that an older and a newer release both read: a field that one does not know is left out."""
+"""Records in JSON files that both older and newer releases read: unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 
 
-def known_fields(kind: type[Record], found: Mapping[str, Any]) -> Record:
-    """Return a dataclass made of the fields that it has; those of another release are left out.
+def known_fields(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Return a dataclass built from the fields that it knows; fields of another release are ignored.
 
-    Raises TypeError where a field without a default is missing.
+    Raises TypeError if a field without a default is missing.
     """
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in found.items() if name in known})
+    return kind(**{name: value for name, value in values.items() if name in known})
