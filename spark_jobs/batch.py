@@ -54,14 +54,14 @@ def _run(duty: str, name: str, run: str) -> None:
     jobs = Path(__file__).resolve().parent
     pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    order = batch_job.order(root, name, run)
+    spec = batch_job.job_spec(root, name, run)
     conf = json.loads(env.get("HEADRACE_SPARK_CONF", "{}"))
     if "PYSPARK_GATEWAY_PORT" not in env:
         conf = submit.local_conf(pipeline, int(env.get("HEADRACE_SPARK_UI_PORT", "4040"))) | conf
     module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
     job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
     try:
-        batch_job.report(root, name, run, DUTIES[duty](job, order))
+        batch_job.report(root, name, run, DUTIES[duty](job, spec))
     finally:
         job.spark.stop()
 

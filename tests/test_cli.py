@@ -66,7 +66,7 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
             ["stream", "start", "pos_sales"],
             "topics, tables and login are missing. Run `headrace provision pos_sales` first.",
         ),
-        (["stream", "start", "pos_sales", "--new-generation", "x"], "There is no query 'x' in pos_sales"),
+        (["stream", "start", "pos_sales", "--new-generation", "x"], "Unknown query 'x' of pos_sales"),
         (["logs", "kafka"], "kafka has no log yet"),
         (["produce", "--topic", "pos"], "No binding at"),
         (["provision"], "No binding at"),

@@ -79,10 +79,10 @@ def test_rates_are_those_of_the_newest_batches_and_an_old_progress_is_counted_on
         source = {"endOffset": {"pos": {"0": 500 * batch}}, "latestOffset": {"pos": {"0": 9_000 + 200 * batch}}}
         at = f"2026-06-30T12:{batch:02d}:00.000Z"
         for _ in range(2):
-            told.append(rates.look({"batchId": batch, "timestamp": at, "sources": [source]}))
+            told.append(rates.update({"batchId": batch, "timestamp": at, "sources": [source]}))
     assert told[:2] == [(None, None)] * 2
     assert told[-1] == (round(500 / 60, 2), round(200 / 60, 2))
-    assert rates.look({}) == told[-1]
+    assert rates.update({}) == told[-1]
 
 
 def test_a_query_that_ended_says_why() -> None:

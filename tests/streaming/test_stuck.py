@@ -59,7 +59,7 @@ class Driver:
         until = self.now + int(seconds * 1000)
         while self.now < until:
             self.now += BEAT
-            self.watcher.look([self.query], self.now)
+            self.watcher.observe([self.query], self.now)
         return bool(stuck.find(self.watcher, [self.query], self.now))
 
     @property
@@ -112,11 +112,11 @@ def test_a_collector_that_takes_all_time_is_no_life_and_is_told() -> None:
 
 def test_a_batch_that_waits_for_a_store_does_not_hang() -> None:
     driver = Driver()
-    driver.query.counters.waits = "Cassandra is away"
+    driver.query.counters.waits = "Cassandra is unavailable"
     assert not driver.beats(3 * STUCK_SECONDS)
     work = driver.watcher.work(driver.query)
     assert work is not None
-    assert work["waits"] == "Cassandra is away"
+    assert work["waits"] == "Cassandra is unavailable"
     driver.query.counters.waits = ""
     assert driver.beats(STUCK_SECONDS + 10)
 

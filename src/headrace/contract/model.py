@@ -86,9 +86,7 @@ class Column(Strict):
         description="string, boolean, int, long, timestamp, date or decimal(p,s); floats are refused."
     )
     description: str = Field("", description="The meaning of the value, for readers.")
-    required: bool = Field(
-        False, description="A record without a value is a dead letter; a row without one is refused."
-    )
+    required: bool = Field(False, description="A record without it is a dead letter; a row without it is refused.")
     max_distinct: int | None = Field(
         None,
         gt=0,
@@ -140,9 +138,7 @@ class Source(Strict):
         timedelta(days=7), description="How long Kafka keeps records. Set it longer than the longest outage to survive."
     )
     key: Name = Field(description="The required column whose value is the Kafka record key.")
-    columns: dict[Name, SourceColumn] = Field(
-        description="Columns read from the JSON record; other fields are ignored."
-    )
+    columns: dict[Name, SourceColumn] = Field(description="Columns read from the record; other fields are ignored.")
     event_time: EventTime | None = Field(None, description="Default: the time at which Kafka received the record.")
 
 
@@ -250,9 +246,7 @@ class CassandraSink(Strict):
     keyspace: Name | None = Field(None, description="Default: the pipeline's name.")
     table: Name | None = Field(None, description="Default: the query's name.")
     partition_key: list[Name] = Field(min_length=1, description="Required output columns that form the partition key.")
-    clustering_key: list[Name] = Field(
-        default_factory=list, description="Required output columns that sort a partition."
-    )
+    clustering_key: list[Name] = Field(default_factory=list, description="Required output columns: order of rows.")
     clustering_order: dict[Name, Literal["asc", "desc"]] = Field(
         default_factory=dict,
         description="Sort order of a partition's rows, by clustering column: {at: desc} is newest first. Default: asc.",
@@ -339,9 +333,7 @@ class Driver(Strict):
 class Slo(Strict):
     """Service level objectives. A query that misses one is LAGGING."""
 
-    freshness: Duration = Field(
-        timedelta(minutes=1), description="Maximum age of the newest batch while records arrive."
-    )
+    freshness: Duration = Field(timedelta(minutes=1), description="Maximum batch age while records arrive.")
     lag: int = Field(100_000, gt=0, description="Maximum number of offsets behind the end of the topic.")
 
 

@@ -1,7 +1,7 @@
-"""What a driver tells about itself: heartbeat file and Prometheus metrics, from one look at each query.
+"""A driver's report about itself: heartbeat file and Prometheus metrics, from one observation of each query.
 
-The heartbeat is written every few seconds, also when idle: "running" alone is never healthy, but a driver that is idle
-and alive must be told from one that hangs.
+The heartbeat is written every few seconds, also when idle. "Running" alone is never healthy: a driver that is idle must
+be distinguishable from one that hangs.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Family = GaugeMetricFamily | CounterMetricFamily
 
 
 AGGREGATE = "stateStoreSave"
-"""What Spark's progress calls the state of an aggregate."""
+"""Spark's name for the state of an aggregate in its progress."""
 
 RATE_BATCHES = 10
-"""Over how many of its newest batches a query's rates are taken."""
+"""The number of newest batches over which a query's rates are averaged."""
 
 
 class QueryState(TypedDict):
-    """One look at a query. Times are milliseconds since 1970; what is not known yet is None.
+    """One observation of a query. Times are milliseconds since 1970; unknown values are None.
 
-    `moved_ms` is when the query was last seen to move, `work` what its running batch has done (`work.Work`).
-    `state_rows` is all that it remembers, `groups` what its aggregates do. Rates are in
-    offsets a second over its newest batches: `taken_rate` of what it takes, `arrival_rate` of what comes into its topics.
+    `moved_ms` is when the query last made progress, `work` what its running batch has done (`work.Work`). `state_rows` counts
+    all rows in its state, `groups` those of its aggregates. Rates are in offsets per second over its newest batches:
+    `taken_rate` for offsets it reads, `arrival_rate` for offsets that arrive in its topics.
     """
 
     query: str
@@ -70,18 +70,18 @@ class QueryState(TypedDict):
 
 @dataclass
 class Rates:
-    """How fast a query takes offsets and how fast they arrive, from the progress of its newest batches."""
+    """How fast a query reads offsets and how fast they arrive, from the progress of its newest batches."""
 
     _seen: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=RATE_BATCHES))
     _batch: int | None = None
 
-    def look(self, progress: Mapping[str, Any]) -> tuple[float | None, float | None]:
-        """Return offsets a second (taken, arrived) after a look at Spark's last progress; None before the second batch."""
+    def update(self, progress: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Return offsets per second (read, arrived), given Spark's last progress; None before the second batch."""
         sources = _known_sources(progress)
         if sources and progress.get("batchId") != self._batch:
             at = datetime.fromisoformat(progress["timestamp"].replace("Z", "+00:00")).timestamp()
             taken_to, arrived_to = (
-                sum(_total(each[name]) for each in sources) for name in ("endOffset", "latestOffset")
+                sum(_total(source[name]) for source in sources) for name in ("endOffset", "latestOffset")
             )
             self._batch = progress.get("batchId")
             self._seen.append((at, taken_to, arrived_to))
@@ -92,7 +92,7 @@ class Rates:
         return round(taken, 2), round(arrived, 2)
 
 
-def look(
+def observe(
     query: StreamingQuery,
     name: str,
     generation: int,
@@ -103,9 +103,9 @@ def look(
     work: Work | None = None,
     rates: Rates | None = None,
 ) -> QueryState:
-    """Return the state of a query from its counters, Spark's last progress and what is known of its running batch."""
+    """Return the state of a query from its counters, Spark's last progress and its running batch."""
     last: Mapping[str, Any] = _last_progress(query)
-    taken, arrived = rates.look(last) if rates else (None, None)
+    taken, arrived = rates.update(last) if rates else (None, None)
     newest = counters.newest
     operators = last.get("stateOperators", [])
     error = None if query.isActive else reason_of(query.exception() or "ended without an error")
@@ -138,7 +138,7 @@ def look(
 
 
 def write_heartbeat(path: str, pipeline: str, states: Sequence[QueryState], extra: Mapping[str, Any]) -> None:
-    """Write the heartbeat file in one piece."""
+    """Write the heartbeat file atomically."""
     beat = {"pipeline": pipeline, "pid": os.getpid(), "at_ms": time.time_ns() // 1_000_000, "queries": list(states)}
     storage.write_json(path, beat | dict(extra))
 
@@ -147,7 +147,7 @@ Value = Callable[[QueryState], float | None]
 
 
 class Metrics:
-    """A Prometheus endpoint over the newest states. The age of a batch is computed when it is scraped."""
+    """A Prometheus endpoint for the newest states. The age of a batch is computed at scrape time."""
 
     def __init__(self, host: str, port: int) -> None:
         self.states: Sequence[QueryState] = ()
@@ -157,33 +157,39 @@ class Metrics:
         self.port = int(self._server.server_port)
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what there is depends on the queries."""
+        """Return nothing: the metrics depend on the queries."""
         return []
 
     def collect(self) -> list[Metric]:
-        """Return all metrics of the newest states, one sample a query."""
+        """Return all metrics of the newest states, one sample per query."""
         gauges: Mapping[str, tuple[str, Value]] = {
             "headrace_query_active": ("1 while the query runs.", lambda s: float(s["active"])),
             "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
             "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
-            "headrace_query_batch_age_seconds": ("Since the newest batch was in the sinks.", _batch_age),
+            "headrace_query_batch_age_seconds": (
+                "Seconds since the newest batch was written to the sinks.",
+                _batch_age,
+            ),
             "headrace_query_batch_duration_seconds": (
-                "Of the newest trigger.",
+                "Duration of the newest trigger, in seconds.",
                 lambda s: _seconds(s["batch_duration_ms"]),
             ),
-            "headrace_query_trigger_seconds": ("The declared trigger.", lambda s: _seconds(s["trigger_ms"])),
+            "headrace_query_trigger_seconds": ("The declared trigger interval.", lambda s: _seconds(s["trigger_ms"])),
             "headrace_query_batch_tasks_done": (
-                "Tasks of the running batch that finished.",
+                "Finished tasks of the running batch.",
                 lambda s: s["work"] and s["work"]["tasks_done"],
             ),
             "headrace_query_batch_tasks": (
-                "Tasks of the running batch that are known so far.",
+                "Known tasks of the running batch.",
                 lambda s: s["work"] and s["work"]["tasks"],
             ),
-            "headrace_query_still_seconds": ("Since the query was last seen to move.", _still),
-            "headrace_query_taken_per_second": ("Offsets taken, over the newest batches.", lambda s: s["taken_rate"]),
+            "headrace_query_still_seconds": ("Seconds since the query last made progress.", _still),
+            "headrace_query_taken_per_second": (
+                "Offsets read per second, over the newest batches.",
+                lambda s: s["taken_rate"],
+            ),
             "headrace_query_arrived_per_second": (
-                "Offsets that arrived, over the newest batches.",
+                "Offsets that arrived per second, over the newest batches.",
                 lambda s: s["arrival_rate"],
             ),
             "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
@@ -228,7 +234,7 @@ def _last_progress(query: StreamingQuery) -> Mapping[str, Any]:
 
 
 def _known_sources(progress: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the sources of a progress if all of them say where they end; else none."""
+    """Return the sources of a progress report if all of them have an end offset; otherwise none."""
     sources = [s for s in progress.get("sources", []) if s.get("latestOffset")]
     return sources if all(s.get("endOffset") for s in sources) else []
 

@@ -141,7 +141,7 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
     ):
         with pytest.raises(HeadraceError, match=told):
             reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
-    with pytest.raises(HeadraceError, match="There is no pipeline 'sales'"):
+    with pytest.raises(HeadraceError, match="Unknown pipeline 'sales'"):
         reconcile.plan(deployment, "sales")
 
 
