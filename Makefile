@@ -91,8 +91,9 @@ format: $(READY) ## Rewrite the Python files as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(READY) ## Make the generated files anew: pipelines/schema.json and README.md, docs/reference/cli.md
+schema: $(READY) ## Write the generated files again: pipelines/schema.json and README.md, expectations/, docs/reference/cli.md
 	$(BIN)/python -m headrace.contract.schema
+	$(BIN)/python -m headrace.operations.quality.suites
 	$(BIN)/python -m typer headrace.cli utils docs --name headrace --output docs/reference/cli.md
 
 lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.contract import model, rules, rules_between
+from headrace.contract import model, rules, rules_between, rules_quality
 from headrace.contract.files import pipeline_files
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.wording import choices, printable
@@ -67,7 +67,7 @@ def load_pipeline(path: Path) -> Pipeline:
         pipeline = Pipeline.model_validate(content)
     except ValidationError as error:
         raise _refusal(path, (_sentence(fault) for fault in error.errors())) from error
-    found = list(rules.faults(pipeline))
+    found = list(rules.faults(pipeline)) or list(rules_quality.faults(pipeline))
     if pipeline.name != path.stem:
         found.insert(0, f"name: {pipeline.name!r} is not the file's name; rename the file to {pipeline.name}.yaml")
     if found:
