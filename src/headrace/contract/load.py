@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -261,18 +260,3 @@ def _bare(annotation: Any) -> Any:  # noqa: ANN401 - a type, or a typing constru
         inner = [argument for argument in typing.get_args(annotation) if argument is not NoneType]
         return _bare(inner[0]) if len(inner) == 1 else annotation
     return annotation
-
-
-def main(folder: Path) -> int:
-    """Check a folder of pipelines, say what is wrong or that nothing is; return the exit code."""
-    try:
-        loaded = load_pipelines(folder)
-    except HeadraceError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{len(loaded)} pipelines are right: {', '.join(loaded)}.\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "pipelines")))
