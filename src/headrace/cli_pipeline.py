@@ -132,7 +132,7 @@ def _columns(sample: Path | None, from_topic: str | None, given: list[str] | Non
 
 def _asked() -> list[str]:
     """Ask for the columns. Raises HeadraceError where no person is at the keyboard."""
-    if not sys.stdin.isatty():
+    if not is_terminal():
         raise HeadraceError("No columns: give --from FILE, --from-topic TOPIC, or --column NAME:TYPE.")
     console.print("Columns as NAME:TYPE, with ! if required, such as order_id:string! An empty line ends the list.")
     found: list[str] = []
@@ -142,3 +142,8 @@ def _asked() -> list[str]:
     if not found:
         raise HeadraceError("A source has at least one column. Nothing is written.")
     return found
+
+
+def is_terminal() -> bool:
+    """Return whether a person can answer."""
+    return sys.stdin.isatty()
