@@ -22,7 +22,7 @@ with DAG(
             "its asset back; a critical finding does so until it is repaired or accepted. A sink with nothing new is "
             "skipped; a warning shows. Failing keys go to the quarantine table, full results and Data Docs to storage; a "
             "pipeline whose file says so is paused.",
-            inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
+            inputs="Cassandra tables, topics, JSON files, archive, the pipeline files.",
             effects="quarantine, results and Data Docs; a pipeline may be paused.",
             command="headrace quality run",
             runbook="runbooks/QualityCritical.md",

@@ -69,10 +69,11 @@ def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
 
 
 def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
-    names = list(deployed.pipelines())
+    names = list(deployed.pipelines())[:4]
     for name, verdict in zip(names, ("HEALTHY", "CRASH_LOOP", "IDLE", "LAGGING"), strict=True):
         supervised(deployed, name, verdict, "as told")
-    assert [each["verdict"] for each in page.overview(deployed)] == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
+    shown = [each["verdict"] for each in page.overview(deployed) if each["name"] in names]
+    assert shown == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
 
 
 def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):

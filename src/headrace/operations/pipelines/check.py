@@ -120,7 +120,6 @@ def _query(pipeline: Pipeline, name: str) -> dict[str, Any]:
         "mode": declared.mode if declared else "append",
         "trigger": format_duration(declared.trigger) if declared else "",
         "checkpoint": folders.checkpoint,
-        "ledger": folders.ledger,
         "files": folders.files if declared and any(sink.kind == "files" for sink in declared.sinks) else "",
     }
 
