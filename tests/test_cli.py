@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contract.files import pipeline_names
 from headrace.contract.load import load_pipelines
 from headrace.contract.names import query_names
 from headrace.operations.drivers_local import LocalLauncher
@@ -112,7 +113,7 @@ def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
 ):
     done = headrace(environment, with_a_broken_file, "stream", "status", "--json")
     reasons = {row["pipeline"]: row["reason"] for row in json.loads(done.stdout)}
-    assert sorted(reasons) == ["ad_attribution", "pos_sales", "user_logins", "web_events"]
+    assert sorted(reasons) == pipeline_names(with_a_broken_file / "pipelines")
     assert "pos_sales.yaml: colour: unknown key" in reasons["pos_sales"]
     done = headrace(environment, with_a_broken_file, "stream", "stop", "--json")
     assert json.loads(done.stdout) == dict.fromkeys(sorted(reasons), "did not run")

@@ -161,7 +161,7 @@ def test_its_rows_are_validated_by_great_expectations(fifth: Pipeline, sink: str
 def test_the_dags_take_it_without_a_change(tree: Path, tmp_path: Path) -> None:
     found = _probe(tree, tmp_path, "1")
     assert (found["errors"], found["warnings"], found["used"], found["heavy"]) == ({}, [], [], [])
-    assert set(found["dags"]) == EXPECTED | {"owners_refresh"}
+    assert set(found["dags"]) == EXPECTED | {"users_refresh", "owners_refresh"}
     assert NAME in found["dags"]["quality"]["params"]["pipelines"]
     assert NAME in found["dags"]["reconcile"]["params"]["pipelines"]
 

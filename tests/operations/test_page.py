@@ -8,6 +8,7 @@ import time
 import pytest
 
 from headrace.contract import paths, storage
+from headrace.contract.files import pipeline_names
 from headrace.errors import HeadraceError
 from headrace.operations import intent, page, supervision
 from headrace.operations.deployment import Deployment, LocalDrivers
@@ -201,7 +202,7 @@ def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deploy
     deployed = deployed.model_copy(update={"project": folder.parent})
     supervised(deployed, "web_events", "HEALTHY", "fine")
     found = shown(deployed)
-    assert sorted(found) == ["ad_attribution", "lost", "pos_sales", "user_logins", "web_events"]
+    assert sorted(found) == sorted(["lost", *pipeline_names(project / "pipelines")])
     assert found["web_events"]["verdict"] == "HEALTHY"
     assert found["pos_sales"]["verdict"] == "UNKNOWN"
     assert "colour: unknown key" in found["pos_sales"]["reason"]
