@@ -1,4 +1,4 @@
-"""docs/howto/add-a-pipeline.md works as printed: its two files run end to end beside the real pipelines; nothing else is edited."""
+"""docs/howto/add-a-pipeline.md works as printed: two files run end to end beside the real pipelines, nothing else is edited."""
 
 from __future__ import annotations
 
