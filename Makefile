@@ -94,8 +94,9 @@ format: $(READY) ## Format the Python files as `make lint` requires
 docs: $(READY) ## Build the documentation site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-schema: $(READY) ## Generate pipelines/schema.json, the tables of pipelines/README.md, and docs/reference/cli.md
+schema: $(READY) ## Write the generated files again: pipelines/schema.json and README.md, expectations/, docs/reference/cli.md
 	$(BIN)/python -m headrace.contract.schema
+	$(BIN)/python -m headrace.operations.quality.suites
 	$(BIN)/python -m typer headrace.cli utils docs --name headrace --output docs/reference/cli.md
 
 lock: $(READY) ## Resolve pyproject.toml into requirements.lock

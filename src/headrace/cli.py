@@ -36,6 +36,7 @@ from headrace.cli_common import (
     starting_launcher,
 )
 from headrace.cli_dead_letters import letters
+from headrace.cli_pipeline import pipeline
 from headrace.cli_provision import provision
 from headrace.cli_quality import quality
 from headrace.cli_stream import stream
@@ -53,6 +54,7 @@ from headrace.operations import tables
 from headrace.operations.produce.summary import Summary, UndeliveredError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
+app.add_typer(pipeline, name="pipeline")
 app.add_typer(stream, name="stream")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(batch, name="batch")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from headrace.contract import model, schema
+from headrace.contract import model, model_quality, schema
 from headrace.errors import HeadraceError
 from tests.contract.conftest import HERE, ROOT
 
@@ -18,7 +18,7 @@ MODELS = [
     value
     for value in vars(model).values()
     if isinstance(value, type) and issubclass(value, model.Strict) and value is not model.Strict
-]
+] + [model_quality.Quality]
 
 
 def test_the_committed_schema_is_fresh() -> None:

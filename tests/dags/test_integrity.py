@@ -24,7 +24,7 @@ EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
     "dead_letter_replay", "lake_guard", "quality", "query_rebuild", "reconcile", "reconcile_repair", "sink_upkeep",
     "stream_upgrade",
-    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor", "users_refresh",
+    "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor",
 }  # fmt: skip
 
 # Orders that must hold; a DAG without the second task fails here too.
@@ -106,8 +106,15 @@ def test_a_file_costs_less_than_two_seconds_of_cpu_above_the_sdk(parsed: dict[st
     assert {name: cost for name, cost in parsed["cpu"].items() if cost > PARSE_CPU_SECONDS} == {}
 
 
-def test_there_are_exactly_the_dags_that_the_documents_speak_of(dags: dict[str, Dag]) -> None:
-    assert set(dags) == EXPECTED
+def test_there_are_exactly_the_dags_that_the_documents_speak_of(project: Path, dags: dict[str, Dag]) -> None:
+    refreshed = {
+        f"{dimension}_refresh"
+        for pipeline in load_pipelines(project / "pipelines").values()
+        for dimension, spec in pipeline.dimensions.items()
+        if spec.refresh
+    }
+    assert refreshed
+    assert set(dags) == EXPECTED | refreshed
     assert [dag_id for dag_id, dag in dags.items() if not dag["tasks"]] == []
 
 

@@ -24,6 +24,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import drivers, lineage, lineage_emit, lineage_runs
 from headrace.operations.lineage import Dataset, Job, Places, quality_job, refresh_job, stream_jobs, view_jobs
+from headrace.operations.quality.suites import suite_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLACES = Places("kafka://k:9092", "cassandra://c:9042", "s3a://bucket")
@@ -212,7 +213,7 @@ def test_a_refresh_starts_and_completes_and_one_that_is_refused_fails(deployment
 def test_checks_start_and_complete_with_what_each_expectation_found(deployment: Any) -> None:
     pipeline = deployment.pipeline("user_logins")
     (sink,) = [each for each in lineage_runs_sinks(pipeline) if each.query == "last_login"]
-    suite = json.loads((PROJECT / "expectations" / f"{sink.name}.json").read_text())["expectations"]
+    suite = suite_of(pipeline, sink.name)["expectations"]
     summaries: list[dict[str, Any]] = []
     with lineage_runs.checking(deployment, pipeline, summaries):
         assert [kinds(run) for run in kept(deployment.root)["user_logins.quality_last_login"]] == [["START"]]

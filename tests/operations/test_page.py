@@ -8,6 +8,7 @@ import time
 import pytest
 
 from headrace.contract import paths, storage
+from headrace.contract.files import pipeline_names
 from headrace.errors import HeadraceError
 from headrace.operations import intent, page, supervision
 from headrace.operations.deployment import Deployment, LocalDrivers
@@ -69,10 +70,11 @@ def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
 
 
 def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
-    names = list(deployed.pipelines())
+    names = list(deployed.pipelines())[:4]
     for name, verdict in zip(names, ("HEALTHY", "CRASH_LOOP", "IDLE", "LAGGING"), strict=True):
         supervised(deployed, name, verdict, "as told")
-    assert [each["verdict"] for each in page.overview(deployed)] == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
+    shown = [each["verdict"] for each in page.overview(deployed) if each["name"] in names]
+    assert shown == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
 
 
 def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
@@ -200,7 +202,7 @@ def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deploy
     deployed = deployed.model_copy(update={"project": folder.parent})
     supervised(deployed, "web_events", "HEALTHY", "fine")
     found = shown(deployed)
-    assert sorted(found) == ["ad_attribution", "lost", "pos_sales", "user_logins", "web_events"]
+    assert sorted(found) == sorted(["lost", *pipeline_names(project / "pipelines")])
     assert found["web_events"]["verdict"] == "HEALTHY"
     assert found["pos_sales"]["verdict"] == "UNKNOWN"
     assert "colour: unknown key" in found["pos_sales"]["reason"]

@@ -1,7 +1,8 @@
-"""docs/howto/add-a-pipeline.md works as printed: its two files run end to end in an empty tree; nothing else is edited."""
+"""docs/howto/add-a-pipeline.md works as printed: two files run end to end beside the real pipelines, nothing else is edited."""
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,9 +13,13 @@ from headrace.contract.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
+from headrace.operations.pipelines import from_topic
+from headrace.operations.pipelines.sample import columns_of
 from headrace.operations.produce import produce_file
+from headrace.operations.quality import duty
 from tests.support import found, howto
 from tests.support.drivers import make_stage
+from tests.support.expectations import import_great_expectations
 from tests.support.expected import micros
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
@@ -28,10 +33,13 @@ def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
     (starter / "spark_jobs" / "main.py").write_bytes((project / "spark_jobs" / "main.py").read_bytes())
 
     stage = make_stage(platform, starter, tmp_path, "fridges")
+    for name in ("pipelines", "spark_jobs"):
+        shutil.copytree(project / name, stage.launcher.project / name, dirs_exist_ok=True)
     assert stage.pipeline == load_pipeline(starter / "pipelines" / "fridges.yaml")
     try:
         stage.start()
-        pipelines = {"fridges": stage.pipeline}
+        pipelines = stage.deployment.pipelines()
+        assert pipelines.keys() > {"fridges"}
         binding = read_kafka(stage.admin)
         produce_file(binding, pipelines, starter / "readings.ndjson", "fridge_readings", rate=None)
         stage.await_quiet()
@@ -54,3 +62,16 @@ def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
     assert letter.header("headrace.reason") == "bad_number: celsius: 'cold' is not a number"
     assert len(found.archive(stage, "fridge_readings")) == 3
     found.require_ledgers(stage)
+
+    sampled = {column.name: column for column in columns_of(from_topic.records(stage.admin, "fridge_readings"))}
+    assert {name: column.type for name, column in sampled.items()} == {
+        "fridge_id": "string", "celsius": "json", "read_at": "timestamp",  # one reading is a word
+    }  # fmt: skip
+
+    import_great_expectations()
+    summaries = duty.run_checks(stage.deployment, "fridges", duty.plan_checks(stage.deployment, "fridges"))
+    assert {each["sink"]: each["status"] for each in summaries} == {
+        "cassandra.fridges.warmest": "PASSED",
+        "kafka.fridge_alarms": "PASSED",
+        "iceberg.fridges.archive_fridge_readings": "WARNED",  # one of three records is a dead letter
+    }

@@ -27,7 +27,7 @@ from headrace.operations.produce.generate import generate
 from headrace.operations.quality import bounds, duty, read_cassandra, store
 from headrace.operations.quality.sinks import find
 from tests.support.drivers import Content, Stage, make_stage
-from tests.support.expectations import import_great_expectations, suites_of
+from tests.support.expectations import import_great_expectations
 from tests.support.expected import accepted, final_watermark
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
@@ -62,7 +62,6 @@ def sales(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
     """A pos_sales that has taken two hours of sales, still running."""
     folder = tmp_path_factory.mktemp("sales")
     stage = make_stage(platform, project, folder, "pos_sales", suffix=SUFFIX, trigger="500 milliseconds", edit=_pausing)
-    suites_of(stage, project, "pos_sales", SUFFIX)
     try:
         _run(stage, _records(11, {"pos": 3_000}), ("tumbling", "sliding", "final_windows"))
         yield stage
@@ -310,7 +309,6 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
 ) -> None:
     import_great_expectations()
     stage = make_stage(platform, project, tmp_path, "web_events", suffix=SUFFIX, trigger="500 milliseconds")
-    suites_of(stage, project, "web_events", SUFFIX)
     try:
         _run(stage, _records(12, {"quickstart": 900}))
         stage.stop()

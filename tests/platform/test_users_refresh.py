@@ -25,7 +25,7 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.users import duty
 from tests.support.drivers import Stage, make_stage
-from tests.support.expectations import import_great_expectations, suites_of
+from tests.support.expectations import import_great_expectations
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
@@ -36,9 +36,7 @@ CHANGED, ADDED, LEFT = 600, 300, 100
 
 def _stage(platform: Settings, project: Path, folder: Path, suffix: str) -> Stage:
     import_great_expectations()
-    stage = make_stage(platform, project, folder, "user_logins", suffix=suffix, trigger="500 milliseconds")
-    suites_of(stage, project, "user_logins", suffix)
-    return stage
+    return make_stage(platform, project, folder, "user_logins", suffix=suffix, trigger="500 milliseconds")
 
 
 def _drop(stage: Stage, at: datetime, users: dict[str, str | None], mark: bool = True) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.contract import model, rules, rules_between
+from headrace.contract import model, rules, rules_between, rules_quality
 from headrace.contract.files import pipeline_files
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.wording import choices, printable
@@ -69,7 +68,7 @@ def load_pipeline(path: Path) -> Pipeline:
         pipeline = Pipeline.model_validate(content)
     except ValidationError as error:
         raise _refusal(path, (_sentence(fault) for fault in error.errors())) from error
-    problems = list(rules.faults(pipeline))
+    problems = list(rules.faults(pipeline)) or list(rules_quality.faults(pipeline))
     if pipeline.name != path.stem:
         problems.insert(
             0, f"name: {pipeline.name!r} differs from the file name; rename the file to {pipeline.name}.yaml"
@@ -268,18 +267,3 @@ def _bare(annotation: Any) -> Any:  # noqa: ANN401 - a type, or a typing constru
         inner = [argument for argument in typing.get_args(annotation) if argument is not NoneType]
         return _bare(inner[0]) if len(inner) == 1 else annotation
     return annotation
-
-
-def main(folder: Path) -> int:
-    """Check a folder of pipelines and print the faults or the names; return the exit code."""
-    try:
-        loaded = load_pipelines(folder)
-    except HeadraceError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{len(loaded)} pipelines are valid: {', '.join(loaded)}.\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "pipelines")))

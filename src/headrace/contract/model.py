@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema
 
+from headrace.contract.model_quality import Expectations, Quality
+
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,150}$"
 """Kafka's characters. Kafka allows 249 of them; names derived from a topic need room (`contract.names`)."""
@@ -181,6 +183,7 @@ class Dimension(Strict):
     key: list[Name] = Field(min_length=1, description="The complete partition key; a direct join needs all of it.")
     columns: dict[Name, Column] = Field(description="The columns of the table, by name.")
     refresh: Refresh | None = Field(None, description="Default: only queries write the table.")
+    quality: Expectations = []
 
 
 class Window(Strict):
@@ -259,6 +262,7 @@ class CassandraSink(Strict):
         "batch",
         description="'batch': start of the generation in microseconds + batch id; or the timestamp column that orders rows.",
     )
+    quality: Expectations = []
 
 
 class KafkaSink(Strict):
@@ -272,12 +276,14 @@ class KafkaSink(Strict):
     )
     partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic.")
     retention: Duration = Field(timedelta(days=7), description="How long Kafka keeps the records.")
+    quality: Expectations = []
 
 
 class FilesSink(Strict):
     """JSON files, one directory per batch, written to a temporary path and renamed."""
 
     kind: Literal["files"] = Field(description="files")
+    quality: Expectations = []
 
 
 Sink = Annotated[CassandraSink | KafkaSink | FilesSink, Field(discriminator="kind")]
@@ -304,6 +310,7 @@ class Query(Strict):
     )
     columns: dict[Name, Column] = Field(description="The output columns, by name.")
     sinks: list[Sink] = Field(min_length=1, description="Where the rows go; the keys depend on the kind.")
+    quality: Expectations = []
 
     def reading(self, topics: Mapping[str, str]) -> Query:
         """Return this query with its sources renamed."""
@@ -335,15 +342,6 @@ class Slo(Strict):
 
     freshness: Duration = Field(timedelta(minutes=1), description="Maximum batch age while records arrive.")
     lag: int = Field(100_000, gt=0, description="Maximum number of offsets behind the end of the topic.")
-
-
-class Quality(Strict):
-    """Consequences of a failed check of a sink. The expectations themselves are in expectations/, one suite per sink."""
-
-    on_critical: Literal["report", "pause"] = Field(
-        "report",
-        description="After a critical expectation failed: 'report' blocks the sink's asset, 'pause' also stops the stream.",
-    )
 
 
 class Pipeline(Strict):

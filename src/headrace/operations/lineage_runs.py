@@ -9,7 +9,6 @@ Lineage never fails what it is about: an event that cannot be made or written is
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
@@ -169,20 +168,21 @@ def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Map
                 str(uuid.uuid5(run, job.name)),
                 "COMPLETE",
                 told,
-                checks=_assertions(deployment, job, own),
+                checks=_assertions(pipeline, job, own),
             )
 
 
-def _assertions(deployment: Deployment, job: Job, summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the results of expectations by the name of the dataset that they are about; nothing of a sink not looked at."""
     from openlineage.client.generated.data_quality_assertions_dataset import Assertion
+
+    from headrace.operations.quality.suites import suite_of
 
     found: dict[str, list[Any]] = {}
     for each in (each for each in summaries if each["expectations"]):
         name = next((read.name for read in job.inputs if each["sink"].endswith(read.name)), job.inputs[0].name)
         failed = {one["id"] for one in each["failed"]}
-        path = deployment.project / "expectations" / f"{each['sink']}.json"
-        for one in json.loads(path.read_text())["expectations"]:
+        for one in suite_of(pipeline, each["sink"])["expectations"]:
             severity = "error" if one.get("severity") == "critical" else "warn"
             column = one["kwargs"].get("column")
             found.setdefault(name, []).append(Assertion(one["type"], one["id"] not in failed, column, severity))

@@ -1,7 +1,7 @@
 """What release 136f9ca left below a storage root is read, verified, snapshotted and restored by this one.
 
-The fixture is a run of that release on real servers: `headrace produce` twice, one snapshot between, `headrace stream stop`. It holds
-three queries of pos_sales, the file sink of web_events, and two snapshots.
+The fixture comes from a run of that release on real servers: `headrace produce` twice, a snapshot in between, and then
+`headrace stream stop`. It holds three queries of pos_sales, the file sink of web_events, and two snapshots.
 """
 
 from __future__ import annotations

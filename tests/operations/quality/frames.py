@@ -31,7 +31,9 @@ def good_frame(pipeline: Pipeline, sink: CheckedSink, rows: int = ROWS) -> pd.Da
     found = [*sink.columns, "key", "value", "headers"] if sink.kind == "iceberg" else None
     if sink.kind == "cassandra":
         found = list(sink.columns)
-    made = [_row(sink, number, window.size if window else timedelta(minutes=2)) for number in range(rows)]
+    length = window.size if window else timedelta(minutes=2)
+    step = (window.slide or window.size) if window else timedelta(minutes=5)
+    made = [_row(sink, number, length, step) for number in range(rows)]
     frame = with_facts(frame_of(made, sink, found), sink, window, behind_seconds=0, now_ms=int(NOW.timestamp() * 1000))
     for name in added_columns(pipeline, sink):
         if name.startswith("_known_in_"):
@@ -41,8 +43,11 @@ def good_frame(pipeline: Pipeline, sink: CheckedSink, rows: int = ROWS) -> pd.Da
     return frame
 
 
-def _row(sink: CheckedSink, number: int, length: timedelta) -> dict[str, Any]:
-    row: dict[str, Any] = {name: _value(sink, name, column, number, length) for name, column in sink.columns.items()}
+def _row(sink: CheckedSink, number: int, length: timedelta, step: timedelta) -> dict[str, Any]:
+    start = NOW - timedelta(hours=3) + number // 2 * step
+    row: dict[str, Any] = {
+        name: _value(sink, name, column, number, start, length) for name, column in sink.columns.items()
+    }
     if sink.kind == "kafka":
         row |= {"_id": f"id-{number}", "_copies": 1, "_batch": 0, "_partition": 0, "_offset": number}
     if sink.kind == "files":
@@ -50,8 +55,7 @@ def _row(sink: CheckedSink, number: int, length: timedelta) -> dict[str, Any]:
     return row
 
 
-def _value(sink: CheckedSink, name: str, column: Column, number: int, length: timedelta) -> Any:
-    start = NOW - timedelta(hours=1) + number // 2 * timedelta(minutes=5)
+def _value(sink: CheckedSink, name: str, column: Column, number: int, start: datetime, length: timedelta) -> Any:
     special = {
         "window_start": start,
         "window_end": start + length,

@@ -271,7 +271,7 @@ def test_nothing_to_look_at_is_never_good(site: Site, monkeypatch: pytest.Monkey
     assert not duty.is_good(found)
     assert "has not finished a batch yet" in duty.gate(found)
     with monkeypatch.context() as without:
-        without.setattr(look, "load_suite", lambda *_: pytest.fail("there is nothing to judge"))
+        without.setattr(look, "suite_of", lambda *_: pytest.fail("there is nothing to judge"))
         assert site.files()["status"] == "NOTHING"
     site.write([], [])
     found = site.files()
@@ -326,7 +326,7 @@ def test_a_person_accepts_a_finding_with_a_reason_and_the_next_check_opens_the_g
     assert site.files()["status"] == "PASSED"
     site.write([BAD])
     assert site.files()["status"] == "FAILED", "acceptance is of what was there, not of what comes"
-    with pytest.raises(HeadraceError, match="There is no sink or stage"):
+    with pytest.raises(HeadraceError, match="Unknown sink or stage"):
         duty.accept(site.own, "kafka.nope", [], by="ana", reason="a reason")
 
 

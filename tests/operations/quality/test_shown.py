@@ -14,8 +14,9 @@ from headrace.errors import HeadraceError
 from headrace.operations import page, page_quality
 from headrace.operations.quality import docs, store
 from headrace.operations.quality.plan import Check
+from headrace.operations.quality.suites import suite_of
 from headrace.operations.quality.summary import Summary, failures, status_of
-from headrace.operations.quality.validate import load_suite, validate
+from headrace.operations.quality.validate import validate
 from tests.support.expectations import import_great_expectations
 
 PIPELINE, SINK = "user_logins", "stage.user_logins.users"
@@ -106,13 +107,14 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     import_great_expectations()
     frame = pd.DataFrame({"login_id": [EVIL, "b"], "user_name": ["a", None]})
     check = Check(SINK, PIPELINE, "users", {"kind": "stage", "name": "version 1"}, {"rows_min": 1, "now_ms": AT_MS})
-    outcomes, result = validate(load_suite(project, SINK), frame, ("login_id",), check.parameters)
+    suite = suite_of(load_pipelines(project / "pipelines")[PIPELINE], SINK)
+    outcomes, result = validate(suite, frame, ("login_id",), check.parameters)
     report = store.report_path(str(tmp_path), check)
     found = summary(AT_MS, status_of(outcomes), failed=failures(outcomes), report=report)
     store.write_report(str(tmp_path), found, result)
     gone = f"{paths.quality_docs(str(tmp_path))}/{docs.page_of(SINK, 'version 0', AT_MS - 1)}"
     storage.write_text(gone, "the page of a report that is kept no longer")
-    docs.build(str(tmp_path), project, [SINK])
+    docs.build(str(tmp_path), [suite])
     assert storage.read_text(gone) is None
     newest = shown(tmp_path, project)[SINK]["newest"]
     built = storage.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest['page']}") or ""

@@ -1,38 +1,34 @@
-"""Every suite against the contract, without running it: names, ids, columns, parameters, what is covered."""
+"""Suites are derived from the pipeline file: what follows, what is declared, and the committed rendering."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from headrace.contract.load import load_pipelines
-from headrace.contract.names import stage_name
+from headrace.contract.load import load_pipeline, load_pipelines
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.quality.sinks import added_columns, find, sinks_of
-from headrace.operations.quality.validate import load_suite
+from headrace.operations.quality import suites as rendering
+from headrace.operations.quality.sinks import added_columns, find, sinks_of, stages_of
+from headrace.operations.quality.suites import suite_of, suites, text
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
 SINKS = {sink.name: (pipeline, sink) for pipeline in PIPELINES.values() for sink in sinks_of(pipeline)}
-STAGES = {
-    stage_name(pipeline.name, name)
-    for pipeline in PIPELINES.values()
-    for name, dimension in pipeline.dimensions.items()
-    if dimension.refresh
-}
-FILES = sorted(path.stem for path in (PROJECT / "expectations").glob("*.json"))
+STAGES = {name for pipeline in PIPELINES.values() for name in stages_of(pipeline)}
+SUITES = {name: suite for pipeline in PIPELINES.values() for name, suite in suites(pipeline).items()}
 # What the parts of the code give: look._parameters and users.stage.
 GIVEN = {"rows_out", "rows_in", "rows_least", "rows_min", "freshness_seconds", "behind_seconds"}
 GIVEN_TO_STAGES = {"rows_min"}
 
-
-def _suites() -> dict[str, dict[str, Any]]:
-    return {name: json.loads((PROJECT / "expectations" / f"{name}.json").read_text()) for name in FILES}
+Changed = Callable[[str, Callable[[dict[str, Any]], None]], Pipeline]
 
 
 def _columns(kwargs: dict[str, Any]) -> set[str]:
@@ -40,20 +36,63 @@ def _columns(kwargs: dict[str, Any]) -> set[str]:
     return named | set(kwargs.get("column_list", ()))
 
 
+def _found(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    return [(each["type"].removeprefix("expect_"), each["kwargs"], each["severity"]) for each in suite["expectations"]]
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Changed:
+    """Return a function that loads a pipeline of the project with a change of its content."""
+
+    def load(name: str, edit: Callable[[dict[str, Any]], None]) -> Pipeline:
+        content = yaml.safe_load((PROJECT / "pipelines" / f"{name}.yaml").read_text())
+        edit(content)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return load_pipeline(path)
+
+    return load
+
+
+def test_the_rendered_suites_are_those_of_the_pipeline_files() -> None:
+    """`make schema` writes them; a pipeline without its own files is complete, for nothing reads them."""
+    rendered = {path.stem: path.read_text() for path in (PROJECT / "expectations").glob("*.json")}
+    assert rendered == {name: text(suite) for name, suite in SUITES.items()}
+
+
+def test_rendering_writes_every_suite_and_removes_those_that_are_gone(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "pipelines", tmp_path / "pipelines")
+    (tmp_path / "pipelines" / "web_events.yaml").unlink()
+    (tmp_path / "expectations").mkdir()
+    (tmp_path / "expectations" / "kafka.transformed.json").write_text("{}")
+    rendering.render(tmp_path)
+    written = {path.stem for path in (tmp_path / "expectations").iterdir()}
+    assert written == {name for name in SUITES if name not in suites(PIPELINES["web_events"])}
+
+
 def test_every_sink_and_every_stage_has_a_suite_and_no_suite_is_without_sink() -> None:
-    assert set(FILES) == set(SINKS) | STAGES
+    assert set(SUITES) == set(SINKS) | STAGES
 
 
-def test_every_id_is_committed_and_given_once() -> None:
-    ids = [suite["id"] for suite in _suites().values()]
-    ids += [each["id"] for suite in _suites().values() for each in suite["expectations"]]
+def test_a_suite_of_another_pipeline_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        HeadraceError, match=r"Pipeline web_events has no sink or stage 'kafka.nope'. It has: files\.web"
+    ):
+        suite_of(PIPELINES["web_events"], "kafka.nope")
+
+
+def test_every_id_is_given_once_and_the_same_each_time() -> None:
+    ids = [suite["id"] for suite in SUITES.values()]
+    ids += [each["id"] for suite in SUITES.values() for each in suite["expectations"]]
+    again = [suite for pipeline in PIPELINES.values() for suite in suites(pipeline).values()]
+    assert again == list(SUITES.values())
     assert {str(uuid.UUID(each)) for each in ids} == set(ids)
     assert [each for each, count in Counter(ids).items() if count > 1] == []
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SUITES)
 def test_a_suite_says_its_name_why_and_how_severe(name: str) -> None:
-    suite = load_suite(PROJECT, name)
+    suite = SUITES[name]
     for each in suite["expectations"]:
         assert each["meta"]["why"].endswith("."), each
         assert each["severity"] in {"critical", "warning"}, each
@@ -64,7 +103,7 @@ def test_a_suite_says_its_name_why_and_how_severe(name: str) -> None:
 def test_a_suite_speaks_of_columns_that_its_sink_has(name: str) -> None:
     pipeline, sink = SINKS[name]
     there = {*sink.columns, *added_columns(pipeline, sink)}
-    for each in load_suite(PROJECT, name)["expectations"]:
+    for each in SUITES[name]["expectations"]:
         assert _columns(each["kwargs"]) <= there, each
 
 
@@ -72,11 +111,7 @@ def test_a_suite_speaks_of_columns_that_its_sink_has(name: str) -> None:
 def test_a_suite_names_exactly_the_columns_that_a_check_reads(name: str) -> None:
     pipeline, sink = SINKS[name]
     archived = {"key", "value", "headers"} if sink.kind == "iceberg" else set()
-    (schema,) = [
-        each
-        for each in load_suite(PROJECT, name)["expectations"]
-        if each["type"] == "expect_table_columns_to_match_set"
-    ]
+    (schema,) = [each for each in SUITES[name]["expectations"] if each["type"] == "expect_table_columns_to_match_set"]
     assert set(schema["kwargs"]["column_set"]) == {*sink.columns, *added_columns(pipeline, sink)} | archived
     assert schema["kwargs"]["exact_match"] is True
 
@@ -84,9 +119,7 @@ def test_a_suite_names_exactly_the_columns_that_a_check_reads(name: str) -> None
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_asks_for_types_required_columns_volume_freshness_and_one_row_a_key(name: str) -> None:
     _, sink = SINKS[name]
-    found = [
-        (each["type"].removeprefix("expect_"), each["kwargs"]) for each in load_suite(PROJECT, name)["expectations"]
-    ]
+    found = [(each["type"].removeprefix("expect_"), each["kwargs"]) for each in SUITES[name]["expectations"]]
     not_null = {kwargs["column"] for kind, kwargs in found if kind == "column_values_to_not_be_null"}
     assert {column for column, spec in sink.columns.items() if spec.required} <= not_null
     assert ("column_values_to_be_null", {"column": "_schema_error"}) in found
@@ -96,10 +129,10 @@ def test_a_suite_asks_for_types_required_columns_volume_freshness_and_one_row_a_
     assert sink.kind == "files" or set(sink.key) in unique or {"_id"} in unique
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SUITES)
 def test_a_suite_has_only_parameters_that_a_check_gives(name: str) -> None:
     given = GIVEN_TO_STAGES if name in STAGES else GIVEN
-    for each in load_suite(PROJECT, name)["expectations"]:
+    for each in SUITES[name]["expectations"]:
         for value in each["kwargs"].values():
             assert not isinstance(value, dict) or (set(value) == {"$PARAMETER"} and value["$PARAMETER"] in given), each
 
@@ -108,12 +141,10 @@ def test_a_suite_has_only_parameters_that_a_check_gives(name: str) -> None:
 def test_windows_bounds_and_skews_are_those_of_the_pipeline_file(name: str) -> None:
     pipeline, sink = SINKS[name]
     query = pipeline.queries.get(sink.query)
-    kwargs = {
-        (each["kwargs"].get("column"), each["type"]): each["kwargs"]
-        for each in load_suite(PROJECT, name)["expectations"]
-    }
+    kwargs = {(each["kwargs"].get("column"), each["type"]): each["kwargs"] for each in SUITES[name]["expectations"]}
     if query and query.aggregate and query.aggregate.window:
         size = query.aggregate.window.size.total_seconds()
+    if query and query.aggregate and query.aggregate.window and "window_end" in sink.columns:
         lengths = kwargs["_window_start_to_window_end_seconds", "expect_column_values_to_be_in_set"]
         assert lengths["value_set"] == [size]
     if query and query.join and query.join.time_range and query.join.time_range.upper:
@@ -151,21 +182,96 @@ def test_the_users_table_is_checked_with_all_its_columns() -> None:
 
 
 def test_an_unknown_sink_is_refused_with_those_there_are(project: Path) -> None:
-    with pytest.raises(HeadraceError, match=r"There is no sink 'kafka.nope': there is cassandra\.ad_attribution"):
+    with pytest.raises(HeadraceError, match=r"Unknown sink 'kafka.nope'. Known sinks: cassandra\.ad_attribution"):
         find(PIPELINES.values(), "kafka.nope")
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        pytest.param(None, "is missing: write the expectations of a.b there", id="no file"),
-        pytest.param("{", "is not JSON", id="no JSON"),
-        pytest.param('{"name": "c"}', "calls itself 'c': the suite's name is the file's, 'a.b'.", id="another name"),
-    ],
-)
-def test_a_suite_that_cannot_be_loaded_is_refused(tmp_path: Path, text: str | None, says: str) -> None:
-    (tmp_path / "expectations").mkdir()
-    if text is not None:
-        (tmp_path / "expectations" / "a.b.json").write_text(text)
-    with pytest.raises(HeadraceError, match=says):
-        load_suite(tmp_path, "a.b")
+def test_a_declared_expectation_replaces_the_derived_one_of_its_type_and_columns() -> None:
+    users = [each for each in _found(SUITES["cassandra.test_db.users"]) if each[1].get("column") == "user_name"]
+    assert [(kind, kwargs.get("mostly"), severity) for kind, kwargs, severity in users] == [
+        ("column_values_to_not_be_null", 0.99, "warning"),
+        ("column_value_lengths_to_be_between", None, "warning"),
+    ]
+    bounds = [each for each in _found(SUITES["cassandra.pos_sales.leaderboard"]) if "row_count" in each[0]]
+    assert len(bounds) == 2, "an expectation on the table as one replaces none"
+
+
+def test_what_a_sink_declares_replaces_what_its_query_declares(changed: Changed) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        own = [{"expect_column_value_lengths_to_be_between": {"column": "domain", "max_value": 63}}]
+        content["queries"]["topic"]["sinks"][0]["quality"] = own
+
+    pipeline = changed("web_events", edit)
+    (lengths,) = [each for each in _found(suite_of(pipeline, "kafka.transformed")) if "lengths" in each[0]]
+    assert lengths[1:] == ({"column": "domain", "max_value": 63}, "critical")
+
+
+def test_a_declared_expectation_without_severity_is_critical_and_says_where_it_comes_from(changed: Changed) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["queries"]["files"]["quality"] = [{"expect_column_values_to_be_unique": {"column": "domain"}}]
+
+    suite = suite_of(changed("web_events", edit), "files.web_events.files")
+    (unique,) = [each for each in suite["expectations"] if each["type"].endswith("unique")]
+    assert (unique["severity"], unique["meta"]["why"]) == ("critical", "The pipeline file declares it.")
+
+
+def test_a_table_whose_rows_expire_may_be_empty_and_judges_no_other_query(changed: Changed) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for query in ("product_totals", "tumbling"):
+            content["queries"][query]["sinks"][0]["ttl"] = "1 days"
+
+    pipeline = changed("pos_sales", edit)
+    lowest = [
+        kwargs for kind, kwargs, _ in _found(suite_of(pipeline, "cassandra.pos_sales.tumbling")) if "count" in kind
+    ]
+    assert lowest == []
+    sliding = _found(suite_of(pipeline, "cassandra.pos_sales.sliding"))
+    assert not [
+        kwargs for _, kwargs, _ in sliding if _columns(kwargs) & {"_known_in_product_totals", "_tumbling_sales"}
+    ]
+
+
+def test_a_time_that_is_no_event_time_may_lie_in_the_future(changed: Changed) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["sources"]["logins"]["columns"]["valid_until"] = {"type": "timestamp"}
+
+    ahead = {"column": "_ahead_seconds", "max_value": 300}
+    assert ("column_values_to_be_between", ahead, "critical") in _found(SUITES["cassandra.test_db.users"])
+    pipeline = changed("user_logins", edit)
+    assert not any(
+        "_ahead_seconds" in _columns(each[1]) for each in _found(suite_of(pipeline, "cassandra.test_db.users"))
+    )
+    assert any(
+        "_ahead_seconds" in _columns(each[1])
+        for each in _found(suite_of(pipeline, "iceberg.user_logins.archive_logins"))
+    )
+
+
+def test_a_table_with_open_windows_has_ends_as_far_ahead_as_a_window_is_long(changed: Changed) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        sink = content["queries"]["tumbling"]["sinks"][0]
+        sink |= {"partition_key": ["product_id"], "clustering_key": ["window_start"]}
+
+    found = _found(suite_of(changed("pos_sales", edit), "cassandra.pos_sales.tumbling"))
+    assert ("column_values_to_be_between", {"column": "_ahead_seconds", "max_value": 600}, "critical") in found
+
+
+def test_rows_of_one_identity_are_counted_one_by_one_only_where_each_is_one_row() -> None:
+    counted = {
+        name
+        for name in SUITES
+        if name.startswith("kafka.") and any("row_count" in each[0] for each in _found(SUITES[name]))
+    }
+    joins = {
+        sink.name for pipeline, sink in SINKS.values() if sink.kind == "kafka" and pipeline.queries[sink.query].join
+    }
+    assert counted == {name for name in SUITES if name.startswith("kafka.")} - joins
+
+
+def test_sums_of_smaller_windows_are_exact_where_no_late_row_is_dropped() -> None:
+    pipeline = PIPELINES["pos_sales"]
+    query = pipeline.queries["sliding"].model_copy(update={"late": "include"})
+    exact = pipeline.model_copy(update={"queries": pipeline.queries | {"sliding": query}})
+    for given, share in ((exact, None), (pipeline, 0.9)):
+        pairs = [each for each in _found(suite_of(given, "cassandra.pos_sales.sliding")) if "pair" in each[0]]
+        assert [kwargs.get("mostly") for _, kwargs, _ in pairs] == [share, share]

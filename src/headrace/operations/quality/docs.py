@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.contract import paths, storage
-from headrace.errors import HeadraceError
-from headrace.operations.quality.validate import load_suite
 
 
-def build(root: str, project: Path, sinks: Iterable[str]) -> str:
-    """Write the site of all kept reports to `<root>/quality/docs` and return its first page.
+def build(root: str, suites: Iterable[Mapping[str, Any]]) -> str:
+    """Write the site of all kept reports of these suites to `<root>/quality/docs` and return its first page.
 
-    The site is made in a folder of its own first: pages that stand are replaced, the first page last.
+    The site is built in a temporary folder first. Then existing pages are replaced, the first page last.
     """
     import great_expectations as gx
     from great_expectations.core.expectation_suite import ExpectationSuite
@@ -34,17 +32,13 @@ def build(root: str, project: Path, sinks: Iterable[str]) -> str:
         context.add_data_docs_site(
             "quality", {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
         )
-        for sink in sinks:
-            reports = _reports(root, sink)
+        for suite in suites:
+            reports = _reports(root, suite["name"])
             if not reports:
                 continue
-            try:
-                suite = load_suite(project, sink)
-            except HeadraceError:
-                continue  # the sink's own check says so: the pages of the others are built
             context.suites.add(ExpectationSuite(**suite))
             for report in reports:
-                _add(context, sink, report)
+                _add(context, suite["name"], report)
         context.build_data_docs()
         _copy(Path(scratch), paths.quality_docs(root))
     return f"{paths.quality_docs(root)}/index.html"

@@ -17,6 +17,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.quality import bounds, findings, plan
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.sinks import sinks_of, suites_of
+from headrace.operations.quality.suites import suites
 from headrace.operations.quality.summary import gate, is_good
 
 __all__ = [
@@ -48,10 +49,10 @@ def suite_names(deployment: Deployment) -> list[str]:
 
 
 def require_suite(deployment: Deployment, name: str) -> None:
-    """Raise HeadraceError that lists the suites where there is none of this name."""
-    there = suite_names(deployment)
-    if name not in there:
-        raise HeadraceError(f"There is no sink or stage {name!r}: there is {', '.join(sorted(there))}.")
+    """Raise HeadraceError that lists the known suites for an unknown name."""
+    known = suite_names(deployment)
+    if name not in known:
+        raise HeadraceError(f"Unknown sink or stage {name!r}. Known sinks and stages: {', '.join(sorted(known))}.")
 
 
 def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
@@ -156,7 +157,8 @@ def build_docs(deployment: Deployment) -> str:
     """Build the Data Docs of all kept reports and return the path of their first page."""
     from headrace.operations.quality import docs
 
-    return docs.build(deployment.root, deployment.project, suite_names(deployment))
+    pipelines = deployment.pipelines().values()
+    return docs.build(deployment.root, [suite for each in pipelines for suite in suites(each).values()])
 
 
 def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[Any]]:

@@ -19,14 +19,25 @@ from headrace.operations.quality.faults import words
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.sinks import CheckedSink, find
 from headrace.operations.quality.status import Status
+from headrace.operations.quality.suites import suite_of
 from headrace.operations.quality.summary import Summary, failures, status_of
-from headrace.operations.quality.validate import CRITICAL, Outcome, json_safe, load_suite, validate
+from headrace.operations.quality.validate import CRITICAL, Outcome, json_safe, validate
 from headrace.operations.quality.windows import iso
 
 # Open findings of one sink whose windows are read again by one check, oldest first.
 READ_AGAIN = 5
 # Expectations on all rows together: they are not judged where a table is more than one step.
-_OF_THE_WHOLE = ("expect_table_row_count", "expect_column_sum")
+_OF_THE_WHOLE = (
+    "expect_table_row_count",
+    "expect_column_sum",
+    "expect_column_mean",
+    "expect_column_median",
+    "expect_column_stdev",
+    "expect_column_proportion",
+    "expect_column_unique_value_count",
+    "expect_column_distinct_values_to_contain",
+    "expect_column_distinct_values_to_equal",
+)
 
 
 @dataclass
@@ -78,7 +89,7 @@ def _look(deployment: Deployment, pipeline: Pipeline, check: Check, began: float
     known = findings.read(root, check.sink)
     seen = _Seen()
     if check.window["kind"] != "nothing" or known["open"]:
-        suite = load_suite(deployment.project, check.sink)
+        suite = suite_of(pipeline, check.sink)
         known = _read_again(deployment, pipeline, sink, check, suite, known)
         if check.window["kind"] != "nothing":
             seen = _see(deployment, pipeline, sink, check, suite, until)

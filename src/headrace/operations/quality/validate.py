@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import HeadraceError
@@ -16,7 +14,6 @@ from headrace.errors import HeadraceError
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = "expectations"
 # Failing rows of one expectation that are kept one by one; their number is always told.
 MAX_KEYS = 1_000
 # A failing expectation of this severity fails the check; others are shown.
@@ -45,22 +42,6 @@ class Outcome:
         return f"{self.type.removeprefix('expect_')}({', '.join(self.columns)})"
 
 
-def load_suite(project: Path, name: str) -> dict[str, Any]:
-    """Return the suite of a sink or stage as its JSON has it. Raises HeadraceError where it is missing or broken."""
-    path = project / FOLDER / f"{name}.json"
-    try:
-        suite: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise HeadraceError(
-            f"{path} is missing: write the expectations of {name} there (docs/howto/quality.md)."
-        ) from error
-    except ValueError as error:
-        raise HeadraceError(f"{path} is not JSON ({error}): correct it.") from error
-    if suite.get("name") != name:
-        raise HeadraceError(f"{path} calls itself {suite.get('name')!r}: the suite's name is the file's, {name!r}.")
-    return suite
-
-
 def validate(
     suite: Mapping[str, Any], frame: pd.DataFrame, key: Sequence[str], parameters: Mapping[str, float]
 ) -> tuple[list[Outcome], dict[str, Any]]:
@@ -82,14 +63,14 @@ def validate(
         loaded = ExpectationSuite(**dict(suite))
     except (GreatExpectationsError, TypeError, ValueError) as error:
         raise HeadraceError(
-            f"{FOLDER}/{suite['name']}.json is no suite ({_first_line(error)}): correct the expectation it names."
+            f"The suite {suite['name']} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
         ) from error
     kept = {each.id for each in loaded.expectations}  # Great Expectations logs what it does not know and goes on
     lost = [each["type"] for each in suite["expectations"] if each["id"] not in kept]
     if lost:
         raise HeadraceError(
-            f"{FOLDER}/{suite['name']}.json is no suite (Great Expectations does not take {', '.join(lost)}): correct the "
-            "type or its arguments."
+            f"The suite {suite['name']} is not valid: Great Expectations does not accept {', '.join(lost)}. Correct the name "
+            "or the arguments below `quality:` in the pipeline file."
         )
     try:  # not added to the context, which would give its expectations new ids
         result = batch.validate(
@@ -97,8 +78,8 @@ def validate(
         )
     except SuiteParameterError as error:
         raise HeadraceError(
-            f"{FOLDER}/{suite['name']}.json asks for what no check gives ({_first_line(error)}): use one of "
-            f"{', '.join(sorted(parameters))}."
+            f"The suite {suite['name']} uses an unknown parameter ({_first_line(error)}). Known parameters: "
+            f"{', '.join(sorted(parameters))}. Correct `quality:` in the pipeline file."
         ) from error
     outcomes = [_outcome(each, frame, key) for each in result.results]
     return outcomes, _without_lists(json_safe(result.to_json_dict()))  # type: ignore[no-untyped-call]

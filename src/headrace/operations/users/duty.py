@@ -54,8 +54,9 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     """Run the stage's suite. Returns its summary; raises HeadraceError where a critical expectation failed."""
     from headrace.operations.quality import store
     from headrace.operations.quality.plan import Check
+    from headrace.operations.quality.suites import suite_of
     from headrace.operations.quality.summary import Summary, failures, gate, status_of
-    from headrace.operations.quality.validate import load_suite, validate
+    from headrace.operations.quality.validate import validate
     from headrace.operations.users.live import count
     from headrace.operations.users.stage import read_parquet
 
@@ -69,7 +70,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
     parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
     task = Check(name, pipeline, dimension, window, parameters)
-    outcomes, result = validate(load_suite(deployment.project, name), frame, key, task.parameters)
+    outcomes, result = validate(suite_of(own, name), frame, key, task.parameters)
     rows = store.quarantine_rows(task, outcomes, key)
     summary = Summary(
         sink=name,

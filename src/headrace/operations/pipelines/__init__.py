@@ -1,0 +1,1 @@
+"""Pipeline files as a person works with them: check them, and write the two files of a new pipeline."""

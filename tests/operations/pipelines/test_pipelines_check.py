@@ -1,0 +1,106 @@
+"""`headrace pipeline check`: every fault of every file, and what each pipeline creates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli_pipeline import pipeline as command
+from headrace.contract import cassandra, kafka
+from headrace.contract.load import load_pipelines
+from headrace.errors import HeadraceError
+from headrace.operations import seat
+from headrace.operations.pipelines.check import check
+from headrace.operations.quality.suites import suites
+
+
+@pytest.fixture
+def tree(tmp_path: Path, project: Path) -> Path:
+    for folder in ("pipelines", "spark_jobs"):
+        shutil.copytree(project / folder, tmp_path / folder)
+    return tmp_path
+
+
+def test_every_pipeline_shows_what_it_creates(project: Path) -> None:
+    found = check(project)
+    assert found["faults"] == []
+    assert json.loads(json.dumps(found)) == found
+    shown = {each["name"]: each for each in found["pipelines"]}
+    pipelines = load_pipelines(project / "pipelines")
+    assert list(shown) == list(pipelines)
+    for name, one in pipelines.items():
+        assert {each["name"] for each in shown[name]["topics"]} == {topic.name for topic in kafka.topics(one)}
+        tables = {each["name"]: each for each in shown[name]["tables"]}
+        for table in cassandra.tables(one):
+            told = tables[f"{table.keyspace}.{table.name}"]
+            assert told["columns"] == table.columns
+            assert (*told["partition_key"], *told["clustering_key"]) == table.key
+        assert [each["name"] for each in shown[name]["suites"]] == list(suites(one))
+        assert len(shown[name]["queries"]) == len(one.queries) + len(one.sources)
+
+
+def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tree: Path) -> None:
+    text = (tree / "pipelines" / "user_logins.yaml").read_text().replace("name: user_logins", "name: other")
+    text = text.replace("test_db", "other_db").replace("logins:", "more_logins:").replace("[logins]", "[more_logins]")
+    (tree / "pipelines" / "other.yaml").write_text(text)
+    for place in (project, tree):
+        named = {each.name for each in seat.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))}
+        shown = [dag for each in check(place)["pipelines"] for dag in each["dags"]]
+        assert sorted(shown) == sorted(f"{name}_refresh" for name in named)
+
+
+def test_a_fault_of_one_file_is_told_and_the_others_are_shown(tree: Path) -> None:
+    path = tree / "pipelines" / "pos_sales.yaml"
+    path.write_text(path.read_text().replace("owner: retail-data", "owner: 1"))
+    found = check(tree)
+    assert [line.split(": ", 1)[1] for line in found["faults"]] == ["owner: Input should be a valid string (it is 1)."]
+    assert "pos_sales" not in [each["name"] for each in found["pipelines"]]
+    assert check(tree, ["web_events"])["faults"] == [], "another pipeline's fault is not asked for"
+    assert len(check(tree, ["pos_sales"])["faults"]) == 1
+    with pytest.raises(HeadraceError, match="pos_sale'"):
+        check(tree, ["pos_sale"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(None, "missing; write one function for each query: files, topic.", id="no file"),
+        pytest.param(
+            "def files(quickstart):\n    return 1\n",
+            "the query topic has no transform; write a function topic.",
+            id="one",
+        ),
+        pytest.param("def files(:\n", "not a Python file", id="no Python"),
+    ],
+)
+def test_a_query_without_its_transform_is_a_fault(tree: Path, text: str | None, says: str) -> None:
+    path = tree / "spark_jobs" / "web_events.py"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    (fault,) = check(tree)["faults"]
+    assert fault.startswith(f"{path}: ")
+    assert says in fault
+
+
+def _run(*words: Any) -> tuple[int, str, str]:
+    done = CliRunner().invoke(command, [str(word) for word in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_command_ends_with_1_for_a_fault_and_says_it_on_stderr(tree: Path) -> None:
+    code, said, wrong = _run("check", "--folder", tree)
+    assert (code, wrong) == (0, "")
+    assert "pipelines are right: ad_attribution," in said
+    assert "cassandra.pos_sales.tumbling" in said
+    (tree / "spark_jobs" / "web_events.py").unlink()
+    code, said, wrong = _run("check", "web_events", "--folder", tree, "--json")
+    assert code == 1
+    assert json.loads(said)["faults"][0].endswith("write one function for each query: files, topic.")
+    code, said, wrong = _run("check", "--folder", tree)
+    assert (code, "web_events.py: missing" in wrong, "are right" in said) == (1, True, False)
