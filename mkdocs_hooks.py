@@ -25,6 +25,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "pipelines/README.md": "reference/pipelines.md",
     "bench/README.md": "reference/bench.md",
+    "infra/terraform/README.md": "reference/terraform.md",
     **{f"helm/{chart}/README.md": f"reference/charts/{chart}.md" for chart in CHARTS},
 }
 """Pages outside docs/: their path in the repository, and their path on the site."""

@@ -4,7 +4,7 @@ variable "kubeconfig" {
 }
 
 variable "kubeconfig_context" {
-  description = "Context in the kubeconfig; null is its current one."
+  description = "Context in the kubeconfig. null: the current context."
   type        = string
   default     = null
 }
@@ -20,7 +20,7 @@ variable "prefix" {
 }
 
 variable "create_namespace" {
-  description = "Make the first namespace. Set to false where it is there, such as with a pull secret or binding Secrets of external systems."
+  description = "Create the first namespace. Set to false if it exists, for example for a pull secret or for binding Secrets of external systems."
   type        = bool
   default     = true
   validation {
@@ -34,7 +34,7 @@ variable "create_namespace" {
 }
 
 variable "keep_volumes" {
-  description = "Leave the volumes of Kafka, Cassandra and PostgreSQL, with the Secrets that open them, when the platform is destroyed."
+  description = "Keep the volumes of Kafka, Cassandra and PostgreSQL, and the Secrets for them, when the platform is destroyed."
   type        = bool
   default     = false
   validation {
@@ -44,7 +44,7 @@ variable "keep_volumes" {
 }
 
 variable "size" {
-  description = "Nodes of Kafka and of Cassandra, and copies of all data: 1 or 3. Fixed for the life of an installation: a change is refused at plan."
+  description = "Number of nodes of Kafka and of Cassandra, and of replicas of all data: 1 or 3. Fixed for the lifetime of an installation: a change is refused at plan."
   type        = number
   validation {
     condition     = contains([1, 3], var.size)
@@ -53,7 +53,7 @@ variable "size" {
 }
 
 variable "images" {
-  description = "Images as repository:tag, repository@digest or repository:tag@digest. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, by which nodes pull them."
+  description = "Images as repository:tag, repository@digest or repository:tag@digest. images/build builds airflow and spark; kafka, cassandra and postgres are the official images. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, with which nodes pull them."
   type = object({
     airflow     = string
     spark       = string
@@ -77,7 +77,7 @@ variable "images" {
 }
 
 variable "kafka" {
-  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  description = "bundled, or external with the name of your Secret with the admin's binding in the first namespace."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
@@ -91,7 +91,7 @@ variable "kafka" {
 }
 
 variable "cassandra" {
-  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  description = "bundled, or external with the name of your Secret with the admin's binding in the first namespace."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
@@ -105,7 +105,7 @@ variable "cassandra" {
 }
 
 variable "database" {
-  description = "Airflow's metadata database: bundled, or external with the name of a Secret whose key sql-alchemy-conn has the address."
+  description = "Airflow's metadata database: bundled, or external with the name of a Secret that has the address in its key sql-alchemy-conn."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
@@ -115,7 +115,7 @@ variable "database" {
 }
 
 variable "producers" {
-  description = "Clients that write topics which pipelines read: name => namespace (yours, there before) and topics. Each gets a Kafka user and the Secret kafka-producer-<name>; pods labelled headrace/producer=<name> may connect. One whose entry is dropped is shut out."
+  description = "Clients that write topics of pipelines: name => namespace (yours, must exist) and topics. Each producer gets a Kafka user and the Secret kafka-producer-<name>. Pods with the label headrace/producer=<name> may connect. A producer whose entry is removed loses its access."
   type        = map(object({ namespace = string, topics = list(string) }))
   default     = {}
   validation {
@@ -133,7 +133,7 @@ variable "producers" {
 }
 
 variable "provision_consent" {
-  description = "Topics that the provision Job may adopt although it did not make them, or change so that data may be lost (a shorter retention, more partitions). Take a name out once it is applied: it would consent to the next such change too."
+  description = "Topics that the provision Job may adopt although it did not create them, or change in a way that may lose data (a shorter retention, more partitions). Remove a name after the apply: otherwise it also consents to the next such change."
   type        = list(string)
   default     = []
 }
@@ -149,7 +149,7 @@ variable "allow_plaintext" {
 }
 
 variable "storage" {
-  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...), an object store your binding Secret in the first namespace."
+  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...). An object store needs your Secret with its binding in the first namespace."
   type = object({
     root    = optional(string, "/data")
     size    = optional(string, "10Gi")
@@ -171,13 +171,13 @@ variable "storage" {
 }
 
 variable "stores" {
-  description = "Memory and disks of Kafka and Cassandra: heaps, requests and limits in the charts' words."
+  description = "Memory and disks of Kafka and Cassandra: heaps, requests and limits, with the names of the charts' values."
   type = object({
     kafka     = optional(any, {})
     cassandra = optional(any, {})
   })
   default = {}
-  # Not an object type: Terraform drops attributes that a type does not name, so that a misspelt one would do nothing in silence.
+  # Not an object type: Terraform drops attributes that a type does not name, so a misspelt one would silently do nothing.
   validation {
     condition     = length(setsubtract(keys(var.stores.kafka), ["heap", "resources", "storage", "antiAffinity", "place", "stopWaitSeconds", "terminationGracePeriodSeconds", "config"])) == 0
     error_message = "stores.kafka has a key that chart kafka does not know: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
@@ -189,7 +189,7 @@ variable "stores" {
 }
 
 variable "airflow" {
-  description = "Further values of the airflow chart: resources, driver.conf, postgres.storage, notify, connectionsSecret, extraEnv ..."
+  description = "Additional values of chart airflow: resources, driver.conf, postgres.storage, notify, connectionsSecret, extraEnv ..."
   type        = any
   default     = {}
   validation {
@@ -199,7 +199,7 @@ variable "airflow" {
 }
 
 variable "airflow_url" {
-  description = "What users type into the browser; the default is that of port-forward."
+  description = "Address of Airflow in the browser; the default is that of port-forward."
   type        = string
   default     = "http://localhost:8080"
   validation {
@@ -209,7 +209,7 @@ variable "airflow_url" {
 }
 
 variable "ingress" {
-  description = "Ingress of Airflow: class, Secret with the certificate, namespace of the controller. The host is that of airflow_url."
+  description = "Ingress of Airflow: class, Secret with the certificate, namespace of the controller. The host comes from airflow_url."
   type        = object({ class_name = optional(string, ""), tls_secret = string, controller_namespace = string })
   default     = null
   validation {
@@ -219,7 +219,7 @@ variable "ingress" {
 }
 
 variable "network" {
-  description = "Addresses of the API server, further egress [{cidr, port}], and Prometheus' namespace."
+  description = "Addresses of the API server, additional egress [{cidr, port}], and the namespace of Prometheus."
   type = object({
     api_server_cidr      = optional(string, "0.0.0.0/0")
     external_egress      = optional(list(object({ cidr = string, port = number })), [])
@@ -229,7 +229,7 @@ variable "network" {
 }
 
 variable "monitoring" {
-  description = "Metrics and alerts: rules and PodMonitors where the Prometheus operator's kinds exist, else a ConfigMap and prometheus.io annotations. labels are those by which your Prometheus finds them."
+  description = "Metrics and alerts: rules and PodMonitors if the cluster has the Prometheus operator's kinds, else a ConfigMap and prometheus.io annotations. labels are the labels by which your Prometheus selects them."
   type = object({
     enabled     = optional(bool, false)
     runbook_url = optional(string, "https://github.com/example/headrace/blob/main/docs/runbooks")
@@ -243,7 +243,7 @@ variable "monitoring" {
 }
 
 variable "placement" {
-  description = "Where all pods may run, drivers and executors too, and their annotations. stores.kafka.place and the like say it for one chart."
+  description = "Where all pods may run, including drivers and executors, and their annotations. For one chart, use stores.kafka.place and the like."
   type = object({
     node_selector  = optional(map(string), {})
     tolerations    = optional(list(object({ key = optional(string), operator = optional(string), value = optional(string), effect = optional(string), tolerationSeconds = optional(number) })), [])
@@ -254,7 +254,7 @@ variable "placement" {
 }
 
 variable "history_server" {
-  description = "Run Spark's history server, and let drivers write rolling event logs for it on the shared volume."
+  description = "Run Spark's history server, and have drivers write rolling event logs for it to the shared volume."
   type        = bool
   default     = false
   validation {
@@ -264,13 +264,13 @@ variable "history_server" {
 }
 
 variable "pod_security_version" {
-  description = "Version of the Pod Security standard that all namespaces enforce; never above the cluster's."
+  description = "Version of the Pod Security standard that all namespaces enforce; not newer than the cluster."
   type        = string
   default     = "v1.34"
 }
 
 variable "timeout" {
-  description = "Seconds that each chart may take until all of it is ready."
+  description = "Seconds that each chart may take until it is ready."
   type        = number
   default     = 600
 }
