@@ -25,11 +25,11 @@ variable "create_namespace" {
   default     = true
   validation {
     condition     = var.create_namespace == false || alltrue([for s in [var.kafka, var.cassandra, var.database] : s.mode == "bundled"])
-    error_message = "An external system's binding Secret must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+    error_message = "The binding Secret of an external system must exist before the apply: create the namespace and the Secret, then set create_namespace = false."
   }
   validation {
     condition     = var.create_namespace == false || var.images.pull_secret == ""
-    error_message = "The first pod is pulled by images.pull_secret, so it must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+    error_message = "The first pod already needs images.pull_secret, so it must exist before the apply: create the namespace and the Secret, then set create_namespace = false."
   }
 }
 
@@ -39,7 +39,7 @@ variable "keep_volumes" {
   default     = false
   validation {
     condition     = !(var.keep_volumes && var.create_namespace)
-    error_message = "Volumes are of no use without the CA and passwords in the first namespace: make that namespace yourself and set create_namespace = false."
+    error_message = "Volumes are useless without the CA and passwords in the first namespace: create that namespace yourself and set create_namespace = false."
   }
 }
 
@@ -48,7 +48,7 @@ variable "size" {
   type        = number
   validation {
     condition     = contains([1, 3], var.size)
-    error_message = "size is 1 (no redundancy) or 3: two nodes lose writes or availability with one of them; choose 3."
+    error_message = "size must be 1 (no redundancy) or 3. With two nodes, the loss of one costs writes or availability: choose 3."
   }
 }
 
@@ -64,15 +64,15 @@ variable "images" {
   })
   validation {
     condition     = alltrue([for name, image in var.images : can(regex("^[^@]+(:[A-Za-z0-9._-]+|(:[A-Za-z0-9._-]+)?@sha256:[0-9a-f]{64})$", image)) if name != "pull_secret"])
-    error_message = "Each image is named with its tag, its digest or both, as in registry.example.org/headrace-spark:1.2.0@sha256:..."
+    error_message = "Each image needs a tag, a digest or both, as in registry.example.org/headrace-spark:1.2.0@sha256:..."
   }
   validation {
     condition     = alltrue([for name, image in var.images : !endswith(split("@", image)[0], ":latest") if name != "pull_secret"])
-    error_message = "The tag latest moves and cannot be rolled back to: name a version."
+    error_message = "The tag latest moves, so a rollback to it is impossible: name a version."
   }
   validation {
     condition     = can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$", var.images.pull_secret))
-    error_message = "images.pull_secret is the name of a Secret, not its content, which would show in state: make one with kubectl create secret docker-registry."
+    error_message = "images.pull_secret must be the name of a Secret, not its content, which would be visible in the state: create one with kubectl create secret docker-registry."
   }
 }
 
@@ -82,11 +82,11 @@ variable "kafka" {
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.kafka.mode)
-    error_message = "kafka.mode is bundled or external."
+    error_message = "kafka.mode must be bundled or external."
   }
   validation {
     condition     = var.kafka.mode == "bundled" || var.kafka.binding != ""
-    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
+    error_message = "An external Kafka needs your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -96,11 +96,11 @@ variable "cassandra" {
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.cassandra.mode)
-    error_message = "cassandra.mode is bundled or external."
+    error_message = "cassandra.mode must be bundled or external."
   }
   validation {
     condition     = var.cassandra.mode == "bundled" || var.cassandra.binding != ""
-    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
+    error_message = "An external Cassandra needs your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -110,7 +110,7 @@ variable "database" {
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.database.mode) && (var.database.mode == "bundled" || var.database.binding != "")
-    error_message = "database.mode is bundled, or external with database.binding naming a Secret."
+    error_message = "database.mode must be bundled, or external with the name of a Secret in database.binding."
   }
 }
 
@@ -120,15 +120,15 @@ variable "producers" {
   default     = {}
   validation {
     condition     = alltrue([for name in keys(var.producers) : can(regex("^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", name))])
-    error_message = "A producer's name is part of a Secret's name: use lower-case letters, digits and dashes, at most 40."
+    error_message = "A producer's name is part of a Secret's name: use at most 40 lower-case letters, digits and dashes."
   }
   validation {
     condition     = alltrue([for each in var.producers : !contains(concat([var.prefix], values(local.namespaces)), each.namespace)])
-    error_message = "A producer runs in a namespace of its own, which is there before: the platform's namespaces are closed to it."
+    error_message = "A producer needs an existing namespace that does not belong to the platform: name another namespace."
   }
   validation {
     condition     = alltrue([for each in var.producers : length(each.topics) > 0])
-    error_message = "A producer without topics may do nothing: name those that it writes, or drop its entry to shut it out."
+    error_message = "A producer without topics can do nothing: name the topics that it writes, or remove its entry to revoke its access."
   }
 }
 
@@ -144,7 +144,7 @@ variable "allow_plaintext" {
   default     = false
   validation {
     condition     = !var.allow_plaintext || var.kafka.mode == "external" || var.cassandra.mode == "external"
-    error_message = "The bundled systems never speak plain text: remove allow_plaintext."
+    error_message = "The bundled systems never use plain text: remove allow_plaintext."
   }
 }
 
@@ -158,15 +158,15 @@ variable "storage" {
   })
   validation {
     condition     = !startswith(var.storage.root, "/") || length(keys(var.storage.source)) > 0
-    error_message = "storage.root is a folder: say in storage.source which volume Spark and Airflow share, or use an object store's URI as root."
+    error_message = "storage.root is a folder, so storage.source must name the volume that Spark and Airflow share. Or use the URI of an object store as root."
   }
   validation {
     condition     = length(keys(var.storage.source)) <= 1
-    error_message = "storage.source is one volume source, such as { nfs = { server = ..., path = ... } }."
+    error_message = "storage.source must be one volume source, such as { nfs = { server = ..., path = ... } }."
   }
   validation {
     condition     = startswith(var.storage.root, "/") ? var.storage.binding == "" : startswith(var.storage.root, "s3a://")
-    error_message = "storage.root is a folder, or s3a://bucket/prefix; storage.binding names your Secret with the login of the latter (keys: docs/howto/deploy.md)."
+    error_message = "storage.root must be a folder or s3a://bucket/prefix. Set storage.binding only for s3a; it names your Secret with the login (keys: docs/howto/deploy.md)."
   }
 }
 
@@ -180,11 +180,11 @@ variable "stores" {
   # Not an object type: Terraform drops attributes that a type does not name, so a misspelt one would silently do nothing.
   validation {
     condition     = length(setsubtract(keys(var.stores.kafka), ["heap", "resources", "storage", "antiAffinity", "place", "stopWaitSeconds", "terminationGracePeriodSeconds", "config"])) == 0
-    error_message = "stores.kafka has a key that chart kafka does not know: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
+    error_message = "stores.kafka has an unknown key. Known keys: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
   }
   validation {
     condition     = length(setsubtract(keys(var.stores.cassandra), ["heap", "directMemory", "resources", "storage", "antiAffinity", "place", "terminationGracePeriodSeconds", "config"])) == 0
-    error_message = "stores.cassandra has a key that chart cassandra does not know: heap, directMemory, resources, storage, antiAffinity, place, terminationGracePeriodSeconds, config."
+    error_message = "stores.cassandra has an unknown key. Known keys: heap, directMemory, resources, storage, antiAffinity, place, terminationGracePeriodSeconds, config."
   }
 }
 
@@ -194,7 +194,7 @@ variable "airflow" {
   default     = {}
   validation {
     condition     = length(setsubtract(keys(var.airflow), ["resources", "driver", "postgres", "logs", "parallelism", "batchSlots", "upkeep", "notify", "connectionsSecret", "bindings", "extraEnv", "extraVolumes", "extraVolumeMounts", "place"])) == 0
-    error_message = "airflow has a key that is no free value of chart airflow: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
+    error_message = "airflow has an unknown key. Known keys: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
   }
 }
 
@@ -204,7 +204,7 @@ variable "airflow_url" {
   default     = "http://localhost:8080"
   validation {
     condition     = can(regex("^https?://[^/]+(/.*[^/])?$", var.airflow_url))
-    error_message = "airflow_url begins with http:// or https:// and does not end with a slash."
+    error_message = "airflow_url must begin with http:// or https:// and must not end with a slash."
   }
 }
 
@@ -214,7 +214,7 @@ variable "ingress" {
   default     = null
   validation {
     condition     = var.ingress == null || startswith(var.airflow_url, "https://")
-    error_message = "Airflow's password passes the ingress: airflow_url must begin with https://."
+    error_message = "Airflow's password passes through the ingress, so airflow_url must begin with https://."
   }
 }
 
@@ -238,7 +238,7 @@ variable "monitoring" {
   default = {}
   validation {
     condition     = !var.monitoring.enabled || var.network.monitoring_namespace != ""
-    error_message = "Network policies keep Prometheus out of the platform: name its namespace in network.monitoring_namespace."
+    error_message = "Network policies block Prometheus unless its namespace is known: name it in network.monitoring_namespace."
   }
 }
 
