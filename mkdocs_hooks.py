@@ -25,6 +25,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "pipelines/README.md": "reference/pipelines.md",
     "bench/README.md": "reference/bench.md",
+    "infra/terraform/README.md": "reference/terraform.md",
     **{f"helm/{chart}/README.md": f"reference/charts/{chart}.md" for chart in CHARTS},
 }
 """Pages outside docs/: their path in the repository, and their path on the site."""
@@ -32,10 +33,13 @@ REPOSITORY_PATH = {page: path for path, page in OUTSIDE.items()}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the empty sections of the navigation: runbooks, charts, decisions."""
-    _fill(config.nav or [], "Runbooks", _pages_of("runbooks"))
-    _fill(config.nav or [], "Helm charts", [f"reference/charts/{chart}.md" for chart in CHARTS])
-    _fill(config.nav or [], "Decisions", _pages_of("adr"))
+    """Add the pages of folders to their sections of the navigation, after the pages that mkdocs.yml lists there."""
+    navigation = config.nav or []
+    _add(navigation, "How-tos", _pages_of("howto"))
+    _add(navigation, "Runbooks", _pages_of("runbooks"))
+    _add(navigation, "Reference", _pages_of("reference"))
+    _add(navigation, "Helm charts", [f"reference/charts/{chart}.md" for chart in CHARTS])
+    _add(navigation, "Decisions", _pages_of("adr"))
     return config
 
 
@@ -63,14 +67,20 @@ def _pages_of(folder: str) -> list[str]:
     return [f"{folder}/{path.name}" for path in pages]
 
 
-def _fill(entries: list[Any], title: str, pages: list[str]) -> None:
-    """Put pages into the section of this title, at any depth."""
+def _add(entries: list[Any], title: str, pages: list[str]) -> None:
+    """Append the pages that the section of this title does not list yet. The section may be at any depth."""
     for entry in entries:
         for name, inner in entry.items() if isinstance(entry, dict) else ():
             if name == title:
-                entry[name] = pages
+                listed = {
+                    page
+                    for item in inner
+                    for page in (item.values() if isinstance(item, dict) else [item])
+                    if isinstance(page, str)
+                }
+                inner += [page for page in pages if page not in listed]
             elif isinstance(inner, list):
-                _fill(inner, title, pages)
+                _add(inner, title, pages)
 
 
 def _site_link(match: re.Match[str], uri: str, files: Files) -> str:
