@@ -4,6 +4,8 @@ SQLite is sufficient: since Airflow 3, tasks and workers reach the database only
 processes are its only users. WAL allows reads during a write, and there is one scheduler. Several machines need PostgreSQL.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
