@@ -1,9 +1,9 @@
-"""One measured process: drain a topic once with one variant and one sink, say so, and wait to be let go.
+"""One measured process: drain a topic once with one variant and one sink, report, and wait for permission to exit.
 
-    drain.py VARIANT SINK TOPIC FOLDER     (the environment is made by smoke.py)
+    drain.py VARIANT SINK TOPIC FOLDER     (smoke.py sets the environment)
 
-It prints one JSON line when everything is drained, while its JVM and Python workers still live, so that their CPU can be
-read to the end; then it waits for a line on stdin.
+It prints one JSON line when everything is drained, while its JVM and Python workers still run, so that their CPU time can
+be read completely; then it waits for a line on stdin.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ def as_written(spark: SparkSession, topic: str, *, textbook: bool) -> DataFrame:
 
 
 def module(path: str) -> ModuleType:
-    """Load a Python file of the project, which is no package."""
+    """Load a Python file of the project that is not in a package."""
     sys.path.insert(0, str((PROJECT / path).parent))
     return __import__(Path(path).stem)
 
 
 def start_session(variant: str, pipeline: Pipeline, folder: str) -> SparkSession:
-    """Start the session with the variant's own settings; heap, cores and class path are the same for all."""
-    own = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
-    conf = own | json.loads(os.environ["BENCH_CONF"])
+    """Start the session with the variant's settings; heap, cores and class path are the same for all."""
+    settings = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
+    conf = settings | json.loads(os.environ["BENCH_CONF"])
     return session.start(f"bench-{variant}", conf, read_cassandra(binding_root()))
 
 
 def written_settings() -> dict[str, str]:
-    """Return the document's settings, plus the time zone that its strings are meant in."""
+    """Return the document's settings, plus the time zone that its strings assume."""
     settings: dict[str, str] = module("bench/as_written/pos_windows.py").SETTINGS
     return settings | {"spark.sql.session.timeZone": "UTC"}
 
 
 def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink, str]:
-    """Return a variant's write to Cassandra (the document's foreachBatch, or our whole writer) and its checkpoint."""
+    """Return a variant's write to Cassandra (the document's foreachBatch, or our complete writer) and its checkpoint."""
     if variant != "ours":
         return module("bench/as_written/pos_windows.py").cassandra_writer, f"{folder}/checkpoint"
     kafka = read_kafka(binding_root())
@@ -79,10 +79,10 @@ def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink,
     write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
     required = tuple(name for name, column in query.columns.items() if column.required)
     spark = SparkSession.active()
-    whole = writer.Writer(
+    full_writer = writer.Writer(
         spark, begun, paths, write, GroupCommitter(spark, kafka), writer.Gate(), writer.Counters(), required
     )
-    return whole, paths.checkpoint
+    return full_writer, paths.checkpoint
 
 
 def main(variant: str, sink: str, topic: str, folder: str) -> None:
@@ -107,7 +107,7 @@ def main(variant: str, sink: str, topic: str, folder: str) -> None:
     query = stream.option("checkpointLocation", checkpoint).start()
     query.awaitTermination()
     progress = query.recentProgress
-    rows = sum(each["numInputRows"] for each in progress)
+    rows = sum(entry["numInputRows"] for entry in progress)
     print(json.dumps({"wall_s": time.monotonic() - began, "rows": rows, "batches": len(progress)}), flush=True)
     sys.stdin.readline()
     spark.stop()

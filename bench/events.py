@@ -1,4 +1,4 @@
-"""The events that are drained: seeded, about 75 bytes, and what their window sums must be."""
+"""The events to drain: seeded, about 75 bytes each, and their expected window sums."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from headrace.contract.bindings import KafkaBinding
 PARTITIONS = 8
 PRODUCTS = 10_000
 EVENTS_A_SECOND = 2_000  # of event time: a window of 5 minutes has 60 events of each product
-JITTER_SECONDS = 30  # out of order, far inside the watermark of 10 minutes
+JITTER_SECONDS = 30  # out of order, well within the watermark of 10 minutes
 BLOCK = 100_000
 START = int(datetime(2026, 1, 5, 8, tzinfo=UTC).timestamp())
 
 
 def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (product number, amount in cents, event time in epoch seconds) in blocks; a short plan begins a long one."""
+    """Yield (product number, amount in cents, event time in epoch seconds) in blocks; a short plan is a prefix of a long one."""
     rng = np.random.default_rng(7)
     for first in range(0, count, BLOCK):
         size = min(BLOCK, count - first)
@@ -33,7 +33,7 @@ def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def load(topic: str, count: int, binding: KafkaBinding) -> int:
-    """Make the topic and fill it, lz4. Returns the bytes of all values. Raises RuntimeError if one is not acknowledged."""
+    """Create the topic and fill it, lz4. Returns the bytes of all values. Raises RuntimeError if one is not acknowledged."""
     admin = AdminClient(binding.client_config())
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
     failed: list[str] = []
@@ -67,7 +67,7 @@ def load(topic: str, count: int, binding: KafkaBinding) -> int:
 
 
 def expected(count: int) -> pa.Table:
-    """Return what the drain must give: (window_start epoch seconds, product_id, total in cents, sales), by DuckDB."""
+    """Return the expected result: (window_start epoch seconds, product_id, total in cents, sales), computed by DuckDB."""
     parts = [
         pa.table({"product": product, "cents": cents, "seconds": seconds}) for product, cents, seconds in blocks(count)
     ]

@@ -1,8 +1,8 @@
-"""The one entry point of finite Spark work: `batch.py DUTY PIPELINE RUN`, by spark-submit or, on one machine, by Python.
+"""The entry point of finite Spark jobs: `batch.py DUTY PIPELINE RUN`, run by spark-submit or, on one machine, by Python.
 
-DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's order.json, which its planner wrote, says what exactly
-is to be done. The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
-HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the last line of the log says why.
+DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's order.json, written by its planner, is the job spec.
+The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
+HEADRACE_SPARK_CONF. Exit code 0: report.json exists; 1: it does not, and the last line of the log says why.
 """
 
 import json
@@ -30,7 +30,7 @@ DUTIES = {
 
 
 def main(duty: str, name: str, run: str) -> int:
-    """Do one run and return the exit code."""
+    """Execute one run and return the exit code."""
     logs.to_stdout()
     try:
         _run(duty, name, run)
@@ -38,8 +38,8 @@ def main(duty: str, name: str, run: str) -> int:
         log.error("%s", refusal)
         return 1
     except Exception as fault:
-        log.exception("%s of %s broke off", duty, name)
-        log.error("%s of %s broke off: %s", duty, name, reason_of(fault))
+        log.exception("%s of %s failed", duty, name)
+        log.error("%s of %s failed: %s", duty, name, reason_of(fault))
         return 1
     return 0
 
@@ -47,10 +47,12 @@ def main(duty: str, name: str, run: str) -> int:
 def _run(duty: str, name: str, run: str) -> None:
     env = os.environ
     if duty not in DUTIES:
-        raise HeadraceError(f"There is no duty {duty!r}: there is {', '.join(DUTIES)}.")
+        raise HeadraceError(f"Unknown duty {duty!r}. Known duties: {', '.join(DUTIES)}.")
     root = env.get("HEADRACE_STORAGE_ROOT")
     if not root:
-        raise HeadraceError("HEADRACE_STORAGE_ROOT is not set: start batch runs with `headrace batch`, or by the DAG.")
+        raise HeadraceError(
+            "HEADRACE_STORAGE_ROOT is not set. Start batch runs with `headrace batch`, or with the DAG."
+        )
     jobs = Path(__file__).resolve().parent
     pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
     pipeline = load_pipeline(pipelines / f"{name}.yaml")

@@ -1,9 +1,9 @@
-"""The one entry point that starts a driver: `main.py PIPELINE [LOCK FILE]`, by spark-submit or, on one machine, by Python.
+"""The entry point of a driver: `main.py PIPELINE [LOCK FILE]`, run by spark-submit or, on one machine, by Python.
 
 Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
 HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
-HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_LIFE (this very
-driver, repeated in its heartbeat), HEADRACE_RELEASE (what was asked to run), HEADRACE_CHECK_ONLY (plan, compare with the
+HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_LIFE (the instance id,
+repeated in the heartbeat), HEADRACE_RELEASE (the requested release), HEADRACE_CHECK_ONLY (plan, compare with the
 checkpoints, write check.json, start nothing), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an
 `Exit`.
 """
@@ -33,7 +33,7 @@ log = logging.getLogger("headrace")
 
 
 def main(name: str, lock: str | None = None) -> int:
-    """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
+    """Run one pipeline's driver, write its exit record, and return its exit code."""
     logs.to_stdout()
     only_check = bool(os.environ.get("HEADRACE_CHECK_ONLY"))
     error, kills = "", oom_kills()
@@ -53,15 +53,15 @@ def main(name: str, lock: str | None = None) -> int:
         log.error("%s", error)
         code = Exit.REFUSED
     except Exception as fault:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
-        log.exception("the driver of %s broke off", name)
+        log.exception("the driver of %s failed", name)
         code, error = end_of(fault, kills)
         log.error("the driver of %s ends with %s: %s", name, Exit(code).name, error)
     if only_check:
-        _leave_word(paths.check, name, code, error, changes)
+        _write_exit_record(paths.check, name, code, error, changes)
     elif code != Exit.LOCKED or os.environ.get(
         "HEADRACE_LIFE"
-    ):  # else it would be taken for the word of the running driver
-        _leave_word(paths.outcome, name, code, error)
+    ):  # otherwise it would be taken for the exit record of the running driver
+        _write_exit_record(paths.outcome, name, code, error)
         _leave_pace(name, code)
     return code
 
@@ -88,12 +88,12 @@ def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleT
     return pipeline, queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
 
 
-def _leave_word(
+def _write_exit_record(
     place: Callable[[str, str], str], name: str, code: int, error: str, changes: dict[str, list[str]] | None = None
 ) -> None:
-    """Write how this driver or check ended: the exit code of a process is lost with who started it."""
+    """Write how this driver or check ended, because the exit code of a process is lost with its parent."""
     root = os.environ.get("HEADRACE_STORAGE_ROOT")
-    word: dict[str, object] = {
+    content: dict[str, object] = {
         "exit": Exit(code).name if code in set(Exit) else str(code),
         "error": error,
         "at_ms": time.time_ns() // 1_000_000,
@@ -102,16 +102,16 @@ def _leave_word(
         "release": os.environ.get("HEADRACE_RELEASE", ""),
     }
     if changes is not None:
-        word["changes"] = changes
+        content["changes"] = changes
     try:
         if root:
-            storage.write_json(place(root, name), word)
+            storage.write_json(place(root, name), content)
     except OSError as fault:
-        log.warning("no word left of how this driver ended: %s", fault)
+        log.warning("could not write the exit record of this driver: %s", fault)
 
 
 def _leave_pace(name: str, code: int) -> None:
-    """Make the next driver take less at once where this one ran out of memory, and as usual where it was stopped."""
+    """Make the next driver read less at once if this one ran out of memory, and the normal amount if it was stopped."""
     root, end = os.environ.get("HEADRACE_STORAGE_ROOT"), Exit(code).name if code in set(Exit) else ""
     try:
         if root and end in pace.SLOWED_BY:
@@ -119,11 +119,11 @@ def _leave_pace(name: str, code: int) -> None:
         elif root and end == Exit.FINISHED.name:
             pace.restore(root, name)
     except OSError as fault:
-        log.warning("the next driver takes as much at once as this one: %s", fault)
+        log.warning("the next driver reads as much at once as this one: %s", fault)
 
 
 def _local_conf(pipeline: Pipeline) -> dict[str, str]:
-    """Return what spark-submit says on a cluster: without it this process starts Spark on this machine."""
+    """Return the settings that spark-submit provides on a cluster; here they make this process start Spark locally."""
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return {}
     return submit.local_conf(pipeline, int(os.environ.get("HEADRACE_SPARK_UI_PORT", "4040")))
@@ -132,7 +132,7 @@ def _local_conf(pipeline: Pipeline) -> dict[str, str]:
 def _required(variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        raise HeadraceError(f"{variable} is not set: start drivers with `headrace stream start`.")
+        raise HeadraceError(f"{variable} is not set. Start drivers with `headrace stream start`.")
     return value
 
 

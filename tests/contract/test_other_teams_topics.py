@@ -160,7 +160,7 @@ def test_topics_of_two_pipelines_that_kafka_does_not_take_beside_each_other_are_
 
 def test_a_command_that_is_given_a_sources_name_answers_with_its_topic(orders: Pipeline) -> None:
     with pytest.raises(
-        HeadraceError, match=r"'placed' is the name of a source, and its topic is shop.orders-v1: name the"
+        HeadraceError, match=r"'placed' is the name of a source, whose topic is shop.orders-v1. Name the"
     ):
         source_of({"orders": orders}, "placed")
     assert source_of({"orders": orders}, TOPIC).key == "order_id"

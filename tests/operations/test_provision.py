@@ -120,7 +120,7 @@ def test_a_topic_of_others_is_not_touched_before_consent_and_adopted_by_the_prin
         steps(admin, good).carry_out()
     assert admin.topics["sales"] == FOREIGN
     assert len(admin.partitions["sales"]) == 1
-    for words in ("not made by Headrace", "compact -> delete", "retention.ms -1 -> ", "CreateTime -> LogAppendTime"):
+    for words in ("not created by Headrace", "compact -> delete", "retention.ms -1 -> ", "CreateTime -> LogAppendTime"):
         assert words in str(caught.value)
     assert str(caught.value).endswith(f"If that is intended: `headrace provision {good.name} --consent sales`.")
     steps(admin, good).carry_out(["sales"])
@@ -365,7 +365,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
 
 
 def test_consent_to_what_no_pipeline_declares_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(HeadraceError, match=r"No pipeline declares 'sale' .*; did you mean 'sales'\?"):
+    with pytest.raises(HeadraceError, match=r"Unknown name in --consent: 'sale'; .*; did you mean 'sales'\?"):
         provision_plan.check_consents(["sale"], ["sales", "shops"])
 
 

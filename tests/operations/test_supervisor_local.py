@@ -220,7 +220,7 @@ def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
     launcher: LocalLauncher, widow: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HEADRACE_HOME", str(launcher.run_dir.parent))
-    with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs: stop it with `headrace down`"):
+    with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs\. Run `headrace down`"):
         platform.clean(Settings.load())
     assert launcher.run_dir.exists()
 

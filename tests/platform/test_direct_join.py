@@ -21,7 +21,7 @@ SCAN = (
     "partition key, with the same types as in the table."
 )
 CAST = (
-    "joins its Cassandra dimension by a key of another type, and a value that does not fit would end the stream: give "
+    "joins its Cassandra dimension by a key of another type, and a value that does not fit would end the stream. Give "
     "the column the same type in the source and in the table."
 )
 

@@ -93,7 +93,7 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
     foreign = {"cleanup.policy": "compact", "retention.ms": "-1"}
     admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(30)
     first = declared("1 hour", "converging_one")
-    with pytest.raises(ConsentNeededError, match=r"not made by Headrace.*--consent converging`"):
+    with pytest.raises(ConsentNeededError, match=r"not created by Headrace.*--consent converging`"):
         run(first)
     described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "converging")])
     (settings,) = [future.result(30) for future in described.values()]
@@ -178,7 +178,7 @@ def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Pat
     shutil.copytree(platform.bindings(), root)
     (root / "cassandra" / "password").write_text("wrong")
     pipelines = list(load_pipelines(project / "pipelines").values())
-    with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer: see `headrace status`"):
+    with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer. Check `headrace status`"):
         provision(pipelines, root, tmp_path / "bindings")
     assert not (tmp_path / "bindings").exists()
 

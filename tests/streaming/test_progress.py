@@ -13,12 +13,12 @@ import pytest
 
 from headrace.contract.checkpoint import BatchRange
 from headrace.contract.ledger import make_record
-from headrace.streaming.progress import Metrics, QueryState, Rates, look, write_heartbeat
+from headrace.streaming.progress import Metrics, QueryState, Rates, observe, write_heartbeat
 from headrace.streaming.writer import Counters
 
 
 class Query:
-    """Stands for a StreamingQuery: what `look` asks of it."""
+    """Stands for a StreamingQuery: what `observe` reads."""
 
     def __init__(self, progress: dict[str, Any] | None = None, error: str | None = None) -> None:
         self.lastProgress, self.isActive, self._error = progress, error is None, error
@@ -42,7 +42,7 @@ PROGRESS = {
 
 
 def state(query: Query | None = None, **counted: Any) -> QueryState:
-    return look(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))  # type: ignore[arg-type]
+    return observe(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))  # type: ignore[arg-type]
 
 
 def written() -> Counters:
@@ -52,7 +52,7 @@ def written() -> Counters:
 
 
 def test_a_look_adds_up_all_sources_and_state_operators() -> None:
-    found = look(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
+    found = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
     assert (found["lag"], found["state_rows"], found["groups"], found["late_groups"]) == (12, 15, 11, 3)
     assert (found["batch"], found["batch_written_ms"], found["batch_duration_ms"]) == (8, 1500, 250)
     assert (found["rows_in"], found["rows_out"], found["batches"]) == (60, 4, 2)
@@ -116,8 +116,8 @@ def scrape(metrics: Metrics) -> dict[str, str]:
 
 
 def test_metrics_have_base_units_and_one_sample_a_query(metrics: Metrics) -> None:
-    other = look(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
-    metrics.states = [look(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
+    other = observe(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
+    metrics.states = [observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
     found = scrape(metrics)
     ours = {name.split("{")[0]: float(value) for name, value in found.items() if 'query="pos_sales.tumbling"' in name}
     age = ours.pop("headrace_query_batch_age_seconds")

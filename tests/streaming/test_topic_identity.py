@@ -109,7 +109,7 @@ def test_a_generation_keeps_the_ids_that_it_began_with_and_an_old_one_takes_the_
     identity.require_same(own, {"pos": "A"}, "pos_sales")
     identity.require_same(own, {"pos": "A"}, "pos_sales")
     assert identity.read(own) == {"pos": "A"}
-    with pytest.raises(HeadraceError, match="its id was A and is B") as refused:
+    with pytest.raises(HeadraceError, match="its id was A and is now B") as refused:
         identity.require_same(own, {"pos": "B"}, "pos_sales")
     assert refused.value.exit_code == Exit.REFUSED
     assert identity.read(own) == {"pos": "A"}

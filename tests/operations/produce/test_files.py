@@ -233,12 +233,12 @@ def test_a_line_without_end_is_left_and_named_and_the_next_is_read(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("missing.csv", None, "does not exist: name a file that ends with .ndjson"),
-        ("x.xlsx", b"", "cannot be told from its name; end it with .ndjson"),
+        ("missing.csv", None, "does not exist. Name a file that ends with .ndjson"),
+        ("x.xlsx", b"", "cannot be derived from its name. Its name must end with .ndjson"),
         ("x.csv", b"", "has no column 'product_id', which topic pos needs"),
         ("x.csv", b"product_id,amount,createdate\n", "has no column 'create_date'"),
-        ("x.csv", b"product_id,amount,createdate\n", "rename 'createdate' to 'create_date'"),
-        ("x.csv", b"product_id;amount;create_date\n", "separate the cells by commas"),
+        ("x.csv", b"product_id,amount,createdate\n", "Rename 'createdate' to 'create_date'"),
+        ("x.csv", b"product_id;amount;create_date\n", "Separate the cells by commas"),
         ("x.csv", b"product_id,amount,amount,create_date\n", "two columns 'amount'"),
         ("x.csv", b"caf\xe9\n", "save it as UTF-8"),
         ("x.parquet", b"no parquet at all", "is not a readable Parquet file"),
