@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format schema lock bench bench-quick bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -97,6 +97,12 @@ schema: $(READY) ## Make the generated files anew: pipelines/schema.json and REA
 
 lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --override overrides.txt --extra dev pyproject.toml -o requirements.lock --no-emit-index-url --no-annotate
+
+bench: $(READY) ## Headrace beside Kafka Streams, PyFlink and the document's code: five rounds, table and plot (an hour)
+	$(BIN)/python -m bench.beside
+
+bench-quick: $(READY) ## The floor and Headrace on 1 M events, and small batches: ten minutes on two calm cores
+	$(BIN)/python -m bench.beside --quick
 
 bench-smoke: $(READY) ## CPU an event: the source document's code as written against ours, side by side
 	$(BIN)/python bench/smoke.py

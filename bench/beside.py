@@ -1,0 +1,225 @@
+"""`make bench` and `make bench-quick`: Headrace beside its peers on one Kafka, every output checked.
+
+    python -m bench.beside [--quick] [--events N] [--rounds N] [--engines ...] [--no-small] [--into FILE]
+
+How, and what is measured: bench/README.md. Results go to bench/out/ as JSON, Markdown and SVG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench import events, flink_peer, java_peers, measure, oracle, report, small_batch, smoke, spark_peers
+from headrace.contract.bindings import KafkaBinding, read_kafka
+from headrace.local import platform
+from headrace.local.settings import Settings
+
+PROJECT = Path(__file__).resolve().parent.parent
+OUT = PROJECT / "bench" / "out"
+TOPIC = "pos"
+READ, P1, P3 = "read", "P1", "P3"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine with one workload. `output` is the topic that it writes; empty: it writes none."""
+
+    workload: str
+    title: str
+    output: str = ""
+    quick: bool = True
+
+
+ENGINES = {
+    "bare": Engine(READ, "(a) Java consumer"),
+    "parse": Engine(READ, "(b) Java consumer and Jackson: the floor"),
+    "spark_noop": Engine(READ, "(g) Spark, noop query"),
+    "project": Engine(P1, "Java consumer, Jackson, producer", "bench_project"),
+    "ours_items": Engine(P1, "(h) Headrace, pos_sales.items", "pos_items"),
+    "ours_windows": Engine(P3, "(h) Headrace, pos_sales.final_windows", "pos_final_windows"),
+    "kafka_streams": Engine(P3, "(d) Kafka Streams, RocksDB, commit 5 s", "bench_streams", quick=False),
+    "flink": Engine(P3, "(e) PyFlink SQL, heap, checkpoint 5 s", "bench_flink", quick=False),
+    "textbook": Engine(P3, "(f) the document's code, 200,000 offsets a batch", "bench_textbook", quick=False),
+    "as_written": Engine(P3, "(f) the document's code, one batch", "bench_as_written", quick=False),
+}
+TITLES = {name: engine.title for name, engine in ENGINES.items()}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share."""
+
+    settings: Settings
+    binding: KafkaBinding
+    java: java_peers.JavaPeers
+    loaded: pa.Table
+
+    @property
+    def events(self) -> int:
+        """Return how many events the topic has, the closing ones included."""
+        return self.loaded.num_rows
+
+    def peer(self, name: str, folder: Path) -> measure.Peer:
+        """Start the process of an engine."""
+        output, count = ENGINES[name].output or "-", self.events
+        if name in ("bare", "parse", "project"):
+            command = self.java.command("Drain", name, TOPIC, output, str(count))
+            environment = self.java.environment()
+        elif name == "kafka_streams":
+            command = self.java.command("Windows", TOPIC, output, str(count), str(folder))
+            environment = self.java.environment()
+        elif name == "flink":
+            command = flink_peer.command(self.settings, self.binding, TOPIC, output, folder)
+            environment = flink_peer.environment(self.settings)
+        else:
+            rows = {"ours_items": count, "ours_windows": oracle.windows(self.loaded)}.get(name, 0)
+            command = spark_peers.command(name, TOPIC, output, count, rows)
+            environment = spark_peers.environment(self.settings, folder)
+        return measure.Peer(command, environment, folder / "log")
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Do two loads with an engine, check the second one's output and return its cost. An error ends the bench."""
+        engine, folder = ENGINES[name], self.settings.home / "peers" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with self.peer(name, folder) as peer:
+            peer.load(first=True)
+            starts = oracle.ends(engine.output, self.binding) if engine.output else {}
+            said, cost = peer.load()
+        try:
+            checked = self.check(engine, said, starts)
+        except oracle.WrongOutputError as error:
+            raise SystemExit(f"{name} is wrong, its figures do not count: {error}") from error
+        return {
+            "engine": name, "workload": engine.workload, "events": self.events, "cpu_s": round(cost.cpu_s, 2),
+            "wall_s": round(cost.wall_s, 2), "peak_rss_mb": round(cost.peak_rss_mb), "checked": checked,
+            "batches": said.get("batches"),
+        }  # fmt: skip
+
+    def check(self, engine: Engine, said: dict[str, Any], starts: dict[int, int]) -> str:
+        """Return what equals the oracle. Raises WrongOutputError."""
+        if not engine.output:
+            return oracle.require_totals(said, self.loaded)
+        output = oracle.read(engine.output, starts, self.binding)
+        require = oracle.require_items if engine.workload == P1 else oracle.require_windows
+        return require(output, self.loaded)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Start the servers, load, run all rounds, write and print the result; end everything that was started."""
+    options = _options(arguments)
+    settings = smoke._settings()
+    shutil.rmtree(settings.home, ignore_errors=True)
+    result = _earlier(options)
+    try:
+        platform.up(settings)
+        bench = _prepared(settings, options.events)
+        for _ in range(options.rounds):
+            result["rounds"].append(_round(bench, options, len(result["rounds"]) + 1))
+            result |= {"date": time.strftime("%Y-%m-%d"), "machine": _machine()}
+            _write(result, options.into)
+    finally:
+        platform.down(settings)
+        if not options.keep:
+            shutil.rmtree(settings.home, ignore_errors=True)
+    print(report.markdown(result, TITLES))
+
+
+def _prepared(settings: Settings, count: int) -> Bench:
+    binding = read_kafka(settings.bindings())
+    topics = [NewTopic(e.output, events.PARTITIONS, 1) for e in ENGINES.values() if e.output]
+    admin = AdminClient(binding.client_config())  # its requests end with it
+    for made in admin.create_topics(topics).values():
+        made.result(30)
+    events.load(TOPIC, count, binding, close=True)
+    java = java_peers.prepare(settings, binding, settings.home / "peers")
+    return Bench(settings, binding, java, oracle.table(count))
+
+
+def _round(bench: Bench, options: argparse.Namespace, number: int) -> dict[str, Any]:
+    """Run every engine once, then the small batches."""
+    runs = []
+    for name in options.engines:
+        runs.append(run := bench.run(name))
+        _say(
+            f"round {number}: {run['workload']} {TITLES[name]}: {report.cpu_per_million(run):.2f} CPU s a million, "
+            f"{run['wall_s']:.1f} s, {run['peak_rss_mb']} MB; {run['checked']}"
+        )
+    small = None
+    if options.small:
+        seconds = ["--warm", str(options.warm), "--seconds", str(options.seconds)]
+        small = small_batch.measured(bench.settings, small_batch._options(seconds))
+        shutil.rmtree(bench.settings.home / "here", ignore_errors=True)
+        shutil.rmtree(bench.settings.home / small_batch.FLOOR, ignore_errors=True)
+    return {"round": number, "runs": runs, "small": small}
+
+
+def _earlier(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the result that this call adds rounds to: a new one, or that of --into. Raises SystemExit where they differ."""
+    fresh = {"commit": _commit(), "events": options.events, "rounds": []}
+    if not options.into.is_file():
+        return fresh
+    kept: dict[str, Any] = json.loads(options.into.read_text())
+    if any(kept[name] != fresh[name] for name in ("commit", "events")):
+        raise SystemExit(f"{options.into} is of another commit or another number of events: name another file.")
+    return kept
+
+
+def _write(result: dict[str, Any], place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(result, indent=1))
+    place.with_suffix(".md").write_text(report.markdown(result, TITLES) + "\n")
+    place.with_suffix(".svg").write_text(report.svg(result, TITLES))
+
+
+def _machine() -> dict[str, Any]:
+    memory = round(psutil.virtual_memory().total / 2**30)
+    return {"cpu": smoke._cpu(), "cores": os.cpu_count(), "memory_gib": memory, "load": round(os.getloadavg()[0], 1)}
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="1 M events, one round, the floor and Headrace only")
+    parser.add_argument("--events", type=int, help="events that are loaded before the first run (default: 4 M)")
+    parser.add_argument("--rounds", type=int, help="how often every engine runs, in turns (default: 5)")
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, help="default: all, with --quick those of the quick form"
+    )
+    parser.add_argument("--no-small", dest="small", action="store_false", help="leave the small batches out")
+    parser.add_argument("--warm", type=float, default=60, help="small batches: seconds before the measured ones")
+    parser.add_argument("--seconds", type=float, default=60, help="small batches: seconds that are measured")
+    parser.add_argument("--into", type=Path, help="JSON file; where it exists, rounds are added to it")
+    parser.add_argument("--keep", action="store_true", help="keep bench/out/home with the logs")
+    options = parser.parse_args(arguments)
+    options.events = options.events or (1_000_000 if options.quick else 4_000_000)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.engines = options.engines or [name for name, each in ENGINES.items() if each.quick or not options.quick]
+    options.into = options.into or OUT / f"bench-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    return options
+
+
+if __name__ == "__main__":
+    main()
