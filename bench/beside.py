@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from headrace.local.settings import Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT = PROJECT / "bench" / "out"
-TOPIC = "pos"
+SMALLER = 4  # so many times fewer events has the smaller load
 READ, P1, P3 = "read", "P1", "P3"
 
 
@@ -60,68 +61,86 @@ TITLES = {name: engine.title for name, engine in ENGINES.items()}
 
 
 @dataclass(frozen=True)
+class Load:
+    """A topic that is drained, and its events (product, cents, seconds), the closing ones included."""
+
+    topic: str
+    loaded: pa.Table
+
+    @property
+    def events(self) -> int:
+        """Return how many events the topic has."""
+        return self.loaded.num_rows
+
+    def check(self, workload: str, said: dict[str, Any], output: pa.Table | None) -> str:
+        """Return what equals the oracle. Raises WrongOutputError."""
+        if output is None:
+            return oracle.require_totals(said, self.loaded)
+        require = oracle.require_items if workload == P1 else oracle.require_windows
+        return require(output, self.loaded)
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all runs share."""
 
     settings: Settings
     binding: KafkaBinding
     java: java_peers.JavaPeers
-    loaded: pa.Table
-
-    @property
-    def events(self) -> int:
-        """Return how many events the topic has, the closing ones included."""
-        return self.loaded.num_rows
+    small: Load
+    large: Load
 
     def peer(self, name: str, folder: Path) -> measure.Peer:
         """Start the process of an engine."""
-        output, count = ENGINES[name].output or "-", self.events
+        output = ENGINES[name].output or "-"
         if name in ("bare", "parse", "project"):
-            command = self.java.command("Drain", name, TOPIC, output, str(count))
-            environment = self.java.environment()
+            command, environment = self.java.command("Drain", name, output), self.java.environment()
         elif name == "kafka_streams":
-            command = self.java.command("Windows", TOPIC, output, str(count), str(folder))
-            environment = self.java.environment()
+            command, environment = self.java.command("Windows", output, str(folder)), self.java.environment()
         elif name == "flink":
-            command = flink_peer.command(self.settings, self.binding, TOPIC, output, folder)
+            command = flink_peer.command(self.settings, self.binding, output, folder)
             environment = flink_peer.environment(self.settings)
         else:
-            rows = {"ours_items": count, "ours_windows": oracle.windows(self.loaded)}.get(name, 0)
-            command = spark_peers.command(name, TOPIC, output, count, rows)
+            command = spark_peers.command(name, output, folder)
             environment = spark_peers.environment(self.settings, folder)
         return measure.Peer(command, environment, folder / "log")
 
     def run(self, name: str) -> dict[str, Any]:
-        """Do two loads with an engine, check the second one's output and return its cost. An error ends the bench."""
+        """Warm an engine by the large load, then measure the small one and the large one, each with its output checked.
+
+        Raises SystemExit where an output is wrong.
+        """
         engine, folder = ENGINES[name], self.settings.home / "peers" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with self.peer(name, folder) as peer:
-            peer.load(first=True)
-            starts = oracle.ends(engine.output, self.binding) if engine.output else {}
-            said, cost = peer.load()
-        try:
-            checked = self.check(engine, said, starts)
-        except oracle.WrongOutputError as error:
-            raise SystemExit(f"{name} is wrong, its figures do not count: {error}") from error
+            self.drain(peer, name, self.large)
+            _, small = self.drain(peer, name, self.small)
+            checked, large = self.drain(peer, name, self.large)
         return {
-            "engine": name, "workload": engine.workload, "events": self.events, "cpu_s": round(cost.cpu_s, 2),
-            "wall_s": round(cost.wall_s, 2), "peak_rss_mb": round(cost.peak_rss_mb), "checked": checked,
-            "batches": said.get("batches"),
+            "engine": name, "workload": engine.workload, "checked": checked,
+            "events": self.large.events, "cpu_s": round(large.cpu_s, 2),
+            "small_events": self.small.events, "small_cpu_s": round(small.cpu_s, 2),
+            "wall_s": round(large.wall_s, 2), "peak_rss_mb": round(max(small.peak_rss_mb, large.peak_rss_mb)),
         }  # fmt: skip
 
-    def check(self, engine: Engine, said: dict[str, Any], starts: dict[int, int]) -> str:
-        """Return what equals the oracle. Raises WrongOutputError."""
-        if not engine.output:
-            return oracle.require_totals(said, self.loaded)
-        output = oracle.read(engine.output, starts, self.binding)
-        require = oracle.require_items if engine.workload == P1 else oracle.require_windows
-        return require(output, self.loaded)
+    def drain(self, peer: measure.Peer, name: str, load: Load) -> tuple[str, measure.Cost]:
+        """Let an engine do one load; return what was compared and the cost."""
+        engine = ENGINES[name]
+        starts = oracle.ends(engine.output, self.binding) if engine.output else {}
+        rows = oracle.windows(load.loaded) if engine.workload == P3 else load.events
+        said, cost = peer.load(load.topic, load.events, rows)
+        try:
+            output = oracle.read(engine.output, starts, self.binding) if engine.output else None
+            return load.check(engine.workload, said, output), cost
+        except oracle.WrongOutputError as error:
+            raise SystemExit(f"{name} is wrong, its figures do not count: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Start the servers, load, run all rounds, write and print the result; end everything that was started."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("The bench was told to end."))  # so that servers end
     settings = smoke._settings()
     shutil.rmtree(settings.home, ignore_errors=True)
     result = _earlier(options)
@@ -145,9 +164,10 @@ def _prepared(settings: Settings, count: int) -> Bench:
     admin = AdminClient(binding.client_config())  # its requests end with it
     for made in admin.create_topics(topics).values():
         made.result(30)
-    events.load(TOPIC, count, binding, close=True)
-    java = java_peers.prepare(settings, binding, settings.home / "peers")
-    return Bench(settings, binding, java, oracle.table(count))
+    loads = [Load("bench_small", oracle.table(count // SMALLER)), Load("bench_large", oracle.table(count))]
+    for load in loads:
+        events.load(load.topic, load.events - events.PARTITIONS, binding, close=True)
+    return Bench(settings, binding, java_peers.prepare(settings, binding, settings.home / "peers"), *loads)
 
 
 def _round(bench: Bench, options: argparse.Namespace, number: int) -> dict[str, Any]:
@@ -192,8 +212,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """Return the newest commit that changed what is measured, with a mark where there are changes without a commit."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments, "--", "src", "spark_jobs", "pipelines", "bench"]
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("-dirty" if git("status", "--porcelain") else "")
 
 
 def _say(text: str) -> None:

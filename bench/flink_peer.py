@@ -42,11 +42,10 @@ def python(settings: Settings) -> Path:
     return found
 
 
-def command(settings: Settings, binding: KafkaBinding, topic: str, output: str, folder: Path) -> list[str]:
+def command(settings: Settings, binding: KafkaBinding, output: str, folder: Path) -> list[str]:
     """Write the configuration, which holds the login, for its owner alone, and return what starts the peer."""
     config = {
         "jar": str(java_peers.peer_jars(settings)["flink-sql-connector-kafka"]),
-        "topic": topic,
         "output": output,
         "folder": str(folder / "checkpoints"),
         "client": {name.removeprefix("kafka."): value for name, value in kafka_options(binding).items()},

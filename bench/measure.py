@@ -1,7 +1,7 @@
 """The cost of a process tree over a span of time: CPU seconds, wall seconds and peak memory.
 
-A measured process speaks one protocol. After each load it prints one JSON line and waits for one line on stdin. The
-harness reads the accounting while the tree waits, so both ends of a span are exact.
+A measured process speaks one protocol: it reads one line from stdin, does the load that the line names, prints one JSON
+line and waits for the next line. The harness reads the accounting while the tree waits, so both ends of a span are exact.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Peer:
             )  # fmt: skip
         self._root = psutil.Process(self._child.pid)
         self._text = b""
+        self._cpu_s = 0.0
 
     def __enter__(self) -> Peer:
         return self
@@ -97,18 +98,20 @@ class Peer:
                 with suppress(OSError):
                     stream.close()
 
-    def load(self, *, first: bool = False) -> tuple[dict[str, Any], Cost]:
-        """Let the process do one load and return its report and its cost; it does the first one unasked.
+    def load(self, *what: object) -> tuple[dict[str, Any], Cost]:
+        """Let the process do the load that the words name; return its report and its cost.
 
-        Raises PeerError where it ends or is silent for TIMEOUT_SECONDS.
+        What the process did before counts with its first load. Raises PeerError where it ends, or is silent for
+        TIMEOUT_SECONDS.
         """
-        cpu, began = (0.0 if first else cpu_seconds(self._root)), time.monotonic()
-        if not first:
-            assert self._child.stdin
-            self._child.stdin.write(b"\n")
+        cpu, began = self._cpu_s, time.monotonic()
+        assert self._child.stdin
+        with suppress(BrokenPipeError):  # it has ended: the error with its log comes from the read
+            self._child.stdin.write(" ".join(map(str, what)).encode() + b"\n")
             self._child.stdin.flush()
         report, peak = self._await_report(began + TIMEOUT_SECONDS)
-        return report, Cost(cpu_seconds(self._root) - cpu, time.monotonic() - began, peak)
+        self._cpu_s = cpu_seconds(self._root)
+        return report, Cost(self._cpu_s - cpu, time.monotonic() - began, peak)
 
     def _await_report(self, deadline: float) -> tuple[dict[str, Any], float]:
         assert self._child.stdout

@@ -11,7 +11,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
- * A plain consumer: Drain PROPERTIES bare|parse|project TOPIC OUTPUT EVENTS.
+ * A plain consumer: Drain PROPERTIES bare|parse|project OUTPUT.
  *
  * <p>bare counts records, parse reads each by Jackson, project also writes product and amount to another topic.
  */
@@ -30,21 +30,20 @@ public final class Drain {
 
     public static void main(String[] args) throws Exception {
         Properties connection = Peer.connection(args[0]);
-        Drain drain = new Drain(args[1], args[3]);
-        long wanted = Long.parseLong(args[4]);
+        Drain drain = new Drain(args[1], args[2]);
         if (drain.mode.equals("project")) {
             drain.producer = new KafkaProducer<>(producing(connection), new ByteArraySerializer(), new ByteArraySerializer());
         }
         try (KafkaConsumer<byte[], byte[]> consumer =
                 new KafkaConsumer<>(consuming(connection), new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
-            List<TopicPartition> partitions =
-                    consumer.partitionsFor(args[2]).stream().map(p -> new TopicPartition(p.topic(), p.partition())).toList();
-            consumer.assign(partitions);
-            Peer.serve(number -> drain.load(consumer, partitions, wanted));
+            Peer.serve((number, topic, events) -> drain.load(consumer, topic, events));
         }
     }
 
-    private String load(KafkaConsumer<byte[], byte[]> consumer, List<TopicPartition> partitions, long wanted) {
+    private String load(KafkaConsumer<byte[], byte[]> consumer, String topic, long wanted) {
+        List<TopicPartition> partitions =
+                consumer.partitionsFor(topic).stream().map(p -> new TopicPartition(p.topic(), p.partition())).toList();
+        consumer.assign(partitions);
         events = cents = seconds = 0;
         consumer.seekToBeginning(partitions);
         while (events < wanted) {

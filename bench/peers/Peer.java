@@ -1,30 +1,30 @@
+import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Properties;
 
 /** What all Java peers share: the connection's properties, and the protocol of bench/measure.py. */
 final class Peer {
-    /** One load, from the first record to the last. Returns the fields of its report, as JSON without braces. */
+    /** One load of a topic with so many events. Returns the fields of its report, as JSON without braces. */
     interface Load {
-        String run(int number) throws Exception;
+        String run(int number, String topic, long events) throws Exception;
     }
 
     private Peer() {}
 
-    /** Runs load after load: a report on stdout, then a line on stdin asks for the next one. */
+    /** Runs the loads that stdin names, TOPIC EVENTS a line, and writes a report after each one. */
     static void serve(Load load) throws Exception {
-        for (int number = 1; ; number++) {
-            System.out.println("{\"load\":" + number + "," + load.run(number) + "}");
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        int number = 0;
+        for (String line = in.readLine(); line != null; line = in.readLine()) {
+            String[] words = line.split(" ");
+            number++;
+            System.out.println("{" + load.run(number, words[0], Long.parseLong(words[1])) + "}");
             System.out.flush();
-            int read;
-            do {
-                read = System.in.read();
-            } while (read >= 0 && read != '\n');
-            if (read < 0) {
-                return;
-            }
         }
     }
 

@@ -23,7 +23,7 @@ import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
 
 /**
- * Kafka Streams: Windows PROPERTIES TOPIC OUTPUT EVENTS FOLDER. Sums of each product in windows of 5 minutes.
+ * Kafka Streams: Windows PROPERTIES OUTPUT FOLDER. Sums of each product in windows of 5 minutes.
  *
  * <p>The topic's key does not choose the partition, so the sum needs a repartition. State is in RocksDB, commits come
  * every 5 seconds, at least once. The grace is a day: in a drain the partitions advance at different speeds, and the
@@ -40,8 +40,7 @@ public final class Windows {
 
     public static void main(String[] args) throws Exception {
         Properties connection = Peer.connection(args[0]);
-        long wanted = Long.parseLong(args[3]);
-        Peer.serve(number -> load(number, connection, args[1], args[2], wanted, args[4]));
+        Peer.serve((number, topic, events) -> load(number, connection, topic, args[1], events, args[2]));
     }
 
     private static String load(int number, Properties connection, String topic, String output, long wanted, String folder)

@@ -1,6 +1,6 @@
 """PyFlink's Table API: sums of each product in windows of 5 minutes. Runs in a virtual environment without Headrace.
 
-    flink.py CONFIG      (a JSON file: jar, topic, output, folder, client; only its owner can read it)
+    flink.py CONFIG      (a JSON file: jar, output, folder, client; only its owner can read it)
 
 State is on the heap, a checkpoint comes every 5 seconds, and a window is written once, when it closes. The source ends
 where the topic ends now, so each load is a job that finishes.
@@ -20,6 +20,9 @@ SETTINGS = {
     "table.local-time-zone": "UTC",
     "rest.address": "127.0.0.1",
     "rest.bind-address": "127.0.0.1",
+    "jobmanager.bind-host": "127.0.0.1",
+    "taskmanager.host": "127.0.0.1",
+    "taskmanager.bind-host": "127.0.0.1",
 }
 SHADED = "org.apache.flink.kafka.shaded."
 
@@ -34,15 +37,15 @@ def options(values):
     return "WITH (" + ", ".join(f"{quoted(name)} = {quoted(value)}" for name, value in values.items()) + ")"
 
 
-def tables(config):
-    """Return the statements that create both tables."""
+def statements(config, topic, number):
+    """Yield the statements that create the tables of a load and run it."""
     client = {f"properties.{name}": value for name, value in config["client"].items()}
     login = "properties.sasl.jaas.config"
     if login in client:  # the connector's own copy of Kafka's classes
         client[login] = SHADED + client[login]
     source = client | {
         "connector": "kafka",
-        "topic": config["topic"],
+        "topic": topic,
         "scan.startup.mode": "earliest-offset",
         "scan.bounded.mode": "latest-offset",
         "properties.max.poll.records": "5000",
@@ -63,23 +66,22 @@ def tables(config):
         "properties.linger.ms": "100",
     }
     yield (
-        "CREATE TABLE sales (product_id STRING, amount DECIMAL(12, 2), create_date TIMESTAMP(3), "
+        f"CREATE TABLE sales{number} (product_id STRING, amount DECIMAL(12, 2), create_date TIMESTAMP(3), "
         f"WATERMARK FOR create_date AS create_date - INTERVAL '10' MINUTE) {options(source)}"
     )
     yield (
-        "CREATE TABLE sums (window_start TIMESTAMP(3), window_end TIMESTAMP(3), product_id STRING, "
+        f"CREATE TABLE sums{number} (window_start TIMESTAMP(3), window_end TIMESTAMP(3), product_id STRING, "
         f"total_amount DECIMAL(38, 2), sales BIGINT) {options(sink)}"
+    )
+    yield (
+        f"INSERT INTO sums{number} SELECT window_start, window_end, product_id, SUM(amount), COUNT(*) FROM TABLE("
+        f"TUMBLE(TABLE sales{number}, DESCRIPTOR(create_date), INTERVAL '5' MINUTES)) "
+        "GROUP BY window_start, window_end, product_id"
     )
 
 
-SUMS = (
-    "INSERT INTO sums SELECT window_start, window_end, product_id, SUM(amount), COUNT(*) FROM TABLE("
-    "TUMBLE(TABLE sales, DESCRIPTOR(create_date), INTERVAL '5' MINUTES)) GROUP BY window_start, window_end, product_id"
-)
-
-
 def main(path):
-    """Run one job after the other, a report after each one."""
+    """Run the loads that stdin names, TOPIC EVENTS a line, and write a report after each one."""
     config = json.loads(Path(path).read_text())
     environment = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     settings = SETTINGS | {
@@ -88,15 +90,11 @@ def main(path):
     }
     for name, value in settings.items():
         environment.get_config().set(name, value)
-    for statement in tables(config):
-        environment.execute_sql(statement)
-    number = 0
-    while True:
-        number += 1
-        environment.execute_sql(SUMS).wait()
+    for number, line in enumerate(sys.stdin):
+        for statement in statements(config, line.split()[0], number):
+            result = environment.execute_sql(statement)
+        result.wait()
         print(json.dumps({"load": number}), flush=True)
-        if not sys.stdin.readline():
-            break
 
 
 if __name__ == "__main__":
