@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         platform.up(settings)
         bench = _prepared(settings, options.events)
         for _ in range(options.rounds):
-            result["rounds"].append(_round(bench, options, len(result["rounds"]) + 1))
-            result |= {"date": time.strftime("%Y-%m-%d"), "machine": _machine()}
-            _write(result, options.into)
+            result["rounds"].append({"round": len(result["rounds"]) + 1, "runs": [], "small": None})
+            for _ in _round(bench, options, result["rounds"][-1]):  # a round that breaks off keeps what it has
+                result |= {"date": time.strftime("%Y-%m-%d"), "machine": _machine()}
+                _write(result, options.into)
     finally:
         platform.down(settings)
         if not options.keep:
@@ -170,22 +171,22 @@ def _prepared(settings: Settings, count: int) -> Bench:
     return Bench(settings, binding, java_peers.prepare(settings, binding, settings.home / "peers"), *loads)
 
 
-def _round(bench: Bench, options: argparse.Namespace, number: int) -> dict[str, Any]:
-    """Run every engine once, then the small batches."""
-    runs = []
+def _round(bench: Bench, options: argparse.Namespace, taken: dict[str, Any]) -> Iterator[None]:
+    """Run every engine once, then the small batches; yield after each one, when its figures are in `taken`."""
     for name in options.engines:
-        runs.append(run := bench.run(name))
+        run = bench.run(name)
+        taken["runs"].append(run)
         _say(
-            f"round {number}: {run['workload']} {TITLES[name]}: {report.cpu_per_million(run):.2f} CPU s a million, "
+            f"round {taken['round']}: {run['workload']} {TITLES[name]}: {report.cpu_per_million(run):.2f} CPU s a million, "
             f"{run['wall_s']:.1f} s, {run['peak_rss_mb']} MB; {run['checked']}"
         )
-    small = None
+        yield
     if options.small:
         seconds = ["--warm", str(options.warm), "--seconds", str(options.seconds)]
-        small = small_batch.measured(bench.settings, small_batch._options(seconds))
-        shutil.rmtree(bench.settings.home / "here", ignore_errors=True)
-        shutil.rmtree(bench.settings.home / small_batch.FLOOR, ignore_errors=True)
-    return {"round": number, "runs": runs, "small": small}
+        taken["small"] = small_batch.measured(bench.settings, small_batch._options(seconds))
+        for name in ("here", small_batch.FLOOR):
+            shutil.rmtree(bench.settings.home / name, ignore_errors=True)
+        yield
 
 
 def _earlier(options: argparse.Namespace) -> dict[str, Any]:
