@@ -37,19 +37,24 @@ READ, P1, P3 = "read", "P1", "P3"
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine with one workload. `output` is the topic that it writes; empty: it writes none."""
+    """One engine with one workload. `output` is the topic that it writes; empty: it writes none.
+
+    `warm` is how many large loads it does before the measured ones: a load of a bare consumer takes a second, in which
+    the JVM's compilers are not done.
+    """
 
     workload: str
     title: str
     output: str = ""
     quick: bool = True
+    warm: int = 1
 
 
 ENGINES = {
-    "bare": Engine(READ, "(a) Java consumer"),
-    "parse": Engine(READ, "(b) Java consumer and Jackson: the floor"),
+    "bare": Engine(READ, "(a) Java consumer", warm=4),
+    "parse": Engine(READ, "(b) Java consumer and Jackson: the floor", warm=4),
     "spark_noop": Engine(READ, "(g) Spark, noop query"),
-    "project": Engine(P1, "Java consumer, Jackson, producer", "bench_project"),
+    "project": Engine(P1, "Java consumer, Jackson, producer", "bench_project", warm=3),
     "ours_items": Engine(P1, "(h) Headrace, pos_sales.items", "pos_items"),
     "ours_windows": Engine(P3, "(h) Headrace, pos_sales.final_windows", "pos_final_windows"),
     "kafka_streams": Engine(P3, "(d) Kafka Streams, RocksDB, commit 5 s", "bench_streams", quick=False),
@@ -106,7 +111,7 @@ class Bench:
         return measure.Peer(command, environment, folder / "log")
 
     def run(self, name: str) -> dict[str, Any]:
-        """Warm an engine by the large load, then measure the small one and the large one, each with its output checked.
+        """Warm an engine by large loads, then measure the small one and the large one, each with its output checked.
 
         Raises SystemExit where an output is wrong.
         """
@@ -114,7 +119,8 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with self.peer(name, folder) as peer:
-            self.drain(peer, name, self.large)
+            for _ in range(engine.warm):
+                self.drain(peer, name, self.large)
             _, small = self.drain(peer, name, self.small)
             checked, large = self.drain(peer, name, self.large)
         return {
