@@ -63,6 +63,7 @@ def test_all_outputs_of_a_small_batch_are_compared_by_cores() -> None:
 
 def test_the_table_has_a_row_an_engine_with_its_spread() -> None:
     text = report.markdown(RESULT, {"parse": "the floor"})
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "| read | the floor | 0.50 (0.50 to 1.00) | 1.00 | 1.5 | 0.5 | 100 | rows equal |" in text
     assert "| P1 | ours_items | 3.00 (2.50 to 5.00) | 5.00 (5.00 to 6.00) | 6.5 | 3.0 | 100 | rows equal |" in text
     assert "commit abc1234, 2,000,000 events, 3 round(s)" in text
