@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format docs schema lock bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format docs schema lock bench bench-quick bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
 
 help: ## List all targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -101,6 +101,12 @@ schema: $(READY) ## Write the generated files again: pipelines/schema.json and R
 
 lock: $(READY) ## Resolve pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --override overrides.txt --extra dev pyproject.toml -o requirements.lock --no-emit-index-url --no-annotate
+
+bench: $(READY) ## Headrace beside Kafka Streams, PyFlink and the document's code: five rounds, table and plot (an hour)
+	$(BIN)/python -m bench.beside
+
+bench-quick: $(READY) ## The floor and Headrace on 1 M events, and small batches: ten minutes on two calm cores
+	$(BIN)/python -m bench.beside --quick
 
 bench-smoke: $(READY) ## Measure CPU per event, beside the code that Headrace started from
 	$(BIN)/python bench/smoke.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 
 import duckdb
 import numpy as np
@@ -32,8 +33,17 @@ def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield product, cents, START + (first + np.arange(size)) // EVENTS_A_SECOND - late
 
 
-def load(topic: str, count: int, binding: KafkaBinding) -> int:
-    """Create the topic and fill it, lz4. Returns the bytes of all values. Raises RuntimeError if one is not acknowledged."""
+def closing(count: int) -> dict[str, np.ndarray]:
+    """Return one event for each partition, two hours behind the load: watermarks pass the end of its last window."""
+    seconds = np.full(PARTITIONS, START + count // EVENTS_A_SECOND + 7_200)
+    return {"product": np.full(PARTITIONS, PRODUCTS), "cents": np.full(PARTITIONS, 100), "seconds": seconds}
+
+
+def load(topic: str, count: int, binding: KafkaBinding, *, close: bool = False) -> int:
+    """Make the topic and fill it, lz4; `close` adds the closing events.
+
+    Returns the bytes of all values. Raises RuntimeError if one is not acknowledged.
+    """
     admin = AdminClient(binding.client_config())
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
     failed: list[str] = []
@@ -50,7 +60,8 @@ def load(topic: str, count: int, binding: KafkaBinding) -> int:
         }
     )
     size = 0
-    for product, cents, seconds in blocks(count):
+    parts = chain(blocks(count), [tuple(closing(count).values())] if close else [])
+    for product, cents, seconds in parts:
         texts = np.datetime_as_string(seconds.astype("datetime64[s]"), unit="s").tolist()
         for number, (which, money, time) in enumerate(zip(product.tolist(), cents.tolist(), texts, strict=True)):
             name = f"p{which:05d}"

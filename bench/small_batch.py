@@ -77,9 +77,21 @@ def main() -> None:
 
     settings = _settings()
     shutil.rmtree(settings.home, ignore_errors=True)
-    started: dict[str, int] = {}
     try:
         platform.up(settings)
+        result = measured(settings, options)
+        (OUT / f"small-{time.strftime('%Y%m%dT%H%M%S')}.json").write_text(json.dumps(result, indent=1))
+        print(json.dumps(result, indent=1) if options.json else _table(result))
+    finally:
+        platform.down(settings)
+        if not options.keep:
+            shutil.rmtree(settings.home, ignore_errors=True)
+
+
+def measured(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
+    """Start the drivers on servers that run, measure them and end them; returns what is printed as JSON."""
+    started: dict[str, int] = {}
+    try:
         pipeline = load_pipeline(PROJECT / "pipelines" / f"{options.pipeline}.yaml")
         provision([pipeline], settings.bindings(), settings.home / "bindings")
         repos = {"here": PROJECT} | {name: Path(folder).resolve() for name, folder in options.repo}
@@ -93,20 +105,25 @@ def main() -> None:
         _feed_for(feed, options.seconds)
         seconds = time.monotonic() - began
         after = {name: _sample(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
-        result = {
+        return {
             "pipeline": options.pipeline, "rate": options.rate, "warm_s": options.warm, "seconds": round(seconds),
             "load_at_end": os.getloadavg()[0], "java": options.java,
             "lines": [asdict(_line(name, before[name], after[name], seconds)) for name in started],
         }  # fmt: skip
-        (OUT / f"small-{time.strftime('%Y%m%dT%H%M%S')}.json").write_text(json.dumps(result, indent=1))
-        print(json.dumps(result, indent=1) if options.json else _table(result))
     finally:
         for pid in started.values():
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        platform.down(settings)
-        if not options.keep:
-            shutil.rmtree(settings.home, ignore_errors=True)
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    """End a driver with all its processes; PySpark puts the JVM into a group of its own."""
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in [*root.children(recursive=True), root]:
+            with suppress(psutil.Error):
+                process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 class Feed:
@@ -285,7 +302,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="web_events")
     parser.add_argument("--rate", type=int, default=50, help="records per second, over all topics of the pipeline")
@@ -305,7 +322,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep bench/out/home with the logs")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

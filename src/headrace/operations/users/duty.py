@@ -70,7 +70,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
     parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
     task = Check(name, pipeline, dimension, window, parameters)
-    outcomes, result = validate(suite_of(own, name), frame, key, task.parameters)
+    outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
     rows = store.quarantine_rows(task, outcomes, key)
     summary = Summary(
         sink=name,
