@@ -26,6 +26,7 @@ from pyspark.sql.streaming import StreamingQuery
 from headrace.contract import pace, paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.checkpoint import newest_batch
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
 from headrace.streaming import lock, progress, queries, reasons, session, stuck, work, writer
@@ -54,7 +55,9 @@ class Options:
     grace_seconds: float = 30
     new_generations: frozenset[str] = frozenset()
     request: str = ""  # names the start that asks for them, through all restarts of its driver
-    life: str = ""  # what the heartbeat repeats, so that it is known to be this driver's (`operations.drivers.Driver`)
+    instance: str = (
+        ""  # what the heartbeat repeats, so that it is known to be this driver's (`operations.drivers.Driver`)
+    )
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
@@ -161,17 +164,18 @@ class Board:
             for each in running
         ]
         self.metrics.states = states
-        extra = {
-            "metrics_port": self.metrics.port,
-            "ui": ui,
-            "exit": outcome.name if outcome is not None else None,
-            "why": self.why,
-            "request": self.options.request,
-            "life": self.options.life,
-        }
-        place = paths.heartbeat(self.options.root, self.pipeline.name)
+        heartbeat = Heartbeat(
+            pipeline=self.pipeline.name,
+            queries=tuple(states),
+            metrics_port=self.metrics.port,
+            ui=ui,
+            exit=outcome.name if outcome is not None else None,
+            why=self.why,
+            request=self.options.request,
+            instance=self.options.instance,
+        )
         try:
-            progress.write_heartbeat(place, self.pipeline.name, states, extra)
+            progress.write_heartbeat(paths.heartbeat(self.options.root, self.pipeline.name), heartbeat)
         except OSError as error:  # a full disk must not end a stream that could go on; the old one tells by its age
             log.warning("heartbeat not written: %s", error)
 

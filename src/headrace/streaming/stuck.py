@@ -25,7 +25,7 @@ def find(watcher: Watcher, running: Sequence[Running], now_ms: int) -> list[Runn
         if each.counters.tending:  # Iceberg's jobs are in groups of their own, which the watcher does not see
             continue
         work, moved_ms = watcher.work(each), watcher.moved_ms(each)
-        if work is None or moved_ms is None or (work["blind"] and work["tasks_done"] < work["tasks"]):
+        if work is None or moved_ms is None or (work.blind and work.tasks_done < work.tasks):
             continue
         if now_ms - moved_ms > STUCK_SECONDS * 1000:
             found.append(each)

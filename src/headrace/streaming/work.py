@@ -12,11 +12,12 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
+from headrace.contract.driver_files import RunningBatch
 from headrace.streaming.queries import Running
 
 QUIET_SECONDS = 10.0
@@ -29,21 +30,6 @@ GARBAGE_SHARE = 0.9
 """A JVM whose collector takes this share of all its processor time does nothing else."""
 
 _TASKS, _COLLECTOR = "Executor task l", "GC Thread"  # Linux keeps 15 letters of a thread's name
-
-
-class Work(TypedDict):
-    """The running batch by the last look. `since_ms` is milliseconds since 1970; `waits` says for what it waits, or is empty.
-
-    `tasks` and `tasks_done` count those of the jobs that were seen: a batch may have more. `blind`: its tasks run on other
-    machines, so a task that only computes is not seen to move.
-    """
-
-    since_ms: int
-    tasks: int
-    tasks_done: int
-    records: int
-    waits: str
-    blind: bool
 
 
 @dataclass(frozen=True)
@@ -111,13 +97,13 @@ class Watcher:
             for seen in quiet:
                 seen.moved_ms = now_ms
 
-    def work(self, each: Running) -> Work | None:
+    def work(self, each: Running) -> RunningBatch | None:
         """Return what a query's running batch has done by the last look; None where none runs."""
         seen = self._seen.get(each.name)
         if seen is None or seen.batch is None:
             return None
         done, waits = seen.done, each.counters.waits
-        return Work(
+        return RunningBatch(
             since_ms=seen.since_ms,
             tasks=done.tasks,
             tasks_done=done.tasks_done,
