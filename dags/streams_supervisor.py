@@ -36,10 +36,10 @@ with DAG(
         """Make one pass over a pipeline, and watch its driver until the next pass."""
         from headrace.operations import deployment, notify, supervision, supervisor
 
-        own = deployment.load()
-        before = (supervision.read(own.root, pipeline) or {}).get("verdict", "")
-        result = supervisor.supervise_for_airflow(own, pipeline)
-        notify.changed(before, result)
+        deployed = deployment.load()
+        before = supervision.read(deployed.root, pipeline)
+        result = supervisor.supervise_for_airflow(deployed, pipeline)
+        notify.changed(before.verdict if before else "", result)
         return result
 
     supervise.expand(pipeline=PIPELINES)

@@ -1,11 +1,10 @@
 """The entry point of finite Spark jobs: `batch.py DUTY PIPELINE RUN`, run by spark-submit or, on one machine, by Python.
 
-DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's order.json, written by its planner, is the job spec.
-The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
-HEADRACE_SPARK_CONF. Exit code 0: report.json exists; 1: it does not, and the last line of the log says why.
+DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's job spec (order.json), written by its planner, says
+exactly what to do. The environment is that of `main.py` (`contract.driver_environment`). Exit code 0: report.json exists;
+1: it does not, and the last line of the log says why.
 """
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from headrace.contract import submit
 from headrace.contract.bindings import binding_root
+from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
@@ -45,21 +45,18 @@ def main(duty: str, name: str, run: str) -> int:
 
 
 def _run(duty: str, name: str, run: str) -> None:
-    env = os.environ
+    environment = DriverEnvironment.from_env(os.environ)
     if duty not in DUTIES:
         raise HeadraceError(f"Unknown duty {duty!r}. Known duties: {', '.join(DUTIES)}.")
-    root = env.get("HEADRACE_STORAGE_ROOT")
+    root = environment.storage_root
     if not root:
-        raise HeadraceError(
-            "HEADRACE_STORAGE_ROOT is not set. Start batch runs with `headrace batch`, or with the DAG."
-        )
-    jobs = Path(__file__).resolve().parent
-    pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
+        raise HeadraceError(f"{STORAGE_ROOT} is not set. Start batch runs with `headrace batch`, or with the DAG.")
+    pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
     spec = batch_job.job_spec(root, name, run)
-    conf = json.loads(env.get("HEADRACE_SPARK_CONF", "{}"))
-    if "PYSPARK_GATEWAY_PORT" not in env:
-        conf = submit.local_conf(pipeline, int(env.get("HEADRACE_SPARK_UI_PORT", "4040"))) | conf
+    conf = dict(environment.spark_conf)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        conf = submit.local_conf(pipeline, environment.spark_ui_port) | conf
     module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
     job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
     try:

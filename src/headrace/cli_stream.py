@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,11 +24,13 @@ from headrace.cli_common import (
     starting_launcher,
     who,
 )
+from headrace.contract import records
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import control, drivers, generations, streams, supervision, supervisor, tables
 from headrace.operations.drivers import Driver
 from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.supervision import Supervision
 from headrace.operations.supervisor_observe import KafkaEnds
 
 stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
@@ -112,8 +114,7 @@ def stream_stop(names: Names = None, as_json: Json = False) -> None:
 
 
 def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
-    outcomes = {None: "did not run", True: "stopped", False: "killed after the grace period"}
-    stopped = {name: outcomes[gentle] for name, gentle in ends.items()}
+    stopped = {name: drivers.end_in_words(gentle) for name, gentle in ends.items()}
     if as_json:
         print_json(stopped)
     else:
@@ -192,30 +193,29 @@ def stream_supervise(
     """Keep drivers running without Airflow: observe, judge, restart within the budget. Ends with Ctrl-C."""
     settings = Settings.load()
     local_launcher, ends = starting_launcher(settings), KafkaEnds(settings.bindings())
-    scenes = [supervisor.Scene(local_launcher, pipeline, ends) for pipeline in pipelines_of(names).values()]
+    contexts = [supervisor.Context(local_launcher, pipeline, ends) for pipeline in pipelines_of(names).values()]
     shown: dict[str, tuple[str, str]] = {}
     while True:
         began = time.monotonic()
-        reports = [supervisor.look(scene) for scene in scenes]
+        passes = [supervisor.run_pass(context) for context in contexts]
         if as_json:
-            print_json(reports)
+            print_json([records.to_json(result) for result in passes])
         else:
-            _show_looks(reports, shown)
+            _show_passes(passes, shown)
         if once:
-            raise typer.Exit(NOT_RUNNING if any(report["verdict"] in supervision.FAULTS for report in reports) else 0)
+            raise typer.Exit(NOT_RUNNING if any(result.verdict in supervision.FAULTS for result in passes) else 0)
         time.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
-def _show_looks(reports: Sequence[Mapping[str, Any]], shown: dict[str, tuple[str, str]]) -> None:
-    """Print one line for each pipeline whose verdict or action differs from the previous pass."""
-    for report in reports:
-        action = report["action"]
-        did = f"{action['kind']}: {action['reason']}" if action["kind"] != "NOTHING" else ""
-        if did or shown.get(report["pipeline"]) != (report["verdict"], report["wanted"]):
-            clock = tables.clock(report["at_ms"])
-            parts = f"{clock} {report['pipeline']}", tables.coloured(report["verdict"]), did or report["reason"]
-            console.print(*parts, soft_wrap=True)
-        shown[report["pipeline"]] = (report["verdict"], report["wanted"])
+def _show_passes(passes: Sequence[Supervision], shown: dict[str, tuple[str, str]]) -> None:
+    """Print a line for each pipeline whose verdict or action differs from that of the last pass."""
+    for result in passes:
+        action = result.action
+        acted = f"{action.kind}: {action.reason}" if action.kind != "NOTHING" else ""
+        if acted or shown.get(result.pipeline) != (result.verdict, result.wanted):
+            pipeline = f"{tables.clock(result.at_ms)} {result.pipeline}"
+            console.print(pipeline, tables.coloured(result.verdict), acted or result.reason, soft_wrap=True)
+        shown[result.pipeline] = (result.verdict, result.wanted)
 
 
 def _new_generations(names: Names, asked: Sequence[str] | None, rows: str) -> list[str]:

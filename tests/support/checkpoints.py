@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from headrace.contract import generation, ledger, outputs, storage
 from headrace.contract.checkpoint import Offsets, commits_entry, offsets_entry, read_batch_range
+from headrace.contract.driver_files import CheckResult, ExitRecord
 from headrace.contract.generation import Generation
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations.drivers import PLAIN, Driver, Order
+from headrace.operations.drivers import DEFAULT_START, Driver, StartSpec
 
 MINUTE_MS = 60_000
 STATEFUL = {"state_partitions": 2, "mode": "update"}
@@ -37,16 +37,16 @@ class FakeLauncher:
     def find(self, pipeline: str) -> list[Driver]:
         return [each for each in self.living if each.pipeline == pipeline]
 
-    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+    def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         raise AssertionError("nothing is started here")
 
-    def check(self, pipeline: str, order: Order = PLAIN) -> dict[str, object]:
+    def check(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> CheckResult:
         raise AssertionError("nothing is checked here")
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         raise AssertionError("nothing is stopped here")
 
-    def ended(self, pipeline: str) -> dict[str, Any] | None:
+    def ended(self, pipeline: str) -> ExitRecord | None:
         return None
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:

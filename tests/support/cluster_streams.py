@@ -26,9 +26,9 @@ RATE = 20  # records a second and topic
 
 HEAD = """
 import json, threading, time
-from headrace.contract import paths, storage, trees
+from headrace.contract import driver_files, paths, storage, trees
 from headrace.operations import control, deployment, drivers
-from headrace.operations.drivers import Order
+from headrace.operations.drivers import StartSpec
 told = deployment.load()
 launcher = told.launcher()
 """
@@ -112,13 +112,13 @@ answer, deadline = {{}}, time.time() + {seconds}
 while len(answer) < len({pipelines!r}) and time.time() < deadline:
     for name in {pipelines!r}:
         try:
-            beat, living = drivers.heartbeat(launcher.root, name), launcher.find(name)
+            beat, living = driver_files.heartbeat(launcher.root, name), launcher.find(name)
         except Exception:
             continue
-        if not beat or beat["exit"] or not living or name in answer:
+        if not beat or beat.exit or not living or name in answer:
             continue
-        wanted = [each for each in beat["queries"] if each["query"].endswith(tuple({queries!r}))]
-        written = [each["batch_written_ms"] or 0 for each in wanted]
+        wanted = [each for each in beat.queries if each.query.endswith(tuple({queries!r}))]
+        written = [each.batch_written_ms or 0 for each in wanted]
         new = living[0].identity != {before!r}.get(name)
         if wanted and min(written) > {since} and (new or not {replaced}):
             answer[name] = {{"first_ms": min(written), "all_ms": max(written), "new": new}}

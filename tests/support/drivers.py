@@ -23,11 +23,12 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import generation, ledger, names, storage, submit
+from headrace.contract import driver_files, generation, ledger, names, storage, submit
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import newest_batch
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.contract.records import to_json
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, processes
@@ -114,10 +115,11 @@ class Stage:
 
     def start_and_wait(self, *new_generations: str) -> Content:
         """Start the driver and return the first heartbeat, which says that all its queries run."""
-        return drivers.await_first_heartbeat(self.launcher, self._submit(new_generations), DEADLINE_SECONDS)
+        driver = self._submit(new_generations)
+        return to_json(drivers.await_first_heartbeat(self.launcher, driver, DEADLINE_SECONDS))
 
     def _submit(self, new_generations: Sequence[str]) -> drivers.Driver:
-        driver, started = self.launcher.submit(self.name, drivers.Order(tuple(new_generations)))
+        driver, started = self.launcher.submit(self.name, drivers.StartSpec(tuple(new_generations)))
         assert started, f"a driver of {self.name} lived already"
         pid = int(driver.identity.partition("@")[0])
         (self.child,) = [child for child in processes._children if child.pid == pid]
@@ -156,9 +158,9 @@ class Stage:
 
     def heartbeat(self) -> Content:
         """Return the newest heartbeat."""
-        beat = drivers.heartbeat(self.root, self.name)
-        assert beat is not None
-        return beat
+        heartbeat = driver_files.heartbeat(self.root, self.name)
+        assert heartbeat is not None
+        return to_json(heartbeat)
 
     def send(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> Summary:
         """Send (topic, key, value) as the admin and wait until Kafka has all of them."""

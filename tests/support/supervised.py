@@ -9,10 +9,12 @@ from typing import Any
 
 import psutil
 
-from headrace.operations import control, drivers, supervisor
-from headrace.operations.supervisor import Scene
+from headrace.contract import driver_files
+from headrace.contract.records import to_json
+from headrace.operations import control, supervisor
+from headrace.operations.driver_health import LIMITS, Limits
+from headrace.operations.supervisor import Context
 from headrace.operations.supervisor_observe import KafkaEnds
-from headrace.operations.verdict import LIMITS, Limits
 from tests.support.drivers import DEADLINE_SECONDS, Stage, group_of
 
 
@@ -25,7 +27,7 @@ class Supervised:
     def __init__(self, stage: Stage, *, every: float = 3.0, limits: Limits = LIMITS) -> None:
         self.stage = stage
         self.looks: list[dict[str, Any]] = []
-        self._scene = Scene(stage.launcher, stage.pipeline, KafkaEnds(stage.admin), limits)
+        self._context = Context(stage.launcher, stage.pipeline, KafkaEnds(stage.admin), limits)
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -58,9 +60,9 @@ class Supervised:
     def stop(self) -> None:
         """Stop as an operator would; the driver must end in order."""
         assert control.stop(self.stage.launcher, self.stage.name, by="the test"), self.stage.log[-3000:]
-        told = drivers.outcome(self.stage.root, self.stage.name)
-        assert told is not None
-        assert told["exit"] == "FINISHED", told
+        record = driver_files.exit_record(self.stage.root, self.stage.name)
+        assert record is not None
+        assert record.exit == "FINISHED", record
 
     def actions(self, since: int = 0) -> list[str]:
         """What was done in the looks from number `since` on."""
@@ -80,5 +82,5 @@ class Supervised:
     def _run(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            self.looks.append(supervisor.look(self._scene))
+            self.looks.append(to_json(supervisor.run_pass(self._context)))
             self._stop.wait(max(0.0, self._every - (time.monotonic() - began)))

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from headrace.contract import driver_files
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -139,8 +140,8 @@ def _start_by_airflow(airflow: Airflow, name: str) -> None:
 
 def _wrote(launcher: LocalLauncher, name: str) -> bool:
     """Return whether a query of the pipeline has a batch in its sinks."""
-    beat = drivers.heartbeat(launcher.root, name)
-    return beat is not None and any(entry["batch"] is not None for entry in beat["queries"])
+    heartbeat = driver_files.heartbeat(launcher.root, name)
+    return heartbeat is not None and any(state.batch is not None for state in heartbeat.queries)
 
 
 def _screen(

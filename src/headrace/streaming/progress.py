@@ -11,17 +11,17 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import storage
+from headrace.contract import records
+from headrace.contract.driver_files import Heartbeat, QueryState, RunningBatch
 from headrace.streaming.reasons import reason_of
-from headrace.streaming.work import Work
 from headrace.streaming.writer import Counters
 
 HEARTBEAT_SECONDS = 3
@@ -34,38 +34,6 @@ AGGREGATE = "stateStoreSave"
 
 RATE_BATCHES = 10
 """The number of newest batches over which a query's rates are averaged."""
-
-
-class QueryState(TypedDict):
-    """One observation of a query. Times are milliseconds since 1970; unknown values are None.
-
-    `moved_ms` is when the query last made progress, `work` what its running batch has done (`work.Work`). `state_rows` counts
-    all rows in its state, `groups` those of its aggregates. Rates are in offsets per second over its newest batches:
-    `taken_rate` for offsets it reads, `arrival_rate` for offsets that arrive in its topics.
-    """
-
-    query: str
-    generation: int
-    active: bool
-    trigger_ms: int
-    batch: int | None
-    batch_written_ms: int | None
-    batch_duration_ms: int | None
-    running_batch: int | None
-    moved_ms: int | None
-    work: Work | None
-    taken_rate: float | None
-    arrival_rate: float | None
-    rows_in: int
-    rows_out: int
-    batches: int
-    lag: int | None
-    watermark_ms: int | None
-    state_rows: int
-    groups: int
-    late_groups: int
-    offsets: dict[str, dict[str, int]]
-    error: str | None
 
 
 @dataclass
@@ -100,7 +68,7 @@ def observe(
     counters: Counters,
     *,
     moved_ms: int | None = None,
-    work: Work | None = None,
+    work: RunningBatch | None = None,
     rates: Rates | None = None,
 ) -> QueryState:
     """Return the state of a query from its counters, Spark's last progress and its running batch."""
@@ -137,10 +105,9 @@ def observe(
     )
 
 
-def write_heartbeat(path: str, pipeline: str, states: Sequence[QueryState], extra: Mapping[str, Any]) -> None:
-    """Write the heartbeat file atomically."""
-    beat = {"pipeline": pipeline, "pid": os.getpid(), "at_ms": time.time_ns() // 1_000_000, "queries": list(states)}
-    storage.write_json(path, beat | dict(extra))
+def write_heartbeat(path: str, heartbeat: Heartbeat) -> None:
+    """Write the heartbeat file atomically, with the current process id and time."""
+    records.write(path, replace(heartbeat, pid=os.getpid(), at_ms=time.time_ns() // 1_000_000))
 
 
 Value = Callable[[QueryState], float | None]
@@ -163,50 +130,50 @@ class Metrics:
     def collect(self) -> list[Metric]:
         """Return all metrics of the newest states, one sample per query."""
         gauges: Mapping[str, tuple[str, Value]] = {
-            "headrace_query_active": ("1 while the query runs.", lambda s: float(s["active"])),
-            "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
-            "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
+            "headrace_query_active": ("1 while the query runs.", lambda s: float(s.active)),
+            "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s.generation),
+            "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s.batch),
             "headrace_query_batch_age_seconds": (
                 "Seconds since the newest batch was written to the sinks.",
                 _batch_age,
             ),
             "headrace_query_batch_duration_seconds": (
                 "Duration of the newest trigger, in seconds.",
-                lambda s: _seconds(s["batch_duration_ms"]),
+                lambda s: _seconds(s.batch_duration_ms),
             ),
-            "headrace_query_trigger_seconds": ("The declared trigger interval.", lambda s: _seconds(s["trigger_ms"])),
+            "headrace_query_trigger_seconds": ("The declared trigger interval.", lambda s: _seconds(s.trigger_ms)),
             "headrace_query_batch_tasks_done": (
                 "Finished tasks of the running batch.",
-                lambda s: s["work"] and s["work"]["tasks_done"],
+                lambda s: s.work.tasks_done if s.work else None,
             ),
             "headrace_query_batch_tasks": (
                 "Known tasks of the running batch.",
-                lambda s: s["work"] and s["work"]["tasks"],
+                lambda s: s.work.tasks if s.work else None,
             ),
             "headrace_query_still_seconds": ("Seconds since the query last made progress.", _still),
             "headrace_query_taken_per_second": (
                 "Offsets read per second, over the newest batches.",
-                lambda s: s["taken_rate"],
+                lambda s: s.taken_rate,
             ),
             "headrace_query_arrived_per_second": (
                 "Offsets that arrived per second, over the newest batches.",
-                lambda s: s["arrival_rate"],
+                lambda s: s.arrival_rate,
             ),
-            "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
+            "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s.lag),
             "headrace_query_watermark_seconds": (
                 "Watermark, seconds since 1970.",
-                lambda s: _seconds(s["watermark_ms"]),
+                lambda s: _seconds(s.watermark_ms),
             ),
-            "headrace_query_state_rows": ("Rows in the state store.", lambda s: s["state_rows"]),
+            "headrace_query_state_rows": ("Rows in the state store.", lambda s: s.state_rows),
             "headrace_query_late_groups": (
                 "Groups dropped as late in the newest batch, after partial aggregation: a lower bound of late rows.",
-                lambda s: s["late_groups"],
+                lambda s: s.late_groups,
             ),
         }
         counters: Mapping[str, tuple[str, Value]] = {
-            "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s["rows_in"]),
-            "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s["rows_out"]),
-            "headrace_query_batches": ("Batches written since the driver started.", lambda s: s["batches"]),
+            "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s.rows_in),
+            "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s.rows_out),
+            "headrace_query_batches": ("Batches written since the driver started.", lambda s: s.batches),
         }
         families: list[Metric] = []
         tables: tuple[tuple[Callable[..., Family], Mapping[str, tuple[str, Value]]], ...] = (
@@ -219,7 +186,7 @@ class Metrics:
                 for state in self.states:
                     number = value(state)
                     if number is not None:
-                        family.add_metric([state["query"]], number)
+                        family.add_metric([state.query], number)
                 families.append(family)
         return families
 
@@ -259,12 +226,12 @@ def _watermark_ms(progress: Mapping[str, Any]) -> int | None:
 
 
 def _batch_age(state: QueryState) -> float | None:
-    written = state["batch_written_ms"]
+    written = state.batch_written_ms
     return None if written is None else time.time() - written / 1000
 
 
 def _still(state: QueryState) -> float | None:
-    moved = state["moved_ms"]
+    moved = state.moved_ms
     return None if moved is None else max(0.0, time.time() - moved / 1000)
 
 

@@ -26,6 +26,7 @@ from pyspark.sql.streaming import StreamingQuery
 from headrace.contract import pace, paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.checkpoint import newest_batch
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
 from headrace.streaming import lock, progress, queries, reasons, session, stuck, work, writer
@@ -54,7 +55,7 @@ class Options:
     grace_seconds: float = 30
     new_generations: frozenset[str] = frozenset()
     request: str = ""  # identifies the start that asks for them, across all restarts of its driver
-    life: str = ""  # the instance id, repeated in the heartbeat to identify this driver (`operations.drivers.Driver`)
+    instance: str = ""  # repeated in the heartbeat to identify this driver (`operations.drivers.Driver`)
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
@@ -161,17 +162,18 @@ class Board:
             for entry in running
         ]
         self.metrics.states = states
-        extra = {
-            "metrics_port": self.metrics.port,
-            "ui": ui,
-            "exit": outcome.name if outcome is not None else None,
-            "why": self.why,
-            "request": self.options.request,
-            "life": self.options.life,
-        }
-        place = paths.heartbeat(self.options.root, self.pipeline.name)
+        heartbeat = Heartbeat(
+            pipeline=self.pipeline.name,
+            queries=tuple(states),
+            metrics_port=self.metrics.port,
+            ui=ui,
+            exit=outcome.name if outcome is not None else None,
+            why=self.why,
+            request=self.options.request,
+            instance=self.options.instance,
+        )
         try:
-            progress.write_heartbeat(place, self.pipeline.name, states, extra)
+            progress.write_heartbeat(paths.heartbeat(self.options.root, self.pipeline.name), heartbeat)
         except OSError as error:  # a full disk must not end a working stream; the age of the old heartbeat shows it
             log.warning("heartbeat not written: %s", error)
 

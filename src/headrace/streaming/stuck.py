@@ -26,7 +26,7 @@ def find(watcher: Watcher, running: Sequence[Running], now_ms: int) -> list[Runn
         if entry.counters.tending:  # Iceberg's jobs have their own job groups, which the watcher does not see
             continue
         work, moved_ms = watcher.work(entry), watcher.moved_ms(entry)
-        if work is None or moved_ms is None or (work["blind"] and work["tasks_done"] < work["tasks"]):
+        if work is None or moved_ms is None or (work.blind and work.tasks_done < work.tasks):
             continue
         if now_ms - moved_ms > STUCK_SECONDS * 1000:
             hanging.append(entry)

@@ -12,11 +12,12 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
+from headrace.contract.driver_files import RunningBatch
 from headrace.streaming.queries import Running
 
 QUIET_SECONDS = 10.0
@@ -29,21 +30,6 @@ GARBAGE_SHARE = 0.9
 """A JVM whose collector takes this share of all its processor time does nothing else."""
 
 _TASKS, _COLLECTOR = "Executor task l", "GC Thread"  # Linux truncates thread names to 15 characters
-
-
-class Work(TypedDict):
-    """The running batch by the last observation. `since_ms` is milliseconds since 1970; `waits` says what it waits for, or is "".
-
-    `tasks` and `tasks_done` count those of the observed jobs: a batch may have more. `blind`: its tasks run on other machines,
-    so the progress of a task that only computes is invisible.
-    """
-
-    since_ms: int
-    tasks: int
-    tasks_done: int
-    records: int
-    waits: str
-    blind: bool
 
 
 @dataclass(frozen=True)
@@ -111,13 +97,13 @@ class Watcher:
             for state in quiet:
                 state.moved_ms = now_ms
 
-    def work(self, entry: Running) -> Work | None:
+    def work(self, entry: Running) -> RunningBatch | None:
         """Return what a query's running batch has done by the last observation; None if none runs."""
         state = self._seen.get(entry.name)
         if state is None or state.batch is None:
             return None
         done, waits = state.done, entry.counters.waits
-        return Work(
+        return RunningBatch(
             since_ms=state.since_ms,
             tasks=done.tasks,
             tasks_done=done.tasks_done,
