@@ -1,4 +1,4 @@
-"""Great Expectations in tests: imported once, with its own warnings; and the suites of a stage that has other names."""
+"""Great Expectations in tests: imported once, with its own warnings; and the suites of a stage with other names."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.drivers import Stage
 
 
 def import_great_expectations() -> None:
-    """Import it as a user's process does: on Python 3.11 it imports a module that is deprecated (sre_constants)."""
+    """Import it as a user's process does: on Python 3.11 it imports a deprecated module (sre_constants)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations  # noqa: F401
 
 
 def copy_suites(project: Path, tree: Path, names: Mapping[str, str], words: Mapping[str, str]) -> None:
-    """Copy suites (old name -> new name) into a stage's tree; `words` that stand alone in them are replaced."""
+    """Copy suites (old name -> new name) into a stage's tree; standalone `words` in them are replaced."""
     (tree / "expectations").mkdir(parents=True, exist_ok=True)
     for old, new in names.items():
         suite = json.loads((project / "expectations" / f"{old}.json").read_text())
@@ -40,9 +40,9 @@ def _renamed(value: Any, words: Mapping[str, str]) -> Any:
 
 
 def suites_of(stage: Stage, project: Path, pipeline: str, suffix: str) -> None:
-    """Give a stage with a suffix the suites of the pipeline that it is a copy of, under its own names."""
+    """Give a stage with a suffix the suites of the pipeline that it copies, under the stage's names."""
     original = load_pipeline(project / "pipelines" / f"{pipeline}.yaml")
-    old, new = [_names(each) for each in (original, stage.pipeline)]
+    old, new = [_names(pipeline_) for pipeline_ in (original, stage.pipeline)]
     topics = {topic: topic + suffix for topic in original.sources}
     copy_suites(project, stage.launcher.project, dict(zip(old, new, strict=True)), topics)
 
