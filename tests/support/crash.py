@@ -26,7 +26,7 @@ from headrace.streaming import groups, queries, sinks, tables, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
 ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten, so that the archive is killed as often as the other queries
-TENDED_BATCHES = 1  # instead of a thousand, so that the archive's maintenance is hit in an object store too
+MAINTENANCE_BATCHES = 1  # instead of a thousand, so that the archive's maintenance is hit in an object store too
 WATCH_SECONDS = 0.002
 
 # In the order in which a batch reaches them.
@@ -144,7 +144,7 @@ def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Wrap the runtime."""
     queries.ARCHIVE_TRIGGER = ARCHIVE_TRIGGER
-    tables.TENDED_BATCHES = TENDED_BATCHES
+    tables.MAINTENANCE_BATCHES = MAINTENANCE_BATCHES
     call = writer.Writer.__call__
 
     def batch(self: writer.Writer, frame: Any, number: int) -> None:
