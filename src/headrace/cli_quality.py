@@ -82,20 +82,20 @@ def show(sink: Sink, as_json: Json = False) -> None:
     console.print(tables.plain(_HEAD, [_line(latest)]))
     for entry in latest["failed"]:
         console.print(Text(printable(entry["expectation"]), style="bold"), f"{entry['severity']}: {entry['why']}")
-        told = (
+        observed = (
             entry["error"] or f"{entry['unexpected']} rows ({entry['percent']} %)"
             if entry["unexpected"]
             else entry["observed"]
         )
-        console.print(f"  found: {told}")
+        console.print(f"  found: {observed}")
         for row in entry["examples"]:
             console.print(f"  {row}")
     for batch in latest["batches"]:
         console.print(f"  batch {batch['batch']}: {batch['found']} rows, but {batch['expected']} in the ledger")
     for entry in latest["open"]:
-        told = ", ".join(expectation["expectation"] for expectation in entry["expectations"])
+        failed = ", ".join(expectation["expectation"] for expectation in entry["expectations"])
         console.print(
-            f"open finding {entry['id']} since {iso(entry['found_at_ms'])}, {printable(entry['window']['name'])}: {told}",
+            f"open finding {entry['id']} since {iso(entry['found_at_ms'])}, {printable(entry['window']['name'])}: {failed}",
             soft_wrap=True, markup=False,
         )  # fmt: skip
 

@@ -169,7 +169,7 @@ def test_clean_refuses_a_folder_that_headrace_did_not_make(tmp_path):
 def test_data_without_its_password_is_refused_with_the_way_out(tmp_path):
     settings = local_settings(tmp_path / "home")
     (settings.home / "data" / "kafka").mkdir(parents=True)
-    with pytest.raises(HeadraceError, match=r"kafka has data in .*, but its password .* is gone"):
+    with pytest.raises(HeadraceError, match=r"kafka has data in .*, but its password .* is missing"):
         platform.require_kept("kafka", settings.home / "data" / "kafka", settings)
 
 

@@ -73,7 +73,7 @@ def test_a_jar_that_differs_from_the_list_is_refused_and_never_reaches_the_cache
 ):
     monkeypatch.setitem(CONTENT, "two", b"something else")
     with pytest.raises(
-        HeadraceError, match=r"1 fetched kafka jar\(s\) .* differ from the committed SHA-256 list \(two-1.0.jar\)"
+        HeadraceError, match=r"1 downloaded kafka jar\(s\) .* differ from the committed SHA-256 list \(two-1.0.jar\)"
     ):
         jars.ensure("kafka", settings, java)
     assert not list(settings.cache.rglob("*.jar"))

@@ -138,7 +138,7 @@ def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch
 
 
 def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
-    with pytest.raises(HeadraceError, match=r"There is no pipeline '../../etc'"):
+    with pytest.raises(HeadraceError, match=r"Unknown pipeline '../../etc'"):
         page.log_tail(deployed, "../../etc", 10)
     for name in ("../../README", "HEALTHY", ""):
         with pytest.raises(HeadraceError, match="Unknown runbook"):
@@ -208,7 +208,7 @@ def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deploy
     assert found["web_events"]["verdict"] == "HEALTHY"
     assert found["pos_sales"]["verdict"] == "UNKNOWN"
     assert "colour: unknown key" in found["pos_sales"]["reason"]
-    assert "There is no pipeline file" in found["lost"]["reason"]
+    assert "No pipeline file" in found["lost"]["reason"]
     assert "colour: unknown key" in html(deployed)
     assert page.log_tail(deployed, "pos_sales", 5) == ""
     shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)

@@ -213,7 +213,7 @@ def test_rights_that_nothing_declares_any_more_are_withdrawn_and_no_others(
     kept = set(provisioned.acls)
     provisioned.acls |= {rule("dropped", good.name), rule("dropped", "others")}
     plan = steps(provisioned, good)
-    assert [str(change) for change in plan.carry_out()] == ["- right taken dropped: topic: READ"]
+    assert [str(change) for change in plan.carry_out()] == ["- right revoked dropped: topic: READ"]
     assert provisioned.acls == kept | {rule("dropped", "others")}
 
 
@@ -354,7 +354,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
         "  + topic new: 2 partitions",
         "  ~ topic settings sales: retention.ms 9 -> 8 (deletes older records)",
         "users:",
-        "  - right taken old: topic: READ",
+        "  - right revoked old: topic: READ",
         "Plan: 1 to add, 1 to change, 1 to remove.",
         "Need consent: 1. If that is intended: `headrace provision shops --consent sales`.",
     ]

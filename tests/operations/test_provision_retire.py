@@ -94,7 +94,7 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
 def test_a_plan_comes_first_and_names_the_command_that_carries_it_out(servers: Servers) -> None:
     with servers.plan() as plan:
         assert [str(change) for change in plan.changes] == [
-            "- right taken pos: topic: DESCRIBE, WRITE",
+            "- right revoked pos: topic: DESCRIBE, WRITE",
             "- login old_sales in Kafka (its driver can no longer log in)",
             "- login old_sales in Cassandra, with its rights (its driver can no longer log in)",
             "- bindings old_sales",
@@ -141,7 +141,7 @@ def test_what_is_no_retired_pipeline_is_refused(servers: Servers, name: str, say
 
 def test_a_pipeline_whose_driver_runs_is_stopped_first(servers: Servers) -> None:
     servers.living.append("old_sales")
-    with pytest.raises(HeadraceError, match="stop it first with `headrace stream stop old_sales`"), servers.plan():
+    with pytest.raises(HeadraceError, match="Stop it first with `headrace stream stop old_sales`"), servers.plan():
         pass
 
 

@@ -107,8 +107,8 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
             ("table settings", "converging.product_totals"),
             ("topic", "converging_two"),
             ("right", "converging_two"),
-            ("right taken", "converging_one"),
-            ("right taken", "table test_db.users"),
+            ("right revoked", "converging_one"),
+            ("right revoked", "table test_db.users"),
         }
         row = session.execute(
             "SELECT default_time_to_live FROM system_schema.tables WHERE keyspace_name = 'converging' "

@@ -14,7 +14,7 @@ from headrace.errors import HeadraceError
 
 Action = Literal["add", "change", "remove"]
 SIGNS: dict[Action, str] = {"add": "+", "change": "~", "remove": "-"}
-RIGHT: dict[Action, str] = {"add": "right", "remove": "right taken"}
+RIGHT: dict[Action, str] = {"add": "right", "remove": "right revoked"}
 
 
 class RefusedError(HeadraceError):

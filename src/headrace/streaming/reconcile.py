@@ -376,7 +376,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
         table = names.reconcile_table(job.pipeline.name, kind)
         batch_tables.ensure(job.spark, table, ddl, "run")
         job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
-        tables.tend_own(job.spark, job.root, table)
+        tables.maintain_own(job.spark, job.root, table)
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

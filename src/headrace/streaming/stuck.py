@@ -23,7 +23,7 @@ def find(watcher: Watcher, running: Sequence[Running], now_ms: int) -> list[Runn
     """
     hanging = []
     for entry in running:
-        if entry.counters.tending:  # Iceberg's jobs have their own job groups, which the watcher does not see
+        if entry.counters.maintaining:  # Iceberg's jobs have their own job groups, which the watcher does not see
             continue
         work, moved_ms = watcher.work(entry), watcher.moved_ms(entry)
         if work is None or moved_ms is None or (work.blind and work.tasks_done < work.tasks):

@@ -23,13 +23,15 @@ EXPIRE_DAYS = 7.0
 KEPT_SNAPSHOTS = 5
 MIN_INPUT_FILES = 5
 DAY_MS = 86_400_000
-TENDED_BATCHES = 1000
+MAINTENANCE_BATCHES = 1000
 """How often the writer of an archive maintains its table: with a batch every 10 to 30 seconds, every 3 to 8 hours."""
 
 log = logging.getLogger(__name__)
 
 
-def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days: float = EXPIRE_DAYS) -> dict[str, int]:
+def maintain(
+    spark: SparkSession, root: str, pipeline: str, table: str, expire_days: float = EXPIRE_DAYS
+) -> dict[str, int]:
     """Rewrite small files of a table and expire its old snapshots; return how many files were removed, added and expired."""
     name, now_ms = f"{pipeline}.{table}", time.time_ns() // 1_000_000
     rewritten = call(spark, "rewrite_data_files", name, f"options => map('min-input-files', '{MIN_INPUT_FILES}')")
@@ -46,14 +48,14 @@ def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days:
     }
 
 
-def tend_own(spark: SparkSession, root: str, table: str) -> None:
+def maintain_own(spark: SparkSession, root: str, table: str) -> None:
     """Maintain a table (`<catalog>.<pipeline>.<name>`) that this process writes, between two of its commits.
 
     A failure ends nothing: the rows are there, and the next maintenance catches up.
     """
     _, pipeline, name = table.split(".")
     try:
-        log.info("maintained %s: %s", table, tend(spark, root, pipeline, name))
+        log.info("maintained %s: %s", table, maintain(spark, root, pipeline, name))
     except (Py4JError, CapturedException, OSError) as error:
         log.warning("could not maintain %s, will try again later: %s", table, str(error).splitlines()[0])
 

@@ -78,7 +78,7 @@ def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
         state |= {"horizon": str(closed), "covered": {topic: archive.ends for topic, archive in archives.items()}}
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
     for name in wanted:
-        tables.tend_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
+        tables.maintain_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
     job.progress(len(chunks), len(chunks), "done")
     return {
         "run": job.run,

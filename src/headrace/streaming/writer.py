@@ -61,7 +61,7 @@ class Counters:
     newest: ledger.Record | None = None
     running_batch: int | None = None
     waits: str = ""  # what the running batch waits for, as text
-    tending: bool = False  # the running batch is written, and its table is being maintained
+    maintaining: bool = False  # the running batch is written, and its table is being maintained
 
 
 @dataclass
@@ -306,12 +306,12 @@ def archive_write(
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         append(frame, batch)
-        if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:
-            counters.tending = True
+        if batch.number % tables.MAINTENANCE_BATCHES == tables.MAINTENANCE_BATCHES - 1:
+            counters.maintaining = True
             try:
-                tables.tend_own(frame.sparkSession, root, table)
+                tables.maintain_own(frame.sparkSession, root, table)
             finally:
-                counters.tending = False
+                counters.maintaining = False
 
     def append(frame: DataFrame, batch: sinks.Batch) -> None:
         fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)

@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_sent_is_one_sentence(
 def test_a_parquet_file_cut_off_or_nested_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"product_id": ["a"], "amount": [[1]], "create_date": [1]}), path)
-    with pytest.raises(HeadraceError, match=r"column 'amount' is list<element: int64>.*flatten it"):
+    with pytest.raises(HeadraceError, match=r"column 'amount' is list<element: int64>.*Flatten it"):
         read(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(HeadraceError, match="not a readable Parquet file"):

@@ -40,7 +40,7 @@ def binding(platform: Any) -> KafkaBinding:
 
 
 def test_an_unknown_topic_is_said_with_its_near_match(pipelines: dict[str, Pipeline]) -> None:
-    with pytest.raises(HeadraceError, match=r"No pipeline reads topic 'login': did you mean 'logins'\?"):
+    with pytest.raises(HeadraceError, match=r"No pipeline reads topic 'login'\. Did you mean 'logins'\?"):
         source_of(pipelines, "login")
 
 

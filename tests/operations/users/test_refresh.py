@@ -175,7 +175,7 @@ def test_a_refresh_waits_for_the_one_that_writes_and_an_older_plan_is_void_then(
         STAFF + "".join(map(person, range(101)))
     )  # with person 99, whose row stays unwritten
     staff.write(newer, "command")
-    with pytest.raises(HeadraceError, match=r"Another refresh of badges\.staff is writing, by command since .*: wait"):
+    with pytest.raises(HeadraceError, match=r"Another refresh of badges\.staff is writing, by command since .*\. Wait"):
         staff.write(older, "dag")
     staff.finish(newer_staged, newer, "command")
     with pytest.raises(HeadraceError, match=r"has been applied since the plan for .* was made. Plan again"):

@@ -106,5 +106,5 @@ def test_a_snapshot_is_known_by_its_ending(tmp_path: Path, pipeline: Pipeline, e
 
 
 def test_a_dimension_that_is_not_refreshed_is_said_so(pipeline: Pipeline) -> None:
-    with pytest.raises(HeadraceError, match=r"user_logins\.yaml has no dimensions\.shops\.refresh: add it"):
+    with pytest.raises(HeadraceError, match=r"user_logins\.yaml has no dimensions\.shops\.refresh\. Add it"):
         settings(pipeline, "shops")

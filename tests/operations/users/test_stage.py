@@ -92,7 +92,7 @@ BAD = [
     pytest.param("parquet", _text("login_id,user_name\na,A\n"), "cannot be read as parquet", id="no Parquet"),
     pytest.param("parquet", _parquet(login_id=[1, 2], user_name=["A", "B"]), "login_id is int64, not string", id="types"),
     pytest.param("csv", _text("login_id; user_name\na;A\n"), "lacks login_id, user_name", id="another delimiter and blanks"),
-    pytest.param("csv", _text("login_id;user_name\na;A\n"), "is delimited by a semicolon, not by a comma: write "
+    pytest.param("csv", _text("login_id;user_name\na;A\n"), "is delimited by a semicolon, not by a comma. Write "
                  "`delimiter: \";\"` into the dimension's refresh", id="another delimiter"),
     pytest.param("csv", _text("login_id, user_name\na, A\n"), ", line 1, column 10: there is a blank next to the column name "
                  "user_name; remove it. Correct the extract and drop it again.", id="a blank in the header"),
