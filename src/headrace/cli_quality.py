@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Check what is new in every sink since the last check.
 
-    Exit codes: 0 what was looked at passed, or warned; 1 a critical finding is new or open; 3 a sink could not be looked at;
+    Exit codes: 0 what was looked at passed, or warned; 1 a critical finding is new or open; 3 a sink could not be read;
     4 a stream is behind what its pipeline promises; 5 no sink had anything to look at.
     """
     own, since_ms = written_deployment(), milliseconds_of(since)
