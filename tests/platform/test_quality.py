@@ -119,7 +119,7 @@ def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str
 
 
 def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales: Stage) -> None:
-    """It was a sample, and the result said so; rows that were never drawn were never looked at."""
+    """It was a sample, and the result said so; rows that were never drawn were never checked."""
     (pipeline,) = sales.deployment.pipelines().values()
     totals, board = (find([pipeline], _sink(sales, name)) for name in ("product_totals", "leaderboard"))
     with cassandra_session(sales.admin) as session:

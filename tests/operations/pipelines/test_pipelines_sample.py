@@ -60,7 +60,16 @@ def test_a_column_is_required_where_every_record_has_it() -> None:
 
 
 def test_nested_fields_become_columns_with_a_path_and_every_name_is_free() -> None:
-    record = {"id": 1, "buyer": {"id": "b", "homeTown": "x"}, "class": "y", "_x": 1, "2nd": 1, "a.b": 1, "source": "s"}
+    record = {
+        "id": 1,
+        "buyer": {"id": "b", "homeTown": "x"},
+        "class": "y",
+        "_x": 1,
+        "2nd": 1,
+        "a.b": 1,
+        "source": "s",
+        "on": 1,
+    }
     found = {column.name: column.path for column in columns_of(lines(record))}
     assert found == {
         "id": (),
@@ -71,6 +80,7 @@ def test_nested_fields_become_columns_with_a_path_and_every_name_is_free() -> No
         "f_2nd": ("2nd",),
         "a_b": ("a.b",),
         "f_source": ("source",),
+        "f_on": ("on",),
     }
 
 

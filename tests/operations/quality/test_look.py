@@ -161,8 +161,8 @@ def test_a_sink_that_cannot_be_read_is_its_own_result_and_hides_no_other(
         ARCHIVE: "UNREADABLE",
     }
     assert duty.gate(found[SINK]).startswith(f"{SINK} (generation 1 batches 0 to 1): PASSED, 2 rows, 2 batches")
-    assert "could not be looked at: Kafka has no topic transformed" in shut(found[TOPIC_SINK])
-    assert shut(found[ARCHIVE]).endswith("could not be looked at: ConnectionError: the table was dropped")
+    assert "could not be read: Kafka has no topic transformed" in shut(found[TOPIC_SINK])
+    assert shut(found[ARCHIVE]).endswith("could not be read: ConnectionError: the table was dropped")
     assert duty.act(site.own, list(found.values()), by="test") == []
     shown = {each["sink"]: each["newest"] for each in page_quality.checks(site.own.root, site.own.pipeline(NAME))}
     assert (shown[TOPIC_SINK]["status"], shown[TOPIC_SINK]["page"]) == ("UNREADABLE", "")
@@ -202,7 +202,7 @@ def test_the_sinks_of_a_check_that_died_could_not_be_looked_at(site: Site) -> No
 def test_all_batches_since_the_last_check_are_looked_at_in_steps_and_what_is_left_is_counted(
     site: Site, monkeypatch: pytest.MonkeyPatch, gathered: bool
 ) -> None:
-    """B2: a bound cut away the oldest, which were never looked at, and the check said PASSED."""
+    """B2: a bound cut away the oldest, which were never checked, and the check said PASSED."""
     monkeypatch.setattr(bounds, "STEP_ROWS", 4)
     monkeypatch.setattr(bounds, "CHECK_ROWS", 20)
     site.write(*[[GOOD, GOOD]] * 24)
@@ -210,7 +210,7 @@ def test_all_batches_since_the_last_check_are_looked_at_in_steps_and_what_is_lef
         assert upkeep.gather_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
     first, second, third = site.files(), site.files(), site.files()
     assert [each["rows"] for each in (first, second, third)] == [20, 20, 8]
-    assert coverage_words(first["coverage"]) == "20 of 48 rows, 10 of 24 batches; the rest is looked at next"
+    assert coverage_words(first["coverage"]) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"
     assert coverage_words(third["coverage"]) == "8 rows, 4 batches"
     assert [each["window"]["first"] for each in (first, second, third)] == [0, 10, 20]
     assert {each["status"] for each in (first, second, third)} == {"PASSED"}
@@ -224,7 +224,7 @@ def test_a_check_whose_time_is_over_keeps_what_it_saw_and_the_next_one_goes_on(
     site.write(*[[GOOD, GOOD]] * 6)
     found = site.files(seconds=-1)
     assert found["window"]["name"] == "generation 1 batches 0 to 1"
-    assert coverage_words(found["coverage"]) == "4 of 12 rows, 2 of 6 batches; the rest is looked at next"
+    assert coverage_words(found["coverage"]) == "4 of 12 rows, 2 of 6 batches; the next check reads the rest"
     assert site.files()["rows"] == 8
 
 

@@ -85,7 +85,7 @@ def test_a_step_ends_with_the_last_row_of_its_batches_and_the_next_one_begins_th
 def test_no_row_of_a_later_batch_is_passed_over_where_kafka_gives_one_partition_before_another(
     topic: list[Message],
 ) -> None:
-    """Seen on a real topic: the first partition came whole, and its rows of the next batches were never looked at."""
+    """Seen on a real topic: the first partition came whole, and its rows of the next batches were never checked."""
     topic += [own(at, batch, f"p0-{batch}") for at, batch in enumerate([0, 1, 2])]
     topic += [own(at, batch, f"p1-{batch}", place=1) for at, batch in enumerate([0, 2, 3])]
     seen, cursor = [], None

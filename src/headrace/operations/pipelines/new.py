@@ -16,7 +16,7 @@ from headrace.contract.model import NAME_PATTERN, TOPIC_PATTERN
 from headrace.contract.rules_between import clashes
 from headrace.contract.wording import choices
 from headrace.errors import HeadraceError
-from headrace.operations.pipelines.sample import SampledColumn
+from headrace.operations.pipelines.sample import SampledColumn, is_text
 
 SinkKind = Literal["cassandra", "kafka", "files"]
 SINKS: tuple[SinkKind, ...] = ("cassandra", "kafka", "files")
@@ -174,7 +174,7 @@ _ABOUT: dict[SinkKind, str] = {
 def _source_name(request: Request) -> str:
     """Return the topic where it is a name, else a name made of it; never the pipeline's query or a Python word."""
     name = re.sub(r"[^a-z0-9]+", "_", request.topic.lower()).strip("_")[:40]
-    return name if re.fullmatch(NAME_PATTERN, name) else f"{request.name[:40]}_records"
+    return name if re.fullmatch(NAME_PATTERN, name) and is_text(name) else f"{request.name[:40]}_records"
 
 
 def _column(column: SampledColumn, *, with_field: bool = False) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import yaml
+
 from headrace.contract.model import FIELD_PATTERN
 from headrace.contract.names import OWN_PREFIX
 from headrace.contract.rules import RESERVED_COLUMNS
@@ -145,8 +147,15 @@ def _names(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     return named
 
 
+def is_text(name: str) -> bool:
+    """Return whether YAML reads a name as text: it reads on, off, yes, no and null as other values."""
+    return isinstance(yaml.safe_load(name), str)
+
+
 def _name(text: str) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:44]
-    usable = name and name[0].isalpha() and name not in RESERVED_COLUMNS and not keyword.iskeyword(name)
+    usable = (
+        name and name[0].isalpha() and name not in RESERVED_COLUMNS and is_text(name) and not keyword.iskeyword(name)
+    )
     return name if usable and not name.startswith(OWN_PREFIX) else f"f_{name}".rstrip("_")

@@ -1,4 +1,4 @@
-"""What one check holds in memory, and what it looks at before it leaves the rest to the next one."""
+"""Limits of one check: the rows that it holds in memory, and the rows that it reads before it leaves the rest to the next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 STEP_ROWS = 100_000
 # Windows of one step are at most this many, however few rows they have.
 STEP_WINDOWS = 288
-# Rows, batches and windows that one check looks at, in steps; what is beyond is counted and looked at next.
+# Rows, batches and windows that one check reads, in steps. The rest is counted, and the next check reads it.
 CHECK_ROWS = 2_000_000
 CHECK_BATCHES = 20_000
 CHECK_WINDOWS = 4_032
@@ -14,5 +14,5 @@ CHECK_WINDOWS = 4_032
 CHECK_SECONDS = 720.0
 # Topics are searched from so long before a batch began: its times are the driver's, a record's are the broker's.
 CLOCKS_APART_MS = 60_000
-# Kafka removes whole segments, and a plan is carried out later than it was made.
+# Kafka removes segments as a unit, and a plan runs later than it was made.
 RETENTION_MARGIN_MS = 3_600_000

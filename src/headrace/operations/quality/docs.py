@@ -1,4 +1,4 @@
-"""Data Docs from the kept reports: one writer, after the checks, so that no two tasks write one site."""
+"""Build Data Docs from the kept reports. One task writes them, after the checks: no two tasks write one site."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN4
 
 
 def escaped(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result whose found values are text in HTML: Great Expectations writes them into its pages as they are."""
+    """Return a result with its values escaped for HTML: Great Expectations writes values into its pages unescaped."""
     found = [
         {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}
         for each in result["results"]
@@ -97,7 +97,7 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 
 def _copy(source: Path, target: str) -> None:
-    """Replace the site in `target` by that in `source`; pages of reports that are kept no longer go last."""
+    """Replace the site in `target` by that in `source`; pages of deleted reports are removed last."""
     fs, folder = storage.locate(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     made = set()

@@ -1,8 +1,8 @@
 """The plain functions that DAGs and the command line call. Values between them are plain JSON.
 
-plan_checks fixes windows, batches and offsets; run_checks reads, validates and keeps, and fails for no finding and no sink
-that cannot be read; gate, one a sink, raises where its gate is shut; act pauses a pipeline whose file says so; build_docs is
-one writer.
+`plan_checks` fixes windows, batches and offsets. `run_checks` reads, validates and keeps the results: a finding and an unreadable
+sink are results, not errors. `gate` raises HeadraceError for one sink whose gate is closed. `act` pauses a pipeline whose file
+declares it. Only one process runs `build_docs`.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def require_suite(deployment: Deployment, name: str) -> None:
 
 
 def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
-    """Return what is to be checked of each sink of a pipeline, as plain JSON values (see `plan.Check`).
+    """Return the planned check of each sink of a pipeline, as plain JSON values (see `plan.Check`).
 
-    What cannot be planned is a check that says so (`unreadable`): of one sink, of all, or of the pipeline itself where
-    its file does not load.
+    A sink whose check cannot be planned gets an `unreadable` check with the reason. A pipeline whose file does not load gets one
+    such check in its name.
     """
     try:
         one = deployment.pipeline(pipeline)
@@ -81,8 +81,8 @@ def run_checks(
 ) -> list[dict[str, Any]]:
     """Carry out checks of one pipeline in this process and return their summaries (see `summary.Summary`).
 
-    Findings, and sinks that cannot be read, are results, not errors: `gate` turns them into one. No check begins a
-    further step after `seconds`, shared evenly: what is left is looked at next. Great Expectations is imported once for all.
+    Findings and unreadable sinks are results, not errors: `gate` raises for them. No check begins a further step after its even
+    share of `seconds`; the next run reads the rest. Great Expectations is imported once for all checks.
     """
     from headrace.operations.quality import look
 
@@ -103,18 +103,18 @@ def run_checks(
 def complete(
     deployment: Deployment, chosen: Sequence[str], found: Sequence[Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Return the summaries of all sinks of the chosen pipelines; sinks of a check that died could not be looked at."""
+    """Return the summaries of all sinks of the chosen pipelines. A sink whose task died is UNREADABLE."""
     from headrace.operations.quality import look
 
-    told = [dict(summary) for each in found for summary in each]
-    seen = {summary["pipeline"] for summary in told}
+    summaries = [dict(summary) for each in found for summary in each]
+    checked = {summary["pipeline"] for summary in summaries}
     for name in chosen:
-        if name in seen:
+        if name in checked:
             continue
-        reason = "the task that plans or runs its checks did not end well: see the log of plan_checks and run_checks"
+        reason = "the task that plans or runs its checks failed: see the log of plan_checks and run_checks"
         checks = [plan.unreadable(sink, name, "", reason) for sink in _sinks_or_self(deployment, name)]
-        told += [look.unreadable(check, reason).to_json_dict() for check in checks]
-    return told
+        summaries += [look.unreadable(check, reason).to_json_dict() for check in checks]
+    return summaries
 
 
 def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
@@ -127,7 +127,7 @@ def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
 def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: str) -> list[str]:
     """Pause the pipelines with a failed critical expectation whose file says `quality: {on_critical: pause}`.
 
-    Returns the names of those paused. The reason names the sinks; `headrace stream resume` goes on.
+    Returns the names of the paused pipelines. The reason names the sinks; `headrace stream resume` resumes a stream.
     """
     paused = []
     pipelines = deployment.pipelines()
@@ -143,7 +143,7 @@ def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: s
 
 
 def _breaks_now(summary: Mapping[str, Any]) -> bool:
-    """Return whether a check found something critical itself: an older finding pauses no stream that was resumed."""
+    """Return whether this check itself has a critical failure: an older finding does not pause a resumed stream again."""
     return any(each["severity"] == "critical" and not each.get("accepted") for each in summary["failed"])
 
 

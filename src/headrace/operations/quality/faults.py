@@ -1,4 +1,4 @@
-"""Why a sink could not be looked at, in one line, whatever raised it."""
+"""The reason why a sink could not be read, in one line, for any error."""
 
 from __future__ import annotations
 

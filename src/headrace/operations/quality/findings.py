@@ -1,7 +1,7 @@
 """Critical findings that stay open until a person accepts them or a later check shows them repaired.
 
-One file a sink: `open`, and the newest of those that were `closed` with how, by whom, why and when. A finding is what one
-window broke; it is repaired when the same window, read again, keeps the expectations that it broke.
+Each sink has one file: the `open` findings, and the newest `closed` ones with how, by whom, why and when. A finding lists the
+expectations that one window broke. It is repaired when the same window, read again, meets them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def make(sink: str, window: Mapping[str, Any], failed: Sequence[Mapping[str, Any
 def opened(known: Mapping[str, Sequence[Finding]], found: Iterable[Finding]) -> dict[str, list[Finding]]:
     """Return the findings with new ones added. One that is open already keeps the time when it was found first.
 
-    A finding that a person accepted stays accepted while the same window breaks no other expectation: acceptance is
-    of what was there, and a whole table is one window.
+    A finding that a person accepted stays accepted while the same window breaks no further expectation. A table is one
+    window.
     """
     now = {each["id"]: each for each in known["open"]}
     accepted = {each["id"]: each for each in known["closed"] if each["how"] == ACCEPTED}
@@ -67,11 +67,11 @@ def closed(
 ) -> dict[str, list[Finding]]:
     """Return the findings with those of `ids` closed."""
     gone = set(ids)
-    told = [
+    closed_now = [
         {**each, "how": how, "by": by, "reason": reason, "at_ms": at_ms} for each in known["open"] if each["id"] in gone
     ]
     kept = [each for each in known["open"] if each["id"] not in gone]
-    return {"open": kept, "closed": [*known["closed"], *told][-CLOSED_KEPT:]}
+    return {"open": kept, "closed": [*known["closed"], *closed_now][-CLOSED_KEPT:]}
 
 
 def write(root: str, sink: str, found: Mapping[str, Sequence[Finding]]) -> None:
@@ -95,7 +95,7 @@ def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) ->
                 f"`headrace quality show {sink}` lists them."
             )
     if not there:
-        raise HeadraceError(f"{sink} has no open finding: its gate is not shut by one.")
+        raise HeadraceError(f"{sink} has no open finding, so there is nothing to accept.")
     now_ms = time.time_ns() // 1_000_000
     chosen = list(ids) or there
     found = closed(known, chosen, ACCEPTED, by=by, reason=reason.strip(), at_ms=now_ms)

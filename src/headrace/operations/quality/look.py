@@ -1,6 +1,6 @@
-"""Looks at one sink: reads a check in steps, judges each, keeps what was found, and moves the position past what it saw.
+"""Checks one sink: reads its rows in steps, validates each step, keeps the results, and moves the position past the rows it read.
 
-Whatever a library raises while a sink is read is that sink's result (UNREADABLE) and no other's.
+An error while a sink is read is the result of that sink alone (UNREADABLE).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headrace.operations.quality.windows import iso
 
 # Open findings of one sink whose windows are read again by one check, oldest first.
 READ_AGAIN = 5
-# Expectations on all rows together: they are not judged where a table is more than one step.
+# Expectations on all rows together: they are not validated where a table takes more than one step.
 _OF_THE_WHOLE = (
     "expect_table_row_count",
     "expect_column_sum",
@@ -41,8 +41,8 @@ _OF_THE_WHOLE = (
 
 
 @dataclass
-class _Seen:
-    """What the steps of a check found so far."""
+class _Progress:
+    """The results of the steps of a check so far."""
 
     outcomes: list[list[Outcome]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -54,14 +54,14 @@ class _Seen:
     found: list[findings.Finding] = field(default_factory=list)
     reached: dict[str, Any] = field(default_factory=dict)
     offsets: dict[str, list[int]] = field(default_factory=dict)
-    whole: bool = True
+    complete: bool = True
     fault: str = ""
 
 
 def look(deployment: Deployment, pipeline: Pipeline, check: Check, until: float) -> dict[str, Any]:
-    """Carry out a check and return its summary (`summary.Summary`) as plain JSON values. It raises for no sink's fault.
+    """Carry out a check and return its summary (`summary.Summary`) as plain JSON values. A fault of the sink is a result.
 
-    `until` is the time (`time.monotonic`) after which no further step begins; the first one is taken in any case.
+    `until` is the time (`time.monotonic`) after which no further step begins. The first step always runs.
     """
     began = time.monotonic()
     try:
@@ -74,9 +74,9 @@ def look(deployment: Deployment, pipeline: Pipeline, check: Check, until: float)
 
 
 def unreadable(check: Check, reason: str, seconds: float = 0.0) -> Summary:
-    """Return the summary of a sink that could not be looked at."""
+    """Return the summary of a sink that could not be read."""
     now_ms = int(check.parameters.get("now_ms", time.time_ns() // 1_000_000))
-    window = {"kind": "unreadable", "name": "not looked at", "reason": reason}
+    window = {"kind": "unreadable", "name": "not checked", "reason": reason}
     return Summary(check.sink, check.pipeline, check.query, "UNREADABLE", window, now_ms, seconds=round(seconds, 3))
 
 
@@ -87,100 +87,102 @@ def _look(deployment: Deployment, pipeline: Pipeline, check: Check, began: float
         return summary
     root, sink = deployment.root, find([pipeline], check.sink)
     known = findings.read(root, check.sink)
-    seen = _Seen()
+    progress = _Progress()
     if check.window["kind"] != "nothing" or known["open"]:
         suite = suite_of(pipeline, check.sink)
         known = _read_again(deployment, pipeline, sink, check, suite, known)
         if check.window["kind"] != "nothing":
-            seen = _see(deployment, pipeline, sink, check, suite, until)
+            progress = _read_steps(deployment, pipeline, sink, check, suite, until)
     now_ms = int(check.parameters["now_ms"])
-    outcomes = merge.outcomes(seen.outcomes, seen.rows) if seen.outcomes else []
-    known = _with_found(known, check, seen, outcomes, now_ms)
-    window = _looked_at(check, seen)
-    told = Check(check.sink, check.pipeline, check.query, window, check.parameters)
+    outcomes = merge.outcomes(progress.outcomes, progress.rows) if progress.outcomes else []
+    known = _with_found(known, check, progress, outcomes, now_ms)
+    window = _window_read(check, progress)
+    done = Check(check.sink, check.pipeline, check.query, window, check.parameters)
     failed = _with_acceptance(failures(outcomes), known)
-    rows = store.quarantine_rows(told, outcomes, sink.key)
+    rows = store.quarantine_rows(done, outcomes, sink.key)
     stale = _stale(root, check)
     summary = Summary(
         sink=check.sink,
         pipeline=check.pipeline,
         query=check.query,
-        status=_status(seen, outcomes, failed, known, stale),
+        status=_status(progress, outcomes, failed, known, stale),
         window=window,
         checked_at_ms=now_ms,
         seconds=round(time.monotonic() - began, 3),
-        rows=seen.rows,
-        sampled=not seen.whole,
+        rows=progress.rows,
+        sampled=not progress.complete,
         expectations=len(outcomes),
         quarantined=len(rows),
         failed=failed,
-        batches=json_safe(seen.lacking[:20]),
-        report=store.report_path(root, told) if outcomes else "",
-        coverage=_coverage(check, seen),
+        batches=json_safe(progress.lacking[:20]),
+        report=store.report_path(root, done) if outcomes else "",
+        coverage=_coverage(check, progress),
         open=[_shown(each) for each in known["open"]],
         stale=stale,
     )
     store.record(deployment.bindings, summary, rows)
-    store.write_report(root, summary, merge.results(seen.results) if seen.results else None)
+    store.write_report(root, summary, merge.results(progress.results) if progress.results else None)
     findings.write(root, check.sink, known)
-    _move(root, check, seen)  # last: what was not kept is looked at again
+    _move(root, check, progress)  # last: the next check reads again what was not kept
     return summary
 
 
-def _see(
+def _read_steps(
     deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check, suite: Mapping[str, Any], until: float
-) -> _Seen:
-    seen = _Seen()
+) -> _Progress:
+    progress = _Progress()
     try:
         for step in steps.steps(deployment, sink, check):
-            _judge(deployment, pipeline, sink, check, suite, step, seen)
+            _validate_step(deployment, pipeline, sink, check, suite, step, progress)
             if time.monotonic() > until:
                 break
     except Exception as error:
-        if not seen.steps:
+        if not progress.steps:
             raise
-        traceback.print_exc()  # what was seen before is kept; the next check goes on from there
-        seen.fault = words(error)
-    return seen
+        traceback.print_exc()  # the earlier steps are kept; the next check continues after them
+        progress.fault = words(error)
+    return progress
 
 
-def _judge(
+def _validate_step(
     deployment: Deployment,
     pipeline: Pipeline,
     sink: CheckedSink,
     check: Check,
     suite: Mapping[str, Any],
     step: steps.Step,
-    seen: _Seen,
+    progress: _Progress,
 ) -> None:
-    """Judge one step and add it to what was seen."""
+    """Validate one step and add its results to the progress."""
     partial = check.window["kind"] == "table" and (
         check.window["token"] is not None or step.reached["token"] is not None
     )
     frame = read.frame(deployment, pipeline, sink, check, step.rows, step.found)
-    seen.whole = seen.whole and not partial
-    seen.rows, seen.batches, seen.steps = seen.rows + len(frame), seen.batches + step.batches, seen.steps + 1
-    seen.windows += len(step.window.get("starts_ms", ()))
-    seen.reached = step.reached
+    progress.complete = progress.complete and not partial
+    progress.rows += len(frame)
+    progress.batches += step.batches
+    progress.steps += 1
+    progress.windows += len(step.window.get("starts_ms", ()))
+    progress.reached = step.reached
     for partition, (start, end) in step.offsets.items():
-        seen.offsets[partition] = [seen.offsets.get(partition, [start])[0], end]
+        progress.offsets[partition] = [progress.offsets.get(partition, [start])[0], end]
     if frame.empty and not _expects_rows(deployment, sink, check, step):
         return
     parameters = _parameters(deployment, pipeline, sink, check, step)
     own = _of_rows(suite) if partial else suite
     outcomes, result = validate(own, frame, sink.key, parameters)
-    seen.outcomes.append(outcomes)
-    seen.results.append(result)
-    seen.lacking += read.missing_batches(step.window, frame)
+    progress.outcomes.append(outcomes)
+    progress.results.append(result)
+    progress.lacking += read.missing_batches(step.window, frame)
     critical = [each for each in failures(outcomes) if each["severity"] == CRITICAL]
     if critical:
-        seen.found.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
+        progress.found.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
 
 
 def _parameters(
     deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check, step: steps.Step
 ) -> dict[str, float]:
-    """Return what the suite's parameters stand for in a step. All are there in each, so that a suite may name any."""
+    """Return the values of the suite's parameters in a step. Every step has all of them, so a suite may use any."""
     parameters = {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out}
     if check.window["kind"] == "table":
         parameters |= plan.moving(deployment, pipeline, sink, check.parameters.get("rows_taken", 0))
@@ -193,7 +195,7 @@ def _of_rows(suite: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expects_rows(deployment: Deployment, sink: CheckedSink, check: Check, step: steps.Step) -> bool:
-    """Return whether a step that found no row should have: the ledger says so of its batches, or of the whole table."""
+    """Return whether a step without rows should have rows: by the ledger of its batches, or of all batches for a table."""
     if step.window["kind"] == "batches":
         return bool(step.rows_out)
     if not check.parameters.get("rows_min"):
@@ -211,7 +213,7 @@ def _read_again(
     suite: Mapping[str, Any],
     known: dict[str, list[findings.Finding]],
 ) -> dict[str, list[findings.Finding]]:
-    """Close the open findings whose window keeps today all that it broke. One that cannot be read again stays open."""
+    """Close the open findings whose window now meets every expectation. A window that cannot be read again keeps its finding."""
     repaired = []
     for finding in known["open"][:READ_AGAIN]:
         if finding["window"]["kind"] == "table":
@@ -221,7 +223,7 @@ def _read_again(
                 repaired.append(finding["id"])
         except Exception:  # such as rows that retention has removed
             traceback.print_exc()
-    reason = "the same window was read again and keeps its expectations"
+    reason = "the same window was read again and meets its expectations"
     at_ms = int(check.parameters["now_ms"])
     return findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=at_ms)
 
@@ -234,9 +236,9 @@ def _keeps(
     suite: Mapping[str, Any],
     finding: findings.Finding,
 ) -> bool:
-    """Return whether a finding's window has all its rows and keeps every critical expectation, what it broke included.
+    """Return whether a finding's window has all its rows and meets every critical expectation.
 
-    Rows that are gone repair nothing; nor does a suite that has no longer what was broken: a person says so.
+    Missing rows repair nothing. Nor does a suite without the broken expectation: then a person accepts the finding.
     """
     if not {each["id"] for each in finding["expectations"]} <= {each["id"] for each in suite["expectations"]}:
         return False
@@ -251,21 +253,21 @@ def _keeps(
 def _with_found(
     known: dict[str, list[findings.Finding]],
     check: Check,
-    seen: _Seen,
+    progress: _Progress,
     outcomes: list[Outcome],
     now_ms: int,
 ) -> dict[str, list[findings.Finding]]:
-    """Add what was found; close what was open of a table that was read whole and keeps what it broke."""
-    if check.window["kind"] == "table" and seen.whole and seen.outcomes and not seen.fault:
+    """Add new findings. Close the findings of a table that was read completely and now meets the broken expectations."""
+    if check.window["kind"] == "table" and progress.complete and progress.outcomes and not progress.fault:
         held = {outcome.id for outcome in outcomes if outcome.success}
         repaired = [
             each["id"]
             for each in known["open"]
             if each["window"]["kind"] == "table" and {one["id"] for one in each["expectations"]} <= held
         ]
-        reason = "the table was read whole and keeps its expectations"
+        reason = "the complete table was read and meets its expectations"
         known = findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=now_ms)
-    return findings.opened(known, seen.found)
+    return findings.opened(known, progress.found)
 
 
 def _with_acceptance(failed: list[dict[str, Any]], known: Mapping[str, list[findings.Finding]]) -> list[dict[str, Any]]:
@@ -286,7 +288,7 @@ def _with_acceptance(failed: list[dict[str, Any]], known: Mapping[str, list[find
 
 
 def _status(
-    seen: _Seen,
+    progress: _Progress,
     outcomes: list[Outcome],
     failed: list[dict[str, Any]],
     known: Mapping[str, list[findings.Finding]],
@@ -294,7 +296,7 @@ def _status(
 ) -> Status:
     if known["open"] or any(each["severity"] == CRITICAL and not each.get("accepted") for each in failed):
         return "FAILED"
-    if seen.fault:
+    if progress.fault:
         return "UNREADABLE"
     if stale:
         return "STALE"
@@ -303,47 +305,49 @@ def _status(
     return "WARNED" if failed else status_of(outcomes)
 
 
-def _looked_at(check: Check, seen: _Seen) -> dict[str, Any]:
-    """Return the check's window as it was carried out: a bound of time may have cut it."""
+def _window_read(check: Check, progress: _Progress) -> dict[str, Any]:
+    """Return the check's window as far as it was read: the time limit may have ended it early."""
     window = {name: value for name, value in check.window.items() if name not in {"starts_ms", "sums"}}
-    if seen.steps and window["kind"] == "batches" and seen.reached["last"] < window["last"]:
-        window["last"] = seen.reached["last"]
+    if progress.steps and window["kind"] == "batches" and progress.reached["last"] < window["last"]:
+        window["last"] = progress.reached["last"]
         window["name"] = f"generation {window['generation']} batches {window['first']} to {window['last']}"
-    if seen.steps and window["kind"] == "closed" and seen.reached["until_ms"] < window["until_ms"]:
-        window["until_ms"] = seen.reached["until_ms"]
+    if progress.steps and window["kind"] == "closed" and progress.reached["until_ms"] < window["until_ms"]:
+        window["until_ms"] = progress.reached["until_ms"]
         first = iso(check.window["starts_ms"][0])
         window["name"] = f"windows {first} to {iso(window['until_ms'])}"
-    if seen.offsets:
-        window["offsets"] = seen.offsets
-    if seen.fault:
-        window["reason"] = seen.fault
-    elif seen.steps and not seen.outcomes:
+    if progress.offsets:
+        window["offsets"] = progress.offsets
+    if progress.fault:
+        window["reason"] = progress.fault
+    elif progress.steps and not progress.outcomes:
         window["reason"] = "nothing was written there"
     return window
 
 
-def _coverage(check: Check, seen: _Seen) -> dict[str, Any]:
-    """Return what was looked at and what is left: rows, batches or windows; `more` where a table goes on."""
+def _coverage(check: Check, progress: _Progress) -> dict[str, Any]:
+    """Return what was read and what is left: rows, batches or windows. `more`: the table has further rows."""
     left = dict(check.window.get("left", {}))
-    found: dict[str, Any] = {"rows": seen.rows}
+    found: dict[str, Any] = {"rows": progress.rows}
     if check.window["kind"] == "batches":
-        found["batches"] = seen.batches
-        left["batches"] += check.window["batches"] - seen.batches
-        left["rows"] += max(0, check.window["rows"] - seen.rows) if seen.batches < check.window["batches"] else 0
+        found["batches"] = progress.batches
+        left["batches"] += check.window["batches"] - progress.batches
+        left["rows"] += (
+            max(0, check.window["rows"] - progress.rows) if progress.batches < check.window["batches"] else 0
+        )
     if check.window["kind"] == "closed":
-        found["windows"] = seen.windows
-        left["windows"] += len(check.window["starts_ms"]) - seen.windows
+        found["windows"] = progress.windows
+        left["windows"] += len(check.window["starts_ms"]) - progress.windows
     if check.window["kind"] == "table":
-        found["more"] = seen.reached.get("token") is not None
-    told = {name: check.window[name] for name in ("expired", "replaced") if name in check.window}
-    return found | {"left": left} | told
+        found["more"] = progress.reached.get("token") is not None
+    passed_over = {name: check.window[name] for name in ("expired", "replaced") if name in check.window}
+    return found | {"left": left} | passed_over
 
 
 def _shown(finding: findings.Finding) -> dict[str, Any]:
     """Return an open finding without what only reading it again needs."""
     window = {name: finding["window"][name] for name in ("kind", "name")}
-    told = [{name: each[name] for name in ("expectation", "why", "unexpected")} for each in finding["expectations"]]
-    return {"id": finding["id"], "window": window, "found_at_ms": finding["found_at_ms"], "expectations": told}
+    broken = [{name: each[name] for name in ("expectation", "why", "unexpected")} for each in finding["expectations"]]
+    return {"id": finding["id"], "window": window, "found_at_ms": finding["found_at_ms"], "expectations": broken}
 
 
 def _stale(root: str, check: Check) -> dict[str, Any]:
@@ -351,14 +355,14 @@ def _stale(root: str, check: Check) -> dict[str, Any]:
     behind, promised = check.parameters.get("behind_seconds", 0.0), check.parameters["freshness_seconds"]
     if behind <= promised:
         return {}
-    wish = intent.read(root, check.pipeline)
-    return {"behind_seconds": behind, "freshness_seconds": promised, "wanted": wish.want}
+    intended = intent.read(root, check.pipeline)
+    return {"behind_seconds": behind, "freshness_seconds": promised, "wanted": intended.want}
 
 
-def _move(root: str, check: Check, seen: _Seen) -> None:
-    """Move the position past what was seen, and past what retention took. A check from a time on never moves it back."""
+def _move(root: str, check: Check, progress: _Progress) -> None:
+    """Move the position past the rows read and those that retention removed. A check with `since_ms` never moves it back."""
     before = position.read(root, check.sink)
-    reached = dict(seen.reached)
+    reached = dict(progress.reached)
     if "passed" in check.window and "last" not in reached:
         reached |= {"generation": check.window["generation"], "last": check.window["passed"]}
     if "since_ms" in check.window:

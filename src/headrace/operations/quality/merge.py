@@ -1,4 +1,4 @@
-"""Several steps of one check as one result: an expectation held if it held in each step."""
+"""The results of several steps of one check as one result: an expectation held if it held in every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.operations.quality.validate import MAX_KEYS, Outcome
 def outcomes(steps: Sequence[Sequence[Outcome]], rows: int) -> list[Outcome]:
     """Return one outcome an expectation: unexpected rows summed, the rows of all steps up to MAX_KEYS.
 
-    `rows` is how many rows all steps have. What was observed, and an error, are those of the first step that failed.
+    `rows` is how many rows all steps have. The observed value and the error are those of the first step that failed.
     """
     if len(steps) == 1:
         return list(steps[0])
@@ -24,9 +24,9 @@ def outcomes(steps: Sequence[Sequence[Outcome]], rows: int) -> list[Outcome]:
 
 
 def _both(first: Outcome, second: Outcome) -> Outcome:
-    told = first if not first.success or second.success else second
+    worse = first if not first.success or second.success else second
     return replace(
-        told,
+        worse,
         success=first.success and second.success,
         unexpected=first.unexpected + second.unexpected,
         rows=(*first.rows, *second.rows)[:MAX_KEYS],
@@ -35,21 +35,21 @@ def _both(first: Outcome, second: Outcome) -> Outcome:
 
 def results(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return Great Expectations' results of the steps as one: of each expectation that of the first step that failed."""
-    whole = dict(steps[0])
+    merged = dict(steps[0])
     chosen: dict[str, Any] = {}
     for step in steps:
         for each in step["results"]:
             name = each["expectation_config"]["id"]
             if name not in chosen or (chosen[name]["success"] and not each["success"]):
                 chosen[name] = each
-    whole["results"] = list(chosen.values())
-    held = sum(bool(each["success"]) for each in whole["results"])
-    count = len(whole["results"])
-    whole["success"] = held == count
-    whole["statistics"] = {
+    merged["results"] = list(chosen.values())
+    held = sum(bool(each["success"]) for each in merged["results"])
+    count = len(merged["results"])
+    merged["success"] = held == count
+    merged["statistics"] = {
         "evaluated_expectations": count,
         "successful_expectations": held,
         "unsuccessful_expectations": count - held,
         "success_percent": 100 * held / count if count else None,
     }
-    return whole
+    return merged

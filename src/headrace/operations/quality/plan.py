@@ -1,7 +1,7 @@
-"""What a check reads, decided before it reads: finished batches, closed windows, or a whole table, from where the last one ended.
+"""Plan what a check reads: finished batches, closed windows, or a complete table, from where the last check ended.
 
-A check is small and JSON-safe. It goes from the task that plans to the tasks that read; a retry reads the same again. It
-names a beginning and an end; `steps` reads what lies between in bounded steps.
+A check is small and JSON-safe. The task that plans hands it to the tasks that read; a retry reads the same rows again. A check
+names a beginning and an end; `steps` reads the rows between them in bounded steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Earliest = Callable[[CheckedSink, int], int | None]
 
 @dataclass(frozen=True)
 class Check:
-    """One sink and what of it is read.
+    """One sink, and which of its rows are read.
 
     `window` has `kind` (batches, closed, table, nothing, unreadable), `name` (what the quarantine calls it), `left` (what
     a bound left for the next check) and, by kind: generation, first, last, batches, rows, cursor, ends | starts_ms,
@@ -82,7 +82,7 @@ class _Now:
 
 
 def plan(deployment: Deployment, pipeline: Pipeline, *, since_ms: int | None = None) -> list[Check]:
-    """Return one check for each sink of a pipeline. One that cannot be planned says why, and keeps no other from it.
+    """Return one check for each sink of a pipeline. A check that cannot be planned has the reason; the others are planned.
 
     A check begins where the last one ended, and at `since_ms` (milliseconds since 1970: batch or event time) where one is
     given. Raises HeadraceError where Kafka's binding cannot be read.
@@ -105,14 +105,14 @@ def plan(deployment: Deployment, pipeline: Pipeline, *, since_ms: int | None = N
 
 
 def _once(asked: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a function that asks once for each name; what it raised it raises again, without asking."""
+    """Return a function that calls `asked` once for each name. It raises a remembered error again without a further call."""
     known: dict[str, Any] = {}
 
     def answer(name: str) -> Any:  # noqa: ANN401 - what `asked` returns
         if name not in known:
             try:
                 known[name] = asked(name)
-            except Exception as error:  # it is raised below, to whoever asks
+            except Exception as error:  # it is raised below
                 known[name] = error
         if isinstance(known[name], Exception):
             raise known[name]
@@ -124,28 +124,28 @@ def _once(asked: Callable[[str], Any]) -> Callable[[str], Any]:
 def _planned(sink: CheckedSink, now: _Now) -> Check:
     try:
         return _check(sink, now)
-    except Exception as error:  # a sink's fault is its own result, whatever a library raises
+    except Exception as error:  # any error is the result of this sink alone
         return unreadable(sink.name, sink.pipeline, sink.query, words(error))
 
 
 def unreadable(sink: str, pipeline: str, query: str, reason: str) -> Check:
-    """Return the check of a sink that cannot be looked at."""
-    return Check(sink, pipeline, query, {"kind": "unreadable", "name": "not looked at", "reason": reason})
+    """Return the check of a sink that cannot be read."""
+    return Check(sink, pipeline, query, {"kind": "unreadable", "name": "not checked", "reason": reason})
 
 
 def _check(sink: CheckedSink, now: _Now) -> Check:
     own = now.ledgers(sink.query)
     topics = topics_of(now.pipeline, sink.query)
     ends = {topic: now.ends(topic) for topic in topics}
-    wish = intent.read(now.deployment.root, sink.pipeline)
+    intended = intent.read(now.deployment.root, sink.pipeline)
     parameters: dict[str, float] = {
         "freshness_seconds": now.pipeline.slo.freshness.total_seconds(),
         "now_ms": now.now_ms,
         "rows_in": _rows_in(ends),
     }
     if own.newest is None or own.generation is None:
-        waiting = wish.want == "RUNNING" and _have_records(topics, now)
-        parameters["behind_seconds"] = max(0.0, (now.now_ms - wish.at_ms) / 1000) if waiting else 0.0
+        waiting = intended.want == "RUNNING" and _have_records(topics, now)
+        parameters["behind_seconds"] = max(0.0, (now.now_ms - intended.at_ms) / 1000) if waiting else 0.0
         window = nothing(f"{sink.query} has not finished a batch yet")
         return Check(sink.name, sink.pipeline, sink.query, window, parameters)
     before = position.read(now.deployment.root, sink.name)
@@ -188,7 +188,7 @@ def _window(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _No
 
 
 def _closed(sink: CheckedSink, watermark_ms: int, grid: Grid, since_ms: int | None, earliest: Earliest) -> Window:
-    """Return the closed windows since the last check; a gap longer than one check is passed over to the next row."""
+    """Return the closed windows since the last check. A gap longer than one check is skipped up to the next row."""
     found = closed_windows(watermark_ms, grid, since_ms)
     if found["kind"] == "nothing" or (since_ms is not None and not found["left"]["windows"]):
         return found
@@ -230,7 +230,7 @@ def _expired_before(sink: CheckedSink, now: _Now) -> int:
 
 
 def _replaced(now: _Now, sink: CheckedSink, before: Mapping[str, Any]) -> int:
-    """Return how many batches of an earlier generation were finished and not looked at before this one replaced it."""
+    """Return how many finished batches of an earlier generation were not checked before this generation replaced it."""
     number = before.get("generation")
     own = now.ledgers(sink.query).generation
     if number is None or own is None or number == own.number:
@@ -281,7 +281,7 @@ def _have_records(topics: Iterable[str], now: _Now) -> bool:
 
 
 def _references(now: _Now, sink: CheckedSink) -> dict[str, bool]:
-    """Return reference query -> whether it has read all that this sink's query has: only then may rows be judged by it."""
+    """Return reference query -> whether it has read as far as this sink's query: only then its rows are compared."""
     own = now.ledgers(sink.query).newest
     found = {}
     for name in (totals_query(now.pipeline, sink.query), parts_query(now.pipeline, sink.query)):
@@ -308,10 +308,10 @@ def _read_ledger(root: str, pipeline: str, query: str) -> _Ledger:
 
 
 def moving(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, taken: float) -> dict[str, float]:
-    """Return what bounds the sums of a table that is read whole while it goes on changing; asked after it was read.
+    """Return the bounds of the sums of a table that changes while it is read; called after the read.
 
-    `rows_in`: records that the query's topics have had, those that are deleted by now included. `rows_least`: records
-    that its batches had taken when the check was planned (`taken`), less the dead letters of its topics.
+    `rows_in`: all records that the query's topics ever had. `rows_least`: records that its batches had taken when the check was
+    planned (`taken`), less the dead letters of its topics.
     """
     topics = topics_of(pipeline, sink.query)
     with offsets.reader(deployment.bindings) as kafka:

@@ -1,4 +1,4 @@
-"""How far a sink was looked at. It moves only past what was looked at, so nothing between two checks is left out.
+"""How far a sink is checked. It moves only past checked rows, so nothing between two checks is left out.
 
 One file a sink, written at the end of a check. Keys: generation, last (batch), cursor {partition: next offset} of a
 topic, until_ms (end of the newest window), token (of a table that is larger than one check), sums (see `Tally`).
@@ -24,7 +24,7 @@ class Tally:
 
 
 def read(root: str, sink: str) -> dict[str, Any]:
-    """Return the position of a sink; empty for one that was never looked at."""
+    """Return the position of a sink; empty for one that was never checked."""
     found: dict[str, Any] | None = storage.read_json(paths.quality_position(root, sink))
     if found is not None:
         return found

@@ -38,8 +38,8 @@ def frame(
         now_ms=time.time_ns() // 1_000_000 if check.window["kind"] == "table" else int(check.parameters["now_ms"]),
     )
     if others:
-        told = made.loc[others, SCHEMA_ERROR]
-        made.loc[others, SCHEMA_ERROR] = [f"{STRANGER}; {text}" if text else STRANGER for text in told]
+        errors = made.loc[others, SCHEMA_ERROR]
+        made.loc[others, SCHEMA_ERROR] = [f"{STRANGER}; {text}" if text else STRANGER for text in errors]
     return read_cassandra.with_references(deployment.bindings, pipeline, sink, made, check.references)
 
 
@@ -61,7 +61,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
 
 
 def _batches(directory: outputs.Directory, folder: str) -> Iterator[int]:
-    """Yield the batch of each row of a directory. Gathered rows stand in batch order, as many as the ledger says."""
+    """Yield the batch of each row of a directory. Compacted rows are in batch order, as many as the ledger says."""
     if directory.first < directory.last:
         for record in ledger.stream(folder, directory.first):
             if record["batch"] >= directory.last:

@@ -1,4 +1,4 @@
-"""Bounded reads of Cassandra at LOCAL_QUORUM: whole partitions of named windows, whole tables in portions.
+"""Bounded reads of Cassandra at LOCAL_QUORUM: complete partitions of named windows, complete tables in portions.
 
 The connector's default, LOCAL_ONE, may read a replica that has missed a write; a check must not.
 """

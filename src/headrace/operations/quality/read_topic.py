@@ -1,4 +1,4 @@
-"""Reads a sink's topic onward from where it was read last, so that each record is looked at once, whoever wrote it."""
+"""Reads a sink's topic from where the last check ended, so that each record is checked once, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STRANGER = "no batch of this query wrote this record"
 
 
 def onward(
-    consumer: Consumer, sink: CheckedSink, window: Window, cursor: Cursor | None, whole: Cursor | None
+    consumer: Consumer, sink: CheckedSink, window: Window, cursor: Cursor | None, read_to: Cursor | None
 ) -> tuple[Rows, dict[str, int], dict[str, int]]:
     """Return (rows, start, end): the records from the cursor on until the window's batches have all their rows.
 
-    Without a cursor it begins at the time of the first batch. `whole` are ends up to which everything is read, so that
-    a stranger's records behind the newest batch are found too. Batches follow each other in every partition, but Kafka
+    Without a cursor it begins at the time of the first batch. `read_to` are ends up to which every record is
+    read: records of strangers after the newest batch are included. Batches follow each other in every partition, but Kafka
     gives one partition sooner than another: the end of each is before its first record of a later batch.
     """
     topic = sink.place[0]
@@ -37,19 +37,19 @@ def onward(
     begins = {str(p): first for p, first in kafka.begins(topic).items()}
     start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else began[p] for p in begins}
     late = kafka.since(topic, window["written_ms"] + bounds.CLOCKS_APART_MS)
-    ends = {p: max(start[p], (whole or {}).get(p, late[p][0])) for p in begins}
+    ends = {p: max(start[p], (read_to or {}).get(p, late[p][0])) for p in begins}
     reached = dict(start)
     missing = sum(window["rows_out"].values())
-    seen: set[tuple[int, str]] = set()
+    known: set[tuple[int, str]] = set()
     later: set[str] = set()
     rows: Rows = []
-    if missing <= 0 and whole is None:
+    if missing <= 0 and read_to is None:
         return rows, start, reached
     for message in topics.between(consumer, topic, {int(p): (start[p], end) for p, end in ends.items()}):
         place = str(message.partition())
         if place in later:
             continue
-        if whole is None and _is_later(message, sink, window):
+        if read_to is None and _is_later(message, sink, window):
             later.add(place)
             continue
         reached[place] = message.offset() + 1
@@ -57,10 +57,10 @@ def onward(
         if row is None:
             continue
         rows.append(row)
-        if "_stranger" not in row and (row["_batch"], row["_id"]) not in seen:
-            seen.add((row["_batch"], row["_id"]))
+        if "_stranger" not in row and (row["_batch"], row["_id"]) not in known:
+            known.add((row["_batch"], row["_id"]))
             missing -= 1
-        if missing <= 0 and whole is None:
+        if missing <= 0 and read_to is None:
             return rows, start, reached
     return rows, start, {p: reached[p] if p in later else end for p, end in ends.items()}
 

@@ -1,7 +1,7 @@
-"""Reads a check in bounded steps, oldest first: each step's rows are judged and let go before the next one is read.
+"""Reads a check in bounded steps, oldest first. The rows of a step are validated and released before the next step is read.
 
-A step's window is all that is needed to read the same rows again, which is how a later check sees that a finding was
-repaired. `reached` is how far the sink was looked at once the step is done.
+A step's window is enough to read the same rows again: so a later check sees that a finding was repaired. `reached` is how far the
+sink is checked once the step is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """Rows of a sink. `found` are the sink's columns where it has any of its own; `batches` is how many it has.
+    """Rows of a sink. `found` are the columns of a table; `batches` is the number of batches.
 
     `offsets` are the ranges that were read, partition -> [start, end): of a sink's topic, or of an archive's source.
     """
@@ -40,7 +40,7 @@ class Step:
 
     @property
     def rows_out(self) -> int:
-        """Return how many rows the ledger says of the step's batches."""
+        """Return the number of rows that the ledger has for the step's batches."""
         return sum(self.window.get("rows_out", {}).values())
 
 
@@ -73,7 +73,7 @@ def again(deployment: Deployment, sink: CheckedSink, window: Window) -> Step:
 
 
 def grouped(records: Iterable[ledger.Record]) -> Iterator[list[ledger.Record]]:
-    """Yield runs of records that together wrote at most STEP_ROWS rows. A larger batch is a run: it is checked whole."""
+    """Yield runs of records that together wrote at most STEP_ROWS rows. A larger batch is a run by itself."""
     group: list[ledger.Record] = []
     rows = 0
     for record in records:
@@ -137,8 +137,8 @@ def _topic_steps(
         cursor: Mapping[str, int] | None = window.get("cursor")
         for group in groups:
             own = _window_of(group)
-            whole = window.get("ends") if own["last"] == window["last"] else None
-            rows, start, cursor = read_topic.onward(consumer, sink, own, cursor, whole)
+            read_to = window.get("ends") if own["last"] == window["last"] else None
+            rows, start, cursor = read_topic.onward(consumer, sink, own, cursor, read_to)
             own["ranges"] = {p: [start[p], end] for p, end in cursor.items()}
             reached = {"generation": own["generation"], "last": own["last"], "cursor": dict(cursor)}
             yield Step(own, read_topic.distinct(rows), None, own["count"], reached, own["ranges"])

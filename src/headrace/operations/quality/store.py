@@ -187,7 +187,7 @@ def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) 
 
 
 def write_unread(deployment: Deployment, summary: Summary) -> None:
-    """Keep that a sink could not be looked at, as far as that can be kept: what failed may be the place to keep it in."""
+    """Keep that a sink could not be read, as far as that can be kept: what failed may be the place to keep it in."""
     keeps: list[Callable[[], None]] = [
         lambda: write_report(deployment.root, summary, None),
         lambda: record(deployment.bindings, summary, []),
@@ -195,7 +195,7 @@ def write_unread(deployment: Deployment, summary: Summary) -> None:
     for keep in keeps:
         try:
             keep()
-        except Exception:  # the summary itself says that the sink could not be looked at
+        except Exception:  # the summary itself says that the sink could not be read
             traceback.print_exc()
 
 
@@ -212,7 +212,7 @@ def _remember(root: str, summary: Summary) -> None:
     Two checks of one sink in the same moment may leave one of them: the series in Cassandra has both.
     """
     path = paths.quality_trend(root, summary.sink)
-    told = {
+    entry = {
         "checked_at_ms": summary.checked_at_ms,
         "status": summary.status,
         "window": summary.window["name"],
@@ -227,20 +227,20 @@ def _remember(root: str, summary: Summary) -> None:
     except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
         known = {}
     newest = max(known, default=None)
-    if newest and known[newest]["status"] == told["status"] == "NOTHING":
+    if newest and known[newest]["status"] == entry["status"] == "NOTHING":
         del known[newest]  # a quiet sink does not push out what was found before
-    known[told["checked_at_ms"], told["window"]] = told
+    known[entry["checked_at_ms"], entry["window"]] = entry
     storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
 
 
 def failed_words(summary: Mapping[str, Any]) -> list[str]:
     """Return what failed, and the open findings of earlier checks, in words."""
-    told = [
+    failed = [
         f"{each['expectation']} ({'accepted by ' + each['accepted']['by'] if each.get('accepted') else each['severity']})"
         for each in summary["failed"]
     ]
     name = summary["window"]["name"]
-    return told + [f"open: {each['window']['name']}" for each in summary["open"] if each["window"]["name"] != name]
+    return failed + [f"open: {each['window']['name']}" for each in summary["open"] if each["window"]["name"] != name]
 
 
 def _utc(milliseconds: float) -> datetime:

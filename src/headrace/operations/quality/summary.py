@@ -1,4 +1,4 @@
-"""What a check found, small and JSON-safe: for XCom, for the trend, for people."""
+"""The result of a check, small and JSON-safe: for XCom, for the trend, for people."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BEHIND = "_behind_seconds"
 
 @dataclass(frozen=True)
 class Summary:
-    """One check of one sink. `status` is one of `status.MEANING`; `window.reason` says why nothing was looked at.
+    """One check of one sink. `status` is one of `status.MEANING`; `window.reason` says why nothing was checked.
 
     `failed` has for each failed expectation: id, expectation, severity, why, unexpected, percent, observed, error,
     examples, and `accepted` where a person accepted it. `batches` are those that do not hold as many rows as the ledger
-    says. `coverage` is what was looked at and what is left (`coverage_words`). `open` are the critical findings that
+    says. `coverage` is what was checked and what is left (`coverage_words`). `open` are the critical findings that
     keep the gate shut (`findings`). `stale` has behind_seconds, freshness_seconds and wanted, where the sink is.
     """
 
@@ -77,24 +77,24 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def is_good(summary: Mapping[str, Any]) -> bool:
-    """Return whether a check looked at rows that may be used: only then the sink's asset gets an event."""
+    """Return whether a check read rows that may be used: only then the sink's asset gets an event."""
     return summary["status"] in GOOD
 
 
 def gate(summary: Mapping[str, Any]) -> str:
-    """Return one line about a check. Raises HeadraceError, one sentence, where the sink's gate is shut.
+    """Return one line about a check. Raises HeadraceError, one sentence, where the sink's gate is closed.
 
-    It is shut by a critical finding of this check or of an earlier one that is open, by a sink that could not be looked
-    at, and by a stream that is behind although it should run.
+    These close a gate: an open critical finding, of this check or an earlier one; a sink that could not be read; a stream that is
+    behind although it should run.
     """
     where = f"{summary['sink']} ({summary['window']['name']})"
     see = f"see `headrace quality show {summary['sink']}` and the runbook QualityCritical"
     if summary["status"] == "UNREADABLE":
-        raise HeadraceError(f"{where} could not be looked at: {summary['window'].get('reason', '')}")
+        raise HeadraceError(f"{where} could not be read: {summary['window'].get('reason', '')}")
     critical = [each for each in summary["failed"] if each["severity"] == CRITICAL and not each.get("accepted")]
     if critical:
-        told = "; ".join(_phrase(each) for each in critical)
-        raise HeadraceError(f"{where} breaks {len(critical)} critical expectation(s): {told}; {see}.")
+        phrases = "; ".join(_phrase(each) for each in critical)
+        raise HeadraceError(f"{where} breaks {len(critical)} critical expectation(s): {phrases}; {see}.")
     if summary["status"] == "FAILED":
         windows = ", ".join(str(each["window"]["name"]) for each in summary["open"][:3])
         raise HeadraceError(f"{where} has {len(summary['open'])} open critical finding(s), of {windows}; {see}.")
@@ -119,7 +119,7 @@ def stale_words(stale: Mapping[str, Any]) -> str:
 
 
 def coverage_words(coverage: Mapping[str, Any]) -> str:
-    """Return what a check looked at and what it left, in words: 1,200 of 5,000 rows, 3 of 9 batches; ..."""
+    """Return what a check read and what it left, in words: 1,200 of 5,000 rows, 3 of 9 batches; ..."""
     if not coverage:
         return ""
     left = coverage.get("left", {})
@@ -128,18 +128,18 @@ def coverage_words(coverage: Mapping[str, Any]) -> str:
     ]
     more = []
     if any(left.values()):
-        more.append("the rest is looked at next")
+        more.append("the next check reads the rest")
     if coverage.get("more"):
-        more.append("the table goes on, the rest is looked at next")
+        more.append("the table has further rows, the next check reads them")
     if coverage.get("expired"):
-        more.append(f"{coverage['expired']['batches']:,} batches passed over: retention may have removed their rows")
+        more.append(f"{coverage['expired']['batches']:,} batches skipped: retention may have removed their rows")
     if coverage.get("replaced"):
-        more.append(f"{coverage['replaced']:,} batches of an earlier generation were never looked at")
+        more.append(f"{coverage['replaced']:,} batches of an earlier generation were never checked")
     return "; ".join([", ".join(parts), *more])
 
 
-def _of(seen: int, left: int | None, unit: str) -> str:
-    return f"{seen:,} of {seen + left:,} {unit}" if left else f"{seen:,} {unit}"
+def _of(read: int, left: int | None, unit: str) -> str:
+    return f"{read:,} of {read + left:,} {unit}" if left else f"{read:,} {unit}"
 
 
 def _phrase(failure: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Runs a suite over a frame with Great Expectations, in an ephemeral context, and says what failed, with the rows' keys."""
+"""Runs a suite over a frame with Great Expectations, in an ephemeral context, and returns what failed, with the rows' keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.errors import HeadraceError
 if TYPE_CHECKING:
     import pandas as pd
 
-# Failing rows of one expectation that are kept one by one; their number is always told.
+# Failing rows of one expectation that are kept one by one; their number is always reported.
 MAX_KEYS = 1_000
 # A failing expectation of this severity fails the check; others are shown.
 CRITICAL = "critical"
@@ -22,7 +22,7 @@ CRITICAL = "critical"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one expectation found. `rows` are the failing ones (at most MAX_KEYS): the key columns and the judged ones."""
+    """The result of one expectation. `rows` are the failing ones (at most MAX_KEYS): the key columns and the columns it names."""
 
     id: str
     type: str
@@ -47,8 +47,9 @@ def validate(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Return one outcome for each expectation, and Great Expectations' own result as plain JSON values.
 
-    `key` names a row; `parameters` stand for the suite's $PARAMETERs. An expectation that cannot be judged (its column
-    is missing, its parameter is unknown) has failed, and `error` says why.
+    `key` names a row; `parameters` are the values of the suite's $PARAMETERs. An expectation that cannot be evaluated (its column
+    is missing) has failed, and `error` says why. Raises HeadraceError for a suite that Great Expectations does not accept and
+    for an unknown parameter.
     """
     import great_expectations as gx
     from great_expectations.core.expectation_suite import ExpectationSuite
