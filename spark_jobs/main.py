@@ -77,7 +77,9 @@ def _record_end(
         if environment.check_only:
             listed = {query: tuple(lines) for query, lines in changes.items()}
             records.write(paths.check(root, name), CheckResult(**vars(record), changes=listed))
-        elif code != Exit.LOCKED or environment.instance:  # else it would be taken for the exit record of the running driver
+        elif (
+            code != Exit.LOCKED or environment.instance
+        ):  # else it would be taken for the exit record of the running driver
             records.write(paths.outcome(root, name), record)
             _adjust_pace(name, environment, record.exit)
     except OSError as fault:
