@@ -42,7 +42,7 @@ def _renamed(value: Any, words: Mapping[str, str]) -> Any:
 def suites_of(stage: Stage, project: Path, pipeline: str, suffix: str) -> None:
     """Give a stage with a suffix the suites of the pipeline that it copies, under the stage's names."""
     original = load_pipeline(project / "pipelines" / f"{pipeline}.yaml")
-    old, new = [_names(pipeline_) for pipeline_ in (original, stage.pipeline)]
+    old, new = [_names(spec) for spec in (original, stage.pipeline)]
     topics = {topic: topic + suffix for topic in original.sources}
     copy_suites(project, stage.launcher.project, dict(zip(old, new, strict=True)), topics)
 
