@@ -112,18 +112,18 @@ def check(
     if as_json:
         print_json(reports)
     else:
-        for report_ in reports:
+        for reconciled in reports:
             rows = [(a["query"], a["sink"], a["status"], a["compared"], a["late"], a["pending"], a["differing"])
-                    for a in report_["accounts"]]  # fmt: skip
+                    for a in reconciled["accounts"]]  # fmt: skip
             head = ("query", "sink", "status", "compared", "late", "pending", "differ")
-            console.print(tables.plain(head, rows, title=f"{report_['pipeline']}, run {report_['run']}"))
-            for account in report_["accounts"]:
+            console.print(tables.plain(head, rows, title=f"{reconciled['pipeline']}, run {reconciled['run']}"))
+            for account in reconciled["accounts"]:
                 if account["differing"] or account["note"]:
                     detail = reconcile.words(account) if account["differing"] else account["note"]
                     console.print(f"{account['query']}: {detail}", soft_wrap=True)
-    if any(report_["differing"] for report_ in reports):
+    if any(reconciled["differing"] for reconciled in reports):
         raise typer.Exit(DIFFERS)
-    if any(reconcile.not_compared(report_) for report_ in reports):
+    if any(reconcile.not_compared(reconciled) for reconciled in reports):
         raise typer.Exit(INCOMPLETE)
 
 

@@ -245,4 +245,4 @@ def _queries(spec: str) -> list[tuple[Pipeline, str]]:
     known = names.query_names(pipeline)
     if query and query not in known:
         raise HeadraceError(f"Unknown query {query!r} of {name}. Known queries: {', '.join(known)}.")
-    return [(pipeline, name_) for name_ in ([query] if query else known)]
+    return [(pipeline, query_name) for query_name in ([query] if query else known)]

@@ -129,8 +129,8 @@ def time_of(text: str | None) -> datetime | None:
 
 def milliseconds_of(text: str | None) -> int | None:
     """Return an option's time in milliseconds since 1970. Raises HeadraceError if it is not a time."""
-    time_ = time_of(text)
-    return None if time_ is None else int(time_.timestamp() * 1000)
+    moment = time_of(text)
+    return None if moment is None else int(moment.timestamp() * 1000)
 
 
 def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:

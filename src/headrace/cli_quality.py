@@ -114,8 +114,8 @@ def accept(
     if as_json:
         print_json(accepted)
         return
-    for finding_ in accepted:
-        message = f"Accepted {finding_['id']} of {sink} ({finding_['window']['name']}) as {finding_['by']}: {finding_['reason']}"
+    for entry in accepted:
+        message = f"Accepted {entry['id']} of {sink} ({entry['window']['name']}) as {entry['by']}: {entry['reason']}"
         console.print(printable(message), soft_wrap=True, markup=False)
 
 

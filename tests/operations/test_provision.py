@@ -346,7 +346,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
     changes = [
         Change("shops", "topic", "new", "add", "2 partitions"),
         Change("shops", "topic settings", "sales", "change", "retention.ms 9 -> 8", "deletes older records"),
-        Change("users", "right taken", "old", "remove", "topic: READ"),
+        Change("users", "right revoked", "old", "remove", "topic: READ"),
     ]
     plan = Plan([Step(change, lambda: None) for change in changes])
     assert provision_plan.lines(plan) == [

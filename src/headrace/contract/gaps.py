@@ -21,7 +21,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Claim:
-    """What one batch of an archive query took: the spans of each partition, and how many of its offsets held no record."""
+    """What one batch of an archive query read: the spans of each partition, and how many of its offsets held no record."""
 
     batch: int
     empty: int
@@ -30,7 +30,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Loss:
-    """The number of records that an archive lacks and their spans per partition; `batch` took them (None: no batch did)."""
+    """The number of records that an archive lacks and their spans per partition; `batch` read them (None: no batch did)."""
 
     records: int
     batch: int | None
@@ -74,7 +74,7 @@ class Absent:
 
 
 def claims(ledgers: Iterable[Sequence[Record]], topic: str, reached: Mapping[int, int]) -> list[Claim]:
-    """Return what the batches of an archive query took of a topic; `ledgers` holds one per generation, newest first.
+    """Return what the batches of an archive query read of a topic; `ledgers` holds one per generation, newest first.
 
     If a later generation read offsets again, its record counts. Batches that end beyond `reached` are left out: they were
     not yet in the archive when it was read.
@@ -95,10 +95,10 @@ def claims(ledgers: Iterable[Sequence[Record]], topic: str, reached: Mapping[int
     return result
 
 
-def losses(absent: Mapping[int, Absent], seen: Mapping[int, Span], batches: Sequence[Claim]) -> list[Loss]:
+def losses(absent: Mapping[int, Absent], extents: Mapping[int, Span], batches: Sequence[Claim]) -> list[Loss]:
     """Return what was lost. `absent` maps each partition to all absent offsets after its first record.
 
-    `seen` maps each partition to the span from its first record to past its last. Inside it an offset that no batch took
+    `extents` maps each partition to the span from its first record to past its last. Inside it an offset that no batch read
     is lost too, up to the end of the batches; without any batch, all absent offsets are lost.
     """
     result = []
@@ -115,7 +115,7 @@ def losses(absent: Mapping[int, Absent], seen: Mapping[int, Span], batches: Sequ
                 if p in absent and (inside := [gap for span in spans for gap in absent[p].within(*span)])
             }
             result.append(Loss(lacking - claim.empty, claim.batch, where))
-    for partition, (first, past) in sorted(seen.items()):
+    for partition, (first, past) in sorted(extents.items()):
         known = union(covered.get(partition, ()))
         until = min(past, known[-1][1]) if known else past
         holes = [gap for span in outside((first, until), known) for gap in absent[partition].within(*span)]

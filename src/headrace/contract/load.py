@@ -20,7 +20,7 @@ from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipelin
 from headrace.contract.wording import choices, printable
 from headrace.errors import HeadraceError
 
-Found = TypeVar("Found")
+Entry = TypeVar("Entry")
 
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
 _NO_NAME = (
@@ -78,7 +78,7 @@ def load_pipeline(path: Path) -> Pipeline:
     return pipeline.by_topic()
 
 
-def by_name(pipelines: Mapping[str, Found], name: str) -> Found:
+def by_name(pipelines: Mapping[str, Entry], name: str) -> Entry:
     """Return the entry called `name`. Raises HeadraceError, listing the known names, if there is none."""
     if name not in pipelines:
         raise HeadraceError(f"Unknown pipeline {name!r}. Known pipelines: {', '.join(pipelines) or 'none'}.")

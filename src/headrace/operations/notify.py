@@ -29,22 +29,22 @@ def failed(context: Mapping[str, Any]) -> None:
     index = getattr(instance, "map_index", -1)
     which = f" [{context.get('map_index_label') or index}]" if index is not None and index >= 0 else ""
     why = printable(str(context.get("exception") or "no reason was given"))
-    tell(f"{task}{which} failed", f"{why}\n{getattr(instance, 'log_url', '')}".strip())
+    send(f"{task}{which} failed", f"{why}\n{getattr(instance, 'log_url', '')}".strip())
 
 
 def changed(before: str, report: Mapping[str, Any]) -> None:
     """Notify of the verdict after a supervisor's pass, if it is a new fault, or if a fault is over.
 
-    `before` is the verdict of the previous pass ("" if there was none), `told` the result of `supervise`.
+    `before` is the verdict of the previous pass ("" if there was none), `report` the result of `supervise`.
     """
     now = report.get("verdict", before)
     if now == before or not {now, before} & FAULTS:
         return
     runbook = f"\nSee {report['runbook']}." if report.get("runbook") else ""
-    tell(f"{report['pipeline']} is {now}", f"{printable(str(report.get('reason', '')))}{runbook}")
+    send(f"{report['pipeline']} is {now}", f"{printable(str(report.get('reason', '')))}{runbook}")
 
 
-def tell(subject: str, text: str) -> None:
+def send(subject: str, text: str) -> None:
     """Send one notification, or log why it was not sent. Raises nothing."""
     name = os.environ.get(CONNECTION, "")
     if not name:

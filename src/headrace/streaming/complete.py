@@ -64,8 +64,8 @@ def results(pipeline: Pipeline, name: str, query: Query) -> list[Result]:
     if query.mode != "complete":
         return []
     written = [
-        cassandra_table(pipeline.name, name_, sink)
-        for name_, other in pipeline.queries.items()
+        cassandra_table(pipeline.name, other_name, sink)
+        for other_name, other in pipeline.queries.items()
         for sink in other.sinks
         if isinstance(sink, CassandraSink)
     ]

@@ -298,7 +298,7 @@ def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
 
 
 def _archive(
-    job: Job, topic: str, snapshot_: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int
+    job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int
 ) -> Account:
     """Account for a topic; `ends` is how far its queries have read.
 
@@ -307,7 +307,7 @@ def _archive(
     account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
     chosen = generation.current(job.root, job.pipeline.name, account.query)
     account.generation = chosen.number if chosen else 0
-    if snapshot_.snapshot is None:
+    if pinned.snapshot is None:
         account.note, account.blocked = "nothing is archived yet", any(ends.values())
         return account
     letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
@@ -316,9 +316,9 @@ def _archive(
     by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
     placed = reconcile_sinks.placed_by_id(by_contract, topic)
     since = max(since_ms, reconcile_retained.since_ms(job, names.dead_letter_topic(topic), letters))
-    rows = batch_archive.records(job.spark, snapshot_)
-    lost = batch_archive.losses(job.spark, snapshot_, job.root)
-    reconcile_rows.archive(account, snapshot_, rows, placed, since, None if since_ms else typed.count(), lost)
+    rows = batch_archive.records(job.spark, pinned)
+    lost = batch_archive.losses(job.spark, pinned, job.root)
+    reconcile_rows.archive(account, pinned, rows, placed, since, None if since_ms else typed.count(), lost)
     letters.unpersist()
     return account
 

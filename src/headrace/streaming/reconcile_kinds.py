@@ -292,7 +292,7 @@ def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequenc
     """
     by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     others = [column for column in columns if column not in key]
-    for row in sorted(rows, key=lambda row_: [str(row_[column]) for column in columns]):
+    for row in sorted(rows, key=lambda entry: [str(entry[column]) for column in columns]):
         place = tuple(row[column] for column in key)
         difference = by_key.setdefault(
             place,
