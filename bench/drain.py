@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +23,7 @@ from headrace.contract import generation, submit
 from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import counted, session, source, writer
+from headrace.streaming import counted, refusals, session, source, writer
 from headrace.streaming.groups import GroupCommitter
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -68,21 +69,21 @@ def written_settings() -> dict[str, str]:
     return settings | {"spark.sql.session.timeZone": "UTC"}
 
 
-def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink, str]:
+def cassandra_sink(variant: str, pipeline: Pipeline, topic: str, folder: str) -> tuple[Sink, str]:
     """Return a variant's write to Cassandra (the document's foreachBatch, or our complete writer) and its checkpoint."""
     if variant != "ours":
         return module("bench/as_written/pos_windows.py").cassandra_writer, f"{folder}/checkpoint"
-    kafka = read_kafka(binding_root())
+    binding = read_kafka(binding_root())
     begun = generation.begin(folder, pipeline.name, QUERY, {})
     paths = begun.paths(folder)
-    query = pipeline.queries[QUERY]
-    write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
-    required = tuple(name for name, column in query.columns.items() if column.required)
-    spark = SparkSession.active()
-    full_writer = writer.Writer(
-        spark, begun, paths, write, GroupCommitter(spark, kafka), writer.Gate(), writer.Counters(), required
-    )
-    return full_writer, paths.checkpoint
+    query, kafka, spark = pipeline.queries[QUERY], session.kafka_options(binding), SparkSession.active()
+    letters = writer.letters_write(query, kafka, partial(source.again, spark, pipeline, topic, kafka))
+    write = writer.declared_write(pipeline, QUERY, query, paths, kafka, letters)
+    complete = writer.Writer(
+        spark, begun, paths, write, GroupCommitter(spark, binding), writer.Gate(), writer.Counters(),
+        refusals.must_hold(query), letters=letters,
+    )  # fmt: skip
+    return complete, paths.checkpoint
 
 
 def main(variant: str, sink: str, topic: str, folder: str) -> None:
@@ -94,14 +95,14 @@ def main(variant: str, sink: str, topic: str, folder: str) -> None:
     )
     checkpoint = f"{folder}/checkpoint"
     if sink == "cassandra" and variant == "ours":
-        frame = counted.observed(frame)
+        frame = counted.observed(refusals.judged(frame, pipeline, pipeline.queries[QUERY]))
     stream = frame.writeStream.outputMode("update").trigger(availableNow=True)
     if sink == "noop":
         stream = stream.format("noop")
     elif sink == "check":
         stream = stream.foreachBatch(lambda rows, number: rows.write.parquet(f"{folder}/rows/batch={number}"))
     else:
-        write, checkpoint = cassandra_sink(variant, pipeline, folder)
+        write, checkpoint = cassandra_sink(variant, pipeline, topic, folder)
         stream = stream.foreachBatch(write)
     began = time.monotonic()
     query = stream.option("checkpointLocation", checkpoint).start()

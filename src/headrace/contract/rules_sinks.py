@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import assert_never
 
 from headrace.contract.cassandra import tables
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
@@ -201,18 +202,23 @@ def topics_are_only_appended_to(pipeline: Pipeline) -> Iterator[str]:
         if query.mode == "append":
             continue
         for index, sink in enumerate(query.sinks):
-            if isinstance(sink, KafkaSink) and _revises(query):
-                yield (
-                    f"queries.{name}.sinks.{index}: a topic cannot replace a row that {query.mode} mode revises; set "
-                    "mode: append with a watermark (each group once, when it is final), or write to cassandra"
-                )
-            if isinstance(sink, KafkaSink) and not _revises(query):
-                yield f"queries.{name}.sinks.{index}: a topic accepts only appended rows; set mode: append"
-            if isinstance(sink, FilesSink):
-                yield (
-                    f"queries.{name}.sinks.{index}: files accept only appended rows, because a file cannot replace a row; set "
-                    "mode: append, or write to cassandra"
-                )
+            match sink:
+                case CassandraSink():
+                    pass
+                case KafkaSink() if _revises(query):
+                    yield (
+                        f"queries.{name}.sinks.{index}: a topic cannot replace a row that {query.mode} mode revises; set "
+                        "mode: append with a watermark (each group once, when it is final), or write to cassandra"
+                    )
+                case KafkaSink():
+                    yield f"queries.{name}.sinks.{index}: a topic accepts only appended rows; set mode: append"
+                case FilesSink():
+                    yield (
+                        f"queries.{name}.sinks.{index}: files accept only appended rows, because a file cannot replace a "
+                        "row; set mode: append, or write to cassandra"
+                    )
+                case _:
+                    assert_never(sink)
 
 
 def _revises(query: Query) -> bool:

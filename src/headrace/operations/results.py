@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from cassandra.cluster import Session
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -28,15 +28,18 @@ def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: i
         for pipeline in pipelines:
             for name, query in pipeline.queries.items():
                 for sink in query.sinks:
-                    if isinstance(sink, CassandraSink):
-                        keyspace, table = cassandra_table(pipeline.name, name, sink)
-                        key = {*sink.partition_key, *sink.clustering_key}
-                        rows = _table(session, keyspace, table, list(query.columns), key)
-                        rows_by_sink[f"table {keyspace}.{table}"] = rows[:limit]
-                    elif isinstance(sink, KafkaSink):
-                        rows_by_sink[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
-                    elif isinstance(sink, FilesSink):
-                        rows_by_sink[f"files {pipeline.name}/{name}"] = _files(storage, pipeline.name, name, limit)
+                    match sink:
+                        case CassandraSink():
+                            keyspace, table = cassandra_table(pipeline.name, name, sink)
+                            key = {*sink.partition_key, *sink.clustering_key}
+                            rows = _table(session, keyspace, table, list(query.columns), key)
+                            rows_by_sink[f"table {keyspace}.{table}"] = rows[:limit]
+                        case KafkaSink():
+                            rows_by_sink[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
+                        case FilesSink():
+                            rows_by_sink[f"files {pipeline.name}/{name}"] = _files(storage, pipeline.name, name, limit)
+                        case _:
+                            assert_never(sink)
             for topic in pipeline.sources:
                 rows_by_sink[f"topic {dead_letter_topic(topic)}"] = _topic(root, dead_letter_topic(topic), limit)
     return rows_by_sink

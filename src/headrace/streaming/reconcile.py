@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
@@ -125,17 +125,10 @@ def observe(job: Job, name: str, query: Query, since_ms: int = 0) -> Observed | 
     first = reconcile_bounds.first_batch(records, every, since_ms) if since_ms else 0
     directories = [directory for directory in every if directory.first >= first]
     for sink in query.sinks:
-        frame = _rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
+        frame = reconcile_sinks.rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
         frame.count()
-        rows[sink_name(job, name, sink)] = frame
+        rows[reconcile_sinks.sink_name(job, name, sink)] = frame
     return Observed(name, chosen, records[-1]["batch"], rows, directories, every)
-
-
-def sink_name(job: Job, name: str, sink: Sink) -> str:
-    """Return the name of a sink in reports."""
-    if isinstance(sink, CassandraSink):
-        return f"table {'.'.join(names.cassandra_table(job.pipeline.name, name, sink))}"
-    return f"topic {sink.topic}" if isinstance(sink, KafkaSink) else f"files {job.pipeline.name}/{name}"
 
 
 def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
@@ -161,7 +154,7 @@ def _compare(
     (first, *_) = query.sources
     try:
         for sink in query.sinks:
-            where = sink_name(job, observed.name, sink)
+            where = reconcile_sinks.sink_name(job, observed.name, sink)
             account = Account(observed.name, where, _kind(query), observed.generation.number, cut.batch)
             speed = observed.rows[where]
             if not cut.surely:
@@ -200,24 +193,27 @@ def _compare_rows(
     job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, observed: Observed, cut: Cut, since_ms: int
 ) -> None:
     speed = observed.rows[account.sink]
-    if isinstance(sink, KafkaSink):
-        kept = _kept(cut.surely, max(since_ms, reconcile_retained.since_ms(job, sink.topic, speed)))
-        sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
-        if not kept:
-            account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
-        else:
-            reconcile_rows.in_topic(account, query, made, sent, kept)
-    elif isinstance(sink, FilesSink):
-        placed = batch.batch_of(made, cut.ledger)
-        low = reconcile_bounds.first_batch(cut.surely, observed.all_directories, since_ms) if since_ms else 0
-        kept = [record for record in cut.surely if record["batch"] >= low]
-        if kept:
-            reconcile_rows.in_files(account, query, placed, speed, kept, observed.directories)
-        else:
-            account.note = "no batch of that time"
-    else:
-        account.exempt = True
-        account.note = "tables of single rows cannot be reconciled yet: not compared"
+    match sink:
+        case KafkaSink():
+            kept = _kept(cut.surely, max(since_ms, reconcile_retained.since_ms(job, sink.topic, speed)))
+            sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
+            if not kept:
+                account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
+            else:
+                reconcile_rows.in_topic(account, query, made, sent, kept)
+        case FilesSink():
+            placed = batch.batch_of(made, cut.ledger)
+            low = reconcile_bounds.first_batch(cut.surely, observed.all_directories, since_ms) if since_ms else 0
+            kept = [record for record in cut.surely if record["batch"] >= low]
+            if kept:
+                reconcile_rows.in_files(account, query, placed, speed, kept, observed.directories)
+            else:
+                account.note = "no batch of that time"
+        case CassandraSink():
+            account.exempt = True
+            account.note = "tables of single rows cannot be reconciled yet: not compared"
+        case _:
+            assert_never(sink)
 
 
 def _compare_lookups(
@@ -254,14 +250,6 @@ def _kind(query: Query) -> str:
     return "rows"
 
 
-def _rows(job: Job, name: str, query: Query, sink: Sink, directories: Sequence[Directory]) -> DataFrame:
-    if isinstance(sink, CassandraSink):
-        return reconcile_sinks.cassandra(job, name, query, sink)
-    if isinstance(sink, KafkaSink):
-        return reconcile_sinks.topic(job, sink.topic)
-    return reconcile_sinks.files(job, query, directories)
-
-
 def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
     """Return the sink's rows with OLD, whether an earlier generation wrote them; for a topic the newest record per id."""
     if not isinstance(sink, KafkaSink):
@@ -291,7 +279,7 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
 def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
     """Account for a query that has written no batch: it should have, if there are records in the archive."""
     query = job.pipeline.queries[name]
-    account = Account(name, sink_name(job, name, query.sinks[0]), _kind(query))
+    account = Account(name, reconcile_sinks.sink_name(job, name, query.sinks[0]), _kind(query))
     account.note = "it has written no batch yet"
     account.blocked = any(archives[topic].partitions for topic in query.sources)
     return account

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -10,7 +11,7 @@ from pyspark.sql import functions as F
 from headrace.contract import names
 from headrace.contract.bindings import READ_COMMITTED, read_kafka
 from headrace.contract.cassandra import directory_columns
-from headrace.contract.model import CassandraSink, KafkaSink, Query
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.outputs import Directory
 from headrace.contract.spark import ddl
 from headrace.streaming import sinks
@@ -21,6 +22,32 @@ WRITTEN = "_written"  # microseconds: the newest writetime of a Cassandra row's 
 ENTERED = "_entered"  # microseconds: when a directory's refresh wrote the row, in a table shared with a stream
 BATCH, GENERATION = "_batch", "_generation"
 PARTITION, OFFSET = "_partition", "_offset"
+
+
+def sink_name(job: Job, name: str, sink: Sink) -> str:
+    """Return the name of a sink in reports."""
+    match sink:
+        case CassandraSink():
+            return f"table {'.'.join(names.cassandra_table(job.pipeline.name, name, sink))}"
+        case KafkaSink():
+            return f"topic {sink.topic}"
+        case FilesSink():
+            return f"files {job.pipeline.name}/{name}"
+        case _:
+            assert_never(sink)
+
+
+def rows(job: Job, name: str, query: Query, sink: Sink, directories: Sequence[Directory]) -> DataFrame:
+    """Return the rows of a sink; of a file sink those in `directories`."""
+    match sink:
+        case CassandraSink():
+            return cassandra(job, name, query, sink)
+        case KafkaSink():
+            return topic(job, sink.topic)
+        case FilesSink():
+            return files(job, query, directories)
+        case _:
+            assert_never(sink)
 
 
 def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFrame:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from typing import assert_never
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract import limits
-from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query, decimal_digits
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, Sink, decimal_digits
 from headrace.contract.spark import ddl_type
 from headrace.streaming import sinks
 from headrace.streaming.columns import REASON_LENGTH
@@ -110,10 +111,15 @@ def _rules(frame: DataFrame, pipeline: Pipeline, query: Query) -> Iterator[tuple
     yield from _nulls(query)
     yield from _values(frame, query)
     for sink in query.sinks:
-        if isinstance(sink, CassandraSink):
-            yield from _cassandra(query, sink)
-        elif isinstance(sink, KafkaSink):
-            yield from _kafka(query, sink)
+        match sink:
+            case CassandraSink():
+                yield from _cassandra(query, sink)
+            case KafkaSink():
+                yield from _kafka(query, sink)
+            case FilesSink():
+                pass  # a JSON file has no limit that a row could exceed
+            case _:
+                assert_never(sink)
 
 
 def _nulls(query: Query) -> Iterator[tuple[Column, Column]]:
@@ -176,9 +182,13 @@ def _reason(text: str) -> Column:
     return F.lit(f"{NOT_WRITTEN}: {text}")
 
 
-def _key_columns(sink: object) -> list[str]:
-    if isinstance(sink, CassandraSink):
-        return [*sink.partition_key, *sink.clustering_key]
-    if isinstance(sink, KafkaSink):
-        return [sink.key, *([] if sink.identity == "source" else sink.identity)]
-    return []
+def _key_columns(sink: Sink) -> list[str]:
+    match sink:
+        case CassandraSink():
+            return [*sink.partition_key, *sink.clustering_key]
+        case KafkaSink():
+            return [sink.key, *([] if sink.identity == "source" else sink.identity)]
+        case FilesSink():
+            return []
+        case _:
+            assert_never(sink)

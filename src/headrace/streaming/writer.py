@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from py4j.protocol import Py4JError
 from pyspark import StorageLevel
@@ -278,18 +279,21 @@ def declared_write(
         if batch.refused != 0:
             rows = frame.where(F.col(refusals.REASON).isNull())
         for sink in query.sinks:
-            if isinstance(sink, CassandraSink):
-                with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
-                    sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
-                    for result in results:
-                        if result.sink is sink:
-                            result.settle(rows, batch.writetime_micros)
-            elif isinstance(sink, KafkaSink):
-                with writing(f"Kafka topic {sink.topic}"):
-                    sinks.write_kafka(rows, query, sink, batch, kafka)
-            elif isinstance(sink, FilesSink):
-                with writing(f"Folder {paths.files}"):
-                    sinks.write_files(rows, paths.files, query, batch.number)
+            match sink:
+                case CassandraSink():
+                    with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
+                        sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+                        for result in results:
+                            if result.sink is sink:
+                                result.settle(rows, batch.writetime_micros)
+                case KafkaSink():
+                    with writing(f"Kafka topic {sink.topic}"):
+                        sinks.write_kafka(rows, query, sink, batch, kafka)
+                case FilesSink():
+                    with writing(f"Folder {paths.files}"):
+                        sinks.write_files(rows, paths.files, query, batch.number)
+                case _:
+                    assert_never(sink)
 
     return write
 
