@@ -263,13 +263,18 @@ def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generat
 
 def _complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
     """Return the event time from which a sink is complete: retention and ttl delete older rows."""
-    if isinstance(sink, KafkaSink):
-        kept = reconcile_retained.since_ms(job, sink.topic, rows)
-        skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
-        return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
-    if isinstance(sink, CassandraSink) and sink.ttl is not None:
-        return max(since_ms, int((time.time() - sink.ttl.total_seconds()) * 1000))
-    return since_ms
+    match sink:
+        case KafkaSink():
+            kept = reconcile_retained.since_ms(job, sink.topic, rows)
+            skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
+            return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
+        case CassandraSink():
+            gone = sink.ttl and int((time.time() - sink.ttl.total_seconds()) * 1000)
+            return max(since_ms, gone or 0)
+        case FilesSink():
+            return since_ms
+        case _:
+            assert_never(sink)
 
 
 def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
