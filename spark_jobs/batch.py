@@ -13,6 +13,7 @@ from pathlib import Path
 from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
+from headrace.contract.job_files import SPECS
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
@@ -53,14 +54,14 @@ def _run(duty: str, name: str, run: str) -> None:
         raise HeadraceError(f"{STORAGE_ROOT} is not set: start batch runs with `headrace batch`, or by the DAG.")
     pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    order = batch_job.order(root, name, run)
+    spec = batch_job.spec(SPECS[duty], root, name, run)
     conf = dict(environment.spark_conf)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         conf = submit.local_conf(pipeline, environment.spark_ui_port) | conf
     module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
     job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
     try:
-        batch_job.report(root, name, run, DUTIES[duty](job, order))
+        batch_job.report(root, name, run, DUTIES[duty](job, spec))
     finally:
         job.spark.stop()
 

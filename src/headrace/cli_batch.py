@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +20,7 @@ from headrace.cli_common import (
     who,
 )
 from headrace.contract import views as contract
+from headrace.contract.records import to_json
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher
 from headrace.local.settings import Settings
@@ -36,6 +37,7 @@ from headrace.operations import (
     serve,
     tables,
 )
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.deployment import Deployment
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and whether all adds up.")
@@ -190,20 +192,20 @@ def rebuild_query(
     planned = rebuild.plan(own, pipeline, query)
     if act is None:
         if as_json:
-            print_json(planned)
+            print_json(to_json(planned))
             return
         console.print(
-            f"Generation {planned['number']} of {pipeline}.{query}: {planned['archived']} offsets from the archive, "
-            f"then {planned['again']} from Kafka."
+            f"Generation {planned.number} of {pipeline}.{query}: {planned.archived} offsets from the archive, "
+            f"then {planned.again} from Kafka."
         )
-        for blocker in planned["blockers"]:
+        for blocker in planned.blockers:
             console.print(f"Blocked: {blocker}.")
-        if not planned["blockers"]:
-            console.print(f"To do it: headrace batch rebuild {pipeline} {query} --act {planned['fingerprint']}")
+        if not planned.blockers:
+            console.print(f"To do it: headrace batch rebuild {pipeline} {query} --act {planned.fingerprint}")
         return
-    given = rebuild.give(own, planned | {"fingerprint": act}, by=who(), reason=reason)
+    run = rebuild.prepare(own, replace(planned, fingerprint=act), by=who(), reason=reason)
     with progress_bars() as report:
-        done = rebuild.finish(own, _execute(own, given, f"rebuild {query}", report))
+        done = rebuild.finish(own, _execute(own, run, f"rebuild {query}", report))
     if as_json:
         print_json(done)
     else:
@@ -276,17 +278,17 @@ def _starting() -> Deployment:
 
 
 def _views(own: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
-    given = batch_views.plan(own, name, first=first, last=last)
-    lineage_runs.start_views(own, name, given["run"])
+    run = batch_views.plan(own, name, first=first, last=last)
+    lineage_runs.start_views(own, name, run.run)
     try:
-        told = _execute(own, given, f"views of {name}", report)
+        told = _execute(own, run, f"views of {name}", report)
     except HeadraceError as error:
-        lineage_runs.fail_views(own, name, given["run"], str(error))
+        lineage_runs.fail_views(own, name, run.run, str(error))
         raise
     lineage_runs.emit_views(own, told)
     return told
 
 
-def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+def _execute(own: Deployment, run: BatchRun, what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
     report(what, None)
-    return batch_runs.execute(own, given, lambda stage, done: report(what, done))
+    return batch_runs.execute(own, run, lambda stage, done: report(what, done))

@@ -1,8 +1,8 @@
-"""A finite Spark job: its order, its progress and its report are small files in the run's folder.
+"""A finite Spark job: its spec, its progress and its report are small files in the run's folder.
 
-Whoever wants the job (a DAG, the command line) writes order.json, starts `spark_jobs/batch.py DUTY PIPELINE RUN` by
-whatever means, and reads report.json. The arguments say nothing else: an order that was approved is the one that runs,
-and a run that is repeated does the same again.
+Whoever wants the job (a DAG, the command line) writes the spec (order.json), starts `spark_jobs/batch.py DUTY PIPELINE RUN`
+by whatever means, and reads report.json. The arguments say nothing else: a job that was approved is the one that runs, and a
+run that is repeated does the same again.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
-from headrace.contract import paths, storage, submit
+from headrace.contract import paths, records, storage, submit
 from headrace.contract.bindings import read_cassandra
+from headrace.contract.job_files import JobProgress, JobSpec
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import queries, session
 from headrace.streaming.queries import Transform
+
+Spec = TypeVar("Spec", bound=JobSpec)
 
 # The streams' settings, but plans that adapt and more partitions: a finite job has no state that they would bind.
 BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "4"}
@@ -42,17 +45,15 @@ class Job:
         """Write how far the run is."""
         folder = paths.batch_run(self.root, self.pipeline.name, self.run)
         at_ms = time.time_ns() // 1_000_000
-        storage.write_json(f"{folder}/progress.json", {"done": done, "of": of, "stage": stage, "at_ms": at_ms})
+        records.write(f"{folder}/progress.json", JobProgress(done, of, stage, at_ms))
 
 
-def order(root: str, pipeline: str, run: str) -> dict[str, Any]:
-    """Return the order of a run. Raises HeadraceError where nobody gave it."""
-    found: dict[str, Any] | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/order.json")
-    if found is None:
-        raise HeadraceError(
-            f"There is no order for run {run!r} of {pipeline}: plan it first, the plan writes the order."
-        )
-    return found
+def spec(kind: type[Spec], root: str, pipeline: str, run: str) -> Spec:
+    """Return the spec of a run. Raises HeadraceError if none was written."""
+    written = records.read(kind, f"{paths.batch_run(root, pipeline, run)}/order.json")
+    if written is None:
+        raise HeadraceError(f"Run {run!r} of {pipeline} has no job spec: plan it first, the plan writes the spec.")
+    return written
 
 
 def report(root: str, pipeline: str, run: str, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import generation, ledger, names, outputs
 from headrace.contract.checkpoint import newest_batch
+from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.ledger import Record
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.outputs import Directory
@@ -67,17 +68,16 @@ class Looked:
     all_directories: Sequence[Directory] = ()
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: ReconcileSpec) -> dict[str, Any]:
     """Reconcile and return the report: one entry a query and sink, and one archive entry a topic.
 
-    The order has `queries` (short names; None: all), `since_ms` (windows that begin, joined rows that happened, and batches of
-    single rows that began before are left out, and so are running totals; 0: all), `tolerance` (text of a decimal), `at_ms`.
+    The spec bounds it (`contract.job_files`).
     """
     began = time.monotonic()
-    chosen = order["queries"]
+    chosen = spec.queries
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reads the sinks")
-    since_ms = order["since_ms"]
+    since_ms = spec.since_ms
     seen = {name: look(job, name, query, since_ms) for name, query in wanted.items()}
     looked = [found for found in seen.values() if found]
     now = {each.name: _ledger(job, each.generation) for each in looked}
@@ -91,19 +91,19 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     steps = len(looked) + len(topics)
     for number, each in enumerate(looked):
         job.progress(number, steps, each.name)
-        accounts += list(_compare(job, each, now[each.name], archives, typed, order))
+        accounts += list(_compare(job, each, now[each.name], archives, typed, spec))
     accounts += [_unwritten(job, name, archives) for name, found in seen.items() if found is None]
     for number, topic in enumerate(topics):
         job.progress(len(looked) + number, steps, f"archive of {topic}")
         accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
-    accounts += reconcile_views.compare(job, wanted, archives, order)
-    at = datetime.fromtimestamp(order["at_ms"] / 1000, UTC)
+    accounts += reconcile_views.compare(job, wanted, archives, spec)
+    at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
     return {
         "run": job.run,
         "pipeline": job.pipeline.name,
-        "at_ms": order["at_ms"],
+        "at_ms": spec.at_ms,
         "differing": sum(account.differing for account in accounts),
         "pending": sum(account.pending for account in accounts),
         "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
@@ -147,11 +147,11 @@ def cut_of(job: Job, each: Looked, records: Sequence[Record], archives: Mapping[
 
 def _compare(
     job: Job, each: Looked, records: Sequence[Record], archives: Mapping[str, Archive],
-    typed: Mapping[str, DataFrame], order: Mapping[str, Any],
+    typed: Mapping[str, DataFrame], spec: ReconcileSpec,
 ) -> Iterator[Account]:  # fmt: skip
     query, cut = job.pipeline.queries[each.name], cut_of(job, each, records, archives)
     transform = refusals.taken(job.transforms[each.name], job.pipeline, query)
-    since_ms, tolerance = order["since_ms"], Decimal(order["tolerance"])
+    since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
     sides = {
         topic: batch.batch_of(typed[topic], cut.ledger)
         .where(F.col(batch.BATCH).isNotNull())

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import archived, names, paths, storage, views
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
@@ -32,26 +33,24 @@ SNAPSHOT_RUN = "headrace-run"
 _MICRO = timedelta(microseconds=1)
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: ViewsSpec) -> dict[str, Any]:
     """Compute days of all views of a pipeline and return the report.
 
-    The order has `closed_until` (ISO day: all before it are closed), `ends` (topic -> partition -> offset that the
-    archive must have reached), `begins` (the same: Kafka's first offset) and `days` (ISO days to compute again; None: those
-    that are new or were touched, or whose columns changed).
+    The spec says which (`contract.job_files`).
     """
     began = time.monotonic()
     wanted = views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
-    archives = await_archives(job, topics, order["ends"])
+    archives = await_archives(job, topics, spec.ends)
     state: dict[str, Any] = storage.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
     old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
-    behind = behind_of(archives, order)
-    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(order["closed_until"]), old)
+    behind = behind_of(archives, spec)
+    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec.closed_until), old)
     _alter(job, wanted, state)
     sizes = {
         date.fromisoformat(day): int(found["records"]) for day, found in state["days"].items() if "records" in found
     }
-    chosen = order["days"]
+    chosen = spec.days
     if chosen is not None:
         days = [date.fromisoformat(day) for day in chosen]
         early = [str(day) for day in days if closed is None or day >= closed]
@@ -276,12 +275,12 @@ class Behind:
     end: int
 
 
-def behind_of(archives: Mapping[str, Archive], order: Mapping[str, Any]) -> list[Behind]:
-    """Return where the archives have not reached the order's `ends`. A partition that Kafka has emptied lacks nothing."""
+def behind_of(archives: Mapping[str, Archive], spec: ViewsSpec) -> list[Behind]:
+    """Return where the archives have not reached the spec's `ends`. A partition that Kafka has emptied lacks nothing."""
     found = []
     for topic, archive in archives.items():
-        for number, end in sorted(order["ends"].get(topic, {}).items()):
-            begin = order.get("begins", {}).get(topic, {}).get(number, 0)
+        for number, end in sorted(spec.ends.get(topic, {}).items()):
+            begin = spec.begins.get(topic, {}).get(number, 0)
             if begin < end and not archive.covers({number: end}):
                 found.append(Behind(topic, int(number), archive.ends.get(number, 0), end))
     return found

@@ -57,7 +57,7 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
         status = "FAILED" if differing else "PASSED"
         account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
         return lambda _, given, __: {
-            "pipeline": given["pipeline"], "run": given["run"], "differing": differing, "accounts": [account],
+            "pipeline": given.pipeline, "run": given.run, "differing": differing, "accounts": [account],
         }  # fmt: skip
 
     monkeypatch.setattr(batch_runs, "execute", executed(0))
@@ -133,7 +133,7 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
         (("dead-letters", "list", "poss"), "There is no source topic 'poss'"),
         (("serve-query", "pos_sales", "tumbling", "--key", "p1"), "--key takes COLUMN=VALUE"),
         (("serve-query", "pos_sales", "tumbling", "--since", "noon"), "A time is 2026-11-23"),
-        (("batch", "rebuild", "pos_sales", "items2"), "has no query 'items2' to rebuild"),
+        (("batch", "rebuild", "pos_sales", "items2"), "Unknown query 'items2' of pos_sales"),
         (("batch", "repair", "pos_sales", "never"), "never|Cassandra|binding"),
     ):
         with pytest.raises(HeadraceError, match=told):
