@@ -216,17 +216,19 @@ def rebuild_query(
 def guard(names: Names = None, as_json: Json = False) -> None:
     """Show how long until Kafka removes what a query has not read. Exit code 4 if records are lost or soon will be."""
     own = _written()
-    found = [retention.guard(own, name) for name in pipelines_of(names)]
+    reports = [retention.guard(own, name) for name in pipelines_of(names)]
     if as_json:
-        print_json(found)
+        print_json([to_json(report) for report in reports])
     else:
-        hours = [None if f["least_left_seconds"] is None else f"{f['least_left_seconds'] / 3600:.1f} h" for f in found]
-        rows = [(f["pipeline"], f["state"], left, ", ".join(f"{p['query']} {p['topic']}/{p['partition']}" for p in f["places"]))
-                for f, left in zip(found, hours, strict=True)]  # fmt: skip
+        rows = []
+        for report in reports:
+            seconds = report.least_left_seconds
+            where = ", ".join(f"{place.query} {place.topic}/{place.partition}" for place in report.places)
+            rows.append((report.pipeline, report.state, None if seconds is None else f"{seconds / 3600:.1f} h", where))
         console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
-        for topic in sorted({topic for each in found for topic in each["bounded_by_bytes"]}):
+        for topic in sorted({topic for report in reports for topic in report.bounded_by_bytes}):
             console.print(f"{topic} is bounded by bytes too: Kafka may remove records before their time.")
-    if any(each["state"] in ("LOST", "AT_RISK") for each in found):
+    if any(report.state in ("LOST", "AT_RISK") for report in reports):
         raise typer.Exit(DIFFERS)
 
 

@@ -24,6 +24,7 @@ from headrace.cli_common import (
 )
 from headrace.contract import names
 from headrace.contract.model import Pipeline
+from headrace.contract.records import to_json
 from headrace.errors import HeadraceError
 from headrace.local.launcher import write_deployment
 from headrace.local.settings import Settings
@@ -140,7 +141,7 @@ def checkpoint_restore(
         planned = restore.plan_reset(own, pipeline, query, starting)
     else:
         planned = restore.plan(own, pipeline, query, snapshot or None, settings.bindings())
-    done: dict[str, Any] = planned.to_json_dict() | {"acted": False}
+    done: dict[str, Any] = to_json(planned) | {"acted": False}
     if act:
         made = restore.act(own, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
         report = verify.verify(own.root, pipeline, query, settings.bindings())
@@ -168,7 +169,7 @@ def checkpoint_prune(
     if act:
         planned = prune.act(root, pipelines, retention, planned.fingerprint)
     if as_json:
-        print_json(planned.to_json_dict() | {"acted": act})
+        print_json(to_json(planned) | {"bytes": planned.bytes, "acted": act})
         return
     rows = [("deleted" if each.delete else "to the trash", each.path, each.bytes, each.why) for each in planned.items]
     console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to take away.")

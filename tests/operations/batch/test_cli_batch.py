@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +114,15 @@ def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = {"query": "tumbling", "topic": "pos", "partition": 0, "state": "LOST"}
-    told = {"pipeline": "pos_sales", "state": "LOST", "places": [place], "least_left_seconds": 0.0,
-            "bounded_by_bytes": ["pos"]}  # fmt: skip
+    place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
+    told = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
     monkeypatch.setattr(retention, "guard", lambda *_: told)
     code, shown = run("batch", "retention", "pos_sales")
     assert code == 4
     assert "pos is bounded by bytes too" in shown
-    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "RETIRED"})
+    monkeypatch.setattr(retention, "guard", lambda *_: replace(told, state="RETIRED"))
     assert run("batch", "retention", "pos_sales")[0] == 0
-    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "OK", "places": [], "least_left_seconds": None})
+    monkeypatch.setattr(retention, "guard", lambda *_: retention.RetentionReport("pos_sales", "OK"))
     assert run("batch", "retention", "pos_sales")[0] == 0
 
 

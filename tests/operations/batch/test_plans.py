@@ -337,11 +337,11 @@ def test_letters_are_chosen_by_all_that_is_given() -> None:
 
 
 def test_the_guard_says_what_is_lost_and_where() -> None:
-    place = {"query": "tumbling", "topic": "pos", "partition": 0, "next_offset": 5, "first_offset": 9, "end_offset": 12}
-    lost = {"pipeline": "p", "state": "LOST", "places": [place | {"state": "LOST", "left_seconds": 0.0}]}
+    place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
+    lost = retention.RetentionReport("p", "LOST", (place,))
     with pytest.raises(HeadraceError, match=r"p\.tumbling at pos/0 offset 5 has lost 4 records"):
         retention.require_kept(lost)
-    retention.require_kept({"pipeline": "p", "state": "OK", "places": [], "least_left_seconds": None})
+    retention.require_kept(retention.RetentionReport("p", "OK"))
 
 
 def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
@@ -362,7 +362,7 @@ def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_
     assert not retention.is_retired(stopped, week | {"clicks": retention.Kept(retention.FOR_EVER)}, hour_ms * 24 * 8)
     assert not retention.is_retired(DesiredState("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
     assert not retention.is_retired(DesiredState(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
-    retention.require_kept({"pipeline": "p", "state": "RETIRED", "places": []})
+    retention.require_kept(retention.RetentionReport("p", "RETIRED"))
 
 
 def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:
