@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import submit
 from headrace.contract.generation import Generation
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.local import jars
 from headrace.local.java import find_java
@@ -94,7 +95,7 @@ def main() -> None:
     try:
         _archive(job.spark, options.records, options.products)
         clock.begin()
-        report = views.run(job, {"closed_until": "2026-03-08", "ends": {}, "days": None})
+        report = views.run(job, ViewsSpec(closed_until="2026-03-08"))
         clock.lap("views", "7 days")
         print(f"           rows {report['rows']}")
         _reconcile(job, clock, options.records)

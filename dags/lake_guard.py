@@ -30,11 +30,12 @@ with DAG(
     @task(map_index_template="{{ pipeline }}")
     def guard(pipeline: str) -> dict[str, Any]:
         """Fail if Kafka has removed, or will soon remove, records that a query has not read."""
+        from headrace.contract import records
         from headrace.operations import deployment, retention
 
-        told = retention.guard(deployment.load(), pipeline)
-        retention.require_kept(told)
-        return told
+        report = retention.guard(deployment.load(), pipeline)
+        retention.require_kept(report)
+        return records.to_json(report)
 
     @task(map_index_template="{{ pipeline }}")
     def emit_lineage(pipeline: str) -> dict[str, Any]:

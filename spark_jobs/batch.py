@@ -13,6 +13,7 @@ from pathlib import Path
 from headrace.contract import submit
 from headrace.contract.bindings import binding_root
 from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
+from headrace.contract.job_files import SPECS
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
@@ -53,7 +54,7 @@ def _run(duty: str, name: str, run: str) -> None:
         raise HeadraceError(f"{STORAGE_ROOT} is not set. Start batch runs with `headrace batch`, or with the DAG.")
     pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    spec = batch_job.job_spec(root, name, run)
+    spec = batch_job.job_spec(SPECS[duty], root, name, run)
     conf = dict(environment.spark_conf)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         conf = submit.local_conf(pipeline, environment.spark_ui_port) | conf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +20,7 @@ from headrace.cli_common import (
     who,
 )
 from headrace.contract import views as contract
+from headrace.contract.records import to_json
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher
 from headrace.local.settings import Settings
@@ -35,6 +36,7 @@ from headrace.operations import (
     serve,
     tables,
 )
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.deployment import Deployment, load
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
@@ -195,20 +197,20 @@ def rebuild_query(
     planned = rebuild.plan(deployment, pipeline, query)
     if act is None:
         if as_json:
-            print_json(planned)
+            print_json(to_json(planned))
             return
         console.print(
-            f"Generation {planned['number']} of {pipeline}.{query}: {planned['archived']} offsets from the archive, "
-            f"then {planned['again']} from Kafka."
+            f"Generation {planned.number} of {pipeline}.{query}: {planned.archived} offsets from the archive, "
+            f"then {planned.again} from Kafka."
         )
-        for blocker in planned["blockers"]:
+        for blocker in planned.blockers:
             console.print(f"Blocked: {blocker}.")
-        if not planned["blockers"]:
-            console.print(f"To carry it out: headrace batch rebuild {pipeline} {query} --act {planned['fingerprint']}")
+        if not planned.blockers:
+            console.print(f"To carry it out: headrace batch rebuild {pipeline} {query} --act {planned.fingerprint}")
         return
-    job = rebuild.give(deployment, planned | {"fingerprint": act}, by=who(), reason=reason)
+    run = rebuild.prepare(deployment, replace(planned, fingerprint=act), by=who(), reason=reason)
     with progress_bars() as report:
-        done = rebuild.finish(deployment, _execute(deployment, job, f"rebuild {query}", report))
+        done = rebuild.finish(deployment, _execute(deployment, run, f"rebuild {query}", report))
     if as_json:
         print_json(done)
     else:
@@ -219,19 +221,19 @@ def rebuild_query(
 def guard(names: Names = None, as_json: Json = False) -> None:
     """Show when Kafka will delete records that a query has not read. Exit code 4 if records are lost or at risk."""
     deployment = _written()
-    results = [retention.guard(deployment, name) for name in pipelines_of(names)]
+    reports = [retention.guard(deployment, name) for name in pipelines_of(names)]
     if as_json:
-        print_json(results)
+        print_json([to_json(report) for report in reports])
     else:
-        hours = [
-            None if f["least_left_seconds"] is None else f"{f['least_left_seconds'] / 3600:.1f} h" for f in results
-        ]
-        rows = [(f["pipeline"], f["state"], left, ", ".join(f"{p['query']} {p['topic']}/{p['partition']}" for p in f["places"]))
-                for f, left in zip(results, hours, strict=True)]  # fmt: skip
+        rows = []
+        for report in reports:
+            seconds = report.least_left_seconds
+            where = ", ".join(f"{place.query} {place.topic}/{place.partition}" for place in report.places)
+            rows.append((report.pipeline, report.state, None if seconds is None else f"{seconds / 3600:.1f} h", where))
         console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
-        for topic in sorted({topic for result in results for topic in result["bounded_by_bytes"]}):
+        for topic in sorted({topic for report in reports for topic in report.bounded_by_bytes}):
             console.print(f"{topic} is also limited by size: Kafka may delete records before their retention time.")
-    if any(result["state"] in ("LOST", "AT_RISK") for result in results):
+    if any(report.state in ("LOST", "AT_RISK") for report in reports):
         raise typer.Exit(DIFFERS)
 
 
@@ -283,17 +285,17 @@ def _starting() -> Deployment:
 
 
 def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
-    job = batch_views.plan(deployment, name, first=first, last=last)
-    lineage_runs.start_views(deployment, name, job["run"])
+    run = batch_views.plan(deployment, name, first=first, last=last)
+    lineage_runs.start_views(deployment, name, run.run)
     try:
-        result = _execute(deployment, job, f"views of {name}", report)
+        result = _execute(deployment, run, f"views of {name}", report)
     except HeadraceError as error:
-        lineage_runs.fail_views(deployment, name, job["run"], str(error))
+        lineage_runs.fail_views(deployment, name, run.run, str(error))
         raise
     lineage_runs.emit_views(deployment, result)
     return result
 
 
-def _execute(deployment: Deployment, job: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+def _execute(deployment: Deployment, run: BatchRun, what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
     report(what, None)
-    return batch_runs.execute(deployment, job, lambda stage, done: report(what, done))
+    return batch_runs.execute(deployment, run, lambda stage, done: report(what, done))

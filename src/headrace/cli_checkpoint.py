@@ -24,6 +24,7 @@ from headrace.cli_common import (
 )
 from headrace.contract import names
 from headrace.contract.model import Pipeline
+from headrace.contract.records import to_json
 from headrace.errors import HeadraceError
 from headrace.local.launcher import write_deployment
 from headrace.local.settings import Settings
@@ -144,7 +145,7 @@ def checkpoint_restore(
         planned = restore.plan_reset(local_launcher, pipeline, query, starting)
     else:
         planned = restore.plan(local_launcher, pipeline, query, snapshot or None, settings.bindings())
-    done: dict[str, Any] = planned.to_json_dict() | {"acted": False}
+    done: dict[str, Any] = to_json(planned) | {"acted": False}
     if act:
         made = restore.act(local_launcher, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
         report = verify.verify(local_launcher.root, pipeline, query, settings.bindings())
@@ -174,7 +175,7 @@ def checkpoint_prune(
     if act:
         planned = prune.act(root, pipelines, retention, planned.fingerprint)
     if as_json:
-        print_json(planned.to_json_dict() | {"acted": act})
+        print_json(to_json(planned) | {"bytes": planned.bytes, "acted": act})
         return
     rows = [("deleted" if item.delete else "to the trash", item.path, item.bytes, item.why) for item in planned.items]
     console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to prune.")

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from headrace.contract import archived, names, paths, storage
 from headrace.contract.generation import Generation
+from headrace.contract.job_files import UpkeepSpec
 from headrace.contract.load import load_pipeline
 from headrace.streaming import queries, sinks, tables, upkeep, writer
 from headrace.streaming.batch_job import Job
@@ -55,7 +56,7 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
     appended(spark, name, range(8))
     before, note = versions(root, name), archived.newest(root, name, "archive_pos")
     job: Any = Job(spark, SimpleNamespace(name=name), {}, root, Path(root) / "none", "run")
-    told = upkeep.run(job, {})
+    told = upkeep.run(job, UpkeepSpec())
     assert set(told["tables"]["archive_pos"]) == {"orphans_removed", "seconds"}
     assert versions(root, name) == before, "two processes would commit to one table"
 
@@ -105,7 +106,7 @@ spark = session.start("beside", conf)
 job = Job(spark, SimpleNamespace(name=name), {}, root, folder, "run")
 rounds = 0
 while not (folder / "end").exists():
-    upkeep.run(job, {})
+    upkeep.run(job, UpkeepSpec())
     rounds += 1
     (folder / "rounds").write_text(str(rounds))
 spark.stop()

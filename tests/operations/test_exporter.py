@@ -140,7 +140,7 @@ def test_retention_has_a_state_and_the_time_that_is_left(deployed, monkeypatch):
     monkeypatch.setattr(
         retention,
         "guard",
-        lambda _, name: {"state": "AT_RISK", "least_left_seconds": 60 if name == "pos_sales" else None},
+        lambda _, name: retention.RetentionReport(name, "AT_RISK", (), 60.0 if name == "pos_sales" else None),
     )
     told = {sample[:2]: sample[2] for sample in exporter.margins(deployed)}
     assert told["headrace_retention_state", ("pos_sales", "AT_RISK")] == 1

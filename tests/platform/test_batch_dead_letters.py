@@ -201,12 +201,11 @@ def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Pl
 
 def test_the_retention_guard_knows_where_every_query_stands(place: Place) -> None:
     told = retention.guard(place.deployment, place.stage.name)
-    assert told == {"pipeline": place.stage.name, "state": "OK", "places": [], "least_left_seconds": None,
-                    "bounded_by_bytes": []}  # fmt: skip
+    assert told == retention.RetentionReport(place.stage.name, "OK")
     place.stage.stop()
     place.stage.send([_record(1, event="view")])
     behind = retention.guard(place.deployment, place.stage.name, warn_below=1.0)
-    assert behind["state"] == "AT_RISK"
-    assert {each["query"] for each in behind["places"]} == {"files", "topic", f"archive_{TOPIC}"}
+    assert behind.state == "AT_RISK"
+    assert {each.query for each in behind.places} == {"files", "topic", f"archive_{TOPIC}"}
     with pytest.raises(HeadraceError, match=r"files at quickstart_letters/\d offset \d+ loses records in"):
         retention.require_kept(behind)

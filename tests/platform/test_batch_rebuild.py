@@ -5,6 +5,7 @@ Two drivers' lives and two finite runs; the topic is emptied in between, as rete
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -69,18 +70,18 @@ def test_a_rebuilt_query_goes_on_from_kafka_and_is_exact(
     send(records[:50], read_kafka(stage.admin), {TOPIC}, paced=False)
     empty(stage, {int(p): int(end) for p, end in stage.ends(TOPIC).items()})
     planned = rebuild.plan(deployment, stage.name, "tumbling")
-    assert any("the archive ends at" in blocker for blocker in planned["blockers"]), planned
+    assert any("the archive ends at" in blocker for blocker in planned.blockers), planned
     with pytest.raises(HeadraceError, match=r"cannot be rebuilt: .*what lies between is lost"):
-        rebuild.give(deployment, planned, by="a test", reason="none")
+        rebuild.prepare(deployment, planned, by="a test", reason="none")
 
 
 def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> None:
     planned = rebuild.plan(deployment, stage.name, query)
-    assert planned["blockers"] == []
-    assert (planned["archived"], planned["again"], planned["number"]) == (archived, 0, 2)
+    assert planned.blockers == ()
+    assert (planned.archived, planned.again, planned.number) == (archived, 0, 2)
     with pytest.raises(HeadraceError, match="look at a new plan"):
-        rebuild.give(deployment, planned | {"fingerprint": "old"}, by="a test", reason="none")
-    given = rebuild.give(deployment, planned, by="a test", reason="retention took it", rows_each=300)
+        rebuild.prepare(deployment, replace(planned, fingerprint="old"), by="a test", reason="none")
+    given = rebuild.prepare(deployment, planned, by="a test", reason="retention took it", rows_each=300)
     report = batch_runs.execute(deployment, given)
     # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
     assert report["batches"] >= 2

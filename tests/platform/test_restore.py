@@ -14,6 +14,7 @@ from headrace.contract import archived, generation, names, outputs, storage, tre
 from headrace.contract import snapshot as kept
 from headrace.contract.bindings import ROOT_VARIABLE
 from headrace.contract.exits import Exit
+from headrace.contract.job_files import UpkeepSpec
 from headrace.contract.objects import SCHEME
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
@@ -151,7 +152,7 @@ def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None
     for _ in range(2):
         upkeep.gather(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
     deployment = deployment_of(stage, project)
-    given = batch_runs.give(stage.root, "upkeep", stage.name, {})
+    given = batch_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
     told = batch_runs.execute(deployment, given)
     print(told)
     assert set(told["tables"][archive]) == {"orphans_removed", "seconds"}, "its own writer does the rest"

@@ -157,14 +157,16 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
         stage.kill()
 
     guarded = retention.guard(deployment, stage.name)
-    assert (guarded["state"], guarded["least_left_seconds"]) == ("OK", None)
+    assert (guarded.state, guarded.least_left_seconds) == ("OK", None)
     places = [TopicPartition(POS, partition, end) for partition, end in ends_now.items()]
     admin = kafka_admin(stage.admin)  # held while its answers are awaited
     for answer in admin.delete_records(places).values():
         answer.result(30)
     planned = rebuild.plan(deployment, stage.name, "product_totals")
-    assert (planned["blockers"], planned["again"]) == ([], 0)
-    report = batch_runs.execute(deployment, rebuild.give(deployment, planned, by="a test", reason="retention took it"))
+    assert (planned.blockers, planned.again) == ((), 0)
+    report = batch_runs.execute(
+        deployment, rebuild.prepare(deployment, planned, by="a test", reason="retention took it")
+    )
     rebuild.finish(deployment, report)
     before = totals(stage)
     second.committed(sales("committed-2", 1))

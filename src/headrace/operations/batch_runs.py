@@ -1,7 +1,7 @@
-"""Finite Spark runs for operators: give the order, start the run on this machine, read its report.
+"""Finite Spark runs for operators: write the job spec, start the run on this machine, read its report.
 
-An order is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that with
-SparkSubmitOperator and `arguments` and `environment` of here; the command line starts it as a child process.
+The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that with
+SparkSubmitOperator and the arguments and environment of this module; the command line starts it as a child process.
 """
 
 from __future__ import annotations
@@ -14,58 +14,68 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
-from headrace.contract import paths, storage, submit, trees
+from headrace.contract import paths, records, storage, submit, trees
 from headrace.contract.bindings import ROOT_VARIABLE
 from headrace.contract.driver_environment import DriverEnvironment
+from headrace.contract.job_files import Duty, JobProgress, JobSpec
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import last_error_entry
 from headrace.operations.drivers_local import LocalLauncher
 
-Duty = Literal["views", "reconcile", "rebuild", "drill", "upkeep"]
 Report = Callable[[str, float | None], None]
 
 KEPT_RUNS = 500  # folders of old runs a pipeline; results stay in the report tables
 DRIVER_MEMORY = "1536m"
 
 
-def give(root: str, duty: Duty, pipeline: str, order: Mapping[str, Any], run: str | None = None) -> dict[str, Any]:
-    """Write the order of a run and return {duty, pipeline, run, arguments, order}, JSON-safe.
+@dataclass(frozen=True)
+class BatchRun:
+    """A run whose job spec is written."""
+
+    duty: Duty
+    pipeline: str
+    run: str
+    spec: JobSpec
+
+    @property
+    def arguments(self) -> tuple[str, str, str]:
+        """Return the arguments of `spark_jobs/batch.py`."""
+        return self.duty, self.pipeline, self.run
+
+
+def prepare(root: str, duty: Duty, pipeline: str, spec: JobSpec, run: str | None = None) -> BatchRun:
+    """Write the job spec of a run and return the run.
 
     `run` names it (an Airflow run id will do); the same name again is the same run, which replaces its own results.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run) if run else _new_name(duty)
     folder = paths.batch_run(root, pipeline, name)
+    spec = replace(spec, given_ms=time.time_ns() // 1_000_000)
     trees.remove_file(f"{folder}/report.json")
-    storage.write_json(f"{folder}/order.json", dict(order) | {"given_ms": time.time_ns() // 1_000_000})
+    records.write(f"{folder}/order.json", spec)
     _prune(root, pipeline)
-    return {
-        "duty": duty,
-        "pipeline": pipeline,
-        "run": name,
-        "arguments": [duty, pipeline, name],
-        "order": dict(order),
-    }
+    return BatchRun(duty, pipeline, name, spec)
 
 
-def result(root: str, pipeline: str, run: str) -> dict[str, Any]:
+def result(root: str, pipeline: str, run: str) -> Json:
     """Return the report of a run. Raises HeadraceError if it did not end well."""
-    found: dict[str, Any] | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/report.json")
-    if found is None:
+    report: Json | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/report.json")
+    if report is None:
         raise HeadraceError(f"Run {run} of {pipeline} left no report: the last line of its log says why.")
-    return found
+    return report
 
 
-def progress(root: str, pipeline: str, run: str) -> dict[str, Any] | None:
-    """Return how far a run is: done, of, stage, at_ms; None before its first word."""
-    found: dict[str, Any] | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/progress.json")
-    return found
+def progress(root: str, pipeline: str, run: str) -> JobProgress | None:
+    """Return how far a run is; None before it has written that."""
+    return records.read(JobProgress, f"{paths.batch_run(root, pipeline, run)}/progress.json")
 
 
 def environment_of(deployment: Deployment) -> DriverEnvironment:
@@ -104,12 +114,12 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
     }
 
 
-def execute(deployment: Deployment, given: Mapping[str, Any], report: Report | None = None) -> dict[str, Any]:
-    """Carry out an order on this machine and return its report. Raises HeadraceError with the run's own last word.
+def execute(deployment: Deployment, run: BatchRun, report: Report | None = None) -> Json:
+    """Carry out a run on this machine and return its report. Raises HeadraceError with the last error of the run.
 
     One run a pipeline at a time: a second one waits.
     """
-    duty, pipeline, run = given["arguments"]
+    duty, pipeline = run.duty, run.pipeline
     launcher = deployment.launcher()
     if not isinstance(launcher, LocalLauncher):
         raise HeadraceError(f"Batch runs of a cluster are started by Airflow: trigger the DAG for {duty} there.")
@@ -120,12 +130,12 @@ def execute(deployment: Deployment, given: Mapping[str, Any], report: Report | N
     entry = deployment.project / "spark_jobs" / "batch.py"
     with _alone(launcher.run_dir / f"batch-{pipeline}.lock"), log.open("wb") as output:
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        argv = [sys.executable, str(entry), duty, pipeline, run]
+        argv = [sys.executable, str(entry), *run.arguments]
         child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             while child.poll() is None:
                 time.sleep(0.3)
-                _tell(deployment.root, pipeline, run, report)
+                _show_progress(deployment.root, run, report)
         finally:
             if child.poll() is None:
                 child.terminate()
@@ -134,15 +144,15 @@ def execute(deployment: Deployment, given: Mapping[str, Any], report: Report | N
     if child.returncode:
         raise HeadraceError(
             last_error_entry(log.read_text(errors="replace"))
-            or f"Run {run} of {pipeline} ended with {child.returncode}: see {log}."
+            or f"Run {run.run} of {pipeline} ended with {child.returncode}: see {log}."
         )
-    return result(deployment.root, pipeline, run)
+    return result(deployment.root, pipeline, run.run)
 
 
-def _tell(root: str, pipeline: str, run: str, report: Report | None) -> None:
-    word = progress(root, pipeline, run) if report else None
-    if report and word:
-        report(word["stage"], word["done"] / max(word["of"], 1))
+def _show_progress(root: str, run: BatchRun, report: Report | None) -> None:
+    newest = progress(root, run.pipeline, run.run) if report else None
+    if report and newest:
+        report(newest.stage, newest.done / max(newest.of, 1))
 
 
 def _new_name(duty: str) -> str:
@@ -153,8 +163,8 @@ def _prune(root: str, pipeline: str) -> None:
     folder = paths.batch_run(root, pipeline, "").rstrip("/")
     names = storage.list_names(folder)
     if len(names) > KEPT_RUNS:
-        orders = {name: storage.read_json(f"{folder}/{name}/order.json") or {} for name in names}
-        oldest = sorted(names, key=lambda name: (orders[name].get("given_ms", 0), name))
+        specs = {name: storage.read_json(f"{folder}/{name}/order.json") or {} for name in names}
+        oldest = sorted(names, key=lambda name: (specs[name].get("given_ms", 0), name))
         for name in oldest[: len(names) - KEPT_RUNS]:
             trees.remove(f"{folder}/{name}")
 

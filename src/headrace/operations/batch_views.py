@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
 
 from headrace.contract import names, paths, storage, views
+from headrace.contract.job_files import Ends, ViewsSpec
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
@@ -24,39 +25,39 @@ def plan(
     last: str | None = None,
     run: str | None = None,
     now: datetime | None = None,
-) -> dict[str, Any]:
-    """Order the views of a pipeline and return the run (`batch_runs.give`).
+) -> BatchRun:
+    """Write the job spec of a pipeline's views and return the run.
 
     Without days: those that are closed and new, and those that late records touched. `first` and `last` (ISO days,
-    both included) order a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
+    both included) request a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
     """
-    found = deployment.pipeline(pipeline)
-    wanted = views.views(found)
+    described = deployment.pipeline(pipeline)
+    wanted = views.views(described)
     if not wanted:
         raise HeadraceError(f"{pipeline} has no batch views: it keeps no state by event time.")
-    closed = views.closed_until(found, now or datetime.now(UTC))
+    closed = views.closed_until(described, now or datetime.now(UTC))
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
     days = _days(first, last, closed)
     ends = KafkaEnds(deployment.bindings)(topics)
     held = kafka_ranges(kafka_admin(deployment.bindings), ends)
-    begins: dict[str, dict[str, int]] = {topic: {} for topic in topics}
+    begins: Ends = {topic: {} for topic in topics}
     for (topic, partition), (begin, _) in sorted(held.items()):
         begins[topic][str(partition)] = begin
-    order = {
-        "closed_until": str(closed),
-        "begins": begins,
-        "ends": {topic: {str(p): end for p, end in sorted(parts.items())} for topic, parts in ends.items()},
-        "days": days,
-    }
-    return batch_runs.give(deployment.root, "views", pipeline, order, run)
+    spec = ViewsSpec(
+        closed_until=str(closed),
+        begins=begins,
+        ends={topic: {str(p): end for p, end in sorted(parts.items())} for topic, parts in ends.items()},
+        days=days,
+    )
+    return batch_runs.prepare(deployment.root, "views", pipeline, spec, run)
 
 
-def status(root: str, pipeline: Pipeline) -> dict[str, Any]:
+def status(root: str, pipeline: Pipeline) -> Json:
     """Return the views of a pipeline: tables, horizon (first day that is not in them), days and their newest run.
 
     `stale` are the days that were computed before a view got a column, and that the next run computes again.
     """
-    state: dict[str, Any] = storage.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
+    state: Json = storage.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
     return {
         "pipeline": pipeline.name,
         "tables": [names.batch_view_table(pipeline.name, query) for query in views.views(pipeline)],
@@ -66,16 +67,16 @@ def status(root: str, pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def behind(report: Mapping[str, Any]) -> list[str]:
+def behind(report: Json) -> list[str]:
     """Return, in words, each partition of which the archive lacked records when the views of a report were computed."""
     return [
-        f"{report['pipeline']}: the archive of {each['topic']}/{each['partition']} is at {each['reached']} of {each['end']}: "
+        f"{report['pipeline']}: the archive of {place['topic']}/{place['partition']} is at {place['reached']} of {place['end']}: "
         f"see headrace stream status {report['pipeline']}"
-        for each in report["behind"]
+        for place in report["behind"]
     ]
 
 
-def _days(first: str | None, last: str | None, closed: date) -> Sequence[str] | None:
+def _days(first: str | None, last: str | None, closed: date) -> tuple[str, ...] | None:
     if first is None and last is None:
         return None
     try:
@@ -86,4 +87,4 @@ def _days(first: str | None, last: str | None, closed: date) -> Sequence[str] | 
         raise HeadraceError(f"The backfill ends on {end}, before it begins on {begin}.")
     if end >= closed:
         raise HeadraceError(f"{end} is not closed yet: days before {closed} can be computed.")
-    return [str(day) for day in [*views.between(begin, end), end]]
+    return tuple(str(day) for day in [*views.between(begin, end), end])

@@ -14,7 +14,6 @@ the same run, which first looks up in the topic which letters were sent.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import re
 import time
 import uuid
@@ -29,6 +28,7 @@ from confluent_kafka import KafkaError, Producer
 from headrace.contract import names, paths, storage
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
+from headrace.contract.records import short_id
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters
 from headrace.operations.dead_letters import Filter, Letter
@@ -211,7 +211,7 @@ def replay(root: str, bindings: Path, topic: str, chosen: Filter = dead_letters.
 
 def fingerprint(ids: Sequence[str]) -> str:
     """Return the identifier of an approval for exactly these letters."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+    return short_id("\n".join(sorted(ids)))
 
 
 def _got_through(bindings: Path, journal: Journal) -> dict[str, str]:

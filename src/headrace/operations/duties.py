@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from headrace.contract import names
-from headrace.contract.records import Json
+from headrace.contract.records import Json, from_json, to_json
 from headrace.errors import HeadraceError
 from headrace.operations import control, drivers, intent
 from headrace.operations.checkpoints import prune as prune_checkpoints
@@ -130,7 +130,7 @@ def plan_restore(deployment: Deployment, pipeline: str, query: str, snapshot: st
         f"{plan.again:,} offsets are read again. The present generation stays as it is.",
         *(f"Mind: {warning}" for warning in plan.warnings),
     ]
-    return plan.to_json_dict() | {"words": "\n\n".join(words)}
+    return to_json(plan) | {"words": "\n\n".join(words)}
 
 
 def recheck_restore(deployment: Deployment, planned: Json) -> Json:
@@ -146,7 +146,7 @@ def recheck_restore(deployment: Deployment, planned: Json) -> Json:
 def restore(deployment: Deployment, planned: Json, *, by: str, reason: str) -> Json:
     """Carry out a plan of `plan_restore`; returns {pipeline, query, generation}."""
     described = deployment.pipeline(planned["pipeline"])
-    plan = restore_checkpoints.Plan.from_json_dict({key: planned[key] for key in planned if key != "words"})
+    plan = from_json(restore_checkpoints.RestorePlan, planned)
     made = restore_checkpoints.act(
         deployment.launcher(), described, plan, by=by, reason=reason, bindings=deployment.bindings
     )

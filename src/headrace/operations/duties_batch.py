@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from headrace.contract.records import Json, to_json
 from headrace.contract.wording import code_span
 from headrace.errors import HeadraceError
 from headrace.operations import dead_letters_replay, rebuild, reconcile_repair
@@ -13,9 +12,9 @@ from headrace.operations.deployment import Deployment
 SHOWN = 20
 
 
-def plan_repair(own: Deployment, pipeline: str, run: str) -> dict[str, Any]:
-    """Return the plan of a repair with `words` for a person. Raises HeadraceError where there is nothing to repair."""
-    plan = reconcile_repair.plan(own, pipeline, run)
+def plan_repair(deployment: Deployment, pipeline: str, run: str) -> Json:
+    """Return the plan of a repair with `words` for a person. Raises HeadraceError if there is nothing to repair."""
+    plan = reconcile_repair.plan(deployment, pipeline, run)
     if not plan["rows"]:
         why = f": {'; '.join(plan['refused'])}" if plan["refused"] else ""
         raise HeadraceError(f"Run {run} of {pipeline} left nothing that can be repaired{why}.")
@@ -31,52 +30,52 @@ def plan_repair(own: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     }
 
 
-def recheck_repair(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
-    """Return the same plan if it still is the one. Raises HeadraceError if a row has changed meanwhile."""
-    now = plan_repair(own, planned["pipeline"], planned["run"])
+def recheck_repair(deployment: Deployment, planned: Json) -> Json:
+    """Return the same plan if it is still valid. Raises HeadraceError if a row has changed meanwhile."""
+    now = plan_repair(deployment, planned["pipeline"], planned["run"])
     if now["fingerprint"] != planned["fingerprint"]:
-        raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it anew.")
+        raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it again.")
     return now
 
 
-def plan_rebuild(own: Deployment, pipeline: str, query: str) -> dict[str, Any]:
-    """Return the plan of a rebuild with `words` for a person. Raises HeadraceError where something blocks it."""
-    plan = rebuild.plan(own, pipeline, query)
-    if plan["blockers"]:
-        raise HeadraceError(f"{pipeline}.{query} cannot be rebuilt now: {'; '.join(plan['blockers'])}.")
+def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
+    """Return the plan of a rebuild with `words` for a person. Raises HeadraceError if something blocks it."""
+    plan = rebuild.plan(deployment, pipeline, query)
+    if plan.blockers:
+        raise HeadraceError(f"{pipeline}.{query} cannot be rebuilt now: {'; '.join(plan.blockers)}.")
     words = (
-        f"Generation {plan['number']} of **{pipeline}.{query}** is made from {plan['archived']:,} offsets of the archive, "
-        f"then {plan['again']:,} are read from Kafka. Its rows are written into its sinks; the present generation stays as it is."
+        f"Generation {plan.number} of **{pipeline}.{query}** is made from {plan.archived:,} offsets of the archive, "
+        f"then {plan.again:,} are read from Kafka. Its rows are written into its sinks; the present generation stays as it is."
     )
-    return plan | {"words": words}
+    return to_json(plan) | {"words": words}
 
 
-def plan_replay(own: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> dict[str, Any]:
-    """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError where there is none."""
+def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> Json:
+    """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError if there is none."""
     plan = dead_letters_replay.plan(
-        own.root, own.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
-        readers=dead_letters_replay.readers_of(own.pipelines().values(), topic),
+        deployment.root, deployment.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
+        readers=dead_letters_replay.readers_of(deployment.pipelines().values(), topic),
     )  # fmt: skip
     taken = dead_letters_replay.taken_words(plan)
     if not plan["letters"]:
-        raise HeadraceError(
-            f"There is no dead letter of {topic} to replay; left out: {plan['left_out']}. {taken}".strip()
-        )
+        raise HeadraceError(f"No dead letter of {topic} can be replayed; left out: {plan['left_out']}. {taken}".strip())
     reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
     return plan | {
         "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken}".strip()
     }
 
 
-def recheck_replay(own: Deployment, planned: dict[str, Any]) -> dict[str, Any]:
+def recheck_replay(deployment: Deployment, planned: Json) -> Json:
     """Return the plan if its letters still are the approved ones. Raises HeadraceError if some were replayed meanwhile."""
-    known = dead_letters_replay.history(own.root, planned["topic"])
+    known = dead_letters_replay.history(deployment.root, planned["topic"])
     journal = next(
-        each for each in dead_letters_replay.journals(own.root, planned["topic"]) if each["run"] == planned["run"]
+        each
+        for each in dead_letters_replay.journals(deployment.root, planned["topic"])
+        if each["run"] == planned["run"]
     )
     if dead_letters_replay.fingerprint(journal["ids"]) != planned["fingerprint"]:
-        raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it anew.")
+        raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it again.")
     meanwhile = [letter for letter in journal["ids"] if known.replayed.get(letter, planned["run"]) != planned["run"]]
     if meanwhile and not journal["again"]:
-        raise HeadraceError(f"{len(meanwhile)} letters were replayed since this was approved: plan it anew.")
+        raise HeadraceError(f"{len(meanwhile)} letters were replayed since this was approved: plan it again.")
     return planned

@@ -193,11 +193,11 @@ def volumes(own: Deployment) -> Iterator[Sample]:
 def margins(own: Deployment) -> Iterator[Sample]:
     """Yield how long Kafka keeps what each pipeline has not read (`retention.guard`)."""
     for name in own.pipelines():
-        told = retention.guard(own, name)
+        report = retention.guard(own, name)
         for state in ("OK", "AT_RISK", "LOST"):
-            yield "headrace_retention_state", (name, state), float(told["state"] == state)
-        if told["least_left_seconds"] is not None:
-            yield "headrace_retention_left_seconds", (name,), float(told["least_left_seconds"])
+            yield "headrace_retention_state", (name, state), float(report.state == state)
+        if report.least_left_seconds is not None:
+            yield "headrace_retention_left_seconds", (name,), report.least_left_seconds
 
 
 def accounts(own: Deployment) -> Iterator[Sample]:

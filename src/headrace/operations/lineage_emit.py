@@ -31,6 +31,7 @@ from openlineage.client.transport.http import HttpConfig, HttpTransport
 
 from headrace import __version__
 from headrace.contract import paths, storage, trees
+from headrace.contract.records import Json
 from headrace.operations.lineage import NAMESPACE, Dataset, Job, Origin
 
 PRODUCER = f"urn:headrace:{__version__}"
@@ -49,7 +50,7 @@ RUNS_KEPT = 50
 class HeadraceRunFacet(RunFacet):
     """What one event of ours says of its run: generation, batch and offsets of a stream, or run and days of a view."""
 
-    told: dict[str, Any]
+    told: Json
 
 
 def event(
@@ -66,12 +67,12 @@ def event(
 
     `error` is why the run failed; `checks` are the results of expectations by the name of the input that they are about.
     """
-    facets: dict[str, Any] = {
+    facets: Json = {
         "jobType": job_type_job.JobTypeJobFacet(job.kind, "HEADRACE", "QUERY"),
         "documentation": documentation_job.DocumentationJobFacet(job.description),
         "ownership": ownership_job.OwnershipJobFacet([ownership_job.Owner(job.owner, "MAINTAINER")]),
     }
-    about_run: dict[str, Any] = {"headrace": HeadraceRunFacet(dict(told))}
+    about_run: Json = {"headrace": HeadraceRunFacet(dict(told))}
     if error:
         about_run["errorMessage"] = error_message_run.ErrorMessageRunFacet(error[:1_000], "python")
     outputs = [OutputDataset(each.namespace, each.name, facets=_facets(each)) for each in job.outputs]
@@ -116,7 +117,7 @@ def emit(root: str, events: Sequence[RunEvent]) -> str:
     return error
 
 
-def _post(url: str, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+def _post(url: str, events: list[Json]) -> tuple[list[Json], str]:
     """Post events in their order. Returns those that were not taken, and why the first of them was not."""
     if not events:
         return [], ""
@@ -141,7 +142,7 @@ def _post(url: str, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]],
     return [], ""
 
 
-def _keep(root: str, told: dict[str, Any]) -> bool:
+def _keep(root: str, told: Json) -> bool:
     """Write an event into the file of its run. Returns whether it says something new."""
     folder = f"{paths.lineage(root)}/{told['job']['name']}"
     path = f"{folder}/{told['run']['runId']}.json"
@@ -170,8 +171,8 @@ def _thin_out(folder: str) -> None:
         trees.remove_file(f"{folder}/{name}")
 
 
-def _facets(dataset: Dataset) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _facets(dataset: Dataset) -> Json:
+    found: Json = {}
     if dataset.columns:
         fields = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in dataset.columns.items()]
         found["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)

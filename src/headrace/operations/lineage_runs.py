@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.contract import driver_files, generation, ledger, names, storage
 from headrace.contract.driver_files import Heartbeat
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import (
@@ -42,7 +43,7 @@ _RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # names of runs are d
 _ENDS: dict[str, Kind] = {"FINISHED": "COMPLETE", "CUT_OFF": "ABORT"}
 
 
-def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
+def emit_streams(deployment: Deployment, pipeline: str) -> Json:
     """Emit what is new of the run of each query; returns {pipeline, events, http}, where http is an error or ""."""
     from headrace.operations import lineage_emit
 
@@ -95,7 +96,7 @@ def fail_views(deployment: Deployment, pipeline: str, run: str, error: str) -> N
             _emit(deployment, job, _view_run(job, run), "FAIL", {"run": run}, error=error)
 
 
-def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
+def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> Json:
     """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
     from headrace.operations import lineage_emit
 

@@ -7,13 +7,14 @@ dependencies, which take the bearer token or the cookie of the UI and ask the au
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse
 
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations import deployment, page, page_quality
 
@@ -43,7 +44,7 @@ def pipelines() -> HTMLResponse:
 
 
 @app.get("/streams.json")
-def streams_json() -> list[dict[str, Any]]:
+def streams_json() -> list[Json]:
     """Return what the page shows, for tools."""
     return page.overview(deployment.load())
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from html import escape
 from html.parser import HTMLParser
-from typing import Any
 
 from headrace.contract import paths, storage
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations.quality.docs import page_of
 from headrace.operations.quality.sinks import suites_of
@@ -35,7 +35,7 @@ _DROPPED = {"script", "style", "template", "noscript", "iframe", "object", "svg"
 _ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangle": "⚠ "}
 
 
-def checks(root: str, pipeline: Pipeline) -> list[dict[str, Any]]:
+def checks(root: str, pipeline: Pipeline) -> list[Json]:
     """Return for each suite of a pipeline: sink, checks (oldest first, at most SHOWN), newest, and reason.
 
     A check has checked_at_ms, status, window, rows, coverage (in words), failed (in words), why nothing was looked at,
@@ -44,7 +44,7 @@ def checks(root: str, pipeline: Pipeline) -> list[dict[str, Any]]:
     return [_checks(root, sink) for sink in suites_of(pipeline)]
 
 
-def _checks(root: str, sink: str) -> dict[str, Any]:
+def _checks(root: str, sink: str) -> Json:
     try:
         found = [
             {

@@ -1,20 +1,20 @@
-"""Rebuild of a query from the archive for operators: plan, order, and the manifest that makes the result the one that runs.
+"""Rebuild of a query from the archive for operators: plan, job spec, and the manifest that makes the result the one that runs.
 
 For a query that retention has overtaken (`retention`). Plan -> approval -> Spark run (`streaming/rebuild.py`) -> finish.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
 
 from headrace.contract import archived, generation, names
 from headrace.contract.generation import Generation
+from headrace.contract.job_files import Ends, RebuildSpec
+from headrace.contract.records import Json, short_id
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.checkpoints import restore
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
@@ -23,31 +23,44 @@ from headrace.operations.deployment import Deployment
 ROWS_EACH = 1_000_000  # archived records a batch
 
 
-def plan(deployment: Deployment, pipeline: str, query: str) -> dict[str, Any]:
-    """Return what a rebuild would do: {pipeline, query, number, archived, again, first, blockers, fingerprint}. Changes nothing.
+@dataclass(frozen=True)
+class RebuildPlan:
+    """What a rebuild would do, JSON-safe for an approval.
 
-    `archived` is how many offsets come from the archive, `again` how many the new generation then reads from Kafka. A
-    blocker names its remedy. Raises HeadraceError for a query that there is not, or that never ran.
+    `number` is that of the new generation; `archived` offsets come from the archive, `again` are then read from Kafka.
+    `first` is where Kafka begins. A blocker names its remedy. `fingerprint` is the id of the plan.
     """
-    found = deployment.pipeline(pipeline)
-    if query not in found.queries:
-        raise HeadraceError(f"{pipeline} has no query {query!r} to rebuild: there is {', '.join(found.queries)}.")
-    reset = restore.plan_reset(deployment.launcher(), found, query)
+
+    pipeline: str = ""
+    query: str = ""
+    number: int = 0
+    archived: int = 0
+    again: int = 0
+    first: Ends = field(default_factory=dict)
+    blockers: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+def plan(deployment: Deployment, pipeline: str, query: str) -> RebuildPlan:
+    """Return what a rebuild would do. Changes nothing. Raises HeadraceError for an unknown query, or one that never ran."""
+    described = deployment.pipeline(pipeline)
+    if query not in described.queries:
+        raise HeadraceError(f"Unknown query {query!r} of {pipeline}. Known queries: {', '.join(described.queries)}.")
+    reset = restore.plan_reset(deployment.launcher(), described, query)
     blockers = list(reset.blockers)
-    told = 0
-    again = 0
-    first: dict[str, dict[str, int]] = {}
-    for topic in found.queries[query].sources:
+    from_archive, again = 0, 0
+    first: Ends = {}
+    for topic in described.queries[query].sources:
         ends = archived.reached(deployment.root, pipeline, topic)
-        partitions = range(found.sources[topic].partitions)
+        partitions = range(described.sources[topic].partitions)
         held = kafka_ranges(kafka_admin(deployment.bindings), {topic: dict.fromkeys(partitions, 0)})
         if not ends:
             blockers.append(
-                f"the archive of {topic} does not tell how far it is: let the pipeline archive one batch more"
+                f"the archive of {topic} does not say how far it is: let the pipeline archive one batch more"
             )
         for (_, partition), (begin, end) in sorted(held.items()):
             reached = ends.get(partition, 0)
-            told += reached
+            from_archive += reached
             again += max(0, end - max(begin, reached))
             if reached < begin and (reached or begin):
                 blockers.append(
@@ -55,52 +68,52 @@ def plan(deployment: Deployment, pipeline: str, query: str) -> dict[str, Any]:
                 )
             first.setdefault(topic, {})[str(partition)] = begin
     basis = [pipeline, query, reset.new_generation, reset.fingerprint, blockers]
-    return {
-        "pipeline": pipeline,
-        "query": query,
-        "number": reset.new_generation,
-        "archived": told,
-        "again": again,
-        "first": first,
-        "blockers": blockers,
-        "fingerprint": hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:16],
-    }
+    return RebuildPlan(
+        pipeline=pipeline,
+        query=query,
+        number=reset.new_generation,
+        archived=from_archive,
+        again=again,
+        first=first,
+        blockers=tuple(blockers),
+        fingerprint=short_id(basis),
+    )
 
 
-def give(
+def prepare(
     deployment: Deployment,
-    approved: Mapping[str, Any],
+    approved: RebuildPlan,
     *,
     by: str,
     reason: str,
     run: str | None = None,
     rows_each: int = ROWS_EACH,
-) -> dict[str, Any]:
-    """Order the rebuild that was approved (a dict of `plan`) and return the run (`batch_runs.give`).
+) -> BatchRun:
+    """Write the job spec of the rebuild that was approved, and return the run.
 
-    Raises HeadraceError where something blocks it, or it is no longer what was planned.
+    Raises HeadraceError if something blocks it, or it is no longer what was planned.
     """
-    pipeline, query = str(approved["pipeline"]), str(approved["query"])
+    pipeline, query = approved.pipeline, approved.query
     now = plan(deployment, pipeline, query)
     name = names.query_name(pipeline, query)
-    if now["blockers"]:
-        raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(now['blockers'])}.")
-    if now["fingerprint"] != approved["fingerprint"]:
+    if now.blockers:
+        raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(now.blockers)}.")
+    if now.fingerprint != approved.fingerprint:
         raise HeadraceError(f"{name} is not as it was when its rebuild was planned: look at a new plan.")
-    order = {
-        "query": query,
-        "number": now["number"],
-        "started_micros": generation.next_start_micros(deployment.root, pipeline, query),
-        "first": now["first"],
-        "rows_each": rows_each,
-        "reason": reason,
-        "by": by,
-        "at_ms": time.time_ns() // 1_000_000,
-    }
-    return batch_runs.give(deployment.root, "rebuild", pipeline, order, run)
+    spec = RebuildSpec(
+        query=query,
+        number=now.number,
+        started_micros=generation.next_start_micros(deployment.root, pipeline, query),
+        first=now.first,
+        rows_each=rows_each,
+        reason=reason,
+        by=by,
+        at_ms=time.time_ns() // 1_000_000,
+    )
+    return batch_runs.prepare(deployment.root, "rebuild", pipeline, spec, run)
 
 
-def finish(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
+def finish(deployment: Deployment, report: Json) -> Json:
     """Write the manifest of a rebuilt generation: the next start goes on from it. Returns {pipeline, query, generation}.
 
     Raises HeadraceError if a driver came up meanwhile or another generation was begun: then nothing is changed.
@@ -117,6 +130,6 @@ def finish(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
             f"A driver of {made.pipeline} came up meanwhile: stop it and finish the rebuild of {name} again."
         )
     if current and current.number >= made.number:
-        raise HeadraceError(f"{name} has begun generation {current.number} meanwhile: plan its rebuild anew.")
+        raise HeadraceError(f"{name} has begun generation {current.number} meanwhile: plan its rebuild again.")
     generation.write(deployment.root, made)
     return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}

@@ -1,4 +1,4 @@
-"""Reconciliation for operators: order a run, judge its report, and show how it went over time.
+"""Reconciliation for operators: plan a run, judge its report, and show how it went over time.
 
 The work itself is Spark's (`streaming/reconcile.py`); here is what DAG and command line need of it.
 """
@@ -6,14 +6,16 @@ The work itself is Spark's (`streaming/reconcile.py`); here is what DAG and comm
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from headrace.contract import names, paths, storage
+from headrace.contract.job_files import ReconcileSpec
+from headrace.contract.records import Json
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs, lake
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.deployment import Deployment
 
 DAY_MS = 86_400_000
@@ -27,16 +29,16 @@ def plan(
     days: float | None = None,
     tolerance: str = "0",
     run: str | None = None,
-) -> dict[str, Any]:
-    """Order a reconciliation and return the run (`batch_runs.give`).
+) -> BatchRun:
+    """Write the job spec of a reconciliation and return the run.
 
     `queries`: short names (None: all). `days`: windows, joined rows and batches of single rows of the last so many days only,
     and no running totals, which are of all days (None: all). `tolerance`: by how much a sum may differ. Raises HeadraceError.
     """
-    found = deployment.pipeline(pipeline)
-    unknown = [query for query in queries or () if query not in found.queries]
+    known = deployment.pipeline(pipeline).queries
+    unknown = [query for query in queries or () if query not in known]
     if unknown:
-        raise HeadraceError(f"{pipeline} has no query {unknown[0]!r}: there is {', '.join(found.queries)}.")
+        raise HeadraceError(f"Unknown query {unknown[0]!r} of {pipeline}. Known queries: {', '.join(known)}.")
     try:
         allowed = Decimal(tolerance)
     except InvalidOperation as error:
@@ -44,13 +46,13 @@ def plan(
     if not allowed.is_finite() or allowed < 0:
         raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.")
     now = time.time_ns() // 1_000_000
-    order = {
-        "queries": list(queries) if queries else None,
-        "since_ms": max(0, now - int(days * DAY_MS)) if days is not None else 0,
-        "tolerance": str(allowed),
-        "at_ms": now,
-    }
-    return batch_runs.give(deployment.root, "reconcile", pipeline, order, run)
+    spec = ReconcileSpec(
+        queries=tuple(queries) if queries else None,
+        since_ms=max(0, now - int(days * DAY_MS)) if days is not None else 0,
+        tolerance=str(allowed),
+        at_ms=now,
+    )
+    return batch_runs.prepare(deployment.root, "reconcile", pipeline, spec, run)
 
 
 def queries_of(pipeline: str, chosen: Sequence[str]) -> list[str] | None:
@@ -74,7 +76,7 @@ def has_run(root: str, pipeline: str) -> bool:
     return any("." not in name for name in storage.list_names(paths.pipeline_folder(root, pipeline)))
 
 
-def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:
+def summary(report: Json, named: int = 3) -> Json:
     """Return a report small enough for an XCom: one entry an account, the first few differences of each named."""
     return {
         "run": report["run"],
@@ -91,7 +93,7 @@ def summary(report: Mapping[str, Any], named: int = 3) -> dict[str, Any]:
     }
 
 
-def require_even(report: Mapping[str, Any]) -> None:
+def require_even(report: Json) -> None:
     """Raise HeadraceError that names the first difference of each account that does not add up, or what was not compared.
 
     An account that could not be compared is no success, and neither is a report in which nothing was compared at all.
@@ -108,7 +110,7 @@ def require_even(report: Mapping[str, Any]) -> None:
         raise HeadraceError(f"{' '.join(told)} See docs/runbooks/ReconcileDifference.md, run {report['run']}.")
 
 
-def not_compared(report: Mapping[str, Any]) -> list[str]:
+def not_compared(report: Json) -> list[str]:
     """Return, in words, each account that was to be compared and was not; if no account compared anything, that.
 
     A report without any account (nothing ran) has nothing to compare.
@@ -121,7 +123,7 @@ def not_compared(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def words(account: Mapping[str, Any]) -> str:
+def words(account: Json) -> str:
     """Return the first difference of an account in words: what, key, batches and offsets."""
     if not account["differences"]:
         return "none named"
@@ -133,14 +135,14 @@ def words(account: Mapping[str, Any]) -> str:
     return printable(", ".join(part for part in parts if part))
 
 
-def trend(root: str, pipeline: str, limit: int = 100) -> list[dict[str, Any]]:
+def trend(root: str, pipeline: str, limit: int = 100) -> list[Json]:
     """Return the newest accounts of all runs, newest first: what was compared and how much differed."""
     table = names.reconcile_table(pipeline, "runs")
     rows = lake.rows(root, table)
     return sorted(rows, key=lambda row: (row["at"], row["query"], row["sink"]), reverse=True)[:limit]
 
 
-def differences(root: str, pipeline: str, run: str) -> list[dict[str, Any]]:
+def differences(root: str, pipeline: str, run: str) -> list[Json]:
     """Return the differences of one run as the report table has them."""
     return [row for row in lake.rows(root, names.reconcile_table(pipeline, "differences")) if row["run"] == run]
 

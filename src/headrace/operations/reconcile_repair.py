@@ -10,8 +10,6 @@ primary key, reads these keys again and compares them with what is due -> reconc
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -26,6 +24,7 @@ from cassandra.util import Date
 from headrace.contract import names, views
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.contract.records import Json, short_id
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
@@ -37,7 +36,7 @@ KINDS = ("windows", "joined rows")
 AHEAD_MICROS = 60_000_000  # a row that is written further ahead of the clock than this is not repaired
 
 
-def plan(deployment: Deployment, pipeline: str, run: str) -> dict[str, Any]:
+def plan(deployment: Deployment, pipeline: str, run: str) -> Json:
     """Return what a repair after a reconciliation run would write: {pipeline, run, rows, refused, fingerprint}, JSON-safe.
 
     Each row has query, action (write or delete), key, values (what would be there), `is` (what the table has now) and
@@ -46,7 +45,7 @@ def plan(deployment: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     """
     found = deployment.pipeline(pipeline)
     report = batch_runs.result(deployment.root, pipeline, run)
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     refused: list[str] = []
     with cassandra_session(deployment.bindings) as session:
         for account in report["accounts"]:
@@ -62,7 +61,7 @@ def plan(deployment: Deployment, pipeline: str, run: str) -> dict[str, Any]:
     return {"pipeline": pipeline, "run": run, "rows": rows, "refused": refused, "fingerprint": _fingerprint(rows)}
 
 
-def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> dict[str, Any]:
+def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> Json:
     """Carry out the repair that was approved by its fingerprint; returns {pipeline, run, written, deleted, verified}.
 
     Raises HeadraceError if a row is not as it was planned (then look at a new plan; a repeat after it was done raises too),
@@ -89,7 +88,7 @@ def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> dict[
     }  # fmt: skip
 
 
-def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Json]:
     """Return one action a primary key for the differences of an account: {query, action, key, values}, in their order.
 
     What is due wins: a row that changed in a column outside the primary key can be two differences, one of the row that is
@@ -97,7 +96,7 @@ def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -
     """
     sink = _sink(query)
     primary = (*sink.partition_key, *sink.clustering_key)
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    found: dict[tuple[str, ...], Json] = {}
     for difference in differences:
         key = {column: difference["key"][column] for column in primary}
         due = difference["due"]
@@ -180,7 +179,7 @@ def _ahead(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
     )
 
 
-def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int | None]:
+def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple[Json | None, int | None]:
     """Return the values of a row's other columns (None: there is no row) and the newest writetime of its cells."""
     query = pipeline.queries[row["query"]]
     cells = [column for column in query.columns if column not in row["key"]]
@@ -197,7 +196,7 @@ def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple
     return dict(zip(cells, values, strict=False)), max(written, default=None)
 
 
-def _now(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> dict[str, Any]:
+def _now(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> Json:
     values, written = _read(session, pipeline, row)
     shown = None if values is None else {name: _plain(value) for name, value in values.items()}
     return {"is": shown, "written": written}
@@ -257,4 +256,4 @@ def _now_micros() -> int:
 
 
 def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    return short_id(rows)

@@ -15,10 +15,11 @@ from headrace.contract.bindings import read_kafka
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.names import cassandra_table, dead_letter_topic
+from headrace.contract.records import Json
 from headrace.contract.storage import locate
 from headrace.operations.clients import cassandra_session
 
-Rows = list[dict[str, Any]]
+Rows = list[Json]
 
 
 def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: int = 2) -> dict[str, Rows]:
@@ -65,10 +66,10 @@ def _topic(root: Path, topic: str, limit: int) -> Rows:
         consumer.close()
 
 
-def _record(message: Any) -> dict[str, Any]:  # noqa: ANN401 - a confluent_kafka.Message
+def _record(message: Any) -> Json:  # noqa: ANN401 - a confluent_kafka.Message
     headers = dict(message.headers() or [])
     value = (message.value() or b"").decode(errors="replace")
-    row: dict[str, Any] = {"value": value if len(value) <= 100 else value[:97] + "..."}
+    row: Json = {"value": value if len(value) <= 100 else value[:97] + "..."}
     if "headrace.reason" in headers:
         row = {"reason": headers["headrace.reason"].decode(errors="replace")} | row
     return row

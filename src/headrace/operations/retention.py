@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from headrace.contract import generation, ledger, names
 from headrace.contract.bindings import read_kafka
+from headrace.contract.checkpoint import Offsets
 from headrace.contract.model import MAX_DURATION, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import intent
@@ -54,41 +55,51 @@ class Place:
     left_seconds: float | None
 
 
-def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW) -> dict[str, Any]:
-    """Look at every query once.
+@dataclass(frozen=True)
+class RetentionReport:
+    """How near each query of a pipeline is to losing records. `state` is the worst, or RETIRED for a pipeline that ended.
 
-    Returns {pipeline, state (the worst, or RETIRED), places (those that are not OK), least_left_seconds, bounded_by_bytes
-    (topics)}. Raises HeadraceError where Kafka does not answer.
+    `places` are those that are not OK; `bounded_by_bytes` the topics from which Kafka removes records by size too.
     """
-    found = deployment.pipeline(pipeline)
-    kept = kept_by(kafka_admin(deployment.bindings), found.sources)
-    places = look(deployment, found, warn_below, kept)
-    worst = next((s for s in ("LOST", "AT_RISK") if any(each.state == s for each in places)), "OK")
-    if is_retired(intent.read(deployment.root, pipeline), kept, time.time_ns() // 1_000_000):
-        worst = "RETIRED"
-    left = [each.left_seconds for each in places if each.left_seconds is not None]
-    return {
-        "pipeline": pipeline,
-        "state": worst,
-        "places": [asdict(each) for each in places if each.state != "OK"],
-        "least_left_seconds": min(left, default=None),
-        "bounded_by_bytes": sorted(topic for topic, each in kept.items() if each.bytes_ is not None),
-    }
+
+    pipeline: str
+    state: Literal["OK", "AT_RISK", "LOST", "RETIRED"]
+    places: tuple[Place, ...] = ()
+    least_left_seconds: float | None = None
+    bounded_by_bytes: tuple[str, ...] = ()
+
+
+def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW) -> RetentionReport:
+    """Check every query once. Raises HeadraceError if Kafka does not answer."""
+    described = deployment.pipeline(pipeline)
+    kept = kept_by(kafka_admin(deployment.bindings), described.sources)
+    places = places_of(deployment, described, warn_below, kept)
+    states = {place.state for place in places}
+    worst: State = "LOST" if "LOST" in states else "AT_RISK" if "AT_RISK" in states else "OK"
+    retired = is_retired(intent.read(deployment.root, pipeline), kept, time.time_ns() // 1_000_000)
+    left = [place.left_seconds for place in places if place.left_seconds is not None]
+    return RetentionReport(
+        pipeline=pipeline,
+        state="RETIRED" if retired else worst,
+        places=tuple(place for place in places if place.state != "OK"),
+        least_left_seconds=min(left, default=None),
+        bounded_by_bytes=tuple(sorted(topic for topic, bound in kept.items() if bound.bytes_ is not None)),
+    )
 
 
 def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, Kept]:
     """Return how long Kafka keeps each topic's records. Raises HeadraceError where it does not answer."""
     asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
-    found = {}
+    kept = {}
     for resource, future in admin.describe_configs(asked, request_timeout=TIMEOUT_SECONDS).items():
         try:
             settings = {name: str(entry.value) for name, entry in future.result(TIMEOUT_SECONDS).items()}
         except (KafkaException, TimeoutError) as error:
             raise HeadraceError(
-                f"Kafka does not tell the settings of {resource.name}: see `headrace status`."
+                f"Kafka does not return the settings of {resource.name}: see `headrace status`."
             ) from error
-        found[resource.name] = kept_of(settings)
-    return found
+        kept[resource.name] = kept_of(settings)
+    return kept
 
 
 def kept_of(settings: Mapping[str, str]) -> Kept:
@@ -103,38 +114,36 @@ def kept_of(settings: Mapping[str, str]) -> Kept:
 def is_retired(desired: DesiredState, kept: Mapping[str, Kept], now_ms: int) -> bool:
     """Return whether a pipeline is stopped, and has been for longer than each of its topics keeps a record."""
     stopped = timedelta(milliseconds=now_ms - desired.at_ms)
-    return desired.want == "STOPPED" and desired.at_ms > 0 and all(stopped > each.time for each in kept.values())
+    return desired.want == "STOPPED" and desired.at_ms > 0 and all(stopped > bound.time for bound in kept.values())
 
 
-def require_kept(told: dict[str, Any]) -> None:
+def require_kept(report: RetentionReport) -> None:
     """Raise HeadraceError that names the first place where records are lost or soon will be."""
-    if told["state"] in ("OK", "RETIRED"):
+    if report.state in ("OK", "RETIRED"):
         return
-    first = next(each for each in told["places"] if each["state"] == told["state"])
-    place = (
-        f"{told['pipeline']}.{first['query']} at {first['topic']}/{first['partition']} offset {first['next_offset']}"
-    )
-    if told["state"] == "LOST":
-        gone = first["first_offset"] - first["next_offset"]
+    first = next(place for place in report.places if place.state == report.state)
+    where = f"{report.pipeline}.{first.query} at {first.topic}/{first.partition} offset {first.next_offset}"
+    if report.state == "LOST":
         raise HeadraceError(
-            f"{place} has lost {gone} records to retention: see docs/runbooks/RetentionLost.md (the archive may have them)."
+            f"{where} has lost {first.first_offset - first.next_offset} records to retention: see "
+            "docs/runbooks/RetentionLost.md (the archive may have them)."
         )
     raise HeadraceError(
-        f"{place} loses records in {first['left_seconds'] / 3600:.1f} h: let the query catch up, or raise the retention of "
-        f"{first['topic']} (docs/runbooks/RetentionLost.md)."
+        f"{where} loses records in {(first.left_seconds or 0) / 3600:.1f} h: let the query catch up, or raise the retention "
+        f"of {first.topic} (docs/runbooks/RetentionLost.md)."
     )
 
 
-def look(deployment: Deployment, pipeline: Pipeline, warn_below: float, kept: Mapping[str, Kept]) -> list[Place]:
+def places_of(deployment: Deployment, pipeline: Pipeline, warn_below: float, kept: Mapping[str, Kept]) -> list[Place]:
     """Return where every query of a pipeline stands in every partition that it has read from; `kept` is by topic."""
     admin = kafka_admin(deployment.bindings)
-    wanted: dict[str, dict[str, dict[int, int]]] = {}
+    wanted: dict[str, Offsets] = {}
     for name in names.query_names(pipeline):
         now = generation.current(deployment.root, pipeline.name, name)
         newest = ledger.newest(now.paths(deployment.root).ledger) if now else None
         if newest:
-            wanted[name] = {t: {int(p): end for p, (_, end) in parts.items()} for t, parts in newest["offsets"].items()}
-    asked: dict[str, dict[int, int]] = {}
+            wanted[name] = ledger.ends(newest)
+    asked: Offsets = {}
     for topics in wanted.values():
         for topic, parts in topics.items():
             asked.setdefault(topic, {}).update(parts)

@@ -30,6 +30,7 @@ from airflow.sdk import (
 from headrace.contract import files
 from headrace.contract.cron import cron_problem
 from headrace.contract.model import Refresh
+from headrace.contract.records import Json
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import notify
@@ -77,7 +78,7 @@ def at(cron: str) -> CronTriggerTimetable:
 
 def dag_arguments(
     *, doc: str, tags: Sequence[str], params: dict[str, Param] | None = None, minutes: float = 30
-) -> dict[str, Any]:
+) -> Json:
     """Return the arguments of one DAG: `doc` from `document`, runs of at most `minutes`, one run at a time, no catch-up."""
     return {
         "catchup": False,
@@ -99,7 +100,7 @@ def dag_arguments(
 
 
 @task(task_id="chosen")
-def chosen_pipelines(params: dict[str, Any] | None = None) -> list[str]:
+def chosen_pipelines(params: Json | None = None) -> list[str]:
     """Return the pipelines of the form."""
     return chosen((params or {})["pipelines"])
 
@@ -125,7 +126,7 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
     execution_timeout=timedelta(minutes=55),
     map_index_template="{{ submission['name'] }}",
 )
-def spark_run(submission: dict[str, Any]) -> None:
+def spark_run(submission: Json) -> None:
     """Run spark-submit for one job spec until it ends (`spark_runs.submission`), with the provider's operator.
 
     An entry with a `fault` could not be planned: this task fails with it, and those of other pipelines run.
@@ -206,9 +207,9 @@ def _pipelines_beside(dag_file: str) -> Path:
     return Path(dag_file).resolve().parent.parent / "pipelines"
 
 
-def _readable(dag_file: str) -> dict[str, dict[str, Any]]:
+def _readable(dag_file: str) -> dict[str, Json]:
     """Return name -> content of the pipeline files. Broken files are left out: their own tasks report why."""
-    contents = {}
+    contents: dict[str, Json] = {}
     for path in files.pipeline_files(_pipelines_beside(dag_file)):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ from cassandra.concurrent import execute_concurrent_with_args
 from headrace.contract import names, paths, storage, views
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations import lake
 from headrace.operations.clients import cassandra_session
@@ -35,9 +36,9 @@ class Answer:
     pipeline: str
     query: str
     horizon: datetime | None
-    rows: list[dict[str, Any]]
+    rows: list[Json]
 
-    def to_json_dict(self) -> dict[str, Any]:
+    def to_json_dict(self) -> Json:
         """Return the answer with times and decimals as text."""
         return {key: _text(value) for key, value in asdict(self).items()}
 
@@ -87,14 +88,14 @@ def query(
 
 def horizon_of(root: str, pipeline: str) -> datetime | None:
     """Return the beginning of the first day that the batch views do not hold; None before the first run."""
-    state: dict[str, Any] = storage.read_json(paths.view_state(root, pipeline)) or {}
+    state: Json = storage.read_json(paths.view_state(root, pipeline)) or {}
     if not state.get("horizon"):
         return None
     day = date.fromisoformat(state["horizon"])
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _windows(asked: Asked) -> list[dict[str, Any]]:
+def _windows(asked: Asked) -> list[Json]:
     since = asked.since or asked.horizon
     if since is None:
         raise HeadraceError(f"{asked.pipeline.name} has no batch views yet: say from when with --since.")
@@ -103,7 +104,7 @@ def _windows(asked: Asked) -> list[dict[str, Any]]:
     return rows + _layer(_speed_windows(asked, asked.name, begin), "speed")
 
 
-def _running(asked: Asked) -> list[dict[str, Any]]:
+def _running(asked: Asked) -> list[Json]:
     """Sum the days of the view and the windows after it; before the first view the table of totals is the answer."""
     if asked.since is not None:
         raise HeadraceError(f"{asked.name} holds totals since the beginning: ask a windowed query for a span of time.")
@@ -127,7 +128,7 @@ def _running(asked: Asked) -> list[dict[str, Any]]:
             f"{asked.pipeline.name}.{asked.name} cannot be served: no tumbling query has its keys and sums, to go on "
             "from the horizon."
         )
-    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+    sums: dict[tuple[Any, ...], Json] = {}
     for row in [*_batch(asked, None, None), *_layer(_speed_windows(asked, continued, asked.horizon), "speed")]:
         key = tuple(row[name] for name in keys)
         total = sums.setdefault(key, dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: row[LAYER]})
@@ -138,7 +139,7 @@ def _running(asked: Asked) -> list[dict[str, Any]]:
     return [sums[key] for key in sorted(sums)]
 
 
-def _joined(asked: Asked) -> list[dict[str, Any]]:
+def _joined(asked: Asked) -> list[Json]:
     time_, sink = views.day_column(asked.query), _sink(asked.query)
     missing = [name for name in sink.partition_key if name not in asked.keys]
     if missing:
@@ -149,7 +150,7 @@ def _joined(asked: Asked) -> list[dict[str, Any]]:
     return rows + _layer(found, "speed")
 
 
-def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[dict[str, Any]]:
+def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[Json]:
     """Return the view's rows before the horizon."""
     from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -168,7 +169,7 @@ def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[dict
     return _layer([{name: row[name] for name in asked.query.columns if name in row} for row in order], "batch")
 
 
-def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[dict[str, Any]]:
+def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[Json]:
     """Return the rows of a windowed query's table whose window begins in [begin, until), each window read by its key."""
     query_ = asked.pipeline.queries[name]
     assert query_.aggregate is not None
@@ -189,7 +190,7 @@ def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[dict[str, A
     return sorted(rows, key=lambda row: tuple(str(row[column]) for column in views.key(query_)))
 
 
-def _speed_table(asked: Asked) -> list[dict[str, Any]]:
+def _speed_table(asked: Asked) -> list[Json]:
     sink = _sink(asked.query)
     where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in asked.keys]
     if any(name not in where for name in sink.partition_key):
@@ -199,7 +200,7 @@ def _speed_table(asked: Asked) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[name] == value for name, value in asked.keys.items())]
 
 
-def _read(session: Session, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Json]:
     return [_aware(row._asdict()) for row in session.execute(session.prepare(statement), values)]
 
 
@@ -229,10 +230,10 @@ def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta
     return [epoch + (first + number) * step for number in range(count)]
 
 
-def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Json:
     query_ = pipeline.queries[name]
     allowed = [column for column in views.key(query_) if column not in (views.WINDOW_START, views.WINDOW_END)]
-    typed: dict[str, Any] = {}
+    typed: Json = {}
     for column, value in keys.items():
         if column not in allowed:
             raise HeadraceError(f"{column!r} is no key of {name}: its keys are {', '.join(allowed)}.")
@@ -245,11 +246,11 @@ def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> dict[str, 
     return typed
 
 
-def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[dict[str, Any]]:
+def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[Json]:
     return [dict(row) | {LAYER: layer} for row in rows]
 
 
-def _aware(row: dict[str, Any]) -> dict[str, Any]:
+def _aware(row: Json) -> Json:
     return {k: v.replace(tzinfo=UTC) if isinstance(v, datetime) and v.tzinfo is None else v for k, v in row.items()}
 
 

@@ -12,16 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
-from headrace.contract import paths, storage, submit
+from headrace.contract import paths, records, storage, submit
 from headrace.contract.bindings import read_cassandra
+from headrace.contract.job_files import JobProgress, JobSpec
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import queries, session
 from headrace.streaming.queries import Transform
+
+Spec = TypeVar("Spec", bound=JobSpec)
 
 # The streams' settings, but with adaptive plans and more partitions: a finite job has no state that depends on them.
 BATCH_CONF = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "4"}
@@ -42,17 +45,17 @@ class Job:
         """Write the progress of the run: `done` of `of` steps, and the current stage."""
         folder = paths.batch_run(self.root, self.pipeline.name, self.run)
         at_ms = time.time_ns() // 1_000_000
-        storage.write_json(f"{folder}/progress.json", {"done": done, "of": of, "stage": stage, "at_ms": at_ms})
+        records.write(f"{folder}/progress.json", JobProgress(done, of, stage, at_ms))
 
 
-def job_spec(root: str, pipeline: str, run: str) -> dict[str, Any]:
+def job_spec(kind: type[Spec], root: str, pipeline: str, run: str) -> Spec:
     """Return the job spec of a run. Raises HeadraceError if there is none."""
-    content: dict[str, Any] | None = storage.read_json(f"{paths.batch_run(root, pipeline, run)}/order.json")
-    if content is None:
+    written = records.read(kind, f"{paths.batch_run(root, pipeline, run)}/order.json")
+    if written is None:
         raise HeadraceError(
             f"There is no job spec for run {run!r} of {pipeline}. Plan the run first: the plan writes it."
         )
-    return content
+    return written
 
 
 def report(root: str, pipeline: str, run: str, content: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from headrace.contract import checkpoint, generation, ledger, names, outputs, pa
 from headrace.contract import snapshot as kept
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import Offsets
+from headrace.contract.job_files import DrillSpec
 from headrace.contract.model import FilesSink
 from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
@@ -50,15 +51,15 @@ class Drill:
     outcome: Outcome = field(default_factory=Outcome)
 
 
-def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: DrillSpec) -> dict[str, Any]:
     """Drill the snapshot that the job spec names (query, snapshot; "" is the newest) and return the report.
 
     `ok`: a batch ran and nothing differs; `compared`: what was available for comparison. Raises HeadraceError if the
     snapshot is damaged or Spark cannot continue from it.
     """
     began = time.monotonic()
-    pipeline, query = job.pipeline.name, str(spec["query"])
-    chosen = _choose(job.root, pipeline, query, str(spec.get("snapshot", "")))
+    pipeline, query = job.pipeline.name, spec.query
+    chosen = _choose(job.root, pipeline, query, spec.snapshot)
     scratch = paths.scratch(job.root, f"drill-{uuid.uuid4().hex}")
     try:
         kafka = read_kafka(job.bindings)

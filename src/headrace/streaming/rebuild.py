@@ -24,6 +24,7 @@ from headrace.contract import archived, checkpoint, ledger, names, soundness, st
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import BatchRange, Offsets
 from headrace.contract.generation import Generation
+from headrace.contract.job_files import RebuildSpec
 from headrace.contract.model import Query
 from headrace.contract.paths import GenerationPaths
 from headrace.errors import HeadraceError
@@ -63,23 +64,19 @@ class Rebuild:
         return self.job.pipeline.queries[self.name]
 
 
-def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Rebuild the query that the job spec names and return the report, with the future manifest of the generation.
-
-    The job spec has query, number and started_micros of the new generation, reason, by, at_ms, rows_each (records per
-    batch), and `first` (topic -> partition -> first offset in Kafka, for partitions that the archive lacks).
-    """
+def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
+    """Rebuild the query that the job spec names and return the report, with the future manifest of the generation."""
     began = time.monotonic()
-    name = str(spec["query"])
+    name = spec.query
     made = Generation(
         pipeline=job.pipeline.name,
         query=name,
-        number=int(spec["number"]),
-        started_micros=int(spec["started_micros"]),
+        number=spec.number,
+        started_micros=spec.started_micros,
         fingerprint={},
-        reason=str(spec["reason"]),
-        by=str(spec["by"]),
-        at_ms=int(spec["at_ms"]),
+        reason=spec.reason,
+        by=spec.by,
+        at_ms=spec.at_ms,
     )
     paths = made.paths(job.root)
     if storage.read_json(paths.manifest) is not None:
@@ -95,8 +92,8 @@ def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     _require_whole(job, archives)
     noted = {topic: archived.newest(job.root, job.pipeline.name, names.archive_query(topic)) for topic in topics}
     storage.write_json(paths.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id})
-    cuts = _cuts(job, archives, int(spec["rows_each"]))
-    starts = {t: _starts(a, _offsets(spec["first"].get(t, {}))) for t, a in archives.items()}
+    cuts = _cuts(job, archives, spec.rows_each)
+    starts = {t: _starts(a, _offsets(spec.first.get(t, {}))) for t, a in archives.items()}
     progress = Progress(starts, starts, starts)
     # The number of state partitions is fixed by the first batch (SPARK-19873); adaptive plans would change it.
     job.spark.conf.set("spark.sql.shuffle.partitions", str(job.pipeline.driver.state_partitions))

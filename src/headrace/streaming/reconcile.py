@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import generation, ledger, names, outputs
 from headrace.contract.checkpoint import newest_batch
+from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.ledger import Record
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.outputs import Directory
@@ -67,17 +68,16 @@ class Observed:
     all_directories: Sequence[Directory] = ()
 
 
-def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: ReconcileSpec) -> dict[str, Any]:
     """Reconcile and return the report: one entry per query and sink, and one archive entry per topic.
 
-    The job spec has `queries` (short names; None: all), `since_ms` (leaves out running totals and anything that began earlier:
-    windows, joined rows, batches of single rows; 0: nothing is left out), `tolerance` (a decimal as text), and `at_ms`.
+    The job spec bounds it (`contract.job_files`).
     """
     began = time.monotonic()
-    chosen = spec["queries"]
+    chosen = spec.queries
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reading the sinks")
-    since_ms = spec["since_ms"]
+    since_ms = spec.since_ms
     observed_by_query = {name: observe(job, name, query, since_ms) for name, query in wanted.items()}
     with_batches = [observed for observed in observed_by_query.values() if observed]
     now = {query.name: _ledger(job, query.generation) for query in with_batches}
@@ -97,13 +97,13 @@ def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
         job.progress(len(with_batches) + number, steps, f"archive of {topic}")
         accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
     accounts += reconcile_views.compare(job, wanted, archives, spec)
-    at = datetime.fromtimestamp(spec["at_ms"] / 1000, UTC)
+    at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
     return {
         "run": job.run,
         "pipeline": job.pipeline.name,
-        "at_ms": spec["at_ms"],
+        "at_ms": spec.at_ms,
         "differing": sum(account.differing for account in accounts),
         "pending": sum(account.pending for account in accounts),
         "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
@@ -140,11 +140,11 @@ def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Ma
 
 def _compare(
     job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive],
-    typed: Mapping[str, DataFrame], spec: Mapping[str, Any],
+    typed: Mapping[str, DataFrame], spec: ReconcileSpec,
 ) -> Iterator[Account]:  # fmt: skip
     query, cut = job.pipeline.queries[observed.name], cut_of(job, observed, records, archives)
     transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
-    since_ms, tolerance = spec["since_ms"], Decimal(spec["tolerance"])
+    since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
     sides = {
         topic: batch.batch_of(typed[topic], cut.ledger)
         .where(F.col(batch.BATCH).isNotNull())

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import names, paths, storage
 from headrace.contract import views as contract
+from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import Query
 from headrace.streaming import batch, views
 from headrace.streaming.batch_archive import Archive
@@ -28,7 +29,7 @@ DAY_MS = 86_400_000
 
 
 def compare(
-    job: Job, wanted: Mapping[str, Query], archives: Mapping[str, Archive], spec: Mapping[str, Any]
+    job: Job, wanted: Mapping[str, Query], archives: Mapping[str, Archive], spec: ReconcileSpec
 ) -> list[Account]:
     """Return one account for each view of the given queries that holds any day; it counts days and reports differing rows.
 
@@ -39,7 +40,7 @@ def compare(
     served = {name: query for name, query in contract.views(job.pipeline).items() if name in wanted}
     if not held or not served:
         return []
-    days = chosen(held, spec["at_ms"], spec["since_ms"])
+    days = chosen(held, spec.at_ms, spec.since_ms)
     topics = {topic for query in served.values() for topic in query.sources}
     moving = views.touched(job, {topic: archives[topic] for topic in topics}, state)[0]
     moving |= {date.fromisoformat(day) for day in state.get("stale", ())}

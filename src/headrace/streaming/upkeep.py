@@ -7,28 +7,22 @@ expires old snapshots (`streaming.tables`, ADR 0032).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from headrace.contract import names
+from headrace.contract.job_files import UpkeepSpec
 from headrace.streaming import tables
 from headrace.streaming.batch_job import Job
 
-ORPHAN_DAYS = 3.0  # Iceberg requires more than the longest write: files of a running write belong to no snapshot yet
 
-
-def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the orphan files of every table of the pipeline; the job spec may have `orphan_days`.
-
-    Returns table -> orphans removed, seconds.
-    """
-    orphan_days = float(spec.get("orphan_days", ORPHAN_DAYS))
+def run(job: Job, spec: UpkeepSpec) -> dict[str, Any]:
+    """Remove the orphan files of every table of the pipeline. Returns table -> orphans removed, seconds."""
     rows = job.spark.sql(f"SHOW TABLES IN {names.LAKE_CATALOG}.{job.pipeline.name}").collect()
     every = sorted(str(row["tableName"]) for row in rows)
     results = {}
     for number, table in enumerate(every):
         job.progress(number, len(every), table)
-        results[table] = _table(job, table, orphan_days)
+        results[table] = _table(job, table, spec.orphan_days)
     return {"pipeline": job.pipeline.name, "tables": results}
 
 

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import archived, names, paths, storage, views
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.spark import ddl
 from headrace.errors import HeadraceError
@@ -32,26 +33,24 @@ SNAPSHOT_RUN = "headrace-run"
 _MICRO = timedelta(microseconds=1)
 
 
-def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: ViewsSpec) -> dict[str, Any]:
     """Compute days of all views of a pipeline and return the report.
 
-    The job spec has `closed_until` (ISO day: all earlier days are closed), `ends` (topic -> partition -> offset that the
-    archive must have reached), `begins` (likewise: Kafka's first offset) and `days` (ISO days to compute again; None: days
-    that are new, have new records, or whose columns changed).
+    The job spec says which days (`contract.job_files`).
     """
     began = time.monotonic()
     wanted = views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
-    archives = await_archives(job, topics, spec["ends"])
+    archives = await_archives(job, topics, spec.ends)
     state: dict[str, Any] = storage.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
     old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
     behind = behind_of(archives, spec)
-    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec["closed_until"]), old)
+    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec.closed_until), old)
     _alter(job, wanted, state)
     sizes = {
         date.fromisoformat(day): int(entry["records"]) for day, entry in state["days"].items() if "records" in entry
     }
-    chosen = spec["days"]
+    chosen = spec.days
     if chosen is not None:
         days = [date.fromisoformat(day) for day in chosen]
         early = [str(day) for day in days if closed is None or day >= closed]
@@ -274,12 +273,12 @@ class Behind:
     end: int
 
 
-def behind_of(archives: Mapping[str, Archive], spec: Mapping[str, Any]) -> list[Behind]:
+def behind_of(archives: Mapping[str, Archive], spec: ViewsSpec) -> list[Behind]:
     """Return where the archives have not reached the job spec's `ends`. A partition that Kafka has emptied lacks nothing."""
     lagging = []
     for topic, archive in archives.items():
-        for number, end in sorted(spec["ends"].get(topic, {}).items()):
-            begin = spec.get("begins", {}).get(topic, {}).get(number, 0)
+        for number, end in sorted(spec.ends.get(topic, {}).items()):
+            begin = spec.begins.get(topic, {}).get(number, 0)
             if begin < end and not archive.covers({number: end}):
                 lagging.append(Behind(topic, int(number), archive.ends.get(number, 0), end))
     return lagging

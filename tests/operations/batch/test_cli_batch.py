@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
         status = "FAILED" if differing else "PASSED"
         account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
         return lambda _, given, __: {
-            "pipeline": given["pipeline"], "run": given["run"], "differing": differing, "accounts": [account],
+            "pipeline": given.pipeline, "run": given.run, "differing": differing, "accounts": [account],
         }  # fmt: skip
 
     monkeypatch.setattr(batch_runs, "execute", executed(0))
@@ -113,16 +114,15 @@ def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = {"query": "tumbling", "topic": "pos", "partition": 0, "state": "LOST"}
-    told = {"pipeline": "pos_sales", "state": "LOST", "places": [place], "least_left_seconds": 0.0,
-            "bounded_by_bytes": ["pos"]}  # fmt: skip
+    place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
+    told = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
     monkeypatch.setattr(retention, "guard", lambda *_: told)
     code, shown = run("batch", "retention", "pos_sales")
     assert code == 4
     assert "pos is also limited by size" in shown
-    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "RETIRED"})
+    monkeypatch.setattr(retention, "guard", lambda *_: replace(told, state="RETIRED"))
     assert run("batch", "retention", "pos_sales")[0] == 0
-    monkeypatch.setattr(retention, "guard", lambda *_: told | {"state": "OK", "places": [], "least_left_seconds": None})
+    monkeypatch.setattr(retention, "guard", lambda *_: retention.RetentionReport("pos_sales", "OK"))
     assert run("batch", "retention", "pos_sales")[0] == 0
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
         (("dead-letters", "list", "poss"), "Unknown source topic 'poss'"),
         (("serve-query", "pos_sales", "tumbling", "--key", "p1"), "--key takes COLUMN=VALUE"),
         (("serve-query", "pos_sales", "tumbling", "--since", "noon"), "is not a time. Write 2026-11-23"),
-        (("batch", "rebuild", "pos_sales", "items2"), "has no query 'items2' to rebuild"),
+        (("batch", "rebuild", "pos_sales", "items2"), "Unknown query 'items2' of pos_sales"),
         (("batch", "repair", "pos_sales", "never"), "Run never of pos_sales left no report"),
     ):
         with pytest.raises(HeadraceError, match=told):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.streaming.batch_archive import Archive, Partition
@@ -35,8 +35,8 @@ def until(
     horizon: date | None,
     begins: dict[str, int] | None = None,
 ) -> date | None:
-    order: dict[str, Any] = {"ends": {"pos": ends}, "begins": {"pos": begins or {}}}
-    return closed_until(pos, found, behind_of(found, order), ASKED, horizon)
+    spec = ViewsSpec(ends={"pos": ends}, begins={"pos": begins or {}})
+    return closed_until(pos, found, behind_of(found, spec), ASKED, horizon)
 
 
 def test_an_archive_that_has_all_leaves_the_day_that_was_asked_for(pos: Pipeline) -> None:
@@ -63,7 +63,7 @@ def test_a_partition_that_kafka_has_emptied_before_the_archive_began_lacks_nothi
     """B5: five records expired before the pipeline ran; only the other partition has any."""
     found = archive({1: 4})
     assert until(pos, found, {"0": 5, "1": 4}, None, {"0": 5, "1": 0}) == ASKED
-    assert behind_of(found, {"ends": {"pos": {"0": 6}}, "begins": {"pos": {"0": 5}}})[0].partition == 0
+    assert behind_of(found, ViewsSpec(ends={"pos": {"0": 6}}, begins={"pos": {"0": 5}}))[0].partition == 0
 
 
 def test_each_run_compares_the_newest_days_and_in_turn_all_older_ones_of_the_views() -> None:

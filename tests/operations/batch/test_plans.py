@@ -14,6 +14,7 @@ from openlineage.client.event_v2 import RunEvent
 from openlineage.client.serde import Serde
 
 from headrace.contract import generation, paths, storage, views
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -67,8 +68,8 @@ def test_days_far_apart_are_computed_at_once_and_large_ones_are_not() -> None:
 def test_a_backfill_names_closed_days_in_order() -> None:
     closed = date(2026, 3, 5)
     assert _days(None, None, closed) is None
-    assert _days("2026-03-01", "2026-03-03", closed) == ["2026-03-01", "2026-03-02", "2026-03-03"]
-    assert _days("2026-03-04", None, closed) == ["2026-03-04"]
+    assert _days("2026-03-01", "2026-03-03", closed) == ("2026-03-01", "2026-03-02", "2026-03-03")
+    assert _days("2026-03-04", None, closed) == ("2026-03-04",)
     for first, last, told in (
         ("2026-03-04", "2026-03-05", "2026-03-05 is not closed yet"),
         ("2026-03-04", "2026-03-01", "before it begins"),
@@ -80,21 +81,21 @@ def test_a_backfill_names_closed_days_in_order() -> None:
 
 def test_an_order_names_its_run_and_a_new_order_of_the_run_takes_its_old_report_away(tmp_path: Path) -> None:
     root = str(tmp_path)
-    given = batch_runs.give(root, "views", "p", {"days": None}, "scheduled__2026-11-23T07:00:00+00:00")
-    assert given["arguments"] == ["views", "p", "scheduled__2026-11-23T07_00_00_00_00"]
-    folder = paths.batch_run(root, "p", given["run"])
+    given = batch_runs.prepare(root, "views", "p", ViewsSpec(), "scheduled__2026-11-23T07:00:00+00:00")
+    assert given.arguments == ("views", "p", "scheduled__2026-11-23T07_00_00_00_00")
+    folder = paths.batch_run(root, "p", given.run)
     with pytest.raises(HeadraceError, match="left no report"):
-        batch_runs.result(root, "p", given["run"])
+        batch_runs.result(root, "p", given.run)
     storage.write_json(f"{folder}/report.json", {"rows": 1})
-    assert batch_runs.result(root, "p", given["run"]) == {"rows": 1}
-    assert batch_runs.give(root, "views", "p", {"days": None}, given["run"])["run"] == given["run"]
+    assert batch_runs.result(root, "p", given.run) == {"rows": 1}
+    assert batch_runs.prepare(root, "views", "p", ViewsSpec(), given.run).run == given.run
     with pytest.raises(HeadraceError, match="left no report"):
-        batch_runs.result(root, "p", given["run"])
+        batch_runs.result(root, "p", given.run)
 
 
 def test_old_runs_are_removed_and_new_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_runs, "KEPT_RUNS", 3)
-    runs = [batch_runs.give(str(tmp_path), "views", "p", {}, f"run-{n}")["run"] for n in range(5)]
+    runs = [batch_runs.prepare(str(tmp_path), "views", "p", ViewsSpec(), f"run-{n}").run for n in range(5)]
     assert storage.list_names(paths.batch_run(str(tmp_path), "p", "").rstrip("/")) == runs[2:]
 
 
@@ -116,7 +117,7 @@ def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployme
     cluster = deployment.model_copy(
         update={"root": "file:///data", "drivers": KubernetesDrivers(kind="kubernetes", **pods)}
     )
-    given = batch_runs.give(deployment.root, "views", "pos_sales", {"days": None}, "run")
+    given = batch_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
     told = spark_runs.submission(cluster, given)
     environment = told["env_vars"]
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
@@ -132,10 +133,10 @@ def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployme
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:
     given = reconcile.plan(deployment, "pos_sales", queries=["tumbling"], days=2, tolerance="0.01")
-    assert given["order"]["tolerance"] == "0.01"
-    assert given["order"]["since_ms"] > 0
+    assert given.spec.tolerance == "0.01"
+    assert given.spec.since_ms > 0
     for options, told in (
-        ({"queries": ["tumblin"]}, "has no query 'tumblin'"),
+        ({"queries": ["tumblin"]}, "Unknown query 'tumblin' of pos_sales"),
         ({"tolerance": "NaN"}, "A tolerance is a number"),
         ({"tolerance": "-1"}, "A tolerance is a number"),
         ({"tolerance": "a cent"}, "A tolerance is a number"),
@@ -337,11 +338,11 @@ def test_letters_are_chosen_by_all_that_is_given() -> None:
 
 
 def test_the_guard_says_what_is_lost_and_where() -> None:
-    place = {"query": "tumbling", "topic": "pos", "partition": 0, "next_offset": 5, "first_offset": 9, "end_offset": 12}
-    lost = {"pipeline": "p", "state": "LOST", "places": [place | {"state": "LOST", "left_seconds": 0.0}]}
+    place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
+    lost = retention.RetentionReport("p", "LOST", (place,))
     with pytest.raises(HeadraceError, match=r"p\.tumbling at pos/0 offset 5 has lost 4 records"):
         retention.require_kept(lost)
-    retention.require_kept({"pipeline": "p", "state": "OK", "places": [], "least_left_seconds": None})
+    retention.require_kept(retention.RetentionReport("p", "OK"))
 
 
 def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
@@ -362,7 +363,7 @@ def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_
     assert not retention.is_retired(stopped, week | {"clicks": retention.Kept(retention.FOR_EVER)}, hour_ms * 24 * 8)
     assert not retention.is_retired(DesiredState("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
     assert not retention.is_retired(DesiredState(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
-    retention.require_kept({"pipeline": "p", "state": "RETIRED", "places": []})
+    retention.require_kept(retention.RetentionReport("p", "RETIRED"))
 
 
 def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:

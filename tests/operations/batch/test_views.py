@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import paths, storage
+from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
@@ -48,8 +49,8 @@ def sales(seed: int, days: int, each: int) -> list[Archived]:
     return lake.numbered(sorted(made, key=lambda record: record[0]))
 
 
-def order(closed: str, days: Sequence[str] | None = None) -> dict[str, Any]:
-    return {"closed_until": closed, "ends": {}, "days": days}
+def order(closed: str, days: Sequence[str] | None = None) -> ViewsSpec:
+    return ViewsSpec(closed_until=closed, days=None if days is None else tuple(days))
 
 
 def rows(spark: SparkSession, pipeline: Pipeline, view: str) -> list[tuple[Any, ...]]:
@@ -142,7 +143,7 @@ def test_an_archive_that_is_behind_moves_the_horizon_back(
     pipeline = lake.renamed(pos, "views_behind")
     lake.lay(spark, pipeline, "pos", lake.numbered([(START + timedelta(hours=30), sale("p0", "1.00", START))]))
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
-    behind = {"closed_until": "2026-03-20", "ends": {"pos": {"0": 9}}, "days": None}
+    behind = ViewsSpec(closed_until="2026-03-20", ends={"pos": {"0": 9}})
     assert views.run(job, behind)["horizon"] == "2026-03-02"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.contract import checkpoint, generation, ledger, outputs, paths, storage, trees
 from headrace.contract import snapshot as kept
+from headrace.contract.records import from_json, to_json
 from headrace.errors import HeadraceError
 from headrace.operations import intent
 from headrace.operations.checkpoints import inspect, prune, restore, snapshots, verify
@@ -222,7 +223,7 @@ def test_what_was_approved_is_what_is_done(root: str) -> None:
     snapshots.take(root, "pos_sales", "tumbling")
     planned = restore.plan(FakeLauncher(root), POS, "tumbling")
     assert generation.current(root, "pos_sales", "tumbling") == made, "a plan changes nothing"
-    assert restore.Plan.from_json_dict(json.loads(json.dumps(planned.to_json_dict()))) == planned
+    assert from_json(restore.RestorePlan, json.loads(json.dumps(to_json(planned)))) == planned
     begin(root)
     with pytest.raises(HeadraceError, match="is not as it was when this was planned"):
         restore.act(FakeLauncher(root), POS, planned, **WHO)

@@ -1,31 +1,33 @@
-"""The restore drill as operators order it: a finite Spark run (`streaming.drill`), whose report stays with the snapshot."""
+"""The restore drill as operators run it: a finite Spark run (`streaming.drill`), whose report stays with the snapshot."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from headrace.contract import names, paths, storage
 from headrace.contract import snapshot as kept
+from headrace.contract.job_files import DrillSpec
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations import batch_runs
+from headrace.operations.batch_runs import BatchRun
 from headrace.operations.deployment import Deployment
 
 
-def give(root: str, pipeline: str, query: str, snapshot: str = "", run: str | None = None) -> dict[str, Any]:
-    """Write the order of a drill of one snapshot (default: the newest) and return it as `batch_runs.give` does.
+def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str | None = None) -> BatchRun:
+    """Write the job spec of a drill of one snapshot (default: the newest) and return the run.
 
-    Raises HeadraceError where there is no snapshot.
+    Raises HeadraceError if there is no snapshot.
     """
     name = names.query_name(pipeline, query)
-    known = [each.id for each in kept.listed(root, pipeline, query) if snapshot in ("", each.id)]
+    known = [entry.id for entry in kept.listed(root, pipeline, query) if snapshot in ("", entry.id)]
     if not known:
         raise HeadraceError(f"{name} has no snapshot {snapshot}: take one with `headrace checkpoint snapshot {name}`.")
-    return batch_runs.give(root, "drill", pipeline, {"query": query, "snapshot": known[-1]}, run)
+    return batch_runs.prepare(root, "drill", pipeline, DrillSpec(query=query, snapshot=known[-1]), run)
 
 
-def judge(root: str, pipeline: str, run: str) -> dict[str, Any]:
+def judge(root: str, pipeline: str, run: str) -> Json:
     """Put the report of a drill beside its snapshot and return it. Raises HeadraceError where the drill failed."""
     report = batch_runs.result(root, pipeline, run)
     query = str(report["query"]).removeprefix(names.query_name(pipeline, ""))
@@ -45,8 +47,8 @@ def drill(
     query: str,
     snapshot: str = "",
     report: Callable[[str, float | None], None] | None = None,
-) -> dict[str, Any]:
-    """Give the order, carry it out on this machine, and judge it."""
-    given = give(deployment.root, pipeline, query, snapshot)
-    batch_runs.execute(deployment, given, report)
-    return judge(deployment.root, pipeline, given["run"])
+) -> Json:
+    """Prepare a drill, carry it out on this machine, and judge it."""
+    run = prepare(deployment.root, pipeline, query, snapshot)
+    batch_runs.execute(deployment, run, report)
+    return judge(deployment.root, pipeline, run.run)

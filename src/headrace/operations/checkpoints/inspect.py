@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 from headrace.contract import checkpoint, fingerprint, generation, ledger, names, trees
 from headrace.contract import snapshot as kept
 from headrace.contract.paths import GenerationPaths
+from headrace.contract.records import Json
 
 
-def inspect(root: str, pipeline: str, query: str) -> dict[str, Any]:
+def inspect(root: str, pipeline: str, query: str) -> Json:
     """Return the generations of a query, oldest first, and its snapshots, as JSON values.
 
     Times are milliseconds since 1970, ages seconds, sizes bytes; what is not known is None.
@@ -32,7 +32,7 @@ def has_batch(root: str, pipeline: str, query: str) -> bool:
     return now is not None and checkpoint.newest_batch(now.paths(root).checkpoint) is not None
 
 
-def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> dict[str, Any]:
+def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> Json:
     planned = checkpoint.newest_batch(paths.checkpoint, "offsets")
     committed = checkpoint.newest_batch(paths.checkpoint)
     newest = ledger.newest(paths.ledger)

@@ -1,23 +1,21 @@
-"""Prune: old generations and snapshots go to the trash, and from there, after a second while, for good.
+"""Prune: old generations and snapshots go to the trash, and from there, after a second period, for good.
 
-Nothing inside a living generation is ever touched: what Spark keeps there is Spark's business. A plan reads only;
-`act` computes it again and refuses if it is another one.
+Nothing inside the current generation is ever touched: Spark manages what it keeps there. A plan only reads; `act` computes
+it again and refuses if it differs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
 
 from headrace.contract import generation, names, paths, storage, trees
 from headrace.contract import snapshot as kept
 from headrace.contract.model import Pipeline
+from headrace.contract.records import short_id
 from headrace.errors import HeadraceError
 
 DAY_MS = 86_400_000
@@ -45,19 +43,20 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrunePlan:
     """What a prune would do; `fingerprint` is what an approval is for. `kept` says what is old and stays, and why."""
 
     items: tuple[Item, ...]
     fingerprint: str
     kept: tuple[str, ...] = ()
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return asdict(self) | {"bytes": sum(each.bytes for each in self.items)}
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes would go."""
+        return sum(item.bytes for item in self.items)
 
 
-def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> Plan:
+def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> PrunePlan:
     """Return what a prune would take away now. Nothing is changed."""
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     items: list[Item] = []
@@ -70,25 +69,25 @@ def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms:
             items += [*going, *leaving]
             stay += kept_for
     items += _trash(root, retention, now)
-    basis = [(each.path, each.delete) for each in items]
-    return Plan(tuple(items), hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:16], tuple(stay))
+    basis = [(item.path, item.delete) for item in items]
+    return PrunePlan(tuple(items), short_id(basis), tuple(stay))
 
 
-def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerprint: str) -> Plan:
-    """Carry out the plan with this fingerprint and return it. Raises HeadraceError if it is another one by now.
+def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerprint: str) -> PrunePlan:
+    """Carry out the plan with this fingerprint and return it. Raises HeadraceError if the plan differs by now.
 
     Broken off half way, the next plan has the rest.
     """
     planned = plan(root, pipelines, retention)
     if planned.fingerprint != fingerprint:
-        raise HeadraceError("There is other work for a prune than when this was planned: look at a new plan.")
+        raise HeadraceError("The work of a prune is not what it was when this was planned: look at a new plan.")
     stamp = datetime.now(UTC).strftime(_STAMP)
     for item in planned.items:
         if item.delete:
             trees.remove(item.path)
         else:
             trees.move(item.path, f"{paths.trash(root)}/{stamp}/{item.path[len(root) + 1 :]}")
-    left = [each.path for each in planned.items if trees.files(each.path)]
+    left = [item.path for item in planned.items if trees.files(item.path)]
     if left:
         raise HeadraceError(f"{left[0]} is still there after it was taken away: look for what writes there.")
     return planned
@@ -99,14 +98,14 @@ def _needs(root: str, pipeline: str, query: str, leaving: Iterable[str]) -> dict
 
     A snapshot holds no output files: a restore reads those of its generation, and of the ones that this came from.
     """
-    found: dict[int, str] = {}
-    for each in kept.listed(root, pipeline, query):
-        own = each.paths(root)
-        if own.folder not in leaving:
-            taken_of = generation.read(own.manifest)
-            lineage = taken_of.lineage if taken_of else ()
-            found |= dict.fromkeys((each.generation, *(number for number, _ in lineage)), each.id)
-    return found
+    needs: dict[int, str] = {}
+    for snapshot in kept.listed(root, pipeline, query):
+        folders = snapshot.paths(root)
+        if folders.folder not in leaving:
+            source = generation.read(folders.manifest)
+            lineage = source.lineage if source else ()
+            needs |= dict.fromkeys((snapshot.generation, *(number for number, _ in lineage)), snapshot.id)
+    return needs
 
 
 def _generations(
@@ -118,24 +117,24 @@ def _generations(
         return [], []
     items: list[Item] = []
     stay: list[str] = []
-    living = {known[-1].number} | {number for number, _ in known[-1].lineage}
+    current = {known[-1].number} | {number for number, _ in known[-1].lineage}
     # a start may be ahead of the clock (`generation.next_start_micros`)
-    ages = {each.number: max(0, now_ms - later.started_micros // 1000) for each, later in pairwise(known)}
+    ages = {old.number: max(0, now_ms - later.started_micros // 1000) for old, later in pairwise(known)}
     for number, age in ages.items():
-        if number not in living and age >= retention.generation_days * DAY_MS:
+        if number not in current and age >= retention.generation_days * DAY_MS:
             why = f"generation {number} of {pipeline}.{query} was followed by another {_days(age)} ago"
-            own = paths.generation_paths(root, pipeline, query, number)
-            if number in needs and trees.files(own.files):
+            folders = paths.generation_paths(root, pipeline, query, number)
+            if number in needs and trees.files(folders.files):
                 stay.append(
                     f"generation {number} of {pipeline}.{query}: snapshot {needs[number]} needs its output files"
                 )
                 continue
             # The ledgers of an archive say for ever which offsets held no record (contract.gaps).
-            folder = own.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else own.folder
-            items += [_item(path, why) for path in (folder, own.files) if trees.files(path)]
-    manifests = {each.number for each in known}
+            folder = folders.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else folders.folder
+            items += [_item(path, why) for path in (folder, folders.files) if trees.files(path)]
+    manifests = {made.number for made in known}
     for name in storage.list_names(paths.query_folder(root, pipeline, query)):
-        if name.isdigit() and int(name) not in manifests and int(name) not in living and int(name) < known[-1].number:
+        if name.isdigit() and int(name) not in manifests and int(name) not in current and int(name) < known[-1].number:
             why = f"generation {int(name)} of {pipeline}.{query} has no manifest: a restore that was broken off, or it was lost"
             items.append(_item(paths.generation_paths(root, pipeline, query, int(name)).folder, why))
     return items, stay
@@ -145,15 +144,16 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
     items: list[Item] = []
     known = kept.listed(root, pipeline, query)
     now = generation.current(root, pipeline, query)
-    keep = {each.id for each in known[-max(1, retention.snapshots) :]} | {now.snapshot if now else ""}
-    for each in known:
-        age = now_ms - each.taken_ms
-        if each.id not in keep and age > retention.snapshot_days * DAY_MS:
-            items.append(_item(each.paths(root).folder, f"a snapshot of {pipeline}.{query} that is {_days(age)} old"))
-    whole = {each.id for each in known}
+    keep = {snapshot.id for snapshot in known[-max(1, retention.snapshots) :]} | {now.snapshot if now else ""}
+    for snapshot in known:
+        age = now_ms - snapshot.taken_ms
+        if snapshot.id not in keep and age > retention.snapshot_days * DAY_MS:
+            why = f"a snapshot of {pipeline}.{query} that is {_days(age)} old"
+            items.append(_item(snapshot.paths(root).folder, why))
+    complete = {snapshot.id for snapshot in known}
     for name in storage.list_names(paths.snapshots(root, pipeline, query)):
-        # taken before one that is whole: nobody writes this any more
-        if name not in whole and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
+        # taken before one that is complete: nobody writes this any more
+        if name not in complete and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
             why = f"a snapshot of {pipeline}.{query} that was broken off"
             items.append(_item(paths.snapshot_paths(root, pipeline, query, name).folder, why))
     return items

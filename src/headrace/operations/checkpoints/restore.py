@@ -1,6 +1,6 @@
 """Restore and reset: always a new generation, and with it a new ledger and a new file-sink directory.
 
-Plan (reads only), then act with the plan's fingerprint: what was approved is what is done. The manifest is written last:
+RestorePlan (reads only), then act with the plan's fingerprint: what was approved is what is done. The manifest is written last:
 until then the new folder is nobody's, and its number is never used again (`generation.next_number`).
 
 The sinks stay exact (ADR 0013): tables by the new generation's greater writetime, topics by the records' identities, files
@@ -10,11 +10,9 @@ in one first batch where the query has a watermark: in smaller ones a row that w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from headrace.contract import snapshot as kept
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.generation import Generation
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json, short_id, to_json
 from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
 from headrace.operations import intent
@@ -43,7 +42,7 @@ from headrace.operations.drivers import Launcher
 
 
 @dataclass(frozen=True)
-class Plan:
+class RestorePlan:
     """What a restore or a reset would do. `blockers` must be empty to act; `fingerprint` is what an approval is for.
 
     `snapshot` is "" for a reset; `batch` is the last one taken over (None: none); `again` are the offsets that the new
@@ -62,19 +61,10 @@ class Plan:
     warnings: tuple[str, ...]
     fingerprint: str
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json_dict(cls, told: dict[str, Any]) -> Plan:
-        """Return the plan that `to_json_dict` gave: what an approval was asked for."""
-        return cls(**told | {name: tuple(told[name]) for name in ("blockers", "warnings")})
-
 
 def plan(
     launcher: Launcher, pipeline: Pipeline, query: str, snapshot: str | None = None, bindings: Path | None = None
-) -> Plan:
+) -> RestorePlan:
     """Return what a restore from a snapshot (default: the newest) would do. Nothing is changed.
 
     Raises HeadraceError where there is no such snapshot.
@@ -93,7 +83,7 @@ def plan(
         in_the_way += [f"{each.where} {each.what} ({each.fault})" for each in found]
     now = generation.current(root, pipeline.name, query)
     return _finish(
-        Plan(
+        RestorePlan(
             pipeline=pipeline.name,
             query=query,
             snapshot=chosen.id,
@@ -110,7 +100,7 @@ def plan(
     )
 
 
-def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: int | None = None) -> Plan:
+def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: int | None = None) -> RestorePlan:
     """Return what a reset would do: a new generation that begins with empty state at a broker time, or at the beginning."""
     root = launcher.root
     now = generation.current(root, pipeline.name, query)
@@ -121,7 +111,7 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
     if declared and (declared.aggregate or declared.join):
         warnings.append("state begins empty: totals in the sinks fall, and windows that are read in part are wrong")
     return _finish(
-        Plan(
+        RestorePlan(
             pipeline=pipeline.name,
             query=query,
             snapshot="",
@@ -141,7 +131,7 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
 def act(
     launcher: Launcher,
     pipeline: Pipeline,
-    planned: Plan,
+    planned: RestorePlan,
     *,
     by: str,
     reason: str,
@@ -189,17 +179,17 @@ def restore(
     by: str,
     reason: str,
     bindings: Path | None = None,
-) -> dict[str, Any]:
-    """Plan, act and verify in one go, for who decides without a person (the upgrade's way back)."""
+) -> Json:
+    """RestorePlan, act and verify in one go, for who decides without a person (the upgrade's way back)."""
     planned = plan(launcher, pipeline, query, snapshot, bindings)
     made = act(launcher, pipeline, planned, by=by, reason=reason, bindings=bindings)
     report = verify.verify(launcher.root, pipeline, query, bindings)
-    return planned.to_json_dict() | {"generation": made.number, "sound": report.sound, "findings": len(report.findings)}
+    return to_json(planned) | {"generation": made.number, "sound": report.sound, "findings": len(report.findings)}
 
 
 def restore_all(
     launcher: Launcher, pipeline: Pipeline, taken: dict[str, str], *, by: str, reason: str, bindings: Path | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Restore every query of `snapshots.take_all`'s answer."""
     return {
         query: restore(launcher, pipeline, query, snapshot, by=by, reason=reason, bindings=bindings)
@@ -231,11 +221,11 @@ def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     return found
 
 
-def _finish(planned: Plan, now: Generation | None) -> Plan:
+def _finish(planned: RestorePlan, now: Generation | None) -> RestorePlan:
     """Put into the fingerprint all that an approval rests on."""
     basis = [planned.fingerprint, planned.new_generation, planned.starting_ms, now.number if now else 0]
     basis += [fingerprint.digest(now.fingerprint) if now else "", planned.pipeline, planned.query]
-    return replace(planned, fingerprint=hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:16])
+    return replace(planned, fingerprint=short_id(basis))
 
 
 def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> Generation:
@@ -272,7 +262,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> 
 
 
 def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
-    """Plan the first batch of the restored checkpoint: all that was read after the cut, in one piece."""
+    """RestorePlan the first batch of the restored checkpoint: all that was read after the cut, in one piece."""
     again = _again(root, chosen.pipeline, chosen.query, chosen)
     if _distance(_ends(folder, chosen.batch), again):
         watermark = checkpoint.next_watermark_ms(folder, chosen.batch)
@@ -300,8 +290,7 @@ def _newest_ends(folder: str, records: str) -> Offsets:
             break
     record = _read(partial(ledger.newest, records))
     if record:
-        ended = {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}
-        found = archived.latest(found, ended)
+        found = archived.latest(found, ledger.ends(record))
     return found
 
 
