@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _prepared(settings: Settings, count: int) -> Bench:
     binding = read_kafka(settings.bindings())
-    topics = [NewTopic(e.output, events.PARTITIONS, 1) for e in ENGINES.values() if e.output]
+    topics = [NewTopic(engine.output, events.PARTITIONS, 1) for engine in ENGINES.values() if engine.output]
     admin = AdminClient(binding.client_config())  # its requests end with it
     for made in admin.create_topics(topics).values():
         made.result(30)
@@ -248,7 +248,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.events = options.events or (1_000_000 if options.quick else 4_000_000)
     options.rounds = options.rounds or (1 if options.quick else 5)
-    options.engines = options.engines or [name for name, each in ENGINES.items() if each.quick or not options.quick]
+    options.engines = options.engines or [name for name, engine in ENGINES.items() if engine.quick or not options.quick]
     options.into = options.into or OUT / f"bench-{time.strftime('%Y%m%dT%H%M%S')}.json"
     return options
 

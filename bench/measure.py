@@ -99,7 +99,7 @@ class Peer:
                     stream.close()
 
     def load(self, *what: object) -> tuple[dict[str, Any], Cost]:
-        """Let the process do the load that the words name; return its report and its cost.
+        """Let the process do the load that `what` names; return its report and its cost.
 
         What the process did before counts with its first load. Raises PeerError where it ends, or is silent for
         TIMEOUT_SECONDS.

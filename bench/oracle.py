@@ -40,11 +40,11 @@ def windows(loaded: pa.Table) -> int:
 
 def require_totals(report: Mapping[str, Any], loaded: pa.Table) -> str:
     """Compare the sums that a process reports, those that it has; `events` is required. Raises WrongOutputError."""
-    wanted = totals(loaded)
-    found = {name: report[name] for name in wanted if name in report}
-    if "events" not in found or found != {name: wanted[name] for name in found}:
-        raise WrongOutputError(f"The report has {found}, the oracle {wanted}.")
-    return f"{', '.join(found)} equal"
+    expected = totals(loaded)
+    actual = {name: report[name] for name in expected if name in report}
+    if "events" not in actual or actual != {name: expected[name] for name in actual}:
+        raise WrongOutputError(f"The report has {actual}, the oracle {expected}.")
+    return f"{', '.join(actual)} equal"
 
 
 WINDOWS = (
@@ -53,37 +53,37 @@ WINDOWS = (
 )
 _ITEMS = "SELECT printf('p%05d', product) AS product_id, cents FROM loaded"
 _CENTS = "((value->>'{}')::DECIMAL(18,2) * 100)::BIGINT AS cents"
-_FOUND_ITEMS = f"SELECT value->>'product_id' AS product_id, {_CENTS.format('amount')} FROM output"
-_FOUND_SUMS = (
+_OUTPUT_ITEMS = f"SELECT value->>'product_id' AS product_id, {_CENTS.format('amount')} FROM output"
+_OUTPUT_SUMS = (
     "SELECT epoch((value->>'window_start')::TIMESTAMP)::BIGINT AS started, value->>'product_id' AS product_id, "
     f"{_CENTS.format('total_amount')}, partition_, offset_ FROM output"
 )
 # An engine may revise a sum: the newest record of a window and product counts. One product is in one partition.
-_FOUND_WINDOWS = (
+_OUTPUT_WINDOWS = (
     "SELECT started, product_id, arg_max(cents, offset_) AS cents "
-    f"FROM ({_FOUND_SUMS}) WHERE product_id < 'p{events.PRODUCTS}' GROUP BY started, product_id, partition_"
+    f"FROM ({_OUTPUT_SUMS}) WHERE product_id < 'p{events.PRODUCTS}' GROUP BY started, product_id, partition_"
 )
 
 
 def require_items(output: pa.Table, loaded: pa.Table) -> str:
     """Compare a projection, row by row with duplicates, with the events. Raises WrongOutputError."""
-    return _require_same(_FOUND_ITEMS, _ITEMS, output, loaded, "rows")
+    return _require_same(_OUTPUT_ITEMS, _ITEMS, output, loaded, "rows")
 
 
 def require_windows(output: pa.Table, loaded: pa.Table) -> str:
     """Compare the newest sum of each window and product with the oracle's. Raises WrongOutputError."""
-    return _require_same(_FOUND_WINDOWS, WINDOWS, output, loaded, "window sums")
+    return _require_same(_OUTPUT_WINDOWS, WINDOWS, output, loaded, "window sums")
 
 
-def _require_same(found: str, wanted: str, output: pa.Table, loaded: pa.Table, what: str) -> str:
+def _require_same(actual: str, expected: str, output: pa.Table, loaded: pa.Table, what: str) -> str:
     connection = duckdb.connect()
     connection.register("output", output)
     connection.register("loaded", loaded)
-    connection.execute(f"CREATE TABLE found AS {found}")
-    connection.execute(f"CREATE TABLE wanted AS {wanted}")
+    connection.execute(f"CREATE TABLE actual AS {actual}")
+    connection.execute(f"CREATE TABLE expected AS {expected}")
     missing, extra, rows = connection.execute(
-        "SELECT (SELECT count(*) FROM (FROM wanted EXCEPT ALL FROM found)), "
-        "(SELECT count(*) FROM (FROM found EXCEPT ALL FROM wanted)), (SELECT count(*) FROM found)"
+        "SELECT (SELECT count(*) FROM (FROM expected EXCEPT ALL FROM actual)), "
+        "(SELECT count(*) FROM (FROM actual EXCEPT ALL FROM expected)), (SELECT count(*) FROM actual)"
     ).fetchall()[0]
     if missing or extra:
         raise WrongOutputError(f"{missing} {what} of the oracle are missing, and {extra} are not the oracle's.")

@@ -56,9 +56,9 @@ def lines(rounds: Sequence[Mapping[str, Any]]) -> list[Line]:
     A ratio is that of one engine and the floor in the same round: machines differ from day to day.
     """
     named: dict[tuple[str, str], list[tuple[Mapping[str, Any], float | None]]] = {}
-    for each in rounds:
-        floor = next((cpu_per_million(run) for run in each["runs"] if run["engine"] == FLOOR), None)
-        for run in each["runs"]:
+    for one in rounds:
+        floor = next((cpu_per_million(run) for run in one["runs"] if run["engine"] == FLOOR), None)
+        for run in one["runs"]:
             ratio = cpu_per_million(run) / floor if floor else None
             named.setdefault((run["workload"], run["engine"]), []).append((run, ratio))
     return [
@@ -81,9 +81,9 @@ def small_batches(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
     The last is a ratio of cores: all queries of the driver beside Spark's one noop query over the same records.
     """
     pairs = []
-    for each in rounds:
-        if each.get("small"):
-            by_name = {line["name"]: line for line in each["small"]["lines"]}
+    for one in rounds:
+        if one.get("small"):
+            by_name = {line["name"]: line for line in one["small"]["lines"]}
             pairs.append((by_name["here"], by_name["noop"]))
     if not pairs:
         return {}
