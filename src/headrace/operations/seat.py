@@ -129,7 +129,7 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
 def spark_run(submission: Json) -> None:
     """Run spark-submit for one order until it ends (`spark_runs.submission`), by the provider's operator.
 
-    An entry with a `fault` could not be ordered: this task fails with it, and those of other pipelines run.
+    An entry with a `fault` could not be planned: this task fails with it, and those of other pipelines run.
     Imported here and not at parse: the provider costs 4 s of CPU a file. A missing connection is an error: the hook
     alone would take master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
     """
