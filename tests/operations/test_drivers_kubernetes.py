@@ -231,7 +231,7 @@ def test_a_wrong_namespace_is_one_clear_sentence(api: StubApi, launcher: Kuberne
         wrong.find(NAME)
     # An admin may list everywhere, and sees an empty list where there is no namespace.
     object.__setattr__(wrong, "_pods", lambda *_: [])
-    with pytest.raises(HeadraceError, match="There is no namespace sparc"):
+    with pytest.raises(HeadraceError, match="Namespace sparc does not exist"):
         wrong.submit(NAME)
     assert api.created == []
 

@@ -94,7 +94,7 @@ def test_no_path_leads_out_of_the_data_docs(answers):
     found = {path: told for path, told in answers["admin"].items() if re.search("/docs/(?!index)", path)}
     assert codes(found) == dict.fromkeys(found, 404)
     assert len(found) == 4
-    assert all("There is no page" in text for _, _, text in found.values())
+    assert all("Unknown page" in text for _, _, text in found.values())
 
 
 def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_own(answers):

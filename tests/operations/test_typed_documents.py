@@ -14,10 +14,12 @@ import pytest
 from headrace.contract import paths, records, storage
 from headrace.contract.driver_files import CheckResult, ExitRecord, Heartbeat
 from headrace.contract.job_files import SPECS, JobProgress
-from headrace.operations import supervision
+from headrace.errors import HeadraceError
+from headrace.operations import batch_runs, supervision
 from headrace.operations.intent import DesiredState
 from headrace.operations.rebuild import RebuildPlan
 from headrace.operations.supervision import Supervision
+from headrace.streaming import batch_job
 
 FIXTURES = Path(__file__).parent / "fixtures" / "documents"
 DOCUMENTS: list[tuple[str, type[Any]]] = [
@@ -93,3 +95,15 @@ def test_a_verdict_that_only_a_newer_release_knows_is_unknown(tmp_path: Path) ->
     read = supervision.read(str(tmp_path), "p")
     assert read is not None
     assert (read.verdict, read.reason) == ("UNKNOWN", "DROWSY (of another release): a nap")
+
+
+@pytest.mark.parametrize("duty", SPECS)
+def test_the_spec_that_a_planner_prepares_is_the_one_that_the_job_reads(duty: Any, tmp_path: Path) -> None:
+    run = batch_runs.prepare(str(tmp_path), duty, "p", SPECS[duty](), "r")
+    assert batch_job.spec(SPECS[duty], str(tmp_path), "p", "r") == run.spec
+    assert run.spec.given_ms > 0
+
+
+def test_a_run_without_a_spec_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match="Run 'r' of p has no job spec: plan it first"):
+        batch_job.spec(SPECS["views"], str(tmp_path), "p", "r")

@@ -109,7 +109,7 @@ def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> Non
     place = next(n for n, told in enumerate(kept.keeper.looks) if n >= since and told["action"]["kind"] == "START")
     spent = 8 - kept.keeper.looks[place - 1]["restarts_left"]  # by whatever test came before
     reason = kept.keeper.looks[place]["action"]["reason"]
-    assert reason == f"the driver vanished without a word; start {spent + 1} of 8"
+    assert reason == f"the driver vanished without an exit record; start {spent + 1} of 8"
     _require_exact(kept)
 
 

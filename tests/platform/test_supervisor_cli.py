@@ -73,7 +73,7 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
     psutil.wait_procs(members, 60)
     rows = typed.json("status", NAME, code=3)
     assert {row["verdict"] for row in rows} == {"MISSING"}, rows
-    assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without a word"}
+    assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without an exit record"}
     deadline = time.monotonic() + DEADLINE_SECONDS
     while (told := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
         assert time.monotonic() < deadline, told  # the wish is too young for the first looks

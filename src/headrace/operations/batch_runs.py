@@ -30,7 +30,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import last_error_entry
 from headrace.operations.drivers_local import LocalLauncher
 
-Report = Callable[[str, float | None], None]
+OnProgress = Callable[[str, float | None], None]
 
 KEPT_RUNS = 500  # folders of old runs a pipeline; results stay in the report tables
 DRIVER_MEMORY = "1536m"
@@ -114,7 +114,7 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
     }
 
 
-def execute(deployment: Deployment, run: BatchRun, report: Report | None = None) -> Json:
+def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = None) -> Json:
     """Carry out a run on this machine and return its report. Raises HeadraceError with the last error of the run.
 
     One run a pipeline at a time: a second one waits.
@@ -149,7 +149,7 @@ def execute(deployment: Deployment, run: BatchRun, report: Report | None = None)
     return result(deployment.root, pipeline, run.run)
 
 
-def _show_progress(root: str, run: BatchRun, report: Report | None) -> None:
+def _show_progress(root: str, run: BatchRun, report: OnProgress | None) -> None:
     newest = progress(root, run.pipeline, run.run) if report else None
     if report and newest:
         report(newest.stage, newest.done / max(newest.of, 1))

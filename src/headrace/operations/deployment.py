@@ -1,4 +1,4 @@
-"""Where a deployment is: the one file that tells Airflow's tasks what the command line knows from its settings.
+"""Where a deployment is: the one file that gives Airflow's tasks what the command line knows from its settings.
 
 `headrace up` writes it locally, the Airflow chart mounts it; HEADRACE_DEPLOYMENT names it. It has no secret.
 """
@@ -32,7 +32,7 @@ class Strict(BaseModel):
 
 
 class LocalDrivers(Strict):
-    """The fields of a LocalLauncher that are not the deployment's own."""
+    """The fields of a LocalLauncher that the deployment does not have."""
 
     kind: Literal["local"] = "local"
     run_dir: Path
@@ -75,7 +75,7 @@ class LocalDrivers(Strict):
 
 
 class KubernetesDrivers(Strict):
-    """The fields of a KubernetesLauncher that are not the deployment's own."""
+    """The fields of a KubernetesLauncher that the deployment does not have."""
 
     kind: Literal["kubernetes"]
     namespace: str
@@ -93,7 +93,7 @@ class KubernetesDrivers(Strict):
         unknown = sorted(set(self.pipeline_conf) - set(pipeline_names(project / "pipelines")))
         if unknown:
             raise HeadraceError(
-                f"There is no pipeline {unknown[0]!r} to give driver settings to: correct driver.pipelineConf of chart airflow."
+                f"Unknown pipeline {unknown[0]!r} in the driver settings: correct driver.pipelineConf of chart airflow."
             )
         return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind"}))
 

@@ -2,11 +2,11 @@
 
 What counts, and why:
 
-- living: phase Pending, Running or Unknown, also while it is being deleted. A pod on a node that does not answer
-  (Unknown, or deleted and not gone) may still write; only the kubelet's word that its process ended frees the name.
+- running: phase Pending, Running or Unknown, also while it is being deleted. A pod on a node that does not answer
+  (Unknown, or deleted and not gone) may still write; only the kubelet's report that its process ended frees the name.
 - ended: phase Succeeded or Failed; an evicted pod is Failed. Spark's driver pods are never restarted in place.
-- "not found" says that a pod is gone, never that it did well (apache/airflow#68134 took it for success).
-- an API that errs, is slow or refuses is LauncherSilentError: unknown, never dead.
+- "not found" says that a pod is gone, never that it succeeded (apache/airflow#68134 took it for success).
+- an API that fails, is slow or refuses is LauncherSilentError: unknown, never dead.
 - the fence is the fixed name: a second submit gets AlreadyExists, and reads what is there.
 
 Nothing here deletes a driver because its caller is killed: an Airflow task that is cleared leaves the stream running.
@@ -42,7 +42,7 @@ from headrace.operations.kubernetes_pods import (
     driver_of,
     ended_for_want,
     lacks_image,
-    lives,
+    runs,
     waits_for,
 )
 
@@ -53,7 +53,7 @@ _MARGIN_SECONDS = 15
 _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors, or a lost node
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
 _CHECK_CONF = {"spark.master": "local[1]"}  # a check plans in its own pod: it requests no executor
-# spark-submit lives for three requests: its JVMs need no optimising compiler and no parallel collector.
+# spark-submit runs for three requests: its JVMs need no optimising compiler and no parallel collector.
 _SHORT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _SUBMITS = 5  # each repeat means that another submit came between
 _CHECK_SUFFIX = "-check"  # no pipeline has a dash in its name
@@ -62,7 +62,7 @@ _CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is plann
 
 @dataclass(frozen=True)
 class KubernetesLauncher:
-    """Where drivers run and what they get. The templates are pod template files; `kubeconfig` None is the pod's own account.
+    """Where drivers run and what they get. The templates are pod template files; `kubeconfig` None: the account of the pod.
 
     `image` runs where a start names no release. `project` has the pipeline files that sizes and names follow from; `conf`
     is added for every driver, `pipeline_conf` for those of one pipeline. A driver carries the digest of both as a label: the
@@ -84,19 +84,19 @@ class KubernetesLauncher:
     gone_seconds: float = _GONE_SECONDS
 
     def find(self, pipeline: str) -> list[Driver]:
-        """Return every living driver of a pipeline, oldest first: none, one, or (a fault) more."""
-        return [self._driver(pipeline, pod) for pod in self._pods(pipeline, "driver") if lives(pod)]
+        """Return every driver of a pipeline that runs, oldest first: none, one, or (a fault) more."""
+        return [self._driver(pipeline, pod) for pod in self._pods(pipeline, "driver") if runs(pod)]
 
     def running(self) -> list[str]:
-        """Return the pipelines that have a living driver, sorted, by the labels of the pods."""
-        pods = [pod for pod in self._api.listed("spark-role=driver") if lives(pod)]
+        """Return the pipelines whose driver runs, sorted, by the labels of the pods."""
+        pods = [pod for pod in self._api.listed("spark-role=driver") if runs(pod)]
         found = {str(pod.metadata.labels.get(names.PIPELINE_LABEL, "")) for pod in pods}
         return sorted(name for name in found if name and not name.endswith(_CHECK_SUFFIX))
 
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
-        """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
+        """Return the pipeline's driver and whether this call started it. A driver that runs is adopted, never doubled.
 
-        Raises HeadraceError with spark-submit's reason; a pod that such a submit left half made is removed first.
+        Raises HeadraceError with spark-submit's reason; a pod that such a submit left incomplete is removed first.
         """
         said = ""
         for _ in range(_SUBMITS):
@@ -117,16 +117,16 @@ class KubernetesLauncher:
 
         Raises LauncherSilentError where a pod does not go: its node does not answer, so it may still write.
         """
-        living = [pod for pod in self._pods(pipeline, "driver") if lives(pod)]
-        if not living:
+        running = [pod for pod in self._pods(pipeline, "driver") if runs(pod)]
+        if not running:
             return None
         asked = self.grace_seconds if grace_seconds is None else grace_seconds
         grace = math.ceil(asked) + _MARGIN_SECONDS if asked > 0 else KILL_SECONDS
         begun = time.monotonic()
         killed = asked == 0
-        for pod in living:
+        for pod in running:
             self._api.delete(pod, grace)
-        for pod in living:
+        for pod in running:
             killed |= self._api.await_gone(pod, grace + self.gone_seconds)
         took = time.monotonic() - begun
         self._await_no_executor(pipeline)
@@ -135,7 +135,7 @@ class KubernetesLauncher:
     def check(self, pipeline: str, spec: StartSpec) -> CheckResult:
         """Plan a release in a separate pod beside the driver that runs, and return the result. Nothing is started.
 
-        The pod has another name and another label than a driver, so nobody adopts or counts it; it is removed.
+        The pod has another name and another label than a driver, so that it is not adopted or counted; it is removed.
         """
         instance, name = uuid.uuid4().hex, _check_pod(pipeline)
         request = spec.request or instance
@@ -145,7 +145,7 @@ class KubernetesLauncher:
             if code != 0:
                 raise HeadraceError(self._why(pipeline, code, said))
             deadline = time.monotonic() + _CHECK_SECONDS
-            while (pod := self._api.read(name)) is not None and lives(pod):
+            while (pod := self._api.read(name)) is not None and runs(pod):
                 if lacks_image(pod):
                     raise HeadraceError(
                         f"{spec.release or self.image} cannot run {pipeline}, {waits_for(pod)}. Nothing was stopped."
@@ -167,7 +167,7 @@ class KubernetesLauncher:
         except LauncherSilentError:
             raise
         except HeadraceError:
-            if (pod := self._api.read(name)) is not None and lives(pod):
+            if (pod := self._api.read(name)) is not None and runs(pod):
                 self._api.delete(pod, KILL_SECONDS)
             raise
 
@@ -183,7 +183,7 @@ class KubernetesLauncher:
         In a pod the JVM is the parent of Python: a JVM that ends takes Python along before it can write its exit record.
         """
         pods = self._pods(pipeline, "driver")
-        return None if not pods or lives(pods[-1]) else ended_for_want(pods[-1])
+        return None if not pods or runs(pods[-1]) else ended_for_want(pods[-1])
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the log of the pipeline's newest driver, also one that ended, or an empty string."""
@@ -213,13 +213,13 @@ class KubernetesLauncher:
         return Pods(self.namespace, self.kubeconfig)
 
     def _clear(self, pipeline: str) -> Any | None:  # noqa: ANN401
-        """Return a living driver to adopt, or make way for a new one: ended pods, and those that end, are waited away."""
+        """Return a running driver to adopt, or make way for a new one: wait until ended and ending pods are gone."""
         pods = self._pods(pipeline, "driver")
-        staying = [pod for pod in pods if lives(pod) and not pod.metadata.deletion_timestamp]
+        staying = [pod for pod in pods if runs(pod) and not pod.metadata.deletion_timestamp]
         if staying:
             return staying[0]
         for pod in pods:
-            if not lives(pod):
+            if not runs(pod):
                 self._api.delete(pod, KILL_SECONDS)
             self._api.await_gone(pod, (pod.metadata.deletion_grace_period_seconds or 0) + self.gone_seconds)
         self._await_no_executor(pipeline)
@@ -230,10 +230,10 @@ class KubernetesLauncher:
     def _await_no_executor(self, pipeline: str) -> None:
         """Wait until no executor of the pipeline can write: they end by themselves, and go with their driver's pod."""
         deadline = time.monotonic() + self.gone_seconds
-        while living := [pod.metadata.name for pod in self._pods(pipeline, "executor") if lives(pod)]:
+        while running := [pod.metadata.name for pod in self._pods(pipeline, "executor") if runs(pod)]:
             if time.monotonic() > deadline:
                 raise LauncherSilentError(
-                    f"Executors of {pipeline} outlive their driver ({', '.join(living)}), so they may still write: see "
+                    f"Executors of {pipeline} outlive their driver ({', '.join(running)}), so they may still write: see "
                     "that their nodes are up, or delete the pods."
                 )
             time.sleep(POLL_SECONDS)
@@ -344,10 +344,10 @@ class KubernetesLauncher:
 
     def _why(self, pipeline: str, code: int, said: str) -> str:
         lines = [line.strip() for line in said.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
-        told = [line for line in lines if "Message:" in line or "Exception" in line or " ERROR " in line]
-        cause = (told or lines or ["it said nothing"])[-1][:500].rstrip(".")
+        causes = [line for line in lines if "Message:" in line or "Exception" in line or " ERROR " in line]
+        cause = (causes or lines or ["it printed nothing"])[-1][:500].rstrip(".")
         if f'namespaces "{self.namespace}" not found' in said:
-            return f"There is no namespace {self.namespace}, so {pipeline} cannot start: correct it in the deployment's file."
+            return f"Namespace {self.namespace} does not exist, so {pipeline} cannot start: correct it in the deployment's file."
         return f"spark-submit of {pipeline} into namespace {self.namespace} failed with exit code {code}: {cause}."
 
 

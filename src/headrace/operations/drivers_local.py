@@ -1,7 +1,7 @@
 """Drivers on one machine.
 
-A driver is a process group of its own that outlives whoever started it. Its fence is the lock that it holds itself
-(`streaming.lock`): whatever this module believes, a second driver leaves before it writes anything.
+A driver is a separate process group that outlives its starter. Its fence is the lock that it holds itself
+(`streaming.lock`): whatever this module believes, a second driver exits before it writes anything.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHECK_SECONDS = 300.0  # a JVM, every query planned; 15 s on a calm machine
 
 @dataclass(frozen=True)
 class LocalLauncher:
-    """Where local drivers live and what they get. `bindings` has one binding root a pipeline."""
+    """Where local drivers run and what they are given. `bindings` has one binding root a pipeline."""
 
     project: Path
     root: str
@@ -55,7 +55,7 @@ class LocalLauncher:
         return f"driver-{pipeline}"
 
     def lock_file(self, pipeline: str) -> Path:
-        """Return the lock that the driver holds for its life; as an argument it also marks the driver's process."""
+        """Return the lock that the driver holds while it runs; as an argument it also marks the driver's process."""
         return self.run_dir / f"{self.name(pipeline)}.lock"
 
     def log_file(self, pipeline: str) -> Path:
@@ -63,27 +63,27 @@ class LocalLauncher:
         return self.log_dir / f"{self.name(pipeline)}.log"
 
     def find(self, pipeline: str) -> list[Driver]:
-        """Return the pipeline's living driver; two cannot live here, the lock sees to that.
+        """Return the pipeline's driver if it runs; the lock prevents a second one.
 
-        A JVM that has lost its Python is one too: it may still write, and nothing but its end lets another begin.
+        A JVM that has lost its Python counts too: it may still write, and only its end lets another driver begin.
         """
         process = self._process(pipeline) or self._widow(pipeline)
         return [self._driver(pipeline, process)] if process else []
 
     def running(self) -> list[str]:
-        """Return the pipelines that have a living driver, by its record or lock: no pipeline file is asked."""
+        """Return the pipelines whose driver runs, by its record or lock, with or without a pipeline file."""
         prefix = self.name("")
         known = {path.stem for path in self.run_dir.glob(f"{prefix}*") if path.suffix in (".json", ".lock")}
         return [name for name in sorted(stem.removeprefix(prefix) for stem in known) if self.find(name)]
 
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
-        """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
+        """Return the pipeline's driver and whether this call started it. A driver that runs is adopted, never doubled."""
         with self._submitting(pipeline):
             if self._process(pipeline) is None:
                 self._end_widow(pipeline)
-            living = self.find(pipeline)
-            if living:
-                return living[0], False
+            running = self.find(pipeline)
+            if running:
+                return running[0], False
             self._sweep(pipeline)
             project = Path(spec.release) if spec.release else self.project
             main = self.main or project / "spark_jobs" / "main.py"
@@ -99,7 +99,7 @@ class LocalLauncher:
             return _driver_of(pipeline, record.pid, record.created, spec.release, instance), True
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
-        """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the whole group, JVM and workers.
+        """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the complete group, JVM and workers.
 
         Returns None if none ran, else whether SIGTERM was enough.
         """
@@ -188,11 +188,11 @@ class LocalLauncher:
         return processes.find(self.name(pipeline), self.run_dir, str(self.lock_file(pipeline)))
 
     def _widow(self, pipeline: str) -> psutil.Process | None:
-        """Return the JVM that holds its own lock of this pipeline's driver (`streaming.lock`), whether or not Python lives."""
+        """Return the JVM that holds the JVM lock of this pipeline's driver (`streaming.lock`), with or without its Python."""
         return processes.holder(jvm_lock(self.lock_file(pipeline)))
 
     def _end_widow(self, pipeline: str) -> bool | None:
-        """End a JVM that has lost its Python: nobody can tell it anything any more. None: there is none; False: it is ended."""
+        """End a JVM that has lost its Python, because nothing can control it any more. None: none runs; False: it was ended."""
         widow = self._widow(pipeline)
         if widow is None:
             return None
@@ -213,14 +213,14 @@ class LocalLauncher:
         )
 
     def _sweep(self, pipeline: str) -> None:
-        """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""
+        """Remove the scratch files of drivers that were killed; no driver of this pipeline runs now."""
         scratch = self.tmp_dir / self.name(pipeline)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True, mode=0o700)
 
     @contextmanager
     def _submitting(self, pipeline: str) -> Iterator[None]:
-        """Hold off other submits of this pipeline."""
+        """Block other submits of this pipeline."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with (self.run_dir / f"submit-{pipeline}.lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)

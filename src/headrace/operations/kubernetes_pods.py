@@ -1,6 +1,6 @@
-"""The pods of one namespace, as the Kubernetes API tells of them, and what a driver's pod says of itself.
+"""The pods of one namespace, as the Kubernetes API reports them, and what a driver's pod says about its state.
 
-An API that errs, is slow or refuses is LauncherSilentError: unknown, never dead.
+An API that fails, is slow or refuses is LauncherSilentError: unknown, never dead.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Pods:
                 config.load_incluster_config(client_configuration=settings)
         except config.ConfigException as error:
             raise HeadraceError(
-                f"There is no way to a Kubernetes API ({error}): run inside the cluster or name a kubeconfig."
+                f"No Kubernetes API can be reached ({error}): run inside the cluster or name a kubeconfig."
             ) from error
         settings.retries = False  # `_ask` repeats, and knows after which errors
         return client.CoreV1Api(client.ApiClient(settings))
@@ -124,31 +124,31 @@ class Pods:
         from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
         from urllib3.exceptions import HTTPError
 
-        told = ""
+        answer = ""
         for attempt in range(_TRIES):
             try:
                 return request(self._client)
             except ApiException as error:
                 if error.status in absent:
                     return None
-                told = f"{error.status} {error.reason}"
+                answer = f"{error.status} {error.reason}"
                 if error.status in (401, 403):
                     break
             except HTTPError as error:
-                told = f"{type(error).__name__}: {error}"[:200]
+                answer = f"{type(error).__name__}: {error}"[:200]
             if attempt < _TRIES - 1:
                 time.sleep(0.2 * 2**attempt)
         hint = "see that the API server answers"
-        if told.startswith(("401", "403")):
+        if answer.startswith(("401", "403")):
             hint = f"give the account its role there, or correct the namespace {self.namespace}"
-        raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({told}): {hint}.")
+        raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({answer}): {hint}.")
 
 
 def _timeout() -> dict[str, Any]:
     return {"_request_timeout": _REQUEST_SECONDS}
 
 
-def lives(pod: Any) -> bool:  # noqa: ANN401 - the client has no types
+def runs(pod: Any) -> bool:  # noqa: ANN401 - the client has no types
     """Return whether a pod may still write: Pending, Running or Unknown."""
     return pod.status.phase not in ("Succeeded", "Failed")
 

@@ -2,7 +2,7 @@
 
 A stream's run is one life of its driver, for each query: START when the driver started, RUNNING with its newest batch, COMPLETE
 when it was stopped, ABORT when it was killed or broken off, FAIL when it failed. A finite job emits START as it begins and
-COMPLETE or FAIL as it ends. A run that ended without a word (its process was killed) gets ABORT when the next run begins.
+COMPLETE or FAIL as it ends. A run that ended without an exit record (its process was killed) gets ABORT when the next run begins.
 
 Lineage never fails what it is about: an event that cannot be made or written is logged.
 """

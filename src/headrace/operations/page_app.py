@@ -19,7 +19,7 @@ from headrace.errors import HeadraceError
 from headrace.operations import deployment, page, page_quality
 
 # Who may see the supervisor's runs, or its logs, may see the streams, or their logs. The DAG is named here: without it
-# Airflow's dependency would take `?dag_id=` from the request, where a caller could name one that is his own.
+# Airflow's dependency would take `?dag_id=` from the request, where a caller could name another one.
 SUPERVISOR = "streams_supervisor"
 SEE_RUNS = Depends(requires_access_dag("GET", DagAccessEntity.RUN, SUPERVISOR))
 SEE_LOGS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS, SUPERVISOR))
@@ -27,7 +27,7 @@ SEE_LOGS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS, SUPERVI
 # Data Docs show values of rows that broke an expectation, as what the checks return does.
 SEE_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.XCOM, "quality"))
 
-# Without its documentation pages, which would be routes that nobody guards.
+# Without its documentation pages, which would be unguarded routes.
 app = FastAPI(title="Streams", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[SEE_RUNS])
 
 
@@ -65,11 +65,11 @@ def runbook(verdict: str) -> HTMLResponse:
 @app.get("/docs/{place:path}", dependencies=[SEE_ROWS])
 def data_docs(place: str) -> HTMLResponse:
     """Return a page of the Data Docs; `index.html` lists those of every sink."""
-    own = deployment.load()
+    deployed = deployment.load()
     if place == page_quality.HOME:
-        return _page("docs_home.html", title="Data Docs", sinks=page.checked(own))
+        return _page("docs_home.html", title="Data Docs", sinks=page.checked(deployed))
     up = "../" * place.count("/")
-    return _page("docs.html", title="Data Docs", text=page_quality.data_docs(own.root, place), up=up)
+    return _page("docs.html", title="Data Docs", text=page_quality.data_docs(deployed.root, place), up=up)
 
 
 @app.exception_handler(HeadraceError)

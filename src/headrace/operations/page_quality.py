@@ -74,7 +74,7 @@ def data_docs(root: str, place: str) -> str:
     text = storage.read_text(f"{paths.quality_docs(root)}/{place}") if _PAGE.fullmatch(place) else None
     if text is None:
         raise HeadraceError(
-            f"There is no page {place!r} in the Data Docs: the DAG `quality`, or `headrace quality docs`, builds them."
+            f"Unknown page {place!r} of the Data Docs: the DAG `quality`, or `headrace quality docs`, builds them."
         )
     reader = _Sections()
     reader.feed(text)
@@ -92,15 +92,15 @@ class _Sections(HTMLParser):
         self._dropped = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {name: value or "" for name, value in attrs}
-        classes = told.get("class", "").split()
+        attributes = {name: value or "" for name, value in attrs}
+        classes = attributes.get("class", "").split()
         if not self._open and "ge-section" not in classes:
             return
         if not self._dropped:
             self.kept += [text for name, text in _ICONS.items() if name in classes]
         shown = _TAGS.fullmatch(tag) is not None and not self._dropped
         if shown:
-            self.kept.append(f"<{tag}{_attributes(tag, told)}>")
+            self.kept.append(f"<{tag}{_attributes(tag, attributes)}>")
         if not _VOID.fullmatch(tag):
             self._open.append((tag, shown))
             self._dropped += tag in _DROPPED
@@ -121,7 +121,7 @@ class _Sections(HTMLParser):
             self.kept.append(escape(data))
 
 
-def _attributes(tag: str, told: dict[str, str]) -> str:
-    href, anchor = told.get("href", ""), told.get("id", "")
+def _attributes(tag: str, attributes: dict[str, str]) -> str:
+    href, anchor = attributes.get("href", ""), attributes.get("id", "")
     found = f' href="{href}"' if tag == "a" and _LINK.fullmatch(href) and not href.startswith("/") else ""
     return found + (f' id="{anchor}"' if re.fullmatch(r"[A-Za-z0-9_-]+", anchor) else "")

@@ -1,4 +1,4 @@
-"""Runs for several pipelines: one that cannot be ordered, or that dies, keeps no other from its run and its report."""
+"""Runs for several pipelines: one that cannot be planned, or that dies, keeps no other from its run and its report."""
 
 from __future__ import annotations
 

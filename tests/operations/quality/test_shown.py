@@ -79,7 +79,7 @@ def test_a_trend_that_cannot_be_read_says_why_hides_no_other_and_stops_no_check(
 )  # fmt: skip
 def test_only_pages_of_the_data_docs_are_read(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "read_text", lambda path: pytest.fail(f"{path} was read"))
-    with pytest.raises(HeadraceError, match="There is no page"):
+    with pytest.raises(HeadraceError, match="Unknown page"):
         page_quality.data_docs(str(tmp_path), place)
 
 

@@ -6,9 +6,8 @@ Read-only and safe beside a running driver. What cannot be asked is a finding of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -16,6 +15,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from headrace.contract import archived, checkpoint, generation, identity, ledger, names, paths, soundness
 from headrace.contract.checkpoint import Offsets
 from headrace.contract.model import FilesSink, Pipeline
+from headrace.contract.records import Json, to_json
 from headrace.contract.soundness import Finding
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints.snapshots import is_stateful
@@ -38,12 +38,12 @@ class Report:
     @property
     def sound(self) -> bool:
         """Return whether nothing critical was found."""
-        return not any(each.severity == "critical" for each in self.findings)
+        return not any(finding.severity == "critical" for finding in self.findings)
 
-    def to_json_dict(self) -> dict[str, Any]:
+    def to_json_dict(self) -> Json:
         """Return the report as JSON values."""
-        findings = [asdict(each) | {"runbook": each.runbook} for each in self.findings]
-        return asdict(self) | {"sound": self.sound, "findings": findings}
+        findings = [to_json(finding) | {"runbook": finding.runbook} for finding in self.findings]
+        return to_json(self) | {"sound": self.sound, "findings": findings}
 
 
 def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:
