@@ -2,10 +2,9 @@
 
     python bench/batch.py [--records 5000000] [--products 500] [--heap 1536m]
 
-A week of records, 1 % of them behind their time, 0.1 % dead letters, in a real Iceberg archive, with a ledger of 70 batches.
-What a sink holds is computed first and not counted, and read from memory: no Kafka and no Cassandra runs, so their time is
-not in here.
-A query that does not reconcile ends the run.
+A week of records, 1 % of them late, 0.1 % dead letters, in a real Iceberg archive, with a ledger of 70 batches. The content
+of each sink is computed first, not measured, and read from memory: neither Kafka nor Cassandra runs, so their time is not
+included. A query that does not reconcile ends the run.
 """
 
 from __future__ import annotations
@@ -53,22 +52,22 @@ START = 1_772_323_200  # 2026-03-01 00:00 UTC
 WEEK = 7 * 86_400
 BATCHES = 70
 WATERMARK_SECONDS = 600
-NEVER = 10**15  # milliseconds; a sink that was written after everything
+NEVER = 10**15  # milliseconds; marks a sink as written after everything else
 
 
 @dataclass
 class Clock:
-    """Wall and CPU seconds (this process, its JVM and its Python workers) of what is counted."""
+    """Wall and CPU seconds (this process, its JVM and its Python workers) of the measured parts."""
 
     total: dict[str, list[float]] = field(default_factory=dict)
     at: tuple[float, float] = (0.0, 0.0)
 
     def begin(self) -> None:
-        """Forget what was done since the last figure."""
+        """Restart the measurement."""
         self.at = (time.monotonic(), _cpu())
 
     def lap(self, part: str, what: str) -> None:
-        """Print what passed since `begin`, and add it to a part."""
+        """Print the time since `begin`, and add it to a part."""
         wall, cpu = time.monotonic() - self.at[0], _cpu() - self.at[1]
         print(f"{part:10s} {what:20s} {wall:7.1f} s wall {cpu:7.1f} s CPU", flush=True)
         sums = self.total.setdefault(part, [0.0, 0.0])
@@ -88,7 +87,7 @@ def _cpu() -> float:
 
 
 def main() -> None:
-    """Make the archive, recompute, reconcile, print."""
+    """Create the archive, recompute, reconcile, print."""
     options = _options()
     shutil.rmtree(OUT, ignore_errors=True)
     job, clock = _start(options.heap), Clock()
@@ -100,7 +99,7 @@ def main() -> None:
         print(f"           rows {report['rows']}")
         _reconcile(job, clock, options.records)
         for part, (wall, cpu) in clock.total.items():
-            print(f"{part:10s} {'in all':20s} {wall:7.1f} s wall {cpu:7.1f} s CPU")
+            print(f"{part:10s} {'in total':20s} {wall:7.1f} s wall {cpu:7.1f} s CPU")
         print(f"load {os.getloadavg()[0]:.1f}")
     finally:
         job.spark.stop()
@@ -144,7 +143,7 @@ def _archive(spark: SparkSession, count: int, products: int) -> None:
 
 
 def _ledger(count: int) -> list[dict[str, Any]]:
-    """Return the ledger of a stream that took the archive in BATCHES batches of two partitions."""
+    """Return the ledger of a stream that read the archive in BATCHES batches of two partitions."""
     records: list[dict[str, Any]] = []
     size = count // 2 // BATCHES
     for number in range(BATCHES):
@@ -161,9 +160,9 @@ def _ledger(count: int) -> list[dict[str, Any]]:
 def _reconcile(job: Job, clock: Clock, count: int) -> None:
     ledger: Any = _ledger(count)
     cut = Cut(Generation("pos_sales", "q", 1, NEVER, {}), ledger, BATCHES - 1, BATCHES - 1)
-    found = batch_archive.pin(job.spark, "pos_sales", "pos")
+    archive = batch_archive.pin(job.spark, "pos_sales", "pos")
     clock.lap("reconcile", "pin the archive")
-    typed = reconcile._typed(job, "pos", found)
+    typed = reconcile._typed(job, "pos", archive)
     declared = job.pipeline.queries
 
     def placed() -> DataFrame:
@@ -200,11 +199,11 @@ def _reconcile(job: Job, clock: Clock, count: int) -> None:
     )  # fmt: skip
     measured("items", "rows", sent, lambda account, rows, held: reconcile_rows.in_topic(
         account, items, job.transforms["items"](rows), reconcile_sinks.placed_by_id(held, "pos"), ledger))  # fmt: skip
-    archived = batch_archive.records(job.spark, found)
+    archived = batch_archive.records(job.spark, archive)
     letters = archived.where("reason IS NOT NULL").selectExpr(
         "partition _partition", "offset _offset", "key", "value", "CAST(NULL AS STRING) _cut")  # fmt: skip
     measured("archive", "archive", letters, lambda account, rows, held: reconcile_rows.archive(
-        account, found, archived, held, 0, rows.count()))  # fmt: skip
+        account, archive, archived, held, 0, rows.count()))  # fmt: skip
 
 
 def _options() -> argparse.Namespace:

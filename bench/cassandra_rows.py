@@ -1,8 +1,8 @@
-"""CPU of a row into Cassandra: the driver's and Cassandra's, for the connector's own settings and for ours, in turns.
+"""CPU per row written to Cassandra: the driver's and Cassandra's, for the connector's default settings and ours, alternating.
 
     python bench/cassandra_rows.py [--rows 100000] [--windows 2000] [--rounds 2]
 
-The table is that of `pos_sales.tumbling`; the rows come in random order, `rows / windows` of them a window.
+The table is that of `pos_sales.tumbling`; the rows come in random order, `rows / windows` of them per window.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OWN = ("batch.size.bytes", "concurrent.writes")
 
 
 def main() -> None:
-    """Start Cassandra, write the same rows by each variant in turns, and print the medians."""
+    """Start Cassandra, write the same rows with each variant alternately, and print the medians."""
     options = _options()
     settings = _settings()
     shutil.rmtree(settings.home, ignore_errors=True)
@@ -60,9 +60,9 @@ def main() -> None:
         rows.count()
         ours = submit.cassandra_sink_options
         theirs = sinks.DataFrame.sortWithinPartitions
-        found: dict[str, list[tuple[float, float]]] = {"connector's own": [], "ours": []}
-        for turn in range(-1, options.rounds):  # the first warms both
-            for name, measured in found.items():
+        results: dict[str, list[tuple[float, float]]] = {"connector's own": [], "ours": []}
+        for turn in range(-1, options.rounds):  # the first turn warms up both
+            for name, measured in results.items():
                 own = name == "ours"
                 submit.cassandra_sink_options = ours if own else lambda sink: _without(ours(sink))
                 DataFrame.sortWithinPartitions = theirs if own else lambda frame, *_: frame
@@ -76,7 +76,7 @@ def main() -> None:
                     measured.append(tuple((b - a) / options.rows * 1e6 for a, b in zip(before, after, strict=True)))
         result = {
             name: {"driver_us_a_row": _middle(each, 0), "cassandra_us_a_row": _middle(each, 1)}
-            for name, each in found.items()
+            for name, each in results.items()
         }
         print(json.dumps({"rows": options.rows, "windows": options.windows, "load": os.getloadavg()[0]} | result))
         spark.stop()
@@ -102,11 +102,13 @@ def _rows(spark: SparkSession, rows: int, windows: int) -> DataFrame:
 
 def _cpu(home: Path) -> tuple[float, float]:
     """Return user and system seconds of this process's tree, and of Cassandra."""
-    own = psutil.Process()
+    process = psutil.Process()
     cassandra = next(
-        each for each in psutil.process_iter(["cmdline"]) if _is_cassandra(" ".join(each.info["cmdline"] or ()), home)
+        candidate
+        for candidate in psutil.process_iter(["cmdline"])
+        if _is_cassandra(" ".join(candidate.info["cmdline"] or ()), home)
     )
-    return sum(map(_spent, [own, *own.children(recursive=True)])), _spent(cassandra)
+    return sum(map(_spent, [process, *process.children(recursive=True)])), _spent(cassandra)
 
 
 def _is_cassandra(line: str, home: Path) -> bool:
@@ -118,14 +120,14 @@ def _spent(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _middle(each: list[tuple[float, float]], place: int) -> float:
-    return round(statistics.median(pair[place] for pair in each), 1)
+def _middle(pairs: list[tuple[float, float]], place: int) -> float:
+    return round(statistics.median(pair[place] for pair in pairs), 1)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--windows", type=int, default=2_000, help="Cassandra partitions that the rows lie in")
+    parser.add_argument("--windows", type=int, default=2_000, help="number of Cassandra partitions of the rows")
     parser.add_argument("--rounds", type=int, default=2)
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""CPU a record of the decoder on `pos` records, in this process alone: no Kafka, no Spark, no transfer to the worker.
+"""CPU per record of the decoder on `pos` records, in this process alone: no Kafka, no Spark, no transfer to the worker.
 
-    python bench/decode.py [records a batch, 10000] [rounds, 40]
+    python bench/decode.py [records per batch, 10000] [rounds, 40]
 
-Prints the best round of each row, in microseconds of CPU a record. The best, because everything above it is the
-neighbours' doing. Run it twice before you believe a difference below 5 %.
+Prints the best round of each row, in microseconds of CPU per record. The best, because other processes cause everything
+above it. Run it twice before you trust a difference below 5 %.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOURCE = Source(
 
 
 def records(count: int, malformed: float, *, zone: str = "", quoted: bool = False) -> pa.RecordBatch:
-    """Return seeded pos records of about 76 bytes, `malformed` of them (0 to 1) cut short, mistyped or empty."""
+    """Return seeded pos records of about 76 bytes; the share `malformed` (0 to 1) is truncated, mistyped or empty."""
     rng = random.Random(7)
     values: list[bytes | None] = []
     for _ in range(count):
@@ -57,7 +57,7 @@ def records(count: int, malformed: float, *, zone: str = "", quoted: bool = Fals
 
 
 def best(work: Callable[[], object], rounds: int) -> float:
-    """Return the CPU seconds of the cheapest of `rounds` runs."""
+    """Return the CPU seconds of the fastest of `rounds` runs."""
     took = []
     for _ in range(rounds):
         start = time.process_time()
@@ -67,7 +67,7 @@ def best(work: Callable[[], object], rounds: int) -> float:
 
 
 def main(count: int, rounds: int) -> None:
-    """Print one line a workload."""
+    """Print one line per workload."""
     decoder = make_decoder(SOURCE)
     workloads = {
         "all good": records(count, 0),
@@ -76,7 +76,7 @@ def main(count: int, rounds: int) -> None:
         "times with Z": records(count, 0, zone="Z"),
         "amounts in strings": records(count, 0, quoted=True),
     }
-    print(f"{'us of CPU a record':24}{'accepted':>10}{'judged':>10}")
+    print(f"{'us of CPU per record':24}{'accepted':>10}{'judged':>10}")
     for name, batch in workloads.items():
         figures = [best(lambda f=f, b=batch: list(f([b])), rounds) for f in (decoder.accepted, decoder.judged)]  # type: ignore[misc]
         print(f"{name:24}" + "".join(f"{figure / count * 1e6:10.3f}" for figure in figures))

@@ -1,9 +1,9 @@
-"""One measured process: drain a topic once with one variant and one sink, say so, and wait to be let go.
+"""One measured process: drain a topic once with one variant and one sink, report, and wait for permission to exit.
 
-    drain.py VARIANT SINK TOPIC FOLDER     (the environment is made by smoke.py)
+    drain.py VARIANT SINK TOPIC FOLDER     (smoke.py sets the environment)
 
-It prints one JSON line when everything is drained, while its JVM and Python workers still live, so that their CPU can be
-read to the end; then it waits for a line on stdin.
+It prints one JSON line when everything is drained, while its JVM and Python workers still run, so that their CPU time can
+be read completely; then it waits for a line on stdin.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +23,7 @@ from headrace.contract import generation, submit
 from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import counted, session, source, writer
+from headrace.streaming import counted, refusals, session, source, writer
 from headrace.streaming.groups import GroupCommitter
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -50,39 +51,39 @@ def as_written(spark: SparkSession, topic: str, *, textbook: bool) -> DataFrame:
 
 
 def module(path: str) -> ModuleType:
-    """Load a Python file of the project, which is no package."""
+    """Load a Python file of the project that is not in a package."""
     sys.path.insert(0, str((PROJECT / path).parent))
     return __import__(Path(path).stem)
 
 
 def start_session(variant: str, pipeline: Pipeline, folder: str) -> SparkSession:
-    """Start the session with the variant's own settings; heap, cores and class path are the same for all."""
-    own = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
-    conf = own | json.loads(os.environ["BENCH_CONF"])
+    """Start the session with the variant's settings; heap, cores and class path are the same for all."""
+    settings = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
+    conf = settings | json.loads(os.environ["BENCH_CONF"])
     return session.start(f"bench-{variant}", conf, read_cassandra(binding_root()))
 
 
 def written_settings() -> dict[str, str]:
-    """Return the document's settings, plus the time zone that its strings are meant in."""
+    """Return the document's settings, plus the time zone that its strings assume."""
     settings: dict[str, str] = module("bench/as_written/pos_windows.py").SETTINGS
     return settings | {"spark.sql.session.timeZone": "UTC"}
 
 
-def cassandra_sink(variant: str, pipeline: Pipeline, folder: str) -> tuple[Sink, str]:
-    """Return a variant's write to Cassandra (the document's foreachBatch, or our whole writer) and its checkpoint."""
+def cassandra_sink(variant: str, pipeline: Pipeline, topic: str, folder: str) -> tuple[Sink, str]:
+    """Return a variant's write to Cassandra (the document's foreachBatch, or our complete writer) and its checkpoint."""
     if variant != "ours":
         return module("bench/as_written/pos_windows.py").cassandra_writer, f"{folder}/checkpoint"
-    kafka = read_kafka(binding_root())
+    binding = read_kafka(binding_root())
     begun = generation.begin(folder, pipeline.name, QUERY, {})
     paths = begun.paths(folder)
-    query = pipeline.queries[QUERY]
-    write = writer.declared_write(pipeline, QUERY, query, paths, session.kafka_options(kafka))
-    required = tuple(name for name, column in query.columns.items() if column.required)
-    spark = SparkSession.active()
-    whole = writer.Writer(
-        spark, begun, paths, write, GroupCommitter(spark, kafka), writer.Gate(), writer.Counters(), required
-    )
-    return whole, paths.checkpoint
+    query, kafka, spark = pipeline.queries[QUERY], session.kafka_options(binding), SparkSession.active()
+    letters = writer.letters_write(query, kafka, partial(source.again, spark, pipeline, topic, kafka))
+    write = writer.declared_write(pipeline, QUERY, query, paths, kafka, letters)
+    complete = writer.Writer(
+        spark, begun, paths, write, GroupCommitter(spark, binding), writer.Gate(), writer.Counters(),
+        refusals.must_hold(query), letters=letters,
+    )  # fmt: skip
+    return complete, paths.checkpoint
 
 
 def main(variant: str, sink: str, topic: str, folder: str) -> None:
@@ -94,20 +95,20 @@ def main(variant: str, sink: str, topic: str, folder: str) -> None:
     )
     checkpoint = f"{folder}/checkpoint"
     if sink == "cassandra" and variant == "ours":
-        frame = counted.observed(frame)
+        frame = counted.observed(refusals.judged(frame, pipeline, pipeline.queries[QUERY]))
     stream = frame.writeStream.outputMode("update").trigger(availableNow=True)
     if sink == "noop":
         stream = stream.format("noop")
     elif sink == "check":
         stream = stream.foreachBatch(lambda rows, number: rows.write.parquet(f"{folder}/rows/batch={number}"))
     else:
-        write, checkpoint = cassandra_sink(variant, pipeline, folder)
+        write, checkpoint = cassandra_sink(variant, pipeline, topic, folder)
         stream = stream.foreachBatch(write)
     began = time.monotonic()
     query = stream.option("checkpointLocation", checkpoint).start()
     query.awaitTermination()
     progress = query.recentProgress
-    rows = sum(each["numInputRows"] for each in progress)
+    rows = sum(entry["numInputRows"] for entry in progress)
     print(json.dumps({"wall_s": time.monotonic() - began, "rows": rows, "batches": len(progress)}), flush=True)
     sys.stdin.readline()
     spark.stop()

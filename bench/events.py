@@ -1,9 +1,10 @@
-"""The events that are drained: seeded, about 75 bytes, and what their window sums must be."""
+"""The events to drain: seeded, about 75 bytes each, and their expected window sums."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 
 import duckdb
 import numpy as np
@@ -16,13 +17,13 @@ from headrace.contract.bindings import KafkaBinding
 PARTITIONS = 8
 PRODUCTS = 10_000
 EVENTS_A_SECOND = 2_000  # of event time: a window of 5 minutes has 60 events of each product
-JITTER_SECONDS = 30  # out of order, far inside the watermark of 10 minutes
+JITTER_SECONDS = 30  # out of order, well within the watermark of 10 minutes
 BLOCK = 100_000
 START = int(datetime(2026, 1, 5, 8, tzinfo=UTC).timestamp())
 
 
 def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (product number, amount in cents, event time in epoch seconds) in blocks; a short plan begins a long one."""
+    """Yield (product number, amount in cents, event time in epoch seconds) in blocks; a short plan is a prefix of a long one."""
     rng = np.random.default_rng(7)
     for first in range(0, count, BLOCK):
         size = min(BLOCK, count - first)
@@ -32,8 +33,17 @@ def blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield product, cents, START + (first + np.arange(size)) // EVENTS_A_SECOND - late
 
 
-def load(topic: str, count: int, binding: KafkaBinding) -> int:
-    """Make the topic and fill it, lz4. Returns the bytes of all values. Raises RuntimeError if one is not acknowledged."""
+def closing(count: int) -> dict[str, np.ndarray]:
+    """Return one event for each partition, two hours behind the load: watermarks pass the end of its last window."""
+    seconds = np.full(PARTITIONS, START + count // EVENTS_A_SECOND + 7_200)
+    return {"product": np.full(PARTITIONS, PRODUCTS), "cents": np.full(PARTITIONS, 100), "seconds": seconds}
+
+
+def load(topic: str, count: int, binding: KafkaBinding, *, close: bool = False) -> int:
+    """Make the topic and fill it, lz4; `close` adds the closing events.
+
+    Returns the bytes of all values. Raises RuntimeError if one is not acknowledged.
+    """
     admin = AdminClient(binding.client_config())
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
     failed: list[str] = []
@@ -50,7 +60,8 @@ def load(topic: str, count: int, binding: KafkaBinding) -> int:
         }
     )
     size = 0
-    for product, cents, seconds in blocks(count):
+    parts = chain(blocks(count), [tuple(closing(count).values())] if close else [])
+    for product, cents, seconds in parts:
         texts = np.datetime_as_string(seconds.astype("datetime64[s]"), unit="s").tolist()
         for number, (which, money, time) in enumerate(zip(product.tolist(), cents.tolist(), texts, strict=True)):
             name = f"p{which:05d}"
@@ -67,7 +78,7 @@ def load(topic: str, count: int, binding: KafkaBinding) -> int:
 
 
 def expected(count: int) -> pa.Table:
-    """Return what the drain must give: (window_start epoch seconds, product_id, total in cents, sales), by DuckDB."""
+    """Return the expected result: (window_start epoch seconds, product_id, total in cents, sales), computed by DuckDB."""
     parts = [
         pa.table({"product": product, "cents": cents, "seconds": seconds}) for product, cents, seconds in blocks(count)
     ]

@@ -1,10 +1,10 @@
-"""CPU of a small batch: the driver of a pipeline at a low rate, beside other checkouts and Spark's own noop query.
+"""CPU of a small batch: the driver of a pipeline at a low rate, next to other checkouts and Spark's own noop query.
 
     python bench/small_batch.py [--pipeline web_events] [--rate 50] [--warm 120] [--seconds 120]
                                 [--repo NAME=FOLDER ...] [--java OPTIONS] [--json]
 
-Real Kafka and Cassandra on free ports in a folder of their own (bench/out/), ended with the run. All drivers run at the
-same time over the same topics: what neighbours take from the machine, they take from all. How: bench/README.md.
+Real Kafka and Cassandra on free ports in a separate folder (bench/out/), stopped after the run. All drivers run at the
+same time over the same topics, so other processes affect all of them equally. Details: bench/README.md.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ DRIVER, JVM, WORKERS = "Python driver", "JVM", "Python workers"
 
 
 @dataclass(frozen=True)
-class Look:
-    """A process tree at one moment: CPU seconds (user and system, reaped children too) by kind, batches by query."""
+class Sample:
+    """A process tree at one moment: CPU seconds (user and system, including reaped children) by kind, batches by query."""
 
     cpu_s: dict[str, float]
     batches: dict[str, int]
@@ -69,7 +69,7 @@ class Line:
 
 
 def main() -> None:
-    """Start servers and drivers, warm them, measure all of them over the same seconds, print."""
+    """Start servers and drivers, warm them up, measure all of them over the same seconds, print."""
     options = _options()
     if options.child:
         _child(*options.child)
@@ -77,9 +77,21 @@ def main() -> None:
 
     settings = _settings()
     shutil.rmtree(settings.home, ignore_errors=True)
-    started: dict[str, int] = {}
     try:
         platform.up(settings)
+        result = measured(settings, options)
+        (OUT / f"small-{time.strftime('%Y%m%dT%H%M%S')}.json").write_text(json.dumps(result, indent=1))
+        print(json.dumps(result, indent=1) if options.json else _table(result))
+    finally:
+        platform.down(settings)
+        if not options.keep:
+            shutil.rmtree(settings.home, ignore_errors=True)
+
+
+def measured(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
+    """Start the drivers on servers that run, measure them and end them; returns what is printed as JSON."""
+    started: dict[str, int] = {}
+    try:
         pipeline = load_pipeline(PROJECT / "pipelines" / f"{options.pipeline}.yaml")
         provision([pipeline], settings.bindings(), settings.home / "bindings")
         repos = {"here": PROJECT} | {name: Path(folder).resolve() for name, folder in options.repo}
@@ -88,29 +100,34 @@ def main() -> None:
             started[name] = _start(settings, options, name, repos.get(name, PROJECT))
         _feed_until(feed, lambda: all(_wrote(settings.home, name, started[name], options.pipeline) for name in started))
         _feed_for(feed, options.warm)
-        before = {name: _look(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
+        before = {name: _sample(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
         began = time.monotonic()
         _feed_for(feed, options.seconds)
         seconds = time.monotonic() - began
-        after = {name: _look(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
-        result = {
+        after = {name: _sample(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
+        return {
             "pipeline": options.pipeline, "rate": options.rate, "warm_s": options.warm, "seconds": round(seconds),
             "load_at_end": os.getloadavg()[0], "java": options.java,
             "lines": [asdict(_line(name, before[name], after[name], seconds)) for name in started],
         }  # fmt: skip
-        (OUT / f"small-{time.strftime('%Y%m%dT%H%M%S')}.json").write_text(json.dumps(result, indent=1))
-        print(json.dumps(result, indent=1) if options.json else _table(result))
     finally:
         for pid in started.values():
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        platform.down(settings)
-        if not options.keep:
-            shutil.rmtree(settings.home, ignore_errors=True)
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    """End a driver with all its processes; PySpark puts the JVM into a group of its own."""
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in [*root.children(recursive=True), root]:
+            with suppress(psutil.Error):
+                process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 class Feed:
-    """Sends the records of a small shop to every topic of the pipeline, `rate` a second in all."""
+    """Sends the records of a small shop to every topic of the pipeline, `rate` per second in total."""
 
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
 
@@ -120,7 +137,7 @@ class Feed:
         self._chance = random.Random(17)
 
     def second(self) -> None:
-        """Send a second's records in ten parts and wait until the second is over."""
+        """Send one second's records in ten parts and wait until the second is over."""
         end = time.monotonic() + 1
         for part in range(10):
             for _ in range(max(1, self._rate // 10)):
@@ -160,12 +177,14 @@ def _feed_until(feed: Feed, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not ready():
         if time.monotonic() > deadline:
-            raise SystemExit(f"not every driver wrote a batch in {START_TIMEOUT_SECONDS} s: see {OUT}/home (--keep)")
+            raise SystemExit(
+                f"not every driver wrote a batch within {START_TIMEOUT_SECONDS} s: see {OUT}/home (--keep)"
+            )
         feed.second()
 
 
 def _start(settings: Settings, options: argparse.Namespace, name: str, repo: Path) -> int:
-    """Start a driver (or the noop query) with the code of `repo`, in a process group of its own; return its id."""
+    """Start a driver (or the noop query) with the code of `repo`, in its own process group; return its id."""
     folder = settings.home / name
     folder.mkdir(parents=True)
     environment = os.environ | {
@@ -185,26 +204,28 @@ def _start(settings: Settings, options: argparse.Namespace, name: str, repo: Pat
 
 
 def _child(name: str, repo: str, pipeline: str) -> None:
-    """Become the driver of a pipeline with the settings of its own checkout, or run the noop query in this process."""
+    """Become the driver of a pipeline with the settings of its checkout, or run the noop query in this process."""
     settings = Settings.load()
     folder = settings.home / name
-    own = replace(
+    child_launcher = replace(
         starting_launcher(settings, Path(repo)),
         root=str(folder / "storage"), run_dir=folder / "run", log_dir=folder, tmp_dir=folder / "tmp",
     )  # fmt: skip
-    for place in (own.run_dir, own.tmp_dir / own.name(pipeline)):
+    for place in (child_launcher.run_dir, child_launcher.tmp_dir / child_launcher.name(pipeline)):
         place.mkdir(parents=True, exist_ok=True)
-    environment = own.driver_environment(pipeline) | {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    environment = child_launcher.driver_environment(pipeline) | {"PYTHONPATH": os.environ["PYTHONPATH"]}
     if name == FLOOR:
         os.environ.update(environment)
         _noop(folder, pipeline)
         return
     main = Path(repo) / "spark_jobs" / "main.py"
-    os.execve(sys.executable, [sys.executable, str(main), pipeline, str(own.lock_file(pipeline))], environment)
+    os.execve(
+        sys.executable, [sys.executable, str(main), pipeline, str(child_launcher.lock_file(pipeline))], environment
+    )
 
 
 def _noop(folder: Path, name: str) -> None:
-    """Run Spark's own cheapest query over the pipeline's first topic: Kafka to the built-in noop sink, every two seconds."""
+    """Run Spark's cheapest query over the pipeline's first topic: Kafka to the built-in noop sink, every two seconds."""
     pipeline = load_pipeline(PROJECT / "pipelines" / f"{name}.yaml")
     conf = submit.spark_conf(pipeline, str(folder / "lake")) | submit.local_conf(pipeline, 0)
     spark = session.start("noop", conf | json.loads(os.environ["HEADRACE_SPARK_CONF"]))
@@ -221,17 +242,17 @@ def _noop(folder: Path, name: str) -> None:
 
 
 def _beats(home: Path, name: str, pipeline: str) -> dict[str, int]:
-    """Return the batches of each query so far; nothing before each has one."""
+    """Return the number of batches of each query so far; empty until each has one."""
     place = home / name / "batches" if name == FLOOR else Path(paths.heartbeat(str(home / name / "storage"), pipeline))
     try:
-        found = json.loads(place.read_text())
+        content = json.loads(place.read_text())
     except (OSError, ValueError):
         return {}
-    batches = found if name == FLOOR else {each["query"]: each["batches"] for each in found["queries"]}
+    batches = content if name == FLOOR else {query["query"]: query["batches"] for query in content["queries"]}
     return batches if batches and all(batches.values()) else {}
 
 
-def _look(home: Path, name: str, pid: int, pipeline: str) -> Look:
+def _sample(home: Path, name: str, pid: int, pipeline: str) -> Sample:
     cpu = {DRIVER: 0.0, JVM: 0.0, WORKERS: 0.0}
     rss = 0
     root = psutil.Process(pid)
@@ -239,14 +260,14 @@ def _look(home: Path, name: str, pid: int, pipeline: str) -> Look:
         with suppress(psutil.Error):
             times = process.cpu_times()
             kind = DRIVER if process.pid == pid else JVM if "java" in process.name() else WORKERS
-            own = times.user + times.system
-            # Workers that ended are in their daemon's sum; a living child is in its own.
-            cpu[kind] += own + (times.children_user + times.children_system if kind == WORKERS else 0.0)
+            seconds = times.user + times.system
+            # The daemon's sum includes workers that ended; running children are counted separately.
+            cpu[kind] += seconds + (times.children_user + times.children_system if kind == WORKERS else 0.0)
             rss += process.memory_info().rss
-    return Look(cpu, _beats(home, name, pipeline), rss / 2**20)
+    return Sample(cpu, _beats(home, name, pipeline), rss / 2**20)
 
 
-def _line(name: str, before: Look, after: Look, seconds: float) -> Line:
+def _line(name: str, before: Sample, after: Sample, seconds: float) -> Line:
     spent = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in after.cpu_s}
     by_query = {query: after.batches[query] - before.batches.get(query, 0) for query in after.batches}
     batches = sum(by_query.values())
@@ -262,7 +283,7 @@ def _line(name: str, before: Look, after: Look, seconds: float) -> Line:
 
 
 def _table(result: dict[str, Any]) -> str:
-    heads = ["", "cores", "batches", "ms CPU a batch", JVM, WORKERS, DRIVER, "MB"]
+    heads = ["", "cores", "batches", "ms CPU per batch", JVM, WORKERS, DRIVER, "MB"]
     rows: list[Sequence[object]] = [
         (line["name"], line["cores"], line["batches"], line["ms_a_batch"],
          *(line["parts_ms_a_batch"][kind] for kind in (JVM, WORKERS, DRIVER)), line["rss_mb"])
@@ -281,20 +302,27 @@ def _pair(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="web_events")
-    parser.add_argument("--rate", type=int, default=50, help="records a second, over all topics of the pipeline")
-    parser.add_argument("--warm", type=float, default=120, help="seconds after every query has written a batch")
-    parser.add_argument("--seconds", type=float, default=120, help="seconds that are measured")
+    parser.add_argument("--rate", type=int, default=50, help="records per second, over all topics of the pipeline")
     parser.add_argument(
-        "--repo", type=_pair, action="append", default=[], metavar="NAME=FOLDER", help="another checkout to run beside"
+        "--warm", type=float, default=120, help="warm-up after every query has written a batch, in seconds"
     )
-    parser.add_argument("--java", help="JVM options in place of HEADRACE_DRIVER_JAVA_OPTIONS, for this checkout")
+    parser.add_argument("--seconds", type=float, default=120, help="measured time in seconds")
+    parser.add_argument(
+        "--repo",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="another checkout to compare with",
+    )
+    parser.add_argument("--java", help="JVM options instead of HEADRACE_DRIVER_JAVA_OPTIONS, for this checkout")
     parser.add_argument("--keep", action="store_true", help="keep bench/out/home with the logs")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""CPU an event of `pos_sales.tumbling`: the source document's code as written against ours, side by side.
+"""CPU per event of `pos_sales.tumbling`: the source document's code as written against ours, side by side.
 
     python bench/smoke.py [--sizes 500000,2000000] [--rounds 2] [--variants ...] [--sinks ...] [--heap 1g] [--json]
 
-Real Kafka and Cassandra on free ports in a folder of their own (bench/out/), ended with the run. What is measured and
+Real Kafka and Cassandra on free ports in a separate folder (bench/out/), stopped after the run. What is measured and
 what is not: bench/README.md.
 """
 
@@ -50,7 +50,7 @@ DRAIN_TIMEOUT_SECONDS = 900
 
 @dataclass(frozen=True)
 class Drain:
-    """One drain: CPU seconds (user + sys) of its whole process tree, wall seconds of the query, rows and batches."""
+    """One drain: CPU seconds (user + sys) of its entire process tree, wall seconds of the query, rows and batches."""
 
     variant: str
     sink: str
@@ -69,7 +69,7 @@ def main() -> None:
     shutil.rmtree(settings.home, ignore_errors=True)
     try:
         platform.up(settings)
-        _say(options, f"Kafka and Cassandra run; {len(sizes)} topics are filled")
+        _say(options, f"Kafka and Cassandra are running; {len(sizes)} topics are filled")
         pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
         provision([pipeline], settings.bindings(), settings.home / "bindings")
         width = {size: events.load(_topic(size), size, read_kafka(settings.bindings())) / size for size in sizes}
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _drain(settings: Settings, options: argparse.Namespace, variant: str, sink: str, size: int) -> Drain:
-    """Run one drain in its own process and return its cost; the Cassandra table is emptied and checked."""
+    """Run one drain in its own process and return its cost; the Cassandra table is emptied before and checked after."""
     folder = settings.home / "drain"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -104,8 +104,8 @@ def _drain(settings: Settings, options: argparse.Namespace, variant: str, sink: 
         raise SystemExit(f"{variant} read {report['rows']} of {size} events: see {folder.parent}/drain.log")
     if sink == "cassandra":
         with cassandra_session(settings.bindings()) as session:
-            found = session.execute("SELECT window_start, product_id, total_amount FROM pos_sales.tumbling").all()
-        written = {(int(r.window_start.timestamp()), r.product_id): int(r.total_amount * 100) for r in found}
+            rows = session.execute("SELECT window_start, product_id, total_amount FROM pos_sales.tumbling").all()
+        written = {(int(r.window_start.timestamp()), r.product_id): int(r.total_amount * 100) for r in rows}
         _require_equal(variant, size, written)
     return Drain(variant, sink, size, round(cpu, 2), round(report["wall_s"], 2), report["rows"], report["batches"])
 
@@ -113,7 +113,7 @@ def _drain(settings: Settings, options: argparse.Namespace, variant: str, sink: 
 def _measured(
     settings: Settings, options: argparse.Namespace, variant: str, sink: str, size: int, folder: Path
 ) -> tuple[dict[str, Any], float]:
-    """Start the process, sample its tree until it reports, read the tree once more, and let it go."""
+    """Start the process, sample its tree until it reports, read the tree a last time, and let it exit."""
     with (settings.home / "drain.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, str(PROJECT / "bench" / "drain.py"), variant, sink, _topic(size), str(folder)],
@@ -145,9 +145,9 @@ def _measured(
 
 
 def _sample(tree: psutil.Process, spent: dict[tuple[int, float], float]) -> None:
-    """Note user + sys seconds of each process of the tree. Workers that end between two samples lose at most one.
+    """Record user + sys seconds of each process of the tree. Workers that end between two samples lose at most one interval.
 
-    Python workers are counted this way because nobody waits for them: they are in no parent's rusage.
+    Python workers are counted this way because no process waits for them: they are in no parent's rusage.
     """
     for process in [tree, *_family(tree)]:
         try:
@@ -178,7 +178,7 @@ def _check(settings: Settings, options: argparse.Namespace, variant: str, size: 
     _say(options, f"{variant}: {len(newest)} window sums of {size} events equal DuckDB's")
 
 
-def _require_equal(variant: str, size: int, found: dict[tuple[int, str], int]) -> None:
+def _require_equal(variant: str, size: int, actual: dict[tuple[int, str], int]) -> None:
     wanted = events.expected(size)
     sums = dict(
         zip(
@@ -187,9 +187,9 @@ def _require_equal(variant: str, size: int, found: dict[tuple[int, str], int]) -
             strict=True,
         )
     )
-    if found != sums:
+    if actual != sums:
         raise SystemExit(
-            f"{variant} is wrong: {len(set(found.items()) ^ set(sums.items()))} sums of {size} events differ"
+            f"{variant} is wrong: {len(set(actual.items()) ^ set(sums.items()))} sums of {size} events differ"
         )
 
 
@@ -215,7 +215,7 @@ def _environment(settings: Settings, options: argparse.Namespace, folder: Path) 
 
 
 def _summary(drains: list[Drain], sizes: list[int], width: dict[int, float]) -> dict[str, Any]:
-    """Return the drains and, per variant and sink, median CPU by size and its slope in microseconds an event."""
+    """Return the drains and, per variant and sink, median CPU by size and its slope in microseconds per event."""
     lines = []
     for variant, sink in dict.fromkeys((d.variant, d.sink) for d in drains):
         cpu = {
@@ -272,14 +272,14 @@ def _table(result: dict[str, Any], sizes: list[int]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="2000000,8000000", help="events of the preloaded topics, comma separated")
-    parser.add_argument("--rounds", type=int, default=2, help="how often everything is measured, interleaved")
+    parser.add_argument("--sizes", default="2000000,8000000", help="events in the preloaded topics, comma-separated")
+    parser.add_argument("--rounds", type=int, default=2, help="number of interleaved measurements")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--sinks", nargs="+", choices=["noop", "cassandra"], default=["noop", "cassandra"])
     parser.add_argument("--heap", default="1g", help="heap of the Spark JVM, the same for all variants")
     parser.add_argument("--cores", type=int, default=2, help="local[N]")
-    parser.add_argument("--conf", action="append", default=[], metavar="KEY=VALUE", help="a Spark setting, for trials")
-    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    parser.add_argument("--conf", action="append", default=[], metavar="KEY=VALUE", help="an additional Spark setting")
+    parser.add_argument("--json", action="store_true", help="print the complete result as JSON")
     return parser.parse_args()
 
 

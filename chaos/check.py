@@ -1,8 +1,8 @@
-"""Compares every sink with the bytes in Kafka, in DuckDB. Shares no code with the product: only its files and tables.
+"""Compares every sink with the bytes in Kafka, in DuckDB. Shares no code with the product, only its files and tables.
 
-The header `chaos` of each record says whether the contract accepts it. What Spark drops as late follows from the ledger's
+The header `chaos` of each record says whether the contract accepts it. What Spark drops as late follows from the ledger
 files: a row of batch n counts for a window whose end is after the batch's `late_watermark_ms` (Spark guide, "Handling Late
-Data and Watermarking"; SPARK-42376). Topics that are written at least once may repeat a row, with the same content.
+Data and Watermarking"; SPARK-42376). Topics are written at least once, so they may repeat a row with the same content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READ_SECONDS = 60
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows of one sink that are not there, there too often, or other than they should be; up to three examples."""
+    """Rows of one sink that are missing, duplicated, or wrong; up to three examples."""
 
     sink: str
     lost: int
@@ -40,36 +40,36 @@ class Difference:
 
 
 def bindings(folder: Path, system: str) -> dict[str, str]:
-    """Return the entries of a binding as the platform wrote them."""
+    """Return the entries of a binding, as the platform wrote them."""
     return {path.name: path.read_text().strip("\n") for path in (folder / system).iterdir() if path.is_file()}
 
 
 def kafka_config(folder: Path) -> dict[str, str]:
-    """Return a client's configuration from the admin's binding."""
-    said = bindings(folder, "kafka")
+    """Return a client configuration from the admin's binding."""
+    entries = bindings(folder, "kafka")
     keys = {"bootstrapServers": "bootstrap.servers", "securityProtocol": "security.protocol", "saslMechanism": "sasl.mechanism",
             "username": "sasl.username", "password": "sasl.password"}  # fmt: skip
-    return {name: said[key] for key, name in keys.items() if key in said}
+    return {name: entries[key] for key, name in keys.items() if key in entries}
 
 
 def ledger(storage: Path, pipeline: str, query: str) -> list[dict[str, Any]]:
     """Return the records of all batches of a query's newest generation, in order, from single files and segments."""
-    found = {record["batch"]: record for path in _pieces(storage, pipeline, query) for record in _records(path)}
-    return [found[batch] for batch in sorted(found)]
+    by_batch = {record["batch"]: record for path in _pieces(storage, pipeline, query) for record in _records(path)}
+    return [by_batch[batch] for batch in sorted(by_batch)]
 
 
 def reached(storage: Path, pipeline: str, query: str, topic: str) -> dict[int, int]:
-    """Return partition -> offset up to which a query has taken a topic. Asked often, so it reads the newest piece only."""
+    """Return partition -> offset up to which a query has read a topic. Called often, so it reads only the newest file."""
     newest = max(_pieces(storage, pipeline, query), key=lambda path: int(path.stem.rpartition("-")[2]), default=None)
-    record = max(_records(newest), key=lambda each: each["batch"]) if newest else {"offsets": {}}
+    record = max(_records(newest), key=lambda entry: entry["batch"]) if newest else {"offsets": {}}
     return {int(partition): end for partition, (_, end) in record["offsets"].get(topic, {}).items()}
 
 
 def _pieces(storage: Path, pipeline: str, query: str) -> list[Path]:
-    """Return the ledger's files of the newest generation: `<batch>.json` and `<first>-<last>.ndjson`."""
+    """Return the ledger files of the newest generation: `<batch>.json` and `<first>-<last>.ndjson`."""
     generation = max((storage / "checkpoints" / pipeline / query).glob("[0-9]*"), default=None)
-    found = (generation / "ledger").glob("[0-9]*") if generation else ()
-    return [path for path in found if path.suffix in {".json", ".ndjson"}]
+    paths = (generation / "ledger").glob("[0-9]*") if generation else ()
+    return [path for path in paths if path.suffix in {".json", ".ndjson"}]
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 class Checker:
-    """What all checks of one platform share."""
+    """State shared by all checks of one platform."""
 
     def __init__(self, admin: Path, storage: Path, pipelines: Sequence[str]) -> None:
         self._admin, self._storage = admin, storage
@@ -87,35 +87,39 @@ class Checker:
         self._db.execute("SET TimeZone = 'UTC'")
 
     def ends(self) -> dict[str, dict[int, int]]:
-        """Return topic -> partition -> end of what is committed."""
+        """Return topic -> partition -> end of the committed records."""
         consumer = self._consumer()
         try:
-            found = {}
+            ends_by_topic = {}
             for topic in self._topics:
                 parts = consumer.list_topics(topic, 20).topics[topic].partitions
-                found[topic] = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 20)[1] for p in parts}
-            return found
+                ends_by_topic[topic] = {
+                    p: consumer.get_watermark_offsets(TopicPartition(topic, p), 20)[1] for p in parts
+                }
+            return ends_by_topic
         finally:
             consumer.close()
 
     def run(self) -> tuple[list[Difference], int]:
-        """Compare every sink; return the differences and how many accepted records there were."""
+        """Compare every sink; return the differences and the number of accepted records."""
         for topic in self._topics:
             self._load(topic)
             self._load(f"{topic}_dead_letters")
         for topic in ("pos_items", "pos_final_windows", "transformed"):
             self._load(topic)
         self._typed()
-        found = [*self._stateless(), *self._sums(), *self._windows(), *self._archives()]
+        differences = [*self._stateless(), *self._sums(), *self._windows(), *self._archives()]
         ((records,),) = self._db.execute(
             "SELECT " + " + ".join(f"(SELECT count(*) FROM {topic} WHERE kind = 'good')" for topic in self._topics)
         ).fetchall()
-        return [each for each in found if each.lost or each.doubled or each.wrong], int(records)
+        return [
+            difference for difference in differences if difference.lost or difference.doubled or difference.wrong
+        ], int(records)
 
     # The sides of a comparison
 
     def _compare(self, sink: str, wanted: str, present: str, *, repeats: bool = False) -> Difference:
-        """Compare two queries of (k, v). `repeats`: a row may stand there more than once, if it always says the same."""
+        """Compare two queries of (k, v). `repeats`: a row may occur more than once if its content is always the same."""
         rows = f"SELECT DISTINCT k, v FROM ({present})" if repeats else f"SELECT k, v FROM ({present})"
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {wanted}")
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE present AS {rows}")
@@ -145,7 +149,7 @@ class Checker:
         row = "json_extract_string(text, '$.lower_city') || ' ' || json_extract_string(text, '$.behavior')"
         wanted = f"SELECT {coordinates.format('quickstart')} AS k, {event} AS v FROM quickstart WHERE kind = 'good'"
         yield self._compare("transformed", wanted, f"SELECT id AS k, {row} AS v FROM transformed", repeats=True)
-        by_city = f"SELECT v AS k, 1 AS v FROM ({wanted})"  # the city has the record's number: it is one of a kind
+        by_city = f"SELECT v AS k, 1 AS v FROM ({wanted})"  # the city contains the record's number, so it is unique
         yield self._compare("web_events files", by_city, f"SELECT {row} AS k, 1 AS v FROM ({self._files()})")
         for topic in self._topics:
             refused = f"SELECT {coordinates.format(topic)} AS k, md5(value) AS v FROM {topic} WHERE kind = 'bad'"
@@ -190,7 +194,7 @@ class Checker:
         )
 
     def _window_sums(self, query: str, size: int, closed: int | None = None) -> str:
-        """Return the query of a window's due rows; `closed`: only windows that end at or before it (microseconds)."""
+        """Return the query of the rows due in a window; `closed`: only windows that end at or before it (microseconds)."""
         span, slide = size * 60 * MICROS, 5 * 60 * MICROS
         taken = [
             (record["batch"], record["late_watermark_ms"], int(partition), first, past)
@@ -227,7 +231,7 @@ class Checker:
                 'SELECT "partition" || \'/\' || "offset" AS k, md5(value) AS v FROM archived',
             )
 
-    # What is there
+    # Reading the sinks
 
     def _typed(self) -> None:
         self._db.execute(
@@ -251,7 +255,7 @@ class Checker:
         return "SELECT text FROM lines"
 
     def _load(self, topic: str) -> None:
-        """Make a table of a topic: part, off, value (bytes), text (valid JSON only), kind, id."""
+        """Create a table of a topic: part, off, value (bytes), text (valid JSON only), kind, id."""
         rows = [
             (m.partition(), m.offset(), m.value(), headers.get("chaos"), headers.get("headrace.id"))
             for m in self._read(topic)
@@ -275,7 +279,7 @@ class Checker:
             while left:
                 message = consumer.poll(READ_SECONDS)
                 if message is None:
-                    raise TimeoutError(f"{topic} was not read to its end within {READ_SECONDS} s")
+                    raise TimeoutError(f"{topic} could not be read to its end within {READ_SECONDS} s")
                 error = message.error()
                 if error is None:
                     yield message
@@ -285,20 +289,20 @@ class Checker:
             consumer.close()
 
     def _consumer(self) -> Consumer:
-        own = {"group.id": "headrace.chaos", "enable.auto.commit": False, "enable.partition.eof": True}
-        return Consumer(kafka_config(self._admin) | own | {"isolation.level": "read_committed", "log_level": 2})
+        settings = {"group.id": "headrace.chaos", "enable.auto.commit": False, "enable.partition.eof": True}
+        return Consumer(kafka_config(self._admin) | settings | {"isolation.level": "read_committed", "log_level": 2})
 
     def _table(self, name: str, statement: str, columns: tuple[str, ...]) -> None:
-        """Make a table of what Cassandra answers, all columns as text."""
+        """Create a table from Cassandra's answer, with all columns as text."""
         rows = self._cassandra(statement)
         self._keep(name + "_", pa.table({c: pa.array([_text(row[c]) for row in rows], pa.string()) for c in columns}))
         self._db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM {name}_")
 
     def _cassandra(self, statement: str) -> list[Mapping[str, Any]]:
-        said = bindings(self._admin, "cassandra")
-        login = PlainTextAuthProvider(said["username"], said["password"])
+        entries = bindings(self._admin, "cassandra")
+        login = PlainTextAuthProvider(entries["username"], entries["password"])
         cluster = Cluster(
-            said["contactPoints"].split(","), port=int(said["port"]), auth_provider=login, protocol_version=5
+            entries["contactPoints"].split(","), port=int(entries["port"]), auth_provider=login, protocol_version=5
         )
         try:
             session = cluster.connect()

@@ -1,7 +1,7 @@
-"""What can break, and how each fault heals. A fault takes the ground and a dice; it returns when it is over.
+"""The faults, and how each heals. A fault takes the ground and a random number generator; it returns when it is over.
 
-Faults that end a process end the very process, by its id. Kafka and Cassandra are started again by `headrace up`, drivers
-by the supervisor. Commands are those of an operator at a bad moment: their refusals are right answers, not failures.
+Faults that end a process end it by its id. Kafka and Cassandra are restarted by `headrace up`, drivers by the supervisor.
+Commands simulate an operator at a bad moment: a refusal is a correct answer, not a failure.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ WITHIN_SECONDS = 12.0
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a round: when it comes (seconds after the round began), what it is, and the seed of its own dice."""
+    """A fault of a round: its time (seconds after the round began), its name, and the seed of its random numbers."""
 
     at_s: float
     name: str
     seed: int
 
 
-def draw(dice: random.Random, names: Sequence[str] = ()) -> list[Fault]:
-    """Return one to three faults of a round in order of time; `names` instead of drawn ones, if there are any."""
-    chosen = list(names) or dice.sample(sorted(FAULTS), dice.choice([1, 1, 2, 2, 3]))
-    made = [Fault(round(dice.uniform(0, WITHIN_SECONDS), 1), name, dice.randrange(2**31)) for name in chosen]
+def draw(rng: random.Random, names: Sequence[str] = ()) -> list[Fault]:
+    """Return one to three faults of a round in order of time; those in `names` instead of random ones, if given."""
+    chosen = list(names) or rng.sample(sorted(FAULTS), rng.choice([1, 1, 2, 2, 3]))
+    made = [Fault(round(rng.uniform(0, WITHIN_SECONDS), 1), name, rng.randrange(2**31)) for name in chosen]
     return sorted(made, key=lambda fault: fault.at_s)
 
 
 def run(ground: Ground, faults: Sequence[Fault]) -> list[str]:
-    """Let all faults happen, each in a thread of its own at its time. Returns what went wrong with the faults themselves."""
+    """Run all faults, each in its own thread at its time. Returns the errors of the faults themselves."""
     wrong: list[str] = []
 
     def one(fault: Fault) -> None:
         time.sleep(fault.at_s)
         try:
             FAULTS[fault.name](ground, random.Random(fault.seed))
-        except Exception as error:  # a fault that could not be caused is no result
+        except Exception as error:  # a fault that could not be caused gives no result
             wrong.append(f"{fault.name}: {error}")
 
     threads = [threading.Thread(target=one, args=(fault,)) for fault in faults]
@@ -71,76 +71,76 @@ def _freeze(processes: Sequence[psutil.Process], seconds: float) -> None:
         _signal(processes, signal.SIGCONT)
 
 
-def _driver(ground: Ground, dice: random.Random) -> list[psutil.Process]:
-    return ground.driver(dice.choice(ground.pipelines))
+def _driver(ground: Ground, rng: random.Random) -> list[psutil.Process]:
+    return ground.driver(rng.choice(ground.pipelines))
 
 
 def _jvm(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.name() == "java"]
 
 
-def _kill_driver(ground: Ground, dice: random.Random) -> None:
-    _signal(_driver(ground, dice), signal.SIGKILL)
+def _kill_driver(ground: Ground, rng: random.Random) -> None:
+    _signal(_driver(ground, rng), signal.SIGKILL)
 
 
-def _kill_python(ground: Ground, dice: random.Random) -> None:
-    _signal(_driver(ground, dice)[:1], signal.SIGKILL)
+def _kill_python(ground: Ground, rng: random.Random) -> None:
+    _signal(_driver(ground, rng)[:1], signal.SIGKILL)
 
 
-def _kill_jvm(ground: Ground, dice: random.Random) -> None:
-    _signal(_jvm(_driver(ground, dice)), signal.SIGKILL)
+def _kill_jvm(ground: Ground, rng: random.Random) -> None:
+    _signal(_jvm(_driver(ground, rng)), signal.SIGKILL)
 
 
-def _freeze_driver(ground: Ground, dice: random.Random) -> None:
-    _freeze(_driver(ground, dice), dice.uniform(3, 25))
+def _freeze_driver(ground: Ground, rng: random.Random) -> None:
+    _freeze(_driver(ground, rng), rng.uniform(3, 25))
 
 
-def _freeze_jvm(ground: Ground, dice: random.Random) -> None:
-    _freeze(_jvm(_driver(ground, dice)), dice.uniform(3, 25))
+def _freeze_jvm(ground: Ground, rng: random.Random) -> None:
+    _freeze(_jvm(_driver(ground, rng)), rng.uniform(3, 25))
 
 
 def _kill_server(name: str) -> Act:
-    def act(ground: Ground, dice: random.Random) -> None:
+    def act(ground: Ground, rng: random.Random) -> None:
         server = ground.server(name)
         if server:
             server.kill()
             server.wait(60)
-        time.sleep(dice.uniform(0, 15))
+        time.sleep(rng.uniform(0, 15))
         ground.must("up")
 
     return act
 
 
 def _freeze_server(name: str) -> Act:
-    def act(ground: Ground, dice: random.Random) -> None:
+    def act(ground: Ground, rng: random.Random) -> None:
         server = ground.server(name)
-        _freeze([server] if server else [], dice.uniform(2, 20))
+        _freeze([server] if server else [], rng.uniform(2, 20))
 
     return act
 
 
-def _kill_supervisor(ground: Ground, dice: random.Random) -> None:
+def _kill_supervisor(ground: Ground, rng: random.Random) -> None:
     ground.end_supervisor()
-    time.sleep(dice.uniform(0, 5))
+    time.sleep(rng.uniform(0, 5))
     ground.supervise()
 
 
 def _command(*arguments: str, pipeline: bool = True) -> Act:
-    def act(ground: Ground, dice: random.Random) -> None:
-        place = [dice.choice(ground.pipelines)] if pipeline else []
+    def act(ground: Ground, rng: random.Random) -> None:
+        place = [rng.choice(ground.pipelines)] if pipeline else []
         ground.headrace(*arguments[:2], *place, *arguments[2:])
 
     return act
 
 
-def _two_starts(ground: Ground, dice: random.Random) -> None:
-    """Two operators start one pipeline in the same moment, beside the supervisor."""
-    name = dice.choice(ground.pipelines)
+def _two_starts(ground: Ground, rng: random.Random) -> None:
+    """Two operators start one pipeline at the same moment, in parallel to the supervisor."""
+    name = rng.choice(ground.pipelines)
     pair = [threading.Thread(target=ground.headrace, args=("stream", "start", name)) for _ in range(2)]
-    for each in pair:
-        each.start()
-    for each in pair:
-        each.join()
+    for thread in pair:
+        thread.start()
+    for thread in pair:
+        thread.join()
 
 
 FAULTS: dict[str, Act] = {

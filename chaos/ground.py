@@ -1,4 +1,4 @@
-"""The platform under test: a project folder and a home of its own, driven by the `headrace` command as an operator does."""
+"""The platform under test: its own project folder and home, driven by the `headrace` command as an operator does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _free_ports(count: int) -> list[int]:
 
 @dataclass
 class Ground:
-    """One platform in `folder`; `log` takes what every command prints."""
+    """One platform in `folder`; `log` receives the output of every command."""
 
     folder: Path
     pipelines: Sequence[str] = tuple(PIPELINES)
@@ -46,11 +46,11 @@ class Ground:
     def __post_init__(self) -> None:
         ports = dict(zip((f"HEADRACE_{name}_PORT" for name in PORTS), map(str, _free_ports(len(PORTS))), strict=True))
         small = {"HEADRACE_KAFKA_HEAP": "256m", "HEADRACE_CASSANDRA_HEAP": "384m", "HEADRACE_DRIVER_HEAP": HEAP}
-        own = {"HEADRACE_HOME": str(self.home), "HEADRACE_AIRFLOW": "false", "HEADRACE_START_TIMEOUT_S": "400"}
-        self.environment = dict(os.environ) | ports | small | own | {"COLUMNS": "200"}
+        settings = {"HEADRACE_HOME": str(self.home), "HEADRACE_AIRFLOW": "false", "HEADRACE_START_TIMEOUT_S": "400"}
+        self.environment = dict(os.environ) | ports | small | settings | {"COLUMNS": "200"}
 
     def use(self, checkout: Path = PROJECT) -> None:
-        """Run the release of a checkout from now on: its command, its pipeline files, its transforms."""
+        """Switch to the release of a checkout: its command, its pipeline files, its transforms."""
         for name in ("pipelines", "spark_jobs"):
             shutil.rmtree(self.tree / name, ignore_errors=True)
             (self.tree / name).mkdir(parents=True)
@@ -68,7 +68,7 @@ class Ground:
 
     @property
     def home(self) -> Path:
-        """What `.headrace` is in a project."""
+        """The equivalent of `.headrace` in a project."""
         return self.folder / "home"
 
     @property
@@ -82,7 +82,7 @@ class Ground:
         return self.folder / "commands.log"
 
     def headrace(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the product; its output is logged, its exit code is the caller's to judge."""
+        """Run a command of the product; its output is logged, and the caller judges its exit code."""
         done = subprocess.run(
             [str(self.command), *arguments],
             cwd=self.tree, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -93,20 +93,20 @@ class Ground:
         return done
 
     def must(self, *arguments: str) -> str:
-        """Run a command that has to succeed and return its output. Raises RuntimeError with the end of what it printed."""
+        """Run a command that must succeed and return its output. Raises RuntimeError with the end of its output."""
         done = self.headrace(*arguments)
         if done.returncode:
             raise RuntimeError(
-                f"headrace {' '.join(arguments)} ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
+                f"headrace {' '.join(arguments)} exited with {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
             )
         return done.stdout
 
     def json(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
-        """Run a command with --json and return what it says, whatever its exit code."""
+        """Run a command with --json and return the parsed output, whatever its exit code."""
         return json.loads(self.headrace(*arguments, "--json").stdout)
 
     def supervise(self) -> None:
-        """Start the supervisor of all pipelines, if none of ours runs."""
+        """Start the supervisor of all pipelines, if none of this platform runs."""
         if self.supervisor is None or self.supervisor.poll() is not None:
             with (self.folder / "supervisor.log").open("ab") as log:
                 self.supervisor = subprocess.Popen(
@@ -119,15 +119,15 @@ class Ground:
         return _first(f"{self.home}/etc/{name}")
 
     def driver(self, pipeline: str) -> list[psutil.Process]:
-        """Return the driver's Python and its JVM and workers, Python first; nothing where none runs."""
-        found = _first("spark_jobs/main.py", str(self.home), only=pipeline)
+        """Return the driver's Python process, its JVM and workers, Python first; empty if none runs."""
+        process = _first("spark_jobs/main.py", str(self.home), only=pipeline)
         try:
-            return [found, *found.children(recursive=True)] if found else []
+            return [process, *process.children(recursive=True)] if process else []
         except psutil.NoSuchProcess:
             return []
 
     def end_supervisor(self) -> None:
-        """Kill the supervisor, if one of ours runs."""
+        """Kill the supervisor, if one of this platform runs."""
         if self.supervisor is not None:
             self.supervisor.kill()
             self.supervisor.wait()
@@ -139,7 +139,7 @@ class Ground:
 
 
 def _first(*parts: str, only: str | None = None) -> psutil.Process | None:
-    """Return the first process whose command line has all parts, and `only` as an argument of its own."""
+    """Return the first process whose command line contains all parts, and `only` as a separate argument."""
     for process in psutil.process_iter():
         try:
             line: Sequence[str] = process.cmdline()

@@ -1,7 +1,7 @@
 """Records for three pipelines: good, late, refused, large, and in transactions that commit or abort.
 
-Each record has a header `chaos`: "good" or "bad" as the contract sees it. The checker reads that header and so needs no
-decoder. What a transaction aborts is marked "aborted" and may be in no sink.
+Each record has a header `chaos`: "good" or "bad" in terms of the contract. The checker reads that header, so it needs no
+decoder. Records of an aborted transaction are marked "aborted" and must be in no sink.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 
 BURST, PAUSE_SECONDS = 15, 0.25
-ODD = 0.01  # the share of each kind of odd record
+ODD = 0.01  # the share of each kind of irregular record
 LARGE = 300_000  # bytes
 KAFKA_SECONDS = 240
 
 
 class Load:
-    """Sends bursts in a thread of its own until it is closed. `sent` counts the acknowledged records."""
+    """Sends bursts in a separate thread until it is closed. `sent` counts the acknowledged records."""
 
     def __init__(self, config: Mapping[str, str], topics: Sequence[str], seed: int) -> None:
         self.sent, self._topics = 0, topics
         self._began = datetime.now(UTC) - timedelta(minutes=30)
-        self._config, self._dice, self._number = dict(config), random.Random(seed), 0
+        self._config, self._rng, self._number = dict(config), random.Random(seed), 0
         self._turn, self._end = threading.Lock(), threading.Event()
         self._error: BaseException | None = None
         self._plain = self._producer()
@@ -36,31 +36,31 @@ class Load:
         self._thread.start()
 
     def pause(self) -> None:
-        """Send nothing from now on. Raises what went wrong while sending."""
+        """Stop sending until `resume`. Raises any error that occurred while sending."""
         self._turn.acquire()
         if self._error:
             raise RuntimeError(f"the load ended: {self._error}") from self._error
 
     def resume(self) -> None:
-        """Go on sending."""
+        """Continue sending."""
         self._turn.release()
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Stop sending for good."""
         self._end.set()
         if not self._turn.locked():
             self._thread.join(KAFKA_SECONDS)
 
     def _producer(self, **more: str | int) -> Producer:
-        own = {"enable.idempotence": True, "compression.type": "lz4", "message.max.bytes": 16_000_000}
+        settings = {"enable.idempotence": True, "compression.type": "lz4", "message.max.bytes": 16_000_000}
         patient = {"delivery.timeout.ms": KAFKA_SECONDS * 1000, "log_level": 2}
-        return Producer(self._config | own | patient | more)
+        return Producer(self._config | settings | patient | more)
 
     def _run(self) -> None:
         try:
             while not self._end.wait(PAUSE_SECONDS):
                 with self._turn:
-                    if self._dice.random() < 0.08:
+                    if self._rng.random() < 0.08:
                         self._transaction()
                     else:
                         self._send(self._plain, "")
@@ -70,10 +70,10 @@ class Load:
             self._error = error
 
     def _transaction(self) -> None:
-        """Send a burst in a transaction and end it. One that Kafka's end interrupts is aborted by the next of its id."""
-        own = {"transactional.id": f"chaos-{uuid.uuid4().hex[:8]}"}
-        producer = self._producer(**own, **{"transaction.timeout.ms": 60_000, "delivery.timeout.ms": 50_000})
-        aborts = self._dice.random() < 0.5
+        """Send a burst in a transaction and end it. If Kafka's death interrupts it, the next one with its id aborts it."""
+        settings = {"transactional.id": f"chaos-{uuid.uuid4().hex[:8]}"}
+        producer = self._producer(**settings, **{"transaction.timeout.ms": 60_000, "delivery.timeout.ms": 50_000})
+        aborts = self._rng.random() < 0.5
         try:
             producer.init_transactions(KAFKA_SECONDS)
             producer.begin_transaction()
@@ -85,11 +85,11 @@ class Load:
             else:
                 producer.commit_transaction(KAFKA_SECONDS)
         except KafkaException:
-            producer.purge()  # its outcome is Kafka's: the checker reads what is committed
+            producer.purge()  # Kafka decides its outcome: the checker reads only committed records
 
     def _send(self, producer: Producer, kind: str) -> None:
         for _ in range(BURST):
-            topic = self._dice.choice(self._topics)
+            topic = self._rng.choice(self._topics)
             self._number += 1
             judged, key, value = self._record(topic)
             producer.produce(topic, value, key, headers=[("chaos", (kind or judged).encode())])
@@ -97,19 +97,19 @@ class Load:
 
     def _record(self, topic: str) -> tuple[str, bytes, bytes]:
         """Return ("good" or "bad", key, value) of the next record of a topic."""
-        draw, now = self._dice.random(), datetime.now(UTC) - timedelta(seconds=1)
+        draw, now = self._rng.random(), datetime.now(UTC) - timedelta(seconds=1)
         made = {"pos": self._sale, "quickstart": self._event, "sensor_readings": self._reading}[topic]
-        late = timedelta(minutes=self._dice.choice([12, 25, 60])) if draw > 1 - ODD else timedelta(0)
+        late = timedelta(minutes=self._rng.choice([12, 25, 60])) if draw > 1 - ODD else timedelta(0)
         key, row = made(now, late)
         if draw < ODD:
-            return "bad", key, self._dice.choice([b"\xff\xfe no JSON", b"[1, 2", b'{"amount": "x"}', b"x" * LARGE])
+            return "bad", key, self._rng.choice([b"\xff\xfe no JSON", b"[1, 2", b'{"amount": "x"}', b"x" * LARGE])
         if draw < 2 * ODD:
             row["unknown"] = "y" * LARGE
         return "good", key, json.dumps(row).encode()
 
     def _sale(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
-        product = f"p{self._dice.randrange(40)}"
-        cents = self._dice.randrange(-500, 5000)
+        product = f"p{self._rng.randrange(40)}"
+        cents = self._rng.randrange(-500, 5000)
         sign, cents = ("-" if cents < 0 else ""), abs(cents)
         row = {
             "product_id": product,
@@ -119,17 +119,17 @@ class Load:
         return product.encode(), row
 
     def _event(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
-        domain = f"site{self._dice.randrange(5)}.example"
-        row = {"city": f"City {self._number}", "domain": domain, "event": self._dice.choice(["view", "buy"])}
+        domain = f"site{self._rng.randrange(5)}.example"
+        row = {"city": f"City {self._number}", "domain": domain, "event": self._rng.choice(["view", "buy"])}
         return domain.encode(), row
 
     def _reading(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
-        sensor = f"s{self._dice.randrange(10)}"
-        # Milliseconds that count up, less how late it is: no two readings of a sensor have one time.
+        sensor = f"s{self._rng.randrange(10)}"
+        # Increasing milliseconds, minus the lateness: no two readings of a sensor have the same time.
         moment = self._began + timedelta(milliseconds=self._number) - late
         row = {
             "sensor_id": sensor,
-            "celsius": f"{self._dice.randrange(-2000, 4000) / 100:.2f}",
+            "celsius": f"{self._rng.randrange(-2000, 4000) / 100:.2f}",
             "read_at": _text(moment),
         }
         return sensor.encode(), row

@@ -1,4 +1,4 @@
-"""The batch layer, every night: the streams' transforms over the archive, day by day."""
+"""Compute batch views every night: the streams' transforms over the archive, day by day."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ with DAG(
     schedule=seat.at("37 3 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Compute the batch views of closed days with the same transforms as the streams. A day is replaced as a whole, "
-            "so a repeat changes nothing; days that late records touched are found and computed again. First and last day "
-            "order a backfill.",
+            "Compute the batch views of closed days with the same transforms as the streams. A day is always replaced "
+            "completely, so a repeat changes nothing. Days with new late records are computed again. Set first and last "
+            "day for a backfill.",
             inputs="the Iceberg archive, the ledgers.",
-            effects="batch tables in the lake, and with them the horizon of the serving view; lineage events.",
+            effects="writes batch tables in the lake, which moves the horizon of the serving view; emits lineage events.",
             command="headrace batch views",
             runbook="howto/batch-layer.md",
         ),
@@ -28,7 +28,11 @@ with DAG(
         params={
             "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
             "first": Param(
-                "", type="string", pattern=seat.DAY_OR_NOTHING, title="First day", description="Empty: what is new."
+                "",
+                type="string",
+                pattern=seat.DAY_OR_NOTHING,
+                title="First day",
+                description="Leave empty to compute what is new.",
             ),
             "last": Param("", type="string", pattern=seat.DAY_OR_NOTHING, title="Last day"),
         },
@@ -38,7 +42,7 @@ with DAG(
 
     @task
     def plan_views(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Order the days of each pipeline that has views."""
+        """Plan the days of each pipeline that has views."""
         from headrace.operations import deployment, spark_runs
 
         form = params or {}
@@ -47,7 +51,7 @@ with DAG(
 
     @task(outlets=[VIEWS], trigger_rule=seat.AFTER_ALL)
     def computed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell what was computed, also where another pipeline's run failed; reconciliation waits for it."""
+        """Return what was computed, even if the run of another pipeline failed. Reconciliation waits for this task."""
         from headrace.errors import HeadraceError
         from headrace.operations import deployment, spark_runs
 
@@ -58,14 +62,14 @@ with DAG(
 
     @task(trigger_rule=seat.AFTER_ALL)
     def complete(runs: list[dict[str, Any]]) -> list[str]:
-        """Fail where the views of a pipeline were not computed."""
+        """Fail if the views of a pipeline were not computed."""
         from headrace.operations import deployment, spark_runs
 
         return spark_runs.require_all(deployment.load(), runs)
 
     @task
     def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Emit one event a view that was computed."""
+        """Emit one event per computed view."""
         from headrace.operations import deployment, lineage_runs
 
         own = deployment.load()

@@ -1,4 +1,4 @@
-"""Checkpoints: snapshots every night, a drill every week, and, behind an approval, restore and prune."""
+"""Checkpoints: snapshots every night, a drill every week, and restore and prune with an approval."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ with DAG(
     schedule=seat.at("17 2 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Verify the checkpoints of every query and take a snapshot of each sound one, while the streams run: a "
-            "consistent cut with a hash of every file. An unsound checkpoint fails its task and names the runbook.",
+            "Verify the checkpoint of every query, and take a snapshot of each sound one while the streams run. A snapshot "
+            "is a consistent copy with a hash of every file. An unsound checkpoint fails its task, which names the runbook.",
             inputs="checkpoints, ledgers, Kafka's offsets.",
-            effects="snapshots below the storage root.",
+            effects="writes snapshots below the storage root.",
             command="headrace checkpoint snapshot",
             runbook="runbooks/README.md",
         ),
@@ -32,14 +32,14 @@ with DAG(
 
     @task(map_index_template="{{ pipeline }}")
     def verify_and_snapshot(pipeline: str) -> dict[str, Any]:
-        """Verify every query of a pipeline, take a snapshot of the sound ones, and fail if one is not."""
+        """Verify every query of a pipeline and take a snapshot of the sound ones. Fail if one is not sound."""
         from headrace.operations import deployment, duties
 
         return duties.verify_and_snapshot(deployment.load(), pipeline)
 
     @task(outlets=[SNAPSHOTS])
     def kept(taken: list[dict[str, Any]]) -> int:
-        """Tell those that wait for snapshots that there are new ones."""
+        """Count the new snapshots, and update the asset."""
         return sum(len(each["taken"]) for each in taken)
 
     kept(verify_and_snapshot.expand(pipeline=seat.chosen_pipelines()))  # type: ignore[arg-type]
@@ -49,10 +49,10 @@ with DAG(
     schedule=seat.at("11 4 * * 0"),
     **seat.dag_arguments(
         doc=seat.document(
-            "A snapshot counts only after a restore that worked: restore the newest snapshot of every query into a "
-            "scratch place, process the batch after the cut with real Spark, and compare it with the ledger.",
+            "Prove that snapshots work: restore the newest snapshot of every query into a scratch folder, process the next "
+            "batch with Spark, and compare the result with the ledger.",
             inputs="snapshots, Kafka, the ledgers.",
-            effects="a report beside each snapshot; everything else is scratch and removed.",
+            effects="writes a report next to each snapshot; removes all scratch files.",
             command="headrace checkpoint drill",
             runbook="runbooks/CheckpointStateDamaged.md",
         ),
@@ -64,14 +64,14 @@ with DAG(
 
     @task
     def plan_drills(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Order a drill for every query that has a snapshot."""
+        """Plan a drill for every query that has a snapshot."""
         from headrace.operations import deployment, spark_runs
 
         return spark_runs.plan_drills(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
 
     @task(trigger_rule=seat.AFTER_ALL)
     def judge(drills: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Keep the reports, also where another drill did not run; fail if one failed."""
+        """Keep the reports, even if another drill did not run. Fail if a drill failed."""
         from headrace.operations import deployment, spark_runs
 
         return [dict(each) for each in spark_runs.judge_drills(deployment.load(), drills)]
@@ -84,11 +84,11 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Restore one query from a snapshot: always a new generation and a new file-sink directory, so that no row is "
-            "lost in silence. The stream must be stopped. Plan, approval (Reject by default), the same plan again, act, "
-            "verify.",
+            "Restore one query from a snapshot. This always makes a new generation and a new file-sink directory, so that no "
+            "row is lost silently. The stream must be stopped. Steps: plan, approval (default: Reject), plan again and "
+            "compare, act, verify.",
             inputs="a snapshot, the state of the checkpoint.",
-            effects="a new generation of the query; nothing of the old one is touched.",
+            effects="makes a new generation of the query; the old one stays unchanged.",
             command="headrace checkpoint restore",
             runbook="runbooks/CheckpointStateDamaged.md",
         ),
@@ -96,7 +96,9 @@ with DAG(
         params={
             "pipeline": seat.pipeline_param(PIPELINES),
             "query": seat.query_param(),
-            "snapshot": Param("", type="string", title="Snapshot", description="Its id; empty: the newest."),
+            "snapshot": Param(
+                "", type="string", title="Snapshot", description="The id of the snapshot. Leave empty for the newest."
+            ),
             "reason": seat.reason_param("restore"),
         },
         minutes=13 * 60,
@@ -105,7 +107,7 @@ with DAG(
 
     @task
     def plan_restore(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Say what a restore would do; nothing is changed."""
+        """Plan the restore. Nothing is changed."""
         from headrace.operations import deployment, duties
 
         form = params or {}
@@ -113,7 +115,7 @@ with DAG(
 
     @task
     def recheck_restore(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again: what was approved must still be what would be done."""
+        """Plan again. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment, duties
 
         return duties.recheck_restore(deployment.load(), planned)
@@ -122,14 +124,14 @@ with DAG(
     def restore_act(
         planned: dict[str, Any], params: dict[str, Any] | None = None, dag_run: object = None
     ) -> dict[str, Any]:
-        """Make the new generation from the snapshot."""
+        """Make a new generation from the snapshot."""
         from headrace.operations import deployment, duties
 
         return duties.restore(deployment.load(), planned, by=seat.who(dag_run), reason=(params or {})["reason"])
 
     @task
     def verify_restored(made: dict[str, Any]) -> dict[str, Any]:
-        """Verify the new generation; fail if it is not sound."""
+        """Verify the new generation. Fail if it is not sound."""
         from headrace.operations import deployment, duties
 
         return duties.verify(deployment.load(), made["pipeline"], made["query"])
@@ -147,19 +149,19 @@ with DAG(
     schedule=seat.at("41 5 * * 1"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Old generations and snapshots that nothing refers to go to the trash, and what has been there long enough "
-            "goes for good. Every Monday a plan asks for approval (Reject by default); without work it ends.",
+            "Move old generations and snapshots that nothing refers to into the trash, and delete what has been in the "
+            "trash long enough. A plan asks for approval every Monday (default: Reject). With nothing to prune, the run ends.",
             inputs="manifests, snapshots, the trash.",
-            effects="folders move to the trash, or leave it for ever.",
+            effects="moves folders to the trash, and deletes folders from it.",
             command="headrace checkpoint prune",
             runbook="howto/operate-streams.md",
         ),
         tags=("operations", "checkpoints", "destructive"),
         params={
-            "generation_days": Param(14, type="number", minimum=0, title="Days that old generations stay"),
-            "snapshot_days": Param(30, type="number", minimum=0, title="Days that snapshots stay"),
-            "snapshots": Param(3, type="integer", minimum=1, title="Newest snapshots that always stay"),
-            "trash_days": Param(7, type="number", minimum=0, title="Days in the trash"),
+            "generation_days": Param(14, type="number", minimum=0, title="Days to keep old generations"),
+            "snapshot_days": Param(30, type="number", minimum=0, title="Days to keep snapshots"),
+            "snapshots": Param(3, type="integer", minimum=1, title="Newest snapshots to keep always"),
+            "trash_days": Param(7, type="number", minimum=0, title="Days to keep the trash"),
         },
         minutes=13 * 60,
     ),
@@ -167,21 +169,21 @@ with DAG(
 
     @task.short_circuit(ignore_downstream_trigger_rules=True)
     def plan_prune(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Say what a prune would take away; without work the run ends here."""
+        """Plan the prune. With nothing to prune, the run ends here."""
         from headrace.operations import deployment, duties
 
         return duties.plan_prune(deployment.load(), params or {})
 
     @task
     def recheck_prune(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again: what was approved must still be what would be done."""
+        """Plan again. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment, duties
 
         return duties.recheck_prune(deployment.load(), planned)
 
     @task
     def prune_act(planned: dict[str, Any]) -> dict[str, Any]:
-        """Move to the trash, and out of it for good, what the plan names."""
+        """Move what the plan names to the trash, or delete it from the trash."""
         from headrace.operations import deployment, duties
 
         return duties.prune(deployment.load(), planned)
@@ -197,11 +199,10 @@ with DAG(
     schedule=seat.at("23 1 * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Many small files become few: ledger records and JSON batches are gathered. Orphan files of Iceberg tables are "
-            "removed; each table's own writer rewrites its files. The streams may run meanwhile; no reader misses or doubles "
-            "a row.",
+            "Compact the small files of ledgers and JSON sinks, and remove orphan files of Iceberg tables. (The writer of an "
+            "Iceberg table rewrites its small files.) The streams may run meanwhile. No reader misses or doubles a row.",
             inputs="ledgers, JSON sinks, Iceberg tables.",
-            effects="files are rewritten; what readers see stays the same.",
+            effects="rewrites files; what readers see stays the same.",
             command="headrace checkpoint gather",
             runbook="howto/operate-streams.md",
         ),
@@ -213,7 +214,7 @@ with DAG(
 
     @task(map_index_template="{{ pipeline }}", execution_timeout=timedelta(minutes=55))
     def gather(pipeline: str) -> list[dict[str, Any]]:
-        """Gather small files of ledgers and JSON sinks."""
+        """Compact small files of ledgers and JSON sinks."""
         from headrace.operations import deployment, upkeep
 
         own = deployment.load()
@@ -221,7 +222,7 @@ with DAG(
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Order the upkeep of the Iceberg tables."""
+        """Plan the upkeep of the Iceberg tables."""
         from headrace.operations import deployment, spark_runs
 
         return spark_runs.plan_upkeep(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")

@@ -1,4 +1,4 @@
-"""Dead letters: replay what was refused into its topic, once the cause is mended."""
+"""Replay dead letters into their topic, once the cause is fixed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Send refused records of one topic into it again: each letter once, never in a loop. Plan, approval (Reject by "
-            "default), the same plan again, act.",
+            "Send the refused records of one topic to it again: each letter once, never in a loop. Steps: plan, approval "
+            "(default: Reject), compare with the plan again, act.",
             inputs="the dead-letter topic, the journals of earlier replays.",
-            effects="records are appended to the source topic.",
+            effects="appends records to the source topic.",
             command="headrace dead-letters replay",
             runbook="howto/dead-letters.md",
         ),
@@ -26,9 +26,12 @@ with DAG(
         params={
             "topic": Param(TOPICS[0], type="string", enum=TOPICS, title="Source topic"),
             "reason": Param(
-                "", type="string", title="Reason", description="Only letters with this reason word; empty: all."
+                "",
+                type="string",
+                title="Reason",
+                description="Only letters with this reason keyword. Leave empty for all.",
             ),
-            "again": Param(False, type="boolean", title="Also letters that were replayed before"),
+            "again": Param(False, type="boolean", title="Include letters that were replayed before"),
         },
         minutes=13 * 60,
     ),
@@ -38,7 +41,7 @@ with DAG(
     def plan_replay(
         params: dict[str, Any] | None = None, run_id: str | None = None, dag_run: object = None
     ) -> dict[str, Any]:
-        """Choose the letters and write the plan down; nothing is sent."""
+        """Select the letters and write the plan. Nothing is sent."""
         from headrace.operations import deployment, duties_batch
 
         form = params or {}
@@ -53,14 +56,14 @@ with DAG(
 
     @task
     def recheck_replay(planned: dict[str, Any]) -> dict[str, Any]:
-        """Look that the written list of letters is the approved one, and that none was replayed meanwhile."""
+        """Fail if the list of letters differs from the approved one, or if one of them was replayed meanwhile."""
         from headrace.operations import deployment, duties_batch
 
         return duties_batch.recheck_replay(deployment.load(), planned)
 
     @task
     def replay_act(planned: dict[str, Any]) -> dict[str, Any]:
-        """Send the letters; a repeat sends nothing twice."""
+        """Send the letters. A retry sends nothing twice."""
         from headrace.operations import dead_letters_replay, deployment
 
         own = deployment.load()

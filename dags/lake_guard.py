@@ -1,4 +1,4 @@
-"""Every hour: is anything about to be lost to retention, and who reads what (lineage)."""
+"""Check every hour whether retention threatens unread records, and emit the lineage of the streams."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ with DAG(
     schedule=seat.at("47 * * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Compare where every query stands with what Kafka still holds: a place where records are lost, or soon will "
-            "be, fails its task. Then emit the lineage of the streams in OpenLineage's form.",
+            "Compare the position of every query with what Kafka still holds. A task fails if Kafka has removed, or will "
+            "soon remove, records that a query has not read. Also emit the lineage of the streams as OpenLineage events.",
             inputs="ledgers, Kafka's first and last offsets.",
-            effects="lineage events below the storage root, and to OPENLINEAGE_URL where that is set.",
+            effects="writes lineage events below the storage root, and posts them to OPENLINEAGE_URL if it is set.",
             command="headrace batch retention",
             runbook="runbooks/RetentionLost.md",
         ),
@@ -29,7 +29,7 @@ with DAG(
 
     @task(map_index_template="{{ pipeline }}")
     def guard(pipeline: str) -> dict[str, Any]:
-        """Fail where retention takes, or will soon take, what a query has not read."""
+        """Fail if Kafka has removed, or will soon remove, records that a query has not read."""
         from headrace.operations import deployment, retention
 
         told = retention.guard(deployment.load(), pipeline)
@@ -38,7 +38,7 @@ with DAG(
 
     @task(map_index_template="{{ pipeline }}")
     def emit_lineage(pipeline: str) -> dict[str, Any]:
-        """Emit one event a query that runs or has run."""
+        """Emit one event per query that runs or has run."""
         from headrace.operations import deployment, lineage_runs
 
         return lineage_runs.emit_streams(deployment.load(), pipeline)

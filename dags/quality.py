@@ -1,4 +1,4 @@
-"""Expectations on every sink, every hour: a critical one that fails holds the sink's asset back."""
+"""Check the expectations of every sink every hour. A failed critical expectation withholds the asset of the sink."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ with DAG(
     schedule=seat.at("7 * * * *"),
     **seat.dag_arguments(
         doc=seat.document(
-            "Run the suite of every sink over closed windows, finished batches and fixed offset ranges, all since the last "
-            "check. A critical finding, a sink that cannot be read and a stream that is behind fail the sink's gate and hold "
-            "its asset back; a critical finding does so until it is repaired or accepted. A sink with nothing new is "
-            "skipped; a warning shows. Failing keys go to the quarantine table, full results and Data Docs to storage; a "
-            "pipeline whose file says so is paused.",
+            "Run the suite of every sink over the closed windows, finished batches and offset ranges since the last check. "
+            "The gate of a sink fails, and its asset gets no event, after a critical finding, if the sink cannot be read, or "
+            "if its stream is behind. A critical finding stays open until it is repaired or accepted. A sink with nothing "
+            "new is skipped, and warnings do not fail a gate. Failing keys go to the quarantine table, full results and Data "
+            "Docs to storage. A pipeline with `on_critical: pause` is paused.",
             inputs="Cassandra tables, topics, JSON files, archive, the pipeline files.",
-            effects="quarantine, results and Data Docs; a pipeline may be paused.",
+            effects="writes quarantine, results and Data Docs; may pause a pipeline.",
             command="headrace quality run",
             runbook="runbooks/QualityCritical.md",
         ),
@@ -35,13 +35,13 @@ with DAG(
 
     @task(map_index_template="{{ pipeline }}")
     def plan_checks(pipeline: str) -> dict[str, Any]:
-        """Fix windows, batches and offsets: what is checked stays the same however often it is repeated."""
+        """Fix the windows, batches and offsets to check, so that a retry checks the same."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
         return {"pipeline": pipeline, "checks": duty.plan_checks(deployment.load(), pipeline)}
 
-    # Great Expectations is imported here, once for all sinks of a pipeline: 10 s and half a gigabyte.
+    # Imports Great Expectations once for all sinks of a pipeline: 10 s and half a gigabyte.
     @task(
         pool=seat.BATCH_POOL,
         max_active_tis_per_dagrun=1,
@@ -50,7 +50,7 @@ with DAG(
         trigger_rule=seat.AFTER_ALL,
     )
     def run_checks(planned: dict[str, Any]) -> list[dict[str, Any]]:
-        """Read, validate and keep. Findings, and sinks that cannot be read, are results here, not errors."""
+        """Read, validate and save. Findings and unreadable sinks are results of this task, not errors."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
@@ -58,7 +58,7 @@ with DAG(
 
     @task(trigger_rule=seat.AFTER_ALL)
     def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Return the summaries of all sinks, those of a check that died too: it keeps no other sink's gate from its answer."""
+        """Return the summaries of all sinks. A check that crashed has one too, so it does not block the gates of other sinks."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
@@ -66,7 +66,7 @@ with DAG(
 
     @task(outlets=[PASSED], retries=0, map_index_template="{{ summary['sink'] }}")
     def gate(summary: dict[str, Any], outlet_events: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's accessor
-        """Fail where the sink's gate is shut, skip where nothing was looked at; else tell those that wait for the sink."""
+        """Fail if the gate of the sink is closed, skip if nothing was checked, else update the asset of the sink."""
         from airflow.sdk.exceptions import AirflowSkipException
 
         from headrace.operations.quality import duty
@@ -80,7 +80,7 @@ with DAG(
 
     @task
     def pause(summaries: list[dict[str, Any]], dag_run: object = None) -> list[str]:
-        """Pause the pipelines with a failed critical expectation whose file says so."""
+        """Pause the pipelines that have a failed critical expectation and `on_critical: pause`."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
@@ -88,7 +88,7 @@ with DAG(
 
     @task(max_active_tis_per_dag=1)
     def data_docs(summaries: list[dict[str, Any]]) -> str:
-        """Build the Data Docs of all kept results: one writer."""
+        """Build the Data Docs of all saved results. Only one task writes them at a time."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 

@@ -1,4 +1,4 @@
-"""Rebuild of one query from the archive, where retention took records before it had read them; behind an approval."""
+"""Rebuild one query from the archive if Kafka removed records that it had not read. Needs an approval."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Make a new generation of one query whose first batches come from the archive and which goes on from Kafka: "
-            "nothing is skipped and nothing counted twice. The stream must be stopped. Plan, approval (Reject by default), "
-            "the same plan again, the Spark run, the generation's manifest.",
+            "Make a new generation of one query. Its first batches come from the archive, and it continues from Kafka: "
+            "nothing is skipped, and nothing is counted twice. The stream must be stopped. Steps: plan, approval (default: "
+            "Reject), plan again and compare, Spark run, manifest of the new generation.",
             inputs="the Iceberg archive, the ledgers, Kafka's offsets.",
-            effects="rows in the query's sinks, and a new generation of the query; nothing of the old one is touched.",
+            effects="writes rows to the sinks of the query, and makes a new generation; the old one stays unchanged.",
             command="headrace batch rebuild",
             runbook="runbooks/RetentionLost.md",
         ),
@@ -35,7 +35,7 @@ with DAG(
 
     @task
     def plan_rebuild(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Say what a rebuild would read and make; fail where something blocks it. Nothing is changed."""
+        """Plan the rebuild. Fail if something blocks it. Nothing is changed."""
         from headrace.operations import deployment, duties_batch
 
         form = params or {}
@@ -48,7 +48,7 @@ with DAG(
         dag_run: object = None,
         run_id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Order the run that was approved; fail if it is no longer what would be done."""
+        """Prepare the approved run. Fail if the plan has changed since."""
         from headrace.operations import deployment, spark_runs
 
         reason = (params or {})["reason"]
@@ -56,7 +56,7 @@ with DAG(
 
     @task
     def rebuild_act(runs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Make the rebuilt generation the one that the next start goes on from."""
+        """Make the rebuilt generation the current one, from which the next start continues."""
         from headrace.operations import deployment, rebuild, spark_runs
 
         own = deployment.load()

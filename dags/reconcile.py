@@ -1,4 +1,4 @@
-"""Does batch = speed + late, and archive = accepted + dead letters? After the batch views, and when somebody asks."""
+"""Check batch = speed + late and archive = accepted + dead letters, after the batch views and on request."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ with DAG(
     schedule=[VIEWS],
     **seat.dag_arguments(
         doc=seat.document(
-            "For every query, key and closed window: batch = speed + late; for every topic: archive = accepted + dead "
-            "letters. What is late is computed from ledger and archive. A difference fails the run and names keys, windows, "
-            "batches and offsets; all runs are kept as a trend.",
+            "Check batch = speed + late for every query, key and closed window, and archive = accepted + dead letters for "
+            "every topic. Late records are computed from ledger and archive. A difference fails the run, which names keys, "
+            "windows, batches and offsets. All runs are kept as a trend.",
             inputs="archive, ledgers, sinks, dead letters.",
-            effects="report tables in the lake.",
+            effects="writes report tables in the lake.",
             command="headrace batch reconcile",
             runbook="runbooks/ReconcileDifference.md",
         ),
@@ -32,14 +32,14 @@ with DAG(
                 type="number",
                 minimum=0,
                 title="Days",
-                description="Only the last so many days, and no totals; 0: all.",
+                description="Compare only this many days, and no running totals. 0 compares all.",
             ),
             "queries": Param(
                 [],
                 type="array",
                 items={"type": "string"},
                 title="Queries",
-                description="PIPELINE.QUERY each; empty: all.",
+                description="Each as PIPELINE.QUERY. Leave empty for all.",
             ),
         },
         minutes=6 * 60,
@@ -48,7 +48,7 @@ with DAG(
 
     @task
     def plan_runs(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Order a run for each pipeline; a run that is repeated replaces its own results."""
+        """Plan a run for each pipeline. A repeated run replaces its earlier results."""
         from headrace.operations import deployment, spark_runs
 
         form = params or {}
@@ -57,7 +57,7 @@ with DAG(
 
     @task(trigger_rule=seat.AFTER_ALL)
     def judge(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell what was compared, also where another pipeline's run failed; fail where an account does not add up."""
+        """Return what was compared, even if the run of another pipeline failed. Fail if something differs."""
         from headrace.operations import deployment, spark_runs
 
         return spark_runs.judge_reconcile(deployment.load(), runs)
@@ -70,10 +70,10 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Bounded repair of a Cassandra table after a reconciliation that found differences: the named rows of closed "
-            "windows and settled joins. Plan, approval (Reject by default), the same plan again, act.",
+            "Repair the rows of a Cassandra table that a reconciliation named: rows of closed windows and settled joins, up "
+            "to a limit. Steps: plan, approval (default: Reject), plan again and compare, act.",
             inputs="the report of a reconciliation run.",
-            effects="rows of serving tables are written or deleted.",
+            effects="writes or deletes rows of serving tables.",
             command="headrace batch repair",
             runbook="runbooks/ReconcileDifference.md",
         ),
@@ -88,7 +88,7 @@ with DAG(
 
     @task
     def plan_repair(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Say which rows would be written or deleted; nothing is changed."""
+        """Plan which rows to write or delete. Nothing is changed."""
         from headrace.operations import deployment, duties_batch
 
         form = params or {}
@@ -96,7 +96,7 @@ with DAG(
 
     @task
     def recheck_repair(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again: what was approved must still be what would be done."""
+        """Plan again. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment, duties_batch
 
         return duties_batch.recheck_repair(deployment.load(), planned)

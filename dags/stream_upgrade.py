@@ -1,4 +1,4 @@
-"""Upgrade one pipeline to another release, unattended: an unsafe one is refused before the stop, a bad one rolled back."""
+"""Upgrade one pipeline to another release. An unsafe release is refused before the stop, a failing one is rolled back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Run another release of one pipeline: plan it beside the driver that lives and compare it with the "
-            "checkpoints, stop, snapshot, start, watch some batches, then keep it or roll back. An unsafe change is "
-            "refused before anything is stopped. A run that fails has left the old release running.",
-            inputs="the release: a folder with pipelines/ and spark_jobs/, or an image; empty for the deployment's own.",
-            effects="the driver is replaced; a snapshot of every query stays for its retention.",
+            "Upgrade one pipeline to another release. Steps: plan the release next to the running driver and compare it "
+            "with the checkpoints, stop, snapshot, start, watch some batches, then keep the release or roll back. An unsafe "
+            "change is refused before anything is stopped. If the run fails, the old release runs.",
+            inputs="the release: a folder with pipelines/ and spark_jobs/, or an image. Empty: the release of the deployment.",
+            effects="replaces the driver; takes a snapshot of every query.",
             command="headrace stream upgrade",
             runbook="howto/operate-streams.md",
         ),
@@ -29,10 +29,13 @@ with DAG(
         params={
             "pipeline": seat.pipeline_param(PIPELINES),
             "release": Param(
-                "", type="string", title="Release", description="Folder or image; empty: the deployment's own."
+                "",
+                type="string",
+                title="Release",
+                description="Folder or image. Leave empty for the release of the deployment.",
             ),
             "batches": Param(3, type="integer", minimum=1, maximum=100, title="Batches to watch"),
-            "minutes": Param(10, type="integer", minimum=1, maximum=50, title="Minutes that they may take"),
+            "minutes": Param(10, type="integer", minimum=1, maximum=50, title="Minutes that these batches may take"),
         },
         minutes=120,
     ),
@@ -40,7 +43,7 @@ with DAG(
 
     @task
     def check(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Plan the release beside the driver that lives; refuse what the checkpoints cannot take."""
+        """Plan the release next to the running driver. Refuse a change that the checkpoints cannot take."""
         from headrace.operations import deployment, upgrade
 
         form = params or {}
@@ -48,14 +51,14 @@ with DAG(
 
     @task
     def stop(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
-        """Hold the supervisor off and stop the driver."""
+        """Put the supervisor on hold and stop the driver."""
         from headrace.operations import deployment, upgrade
 
         return upgrade.stop(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
 
     @task
     def snapshot(plan: dict[str, Any]) -> dict[str, str]:
-        """Snapshot every query: the way back where the old release cannot go on from what the new one leaves."""
+        """Take a snapshot of every query, for a rollback that cannot continue from the checkpoint of the new release."""
         from headrace.operations import deployment, upgrade
 
         own = deployment.load()
@@ -96,7 +99,7 @@ with DAG(
 
     @task(trigger_rule="one_failed", execution_timeout=timedelta(minutes=30))
     def roll_back(plan: dict[str, Any] | None, cut: dict[str, str] | None, dag_run: object = None) -> dict[str, Any]:
-        """Start the old release again, from the snapshot where it cannot go on from the checkpoint."""
+        """Start the old release again: from its checkpoint, or from the snapshot if it cannot continue from there."""
         from headrace.operations import deployment, upgrade
 
         if plan is None:

@@ -1,4 +1,4 @@
-"""Start, stop, pause, resume and restart streams. Each run records the desired state beside the checkpoints and applies it."""
+"""Start, stop, pause, resume and restart streams. Each run records the desired state next to the checkpoints and applies it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAGS = ("speed", "spark", "writes")
 def start(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
-    """Start or adopt the driver and wait until its queries run. A paused one is left as it is."""
+    """Start or adopt the driver, and wait until its queries run. A paused pipeline is skipped."""
     from headrace.operations import control, deployment, duties, generations
 
     form, own = params or {}, deployment.load()
@@ -40,7 +40,7 @@ def start(
 
 @task(map_index_template="{{ pipeline }}")
 def stop(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
-    """Stop the driver; a running batch may finish."""
+    """Stop the driver. A running batch may finish."""
     from headrace.operations import deployment, duties
 
     launcher = deployment.load().launcher()
@@ -49,7 +49,7 @@ def stop(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = 
 
 @task(map_index_template="{{ pipeline }}")
 def pause(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
-    """Stop the driver until it is resumed; the reason is shown."""
+    """Stop the driver until the pipeline is resumed. The reason is shown."""
     from headrace.operations import deployment, duties
 
     launcher = deployment.load().launcher()
@@ -68,7 +68,7 @@ def resume(pipeline: str, dag_run: object = None) -> dict[str, Any]:
 def restart(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
-    """Stop the driver, start a new one and wait until its queries run; the restart budget is given back."""
+    """Stop the driver, start a new one, and wait until its queries run. Resets the restart budget."""
     from headrace.operations import control, deployment, duties, generations
 
     form, own = params or {}, deployment.load()
@@ -91,16 +91,16 @@ NEW_GENERATIONS = Param(
     type="array",
     items={"type": "string"},
     title="New generations",
-    description="Queries that begin a new generation: state and offsets start again; the old one is kept. `all`: every one, "
-    "the archives too. One pipeline only.",
+    description="Queries that begin a new generation: state and offsets start again, and the old generation is kept. `all` "
+    "means every query, including the archives. Select one pipeline only.",
 )
 ROWS = Param(
     "",
     type="string",
     enum=["", "keep", "empty"],
     title="Rows",
-    description="What becomes of rows that an older generation left in Cassandra: `keep` them, or `empty` the tables first "
-    "(the pipeline must be stopped). Asked for only where a new generation begins over rows.",
+    description="For rows of an older generation in Cassandra: `keep` them, or `empty` the tables first (the pipeline must "
+    "be stopped). Required only if a new generation begins over existing rows.",
 )
 WHAT_RUNS = "`pipelines/<name>.yaml`, `spark_jobs/<name>.py`, the checkpoints."
 
@@ -109,10 +109,10 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Start the drivers of the chosen pipelines, or adopt those that live; done when their queries run. "
-            "From then on `streams_supervisor` keeps them running.",
+            "Start the drivers of the selected pipelines, or adopt running ones. The task ends when their queries run. From "
+            "then on `streams_supervisor` keeps them running.",
             inputs=WHAT_RUNS,
-            effects="one Spark driver a pipeline.",
+            effects="starts one Spark driver per pipeline.",
             command="headrace stream start PIPELINE",
             runbook="runbooks/MISSING.md",
         ),
@@ -132,10 +132,10 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Stop the drivers of the chosen pipelines; a batch that runs may finish. Nothing is lost: a start goes on "
-            "from the checkpoint, and `streams_supervisor` leaves a stopped stream alone.",
-            inputs="the wish of this run.",
-            effects="the drivers end.",
+            "Stop the drivers of the selected pipelines. A running batch may finish. Nothing is lost: the next start "
+            "continues from the checkpoint. `streams_supervisor` does not start a stopped stream.",
+            inputs="the desired state of this run.",
+            effects="stops the drivers.",
             command="headrace stream stop PIPELINE",
             runbook="howto/operate-streams.md",
         ),
@@ -150,10 +150,9 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Stop the drivers until `stream_resume`; the reason is shown on the Streams page and by "
-            "`headrace stream status`.",
-            inputs="the wish of this run.",
-            effects="the drivers end.",
+            "Stop the drivers until `stream_resume`. The Streams page and `headrace stream status` show the reason.",
+            inputs="the desired state of this run.",
+            effects="stops the drivers.",
             command="headrace stream pause PIPELINE --reason TEXT",
             runbook="howto/operate-streams.md",
         ),
@@ -168,9 +167,9 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Start paused pipelines again. One that is not paused is refused, so that a stop is never undone by mistake.",
+            "Start paused pipelines again. A pipeline that is not paused is refused, so that no stop is undone by mistake.",
             inputs=WHAT_RUNS,
-            effects="one Spark driver a pipeline.",
+            effects="starts one Spark driver per pipeline.",
             command="headrace stream resume PIPELINE",
             runbook="howto/operate-streams.md",
         ),
@@ -185,10 +184,10 @@ with DAG(
     schedule=None,
     **seat.dag_arguments(
         doc=seat.document(
-            "Stop the drivers of the chosen pipelines and start new ones: the way out of CRASH_LOOP once its cause is "
-            "gone, since it gives the restart budget back.",
+            "Stop the drivers of the selected pipelines and start new ones. This also resets the restart budget: use it "
+            "after CRASH_LOOP, once the cause is fixed.",
             inputs=WHAT_RUNS,
-            effects="the drivers end and new ones start.",
+            effects="stops the drivers and starts new ones.",
             command="headrace stream restart PIPELINE",
             runbook="runbooks/CRASH_LOOP.md",
         ),

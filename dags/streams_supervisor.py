@@ -1,4 +1,4 @@
-"""Every minute: does each stream move data, and if not, what is done about it. Short tasks, one a pipeline."""
+"""Check every minute whether each stream moves data, and act if it does not. One short task per pipeline."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ with DAG(
     start_date=seat.START,
     **seat.dag_arguments(
         doc=seat.document(
-            "Look at every pipeline: living drivers, heartbeat, checkpoint, ledger and Kafka's end offsets give one "
-            'verdict for each query and pipeline, with a reason. "Running" alone is never healthy; what cannot be known '
-            "is UNKNOWN and touched by nobody. A driver that ended is started again within its restart budget, one that "
-            "hangs is fenced first. A task fails once when a pipeline needs a person: that is the alert.",
-            inputs="heartbeats, checkpoints, ledgers, Kafka's end offsets, the operators' wishes.",
-            effects="drivers are started or fenced; `supervision.json` is written beside the checkpoints.",
+            "Check every pipeline. Running drivers, heartbeat, checkpoint, ledger and Kafka's end offsets give one verdict "
+            'per query and pipeline, with a reason. "Running" alone is not healthy. If something does not answer, the '
+            "verdict is UNKNOWN and nothing is done. A driver that exited is started again within its restart budget; one "
+            "that hangs is fenced first. If a pipeline needs a person, its task fails once: that is the alert.",
+            inputs="heartbeats, checkpoints, ledgers, Kafka's end offsets, the desired state.",
+            effects="starts or fences drivers; writes `supervision.json` next to the checkpoints.",
             command="headrace stream supervise --once",
             runbook="runbooks/README.md",
         ),
@@ -33,13 +33,13 @@ with DAG(
 
     @task(retries=0, execution_timeout=timedelta(seconds=240), map_index_template="{{ pipeline }}")
     def supervise(pipeline: str) -> dict[str, Any]:
-        """Make one pass over a pipeline and watch its driver until the next."""
+        """Make one pass over a pipeline, and watch its driver until the next pass."""
         from headrace.operations import deployment, notify, supervision, supervisor
 
-        own = deployment.load()
-        before = (supervision.read(own.root, pipeline) or {}).get("verdict", "")
-        result = supervisor.supervise_for_airflow(own, pipeline)
-        notify.changed(before, result)
+        deployed = deployment.load()
+        before = supervision.read(deployed.root, pipeline)
+        result = supervisor.supervise_for_airflow(deployed, pipeline)
+        notify.changed(before.verdict if before else "", result)
         return result
 
     supervise.expand(pipeline=PIPELINES)

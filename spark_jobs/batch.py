@@ -1,11 +1,10 @@
-"""The one entry point of finite Spark work: `batch.py DUTY PIPELINE RUN`, by spark-submit or, on one machine, by Python.
+"""The entry point of finite Spark jobs: `batch.py DUTY PIPELINE RUN`, run by spark-submit or, on one machine, by Python.
 
-DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's order.json, which its planner wrote, says what exactly
-is to be done. The environment is that of `main.py`: HEADRACE_STORAGE_ROOT, SERVICE_BINDING_ROOT, HEADRACE_PIPELINES,
-HEADRACE_SPARK_CONF. Exit code 0: report.json is there; 1: it is not, and the last line of the log says why.
+DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's job spec (order.json), written by its planner, says
+exactly what to do. The environment is that of `main.py` (`contract.driver_environment`). Exit code 0: report.json exists;
+1: it does not, and the last line of the log says why.
 """
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from headrace.contract import submit
 from headrace.contract.bindings import binding_root
+from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
@@ -30,7 +30,7 @@ DUTIES = {
 
 
 def main(duty: str, name: str, run: str) -> int:
-    """Do one run and return the exit code."""
+    """Execute one run and return the exit code."""
     logs.to_stdout()
     try:
         _run(duty, name, run)
@@ -38,30 +38,29 @@ def main(duty: str, name: str, run: str) -> int:
         log.error("%s", refusal)
         return 1
     except Exception as fault:
-        log.exception("%s of %s broke off", duty, name)
-        log.error("%s of %s broke off: %s", duty, name, reason_of(fault))
+        log.exception("%s of %s failed", duty, name)
+        log.error("%s of %s failed: %s", duty, name, reason_of(fault))
         return 1
     return 0
 
 
 def _run(duty: str, name: str, run: str) -> None:
-    env = os.environ
+    environment = DriverEnvironment.from_env(os.environ)
     if duty not in DUTIES:
-        raise HeadraceError(f"There is no duty {duty!r}: there is {', '.join(DUTIES)}.")
-    root = env.get("HEADRACE_STORAGE_ROOT")
+        raise HeadraceError(f"Unknown duty {duty!r}. Known duties: {', '.join(DUTIES)}.")
+    root = environment.storage_root
     if not root:
-        raise HeadraceError("HEADRACE_STORAGE_ROOT is not set: start batch runs with `headrace batch`, or by the DAG.")
-    jobs = Path(__file__).resolve().parent
-    pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
+        raise HeadraceError(f"{STORAGE_ROOT} is not set. Start batch runs with `headrace batch`, or with the DAG.")
+    pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    order = batch_job.order(root, name, run)
-    conf = json.loads(env.get("HEADRACE_SPARK_CONF", "{}"))
-    if "PYSPARK_GATEWAY_PORT" not in env:
-        conf = submit.local_conf(pipeline, int(env.get("HEADRACE_SPARK_UI_PORT", "4040"))) | conf
+    spec = batch_job.job_spec(root, name, run)
+    conf = dict(environment.spark_conf)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        conf = submit.local_conf(pipeline, environment.spark_ui_port) | conf
     module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
     job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
     try:
-        batch_job.report(root, name, run, DUTIES[duty](job, order))
+        batch_job.report(root, name, run, DUTIES[duty](job, spec))
     finally:
         job.spark.stop()
 

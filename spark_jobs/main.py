@@ -1,26 +1,23 @@
 """The one entry point that starts a driver: `main.py PIPELINE [LOCK FILE]`, by spark-submit or, on one machine, by Python.
 
-Everything else comes from the environment: HEADRACE_STORAGE_ROOT (folder or URI), SERVICE_BINDING_ROOT (bindings),
-HEADRACE_PIPELINES (folder of pipeline files), HEADRACE_METRICS_HOST, HEADRACE_METRICS_PORT, HEADRACE_GRACE_SECONDS,
-HEADRACE_NEW_GENERATIONS (query names), HEADRACE_REQUEST (the start that asks for them), HEADRACE_LIFE (this very
-driver, repeated in its heartbeat), HEADRACE_RELEASE (what was asked to run), HEADRACE_CHECK_ONLY (plan, compare with the
-checkpoints, write check.json, start nothing), HEADRACE_SPARK_CONF (JSON), HEADRACE_SPARK_UI_PORT. The exit code is an
-`Exit`.
+Everything else comes from the environment: HEADRACE_STORAGE_ROOT and the other variables of
+`contract.driver_environment`, and SERVICE_BINDING_ROOT (bindings). The exit code is an `Exit`.
 """
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from pyspark.errors import AnalysisException
 
-from headrace.contract import pace, paths, storage, submit
+from headrace.contract import pace, paths, records, submit
 from headrace.contract.bindings import binding_root
+from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
+from headrace.contract.driver_files import CheckResult, ExitRecord
 from headrace.contract.exits import Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
@@ -33,14 +30,15 @@ log = logging.getLogger("headrace")
 
 
 def main(name: str, lock: str | None = None) -> int:
-    """Run one pipeline's driver, leave word of how it ended, and return its exit code."""
+    """Run one pipeline's driver, write its exit record, and return its exit code."""
     logs.to_stdout()
-    only_check = bool(os.environ.get("HEADRACE_CHECK_ONLY"))
+    environment = DriverEnvironment()
     error, kills = "", oom_kills()
     changes: dict[str, list[str]] = {}
     try:
-        pipeline, module, options = _prepare(name, lock, Path(__file__).resolve().parent)
-        if only_check:
+        environment = DriverEnvironment.from_env(os.environ)
+        pipeline, module, options = _prepare(name, lock, environment)
+        if environment.check_only:
             changes = check(pipeline, module, options)
             code = int(Exit.REFUSED if changes else Exit.FINISHED)
         else:
@@ -52,88 +50,79 @@ def main(name: str, lock: str | None = None) -> int:
         error = f"Spark refuses the plan of {name}: {str(refusal).splitlines()[0]}"
         log.error("%s", error)
         code = Exit.REFUSED
-    except Exception as fault:  # whatever ends a driver: its JVM was killed, Kafka does not answer ...
-        log.exception("the driver of %s broke off", name)
+    except Exception as fault:  # anything that ends a driver: a killed JVM, Kafka that does not answer
+        log.exception("the driver of %s failed", name)
         code, error = end_of(fault, kills)
         log.error("the driver of %s ends with %s: %s", name, Exit(code).name, error)
-    if only_check:
-        _leave_word(paths.check, name, code, error, changes)
-    elif code != Exit.LOCKED or os.environ.get(
-        "HEADRACE_LIFE"
-    ):  # else it would be taken for the word of the running driver
-        _leave_word(paths.outcome, name, code, error)
-        _leave_pace(name, code)
+    _record_end(name, environment, code, error, changes)
     return code
 
 
-def _prepare(name: str, lock: str | None, jobs: Path) -> tuple[Pipeline, ModuleType, Options]:
-    env = os.environ
-    pipelines = Path(env.get("HEADRACE_PIPELINES", jobs.parent / "pipelines"))
-    try:
-        pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    except HeadraceError as error:
-        raise HeadraceError(str(error), exit_code=Exit.REFUSED) from error
-    options = Options(
-        root=_required("HEADRACE_STORAGE_ROOT"),
-        bindings=binding_root(),
-        conf=_local_conf(pipeline) | json.loads(env.get("HEADRACE_SPARK_CONF", "{}")),
-        lock_file=Path(lock) if lock else None,
-        metrics_host=env.get("HEADRACE_METRICS_HOST", "127.0.0.1"),
-        metrics_port=int(env.get("HEADRACE_METRICS_PORT", "0")),
-        grace_seconds=float(env.get("HEADRACE_GRACE_SECONDS", "30")),
-        new_generations=frozenset(env.get("HEADRACE_NEW_GENERATIONS", "").split()),
-        request=env.get("HEADRACE_REQUEST", ""),
-        life=env.get("HEADRACE_LIFE", ""),
-    )
-    return pipeline, queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
-
-
-def _leave_word(
-    place: Callable[[str, str], str], name: str, code: int, error: str, changes: dict[str, list[str]] | None = None
+def _record_end(
+    name: str, environment: DriverEnvironment, code: int, error: str, changes: Mapping[str, Sequence[str]]
 ) -> None:
-    """Write how this driver or check ended: the exit code of a process is lost with who started it."""
-    root = os.environ.get("HEADRACE_STORAGE_ROOT")
-    word: dict[str, object] = {
-        "exit": Exit(code).name if code in set(Exit) else str(code),
-        "error": error,
-        "at_ms": time.time_ns() // 1_000_000,
-        "request": os.environ.get("HEADRACE_REQUEST", ""),
-        "life": os.environ.get("HEADRACE_LIFE", ""),
-        "release": os.environ.get("HEADRACE_RELEASE", ""),
-    }
-    if changes is not None:
-        word["changes"] = changes
+    """Write how this driver or check ended, because the exit code of a process is lost with its parent."""
+    root = environment.storage_root
+    if not root:
+        return
+    record = ExitRecord(
+        exit=Exit(code).name if code in set(Exit) else str(code),
+        error=error,
+        at_ms=time.time_ns() // 1_000_000,
+        request=environment.request,
+        instance=environment.instance,
+        release=environment.release,
+    )
     try:
-        if root:
-            storage.write_json(place(root, name), word)
+        if environment.check_only:
+            listed = {query: tuple(lines) for query, lines in changes.items()}
+            records.write(paths.check(root, name), CheckResult(**vars(record), changes=listed))
+        elif (
+            code != Exit.LOCKED or environment.instance
+        ):  # else it would be taken for the exit record of the running driver
+            records.write(paths.outcome(root, name), record)
+            _adjust_pace(name, environment, record.exit)
     except OSError as fault:
-        log.warning("no word left of how this driver ended: %s", fault)
+        log.warning("could not write the exit record of this driver: %s", fault)
 
 
-def _leave_pace(name: str, code: int) -> None:
-    """Make the next driver take less at once where this one ran out of memory, and as usual where it was stopped."""
-    root, end = os.environ.get("HEADRACE_STORAGE_ROOT"), Exit(code).name if code in set(Exit) else ""
+def _adjust_pace(name: str, environment: DriverEnvironment, end: str) -> None:
+    """Make the next driver read less at once if this one ran out of memory, and the normal amount if it was stopped."""
     try:
-        if root and end in pace.SLOWED_BY:
-            pace.slow_down(root, name, os.environ.get("HEADRACE_LIFE", ""), end)
-        elif root and end == Exit.FINISHED.name:
-            pace.restore(root, name)
+        if end in pace.SLOWED_BY:
+            pace.slow_down(environment.storage_root, name, environment.instance, end)
+        elif end == Exit.FINISHED.name:
+            pace.restore(environment.storage_root, name)
     except OSError as fault:
         log.warning("the next driver takes as much at once as this one: %s", fault)
 
 
-def _local_conf(pipeline: Pipeline) -> dict[str, str]:
-    """Return what spark-submit says on a cluster: without it this process starts Spark on this machine."""
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        return {}
-    return submit.local_conf(pipeline, int(os.environ.get("HEADRACE_SPARK_UI_PORT", "4040")))
+def _prepare(name: str, lock: str | None, environment: DriverEnvironment) -> tuple[Pipeline, ModuleType, Options]:
+    pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
+    try:
+        pipeline = load_pipeline(pipelines / f"{name}.yaml")
+    except HeadraceError as error:
+        raise HeadraceError(str(error), exit_code=Exit.REFUSED) from error
+    if not environment.storage_root:
+        raise HeadraceError(f"{STORAGE_ROOT} is not set. Start drivers with `headrace stream start`.")
+    options = Options(
+        root=environment.storage_root,
+        bindings=binding_root(),
+        conf=_local_conf(pipeline, environment) | dict(environment.spark_conf),
+        lock_file=Path(lock) if lock else None,
+        metrics_host=environment.metrics_host,
+        metrics_port=environment.metrics_port,
+        grace_seconds=environment.grace_seconds,
+        new_generations=frozenset(environment.new_generations),
+        request=environment.request,
+        instance=environment.instance,
+    )
+    return pipeline, queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py"), options
 
 
-def _required(variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        raise HeadraceError(f"{variable} is not set: start drivers with `headrace stream start`.")
-    return value
+def _local_conf(pipeline: Pipeline, environment: DriverEnvironment) -> dict[str, str]:
+    """Return the settings that spark-submit provides on a cluster; here they make this process start Spark locally."""
+    return {} if "PYSPARK_GATEWAY_PORT" in os.environ else submit.local_conf(pipeline, environment.spark_ui_port)
 
 
 if __name__ == "__main__":

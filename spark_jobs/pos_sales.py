@@ -1,26 +1,26 @@
-"""Point of sale. A row before: one line of a receipt; after: a projection or a sum of such lines."""
+"""Point of sale. Input: lines of receipts. Output: projections and sums of them."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 
 def items(pos: DataFrame) -> DataFrame:
-    """Return product_id, amount, source: one row a receipt line."""
+    """Return product_id, amount, source: one row per receipt line."""
     return pos.select("product_id", "amount", "source")
 
 
 def product_totals(pos: DataFrame) -> DataFrame:
-    """Return product_id, total_amount, sales: one row a product."""
+    """Return product_id, total_amount, sales: one row per product."""
     return pos.groupBy("product_id").agg(*_sums())
 
 
 def tumbling(pos: DataFrame) -> DataFrame:
-    """Return window_start, window_end, product_id, total_amount, sales: one row a product and 5 minutes."""
+    """Return window_start, window_end, product_id, total_amount, sales: one row per product and 5 minutes."""
     return _windowed(pos, F.window("create_date", "5 minutes"))
 
 
 def sliding(pos: DataFrame) -> DataFrame:
-    """Return the columns of `tumbling`: one row a product and 10 minutes, a window beginning every 5."""
+    """Return the columns of `tumbling`: one row per product and 10 minutes, with a new window every 5."""
     return _windowed(pos, F.window("create_date", "10 minutes", "5 minutes"))
 
 
@@ -28,7 +28,7 @@ final_windows = tumbling
 
 
 def leaderboard(pos: DataFrame) -> DataFrame:
-    """Return board, product_id, total_amount, sales: one row a product, all on one board."""
+    """Return board, product_id, total_amount, sales: one row per product, all on one board."""
     return product_totals(pos).select(F.lit("all").alias("board"), "product_id", "total_amount", "sales")
 
 

@@ -1,11 +1,11 @@
-"""Website events. A row before: one event as the site sent it; after: one normalised event."""
+"""Website events. Input: events as sites send them. Output: normalised events."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 
 def files(quickstart: DataFrame) -> DataFrame:
-    """Return lower_city, domain, behavior, source: one row an event."""
+    """Return lower_city, domain, behavior, source: one row per event."""
     return quickstart.select(
         F.lower("city").alias("lower_city"),
         "domain",

@@ -64,16 +64,16 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["stream", "status", "pos_sale"], "There is no pipeline 'pos_sale': there is "),
-        (["stream", "start", "--new-generation", "tumbling"], "--new-generation goes with exactly one pipeline."),
+        (["stream", "status", "pos_sale"], "Unknown pipeline 'pos_sale'. Known pipelines: "),
+        (["stream", "start", "--new-generation", "tumbling"], "--new-generation needs exactly one pipeline."),
         (
             ["stream", "start", "pos_sales"],
-            "no topics, tables and login yet. Run `headrace provision pos_sales` first.",
+            "topics, tables and login are missing. Run `headrace provision pos_sales` first.",
         ),
         (["stream", "start", "pos_sales", "--new-generation", "x"], "Unknown query 'x' of pos_sales"),
         (["logs", "kafka"], "kafka has no log yet"),
-        (["produce", "--topic", "pos"], "There is no binding at"),
-        (["provision"], "There is no binding at"),
+        (["produce", "--topic", "pos"], "No binding at"),
+        (["provision"], "No binding at"),
     ],
 )
 def test_a_fault_is_one_sentence_and_exit_code_1(
@@ -119,7 +119,7 @@ def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
     assert json.loads(done.stdout) == dict.fromkeys(sorted(reasons), "did not run")
     done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "--json")
     assert (done.returncode, json.loads(done.stdout)["acted"]) == (1, False)
-    assert "Left out: pipelines/pos_sales.yaml: colour: unknown key" in done.stderr
+    assert "Skipped: pipelines/pos_sales.yaml: colour: unknown key" in done.stderr
     done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "pos_sales")
     assert (done.returncode, done.stdout) == (1, "")
     assert "colour: unknown key" in done.stderr
@@ -138,7 +138,7 @@ def test_down_ends_every_driver_whatever_the_pipeline_files_hold(
     try:
         assert drivers.running() == ["pos_sales", "removed"]
         done = headrace(environment, with_a_broken_file, "down")
-        assert (done.returncode, done.stdout) == (0, "Everything is stopped.\n")
+        assert (done.returncode, done.stdout) == (0, "All drivers and servers are stopped.\n")
         assert drivers.running() == []
     finally:
         for name in ("pos_sales", "removed"):

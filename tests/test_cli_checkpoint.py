@@ -72,10 +72,10 @@ def test_a_reset_and_a_prune_are_plans_until_they_are_told_to_act(root: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["restore", "pos_sales"], "names a whole pipeline: say PIPELINE.QUERY"),
+        (["restore", "pos_sales"], "names a pipeline, but one query is needed: write PIPELINE.QUERY"),
         (["restore", "pos_sales.tumbling"], "has no snapshot: take one with"),
-        (["restore", "pos_sales.tumbling", "--at", "2026-01-01"], "--at goes with --reset"),
-        (["inspect", "pos_sales.x"], "There is no query 'x' in pos_sales"),
+        (["restore", "pos_sales.tumbling", "--at", "2026-01-01"], "--at needs --reset"),
+        (["inspect", "pos_sales.x"], "Unknown query 'x' of pos_sales"),
         (["snapshot", "pos_sales.items"], "has no generation"),
     ],
 )

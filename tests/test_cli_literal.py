@@ -172,7 +172,7 @@ def test_a_log_is_shown_without_the_escape_sequences_in_it(
 
 @pytest.mark.parametrize("text", ["1761031200000", "20261123", "2026-W11-1", "202603091112131", "yesterday", ""])
 def test_a_time_of_an_option_that_python_alone_would_read_is_refused(text: str) -> None:
-    with pytest.raises(HeadraceError, match="A time is 2026-11-23 or 2026-11-23T10:00 in UTC"):
+    with pytest.raises(HeadraceError, match=r"is not a time\. Write 2026-11-23 or 2026-11-23T10:00 \(UTC\)"):
         cli_common.time_of(text)
     assert cli_common.time_of("2026-11-23T10:00+01:00") == datetime(2026, 11, 23, 9, tzinfo=UTC)
     assert cli_common.time_of("2026-11-23") == datetime(2026, 11, 23, tzinfo=UTC)

@@ -67,7 +67,7 @@ def test_show_tells_what_failed_why_and_in_which_rows_and_batches(root: str) -> 
         "column_values_to_be_unique(_id) critical: One id says one thing.",
         "2 rows (0.1 %)",
         "'_offset': 7",
-        "batch 3: 9 rows, the ledger says 10",
+        "batch 3: 9 rows, but 10 in the ledger",
     ):
         assert text in shown.output
     told = CliRunner().invoke(app, ["quality", "show", SINK, "--json"])
@@ -77,9 +77,9 @@ def test_show_tells_what_failed_why_and_in_which_rows_and_batches(root: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["quality", "show", SINK], "kafka.pos_items was never checked: run `headrace quality run`."),
+        (["quality", "show", SINK], "kafka.pos_items has not been checked yet. Run `headrace quality run`."),
         (["quality", "show", "kafka.nope"], "Unknown sink or stage 'kafka.nope'. Known sinks and stages: cassandra."),
-        (["quality", "run", "--since", "today"], "A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not 'today'."),
+        (["quality", "run", "--since", "today"], "'today' is not a time. Write 2026-11-23 or 2026-11-23T10:00 (UTC)."),
         (["users", "plan", "a.b"], "Unknown dimension 'a.b'. Dimensions with a refresh: user_logins.users."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -103,3 +103,20 @@ def test_a_sentence_about_a_kind_of_kubernetes_object_is_true() -> None:
         if re.search(rf"\ba {kind}\b", path.read_text())
     }
     assert said == set()
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/howto/*.md")), ids=lambda page: page.name)
+def test_a_howto_says_at_its_top_which_tests_run_it_or_what_it_describes(page: Path) -> None:
+    if page.name != "README.md":
+        title, empty, statement = page.read_text().split("\n")[:3]
+        assert title.startswith("# ")
+        assert not empty
+        assert statement.startswith("*Tested: ")
+        assert re.search(r"`(tests/|make e2e)", page.read_text().split("\n\n")[1])
+
+
+def test_the_index_of_decisions_lists_each_page_with_its_title() -> None:
+    pages = sorted(ROOT.glob("docs/adr/0*.md"))
+    titles = {page.name: page.read_text().partition("\n")[0].removeprefix("# ") for page in pages}
+    index = (ROOT / "docs" / "adr" / "README.md").read_text()
+    assert {name: title for title, name in re.findall(r"\[(\d+\. .+?)\]\((0[\w-]+\.md)\)", index)} == titles

@@ -89,6 +89,35 @@ def test_great_expectations_is_imported_inside_functions_only() -> None:
             assert not (isinstance(node, ast.ImportFrom) and "great_expect" in (node.module or "")), path
 
 
+KINDS_OF_SINKS = {"CassandraSink", "KafkaSink", "FilesSink"}
+
+
+def _kinds_tested(test: ast.expr) -> set[str]:
+    """Return the kinds of sinks that a condition asks for by isinstance."""
+    calls = [node for node in ast.walk(test) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    asked = [call.args[1] for call in calls if getattr(call.func, "id", "") == "isinstance"]
+    return {kind.id for kind in asked if isinstance(kind, ast.Name)} & KINDS_OF_SINKS
+
+
+def _kinds_told_apart(body: list[ast.stmt]) -> set[str]:
+    """Return the kinds that the if statements of one block tell apart, with their elif."""
+    kinds: set[str] = set()
+    for statement in body:
+        while isinstance(statement, ast.If):
+            kinds |= _kinds_tested(statement.test)
+            following = statement.orelse
+            statement = following[0] if len(following) == 1 else ast.Pass()
+    return kinds
+
+
+@pytest.mark.parametrize("path", _python_files("src"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_branch_over_kinds_of_sinks_is_a_match_so_that_mypy_names_what_a_new_kind_needs(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            assert len(_kinds_told_apart(body)) <= 1, f"{path}:{body[0].lineno}: use match and assert_never"
+
+
 def _public_names(path: Path) -> list[str]:
     """Return the functions that a module of transforms makes public: by def, or by a second name of one."""
     found = []

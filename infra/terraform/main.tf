@@ -1,6 +1,6 @@
 locals {
   namespaces = { for system in ["kafka", "cassandra", "spark", "airflow"] : system => "${var.prefix}-${system}" }
-  # repository[:tag][@digest], as the charts take it; where there is a digest, it is what is pulled.
+  # repository[:tag][@digest], split for the charts. If there is a digest, it is pulled.
   named = { for name, image in var.images : name => {
     digest = try(regex("@(sha256:[0-9a-f]{64})$", image)[0], "")
     place  = split("@", image)[0]
@@ -18,12 +18,12 @@ locals {
     annotations       = var.placement.annotations
   }
   first = var.create_namespace ? kubernetes_namespace_v1.first[0].metadata[0].name : var.prefix
-  # A folder is a volume that both sides mount; anything else is an object store's URI.
+  # A folder is on the volume that Spark and Airflow mount. Anything else is the URI of an object store.
   shared_volume = startswith(var.storage.root, "/")
   event_logs    = "/data/spark-events"
 }
 
-# Remembers the size of the first apply: another one would form a new, empty quorum of Kafka. The charts ask the cluster the same.
+# Remembers the size of the first apply: another size would form a new, empty quorum of Kafka. The charts check the cluster too.
 resource "terraform_data" "size" {
   input = var.size
   lifecycle {
@@ -151,6 +151,6 @@ module "airflow" {
       tlsSecret = var.ingress == null ? "" : var.ingress.tls_secret
     }
   }, var.airflow]
-  # Its Job provisions topics and tables, so both systems come first, and its pods use the templates of spark.
+  # Its Job provisions topics and tables, so it needs both systems. Its pods use the templates of chart spark.
   depends_on = [module.kafka, module.cassandra, module.spark]
 }

@@ -1,10 +1,10 @@
 output "airflow_url" {
-  description = "Where Airflow is; without an ingress after the port-forward."
+  description = "Address of Airflow; without an ingress, it works after the port-forward."
   value       = var.airflow_url
 }
 
 output "next" {
-  description = "The next commands: reach Airflow, read the admin's password, look at the drivers, ask the tests."
+  description = "The next commands: reach Airflow, read the admin's password, list the drivers, run the tests."
   value = compact([
     var.ingress == null ? "kubectl -n ${local.namespaces.airflow} port-forward service/airflow-api 8080:8080" : "",
     "kubectl -n ${local.namespaces.airflow} get secret airflow -o jsonpath='{.data.admin-password}' | base64 -d",
@@ -15,6 +15,6 @@ output "next" {
 }
 
 output "namespaces" {
-  description = "The namespaces by what runs in them."
+  description = "The namespaces, by what runs in them."
   value       = merge(local.namespaces, { base = var.prefix })
 }

@@ -4,7 +4,7 @@ variable "kubeconfig" {
 }
 
 variable "kubeconfig_context" {
-  description = "Context in the kubeconfig; null is its current one."
+  description = "Context in the kubeconfig. null: the current context."
   type        = string
   default     = null
 }
@@ -20,40 +20,40 @@ variable "prefix" {
 }
 
 variable "create_namespace" {
-  description = "Make the first namespace. Set to false where it is there, such as with a pull secret or binding Secrets of external systems."
+  description = "Create the first namespace. Set to false if it exists, for example for a pull secret or for binding Secrets of external systems."
   type        = bool
   default     = true
   validation {
     condition     = var.create_namespace == false || alltrue([for s in [var.kafka, var.cassandra, var.database] : s.mode == "bundled"])
-    error_message = "An external system's binding Secret must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+    error_message = "The binding Secret of an external system must exist before the apply: create the namespace and the Secret, then set create_namespace = false."
   }
   validation {
     condition     = var.create_namespace == false || var.images.pull_secret == ""
-    error_message = "The first pod is pulled by images.pull_secret, so it must be there before the apply: make the namespace and the Secret, then set create_namespace = false."
+    error_message = "The first pod already needs images.pull_secret, so it must exist before the apply: create the namespace and the Secret, then set create_namespace = false."
   }
 }
 
 variable "keep_volumes" {
-  description = "Leave the volumes of Kafka, Cassandra and PostgreSQL, with the Secrets that open them, when the platform is destroyed."
+  description = "Keep the volumes of Kafka, Cassandra and PostgreSQL, and the Secrets for them, when the platform is destroyed."
   type        = bool
   default     = false
   validation {
     condition     = !(var.keep_volumes && var.create_namespace)
-    error_message = "Volumes are of no use without the CA and passwords in the first namespace: make that namespace yourself and set create_namespace = false."
+    error_message = "Volumes are useless without the CA and passwords in the first namespace: create that namespace yourself and set create_namespace = false."
   }
 }
 
 variable "size" {
-  description = "Nodes of Kafka and of Cassandra, and copies of all data: 1 or 3. Fixed for the life of an installation: a change is refused at plan."
+  description = "Number of nodes of Kafka and of Cassandra, and of replicas of all data: 1 or 3. Fixed for the lifetime of an installation: a change is refused at plan."
   type        = number
   validation {
     condition     = contains([1, 3], var.size)
-    error_message = "size is 1 (no redundancy) or 3: two nodes lose writes or availability with one of them; choose 3."
+    error_message = "size must be 1 (no redundancy) or 3. With two nodes, the loss of one costs writes or availability: choose 3."
   }
 }
 
 variable "images" {
-  description = "Images as repository:tag, repository@digest or repository:tag@digest. Ours are built by images/build; Kafka, Cassandra and PostgreSQL are the official ones. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, by which nodes pull them."
+  description = "Images as repository:tag, repository@digest or repository:tag@digest. images/build builds airflow and spark; kafka, cassandra and postgres are the official images. pull_secret names a Secret of type kubernetes.io/dockerconfigjson in the first namespace, with which nodes pull them."
   type = object({
     airflow     = string
     spark       = string
@@ -64,76 +64,76 @@ variable "images" {
   })
   validation {
     condition     = alltrue([for name, image in var.images : can(regex("^[^@]+(:[A-Za-z0-9._-]+|(:[A-Za-z0-9._-]+)?@sha256:[0-9a-f]{64})$", image)) if name != "pull_secret"])
-    error_message = "Each image is named with its tag, its digest or both, as in registry.example.org/headrace-spark:1.2.0@sha256:..."
+    error_message = "Each image needs a tag, a digest or both, as in registry.example.org/headrace-spark:1.2.0@sha256:..."
   }
   validation {
     condition     = alltrue([for name, image in var.images : !endswith(split("@", image)[0], ":latest") if name != "pull_secret"])
-    error_message = "The tag latest moves and cannot be rolled back to: name a version."
+    error_message = "The tag latest moves, so a rollback to it is impossible: name a version."
   }
   validation {
     condition     = can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$", var.images.pull_secret))
-    error_message = "images.pull_secret is the name of a Secret, not its content, which would show in state: make one with kubectl create secret docker-registry."
+    error_message = "images.pull_secret must be the name of a Secret, not its content, which would be visible in the state: create one with kubectl create secret docker-registry."
   }
 }
 
 variable "kafka" {
-  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  description = "bundled, or external with the name of your Secret with the admin's binding in the first namespace."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.kafka.mode)
-    error_message = "kafka.mode is bundled or external."
+    error_message = "kafka.mode must be bundled or external."
   }
   validation {
     condition     = var.kafka.mode == "bundled" || var.kafka.binding != ""
-    error_message = "An external Kafka is reached by your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
+    error_message = "An external Kafka needs your binding Secret: name it in kafka.binding (keys: docs/howto/deploy.md)."
   }
 }
 
 variable "cassandra" {
-  description = "bundled, or external with the name of your admin binding Secret in the first namespace."
+  description = "bundled, or external with the name of your Secret with the admin's binding in the first namespace."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.cassandra.mode)
-    error_message = "cassandra.mode is bundled or external."
+    error_message = "cassandra.mode must be bundled or external."
   }
   validation {
     condition     = var.cassandra.mode == "bundled" || var.cassandra.binding != ""
-    error_message = "An external Cassandra is reached by your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
+    error_message = "An external Cassandra needs your binding Secret: name it in cassandra.binding (keys: docs/howto/deploy.md)."
   }
 }
 
 variable "database" {
-  description = "Airflow's metadata database: bundled, or external with the name of a Secret whose key sql-alchemy-conn has the address."
+  description = "Airflow's metadata database: bundled, or external with the name of a Secret that has the address in its key sql-alchemy-conn."
   type        = object({ mode = optional(string, "bundled"), binding = optional(string, "") })
   default     = {}
   validation {
     condition     = contains(["bundled", "external"], var.database.mode) && (var.database.mode == "bundled" || var.database.binding != "")
-    error_message = "database.mode is bundled, or external with database.binding naming a Secret."
+    error_message = "database.mode must be bundled, or external with the name of a Secret in database.binding."
   }
 }
 
 variable "producers" {
-  description = "Clients that write topics which pipelines read: name => namespace (yours, there before) and topics. Each gets a Kafka user and the Secret kafka-producer-<name>; pods labelled headrace/producer=<name> may connect. One whose entry is dropped is shut out."
+  description = "Clients that write topics of pipelines: name => namespace (yours, must exist) and topics. Each producer gets a Kafka user and the Secret kafka-producer-<name>. Pods with the label headrace/producer=<name> may connect. A producer whose entry is removed loses its access."
   type        = map(object({ namespace = string, topics = list(string) }))
   default     = {}
   validation {
     condition     = alltrue([for name in keys(var.producers) : can(regex("^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", name))])
-    error_message = "A producer's name is part of a Secret's name: use lower-case letters, digits and dashes, at most 40."
+    error_message = "A producer's name is part of a Secret's name: use at most 40 lower-case letters, digits and dashes."
   }
   validation {
     condition     = alltrue([for each in var.producers : !contains(concat([var.prefix], values(local.namespaces)), each.namespace)])
-    error_message = "A producer runs in a namespace of its own, which is there before: the platform's namespaces are closed to it."
+    error_message = "A producer needs an existing namespace that does not belong to the platform: name another namespace."
   }
   validation {
     condition     = alltrue([for each in var.producers : length(each.topics) > 0])
-    error_message = "A producer without topics may do nothing: name those that it writes, or drop its entry to shut it out."
+    error_message = "A producer without topics can do nothing: name the topics that it writes, or remove its entry to revoke its access."
   }
 }
 
 variable "provision_consent" {
-  description = "Topics that the provision Job may adopt although it did not make them, or change so that data may be lost (a shorter retention, more partitions). Take a name out once it is applied: it would consent to the next such change too."
+  description = "Topics that the provision Job may adopt although it did not create them, or change in a way that may lose data (a shorter retention, more partitions). Remove a name after the apply: otherwise it also consents to the next such change."
   type        = list(string)
   default     = []
 }
@@ -144,12 +144,12 @@ variable "allow_plaintext" {
   default     = false
   validation {
     condition     = !var.allow_plaintext || var.kafka.mode == "external" || var.cassandra.mode == "external"
-    error_message = "The bundled systems never speak plain text: remove allow_plaintext."
+    error_message = "The bundled systems never use plain text: remove allow_plaintext."
   }
 }
 
 variable "storage" {
-  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...), an object store your binding Secret in the first namespace."
+  description = "Root of checkpoints and archives. A folder needs the source of a volume that two namespaces can mount (nfs, csi ...). An object store needs your Secret with its binding in the first namespace."
   type = object({
     root    = optional(string, "/data")
     size    = optional(string, "10Gi")
@@ -158,68 +158,68 @@ variable "storage" {
   })
   validation {
     condition     = !startswith(var.storage.root, "/") || length(keys(var.storage.source)) > 0
-    error_message = "storage.root is a folder: say in storage.source which volume Spark and Airflow share, or use an object store's URI as root."
+    error_message = "storage.root is a folder, so storage.source must name the volume that Spark and Airflow share. Or use the URI of an object store as root."
   }
   validation {
     condition     = length(keys(var.storage.source)) <= 1
-    error_message = "storage.source is one volume source, such as { nfs = { server = ..., path = ... } }."
+    error_message = "storage.source must be one volume source, such as { nfs = { server = ..., path = ... } }."
   }
   validation {
     condition     = startswith(var.storage.root, "/") ? var.storage.binding == "" : startswith(var.storage.root, "s3a://")
-    error_message = "storage.root is a folder, or s3a://bucket/prefix; storage.binding names your Secret with the login of the latter (keys: docs/howto/deploy.md)."
+    error_message = "storage.root must be a folder or s3a://bucket/prefix. Set storage.binding only for s3a; it names your Secret with the login (keys: docs/howto/deploy.md)."
   }
 }
 
 variable "stores" {
-  description = "Memory and disks of Kafka and Cassandra: heaps, requests and limits in the charts' words."
+  description = "Memory and disks of Kafka and Cassandra: heaps, requests and limits, with the names of the charts' values."
   type = object({
     kafka     = optional(any, {})
     cassandra = optional(any, {})
   })
   default = {}
-  # Not an object type: Terraform drops attributes that a type does not name, so that a misspelt one would do nothing in silence.
+  # Not an object type: Terraform drops attributes that a type does not name, so a misspelt one would silently do nothing.
   validation {
     condition     = length(setsubtract(keys(var.stores.kafka), ["heap", "resources", "storage", "antiAffinity", "place", "stopWaitSeconds", "terminationGracePeriodSeconds", "config"])) == 0
-    error_message = "stores.kafka has a key that chart kafka does not know: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
+    error_message = "stores.kafka has an unknown key. Known keys: heap, resources, storage, antiAffinity, place, stopWaitSeconds, terminationGracePeriodSeconds, config."
   }
   validation {
     condition     = length(setsubtract(keys(var.stores.cassandra), ["heap", "directMemory", "resources", "storage", "antiAffinity", "place", "terminationGracePeriodSeconds", "config"])) == 0
-    error_message = "stores.cassandra has a key that chart cassandra does not know: heap, directMemory, resources, storage, antiAffinity, place, terminationGracePeriodSeconds, config."
+    error_message = "stores.cassandra has an unknown key. Known keys: heap, directMemory, resources, storage, antiAffinity, place, terminationGracePeriodSeconds, config."
   }
 }
 
 variable "airflow" {
-  description = "Further values of the airflow chart: resources, driver.conf, postgres.storage, notify, connectionsSecret, extraEnv ..."
+  description = "Additional values of chart airflow: resources, driver.conf, postgres.storage, notify, connectionsSecret, extraEnv ..."
   type        = any
   default     = {}
   validation {
     condition     = length(setsubtract(keys(var.airflow), ["resources", "driver", "postgres", "logs", "parallelism", "batchSlots", "upkeep", "notify", "connectionsSecret", "bindings", "extraEnv", "extraVolumes", "extraVolumeMounts", "place"])) == 0
-    error_message = "airflow has a key that is no free value of chart airflow: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
+    error_message = "airflow has an unknown key. Known keys: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
   }
 }
 
 variable "airflow_url" {
-  description = "What users type into the browser; the default is that of port-forward."
+  description = "Address of Airflow in the browser; the default is that of port-forward."
   type        = string
   default     = "http://localhost:8080"
   validation {
     condition     = can(regex("^https?://[^/]+(/.*[^/])?$", var.airflow_url))
-    error_message = "airflow_url begins with http:// or https:// and does not end with a slash."
+    error_message = "airflow_url must begin with http:// or https:// and must not end with a slash."
   }
 }
 
 variable "ingress" {
-  description = "Ingress of Airflow: class, Secret with the certificate, namespace of the controller. The host is that of airflow_url."
+  description = "Ingress of Airflow: class, Secret with the certificate, namespace of the controller. The host comes from airflow_url."
   type        = object({ class_name = optional(string, ""), tls_secret = string, controller_namespace = string })
   default     = null
   validation {
     condition     = var.ingress == null || startswith(var.airflow_url, "https://")
-    error_message = "Airflow's password passes the ingress: airflow_url must begin with https://."
+    error_message = "Airflow's password passes through the ingress, so airflow_url must begin with https://."
   }
 }
 
 variable "network" {
-  description = "Addresses of the API server, further egress [{cidr, port}], and Prometheus' namespace."
+  description = "Addresses of the API server, additional egress [{cidr, port}], and the namespace of Prometheus."
   type = object({
     api_server_cidr      = optional(string, "0.0.0.0/0")
     external_egress      = optional(list(object({ cidr = string, port = number })), [])
@@ -229,7 +229,7 @@ variable "network" {
 }
 
 variable "monitoring" {
-  description = "Metrics and alerts: rules and PodMonitors where the Prometheus operator's kinds exist, else a ConfigMap and prometheus.io annotations. labels are those by which your Prometheus finds them."
+  description = "Metrics and alerts: rules and PodMonitors if the cluster has the Prometheus operator's kinds, else a ConfigMap and prometheus.io annotations. labels are the labels by which your Prometheus selects them."
   type = object({
     enabled     = optional(bool, false)
     runbook_url = optional(string, "https://github.com/example/headrace/blob/main/docs/runbooks")
@@ -238,12 +238,12 @@ variable "monitoring" {
   default = {}
   validation {
     condition     = !var.monitoring.enabled || var.network.monitoring_namespace != ""
-    error_message = "Network policies keep Prometheus out of the platform: name its namespace in network.monitoring_namespace."
+    error_message = "Network policies block Prometheus unless its namespace is known: name it in network.monitoring_namespace."
   }
 }
 
 variable "placement" {
-  description = "Where all pods may run, drivers and executors too, and their annotations. stores.kafka.place and the like say it for one chart."
+  description = "Where all pods may run, including drivers and executors, and their annotations. For one chart, use stores.kafka.place and the like."
   type = object({
     node_selector  = optional(map(string), {})
     tolerations    = optional(list(object({ key = optional(string), operator = optional(string), value = optional(string), effect = optional(string), tolerationSeconds = optional(number) })), [])
@@ -254,7 +254,7 @@ variable "placement" {
 }
 
 variable "history_server" {
-  description = "Run Spark's history server, and let drivers write rolling event logs for it on the shared volume."
+  description = "Run Spark's history server, and have drivers write rolling event logs for it to the shared volume."
   type        = bool
   default     = false
   validation {
@@ -264,13 +264,13 @@ variable "history_server" {
 }
 
 variable "pod_security_version" {
-  description = "Version of the Pod Security standard that all namespaces enforce; never above the cluster's."
+  description = "Version of the Pod Security standard that all namespaces enforce; not newer than the cluster."
   type        = string
   default     = "v1.34"
 }
 
 variable "timeout" {
-  description = "Seconds that each chart may take until all of it is ready."
+  description = "Seconds that each chart may take until it is ready."
   type        = number
   default     = 600
 }

@@ -1,7 +1,7 @@
 """`headrace`: the local platform and its streams from the command line.
 
-Every command that prints state has --json. Exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong
-usage, 3 something that should run does not (`status`, `stream status`).
+Every command that prints state has --json. Exit codes: 0 success, 1 refused or failed (with a message on stderr),
+2 wrong usage, 3 something that should run does not (`status`, `stream status`).
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _OK, _NO = Text("ok", style="green"), Text("no", style="red")
 
 
 def main() -> None:
-    """Run the command line; a HeadraceError is printed as its one sentence.
+    """Run the command line; print a HeadraceError as its message.
 
-    A command that left out a pipeline whose file does not load did the others, and ends with exit code 1.
+    If a command skipped a pipeline whose file does not load, it finishes the others and exits with code 1.
     """
     try:
         app()
@@ -87,7 +87,7 @@ def main() -> None:
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Kafka, Cassandra and Airflow, or adopt what runs; start again what crashed."""
+    """Start Kafka, Cassandra and Airflow. Adopt running servers and restart crashed ones."""
     settings = Settings.load()
     first = settings.airflow and not airflow_config.password_file(settings).exists()
     with progress_bars() as report:
@@ -99,21 +99,21 @@ def up(as_json: Json = False) -> None:
 
 @app.command()
 def down() -> None:
-    """Stop Airflow, all drivers, then Kafka and Cassandra. Nothing is lost; `up` goes on where it stopped."""
+    """Stop Airflow, all drivers, then Kafka and Cassandra. Nothing is lost: after `up` the streams continue."""
     settings = Settings.load()
     with progress_bars() as report:
         platform.stop_scheduling(settings, report)
-        own = launcher(settings)
-        for name in own.running():
-            report(f"driver {name} stops", None)
-            own.stop(name)
+        local_launcher = launcher(settings)
+        for name in local_launcher.running():
+            report(f"stopping driver {name}", None)
+            local_launcher.stop(name)
         platform.down(settings, report)
-    console.print("Everything is stopped.")
+    console.print("All drivers and servers are stopped.")
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show Kafka, Cassandra and Airflow; exit code 3 if one does not run."""
+    """Show the state of Kafka, Cassandra and Airflow. Exit code 3 if one does not run."""
     parts = platform.status(Settings.load())
     _show_parts(parts, as_json)
     if any(part.state != "RUNNING" for part in parts):
@@ -123,8 +123,8 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def logs(
     name: Annotated[str, typer.Argument(help="kafka, cassandra, airflow-scheduler ... or a pipeline.")],
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of lines from the end.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
 ) -> None:
     """Print the log of a server or of a pipeline's driver."""
     settings = Settings.load()
@@ -132,7 +132,7 @@ def logs(
     if not path.exists() and name not in pipeline_names(ProjectFolder / "pipelines"):
         path = platform.logs(settings, name)
     if not path.exists():
-        raise HeadraceError(f"{name} has no log yet: start it with `headrace up` or `headrace stream start`.")
+        raise HeadraceError(f"{name} has no log yet. Start it with `headrace up` or `headrace stream start`.")
     with path.open(errors="replace") as handle:
         for line in handle.readlines()[-lines:]:
             sys.stdout.write(printable(line, keep="\t\n"))
@@ -148,9 +148,9 @@ def logs(
 @app.command()
 def clean(
     cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars and class archives.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove all data, checkpoints, logs and passwords of this platform; refused while something runs."""
+    """Remove all data, checkpoints, logs and passwords of this platform. Refused while something runs."""
     settings = Settings.load()
     if not yes:
         typer.confirm(f"Remove {settings.home} and everything in it?", abort=True)
@@ -160,14 +160,14 @@ def clean(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Check this machine and this installation; changes nothing. Exit code 1 if something would keep `up` from starting."""
-    found = checks.run(Settings.load())
+    """Check this machine and this installation without changing anything. Exit code 1 if `up` could not start."""
+    results = checks.run(Settings.load())
     if as_json:
-        print_json([vars(check) for check in found])
+        print_json([vars(check) for check in results])
     else:
-        rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in found]
-        console.print(tables.plain(("", "check", "found", "remedy"), rows))
-    if any(not check.ok and check.blocks for check in found):
+        rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in results]
+        console.print(tables.plain(("", "check", "result", "remedy"), rows))
+    if any(not check.ok and check.blocks for check in results):
         raise typer.Exit(1)
 
 
@@ -177,25 +177,27 @@ def check(
         Path, typer.Argument(help="Folder with pipelines/ and spark_jobs/; default: this project.")
     ] = Path(),
 ) -> None:
-    """Check pipeline files and plan their queries: do the transforms return what the files declare? Needs no server."""
-    own = starting_launcher(Settings.load())
-    words = [sys.executable, "-m", "headrace.streaming.check", str(folder)]
-    environment = {**own.environment, "PYSPARK_PYTHON": sys.executable}
-    raise typer.Exit(subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
+    """Check pipeline files and plan their queries, to verify that transforms return the declared columns. Needs no server."""
+    local_launcher = starting_launcher(Settings.load())
+    command = [sys.executable, "-m", "headrace.streaming.check", str(folder)]
+    environment = {**local_launcher.environment, "PYSPARK_PYTHON": sys.executable}
+    raise typer.Exit(subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
 
 
 @app.command()
 def produce(
     file: Annotated[
-        Path | None, typer.Option(help="Send this NDJSON, JSON, CSV or Parquet file instead of generating.")
+        Path | None, typer.Option(help="NDJSON, JSON, CSV or Parquet file to send instead of generated events.")
     ] = None,
     topic: Annotated[
         list[str] | None, typer.Option(help="Topic of --file, or topics to generate (default: all).")
     ] = None,
-    events: Annotated[int | None, typer.Option(min=1, help="Records of all topics together.")] = None,
-    duration: Annotated[float, typer.Option(min=0.1, help="Length of the plan in seconds.")] = 60.0,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Records a second; default as fast as possible.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and start: the same bytes.")] = 1,
+    events: Annotated[int | None, typer.Option(min=1, help="Total number of records over all topics.")] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="Length of the generated timeline in seconds.")] = 60.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Records per second. Default: as fast as possible.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and start produce the same bytes.")] = 1,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the mix: late=0.05, skew=0, users=100 ..."),
@@ -205,7 +207,7 @@ def produce(
 ) -> None:
     """Send generated events, or your own file, and show which offsets Kafka acknowledged.
 
-    A malformed row is sent as it stands and becomes a dead letter; exit code 1 if a row was left.
+    A malformed row is sent unchanged and becomes a dead letter. Exit code 1 if a row could not be sent.
     """
     from headrace.operations.produce import mix as mixes
     from headrace.operations.produce import run
@@ -218,7 +220,7 @@ def produce(
                 raise HeadraceError("--file needs exactly one --topic.")
             try:
                 summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
-            except UndeliveredError as error:  # what did reach Kafka, and which rows are bad, is worth as much
+            except UndeliveredError as error:  # also show what reached Kafka and which rows are bad
                 _show_summary(error.summary, as_json)
                 raise
         else:
@@ -246,9 +248,9 @@ def _show_summary(summary: Summary, as_json: bool) -> None:
 @app.command()
 def demo(
     seconds: Annotated[float, typer.Option(min=10, help="How long to watch.")] = 120.0,
-    rate: Annotated[float, typer.Option(min=1, help="Events a second.")] = 190.0,
+    rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 190.0,
 ) -> None:
-    """Start everything, feed events, and show the streams live. The platform is left running."""
+    """Start everything, produce events, and show the streams live. Leaves the platform running."""
     from headrace.local.demo import run
 
     settings = Settings.load()
@@ -285,7 +287,7 @@ def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
 
 @contextmanager
 def _bar(text: str) -> Iterator[Any]:
-    """Show how many of how many are done."""
+    """Show a progress bar with the completed and total counts."""
     with Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors) as progress:
         task = progress.add_task(text, total=None)
 

@@ -26,7 +26,6 @@ from headrace.local.settings import Settings
 from headrace.operations import (
     batch_runs,
     batch_views,
-    deployment,
     lineage,
     lineage_runs,
     rebuild,
@@ -36,9 +35,9 @@ from headrace.operations import (
     serve,
     tables,
 )
-from headrace.operations.deployment import Deployment
+from headrace.operations.deployment import Deployment, load
 
-batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and whether all adds up.")
+batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
 DIFFERS = 4
 INCOMPLETE = 5
 
@@ -49,97 +48,99 @@ One = Annotated[str, typer.Argument(metavar="PIPELINE")]
 @batch.command("views")
 def compute(
     names: Names = None,
-    first: Annotated[str | None, typer.Option("--first", help="Backfill from this day, 2026-11-23.")] = None,
-    last: Annotated[str | None, typer.Option("--last", help="Backfill up to and with this day.")] = None,
+    first: Annotated[str | None, typer.Option("--first", help="First day to backfill, such as 2026-11-23.")] = None,
+    last: Annotated[str | None, typer.Option("--last", help="Last day to backfill, inclusive.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute batch views: days that are closed and new or touched, or a backfill of named days.
+    """Compute batch views: closed days that are new or have changed, or a backfill of the given days.
 
     Exit code 5: the archive lacks records that Kafka has, so closed days may be left for the next run.
     """
-    own = _starting()
-    wanted = [name for name, found in pipelines_of(names).items() if names or contract.views(found)]
+    deployment = _starting()
+    chosen = [name for name, pipeline in pipelines_of(names).items() if names or contract.views(pipeline)]
     with progress_bars() as report:
-        reports = [_views(own, name, first, last, report) for name in wanted]
+        reports = [_views(deployment, name, first, last, report) for name in chosen]
     if as_json:
         print_json(reports)
     else:
         rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
                 for r in reports for view, count in r["rows"].items()]  # fmt: skip
         console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
-        for line in (line for each in reports for line in batch_views.behind(each)):
+        for line in (line for view_report in reports for line in batch_views.behind(view_report)):
             console.print(line, soft_wrap=True)
-    if any(each["behind"] for each in reports):
+    if any(view_report["behind"] for view_report in reports):
         raise typer.Exit(INCOMPLETE)
 
 
 @batch.command("status")
 def status(names: Names = None, as_json: Json = False) -> None:
-    """Show which days the batch views hold, and their horizon."""
-    own = _written()
-    found = [batch_views.status(own.root, p) for p in pipelines_of(names).values() if contract.views(p)]
+    """Show the days in the batch views and their horizon."""
+    deployment = _written()
+    states = [batch_views.status(deployment.root, p) for p in pipelines_of(names).values() if contract.views(p)]
     if as_json:
-        print_json(found)
+        print_json(states)
         return
     rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], s["tables"])
-            for s in found]  # fmt: skip
+            for s in states]  # fmt: skip
     console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
 
 
 @batch.command("reconcile")
 def check(
     names: Names = None,
-    query: Annotated[list[str] | None, typer.Option(help="Only this query (may be repeated).")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Only the last so many days, and no totals.")] = None,
-    tolerance: Annotated[str, typer.Option(help="By how much a sum may differ.")] = "0",
+    query: Annotated[list[str] | None, typer.Option(help="Only this query (repeatable).")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Only this number of recent days, without totals.")] = None,
+    tolerance: Annotated[str, typer.Option(help="How much a sum may differ.")] = "0",
     as_json: Json = False,
 ) -> None:
     """Compare every sink with the archive: batch = speed + late.
 
-    Exit code 4: something does not add up. Exit code 5: something could not be compared, or nothing was.
+    Exit code 4: something differs. Exit code 5: something, or everything, could not be compared.
     """
-    own = _starting()
+    deployment = _starting()
     with progress_bars() as report:
         reports = [
             _execute(
-                own,
-                reconcile.plan(own, name, queries=query, days=days, tolerance=tolerance),
+                deployment,
+                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
                 f"reconcile {name}",
                 report,
             )
             for name in pipelines_of(names)
-            if names or reconcile.has_run(own.root, name)
+            if names or reconcile.has_run(deployment.root, name)
         ]
     if as_json:
         print_json(reports)
     else:
-        for each in reports:
+        for reconciled in reports:
             rows = [(a["query"], a["sink"], a["status"], a["compared"], a["late"], a["pending"], a["differing"])
-                    for a in each["accounts"]]  # fmt: skip
+                    for a in reconciled["accounts"]]  # fmt: skip
             head = ("query", "sink", "status", "compared", "late", "pending", "differ")
-            console.print(tables.plain(head, rows, title=f"{each['pipeline']}, run {each['run']}"))
-            for account in each["accounts"]:
+            console.print(tables.plain(head, rows, title=f"{reconciled['pipeline']}, run {reconciled['run']}"))
+            for account in reconciled["accounts"]:
                 if account["differing"] or account["note"]:
-                    told = reconcile.words(account) if account["differing"] else account["note"]
-                    console.print(f"{account['query']}: {told}", soft_wrap=True)
-    if any(each["differing"] for each in reports):
+                    detail = reconcile.words(account) if account["differing"] else account["note"]
+                    console.print(f"{account['query']}: {detail}", soft_wrap=True)
+    if any(reconciled["differing"] for reconciled in reports):
         raise typer.Exit(DIFFERS)
-    if any(reconcile.not_compared(each) for each in reports):
+    if any(reconcile.not_compared(reconciled) for reconciled in reports):
         raise typer.Exit(INCOMPLETE)
 
 
 @batch.command("trend")
 def trend(
-    pipeline: One, limit: Annotated[int, typer.Option(min=1, help="Newest entries.")] = 40, as_json: Json = False
+    pipeline: One,
+    limit: Annotated[int, typer.Option(min=1, help="Number of newest entries.")] = 40,
+    as_json: Json = False,
 ) -> None:
-    """Show how reconciliations went over time."""
-    found = reconcile.trend(_written().root, next(iter(pipelines_of([pipeline]))), limit)
+    """Show the results of reconciliations over time."""
+    entries = reconcile.trend(_written().root, next(iter(pipelines_of([pipeline]))), limit)
     if as_json:
-        print_json(found)
+        print_json(entries)
         return
     rows = [
         (f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r.get("status"), r["compared"], r["late"], r["differing"])
-        for r in found
+        for r in entries
     ]
     console.print(tables.plain(("at", "query", "sink", "status", "compared", "late", "differ"), rows))
 
@@ -148,14 +149,16 @@ def trend(
 def repair(
     pipeline: One,
     run: Run,
-    act: Annotated[str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan that you saw.")] = None,
+    act: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a repair of a run's differences would write; with --act, write it. Then reconcile again."""
-    own = _written()
-    planned = reconcile_repair.plan(own, pipeline, run)
+    """Show what a repair of a run's differences would write; with --act, write it and reconcile again."""
+    deployment = _written()
+    planned = reconcile_repair.plan(deployment, pipeline, run)
     if act is not None:
-        done = reconcile_repair.act(own, pipeline, run, act)
+        done = reconcile_repair.act(deployment, pipeline, run, act)
         if as_json:
             print_json(done)
         else:
@@ -173,7 +176,7 @@ def repair(
         console.print(f"Not repaired: {why}.")
     if rows:
         console.print(
-            f"Nothing was changed. To do it: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
+            f"Nothing was changed. To carry it out: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
         )
 
 
@@ -181,13 +184,15 @@ def repair(
 def rebuild_query(
     pipeline: One,
     query: Annotated[str, typer.Argument(metavar="QUERY")],
-    act: Annotated[str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan that you saw.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; the generation keeps it.")] = "rebuilt from the archive",
+    act: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the generation.")] = "rebuilt from the archive",
     as_json: Json = False,
 ) -> None:
-    """Show what a rebuild of a query from the archive would do; with --act, do it: a new generation, the stream stopped."""
-    own = _starting()
-    planned = rebuild.plan(own, pipeline, query)
+    """Show how a query would be rebuilt from the archive; with --act, rebuild it: a new generation, with the stream stopped."""
+    deployment = _starting()
+    planned = rebuild.plan(deployment, pipeline, query)
     if act is None:
         if as_json:
             print_json(planned)
@@ -199,11 +204,11 @@ def rebuild_query(
         for blocker in planned["blockers"]:
             console.print(f"Blocked: {blocker}.")
         if not planned["blockers"]:
-            console.print(f"To do it: headrace batch rebuild {pipeline} {query} --act {planned['fingerprint']}")
+            console.print(f"To carry it out: headrace batch rebuild {pipeline} {query} --act {planned['fingerprint']}")
         return
-    given = rebuild.give(own, planned | {"fingerprint": act}, by=who(), reason=reason)
+    job = rebuild.give(deployment, planned | {"fingerprint": act}, by=who(), reason=reason)
     with progress_bars() as report:
-        done = rebuild.finish(own, _execute(own, given, f"rebuild {query}", report))
+        done = rebuild.finish(deployment, _execute(deployment, job, f"rebuild {query}", report))
     if as_json:
         print_json(done)
     else:
@@ -212,46 +217,48 @@ def rebuild_query(
 
 @batch.command("retention")
 def guard(names: Names = None, as_json: Json = False) -> None:
-    """Show how long until Kafka removes what a query has not read. Exit code 4 if records are lost or soon will be."""
-    own = _written()
-    found = [retention.guard(own, name) for name in pipelines_of(names)]
+    """Show when Kafka will delete records that a query has not read. Exit code 4 if records are lost or at risk."""
+    deployment = _written()
+    results = [retention.guard(deployment, name) for name in pipelines_of(names)]
     if as_json:
-        print_json(found)
+        print_json(results)
     else:
-        hours = [None if f["least_left_seconds"] is None else f"{f['least_left_seconds'] / 3600:.1f} h" for f in found]
+        hours = [
+            None if f["least_left_seconds"] is None else f"{f['least_left_seconds'] / 3600:.1f} h" for f in results
+        ]
         rows = [(f["pipeline"], f["state"], left, ", ".join(f"{p['query']} {p['topic']}/{p['partition']}" for p in f["places"]))
-                for f, left in zip(found, hours, strict=True)]  # fmt: skip
+                for f, left in zip(results, hours, strict=True)]  # fmt: skip
         console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
-        for topic in sorted({topic for each in found for topic in each["bounded_by_bytes"]}):
-            console.print(f"{topic} is bounded by bytes too: Kafka may remove records before their time.")
-    if any(each["state"] in ("LOST", "AT_RISK") for each in found):
+        for topic in sorted({topic for result in results for topic in result["bounded_by_bytes"]}):
+            console.print(f"{topic} is also limited by size: Kafka may delete records before their retention time.")
+    if any(result["state"] in ("LOST", "AT_RISK") for result in results):
         raise typer.Exit(DIFFERS)
 
 
 @batch.command("lineage")
 def show_lineage(names: Names = None, as_json: Json = False) -> None:
-    """Emit OpenLineage events of the streams and show what is read and written."""
-    own = _written()
+    """Emit OpenLineage events of the streams, and show what they read and write."""
+    deployment = _written()
     for name in pipelines_of(names):
-        lineage_runs.emit_streams(own, name)
-    told = lineage.events(own.root)
+        lineage_runs.emit_streams(deployment, name)
+    events = lineage.events(deployment.root)
     if as_json:
-        print_json(told)
+        print_json(events)
         return
     rows = [(e["job"]["name"], [d["name"] for d in e["inputs"]], [d["name"] for d in e["outputs"]])
-            for e in told]  # fmt: skip
+            for e in events]  # fmt: skip
     console.print(tables.plain(("job", "reads", "writes"), rows))
 
 
 def serve_query(
     pipeline: One,
     query: Annotated[str, typer.Argument(metavar="QUERY")],
-    key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="A key column's value.")] = None,
-    since: Annotated[str | None, typer.Option(help="First event time, 2026-11-23 or 2026-11-23T10:00.")] = None,
-    until: Annotated[str | None, typer.Option(help="Event time that it ends before; default now.")] = None,
+    key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Value of a key column.")] = None,
+    since: Annotated[str | None, typer.Option(help="First event time, such as 2026-11-23 or 2026-11-23T10:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of the event times, exclusive. Default: now.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a query's rows: batch up to the horizon, speed after it. Times are UTC."""
+    """Show a query's rows: batch up to the horizon, speed after it. Times are UTC."""
     keys = pairs_of("--key", "COLUMN=VALUE", key)
     answer = serve.query(_written(), pipeline, query, keys, since=time_of(since), until=time_of(until))
     if as_json:
@@ -264,8 +271,8 @@ def serve_query(
 
 
 def written_deployment() -> Deployment:
-    """Return the deployment that `headrace up` wrote. Raises HeadraceError where it did not."""
-    return deployment.load(airflow_config.deployment_file(Settings.load()))
+    """Return the deployment that `headrace up` wrote. Raises HeadraceError if there is none."""
+    return load(airflow_config.deployment_file(Settings.load()))
 
 
 _written = written_deployment
@@ -275,18 +282,18 @@ def _starting() -> Deployment:
     return launcher.write_deployment(Settings.load(), ProjectFolder.resolve())
 
 
-def _views(own: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
-    given = batch_views.plan(own, name, first=first, last=last)
-    lineage_runs.start_views(own, name, given["run"])
+def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
+    job = batch_views.plan(deployment, name, first=first, last=last)
+    lineage_runs.start_views(deployment, name, job["run"])
     try:
-        told = _execute(own, given, f"views of {name}", report)
+        result = _execute(deployment, job, f"views of {name}", report)
     except HeadraceError as error:
-        lineage_runs.fail_views(own, name, given["run"], str(error))
+        lineage_runs.fail_views(deployment, name, job["run"], str(error))
         raise
-    lineage_runs.emit_views(own, told)
-    return told
+    lineage_runs.emit_views(deployment, result)
+    return result
 
 
-def _execute(own: Deployment, given: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+def _execute(deployment: Deployment, job: Mapping[str, Any], what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
     report(what, None)
-    return batch_runs.execute(own, given, lambda stage, done: report(what, done))
+    return batch_runs.execute(deployment, job, lambda stage, done: report(what, done))

@@ -1,6 +1,6 @@
-"""`headrace checkpoint ...`: look at checkpoints, verify, keep, restore, prune and drill them.
+"""`headrace checkpoint ...`: inspect, verify, snapshot, restore, prune and drill checkpoints.
 
-Everything is named PIPELINE or PIPELINE.QUERY. What changes something shows its plan first and needs --act.
+Arguments are PIPELINE or PIPELINE.QUERY. Commands that change something show their plan first and need --act.
 """
 
 from __future__ import annotations
@@ -30,38 +30,42 @@ from headrace.local.settings import Settings
 from headrace.operations import tables, upkeep
 from headrace.operations.checkpoints import drill, inspect, prune, restore, snapshots, verify
 
-checkpoint = typer.Typer(no_args_is_help=True, help="Look at checkpoints, verify, keep, restore, prune and drill them.")
+checkpoint = typer.Typer(no_args_is_help=True, help="Inspect, verify, snapshot, restore, prune and drill checkpoints.")
 
 Specs = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE[.QUERY]]...", help="Default: all.")]
 Spec = Annotated[str, typer.Argument(metavar="PIPELINE.QUERY")]
-Act = Annotated[bool, typer.Option("--act", help="Carry it out; without it only the plan is shown.")]
+Act = Annotated[bool, typer.Option("--act", help="Carry out the plan; without it the plan is only shown.")]
 
 
 @checkpoint.command("inspect")
 def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
-    """Show generations, offsets, state, ledger and snapshots; reads files only."""
+    """Show generations, offsets, state, ledger and snapshots. Reads files only."""
     root = launcher(Settings.load()).root
-    found = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
+    queries = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
     if as_json:
-        print_json(found)
+        print_json(queries)
         return
     rows = [
         (
-            each["query"],
-            f"{one['generation']}{' *' if one['generation'] == each['current'] else ''}",
+            query_state["query"],
+            f"{one['generation']}{' *' if one['generation'] == query_state['current'] else ''}",
             one["committed_batch"],
             one["age_seconds"],
             one["state_bytes"],
             one["ledger_records"],
             one["fingerprint"],
-            len([kept for kept in each["snapshots"] if kept["generation"] == one["generation"]]),
+            len([kept for kept in query_state["snapshots"] if kept["generation"] == one["generation"]]),
         )
-        for each in found
-        for one in each["generations"]
+        for query_state in queries
+        for one in query_state["generations"]
     ]
     heads = ("query", "generation", "batch", "age s", "state bytes", "ledger records", "fingerprint", "snapshots")
     console.print(tables.plain(heads, rows))
-    kept = [(each["query"], one["id"], one["batch"], one["reason"]) for each in found for one in each["snapshots"]]
+    kept = [
+        (query_state["query"], one["id"], one["batch"], one["reason"])
+        for query_state in queries
+        for one in query_state["snapshots"]
+    ]
     if kept:
         console.print(tables.plain(("query", "snapshot", "batch", "reason"), kept))
 
@@ -69,27 +73,27 @@ def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
 @checkpoint.command("verify")
 def checkpoint_verify(
     specs: Specs = None,
-    kafka: Annotated[bool, typer.Option(help="Also ask Kafka whether it holds the offsets.")] = True,
+    kafka: Annotated[bool, typer.Option(help="Also ask Kafka whether it still has the offsets.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Verify structure, Kafka's offsets and the sinks; exit code 1 if something critical is found."""
+    """Verify structure, Kafka's offsets and the sinks. Exit code 1 if there is a critical finding."""
     settings = Settings.load()
     root = launcher(settings).root
     bindings = settings.bindings() if kafka else None
     reports = [verify.verify(root, pipeline, query, bindings) for pipeline, query in _named(specs)]
     if as_json:
-        print_json([each.to_json_dict() for each in reports])
+        print_json([report.to_json_dict() for report in reports])
     else:
         rows = [
-            (each.query, one.severity, one.fault, f"{one.where} {one.what}", one.runbook)
-            for each in reports
-            for one in each.findings
+            (report.query, finding.severity, finding.fault, f"{finding.where} {finding.what}", finding.runbook)
+            for report in reports
+            for finding in report.findings
         ]
         if rows:
             console.print(tables.plain(("query", "", "fault", "what", "runbook"), rows))
-        sound = sum(each.sound for each in reports)
+        sound = sum(report.sound for report in reports)
         console.print(f"{sound} of {len(reports)} checkpoints are sound.")
-    if not all(each.sound for each in reports):
+    if not all(report.sound for report in reports):
         raise typer.Exit(1)
 
 
@@ -97,13 +101,13 @@ def checkpoint_verify(
 def checkpoint_snapshot(
     specs: Specs = None,
     generation: Annotated[int | None, typer.Option(min=1, help="Default: the current one.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the snapshot.")] = "by hand",
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the snapshot.")] = "by hand",
     as_json: Json = False,
 ) -> None:
-    """Take a consistent cut of each query, running or not, with a hash of every file."""
+    """Take a consistent snapshot of each query, running or not, with a hash of every file."""
     root = launcher(Settings.load()).root
     wanted = _named(specs)
-    if not specs:  # all: those that have something to keep
+    if not specs:  # all queries that have committed a batch
         wanted = [(p, q) for p, q in wanted if inspect.has_batch(root, p.name, q)]
     taken = [
         snapshots.take(root, pipeline.name, query, reason=reason, number=generation).summary()
@@ -124,26 +128,26 @@ def checkpoint_restore(
     snapshot: Annotated[str, typer.Option("--from", metavar="SNAPSHOT", help="Default: the newest.")] = "",
     reset: Annotated[bool, typer.Option("--reset", help="Begin with empty state instead of a snapshot.")] = False,
     at: Annotated[
-        datetime | None, typer.Option(help="With --reset: the broker time (UTC) to begin at; default: the beginning.")
+        datetime | None, typer.Option(help="With --reset: the broker time (UTC) to begin at. Default: the beginning.")
     ] = None,
     act: Act = False,
-    reason: Annotated[str, typer.Option(help="Why; it is kept in the manifest.")] = "by hand",
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the manifest.")] = "by hand",
     as_json: Json = False,
 ) -> None:
-    """Restore a query from a snapshot, or reset it: always a new generation. Exit code 1 if something stands in the way."""
+    """Restore a query from a snapshot, or reset it; always begins a new generation. Exit code 1 if it is blocked."""
     settings = Settings.load()
-    own, (pipeline, query) = launcher(settings), _one(spec)
+    local_launcher, (pipeline, query) = launcher(settings), _one(spec)
     if at and not reset:
-        raise HeadraceError("--at goes with --reset: a snapshot has its own offsets.")
+        raise HeadraceError("--at needs --reset: a snapshot has its own offsets.")
     if reset:
         starting = int(at.replace(tzinfo=UTC).timestamp() * 1000) if at else None
-        planned = restore.plan_reset(own, pipeline, query, starting)
+        planned = restore.plan_reset(local_launcher, pipeline, query, starting)
     else:
-        planned = restore.plan(own, pipeline, query, snapshot or None, settings.bindings())
+        planned = restore.plan(local_launcher, pipeline, query, snapshot or None, settings.bindings())
     done: dict[str, Any] = planned.to_json_dict() | {"acted": False}
     if act:
-        made = restore.act(own, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
-        report = verify.verify(own.root, pipeline, query, settings.bindings())
+        made = restore.act(local_launcher, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
+        report = verify.verify(local_launcher.root, pipeline, query, settings.bindings())
         done |= {"acted": True, "sound": report.sound, "generation": made.number}
     _show(done, as_json)
     if planned.blockers or done.get("sound") is False:
@@ -153,14 +157,16 @@ def checkpoint_restore(
 @checkpoint.command("prune")
 def checkpoint_prune(
     specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
-    generation_days: Annotated[float, typer.Option(min=0, help="Days since the next generation began.")] = 14,
-    snapshot_days: Annotated[float, typer.Option(min=0, help="Days that a snapshot is kept.")] = 30,
-    keep: Annotated[int, typer.Option(min=1, help="Snapshots of each query that stay whatever their age.")] = 3,
-    trash_days: Annotated[float, typer.Option(min=0, help="Days in the trash.")] = 7,
+    generation_days: Annotated[
+        float, typer.Option(min=0, help="Keep a generation for this many days after it ended.")
+    ] = 14,
+    snapshot_days: Annotated[float, typer.Option(min=0, help="Keep a snapshot for this many days.")] = 30,
+    keep: Annotated[int, typer.Option(min=1, help="Number of snapshots of each query to keep regardless of age.")] = 3,
+    trash_days: Annotated[float, typer.Option(min=0, help="Keep files in the trash for this many days.")] = 7,
     act: Act = False,
     as_json: Json = False,
 ) -> None:
-    """Move old generations and snapshots to the trash, and empty what has been there long enough."""
+    """Move old generations and snapshots to the trash, and delete what has been there long enough."""
     root = launcher(Settings.load()).root
     retention = prune.Retention(generation_days, snapshot_days, keep, trash_days)
     pipelines = list(pipelines_of(specs).values())
@@ -170,12 +176,12 @@ def checkpoint_prune(
     if as_json:
         print_json(planned.to_json_dict() | {"acted": act})
         return
-    rows = [("deleted" if each.delete else "to the trash", each.path, each.bytes, each.why) for each in planned.items]
-    console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to take away.")
+    rows = [("deleted" if item.delete else "to the trash", item.path, item.bytes, item.why) for item in planned.items]
+    console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to prune.")
     for sentence in planned.kept:
-        console.print(f"Stays: {sentence}.", highlight=False, soft_wrap=True)
+        console.print(f"Kept: {sentence}.", highlight=False, soft_wrap=True)
     if rows and not act:
-        console.print("This is the plan: carry it out with --act.")
+        console.print("This is only the plan. To carry it out, add --act.")
 
 
 @checkpoint.command("drill")
@@ -184,15 +190,15 @@ def checkpoint_drill(
     snapshot: Annotated[str, typer.Option("--from", metavar="SNAPSHOT", help="Default: the newest.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Let Spark go on from a snapshot in a scratch folder and compare with what the stream did. Touches nothing else."""
+    """Let Spark continue from a snapshot in a scratch folder and compare the result with the stream. Changes nothing else."""
     settings = Settings.load()
-    starting_launcher(settings)  # says in words what is missing: Java, jars
+    starting_launcher(settings)  # raises HeadraceError if Java or jars are missing
     pipeline, query = _one(spec)
     deployment = write_deployment(settings, ProjectFolder.resolve())
     with progress_bars() as report:
         report(f"drill of {spec}", None)
-        told = drill.drill(deployment, pipeline.name, query, snapshot)
-    _show(told, as_json)
+        result = drill.drill(deployment, pipeline.name, query, snapshot)
+    _show(result, as_json)
 
 
 @checkpoint.command("gather")
@@ -200,35 +206,36 @@ def checkpoint_gather(
     specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Gather small files: ledger records into segments, closed output directories into larger ones."""
+    """Compact small files: ledger records into segments, closed output directories into larger ones."""
     root = launcher(Settings.load()).root
-    told = [row for pipeline in pipelines_of(specs).values() for row in upkeep.gather(root, pipeline)]
+    merged = [row for pipeline in pipelines_of(specs).values() for row in upkeep.gather(root, pipeline)]
     if as_json:
-        print_json(told)
+        print_json(merged)
     else:
-        rows = [(row["query"], row["ledger_records"], row["directories"], row["removed"]) for row in told]
-        console.print(tables.plain(("query", "records gathered", "directories made", "directories removed"), rows))
+        rows = [(row["query"], row["ledger_records"], row["directories"], row["removed"]) for row in merged]
+        console.print(tables.plain(("query", "records merged", "directories created", "directories removed"), rows))
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(values)
         return
     rows = [
-        (key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value) for key, value in told.items()
+        (key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
+        for key, value in values.items()
     ]
     console.print(tables.plain(("", ""), rows))
 
 
 def _named(specs: Sequence[str] | None) -> list[tuple[Pipeline, str]]:
-    """Return (pipeline, query) of everything that is named; a pipeline stands for all its queries."""
+    """Return (pipeline, query) for each argument; a pipeline stands for all its queries."""
     wanted: Iterable[str] = specs or list(pipelines_of())
-    return [found for spec in wanted for found in _queries(spec)]
+    return [chosen for spec in wanted for chosen in _queries(spec)]
 
 
 def _one(spec: str) -> tuple[Pipeline, str]:
     if "." not in spec:
-        raise HeadraceError(f"{spec!r} names a whole pipeline: say PIPELINE.QUERY.")
+        raise HeadraceError(f"{spec!r} names a pipeline, but one query is needed: write PIPELINE.QUERY.")
     return _queries(spec)[0]
 
 
@@ -237,5 +244,5 @@ def _queries(spec: str) -> list[tuple[Pipeline, str]]:
     pipeline = pipelines_of([name])[name]
     known = names.query_names(pipeline)
     if query and query not in known:
-        raise HeadraceError(f"There is no query {query!r} in {name}: there is {', '.join(known)}.")
-    return [(pipeline, each) for each in ([query] if query else known)]
+        raise HeadraceError(f"Unknown query {query!r} of {name}. Known queries: {', '.join(known)}.")
+    return [(pipeline, query_name) for query_name in ([query] if query else known)]

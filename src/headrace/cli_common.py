@@ -1,4 +1,4 @@
-"""What the command groups share: output, options, the pipelines of this project, and who is at the keyboard."""
+"""Shared by the command groups: output, options, the pipelines of this project, and the current user."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from headrace.operations.drivers_local import LocalLauncher
 
 
 class LiteralConsole(Console):
-    r"""A console that acts on nothing in a string: no markup, no emoji code, no escape sequence, no line end of its own.
+    r"""A console that interprets nothing in a string: no markup, no emoji code, no escape sequence, no line break.
 
-    Colour comes from `Text` and `style` only; several lines are several strings (`sep="\n"`).
+    Colour comes only from `Text` and `style`; pass several lines as several strings (`sep="\n"`).
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's own
-        """Return a string as text, all that is not printable as escapes."""
+        """Return a string as text, with unprintable characters escaped."""
         return super().render_str(printable(text), **options)
 
 
@@ -50,47 +50,47 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all pipelines.")]
 ProjectFolder = Path()
 left_out: set[str] = set()
-"""Pipelines that this command left out: it did the others, and ends with exit code 1 where it would be 0."""
+"""Pipelines that this command skipped. It processes the others and exits with code 1 instead of 0."""
 
 
 def pipelines_of(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
-    """Return the named pipelines of this project, or all whose files load; what is wrong with the others is printed.
+    """Return the named pipelines of this project, or all whose files load; the faults of the others are printed.
 
-    Raises HeadraceError for a name that there is not, and for a named pipeline whose file does not load.
+    Raises HeadraceError for an unknown name, or for a named pipeline whose file does not load.
     """
-    found = folder()
+    content = folder()
     if names:
-        return {name: found.pipeline(name) for name in names}
-    _leave_out(found.broken)
-    return found.pipelines
+        return {name: content.pipeline(name) for name in names}
+    _leave_out(content.broken)
+    return content.pipelines
 
 
 def startable_pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipeline]:
-    """Return as `pipelines_of`, writers before their readers, without those that clash: they must not be started."""
-    found = folder()
+    """Return the pipelines as `pipelines_of` does, writers before readers, except clashing ones, which must not start."""
+    content = folder()
     if names:
-        return in_order({name: found.startable(name) for name in names})
-    _leave_out({**found.broken, **found.clashes})
-    return in_order({name: pipeline for name, pipeline in found.pipelines.items() if name not in found.clashes})
+        return in_order({name: content.startable(name) for name in names})
+    _leave_out({**content.broken, **content.clashes})
+    return in_order({name: pipeline for name, pipeline in content.pipelines.items() if name not in content.clashes})
 
 
 def folder() -> Folder:
-    """Return what the pipeline files of this project hold. Raises HeadraceError only where there is none at all."""
+    """Return the content of this project's pipelines folder. Raises HeadraceError only if it has no pipeline file."""
     return read_folder(ProjectFolder / "pipelines")
 
 
-def known_names(own: LocalLauncher, names: Sequence[str] | None) -> list[str]:
-    """Return the named pipelines, or all: those of a file, whether it loads or not, and those whose driver lives.
+def known_names(local_launcher: LocalLauncher, names: Sequence[str] | None) -> list[str]:
+    """Return the given names, or all: those with a pipeline file, even a broken one, and those whose driver runs.
 
-    For what must work whatever the files hold. Raises HeadraceError for a name that is neither.
+    For commands that must work whatever the files contain. Raises HeadraceError for a name that is neither.
     """
-    known = dict.fromkeys([*pipeline_names(ProjectFolder / "pipelines"), *own.running()])
-    return [by_name({each: each for each in known}, name) for name in names] if names else list(known)
+    known = dict.fromkeys([*pipeline_names(ProjectFolder / "pipelines"), *local_launcher.running()])
+    return [by_name({known_name: known_name for known_name in known}, name) for name in names] if names else list(known)
 
 
 def _leave_out(faults: Mapping[str, str]) -> None:
     for line in dict.fromkeys(line for text in faults.values() for line in text.splitlines()):
-        errors.print(f"Left out: {line}", style="red", soft_wrap=True)
+        errors.print(f"Skipped: {line}", style="red", soft_wrap=True)
     left_out.update(faults)
 
 
@@ -100,12 +100,12 @@ def launcher(settings: Settings) -> LocalLauncher:
 
 
 def who() -> str:
-    """Return who gives this command, as the wish records it."""
+    """Return the user who runs this command, as recorded with the desired state."""
     return f"{getpass.getuser()} (command line)"
 
 
 def starting_launcher(settings: Settings) -> LocalLauncher:
-    """Return the launcher that also starts drivers."""
+    """Return the launcher that also starts drivers. Raises HeadraceError if Java or jars are missing."""
     return local.starting_launcher(settings, ProjectFolder.resolve())
 
 
@@ -115,26 +115,26 @@ def print_json(value: object) -> None:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """Return an option's time, UTC where it names no zone. Raises HeadraceError for what is none."""
+    """Return an option's time, in UTC unless it has a zone. Raises HeadraceError if it is not a time."""
     if text is None:
         return None
     try:
-        if not re.match(r"\d{4}-\d\d-\d\d", text):  # Python also reads 1761031200000, as a day in the year 1761
+        if not re.match(r"\d{4}-\d\d-\d\d", text):  # Python would read 1761031200000 as a day in the year 1761
             raise ValueError(text)
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError as error:
-        raise HeadraceError(f"A time is 2026-11-23 or 2026-11-23T10:00 in UTC, not {text!r}.") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        raise HeadraceError(f"{text!r} is not a time. Write 2026-11-23 or 2026-11-23T10:00 (UTC).") from error
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def milliseconds_of(text: str | None) -> int | None:
-    """Return an option's time in milliseconds since 1970. Raises HeadraceError for what is none."""
-    found = time_of(text)
-    return None if found is None else int(found.timestamp() * 1000)
+    """Return an option's time in milliseconds since 1970. Raises HeadraceError if it is not a time."""
+    moment = time_of(text)
+    return None if moment is None else int(moment.timestamp() * 1000)
 
 
 def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
-    """Return what an option that is given several times says, such as --key COLUMN=VALUE; HeadraceError without `=`."""
+    """Return the pairs of a repeatable option such as --key COLUMN=VALUE. Raises HeadraceError for a value without `=`."""
     wrong = [text for text in texts or () if "=" not in text]
     if wrong:
         raise HeadraceError(f"{option} takes {form}, not {wrong[0]!r}.")
@@ -143,16 +143,16 @@ def pairs_of(option: str, form: str, texts: Sequence[str] | None) -> dict[str, s
 
 @contextmanager
 def progress_bars() -> Iterator[Any]:
-    """Show stages as bars on stderr; a stage without a fraction spins. Where stderr is no terminal, each is one line."""
+    """Show stages as bars on stderr; a stage without a fraction spins. If stderr is not a terminal, print one line each."""
     if not errors.is_terminal:
-        said: set[str] = set()
+        printed: set[str] = set()
 
-        def say(stage: str, fraction: float | None) -> None:
-            if stage not in said:
-                said.add(stage)
+        def print_once(stage: str, fraction: float | None) -> None:
+            if stage not in printed:
+                printed.add(stage)
                 errors.print(printable(stage), markup=False, highlight=False, soft_wrap=True)
 
-        yield say
+        yield print_once
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as shown:

@@ -1,4 +1,4 @@
-"""`headrace dead-letters list|show|replay`: what the contract refused, and its way back."""
+"""`headrace dead-letters list|show|replay`: records that the contract refused, and how to send them again."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from headrace.errors import HeadraceError
 from headrace.operations import dead_letters, dead_letters_replay, tables
 from headrace.operations.dead_letters import Filter
 
-letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: look at them, replay them.")
+letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: list, show and replay them.")
 
 Topic = Annotated[str, typer.Argument(help="A source topic.")]
-Reason = Annotated[str | None, typer.Option(help="Reason word, or the beginning of the reason.")]
+Reason = Annotated[str | None, typer.Option(help="The reason code, or the beginning of the reason.")]
 Partition = Annotated[int | None, typer.Option(min=0, help="Partition of the refused record.")]
 Offsets = Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Offsets of the refused records.")]
-Since = Annotated[str | None, typer.Option(help="Refused at or after, 2026-11-23T10:00 (UTC).")]
-Until = Annotated[str | None, typer.Option(help="Refused before.")]
+Since = Annotated[str | None, typer.Option(help="Refused at or after this time, such as 2026-11-23T10:00 (UTC).")]
+Until = Annotated[str | None, typer.Option(help="Refused before this time.")]
 
 
 @letters.command("list")
 def list_(
     topics: Annotated[
-        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Source topics; default all.")
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Source topics. Default: all.")
     ] = None,
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many letters there are, by topic and reason."""
-    own = written_deployment()
+    """Show the number of dead letters by topic and reason."""
+    deployment = written_deployment()
     chosen = _filter(reason, None, None, since, until)
-    found = dead_letters.summary(
-        letter for topic in _topics(topics) for letter in dead_letters.read(own.bindings, topic, chosen)
+    groups = dead_letters.summary(
+        letter for topic in _topics(topics) for letter in dead_letters.read(deployment.bindings, topic, chosen)
     )
     if as_json:
-        print_json(found)
+        print_json(groups)
         return
     rows = [(g["topic"], g["reason"], g["letters"], _clock(g["first_ms"]), _clock(g["last_ms"]), g["example"])
-            for g in found]  # fmt: skip
-    console.print(tables.plain(("topic", "reason", "letters", "first", "last", "an example"), rows))
+            for g in groups]  # fmt: skip
+    console.print(tables.plain(("topic", "reason", "letters", "first", "last", "example"), rows))
 
 
 @letters.command("show")
@@ -55,17 +55,20 @@ def show(
     offsets: Offsets = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of letters.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show single letters with their bytes, and whether they were replayed."""
-    own = written_deployment()
+    """Show single dead letters with their bytes, and whether they were replayed."""
+    deployment = written_deployment()
     _topics([topic])
-    found = dead_letters.read(own.bindings, topic, _filter(reason, partition, offsets, since, until), limit)
-    known = dead_letters_replay.history(own.root, topic)
+    letters_found = dead_letters.read(
+        deployment.bindings, topic, _filter(reason, partition, offsets, since, until), limit
+    )
+    known = dead_letters_replay.history(deployment.root, topic)
     shown = [
-        each.to_json_dict() | {"replayed_by": known.replayed.get(each.id), "replay_of": known.replays.get(each.id)}
-        for each in found
+        letter.to_json_dict()
+        | {"replayed_by": known.replayed.get(letter.id), "replay_of": known.replays.get(letter.id)}
+        for letter in letters_found
     ]
     if as_json:
         print_json(shown)
@@ -83,43 +86,45 @@ def replay(
     offsets: Offsets = None,
     since: Since = None,
     until: Until = None,
-    again: Annotated[bool, typer.Option(help="Also letters that were replayed before, and second failures.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = dead_letters_replay.MAX_LETTERS,
-    run: Annotated[str | None, typer.Option(help="Go on with a planned or broken-off replay.")] = None,
-    act: Annotated[bool, typer.Option("--act", help="Send them; without it the plan is shown.")] = False,
+    again: Annotated[
+        bool, typer.Option(help="Include letters that were replayed before, and repeated failures.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of letters.")] = dead_letters_replay.MAX_LETTERS,
+    run: Annotated[str | None, typer.Option(help="Continue a planned or interrupted replay.")] = None,
+    act: Annotated[bool, typer.Option("--act", help="Send the letters; without it the plan is only shown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send letters back into their topic, once the cause is mended; shows the plan unless --act is given."""
-    own = written_deployment()
+    """Send dead letters to their topic again, after the cause is fixed. Only shows the plan unless --act is given."""
+    deployment = written_deployment()
     _topics([topic])
     chosen = _filter(reason, partition, offsets, since, until)
     if run is None or not act:
         planned = dead_letters_replay.plan(
-            own.root, own.bindings, topic, chosen, again=again, limit=limit, run=run, by=who(),
-            readers=dead_letters_replay.readers_of(own.pipelines().values(), topic),
+            deployment.root, deployment.bindings, topic, chosen, again=again, limit=limit, run=run, by=who(),
+            readers=dead_letters_replay.readers_of(deployment.pipelines().values(), topic),
         )  # fmt: skip
         run = str(planned["run"])
     else:
         planned = {"run": run, "topic": topic}
-    done = planned | dead_letters_replay.act(own.root, own.bindings, topic, run) if act else planned
+    done = planned | dead_letters_replay.act(deployment.root, deployment.bindings, topic, run) if act else planned
     if as_json:
         print_json(done)
     elif act:
         console.print(f"{done['sent']} letters of {topic} were sent again (run {run}).")
     else:
-        told = ", ".join(f"{count} {word}" for word, count in planned["reasons"].items()) or "none"
+        reasons = ", ".join(f"{count} {name}" for name, count in planned["reasons"].items()) or "none"
         out = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in planned["left_out"].items() if count)
-        console.print(f"Would send {planned['letters']} letters of {topic}: {told}. Left out: {out or 'none'}.")
+        console.print(f"Would send {planned['letters']} letters of {topic}: {reasons}. Left out: {out or 'none'}.")
         if taken := dead_letters_replay.taken_words(planned):
             console.print(taken, soft_wrap=True)
-        console.print(f"Nothing was sent. To do it: headrace dead-letters replay {topic} --run {run} --act")
+        console.print(f"Nothing was sent. To send them: headrace dead-letters replay {topic} --run {run} --act")
 
 
 def _topics(names: list[str] | None) -> list[str]:
     known = [topic for pipeline in pipelines_of().values() for topic in pipeline.sources]
     unknown = [name for name in names or [] if name not in known]
     if unknown:
-        raise HeadraceError(f"There is no source topic {unknown[0]!r}: there is {', '.join(known)}.")
+        raise HeadraceError(f"Unknown source topic {unknown[0]!r}. Known source topics: {', '.join(known)}.")
     return names or known
 
 

@@ -1,4 +1,4 @@
-"""`headrace provision`: what the pipelines need in Kafka and Cassandra, shown or made."""
+"""`headrace provision`: plan or create what the pipelines need in Kafka and Cassandra."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import tables
 
-CHANGES = 2  # exit code of --plan where something would change, as of `terraform plan -detailed-exitcode`
+CHANGES = 2  # exit code of --plan if something would change, as in `terraform plan -detailed-exitcode`
 
 
 def provision(
     names: Names = None,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only show what would change. Exit code 0: nothing, 1: an error, 2: something."),
+        typer.Option("--plan", help="Only show what would change. Exit code 0: nothing, 1: error, 2: changes."),
     ] = False,
     consent: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="This topic may lose data or be adopted, as --plan shows. May be repeated."),
+        typer.Option(
+            metavar="NAME", help="Allow the data loss or adoption that --plan shows for this topic. Repeatable."
+        ),
     ] = None,
     retire: Annotated[
         str | None,
         typer.Option(
             metavar="PIPELINE",
-            help="Remove users, rights and bindings of a pipeline whose file is gone. Data stays. Asks for --consent PIPELINE.",
+            help="Remove users, rights and bindings of a pipeline whose file is gone. Data stays. Needs --consent PIPELINE.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make topics, tables, users and rights as the pipelines declare them; safe to repeat."""
+    """Create topics, tables, users and rights as the pipelines declare them. Safe to repeat."""
     from headrace.operations import provision as provisioning
     from headrace.operations import provision_plan, provision_retire
 
     settings, consented, root = Settings.load(), consent or [], Settings.load().home / "bindings"
     if retire:
         if names:
-            raise HeadraceError("--retire takes one pipeline whose file is gone, and no other names beside it.")
+            raise HeadraceError("--retire takes one pipeline whose file is gone, and no other pipeline names.")
         provision_plan.check_consents(consented, [retire])
-        found = folder()
-        known = {*found.pipelines, *found.broken}
+        content = folder()
+        known = {*content.pipelines, *content.broken}
         open_plan = provision_retire.planned(retire, known, launcher(settings), settings.bindings(), root)
     else:
         pipelines = list(startable_pipelines(names).values())
@@ -67,13 +69,13 @@ def provision(
         rows = [(change.pipeline, str(change)) for change in planned.changes]
         console.print(tables.plain(("pipeline", "done"), rows))
     else:
-        console.print(f"Nothing of {retire} is left." if retire else "Everything is there as the pipelines declare it.")
+        console.print(f"Nothing of {retire} is left." if retire else "Everything exists as the pipelines declare it.")
 
 
 def _name_leftovers(names: list[str]) -> None:
     for name in names:
         errors.print(
-            f"{name} has users and rights and no pipeline file. To see what can go: "
+            f"{name} has users and rights but no pipeline file. To see what can be removed: "
             f"`headrace provision --retire {name} --plan`.",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""`headrace quality run|show|accept|trend|quarantine|docs`: run the suites, and what they found."""
+"""`headrace quality run|show|accept|trend|quarantine|docs`: run the expectation suites and show their results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from headrace.operations.quality.store import failed_words
 from headrace.operations.quality.summary import Summary, coverage_words, stale_words
 from headrace.operations.quality.windows import iso
 
-quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, see what they found.")
+quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, show their results.")
 
 Sink = Annotated[
     str, typer.Argument(help="Such as kafka.pos_items, cassandra.pos_sales.tumbling or stage.user_logins.users.")
 ]
-_HEAD = ("sink", "", "looked at", "window", "failed")
+_HEAD = ("sink", "", "checked", "window", "failed")
 _COLOURS = {
     "PASSED": "green",
     "WARNED": "yellow",
@@ -38,62 +38,64 @@ _COLOURS = {
 @quality.command()
 def run(
     names: Names = None,
-    since: Annotated[str | None, typer.Option(help="Check again from 2026-11-23T10:00 (UTC) on.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Check again from this time, such as 2026-11-23T10:00 (UTC).")
+    ] = None,
     docs: Annotated[bool, typer.Option(help="Build the Data Docs afterwards.")] = True,
     as_json: Json = False,
 ) -> None:
     """Check what is new in every sink since the last check.
 
-    Exit codes: 0 what was looked at passed, or warned; 1 a critical finding is new or open; 3 a sink could not be read;
-    4 a stream is behind what its pipeline promises; 5 no sink had anything to look at.
+    Exit codes: 0 everything checked passed or only warned; 1 a critical finding is new or open; 3 a sink could not be read;
+    4 a stream is behind its service level objective; 5 no sink had anything to check.
     """
-    own, since_ms = written_deployment(), milliseconds_of(since)
-    found: list[dict[str, Any]] = []
+    deployment, since_ms = written_deployment(), milliseconds_of(since)
+    summaries: list[dict[str, Any]] = []
     with progress_bars() as report:
         for name in pipelines_of(names):
-            checks = duty.plan_checks(own, name, since_ms=since_ms)
-            found += duty.run_checks(own, name, checks, lambda _, share, name=name: report(f"{name}", share))  # type: ignore[misc]
+            checks = duty.plan_checks(deployment, name, since_ms=since_ms)
+            summaries += duty.run_checks(deployment, name, checks, lambda _, share, name=name: report(name, share))  # type: ignore[misc]
         if docs:
             report("Data Docs", None)
-            duty.build_docs(own)
+            duty.build_docs(deployment)
     if as_json:
-        print_json(found)
+        print_json(summaries)
     else:
-        console.print(tables.plain(_HEAD, [_line(each) for each in found]))
-    code = exit_code(each["status"] for each in found)
+        console.print(tables.plain(_HEAD, [_line(summary) for summary in summaries]))
+    code = exit_code(summary["status"] for summary in summaries)
     if code:
         raise typer.Exit(code)
 
 
 @quality.command()
 def show(sink: Sink, as_json: Json = False) -> None:
-    """Show the newest check of a sink: each failed expectation, why it is there, and rows that broke it."""
-    own = written_deployment()
-    duty.require_suite(own, sink)
-    latest = storage.read_json(paths.quality_latest(own.root, sink))
+    """Show the newest check of a sink: each failed expectation, its purpose, and the rows that violate it."""
+    deployment = written_deployment()
+    duty.require_suite(deployment, sink)
+    latest = storage.read_json(paths.quality_latest(deployment.root, sink))
     if latest is None:
-        raise HeadraceError(f"{sink} was never checked: run `headrace quality run`.")
+        raise HeadraceError(f"{sink} has not been checked yet. Run `headrace quality run`.")
     if as_json:
         print_json(latest)
         return
     latest = {**_DEFAULTS, **latest}
     console.print(tables.plain(_HEAD, [_line(latest)]))
-    for each in latest["failed"]:
-        console.print(Text(printable(each["expectation"]), style="bold"), f"{each['severity']}: {each['why']}")
-        told = (
-            each["error"] or f"{each['unexpected']} rows ({each['percent']} %)"
-            if each["unexpected"]
-            else each["observed"]
+    for entry in latest["failed"]:
+        console.print(Text(printable(entry["expectation"]), style="bold"), f"{entry['severity']}: {entry['why']}")
+        observed = (
+            entry["error"] or f"{entry['unexpected']} rows ({entry['percent']} %)"
+            if entry["unexpected"]
+            else entry["observed"]
         )
-        console.print(f"  found: {told}")
-        for row in each["examples"]:
+        console.print(f"  found: {observed}")
+        for row in entry["examples"]:
             console.print(f"  {row}")
     for batch in latest["batches"]:
-        console.print(f"  batch {batch['batch']}: {batch['found']} rows, the ledger says {batch['expected']}")
-    for each in latest["open"]:
-        told = ", ".join(one["expectation"] for one in each["expectations"])
+        console.print(f"  batch {batch['batch']}: {batch['found']} rows, but {batch['expected']} in the ledger")
+    for entry in latest["open"]:
+        failed = ", ".join(expectation["expectation"] for expectation in entry["expectations"])
         console.print(
-            f"open finding {each['id']} since {iso(each['found_at_ms'])}, {printable(each['window']['name'])}: {told}",
+            f"open finding {entry['id']} since {iso(entry['found_at_ms'])}, {printable(entry['window']['name'])}: {failed}",
             soft_wrap=True, markup=False,
         )  # fmt: skip
 
@@ -101,58 +103,58 @@ def show(sink: Sink, as_json: Json = False) -> None:
 @quality.command()
 def accept(
     sink: Sink,
-    reason: Annotated[str, typer.Option(help="Why the rows may stay as they are. It is kept, with who accepted.")],
+    reason: Annotated[str, typer.Option(help="Why the rows may stay. Recorded with the user's name.")],
     finding: Annotated[
-        list[str] | None, typer.Option(help="Only this finding (may be repeated); default: all open.")
+        list[str] | None, typer.Option(help="Only this finding (repeatable). Default: all open findings.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accept the open critical findings of a sink: the next check opens its gate."""
+    """Accept the open critical findings of a sink, so that the next check opens its gate."""
     accepted = duty.accept(written_deployment(), sink, finding or [], by=who(), reason=reason)
     if as_json:
         print_json(accepted)
         return
-    for each in accepted:
-        told = f"Accepted {each['id']} of {sink} ({each['window']['name']}) as {each['by']}: {each['reason']}"
-        console.print(printable(told), soft_wrap=True, markup=False)
+    for entry in accepted:
+        message = f"Accepted {entry['id']} of {sink} ({entry['window']['name']}) as {entry['by']}: {entry['reason']}"
+        console.print(printable(message), soft_wrap=True, markup=False)
 
 
 @quality.command()
 def trend(
     sink: Annotated[str | None, typer.Argument(help="Default: the newest check of all sinks.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Checks of the sink, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of checks of the sink, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show how the checks of a sink went over time."""
-    own = written_deployment()
+    """Show the results of a sink's checks over time."""
+    deployment = written_deployment()
     if sink is not None:
-        duty.require_suite(own, sink)
-    found = duty.trend(own, None if sink is None else [sink], limit if sink else 1)
+        duty.require_suite(deployment, sink)
+    history = duty.trend(deployment, None if sink is None else [sink], limit if sink else 1)
     if as_json:
-        print_json(found)
+        print_json(history)
         return
     rows = [
-        (name, each["checked_at"], _coloured(each["status"]), tables.number(each["rows"]), each["window"],
-         f"{each['critical']} critical, {each['warnings']} warnings" if each["failed"] else "")
-        for name, series in found.items()
-        for each in series
+        (name, check["checked_at"], _coloured(check["status"]), tables.number(check["rows"]), check["window"],
+         f"{check['critical']} critical, {check['warnings']} warnings" if check["failed"] else "")
+        for name, series in history.items()
+        for check in series
     ]  # fmt: skip
-    console.print(tables.plain(("sink", "checked", "", "rows", "what was checked", "failed"), rows))
+    console.print(tables.plain(("sink", "checked", "", "rows", "window", "failed"), rows))
 
 
 @quality.command()
 def quarantine(
     sink: Sink,
-    window: Annotated[str | None, typer.Option(help="As `trend` shows it; default: the newest check.")] = None,
+    window: Annotated[str | None, typer.Option(help="As shown by `trend`. Default: the newest check.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the rows that broke an expectation, by key."""
+    """Show the rows that violate an expectation, by key."""
     from headrace.operations.quality import store
 
-    own = written_deployment()
-    duty.require_suite(own, sink)
-    latest = storage.read_json(paths.quality_latest(own.root, sink)) or {"window": {"name": ""}}
-    rows = store.quarantined(own.bindings, sink, window or latest["window"]["name"])
+    deployment = written_deployment()
+    duty.require_suite(deployment, sink)
+    latest = storage.read_json(paths.quality_latest(deployment.root, sink)) or {"window": {"name": ""}}
+    rows = store.quarantined(deployment.bindings, sink, window or latest["window"]["name"])
     if as_json:
         print_json(rows)
         return
@@ -162,20 +164,20 @@ def quarantine(
 
 @quality.command()
 def docs() -> None:
-    """Build the Data Docs of all kept checks and print where they are."""
+    """Build the Data Docs of all stored checks and print their path."""
     console.print(duty.build_docs(written_deployment()), soft_wrap=True)
 
 
 _DEFAULTS = Summary("", "", "", "NOTHING", {}, 0).to_json_dict()
-"""For a summary that an earlier release wrote."""
+"""Defaults for a summary that an earlier release wrote."""
 
 
 def _line(summary: dict[str, Any]) -> tuple[object, ...]:
-    window, told = summary["window"], failed_words(summary)
+    window, failures = summary["window"], failed_words(summary)
     covered = coverage_words(summary["coverage"]) or f"{summary['rows']:,} rows"
     if summary["status"] == "STALE":
-        told.append(stale_words(summary["stale"]))
-    return summary["sink"], _coloured(summary["status"]), covered, window.get("reason") or window["name"], told
+        failures.append(stale_words(summary["stale"]))
+    return summary["sink"], _coloured(summary["status"]), covered, window.get("reason") or window["name"], failures
 
 
 def _coloured(status: str) -> Text:

@@ -1,4 +1,4 @@
-"""`headrace stream upgrade`: another release for one pipeline, unattended."""
+"""`headrace stream upgrade`: roll out another release of one pipeline, unattended."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ from headrace.operations import intent, upgrade
 
 def stream_upgrade(
     pipeline: Annotated[str, typer.Argument(help="The pipeline to upgrade.")],
-    release: Annotated[str, typer.Option(help="Folder with pipelines/ and spark_jobs/; empty: this project's.")] = "",
-    batches: Annotated[int, typer.Option(min=1, help="Batches of each query to watch.")] = 3,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes that they may take.")] = 10.0,
+    release: Annotated[str, typer.Option(help="Folder with pipelines/ and spark_jobs/. Default: this project.")] = "",
+    batches: Annotated[int, typer.Option(min=1, help="Number of batches of each query to watch.")] = 3,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time limit for these batches, in minutes.")] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Check, stop, snapshot, start, watch; keep the release or roll back. Exit code 1 if the old one runs again."""
+    """Check, stop, snapshot, start, watch; keep the release or roll back. Exit code 1 if it was rolled back."""
     settings = Settings.load()
     described = startable_pipelines([pipeline])[pipeline]
-    own = starting_launcher(settings)
-    running = intent.read(own.root, pipeline).release
-    if release and not (place := own.project.joinpath(release).resolve()).is_dir():
-        raise HeadraceError(f"{place} is no folder: name one with pipelines/ and spark_jobs/.")
-    old = read_folder(own.project.joinpath(running) / "pipelines").pipeline(pipeline) if running else described
+    local_launcher = starting_launcher(settings)
+    running = intent.read(local_launcher.root, pipeline).release
+    if release and not (place := local_launcher.project.joinpath(release).resolve()).is_dir():
+        raise HeadraceError(f"{place} is not a folder. Name one with pipelines/ and spark_jobs/.")
+    old = (
+        read_folder(local_launcher.project.joinpath(running) / "pipelines").pipeline(pipeline) if running else described
+    )
     with progress_bars() as report:
         done = upgrade.run(
-            own,
+            local_launcher,
             described,
             by=who(),
-            release=str(own.project.joinpath(release).resolve()) if release else "",
+            release=str(local_launcher.project.joinpath(release).resolve()) if release else "",
             old=old,
             batches=batches,
             seconds=minutes * 60,
             report=lambda text: report(text, None),
-            lag=upgrade.behind(own.root, described, settings.bindings()),
+            lag=upgrade.behind(local_launcher.root, described, settings.bindings()),
         )
     if as_json:
         print_json(done)
     else:
-        to, wanted = done["to"] or "this project", intent.read(own.root, pipeline).want
+        to, wanted = done["to"] or "this project", intent.read(local_launcher.root, pipeline).want
         watched = f"{pipeline} runs {to}; watched for {done['seconds']} s."
-        console.print(watched if done["driver"] else f"{pipeline} will run {to}; it is {wanted} and stays so.")
+        console.print(watched if done["driver"] else f"{pipeline} will run {to} at its next start; it stays {wanted}.")

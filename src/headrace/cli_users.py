@@ -13,39 +13,41 @@ from headrace.operations import tables
 from headrace.operations.deployment import Deployment
 from headrace.operations.users import duty
 
-users = typer.Typer(no_args_is_help=True, help="Refresh the users (any dimension) from their directory.")
+users = typer.Typer(no_args_is_help=True, help="Refresh the users (or any dimension) from their directory.")
 
-Dimension = Annotated[str | None, typer.Argument(help="PIPELINE.DIMENSION; default: the only one there is.")]
+Dimension = Annotated[str | None, typer.Argument(help="PIPELINE.DIMENSION. Default: the only one, if there is one.")]
 
 
 @users.command()
 def status(as_json: Json = False) -> None:
-    """Show for each refreshed dimension what is applied and which snapshots wait."""
-    own = written_deployment()
-    found = {f"{pipeline}.{name}": duty.status(own, pipeline, name) for pipeline, name in duty.dimensions(own)}
+    """Show the applied version of each refreshed dimension and the waiting snapshots."""
+    deployment = written_deployment()
+    states = {
+        f"{pipeline}.{name}": duty.status(deployment, pipeline, name) for pipeline, name in duty.dimensions(deployment)
+    }
     if as_json:
-        print_json(found)
+        print_json(states)
         return
     rows = [
-        (name, each["applied"].get("version", "nothing yet"), tables.number(each["applied"].get("rows")),
-         each["complete"], each["unfinished"])
-        for name, each in found.items()
+        (name, state["applied"].get("version", "nothing yet"), tables.number(state["applied"].get("rows")),
+         state["complete"], state["unfinished"])
+        for name, state in states.items()
     ]  # fmt: skip
-    console.print(tables.plain(("dimension", "applied", "rows", "complete snapshots", "without their mark"), rows))
+    console.print(tables.plain(("dimension", "applied", "rows", "complete snapshots", "incomplete snapshots"), rows))
 
 
 @users.command()
 def plan(dimension: Dimension = None, as_json: Json = False) -> None:
-    """Show what a refresh would write; writes nothing to the table."""
-    own = written_deployment()
-    pipeline, name = _chosen(own, dimension)
-    snapshot = duty.pick(own, pipeline, name)
+    """Show what a refresh would write, without writing to the table."""
+    deployment = written_deployment()
+    pipeline, name = _chosen(deployment, dimension)
+    snapshot = duty.pick(deployment, pipeline, name)
     if "skip" in snapshot:
-        _tell(snapshot, as_json)
+        _show_result(snapshot, as_json)
         return
-    staged = duty.stage(own, pipeline, name, snapshot)
-    duty.check(own, pipeline, name, staged)
-    planned = duty.plan(own, pipeline, name, staged)
+    staged = duty.stage(deployment, pipeline, name, snapshot)
+    duty.check(deployment, pipeline, name, staged)
+    planned = duty.plan(deployment, pipeline, name, staged)
     if as_json:
         print_json(planned)
     else:
@@ -55,40 +57,40 @@ def plan(dimension: Dimension = None, as_json: Json = False) -> None:
 @users.command()
 def refresh(
     dimension: Dimension = None,
-    approve: Annotated[bool, typer.Option("--approve", help="Also where the plan needs an approval.")] = False,
+    approve: Annotated[bool, typer.Option("--approve", help="Also apply a plan that needs approval.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Refresh from the newest complete snapshot; nothing happens where none is newer than what is applied."""
-    own = written_deployment()
-    pipeline, name = _chosen(own, dimension)
+    """Refresh from the newest complete snapshot. Does nothing if it is not newer than the applied one."""
+    deployment = written_deployment()
+    pipeline, name = _chosen(deployment, dimension)
     with progress_bars() as bars:
 
         def report(done: int, total: int) -> None:
-            bars(f"{name} written", done / total if total else 1.0)
+            bars(f"writing {name}", done / total if total else 1.0)
 
-        bars(f"{name} compared", None)
-        told = duty.refresh(own, pipeline, name, by=who(), approve=approve, report=report)
-    _tell(told, as_json)
+        bars(f"comparing {name}", None)
+        result = duty.refresh(deployment, pipeline, name, by=who(), approve=approve, report=report)
+    _show_result(result, as_json)
 
 
-def _tell(told: dict[str, Any], as_json: bool) -> None:
+def _show_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
-    elif "skip" in told:
-        console.print(told["skip"], soft_wrap=True)
+        print_json(result)
+    elif "skip" in result:
+        console.print(result["skip"], soft_wrap=True)
     else:
         console.print(
-            f"Version {told['version']}: {told['inserts']} new, {told['updates']} changed, {told['deletes']} deleted."
+            f"Version {result['version']}: {result['inserts']} new, {result['updates']} changed, {result['deletes']} deleted."
         )
 
 
-def _chosen(own: Deployment, dimension: str | None) -> tuple[str, str]:
-    there = {f"{pipeline}.{name}": (pipeline, name) for pipeline, name in duty.dimensions(own)}
-    if dimension is None and len(there) == 1:
-        return next(iter(there.values()))
-    if dimension not in there:
-        known = f"Dimensions with a refresh: {', '.join(there) or 'none'}."
+def _chosen(deployment: Deployment, dimension: str | None) -> tuple[str, str]:
+    known_dimensions = {f"{pipeline}.{name}": (pipeline, name) for pipeline, name in duty.dimensions(deployment)}
+    if dimension is None and len(known_dimensions) == 1:
+        return next(iter(known_dimensions.values()))
+    if dimension not in known_dimensions:
+        known = f"Dimensions with a refresh: {', '.join(known_dimensions) or 'none'}."
         raise HeadraceError(
             f"Unknown dimension {dimension!r}. {known}" if dimension else f"Name the dimension. {known}"
         )
-    return there[dimension]
+    return known_dimensions[dimension]

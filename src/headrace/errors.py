@@ -1,8 +1,8 @@
-"""The one exception that a user sees: a sentence that says what is wrong, where, and the remedy."""
+"""The only exception type that users see: a message that says what is wrong, where, and how to fix it."""
 
 
 class HeadraceError(Exception):
-    """A fault told in one sentence. `exit_code` is what the command line ends with."""
+    """A fault, described in one message. `exit_code` is the exit code of the command line."""
 
     def __init__(self, message: str, *, exit_code: int = 1) -> None:
         super().__init__(message)

@@ -19,15 +19,16 @@ import psutil
 import pytest
 from confluent_kafka import TopicPartition
 
-from headrace.contract import generation
+from headrace.contract import driver_files, generation
 from headrace.contract.bindings import read_kafka
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.local import platform
 from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
-from headrace.operations import drivers, intent, reconcile, supervision
+from headrace.operations import intent, reconcile, supervision
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.record import Record
@@ -125,16 +126,19 @@ def await_until(fact: Any, what: str, seconds: float = 300) -> None:
 
 def await_quiet(own: Deployment) -> None:
     def quiet() -> bool:
-        beat = drivers.heartbeat(own.root, NAME)
-        return bool(beat) and all(entry["lag"] == 0 and entry["batch"] is not None for entry in beat["queries"])
+        beat = driver_files.heartbeat(own.root, NAME)
+        return bool(beat) and all(entry.lag == 0 and entry.batch is not None for entry in beat.queries)
 
     await_until(quiet, f"{NAME} has taken all records")
 
 
 def watermark(own: Deployment) -> datetime:
-    beat = drivers.heartbeat(own.root, NAME)
-    of = {entry["query"]: entry["watermark_ms"] for entry in beat["queries"]} if beat else {}
-    return datetime.fromtimestamp((of.get(f"{NAME}.attributed") or 0) / 1000, UTC)
+    state = (driver_files.heartbeat(own.root, NAME) or Heartbeat()).query(f"{NAME}.attributed")
+    return datetime.fromtimestamp(((state and state.watermark_ms) or 0) / 1000, UTC)
+
+
+def heartbeat_pid(own: Deployment) -> int:
+    return (driver_files.heartbeat(own.root, NAME) or Heartbeat()).pid
 
 
 def driver_pid(own: Deployment) -> int:
@@ -159,12 +163,9 @@ def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: A
     await_until(
         lambda: [d for d in own.launcher().find(NAME) if not d.identity.startswith(f"{killed}@")], "a new driver"
     )
-    await_until(
-        lambda: (drivers.heartbeat(own.root, NAME) or {}).get("pid") == driver_pid(own), "the new driver's queries run"
-    )
-    said = supervision.read(own.root, NAME)
-    assert said is not None
-    assert said["last_action"]["kind"] == "START"
+    await_until(lambda: heartbeat_pid(own) == driver_pid(own), "the new driver's queries run")
+    action = (supervision.read(own.root, NAME) or supervision.Supervision()).last_action
+    assert (action and action.kind) == "START"
 
 
 def test_a_frozen_driver_is_replaced_by_the_scheduled_supervisor_and_ended(running: Airflow, own: Deployment) -> None:
@@ -174,7 +175,7 @@ def test_a_frozen_driver_is_replaced_by_the_scheduled_supervisor_and_ended(runni
 
     def replaced() -> bool:
         living = living_pids(own)  # the frozen one is among them until its last thread is gone
-        return frozen not in living and (drivers.heartbeat(own.root, NAME) or {}).get("pid") in living
+        return frozen not in living and heartbeat_pid(own) in living
 
     await_until(replaced, "another driver's queries run")
 
@@ -193,7 +194,7 @@ def test_a_scheduler_killed_in_the_middle_of_a_submit_leaves_one_driver(
     def processing() -> bool:
         nonlocal most
         most = max(most, len(living_pids(own)))
-        return (drivers.heartbeat(own.root, NAME) or {}).get("pid") in living_pids(own)
+        return heartbeat_pid(own) in living_pids(own)
 
     await_until(processing, "a driver's queries run")
     running.wait("stream_start", run_id, 600)
@@ -259,9 +260,8 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(run
     states = answered(running, "checkpoint_restore", "Approve", **form)
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="restored")
-    beat = drivers.heartbeat(own.root, NAME)
-    assert beat is not None
-    assert {entry["query"]: entry["generation"] for entry in beat["queries"]}[f"{NAME}.{STATELESS}"] == 2
+    state = (driver_files.heartbeat(own.root, NAME) or Heartbeat()).query(f"{NAME}.{STATELESS}")
+    assert (state and state.generation) == 2
 
 
 def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, own: Deployment) -> None:

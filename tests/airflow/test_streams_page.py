@@ -101,7 +101,7 @@ def test_the_page_tells_every_pipeline_and_no_secret(url, airflow, airflow_setti
 def test_a_page_that_cannot_be_shown_says_why_in_a_sentence(airflow):
     answer = airflow.http.get("/headrace/log/no_such_pipeline")
     assert answer.status_code == 404
-    assert "There is no pipeline &#39;no_such_pipeline&#39;: there is" in answer.text
+    assert "Unknown pipeline &#39;no_such_pipeline&#39;. Known pipelines:" in answer.text
 
 
 def test_a_task_links_to_the_page_and_to_the_log_of_its_pipelines_driver(airflow, url):

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.operations.bootstrap import Config
 from headrace.operations.deployment import Deployment
-from headrace.operations.drivers import Order
+from headrace.operations.drivers import StartSpec
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
 from tests.support.charts import CHARTS, PULL_SECRET, VARIANTS, named, pods, refusal, render
 
@@ -61,7 +61,7 @@ def test_what_the_launcher_starts_is_made_from_the_templates_that_name_it(projec
     text = named(render("airflow", *PULL_SECRET), "ConfigMap", "airflow-headrace")["data"]["deployment.json"]
     launcher = Deployment.model_validate_json(text).model_copy(update={"project": project}).launcher()
     assert isinstance(launcher, KubernetesLauncher)
-    command = launcher.command("pos_sales", Order(release="headrace-spark:2"), "life", check=check)
+    command = launcher.command("pos_sales", StartSpec(release="headrace-spark:2"), "life", check=check)
     conf = dict(part.split("=", 1) for part in command if part.startswith("spark.kubernetes."))
     templates = _pull_secrets("spark", *PULL_SECRET)
     for role in ("driver", "executor"):

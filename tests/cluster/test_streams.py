@@ -30,13 +30,13 @@ START = (
     + """
 driver, new = control.start(launcher, name, by="e2e")
 beat = drivers.await_first_heartbeat(launcher, driver, 300)
-answer = {"new": new, "identity": driver.identity, "queries": len(beat["queries"])}
+answer = {"new": new, "identity": driver.identity, "queries": len(beat.queries)}
 """
 )
 STOP = (
     HEAD
     + """
-answer = {"gentle": control.stop(launcher, name, by="e2e"), "outcome": drivers.outcome(launcher.root, name)["exit"]}
+answer = {"gentle": control.stop(launcher, name, by="e2e"), "outcome": driver_files.exit_record(launcher.root, name).exit}
 """
 )
 PRODUCE = (

@@ -79,27 +79,30 @@ def test_a_loop_of_pipelines_is_refused_by_its_name(tmp_path: Path) -> None:
 
 def test_two_readers_of_one_topic_are_refused_for_it_would_be_archived_twice(tmp_path: Path) -> None:
     told = refusal(tmp_path, link("a", "orders", "x"), link("b", "x", "y"), link("c", "x", "z"))
-    assert "c and b both own topic x: one pipeline reads, archives or writes it" in told[0]
+    assert "c and b both own topic x: only one pipeline may read, archive or write it" in told[0]
 
 
 def test_two_writers_of_one_topic_are_refused(tmp_path: Path) -> None:
     told = refusal(tmp_path, link("a", "orders", "x"), link("b", "sales", "x"))
     assert told == [
-        "b and a both own topic x: one pipeline reads, archives or writes it; rename it in one, or move the query into the other."
+        (
+            "b and a both own topic x: only one pipeline may read, archive or write it. "
+            "Rename it in one, or move the query into the other."
+        )
     ]
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({"partitions": 6}, "partitions: a.copied, which writes the topic, declares 2; write partitions: 2."),
+        ({"partitions": 6}, "partitions: a.copied, which writes the topic, declares 2. Write partitions: 2."),
         (
             {"retention": "3 days"},
-            "retention: a.copied, which writes the topic, declares 7 days; write retention: 7 days.",
+            "retention: a.copied, which writes the topic, declares 7 days. Write retention: 7 days.",
         ),
         (
             {"key": "note", "columns": COLUMNS | {"note": {"type": "string", "required": True}}},
-            "key: a.copied, which writes the topic, writes key order_id; write key: order_id.",
+            "key: a.copied, which writes the topic, writes key order_id. Write key: order_id.",
         ),
         (
             {"columns": COLUMNS | {"note": {"type": "string", "required": True}}},
@@ -107,7 +110,7 @@ def test_two_writers_of_one_topic_are_refused(tmp_path: Path) -> None:
         ),
         (
             {"columns": COLUMNS | {"amount": {"type": "string", "required": True}}},
-            "columns.amount: a.copied, which writes the topic, writes long; write type: long.",
+            "columns.amount: a.copied, which writes the topic, writes long. Write type: long.",
         ),
     ],
 )

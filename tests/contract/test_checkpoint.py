@@ -78,14 +78,14 @@ def test_an_offset_log_that_is_gone_or_cut_is_an_error_with_a_remedy(tmp_path: P
     offsets(tmp_path, 0, 0, {"pos": {0: 1}})
     path = tmp_path / "offsets" / "0"
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(HeadraceError, match=r"offsets/0 is missing or cut.*start a new generation"):
+    with pytest.raises(HeadraceError, match=r"offsets/0 is missing or truncated.*start a new generation"):
         read_batch_range(str(tmp_path), 0)
 
 
 def test_a_missing_batch_before_is_an_error_and_not_a_range_from_the_beginning(tmp_path: Path) -> None:
     began(tmp_path, 0, {"pos": {0: 0}})
     offsets(tmp_path, 9, 60_000, {"pos": {0: 500}})
-    with pytest.raises(HeadraceError, match="offsets/8 is missing or cut"):
+    with pytest.raises(HeadraceError, match="offsets/8 is missing or truncated"):
         read_batch_range(str(tmp_path), 9)
 
 

@@ -114,14 +114,14 @@ def test_a_binding_gives_the_password_back_whatever_its_characters(tmp_path: Pat
 def test_a_kafka_password_that_librdkafka_would_change_is_refused(tmp_path: Path, password: str) -> None:
     values = {"bootstrapServers": "localhost:1", "securityProtocol": "SASL_SSL", "username": "ops"}
     bindings.write_binding(tmp_path / "kafka", values | {"password": password})
-    with pytest.raises(HeadraceError, match=r"kafka/password begins with white space, which librdkafka drops: give "):
+    with pytest.raises(HeadraceError, match=r"kafka/password begins with white space, which librdkafka strips. Give "):
         bindings.read_kafka(tmp_path)
 
 
 def test_a_binding_that_is_no_text_is_refused_by_its_file(tmp_path: Path) -> None:
     bindings.write_binding(tmp_path / "kafka", {"bootstrapServers": "b:9092", "securityProtocol": "SASL_SSL"})
     (tmp_path / "kafka" / "password").write_bytes("für".encode("latin-1"))
-    with pytest.raises(HeadraceError, match=r"kafka/password is not UTF-8 text: write it again as UTF-8\.$"):
+    with pytest.raises(HeadraceError, match=r"kafka/password is not UTF-8 text. Write it as UTF-8\.$"):
         bindings.read_kafka(tmp_path)
 
 

@@ -28,7 +28,7 @@ from tests.contract.conftest import changed
          'aggregate.window.offset was added as "2 minutes"'),
         ("windows", {"driver": {"state_partitions": 4}}, "state_partitions changed from 2 to 4"),
         ("windows", {"queries.windows.mode": "append"}, 'mode changed from "update" to "append"'),
-        ("windows", {"queries.windows.sources": ["visits"]}, "sources.sales was removed, it was "),
+        ("windows", {"queries.windows.sources": ["visits"]}, "sources.sales was removed (it was "),
         ("windows", {"sources.sales.columns.amount.type": "long"},
          'sources.sales.columns.amount changed from "decimal(12,2)" to "long"'),
         ("windows", {"queries.windows.watermark": {}}, 'watermarked changed from ["sales"] to []'),
@@ -120,7 +120,7 @@ def test_rocksdb_is_marked_and_the_memory_store_leaves_the_fingerprint_as_it_was
     assert differences(memory, marks(State(store="memory", keys=5_000_000))) == []
     assert differences(rocksdb, marks(State(keys=1_000_000))) == []
     assert differences(memory, rocksdb) == ['state_store was added as "rocksdb"']
-    assert differences(rocksdb, memory) == ['state_store was removed, it was "rocksdb"']
+    assert differences(rocksdb, memory) == ['state_store was removed (it was "rocksdb")']
 
 
 def test_a_column_that_a_source_gets_is_no_difference_where_it_is_not_read(good: Pipeline) -> None:

@@ -104,7 +104,7 @@ def test_a_generation_that_lost_its_manifest_is_never_passed_over_for_the_one_be
     checkpoints.run(root, second, range(2))
     for left in (second, first):  # then the only one: the query would begin as if it had never run
         trees.remove_file(left.paths(root).manifest)
-        with pytest.raises(HeadraceError, match=r"manifest\.json is gone \(MANIFEST_GONE\)") as refused:
+        with pytest.raises(HeadraceError, match=r"manifest\.json is missing \(MANIFEST_GONE\)") as refused:
             resume_or_begin(root, "pos_sales", "tumbling", plan)
         assert refused.value.exit_code == Exit.DAMAGED
         assert "headrace checkpoint restore pos_sales.tumbling --reset --act" in str(refused.value)

@@ -104,9 +104,9 @@ def test_a_binding_that_changes_is_followed_and_a_wrong_key_gets_nowhere(root: s
 def test_half_a_login_and_another_scheme_are_refused(tmp_path: Path) -> None:
     (tmp_path / "object-store").mkdir()
     (tmp_path / "object-store" / "accessKey").write_text("user")
-    with pytest.raises(HeadraceError, match="one of accessKey and secretKey: add the other"):
+    with pytest.raises(HeadraceError, match=r"one of accessKey and secretKey\. Add the other"):
         read_object_store(tmp_path)
-    with pytest.raises(HeadraceError, match="write s3a://bucket/headrace"):
+    with pytest.raises(HeadraceError, match="Write s3a://bucket/headrace"):
         storage.locate("s3://bucket/headrace")
 
 

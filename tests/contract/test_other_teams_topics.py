@@ -142,7 +142,7 @@ def test_a_chain_that_does_not_fit_is_told_by_the_sources_name(tmp_path: Path) -
     reader["sources"]["joined"]["columns"]["amount"]["field"] = "order.amount"
     partitions, column = refusal(tmp_path, link("a", "orders", "shop.joined"), reader)
     assert partitions.endswith(
-        "sources.joined.partitions: a.copied, which writes the topic, declares 2; write partitions: 2."
+        "sources.joined.partitions: a.copied, which writes the topic, declares 2. Write partitions: 2."
     )
     assert column.startswith(
         "pipelines/b.yaml: sources.joined.columns.amount: a.copied, which writes the topic, has no such"
@@ -153,14 +153,14 @@ def test_topics_of_two_pipelines_that_kafka_does_not_take_beside_each_other_are_
     one, other = link("a", "x", "out_a", topic="shop.orders"), link("b", "y", "out_b", topic="shop_orders")
     told = refusal(tmp_path, one, other)
     assert told[0] == (
-        "b has topic shop_orders and a has topic shop.orders: Kafka refuses one beside the other, because '.' and '_' are "
-        "one character in the names of its metrics; rename one of both."
+        "b has topic shop_orders and a has topic shop.orders. Kafka refuses to have both, because its metric names do "
+        "not distinguish '.' and '_'. Rename one of them."
     )
 
 
 def test_a_command_that_is_given_a_sources_name_answers_with_its_topic(orders: Pipeline) -> None:
     with pytest.raises(
-        HeadraceError, match=r"'placed' is the name of a source, and its topic is shop.orders-v1: name the"
+        HeadraceError, match=r"'placed' is the name of a source, whose topic is shop.orders-v1. Name the"
     ):
         source_of({"orders": orders}, "placed")
     assert source_of({"orders": orders}, TOPIC).key == "order_id"

@@ -42,7 +42,7 @@ def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_readme_without_its_marks_is_refused() -> None:
-    with pytest.raises(HeadraceError, match="put them where the fields go"):
+    with pytest.raises(HeadraceError, match="Add them where the fields belong"):
         schema.readme("# no marks")
 
 

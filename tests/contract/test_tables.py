@@ -98,7 +98,7 @@ def test_a_changed_type_is_refused_with_the_way_out() -> None:
     with pytest.raises(HeadraceError) as caught:
         alter(existing, TABLE)
     assert str(caught.value) == (
-        "Column total of table shop.sales is bigint but decimal is wanted: Cassandra cannot change a type; give the "
+        "Column total of table shop.sales is bigint but decimal is declared. Cassandra cannot change a type: give the "
         "column or the table a new name."
     )
 
@@ -107,7 +107,9 @@ def test_a_changed_type_is_refused_with_the_way_out() -> None:
     "existing", [replace(TABLE, partition_key=("at",), clustering_key=("id",)), replace(TABLE, clustering_key=())]
 )
 def test_a_changed_key_is_refused_with_the_way_out(existing: Table) -> None:
-    with pytest.raises(HeadraceError, match=r"\(\(id\), at\) is wanted: Cassandra cannot change a key; give the sink"):
+    with pytest.raises(
+        HeadraceError, match=r"\(\(id\), at\) is declared. Cassandra cannot change a key: give the sink"
+    ):
         alter(existing, TABLE)
 
 
@@ -133,6 +135,6 @@ def test_a_changed_order_is_refused_and_one_that_nobody_declares_is_left_alone()
     with pytest.raises(HeadraceError) as caught:
         alter(replace(TABLE, order={"at": "asc"}), wanted)
     assert str(caught.value) == (
-        "Table shop.sales has its rows by at asc but desc is wanted: Cassandra cannot change an order; give the sink a new "
+        "Table shop.sales orders its rows by at asc but desc is declared. Cassandra cannot change an order: give the sink a new "
         "table name, fill it, and drop the old table."
     )

@@ -106,11 +106,11 @@ def test_a_transform_gets_its_sources_by_their_names_where_their_topics_have_oth
         (lambda sales: sales.selectExpr("pump", "CAST(litres AS DECIMAL(22,2)) total"), "the transform does not group"),
         (
             lambda sales: sales.groupBy("pump", "at").agg(F.sum("litres").alias("total")),
-            "the transform groups by at, and aggregate.keys lacks it, so groups would overwrite each other",
+            "the transform groups by at, but aggregate.keys lacks it, so groups would overwrite each other",
         ),
         (
             lambda sales: sales.groupBy("at").agg(F.max("pump").alias("pump"), F.sum("litres").alias("total")),
-            "aggregate.keys has pump, and the transform does not group by it",
+            "aggregate.keys has pump, but the transform does not group by it",
         ),
         (lambda sales: sales.groupBy("pumpe").count(), "The transform of fuel.q cannot be planned: [UNRESOLVED_COLUMN"),
         (lambda sales: None, "The transform of fuel.q returns NoneType: return a DataFrame."),
@@ -154,15 +154,15 @@ def test_a_refusal_names_the_query_and_both_files_and_is_no_crash_loop(spark: Sp
     ("window", "says"),
     [
         (windowed("10 minutes"), ""),
-        (windowed("10 minutes", startTime="-5 minutes"), "windows begin 5 minutes after whole steps of 10 minutes"),
+        (windowed("10 minutes", startTime="-5 minutes"), "windows begin 5 minutes after multiples of 10 minutes"),
         (
             windowed("10 minutes", startTime="5 minutes"),
             "aggregate.window.offset is declared as 0 seconds; write offset: 5 minutes, or correct the start time in F.window",
         ),
-        (windowed("5 minutes"), "aggregate.window.size is declared as 10 minutes, and the transform has 5 minutes"),
+        (windowed("5 minutes"), "aggregate.window.size is declared as 10 minutes, but the transform has 5 minutes"),
         (
             windowed("10 minutes", "5 minutes"),
-            "aggregate.window.slide is declared as 10 minutes, and the transform has 5 minutes",
+            "aggregate.window.slide is declared as 10 minutes, but the transform has 5 minutes",
         ),
     ],
 )

@@ -154,12 +154,12 @@ def test_rows_of_a_try_that_failed_are_not_counted_again(stage: Stage) -> None:
         if len(tried) == 1:
             raise ConnectionError("Cassandra went away")
 
-    def through(work: Callable[[], int]) -> int:
+    def run_when_available(work: Callable[[], int]) -> int:
         with contextlib.suppress(ConnectionError):
             return work()
         return work()
 
-    stage.write, stage.link = write, SimpleNamespace(through=through)
+    stage.write, stage.link = write, SimpleNamespace(run_when_available=run_when_available)
     stage.lay("a", "b", "c")
     stage.run()
 

@@ -69,7 +69,7 @@ def test_a_key_of_the_object_store_that_hadoop_would_change_is_refused(
     assert session.start("tests", conf) is not None
     (folder / "secretKey").write_text("${java.home}")
     with pytest.raises(
-        HeadraceError, match=r"fs\.s3a\.secret\.key holds a \$\{variable\} that Hadoop replaces"
+        HeadraceError, match=r"fs\.s3a\.secret\.key contains a \$\{variable\} that Hadoop substitutes"
     ) as caught:
         session.start("tests", conf)
     assert "java.home" not in str(caught.value)

@@ -95,7 +95,7 @@ def test_an_empty_partition_key_is_a_dead_letter(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _, reasons = _write(spark, monkeypatch, tmp_path, CASSANDRA, copied, {"place": ""})
-    assert reasons == ["not_written: place is empty, and Cassandra takes no empty partition key"]
+    assert reasons == ["not_written: place is empty, but Cassandra accepts no empty partition key"]
 
 
 def test_a_key_part_that_the_transform_left_null_or_empty_is_a_dead_letter(
@@ -106,8 +106,8 @@ def test_a_key_part_that_the_transform_left_null_or_empty_is_a_dead_letter(
 
     _, reasons = _write(spark, monkeypatch, tmp_path, CASSANDRA, trimmed, {"place": " "}, {"place": "?"})
     assert reasons == [
-        "not_written: place is empty, and Cassandra takes no empty partition key",
-        "not_written: place is required, and the transform left it null",
+        "not_written: place is empty, but Cassandra accepts no empty partition key",
+        "not_written: place is required, but the transform returned null",
     ]
 
 
@@ -118,13 +118,13 @@ def test_keys_at_cassandras_limit_are_written_and_those_beyond_are_dead_letters(
         return readings.withColumn("place", F.expr("if(place = 'é', repeat(place, 32768), place)"))
 
     _, reasons = _write(spark, monkeypatch, tmp_path, CASSANDRA, grown, {"place": "é"})
-    assert reasons == ["not_written: the partition key (place) has 65536 bytes, Cassandra takes 65535"]
+    assert reasons == ["not_written: the partition key (place) has 65536 bytes, Cassandra accepts 65535"]
 
     def to_the_limit(readings: DataFrame) -> DataFrame:
         return readings.withColumn("note", F.expr("repeat('x', if(note = 'n', 65535, 65536))"))
 
     _, reasons = _write(spark, monkeypatch, tmp_path, CLUSTERED, to_the_limit, {"note": "more"})
-    assert reasons == ["not_written: the clustering key (note) has 65536 bytes, Cassandra takes 65535"]
+    assert reasons == ["not_written: the clustering key (note) has 65536 bytes, Cassandra accepts 65535"]
 
 
 def test_a_row_beyond_a_mutation_is_a_dead_letter(
@@ -132,7 +132,7 @@ def test_a_row_beyond_a_mutation_is_a_dead_letter(
 ) -> None:
     _, (reason,) = _write(spark, monkeypatch, tmp_path, CASSANDRA, copied, {"note": "x" * 4_100_000})
     assert reason.startswith("not_written: the row has 4100")
-    assert reason.endswith(f" bytes, Cassandra takes {limits.CASSANDRA_ROW_BYTES}")
+    assert reason.endswith(f" bytes, Cassandra accepts {limits.CASSANDRA_ROW_BYTES}")
 
 
 def test_a_record_beyond_a_request_is_a_dead_letter_as_it_was_read(
@@ -237,7 +237,8 @@ def test_a_total_whose_key_is_empty_is_a_dead_letter_with_the_row(
     assert (letter.key, json.loads(letter.value or b"")) == (None, {"place": "", "total": 3.0})
     assert letter.header(sinks.HEADER_ID).startswith("refusing.totals/1/7/")
     assert (
-        letter.header(sinks.HEADER_REASON) == "not_written: place is empty, and Cassandra takes no empty partition key"
+        letter.header(sinks.HEADER_REASON)
+        == "not_written: place is empty, but Cassandra accepts no empty partition key"
     )
     assert "headrace.offset" not in dict(letter.headers)
 

@@ -59,7 +59,7 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
     assert set(told["tables"]["archive_pos"]) == {"orphans_removed", "seconds"}
     assert versions(root, name) == before, "two processes would commit to one table"
 
-    done = tables.tend(spark, root, name, "archive_pos", expire_days=0)
+    done = tables.maintain(spark, root, name, "archive_pos", expire_days=0)
     assert done["files_rewritten"] == 8
     assert archived.newest(root, name, "archive_pos") == note, "the note of what the archive has was expired"
     appended(spark, name, range(8, 9))
@@ -71,7 +71,7 @@ def test_an_archive_on_a_disk_is_tended_by_its_writer_and_by_a_replay_of_the_bat
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters, seen = writer.Counters(), []
-    monkeypatch.setattr(tables, "tend", lambda *_: seen.append(counters.tending) or {})
+    monkeypatch.setattr(tables, "maintain", lambda *_: seen.append(counters.maintaining) or {})
     monkeypatch.setattr(sinks, "newest_note", lambda *_: archived.Note("", {}))
     monkeypatch.setattr(sinks, "not_archived", lambda *_: None)  # a replay finds that all is archived
     pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
@@ -80,7 +80,7 @@ def test_an_archive_on_a_disk_is_tended_by_its_writer_and_by_a_replay_of_the_bat
     for number in (998, 999, 1000, 1999):
         write(frame, sinks.Batch("q", Generation("p", "q", 1, 0, {}), number))
     assert seen == [True, True]
-    assert not counters.tending
+    assert not counters.maintaining
 
 
 SLOW = """
@@ -147,7 +147,7 @@ def test_no_commit_is_lost_to_upkeep_in_another_process_whose_renames_are_slow(
             appended(spark, name, range(number, number + 1))
             number += 1
             if number == 10:
-                tables.tend(spark, root, name, "archive_pos")
+                tables.maintain(spark, root, name, "archive_pos")
         (tmp_path / "end").touch()
         assert other.wait(240) == 0, (tmp_path / "log").read_text()[-4000:]
     finally:

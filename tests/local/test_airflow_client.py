@@ -51,7 +51,10 @@ def test_a_run_that_does_not_end_in_time_is_told_with_the_states_of_its_tasks():
 
 def test_a_run_that_ends_without_a_question_is_told_at_once():
     answers = {RUN: {"state": "success"}, f"{RUN}/hitlDetails": {"hitl_details": []}, f"{RUN}/taskInstances": TASKS}
-    with airflow(answers) as client, pytest.raises(HeadraceError, match="Run r of d is success and asks nothing"):
+    with (
+        airflow(answers) as client,
+        pytest.raises(HeadraceError, match="Run r of d is success and has not asked a question"),
+    ):
         client.wait_for_question("d", "r")
 
 

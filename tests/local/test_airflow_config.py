@@ -77,7 +77,9 @@ def test_the_database_is_sqlite_unless_a_file_names_a_postgresql(settings, tmp_p
     assert "p%40ss" not in airflow_config.database_id(own)
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read"), ("mysql://x", "holds no PostgreSQL address")])
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "cannot be read"), ("mysql://x", "does not contain a PostgreSQL URL")]
+)
 def test_a_database_file_that_names_no_postgresql_is_refused_without_telling_what_it_holds(
     settings, tmp_path, text, words
 ):

@@ -101,7 +101,7 @@ def test_drivers_go_without_where_it_cannot_be_made(
     _rehearsal(monkeypatch, tmp_path, "half of", code=1)
     with caplog.at_level(logging.WARNING):
         class_archive.ensure(settings, java)
-    assert "drivers start without, and slower" in caplog.text
+    assert "drivers start more slowly without" in caplog.text
     assert class_archive.java_options(settings, java) == ""
     assert [path.suffix for path in (settings.cache / "classes").iterdir() if path.name != ".lock"] == [".log"]
 
@@ -113,7 +113,7 @@ def test_drivers_go_without_where_the_cache_cannot_be_written(
     (settings.cache / "classes").write_text("not a folder")
     with caplog.at_level(logging.WARNING):
         class_archive.ensure(settings, java)
-    assert "drivers start without, and slower" in caplog.text
+    assert "drivers start more slowly without" in caplog.text
 
 
 def test_a_java_without_an_archive_of_its_own_is_left_alone(

@@ -61,12 +61,12 @@ def test_two_settings_with_one_port_are_refused(tmp_path):
 
 def test_an_address_that_this_machine_does_not_have_is_refused(tmp_path):
     sentence = failed(doctor.check_ports(local_settings(tmp_path, host="192.0.2.1")))
-    assert "on 192.0.2.1 cannot be listened on" in sentence
+    assert "on 192.0.2.1 cannot be opened" in sentence
 
 
 def test_too_little_memory_is_refused_with_both_figures(tmp_path):
     sentence = failed(doctor.check_memory(local_settings(tmp_path, min_free_memory_mb=10_000_000)))
-    assert "10000000 MiB are wanted" in sentence
+    assert "10000000 MiB are needed" in sentence
     assert "HEADRACE_MIN_FREE_MEMORY_MB" in sentence
 
 
@@ -86,7 +86,7 @@ def test_a_container_limit_below_the_machines_memory_counts(monkeypatch, tmp_pat
 
 def test_too_little_disk_is_refused_with_the_place(tmp_path):
     sentence = failed(doctor.check_disk(local_settings(tmp_path / "home", min_free_disk_mb=10**9)))
-    assert f"free at {tmp_path / 'home'}, 1000000000 MiB are wanted" in sentence
+    assert f"free at {tmp_path / 'home'}, 1000000000 MiB are needed" in sentence
 
 
 def test_a_home_below_a_file_is_refused(tmp_path):
@@ -115,12 +115,12 @@ def test_the_installed_pyspark_is_whole():
 
 def test_an_incomplete_cache_is_shown_and_does_not_block(tmp_path):
     check = doctor.check_jars(local_settings(tmp_path, cache=tmp_path / "cache"))
-    assert "lacks jars" in failed(check)
+    assert "has missing or damaged jars" in failed(check)
     assert not check.blocks
 
 
 def test_a_misspelt_variable_is_shown():
-    assert "HEADRACE_KAFKA_PROT in the environment is no setting" in failed(
+    assert "HEADRACE_KAFKA_PROT in the environment is not a setting" in failed(
         doctor.check_variables({"HEADRACE_KAFKA_PROT": "1", "HEADRACE_KAFKA_PORT": "1", "PATH": ""})
     )
 
@@ -161,7 +161,7 @@ def test_doctor_runs_every_check_and_changes_nothing(tmp_path):
 
 def test_clean_refuses_a_folder_that_headrace_did_not_make(tmp_path):
     (tmp_path / "precious").touch()
-    with pytest.raises(HeadraceError, match="was not made by headrace"):
+    with pytest.raises(HeadraceError, match="was not created by headrace"):
         platform.clean(Settings.load(home=tmp_path))
     assert (tmp_path / "precious").exists()
 
@@ -169,7 +169,7 @@ def test_clean_refuses_a_folder_that_headrace_did_not_make(tmp_path):
 def test_data_without_its_password_is_refused_with_the_way_out(tmp_path):
     settings = local_settings(tmp_path / "home")
     (settings.home / "data" / "kafka").mkdir(parents=True)
-    with pytest.raises(HeadraceError, match=r"kafka has data in .*, but its password .* is gone"):
+    with pytest.raises(HeadraceError, match=r"kafka has data in .*, but its password .* is missing"):
         platform.require_kept("kafka", settings.home / "data" / "kafka", settings)
 
 

@@ -73,7 +73,7 @@ def test_a_jar_that_differs_from_the_list_is_refused_and_never_reaches_the_cache
 ):
     monkeypatch.setitem(CONTENT, "two", b"something else")
     with pytest.raises(
-        HeadraceError, match=r"1 fetched kafka jar\(s\) .* differ from the committed SHA-256 list \(two-1.0.jar\)"
+        HeadraceError, match=r"1 downloaded kafka jar\(s\) .* differ from the committed SHA-256 list \(two-1.0.jar\)"
     ):
         jars.ensure("kafka", settings, java)
     assert not list(settings.cache.rglob("*.jar"))
@@ -82,7 +82,7 @@ def test_a_jar_that_differs_from_the_list_is_refused_and_never_reaches_the_cache
 def test_a_failed_download_is_one_sentence_and_leaves_nothing_half_done(settings, java, downloads, monkeypatch):
     monkeypatch.setattr(jars, "maven_command", lambda *_: ["sh", "-c", "echo '[ERROR] no route to host'; exit 3"])
     with pytest.raises(
-        HeadraceError, match=r"cannot be fetched \(sh ended with 3: \[ERROR\] no route to host\): look at"
+        HeadraceError, match=r"cannot be downloaded \(sh exited with code 3: \[ERROR\] no route to host\)\. Check"
     ):
         jars.ensure("kafka", settings, java)
     assert [path.suffix for path in (settings.cache / "jars").iterdir() if path.is_file()] == [".lock"]
@@ -105,7 +105,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(settings, java, download
 
 
 def test_spark_jars_are_checked_before_they_are_used_and_never_fetched_behind_ones_back(settings, java, downloads):
-    with pytest.raises(HeadraceError, match=r"2 of 2 Spark jars are missing or damaged .* run `headrace up`"):
+    with pytest.raises(HeadraceError, match=r"2 of 2 Spark jars are missing or damaged .* Run `headrace up`"):
         jars.spark_jars(settings)
     paths = jars.ensure("spark", settings, java)
     assert jars.spark_jars(settings) == paths

@@ -49,7 +49,7 @@ def test_another_major_version_is_passed_over_for_the_wheel(tmp_path, monkeypatc
 def test_a_wrong_java_alone_is_one_sentence_with_the_remedy(tmp_path, monkeypatch):
     on_path(monkeypatch, fake_java(tmp_path / "own", "21.0.1"))
     with pytest.raises(
-        HeadraceError, match=r"^Java 17 is needed and there is none \(PATH has Java 21.0.1\): .*HEADRACE_JAVA_HOME"
+        HeadraceError, match=r"^No Java 17 found, but it is needed \(PATH has Java 21.0.1\)\. .*HEADRACE_JAVA_HOME"
     ):
         java.find_java(Settings.load())
 
@@ -67,7 +67,7 @@ def test_a_java_that_the_user_named_is_never_replaced_by_another(tmp_path, monke
     named = fake_java(tmp_path / "named", "25.0.1")
     with pytest.raises(HeadraceError, match=r"HEADRACE_JAVA_HOME is .*named, which is Java 25.0.1"):
         java.find_java(Settings.load(java_home=named))
-    with pytest.raises(HeadraceError, match="does not run: name a Java 17"):
+    with pytest.raises(HeadraceError, match=r"does not run\. Name a Java 17"):
         java.find_java(Settings.load(java_home=tmp_path / "nowhere"))
 
 

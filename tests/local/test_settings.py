@@ -34,7 +34,7 @@ def test_the_cache_follows_the_xdg_variable(project, monkeypatch):
 def test_an_unknown_key_in_the_file_is_refused_with_the_known_ones(project):
     (project / "headrace.toml").write_text("kafka_prot = 1\n")
     with pytest.raises(
-        HeadraceError, match=r"'kafka_prot' in headrace.toml is unknown; known are: airflow, .*kafka_port"
+        HeadraceError, match=r"Unknown setting 'kafka_prot' in headrace\.toml\. Known settings: airflow, .*kafka_port"
     ):
         Settings.load()
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.contract import names
+from headrace.contract.driver_files import CheckResult, ExitRecord, Heartbeat
 from headrace.contract.model import Pipeline
-from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
-from headrace.operations.intent import Intent
+from headrace.contract.records import from_json
+from headrace.operations.drivers import DEFAULT_START, Driver, LauncherSilentError, StartSpec
+from headrace.operations.intent import DesiredState
 from headrace.operations.verdict import Observation, Position
 
 NOW = 1_800_000_000_000  # milliseconds since 1970
-RUNNING = Intent("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW - 3_600_000)
+RUNNING = DesiredState("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW - 3_600_000)
 
 
 def driver(
@@ -22,15 +24,20 @@ def driver(
 ) -> Driver:
     """A living driver that was started `age` seconds ago."""
     where = f"process {identity}"
-    return Driver(pipeline.name, identity, NOW / 1000 - age, where, pending, life=identity, outdated=outdated)
+    return Driver(pipeline.name, identity, NOW / 1000 - age, where, pending, instance=identity, outdated=outdated)
 
 
-def beat(pipeline: Pipeline, age: float = 1, life: str = "a", **fields: Any) -> dict[str, Any]:
-    """A heartbeat of driver `life`, `age` seconds ago; all queries run and wrote a batch 2 s ago, but for `fields` of each."""
+def beat(pipeline: Pipeline, age: float = 1, instance: str = "a", **fields: Any) -> Heartbeat:
+    """A heartbeat of driver `instance`, `age` seconds ago; queries run and wrote a batch 2 s ago, but for `fields`."""
     entry = {"active": True, "batch": 7, "batch_written_ms": NOW - 2000, "running_batch": None, "error": None} | fields
     queries = [entry | {"query": names.query_name(pipeline.name, name)} for name in names.query_names(pipeline)]
-    told = {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "life": life}
-    return told | {"queries": queries}
+    told = {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "life": instance}
+    return from_json(Heartbeat, told | {"queries": queries})
+
+
+def record(fields: dict[str, Any]) -> ExitRecord:
+    """An exit record as a driver of some release wrote it."""
+    return from_json(ExitRecord, fields)
 
 
 def positions(pipeline: Pipeline, lag: int | None = 0, batch: int = 7, error: str = "") -> dict[str, Position]:
@@ -42,9 +49,9 @@ def seen(pipeline: Pipeline, **fields: Any) -> Observation:
     """An observation of a pipeline that does well, but for `fields`."""
     well: dict[str, Any] = {
         "now_ms": NOW,
-        "wish": RUNNING,
+        "desired": RUNNING,
         "drivers": (driver(pipeline),),
-        "beat": beat(pipeline),
+        "heartbeat": beat(pipeline),
         "positions": positions(pipeline),
     }
     return Observation(**(well | fields))
@@ -59,7 +66,7 @@ class Imagined:
     silent: bool = False
     slow: float = 0  # seconds that a submit takes until its driver can be found
     hooks: dict[str, Any] = field(default_factory=dict)
-    orders: list[Order] = field(default_factory=list)
+    starts: list[StartSpec] = field(default_factory=list)
     stops: list[float | None] = field(default_factory=list)
     _count: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -68,14 +75,14 @@ class Imagined:
             raise LauncherSilentError("The API answered 500.")
         return list(self.alive)
 
-    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+    def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         self._call("submit")
         if self.alive:
             return self.alive[0], False
         time.sleep(self.slow)
         number = next(self._count)
-        self.orders.append(order)
-        made = Driver(pipeline, f"{number}@x", time.time(), f"process {number}", release=order.release)
+        self.starts.append(spec)
+        made = Driver(pipeline, f"{number}@x", time.time(), f"process {number}", release=spec.release)
         self.alive.append(made)
         self._call("submitted")
         return made, True
@@ -88,10 +95,10 @@ class Imagined:
         self.alive.clear()
         return True
 
-    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
-        return {}
+    def check(self, pipeline: str, spec: StartSpec) -> CheckResult:
+        return CheckResult()
 
-    def ended(self, pipeline: str) -> dict[str, Any] | None:
+    def ended(self, pipeline: str) -> ExitRecord | None:
         return None
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:

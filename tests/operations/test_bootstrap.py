@@ -246,16 +246,14 @@ def test_a_changed_pull_secret_is_kept_from_the_copies_until_they_are_removed_or
     assert "spark/regcred" not in changed
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [("", "is not there"), ("Opaque", "is of type Opaque")])
+@pytest.mark.parametrize(("kind", "sentence"), [("", "does not exist"), ("Opaque", "has type Opaque")])
 def test_a_pull_secret_that_nodes_cannot_pull_by_is_refused_in_a_sentence_with_the_remedy(
     config: Config, kind: str, sentence: str
 ) -> None:
     private, kept = _private(config, kind)
     if not kind:
         kept.content.clear()
-    told = (
-        f"^Secret regcred in namespace headrace {sentence}, .* {DOCKER}: make it with kubectl create secret docker-reg"
-    )
+    told = f"^Secret regcred in namespace headrace {sentence}, .* {DOCKER}. Create it with kubectl create secret docker-reg"
     with pytest.raises(HeadraceError, match=told):
         Bootstrap(private, kept).run()
     assert _copies(kept) == {}
@@ -265,7 +263,7 @@ def test_a_pull_secret_with_the_name_of_a_secret_of_ours_is_refused_and_overwrit
     private, kept = _private(config, writable=True)
     place = ("headrace", "kafka-pos-sales")
     kept.content[place], kept.kinds[place] = LOGIN, DOCKER
-    with pytest.raises(HeadraceError, match=r"kafka-pos-sales in namespace spark .* give yours another name"):
+    with pytest.raises(HeadraceError, match=r"kafka-pos-sales in namespace spark .* Give yours another name"):
         Bootstrap(private.model_copy(update={"pull_secret": place[1]}), kept, "rotate-passwords").run()
     assert kept.content["spark", "kafka-pos-sales"]["username"] == "pos_sales"
 
@@ -353,4 +351,4 @@ def test_a_refusal_ends_the_job_with_a_sentence_and_a_code_of_its_own() -> None:
     command = [sys.executable, "-m", "headrace.operations.bootstrap", "rotate"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == bootstrap.REFUSED != 1
-    assert done.stderr.startswith("rotate is no action: use ensure, renew-certificates, or")
+    assert done.stderr.startswith("Unknown action rotate. Use ensure, renew-certificates, or")

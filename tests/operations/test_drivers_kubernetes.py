@@ -13,7 +13,7 @@ import pytest
 from headrace.contract import paths, storage
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
-from headrace.operations.drivers import Driver, LauncherSilentError, Order
+from headrace.operations.drivers import Driver, LauncherSilentError, StartSpec
 from headrace.operations.drivers_kubernetes import KubernetesLauncher
 from tests.support.stub_kubernetes import NAME, NAMESPACE, POD, StubApi
 
@@ -23,7 +23,7 @@ def _environment(api: StubApi) -> dict[str, str]:
 
 
 def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi, launcher: KubernetesLauncher) -> None:
-    driver, new = launcher.submit(NAME, Order(("items", "sliding"), "localhost/headrace:2", "r1"))
+    driver, new = launcher.submit(NAME, StartSpec(("items", "sliding"), "localhost/headrace:2", "r1"))
     assert new
     pod = api.pods[POD]
     assert driver.identity == pod["metadata"]["uid"]
@@ -32,7 +32,7 @@ def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi,
     assert pod["spec"]["containers"][0]["image"] == "localhost/headrace:2"
     assert pod["metadata"]["labels"] == {
         "app.kubernetes.io/part-of": "headrace",
-        "headrace/life": driver.life,
+        "headrace/life": driver.instance,
         "headrace/pipeline": NAME,
         "headrace/release": "localhost_headrace_2",
         "headrace/settings": pod["metadata"]["labels"]["headrace/settings"],
@@ -42,7 +42,7 @@ def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi,
     environment = _environment(api)
     assert environment["HEADRACE_NEW_GENERATIONS"] == "items sliding"
     assert environment["HEADRACE_REQUEST"] == "r1"
-    assert environment["HEADRACE_LIFE"] == driver.life != ""
+    assert environment["HEADRACE_LIFE"] == driver.instance != ""
     assert environment["HEADRACE_RELEASE"] == "localhost/headrace:2"
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == "/bindings"
@@ -62,12 +62,12 @@ def test_a_driver_is_outdated_once_the_settings_of_all_or_of_its_own_pipeline_ar
         assert other.submit(NAME)[0].outdated, "it is adopted as it is"
     other.stop(NAME, 0)
     assert not other.submit(NAME)[0].outdated
-    command = other.command(NAME, Order(), "life")
+    command = other.command(NAME, StartSpec(), "life")
     assert command.index("spark.executor.memory=2g")
 
 
 def test_the_command_is_the_hooks_with_a_declared_master_and_no_secret(launcher: KubernetesLauncher) -> None:
-    command = launcher.command(NAME, Order(), "r1")
+    command = launcher.command(NAME, StartSpec(), "r1")
     assert command[0].endswith("spark-submit")
     assert command[command.index("--master") + 1].startswith("k8s://http://127.0.0.1:")
     assert command[command.index("--deploy-mode") + 1] == "cluster"
@@ -84,8 +84,8 @@ def test_the_deployments_settings_win_inside_the_driver_too(api: StubApi, launch
     told = replace(launcher, conf={"spark.eventLog.enabled": "true"})
     told.submit(NAME)
     assert json.loads(_environment(api)["HEADRACE_SPARK_CONF"]) == {"spark.eventLog.enabled": "true"}
-    assert "spark.eventLog.enabled=true" in told.command(NAME, Order(), "r1")
-    (check,) = [each for each in told.command(NAME, Order(), "r1", check=True) if "HEADRACE_SPARK_CONF" in each]
+    assert "spark.eventLog.enabled=true" in told.command(NAME, StartSpec(), "r1")
+    (check,) = [each for each in told.command(NAME, StartSpec(), "r1", check=True) if "HEADRACE_SPARK_CONF" in each]
     assert check.endswith('={"spark.master": "local[1]"}'), "a check writes no event log"
 
 
@@ -100,7 +100,7 @@ def test_already_exists_adopts_the_driver_that_another_submit_made(api: StubApi,
     wait = threading.Event()
     real = launcher._run_submit
 
-    def late(pipeline: str, order: Order, request: str) -> tuple[int, str]:
+    def late(pipeline: str, order: StartSpec, request: str) -> tuple[int, str]:
         if not wait.is_set():
             api.plant(POD)
             wait.set()
@@ -136,7 +136,7 @@ def test_executors_of_an_ended_driver_are_waited_for_before_a_new_one_starts(
     seen: list[list[str]] = []
     real = launcher._run_submit
 
-    def look(pipeline: str, order: Order, request: str) -> tuple[int, str]:
+    def look(pipeline: str, order: StartSpec, request: str) -> tuple[int, str]:
         seen.append(list(api.pods))
         return real(pipeline, order, request)
 
@@ -213,7 +213,7 @@ def test_not_found_while_a_start_is_confirmed_is_a_failure_and_never_success(
 ) -> None:
     real = launcher._run_submit
 
-    def and_gone(pipeline: str, order: Order, request: str) -> tuple[int, str]:
+    def and_gone(pipeline: str, order: StartSpec, request: str) -> tuple[int, str]:
         done = real(pipeline, order, request)
         api.pods.clear()
         return done
@@ -332,9 +332,9 @@ def test_a_check_runs_beside_the_driver_counts_as_none_and_leaves_no_pod(
     found: list[list[Driver]] = []
     planner = threading.Thread(target=plan)
     planner.start()
-    word = launcher.check(NAME, Order(release="localhost/headrace:2", request="c1"))
+    word = launcher.check(NAME, StartSpec(release="localhost/headrace:2", request="c1"))
     planner.join()
-    assert (word["exit"], word["changes"]) == ("REFUSED", {"q": ["key"]})
+    assert (word.exit, word.changes) == ("REFUSED", {"q": ("key",)})
     assert found == [[living]]
     assert list(api.pods) == [POD]
 
@@ -354,7 +354,7 @@ def test_a_check_of_an_image_that_cannot_be_pulled_is_refused_at_once_and_leaves
     puller = threading.Thread(target=pull)
     puller.start()
     with pytest.raises(HeadraceError, match=r"headrace:gone cannot run .*ImagePullBackOff.*Nothing was stopped"):
-        launcher.check(NAME, Order(release="localhost/headrace:gone"))
+        launcher.check(NAME, StartSpec(release="localhost/headrace:gone"))
     puller.join()
     assert launcher.find(NAME) == [living]
     assert list(api.pods) == [POD]

@@ -29,10 +29,10 @@ def test_a_pod_that_ended_for_want_of_memory_is_told_with_its_life(
     container |= {"state": {"terminated": status | finished}}
     api.plant(POD, "Failed", labels={names.LIFE_LABEL: "L1"}, status={"containerStatuses": [container]})
     found = launcher.ended(NAME)
-    assert (found and found["exit"]) == end
+    assert (found and found.exit) == end
     if found:
-        assert (found["life"], found["at_ms"]) == ("L1", 1_782_820_800_000)
-        assert told in found["error"]
+        assert (found.instance, found.at_ms) == ("L1", 1_782_820_800_000)
+        assert told in found.error
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_an_evicted_pod_is_told_by_what_its_node_lacked(
     api.plant(POD, "Failed", status={"reason": "Evicted", "message": message})
     found = launcher.ended(NAME)
     assert found is not None
-    assert (found["exit"], message in found["error"]) == (end, True)
+    assert (found.exit, message in found.error) == (end, True)

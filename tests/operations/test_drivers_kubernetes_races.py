@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.operations.drivers import Order
+from headrace.operations.drivers import StartSpec
 from tests.support.stub_kubernetes import NAME, POD, StubApi, launcher_on
 
 
@@ -27,7 +27,7 @@ def test_a_hundred_races_of_two_starts_never_make_two_drivers(
 def _race(api: StubApi, project: Path, draw: random.Random) -> None:
     launcher = launcher_on(api, project)
     launcher.find(NAME)
-    launcher.command(NAME, Order(), "warm")
+    launcher.command(NAME, StartSpec(), "warm")
     for race in range(100):
         api.pods.clear()
         api.created.clear()

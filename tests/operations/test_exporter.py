@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.contract import paths, storage
+from headrace.contract.driver_files import ExitRecord
 from headrace.operations import exporter, intent, pki, reconcile, retention, supervision
 from headrace.operations.deployment import Deployment, LocalDrivers
 
@@ -35,7 +36,8 @@ def scraped(exporting):
 
 
 def supervised(deployed, pipeline, verdict, **more):
-    supervision.write(deployed.root, pipeline, {"verdict": verdict, "at_ms": time.time() * 1000 - 90_000} | more)
+    at_ms = int(time.time() * 1000) - 90_000
+    supervision.write(deployed.root, pipeline, supervision.Supervision(verdict=verdict, at_ms=at_ms, **more))
 
 
 def wanted(deployed, pipeline, want="RUNNING"):
@@ -59,8 +61,8 @@ def test_a_pipeline_has_one_verdict_and_one_that_nobody_looked_at_is_unknown(dep
 @pytest.mark.parametrize(
     ("ended", "error", "runbook"),
     [
-        ("DAMAGED", "x lacks it (FILES_GONE); see docs/runbooks/CheckpointBehindSinks.md, usually: y", "CheckpointBehindSinks"),
-        ("REFUSED", "made again. See docs/runbooks/CheckpointOffsetsGone.md for what becomes", "CheckpointOffsetsGone"),
+        ("DAMAGED", "x lacks it (FILES_GONE). See docs/runbooks/CheckpointBehindSinks.md, usually: y", "CheckpointBehindSinks"),
+        ("REFUSED", "recreated. See docs/runbooks/CheckpointOffsetsGone.md for what happens", "CheckpointOffsetsGone"),
         ("DAMAGED", "some data may have been lost (failOnDataLoss)", "CheckpointOffsetsGone"),
         ("DAMAGED", "CANNOT_LOAD_STATE_STORE: error reading delta file", "CheckpointStateDamaged"),
         ("DAMAGED", "Incomplete log file", "CheckpointLogDamaged"),
@@ -69,7 +71,7 @@ def test_a_pipeline_has_one_verdict_and_one_that_nobody_looked_at_is_unknown(dep
     ],
 )  # fmt: skip
 def test_the_end_of_a_driver_names_the_runbook_of_its_checkpoint(ended, error, runbook):
-    assert exporter.checkpoint_fault({"exit": ended, "error": error}) == runbook
+    assert exporter.checkpoint_fault(ExitRecord(exit=ended, error=error)) == runbook
     assert runbook == "" or runbook in exporter.CHECKPOINT_RUNBOOKS
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from headrace.operations import intent
 from headrace.operations.drivers_local import LocalLauncher
-from headrace.operations.supervisor import look
+from headrace.operations.supervisor import run_pass
 from tests.operations import light_driver
-from tests.operations.test_supervisor_local import NAME, launcher, living, scene
+from tests.operations.test_supervisor_local import NAME, context, launcher, living
 
 __all__ = ["launcher"]  # the fixture
 PLACES = 10
@@ -73,11 +73,11 @@ def test_a_start_that_is_killed_at_ten_places_leaves_one_driver_after_the_next_l
         wished = intent.read(launcher.root, NAME).want == "RUNNING"
         deadline = time.monotonic() + 60
         while wished and not living(launcher):
-            look(scene(launcher))
+            run_pass(context(launcher))
             assert time.monotonic() < deadline, f"place {nth} of {total}: no driver"
         if not wished:  # killed before the wish stood: the task's next try makes it
             assert _start(tmp_path, 0).returncode == 0
-        look(scene(launcher))
+        run_pass(context(launcher))
         again = _start(tmp_path, 0)  # the task's next try
         assert again.returncode == 0, again.stderr
         lives = living(launcher)

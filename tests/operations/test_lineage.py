@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 from openlineage.client.serde import Serde
 
-from headrace.contract import storage
+from headrace.contract import driver_files, storage
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.contract.records import from_json
 from headrace.errors import HeadraceError
-from headrace.operations import drivers, lineage, lineage_emit, lineage_runs
+from headrace.operations import lineage, lineage_emit, lineage_runs
 from headrace.operations.lineage import Dataset, Job, Places, quality_job, refresh_job, stream_jobs, view_jobs
 from headrace.operations.quality.suites import suite_of
 
@@ -142,14 +144,15 @@ def stream(deployment: Any, monkeypatch: pytest.MonkeyPatch, **beat: Any) -> dic
     newest = {"batch": 7, "offsets": {}, "written_ms": beat.pop("written_ms", 1_100_000)}
     monkeypatch.setattr(lineage_runs.generation, "current", lambda *_: now)
     monkeypatch.setattr(lineage_runs.ledger, "newest", lambda _: newest)
-    monkeypatch.setattr(drivers, "heartbeat", lambda *_: {"exit": None, "life": "a", "at_ms": 1_200_000} | beat)
-    monkeypatch.setattr(drivers, "outcome", lambda *_: None)
+    heartbeat = from_json(Heartbeat, {"exit": None, "life": "a", "at_ms": 1_200_000} | beat)
+    monkeypatch.setattr(driver_files, "heartbeat", lambda *_: heartbeat)
+    monkeypatch.setattr(driver_files, "exit_record", lambda *_: None)
     lineage_runs.emit_streams(deployment, "pos_sales")
     return kept(deployment.root)
 
 
 def test_a_stream_starts_runs_and_completes_when_it_did(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    deployment.living.append(SimpleNamespace(started=1_050.0, life="a"))
+    deployment.living.append(SimpleNamespace(started=1_050.0, instance="a"))
     (run,) = stream(deployment, monkeypatch)["pos_sales.tumbling"]
     assert kinds(run) == ["START", "RUNNING"]
     assert datetime.fromisoformat(run[0]["eventTime"]).timestamp() == 1_050
@@ -173,9 +176,9 @@ def test_a_driver_that_was_killed_broken_off_or_failed_says_so(
 
 
 def test_a_life_that_nobody_saw_end_is_aborted_by_the_next(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    deployment.living.append(SimpleNamespace(started=1_050.0, life="a"))
+    deployment.living.append(SimpleNamespace(started=1_050.0, instance="a"))
     stream(deployment, monkeypatch)
-    deployment.living[:] = [SimpleNamespace(started=1_300.0, life="b")]
+    deployment.living[:] = [SimpleNamespace(started=1_300.0, instance="b")]
     found = stream(deployment, monkeypatch, life="b", at_ms=1_400_000, written_ms=1_350_000)
     assert sorted(map(kinds, found["pos_sales.tumbling"])) == [["START", "RUNNING"], ["START", "RUNNING", "ABORT"]]
 

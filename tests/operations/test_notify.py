@@ -130,4 +130,4 @@ def test_what_cannot_be_sent_fails_nothing_and_names_no_secret(webhook, monkeypa
 def test_a_mail_to_nobody_says_which_setting_is_missing(inbox, monkeypatch, capsys):
     monkeypatch.setenv(notify.RECIPIENTS, " ")
     notify.failed(context())
-    assert "HEADRACE_NOTIFY_TO names nobody" in capsys.readouterr().out
+    assert "HEADRACE_NOTIFY_TO lists no recipient" in capsys.readouterr().out

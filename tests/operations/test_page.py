@@ -9,6 +9,7 @@ import pytest
 
 from headrace.contract import paths, storage
 from headrace.contract.files import pipeline_names
+from headrace.contract.records import from_json
 from headrace.errors import HeadraceError
 from headrace.operations import intent, page, supervision
 from headrace.operations.deployment import Deployment, LocalDrivers
@@ -49,7 +50,8 @@ def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
         "driver": None,
     }
     told |= {"runbook": supervision.runbook(verdict), "wanted": "RUNNING", "restarts_left": 5, "next_start_ms": 0}
-    supervision.write(deployed.root, pipeline, told | {"last_action": None} | more)
+    document = told | {"last_action": None} | more
+    supervision.write(deployed.root, pipeline, from_json(supervision.Supervision, document))
 
 
 def shown(deployed):
@@ -136,10 +138,10 @@ def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch
 
 
 def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
-    with pytest.raises(HeadraceError, match=r"There is no pipeline '../../etc'"):
+    with pytest.raises(HeadraceError, match=r"Unknown pipeline '../../etc'"):
         page.log_tail(deployed, "../../etc", 10)
     for name in ("../../README", "HEALTHY", ""):
-        with pytest.raises(HeadraceError, match="There is no runbook for"):
+        with pytest.raises(HeadraceError, match="Unknown runbook"):
             page.runbook(deployed, name)
 
 
@@ -206,8 +208,8 @@ def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deploy
     assert found["web_events"]["verdict"] == "HEALTHY"
     assert found["pos_sales"]["verdict"] == "UNKNOWN"
     assert "colour: unknown key" in found["pos_sales"]["reason"]
-    assert "There is no pipeline file" in found["lost"]["reason"]
+    assert "No pipeline file" in found["lost"]["reason"]
     assert "colour: unknown key" in html(deployed)
     assert page.log_tail(deployed, "pos_sales", 5) == ""
     shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)
-    assert shown(deployed)["pos_sales"]["reason"] == "no supervisor has looked at it yet"
+    assert shown(deployed)["pos_sales"]["reason"] == "no supervisor has made a pass over it yet"

@@ -52,8 +52,11 @@ def test_a_start_waits_until_the_machine_shows_the_command_line(run_dir, monkeyp
 
 
 def test_a_start_of_what_ends_at_once_does_not_wait(run_dir, monkeypatch):
-    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: [])
-    start(run_dir, "")
+    asked: list[int] = []
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: asked.append(process.pid) or [])
+    record = start(run_dir, "")
+    assert set(asked) == {record.pid}, "it looked, and went on when the process had ended"
+    assert processes.living(record) is None
 
 
 def test_a_process_that_ended_is_not_found_even_while_it_is_a_zombie(run_dir):

@@ -120,7 +120,7 @@ def test_a_topic_of_others_is_not_touched_before_consent_and_adopted_by_the_prin
         steps(admin, good).carry_out()
     assert admin.topics["sales"] == FOREIGN
     assert len(admin.partitions["sales"]) == 1
-    for words in ("not made by Headrace", "compact -> delete", "retention.ms -1 -> ", "CreateTime -> LogAppendTime"):
+    for words in ("not created by Headrace", "compact -> delete", "retention.ms -1 -> ", "CreateTime -> LogAppendTime"):
         assert words in str(caught.value)
     assert str(caught.value).endswith(f"If that is intended: `headrace provision {good.name} --consent sales`.")
     steps(admin, good).carry_out(["sales"])
@@ -192,7 +192,7 @@ def test_what_kafka_cannot_do_is_refused_before_anything_is_changed(provisioned:
     provisioned.partitions["sales"] = [1] * 9
     provisioned.topics["sales"]["retention.ms"] = "1"
     with pytest.raises(
-        RefusedError, match=r"sales of pipeline \w+ has 9 partitions but \d are wanted: Kafka cannot take"
+        RefusedError, match=r"sales of pipeline \w+ has 9 partitions but \d are declared. Kafka cannot remove"
     ):
         steps(provisioned, good).carry_out(["sales"])
     assert provisioned.topics["sales"]["retention.ms"] == "1"
@@ -213,7 +213,7 @@ def test_rights_that_nothing_declares_any_more_are_withdrawn_and_no_others(
     kept = set(provisioned.acls)
     provisioned.acls |= {rule("dropped", good.name), rule("dropped", "others")}
     plan = steps(provisioned, good)
-    assert [str(change) for change in plan.carry_out()] == ["- right taken dropped: topic: READ"]
+    assert [str(change) for change in plan.carry_out()] == ["- right revoked dropped: topic: READ"]
     assert provisioned.acls == kept | {rule("dropped", "others")}
 
 
@@ -307,7 +307,7 @@ def test_a_type_that_cassandra_cannot_change_is_refused_before_anything_is_chang
     name = next(name for name in shops.columns if name not in shops.key)
     shops.columns[name] = "inet"
     session.tables.popitem()
-    with pytest.raises(RefusedError, match=r"is inet but \w+ is wanted: Cassandra cannot change a type"):
+    with pytest.raises(RefusedError, match=r"is inet but \w+ is declared. Cassandra cannot change a type"):
         tables_of(session, good).carry_out()
     assert session.executed == []
 
@@ -320,7 +320,7 @@ def test_a_clustering_order_that_the_table_does_not_have_is_refused_before_anyth
     assert tables_of(with_tables(newest_first), good).changes == []
     session = with_tables(good)
     with pytest.raises(
-        RefusedError, match="has its rows by shop asc but desc is wanted: Cassandra cannot change an order"
+        RefusedError, match=r"orders its rows by shop asc but desc is declared\. Cassandra cannot change an order"
     ):
         tables_of(session, newest_first).carry_out()
     assert session.executed == []
@@ -346,7 +346,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
     changes = [
         Change("shops", "topic", "new", "add", "2 partitions"),
         Change("shops", "topic settings", "sales", "change", "retention.ms 9 -> 8", "deletes older records"),
-        Change("users", "right taken", "old", "remove", "topic: READ"),
+        Change("users", "right revoked", "old", "remove", "topic: READ"),
     ]
     plan = Plan([Step(change, lambda: None) for change in changes])
     assert provision_plan.lines(plan) == [
@@ -354,7 +354,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
         "  + topic new: 2 partitions",
         "  ~ topic settings sales: retention.ms 9 -> 8 (deletes older records)",
         "users:",
-        "  - right taken old: topic: READ",
+        "  - right revoked old: topic: READ",
         "Plan: 1 to add, 1 to change, 1 to remove.",
         "Need consent: 1. If that is intended: `headrace provision shops --consent sales`.",
     ]
@@ -365,7 +365,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
 
 
 def test_consent_to_what_no_pipeline_declares_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(HeadraceError, match=r"No pipeline declares 'sale' .*; did you mean 'sales'\?"):
+    with pytest.raises(HeadraceError, match=r"Unknown name in --consent: 'sale'; .*; did you mean 'sales'\?"):
         provision_plan.check_consents(["sale"], ["sales", "shops"])
 
 

@@ -94,9 +94,9 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
 def test_a_plan_comes_first_and_names_the_command_that_carries_it_out(servers: Servers) -> None:
     with servers.plan() as plan:
         assert [str(change) for change in plan.changes] == [
-            "- right taken pos: topic: DESCRIBE, WRITE",
-            "- login old_sales in Kafka (a driver of it can no longer log in)",
-            "- login old_sales in Cassandra, with its rights (a driver of it can no longer log in)",
+            "- right revoked pos: topic: DESCRIBE, WRITE",
+            "- login old_sales in Kafka (its driver can no longer log in)",
+            "- login old_sales in Cassandra, with its rights (its driver can no longer log in)",
             "- bindings old_sales",
         ]
         command = "headrace provision --retire old_sales --consent old_sales"
@@ -126,11 +126,11 @@ def test_with_consent_user_rights_role_and_bindings_go_and_nothing_of_another_pi
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("pos_sales", "pos_sales has a pipeline file: retire a pipeline after you have removed its file"),
-        ("admin", "'admin' cannot be the name of a pipeline"),
-        ("producer-till", "'producer-till' cannot be the name of a pipeline"),
-        ("../x", "'../x' cannot be the name of a pipeline"),
-        ("boss", "The Cassandra role boss is a superuser, so it is no pipeline's"),
+        ("pos_sales", "pos_sales has a pipeline file. Remove the file before you retire the pipeline"),
+        ("admin", "'admin' is not a valid pipeline name"),
+        ("producer-till", "'producer-till' is not a valid pipeline name"),
+        ("../x", "'../x' is not a valid pipeline name"),
+        ("boss", "The Cassandra role boss is a superuser, so it belongs to no pipeline"),
     ],
 )
 def test_what_is_no_retired_pipeline_is_refused(servers: Servers, name: str, says: str) -> None:
@@ -141,7 +141,7 @@ def test_what_is_no_retired_pipeline_is_refused(servers: Servers, name: str, say
 
 def test_a_pipeline_whose_driver_runs_is_stopped_first(servers: Servers) -> None:
     servers.living.append("old_sales")
-    with pytest.raises(HeadraceError, match="stop it first with `headrace stream stop old_sales`"), servers.plan():
+    with pytest.raises(HeadraceError, match="Stop it first with `headrace stream stop old_sales`"), servers.plan():
         pass
 
 

@@ -84,5 +84,5 @@ def test_an_approval_has_the_name_of_the_person() -> None:
      {"chosen_options": ["Reject"], "responded_by_user": {"id": "7", "name": "mia"}}],
 )  # fmt: skip
 def test_what_no_person_approved_is_not_approved(answer: object) -> None:
-    with pytest.raises(HeadraceError, match="Nobody approved in the task approve"):
+    with pytest.raises(HeadraceError, match="The task approve was not approved"):
         seat.approver(_Answered(answer), "approve")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.contract import paths, storage
+from headrace.contract import generation, paths, storage
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations import drivers, intent, streams, supervision, supervisor, tables
@@ -61,7 +61,7 @@ def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = N
         "pipeline": pipeline,
         "pid": 1,
         "at_ms": int((time.time() - age) * 1000),
-        "life": life or (living[0].life if living else "gone"),
+        "life": life or (living[0].instance if living else "gone"),
         "queries": [entry],
         "exit": end,
     }
@@ -91,6 +91,32 @@ def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pi
     assert (row.driver, row.generation, row.batch, row.rows_in, row.lag) == ("RUNNING", 2, 7, 70, 0)
     assert row.batch_age is not None
     assert row.batch_age >= 4
+
+
+@pytest.mark.parametrize(("age", "state", "verdict"), [(25, "RUNNING", "HEALTHY"), (31, "SILENT", "STALLED")])
+def test_a_row_says_silent_exactly_if_its_verdict_counts_the_driver_as_silent(
+    age: float, state: str, verdict: str, launcher: LocalLauncher, pipeline: Pipeline, driver: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two rules, 20 s and 30 s, once put SILENT and HEALTHY into one row."""
+    intent.write(launcher.root, pipeline.name, "RUNNING", "ann", "start")
+    generation.begin(launcher.root, pipeline.name, "last_login", {})
+    started = replace(launcher.find(pipeline.name)[0], started=time.time() - 3600)
+    monkeypatch.setattr(LocalLauncher, "find", lambda *_: [started])
+    beat(launcher, pipeline.name, age=age)
+    supervisor.run_pass(supervisor.Context(launcher, pipeline, lambda topics: {topic: {} for topic in topics}))
+    row = streams.rows(launcher, [pipeline])[0]
+    assert (row.driver, row.verdict) == (state, verdict)
+
+
+def test_a_driver_whose_batches_move_is_not_silent_without_heartbeats(
+    launcher: LocalLauncher, pipeline: Pipeline, driver: int
+) -> None:
+    beat(launcher, pipeline.name, age=60)
+    assert state(launcher, pipeline) == "SILENT"
+    moved = supervision.Memory(moved_ms=time.time_ns() // 1_000_000 - 5000)
+    supervision.write(launcher.root, pipeline.name, supervision.Supervision(memory=moved))
+    assert state(launcher, pipeline) == "RUNNING"
 
 
 def test_a_running_batch_is_told_with_its_tasks_and_when_the_lag_is_gone():
@@ -160,7 +186,7 @@ def test_the_last_error_of_a_log_is_told(launcher: LocalLauncher, pipeline: Pipe
 def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline):
     assert {row.verdict for row in streams.rows(launcher, [pipeline])} == {""}
     intent.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
-    told = supervisor.look(supervisor.Scene(launcher, pipeline, lambda topics: {}))
+    told = supervisor.run_pass(supervisor.Context(launcher, pipeline, lambda topics: {}))
     assert supervision.read(launcher.root, pipeline.name) == told
     rows = streams.rows(launcher, [pipeline])
     assert {(row.verdict, row.reason, row.wanted, row.restarts_left) for row in rows} == {

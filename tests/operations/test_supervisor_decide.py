@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.operations.driver_health import LIMITS
 from headrace.operations.supervision import Action, Memory
 from headrace.operations.supervisor_decide import decide, restarts_left, wait_seconds
-from headrace.operations.verdict import LIMITS, Observation, judge, remember
-from tests.operations.supervising import NOW, RUNNING, beat, driver, seen
+from headrace.operations.verdict import Observation, judge, remember
+from tests.operations.supervising import NOW, RUNNING, beat, driver, record, seen
 from tests.operations.test_verdict import KNOWN, PIPELINE, memories, observations
 
-DICE = random.Random(1)
+RNG = random.Random(1)
 
 
 def decided(observation: Observation, memory: Memory = KNOWN) -> tuple[Action, Memory]:
     remembered = remember(observation, memory)
-    return decide(judge(PIPELINE, observation, remembered).pipeline, observation, remembered, LIMITS, DICE)
+    return decide(judge(PIPELINE, observation, remembered).pipeline, observation, remembered, LIMITS, RNG)
 
 
 def later(observation: Observation, seconds: float) -> Observation:
@@ -29,8 +30,8 @@ def later(observation: Observation, seconds: float) -> Observation:
 
 def gone(end: str | None = None, at_ms: int = NOW - 500) -> Observation:
     """No driver lives; it ended with `end`, or was killed."""
-    word = {"exit": end, "error": "why", "at_ms": at_ms} if end else None
-    return seen(PIPELINE, drivers=(), outcome=word)
+    word = record({"exit": end, "error": "why", "at_ms": at_ms}) if end else None
+    return seen(PIPELINE, drivers=(), exit_record=word)
 
 
 @pytest.mark.parametrize("end", [None, "TRANSIENT", "CUT_OFF", "FINISHED", "DUPLICATE_WRITER"])
@@ -47,7 +48,7 @@ def test_what_a_restart_cannot_mend_is_given_up_with_one_alarm(end: str) -> None
     action, memory = decided(later(gone(end), 60), memory)
     assert action.kind == "NOTHING"
     again = replace(RUNNING, budget_reset_ms=NOW + 70_000)
-    assert decided(replace(later(gone(end), 80), wish=again), memory)[0].kind == "GIVE_UP"
+    assert decided(replace(later(gone(end), 80), desired=again), memory)[0].kind == "GIVE_UP"
 
 
 def test_a_driver_that_the_launcher_does_not_know_is_left_alone() -> None:
@@ -62,7 +63,7 @@ def test_starts_while_a_store_is_away_cost_nothing_and_come_every_few_seconds() 
     memory, starts, observation = KNOWN, [], gone("STORE_AWAY")
     for second in range(600):
         action, memory = decided(
-            replace(observation, outcome=gone("STORE_AWAY", observation.now_ms - 1).outcome), memory
+            replace(observation, exit_record=gone("STORE_AWAY", observation.now_ms - 1).exit_record), memory
         )
         starts += [second] if action.kind == "START" else []
         observation = later(observation, 1)
@@ -80,9 +81,9 @@ def test_ends_of_one_class_in_a_row_are_counted_until_another_comes() -> None:
 
 
 def test_waits_grow_up_to_the_longest_and_then_the_budget_is_spent() -> None:
-    assert wait_seconds(0, LIMITS, DICE) == 0
+    assert wait_seconds(0, LIMITS, RNG) == 0
     for used, longest in enumerate((5, 10, 20, 40, 80, 160, 300), start=1):
-        assert longest / 2 <= wait_seconds(used, LIMITS, DICE) <= longest
+        assert longest / 2 <= wait_seconds(used, LIMITS, RNG) <= longest
     memory, kinds, observation = KNOWN, [], gone()
     for _ in range(4000):
         action, memory = decided(observation, memory)
@@ -97,27 +98,27 @@ def test_a_stable_run_gives_the_budget_back_and_an_unknown_moment_does_not_break
     calm = decided(seen(PIPELINE), spent)[1]
     for seconds in range(0, int(LIMITS.stable), 100):
         assert calm.restarts == spent.restarts
-        look = seen(PIPELINE, now_ms=NOW + seconds * 1000, beat=beat(PIPELINE, age=-seconds))
+        look = seen(PIPELINE, now_ms=NOW + seconds * 1000, heartbeat=beat(PIPELINE, age=-seconds))
         calm = decided(replace(look, unknown="Kafka is away") if seconds == 300 else look, calm)[1]
-    look = seen(PIPELINE, now_ms=NOW + int(LIMITS.stable * 1000), beat=beat(PIPELINE, age=-LIMITS.stable))
+    look = seen(PIPELINE, now_ms=NOW + int(LIMITS.stable * 1000), heartbeat=beat(PIPELINE, age=-LIMITS.stable))
     assert decided(look, calm)[1].restarts == ()
 
 
 def test_an_operators_wish_gives_the_budget_back() -> None:
     spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(8)), gave_up_ms=NOW - 100)
     assert decided(gone(), spent)[0].kind == "NOTHING"
-    action, memory = decided(replace(gone(), wish=replace(RUNNING, budget_reset_ms=NOW)), spent)
+    action, memory = decided(replace(gone(), desired=replace(RUNNING, budget_reset_ms=NOW)), spent)
     assert (action.kind, memory.restarts) == ("START", (NOW,))
 
 
 def test_a_start_that_an_operator_is_making_is_not_made_twice() -> None:
     young = replace(RUNNING, at_ms=NOW - 1000)
-    assert decided(replace(gone(), wish=young))[0].kind == "NOTHING"
-    assert decided(later(replace(gone(), wish=young), LIMITS.head_start))[0].kind == "START"
+    assert decided(replace(gone(), desired=young))[0].kind == "NOTHING"
+    assert decided(later(replace(gone(), desired=young), LIMITS.head_start))[0].kind == "START"
 
 
 def test_a_frozen_driver_is_fenced_when_a_second_look_finds_the_same() -> None:
-    frozen = seen(PIPELINE, beat=beat(PIPELINE, age=40))
+    frozen = seen(PIPELINE, heartbeat=beat(PIPELINE, age=40))
     action, memory = decided(frozen)
     assert action.kind == "NOTHING"
     action, memory = decided(later(frozen, 5), memory)
@@ -127,13 +128,13 @@ def test_a_frozen_driver_is_fenced_when_a_second_look_finds_the_same() -> None:
 def test_an_old_heartbeat_that_changes_is_a_wrong_clock_and_no_reason_to_fence() -> None:
     memory = KNOWN
     for seconds in range(0, 60, 5):
-        look = later(seen(PIPELINE, beat=beat(PIPELINE, age=40 - seconds)), seconds)
+        look = later(seen(PIPELINE, heartbeat=beat(PIPELINE, age=40 - seconds)), seconds)
         action, memory = decided(look, memory)
         assert action.kind == "NOTHING"
 
 
 def test_a_driver_that_woke_up_with_its_machine_is_not_fenced() -> None:
-    _, memory = decided(seen(PIPELINE, beat=beat(PIPELINE, age=40)))
+    _, memory = decided(seen(PIPELINE, heartbeat=beat(PIPELINE, age=40)))
     action, memory = decided(later(seen(PIPELINE), 5), memory)
     assert (action.kind, memory.suspect) == ("NOTHING", "")
 
@@ -145,7 +146,7 @@ def test_two_living_drivers_are_fenced_and_replaced_by_one() -> None:
 
 
 def test_a_driver_that_stalls_with_the_budget_spent_is_left_alive() -> None:
-    frozen = seen(PIPELINE, beat=beat(PIPELINE, age=40))
+    frozen = seen(PIPELINE, heartbeat=beat(PIPELINE, age=40))
     spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(8)))
     _, memory = decided(frozen, spent)
     action, memory = decided(later(frozen, 5), memory)
@@ -157,23 +158,23 @@ def test_a_driver_whose_settings_the_deployment_has_changed_is_renewed_without_c
     None
 ):
     old = (driver(PIPELINE, outdated=True),)
-    for look in (seen(PIPELINE, drivers=old), seen(PIPELINE, drivers=old, beat=None)):  # it does well; it starts
+    for look in (seen(PIPELINE, drivers=old), seen(PIPELINE, drivers=old, heartbeat=None)):  # it does well; it starts
         action, memory = decided(look)
         assert (action.kind, memory.restarts) == ("RESTART", ())
     assert decided(seen(PIPELINE))[0].kind == "NOTHING"
     held = replace(RUNNING, held_until_ms=NOW + 1000, reason="upgrade to v2")
-    assert decided(seen(PIPELINE, drivers=old, wish=held))[0].kind == "NOTHING"
+    assert decided(seen(PIPELINE, drivers=old, desired=held))[0].kind == "NOTHING"
     just_now = replace(RUNNING, want="PAUSED", at_ms=NOW - 1000)
-    assert decided(seen(PIPELINE, drivers=old, wish=just_now))[0].kind == "NOTHING"
+    assert decided(seen(PIPELINE, drivers=old, desired=just_now))[0].kind == "NOTHING"
 
 
 def test_what_is_not_wanted_is_stopped_and_what_an_upgrade_holds_is_left_alone() -> None:
     paused = replace(RUNNING, want="PAUSED")
-    assert decided(seen(PIPELINE, wish=paused))[0].kind == "STOP"
+    assert decided(seen(PIPELINE, desired=paused))[0].kind == "STOP"
     held = replace(RUNNING, held_until_ms=NOW + 1000, reason="upgrade to v2")
-    action, memory = decided(replace(gone(), wish=held))
-    assert (action.kind, action.reason) == ("NOTHING", "held off for 1 s more by an upgrade")
-    assert decided(later(replace(gone(), wish=held), 2), memory)[0].kind == "START"
+    action, memory = decided(replace(gone(), desired=held))
+    assert (action.kind, action.reason) == ("NOTHING", "an upgrade runs: only observed for 1 s more")
+    assert decided(later(replace(gone(), desired=held), 2), memory)[0].kind == "START"
 
 
 @settings(max_examples=100, deadline=None)
@@ -184,20 +185,20 @@ def test_the_unknown_is_never_touched_and_a_look_makes_at_most_one_start(
     remembered = remember(observation, memory)
     finding = judge(PIPELINE, observation, remembered).pipeline
     action, after = decide(finding, observation, remembered, LIMITS, random.Random(seed))
-    wish, starts = observation.wish, action.kind in {"START", "FENCE_AND_START"}
-    if finding.verdict == "UNKNOWN" or observation.drivers is None or wish.held_until_ms > NOW:
+    desired, starts = observation.desired, action.kind in {"START", "FENCE_AND_START"}
+    if finding.verdict == "UNKNOWN" or observation.drivers is None or desired.held_until_ms > NOW:
         assert action.kind == "NOTHING"
-    before, now = remembered.restarts_since(wish), after.restarts_since(wish)
+    before, now = remembered.restarts_since(desired), after.restarts_since(desired)
     if starts:
-        assert wish.want == "RUNNING"
+        assert desired.want == "RUNNING"
         assert len(before) < LIMITS.restarts
-        assert len(now) == len(before) + (wish.budget_reset_ms < NOW)
+        assert len(now) == len(before) + (desired.budget_reset_ms < NOW)
     else:
         assert now in (before, ())
     assert action.kind != "START" or observation.drivers == ()
     assert action.kind not in {"FENCE_AND_START", "RESTART", "STOP"} or observation.drivers
-    assert action.kind != "STOP" or wish.want != "RUNNING"
-    assert action.kind in {"NOTHING", "RESTART"} or finding.ripe
-    renewed = wish.want == "RUNNING" and any(each.outdated for each in observation.drivers or ())
+    assert action.kind != "STOP" or desired.want != "RUNNING"
+    assert action.kind in {"NOTHING", "RESTART"} or finding.actionable
+    renewed = desired.want == "RUNNING" and any(each.outdated for each in observation.drivers or ())
     if finding.verdict in {"HEALTHY", "LAGGING", "CRASH_LOOP"}:
         assert action.kind in {"NOTHING", "GIVE_UP", *(["RESTART"] if renewed else [])}

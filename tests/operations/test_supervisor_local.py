@@ -21,9 +21,9 @@ from headrace.errors import HeadraceError
 from headrace.local import platform
 from headrace.local.settings import Settings
 from headrace.operations import control, duties, intent
+from headrace.operations.driver_health import LIMITS
 from headrace.operations.drivers_local import LocalLauncher
-from headrace.operations.supervisor import Scene, look
-from headrace.operations.verdict import LIMITS
+from headrace.operations.supervisor import Context, run_pass
 from tests.operations import light_driver
 from tests.operations.test_verdict import PIPELINE
 
@@ -69,8 +69,8 @@ def launcher(tmp_path: Path, project: Path) -> Iterator[LocalLauncher]:
     made.stop(NAME, 0)
 
 
-def scene(launcher: LocalLauncher) -> Scene:
-    return Scene(launcher, PIPELINE, lambda topics: {t: {0: 0} for t in topics}, QUICK, random.Random(1))
+def context(launcher: LocalLauncher) -> Context:
+    return Context(launcher, PIPELINE, lambda topics: {t: {0: 0} for t in topics}, QUICK, random.Random(1))
 
 
 def living(launcher: LocalLauncher) -> list[psutil.Process]:
@@ -102,7 +102,7 @@ def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLau
 
     Slow: two hundred small processes, one after the other (8 s).
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     command = [sys.executable, "-c", SUBMITTER, str(tmp_path), light_driver.__file__, NAME]
     submitters = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
@@ -113,7 +113,7 @@ def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLau
             at = time.time() + 0.02
             for each in submitters:
                 assert each.stdin is not None
-                each.stdin.write(f"{at + dice.uniform(0, 0.02)}\n")
+                each.stdin.write(f"{at + rng.uniform(0, 0.02)}\n")
                 each.stdin.flush()
             told = [each.stdout.readline().split() for each in submitters if each.stdout]
             assert sorted(new for new, *_ in told) == ["0", "1"], f"race {number}: {told}"
@@ -141,22 +141,20 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
     deadline = time.monotonic() + DEADLINE_SECONDS
     while "GIVE_UP" not in kinds:
         assert time.monotonic() < deadline, kinds
-        told = look(scene(failing))
-        kinds += [told["action"]["kind"]] if told["action"]["kind"] != "NOTHING" else []
+        told = run_pass(context(failing))
+        kinds += [told.action.kind] if told.action.kind != "NOTHING" else []
         time.sleep(0.02)
     assert kinds == ["START"] * LIMITS.restarts + ["GIVE_UP"]
-    assert told["verdict"] == "CRASH_LOOP"
-    assert (
-        told["reason"] == "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent"
-    )
+    assert told.verdict == "CRASH_LOOP"
+    assert told.reason == "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent"
     starts = launcher.run_dir / "starts"
     assert len(starts.read_text()) == 1 + LIMITS.restarts
     for _ in range(5):
-        assert look(scene(failing))["action"]["kind"] == "NOTHING"
+        assert run_pass(context(failing)).action.kind == "NOTHING"
     assert len(starts.read_text()) == 1 + LIMITS.restarts
     control.restart(launcher, NAME, by="ann", reason="mended")
-    told = look(scene(launcher))
-    assert (told["verdict"], told["restarts_left"]) == ("IDLE", LIMITS.restarts)
+    told = run_pass(context(launcher))
+    assert (told.verdict, told.restarts_left) == ("IDLE", LIMITS.restarts)
 
 
 def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher):
@@ -171,10 +169,10 @@ def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher
     kinds: list[str] = []
     while "FENCE_AND_START" not in kinds:
         assert time.monotonic() < deadline
-        told = look(scene(launcher))
-        kinds.append(told["action"]["kind"])
+        told = run_pass(context(launcher))
+        kinds.append(told.action.kind)
         time.sleep(0.1)
-    assert told["verdict"] == "STALLED"
+    assert told.verdict == "STALLED"
     (one,) = living(launcher)
     assert one.pid != pid
     assert kinds.count("FENCE_AND_START") == 1
@@ -220,7 +218,7 @@ def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
     launcher: LocalLauncher, widow: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HEADRACE_HOME", str(launcher.run_dir.parent))
-    with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs: stop it with `headrace down`"):
+    with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs\. Run `headrace down`"):
         platform.clean(Settings.load())
     assert launcher.run_dir.exists()
 
@@ -242,10 +240,10 @@ def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
     deadline = time.monotonic() + DEADLINE_SECONDS
     while "FENCE_AND_START" not in kinds:
         assert time.monotonic() < deadline, kinds
-        told = look(scene(launcher))
-        kinds.append(told["action"]["kind"])
+        told = run_pass(context(launcher))
+        kinds.append(told.action.kind)
     assert "START" not in kinds
-    assert told["restarts_left"] == LIMITS.restarts - 1
+    assert told.restarts_left == LIMITS.restarts - 1
     assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
 
 
@@ -260,10 +258,10 @@ def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_s
     with monkeypatch.context() as patched:
         patched.setattr(LocalLauncher, "submit", die)
         with pytest.raises(KeyboardInterrupt):
-            look(scene(launcher))
+            run_pass(context(launcher))
     assert not living(launcher)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (told := look(scene(launcher)))["action"]["kind"] != "START":
+    while (told := run_pass(context(launcher))).action.kind != "START":
         assert time.monotonic() < deadline, told
     assert len(living(launcher)) == 1
-    assert told["restarts_left"] == LIMITS.restarts - 2, "the start that was not made is counted"
+    assert told.restarts_left == LIMITS.restarts - 2, "the start that was not made is counted"

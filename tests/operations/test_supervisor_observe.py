@@ -82,5 +82,5 @@ def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_told(tmp_path: 
 def test_a_checkpoint_that_cannot_be_read_is_told_of_that_query_alone(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {1: 20}, [1])
     found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
-    assert "offsets/0 is missing or cut" in found["last_login"].error
+    assert "offsets/0 is missing or truncated" in found["last_login"].error
     assert not found[names.archive_query(TOPIC)].error

@@ -11,9 +11,9 @@ import pytest
 
 from headrace.contract import pace
 from headrace.operations import intent, supervision
-from headrace.operations.supervisor import Scene, look
-from headrace.operations.verdict import LIMITS
-from tests.operations.supervising import Imagined
+from headrace.operations.driver_health import LIMITS
+from headrace.operations.supervisor import Context, run_pass
+from tests.operations.supervising import Imagined, record
 from tests.operations.test_verdict import PIPELINE
 
 QUICK = replace(LIMITS, head_start=0, confirm=0, first_wait=0, longest_wait=0)
@@ -26,13 +26,15 @@ def test_a_driver_that_the_kubelet_killed_for_memory_is_followed_by_one_that_tak
     root, launcher = str(tmp_path), Imagined(str(tmp_path))
     intent.write(root, PIPELINE.name, "RUNNING", "ann", "start")
     ends = {topic: {0: 0, 1: 0} for topic in PIPELINE.sources}
-    scene = Scene(launcher, PIPELINE, lambda _: ends, QUICK, random.Random(1))
-    look(scene)
-    life = supervision.memory_of(supervision.read(root, PIPELINE.name)).life
+    context = Context(launcher, PIPELINE, lambda _: ends, QUICK, random.Random(1))
+    run_pass(context)
+    instance = supervision.memory(root, PIPELINE.name).instance
     launcher.alive.clear()
-    end = {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": time.time_ns() // 1_000_000 + 60_000, "life": life}
+    end = record(
+        {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": time.time_ns() // 1_000_000 + 60_000, "life": instance}
+    )
     monkeypatch.setattr(launcher, "ended", lambda _: end)
     assert pace.level(root, PIPELINE.name) == 0
-    look(scene)
-    look(scene)
+    run_pass(context)
+    run_pass(context)
     assert pace.level(root, PIPELINE.name) == 1

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import paths, storage
+from headrace.contract import paths, records, storage
+from headrace.contract.driver_files import CheckResult
 from headrace.errors import HeadraceError
 from headrace.operations import control, intent, upgrade
 from headrace.operations.drivers import Driver
@@ -34,8 +35,8 @@ class Releases(Imagined):
             self._beat(found[0])
         return found
 
-    def check(self, pipeline: str, order: Any) -> dict[str, Any]:
-        return {"changes": {}, "exit": "FINISHED", "error": ""}
+    def check(self, pipeline: str, spec: Any) -> CheckResult:
+        return CheckResult(exit="FINISHED")
 
     def _beat(self, driver: Driver) -> None:
         self.asked += 1
@@ -43,7 +44,7 @@ class Releases(Imagined):
             "query": f"{NAME}.last_login", "generation": 1, "active": True, "running_batch": None, "error": None, "lag": 7,
             "batches": self.asked * self.batches,
         } | self.beats  # fmt: skip
-        beat = {"at_ms": time.time_ns() // 1_000_000, "exit": None, "life": driver.life, "queries": [entry]}
+        beat = {"at_ms": time.time_ns() // 1_000_000, "exit": None, "life": driver.instance, "queries": [entry]}
         storage.write_json(paths.heartbeat(self.root, NAME), beat)
 
 
@@ -79,8 +80,8 @@ def _at(step: str, do: Any) -> Any:
 def test_a_good_release_is_kept_and_the_supervisor_is_let_go(launcher: Releases) -> None:
     done = _run(launcher)
     assert (done["to"], done["batches"]) == (NEW, {f"{NAME}.last_login": 5})
-    wish = intent.read(launcher.root, NAME)
-    assert (wish.want, wish.release, wish.held_until_ms <= wish.at_ms) == ("RUNNING", NEW, True)
+    desired = intent.read(launcher.root, NAME)
+    assert (desired.want, desired.release, desired.held_until_ms <= desired.at_ms) == ("RUNNING", NEW, True)
 
 
 def test_the_batches_of_another_driver_are_not_taken_for_those_of_the_release(launcher: Releases) -> None:
@@ -89,7 +90,7 @@ def test_the_batches_of_another_driver_are_not_taken_for_those_of_the_release(la
 
     def replaced() -> None:
         old = launcher.alive[0]
-        launcher.alive[:] = [replace(old, identity="another", release="", life="another")]
+        launcher.alive[:] = [replace(old, identity="another", release="", instance="another")]
         launcher.batches = 9
 
     with pytest.raises(HeadraceError, match=r"another one runs .*the deployment"):
@@ -115,11 +116,11 @@ def test_the_hold_is_renewed_for_as_long_as_the_upgrade_watches(
 
     def watched(_seconds: float) -> None:
         launcher.batches = 1 if len(holds) > 40 else 0
-        wish = intent.read(launcher.root, NAME)
-        holds.append(wish.held_until_ms)
-        assert wish.held_until_ms > time.time() * 1000, f"minute {len(holds)}: the supervisor is not held off"
-        intent.storage.write_json(  # the real clock stands still: let a minute of the hold go by
-            paths.intent(launcher.root, NAME), vars(replace(wish, held_until_ms=wish.held_until_ms - 60_000))
+        desired = intent.read(launcher.root, NAME)
+        holds.append(desired.held_until_ms)
+        assert desired.held_until_ms > time.time() * 1000, f"minute {len(holds)}: the supervisor is not held off"
+        records.write(  # the real clock stands still: let a minute of the hold go by
+            paths.intent(launcher.root, NAME), replace(desired, held_until_ms=desired.held_until_ms - 60_000)
         )
 
     monkeypatch.setattr(upgrade.time, "sleep", watched)
@@ -154,13 +155,13 @@ def test_a_pipeline_that_is_not_wanted_to_run_gets_the_release_and_stays_as_it_i
 ) -> None:
     control.stop(launcher, NAME, by="bob")
     before = intent.write(launcher.root, NAME, want, "bob", "lunch")
-    started = len(launcher.orders)
+    started = len(launcher.starts)
     done = _run(launcher)
     assert (done["driver"], done["to"]) == (None, NEW)
-    wish = intent.read(launcher.root, NAME)
-    assert (wish.want, wish.by, wish.reason, wish.release) == (want, "bob", "lunch", NEW)
-    assert wish.at_ms == before.at_ms
-    assert (len(launcher.orders), launcher.alive) == (started, [])
+    desired = intent.read(launcher.root, NAME)
+    assert (desired.want, desired.by, desired.reason, desired.release) == (want, "bob", "lunch", NEW)
+    assert desired.at_ms == before.at_ms
+    assert (len(launcher.starts), launcher.alive) == (started, [])
 
 
 @pytest.mark.parametrize("step", ["stop", "snapshot", "start", "watch"])
@@ -178,8 +179,8 @@ def test_an_operator_who_stops_or_pauses_during_an_upgrade_wins(launcher: Releas
     except HeadraceError as error:
         assert step == "watch"
         assert f"and stays {want}" in str(error)  # noqa: PT017 - either end is right, by the moment
-    wish = intent.read(launcher.root, NAME)
-    assert (wish.want, wish.by, wish.reason) == (want, "bob", "stop it")
+    desired = intent.read(launcher.root, NAME)
+    assert (desired.want, desired.by, desired.reason) == (want, "bob", "stop it")
     assert launcher.alive == []
 
 
@@ -187,6 +188,6 @@ def test_a_rollback_leaves_the_supervisor_free_and_the_old_release_running(launc
     launcher.batches = 0
     with pytest.raises(HeadraceError, match="was rolled back to the deployment, which runs again from its checkpoint"):
         _run(launcher, seconds=0)
-    wish = intent.read(launcher.root, NAME)
-    assert (wish.want, wish.release, wish.held_until_ms) == ("RUNNING", "", 0)
+    desired = intent.read(launcher.root, NAME)
+    assert (desired.want, desired.release, desired.held_until_ms) == ("RUNNING", "", 0)
     assert [driver.release for driver in launcher.alive] == [""]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from hypothesis import strategies as st
 from headrace.contract.exits import HELPS, TOLD_TO_STOP, Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, memory_json, memory_of, runbook
-from headrace.operations.verdict import LIMITS, Judgement, Observation, Position, judge, remember, stall_seconds
+from headrace.operations.driver_health import LIMITS
+from headrace.operations.supervision import FAULTS, GRAVITY, Mark, Memory, runbook
+from headrace.operations.verdict import Judgement, Observation, Position, judge, remember, stall_seconds
 from tests.conftest import PROJECT
-from tests.operations.supervising import NOW, RUNNING, beat, driver, positions, seen
+from tests.operations.supervising import NOW, RUNNING, beat, driver, positions, record, seen
 
 PIPELINE = load_pipeline(PROJECT / "pipelines" / "user_logins.yaml")
 KNOWN = Memory(driver="a", started_ms=NOW - 60_000, first_beat_ms=NOW - 50_000)
@@ -38,18 +38,8 @@ def test_a_batch_that_moves_without_lag_is_healthy() -> None:
 
 def test_a_query_that_has_taken_everything_long_ago_is_idle() -> None:
     old = beat(PIPELINE, batch_written_ms=NOW - 3_600_000)
-    assert verdict(seen(PIPELINE, beat=old))[0] == "IDLE"
-    assert verdict(seen(PIPELINE, beat=beat(PIPELINE, batch_written_ms=None)))[0] == "IDLE"
-
-
-def test_the_memory_of_an_open_transaction_survives_a_restart_of_the_supervisor_and_ends_with_it() -> None:
-    held = positions(PIPELINE) | {"last_login": Position(1, 7, 0, held=3, held_at="logins/0 offset 4")}
-    memory = remember(seen(PIPELINE, positions=held), KNOWN)
-    again = memory_of(json.loads(json.dumps({"memory": memory_json(memory)})))
-    assert again.held == {"last_login": ("logins/0 offset 4", NOW)}
-    later = remember(seen(PIPELINE, positions=held, now_ms=NOW + 9000), again)
-    assert later.held == again.held
-    assert remember(seen(PIPELINE), later).held == {}
+    assert verdict(seen(PIPELINE, heartbeat=old))[0] == "IDLE"
+    assert verdict(seen(PIPELINE, heartbeat=beat(PIPELINE, batch_written_ms=None)))[0] == "IDLE"
 
 
 def test_a_silent_launcher_is_unknown_whatever_else_is_seen() -> None:
@@ -67,9 +57,9 @@ def test_an_unreachable_kafka_or_checkpoint_is_unknown_with_and_without_a_driver
 
 
 def test_absence_is_missing_when_the_launcher_could_answer_and_the_reason_is_the_drivers_word() -> None:
-    assert verdict(seen(PIPELINE, drivers=())) == ("MISSING", "the driver vanished without a word")
-    word = {"exit": "TRANSIENT", "error": "Kafka is away", "at_ms": NOW - 1000}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word)) == (
+    assert verdict(seen(PIPELINE, drivers=())) == ("MISSING", "the driver vanished without an exit record")
+    word = record({"exit": "TRANSIENT", "error": "Kafka is away", "at_ms": NOW - 1000})
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word)) == (
         "MISSING",
         "the driver ended with TRANSIENT: Kafka is away",
     )
@@ -77,35 +67,39 @@ def test_absence_is_missing_when_the_launcher_could_answer_and_the_reason_is_the
 
 @pytest.mark.parametrize("consequence", ["ended without an error", f"InterruptedError: {TOLD_TO_STOP}"])
 def test_a_driver_that_ended_for_a_query_says_which_and_why(consequence: str) -> None:
-    last = beat(PIPELINE, active=False, error=consequence) | {"exit": "TRANSIENT"}
-    last["queries"][1] |= {"error": "Cassandra is away"}
-    word = {"exit": "TRANSIENT", "error": "", "at_ms": NOW - 500}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word, beat=last)) == (
+    first, second = beat(PIPELINE, active=False, error=consequence).queries
+    second = replace(second, error="Cassandra is away")
+    last = replace(beat(PIPELINE), exit="TRANSIENT", queries=(first, second))
+    word = record({"exit": "TRANSIENT", "error": "", "at_ms": NOW - 500})
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word, heartbeat=last)) == (
         "MISSING",
         "the driver ended with TRANSIENT: user_logins.archive_logins ended: Cassandra is away",
     )
 
 
 def test_the_word_of_an_earlier_driver_does_not_count() -> None:
-    word = {"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 70_000}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word)) == ("MISSING", "the driver vanished without a word")
+    word = record({"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 70_000})
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word)) == (
+        "MISSING",
+        "the driver vanished without an exit record",
+    )
     started_again = replace(RUNNING, at_ms=NOW - 30_000)
-    word = {"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 40_000}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word, wish=started_again))[0] == "MISSING"
+    word = record({"exit": "DAMAGED", "error": "cut", "at_ms": NOW - 40_000})
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word, desired=started_again))[0] == "MISSING"
 
 
-OWN = replace(KNOWN, life="L2", request="R")
-WISH = replace(RUNNING, request="R")
+OWN = replace(KNOWN, instance="L2", request="R")
+DESIRED = replace(RUNNING, request="R")
 
 
 @pytest.mark.parametrize(
     ("word", "memory", "counts"),
     [
         ({"life": "L2", "request": "R"}, OWN, True),
-        ({"life": "L1", "request": "R"}, OWN, False),  # the driver before it, under the same wish
+        ({"life": "L1", "request": "R"}, OWN, False),  # the driver before it, under the same desired
         ({"life": "L3", "request": "R"}, replace(OWN, request="earlier"), True),  # it came and went between two looks
         ({"life": "L3", "request": "other"}, replace(OWN, request="earlier"), False),
-        ({"life": "L2", "request": "earlier"}, replace(OWN, request="earlier"), True),  # adopted by a later wish
+        ({"life": "L2", "request": "earlier"}, replace(OWN, request="earlier"), True),  # adopted by a later desired
         ({"life": "L3", "request": "R"}, Memory(), True),  # nobody has looked yet
         ({"life": "L3", "request": "other"}, Memory(), False),
     ],
@@ -114,40 +108,46 @@ def test_a_word_is_matched_by_the_life_that_left_it_and_never_by_clocks(
     word: dict[str, Any], memory: Memory, counts: bool
 ) -> None:
     for skew in (-3_600_000, 0, 3_600_000):  # of the node against the supervisor's machine
-        left = word | {"exit": "DAMAGED", "error": "cut", "at_ms": NOW + skew}
-        found = verdict(seen(PIPELINE, drivers=(), outcome=left, wish=WISH, beat=None), memory)
+        left = record(word | {"exit": "DAMAGED", "error": "cut", "at_ms": NOW + skew})
+        found = verdict(seen(PIPELINE, drivers=(), exit_record=left, desired=DESIRED, heartbeat=None), memory)
         assert (found[0] == "CRASH_LOOP") is counts
 
 
 def test_what_the_launcher_saw_of_an_end_counts_where_the_driver_only_saw_its_jvm_gone() -> None:
-    ended = {"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": NOW, "life": "L2", "request": ""}
-    word = {"exit": "TRANSIENT", "error": "calling o604.isActive", "at_ms": NOW, "life": "L2", "request": "R"}
+    ended = record({"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": NOW, "life": "L2", "request": ""})
+    word = record({"exit": "TRANSIENT", "error": "calling o604.isActive", "at_ms": NOW, "life": "L2", "request": "R"})
     for left in (word, None):
-        found, why = verdict(seen(PIPELINE, drivers=(), outcome=left, ended=ended, wish=WISH), OWN)
+        found, why = verdict(seen(PIPELINE, drivers=(), exit_record=left, launcher_record=ended, desired=DESIRED), OWN)
         assert (found, why) == (
             "MISSING",
             f"the driver ended with OUT_OF_MEMORY: OOMKilled; {HELPS[Exit.OUT_OF_MEMORY]}",
         )
-    damaged = word | {"exit": "DAMAGED"}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=damaged, ended=ended, wish=WISH), OWN)[0] == "CRASH_LOOP"
-    old = ended | {"life": "L1"}
-    assert verdict(seen(PIPELINE, drivers=(), ended=old, wish=WISH), OWN)[1] == "the driver vanished without a word"
+    damaged = replace(word, exit="DAMAGED")
+    assert (
+        verdict(seen(PIPELINE, drivers=(), exit_record=damaged, launcher_record=ended, desired=DESIRED), OWN)[0]
+        == "CRASH_LOOP"
+    )
+    old = replace(ended, instance="L1")
+    assert (
+        verdict(seen(PIPELINE, drivers=(), launcher_record=old, desired=DESIRED), OWN)[1]
+        == "the driver vanished without an exit record"
+    )
 
 
 @pytest.mark.parametrize("end", HELPS)
 def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setting(end: Exit) -> None:
-    word = {"exit": end.name, "error": "it lacked.", "at_ms": NOW - 1000}
+    word = record({"exit": end.name, "error": "it lacked.", "at_ms": NOW - 1000})
     again = replace(KNOWN, restarts=(NOW - 9,) * 3, same_end=end.name, same_ends=LIMITS.same_ends)
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word), replace(again, same_ends=2))[0] == "MISSING"
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word), replace(again, same_end="TRANSIENT"))[0] == "MISSING"
-    found, why = verdict(seen(PIPELINE, drivers=(), outcome=word), again)
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word), replace(again, same_ends=2))[0] == "MISSING"
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word), replace(again, same_end="TRANSIENT"))[0] == "MISSING"
+    found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word), again)
     assert found == "CRASH_LOOP"
     assert (
         why
         == f"the driver ended with {end.name}: it lacked; {HELPS[end]}; 3 drivers in a row ended so, the next would too"
     )
     given_back = replace(RUNNING, budget_reset_ms=NOW)
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word, wish=given_back), again)[0] == "MISSING"
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word, desired=given_back), again)[0] == "MISSING"
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setti
     ],
 )
 def test_what_a_restart_cannot_mend_is_a_crash_loop_at_once(end: str, leads_on: str) -> None:
-    word = {"exit": end, "error": "the plan changed", "at_ms": NOW - 1000}
-    found, why = verdict(seen(PIPELINE, drivers=(), outcome=word, unknown="Kafka is away"))
+    word = record({"exit": end, "error": "the plan changed", "at_ms": NOW - 1000})
+    found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word, unknown="Kafka is away"))
     assert found == "CRASH_LOOP"
     assert why == f"the driver ended with {end}: the plan changed; no restart can correct that, {leads_on}"
 
@@ -168,28 +168,28 @@ def test_a_spent_budget_is_a_crash_loop_and_an_operators_wish_gives_it_back() ->
     spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(LIMITS.restarts)))
     assert verdict(seen(PIPELINE, drivers=()), spent)[0] == "CRASH_LOOP"
     again = replace(RUNNING, budget_reset_ms=NOW)
-    assert verdict(seen(PIPELINE, drivers=(), wish=again), spent)[0] == "MISSING"
+    assert verdict(seen(PIPELINE, drivers=(), desired=again), spent)[0] == "MISSING"
 
 
 def test_two_living_drivers_or_one_that_the_launcher_does_not_know_are_duplicates() -> None:
     both = (driver(PIPELINE), driver(PIPELINE, identity="b"))
     assert verdict(seen(PIPELINE, drivers=both)) == ("DUPLICATE", "2 drivers run: process a, process b")
-    word = {"exit": "LOCKED", "error": "another lives", "at_ms": NOW - 1000}
-    assert verdict(seen(PIPELINE, drivers=(), outcome=word))[0] == "DUPLICATE"
+    word = record({"exit": "LOCKED", "error": "another lives", "at_ms": NOW - 1000})
+    assert verdict(seen(PIPELINE, drivers=(), exit_record=word))[0] == "DUPLICATE"
 
 
 def test_a_pipeline_that_is_not_wanted_is_idle_with_the_wish_as_its_reason() -> None:
     paused = replace(RUNNING, want="PAUSED", reason="till upgrade", by="ann")
-    assert verdict(seen(PIPELINE, drivers=(), wish=paused)) == ("IDLE", "wanted PAUSED by ann: till upgrade")
-    lives = told(seen(PIPELINE, wish=paused)).pipeline
+    assert verdict(seen(PIPELINE, drivers=(), desired=paused)) == ("IDLE", "wanted PAUSED by ann: till upgrade")
+    lives = told(seen(PIPELINE, desired=paused)).pipeline
     assert (lives.verdict, lives.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still runs")
-    assert lives.ripe
+    assert lives.actionable
     just_now = replace(paused, at_ms=NOW - 1000)
-    assert not told(seen(PIPELINE, wish=just_now)).pipeline.ripe, "whoever paused it is stopping it"
+    assert not told(seen(PIPELINE, desired=just_now)).pipeline.actionable, "whoever paused it is stopping it"
 
 
 def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats() -> None:
-    frozen = seen(PIPELINE, beat=beat(PIPELINE, age=31))
+    frozen = seen(PIPELINE, heartbeat=beat(PIPELINE, age=31))
     assert verdict(frozen) == ("STALLED", "process a runs, but its last heartbeat is 31 s old")
     marks = {query: Mark(1, 6) for query in positions(PIPELINE)}
     assert verdict(frozen, replace(KNOWN, marks=marks))[0] == "HEALTHY"
@@ -197,24 +197,26 @@ def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats()
 
 def test_a_query_that_ended_inside_a_living_driver_is_stalled_at_once_and_ripe_when_the_driver_does_not_end() -> None:
     ended = beat(PIPELINE, age=2, active=False, error="Kafka is away")
-    found = told(seen(PIPELINE, beat=ended)).pipeline
+    found = told(seen(PIPELINE, heartbeat=ended)).pipeline
     assert found.verdict == "STALLED"
     assert found.reason == "user_logins.last_login ended: Kafka is away; process a stops the others"
-    assert not found.ripe
-    assert told(seen(PIPELINE, beat=ended | {"at_ms": NOW - 91_000}), replace(KNOWN, started_ms=0)).pipeline.ripe
+    assert not found.actionable
+    assert told(
+        seen(PIPELINE, heartbeat=replace(ended, at_ms=NOW - 91_000)), replace(KNOWN, started_ms=0)
+    ).pipeline.actionable
 
 
 def test_a_driver_that_starts_is_idle_and_one_that_starts_for_ever_is_stalled() -> None:
     old = beat(PIPELINE, age=0.2)  # of driver "a": its end and the start of "b" may fall into one second
     for living, age in ((driver(PIPELINE, 20, "b"), 20), (driver(PIPELINE, 301, "b", pending=True), 301)):
-        found, _ = verdict(seen(PIPELINE, drivers=(living,), beat=old), Memory())
+        found, _ = verdict(seen(PIPELINE, drivers=(living,), heartbeat=old), Memory())
         assert found == ("IDLE" if age < LIMITS.start else "STALLED")
 
 
 def waiting(lag: int, waits: float, **fields: Any) -> tuple[str, str]:
     marks = {query: Mark(1, 7, int(NOW - waits * 1000)) for query in positions(PIPELINE)}
     memory = replace(KNOWN, marks=marks, first_beat_ms=NOW - 3_600_000)
-    return verdict(seen(PIPELINE, positions=positions(PIPELINE, lag), beat=beat(PIPELINE, **fields)), memory)
+    return verdict(seen(PIPELINE, positions=positions(PIPELINE, lag), heartbeat=beat(PIPELINE, **fields)), memory)
 
 
 def test_what_waits_is_healthy_then_lagging_then_stalled() -> None:
@@ -274,7 +276,7 @@ def test_a_long_batch_that_has_ended_a_moment_ago_leaves_time_for_its_commit() -
 def test_a_record_that_comes_after_a_long_silence_is_no_stall() -> None:
     quiet = {query: Mark(1, 7, 0) for query in positions(PIPELINE)}
     memory = replace(KNOWN, marks=quiet)
-    fresh = seen(PIPELINE, positions=positions(PIPELINE, 1), beat=beat(PIPELINE, batch_written_ms=NOW - 3_600_000))
+    fresh = seen(PIPELINE, positions=positions(PIPELINE, 1), heartbeat=beat(PIPELINE, batch_written_ms=NOW - 3_600_000))
     assert verdict(fresh, memory)[0] == "HEALTHY"
 
 
@@ -298,7 +300,7 @@ def _names(pipeline: Pipeline) -> list[str]:
 @st.composite
 def observations(draw: st.DrawFn) -> Observation:
     """Anything that a look could see."""
-    wish = replace(
+    desired = replace(
         RUNNING, want=draw(st.sampled_from(["RUNNING"] * 4 + ["PAUSED", "STOPPED"])), at_ms=draw(TIMES),
         budget_reset_ms=draw(TIMES), held_until_ms=draw(st.sampled_from([0, 0, 0, NOW + 1000])),
     )  # fmt: skip
@@ -314,17 +316,18 @@ def observations(draw: st.DrawFn) -> Observation:
         "batch_written_ms": draw(MAYBE),
         "running_batch": draw(st.none() | st.just(8)),
     }
-    a_beat = beat(PIPELINE, life=draw(st.sampled_from("aaab")), **entry) | {
-        "at_ms": draw(TIMES),
-        "exit": draw(st.none() | st.none() | ENDS),
-    }
+    a_beat = replace(
+        beat(PIPELINE, instance=draw(st.sampled_from("aaab")), **entry),
+        at_ms=draw(TIMES),
+        exit=draw(st.none() | st.none() | ENDS),
+    )
     where = st.builds(
         Position, st.just(1), st.integers(5, 8), st.none() | st.integers(0, 3) | st.just(10**6),
         st.sampled_from(["", "", "", "it is cut"]),
     )  # fmt: skip
     return Observation(
-        NOW, wish, living, draw(st.none() | st.just(a_beat)),
-        draw(st.none() | st.builds(lambda e, t: {"exit": e, "error": "x", "at_ms": t}, ENDS, TIMES)),
+        NOW, desired, living, draw(st.none() | st.just(a_beat)),
+        draw(st.none() | st.builds(lambda e, t: record({"exit": e, "error": "x", "at_ms": t}), ENDS, TIMES)),
         draw(st.fixed_dictionaries(dict.fromkeys(_names(PIPELINE), where))),
         "it is away" if living is None else draw(st.sampled_from(["", "", "Kafka is away"])),
     )  # fmt: skip
@@ -354,11 +357,11 @@ def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation:
         if finding.verdict != "HEALTHY":
             continue
         (living,) = observation.drivers or ()
-        assert observation.wish.want == "RUNNING"
+        assert observation.desired.want == "RUNNING"
         assert not living.pending
         assert not observation.unknown
-        assert observation.beat is not None
-        assert observation.beat["queries"][0]["batch_written_ms"] is not None
+        assert observation.heartbeat is not None
+        assert observation.heartbeat.queries[0].batch_written_ms is not None
         position = observation.positions[query]
         assert position.lag is not None
         assert position.lag <= PIPELINE.slo.lag
@@ -377,7 +380,7 @@ def test_what_could_not_be_asked_is_never_called_dead(observation: Observation, 
     if found.verdict == "MISSING":
         assert observation.drivers == ()
         assert not observation.unknown
-    if observation.unknown and observation.wish.want == "RUNNING":
+    if observation.unknown and observation.desired.want == "RUNNING":
         assert found.verdict in {"UNKNOWN", "CRASH_LOOP", "DUPLICATE"}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headrace.contract.load import load_pipeline
+from headrace.operations.driver_health import LIMITS
 from headrace.operations.supervision import FAULTS, Memory
-from headrace.operations.verdict import LIMITS, judge, remember
+from headrace.operations.verdict import judge, remember
 from tests.conftest import PROJECT
 from tests.operations.supervising import NOW, beat, positions, seen
 
@@ -16,7 +19,7 @@ KNOWN = Memory(driver="a", started_ms=NOW - 60_000, first_beat_ms=NOW - 50_000)
 @pytest.mark.parametrize(("groups", "found"), [(20_000, "HEALTHY"), (20_001, "TOO_MANY_KEYS")])
 def test_more_groups_than_the_file_allows_are_a_state_of_their_own_and_no_fault(groups: int, found: str) -> None:
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
-    observation = seen(pipeline, beat=beat(pipeline, groups=groups), positions=positions(pipeline))
+    observation = seen(pipeline, heartbeat=beat(pipeline, groups=groups), positions=positions(pipeline))
     judged = judge(pipeline, observation, remember(observation, KNOWN))
     assert (
         judged.queries["product_totals"].verdict
@@ -35,6 +38,6 @@ def test_more_groups_than_the_file_allows_are_a_state_of_their_own_and_no_fault(
 
 def test_a_query_that_stalls_stays_stalled_whatever_its_state_holds() -> None:
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
-    silent = beat(pipeline, groups=10**9) | {"at_ms": NOW - 1000 * int(LIMITS.silent + 5)}
-    observation = seen(pipeline, beat=silent, positions=positions(pipeline))
+    silent = replace(beat(pipeline, groups=10**9), at_ms=NOW - 1000 * int(LIMITS.silent + 5))
+    observation = seen(pipeline, heartbeat=silent, positions=positions(pipeline))
     assert judge(pipeline, observation, remember(observation, KNOWN)).pipeline.verdict == "STALLED"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
-from headrace.operations.verdict import Position
+from headrace.contract.records import from_json, to_json
+from headrace.operations.supervision import Memory
+from headrace.operations.verdict import Position, remember
 from tests.operations.supervising import NOW, beat, positions, seen
 from tests.operations.test_verdict import KNOWN, PIPELINE, told, verdict
 
@@ -16,7 +19,7 @@ def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promise
 
     def waiting(at: str, since_ms: int) -> tuple[str, str]:
         memory = replace(KNOWN, held=dict.fromkeys(held, (at, since_ms)))
-        return verdict(seen(PIPELINE, beat=old, positions=held), memory)
+        return verdict(seen(PIPELINE, heartbeat=old, positions=held), memory)
 
     assert waiting("logins/0 offset 40", since)[0] == "IDLE", "an open transaction is nothing unusual"
     assert waiting("logins/0 offset 33", since - 60_000)[0] == "IDLE", "it is another one now"
@@ -27,5 +30,16 @@ def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promise
     )
     assert "logins/0 offset 40" in why
     assert not told(
-        seen(PIPELINE, beat=old, positions=held), replace(KNOWN, held=dict.fromkeys(held, ("logins/0 offset 40", 1)))
-    ).pipeline.ripe
+        seen(PIPELINE, heartbeat=old, positions=held),
+        replace(KNOWN, held=dict.fromkeys(held, ("logins/0 offset 40", 1))),
+    ).pipeline.actionable
+
+
+def test_the_memory_of_an_open_transaction_survives_a_restart_of_the_supervisor_and_ends_with_it() -> None:
+    held = positions(PIPELINE) | {"last_login": Position(1, 7, 0, held=3, held_at="logins/0 offset 4")}
+    memory = remember(seen(PIPELINE, positions=held), KNOWN)
+    again = from_json(Memory, json.loads(json.dumps(to_json(memory))))
+    assert again.held == {"last_login": ("logins/0 offset 4", NOW)}
+    later = remember(seen(PIPELINE, positions=held, now_ms=NOW + 9000), again)
+    assert later.held == again.held
+    assert remember(seen(PIPELINE), later).held == {}

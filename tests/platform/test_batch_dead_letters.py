@@ -18,7 +18,7 @@ from confluent_kafka import TopicPartition
 
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import dead_letters, dead_letters_replay, lineage, retention
+from headrace.operations import dead_letters, dead_letters_replay, lineage, lineage_runs, retention
 from headrace.operations.clients import kafka_admin
 from headrace.operations.dead_letters import Filter
 from headrace.operations.deployment import Deployment
@@ -188,14 +188,14 @@ def _inclusive(record: Any) -> dict[str, list[int]]:
 
 def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Place) -> None:
     stage, deployment = place.stage, place.deployment
-    assert lineage.emit_streams(deployment, stage.name)["events"] == 3
+    assert lineage_runs.emit_streams(deployment, stage.name)["events"] == 3
     told = lineage.events(deployment.root)
     where = lineage.places(deployment)
     reached = lineage.downstream(lineage.graph(told), f"{where.kafka}/{TOPIC}")
     assert f"{where.kafka}/transformed_letters" in reached
     assert any(name.endswith("files/web_events_letters/files") for name in reached)
     assert any(name.endswith(f"web_events_letters.archive_{TOPIC}") for name in reached)
-    assert lineage.emit_streams(deployment, stage.name)["events"] == 3
+    assert lineage_runs.emit_streams(deployment, stage.name)["events"] == 3
     assert len(lineage.events(deployment.root)) == 3, "an endless stream leaves one event"
 
 

@@ -17,11 +17,11 @@ from tests.support.drivers import Content, Stage, make_stage
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
 
 SCAN = (
-    "would scan its Cassandra dimension in every batch instead of joining it by key: join on all columns of the table's "
+    "would scan its Cassandra dimension in every batch instead of joining it by key. Join on all columns of the table's "
     "partition key, with the same types as in the table."
 )
 CAST = (
-    "joins its Cassandra dimension by a key of another type, and a value that does not fit would end the stream: give "
+    "joins its Cassandra dimension by a key of another type, and a value that does not fit would end the stream. Give "
     "the column the same type in the source and in the table."
 )
 

@@ -89,11 +89,13 @@ def test_a_change_that_the_state_cannot_take_is_refused_and_a_new_generation_is_
         # Another aggregate, in the transform alone; other state partitions, in the file alone.
         stages.append(_make(platform, project, tmp_path, {}, MAXIMUM))
         sentence = _refusal(stages[-1])
-        assert "pos_sales_fp.tumbling cannot go on from generation 1: plan changed from " in sentence
+        assert "pos_sales_fp.tumbling cannot continue from generation 1: plan changed from " in sentence
         assert "max(amount" in sentence
         stages.append(_make(platform, project, tmp_path, {"driver.state_partitions": 3}))
         sentence = _refusal(stages[-1])
-        assert "pos_sales_fp.tumbling cannot go on from generation 1: state_partitions changed from 2 to 3." in sentence
+        assert (
+            "pos_sales_fp.tumbling cannot continue from generation 1: state_partitions changed from 2 to 3." in sentence
+        )
         assert sentence.endswith(
             "Undo the change, or begin a new generation: headrace stream start pos_sales_fp --new-generation tumbling --rows keep"
         )

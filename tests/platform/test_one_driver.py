@@ -65,7 +65,7 @@ def test_of_two_drivers_that_start_at_one_instant_one_refuses_twenty_times(stage
     assert results == [[racer.HELD, int(Exit.LOCKED)]] * RACES
     refusals = [line for line in done.stdout.splitlines() if "ERROR" in line]
     assert len(refusals) == RACES
-    assert all(f"A driver of {stage.name} runs already (process " in line for line in refusals)
+    assert all(f"A driver of {stage.name} already runs (process " in line for line in refusals)
     assert _listing(stage.root) == before
 
 
@@ -82,7 +82,7 @@ def test_full_drivers_race_and_the_next_waits_for_a_jvm_that_outlived_its_python
     before = _listing(stage.root)
     second = _race(stage)
     try:
-        stage.await_until(lambda: "waits for the JVM of an earlier driver" in stage.log, "the second driver waits")
+        stage.await_until(lambda: "waits for the JVM of a previous driver" in stage.log, "the second driver waits")
         assert _listing(stage.root) == before, "a driver wrote while the JVM of an earlier one lived"
     finally:
         jvm.resume()

@@ -93,7 +93,7 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
     foreign = {"cleanup.policy": "compact", "retention.ms": "-1"}
     admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(30)
     first = declared("1 hour", "converging_one")
-    with pytest.raises(ConsentNeededError, match=r"not made by Headrace.*--consent converging`"):
+    with pytest.raises(ConsentNeededError, match=r"not created by Headrace.*--consent converging`"):
         run(first)
     described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "converging")])
     (settings,) = [future.result(30) for future in described.values()]
@@ -107,8 +107,8 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
             ("table settings", "converging.product_totals"),
             ("topic", "converging_two"),
             ("right", "converging_two"),
-            ("right taken", "converging_one"),
-            ("right taken", "table test_db.users"),
+            ("right revoked", "converging_one"),
+            ("right revoked", "table test_db.users"),
         }
         row = session.execute(
             "SELECT default_time_to_live FROM system_schema.tables WHERE keyspace_name = 'converging' "
@@ -122,7 +122,7 @@ def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_
     provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
     key = "    key: domain\n"
     wanted = own_copy(project, tmp_path, (key, "    partitions: 1\n" + key))
-    with pytest.raises(HeadraceError, match=r"has 2 partitions but 1 are wanted: Kafka cannot take partitions away"):
+    with pytest.raises(HeadraceError, match=r"has 2 partitions but 1 are declared. Kafka cannot remove partitions"):
         provision([wanted], platform.bindings(), platform.home / "bindings")
 
 
@@ -178,7 +178,7 @@ def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Pat
     shutil.copytree(platform.bindings(), root)
     (root / "cassandra" / "password").write_text("wrong")
     pipelines = list(load_pipelines(project / "pipelines").values())
-    with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer: see `headrace status`"):
+    with pytest.raises(HeadraceError, match=r"refuses headrace_admin or does not answer. Check `headrace status`"):
         provision(pipelines, root, tmp_path / "bindings")
     assert not (tmp_path / "bindings").exists()
 

@@ -358,7 +358,7 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
     }
     (refused,) = duty.plan_checks(stage.deployment, "nope")
     assert refused["window"]["kind"] == "unreadable"
-    assert "There is no pipeline 'nope'" in refused["window"]["reason"]
+    assert "Unknown pipeline 'nope'" in refused["window"]["reason"]
     (told,) = duty.run_checks(stage.deployment, "nope", [refused])
-    with pytest.raises(HeadraceError, match="There is no pipeline 'nope'"):
+    with pytest.raises(HeadraceError, match="Unknown pipeline 'nope'"):
         duty.gate(told)

@@ -314,7 +314,7 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         assert faults == {"OFFSETS_AHEAD", "TOPIC_REPLACED"}
         stage.start("files")
         assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
-        assert f"Topic {topic} was deleted and made again" in stage.log
+        assert f"Topic {topic} was deleted and recreated" in stage.log
         assert found.archive(stage, topic) == archived_rows
     finally:
         stage.kill()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contract import driver_files
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import control, drivers, duties, intent, upgrade
+from headrace.operations import control, duties, intent, upgrade
 from tests.support.drivers import Stage, make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1500)]
@@ -150,4 +151,4 @@ def test_a_good_release_is_kept_and_is_what_a_restart_runs(stage: Stage, release
     duties.await_queries(stage.launcher, driver, new=new)
     (living,) = stage.launcher.find(stage.name)
     assert living.release == intent.read(stage.root, stage.name).release == place
-    assert drivers.heartbeat(stage.root, stage.name) is not None
+    assert driver_files.heartbeat(stage.root, stage.name) is not None

@@ -39,7 +39,7 @@ def _end(entry: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fau
     return word
 
 
-LOCKED = HeadraceError("A driver of p runs already (process 7).", exit_code=Exit.LOCKED)
+LOCKED = HeadraceError("A driver of p already runs (process 7).", exit_code=Exit.LOCKED)
 
 
 def test_a_driver_that_found_its_lock_taken_says_so_with_its_life(

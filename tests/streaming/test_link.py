@@ -37,7 +37,7 @@ class World:
                 raise error
             return 7
 
-        return self.link.through(work)
+        return self.link.run_when_available(work)
 
 
 FAULT = RuntimeError("Failed to write statements")
@@ -94,11 +94,11 @@ def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
 def test_a_cassandra_that_stays_away_is_waited_for_and_the_batch_says_so() -> None:
     world = World(lambda now: "a" if now < 0.5 else "" if now < 40 * PATIENCE_SECONDS else "b")
     told: list[tuple[float, str]] = []
-    world.link.tell = lambda what: told.append((world.now, what))
+    world.link.report = lambda what: told.append((world.now, what))
     assert world.batch(FAULT, None) == 7, "the time in which Cassandra was away counts against no patience"
     assert world.begun[1] >= 40 * PATIENCE_SECONDS
     waits = [(at, what) for at, what in told if what]
-    assert [what for _, what in waits] == ["Cassandra is away"]
+    assert [what for _, what in waits] == ["Cassandra is unavailable"]
     assert waits[0][0] < 3
     assert told[-1][1] == ""
 
@@ -135,4 +135,4 @@ def test_a_query_that_is_told_to_end_does_not_wait() -> None:
 
     link = Link("p.q", lambda: None, lambda session: None, stopped)
     with pytest.raises(InterruptedError):
-        link.through(lambda: 7)
+        link.run_when_available(lambda: 7)

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from headrace.contract.checkpoint import BatchRange
+from headrace.contract.driver_files import Heartbeat, QueryState
 from headrace.contract.ledger import make_record
-from headrace.streaming.progress import Metrics, QueryState, Rates, look, write_heartbeat
+from headrace.contract.records import to_json
+from headrace.streaming.progress import Metrics, Rates, observe, write_heartbeat
 from headrace.streaming.writer import Counters
 
 
 class Query:
-    """Stands for a StreamingQuery: what `look` asks of it."""
+    """Stands for a StreamingQuery: what `observe` reads."""
 
     def __init__(self, progress: dict[str, Any] | None = None, error: str | None = None) -> None:
         self.lastProgress, self.isActive, self._error = progress, error is None, error
@@ -42,7 +44,7 @@ PROGRESS = {
 
 
 def state(query: Query | None = None, **counted: Any) -> QueryState:
-    return look(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))  # type: ignore[arg-type]
+    return observe(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))  # type: ignore[arg-type]
 
 
 def written() -> Counters:
@@ -52,25 +54,25 @@ def written() -> Counters:
 
 
 def test_a_look_adds_up_all_sources_and_state_operators() -> None:
-    found = look(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
-    assert (found["lag"], found["state_rows"], found["groups"], found["late_groups"]) == (12, 15, 11, 3)
-    assert (found["batch"], found["batch_written_ms"], found["batch_duration_ms"]) == (8, 1500, 250)
-    assert (found["rows_in"], found["rows_out"], found["batches"]) == (60, 4, 2)
-    assert found["watermark_ms"] == 1_782_820_800_000
-    assert found["offsets"] == {"pos": {"0": 90, "1": 50}}
-    assert (found["active"], found["error"]) == (True, None)
+    found = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
+    assert (found.lag, found.state_rows, found.groups, found.late_groups) == (12, 15, 11, 3)
+    assert (found.batch, found.batch_written_ms, found.batch_duration_ms) == (8, 1500, 250)
+    assert (found.rows_in, found.rows_out, found.batches) == (60, 4, 2)
+    assert found.watermark_ms == 1_782_820_800_000
+    assert found.offsets == {"pos": {"0": 90, "1": 50}}
+    assert (found.active, found.error) == (True, None)
 
 
 def test_what_is_not_known_before_the_first_batch_is_none_and_not_zero() -> None:
     found = state(Query(None))
-    assert [found[name] for name in ("batch", "batch_written_ms", "batch_duration_ms", "lag", "watermark_ms")] == [
-        None
-    ] * 5
-    assert (found["rows_in"], found["state_rows"], found["offsets"]) == (0, 0, {})
+    assert [
+        getattr(found, name) for name in ("batch", "batch_written_ms", "batch_duration_ms", "lag", "watermark_ms")
+    ] == [None] * 5
+    assert (found.rows_in, found.state_rows, found.offsets) == (0, 0, {})
 
 
 def test_a_watermark_that_has_not_moved_yet_is_none_and_not_1970() -> None:
-    assert state(Query({"eventTime": {"watermark": "1970-01-01T00:00:00.000Z"}}))["watermark_ms"] is None
+    assert state(Query({"eventTime": {"watermark": "1970-01-01T00:00:00.000Z"}})).watermark_ms is None
 
 
 def test_rates_are_those_of_the_newest_batches_and_an_old_progress_is_counted_once() -> None:
@@ -79,25 +81,25 @@ def test_rates_are_those_of_the_newest_batches_and_an_old_progress_is_counted_on
         source = {"endOffset": {"pos": {"0": 500 * batch}}, "latestOffset": {"pos": {"0": 9_000 + 200 * batch}}}
         at = f"2026-06-30T12:{batch:02d}:00.000Z"
         for _ in range(2):
-            told.append(rates.look({"batchId": batch, "timestamp": at, "sources": [source]}))
+            told.append(rates.update({"batchId": batch, "timestamp": at, "sources": [source]}))
     assert told[:2] == [(None, None)] * 2
     assert told[-1] == (round(500 / 60, 2), round(200 / 60, 2))
-    assert rates.look({}) == told[-1]
+    assert rates.update({}) == told[-1]
 
 
 def test_a_query_that_ended_says_why() -> None:
     found = state(Query(PROGRESS, error="x" * 9000))
-    assert (found["active"], found["error"]) == (False, "x" * 500)
-    assert state(Query(PROGRESS, error=""))["error"] == "ended without an error"
+    assert (found.active, found.error) == (False, "x" * 500)
+    assert state(Query(PROGRESS, error="")).error == "ended without an error"
 
 
 def test_the_heartbeat_is_one_json_file_with_pid_and_time(tmp_path: Path) -> None:
     path = tmp_path / "pos_sales" / "heartbeat.json"
     for _ in range(2):
-        write_heartbeat(str(path), "pos_sales", [state()], {"metrics_port": 9})
+        write_heartbeat(str(path), Heartbeat("pos_sales", queries=(state(),), metrics_port=9))
     beat = json.loads(path.read_text())
     assert (beat["pipeline"], beat["pid"], beat["metrics_port"]) == ("pos_sales", os.getpid(), 9)
-    assert beat["queries"] == [state()]
+    assert beat["queries"] == [to_json(state())]
     assert beat["at_ms"] > 1_700_000_000_000
     assert [p.name for p in path.parent.iterdir()] == ["heartbeat.json"]
 
@@ -116,8 +118,8 @@ def scrape(metrics: Metrics) -> dict[str, str]:
 
 
 def test_metrics_have_base_units_and_one_sample_a_query(metrics: Metrics) -> None:
-    other = look(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
-    metrics.states = [look(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
+    other = observe(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
+    metrics.states = [observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
     found = scrape(metrics)
     ours = {name.split("{")[0]: float(value) for name, value in found.items() if 'query="pos_sales.tumbling"' in name}
     age = ours.pop("headrace_query_batch_age_seconds")

@@ -91,7 +91,7 @@ def test_the_class_of_an_end_is_told_by_its_text(text: str, end: Exit) -> None:
 def test_the_gravest_of_several_ends_counts() -> None:
     texts = [
         "Python worker exited unexpectedly (crashed)",
-        "is missing or cut",
+        "is missing or truncated",
         "java.lang.OutOfMemoryError: Java heap space",
     ]
     assert class_of(texts) is Exit.OUT_OF_MEMORY

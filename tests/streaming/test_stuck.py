@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.driver_files import RunningBatch
 from headrace.streaming import stuck
 from headrace.streaming.stuck import STUCK_SECONDS
 from headrace.streaming.work import Busy, Done, Watcher
@@ -59,7 +60,7 @@ class Driver:
         until = self.now + int(seconds * 1000)
         while self.now < until:
             self.now += BEAT
-            self.watcher.look([self.query], self.now)
+            self.watcher.observe([self.query], self.now)
         return bool(stuck.find(self.watcher, [self.query], self.now))
 
     @property
@@ -112,11 +113,11 @@ def test_a_collector_that_takes_all_time_is_no_life_and_is_told() -> None:
 
 def test_a_batch_that_waits_for_a_store_does_not_hang() -> None:
     driver = Driver()
-    driver.query.counters.waits = "Cassandra is away"
+    driver.query.counters.waits = "Cassandra is unavailable"
     assert not driver.beats(3 * STUCK_SECONDS)
     work = driver.watcher.work(driver.query)
     assert work is not None
-    assert work["waits"] == "Cassandra is away"
+    assert work.waits == "Cassandra is unavailable"
     driver.query.counters.waits = ""
     assert driver.beats(STUCK_SECONDS + 10)
 
@@ -143,7 +144,4 @@ def test_a_batch_tells_its_tasks_and_since_when_it_runs() -> None:
     driver.beats(30)
     work = driver.watcher.work(driver.query)
     assert work is not None
-    assert {key: work[key] for key in ("tasks", "tasks_done", "records", "waits", "blind")} == {  # type: ignore[literal-required]
-        "tasks": 32, "tasks_done": 14, "records": 900, "waits": "", "blind": False,
-    }  # fmt: skip
-    assert work["since_ms"] == 1_003_000
+    assert work == RunningBatch(since_ms=1_003_000, tasks=32, tasks_done=14, records=900, waits="", blind=False)

@@ -1,4 +1,4 @@
-"""A topic that was deleted and made again ends a driver before a record is passed over, and one command goes on."""
+"""A topic that was deleted and recreated ends a driver before a record is skipped, and one command recovers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def root(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 1) -> str:
     """Run the first batches of a query that was started on topic A; return its ledger's folder."""
     made = checkpoints.begin(root, stateful=False)
-    link = SimpleNamespace(through=lambda _: written())
+    link = SimpleNamespace(run_when_available=lambda _: written())
     frame = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
     own = made.paths(root)
     spark: Any = None
@@ -66,7 +66,7 @@ def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 
 
 def test_a_topic_made_again_before_a_batch_ends_it_before_anything_is_written(root: str) -> None:
     wrote: list[int] = []
-    with pytest.raises(HeadraceError, match=r"Topic pos was deleted and made again .* --new-generation all") as refused:
+    with pytest.raises(HeadraceError, match=r"Topic pos was deleted and recreated .* --new-generation all") as refused:
         _write(root, Topics({"pos": "B"}), lambda: wrote.append(1) or 1)
     assert wrote == []
     assert ledger.batches(f"{root}/checkpoints/pos_sales/tumbling/0001/ledger") == []
@@ -81,7 +81,7 @@ def test_a_topic_made_again_while_a_batch_is_written_leaves_the_batch_undone(roo
         kafka.ids["pos"] = "B"
         return 1
 
-    with pytest.raises(HeadraceError, match="was deleted and made again"):
+    with pytest.raises(HeadraceError, match="was deleted and recreated"):
         _write(root, kafka, written)
     assert (kafka.committed, ledger.batches(f"{root}/checkpoints/pos_sales/tumbling/0001/ledger")) == ([], [])
 
@@ -109,7 +109,7 @@ def test_a_generation_keeps_the_ids_that_it_began_with_and_an_old_one_takes_the_
     identity.require_same(own, {"pos": "A"}, "pos_sales")
     identity.require_same(own, {"pos": "A"}, "pos_sales")
     assert identity.read(own) == {"pos": "A"}
-    with pytest.raises(HeadraceError, match="its id was A and is B") as refused:
+    with pytest.raises(HeadraceError, match="its id was A and is now B") as refused:
         identity.require_same(own, {"pos": "B"}, "pos_sales")
     assert refused.value.exit_code == Exit.REFUSED
     assert identity.read(own) == {"pos": "A"}
@@ -121,7 +121,7 @@ def test_a_restored_generation_reads_the_topic_of_its_snapshot(root: str) -> Non
     identity.require_same(made.paths(root), {"pos": "A"}, "pos_sales")
     snapshots.take(root, "pos_sales", "tumbling")
     restore.restore(checkpoints.FakeLauncher(root), POS, "tumbling", by="test", reason="test")
-    with pytest.raises(HeadraceError, match="was deleted and made again"):
+    with pytest.raises(HeadraceError, match="was deleted and recreated"):
         identity.require_same(paths.generation_paths(root, "pos_sales", "tumbling", 2), {"pos": "B"}, "pos_sales")
 
 

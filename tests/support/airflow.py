@@ -1,4 +1,4 @@
-"""A real Airflow beside the platform of the tests: its DAG folder holds the project's DAGs and the tests' own."""
+"""A real Airflow on the tests' platform: its DAG folder holds the project's DAGs and the tests' own."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from headrace.local.settings import Settings
 
 
 def dags_folder(folder: Path, *sources: Path) -> Path:
-    """Return a folder that links to all DAG files of the sources: what they find beside themselves stays the same."""
+    """Return a folder that links to all DAG files of the sources; the links keep the surroundings of each file."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in sources:
         for path in source.glob("*.py"):
@@ -16,12 +16,12 @@ def dags_folder(folder: Path, *sources: Path) -> Path:
 
 
 def start(settings: Settings, dags: Path, plugins: Path, **values: object) -> Settings:
-    """Start Airflow in the home of a platform, adopting what runs there, and return the settings that include it."""
-    own = settings.model_copy(
+    """Start Airflow in the home of a platform, adopting running servers, and return the settings that include it."""
+    with_airflow = settings.model_copy(
         update={"airflow": True, "airflow_dags": dags, "airflow_plugins": plugins, "min_free_memory_mb": 0, **values}
     )
-    platform.up(own)
-    return own
+    platform.up(with_airflow)
+    return with_airflow
 
 
 def stop(settings: Settings) -> None:

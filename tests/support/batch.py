@@ -1,4 +1,4 @@
-"""A deployment over a stage, so that finite runs can be ordered and carried out as on the command line."""
+"""A deployment on a stage, so that finite runs can be planned and executed as on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def deployment_of(stage: Stage, project: Path) -> Deployment:
 def reconciled(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, dict[str, Any]]:
     """Reconcile and return the accounts by query and sink kind: `tumbling table`, `items topic`, `archive_pos topic`."""
     report = batch_runs.execute(deployment, reconcile.plan(deployment, pipeline, **options))
-    return {f"{each['query']} {each['sink'].split()[0]}": each for each in report["accounts"]}
+    return {f"{account['query']} {account['sink'].split()[0]}": account for account in report["accounts"]}
 
 
 def viewed(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A headless Chromium (Debian's package `chromium`) driven by its DevTools protocol: no driver of its own is needed."""
+"""A headless Chromium (Debian's package `chromium`), driven by its DevTools protocol without a separate driver."""
 
 import base64
 import itertools
@@ -28,10 +28,10 @@ class Page:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            told = json.loads(self._socket.recv())
-            if told.get("id") == number:
-                assert "error" not in told, told
-                return told["result"]
+            answer = json.loads(self._socket.recv())
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
 
     def open(self, url):
         self.call("Page.navigate", url=url)
@@ -64,8 +64,8 @@ class Page:
 
 @contextmanager
 def chromium(profile: Path, width=1500, height=1000):
-    """A tab of a browser that ends with the block."""
-    binary = next((found for name in NAMES if (found := shutil.which(name))), None)
+    """Open a browser tab that is closed at the end of the block."""
+    binary = next((path for name in NAMES if (path := shutil.which(name))), None)
     if binary is None and os.environ.get("HEADRACE_WITHOUT_CHROMIUM"):
         pytest.skip(".ci/run could not install a Chromium, and said so")
     assert binary, "the test of the Streams page needs a Chromium: apt-get install chromium"
@@ -76,7 +76,7 @@ def chromium(profile: Path, width=1500, height=1000):
     try:
         port = _port(profile / "DevToolsActivePort", process)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-            tab = next(each for each in json.load(answer) if each["type"] == "page")
+            tab = next(target for target in json.load(answer) if target["type"] == "page")
         socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
         try:
             yield Page(socket)

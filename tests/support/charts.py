@@ -1,4 +1,4 @@
-"""Rendering of the charts with the real helm, and what tests ask of the result."""
+"""Render the charts with the real helm, and query the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHARTS = ("base", "kafka", "cassandra", "spark", "airflow")
 NAMESPACES = {name: "headrace" if name == "base" else f"headrace-{name}" for name in CHARTS}
-# What a chart cannot guess, and needs.
+# Values that a chart requires.
 NEEDED = {"base": ("storage.source.hostPath.path=/srv/headrace",)}
 EXTERNAL_KAFKA = (
     "kafka.mode=external",
@@ -74,23 +74,23 @@ Object = dict[str, Any]
 
 
 def must_have_tools() -> bool:
-    """Return whether a missing tool is a fault: in CI, unless `.ci/run` could not get the tools and has said so."""
+    """Return whether a missing tool is an error: in CI, unless `.ci/run` could not get the tools and has said so."""
     return bool(os.environ.get("CI")) and not os.environ.get("HEADRACE_WITHOUT_TOOLS")
 
 
 def tool(name: str) -> str:
     """Return the path of a tool: on PATH, or in .tools/bin. Without it the test is skipped, in CI only if CI says so."""
-    found = shutil.which(name, path=os.pathsep.join([str(ROOT / ".tools" / "bin"), os.environ.get("PATH", "")]))
-    if found is None:
+    path = shutil.which(name, path=os.pathsep.join([str(ROOT / ".tools" / "bin"), os.environ.get("PATH", "")]))
+    if path is None:
         assert not must_have_tools(), f"{name} is missing: CI must have it"
         pytest.skip(f"{name} is not on PATH nor in .tools/bin")
-    return found
+    return path
 
 
 def helm_template(chart: str, *settings: str, helm: str = "helm") -> subprocess.CompletedProcess[str]:
-    """Run `helm template` of a chart with --set values (`key=[...]` is JSON) and return how it ended.
+    """Run `helm template` of a chart with --set values (`key=[...]` is JSON) and return the completed process.
 
-    `api:GROUP/VERSION/KIND` is a kind that the cluster has.
+    `api:GROUP/VERSION/KIND` declares a kind that the cluster supports.
     """
     given = (*NEEDED.get(chart, ()), *settings)
     sets = [part for setting in given for part in _words(setting)]
@@ -106,14 +106,14 @@ def _words(setting: str) -> tuple[str, str]:
 
 @cache
 def render(chart: str, *settings: str) -> tuple[Object, ...]:
-    """Return the objects that a chart renders to. Fails with helm's words."""
+    """Return the objects that a chart renders to. Fails with helm's error message."""
     done = helm_template(chart, *settings)
     assert done.returncode == 0, done.stderr
-    return tuple(each for each in yaml.load_all(done.stdout, LOADER) if each)
+    return tuple(item for item in yaml.load_all(done.stdout, LOADER) if item)
 
 
 def refusal(chart: str, *settings: str) -> str:
-    """Return what helm says of values that must be refused."""
+    """Return helm's error message for values that must be refused."""
     done = helm_template(chart, *settings)
     assert done.returncode != 0, f"{chart} took {settings}"
     return done.stderr
@@ -121,37 +121,37 @@ def refusal(chart: str, *settings: str) -> str:
 
 def kind(objects: tuple[Object, ...], *kinds: str) -> list[Object]:
     """Return the objects of these kinds."""
-    return [each for each in objects if each["kind"] in kinds]
+    return [item for item in objects if item["kind"] in kinds]
 
 
 def named(objects: tuple[Object, ...], of_kind: str, name: str, namespace: str | None = None) -> Object:
     """Return the one object of a kind and name."""
-    (found,) = [
-        each
-        for each in kind(objects, of_kind)
-        if each["metadata"]["name"] == name and namespace in (None, each["metadata"].get("namespace"))
+    (matching,) = [
+        item
+        for item in kind(objects, of_kind)
+        if item["metadata"]["name"] == name and namespace in (None, item["metadata"].get("namespace"))
     ]
-    return found
+    return matching
 
 
 def pods(objects: tuple[Object, ...]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, str]]]:
-    """Yield (who, pod spec, pod labels) of everything that makes pods, the pod templates of Spark too."""
-    for each in objects:
-        who = f"{each['kind']}/{each['metadata']['name']}"
-        if each["kind"] == "Pod":
-            yield who, each["spec"], each["metadata"]["labels"]
-        elif each["kind"] == "CronJob":
-            template = each["spec"]["jobTemplate"]["spec"]["template"]
+    """Yield (who, pod spec, pod labels) of every object that creates pods, including Spark's pod templates."""
+    for item in objects:
+        who = f"{item['kind']}/{item['metadata']['name']}"
+        if item["kind"] == "Pod":
+            yield who, item["spec"], item["metadata"]["labels"]
+        elif item["kind"] == "CronJob":
+            template = item["spec"]["jobTemplate"]["spec"]["template"]
             yield who, template["spec"], template["metadata"]["labels"]
-        elif each["kind"] in ("Deployment", "StatefulSet", "Job"):
-            template = each["spec"]["template"]
+        elif item["kind"] in ("Deployment", "StatefulSet", "Job"):
+            template = item["spec"]["template"]
             yield who, template["spec"], template["metadata"]["labels"]
-        elif each["metadata"]["name"] == "spark-pod-templates":
-            for file, text in each["data"].items():
+        elif item["metadata"]["name"] == "spark-pod-templates":
+            for file, text in item["data"].items():
                 pod = yaml.safe_load(text)
                 yield f"{who}/{file}", pod["spec"], pod["metadata"]["labels"]
 
 
 def containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return all containers of a pod, those that run first too."""
+    """Return all containers of a pod, including init containers."""
     return [*spec.get("initContainers", []), *spec["containers"]]

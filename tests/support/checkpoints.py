@@ -1,4 +1,4 @@
-"""Checkpoints made by hand, in the shape that Spark 3.5 writes: for tests of the files alone, on any file system."""
+"""Handmade checkpoints in the format of Spark 3.5, for tests of the files alone, on any file system."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from headrace.contract import generation, ledger, outputs, storage
 from headrace.contract.checkpoint import Offsets, commits_entry, offsets_entry, read_batch_range
+from headrace.contract.driver_files import CheckResult, ExitRecord
 from headrace.contract.generation import Generation
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations.drivers import PLAIN, Driver, Order
+from headrace.operations.drivers import DEFAULT_START, Driver, StartSpec
 
 MINUTE_MS = 60_000
 STATEFUL = {"state_partitions": 2, "mode": "update"}
@@ -29,7 +29,7 @@ def pos_sales() -> Pipeline:
 
 @dataclass
 class FakeLauncher:
-    """A launcher of nothing: `living` are the drivers that it finds."""
+    """A launcher that starts nothing: `living` are the drivers that it finds."""
 
     root: str
     living: list[Driver] = field(default_factory=list)
@@ -37,16 +37,16 @@ class FakeLauncher:
     def find(self, pipeline: str) -> list[Driver]:
         return [each for each in self.living if each.pipeline == pipeline]
 
-    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+    def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         raise AssertionError("nothing is started here")
 
-    def check(self, pipeline: str, order: Order = PLAIN) -> dict[str, object]:
+    def check(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> CheckResult:
         raise AssertionError("nothing is checked here")
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         raise AssertionError("nothing is stopped here")
 
-    def ended(self, pipeline: str) -> dict[str, Any] | None:
+    def ended(self, pipeline: str) -> ExitRecord | None:
         return None
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
@@ -54,7 +54,7 @@ class FakeLauncher:
 
 
 def put(path: str, content: str | bytes, *, crc: bool = False) -> None:
-    """Write a file, and beside it what Hadoop's local file system notes of it."""
+    """Write a file, and optionally the checksum file that Hadoop's local file system writes next to it."""
     data = content.encode() if isinstance(content, str) else content
     fs, inner = storage.locate(path)
     folder, _, name = inner.rpartition("/")
@@ -66,7 +66,7 @@ def put(path: str, content: str | bytes, *, crc: bool = False) -> None:
 
 
 def begin(root: str, query: str = "tumbling", *, stateful: bool = True, pipeline: str = "pos_sales") -> Generation:
-    """Begin a generation and write what Spark writes at its first start."""
+    """Begin a generation and write the files that Spark writes at its first start."""
     made = generation.begin(root, pipeline, query, STATEFUL if stateful else {"state_partitions": None})
     folder = made.paths(root).checkpoint
     put(f"{folder}/metadata", '{"id":"8e3f0f4e-1111-2222-3333-444455556666"}', crc=True)
@@ -87,16 +87,17 @@ def plan_batch(root: str, made: Generation, batch: int, ends: Offsets | None = N
 
 
 def write_batch(root: str, made: Generation, batch: int, *, rows_out: int = 5) -> None:
-    """Write what the driver writes of a planned batch: files, ledger."""
-    own = made.paths(root)
+    """Write what the driver writes for a planned batch: files, ledger."""
+    paths = made.paths(root)
     if made.query == "files" and rows_out:
-        put(f"{own.files}/batch_id={batch}/part-0.json", f'{{"row":{batch}}}\n')
-        put(f"{own.files}/batch_id={batch}/{outputs.WHOLE}", "")
-    found = read_batch_range(own.checkpoint, batch)
+        put(f"{paths.files}/batch_id={batch}/part-0.json", f'{{"row":{batch}}}\n')
+        put(f"{paths.files}/batch_id={batch}/{outputs.WHOLE}", "")
+    batch_range = read_batch_range(paths.checkpoint, batch)
     now = time.time_ns() // 1_000_000
     name = f"{made.pipeline}.{made.query}"
     ledger.write(
-        own.ledger, ledger.make_record(name, made.number, found, rows_out=rows_out, began_ms=now, written_ms=now)
+        paths.ledger,
+        ledger.make_record(name, made.number, batch_range, rows_out=rows_out, began_ms=now, written_ms=now),
     )
 
 
@@ -112,7 +113,7 @@ def commit(root: str, made: Generation, batch: int, *, stateful: bool = True, sn
 
 
 def run(root: str, made: Generation, batches: Iterable[int], *, stateful: bool = True) -> None:
-    """Write whole batches."""
+    """Write complete batches."""
     for batch in batches:
         plan_batch(root, made, batch)
         write_batch(root, made, batch)
@@ -132,9 +133,9 @@ def purge(root: str, made: Generation, below: int) -> None:
 
 def rows_of(root: str, made: Generation) -> list[int]:
     """Return the rows that a reader of the file sink sees, sorted."""
-    found = []
-    for each in outputs.directories(root, made.pipeline, made.query, made.number, made.lineage):
-        fs, inner = storage.locate(each.path)
+    numbers = []
+    for directory in outputs.directories(root, made.pipeline, made.query, made.number, made.lineage):
+        fs, inner = storage.locate(directory.path)
         for path in fs.glob(f"{inner}/part-*"):
-            found += [int(json.loads(line)["row"]) for line in fs.cat_file(path).decode().splitlines()]
-    return sorted(found)
+            numbers += [int(json.loads(line)["row"]) for line in fs.cat_file(path).decode().splitlines()]
+    return sorted(numbers)

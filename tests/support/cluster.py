@@ -1,4 +1,4 @@
-"""A real cluster with the platform on it: $HEADRACE_KUBECONFIG names it. Without it the tests of this kind are skipped."""
+"""A real cluster with the platform installed: $HEADRACE_KUBECONFIG selects it. Without it these tests are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.charts import ROOT, tool
 KUBECONFIG = os.environ.get("HEADRACE_KUBECONFIG", "")
 PREFIX = os.environ.get("HEADRACE_PREFIX", "headrace")
 _NONE: Mapping[str, str] = MappingProxyType({})
-# By which the flows of chart base know the pods that may reach Kafka; `shop` as tests/cluster/run declares it.
+# Labels by which the network policies of chart base admit pods to Kafka; `shop` as tests/cluster/run declares it.
 CLIENT_LABELS = {
     "airflow": {"app.kubernetes.io/name": "airflow", "app.kubernetes.io/part-of": "headrace"},
     "spark": {"app.kubernetes.io/part-of": "headrace"},
@@ -28,25 +28,25 @@ SYSTEMS = ("kafka", "cassandra", "spark", "airflow")
 
 
 def namespace(system: str) -> str:
-    """The namespace of a system; `base` is the first one, `shop` that of the declared producer, which is not ours."""
+    """Return the namespace of a system; `base` is the first one, `shop` that of the declared producer, which is external."""
     return {"base": PREFIX, "shop": "e2e-shop"}.get(system, f"{PREFIX}-{system}")
 
 
-def kubectl(*words: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run kubectl as the cluster's admin."""
-    command = [tool("kubectl"), "--kubeconfig", KUBECONFIG, *words]
+    command = [tool("kubectl"), "--kubeconfig", KUBECONFIG, *arguments]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
     return done
 
 
-def get(*words: str) -> Any:
-    """Return what `kubectl get ... -o json` says."""
-    return json.loads(kubectl("get", *words, "-o", "json").stdout)
+def get(*arguments: str) -> Any:
+    """Return the result of `kubectl get ... -o json`."""
+    return json.loads(kubectl("get", *arguments, "-o", "json").stdout)
 
 
 def airflow_image() -> str:
-    """Return the Airflow image that is installed."""
+    """Return the installed Airflow image."""
     deployment = get("deployment", "airflow-scheduler", "-n", namespace("airflow"))
     return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
@@ -60,7 +60,7 @@ def secret(system: str, name: str) -> dict[str, str]:
 def probe_pod(
     system: str, name: str, labels: Mapping[str, str], code: str, image: str, bindings: Mapping[str, str] = _NONE
 ) -> dict[str, Any]:
-    """A pod that is legal everywhere and runs Python code; `bindings` are Secrets below /bindings: kafka -> kafka-admin."""
+    """Return a pod that is allowed everywhere and runs Python code; `bindings` are Secrets in /bindings: kafka -> kafka-admin."""
     mounts = [{"name": kind, "mountPath": f"/bindings/{kind}"} for kind in bindings]
     volumes = [{"name": kind, "secret": {"secretName": made}} for kind, made in bindings.items()]
     security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -106,7 +106,7 @@ except Exception as error:
 def asking_kafka(
     name: str, image: str, change: Mapping[str, str], binding: str = "kafka-admin", system: str = "airflow"
 ) -> dict[str, Any]:
-    """A pod that prints what Kafka says to a binding whose client settings are changed so: `in: TOPICS` or `out: ...`."""
+    """Return a pod that logs in to Kafka with changed client settings and prints `in: TOPICS` or `out: ...`."""
     code = _ASK_KAFKA.format(change=dict(change), seconds=8 if change else 20)  # librdkafka asks until it is over
     return probe_pod(system, f"kafka-{name}", CLIENT_LABELS[system], code, image, {"kafka": binding})
 
@@ -133,13 +133,13 @@ def asking_cassandra(
     binding: str = "cassandra-admin",
     system: str = "airflow",
 ) -> dict[str, Any]:
-    """A pod that asks Cassandra by a binding whose fields are changed so, and prints `in: ROWS` or `out: ...`."""
+    """Return a pod that queries Cassandra with changed binding fields and prints `in: ROWS` or `out: ...`."""
     code = _ASK_CASSANDRA.format(change=dict(change), ask=ask)
     return probe_pod(system, f"cassandra-{name}", CLIENT_LABELS[system], code, image, {"cassandra": binding})
 
 
 def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
-    """Run a pod to its end; return its phase and its log. The pod is removed."""
+    """Run a pod to its end, remove it, and return its phase and its log."""
     name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
     kubectl("delete", "pod", name, "-n", space, "--ignore-not-found")
     kubectl("apply", "-f", "-", text=json.dumps(pod))
@@ -155,14 +155,14 @@ def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
 
 
 def run_probes(*pods: Mapping[str, Any]) -> list[str]:
-    """Run pods of different names beside each other to their ends; return their logs in the same order."""
+    """Run pods with different names in parallel to their ends; return their logs in the same order."""
     with ThreadPoolExecutor(len(pods)) as pool:
         return [log.strip() for _, log in pool.map(run_probe, pods)]
 
 
 @contextmanager
 def restored(*charts: str) -> Iterator[dict[str, dict[str, Any]]]:
-    """Give the values that installed charts were given, by chart; they have these and no others again afterwards."""
+    """Yield the values of installed charts, by chart, and restore exactly these values afterwards."""
     before = {each: json.loads(_helm("get", "values", each, "-n", namespace(each), "-o", "json")) for each in charts}
     try:
         yield before
@@ -172,9 +172,9 @@ def restored(*charts: str) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any] | None = None) -> None:
-    """`helm upgrade` of an installed chart, with the values it has or `values` in their place; wait for its Jobs.
+    """Run `helm upgrade` of an installed chart, with its current values or `values` instead; wait for its Jobs.
 
-    Values that are kept merge with new ones: a map loses no key by them, null or not. Raises UpgradeError where it fails.
+    Current values merge with new ones, so no key of a map is removed, null or not. Raises UpgradeError on failure.
     """
     given = ["--reuse-values"] if values is None else ["--reset-values", "--values", "-"]
     _helm(
@@ -184,12 +184,12 @@ def helm_upgrade(release: str, system: str, *more: str, values: Mapping[str, Any
 
 
 class UpgradeError(Exception):
-    """What helm said."""
+    """Helm's error message."""
 
 
-def _helm(*words: str, text: str | None = None) -> str:
+def _helm(*arguments: str, text: str | None = None) -> str:
     done = subprocess.run(
-        [tool("helm"), *words], input=text, env=os.environ | {"KUBECONFIG": KUBECONFIG},
+        [tool("helm"), *arguments], input=text, env=os.environ | {"KUBECONFIG": KUBECONFIG},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

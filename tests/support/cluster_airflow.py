@@ -14,17 +14,17 @@ from tests.support.cluster import KUBECONFIG, namespace, secret
 
 @contextmanager
 def airflow() -> Iterator[Airflow]:
-    """Give a login; the port-forward ends with it."""
+    """Yield a login; the port-forward ends with the block."""
     where = ["--kubeconfig", KUBECONFIG, "-n", namespace("airflow")]
     command = [tool("kubectl"), *where, "port-forward", "service/airflow-api", ":8080"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
         try:
             assert forward.stdout is not None
             line = forward.stdout.readline()
-            found = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert found, line
+            match = re.search(r"127\.0\.0\.1:(\d+)", line)
+            assert match, line
             with connect(
-                f"http://127.0.0.1:{found[1]}", "admin", secret("airflow", "airflow")["admin-password"]
+                f"http://127.0.0.1:{match[1]}", "admin", secret("airflow", "airflow")["admin-password"]
             ) as api:
                 yield api
         finally:

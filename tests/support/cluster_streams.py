@@ -1,7 +1,7 @@
-"""Streams on a real cluster: a load that counts what Kafka acknowledged, what the sinks then hold, when a driver is back.
+"""Streams on a real cluster: a load that counts acknowledged records, the content of the sinks, and when a driver is back.
 
-Python runs in the pods of the platform, with their accounts and mounts; a record carries the tag of its load, so a test
-needs nothing of what ran before it.
+Python runs in the pods of the platform, with their service accounts and mounts. Each record carries the tag of its load,
+so a test does not depend on what ran before it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tests.support.cluster_airflow import airflow
 
 ALL = ("ad_attribution", "pos_sales", "user_logins", "web_events")
 BOTH = ("web_events", "pos_sales")  # the pipelines that read a load
-QUERIES = ("files", "product_totals")  # one that has work whenever a record comes, of each
+QUERIES = ("files", "product_totals")  # one query of each that works whenever a record arrives
 PRODUCTS = 7
-PATIENCE = 420.0  # seconds until sinks hold what was acknowledged, after whatever fault
-RATE = 20  # records a second and topic
+PATIENCE = 420.0  # seconds until the sinks hold all acknowledged records, after any fault
+RATE = 20  # records per second and topic
 
 HEAD = """
 import json, threading, time
-from headrace.contract import paths, storage, trees
+from headrace.contract import driver_files, paths, storage, trees
 from headrace.operations import control, deployment, drivers
-from headrace.operations.drivers import Order
+from headrace.operations.drivers import StartSpec
 told = deployment.load()
 launcher = told.launcher()
 """
 
-# `rows(tag)`: the numbers of a tag's events in the file sink, in order. Spark marks a whole directory, which never changes.
+# `rows(tag)`: the numbers of a tag's events in the file sink, in order. Spark marks a complete directory, which never changes.
 ROWS = (
     HEAD
     + """
@@ -85,7 +85,7 @@ left = producer.flush(300)
 print("RESULT " + json.dumps({"sent": sent, "acked": acked, "failed": failed[:3], "left": left}), flush=True)
 """
 
-# What the sinks hold of a load, as soon as it is what was wanted, or when `seconds` are over.
+# The content of the sinks for a load, as soon as it is as expected, or after `seconds`.
 _SINKS = (
     ROWS
     + """
@@ -103,8 +103,8 @@ with cassandra_session(told.bindings) as session:
 """
 )
 
-# The moment, in milliseconds since 1970, at which every query of the drivers has written a batch begun by a driver that
-# started after the fault, or (the same driver) written one after it.
+# The time, in milliseconds since 1970, at which every query of the drivers has written a batch that a driver started after
+# the fault has begun, or (with the same driver) that was written after the fault.
 _BACK = (
     HEAD
     + """
@@ -112,13 +112,13 @@ answer, deadline = {{}}, time.time() + {seconds}
 while len(answer) < len({pipelines!r}) and time.time() < deadline:
     for name in {pipelines!r}:
         try:
-            beat, living = drivers.heartbeat(launcher.root, name), launcher.find(name)
+            beat, living = driver_files.heartbeat(launcher.root, name), launcher.find(name)
         except Exception:
             continue
-        if not beat or beat["exit"] or not living or name in answer:
+        if not beat or beat.exit or not living or name in answer:
             continue
-        wanted = [each for each in beat["queries"] if each["query"].endswith(tuple({queries!r}))]
-        written = [each["batch_written_ms"] or 0 for each in wanted]
+        wanted = [each for each in beat.queries if each.query.endswith(tuple({queries!r}))]
+        written = [each.batch_written_ms or 0 for each in wanted]
         new = living[0].identity != {before!r}.get(name)
         if wanted and min(written) > {since} and (new or not {replaced}):
             answer[name] = {{"first_ms": min(written), "all_ms": max(written), "new": new}}
@@ -128,7 +128,7 @@ while len(answer) < len({pipelines!r}) and time.time() < deadline:
 
 
 def inside(code: str, part: str = "scheduler") -> Any:
-    """Run Python in a part's pod of Airflow, with its account and mounts; return what it leaves in `answer`."""
+    """Run Python in a pod of Airflow, with its service account and mounts; return the value of `answer`."""
     code += "\nprint('ANSWER ' + json.dumps(answer))\n"
     where = ["-n", namespace("airflow"), f"deploy/airflow-{part}", "-c", part]
     done = kubectl("exec", "-i", *where, "--", "python3", "-", text=code, check=False)
@@ -143,13 +143,13 @@ def now_ms() -> int:
 
 
 class Load:
-    """A producer with a namespace and a Kafka user of its own; its records go to `quickstart` and `pos` until it is ended.
+    """A producer with its own namespace and Kafka user; it sends to `quickstart` and `pos` until it is ended.
 
-    `sent` is then how many, each acknowledged.
+    Afterwards `sent` is the number of records, all acknowledged.
     """
 
     def __init__(self, image: str) -> None:
-        """Make the pod and wait until it sends."""
+        """Create the pod and wait until it sends."""
         self.tag = f"t{uuid.uuid4().hex[:8]}"
         self._name, self.sent = f"load-{self.tag}", 0
         code = f"TAG, PRODUCTS, RATE = {self.tag!r}, {PRODUCTS}, {RATE}\n{_LOAD}"
@@ -166,47 +166,47 @@ class Load:
     def _await(true: Any, seconds: float = 360) -> None:
         deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, "the load's pod does not get there"
+            assert time.monotonic() < deadline, "the load's pod did not reach the expected state"
             time.sleep(0.5)
 
     def end(self) -> int:
-        """Stop sending; return how many records each topic has. Every one of them must have been acknowledged."""
+        """Stop sending; return the number of records per topic. Every record must have been acknowledged."""
         kubectl("exec", "-n", namespace("shop"), self._name, "--", "kill", "-TERM", "1")
         self._await(lambda: "RESULT" in self._log())
         (line,) = [line for line in self._log().splitlines() if line.startswith("RESULT")]
-        told = json.loads(line.removeprefix("RESULT "))
-        self.sent = int(told["sent"])
-        assert told == {
+        result = json.loads(line.removeprefix("RESULT "))
+        self.sent = int(result["sent"])
+        assert result == {
             "sent": self.sent, "acked": {"quickstart": self.sent, "pos": self.sent}, "failed": [], "left": 0,
         }  # fmt: skip
         return self.sent
 
     def remove(self) -> None:
-        """Take the pod away."""
+        """Remove the pod."""
         kubectl("delete", "pod", self._name, "-n", namespace("shop"), "--ignore-not-found", "--grace-period=1")
 
     def totals(self) -> dict[str, list[Any]]:
-        """Return what a table of totals must hold: product -> [sum of amounts, number of records]."""
+        """Return what a table of totals must contain: product -> [sum of amounts, number of records]."""
         cents: dict[str, list[int]] = {}
         for n in range(self.sent):
-            each = cents.setdefault(f"{self.tag}-{n % PRODUCTS}", [0, 0])
-            each[0] += (n % 100) * 100 + 25
-            each[1] += 1
+            total = cents.setdefault(f"{self.tag}-{n % PRODUCTS}", [0, 0])
+            total[0] += (n % 100) * 100 + 25
+            total[1] += 1
         return {product: [f"{amount // 100}.{amount % 100:02}", count] for product, (amount, count) in cents.items()}
 
     def assert_exact(self) -> None:
         """Wait until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
         totals = self.totals()
         wanted = {"files": list(range(self.sent)), "product_totals": totals, "leaderboard": totals}
-        found = inside(f"tag, wanted, seconds = {self.tag!r}, {wanted!r}, {PATIENCE}\n{_SINKS}")
-        rows = found["files"]
+        result = inside(f"tag, wanted, seconds = {self.tag!r}, {wanted!r}, {PATIENCE}\n{_SINKS}")
+        rows = result["files"]
         assert rows == wanted["files"], f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
-        assert found == wanted
+        assert result == wanted
 
 
 @contextmanager
 def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
-    """Give a load that runs; at the end it stops, and the sinks must be exact."""
+    """Yield a running load; afterwards it stops, and the sinks must be exact."""
     running = Load(image)
     try:
         time.sleep(seconds_before)
@@ -220,7 +220,7 @@ def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
 
 
 def start(*pipelines: str) -> None:
-    """Let Airflow start these pipelines, or adopt what runs of them; its supervisor keeps them from then on."""
+    """Let Airflow start these pipelines, or adopt running drivers; its supervisor keeps them running."""
     with airflow() as api:
         run, state = api.run("stream_start", {"pipelines": list(pipelines)}, 900)
         assert state == "success", api.task_states("stream_start", run)
@@ -233,23 +233,23 @@ def stop_all() -> None:
 
 
 def supervision(*pipelines: str) -> dict[str, dict[str, Any]]:
-    """Return what the supervisor wrote down, by pipeline."""
+    """Return the supervisor's state file of each pipeline."""
     read = "storage.read_json(paths.supervision(launcher.root, name))"
-    told: dict[str, dict[str, Any]] = inside(
+    files: dict[str, dict[str, Any]] = inside(
         HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server"
     )
-    return told
+    return files
 
 
 def living(*pipelines: str) -> dict[str, str]:
-    """Return pipeline -> identity of its driver, which is the UID of the one pod that lives, as Kubernetes tells."""
-    found: dict[str, str] = {}
+    """Return pipeline -> identity of its driver: the UID of the one running pod, from Kubernetes."""
+    drivers: dict[str, str] = {}
     for name in pipelines:
         pods = get("pods", "-n", namespace("spark"), "-l", f"headrace/pipeline={name},spark-role=driver")["items"]
-        (found[name],) = [
+        (drivers[name],) = [
             pod["metadata"]["uid"] for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")
         ]
-    return found
+    return drivers
 
 
 def back(
@@ -262,30 +262,30 @@ def back(
 ) -> dict[str, Any]:
     """Wait until queries of these pipelines write batches again; return when, by pipeline.
 
-    `before` are the drivers at the fault; with `replaced` only another one's batch counts.
+    `before` are the drivers at the time of the fault; with `replaced` only a batch of another driver counts.
     """
     code = _BACK.format(
         seconds=seconds, pipelines=pipelines, since=since_ms, before=before, replaced=replaced, queries=queries
     )
-    found: dict[str, Any] = inside(code, "api-server")
-    assert set(found) == set(pipelines), f"not back after {seconds:.0f} s: {found}"
-    return found
+    moments: dict[str, Any] = inside(code, "api-server")
+    assert set(moments) == set(pipelines), f"not back after {seconds:.0f} s: {moments}"
+    return moments
 
 
 class Timeline(threading.Thread):
-    """Looks at a driver's pod twice a second and notes when it was made and its container ran, for the printed figures."""
+    """Polls a driver's pod twice a second and records when it was created and its container started, for printed figures."""
 
     def __init__(self, pod: str, uid: str) -> None:
-        """Watch for a pod of this name with another UID."""
+        """Watch for a pod with this name and another UID."""
         super().__init__(daemon=True)
         self._pod, self._uid, self._over = pod, uid, threading.Event()
         self.made_ms = self.ran_ms = 0
 
     def run(self) -> None:
-        """Look until told to end."""
+        """Poll until told to end."""
         while not self._over.wait(0.5):
-            found = kubectl("get", "pod", self._pod, "-n", namespace("spark"), "-o", "json", check=False)
-            pod = json.loads(found.stdout) if found.returncode == 0 else None
+            result = kubectl("get", "pod", self._pod, "-n", namespace("spark"), "-o", "json", check=False)
+            pod = json.loads(result.stdout) if result.returncode == 0 else None
             if pod is None or pod["metadata"]["uid"] == self._uid:
                 continue
             self.made_ms = self.made_ms or now_ms()

@@ -1,8 +1,8 @@
-"""A driver that kills itself with SIGKILL, JVM and all, at a point that a test has chosen: `LocalLauncher.main` of a test.
+"""A driver that kills itself with SIGKILL, including its JVM, at a point chosen by a test: `LocalLauncher.main` of a test.
 
 Production code has no hooks for this. The entry point wraps functions of the runtime, watches files of the checkpoint,
-and strikes when the point of the plan comes by. The plan is a JSON file (HEADRACE_CRASH_PLAN) that may be written while
-the driver runs: {"point", "query" ("" = any), "skip" (how often to let it pass), "delay_ms"}. It is renamed to *.fired
+and strikes when the planned point is reached. The plan is a JSON file (HEADRACE_CRASH_PLAN) that may be written while
+the driver runs: {"point", "query" ("" = any), "skip" (how many times to ignore it), "delay_ms"}. It is renamed to *.fired
 right before the strike, so that it strikes once.
 """
 
@@ -25,11 +25,11 @@ from headrace.contract import ledger, paths, storage
 from headrace.streaming import groups, queries, sinks, tables, writer
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
-ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten: the archive must meet a kill as often as the other queries
-TENDED_BATCHES = 1  # instead of a thousand: in an object store the archive's own upkeep must be met
+ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten, so that the archive is killed as often as the other queries
+MAINTENANCE_BATCHES = 1  # instead of a thousand, so that the archive's maintenance is hit in an object store too
 WATCH_SECONDS = 0.002
 
-# In the order in which a batch comes by them.
+# In the order in which a batch reaches them.
 BEFORE_BATCH = "offsets written, batch not begun"
 STATE_COMMIT = "in the state commit"
 MID_SINK = "in the middle of the sink write"
@@ -51,8 +51,8 @@ POINTS = (
     AFTER_COMMIT,
 )
 
-# Points that show as new files of a query's generation.
-IN_PLACE = ("batch_id=*/part-*",)  # MID_FILES where nothing is renamed: files are there, their mark is not
+# Points that are visible as new files of a query's generation.
+IN_PLACE = ("batch_id=*/part-*",)  # MID_FILES without rename: the files exist, their marker does not
 FILES = {
     STATE_COMMIT: ("checkpoint/state/0/*/.*.delta.*", "checkpoint/state/0/*/*.delta"),
     AFTER_COMMIT: ("checkpoint/commits/[0-9]*",),
@@ -66,14 +66,14 @@ _now = threading.local()  # .query: the query whose batch this thread writes
 def plan() -> dict[str, Any] | None:
     """Return the plan, or None if there is none (any more)."""
     try:
-        found: dict[str, Any] = json.loads(PLAN.read_text())
+        content: dict[str, Any] = json.loads(PLAN.read_text())
     except (OSError, ValueError):
         return None
-    return found
+    return content
 
 
 def meets(point: str, query: str) -> bool:
-    """Return whether the plan asks to strike here and now; counts `skip` down."""
+    """Return whether the plan asks to strike here and now; decrements `skip`."""
     with _lock:
         wanted = plan()
         if not wanted or wanted["point"] != point or wanted["query"] not in ("", query):
@@ -93,7 +93,7 @@ def strike(point: str, query: str) -> None:
 
 
 def kill() -> None:
-    """End Python and JVM at once; no handler, no flush."""
+    """End Python and JVM at once, without handlers or flush."""
     try:
         PLAN.rename(PLAN.with_suffix(".fired"))
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def after(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function: the point is `delay_ms` after its begin, wherever it is then; at its end at the latest."""
+    """Wrap a function: the point is `delay_ms` after it begins, wherever it is then; at the latest when it ends."""
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -144,7 +144,7 @@ def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Wrap the runtime."""
     queries.ARCHIVE_TRIGGER = ARCHIVE_TRIGGER
-    tables.TENDED_BATCHES = TENDED_BATCHES
+    tables.MAINTENANCE_BATCHES = MAINTENANCE_BATCHES
     call = writer.Writer.__call__
 
     def batch(self: writer.Writer, frame: Any, number: int) -> None:
@@ -176,7 +176,7 @@ def watch() -> None:
 
 
 def files_of(wanted: dict[str, Any]) -> set[str]:
-    """Return the files by which the plan's point is known."""
+    """Return the files that show that the plan's point is reached."""
     root, pipeline = os.environ["HEADRACE_STORAGE_ROOT"], sys.argv[1]
     in_files = wanted["point"] == MID_FILES
     folder = paths.query_files if in_files else paths.query_folder
@@ -186,13 +186,13 @@ def files_of(wanted: dict[str, Any]) -> set[str]:
 
 
 def main() -> int:
-    """Run the tree's own entry point under the wraps."""
+    """Run the tree's entry point with the wrapped functions."""
     install()
     return run_tree()
 
 
 def run_tree() -> int:
-    """Run the tree's own entry point."""
+    """Run the tree's entry point."""
     path = Path(os.environ["HEADRACE_PIPELINES"]).parent / "spark_jobs" / "main.py"
     spec = importlib.util.spec_from_file_location("driver_main", path)
     assert spec is not None

@@ -1,7 +1,7 @@
-"""A stage: one pipeline on the real platform with a project tree, topics, tables, logs and storage root of its own.
+"""A stage: one pipeline on the real platform with its own project tree, topics, tables, logs and storage root.
 
 The tree is a copy of the shipped files. With a suffix, every name that would be shared (pipeline, topics, tables) gets
-it, in the file and in the transforms: all other names follow from the file.
+it, in the file and in the transforms; all other names derive from the file.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import generation, ledger, names, storage, submit
+from headrace.contract import driver_files, generation, ledger, names, storage, submit
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import newest_batch
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.contract.records import to_json
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
 from headrace.operations import drivers, processes
@@ -42,15 +43,15 @@ from headrace.operations.provision import provision
 Content = dict[str, Any]
 DEADLINE_SECONDS = 300.0
 POLL_SECONDS = 0.2
-# An entry point of this folder must not find the folder's own platform.py where it imports Python's.
+# An entry point in this folder must not find the folder's platform.py when it imports Python's.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-# These drivers live for a minute: the second compiler of the JVM would never earn what it costs.
+# These drivers run for a minute: the JVM's second compiler would never pay off.
 SMALL = {
     "spark.master": "local[2]",
     "spark.driver.memory": "512m",
     "spark.driver.extraJavaOptions": f"{submit.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
     "spark.ui.enabled": "false",
-    submit.ARCHIVE_DELAY: "0s",  # nobody waits for more records
+    submit.ARCHIVE_DELAY: "0s",  # do not wait for more records
 }
 
 
@@ -67,14 +68,14 @@ class Message:
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
     def header(self, name: str) -> str:
-        """Return the text of a header that must be there once."""
+        """Return the text of a header that must occur once."""
         (value,) = [value for key, value in self.headers if key == name]
         return (value or b"").decode()
 
 
 @dataclass
 class Stage:
-    """A pipeline, its launcher, and the driver that the launcher started last."""
+    """A pipeline, its launcher, and the most recently started driver."""
 
     settings: Settings
     pipeline: Pipeline
@@ -96,13 +97,13 @@ class Stage:
 
     @property
     def deployment(self) -> Deployment:
-        """What a DAG's task would load."""
+        """Return what a DAG's task would load."""
         drivers = LocalDrivers.of(self.launcher)
         return Deployment(project=self.launcher.project, root=self.root, bindings=self.admin, drivers=drivers)
 
     @property
     def log(self) -> str:
-        """All that the drivers of this stage have logged."""
+        """Return everything that the drivers of this stage have logged."""
         path = self.launcher.log_file(self.name)
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -113,22 +114,23 @@ class Stage:
         return self.child.pid
 
     def start_and_wait(self, *new_generations: str) -> Content:
-        """Start the driver and return the first heartbeat, which says that all its queries run."""
-        return drivers.await_first_heartbeat(self.launcher, self._submit(new_generations), DEADLINE_SECONDS)
+        """Start the driver and return its first heartbeat, which shows that all its queries run."""
+        driver = self._submit(new_generations)
+        return to_json(drivers.await_first_heartbeat(self.launcher, driver, DEADLINE_SECONDS))
 
     def _submit(self, new_generations: Sequence[str]) -> drivers.Driver:
-        driver, started = self.launcher.submit(self.name, drivers.Order(tuple(new_generations)))
-        assert started, f"a driver of {self.name} lived already"
+        driver, started = self.launcher.submit(self.name, drivers.StartSpec(tuple(new_generations)))
+        assert started, f"a driver of {self.name} is already running"
         pid = int(driver.identity.partition("@")[0])
         (self.child,) = [child for child in processes._children if child.pid == pid]
         return driver
 
     def await_end(self) -> int:
-        """Wait until the driver has ended by itself, its JVM too (a start would find it), and return its exit code."""
+        """Wait until the driver has exited by itself, including its JVM (a new start would find it); return its exit code."""
         assert self.child is not None
         code = self.child.wait(DEADLINE_SECONDS)
-        left = group_of(self.child.pid)  # after its end: before, the JVM may not have begun
-        assert not psutil.wait_procs(left, DEADLINE_SECONDS)[1], "its JVM is still there"
+        left = group_of(self.child.pid)  # after its end: before, the JVM may not have started
+        assert not psutil.wait_procs(left, DEADLINE_SECONDS)[1], "its JVM still runs"
         return code
 
     def stop(self) -> int:
@@ -137,15 +139,15 @@ class Stage:
         return self.await_end()
 
     def run_into(self, plan: Path, wanted: Mapping[str, Any]) -> None:
-        """Run a driver that `tests.support.crash` kills at a point of its plan, until all of its group are gone."""
+        """Run a driver that `tests.support.crash` kills at a point of its plan, until its entire group is gone."""
         plan.write_text(json.dumps(wanted))
         self.start()
         assert self.await_end() == -9, self.log[-6000:]
         assert plan.with_suffix(".fired").exists()
-        self.kill()  # whoever of the group still dies
+        self.kill()  # remaining processes of the group
 
     def kill(self) -> None:
-        """SIGKILL to the driver's whole group at once: Python and JVM."""
+        """Send SIGKILL to the driver's entire group at once: Python and JVM."""
         if self.child is None:
             return
         members = group_of(self.child.pid)
@@ -156,9 +158,9 @@ class Stage:
 
     def heartbeat(self) -> Content:
         """Return the newest heartbeat."""
-        beat = drivers.heartbeat(self.root, self.name)
-        assert beat is not None
-        return beat
+        heartbeat = driver_files.heartbeat(self.root, self.name)
+        assert heartbeat is not None
+        return to_json(heartbeat)
 
     def send(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> Summary:
         """Send (topic, key, value) as the admin and wait until Kafka has all of them."""
@@ -166,7 +168,7 @@ class Stage:
         return send(made, read_kafka(self.admin), {record.topic for record in made}, paced=False)
 
     def read(self, topic: str) -> list[Message]:
-        """Return everything that a topic holds now."""
+        """Return the current content of a topic."""
         return read_topic(self.admin, topic)
 
     def table(self, keyspace: str, table: str, columns: str = "*") -> list[Content]:
@@ -180,9 +182,9 @@ class Stage:
 
     def generation(self, query: str) -> generation.Generation:
         """Return the query's newest generation."""
-        found = generation.current(self.root, self.name, query)
-        assert found is not None, f"{query} never ran: {self.log[-3000:]}"
-        return found
+        newest = generation.current(self.root, self.name, query)
+        assert newest is not None, f"{query} never ran: {self.log[-3000:]}"
+        return newest
 
     def ledger(self, query: str) -> list[ledger.Record]:
         """Return the ledger of the query's newest generation."""
@@ -193,7 +195,7 @@ class Stage:
         return end_offsets(self.admin, topic)
 
     def await_until(self, fact: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
-        """Poll until a fact holds. Fails with the log's end if the driver ends first or the deadline passes."""
+        """Poll until a condition holds. Fails with the end of the log if the driver ends first or the deadline passes."""
         deadline = time.monotonic() + seconds
         while not fact():
             ended = self.child is not None and self.child.poll() is not None
@@ -203,7 +205,7 @@ class Stage:
             time.sleep(POLL_SECONDS)
 
     def await_quiet(self, watermarks: Mapping[str, int] | None = None) -> None:
-        """Wait until every query has committed all that its topics hold, and has the watermark (ms) it must come to."""
+        """Wait until every query has committed the entire content of its topics, and has reached its watermark (ms)."""
         wanted = {topic: self.ends(topic) for topic in self.pipeline.sources}
         for query in names.query_names(self.pipeline):
             self.await_until(
@@ -232,9 +234,9 @@ class Stage:
 
 
 def ledger_record(folder: str, batch: int) -> ledger.Record | None:
-    """Return one record of a ledger, if it is there."""
-    found: ledger.Record | None = storage.read_json(f"{folder}/{ledger.record_name(batch)}")
-    return found
+    """Return one record of a ledger, if it exists."""
+    record: ledger.Record | None = storage.read_json(f"{folder}/{ledger.record_name(batch)}")
+    return record
 
 
 def sources_of(pipeline: Pipeline, query: str) -> list[str]:
@@ -258,7 +260,7 @@ def make_stage(
 ) -> Stage:
     """Copy a pipeline into `folder`, provision it and return its stage.
 
-    `queries`: the ones to keep (none named: all). `edit` changes the file's content, `transforms` is appended to the
+    `queries`: the ones to keep (empty: all). `edit` changes the file's content, `transforms` is appended to the
     transforms, `changes` are fields of the launcher (`environment` and `conf` are added to its own).
     """
     tree, name = folder / "tree", pipeline + suffix
@@ -266,9 +268,9 @@ def make_stage(
     made = load_pipeline(tree / "pipelines" / f"{name}.yaml")
     provision([made], settings.bindings(), settings.home / "bindings")
     standard = starting_launcher(settings, tree)
-    own: dict[str, Any] = {"root": str(folder / "storage")} | changes
-    own["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
-    own["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))
+    options: dict[str, Any] = {"root": str(folder / "storage")} | changes
+    options["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
+    options["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))
     return Stage(
         settings,
         made,
@@ -277,7 +279,7 @@ def make_stage(
             run_dir=folder / "run",
             log_dir=folder / "logs",
             tmp_dir=folder / "tmp",
-            **own,
+            **options,
         ),
     )
 
@@ -313,24 +315,24 @@ def write_tree(
     (tree / "spark_jobs" / "main.py").write_text((project / "spark_jobs" / "main.py").read_text())
 
 
-def _renamed(value: Any, words: Mapping[str, str]) -> Any:
+def _renamed(value: Any, new_names: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {words.get(key, key): _renamed(inner, words) for key, inner in value.items()}
+        return {new_names.get(key, key): _renamed(inner, new_names) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_renamed(inner, words) for inner in value]
-    return words.get(value, value) if isinstance(value, str) else value
+        return [_renamed(inner, new_names) for inner in value]
+    return new_names.get(value, value) if isinstance(value, str) else value
 
 
 def group_of(leader: int) -> list[psutil.Process]:
-    """Return the living processes of a process group."""
-    found = []
+    """Return the running processes of a process group."""
+    running = []
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                running.append(process)
         except (OSError, psutil.Error):
             continue
-    return found
+    return running
 
 
 def jvm_of(leader: int) -> psutil.Process:
@@ -352,21 +354,21 @@ def end_offsets(admin: Path, topic: str) -> dict[str, int]:
 
 
 def read_topic(admin: Path, topic: str) -> list[Message]:
-    """Return everything that a topic holds now, by partition and offset."""
+    """Return the current content of a topic, by partition and offset."""
     ends = {int(partition): end for partition, end in end_offsets(admin, topic).items() if end}
     consumer = _consumer(admin)
-    found: list[Message] = []
+    messages: list[Message] = []
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
         missing, deadline = sum(ends.values()), time.monotonic() + 60
-        while len(found) < missing:
-            assert time.monotonic() < deadline, f"{topic} gave {len(found)} of {missing} records"
+        while len(messages) < missing:
+            assert time.monotonic() < deadline, f"{topic} returned {len(messages)} of {missing} records"
             for message in consumer.consume(5_000, timeout=1):
                 assert message.error() is None, message.error()
-                found.append(_message(message))
+                messages.append(_message(message))
     finally:
         consumer.close()
-    return sorted(found, key=lambda m: (m.partition, m.offset))
+    return sorted(messages, key=lambda m: (m.partition, m.offset))
 
 
 def group_offsets(admin: Path, group: str) -> dict[str, dict[str, int]]:
@@ -375,10 +377,10 @@ def group_offsets(admin: Path, group: str) -> dict[str, dict[str, int]]:
 
     client = AdminClient(read_kafka(admin).client_config() | {"log_level": 3})
     (future,) = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-    found: dict[str, dict[str, int]] = {}
-    for each in future.result(30).topic_partitions:
-        found.setdefault(each.topic, {})[str(each.partition)] = each.offset
-    return found
+    offsets: dict[str, dict[str, int]] = {}
+    for partition in future.result(30).topic_partitions:
+        offsets.setdefault(partition.topic, {})[str(partition.partition)] = partition.offset
+    return offsets
 
 
 def _consumer(admin: Path) -> Consumer:

@@ -1,4 +1,4 @@
-"""Events for the tests: an endless seeded stream, and someone who feeds it bit by bit."""
+"""Events for the tests: an endless seeded stream, and a feeder that sends it in small bursts."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def stream(seed: int, events: dict[str, int], hours: float, suffix: str = "", **
 
 
 class Feeder:
-    """Sends a stream bit by bit in a thread of its own, until it is told to stop.
+    """Sends a stream in small bursts from a separate thread, until it is told to stop.
 
-    It waits for a Kafka that does not answer: on a busy machine one is away for longer than a client's patience.
+    It waits if Kafka does not answer: on a busy machine Kafka can be unavailable for longer than a client's patience.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Feeder:
 
     @property
     def sent(self) -> int:
-        """How many records Kafka has acknowledged. Raises what went wrong while feeding: who waits for more waits in vain."""
+        """Return the number of acknowledged records. Raises any error of the feeder, so that no test waits in vain."""
         if self._error:
             raise self._error
         return self._sent
 
     def stop(self) -> None:
-        """Stop feeding. Raises what went wrong while feeding."""
+        """Stop feeding. Raises any error of the feeder."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -82,7 +82,7 @@ class Feeder:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Send nothing for a while."""
+        """Send nothing inside the block."""
         with self._turn:
             yield
 
@@ -93,7 +93,7 @@ class Feeder:
                 return
             except UndeliveredError:
                 raise
-            except HeadraceError:  # Kafka did not answer at all: nothing was sent
+            except HeadraceError:  # Kafka did not answer, so nothing was sent
                 if self._stop.is_set():
                     raise
 
@@ -105,5 +105,5 @@ class Feeder:
                     assert burst, "the stream of events is too short for this test"
                     self._send(burst)
                     self._sent += len(burst)
-        except BaseException as error:  # told by stop()
+        except BaseException as error:  # raised again by stop()
             self._error = error

@@ -6,7 +6,7 @@ import warnings
 
 
 def import_great_expectations() -> None:
-    """Import it as a user's process does: on Python 3.11 it imports a module that is deprecated (sre_constants)."""
+    """Import it as a user's process does: on Python 3.11 it imports a deprecated module (sre_constants)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations  # noqa: F401

@@ -1,7 +1,7 @@
-"""What the sinks must hold, computed by DuckDB over the records as a consumer reads them back.
+"""The expected content of the sinks, computed by DuckDB from the records as a consumer reads them.
 
-It shares no code with what it judges: records are decoded by the test's own reader (stdlib json, one at a time), summed
-by SQL, and the late rule is applied batch by batch from the ledger's offset ranges.
+It shares no code with the product: the test's own reader decodes the records (stdlib json, one at a time), SQL sums
+them, and the rule for late rows is applied batch by batch from the ledger's offset ranges.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ARROW = {"string": pa.string(), "timestamp": pa.int64(), "decimal(12,2)": pa.de
 def accepted(source: Source, messages: Iterable[Message]) -> dict[tuple[int, int], Row]:
     """Return (partition, offset) -> columns of the records that the contract accepts, times in microseconds."""
     timeless = source.model_copy(update={"event_time": None})
-    found: dict[tuple[int, int], Row] = {}
+    rows: dict[tuple[int, int], Row] = {}
     for message in messages:
         row = decode_data.oracle(timeless, message.value)
         if row is None or _future(source, row, message.at_ms):
             continue
-        found[message.partition, message.offset] = {
+        rows[message.partition, message.offset] = {
             name: micros(value) if isinstance(value, datetime) else value for name, value in row.items()
         }
-    return found
+    return rows
 
 
 def _future(source: Source, row: Row, at_ms: int) -> bool:
@@ -55,7 +55,7 @@ def micros(moment: datetime) -> int:
 
 
 def final_watermark(source: Source, rows: Mapping[Any, Row], delay: timedelta) -> int:
-    """Return the watermark in milliseconds that a query comes to once it has read all rows."""
+    """Return the final watermark of a query, in milliseconds, after it has read all rows."""
     assert source.event_time is not None
     newest = max(row[source.event_time.column] for row in rows.values())
     return newest // 1000 - delay // timedelta(milliseconds=1)
@@ -76,19 +76,19 @@ class Oracle:
 
     def totals(self, topic: str) -> dict[str, tuple[Decimal, int]]:
         """Return product -> (total_amount, sales)."""
-        found = self.sql(f'SELECT product_id, sum(amount)::decimal(22,2), count(*) FROM "{topic}" GROUP BY 1')
-        return {product: (total, sales) for product, total, sales in found}
+        rows = self.sql(f'SELECT product_id, sum(amount)::decimal(22,2), count(*) FROM "{topic}" GROUP BY 1')
+        return {product: (total, sales) for product, total, sales in rows}
 
     def windows(
         self, topic: str, ranges: Sequence[ledger.Record], size: int, slide: int, *, late: bool = False
     ) -> dict[tuple[int, int, str], tuple[Decimal, int]]:
         """Return (start, end, product) -> (total_amount, sales) of the rows that count, or of the late ones.
 
-        A row is late for a window that ends at or before the watermark of the batch before the row's own.
+        A row is late for a window that ends at or before the watermark of the batch before the row's batch.
         """
         self.place(topic, ranges)
         comparison = "<=" if late else ">"
-        found = self.sql(
+        rows = self.sql(
             f"""
             WITH windowed AS (
               SELECT *, (create_date // {slide} - k) * {slide} AS start
@@ -97,11 +97,11 @@ class Oracle:
             SELECT start, start + {size}, product_id, sum(amount)::decimal(22,2), count(*)
             FROM windowed WHERE start + {size} {comparison} late_ms * 1000 GROUP BY ALL"""
         )
-        return {(start, end, product): (total, sales) for start, end, product, total, sales in found}
+        return {(start, end, product): (total, sales) for start, end, product, total, sales in rows}
 
     def all_windows(self, topic: str, size: int, slide: int) -> dict[tuple[int, int, str], tuple[Decimal, int]]:
-        """Return (start, end, product) -> (total_amount, sales) of all rows: what the batch layer says."""
-        found = self.sql(
+        """Return (start, end, product) -> (total_amount, sales) of all rows, as the batch layer computes them."""
+        rows = self.sql(
             f"""
             WITH windowed AS (
               SELECT *, (create_date // {slide} - k) * {slide} AS start
@@ -109,10 +109,10 @@ class Oracle:
             )
             SELECT start, start + {size}, product_id, sum(amount)::decimal(22,2), count(*) FROM windowed GROUP BY ALL"""
         )
-        return {(start, end, product): (total, sales) for start, end, product, total, sales in found}
+        return {(start, end, product): (total, sales) for start, end, product, total, sales in rows}
 
     def place(self, topic: str, ranges: Sequence[ledger.Record]) -> None:
-        """Make the table `<topic>_placed`: each accepted record with the batch that took it and its late watermark."""
+        """Create the table `<topic>_placed`: each accepted record with the batch that read it and its late watermark."""
         taken = [
             (record["batch"], record["late_watermark_ms"], int(partition), start, end)
             for record in ranges
@@ -145,7 +145,7 @@ class Oracle:
 
 
 def require_whole_ledger(records: Sequence[ledger.Record], ends: Mapping[str, Mapping[str, int]]) -> None:
-    """Assert that a ledger has no gap: batches count up, each begins where the one before ended, the last at the end."""
+    """Assert that a ledger has no gap: batches are consecutive, each begins where the previous ended, the last at the end."""
     assert [record["batch"] for record in records] == list(range(len(records)))
     position: dict[tuple[str, str], int] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""What the sinks hold, as a user of them would read it: files, topics without their repeats, tables, the archive."""
+"""Readers of the sinks, from a user's point of view: files, topics without repeats, tables, the archive."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ ArchiveRow = tuple[int, int, int, bytes | None, bytes | None, tuple[tuple[str, b
 
 def parse(value: bytes | None) -> dict[str, Any]:
     """Return a JSON row with exact numbers."""
-    found: dict[str, Any] = json.loads(value or b"null", parse_float=Decimal)
-    return found
+    row: dict[str, Any] = json.loads(value or b"null", parse_float=Decimal)
+    return row
 
 
 def files(stage: Stage, query: str) -> list[dict[str, Any]]:
-    """Return all rows of a file sink. Only whole batch directories may stand there."""
+    """Return all rows of a file sink. Only complete batch directories may exist."""
     folder = stage.generation(query).paths(stage.root).files
     batches = storage.list_names(folder)
     assert all(batch.startswith("batch_id=") for batch in batches), batches
     assert all(trees.size(f"{folder}/{batch}/{outputs.WHOLE}") is not None for batch in batches)
-    there = outputs.whole(folder)
-    assert len(there) == len(batches)
-    return [parse(line) for each in there for line in lines_of(each)]
+    directories = outputs.whole(folder)
+    assert len(directories) == len(batches)
+    return [parse(line) for directory in directories for line in lines_of(directory)]
 
 
 def lineage_rows(stage: Stage, query: str, column: str) -> list[Any]:
-    """Return one column of all rows of a file sink, sorted, as a reader sees it who follows the generation's lineage."""
+    """Return one column of all rows of a file sink, sorted, read along the generation's lineage."""
     now = stage.generation(query)
-    there = outputs.directories(stage.root, stage.name, query, now.number, now.lineage)
-    return sorted(parse(line)[column] for each in there for line in lines_of(each))
+    directories = outputs.directories(stage.root, stage.name, query, now.number, now.lineage)
+    return sorted(parse(line)[column] for directory in directories for line in lines_of(directory))
 
 
 def lines_of(directory: outputs.Directory) -> list[bytes]:
@@ -50,7 +50,7 @@ def lines_of(directory: outputs.Directory) -> list[bytes]:
 
 
 def archive(stage: Stage, topic: str) -> list[ArchiveRow]:
-    """Return all rows of a topic's archive, in order, as pyiceberg reads it; repeats stay."""
+    """Return all rows of a topic's archive, in order, as pyiceberg reads it, including repeats."""
     rows = lake.rows(stage.root, names.archive_table(stage.name, topic))
     return sorted(
         (
@@ -59,31 +59,31 @@ def archive(stage: Stage, topic: str) -> list[ArchiveRow]:
             micros(row["timestamp"]) // 1000,
             row["key"],
             row["value"],
-            tuple((each["key"], each["value"]) for each in row["headers"] or ()),
+            tuple((header["key"], header["value"]) for header in row["headers"] or ()),
         )
         for row in rows
     )
 
 
 def as_archived(messages: Iterable[Message]) -> list[ArchiveRow]:
-    """Return what the archive must hold of these records."""
+    """Return the expected archive rows of these records."""
     return sorted((m.partition, m.offset, m.at_ms, m.key, m.value, m.headers) for m in messages)
 
 
 def distinct(messages: Iterable[Message]) -> tuple[dict[str, Message], int]:
-    """Return the records by their `headrace.id`, and how many were repeats. A repeat must say the same."""
-    found: dict[str, Message] = {}
+    """Return the records by their `headrace.id`, and the number of repeats. A repeat must have the same content."""
+    by_id: dict[str, Message] = {}
     repeats = 0
     for message in messages:
-        first = found.setdefault(message.header("headrace.id"), message)
+        first = by_id.setdefault(message.header("headrace.id"), message)
         if first is not message:
             assert (message.key, message.value) == (first.key, first.value), (first, message)
             repeats += 1
-    return found, repeats
+    return by_id, repeats
 
 
 def coordinates(topic: str, place: tuple[int, int]) -> str:
-    """Return the id of what was made of one source record."""
+    """Return the id of the output of one source record."""
     return f"{topic}/{place[0]}/{place[1]}"
 
 
@@ -93,15 +93,15 @@ def in_micros(text: str) -> int:
 
 
 def windows(rows: Iterable[dict[str, Any]]) -> dict[tuple[int, int, str], tuple[Decimal, int]]:
-    """Return (start, end, product) -> (total, sales) of rows from Cassandra or JSON; a key may stand once only."""
-    found: dict[tuple[int, int, str], tuple[Decimal, int]] = {}
+    """Return (start, end, product) -> (total, sales) of rows from Cassandra or JSON; keys must be unique."""
+    sums: dict[tuple[int, int, str], tuple[Decimal, int]] = {}
     for row in rows:
         start, end = (row[name] for name in ("window_start", "window_end"))
         as_micros: Callable[[Any], int] = in_micros if isinstance(start, str) else micros
         key = (as_micros(start), as_micros(end), row["product_id"])
-        assert key not in found, f"{key} stands twice"
-        found[key] = (Decimal(row["total_amount"]), row["sales"])
-    return found
+        assert key not in sums, f"{key} appears twice"
+        sums[key] = (Decimal(row["total_amount"]), row["sales"])
+    return sums
 
 
 def totals(rows: Iterable[dict[str, Any]]) -> dict[str, tuple[Decimal, int]]:
@@ -110,7 +110,7 @@ def totals(rows: Iterable[dict[str, Any]]) -> dict[str, tuple[Decimal, int]]:
 
 
 def same(found: Any, wanted: Any, what: str) -> None:
-    """Assert equality of two dicts or lists and name a few differences instead of all."""
+    """Assert that two dicts or lists are equal; report a few differences instead of all."""
     if found == wanted:
         return
     if isinstance(found, dict):
@@ -127,21 +127,21 @@ def same(found: Any, wanted: Any, what: str) -> None:
 
 
 def require_ledgers(stage: Stage) -> dict[str, list[ledger.Record]]:
-    """Assert of every query that its ledger is whole and that its Kafka group stands where the ledger ends."""
+    """Assert for every query that its ledger is complete and that its Kafka group is at the end of the ledger."""
     ledgers = {}
     for query in names.query_names(stage.pipeline):
         ends = {topic: stage.ends(topic) for topic in sources_of(stage.pipeline, query)}
         ledgers[query] = stage.ledger(query)
         require_whole_ledger(ledgers[query], ends)
-        found = group_offsets(stage.admin, names.consumer_group(stage.name, query))
-        same(found, ends, f"group of {query}")
+        committed = group_offsets(stage.admin, names.consumer_group(stage.name, query))
+        same(committed, ends, f"group of {query}")
     return ledgers
 
 
 def require_archive(stage: Stage, topic: str, messages: Sequence[Message], accepted: Iterable[tuple[int, int]]) -> int:
-    """Assert that the archive is the topic byte for byte and archive = accepted + dead letters. Returns the repeats.
+    """Assert that the archive equals the topic byte for byte and archive = accepted + dead letters. Returns the repeats.
 
-    A dead letter has the record's bytes, key, coordinates and a reason; `accepted` are places (partition, offset).
+    A dead letter has the record's bytes, key, coordinates and a reason; `accepted` are (partition, offset) pairs.
     """
     same(archive(stage, topic), as_archived(messages), f"archive of {topic}")
     taken = set(accepted)

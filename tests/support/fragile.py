@@ -1,6 +1,6 @@
-"""A driver in which one query falls when a test asks for it: `LocalLauncher.main` of a test.
+"""A driver in which one query fails on request of a test: `LocalLauncher.main` of a test.
 
-The test writes the query's name into the file that HEADRACE_FALL names; the next batch of that query fails once.
+The test writes the query's name into the file named by HEADRACE_FALL; the next batch of that query fails once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small static frames from text, typed by DDL in the session's time zone (UTC), whatever zone the machine is in."""
+"""Small static frames from text, typed by DDL in the session's time zone (UTC), independent of the machine's zone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def frame(spark: SparkSession, ddl: str, rows: Sequence[Sequence[str | None]]) -
 
 
 def assert_same(found: DataFrame, expected: DataFrame) -> None:
-    """Hold two frames to the same columns, types and rows, in any order of rows; decimals and times to the last digit.
+    """Assert that two frames have equal columns, types and rows, in any row order; decimals and times to the last digit.
 
-    PySpark 3.5's own assertDataFrameEqual allows a tolerance and imports pandas-on-Spark, which warns.
+    PySpark 3.5's assertDataFrameEqual allows a tolerance and imports pandas-on-Spark, which logs warnings.
     """
     assert [(f.name, f.dataType) for f in found.schema] == [(f.name, f.dataType) for f in expected.schema]
     assert Counter(plain(found)) == Counter(plain(expected))

@@ -1,4 +1,4 @@
-"""The pipeline that docs/howto/add-a-pipeline.md prints: `python -m tests.support.howto FOLDER` writes its files there."""
+"""The pipeline printed in docs/howto/add-a-pipeline.md: `python -m tests.support.howto FOLDER` writes its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILES = ("pipelines/fridges.yaml", "spark_jobs/fridges.py", "readings.ndjson")
 
 
 def printed(name: str) -> str:
-    """Return the code block that the page prints under a file's name."""
+    """Return the code block under a file's name on the page."""
     block = re.search(rf"`{re.escape(name)}`\n+```\w+\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block, f"the page prints no {name}"
     return block[1]

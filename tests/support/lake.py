@@ -1,4 +1,4 @@
-"""An archive table with known records, and the finite jobs' view of it, in the test session's lake."""
+"""An archive table with known records, and a finite job on it, in the test session's lake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Archived(NamedTuple):
 
 
 def renamed(pipeline: Pipeline, name: str) -> Pipeline:
-    """Return the pipeline under a name of its own, so that its tables are its own."""
+    """Return the pipeline under another name, so that it has its own tables."""
     return pipeline.model_copy(update={"name": name})
 
 
@@ -43,14 +43,14 @@ def lay(spark: SparkSession, pipeline: Pipeline, topic: str, rows: Sequence[Arch
 
 
 def numbered(records: Iterable[tuple[datetime, dict[str, Any]]], partitions: int = 2) -> list[Archived]:
-    """Return records (broker time, columns) with offsets that count up in each partition."""
+    """Return records (broker time, columns) with consecutive offsets in each partition."""
     ends = [0] * partitions
-    found = []
+    archived = []
     for number, (at, value) in enumerate(records):
         partition = number % partitions
-        found.append(Archived(partition, ends[partition], at, value))
+        archived.append(Archived(partition, ends[partition], at, value))
         ends[partition] += 1
-    return found
+    return archived
 
 
 def job(spark: SparkSession, pipeline: Pipeline, module: ModuleType, root: Path, run: str) -> Job:
@@ -65,12 +65,12 @@ def sale(product: str, amount: str, at: datetime) -> dict[str, Any]:
 
 def _row(topic: str, key: str, row: Archived) -> tuple[Any, ...]:
     if isinstance(row.value, bytes):
-        own, value = None, row.value
+        key_bytes, value = None, row.value
     else:
-        own = str(row.value[key]).encode()
+        key_bytes = str(row.value[key]).encode()
         value = json.dumps(row.value, default=str).encode()
     at = row.at.replace(tzinfo=UTC)
-    return (own, value, None, topic, row.partition, row.offset, at, row.reason)
+    return (key_bytes, value, None, topic, row.partition, row.offset, at, row.reason)
 
 
 MINUTE = timedelta(minutes=1)

@@ -1,6 +1,6 @@
 """A dimension's table and the leases in memory, for tests of a refresh without a JVM: cells with write times.
 
-It gives days as `cassandra.util.Date` and times without a zone, as the driver does, and knows the statements of a refresh.
+It returns days as `cassandra.util.Date` and times without a zone, as the driver does, and knows a refresh's statements.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class LightCassandra:
         if text.startswith("SELECT"):
             names = re.findall(r'"(\w+)"', text.split(" FROM ")[0].split("writetime")[0])
             width = len(re.findall(r'"(\w+)"', text.split("token(")[1].split(")")[0]))
-            found = [
+            rows = [
                 (*map(_driver, key), *(_driver(row.get(name, (None, 0))[0]) for name in names[width:]),
                  *(row[name][1] if name in row else None for name in names[width:]))
                 for key, row in self.rows.items()
             ]  # fmt: skip
-            return [(True, found)]
+            return [(True, rows)]
         micros = int(re.search(r"USING TIMESTAMP (\d+)", text)[1])  # type: ignore[index]
         for each in values:
             if text.startswith("DELETE"):

@@ -1,7 +1,8 @@
 """A real S3 API on loopback: moto's server as a child process, which checks every signature, and a binding to it.
 
-Its memory is its disk: what is in it goes with it. `python -m tests.support.objects server` prints the program, for one in a pod;
-`... furnish REACHED ENDPOINT FOLDER` makes what is below in a server that was just started, and writes the binding to FOLDER.
+It stores everything in memory, so the content is lost when it ends. `python -m tests.support.objects server` prints the
+program, to run it in a pod; `... furnish REACHED ENDPOINT FOLDER` creates bucket and user in a new server, and writes the
+binding to FOLDER.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tests.support.platform import free_ports
 BUCKET = "headrace"
 REGION = "eu-central-1"
 _FIRST = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": REGION}
-# moto signs a request again to compare, by botocore, which leaves out headers that Java's SDK signs (the user agent).
-_OPEN_ACTIONS = 3  # what is done below before the server begins to check who asks
+# To verify, moto signs a request again with botocore, which leaves out headers that Java's SDK signs (the user agent).
+_OPEN_ACTIONS = 3  # number of set-up actions before the server begins to check signatures
 _SERVER = f"""
 import os, sys, botocore.auth
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "{_OPEN_ACTIONS}"
@@ -39,7 +40,7 @@ _ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*"
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Path]:
-    """Run a server with one bucket and one user; yield a binding root that has `object-store` alone."""
+    """Run a server with one bucket and one user; yield a binding root that contains only `object-store`."""
     (port,) = free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def s3_server(folder: Path) -> Iterator[Path]:
 
 
 def furnish(reached: str, endpoint: str, folder: Path) -> None:
-    """Make the bucket and the user in a new server, and write a binding that names it by `endpoint` to a folder."""
+    """Create the bucket and the user in a new server, and write a binding with `endpoint` to a folder."""
     login = _user(reached)
     store = boto3.client("s3", endpoint_url=reached, config=Config(s3={"addressing_style": "path"}), **login)
     store.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -67,7 +68,7 @@ def furnish(reached: str, endpoint: str, folder: Path) -> None:
 
 
 def give(bindings: Path, *roots: Path) -> None:
-    """Put the binding into other binding roots: an admin's, a pipeline's."""
+    """Copy the binding into other binding roots: an admin's, a pipeline's."""
     for root in roots:
         shutil.copytree(bindings / OBJECT_STORE, root / OBJECT_STORE, dirs_exist_ok=True)
 
@@ -85,7 +86,7 @@ def _await(port: int, child: subprocess.Popen[bytes]) -> None:
 
 
 def _user(endpoint: str) -> dict[str, str]:
-    """Make a user who may do everything, and return its login."""
+    """Create a user with all permissions, and return its login."""
     iam = boto3.client("iam", endpoint_url=endpoint, **_FIRST)
     iam.create_user(UserName="headrace")
     iam.put_user_policy(UserName="headrace", PolicyName="all", PolicyDocument=json.dumps(_ALL))

@@ -1,14 +1,14 @@
-"""What a query must give, computed by DuckDB from the events and the batch that each came in. Shares no code with ours.
+"""The expected output of a query, computed by DuckDB from the events and their batches. Shares no code with the product.
 
-The rules are Spark's, applied batch by batch (guide, "Handling Late Data and Watermarking"; the tests hold Spark to them):
-- W(n), the watermark of batch n: the newest event time of all batches before n, cut to milliseconds, minus the delay;
-  of several topics the least; never below 0 and never falling. Refused records count for nothing.
+The rules are Spark's, applied batch by batch (guide, "Handling Late Data and Watermarking"; tests verify them on Spark):
+- W(n), the watermark of batch n: the newest event time of all batches before n, truncated to milliseconds, minus the
+  delay; with several topics the minimum; never below 0 and never decreasing. Refused records do not count.
 - a row of batch n is late by W(n - 1), not by W(n) (SPARK-42376); before the first batch that is 0.
-  A window is late for a row if its end <= W(n - 1), each of a row's windows by itself; a row of a join if its time is.
-- append mode gives a window once, in the first batch n with end <= W(n).
-- a left row without a partner comes out in the first batch n, not before its own, with time + upper bound <= W(n) - 1 ms
-  (state is cut in milliseconds, and both borders of the range belong to it).
-All times are micros since 1970 outside and TIMESTAMP inside.
+  A window is late for a row if its end <= W(n - 1), judged for each of a row's windows; a row of a join if its time is.
+- append mode emits a window once, in the first batch n with end <= W(n).
+- an unmatched left row is emitted in the first batch n, not before its own, with time + upper bound <= W(n) - 1 ms
+  (state is cut in milliseconds, and the range includes both its bounds).
+All times are microseconds since 1970 outside and TIMESTAMP inside.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Row = tuple[Any, ...]
 
 
 class Oracle:
-    """Events of one or two topics in a database of their own."""
+    """Events of one or two topics in a separate database."""
 
     def __init__(self, delays: Mapping[str, timedelta], times: Mapping[str, str], batches: int) -> None:
-        """Take the watermark delay and the event-time column of each topic, and how many batches there were."""
+        """Store the watermark delay and the event-time column of each topic, and the number of batches."""
         self._db = duckdb.connect(":memory:")
         self._db.execute("SET TimeZone = 'UTC'")
         self._db.execute("CREATE TABLE batches AS SELECT unnest(range(?)) AS batch", [batches])
         self._delays, self._times = delays, times
 
     def add(self, topic: str, columns: Mapping[str, str], events: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
-        """Make the table of a topic: its columns with DuckDB types, and for each event the batch that read it."""
+        """Create the table of a topic: its columns with DuckDB types, and for each event the batch that read it."""
         names = ", ".join(f"{name} {kind}" for name, kind in columns.items())
         self._db.execute(f"CREATE TABLE {topic} (batch BIGINT, {names})")
         marks = ", ".join("?" * (len(columns) + 1))
@@ -42,7 +42,7 @@ class Oracle:
             self._db.executemany(f"INSERT INTO {topic} VALUES ({marks})", rows)
 
     def watermarks(self) -> list[tuple[int, int]]:
-        """Return (W(n), W(n - 1)) in milliseconds for each batch n; the other questions build on it."""
+        """Return (W(n), W(n - 1)) in milliseconds for each batch n; the other methods depend on it."""
         each = " UNION ALL ".join(
             f"SELECT b.batch, coalesce(max(epoch_us(t.{self._times[topic]})) // 1000 - {delay // timedelta(milliseconds=1)}"
             f", 0) AS own FROM batches b LEFT JOIN {topic} t ON t.batch < b.batch GROUP BY b.batch"
@@ -131,7 +131,7 @@ class Oracle:
         )
 
     def _windows(self, size: timedelta, slide: timedelta) -> None:
-        """Make `pairs` (each row with each of its windows) and `kept` (those that were not late)."""
+        """Create `pairs` (each row with each of its windows) and `kept` (the pairs that were not late)."""
         self.watermarks()
         self._db.execute(
             f"""CREATE OR REPLACE TEMP TABLE pairs AS
@@ -144,10 +144,10 @@ class Oracle:
         )
 
     def _by_batch(self, query: str) -> dict[int, list[Row]]:
-        found: dict[int, list[Row]] = {}
+        rows: dict[int, list[Row]] = {}
         for batch, *row in self._rows(query):
-            found.setdefault(batch, []).append(tuple(row))
-        return found
+            rows.setdefault(batch, []).append(tuple(row))
+        return rows
 
     def _rows(self, query: str) -> list[Row]:
         return self._db.execute(query).fetchall()

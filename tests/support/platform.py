@@ -1,4 +1,4 @@
-"""Settings for tests that need the local platform: free ports, small heaps, own home, the user's jar cache."""
+"""Settings for tests that need the local platform: free ports, small heaps, a separate home, the user's jar cache."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ _PORTS = (
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, all different.
+    """Return different ports that are currently free.
 
-    They lie below the range that outgoing connections draw from: a server that is killed and started again finds its
-    port as it was left.
+    They are below the range of outgoing connections, so a server that is killed and restarted finds its port still free.
     """
-    found: list[int] = []
+    ports: list[int] = []
     with ExitStack() as stack:
         for port in random.SystemRandom().sample(range(20_000, 32_000), 2_000):
-            if len(found) == count:
+            if len(ports) == count:
                 break
             probe = stack.enter_context(socket.socket())
             with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                found.append(port)
-    return found
+                ports.append(port)
+    return ports
 
 
 def local_settings(home: Path, **values: Any) -> Settings:
-    """Return settings for a platform in `home`, without Airflow; `values` win."""
+    """Return settings for a platform in `home`, without Airflow; `values` override them."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     small = {"home": home, "airflow": False, "kafka_heap": "256m", "cassandra_heap": "384m", "start_timeout_s": 400}
     return Settings.load(**({**small, **ports} | values))

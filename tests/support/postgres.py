@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free port of loopback, with a password, in a folder of its own."""
+"""A real PostgreSQL on a free loopback port, with a password, in a separate folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE_SECONDS = 120
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[dict[str, str]]:
-    """Start a server and give the files of a binding to it. The test is skipped where the machine has none."""
+    """Start a server and yield the files of a binding to it. Skips the test if the machine has no PostgreSQL."""
     initdb, server = shutil.which("initdb"), shutil.which("postgres")
     if initdb is None or server is None:
         pytest.skip("this machine has no PostgreSQL server (initdb, postgres)")
@@ -68,7 +68,7 @@ def _await(child: subprocess.Popen[bytes], binding: dict[str, str]) -> None:
         try:
             execute(binding, "SELECT 1")
         except Exception:
-            assert child.poll() is None, "PostgreSQL ended at its start"
+            assert child.poll() is None, "PostgreSQL exited during its start"
             assert time.monotonic() < deadline, "PostgreSQL did not answer"
             time.sleep(0.1)
         else:

@@ -1,7 +1,7 @@
-"""Races for one driver lock: `racer.py PIPELINE LOCK ROUNDS`, with the environment of a driver. Prints one JSON line a race.
+"""Races for one driver lock: `racer.py PIPELINE LOCK ROUNDS`, with the environment of a driver. Prints one JSON line per race.
 
-Each race forks two drivers that begin at the same instant through the tree's own main.py. A driver that has the lock
-reports and stays at the point where it would start Spark, until it is killed; the other leaves with its exit code.
+Each race forks two drivers that start at the same instant through the tree's main.py. A driver that gets the lock reports
+and stays at the point where it would start Spark, until it is killed; the other exits with its exit code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from headrace.streaming import session
 
-HELD = 0  # what the winner reports
+HELD = 0  # the winner's report
 HEAD_START_SECONDS = 0.05
 
 
@@ -34,7 +34,7 @@ def load_main() -> ModuleType:
 
 
 def contend(module: ModuleType, pipeline: str, lock: str, at: float, report: int) -> None:
-    """Be one driver of a race; never returns."""
+    """Run one driver of a race; never returns."""
 
     def hold_here(*_: Any, **__: Any) -> None:
         os.write(report, f"{HELD}\n".encode())
@@ -49,7 +49,7 @@ def contend(module: ModuleType, pipeline: str, lock: str, at: float, report: int
 
 
 def race(module: ModuleType, pipeline: str, lock: str) -> list[int]:
-    """Run one race and return what both reported, sorted: the winner HELD, the loser its exit code."""
+    """Run one race and return both reports, sorted: the winner HELD, the loser its exit code."""
     read, write = os.pipe()
     at = time.monotonic() + HEAD_START_SECONDS
     children = []
@@ -59,14 +59,14 @@ def race(module: ModuleType, pipeline: str, lock: str) -> list[int]:
             contend(module, pipeline, lock, at, write)
         children.append(child)
     os.close(write)
-    told = b""
-    while told.count(b"\n") < 2:
-        told += os.read(read, 100)
+    output = b""
+    while output.count(b"\n") < 2:
+        output += os.read(read, 100)
     os.close(read)
     for child in children:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    return sorted(int(line) for line in told.splitlines())
+    return sorted(int(line) for line in output.splitlines())
 
 
 def main(pipeline: str, lock: str, rounds: str) -> None:

@@ -1,8 +1,8 @@
 """Replay: a query over known batches, without a broker and without waiting.
 
-Each step of the input is one parquet file a topic, in the shape of Spark's Kafka source, read by the file source one file
-a batch. An empty file is a batch without rows: how a silent topic looks to the watermark. What the driver does between
-source and sink is done here by the same functions: `source.accepted`, `source.watermarked`, the transform, foreachBatch.
+Each step of the input is one parquet file per topic, in the format of Spark's Kafka source, read by the file source one
+file per batch. An empty file is a batch without rows, like a silent topic for the watermark. The steps between source and
+sink use the driver's functions: `source.accepted`, `source.watermarked`, the transform, foreachBatch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Event = Mapping[str, Any]
 Step = Mapping[str, Sequence[Event | bytes]]
 """topic -> the records that arrive together; bytes stand for a value that the contract refuses."""
 
-KAFKA_TIME = datetime(2200, 1, 1, tzinfo=UTC)  # later than every event: none is refused as "future"
+KAFKA_TIME = datetime(2200, 1, 1, tzinfo=UTC)  # later than every event, so none is refused as "future"
 KAFKA_DDL = "key binary, value binary, topic string, partition int, offset bigint, timestamp timestamp"
 _SCHEMA = pa.schema(
     [
@@ -51,7 +51,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Record:
-    """One record of the input; `event` is None where the contract refuses it."""
+    """One record of the input; `event` is None if the contract refuses it."""
 
     step: int
     topic: str
@@ -62,7 +62,7 @@ class Record:
 
 @dataclass
 class Input:
-    """The files of all topics of a pipeline, and what stands in them. More steps can be laid later."""
+    """The files of all topics of a pipeline, and their content. More steps can be added later."""
 
     folder: Path
     pipeline: Pipeline
@@ -71,14 +71,14 @@ class Input:
     ends: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def lay(self, steps: Sequence[Step]) -> None:
-        """Write one file a topic and step; partitions by key, offsets without a gap."""
+        """Write one file per topic and step; partitions by key, offsets without gaps."""
         for step in steps:
             for topic in self.pipeline.sources:
                 self._write(topic, step.get(topic, ()))
             self.steps += 1
 
     def archive(self, spark: SparkSession, topic: str) -> DataFrame:
-        """Return everything that arrived, as the archive holds it."""
+        """Return everything that arrived, as in the archive."""
         return spark.read.schema(KAFKA_DDL).parquet(str(self.folder / topic))
 
     def _write(self, topic: str, events: Sequence[Event | bytes]) -> None:
@@ -98,12 +98,12 @@ class Input:
         path = self.folder / topic / f"{self.steps:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), path)
-        os.utime(path, (1_000_000_000 + self.steps * 10,) * 2)  # the file source goes by age
+        os.utime(path, (1_000_000_000 + self.steps * 10,) * 2)  # the file source sorts by age
 
 
 @dataclass(frozen=True)
 class Job:
-    """One query to replay: its name in the pipeline's file, its transform, and what differs from the file."""
+    """One query to replay: its name in the pipeline file, its transform, and differences from the file."""
 
     query: str
     transform: Callable[..., DataFrame]
@@ -114,7 +114,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the checkpoint and the sink saw it. `rows` have timestamps in microseconds since 1970."""
+    """One batch as seen by the checkpoint and the sink. `rows` have timestamps in microseconds since 1970."""
 
     number: int
     watermark_ms: int
@@ -125,7 +125,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Replayed:
-    """All batches of a query since its checkpoint began, and its state's size after each batch of the newest run."""
+    """All batches of a query since its checkpoint began, and the size of its state after each batch of the newest run."""
 
     batches: list[Batch]
     state_rows: list[int]
@@ -136,7 +136,7 @@ class Replayed:
         return next(batch.number for batch in self.batches if step in batch.steps)
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """Return the rows of all batches in the order in which the sink got them."""
+        """Return the rows of all batches in the order of arrival at the sink."""
         return [row for batch in self.batches for row in batch.rows]
 
 
@@ -157,7 +157,7 @@ def replay(spark: SparkSession, given: Input, jobs: Mapping[str, Job], folder: P
             .foreachBatch(_keep(rows))
         )
         for key, value in job.conf.items():
-            spark.conf.set(key, value)  # a query keeps the settings that it was started with
+            spark.conf.set(key, value)  # a query keeps the settings with which it was started
         running[name] = frame, writer.start()
         for key in job.conf:
             spark.conf.unset(key)
@@ -186,7 +186,7 @@ def frame_of(spark: SparkSession, given: Input, job: Job, *, streaming: bool = T
 
 
 def plain(frame: DataFrame) -> list[tuple[Any, ...]]:
-    """Return the rows with timestamps as microseconds since 1970: no time zone of any machine can change them."""
+    """Return the rows with timestamps as microseconds since 1970, independent of the machine's time zone."""
     columns = [
         F.unix_micros(f.name).alias(f.name) if isinstance(f.dataType, TimestampType) else F.col(f.name)
         for f in frame.schema
@@ -195,7 +195,7 @@ def plain(frame: DataFrame) -> list[tuple[Any, ...]]:
 
 
 def ledger_of(given: Input, replayed: Replayed, query: str) -> list[ledger.Record]:
-    """Return the ledger that the driver's writer would have kept of these batches."""
+    """Return the ledger that the driver's writer would have written for these batches."""
     records, ends = [], {t: dict.fromkeys(range(s.partitions), 0) for t, s in given.pipeline.sources.items()}
     for batch in replayed.batches:
         start = {topic: dict(parts) for topic, parts in ends.items()}
@@ -209,7 +209,7 @@ def ledger_of(given: Input, replayed: Replayed, query: str) -> list[ledger.Recor
 
 
 def encode(event: Event) -> bytes:
-    """Write an event as its producer does; an amount as a JSON number with all its digits."""
+    """Encode an event as its producer does; an amount is a JSON number with all its digits."""
     parts = []
     for name, value in event.items():
         text = str(value) if isinstance(value, Decimal) else json.dumps(value, default=str)

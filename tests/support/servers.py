@@ -1,4 +1,4 @@
-"""A real Kafka and Cassandra in a test's own folder: kill, wait, read, and watch the machine meanwhile."""
+"""A real Kafka and Cassandra in a test's own folder: kill, wait, read, and observe the machine meanwhile."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from headrace.local import cassandra, kafka, platform
 
 
 class Watch:
-    """Looks at all command lines and environments of the machine while it runs, for words that must not be there."""
+    """Observes all command lines and environments of the machine while it runs, for words that must not appear."""
 
     def __init__(self):
         self.texts = set()
@@ -42,7 +42,7 @@ class Watch:
 
 
 def lives(process):
-    """Whether a process still runs. One that ends while it is looked at has ended."""
+    """Return whether a process still runs. A process that ends during the check counts as ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -50,7 +50,7 @@ def lives(process):
 
 
 def words_of(process):
-    """The arguments and the environment of a process, or nothing of one that ended before they were read."""
+    """Return the arguments and the environment of a process, or nothing if it ended before they were read."""
     try:
         return [(Path("/proc") / str(process.pid) / name).read_bytes() for name in ("cmdline", "environ")]
     except (FileNotFoundError, ProcessLookupError):
@@ -79,7 +79,7 @@ def states(settings):
 
 
 def refused(settings, username, password):
-    """Whether Cassandra lets nobody in by this name and password."""
+    """Return whether Cassandra refuses this name and password."""
     try:
         with cassandra.login(settings, username, password):
             return False
@@ -118,6 +118,6 @@ def read_all(settings, topic):
 
 @contextmanager
 def admin_session(settings):
-    own = cassandra.binding(settings)
-    with cassandra.login(settings, own.username, own.password) as session:
+    admin = cassandra.binding(settings)
+    with cassandra.login(settings, admin.username, admin.password) as session:
         yield session

@@ -1,4 +1,4 @@
-"""One batch of one query through the real writer, with the connectors' ends replaced by lists: no broker, no Cassandra."""
+"""One batch of one query through the real writer, with the connectors replaced by lists: no broker, no Cassandra."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Letter:
     headers: list[tuple[str, bytes | None]]
 
     def header(self, name: str) -> str:
-        """Return the text of a header that stands there once."""
+        """Return the text of a header that occurs once."""
         (value,) = [value for key, value in self.headers if key == name]
         assert value is not None
         return value.decode()
@@ -47,31 +47,31 @@ class Letter:
 
 @dataclass
 class Ends:
-    """What the stubbed ends got: topic -> records, table -> rows (with the write time as `writetime`)."""
+    """The output of the stubs: topic -> records, table -> rows (with the write time as `writetime`)."""
 
     topics: dict[str, list[Letter]] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def send(self, rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:
-        """Stand for `sinks._send`."""
-        found = self.topics.setdefault(topic, [])
+        """Replaces `sinks._send`."""
+        sent = self.topics.setdefault(topic, [])
         for row in rows.collect():
             key, value = (None if part is None else part.encode() if isinstance(part, str) else bytes(part)
                           for part in (row.key, row.value))  # fmt: skip
             headers = [(h["key"], None if h["value"] is None else bytes(h["value"])) for h in row["headers"]]
-            found.append(Letter(key, value, headers))
+            sent.append(Letter(key, value, headers))
 
     def upsert(self, rows: DataFrame, options: Mapping[str, str]) -> None:
-        """Stand for `sinks._upsert`."""
-        found = self.tables.setdefault(f"{options['keyspace']}.{options['table']}", [])
+        """Replaces `sinks._upsert`."""
+        stored = self.tables.setdefault(f"{options['keyspace']}.{options['table']}", [])
         written = options["writetime"]
         for row in rows.collect():
             cells = row.asDict()
-            found.append(cells | {"writetime": int(written) if written.isdigit() else cells.pop(written)})
+            stored.append(cells | {"writetime": int(written) if written.isdigit() else cells.pop(written)})
 
 
 def load(folder: Path, text: str) -> Pipeline:
-    """Return the pipeline of a file's text, checked as every file is."""
+    """Return the pipeline of a file's text, checked like every file."""
     content = yaml.safe_load(text)
     path = folder / f"{content['name']}.yaml"
     path.write_text(text)
@@ -79,7 +79,7 @@ def load(folder: Path, text: str) -> Pipeline:
 
 
 def records_frame(spark: SparkSession, topic: str, records: Sequence[Record]) -> DataFrame:
-    """Return records as Spark's Kafka source gives them, all of partition 0."""
+    """Return records in the form of Spark's Kafka source, all of partition 0."""
     rows = [(key, value, topic, 0, offset, NOW, list(headers)) for offset, (key, value, headers) in enumerate(records)]
     return spark.createDataFrame(rows, RECORD_DDL)
 
@@ -94,7 +94,7 @@ def write_batch(
     transform: Callable[..., DataFrame], records: Sequence[Record],
     dimensions: Mapping[str, DataFrame] | None = None, ends: Ends | None = None, number: int = 0,
 ) -> Ends:  # fmt: skip
-    """Write one batch of a query over records of its first source, and return what the ends got."""
+    """Write one batch of a query over records of its first source, and return the output of the stubs."""
     ends = ends or Ends()
     monkeypatch.setattr(sinks, "_send", ends.send)
     monkeypatch.setattr(sinks, "_upsert", ends.upsert)
@@ -107,7 +107,7 @@ def write_batch(
     )
     taken = BatchRange(number, {topic: {0: 0}}, {topic: {0: len(records)}}, 0, 0)
     monkeypatch.setattr(writer, "read_batch_range", lambda *_: taken)
-    monkeypatch.setattr(counted, "execution", lambda _: None)  # no stream runs, whose scan could be counted
+    monkeypatch.setattr(counted, "execution", lambda _: None)  # there is no stream whose scan could be counted
     monkeypatch.setattr(counted, "records", lambda _: len(records))
     chosen = Generation(pipeline.name, name, 1, 1_000_000, {})
     paths = chosen.paths(str(folder))

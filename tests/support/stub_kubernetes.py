@@ -1,7 +1,7 @@
-"""A stub of the Kubernetes API: a real HTTP server on loopback that keeps pods and lets a test plant faults.
+"""A stub of the Kubernetes API: a real HTTP server on loopback that stores pods and lets a test inject faults.
 
-It speaks the part of core/v1 pods that the launcher and spark-submit use: list by label, get, create (AlreadyExists),
-delete with a UID precondition and a grace period, log. Executors go after their driver, as garbage collection does.
+It implements the part of core/v1 pods that the launcher and spark-submit use: list by label, get, create (AlreadyExists),
+delete with a UID precondition and a grace period, log. Executors disappear after their driver, as by garbage collection.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from headrace.operations.drivers_kubernetes import KubernetesLauncher
 NAMESPACE = "spark"
 NAME, POD = "pos_sales", "pos-sales-driver"
 
-# Stands for spark-submit: makes the pod that its --conf arguments describe; what it prints on a refusal is what Spark
-# 3.5.7 printed on a real cluster.
+# Replaces spark-submit: creates the pod that its --conf arguments describe. Its output on a refusal is that of Spark
+# 3.5.7 on a real cluster.
 SUBMIT = r"""#!{python} -IS
 import http.client, json, sys
 args = sys.argv[1:]
@@ -59,16 +59,16 @@ sys.exit(int(open({flag!r}).read() or 0))
 
 @dataclass
 class StubApi:
-    """The server and its pods. Times in seconds: a driver takes `ending` to end when it is told to, executors `collect`."""
+    """The server and its pods. Times in seconds: drivers take `ending` to exit after a request, executors `collect`."""
 
     folder: Path
     ending: float = 0.0
     collect: float = 0.0
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
-    created: list[str] = field(default_factory=list)  # UIDs of all drivers ever made
+    created: list[str] = field(default_factory=list)  # UIDs of all drivers ever created
     most_living: int = 0
-    stuck: bool = False  # deleted pods do not go: their node is lost
+    stuck: bool = False  # deleted pods stay, because their node is lost
     new_phase: str = "Running"
     _faults: list[int | float] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -95,15 +95,15 @@ class StubApi:
         self._server.server_close()
         self._thread.join()
 
-    # What a test plants
+    # Faults injected by a test
 
     def fault(self, *statuses: int | float) -> None:
-        """Answer the next requests with these HTTP statuses; a float below 100 sleeps that long and then goes on."""
+        """Answer the next requests with these HTTP statuses; a float below 100 sleeps that long and then continues."""
         with self._lock:
             self._faults += statuses
 
     def submit_exits(self, code: int) -> None:
-        """Let spark-submit end with `code` after it has made the pod."""
+        """Let spark-submit exit with `code` after it has created the pod."""
         (self.folder / "exit").write_text(str(code))
 
     def plant(
@@ -117,7 +117,7 @@ class StubApi:
         owner: str = "",
         status: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Put a pod there, as if somebody had made it."""
+        """Add a pod, as if another client had created it."""
         body = {
             "metadata": {
                 "name": name,
@@ -139,10 +139,10 @@ class StubApi:
                 "containerStatuses": [_terminated(exit_code)],
             }
 
-    # What the API does
+    # Operations of the API
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Make a pod; KeyError if its name is taken."""
+        """Create a pod; KeyError if its name is taken."""
         with self._lock:
             self._sweep()
             if body["metadata"]["name"] in self.pods:
@@ -177,11 +177,11 @@ class StubApi:
             return 200, pod
 
     def _sweep(self) -> None:
-        """Take away what is gone by now."""
+        """Remove pods that have ended by now."""
         now = time.monotonic()
         for name, pod in list(self.pods.items()):
             if pod.get("gone_at", now + 1) <= now and not self.stuck:
-                if pod.pop("killed", False):  # seen once as ended by SIGKILL, then gone
+                if pod.pop("killed", False):  # shown once as ended by SIGKILL, then removed
                     pod["status"] = {"phase": "Failed", "containerStatuses": [_terminated(137)]}
                     pod["gone_at"] = now + 0.5
                     continue
@@ -204,7 +204,7 @@ class StubApi:
         parts = path.strip("/").split("/")
         if parts[:3] != ["api", "v1", "namespaces"] or parts[4] != "pods":
             return 404, _status(404, "NotFound", f"no such path: {path}")
-        if parts[3] != NAMESPACE:  # a role binds in one namespace only: elsewhere nothing may be read
+        if parts[3] != NAMESPACE:  # a role applies to one namespace only: nothing may be read elsewhere
             if method == "POST":
                 return 404, _status(404, "NotFound", f'namespaces "{parts[3]}" not found')
             return 403, _status(403, "Forbidden", "pods is forbidden")
@@ -254,7 +254,7 @@ class StubApi:
 
 
 def launcher_on(api: StubApi, project: Path) -> KubernetesLauncher:
-    """A launcher whose API and spark-submit are the stub's."""
+    """Return a launcher that uses the stub's API and spark-submit."""
     return KubernetesLauncher(
         project=project,
         root="file:///data",
@@ -273,8 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle(self) -> None:
-        """Serve one client until it leaves; one that left before its answer is what the tests of a slow API plant."""
-        # Without this the server tells it on stderr, seconds later, in whichever test runs then.
+        """Serve one client until it disconnects; tests of a slow API inject clients that leave before the answer."""
+        # Otherwise the server reports it on stderr, seconds later, during another test.
         with contextlib.suppress(ConnectionError):
             super().handle()
 

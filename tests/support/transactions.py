@@ -1,4 +1,4 @@
-"""Producers of transactions on the real Kafka: committed, aborted, interleaved, and open."""
+"""Transactional producers on the real Kafka: committed, aborted, interleaved, and open transactions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Transactions:
     """A transactional producer that writes to one partition of one topic."""
 
     def __init__(self, bindings: Path, topic: str, partition: int = 0) -> None:
-        own = {"transactional.id": f"tests-{uuid.uuid4().hex}", "linger.ms": 0}
-        self._producer, self._place = Producer(read_kafka(bindings).client_config() | own), (topic, partition)
+        settings = {"transactional.id": f"tests-{uuid.uuid4().hex}", "linger.ms": 0}
+        self._producer, self._place = Producer(read_kafka(bindings).client_config() | settings), (topic, partition)
         self._producer.init_transactions(SECONDS)
 
     def begin(self) -> None:
         self._producer.begin_transaction()
 
     def write(self, records: Records) -> None:
-        """Write records and wait until Kafka has them: what another producer writes next stands behind them."""
+        """Write records and wait until Kafka has them, so that another producer's next records follow them."""
         topic, partition = self._place
         for key, value in records:
             self._producer.produce(topic, value, key, partition)
@@ -43,13 +43,13 @@ class Transactions:
         self._producer.abort_transaction(SECONDS)
 
     def committed(self, records: Records) -> None:
-        """Write records in a transaction of their own."""
+        """Write records in a separate transaction."""
         self.begin()
         self.write(records)
         self.commit()
 
     def aborted(self, records: Records) -> None:
-        """Write records in a transaction of their own and abort it."""
+        """Write records in a separate transaction and abort it."""
         self.begin()
         self.write(records)
         self.abort()
@@ -57,7 +57,7 @@ class Transactions:
 
 @contextmanager
 def hanging(bindings: Path, topic: str, records: Records, partition: int = 0) -> Iterator[Transactions]:
-    """Leave a transaction open as long as the block runs."""
+    """Keep a transaction open while the block runs."""
     producer = Transactions(bindings, topic, partition)
     producer.begin()
     producer.write(records)
@@ -68,7 +68,7 @@ def hanging(bindings: Path, topic: str, records: Records, partition: int = 0) ->
 
 
 def make_topics(bindings: Path, names: Iterable[str], **config: str) -> None:
-    """Make topics of one partition."""
+    """Create topics with one partition."""
     admin = kafka_admin(bindings)
     for made in admin.create_topics([NewTopic(name, 1, 1, config=config) for name in names]).values():
         made.result(SECONDS)

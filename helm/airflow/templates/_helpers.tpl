@@ -1,38 +1,3 @@
-{{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
-{{- define "airflow.selector" -}}
-app.kubernetes.io/name: airflow
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
-{{- define "airflow.labels" -}}
-{{ include "airflow.selector" . }}
-app.kubernetes.io/part-of: headrace
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- end }}
-
-{{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
-{{- define "airflow.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "airflow.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{- define "airflow.image" -}}
-{{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
-{{- end }}
-
 {{/* The non-secret part of Airflow's configuration; the secret part is the mounted airflow.cfg. */}}
 {{- define "airflow.environment" -}}
 AIRFLOW__CORE__EXECUTOR: LocalExecutor
@@ -81,19 +46,6 @@ HEADRACE_NOTIFY_TO: {{ .Values.notify.to | quote }}
 {"conn_type": "spark", "host": "local[2]", "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"}}
 {{- end }}
 
-{{/* Where a pod may run. */}}
-{{- define "airflow.place" -}}
-{{- with .Values.place.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.tolerations }}
-tolerations: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- end }}
-
 {{/* The path of baseUrl, such as /airflow, or nothing. */}}
 {{- define "airflow.prefix" -}}
 {{- regexReplaceAll "^https?://[^/]+" .Values.baseUrl "" -}}
@@ -131,7 +83,7 @@ spark.kubernetes.driver.secrets.{{ . }}: /bindings/object-store
   "drivers" (dict
     "kind" "kubernetes"
     "namespace" .Values.sparkNamespace
-    "image" (include "airflow.image" .Values.sparkImage)
+    "image" (include "headrace.image" .Values.sparkImage)
     "driver_template" "/etc/spark-pod-templates/driver.yaml"
     "executor_template" "/etc/spark-pod-templates/executor.yaml"
     "grace_seconds" .Values.driver.graceSeconds
@@ -144,7 +96,7 @@ spark.kubernetes.driver.secrets.{{ . }}: /bindings/object-store
 {{- define "airflow.container" -}}
 {{- $root := .root -}}
 name: {{ .name }}
-image: {{ include "airflow.image" $root.Values.image }}
+image: {{ include "headrace.image" $root.Values.image }}
 imagePullPolicy: IfNotPresent
 command: [/usr/bin/tini, -g, --]
 args: {{ toJson .args }}
@@ -155,7 +107,7 @@ env: {{ toJson . }}
 resources:
   {{- toYaml .resources | nindent 2 }}
 securityContext:
-  {{- include "airflow.containerSecurity" $root | nindent 2 }}
+  {{- include "headrace.containerSecurity" $root | nindent 2 }}
 volumeMounts:
   - {name: home, mountPath: /opt/airflow}
   - {name: secrets, mountPath: /opt/airflow/airflow.cfg, subPath: airflow.cfg, readOnly: true}
@@ -228,7 +180,7 @@ kind: Deployment
 metadata:
   name: airflow-{{ .part }}
   labels:
-    {{- include "airflow.labels" $root | nindent 4 }}
+    {{- include "headrace.labels" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .part }}
 spec:
   replicas: 1
@@ -236,12 +188,12 @@ spec:
   strategy: {type: Recreate}
   selector:
     matchLabels:
-      {{- include "airflow.selector" $root | nindent 6 }}
+      {{- include "headrace.selector" $root | nindent 6 }}
       app.kubernetes.io/component: {{ .part }}
   template:
     metadata:
       labels:
-        {{- include "airflow.selector" $root | nindent 8 }}
+        {{- include "headrace.selector" $root | nindent 8 }}
         app.kubernetes.io/component: {{ .part }}
         {{- if .account }}
         headrace/api-server: allowed
@@ -260,10 +212,10 @@ spec:
       imagePullSecrets: [{name: {{ quote . }}}]
       {{- end }}
       enableServiceLinks: false # else AIRFLOW_PORT... variables appear
-      {{- include "airflow.place" $root | nindent 6 }}
+      {{- include "headrace.place" $root | nindent 6 }}
       terminationGracePeriodSeconds: 60
       securityContext:
-        {{- include "airflow.podSecurity" 185 | nindent 8 }}
+        {{- include "headrace.podSecurity" 185 | nindent 8 }}
       initContainers:
         # Waits for the migration Job; nothing else orders the two, so --wait cannot hang on a hook.
         - {{- include "airflow.container" (dict "root" $root "name" "migrated" "args" (list "airflow" "db" "check-migrations" "--migration-wait-timeout" "300") "resources" (dict "requests" (dict "cpu" "100m" "memory" "256Mi" "ephemeral-storage" "64Mi") "limits" (dict "memory" "512Mi" "ephemeral-storage" "256Mi"))) | nindent 10 }}

@@ -1,38 +1,3 @@
-{{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
-{{- define "cassandra.selector" -}}
-app.kubernetes.io/name: cassandra
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
-{{- define "cassandra.labels" -}}
-{{ include "cassandra.selector" . }}
-app.kubernetes.io/part-of: headrace
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- end }}
-
-{{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
-{{- define "cassandra.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "cassandra.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{- define "cassandra.image" -}}
-{{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
-{{- end }}
-
 {{- define "cassandra.domain" -}}
 cassandra.{{ .Release.Namespace }}.svc.cluster.local
 {{- end }}
@@ -78,12 +43,12 @@ automountServiceAccountToken: false
 imagePullSecrets: [{name: {{ quote . }}}]
 {{- end }}
 enableServiceLinks: false
-{{- include "cassandra.place" . | nindent 0 }}
+{{- include "headrace.place" . | nindent 0 }}
 securityContext:
-  {{- include "cassandra.podSecurity" 185 | nindent 2 }}
+  {{- include "headrace.podSecurity" 185 | nindent 2 }}
 containers:
   - name: superuser
-    image: {{ include "cassandra.image" .Values.toolImage }}
+    image: {{ include "headrace.image" .Values.toolImage }}
     imagePullPolicy: IfNotPresent
     command: [python3, -m, headrace.operations.superuser]
     env:
@@ -93,26 +58,13 @@ containers:
       requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}
       limits: {memory: 256Mi, ephemeral-storage: 256Mi}
     securityContext:
-      {{- include "cassandra.containerSecurity" . | nindent 6 }}
+      {{- include "headrace.containerSecurity" . | nindent 6 }}
     volumeMounts:
       - {name: binding, mountPath: /bindings/cassandra, readOnly: true}
       - {name: tmp, mountPath: /tmp}
 volumes:
   - {name: binding, secret: {secretName: cassandra-admin, defaultMode: 0440}}
   - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
-{{- end }}
-
-{{/* Where a pod may run. */}}
-{{- define "cassandra.place" -}}
-{{- with .Values.place.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.tolerations }}
-tolerations: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
 {{- end }}
 
 {{/* Refuses another size than the one that runs, or whose volumes were kept. `helm template` sees no cluster. */}}

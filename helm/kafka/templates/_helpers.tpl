@@ -1,38 +1,3 @@
-{{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
-{{- define "kafka.selector" -}}
-app.kubernetes.io/name: kafka
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
-{{- define "kafka.labels" -}}
-{{ include "kafka.selector" . }}
-app.kubernetes.io/part-of: headrace
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- end }}
-
-{{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
-{{- define "kafka.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "kafka.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{- define "kafka.image" -}}
-{{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
-{{- end }}
-
 {{- define "kafka.domain" -}}
 {{ .Release.Namespace }}.svc.cluster.local
 {{- end }}
@@ -56,7 +21,7 @@ kind: StatefulSet
 metadata:
   name: {{ .name }}
   labels:
-    {{- include "kafka.labels" $root | nindent 4 }}
+    {{- include "headrace.labels" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .role }}
 spec:
   serviceName: {{ .name }}
@@ -68,12 +33,12 @@ spec:
     whenScaled: Retain
   selector:
     matchLabels:
-      {{- include "kafka.selector" $root | nindent 6 }}
+      {{- include "headrace.selector" $root | nindent 6 }}
       app.kubernetes.io/component: {{ .role }}
   template:
     metadata:
       labels:
-        {{- include "kafka.selector" $root | nindent 8 }}
+        {{- include "headrace.selector" $root | nindent 8 }}
         app.kubernetes.io/component: {{ .role }}
       annotations:
         headrace/config: {{ include "kafka.config" $root | sha256sum }}
@@ -86,10 +51,10 @@ spec:
       imagePullSecrets: [{name: {{ quote . }}}]
       {{- end }}
       enableServiceLinks: false # else KAFKA_PORT... variables appear
-      {{- include "kafka.place" $root | nindent 6 }}
+      {{- include "headrace.place" $root | nindent 6 }}
       terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
       securityContext:
-        {{- include "kafka.podSecurity" 1000 | nindent 8 }}
+        {{- include "headrace.podSecurity" 1000 | nindent 8 }}
       {{- if gt (int .replicas) 1 }}
       affinity:
         podAntiAffinity:
@@ -112,7 +77,7 @@ spec:
       {{- end }}
       containers:
         - name: kafka
-          image: {{ include "kafka.image" $root.Values.image }}
+          image: {{ include "headrace.image" $root.Values.image }}
           imagePullPolicy: IfNotPresent
           command: [bash, /etc/headrace/start.sh]
           env:
@@ -139,7 +104,7 @@ spec:
           resources:
             {{- toYaml $root.Values.resources | nindent 12 }}
           securityContext:
-            {{- include "kafka.containerSecurity" $root | nindent 12 }}
+            {{- include "headrace.containerSecurity" $root | nindent 12 }}
           volumeMounts:
             - {name: data, mountPath: /var/lib/kafka/data}
             - {name: config, mountPath: /etc/headrace, readOnly: true}
@@ -198,19 +163,6 @@ share.coordinator.state.topic.num.partitions={{ ternary 1 12 (eq $size 1) }}
 group.initial.rebalance.delay.ms=0
 {{- range $key, $value := .Values.config }}
 {{ $key }}={{ $value }}
-{{- end }}
-{{- end }}
-
-{{/* Where a pod may run. */}}
-{{- define "kafka.place" -}}
-{{- with .Values.place.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.tolerations }}
-tolerations: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.priorityClassName }}
-priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 

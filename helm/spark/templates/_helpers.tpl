@@ -1,33 +1,3 @@
-{{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
-{{- define "spark.selector" -}}
-app.kubernetes.io/name: spark
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
-{{- define "spark.labels" -}}
-{{ include "spark.selector" . }}
-app.kubernetes.io/part-of: headrace
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- end }}
-
-{{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
-{{- define "spark.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "spark.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
 {{/* Pod template of one role; Spark adds image, command, resources, bindings. Argument: dict root, role. */}}
 {{- define "spark.template" -}}
 {{- $root := .root -}}
@@ -51,7 +21,7 @@ spec:
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
   securityContext:
-    {{- include "spark.podSecurity" 185 | nindent 4 }}
+    {{- include "headrace.podSecurity" 185 | nindent 4 }}
   {{- with (get $root.Values .role).nodeSelector }}
   nodeSelector: {{ toJson . }}
   {{- end }}
@@ -73,7 +43,7 @@ spec:
             command: [bash, -c, "pkill -TERM -x python3; while pgrep -x 'python3|java' >/dev/null; do sleep 0.1; done"]
       {{- end }}
       securityContext:
-        {{- include "spark.containerSecurity" $root | nindent 8 }}
+        {{- include "headrace.containerSecurity" $root | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         {{- if $root.Values.sharedVolume }}
@@ -86,20 +56,3 @@ spec:
     {{- end }}
 {{- end }}
 
-{{- define "spark.image" -}}
-{{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
-{{- end }}
-
-{{/* Where a pod may run. */}}
-{{- define "spark.place" -}}
-{{- with .Values.place.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.tolerations }}
-tolerations: {{ toJson . }}
-{{- end }}
-{{- with .Values.place.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- end }}

@@ -10,7 +10,7 @@ storage = {
 }
 stores = {
   kafka = {
-    antiAffinity = "preferred" # one machine, whatever the size
+    antiAffinity = "preferred" # there is only one machine
     heap         = "384m"
     resources    = { requests = { cpu = "100m", memory = "700Mi" } }
     storage      = { size = "2Gi" }
@@ -29,7 +29,7 @@ airflow = {
   driver = { conf = {
     "spark.kubernetes.driver.request.cores"   = "100m"
     "spark.kubernetes.executor.request.cores" = "100m"
-    # On few cores a driver's first minute goes into the JVM's second compiler; before the options that drivers always have.
+    # On few cores the JVM's second compiler dominates the first minute of a driver. Spark puts these options before those of every driver.
     "spark.driver.defaultJavaOptions"   = "-XX:TieredStopAtLevel=1"
     "spark.executor.defaultJavaOptions" = "-XX:TieredStopAtLevel=1"
   } }

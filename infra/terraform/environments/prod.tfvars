@@ -1,11 +1,11 @@
-# Three nodes of Kafka and Cassandra, volumes outlive the platform. Replace what begins with your-.
+# Three nodes of Kafka and Cassandra; volumes outlive the platform. Replace the values that begin with your-.
 size             = 3
-create_namespace = false # made by you: kubectl create namespace headrace
+create_namespace = false # create it yourself: kubectl create namespace headrace
 keep_volumes     = true
 images = {
   airflow = "your-registry.example.org/headrace-airflow:0.1.0"
   spark   = "your-registry.example.org/headrace-spark:0.1.0"
-  # pull_secret = "your-secret" # if the registry asks for a login: docs/howto/deploy.md
+  # pull_secret = "your-secret" # if the registry needs a login: docs/howto/deploy.md
 }
 storage = {
   size   = "200Gi"

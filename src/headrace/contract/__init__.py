@@ -1,1 +1,1 @@
-"""What follows from a pipeline file. Pure: no Spark, Airflow, Cassandra or Great Expectations is imported here."""
+"""The pipeline contract and everything derived from it. Imports no Spark, Airflow, Cassandra or Great Expectations."""

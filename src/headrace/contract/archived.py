@@ -1,7 +1,7 @@
-"""What an archive table says of itself: which batch it has newest, and up to which offsets. Iceberg's metadata, no Spark.
+"""Notes in the Iceberg snapshots of an archive table: its newest batch and end offsets. Reads metadata without Spark.
 
-Every append notes both in its snapshot (`streaming.sinks.append_archive`). Snapshots of maintenance note nothing: the
-newest note is found along the parents, so maintenance must never expire the newest snapshot that has one.
+Every append writes both into its snapshot (`streaming.sinks.append_archive`). Maintenance snapshots carry no note.
+Readers follow the parents to the newest note, so maintenance must never expire the newest snapshot that has one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SNAPSHOT_TOPIC = "headrace-topic-id"
 
 @dataclass(frozen=True)
 class Note:
-    """What an append noted: `<pipeline>.<query>/<generation>/<batch>`, the end of each partition, Kafka's topic id.
+    """The note of one append: `<pipeline>.<query>/<generation>/<batch>`, end offset of each partition, Kafka topic id.
 
-    The id (KIP-516) tells a topic from one of the same name that was deleted and made again and counts from 0 again.
+    The topic id (KIP-516) distinguishes a topic from its namesake that was deleted and recreated with offsets from 0.
     """
 
     identity: str
@@ -36,9 +36,9 @@ class Note:
 
 @dataclass(frozen=True)
 class Archived:
-    """The newest note of an archive table; `at_ms` is when its snapshot was made (milliseconds since 1970).
+    """The newest note of an archive table; `at_ms` is the time of its snapshot (milliseconds since 1970).
 
-    `topic_id` is Kafka's, "" where an early release noted none.
+    `topic_id` is Kafka's topic id, or "" if an early release wrote none.
     """
 
     generation: int
@@ -49,7 +49,7 @@ class Archived:
 
 
 def newest(root: str, pipeline: str, query: str) -> Archived | None:
-    """Return the newest note of the archive query's table, or None where there is no table or no batch in it."""
+    """Return the newest note of the archive query's table, or None if the table does not exist or holds no batch."""
     for snapshot in _snapshots(archive_metadata(root, pipeline, query)):
         identity = snapshot["summary"].get(SNAPSHOT_BATCH)
         if identity:
@@ -61,10 +61,11 @@ def newest(root: str, pipeline: str, query: str) -> Archived | None:
 
 
 def reached(root: str, pipeline: str, topic: str) -> dict[int, int]:
-    """Return partition -> offset up to which the archive has all that Kafka gave of a topic, by its note and its ledger.
+    """Return partition -> offset up to which the archive holds every record that Kafka delivered of a topic.
 
-    A batch that took markers or aborted records only has no rows and so no snapshot: its ledger alone knows of it. What
-    is read after this from the table holds all of it, for a batch is in the ledger once its rows are in the table.
+    Combines the newest note with the ledger. A batch that consumed only markers or aborted records has no rows and thus no
+    snapshot, so only the ledger knows it. A batch enters the ledger after its rows are in the table, so a later read of
+    the table contains everything up to these offsets.
     """
     query = names.archive_query(topic)
     noted = newest(root, pipeline, query)
@@ -74,39 +75,39 @@ def reached(root: str, pipeline: str, topic: str) -> dict[int, int]:
 
 
 def metadata_file(folder: str) -> str | None:
-    """Return the newest metadata file in a table's metadata folder, or None where there is no table.
+    """Return the newest metadata file in a table's metadata folder, or None if there is no table.
 
-    In a Hadoop catalog the greatest version is the table (Iceberg, HadoopTableOperations.findVersion). The hint beside it
-    is deleted and renamed anew: for a moment, or for longer after a kill in that moment, there is none.
+    In a Hadoop catalog the highest version is the table (Iceberg, HadoopTableOperations.findVersion). The version hint is
+    not used: it is deleted and renamed on each commit, so it can be missing for a moment, or for longer after a kill.
     """
     versions = [int(match[1]) for name in storage.list_names(folder) if (match := _METADATA.match(name))]
     return f"{folder}/v{max(versions)}.metadata.json" if versions else None
 
 
 def ends_of(text: str | None) -> Offsets:
-    """Return the end offsets of a note; nothing where there is none."""
+    """Return the end offsets of a note, or an empty mapping if there is no note."""
     topics = json.loads(text or "{}")
     return {topic: {int(p): int(end) for p, end in parts.items()} for topic, parts in topics.items()}
 
 
 def ends_text(ends: Offsets) -> str:
-    """Return end offsets as a note."""
+    """Return end offsets in the format of a note."""
     return json.dumps(ends, sort_keys=True, separators=(",", ":"))
 
 
-def latest(*each: Offsets) -> Offsets:
-    """Return the greatest offset of each partition."""
-    found: Offsets = {}
-    for offsets in each:
+def latest(*mappings: Offsets) -> Offsets:
+    """Return the highest offset of each partition."""
+    merged: Offsets = {}
+    for offsets in mappings:
         for topic, parts in offsets.items():
-            known = found.setdefault(topic, {})
+            known = merged.setdefault(topic, {})
             for partition, offset in parts.items():
                 known[partition] = max(offset, known.get(partition, 0))
-    return found
+    return merged
 
 
 def _snapshots(folder: str) -> Iterator[dict[str, Any]]:
-    """Yield the snapshots of a table, newest first, along their parents."""
+    """Yield the snapshots of a table, newest first, following their parents."""
     newest_file = metadata_file(folder)
     text = storage.read_text(newest_file) if newest_file else None
     if not text:

@@ -1,4 +1,4 @@
-"""Column types of a pipeline file as Arrow types: the shape that the decoder builds and Spark takes."""
+"""Column types of a pipeline file as Arrow types, which the decoder builds and Spark accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from headrace.contract.model import Column, decimal_digits
 
-# Spark's timestamp is microseconds since the epoch; the session time zone is UTC.
+# Spark stores timestamps as microseconds since the epoch; the session time zone is UTC.
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 _SIMPLE = {

@@ -1,10 +1,10 @@
-"""Bindings: a folder of small files that says how to reach one system (Service Binding for Kubernetes).
+"""Bindings: a folder of small files that describes how to reach one system (Service Binding for Kubernetes).
 
-A binding root holds one folder per system (`kafka`, `cassandra`). It is the only place that endpoints and secrets are
-read from; `SERVICE_BINDING_ROOT` names it, locally one root per principal under `<home>/bindings/`.
+A binding root holds one folder per system (`kafka`, `cassandra`). Endpoints and secrets are read from nowhere else.
+`SERVICE_BINDING_ROOT` names the root; locally each principal has its own root under `<home>/bindings/`.
 
-Files are UTF-8. Blanks and line ends around a value do not count. Of a password only the line ends at its end do not
-count: blanks belong to it, as every other character does.
+Files are UTF-8. Leading and trailing white space of a value is ignored. In a password only trailing line ends are
+ignored: blanks belong to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace.errors import HeadraceError
 ROOT_VARIABLE = "SERVICE_BINDING_ROOT"
 OBJECT_STORE = "object-store"
 READ_COMMITTED = "read_committed"
-"""Kafka's `isolation.level` of everything here that reads a topic (KIP-98)."""
+"""Kafka's `isolation.level` for every reader in this project (KIP-98)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class KafkaBinding:
     def client_config(self) -> dict[str, str]:
         """Return the librdkafka configuration (confluent-kafka) that logs in as this binding's user.
 
-        Errors come as exceptions and reports. librdkafka's own log, which goes to stderr past Python's, is for what is
-        critical (2): it calls the early end of a short-lived client an error, and would garble tables and progress bars.
+        Errors are reported as exceptions and delivery reports. librdkafka's own log bypasses Python and goes to stderr, so
+        it is limited to critical messages (2): it reports the early end of a short-lived client as an error, and would
+        garble tables and progress bars.
         """
         config = {
             "bootstrap.servers": self.bootstrap_servers,
@@ -55,10 +56,10 @@ class KafkaBinding:
         return config
 
     def reader_config(self, group: str) -> dict[str, str]:
-        """Return the configuration of a librdkafka consumer that commits nothing; `group` is its group's id.
+        """Return the configuration of a librdkafka consumer that commits nothing; `group` is its group id.
 
-        It reads as the drivers do (ADR 0031): no record of an aborted or an open transaction, and `get_watermark_offsets`
-        gives the last stable offset as the end.
+        It reads as the drivers do (ADR 0031): no records of aborted or open transactions, and `get_watermark_offsets`
+        returns the last stable offset as the end.
         """
         return self.client_config() | {
             "group.id": group,
@@ -81,7 +82,7 @@ class CassandraBinding:
 
 @dataclass(frozen=True)
 class DatabaseBinding:
-    """How to reach a SQL database. `driver` is SQLAlchemy's name of it. The password never shows in a repr."""
+    """How to reach a SQL database. `driver` is SQLAlchemy's name for it. The password never appears in a repr."""
 
     driver: str
     database: str
@@ -92,15 +93,15 @@ class DatabaseBinding:
 
     @property
     def place(self) -> str:
-        """Return where it is, without the login."""
+        """Return the host, port and database, without the login."""
         return f"{self.host}:{self.port}/{self.database}" if self.host else self.database
 
 
 @dataclass(frozen=True)
 class ObjectStoreBinding:
-    """How to reach an object store that speaks S3. What is empty is the cloud's: its endpoint, this process's own role.
+    """How to reach an S3-compatible object store. An empty field means the cloud default: its endpoint, the process's role.
 
-    The secret key never shows in a repr.
+    The secret key never appears in a repr.
     """
 
     region: str = ""
@@ -113,20 +114,20 @@ def binding_root() -> Path:
     """Return the binding root of this process. Raises HeadraceError if `SERVICE_BINDING_ROOT` is not set."""
     value = os.environ.get(ROOT_VARIABLE)
     if not value:
-        raise HeadraceError(f"{ROOT_VARIABLE} is not set: point it at a folder with kafka/ and cassandra/ bindings.")
+        raise HeadraceError(f"{ROOT_VARIABLE} is not set. Set it to a folder with kafka/ and cassandra/ bindings.")
     return Path(value)
 
 
 def read_kafka(root: Path) -> KafkaBinding:
-    """Read `root/kafka`. Raises HeadraceError that names a missing file, or a password that begins with white space.
+    """Read `root/kafka`. Raises HeadraceError if a file is missing or the password begins with white space.
 
-    librdkafka drops white space at the beginning of a setting's value, so its clients would log in with another password.
+    librdkafka strips leading white space from settings, so its clients would log in with a different password.
     """
     values = _read(root / "kafka", "bootstrapServers", "securityProtocol")
     if values.get("password", "")[:1].isspace():
         raise HeadraceError(
-            f"The password in {root / 'kafka' / 'password'} begins with white space, which librdkafka drops: "
-            "give the Kafka user a password that begins with another character."
+            f"The password in {root / 'kafka' / 'password'} begins with white space, which librdkafka strips. "
+            "Give the Kafka user a password that begins with another character."
         )
     return KafkaBinding(
         bootstrap_servers=values["bootstrapServers"],
@@ -139,7 +140,7 @@ def read_kafka(root: Path) -> KafkaBinding:
 
 
 def read_cassandra(root: Path) -> CassandraBinding:
-    """Read `root/cassandra`. Raises HeadraceError that names a missing file."""
+    """Read `root/cassandra`. Raises HeadraceError, naming the file, if one is missing."""
     values = _read(root / "cassandra", "contactPoints", "port", "localDatacenter", "username", "password")
     return CassandraBinding(
         contact_points=tuple(point.strip() for point in values["contactPoints"].split(",")),
@@ -152,7 +153,7 @@ def read_cassandra(root: Path) -> CassandraBinding:
 
 
 def read_database(root: Path, name: str) -> DatabaseBinding:
-    """Read `root/<name>`: a SQL database. Raises HeadraceError that names a missing file."""
+    """Read `root/<name>`, a SQL database. Raises HeadraceError, naming the file, if one is missing."""
     values = _read(root / name, "database")
     return DatabaseBinding(
         driver=values.get("driver", "postgresql+psycopg2"),
@@ -165,16 +166,18 @@ def read_database(root: Path, name: str) -> DatabaseBinding:
 
 
 def read_object_store(root: Path | None) -> ObjectStoreBinding:
-    """Read `root/object-store`, or return an empty binding where there is none. Raises HeadraceError for half a login."""
+    """Read `root/object-store`; without it return an empty binding. Raises HeadraceError if only half of a login is there."""
     folder = root / OBJECT_STORE if root else None
     if folder is None or not folder.is_dir():
         return ObjectStoreBinding()
     values = _read(folder)
     if bool(values.get("accessKey")) != bool(values.get("secretKey")):
-        raise HeadraceError(f"The binding at {folder} has one of accessKey and secretKey: add the other, or remove it.")
+        raise HeadraceError(
+            f"The binding at {folder} has only one of accessKey and secretKey. Add the other, or remove it."
+        )
     endpoint = values.get("endpoint", "")
     return ObjectStoreBinding(
-        # A store of one's own often has no region, and a signature needs one: else each client asks the cloud's metadata.
+        # Self-hosted stores often have no region, but a signature needs one: without one each client asks the cloud's metadata.
         region=values.get("region") or ("us-east-1" if endpoint else ""),
         endpoint=endpoint,
         access_key=values.get("accessKey", ""),
@@ -183,13 +186,13 @@ def read_object_store(root: Path | None) -> ObjectStoreBinding:
 
 
 def write_binding(folder: Path, values: Mapping[str, str]) -> None:
-    """Write one binding: a 0700 folder of 0600 files, each replaced atomically, so a reader never sees half a value."""
+    """Write one binding: a 0700 folder of 0600 files, each replaced atomically, so a reader never sees a partial value."""
     for key, value in values.items():
         write_private(folder / key, value)
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all; its folder is made if needed."""
+    """Write a file that only its owner can read, atomically; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -199,19 +202,19 @@ def write_private(path: Path, content: str | bytes) -> None:
 
 
 def read_password(path: Path) -> str:
-    """Return the password that a file holds. Raises HeadraceError if the file is no text."""
+    """Return the password in a file. Raises HeadraceError if the file is not text."""
     return password_of(_text(path))
 
 
 def password_of(content: str) -> str:
-    """Return the password that a file or a key of a Secret with this content holds: all of it but the line ends at its end."""
+    """Return the password in the content of a file or Secret key: everything except trailing line ends."""
     return content.rstrip("\r\n")
 
 
 def _read(folder: Path, *required: str) -> dict[str, str]:
     if not folder.is_dir():
         raise HeadraceError(
-            f"There is no binding at {folder}: run `headrace up`, then `headrace provision`, or mount the binding Secret there."
+            f"No binding at {folder}. Run `headrace up`, then `headrace provision`, or mount the binding Secret there."
         )
     values = {
         entry.name: password_of(_text(entry)) if entry.name == "password" else _text(entry).strip()
@@ -220,15 +223,17 @@ def _read(folder: Path, *required: str) -> dict[str, str]:
     }
     missing = [key for key in required if not values.get(key, "").strip()]
     if missing:
-        raise HeadraceError(f"The binding at {folder} lacks {', '.join(missing)}: add the file(s) to the folder.")
+        raise HeadraceError(
+            f"The binding at {folder} lacks {', '.join(missing)}. Add the missing file(s) to the folder."
+        )
     return values
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode()  # not read_text: that would change a carriage return, and follow the locale
+        return path.read_bytes().decode()  # not read_text: that translates carriage returns and depends on the locale
     except UnicodeDecodeError as error:
-        raise HeadraceError(f"{path} is not UTF-8 text: write it again as UTF-8.") from error
+        raise HeadraceError(f"{path} is not UTF-8 text. Write it as UTF-8.") from error
 
 
 def _ca_file(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Keyspaces, tables and grants that follow from a pipeline file."""
+"""Keyspaces, tables and grants derived from a pipeline file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SIMPLE = {
     "date": "date",
 }
 
-# Unified compaction (CEP-26), tiered: most tables here are overwritten row by row.
+# Unified compaction (CEP-26), tiered: rows of most tables here are overwritten individually.
 _UPSERTED = "{'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'T4'}"
-# Cassandra's own page on the strategy (CASSANDRA-9666) advises 20 to 30 windows in the lifetime of a row.
+# Cassandra's documentation of the strategy (CASSANDRA-9666) recommends 20 to 30 windows per row lifetime.
 _WINDOWS_PER_TTL = 24
 # Deletes come from the users refresh and from complete mode; ten days (Cassandra's default) leave time for a repair.
 _GC_GRACE = timedelta(days=10)
@@ -30,11 +30,11 @@ _GC_GRACE = timedelta(days=10)
 
 @dataclass(frozen=True)
 class Table:
-    """A Cassandra table as it must be, or as `system_schema` says it is. `columns` maps a name to its CQL type.
+    """A Cassandra table, as declared or as `system_schema` describes it. `columns` maps names to CQL types.
 
-    `order` says asc or desc of clustering columns; of one that it does not name, a declaration takes either.
-    `options` maps a table option to its value in CQL. `shared`: no query of the pipeline writes it, so its options count
-    only where the table is made; whoever writes it decides.
+    `order` maps clustering columns to asc or desc; a column that is absent from it matches either order.
+    `options` maps table options to CQL values. `shared` means that no query of the pipeline writes the table: its options
+    apply only at creation, because the writer decides on them.
     """
 
     keyspace: str
@@ -63,35 +63,35 @@ class Grant:
 
     @property
     def resource(self) -> str:
-        """Return the table as `system_auth.role_permissions` names it."""
+        """Return the table's name in `system_auth.role_permissions`."""
         return f"data/{self.keyspace}/{self.table}"
 
     @property
     def cql(self) -> str:
-        """Return the GRANT statement; it may be repeated."""
+        """Return the GRANT statement (idempotent)."""
         return f'GRANT {self.permission} ON TABLE {quoted(self.keyspace, self.table)} TO "{self.role}"'
 
 
 def cql_type(column_type: str) -> str:
-    """Return the CQL type of one contract type. A Cassandra timestamp keeps milliseconds only."""
+    """Return the CQL type of one contract type. A Cassandra timestamp has millisecond precision."""
     return "decimal" if column_type.startswith("decimal(") else _SIMPLE[column_type]
 
 
 def quoted(*names: str) -> str:
-    """Return a dotted name with every part quoted, so that a reserved word is no trap."""
+    """Return a dotted name with every part quoted, so that reserved words are safe."""
     return ".".join(f'"{name}"' for name in names)
 
 
 def tables(pipeline: Pipeline) -> list[Table]:
-    """Return the tables of a pipeline, dimensions first; what a query and a dimension share is one table.
+    """Return the tables of a pipeline, dimensions first; a table shared by a query and a dimension appears once.
 
-    Raises HeadraceError if two declarations of one table disagree in key or in a column's type.
+    Raises HeadraceError if two declarations of one table disagree on the key or on a column's type.
     """
-    found: dict[tuple[str, str], Table] = {}
+    merged: dict[tuple[str, str], Table] = {}
     for table in _declared(pipeline):
         place = (table.keyspace, table.name)
-        found[place] = _merged(found[place], table) if place in found else table
-    return list(found.values())
+        merged[place] = _merged(merged[place], table) if place in merged else table
+    return list(merged.values())
 
 
 def _declared(pipeline: Pipeline) -> Iterator[Table]:
@@ -131,8 +131,8 @@ def _options(ttl: timedelta | None = None, *, by_event_time: bool = False) -> di
     if ttl is None:
         return options
     options["default_time_to_live"] = str(ttl // timedelta(seconds=1))
-    # Time-window compaction sorts by write time. A 'batch' write time stands still at the generation's start, so every
-    # row would fall into one window that is rewritten for ever; only rows written with their own time gain from it.
+    # Time-window compaction sorts by write time. With writetime 'batch' all write times stay near the generation's start,
+    # so every row would fall into one window that is rewritten forever. Only rows with a write time column benefit.
     if by_event_time:
         minutes = max(1, ttl // timedelta(minutes=1) // _WINDOWS_PER_TTL)
         options["compaction"] = (
@@ -143,13 +143,13 @@ def _options(ttl: timedelta | None = None, *, by_event_time: bool = False) -> di
 
 
 def create_keyspace(name: str, replication_factor: int) -> str:
-    """Return CREATE KEYSPACE; `replication_factor` holds for every datacenter that Cassandra knows then."""
+    """Return CREATE KEYSPACE; `replication_factor` applies to every datacenter that Cassandra knows at that time."""
     replication = f"{{'class': 'NetworkTopologyStrategy', 'replication_factor': {replication_factor}}}"
     return f"CREATE KEYSPACE IF NOT EXISTS {quoted(name)} WITH replication = {replication}"
 
 
 def create_table(table: Table) -> str:
-    """Return CREATE TABLE IF NOT EXISTS in one line."""
+    """Return CREATE TABLE IF NOT EXISTS as one line."""
     columns = ", ".join(f'"{name}" {cql}' for name, cql in table.columns.items())
     key = ", ".join([f"({_list(table.partition_key)})", *(f'"{name}"' for name in table.clustering_key)])
     options = " AND ".join([*_order(table), *(f"{name} = {value}" for name, value in sorted(table.options.items()))])
@@ -158,33 +158,34 @@ def create_table(table: Table) -> str:
 
 
 def _order(table: Table) -> list[str]:
-    """Return the clause of the clustering order, if one is said; Cassandra asks for all columns of it then."""
+    """Return the CLUSTERING ORDER clause if the table declares an order; Cassandra then requires all columns in it."""
     parts = (f'"{name}" {table.order.get(name, "asc").upper()}' for name in table.clustering_key)
     return [f"CLUSTERING ORDER BY ({', '.join(parts)})"] if table.order else []
 
 
 def ddl(pipeline: Pipeline, replication_factor: int = 1) -> list[str]:
-    """Return the statements that create a pipeline's keyspaces and tables; all may be repeated."""
+    """Return the idempotent statements that create a pipeline's keyspaces and tables."""
     wanted = tables(pipeline)
     keyspaces = sorted({table.keyspace for table in wanted})
     return [*(create_keyspace(name, replication_factor) for name in keyspaces), *map(create_table, wanted)]
 
 
 def directory_columns(pipeline: Pipeline, dimension: str) -> list[str]:
-    """Return the columns of a dimension that a refresh writes: all but its key and those that a query's sink writes."""
-    own = pipeline.dimensions[dimension]
+    """Return the columns of a dimension that a refresh writes: all except its key and those written by a query's sink."""
+    declared = pipeline.dimensions[dimension]
     written = {
         column
         for name, query in pipeline.queries.items()
         for sink in query.sinks
-        if isinstance(sink, CassandraSink) and cassandra_table(pipeline.name, name, sink) == (own.keyspace, own.table)
+        if isinstance(sink, CassandraSink)
+        and cassandra_table(pipeline.name, name, sink) == (declared.keyspace, declared.table)
         for column in query.columns
     }
-    return [name for name in own.columns if name not in own.key and name not in written]
+    return [name for name in declared.columns if name not in declared.key and name not in written]
 
 
 def grants(pipeline: Pipeline) -> list[Grant]:
-    """Return the least rights of a pipeline's role: read its dimensions, read and write its own sink tables."""
+    """Return the minimal grants of a pipeline's role: read its dimensions, read and write its own sink tables."""
     role = principal(pipeline.name)
     written = {
         cassandra_table(pipeline.name, name, sink)
@@ -201,22 +202,22 @@ def grants(pipeline: Pipeline) -> list[Grant]:
 
 
 def revoke(role: str, permission: str, resource: str) -> str:
-    """Return the REVOKE statement for a resource of `system_auth.role_permissions`: data, data/keyspace[/table]."""
+    """Return the REVOKE statement for a `system_auth.role_permissions` resource: data, data/keyspace[/table]."""
     _, *parts = resource.split("/")
     kind = ("ALL KEYSPACES", "KEYSPACE", "TABLE")[len(parts)]
     return " ".join(filter(None, (f"REVOKE {permission} ON {kind}", quoted(*parts), f'FROM "{role}"')))
 
 
 def resource_name(resource: str) -> str:
-    """Return a resource of `system_auth.role_permissions` in words: `table a.b`, `keyspace a`, `all keyspaces`."""
+    """Return a `system_auth.role_permissions` resource in readable form: `table a.b`, `keyspace a`, `all keyspaces`."""
     _, *parts = resource.split("/")
     return " ".join((("all keyspaces", "keyspace", "table")[len(parts)], ".".join(parts))).strip()
 
 
 def option_differences(existing: Table, wanted: Table) -> dict[str, tuple[str, str]]:
-    """Return the options that differ, name -> (value now, wanted value), both in CQL.
+    """Return the options that differ: name -> (current value, wanted value), both in CQL.
 
-    None of them touches a row that is there: a default time to live holds for rows that are written from now on.
+    Changing them never affects existing rows: a default time to live applies to rows written afterwards.
     """
     if wanted.shared:
         return {}
@@ -234,13 +235,13 @@ def _same_option(now: str, wanted: str) -> bool:
 
 
 def set_options(table: Table, options: Mapping[str, str]) -> str:
-    """Return the ALTER TABLE statement that gives a table these options."""
+    """Return the ALTER TABLE statement that sets these options."""
     values = " AND ".join(f"{name} = {value}" for name, value in options.items())
     return f"ALTER TABLE {quoted(table.keyspace, table.name)} WITH {values}"
 
 
 def alter(existing: Table, wanted: Table) -> dict[str, str]:
-    """Return ALTER TABLE statements by the column that each adds; columns that only `existing` has stay.
+    """Return added column -> ALTER TABLE statement; columns that exist only in `existing` stay.
 
     Raises HeadraceError if the key or a column's type differs: Cassandra can change neither (CASSANDRA-12443).
     """
@@ -254,20 +255,20 @@ def _refuse_conflicts(first: Table, second: Table) -> None:
     place = f"{first.keyspace}.{first.name}"
     if (first.partition_key, first.clustering_key) != (second.partition_key, second.clustering_key):
         raise HeadraceError(
-            f"Table {place} has the primary key {_key_text(first)} but {_key_text(second)} is wanted: Cassandra cannot "
-            "change a key; give the sink a new table name, fill it, and drop the old table."
+            f"Table {place} has the primary key {_key_text(first)} but {_key_text(second)} is declared. Cassandra cannot "
+            "change a key: give the sink a new table name, fill it, and drop the old table."
         )
     for name, order in second.order.items():
         if first.order.get(name, order) != order:
             raise HeadraceError(
-                f"Table {place} has its rows by {name} {first.order[name]} but {order} is wanted: Cassandra cannot change an "
-                "order; give the sink a new table name, fill it, and drop the old table."
+                f"Table {place} orders its rows by {name} {first.order[name]} but {order} is declared. Cassandra cannot change "
+                "an order: give the sink a new table name, fill it, and drop the old table."
             )
     for name, cql in second.columns.items():
         if first.columns.get(name, cql) != cql:
             raise HeadraceError(
-                f"Column {name} of table {place} is {first.columns[name]} but {cql} is wanted: Cassandra cannot change "
-                "a type; give the column or the table a new name."
+                f"Column {name} of table {place} is {first.columns[name]} but {cql} is declared. Cassandra cannot change "
+                "a type: give the column or the table a new name."
             )
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, assert_never
 
 from headrace.contract import names
 from headrace.contract.cassandra import Table, tables
-from headrace.contract.model import CassandraSink, Column, Dimension, KafkaSink, Pipeline, Query, Sink
+from headrace.contract.model import CassandraSink, Column, Dimension, FilesSink, KafkaSink, Pipeline, Query, Sink
 from headrace.contract.model_quality import Expectation
 
 Kind = Literal["cassandra", "kafka", "files", "iceberg"]
@@ -89,18 +89,22 @@ def _declared(pipeline: Pipeline) -> Iterator[CheckedSink]:
                 *((f"queries.{name}.sinks.{number}.quality.{at}", each) for at, each in enumerate(sink.quality)),
             )
             kind: Kind = sink.kind
-            columns, place = dict(query.columns), (pipeline.name, name)
-            if isinstance(sink, CassandraSink):
-                place = names.cassandra_table(pipeline.name, name, sink)
-                columns, key = _table_columns(pipeline, all_tables[place], query), all_tables[place].key
-                full = names.sink_name(kind, *place)
-            elif isinstance(sink, KafkaSink):
-                key = ("_partition", "_offset") if sink.identity == "source" else tuple(sink.identity)
-                full = names.sink_name(kind, sink.topic)
-            else:
-                key, full = ("_batch", "_line"), names.sink_name(kind, *place)
-            at = {"cassandra": place, "kafka": (getattr(sink, "topic", ""),), "files": ()}[kind]
-            yield CheckedSink(full, kind, pipeline.name, name, columns, key, at, sink, declared)
+            columns = dict(query.columns)
+            place: tuple[str, ...]
+            match sink:
+                case CassandraSink():
+                    table = names.cassandra_table(pipeline.name, name, sink)
+                    columns, key = _table_columns(pipeline, all_tables[table], query), all_tables[table].key
+                    place, full = table, names.sink_name(kind, *table)
+                case KafkaSink():
+                    key = ("_partition", "_offset") if sink.identity == "source" else tuple(sink.identity)
+                    place, full = (sink.topic,), names.sink_name(kind, sink.topic)
+                case FilesSink():
+                    key = ("_batch", "_line")
+                    place, full = (), names.sink_name(kind, pipeline.name, name)
+                case _:
+                    assert_never(sink)
+            yield CheckedSink(full, kind, pipeline.name, name, columns, key, place, sink, declared)
 
 
 def _archives(pipeline: Pipeline) -> Iterator[CheckedSink]:

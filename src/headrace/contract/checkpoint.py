@@ -1,7 +1,7 @@
-"""Read Spark's checkpoint: which offsets and which watermark a batch has. Spark writes both before the batch runs.
+"""Read the offsets and the watermark of a batch from Spark's checkpoint. Spark writes both before it runs the batch.
 
-`offsets/<batch>`: a version line, one JSON line of metadata (batchWatermarkMs), then one line a source, "-" where it
-has none yet. `sources/<n>/0`: where a Kafka source began. (Spark: OffsetSeqLog, KafkaSourceInitialOffsetWriter.)
+`offsets/<batch>`: a version line, one JSON line of metadata (batchWatermarkMs), then one line per source, "-" while
+it has no offset. `sources/<n>/0`: where a Kafka source began. (Spark: OffsetSeqLog, KafkaSourceInitialOffsetWriter.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Offsets = dict[str, dict[int, int]]
 
 @dataclass(frozen=True)
 class BatchRange:
-    """What one batch reads: [start, end) of each topic partition, and the watermarks in milliseconds since 1970.
+    """The input of one batch: [start, end) of each topic partition, and the watermarks in milliseconds since 1970.
 
-    `watermark_ms` evicts state in this batch; `late_watermark_ms` (that of the batch before, SPARK-42376) is the one
+    `watermark_ms` evicts state in this batch. `late_watermark_ms` (the previous batch's, SPARK-42376) is the threshold
     below which a row of this batch is late.
     """
 
@@ -33,10 +33,10 @@ class BatchRange:
 
     @property
     def offsets(self) -> int:
-        """Return how many offsets the batch takes: at least as many as records.
+        """Return the number of offsets in the batch: an upper bound of its number of records.
 
-        A marker of a transaction, an aborted record and a record that compaction removed take an offset each and are never
-        given to a reader (KIP-98; ADR 0031).
+        Transaction markers, aborted records and compacted records occupy an offset each but are never delivered to a reader
+        (KIP-98; ADR 0031).
         """
         return sum(
             end - self.start.get(topic, {}).get(partition, 0)
@@ -46,9 +46,9 @@ class BatchRange:
 
 
 def read_batch_range(checkpoint: str, batch: int) -> BatchRange:
-    """Return the range of a batch that Spark has planned. Raises HeadraceError if its offset log or the one before is gone."""
+    """Return the range of a planned batch. Raises HeadraceError if its offset log entry or the previous one is missing."""
     entry = _require_entry(checkpoint, batch)
-    # Spark keeps minBatchesToRetain of them, so the one before is there, or the range would silently begin too early.
+    # Spark keeps minBatchesToRetain entries, so the previous one must exist. Without it the range would begin too early.
     before = _require_entry(checkpoint, batch - 1) if batch > 0 else None
     start = initial_offsets(checkpoint)
     if before:
@@ -72,18 +72,18 @@ def initial_offsets(checkpoint: str) -> Offsets:
 
 def _initial(checkpoint: str, source: str) -> Offsets:
     text = storage.read_text(f"{checkpoint}/sources/{source}/0")
-    # a zero byte and a version stand before the JSON
+    # a zero byte and a version precede the JSON
     return _parse(text[text.index("{") :]) if text and "{" in text else {}
 
 
 def newest_batch(checkpoint: str, log: str = "commits") -> int | None:
-    """Return the highest batch id in the `commits` or `offsets` log. Old entries are purged: never count them."""
+    """Return the highest batch id in the `commits` or `offsets` log. Old entries are purged, so never count them."""
     ids = [int(name) for name in storage.list_names(f"{checkpoint}/{log}") if name.isdigit()]
     return max(ids, default=None)
 
 
 def batches(checkpoint: str, log: str) -> list[int]:
-    """Return the batch ids that the `commits` or `offsets` log has, in order."""
+    """Return the batch ids in the `commits` or `offsets` log, in order."""
     return sorted(int(name) for name in storage.list_names(f"{checkpoint}/{log}") if name.isdigit())
 
 
@@ -98,15 +98,15 @@ def commits_entry(checkpoint: str, batch: int) -> str:
 
 
 def read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
-    """Return (watermark in milliseconds, end offsets) of a planned batch, or None where the entry is gone or cut.
+    """Return (watermark in milliseconds, end offsets) of a planned batch, or None if the entry is missing or truncated.
 
-    Raises ValueError or KeyError on one that is neither whole nor cut.
+    Raises ValueError or KeyError if the entry is neither complete nor truncated.
     """
     return _read_entry(checkpoint, batch)
 
 
 def state_partitions(checkpoint: str, batch: int) -> int | None:
-    """Return the number of state partitions that a batch was planned with (frozen at the first one, SPARK-19873)."""
+    """Return the number of state partitions of a planned batch (fixed by the first batch, SPARK-19873)."""
     text = storage.read_text(offsets_entry(checkpoint, batch)) or ""
     lines = text.splitlines()
     conf = json.loads(lines[1]).get("conf", {}) if len(lines) > 1 else {}
@@ -114,23 +114,25 @@ def state_partitions(checkpoint: str, batch: int) -> int | None:
 
 
 def next_watermark_ms(checkpoint: str, batch: int) -> int:
-    """Return the watermark that a committed batch gave to the one after it. Raises HeadraceError on a broken commit."""
+    """Return the watermark that a committed batch passed to the next one. Raises HeadraceError on a broken commit."""
     text = storage.read_text(commits_entry(checkpoint, batch)) or ""
     try:
         return int(json.loads(text.splitlines()[1])["nextBatchWatermarkMs"])
     except (IndexError, KeyError, ValueError) as error:
-        raise HeadraceError(f"{commits_entry(checkpoint, batch)} is missing or cut: take an older snapshot.") from error
+        raise HeadraceError(
+            f"{commits_entry(checkpoint, batch)} is missing or truncated. Use an older snapshot."
+        ) from error
 
 
 def planned_entry(checkpoint: str, batch: int, ends: Offsets, watermark_ms: int) -> str:
-    """Return the text of an offset log entry for `batch`: that of the batch before, with other ends and watermark.
+    """Return the text of an offset log entry for `batch`: the previous entry with other end offsets and watermark.
 
-    Written into the checkpoint, it makes Spark run exactly this batch first. A source that has no offset yet gets one
-    where `sources/<n>/0` tells its topic.
+    Written into the checkpoint, it makes Spark run exactly this batch first. A source without an offset gets one if
+    `sources/<n>/0` names its topic.
     """
     text = storage.read_text(offsets_entry(checkpoint, batch - 1))
     if not text:
-        raise HeadraceError(f"{offsets_entry(checkpoint, batch - 1)} is missing or empty: take an older snapshot.")
+        raise HeadraceError(f"{offsets_entry(checkpoint, batch - 1)} is missing or empty. Use an older snapshot.")
     version, metadata, *sources = text.splitlines()
     lines = []
     for number, line in enumerate(sources):
@@ -149,8 +151,8 @@ def _require_entry(checkpoint: str, batch: int) -> tuple[int, Offsets]:
     entry = _read_entry(checkpoint, batch)
     if entry is None:
         raise HeadraceError(
-            f"{checkpoint}/offsets/{batch} is missing or cut: another driver or a clean-up touched a live checkpoint; "
-            "stop the pipeline and start a new generation."
+            f"{checkpoint}/offsets/{batch} is missing or truncated: another driver or a clean-up modified a checkpoint in use. "
+            "Stop the pipeline and start a new generation."
         )
     return entry
 

@@ -1,4 +1,4 @@
-"""Passwords of any characters: the one place that writes them into a text with a syntax of its own (JAAS, properties, SCRAM)."""
+"""Escapes passwords with any characters for formats with their own syntax (JAAS, Java properties, SCRAM, URLs)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 SCRAM_ITERATIONS = 8192
 
-# Inside quotes Java's StreamTokenizer, by which Kafka reads JAAS text (org.apache.kafka.common.security.JaasConfig), knows
-# these escapes; a line end that is not escaped ends the quoted text.
+# Kafka reads JAAS text with Java's StreamTokenizer (org.apache.kafka.common.security.JaasConfig), which knows these
+# escapes inside quotes; an unescaped line end ends the quoted text.
 _JAAS_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _PROPERTY_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\f": "\\f"})
 
 
 def jaas(module: str, **options: str) -> str:
-    """Return a value of Kafka's `sasl.jaas.config`: one login module, required, with these options.
+    """Return a value for Kafka's `sasl.jaas.config`: one required login module with these options.
 
     `module` is the class below `org.apache.kafka.common.security`, such as `scram.ScramLoginModule`.
     """
@@ -31,7 +31,7 @@ def properties(values: Mapping[str, str]) -> str:
 
 
 def scram_record(user: str, password: str) -> str:
-    """Return what `kafka-storage format --add-scram` takes: the salted password, the same on every controller (KIP-900)."""
+    """Return the argument of `kafka-storage format --add-scram`: the salted password, equal on every controller (KIP-900)."""
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, SCRAM_ITERATIONS)
     texts = {"salt": base64.b64encode(salt).decode(), "saltedpassword": base64.b64encode(salted).decode()}
@@ -40,7 +40,7 @@ def scram_record(user: str, password: str) -> str:
 
 
 def postgres_url(user: str, password: str, place: str) -> str:
-    """Return SQLAlchemy's address of a PostgreSQL database. `place` is `host:port/database`."""
+    """Return the SQLAlchemy URL of a PostgreSQL database. `place` is `host:port/database`."""
     return f"postgresql+psycopg2://{quote(user, safe='')}:{quote(password, safe='')}@{place}"
 
 
@@ -52,6 +52,6 @@ def _property(value: str) -> str:
 
 
 def _unicode(char: str) -> str:
-    """Return a character as UTF-16 escapes: the file is read as ISO 8859-1, which has too few."""
+    """Return a character as UTF-16 escapes, because the file is read as ISO 8859-1."""
     units = char.encode("utf-16-be")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

@@ -1,4 +1,4 @@
-"""Schedules of pipeline files: cron with five fields, in UTC."""
+"""Cron schedules in pipeline files: five fields, in UTC."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _PART = re.compile(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?")
 
 
 def cron_problem(text: str) -> str:
-    """Return what is wrong with a schedule, or "". Numbers, `*`, lists, ranges and steps are known; names of days are not."""
+    """Return what is wrong with a schedule, or "". Accepts numbers, `*`, lists, ranges and steps, but no day or month names."""
     fields = text.split()
     if len(fields) != len(_FIELDS):
-        return f"{len(fields)} fields are not five"
+        return f"it needs five fields, not {len(fields)}"
     for field, (name, least, most) in zip(fields, _FIELDS, strict=True):
         for part in field.split(","):
-            found = _PART.fullmatch(part)
-            numbers = [int(number) for number in found.groups()[:2] if number] if found else []
-            if not found or numbers != sorted(numbers) or not all(least <= number <= most for number in numbers):
-                return f"{part[:20]!r} is not possible as {name} ({least} to {most})"
-            if found[3] and not int(found[3]):
+            match = _PART.fullmatch(part)
+            numbers = [int(number) for number in match.groups()[:2] if number] if match else []
+            if not match or numbers != sorted(numbers) or not all(least <= number <= most for number in numbers):
+                return f"{part[:20]!r} is not valid as {name} ({least} to {most})"
+            if match[3] and not int(match[3]):
                 return f"the step of {part[:20]!r} is 0"
     return ""

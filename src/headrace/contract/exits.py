@@ -1,4 +1,4 @@
-"""How a driver ended, as an exit code. The supervisor decides by it: restart, look for a twin, or stop."""
+"""Exit codes of a driver. The supervisor decides by them: restart, look for a second driver, or stop."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit codes of a driver."""
 
-    FINISHED = 0  # told to stop, and every query ended between two batches
-    CUT_OFF = 10  # told to stop, but a batch ran past the grace time and was broken off: it will be replayed
-    TRANSIENT = 20  # a query ended by a fault of a system outside: start again
+    FINISHED = 0  # stopped on request, and every query ended between two batches
+    CUT_OFF = 10  # stopped on request, but a batch exceeded the grace period and was aborted: it will be replayed
+    TRANSIENT = 20  # a query failed because of an external system: restart
     DUPLICATE_WRITER = 21  # another driver writes the same checkpoint: find it before any restart
-    DAMAGED = 22  # checkpoint, state or Kafka's log is damaged or gone: a restart cannot mend it
-    REFUSED = 23  # the start was refused: unsafe plan change, no direct join, bad contract
-    LOCKED = 24  # another driver of this pipeline lives on this machine
-    OUT_OF_MEMORY = 25  # Java heap, direct memory, a collector that does nothing else, or the kernel's OOM kill
-    DISK_FULL = 26  # a file could not be written for want of space
-    WORKER_LOST = 27  # a Python worker ended in the middle of a task
-    STORE_AWAY = (
-        28  # Kafka or Cassandra does not answer: a start costs nothing of the budget, and is tried until it does
-    )
+    DAMAGED = 22  # the checkpoint, the state or Kafka's log is damaged or missing: a restart cannot repair it
+    REFUSED = 23  # the start was refused: unsafe plan change, no direct join, invalid contract
+    LOCKED = 24  # another driver of this pipeline runs on this machine
+    OUT_OF_MEMORY = 25  # Java heap, direct memory, garbage collection overhead, or the kernel's OOM killer
+    DISK_FULL = 26  # a file could not be written for lack of space
+    WORKER_LOST = 27  # a Python worker exited in the middle of a task
+    STORE_AWAY = 28  # Kafka or Cassandra does not answer: starts are retried without using the restart budget
 
 
 HELPS = {
-    Exit.OUT_OF_MEMORY: "raise driver.memory, or lower driver.max_offsets_per_trigger, in the pipeline's file",
-    Exit.DISK_FULL: "make room on the disk of the storage root and of the drivers' scratch files (`headrace checkpoint prune`)",
+    Exit.OUT_OF_MEMORY: "raise driver.memory, or lower driver.max_offsets_per_trigger, in the pipeline file",
+    Exit.DISK_FULL: "free space on the disk of the storage root and of the drivers' scratch files (`headrace checkpoint prune`)",
     Exit.WORKER_LOST: (
-        "the driver's log says what ended it; if nothing does it was memory: lower driver.max_offsets_per_trigger in the "
-        "pipeline's file, or give the machine or pod more"
+        "the driver's log shows what ended it; if it shows nothing the cause was memory: lower driver.max_offsets_per_trigger "
+        "in the pipeline file, or give the machine or pod more memory"
     ),
 }
-"""What leads on where the same batch would end the next driver in the same way."""
+"""The remedy for exits that the same batch would cause again in the next driver."""
 
 
 TOLD_TO_STOP = "the driver was told to stop before this batch began"
-"""What a batch raises that comes to the closed gate: a consequence of another query's end, never its cause."""
+"""Raised by a batch that meets the closed gate: a consequence of another query's end, never its cause."""

@@ -1,7 +1,7 @@
-"""The plan fingerprint: what a query's checkpoint was made with. A start with an unsafe change is refused.
+"""The plan fingerprint: the plan that a query's checkpoint was made with. A start with an unsafe change is refused.
 
-What may change on a checkpoint and what may not is Spark's rule (Structured Streaming guide, "Recovery semantics after
-changes in a streaming query"). Only what may NOT change is in here: no trigger, no rate limit, no watermark delay.
+Spark defines what may change on a checkpoint (Structured Streaming guide, "Recovery semantics after changes in a
+streaming query"). The fingerprint holds only what may NOT change: no trigger, no rate limit, no watermark delay.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ADDED_LATER = frozenset({"state_inputs"})
 
 
 def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
-    """Return what the file says of a declared query's state, as plain JSON values.
+    """Return what the file declares about a query's state, as plain JSON values.
 
     Keys: sources (topic -> column types, event time), watermarked, mode, aggregate, join, dimensions, columns,
-    state_partitions (stateful queries only: SPARK-19873 freezes them in the checkpoint), state_store (where it is rocksdb:
-    Spark freezes it as well, and an earlier Headrace, which knows the memory store alone, must refuse such a checkpoint).
+    state_partitions (stateful queries only: SPARK-19873 fixes them in the checkpoint), state_store (only for rocksdb:
+    Spark fixes it as well, and older releases, which know only the memory store, must refuse such a checkpoint).
     """
     spec = pipeline.queries[query]
     stateful = spec.aggregate is not None or spec.join is not None
@@ -45,7 +45,7 @@ def _source(source: Source) -> dict[str, Any]:
 
 
 def _read(name: str, column: SourceColumn) -> str:
-    """Return what a column is made of: its type, and the path of its field where that is not its name."""
+    """Return a column's definition: its type, and the path of its field if that differs from its name."""
     path = column.path(name)
     return column.type if path == (name,) else f"{column.type} from {json.dumps(path, ensure_ascii=False)}"
 
@@ -69,21 +69,21 @@ def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:
 
 
 def archive_declared(topic: str) -> dict[str, Any]:
-    """Return the fingerprint of an archive query: raw records, so its topic is all that counts."""
+    """Return the fingerprint of an archive query: it stores raw records, so only its topic matters."""
     return {"archive": topic}
 
 
 def added_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return by topic the columns of its source that `old`, a checkpoint's, does not have."""
-    there, now = old.get("sources", {}), new.get("sources", {})
-    found = {
-        topic: now[topic]["columns"].keys() - there[topic]["columns"].keys() for topic in now.keys() & there.keys()
+    """Return topic -> columns of its source that `old`, a checkpoint's fingerprint, lacks."""
+    before, now = old.get("sources", {}), new.get("sources", {})
+    added = {
+        topic: now[topic]["columns"].keys() - before[topic]["columns"].keys() for topic in now.keys() & before.keys()
     }
-    return {topic: columns for topic, columns in found.items() if columns}
+    return {topic: columns for topic, columns in added.items() if columns}
 
 
 def without(new: Mapping[str, Any], unused: Mapping[str, Collection[str]]) -> dict[str, Any]:
-    """Return a fingerprint without columns (by topic) that no query reads: a checkpoint holds nothing of them."""
+    """Return a fingerprint without the given columns (by topic), which no query reads: the checkpoint holds nothing of them."""
     sources = {
         topic: source | {"columns": {n: c for n, c in source["columns"].items() if n not in unused.get(topic, ())}}
         for topic, source in new["sources"].items()
@@ -94,7 +94,7 @@ def without(new: Mapping[str, Any], unused: Mapping[str, Collection[str]]) -> di
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return one phrase for each value that differs, with its dotted key; empty if a start is safe.
 
-    What an earlier Headrace did not write down cannot be compared: a checkpoint of its is not refused for that.
+    Keys that an older release did not record cannot be compared and never cause a refusal.
     """
     known = {key: value for key, value in new.items() if key in old or key not in _ADDED_LATER}
     return sorted(_differences("", old, known))
@@ -102,16 +102,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _differences(key: str, old: Any, new: Any) -> list[str]:  # noqa: ANN401 - JSON values
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        phrases = []
         for name in {*old, *new}:
             inner = f"{key}.{name}" if key else str(name)
             if name not in old:
-                found.append(f"{inner} was added as {_text(new[name])}")
+                phrases.append(f"{inner} was added as {_text(new[name])}")
             elif name not in new:
-                found.append(f"{inner} was removed, it was {_text(old[name])}")
+                phrases.append(f"{inner} was removed (it was {_text(old[name])})")
             else:
-                found += _differences(inner, old[name], new[name])
-        return found
+                phrases += _differences(inner, old[name], new[name])
+        return phrases
     return [] if old == new else [f"{key} changed from {_text(old)} to {_text(new)}"]
 
 
@@ -120,6 +120,6 @@ def _text(value: Any) -> str:  # noqa: ANN401 - JSON values
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
-    """Return the SHA-256 (hex) of a fingerprint; the order of keys does not count."""
+    """Return the SHA-256 (hex) of a fingerprint, independent of key order."""
     text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

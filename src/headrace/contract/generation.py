@@ -1,7 +1,7 @@
-"""Generations: the lineages of a query's checkpoint. The manifest says what a generation was begun with.
+"""Generations: the successive checkpoints of a query. The manifest records how a generation was begun.
 
-A start on a generation whose plan changed in a way that its state cannot take is refused here, before Spark would run
-into it or, worse, would not (Spark guide, "Recovery Semantics after Changes in a Streaming Query").
+If the plan changed in a way that the state cannot take, the start is refused here, before Spark would fail on it or,
+worse, would not (Spark guide, "Recovery Semantics after Changes in a Streaming Query").
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from headrace.contract.paths import GenerationPaths, generation_paths, query_fil
 from headrace.errors import HeadraceError
 
 MARGIN_MICROS = 1_000_000
-"""Room above the newest batch that is known of a generation: a million batches that nobody wrote down."""
+"""Margin above the newest known batch of a generation: a million unrecorded batches."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation, as its manifest has it. `started_micros` is greater than every writetime of those before it.
+    """One generation, as recorded in its manifest. `started_micros` exceeds every writetime of earlier generations.
 
-    `request` names the start that asked for it: a driver that is restarted asks again and must not begin another one.
-    A generation that operators made has a `reason`, and `by` whom and when (milliseconds since 1970). `lineage` has
-    [generation, last batch taken over] of those it was restored from, oldest first; `starting_ms` is the broker time
-    that a reset begins at (None: the topic's beginning). An empty fingerprint takes the plan of its first driver.
+    `request` identifies the start that asked for it: a restarted driver asks again and must not begin another generation.
+    Generations made by operators have a `reason`, `by` (who) and a time (milliseconds since 1970). `lineage` lists
+    [generation, last batch taken over] of the generations it was restored from, oldest first. `starting_ms` is the broker
+    time at which a reset begins (None: the beginning of the topic). An empty fingerprint is set by the first driver.
     """
 
     pipeline: str
@@ -49,27 +49,27 @@ class Generation:
         return generation_paths(root, self.pipeline, self.query, self.number)
 
 
-_KEYS = {each.name for each in fields(Generation)}
+_KEYS = {field.name for field in fields(Generation)}
 
 
 def current(root: str, pipeline: str, query: str) -> Generation | None:
-    """Return the newest generation that has a manifest, or None where the query never ran."""
+    """Return the newest generation with a manifest, or None if the query never ran."""
     for number in reversed(_numbers(query_folder(root, pipeline, query))):
-        found = read(generation_paths(root, pipeline, query, number).manifest)
-        if found is not None:
-            return found
+        generation = read(generation_paths(root, pipeline, query, number).manifest)
+        if generation is not None:
+            return generation
     return None
 
 
 def all_of(root: str, pipeline: str, query: str) -> list[Generation]:
-    """Return every generation of a query that has a manifest, oldest first."""
+    """Return every generation of a query with a manifest, oldest first."""
     numbers = _numbers(query_folder(root, pipeline, query))
-    found = (read(generation_paths(root, pipeline, query, number).manifest) for number in numbers)
-    return [each for each in found if each is not None]
+    manifests = (read(generation_paths(root, pipeline, query, number).manifest) for number in numbers)
+    return [generation for generation in manifests if generation is not None]
 
 
 def read(manifest: str) -> Generation | None:
-    """Return the generation that a manifest describes, or None where there is no such file. Keys of a newer release are left."""
+    """Return the generation of a manifest, or None if the file does not exist. Ignores keys of newer releases."""
     values = storage.read_json(manifest)
     if values is None:
         return None
@@ -78,61 +78,61 @@ def read(manifest: str) -> Generation | None:
 
 
 def write(root: str, generation: Generation) -> None:
-    """Write a generation's manifest in one piece: from then on it is the one that runs, if its number is the highest."""
-    own = generation.paths(root)
-    storage.write_json(own.manifest, asdict(generation))
-    trees.remove_file(own.draft)
+    """Write a generation's manifest atomically. From then on it is the current one if its number is the highest."""
+    paths = generation.paths(root)
+    storage.write_json(paths.manifest, asdict(generation))
+    trees.remove_file(paths.draft)
 
 
 def lost(root: str, pipeline: str, query: str) -> list[int]:
-    """Return the generations above the current one that have a ledger or a checkpoint, but no manifest any more.
+    """Return the generations above the current one that have a ledger or a checkpoint, but have lost their manifest.
 
-    Their rows are in the sinks with greater writetimes than those of the generation before, which must not go on.
-    A folder of a restore or a rebuild that is under way, or was broken off, has a draft and never ran.
+    Their rows are in the sinks with higher writetimes than those of the current generation, which must not continue.
+    A folder of a restore or rebuild that is in progress, or was aborted, has a draft and never ran.
     """
     now = current(root, pipeline, query)
     above = [n for n in _numbers(query_folder(root, pipeline, query)) if now is None or n > now.number]
     return [number for number in above if _has_run(generation_paths(root, pipeline, query, number))]
 
 
-def _has_run(own: GenerationPaths) -> bool:
-    begun = storage.list_names(own.ledger) or storage.list_names(own.checkpoint)
-    return bool(begun) and storage.read_text(own.manifest) is None and storage.read_text(own.draft) is None
+def _has_run(paths: GenerationPaths) -> bool:
+    begun = storage.list_names(paths.ledger) or storage.list_names(paths.checkpoint)
+    return bool(begun) and storage.read_text(paths.manifest) is None and storage.read_text(paths.draft) is None
 
 
 def next_number(root: str, pipeline: str, query: str) -> int:
-    """Return a number that no folder of the query has: neither a checkpoint that was begun, nor output files.
+    """Return a number that no folder of the query has, neither for a checkpoint nor for output files.
 
-    A generation that found the output of another would take it for its own batches and write nothing.
+    A generation that finds another's output would take it for its own batches and write nothing.
     """
     folders = (query_folder(root, pipeline, query), query_files(root, pipeline, query))
     return max((number for folder in folders for number in _numbers(folder)), default=0) + 1
 
 
 def next_start_micros(root: str, pipeline: str, query: str) -> int:
-    """Return the start of a new generation: now, but above every writetime of those before it, whatever the clock says.
+    """Return the start of a new generation: now, but above every earlier writetime, whatever the clock says.
 
-    A batch's writetime is its generation's start and its number (ADR 0006), so a start that is only greater than the
-    start before loses against the batches that came after that.
+    A batch's writetime is the start of its generation plus its number (ADR 0006). A start that merely exceeds the previous
+    start would lose against the batches written since.
     """
     high = 0
     for number in _numbers(query_folder(root, pipeline, query)):
-        own = generation_paths(root, pipeline, query, number)
-        found = read(own.manifest)
-        if found is not None:
-            high = max(high, found.started_micros + _newest_batch(own))
+        paths = generation_paths(root, pipeline, query, number)
+        generation = read(paths.manifest)
+        if generation is not None:
+            high = max(high, generation.started_micros + _newest_batch(paths))
         elif _has_run(
-            own
-        ):  # its start is lost with its manifest: it was above what was before, and about its first batch
-            newest = ledger.newest(own.ledger)
-            high = max(high + MARGIN_MICROS, newest["written_ms"] * 1000 if newest else 0) + _newest_batch(own)
+            paths
+        ):  # its start is lost with its manifest: it was above all earlier ones, and close to its first batch
+            newest = ledger.newest(paths.ledger)
+            high = max(high + MARGIN_MICROS, newest["written_ms"] * 1000 if newest else 0) + _newest_batch(paths)
     now = time.time_ns() // 1000
     return max(now, high + MARGIN_MICROS) if high else now
 
 
-def _newest_batch(own: GenerationPaths) -> int:
-    """Return the newest batch that may have written rows: one that is planned, or that only the ledger still has."""
-    return max(checkpoint.newest_batch(own.checkpoint, "offsets") or 0, ledger.newest_batch(own.ledger) or 0)
+def _newest_batch(paths: GenerationPaths) -> int:
+    """Return the newest batch that may have written rows: a planned one, or one that only the ledger still has."""
+    return max(checkpoint.newest_batch(paths.checkpoint, "offsets") or 0, ledger.newest_batch(paths.ledger) or 0)
 
 
 def _numbers(folder: str) -> list[int]:
@@ -140,26 +140,27 @@ def _numbers(folder: str) -> list[int]:
 
 
 def manifest_gone(root: str, pipeline: str, query: str, number: int) -> str:
-    """Return the sentence about a generation whose manifest is lost, with the commands that go on from it."""
+    """Return the error message about a generation that lost its manifest, with the commands to recover."""
     name = names.query_name(pipeline, query)
     again = "" if snapshot.listed(root, pipeline, query) else " --reset"
     return (
-        f"{generation_paths(root, pipeline, query, number).manifest} is gone (MANIFEST_GONE): an earlier generation would go "
-        f"on, and its rows lose against those of generation {number}; see docs/runbooks/CheckpointLogDamaged.md, usually: "
-        f"headrace stream stop {pipeline}; headrace checkpoint restore {name}{again} --act; headrace stream start {pipeline}"
+        f"{generation_paths(root, pipeline, query, number).manifest} is missing (MANIFEST_GONE). An earlier generation would "
+        f"continue, and its rows would lose against those of generation {number}. See docs/runbooks/CheckpointLogDamaged.md, "
+        f"usually: headrace stream stop {pipeline}; headrace checkpoint restore {name}{again} --act; "
+        f"headrace stream start {pipeline}"
     )
 
 
 def begun_by(root: str, pipeline: str, query: str, request: str) -> bool:
-    """Return whether a start has begun a generation of the query already."""
-    return bool(request) and any(each.request == request for each in all_of(root, pipeline, query))
+    """Return whether a start has already begun a generation of the query."""
+    return bool(request) and any(generation.request == request for generation in all_of(root, pipeline, query))
 
 
 def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: str = "") -> Generation:
-    """Begin the next generation: write its manifest and return it. Nothing of an earlier one is touched.
+    """Begin the next generation: write its manifest and return it. Earlier generations stay untouched.
 
-    The same request twice (a restart by the supervisor, a pod that was moved) goes on with the one that it began,
-    or with what an operator has made of it since.
+    If the same request comes twice (a restart by the supervisor, a rescheduled pod), continue with the generation that it
+    began, or with what an operator has made of it since.
     """
     before = current(root, pipeline, query)
     if before and begun_by(root, pipeline, query, request):
@@ -179,7 +180,7 @@ def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: s
 def resume_or_begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) -> Generation:
     """Return the generation to run.
 
-    Raises HeadraceError: REFUSED if the running one cannot take the new plan, DAMAGED if it has lost its manifest.
+    Raises HeadraceError: REFUSED if the current one cannot take the new plan, DAMAGED if it has lost its manifest.
     """
     gone = lost(root, pipeline, query)
     if gone:
@@ -196,7 +197,7 @@ def resume_or_begin(root: str, pipeline: str, query: str, plan: dict[str, Any]) 
     changes = fingerprint.differences(generation.fingerprint, plan)
     if changes:
         raise HeadraceError(
-            f"{pipeline}.{query} cannot go on from generation {generation.number}: {'; '.join(changes)}. "
+            f"{pipeline}.{query} cannot continue from generation {generation.number}: {'; '.join(changes)}. "
             f"Undo the change, or begin a new generation: headrace stream start {pipeline} --new-generation {query} --rows keep",
             exit_code=Exit.REFUSED,
         )

@@ -1,4 +1,4 @@
-"""Topics and access rules that follow from a pipeline file."""
+"""Topics and access rules derived from a pipeline file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 from headrace.contract.model import KafkaSink, Pipeline
 from headrace.contract.names import dead_letter_topic, group_prefix, principal
 
-# Largest record batch that a source topic takes, in bytes: Kafka's own default, 1 MiB and the batch's overhead.
+# Largest record batch of a source topic, in bytes: Kafka's default, 1 MiB plus the batch's overhead.
 SOURCE_RECORD_BYTES = 1_048_588
-# What we write ourselves may carry a whole source record and headers beside it; also the producer's max.request.size.
+# Records we write may carry an entire source record plus headers; also the producer's max.request.size.
 WRITTEN_RECORD_BYTES = 4 * 1_048_576
 DEAD_LETTER_RETENTION = timedelta(days=30)
 PARTITIONS = "partitions"
@@ -20,9 +20,9 @@ PARTITIONS = "partitions"
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it must be. `config` holds Kafka's own keys and values as text.
+    """A declared topic. `config` maps Kafka setting names to text values.
 
-    `keyed`: readers rely on the records of one key being in one partition.
+    `keyed`: readers rely on all records of one key being in one partition.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Topic:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting (or the number of partitions) that a topic has and should not have. `now` is None where Kafka names none.
+    """A topic setting (or the partition count) that differs from the declaration. `now` is None if Kafka reports no value.
 
-    `risk` says what may be lost by changing it. `refusal` says why it cannot be changed, and the remedy; it follows the
+    `risk` says what the change may lose. `refusal` says why the change is impossible, and the remedy; it follows the
     topic's name in a sentence.
     """
 
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Acl:
-    """One ALLOW rule, from any host."""
+    """One ALLOW rule, valid from any host."""
 
     principal: str
     resource: Literal["topic", "group"]
@@ -61,7 +61,7 @@ class Acl:
 
 
 def sink_topics(pipeline: Pipeline) -> dict[str, KafkaSink]:
-    """Return the topics that the declared queries write, with the sink that declares each."""
+    """Return topic -> the sink that declares it, for all topics that the declared queries write."""
     return {
         sink.topic: sink for query in pipeline.queries.values() for sink in query.sinks if isinstance(sink, KafkaSink)
     }
@@ -70,12 +70,12 @@ def sink_topics(pipeline: Pipeline) -> dict[str, KafkaSink]:
 def topics(pipeline: Pipeline, replication_factor: int = 1) -> list[Topic]:
     """Return every topic of a pipeline: sources, their dead-letter topics, sinks; sorted by name.
 
-    `replication_factor` sets `min.insync.replicas` (one replica may be away); the number of replicas itself is given
-    to Kafka by whoever creates the topic.
+    `replication_factor` determines `min.insync.replicas` (one replica may be down). The number of replicas itself is passed
+    to Kafka by the code that creates the topic.
     """
     wanted = []
     for name, source in pipeline.sources.items():
-        # What another pipeline writes is as its writer wants it, whoever makes it first (ADR 28).
+        # A topic that another pipeline writes is declared by its writer, whoever creates it first (ADR 28).
         largest = WRITTEN_RECORD_BYTES if name in pipeline.handed_on else SOURCE_RECORD_BYTES
         wanted.append(_topic(name, source.partitions, source.retention, largest, replication_factor))
         kept = max(source.retention, DEAD_LETTER_RETENTION)
@@ -90,53 +90,53 @@ def topics(pipeline: Pipeline, replication_factor: int = 1) -> list[Topic]:
 def _topic(name: str, partitions: int, retention: timedelta, record_bytes: int, replication_factor: int) -> Topic:
     config = {
         "cleanup.policy": "delete",
-        # Producers choose the codec; the broker does not compress a second time.
+        # Producers choose the codec; the broker does not recompress.
         "compression.type": "producer",
         "max.message.bytes": str(record_bytes),
-        # The skew rule compares event time with the broker's clock, which no producer can set.
+        # The skew rule compares the event time with the broker's clock, which no producer can set.
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(max(1, replication_factor - 1)),
         "retention.ms": str(retention // timedelta(milliseconds=1)),
-        # A replica that misses acknowledged records never leads.
+        # A replica that misses acknowledged records never becomes leader.
         "unclean.leader.election.enable": "false",
     }
     return Topic(name, partitions, config)
 
 
 def differences(topic: Topic, config: Mapping[str, str], partitions: int, copies: int) -> list[Difference]:
-    """Return what to change at a topic with these settings, partitions and copies of each, so that it is as it must be."""
-    found = []
+    """Return the changes that bring a topic with these settings, partitions and replicas to its declared state."""
+    changes = []
     if partitions > topic.partitions:
         refusal = (
-            f"has {partitions} partitions but {topic.partitions} are wanted: Kafka cannot take partitions away; write "
+            f"has {partitions} partitions but {topic.partitions} are declared. Kafka cannot remove partitions: write "
             f"{partitions} in the pipeline file, or use a new topic."
         )
-        found.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), refusal=refusal))
+        changes.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), refusal=refusal))
     if partitions < topic.partitions:
         risk = (
-            "sends keys to other partitions: the order of a key's records is lost at that point" if topic.keyed else ""
+            "maps keys to other partitions: the order of a key's records is lost at that point" if topic.keyed else ""
         )
-        found.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), risk))
+        changes.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), risk))
     for name, wanted in topic.config.items():
         now = config.get(name)
         if now != wanted:
-            found.append(Difference(name, now, wanted, _risk(name, now, wanted), _refusal(name, wanted, copies)))
-    return found
+            changes.append(Difference(name, now, wanted, _risk(name, now, wanted), _refusal(name, wanted, copies)))
+    return changes
 
 
 def _risk(setting: str, now: str | None, wanted: str) -> str:
     if now is None:
         return ""
     if setting == "cleanup.policy" and "delete" not in now:
-        return "deletes records that are older than the retention, the newest of a key too"
+        return "deletes records older than the retention, including the newest of a key"
     if setting == "retention.ms" and (int(now) < 0 or int(now) > int(wanted)):
         return "deletes older records"
     if setting == "message.timestamp.type":
-        return "replaces the producers' times by the broker's from now on"
+        return "replaces the producers' timestamps with the broker's from now on"
     if setting == "max.message.bytes" and int(now) > int(wanted):
         return "refuses larger records from now on"
     if setting == "min.insync.replicas" and int(now) > int(wanted):
-        return "acknowledges records with fewer copies"
+        return "acknowledges records with fewer replicas"
     return ""
 
 
@@ -144,16 +144,16 @@ def _refusal(setting: str, wanted: str, copies: int) -> str:
     if setting != "min.insync.replicas" or int(wanted) <= copies:
         return ""
     return (
-        f"has partitions with {copies} replica(s), and min.insync.replicas={wanted} would refuse every record: give "
-        "them more replicas with Kafka's kafka-reassign-partitions."
+        f"has partitions with {copies} replica(s), and min.insync.replicas={wanted} would refuse every record. Add "
+        "replicas with Kafka's kafka-reassign-partitions."
     )
 
 
 def acls(pipeline: Pipeline) -> list[Acl]:
-    """Return the least rights of a pipeline's driver: read its sources, write its sinks and dead letters.
+    """Return the minimal rights of a pipeline's driver: read its sources, write its sinks and dead letters.
 
-    The group prefix covers both the groups of Spark's readers (`groupIdPrefix`) and those that show progress.
-    An idempotent producer needs no right of its own since Kafka 3.0 (KIP-679).
+    The group prefix covers the groups of Spark's readers (`groupIdPrefix`) and those that show progress.
+    An idempotent producer needs no extra right since Kafka 3.0 (KIP-679).
     """
     return list(_acls(pipeline))
 
@@ -169,7 +169,7 @@ def _acls(pipeline: Pipeline) -> Iterator[Acl]:
 
 
 def producer_acls(user: str, topics: Iterable[str]) -> list[Acl]:
-    """Return the least rights of a client that writes these topics and reads none."""
+    """Return the minimal rights of a client that writes these topics and reads none."""
     return [acl for topic in sorted(topics) for acl in _writing(f"User:{user}", topic)]
 
 

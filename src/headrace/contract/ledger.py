@@ -1,10 +1,11 @@
-"""The ledger: one record a batch, kept when Spark has long forgotten it (minBatchesToRetain).
+"""The ledger: one record per batch, kept long after Spark has purged its own (minBatchesToRetain).
 
-It says which batch took an offset and which watermark that batch had, which is all that the batch layer needs to know
-which rows Spark dropped as late. Written after the sinks and before Spark's own commit; a replay writes the same again.
+It records which batch read an offset and which watermark that batch had. The batch layer needs exactly that to know
+which rows Spark dropped as late. It is written after the sinks and before Spark's commit; a replay writes it again.
 
-A record is a file `<batch>.json`. Upkeep gathers many into one segment `<first>-<last>.ndjson`: written in one piece
-first, so that a reader meets a batch in its file, in the segment, or for a moment in both, and then takes the segment.
+A record is a file `<batch>.json`. Compaction merges many into one segment `<first>-<last>.ndjson`, which is written
+atomically before the files are removed. So a reader finds a batch in its file, in the segment, or for a moment in
+both, and then reads the segment.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from headrace.contract.checkpoint import BatchRange, Offsets
 
 _RECORD = re.compile(r"^(\d{10,})\.json$")
 _SEGMENT = re.compile(r"^(\d{10,})-(\d{10,})\.ndjson$")
-_TRIES = 20  # a reader may meet upkeep between two listings, but not this often
+_TRIES = 20  # a reader may run into compaction between two listings, but not this often
 
 
 class Record(TypedDict):
     """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end).
 
-    `rows_in` is how many records Kafka gave of these offsets: fewer, where some hold none (ADR 0031).
+    `rows_in` is the number of records that Kafka delivered for these offsets: fewer, if some hold none (ADR 0031).
     """
 
     query: str
@@ -50,7 +51,7 @@ def make_record(
     written_ms: int,
     rows_in: int | None = None,
 ) -> Record:
-    """Return the ledger's record of a batch whose rows are in the sinks; `rows_in` None: every offset held a record."""
+    """Return the record of a batch whose rows are in the sinks; `rows_in` None means that every offset held a record."""
     return Record(
         query=query,
         generation=generation,
@@ -69,46 +70,46 @@ def make_record(
 
 
 def offsets_taken(record: Record) -> int:
-    """Return how many offsets a batch took."""
+    """Return the number of offsets in a batch."""
     return sum(end - start for parts in record["offsets"].values() for start, end in parts.values())
 
 
 def ends(record: Record) -> Offsets:
-    """Return topic -> partition -> end of what a batch took."""
+    """Return topic -> partition -> end offset of a batch."""
     return {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}
 
 
 def write(folder: str, record: Record) -> None:
-    """Write one record in one piece, over an equal one if the batch is a replay."""
+    """Write one record atomically; a replayed batch overwrites its equal record."""
     storage.write_json(f"{folder}/{record_name(record['batch'])}", record)
 
 
 def read(folder: str, first: int = 0) -> list[Record]:
-    """Return the records of a generation from batch `first` on, in batch order. See `stream` for a long ledger."""
+    """Return the records of a generation from batch `first`, in batch order. Use `stream` for a long ledger."""
     return list(stream(folder, first))
 
 
 def stream(folder: str, first: int = 0) -> Iterator[Record]:
-    """Yield the records from batch `first` on, in batch order, one segment in memory at a time.
+    """Yield the records from batch `first`, in batch order, with one segment in memory at a time.
 
-    Safe while a driver writes and upkeep gathers: where a file went away it is listed again, from the batch that was
-    yielded last. Segments that end before `first` are not read.
+    Safe while a driver writes and compaction runs: if a file disappears, the folder is listed again and reading continues
+    after the last yielded batch. Segments that end before `first` are not read.
     """
     for _ in range(_TRIES):
-        whole = True
+        complete = True
         for record in _stream_once(folder, first):
             if record is None:
-                whole = False
+                complete = False
                 break
             first = record["batch"] + 1
             yield record
-        if whole:
+        if complete:
             return
-    raise OSError(f"{folder} changes faster than it can be read: look for a second clean-up.")
+    raise OSError(f"{folder} changes faster than it can be read. Look for a second clean-up process.")
 
 
 def _stream_once(folder: str, first: int) -> Iterator[Record | None]:
-    """Yield records in batch order, then None where a file went away: upkeep has gathered it meanwhile."""
+    """Yield records in batch order, then None if a file disappeared because compaction merged it."""
     for _, high, name in _pieces(storage.list_names(folder)):
         if high < first:
             continue
@@ -123,7 +124,7 @@ def _stream_once(folder: str, first: int) -> Iterator[Record | None]:
 
 
 def _records(path: str) -> Iterable[Record] | None:
-    """Return the records of one file, or None where it is gone. Raises HeadraceError or ValueError on a broken one."""
+    """Return the records of one file, or None if it is gone. Raises HeadraceError or ValueError if it is broken."""
     if path.endswith(".json"):
         single: Any = storage.read_json(path)
         return None if single is None else [single]
@@ -132,51 +133,51 @@ def _records(path: str) -> Iterable[Record] | None:
 
 
 def _pieces(names: Iterable[str]) -> list[tuple[int, int, str]]:
-    """Return (first, last, name) of each file, in batch order; a wider segment stands before what it covers."""
-    found = [(*bounds(name), name) for name in segments(names)]
-    found += [(batch, batch, record_name(batch)) for batch in singles(names)]
-    return sorted(found, key=lambda piece: (piece[0], -piece[1], piece[2].endswith(".json")))
+    """Return (first, last, name) of each file, in batch order; a wider segment precedes what it covers."""
+    pieces = [(*bounds(name), name) for name in segments(names)]
+    pieces += [(batch, batch, record_name(batch)) for batch in singles(names)]
+    return sorted(pieces, key=lambda piece: (piece[0], -piece[1], piece[2].endswith(".json")))
 
 
 def record(folder: str, batch: int) -> Record | None:
-    """Return one batch's record, or None where the ledger has none."""
+    """Return one batch's record, or None if the ledger has none."""
     single: Any = storage.read_json(f"{folder}/{record_name(batch)}")
     if single is not None:
-        found: Record = single
-        return found
+        entry: Record = single
+        return entry
     inside = [name for name in segments(storage.list_names(folder)) if _covers(name, batch)]
     for name in inside:
-        for each in map(json.loads, (storage.read_text(f"{folder}/{name}") or "").splitlines()):
-            if each["batch"] == batch:
-                gathered: Record = each
-                return gathered
+        for candidate in map(json.loads, (storage.read_text(f"{folder}/{name}") or "").splitlines()):
+            if candidate["batch"] == batch:
+                compacted: Record = candidate
+                return compacted
     return None
 
 
 def runs(folder: str) -> list[range]:
-    """Return the batches that the ledger has as ranges without a gap, in order, without reading the records."""
-    found: list[range] = []
+    """Return the batches in the ledger as contiguous ranges, in order, without reading the records."""
+    ranges: list[range] = []
     for first, last, _ in _pieces(storage.list_names(folder)):
-        if found and first <= found[-1].stop:
-            found[-1] = range(found[-1].start, max(found[-1].stop, last + 1))
+        if ranges and first <= ranges[-1].stop:
+            ranges[-1] = range(ranges[-1].start, max(ranges[-1].stop, last + 1))
         else:
-            found.append(range(first, last + 1))
-    return found
+            ranges.append(range(first, last + 1))
+    return ranges
 
 
 def batches(folder: str) -> list[int]:
-    """Return the batches that the ledger has, in order: for a short ledger, `runs` for any."""
+    """Return the batches in the ledger, in order. For short ledgers; use `runs` for any length."""
     return [batch for run in runs(folder) for batch in run]
 
 
 def newest_batch(folder: str) -> int | None:
-    """Return the newest batch of the ledger, or None where it is empty."""
-    found = runs(folder)
-    return found[-1].stop - 1 if found else None
+    """Return the newest batch in the ledger, or None if it is empty."""
+    ranges = runs(folder)
+    return ranges[-1].stop - 1 if ranges else None
 
 
 def newest(folder: str) -> Record | None:
-    """Return the newest record, or None where the ledger is empty."""
+    """Return the newest record, or None if the ledger is empty."""
     batch = newest_batch(folder)
     return None if batch is None else record(folder, batch)
 
@@ -192,21 +193,21 @@ def segments(names: Iterable[str]) -> list[str]:
 
 
 def bounds(segment: str) -> tuple[int, int]:
-    """Return the first and the last batch of a segment, which has all between them."""
+    """Return the first and the last batch of a segment, which holds all batches between them."""
     match = _SEGMENT.match(segment)
     assert match, segment
     return int(match[1]), int(match[2])
 
 
 def record_name(batch: int) -> str:
-    """Return the name of a batch's own file."""
+    """Return the file name of a single batch's record."""
     return f"{batch:010d}.json"
 
 
 def write_segment(folder: str, records: Sequence[Record]) -> str:
-    """Write records of batches without a gap as one segment, in one piece; return its name."""
+    """Write records of consecutive batches as one segment, atomically; return its name."""
     numbers = [record["batch"] for record in records]
-    assert numbers == list(range(numbers[0], numbers[-1] + 1)), "a segment has no gap"
+    assert numbers == list(range(numbers[0], numbers[-1] + 1)), "a segment has no gaps"
     name = f"{numbers[0]:010d}-{numbers[-1]:010d}.ndjson"
     text = "".join(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n" for record in records)
     storage.write_text(f"{folder}/{name}", text)

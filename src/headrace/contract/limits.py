@@ -1,7 +1,7 @@
-"""What the sinks can hold: each limit once, with the source of its rule. docs/reference/limits.md says it for people.
+"""Limits of the sinks: each defined once, with its source. docs/reference/limits.md documents them.
 
-A row beyond a limit is a dead letter (`streaming.refusals`). The numbers hold for every installation alike, so a row
-that one takes is a row that all take.
+A row that exceeds a limit is a dead letter (`streaming.refusals`). The numbers are the same for every installation, so
+a row is either accepted by all or by none.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
 
 CASSANDRA_KEY_BYTES = 65_535
-"""Bytes of a partition key, and of all clustering columns together: Cassandra writes their length in 16 bits
+"""Bytes of a partition key, and of all clustering columns together: Cassandra stores their length in 16 bits
 (FBUtilities.MAX_UNSIGNED_SHORT, in Validation.validateKey and Clustering.validate)."""
 
 CASSANDRA_KEY_PART_BYTES = 3
-"""What Cassandra adds to each column of a partition key of several columns (CompositeType: two bytes of length, one
-that ends it)."""
+"""Bytes that Cassandra adds to each column of a composite partition key (CompositeType: two bytes of length, one
+terminator)."""
 
 CASSANDRA_ROW_BYTES = 4 * 1_048_576 - 131_072
-"""Bytes of a row. Cassandra refuses a mutation of more than half a segment of its commit log (`max_mutation_size`);
-our smallest segment has 8 MiB (`headrace up`). The rest is left to the key's and the cells' own overhead."""
+"""Bytes of a row. Cassandra refuses a mutation larger than half a commit log segment (`max_mutation_size`); our smallest
+segment is 8 MiB (`headrace up`). The remainder is reserved for the overhead of the key and the cells."""
 
 CASSANDRA_CELL_BYTES = 32
-"""What a cell costs beside its value, at most: its name's place, its write time, its ttl, its length."""
+"""Maximum overhead of a cell: column index, write time, ttl, length."""
 
 KAFKA_RECORD_BYTES = WRITTEN_RECORD_BYTES - 4_096
 """Bytes of key, value and identity of a record that we write. The producer refuses more than `max.request.size`, before
-compression (KAFKA-4169); the rest is left to our headers and the record's overhead."""
+compression (KAFKA-4169); the remainder is reserved for our headers and the record's overhead."""
 
 FIRST_YEAR, LAST_YEAR = 1, 9999
-"""Years of a timestamp or date: what RFC 3339 writes with four digits, and what Python's and Arrow's readers take."""
+"""Years of a timestamp or date: RFC 3339 writes them with four digits, and Python's and Arrow's readers accept them."""
 
 LETTER_KEY_BYTES = 65_536
-"""Bytes of a dead letter's key that are kept where the letter as a whole is too large."""
+"""Bytes of a dead letter's key that are kept if the letter as a whole is too large."""

@@ -1,4 +1,4 @@
-"""Load pipeline files strictly. Every fault is told as file, dotted key, what is wrong, and the remedy."""
+"""Load pipeline files strictly. Every fault is reported as file, dotted key, problem and remedy."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipelin
 from headrace.contract.wording import choices, printable
 from headrace.errors import HeadraceError
 
-Found = TypeVar("Found")
+Entry = TypeVar("Entry")
 
 _SINKS: dict[str, type[BaseModel]] = {"cassandra": CassandraSink, "kafka": KafkaSink, "files": FilesSink}
-_NO_NAME = "not a name; a name is lower-case letters, digits and _, begins with a letter, and has 48 at most"
+_NO_NAME = (
+    "not a name; a name has lower-case letters, digits and _, begins with a letter, and has at most 48 characters"
+)
 
 _NAMED_AS = {
-    "sources": "; choose such a name for the source, and write the topic's own name below it as `topic:`",
-    "columns": "; choose such a name for the column, and write the JSON field's own name as `field:`",
+    "sources": "; choose a valid name for the source, and write the topic's real name below it as `topic:`",
+    "columns": "; choose a valid name for the column, and write the JSON field's real name as `field:`",
 }
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that is written twice is a fault, not a silent overwrite."""
+    """Safe YAML loader that rejects duplicate keys instead of silently keeping the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
+        keys: set[Hashable] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _fault_at(key_node, "a key is a list or a mapping; write one word")
+                raise _fault_at(key_node, "a key is a list or a mapping; write a plain string")
             key = self.construct_object(key_node)
-            if key in seen:
+            if key in keys:
                 raise _fault_at(
                     key_node,
-                    f"the key {key!r} is written twice: the second would silently replace the first, and two queries "
-                    "of one name would share a checkpoint; rename or remove one",
+                    f"the key {key!r} appears twice: the second value would silently replace the first, and two queries "
+                    "with one name would share a checkpoint; rename or remove one",
                 )
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -59,34 +61,37 @@ def _fault_at(node: yaml.Node, sentence: str) -> yaml.constructor.ConstructorErr
 def load_pipeline(path: Path) -> Pipeline:
     """Read, check and return one pipeline, its sources named by topic (`Pipeline.by_topic`).
 
-    Raises HeadraceError with one line for each fault of the file.
+    Raises HeadraceError with one line per fault of the file.
     """
     content = _read(path)
     try:
         pipeline = Pipeline.model_validate(content)
     except ValidationError as error:
         raise _refusal(path, (_sentence(fault) for fault in error.errors())) from error
-    found = list(rules.faults(pipeline)) or list(rules_quality.faults(pipeline))
+    problems = list(rules.faults(pipeline)) or list(rules_quality.faults(pipeline))
     if pipeline.name != path.stem:
-        found.insert(0, f"name: {pipeline.name!r} is not the file's name; rename the file to {pipeline.name}.yaml")
-    if found:
-        raise _refusal(path, found)
+        problems.insert(
+            0, f"name: {pipeline.name!r} differs from the file name; rename the file to {pipeline.name}.yaml"
+        )
+    if problems:
+        raise _refusal(path, problems)
     return pipeline.by_topic()
 
 
-def by_name(pipelines: Mapping[str, Found], name: str) -> Found:
-    """Return what has a name. Raises HeadraceError for a name that there is not, with those that there are."""
+def by_name(pipelines: Mapping[str, Entry], name: str) -> Entry:
+    """Return the entry called `name`. Raises HeadraceError, listing the known names, if there is none."""
     if name not in pipelines:
-        raise HeadraceError(f"There is no pipeline {name!r}: there is {', '.join(pipelines)}.")
+        raise HeadraceError(f"Unknown pipeline {name!r}. Known pipelines: {', '.join(pipelines) or 'none'}.")
     return pipelines[name]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder of pipeline files holds: a broken file stops its own pipeline and no other's.
+    """The content of a folder of pipeline files. A broken file affects only its own pipeline.
 
-    `pipelines` are those whose own file loads, `broken` says by name why the others do not. `clashes` has by name why a
-    pipeline that loads must not be started or provisioned beside the others; what runs already goes on.
+    `pipelines` holds those whose file loads, `broken` maps the names of the others to what is wrong. `clashes` maps the
+    name of a pipeline that loads but must not be started or provisioned next to the others to the reason; a driver that
+    already runs continues.
     """
 
     pipelines: Mapping[str, Pipeline]
@@ -94,35 +99,35 @@ class Folder:
     clashes: Mapping[str, str]
 
     def pipeline(self, name: str) -> Pipeline:
-        """Return one pipeline. Raises HeadraceError: what is wrong with its file, or that there is none of this name."""
+        """Return one pipeline. Raises HeadraceError if its file is broken or the name is unknown."""
         if name in self.broken:
             raise HeadraceError(self.broken[name])
         return by_name(self.pipelines, name)
 
     def startable(self, name: str) -> Pipeline:
         """Return one pipeline that may be started and provisioned. Raises HeadraceError, also for a clash."""
-        found = self.pipeline(name)
+        pipeline = self.pipeline(name)
         if name in self.clashes:
             raise HeadraceError(self.clashes[name])
-        return found
+        return pipeline
 
     def faults(self) -> list[str]:
-        """Return everything that is wrong, one sentence a fault, each once."""
-        told = [*self.broken.values(), *self.clashes.values()]
-        return list(dict.fromkeys(line for text in told for line in text.splitlines()))
+        """Return all faults, one sentence each, without duplicates."""
+        texts = [*self.broken.values(), *self.clashes.values()]
+        return list(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
 
 def read_folder(folder: Path) -> Folder:
-    """Return what a folder holds. Raises HeadraceError only where it has no pipeline file at all."""
+    """Return the content of a folder. Raises HeadraceError only if it has no pipeline file at all."""
     paths = pipeline_files(folder)
     if not paths:
-        raise HeadraceError(f"There is no pipeline file (*.yaml) in {folder}: name the folder that holds them.")
+        raise HeadraceError(f"No pipeline file (*.yaml) in {folder}. Name the folder that holds them.")
     loaded: dict[str, Pipeline] = {}
     broken: dict[str, str] = {}
     for path in paths:
         try:
             if path.suffix == ".yml":
-                raise HeadraceError(f"{path}: pipeline files end with .yaml; rename it to {path.stem}.yaml.")
+                raise HeadraceError(f"{path}: pipeline files end with .yaml. Rename it to {path.stem}.yaml.")
             loaded[path.stem] = load_pipeline(path)
         except HeadraceError as error:
             broken[path.stem] = "\n".join(filter(None, (broken.get(path.stem), str(error))))
@@ -134,29 +139,29 @@ def read_folder(folder: Path) -> Folder:
     for chain in rules_between.chains(loaded.values()):
         handed_on.setdefault(chain.reader.name, {})[chain.topic] = chain.sink
     loaded |= {name: loaded[name].reading(written) for name, written in handed_on.items()}
-    return Folder(loaded, broken, {name: "\n".join(told) for name, told in clashes.items()})
+    return Folder(loaded, broken, {name: "\n".join(sentences) for name, sentences in clashes.items()})
 
 
 def load_pipelines(folder: Path) -> dict[str, Pipeline]:
-    """Return all pipelines of a folder by name, sorted: for what needs every one of them to be right.
+    """Return all pipelines of a folder by name, sorted, for callers that need all of them to be valid.
 
-    Raises HeadraceError for a fault of a file, an empty folder, or pipelines that clash.
+    Raises HeadraceError for a fault in a file, an empty folder, or pipelines that clash.
     """
-    found = read_folder(folder)
-    if found.faults():
-        raise HeadraceError("\n".join(found.faults()))
-    return dict(found.pipelines)
+    content = read_folder(folder)
+    if content.faults():
+        raise HeadraceError("\n".join(content.faults()))
+    return dict(content.pipelines)
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds; the model checks it
+def _read(path: Path) -> Any:  # noqa: ANN401 - any YAML value; the model checks it
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = get_close_matches(path.name, [other.name for other in pipeline_files(path.parent)], n=1)
-        hint = f"did you mean {near[0]}?" if near else "check the name."
-        raise HeadraceError(f"There is no pipeline file {path}: {hint}") from error
+        hint = f"Did you mean {near[0]}?" if near else "Check the name."
+        raise HeadraceError(f"No pipeline file {path}. {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise HeadraceError(f"{path} cannot be read ({error}): it must be a readable UTF-8 text file.") from error
+        raise HeadraceError(f"{path} cannot be read ({error}). It must be a readable UTF-8 text file.") from error
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -177,7 +182,7 @@ def _refusal(path: Path, sentences: Iterable[str]) -> HeadraceError:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """Turn one pydantic error into 'key: what is wrong; remedy'."""
+    """Turn one pydantic error into 'key: problem; remedy'."""
     location = tuple(part for index, part in enumerate(error["loc"]) if not _is_tag(error["loc"], index))
     key = ".".join(str(part) for part in location if part != "[key]") or "the file"
     kind, given = error["type"], error["input"]
@@ -207,19 +212,21 @@ def _told(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - 
 def _pattern(given: str, pattern: str) -> str:
     if pattern in (model.TYPE_PATTERN, model.SOURCE_TYPE_PATTERN):
         if given in ("float", "double", "real", "number"):
-            return f"{given!r} is refused, a float sum depends on the order; use decimal(12,2), or long for whole cents"
+            return (
+                f"{given!r} is refused because a float sum depends on the order; use decimal(12,2), or long for cents"
+            )
         allowed = ["string", "boolean", "int", "long", "timestamp", "date", "decimal(p,s)"]
         allowed += ["json"] if pattern == model.SOURCE_TYPE_PATTERN else []
         return f"{given!r} is not a type; {choices(given, allowed)}"
     if pattern == model.NAME_PATTERN:
         return f"{given!r} is {_NO_NAME}"
     if pattern == model.TOPIC_PATTERN:
-        return f"{given!r} is not a topic; a topic has letters, digits, '.', '_' and '-', and 150 characters at most"
-    if pattern == model.FIELD_PATTERN:
         return (
-            f"{given!r} is not a field's name; write printable characters without quotes and backslashes, 200 at most"
+            f"{given!r} is not a topic name; a topic name has letters, digits, '.', '_' and '-', at most 150 characters"
         )
-    return f"{given!r} does not have the form {pattern}"
+    if pattern == model.FIELD_PATTERN:
+        return f"{given!r} is not a field name; write at most 200 printable characters without quotes and backslashes"
+    return f"{given!r} does not match {pattern}"
 
 
 def _is_tag(location: tuple[int | str, ...], index: int) -> bool:

@@ -1,7 +1,7 @@
-"""The typed shape of `pipelines/<name>.yaml`: strict models, unknown keys refused.
+"""The typed schema of `pipelines/<name>.yaml`: strict models that reject unknown keys.
 
-Vocabulary follows the Open Data Contract Standard where it has a word (description, owner, required). What a single
-field may hold is here; what fields must say together is in `rules`. Nothing here knows Spark, Kafka or Cassandra.
+The vocabulary follows the Open Data Contract Standard where it has a term (description, owner, required). This module
+constrains single fields; `rules` checks fields against each other. Nothing here knows Spark, Kafka or Cassandra.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from headrace.contract.model_quality import Expectations, Quality
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,150}$"
-"""Kafka's own characters. Kafka takes 249 of them; names that follow from a topic need room (`contract.names`)."""
+"""Kafka's characters. Kafka allows 249 of them; names derived from a topic need room (`contract.names`)."""
 DURATION_PATTERN = r"^[0-9]+ (millisecond|second|minute|hour|day)s?$"
 FIELD_PATTERN = r'^[^"\\\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}$'
-"""The path of a JSON field, or a step of it. The parser takes no name with a quote, a backslash or a control character."""
+"""One step of a JSON path, or the dotted path. The parser supports no quotes, backslashes or control characters in it."""
 MAX_DURATION = timedelta(days=365_000)
-"""A thousand years: added to a time of our days it fits Spark's, Kafka's, Arrow's and Python's times and intervals."""
+"""A thousand years: added to a present-day time it fits the time types of Spark, Kafka, Arrow and Python."""
 TYPE_PATTERN = r"^(string|boolean|int|long|timestamp|date|decimal\(\d{1,2},\d{1,2}\))$"
 SOURCE_TYPE_PATTERN = TYPE_PATTERN.replace("|date|", "|date|json|")
 
@@ -32,7 +32,7 @@ FieldName = Annotated[str, Field(pattern=FIELD_PATTERN)]
 
 StateStore = Literal["memory", "rocksdb"]
 ROCKSDB_KEYS = 1_000_000
-"""From this many keys on a state is in RocksDB unless its query says otherwise."""
+"""From this number of keys, state is kept in RocksDB unless the query says otherwise."""
 
 
 def parse_duration(value: object) -> timedelta:
@@ -40,7 +40,7 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
-        raise ValueError(f"{value!r} is not a duration: write a whole number and a unit, such as '10 minutes'")
+        raise ValueError(f"{value!r} is not a duration: write an integer and a unit, such as '10 minutes'")
     number, unit = value.split()
     longest = MAX_DURATION // timedelta(**{unit.rstrip("s") + "s": 1})
     if len(number.lstrip("0")) > len(str(longest)) or int(number) > longest:
@@ -49,7 +49,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Write a duration the way Spark's interval parser and a reader both take it, in the largest whole unit."""
+    """Format a duration in the largest unit that divides it; Spark's interval parser accepts the result."""
     milliseconds = value // timedelta(milliseconds=1)
     if milliseconds == 0:
         return "0 seconds"
@@ -76,7 +76,7 @@ def decimal_digits(column_type: str) -> tuple[int, int] | None:
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused, nothing is converted ("1" is no number), and a loaded pipeline never changes."""
+    """Rejects unknown keys, converts nothing ("1" is not a number), and is immutable once loaded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -87,102 +87,102 @@ class Column(Strict):
     type: ColumnType = Field(
         description="string, boolean, int, long, timestamp, date or decimal(p,s); floats are refused."
     )
-    description: str = Field("", description="What a value means, for people.")
+    description: str = Field("", description="The meaning of the value, for readers.")
     required: bool = Field(False, description="A record without it is a dead letter; a row without it is refused.")
     max_distinct: int | None = Field(
         None,
         gt=0,
-        description="How many distinct values there can be; complete mode asks. A state with more is TOO_MANY_KEYS.",
+        description="Maximum number of distinct values; complete mode needs it. State with more keys is TOO_MANY_KEYS.",
     )
 
 
 class SourceColumn(Column):
-    """One column of a source, and which field of the JSON record it is read from."""
+    """One column of a source and the field of the JSON record that it is read from."""
 
     type: Annotated[str, Field(pattern=SOURCE_TYPE_PATTERN)] = Field(
         description=(
-            "As below; or json: any JSON value, which the transform gets as its text, to explode arrays (`from_json`)."
+            "As below; or json: any JSON value, passed to the transform as text, to explode arrays (`from_json`)."
         )
     )
     field: FieldName | list[FieldName] | None = Field(
         None,
         description=(
-            "The JSON field; dots lead into objects: order.orderId. A list, [order, a.b], is for names with a dot. "
+            "The JSON field; dots descend into objects: order.orderId. Use a list, [order, a.b], for names with a dot. "
             "Default: the column's name."
         ),
     )
 
     def path(self, name: str) -> tuple[str, ...]:
-        """Return the field's name in each object from the record inwards; `name` is the column's."""
+        """Return the path of the JSON field from the outermost object inwards; `name` is the column's name."""
         if self.field is None:
             return (name,)
         return tuple(self.field.split(".") if isinstance(self.field, str) else self.field)
 
 
 class EventTime(Strict):
-    """Which column says when it happened, and how far ahead of the broker's clock it may be."""
+    """The column with the time of the event, and how far it may be ahead of the broker's clock."""
 
     column: Name = Field(description="A required timestamp column of the source.")
     accepted_skew: Duration = Field(
-        timedelta(minutes=5), description="An event time beyond the Kafka timestamp plus this is a dead letter."
+        timedelta(minutes=5), description="An event time later than the Kafka timestamp plus this is a dead letter."
     )
 
 
 class Source(Strict):
-    """One Kafka topic that the pipeline reads. Its key in the file is the name that queries and transforms use."""
+    """One Kafka topic that the pipeline reads. Queries and transforms refer to it by its key in this file."""
 
-    description: str = Field("", description="What a record is, for people.")
+    description: str = Field("", description="The meaning of a record, for readers.")
     topic: TopicName | None = Field(
-        None, description="The topic, such as shop.orders-v1: a topic that exists already. Default: the source's name."
+        None, description="The existing topic, such as shop.orders-v1. Default: the source's name."
     )
-    partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic; its dead letters have as many.")
+    partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic and of its dead-letter topic.")
     retention: Duration = Field(
-        timedelta(days=7), description="How long Kafka keeps records: longer than the longest outage to be survived."
+        timedelta(days=7), description="How long Kafka keeps records. Set it longer than the longest outage to survive."
     )
     key: Name = Field(description="The required column whose value is the Kafka record key.")
-    columns: dict[Name, SourceColumn] = Field(description="What is read of the JSON record; other fields are ignored.")
-    event_time: EventTime | None = Field(None, description="Without it a record happened when Kafka got it.")
+    columns: dict[Name, SourceColumn] = Field(description="Columns read from the record; other fields are ignored.")
+    event_time: EventTime | None = Field(None, description="Default: the time at which Kafka received the record.")
 
 
 class Refresh(Strict):
-    """Where a dimension's rows come from and how much one refresh may change. Columns that a query writes are no part."""
+    """The source of a dimension's rows and how much one refresh may change. It never touches columns that a query writes."""
 
     source: Literal["files", "sql"] = Field(
         "files",
-        description="CSV or Parquet snapshots as they are dropped, or a table of the binding `<dimension>-source`.",
+        description="files: CSV or Parquet snapshots in the drop folder. sql: a table behind the binding `<dimension>-source`.",
     )
     table: str | None = Field(
         None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$", description="The SQL table or view, such as public.users."
     )
-    delimiter: Literal[",", ";", "\t", "|"] = Field(",", description="What stands between the cells of a CSV file.")
+    delimiter: Literal[",", ";", "\t", "|"] = Field(",", description="The delimiter of CSV files.")
     schedule: str = Field(
-        "29 0 * * *", description="When the DAG `<dimension>_refresh` runs: cron with five fields, UTC."
+        "29 0 * * *", description="When the DAG `<dimension>_refresh` runs: cron with five fields, in UTC."
     )
     keep: Duration = Field(
         timedelta(days=7),
-        description="How long what a refresh has staged (the directory's rows) is kept; 1 to 365 days.",
+        description="How long a refresh's staged rows (personal data) are kept; 1 to 365 days.",
     )
     max_delete_percent: int = Field(
         5,
         ge=0,
         le=100,
-        description="A refresh that deletes more of the live rows waits for an approval; so does one whose snapshot has so many "
-        "rows fewer than the largest of the last ten.",
+        description="Percentage of the live rows. A refresh that deletes more waits for approval. So does one whose snapshot is "
+        "smaller than the largest of the last ten by more than this percentage.",
     )
     min_rows_percent: int = Field(
-        50, ge=0, le=100, description="A snapshot with fewer rows than this share of the live ones is refused."
+        50, ge=0, le=100, description="A snapshot with fewer rows than this percentage of the live rows is refused."
     )
 
 
 class Dimension(Strict):
-    """A Cassandra table that a query joins (direct join). Its key in the file is the name that the transform sees."""
+    """A Cassandra table that a query joins (direct join). Transforms refer to it by its key in this file."""
 
-    description: str = Field("", description="What a row is, for people.")
+    description: str = Field("", description="The meaning of a row, for readers.")
     keyspace: Name = Field(description="Cassandra keyspace.")
     table: Name = Field(description="Cassandra table.")
-    key: list[Name] = Field(min_length=1, description="The full partition key: a direct join needs all of it.")
+    key: list[Name] = Field(min_length=1, description="The complete partition key; a direct join needs all of it.")
     columns: dict[Name, Column] = Field(description="The columns of the table, by name.")
-    refresh: Refresh | None = Field(None, description="Without it nobody but the streams writes the table.")
+    refresh: Refresh | None = Field(None, description="Default: only queries write the table.")
     quality: Expectations = []
 
 
@@ -191,42 +191,42 @@ class Window(Strict):
 
     column: Name = Field(description="The event-time column of the source.")
     size: Duration = Field(description="Length of the window.")
-    slide: Duration | None = Field(None, description="Time between two window starts; without it, the size.")
+    slide: Duration | None = Field(None, description="Time between two window starts. Default: the size.")
     offset: Duration = Field(
         timedelta(0),
         description=(
-            "How long after a whole step since 1970 in UTC a window begins, less than the slide: 15 hours for days that "
-            "begin at midnight in UTC+9, 5 minutes for shifts that begin at 5 past."
+            "Shift of the window starts from multiples of the slide since 1970 UTC, shorter than the slide: 15 hours for "
+            "days that begin at midnight in UTC+9, 5 minutes for shifts that begin at 5 past the hour."
         ),
     )
 
 
 class Aggregate(Strict):
-    """What a stateful query groups by. It goes into the plan fingerprint."""
+    """The grouping of a stateful query. Part of the plan fingerprint."""
 
-    keys: list[Name] = Field(default_factory=list, description="Columns that are grouped by, besides the window.")
-    window: Window | None = Field(None, description="The time window that is grouped by.")
+    keys: list[Name] = Field(default_factory=list, description="Grouping columns besides the window.")
+    window: Window | None = Field(None, description="The time window to group by.")
 
 
 class TimeRange(Strict):
-    """The right side's event time must lie in [left + lower, left + upper], borders included."""
+    """The right side's event time must be in [left + lower, left + upper], bounds included."""
 
     lower: Duration = Field(timedelta(0), description="The right side is at least this much later.")
-    upper: Duration | None = Field(None, description="The right side is at most this much later; must be said.")
+    upper: Duration | None = Field(None, description="Required. The right side is at most this much later.")
 
 
 class Join(Strict):
-    """A join of two streams. It goes into the plan fingerprint."""
+    """A join of two streams. Part of the plan fingerprint."""
 
     type: Literal["inner", "left_outer"] = Field(description="left_outer also emits unmatched left rows.")
     left: Name = Field(description="A source of the query.")
     right: Name = Field(description="The other source.")
-    using: list[Name] = Field(min_length=1, description="Columns with one name on both sides that must be equal.")
-    time_range: TimeRange | None = Field(None, description="How far apart in event time two rows may be; must be said.")
+    using: list[Name] = Field(min_length=1, description="Columns with the same name on both sides that must be equal.")
+    time_range: TimeRange | None = Field(None, description="Required. How far apart in event time two rows may be.")
 
 
 class State(Strict):
-    """Where Spark keeps what a stateful query remembers between batches. It goes into the plan fingerprint."""
+    """Where Spark keeps the state of a query between batches. Part of the plan fingerprint."""
 
     store: StateStore | None = Field(
         None,
@@ -236,51 +236,51 @@ class State(Strict):
         None,
         gt=0,
         description=(
-            "How many keys the state holds at most (of an aggregate with a window: in all open windows). "
-            f"From {ROCKSDB_KEYS:_} on the default store is rocksdb."
+            "Maximum number of keys in the state (with a window: in all open windows). "
+            f"From {ROCKSDB_KEYS:_} the default store is rocksdb."
         ),
     )
 
 
 class CassandraSink(Strict):
-    """Upsert by full primary key into `<pipeline>.<query>` (or another pipeline-owned or dimension table)."""
+    """Upserts by complete primary key into `<pipeline>.<query>` (or another table of the pipeline, or a dimension)."""
 
     kind: Literal["cassandra"] = Field(description="cassandra")
     keyspace: Name | None = Field(None, description="Default: the pipeline's name.")
     table: Name | None = Field(None, description="Default: the query's name.")
-    partition_key: list[Name] = Field(min_length=1, description="Required output columns: which rows lie together.")
-    clustering_key: list[Name] = Field(default_factory=list, description="Required output columns: order inside.")
+    partition_key: list[Name] = Field(min_length=1, description="Required output columns that form the partition key.")
+    clustering_key: list[Name] = Field(default_factory=list, description="Required output columns: order of rows.")
     clustering_order: dict[Name, Literal["asc", "desc"]] = Field(
         default_factory=dict,
-        description="How rows of a partition lie and are read, by clustering column: {at: desc} is newest first. Default: asc.",
+        description="Sort order of a partition's rows, by clustering column: {at: desc} is newest first. Default: asc.",
     )
-    ttl: Duration | None = Field(None, description="Rows vanish this long after they were last written.")
+    ttl: Duration | None = Field(None, description="Rows expire this long after their last write. Default: never.")
     consistency: Literal["LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = Field(
-        "LOCAL_QUORUM", description="How many replicas acknowledge a write."
+        "LOCAL_QUORUM", description="How many replicas must acknowledge a write."
     )
     writetime: str = Field(
         "batch",
-        description="'batch': generation start in microseconds + batch id; or the timestamp column that orders rows.",
+        description="'batch': start of the generation in microseconds + batch id; or the timestamp column that orders rows.",
     )
     quality: Expectations = []
 
 
 class KafkaSink(Strict):
-    """Records to a topic, at least once, each with a deterministic id in its headers to de-duplicate by."""
+    """Records in a topic, at least once; each has a deterministic id in its headers for de-duplication."""
 
     kind: Literal["kafka"] = Field(description="kafka")
-    topic: TopicName = Field(description="The topic that is written; one query a topic.")
+    topic: TopicName = Field(description="The output topic; each topic has one query.")
     key: Name = Field(description="The required output column whose value is the record key.")
     identity: list[Name] | Literal["source"] = Field(
         "source", description="'source': the coordinates of the source record; or the columns that identify a row."
     )
     partitions: int = Field(2, ge=1, le=1024, description="Partitions of the topic.")
-    retention: Duration = Field(timedelta(days=7), description="How long Kafka keeps the rows.")
+    retention: Duration = Field(timedelta(days=7), description="How long Kafka keeps the records.")
     quality: Expectations = []
 
 
 class FilesSink(Strict):
-    """JSON files, one directory a batch, written aside and renamed."""
+    """JSON files, one directory per batch, written to a temporary path and renamed."""
 
     kind: Literal["files"] = Field(description="files")
     quality: Expectations = []
@@ -292,24 +292,24 @@ Sink = Annotated[CassandraSink | KafkaSink | FilesSink, Field(discriminator="kin
 class Query(Strict):
     """One streaming query: a transform, its output columns, and where the rows go."""
 
-    description: str = Field("", description="What a row means, for people.")
+    description: str = Field("", description="The meaning of a row, for readers.")
     sources: list[Name] = Field(min_length=1, description="Sources, in the order of the transform's parameters.")
     dimensions: list[Name] = Field(default_factory=list, description="Dimensions, the transform's last parameters.")
     mode: Literal["append", "update", "complete"] = Field(description="Spark's output mode.")
-    trigger: Duration = Field(timedelta(seconds=2), description="A batch begins at most this often.")
-    watermark: dict[Name, Duration] = Field(default_factory=dict, description="Delay for each source topic.")
+    trigger: Duration = Field(timedelta(seconds=2), description="Minimum time between two batches.")
+    watermark: dict[Name, Duration] = Field(default_factory=dict, description="Watermark delay of each source.")
     late: Literal["drop", "include"] | None = Field(
-        None, description="What happens to a late row of an aggregate or join; must be said wherever there is one."
+        None, description="What happens to late rows; required with an aggregate or a join."
     )
-    aggregate: Aggregate | None = Field(None, description="What the transform groups by, if it does.")
-    join: Join | None = Field(None, description="How the transform joins its two sources, if it has two.")
-    state: State | None = Field(None, description="Of an aggregate or join: where its state is and how large.")
+    aggregate: Aggregate | None = Field(None, description="The grouping, if the transform aggregates.")
+    join: Join | None = Field(None, description="The join, if the query has two sources.")
+    state: State | None = Field(None, description="Store and size of the state of an aggregate or join.")
     matched: Name | None = Field(
         None,
-        description="Boolean column that the transform adds, not written: rows where it is not true are dead letters.",
+        description="Boolean column added by the transform and not written: rows where it is not true are dead letters.",
     )
-    columns: dict[Name, Column] = Field(description="The columns that are written, by name.")
-    sinks: list[Sink] = Field(min_length=1, description="Where the rows go; each kind has keys of its own.")
+    columns: dict[Name, Column] = Field(description="The output columns, by name.")
+    sinks: list[Sink] = Field(min_length=1, description="Where the rows go; the keys depend on the kind.")
     quality: Expectations = []
 
     def reading(self, topics: Mapping[str, str]) -> Query:
@@ -327,46 +327,46 @@ class Query(Strict):
 
 
 class Driver(Strict):
-    """Sizes of the pipeline's one Spark application."""
+    """Resources of the pipeline's Spark application."""
 
-    cores: int = Field(2, ge=1, le=64, description="Cores that all queries of the pipeline share.")
+    cores: int = Field(2, ge=1, le=64, description="Cores shared by all queries of the pipeline.")
     memory: str = Field("768m", pattern=r"^[1-9]\d*[mg]$", description="Java heap of the driver, such as 768m or 2g.")
     state_partitions: int = Field(
-        2, ge=1, le=1024, description="spark.sql.shuffle.partitions, fixed before the first batch (SPARK-19873)."
+        2, ge=1, le=1024, description="spark.sql.shuffle.partitions, fixed by the first batch (SPARK-19873)."
     )
-    max_offsets_per_trigger: int = Field(100_000, gt=0, lt=2**63, description="Bound of a catch-up batch, in offsets.")
+    max_offsets_per_trigger: int = Field(100_000, gt=0, lt=2**63, description="Maximum number of offsets in a batch.")
 
 
 class Slo(Strict):
-    """What the operator promises; beyond it a query is LAGGING."""
+    """Service level objectives. A query that misses one is LAGGING."""
 
-    freshness: Duration = Field(timedelta(minutes=1), description="Age of the newest finished batch while rows come.")
-    lag: int = Field(100_000, gt=0, description="Offsets behind the end of the topic.")
+    freshness: Duration = Field(timedelta(minutes=1), description="Maximum batch age while records arrive.")
+    lag: int = Field(100_000, gt=0, description="Maximum number of offsets behind the end of the topic.")
 
 
 class Pipeline(Strict):
     """One pipeline file."""
 
-    name: Name = Field(description="The file's name without .yaml; all other names follow from it.")
-    owner: str = Field(min_length=1, description="The team to ask.")
-    description: str = Field(min_length=1, description="What the pipeline is for, in a sentence.")
-    version: int = Field(ge=1, description="Counts up with each change of meaning.")
-    sources: dict[Name, Source] = Field(min_length=1, description="Kafka topics that are read, by name.")
+    name: Name = Field(description="The file's name without .yaml; all other names derive from it.")
+    owner: str = Field(min_length=1, description="The responsible team.")
+    description: str = Field(min_length=1, description="The purpose of the pipeline, in one sentence.")
+    version: int = Field(ge=1, description="Incremented with each change of meaning.")
+    sources: dict[Name, Source] = Field(min_length=1, description="Kafka topics to read, by name.")
     dimensions: dict[Name, Dimension] = Field(
-        default_factory=dict, description="Cassandra tables that queries join, by the name that the transform sees."
+        default_factory=dict, description="Cassandra tables that queries join, by the name used in transforms."
     )
     queries: dict[Name, Query] = Field(
-        min_length=1, description="Streaming queries, by name; the transform of spark_jobs/ has the same name."
+        min_length=1, description="Streaming queries, by name; the transform in spark_jobs/ has the same name."
     )
-    driver: Driver = Field(Driver(), description="Sizes of the application.")
-    slo: Slo = Field(Slo(), description="What is promised.")
-    quality: Quality = Field(Quality(), description="What a failed expectation does.")
+    driver: Driver = Field(Driver(), description="Resources of the Spark application.")
+    slo: Slo = Field(Slo(), description="Service level objectives.")
+    quality: Quality = Field(Quality(), description="Consequences of a failed expectation.")
     _handed_on: dict[str, KafkaSink] = PrivateAttr(default_factory=dict)
     _source_names: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def handed_on(self) -> Mapping[str, KafkaSink]:
-        """Return the sources that another pipeline writes, with its sink; known where the folder was loaded (ADR 28)."""
+        """Return topic -> the sink of the pipeline that writes it; set by the folder loader (ADR 28)."""
         return self._handed_on
 
     def reading(self, topics: Mapping[str, KafkaSink]) -> Pipeline:
@@ -377,12 +377,12 @@ class Pipeline(Strict):
 
     @property
     def topics(self) -> dict[str, str]:
-        """Return the topic of each source, by the source's name."""
+        """Return source name -> topic."""
         return {name: source.topic or name for name, source in self.sources.items()}
 
     def by_topic(self) -> Pipeline:
-        """Return this pipeline with the topic of each source as the source's name, in its queries too (ADR 42)."""
-        # Offsets, archives, dead letters, rights and lineage belong to topics; the file's names (`source_name`) to transforms.
+        """Return this pipeline with its sources, and the references in its queries, named by topic (ADR 42)."""
+        # Offsets, archives, dead letters, rights and lineage belong to topics; transforms use the file's names (`source_name`).
         topics = self.topics
         if all(name == topic for name, topic in topics.items()):
             return self
@@ -393,5 +393,5 @@ class Pipeline(Strict):
         return copied
 
     def source_name(self, topic: str) -> str:
-        """Return the name that the file and the transforms have for the source of a topic."""
+        """Return the name that the file and the transforms use for the source of a topic."""
         return self._source_names.get(topic, topic)

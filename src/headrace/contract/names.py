@@ -1,4 +1,4 @@
-"""Names that follow from a pipeline: one place for each. A name is written nowhere else (a test greps for it)."""
+"""Names derived from a pipeline: one function for each. No other code spells such a name (a test greps for it)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from headrace.contract.model import CassandraSink, Pipeline
 
 ARCHIVE_PREFIX = "archive_"
 OWN_PREFIX = "headrace_"
-"""The namespace of the columns that the platform adds inside frames; the loader refuses it to users."""
+"""The prefix of columns that the platform adds inside frames; the loader reserves it."""
 LAKE_CATALOG = "lake"
 CASSANDRA_CATALOG = "lh"
 QUALITY_KEYSPACE = "headrace_quality"
 QUALITY_RESULTS, QUARANTINE = "results", "quarantine"
 
-# Kubernetes. Labels are the truth about what runs; the charts and the launcher both use these names.
+# Kubernetes. Labels identify what runs; both the charts and the launcher use these names.
 PIPELINE_LABEL = "headrace/pipeline"
 VERSION_LABEL = "headrace/version"
 LIFE_LABEL = "headrace/life"
@@ -22,40 +22,40 @@ SETTINGS_LABEL = "headrace/settings"
 RELEASE_LABEL = "headrace/release"
 DRIVER_ACCOUNT = "spark-driver"
 EXECUTOR_ACCOUNT = "spark-executor"
-BINDING_MOUNT = "/bindings"  # binding root inside every pod that has one
+BINDING_MOUNT = "/bindings"  # the binding root in every pod that has one
 _PRODUCER = "producer-"
 
 
 def query_name(pipeline: str, query: str) -> str:
-    """Return `<pipeline>.<query>`, the name of a query everywhere: Spark, metrics, ledger, logs."""
+    """Return `<pipeline>.<query>`, the name of a query in Spark, metrics, ledger and logs."""
     return f"{pipeline}.{query}"
 
 
 def group_prefix(pipeline: str) -> str:
-    """Return what all Kafka groups of a pipeline begin with. It ends with a dot: `pos` never covers `pos_sales`."""
+    """Return the prefix of all Kafka groups of a pipeline. It ends with a dot, so `pos` never covers `pos_sales`."""
     return f"headrace.{query_name(pipeline, '')}"
 
 
 def consumer_group(pipeline: str, query: str) -> str:
-    """Return the Kafka consumer group that shows a query's progress to tools. It is never read back (ADR 0005)."""
+    """Return the Kafka consumer group that exposes a query's progress to tools. It is never read back (ADR 0005)."""
     return f"{group_prefix(pipeline)}{query}"
 
 
 def dead_letter_topic(topic: str) -> str:
-    """Return the topic that holds what the contract refused of `topic`."""
+    """Return the topic that holds the records of `topic` that the contract refused."""
     return f"{topic}_dead_letters"
 
 
 def archive_query(topic: str) -> str:
-    """Return the name of the query that archives `topic`, in the characters of a name.
+    """Return the name of the query that archives `topic`, restricted to the characters of a name.
 
-    The topics of one pipeline have names that stay different (`rules_topics`).
+    `rules_topics` ensures that the result is unique among the topics of one pipeline.
     """
     return f"{ARCHIVE_PREFIX}{re.sub('[^a-z0-9_]', '_', topic.lower())}"
 
 
 def archived_topic(pipeline: Pipeline, query: str) -> str:
-    """Return the topic that an archive query of a pipeline archives. Raises KeyError for any other query."""
+    """Return the topic that an archive query archives. Raises KeyError for any other query."""
     return {archive_query(topic): topic for topic in pipeline.sources}[query]
 
 
@@ -65,12 +65,12 @@ def archive_table(pipeline: str, topic: str) -> str:
 
 
 def lake_table(pipeline: str, name: str) -> str:
-    """Return a pipeline's Iceberg table, with its catalog, by its own name."""
+    """Return a pipeline's Iceberg table, with its catalog, from its short name."""
     return f"{LAKE_CATALOG}.{pipeline}.{name}"
 
 
 def query_names(pipeline: Pipeline) -> list[str]:
-    """Return the short names of all queries of a pipeline, declared ones first, then one archive query a source."""
+    """Return the short names of all queries of a pipeline: the declared ones, then one archive query per source."""
     return [*pipeline.queries, *(archive_query(topic) for topic in pipeline.sources)]
 
 
@@ -85,37 +85,37 @@ def principal(pipeline: str) -> str:
 
 
 def producer(name: str) -> str:
-    """Return the Kafka user of a declared producer. No pipeline's name has a dash, so none is its own or another's."""
+    """Return the Kafka user of a declared producer. Pipeline names have no dash, so it never equals a pipeline's user."""
     return f"{_PRODUCER}{name}"
 
 
 def is_producer(user: str) -> bool:
-    """Return whether a Kafka user is a declared producer's."""
+    """Return whether a Kafka user belongs to a declared producer."""
     return user.startswith(_PRODUCER)
 
 
 def producer_secret(name: str) -> str:
-    """Return the Secret with a producer's binding, in the namespace where it runs."""
+    """Return the name of the Secret with a producer's binding, in the namespace where the producer runs."""
     return f"kafka-{producer(name)}"
 
 
 def kubernetes_name(pipeline: str) -> str:
-    """Return the pipeline's name as Kubernetes allows it (RFC 1123 label), for pods and Secrets."""
+    """Return the pipeline's name as a valid Kubernetes name (RFC 1123 label), for pods and Secrets."""
     return pipeline.replace("_", "-")
 
 
 def driver_pod(pipeline: str) -> str:
-    """Return the fixed name of the driver pod: a second one is refused by the API (AlreadyExists)."""
+    """Return the fixed name of the driver pod; the API refuses a second one (AlreadyExists)."""
     return f"{kubernetes_name(pipeline)}-driver"
 
 
 def binding_secret(system: str, pipeline: str) -> str:
-    """Return the Secret with a pipeline's binding to one system (`kafka`, `cassandra`): `kafka-pos-sales`."""
+    """Return the name of the Secret with a pipeline's binding to one system (`kafka`, `cassandra`): `kafka-pos-sales`."""
     return f"{system}-{kubernetes_name(pipeline)}"
 
 
 def label_value(text: str) -> str:
-    """Return `text` as a label may say it: its last 63 characters, others than letters, digits and `-_.` as `_`."""
+    """Return `text` as a valid label value: its last 63 characters, with all except letters, digits and `-_.` as `_`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)[-63:].strip("._-")
 
 
@@ -125,12 +125,12 @@ def batch_view_table(pipeline: str, query: str) -> str:
 
 
 def reconcile_table(pipeline: str, kind: str) -> str:
-    """Return the Iceberg table of reconciliation results: `runs` (one row a query and run) or `differences`."""
+    """Return the Iceberg table of reconciliation results: `runs` (one row per query and run) or `differences`."""
     return f"{LAKE_CATALOG}.{pipeline}.reconcile_{kind}"
 
 
 def sink_name(kind: str, *place: str) -> str:
-    """Return the name of a sink everywhere outside the pipeline file: its suite, results, quarantine and asset.
+    """Return the name that the suite, results, quarantine and asset of a sink use.
 
     kafka.<topic>, cassandra.<keyspace>.<table>, files.<pipeline>.<query>, iceberg.<pipeline>.<archive query>.
     """
@@ -138,5 +138,5 @@ def sink_name(kind: str, *place: str) -> str:
 
 
 def stage_name(pipeline: str, dimension: str) -> str:
-    """Return the name of a dimension's stage: what a refresh has read and not yet written."""
+    """Return the name of a dimension's stage: the rows that a refresh has read but not yet written."""
     return sink_name("stage", pipeline, dimension)

@@ -1,8 +1,8 @@
-"""An object store as storage root, `s3a://bucket/prefix`: the one place that knows its scheme, its login and its ways (ADR 0023).
+"""An object store as storage root, `s3a://bucket/prefix`: the only module that knows its scheme and login (ADR 0023).
 
-Hadoop, fsspec and pyiceberg each name things their own way; the root is written as Hadoop writes it. Python reaches the
-store by Arrow, which is there for Parquet and pyiceberg anyway. What differs from a disk: a file appears whole or not
-at all, a folder is nothing but the names in it, and nothing is renamed: it is copied file by file, then removed.
+Hadoop, fsspec and pyiceberg use different names; the root is written in Hadoop's form. Python reaches the store through
+Arrow, which is installed for Parquet and pyiceberg anyway. Differences from a disk: a file appears completely or not
+at all, a folder is only a common prefix, and there is no rename: files are copied one by one, then removed.
 """
 
 from __future__ import annotations
@@ -23,71 +23,71 @@ _MISFIT = "Failed to flush response stream"
 
 
 def is_object(path: str) -> bool:
-    """Return whether a path lies in an object store. Raises HeadraceError for a scheme that Hadoop has no driver of."""
+    """Return whether a path is in an object store. Raises HeadraceError for a scheme that Hadoop has no driver for."""
     if path.startswith(("s3://", "s3n://")):
         raise HeadraceError(
-            f"{path} is not how Hadoop names an object store: write {SCHEME}{path.partition('://')[2]}."
+            f"{path} is not Hadoop's form of an object store path. Write {SCHEME}{path.partition('://')[2]}."
         )
     return path.startswith(SCHEME)
 
 
 def binding() -> ObjectStoreBinding:
-    """Return how this process reaches the store; without a binding, as the cloud knows it (its role, its instance)."""
+    """Return the binding of this process to the store; without one, the cloud's defaults (its role, its instance)."""
     return read_object_store(Path(os.environ[ROOT_VARIABLE]) if os.environ.get(ROOT_VARIABLE) else None)
 
 
 def filesystem() -> ObjectStore:
-    """Return the store. A binding that was changed meanwhile is followed."""
+    """Return the store. Picks up a changed binding."""
     return _filesystem(binding())
 
 
 @lru_cache(maxsize=4)
-def _filesystem(own: ObjectStoreBinding) -> ObjectStore:
+def _filesystem(login: ObjectStoreBinding) -> ObjectStore:
     from pyarrow.fs import S3FileSystem
 
     return ObjectStore(
         S3FileSystem(
-            access_key=own.access_key or None,
-            secret_key=own.secret_key or None,
-            region=own.region or None,
-            endpoint_override=own.endpoint or None,
-            allow_delayed_open=True,  # a small file is one request instead of three
+            access_key=login.access_key or None,
+            secret_key=login.secret_key or None,
+            region=login.region or None,
+            endpoint_override=login.endpoint or None,
+            allow_delayed_open=True,  # a small file takes one request instead of three
         )
     )
 
 
-def hadoop_conf(own: ObjectStoreBinding) -> dict[str, str]:
-    """Return Hadoop's settings of the store, the keys among them: to be set in a running JVM, never in a command line."""
+def hadoop_conf(login: ObjectStoreBinding) -> dict[str, str]:
+    """Return Hadoop's settings of the store, including keys: set them in a running JVM, never on a command line."""
     conf = {"fs.s3a.aws.credentials.provider": "com.amazonaws.auth.DefaultAWSCredentialsProviderChain"}
-    if own.access_key:
+    if login.access_key:
         conf = {
             "fs.s3a.aws.credentials.provider": "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider",
-            "fs.s3a.access.key": own.access_key,
-            "fs.s3a.secret.key": own.secret_key,
+            "fs.s3a.access.key": login.access_key,
+            "fs.s3a.secret.key": login.secret_key,
         }
-    if own.region:
-        conf["fs.s3a.endpoint.region"] = own.region
-    if own.endpoint:  # not Amazon's: such stores are named by address, and a bucket is no host there
-        conf |= {"fs.s3a.endpoint": own.endpoint, "fs.s3a.path.style.access": "true"}
+    if login.region:
+        conf["fs.s3a.endpoint.region"] = login.region
+    if login.endpoint:  # not Amazon's: such stores use path-style addresses
+        conf |= {"fs.s3a.endpoint": login.endpoint, "fs.s3a.path.style.access": "true"}
     return conf
 
 
 def iceberg_properties(path: str) -> dict[str, str]:
-    """Return pyiceberg's properties for a table at `path`: none on a disk."""
+    """Return pyiceberg's properties for a table at `path`; empty on a disk."""
     if not is_object(path):
         return {}
-    own = binding()
+    login = binding()
     named = {
-        "s3.access-key-id": own.access_key,
-        "s3.secret-access-key": own.secret_key,
-        "s3.region": own.region,
-        "s3.endpoint": own.endpoint,
+        "s3.access-key-id": login.access_key,
+        "s3.secret-access-key": login.secret_key,
+        "s3.region": login.region,
+        "s3.endpoint": login.endpoint,
     }
     return {key: value for key, value in named.items() if value}
 
 
 class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
-    """Arrow's S3 with the ways of an object store: fsspec's wrapper takes it for a disk."""
+    """Arrow's S3 file system with object store semantics; fsspec's wrapper treats it as a disk."""
 
     cachable = False
 
@@ -96,7 +96,7 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
         return path.removeprefix(SCHEME).rstrip("/")
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Do nothing: a name needs no folder."""
+        """Do nothing: an object needs no folder."""
 
     def find(
         self,
@@ -105,22 +105,22 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
         withdirs: bool = False,
         detail: bool = False,
         **_: object,
-    ) -> Any:  # noqa: ANN401 - names, or name -> what is known of it
-        """Return everything below a folder, by one listing (a thousand names a request)."""
+    ) -> Any:  # noqa: ANN401 - names, or name -> info
+        """Return everything below a folder with one listing (a thousand names per request)."""
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(self._strip_protocol(path), recursive=True, allow_not_found=True)
-        infos = [each for each in self.fs.get_file_info(selector) if withdirs or each.type is FileType.File]
-        found = {each.path: self._make_entry(each) for each in sorted(infos, key=lambda each: str(each.path))}
-        return found if detail else list(found)
+        infos = [info for info in self.fs.get_file_info(selector) if withdirs or info.type is FileType.File]
+        entries = {info.path: self._make_entry(info) for info in sorted(infos, key=lambda info: str(info.path))}
+        return entries if detail else list(entries)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
         """Return the bytes of one version of a file.
 
-        Arrow asks for the size (HEAD) before it reads (GET). Of a file that is replaced between the two it gives the new one cut
-        to the old one's size, or followed by whatever was in memory up to that size. So what was read counts if the file
-        still has its entity tag afterwards (no two versions of ours are alike: each has its time). A response that does not fit
-        the size is an internal failure of S3's client, and is read again as well. Raises OSError where that never happens.
+        Arrow asks for the size (HEAD) before it reads (GET). If the file is replaced in between, it returns the new content
+        truncated to the old size, or followed by uninitialised memory up to that size. So the content is accepted only if the
+        entity tag is unchanged afterwards (no two of our versions are equal: each contains its time). A response that does
+        not fit the size is an internal failure of the S3 client and is retried as well. Raises OSError if it never succeeds.
         """
         inner = self._strip_protocol(path)
         for _attempt in range(_TRIES):
@@ -142,7 +142,7 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
         self.fs.copy_file(self._strip_protocol(path1), self._strip_protocol(path2))
 
     def mv(self, path1: str, path2: str, **_: object) -> None:
-        """Move a file or a tree: everything is copied before anything is removed, so broken off it can begin again."""
+        """Move a file or a tree: everything is copied before anything is removed, so an interrupted move can be repeated."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         for path in self.find(source) or [source]:
             self.cp_file(path, target + path[len(source) :])

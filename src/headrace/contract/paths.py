@@ -1,4 +1,4 @@
-"""Where a pipeline's files are, below one storage root: a folder, or `s3a://bucket/prefix` (`contract.objects`).
+"""Paths of a pipeline's files below one storage root: a folder, or `s3a://bucket/prefix` (`contract.objects`).
 
     <root>/checkpoints/<pipeline>/heartbeat.json, outcome.json      written by the driver
     <root>/checkpoints/<pipeline>/pace.json                         written by the driver or the supervisor after an end
@@ -6,17 +6,17 @@
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
     <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
-    <root>/set-aside/<when>/<pipeline>/<table>/                      the archive of a topic that was deleted and made again
-    <root>/trash/<when>/...                                          what prune took away, under its old path
+    <root>/set-aside/<when>/<pipeline>/<table>/                      the archive of a topic that was deleted and recreated
+    <root>/trash/<when>/...                                          what prune removed, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
-    <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  what the suites found
-    <root>/quality/position/<sink>.json, findings/<sink>.json        how far it was looked at; open critical findings
-    <root>/quality/trend/<sink>.json                                 how its newest checks went, for the Streams page
+    <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  results of the suites
+    <root>/quality/position/<sink>.json, findings/<sink>.json        how far the sink was checked; open critical findings
+    <root>/quality/trend/<sink>.json                                 its newest checks, for the Streams page
     <root>/quality/docs/index.html                                   Data Docs
-    <root>/refresh/<pipeline>/<dimension>/drop/                      snapshots of a dimension, as they come
+    <root>/refresh/<pipeline>/<dimension>/drop/                      snapshots of a dimension as they arrive
     <root>/refresh/<pipeline>/<dimension>/<version>/                 the stage and the difference of one refresh
 
-Paths are derived from names, never typed: so two queries cannot share a checkpoint.
+Paths are derived from names, never typed, so two queries cannot share a checkpoint.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class GenerationPaths:
 
     @property
     def draft(self) -> str:
-        """Return the file that a restore or a rebuild writes first and removes last: until then the generation never ran."""
+        """Return the file that a restore or rebuild writes first and removes last; while it exists the generation never ran."""
         return f"{self.folder}/draft.json"
 
 
@@ -69,42 +69,42 @@ def generation_paths(root: str, pipeline: str, query: str, generation: int) -> G
 
 
 def query_files(root: str, pipeline: str, query: str) -> str:
-    """Return the folder of a file sink, above its generations."""
+    """Return the folder of a file sink, which contains its generations."""
     return f"{root}/files/{pipeline}/{query}"
 
 
 def heartbeat(root: str, pipeline: str) -> str:
-    """Return the file that a driver rewrites every few seconds, also when idle."""
+    """Return the file that a driver rewrites every few seconds, even when idle."""
     return f"{pipeline_folder(root, pipeline)}/heartbeat.json"
 
 
 def outcome(root: str, pipeline: str) -> str:
-    """Return the file in which a driver says how it ended; one that was killed says nothing."""
+    """Return the file in which a driver records how it ended; a killed driver records nothing."""
     return f"{pipeline_folder(root, pipeline)}/outcome.json"
 
 
 def pace(root: str, pipeline: str) -> str:
-    """Return the file that says how much the pipeline's next driver takes at once (`contract.pace`)."""
+    """Return the file that determines how much the pipeline's next driver reads at once (`contract.pace`)."""
     return f"{pipeline_folder(root, pipeline)}/pace.json"
 
 
 def check(root: str, pipeline: str) -> str:
-    """Return the file in which a release that was only checked says what the checkpoints cannot take of it."""
+    """Return the file in which the check of a release records what the checkpoints cannot take over."""
     return f"{pipeline_folder(root, pipeline)}/check.json"
 
 
 def intent(root: str, pipeline: str) -> str:
-    """Return the file with what an operator wants of the pipeline."""
+    """Return the file with the desired state of the pipeline, as an operator set it."""
     return f"{pipeline_folder(root, pipeline)}/intent.json"
 
 
 def supervision(root: str, pipeline: str) -> str:
-    """Return the file with what the supervisor remembers of the pipeline."""
+    """Return the file with the supervisor's state of the pipeline."""
     return f"{pipeline_folder(root, pipeline)}/supervision.json"
 
 
 def supervision_lock(root: str, pipeline: str) -> str:
-    """Return the file by which supervisors on one disk take turns."""
+    """Return the lock file by which supervisors on one disk exclude each other."""
     return f"{pipeline_folder(root, pipeline)}/supervision.lock"
 
 
@@ -131,32 +131,32 @@ def snapshot_paths(root: str, pipeline: str, query: str, snapshot: str) -> Gener
 
 
 def snapshot_record(root: str, pipeline: str, query: str, snapshot: str) -> str:
-    """Return the file that is written last: what the snapshot is of, and the hash of each of its files."""
+    """Return the file that is written last: what the snapshot was taken of, and the hash of each of its files."""
     return f"{snapshots(root, pipeline, query)}/{snapshot}/snapshot.json"
 
 
 def snapshot_drill(root: str, pipeline: str, query: str, snapshot: str) -> str:
-    """Return the file that says how the newest drill of a snapshot went."""
+    """Return the file with the result of the newest drill of a snapshot."""
     return f"{snapshots(root, pipeline, query)}/{snapshot}/drill.json"
 
 
 def scratch(root: str, name: str) -> str:
-    """Return a folder for files that are removed with the work that made them."""
+    """Return a folder for temporary files; the process that creates it removes it."""
     return f"{root}/scratch/{name}"
 
 
 def set_aside(root: str) -> str:
-    """Return the folder of archive tables whose topic was deleted and made again. Nobody deletes anything there."""
+    """Return the folder for archive tables whose topic was deleted and recreated. Nothing in it is deleted automatically."""
     return f"{root}/set-aside"
 
 
 def trash(root: str) -> str:
-    """Return the folder of what was taken away and waits to be deleted."""
+    """Return the folder for removed files that wait to be deleted."""
     return f"{root}/trash"
 
 
 def archive_metadata(root: str, pipeline: str, archive_query: str) -> str:
-    """Return the folder of an archive table's Iceberg metadata (a hadoop catalog has its tables at their names)."""
+    """Return the folder of an archive table's Iceberg metadata (a Hadoop catalog derives it from the table's name)."""
     return f"{lake(root)}/{pipeline}/{archive_query}/metadata"
 
 
@@ -166,32 +166,32 @@ def batch_run(root: str, pipeline: str, run: str) -> str:
 
 
 def view_state(root: str, pipeline: str) -> str:
-    """Return the file that says which days the batch views of a pipeline hold, and up to which horizon."""
+    """Return the file that lists the days in the batch views of a pipeline and their horizon."""
     return f"{root}/batch/{pipeline}/views.json"
 
 
 def topic_looks(root: str, pipeline: str) -> str:
-    """Return where the reconciliations of a pipeline note the ends of topics that they looked at."""
+    """Return the file with the topic ends that the pipeline's reconciliations have observed."""
     return f"{root}/batch/{pipeline}/topics.json"
 
 
 def replays(root: str, topic: str) -> str:
-    """Return the folder with one journal a replay of the topic's dead letters."""
+    """Return the folder with one journal per replay of the topic's dead letters."""
     return f"{root}/replays/{topic}"
 
 
 def lineage(root: str) -> str:
-    """Return the folder with the OpenLineage events of one run a file."""
+    """Return the folder with OpenLineage events, one file per run."""
     return f"{root}/lineage"
 
 
 def lineage_waiting(root: str) -> str:
-    """Return the file with the OpenLineage events that an endpoint has not taken yet."""
+    """Return the file with the OpenLineage events that the endpoint has not accepted yet."""
     return f"{root}/lineage_waiting.json"
 
 
 def quality_results(root: str, sink: str) -> str:
-    """Return the folder with a sink's results, one file a window."""
+    """Return the folder with a sink's results, one file per window."""
     return f"{root}/quality/results/{sink}"
 
 
@@ -201,17 +201,17 @@ def quality_latest(root: str, sink: str) -> str:
 
 
 def quality_position(root: str, sink: str) -> str:
-    """Return the file that says how far a sink was looked at: the next check goes on from there."""
+    """Return the file that records how far a sink was checked; the next check continues from there."""
     return f"{root}/quality/position/{sink}.json"
 
 
 def quality_findings(root: str, sink: str) -> str:
-    """Return the file with the open critical findings of a sink, and those that were closed."""
+    """Return the file with the open and the closed critical findings of a sink."""
     return f"{root}/quality/findings/{sink}.json"
 
 
 def quality_trend(root: str, sink: str) -> str:
-    """Return the file that says how the newest checks of a sink went."""
+    """Return the file with the results of a sink's newest checks."""
     return f"{root}/quality/trend/{sink}.json"
 
 
@@ -226,10 +226,10 @@ def refresh(root: str, pipeline: str, dimension: str) -> str:
 
 
 def refresh_drop(root: str, pipeline: str, dimension: str) -> str:
-    """Return the folder that snapshots of a dimension are dropped into."""
+    """Return the folder into which snapshots of a dimension are dropped."""
     return f"{refresh(root, pipeline, dimension)}/drop"
 
 
 def jvm_lock(lock_file: Path) -> Path:
-    """Return the lock that a driver's JVM holds for its life, beside the one of its Python (`streaming.lock`)."""
+    """Return the lock that a driver's JVM holds while it runs, next to that of its Python process (`streaming.lock`)."""
     return lock_file.with_name(f"{lock_file.name}.jvm")

@@ -1,4 +1,4 @@
-"""What the fields of a pipeline file must say together. A fault is a sentence: dotted key, what is wrong, remedy."""
+"""Rules across the fields of a pipeline file. A fault is a sentence: dotted key, problem, remedy."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from headrace.contract.model import Column, Pipeline, decimal_digits
 from headrace.contract.names import ARCHIVE_PREFIX, OWN_PREFIX
 from headrace.contract.wording import choices
 
-# `admin` is the platform's own principal, `cassandra` Cassandra's first superuser, `main` the entry point's module.
+# `admin` is the platform's principal, `cassandra` Cassandra's default superuser, `main` the entry point's module.
 RESERVED_PIPELINES = ("admin", "cassandra", "main")
-# What the decoder adds to the columns of a record, and the writer to those of a row.
+# Columns that the decoder adds to a record, and the writer to a row.
 RESERVED_COLUMNS = ("source", "kafka_timestamp", "raw")
-# Spark's, Arrow's and Iceberg's bound.
+# The limit of Spark, Arrow and Iceberg.
 MAX_PRECISION = 38
 
 
 def faults(pipeline: Pipeline) -> Iterator[str]:
-    """Yield one sentence for each fault, beginning with the dotted key, with the remedy in it."""
+    """Yield one sentence per fault: the dotted key, the problem and the remedy."""
     for rule in (*RULES, *rules_state.RULES, *rules_sinks.RULES, *rules_topics.RULES):
         yield from rule(pipeline)
 
 
 def names_are_free(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse names that are taken: they become modules, functions, parameters, roles and columns."""
+    """Refuse reserved names: names become modules, functions, parameters, roles and columns."""
     if pipeline.name in RESERVED_PIPELINES or pipeline.name.startswith("system"):
-        yield f"name: {pipeline.name} is taken by the platform; choose another name"
+        yield f"name: {pipeline.name} is reserved by the platform; choose another name"
     places = {"name": [pipeline.name], "sources": pipeline.sources, "dimensions": pipeline.dimensions}
     for place, names in {**places, "queries": pipeline.queries}.items():
         for name in names:
             if keyword.iskeyword(name):
-                yield f"{place}: {name!r} is a word of Python and cannot name a function or parameter; rename it"
+                yield f"{place}: {name!r} is a Python keyword and cannot name a function or parameter; rename it"
     for name in sorted(set(pipeline.sources) & set(pipeline.dimensions)):
-        yield f"dimensions.{name}: a source has this name too, a transform could not tell them apart; rename one"
+        yield f"dimensions.{name}: a source has the same name, so a transform could not tell them apart; rename one"
 
 
 def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a decimal of more than 38 digits, and a column with a name that the platform adds or keeps for itself."""
+    """Refuse a decimal with more than 38 digits, and a column whose name the platform adds or reserves."""
     groups: dict[str, Mapping[str, Column]] = {
         f"sources.{name}": source.columns for name, source in pipeline.sources.items()
     }
@@ -49,16 +49,16 @@ def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
     groups |= {f"queries.{name}": query.columns for name, query in pipeline.queries.items()}
     for place, columns in groups.items():
         if not columns:
-            yield f"{place}.columns: there is none; list the columns"
+            yield f"{place}.columns: it is empty; list the columns"
         for name, column in columns.items():
             key = f"{place}.columns.{name}"
             precision, scale = decimal_digits(column.type) or (1, 0)
             if not 1 <= precision <= MAX_PRECISION or scale > precision:
                 yield f"{key}: {column.type} does not exist; write decimal(p,s) with s <= p <= {MAX_PRECISION}"
             if name in RESERVED_COLUMNS and not place.startswith("dimensions"):
-                yield f"{key}: the platform adds a column of this name; rename it"
+                yield f"{key}: the platform adds a column with this name; rename it"
             if name.startswith(OWN_PREFIX):
-                yield f"{key}: names that begin with {OWN_PREFIX} belong to the columns that the platform adds; rename it"
+                yield f"{key}: names that begin with {OWN_PREFIX} are reserved for columns that the platform adds; rename it"
     for name, query in pipeline.queries.items():
         if query.matched and (query.matched in RESERVED_COLUMNS or query.matched.startswith(OWN_PREFIX)):
             yield f"queries.{name}.matched: the platform adds a column {query.matched}; rename it"
@@ -69,22 +69,22 @@ def source_key_is_required(pipeline: Pipeline) -> Iterator[str]:
     for name, source in pipeline.sources.items():
         key = f"sources.{name}.key"
         if source.key not in source.columns:
-            yield f"{key}: {source.key!r} is no column of {name}; {choices(source.key, source.columns)}"
+            yield f"{key}: {source.key!r} is not a column of {name}; {choices(source.key, source.columns)}"
         elif source.columns[source.key].type == "json":
-            yield f"{key}: {source.key} is json, and a key is a plain value; choose another column"
+            yield f"{key}: {source.key} has type json, but a key must be a plain value; choose another column"
         elif not source.columns[source.key].required:
             yield f"{key}: {source.key} may be null; set sources.{name}.columns.{source.key}.required: true"
 
 
 def event_time_is_a_required_timestamp(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse an event time that is no timestamp or may be null: a row without a time is in no window."""
+    """Refuse an event time that is not a timestamp or may be null: a row without a time belongs to no window."""
     for name, source in pipeline.sources.items():
         if source.event_time is None:
             continue
         key, column = f"sources.{name}.event_time.column", source.event_time.column
         spec = source.columns.get(column)
         if spec is None:
-            yield f"{key}: {column!r} is no column of {name}; {choices(column, source.columns)}"
+            yield f"{key}: {column!r} is not a column of {name}; {choices(column, source.columns)}"
         elif spec.type != "timestamp":
             yield f"{key}: {column} is {spec.type}; set sources.{name}.columns.{column}.type: timestamp"
         elif not spec.required:
@@ -92,53 +92,53 @@ def event_time_is_a_required_timestamp(pipeline: Pipeline) -> Iterator[str]:
 
 
 def retention_is_positive(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a retention of zero: Kafka would delete at once."""
+    """Refuse a retention of zero, with which Kafka would delete records at once."""
     for name, source in pipeline.sources.items():
         if not source.retention:
-            yield f"sources.{name}.retention: Kafka would delete records before they are read; write such as 7 days"
+            yield f"sources.{name}.retention: Kafka would delete records before they are read; write a duration such as 7 days"
 
 
 def queries_read_what_exists(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a source or dimension that is not declared, or is named twice."""
+    """Refuse a source or dimension that is not declared, or that is listed twice."""
     for name, query in pipeline.queries.items():
         lists: dict[str, tuple[list[str], Collection[str]]] = {
             "sources": (query.sources, pipeline.sources),
             "dimensions": (query.dimensions, pipeline.dimensions),
         }
         for kind, (used, known) in lists.items():
-            for word in dict.fromkeys(used):
-                if word not in known:
-                    yield f"queries.{name}.{kind}: {word!r} is not declared; {choices(word, known)}"
-                elif used.count(word) > 1:
-                    yield f"queries.{name}.{kind}: {word} stands there twice; name it once"
+            for reference in dict.fromkeys(used):
+                if reference not in known:
+                    yield f"queries.{name}.{kind}: {reference!r} is not declared; {choices(reference, known)}"
+                elif used.count(reference) > 1:
+                    yield f"queries.{name}.{kind}: {reference} is listed twice; list it once"
 
 
 def queries_have_checkpoints_of_their_own(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a query named like an archive query: both would write one checkpoint (SPARK-26425)."""
+    """Refuse a query with the name of an archive query: both would write one checkpoint (SPARK-26425)."""
     for name in pipeline.queries:
         if name.startswith(ARCHIVE_PREFIX):
             yield (
-                f"queries.{name}: names that begin with {ARCHIVE_PREFIX} belong to the archive queries, two queries "
+                f"queries.{name}: names that begin with {ARCHIVE_PREFIX} are reserved for the archive queries, and two queries "
                 "would share a checkpoint; rename it"
             )
 
 
 def refreshes_can_be_carried_out(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a refresh from SQL without a table, one from files with a table, and one with nothing to write."""
+    """Refuse a refresh from SQL without a table, one from files with a table, and one without columns to write."""
     for name, dimension in pipeline.dimensions.items():
         refresh, key = dimension.refresh, f"dimensions.{name}.refresh"
         if refresh is None:
             continue
         if refresh.source == "sql" and refresh.table is None:
-            yield f"{key}.table: a refresh from SQL reads one; name the table or view, such as public.{name}"
+            yield f"{key}.table: a refresh from SQL needs it; name the table or view, such as public.{name}"
         if refresh.source == "files" and refresh.table is not None:
-            yield f"{key}.table: files have none; take it out or write source: sql"
+            yield f"{key}.table: a refresh from files has no table; remove it or write source: sql"
         if problem := cron_problem(refresh.schedule):
-            yield f"{key}.schedule: {problem}; write five fields, such as 29 0 * * * for 00:29 UTC every day"
+            yield f"{key}.schedule: {problem}; write five cron fields, such as 29 0 * * * for 00:29 UTC every day"
         if not timedelta(days=1) <= refresh.keep <= timedelta(days=365):
-            yield f"{key}.keep: an approval may take half a day, and personal data is not kept for ever; write 1 to 365 days"
+            yield f"{key}.keep: an approval can take half a day, and personal data must not be kept forever; write 1 to 365 days"
         if not directory_columns(pipeline, name):
-            yield f"{key}: queries write every column of {name}; take the refresh out, or give {name} a column of its own"
+            yield f"{key}: queries write every column of {name}; remove the refresh, or add a column that it writes"
 
 
 RULES = (

@@ -1,9 +1,10 @@
-"""Refusals about sinks and dimensions: what would overwrite, duplicate or drop rows there."""
+"""Rules for sinks and dimensions: refuse what would overwrite, duplicate or drop rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import assert_never
 
 from headrace.contract.cassandra import tables
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
@@ -12,7 +13,7 @@ from headrace.contract.rules_state import WINDOW_START
 from headrace.contract.wording import choices, listed
 from headrace.errors import HeadraceError
 
-MAX_TTL = timedelta(seconds=630_720_000)  # Attributes.MAX_TTL of Cassandra; above it CREATE TABLE is refused
+MAX_TTL = timedelta(seconds=630_720_000)  # Attributes.MAX_TTL of Cassandra; CREATE TABLE refuses more
 _CONSTANT_TYPES = ("string", "boolean")
 
 
@@ -33,12 +34,12 @@ def _kafka(pipeline: Pipeline) -> Iterator[tuple[str, str, Query, KafkaSink]]:
 
 
 def _key_columns(place: str, query: Query, columns: list[str]) -> Iterator[str]:
-    """Yield a fault for each key column that the output lacks or may leave null."""
+    """Yield a fault for each key column that the output lacks or that may be null."""
     for column in columns:
         if column not in query.columns:
-            yield f"{place}: {column!r} is no column of the query; {choices(column, query.columns)}"
+            yield f"{place}: {column!r} is not a column of the query; {choices(column, query.columns)}"
         elif not query.columns[column].required:
-            yield f"{place}: {column} may be null, and a row without a key cannot be written; set required: true on it"
+            yield f"{place}: {column} may be null, but a row without a key cannot be written; set required: true on it"
 
 
 def _group(query: Query) -> list[str]:
@@ -49,7 +50,7 @@ def _group(query: Query) -> list[str]:
 
 
 def cassandra_key_is_full(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a primary key that is not made of required columns or lacks one that identifies a group."""
+    """Refuse a primary key with columns that are not required, or without one that identifies a group."""
     for place, _, query, sink in _cassandra(pipeline):
         key = [*sink.partition_key, *sink.clustering_key]
         yield from _key_columns(f"{place}.partition_key", query, sink.partition_key)
@@ -57,22 +58,22 @@ def cassandra_key_is_full(pipeline: Pipeline) -> Iterator[str]:
         for column in sink.clustering_order:
             if column not in sink.clustering_key:
                 yield (
-                    f"{place}.clustering_order: {column!r} is no column of the clustering key; "
+                    f"{place}.clustering_order: {column!r} is not a column of the clustering key; "
                     f"{choices(column, sink.clustering_key)}"
                 )
         twice = sorted({column for column in key if key.count(column) > 1})
         if twice:
-            yield f"{place}: {listed(twice)} stands twice in the primary key; name each column once"
+            yield f"{place}: {listed(twice)} appears twice in the primary key; list each column once"
         missing = [column for column in _group(query) if column not in key]
         if missing:
             yield (
-                f"{place}: {listed(missing)} is not in the primary key, so the groups of one key would overwrite each "
+                f"{place}: {listed(missing)} is missing from the primary key, so groups with the same key would overwrite each "
                 f"other; add {listed(missing)} to clustering_key"
             )
 
 
 def cassandra_key_stands_still(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a key column of an aggregate that is not grouped by, a window's border, or a constant."""
+    """Refuse a key column of an aggregate unless it is a grouping key, a window bound, or a constant."""
     for place, _, query, sink in _cassandra(pipeline):
         if query.aggregate is None:
             continue
@@ -81,56 +82,56 @@ def cassandra_key_stands_still(pipeline: Pipeline) -> Iterator[str]:
             spec = query.columns.get(column)
             if spec and column not in still and spec.type not in _CONSTANT_TYPES:
                 yield (
-                    f"{place}: {column} changes while its group lives, and each change would leave an old row behind; "
-                    f"take it out of the key (grouping keys, {WINDOW_START} and constant texts may stay)"
+                    f"{place}: {column} changes while its group exists, and each change would leave an old row behind; "
+                    f"remove it from the key (grouping keys, {WINDOW_START} and constant texts may stay)"
                 )
 
 
 def writetime_orders_the_rows(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a write time that does not order the versions of a row: at a tie the larger cell wins."""
+    """Refuse a write time that does not order the versions of a row: on a tie the larger cell wins."""
     for place, _, query, sink in _cassandra(pipeline):
         key, column = f"{place}.writetime", sink.writetime
         stateful = query.aggregate is not None or query.join is not None
         if column == "batch":
             if not stateful:
                 yield (
-                    f"{key}: two rows of one key in one batch would have one write time and be mixed cell by cell; "
+                    f"{key}: two rows with the same key in one batch would have the same write time and be mixed cell by cell; "
                     "name the timestamp column that orders the versions of a row"
                 )
         elif column not in query.columns:
-            yield f"{key}: {column!r} is no column of the query; {choices(column, ['batch', *query.columns])}"
+            yield f"{key}: {column!r} is not a column of the query; {choices(column, ['batch', *query.columns])}"
         elif query.columns[column].type != "timestamp" or not query.columns[column].required:
             yield f"{key}: {column} must be a required timestamp; change the column or write writetime: batch"
         elif query.aggregate is not None:
             yield (
-                f"{key}: a total that changes would be written twice at one time, and the larger value, not the later, "
-                "would win; write writetime: batch"
+                f"{key}: a total that changes would be written twice with the same write time, and the larger value would win "
+                "instead of the later one; write writetime: batch"
             )
 
 
 def ttl_fits_cassandra(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a ttl that is no whole number of seconds from 1 to 20 years (CASSANDRA-14092); zero would mean none."""
+    """Refuse a ttl that is not an integer number of seconds up to 20 years (CASSANDRA-14092); zero would mean no ttl."""
     for place, _, _, sink in _cassandra(pipeline):
         if sink.ttl is None:
             continue
         if sink.ttl.total_seconds() < 1 or sink.ttl.microseconds:
-            yield f"{place}.ttl: Cassandra counts whole seconds; write at least 1 second, or remove it to keep rows"
+            yield f"{place}.ttl: Cassandra counts in seconds; write at least 1 second, or remove it to keep rows"
         if sink.ttl > MAX_TTL:
             yield (
-                f"{place}.ttl: Cassandra keeps a ttl of at most {MAX_TTL.days} days (20 years); write a shorter one, or "
-                "remove it to keep rows for ever"
+                f"{place}.ttl: Cassandra allows a ttl of at most {MAX_TTL.days} days (20 years); write a shorter one, or "
+                "remove it to keep rows forever"
             )
 
 
 def retention_of_a_sink_is_positive(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a retention of zero: Kafka would delete rows at once."""
+    """Refuse a retention of zero, with which Kafka would delete rows at once."""
     for place, _, _, sink in _kafka(pipeline):
         if not sink.retention:
-            yield f"{place}.retention: Kafka would delete rows before they are read; write such as 7 days"
+            yield f"{place}.retention: Kafka would delete rows before they are read; write a duration such as 7 days"
 
 
 def keyspace_is_not_cassandras_own(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse keyspaces whose names begin with `system`: they are Cassandra's."""
+    """Refuse keyspaces whose names begin with `system`: they belong to Cassandra."""
     for place, name, _, sink in _cassandra(pipeline):
         keyspace, _table = cassandra_table(pipeline.name, name, sink)
         if keyspace.startswith("system"):
@@ -160,21 +161,21 @@ def one_table_has_one_shape(pipeline: Pipeline) -> Iterator[str]:
 
 def one_table_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
     """Refuse two queries that write one column of one table: each would undo the other's rows."""
-    seen: dict[tuple[str, str], list[tuple[str, set[str]]]] = {}
+    writers: dict[tuple[str, str], list[tuple[str, set[str]]]] = {}
     for place, name, query, sink in _cassandra(pipeline):
         table = cassandra_table(pipeline.name, name, sink)
         values = set(query.columns) - {*sink.partition_key, *sink.clustering_key}
-        for other, theirs in seen.get(table, []):
+        for other, theirs in writers.get(table, []):
             if other == name or values & theirs or not values:
                 yield (
-                    f"{place}: {'.'.join(table)} is written by {other} too, and each would overwrite the other's "
-                    "rows; give this sink a table of its own"
+                    f"{place}: {'.'.join(table)} is also written by {other}, and each would overwrite the other's "
+                    "rows; give this sink a separate table"
                 )
-        seen.setdefault(table, []).append((name, values))
+        writers.setdefault(table, []).append((name, values))
 
 
 def kafka_rows_can_be_told_apart(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a record without a key or an id to know a duplicate by: topics are written at least once."""
+    """Refuse a record without a key, or without an id to detect duplicates: topics are written at least once."""
     for place, _, query, sink in _kafka(pipeline):
         yield from _key_columns(f"{place}.key", query, [sink.key])
         if sink.identity == "source":
@@ -186,7 +187,7 @@ def kafka_rows_can_be_told_apart(pipeline: Pipeline) -> Iterator[str]:
             continue
         yield from _key_columns(f"{place}.identity", query, sink.identity)
         if not sink.identity:
-            yield f"{place}.identity: it is empty, so all rows would count as one; name columns or write 'source'"
+            yield f"{place}.identity: it is empty, so all rows would count as duplicates; name columns or write 'source'"
         missing = [column for column in _group(query) if column not in sink.identity]
         if missing:
             yield (
@@ -196,23 +197,28 @@ def kafka_rows_can_be_told_apart(pipeline: Pipeline) -> Iterator[str]:
 
 
 def topics_are_only_appended_to(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse Kafka and files sinks in other modes than append: they cannot replace a row."""
+    """Refuse Kafka and files sinks in modes other than append: they cannot replace a row."""
     for name, query in pipeline.queries.items():
         if query.mode == "append":
             continue
         for index, sink in enumerate(query.sinks):
-            if isinstance(sink, KafkaSink) and _revises(query):
-                yield (
-                    f"queries.{name}.sinks.{index}: a topic cannot replace a row that {query.mode} mode revises; set "
-                    "mode: append with a watermark (each group once, when it is final), or write to cassandra"
-                )
-            if isinstance(sink, KafkaSink) and not _revises(query):
-                yield f"queries.{name}.sinks.{index}: a topic takes appended rows only; set mode: append"
-            if isinstance(sink, FilesSink):
-                yield (
-                    f"queries.{name}.sinks.{index}: files take appended rows only, a file cannot replace a row; set "
-                    "mode: append, or write to cassandra"
-                )
+            match sink:
+                case CassandraSink():
+                    pass
+                case KafkaSink() if _revises(query):
+                    yield (
+                        f"queries.{name}.sinks.{index}: a topic cannot replace a row that {query.mode} mode revises; set "
+                        "mode: append with a watermark (each group once, when it is final), or write to cassandra"
+                    )
+                case KafkaSink():
+                    yield f"queries.{name}.sinks.{index}: a topic accepts only appended rows; set mode: append"
+                case FilesSink():
+                    yield (
+                        f"queries.{name}.sinks.{index}: files accept only appended rows, because a file cannot replace a "
+                        "row; set mode: append, or write to cassandra"
+                    )
+                case _:
+                    assert_never(sink)
 
 
 def _revises(query: Query) -> bool:
@@ -229,53 +235,53 @@ def one_topic_has_one_writer(pipeline: Pipeline) -> Iterator[str]:
     for place, name, _, sink in _kafka(pipeline):
         if sink.topic in topics:
             yield (
-                f"{place}.topic: {sink.topic} is a source of this pipeline, it would read what it writes; rename it, or "
+                f"{place}.topic: {sink.topic} is a source of this pipeline, which would read its own output; rename it, or "
                 "read it in a second pipeline"
             )
         elif sink.topic in dead_letters:
-            yield f"{place}.topic: {sink.topic} holds the dead letters; rename it"
+            yield f"{place}.topic: {sink.topic} is a dead-letter topic; rename it"
         elif sink.topic in writers:
             yield (
-                f"{place}.topic: {sink.topic} is written by {writers[sink.topic]} already, a consumer could not tell "
-                "the rows apart; give each sink a topic of its own"
+                f"{place}.topic: {sink.topic} is already written by {writers[sink.topic]}, and a consumer could not tell "
+                "the rows apart; give each sink a separate topic"
             )
         writers.setdefault(sink.topic, name)
 
 
 def one_query_has_one_folder_of_files(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse two files sinks in one query, and a column called like the folders, `batch_id`."""
+    """Refuse two files sinks in one query, and a column with the name of the folders, `batch_id`."""
     for name, query in pipeline.queries.items():
-        found = [sink for sink in query.sinks if isinstance(sink, FilesSink)]
-        if len(found) > 1:
-            yield f"queries.{name}.sinks: {len(found)} files sinks would write one folder; keep one"
-        if found and "batch_id" in query.columns:
-            yield f"queries.{name}.columns.batch_id: the folders of files are called batch_id=N; rename the column"
+        sinks = [sink for sink in query.sinks if isinstance(sink, FilesSink)]
+        if len(sinks) > 1:
+            yield f"queries.{name}.sinks: {len(sinks)} files sinks would write to one folder; keep one"
+        if sinks and "batch_id" in query.columns:
+            yield f"queries.{name}.columns.batch_id: the folders of a files sink are named batch_id=N; rename the column"
 
 
 def dimension_key_is_known(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a dimension key that is not made of required columns: the direct join needs all of it."""
+    """Refuse a dimension key with columns that are not required: the direct join needs all of them."""
     for name, dimension in pipeline.dimensions.items():
         for column in dimension.key:
             if column not in dimension.columns:
-                yield f"dimensions.{name}.key: {column!r} is no column of it; {choices(column, dimension.columns)}"
+                yield f"dimensions.{name}.key: {column!r} is not a column of {name}; {choices(column, dimension.columns)}"
             elif not dimension.columns[column].required:
                 yield f"dimensions.{name}.key: {column} may be null; set required: true on it"
 
 
 def matched_has_a_dimension(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse `matched` where there is no dimension, where it is written, or after rows were summed."""
+    """Refuse `matched` without a dimension, as an output column, or on the rows of an aggregate or join."""
     for name, query in pipeline.queries.items():
         key = f"queries.{name}.matched"
         if query.matched is None:
             continue
         if not query.dimensions:
-            yield f"{key}: there is no dimension to match; add dimensions or remove it"
+            yield f"{key}: the query has no dimension to match; add dimensions or remove it"
         if query.matched in query.columns:
-            yield f"{key}: {query.matched} is not written, so it is no output column; remove it from columns"
+            yield f"{key}: {query.matched} is not written, so it cannot be an output column; remove it from columns"
         if query.aggregate is not None or query.join is not None:
             yield (
-                f"{key}: a row of an aggregate or join is no single record that could be a dead letter; "
-                "join the dimension in a query of its own, and aggregate its topic in a second pipeline"
+                f"{key}: a row of an aggregate or join is not a single record that could become a dead letter; "
+                "join the dimension in a separate query, and aggregate its topic in a second pipeline"
             )
 
 

@@ -1,6 +1,6 @@
-"""Refusals about state: aggregates, joins, watermarks, late rows. Each rule yields 'key: what is wrong; remedy'.
+"""Rules for state: aggregates, joins, watermarks, late rows. Each rule yields 'key: problem; remedy'.
 
-The sources are Spark's Structured Streaming guide (output modes, watermarks, joins) and the tickets that are named.
+Sources: Spark's Structured Streaming guide (output modes, watermarks, joins) and the tickets cited below.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ def join_names_its_sources(pipeline: Pipeline) -> Iterator[str]:
         if query.join is None:
             if len(query.sources) > 1:
                 yield (
-                    f"queries.{name}.sources: {listed(query.sources)} are read but no join is said; "
-                    "add join (type, left, right, using, time_range), or make a query for each"
+                    f"queries.{name}.sources: {listed(query.sources)} are read but not joined; "
+                    "add join (type, left, right, using, time_range), or write one query for each"
                 )
         elif sorted(query.sources) != sorted([query.join.left, query.join.right]):
             yield (
                 f"queries.{name}.join: left is {query.join.left} and right is {query.join.right}, "
-                f"but sources are {listed(query.sources)}; name the two sources, one on each side"
+                f"but the sources are {listed(query.sources)}; name the two sources, one on each side"
             )
 
 
 def join_columns_are_on_both_sides(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse join columns that a side lacks, that differ in type, or may be null: a null matches nothing."""
+    """Refuse join columns that are missing on a side, differ in type, or may be null: null matches nothing."""
     for name, query in pipeline.queries.items():
         for column in query.join.using if query.join else []:
             types = {}
             for side in query.sources:
                 columns = pipeline.sources[side].columns if side in pipeline.sources else {}
                 if column not in columns:
-                    yield f"queries.{name}.join.using: {column!r} is no column of {side}; {choices(column, columns)}"
+                    yield f"queries.{name}.join.using: {column!r} is not a column of {side}; {choices(column, columns)}"
                     continue
                 types[side] = columns[column].type
                 if not columns[column].required:
                     yield (
-                        f"queries.{name}.join.using: {column} of {side} may be null, and a null matches nothing; "
+                        f"queries.{name}.join.using: {column} of {side} may be null, and null matches nothing; "
                         f"set sources.{side}.columns.{column}.required: true"
                     )
             if len(set(types.values())) > 1:
-                told = listed(f"{kind} in {side}" for side, kind in types.items())
-                yield f"queries.{name}.join.using: {column} is {told}; give both sides one type"
+                both = listed(f"{kind} in {side}" for side, kind in types.items())
+                yield f"queries.{name}.join.using: {column} is {both}; give both sides the same type"
 
 
 def join_is_bounded_on_both_sides(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a join without a watermark on both sides and a time range with two ends.
+    """Refuse a join without a watermark on both sides and a time range with two bounds.
 
-    With a watermark on the right alone Spark accepts a left outer join that never emits an unmatched row (SPARK-58904).
+    With a watermark on the right side only, Spark accepts a left outer join that never emits unmatched rows (SPARK-58904).
     """
     for name, query in pipeline.queries.items():
         if query.join is None:
@@ -61,39 +61,39 @@ def join_is_bounded_on_both_sides(pipeline: Pipeline) -> Iterator[str]:
         missing = [source for source in query.sources if source not in query.watermark]
         if missing:
             yield (
-                f"queries.{name}.watermark: there is none for {listed(missing)}; state would grow for ever and an unmatched row "
-                f"would never come out: add a delay for both sides, such as watermark: "
+                f"queries.{name}.watermark: it is missing for {listed(missing)}; the state would grow forever and unmatched rows "
+                f"would never be emitted: add a delay for both sides, such as watermark: "
                 f"{{{', '.join(f'{source}: 5 minutes' for source in query.sources)}}}"
             )
         span = query.join.time_range
         if span is None or span.upper is None:
             yield (
-                f"queries.{name}.join.time_range: the join has no end in time, so no row can ever be called unmatched; "
-                "say both ends, such as time_range: {lower: 0 seconds, upper: 5 minutes}"
+                f"queries.{name}.join.time_range: the join is not bounded in time, so no row can ever be called unmatched; "
+                "write both bounds, such as time_range: {lower: 0 seconds, upper: 5 minutes}"
             )
         elif span.upper < span.lower:
             yield (
                 f"queries.{name}.join.time_range: upper ({format_duration(span.upper)}) is before lower "
-                f"({format_duration(span.lower)}), nothing would ever match; swap them"
+                f"({format_duration(span.lower)}), so nothing would ever match; swap them"
             )
 
 
 def join_appends(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a join in any mode but append, and an aggregate in the same query."""
+    """Refuse a join in any mode except append, and an aggregate in the same query."""
     for name, query in pipeline.queries.items():
         if query.join is None:
             continue
         if query.mode != "append":
-            yield f"queries.{name}.mode: a join of streams runs in append mode only, not {query.mode}; set mode: append"
+            yield f"queries.{name}.mode: a join of streams supports only append mode, not {query.mode}; set mode: append"
         if query.aggregate is not None:
             yield (
-                f"queries.{name}.aggregate: the query joins already, and rows that the join calls late would be lost "
-                "twice over; write the joined rows to a topic and aggregate that topic in a second pipeline"
+                f"queries.{name}.aggregate: the query already has a join, and rows that the join calls late would be lost "
+                "a second time; write the joined rows to a topic and aggregate that topic in a second pipeline"
             )
 
 
 def state_is_of_a_query_that_has_one(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse `state` where nothing is kept between batches."""
+    """Refuse `state` on a query that keeps none between batches."""
     for name, query in pipeline.queries.items():
         if query.state and query.aggregate is None and query.join is None:
             yield f"queries.{name}.state: the query has neither aggregate nor join, so it keeps no state; remove state"
@@ -104,7 +104,7 @@ def mode_fits_the_state(pipeline: Pipeline) -> Iterator[str]:
     for name, query in pipeline.queries.items():
         if query.mode == "complete" and query.aggregate is None:
             yield (
-                f"queries.{name}.mode: complete mode needs an aggregate, whose whole result it writes; "
+                f"queries.{name}.mode: complete mode needs an aggregate, whose complete result it writes; "
                 "add aggregate, or set mode: append"
             )
         if query.mode == "append" and query.aggregate is not None and not query.watermark:
@@ -115,43 +115,43 @@ def mode_fits_the_state(pipeline: Pipeline) -> Iterator[str]:
 
 
 def grouping_keys_are_columns(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a grouping key that is no column of a source, and none that the transform makes and shows."""
+    """Refuse a grouping key that is neither a column of a source nor an output column made by the transform."""
     for name, query in pipeline.queries.items():
         known = {**_source_columns(pipeline, query), **query.columns}
         for key in query.aggregate.keys if query.aggregate else []:
             if key not in known:
-                yield f"queries.{name}.aggregate.keys: {key!r} is no column of its sources; {choices(key, known)}"
+                yield f"queries.{name}.aggregate.keys: {key!r} is not a column of its sources; {choices(key, known)}"
 
 
 def state_is_bounded(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse state that no watermark frees over an unbounded key set; complete mode never frees any."""
+    """Refuse state that no watermark frees over an unbounded set of keys; complete mode never frees any."""
     for name, query in pipeline.queries.items():
         if query.aggregate is None or (query.watermark and query.mode != "complete"):
             continue
         if query.mode == "complete":
-            why, way_out = "complete mode keeps and writes every group for ever", "or use mode: update with a watermark"
+            why, way_out = "complete mode keeps and writes every group forever", "or use mode: update with a watermark"
         else:
-            why, way_out = "without a watermark every group is kept for ever", "or add a watermark and a window"
+            why, way_out = "without a watermark every group is kept forever", "or add a watermark and a window"
         if query.aggregate.window is not None:
             yield (
-                f"queries.{name}.aggregate.window: {why}, and windows never end; "
+                f"queries.{name}.aggregate.window: {why}, and the number of windows is unbounded; "
                 f"{'use mode: update or append with a watermark' if query.mode == 'complete' else 'add a watermark'}"
             )
         for key in query.aggregate.keys:
             if not _bounded(pipeline, query, key):
                 yield (
-                    f"queries.{name}.aggregate.keys: {why}, and {key} is not bounded; say how many values it can have "
+                    f"queries.{name}.aggregate.keys: {why}, and {key} is not bounded; declare how many values it can have "
                     f"(sources.{query.sources[0]}.columns.{key}.max_distinct), {way_out}"
                 )
 
 
 def watermark_names_a_source_with_a_time(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a watermark of another topic, of one without event time, or of a query without state."""
+    """Refuse a watermark on a topic that is not a source, on one without event time, or on a query without state."""
     for name, query in pipeline.queries.items():
         for topic in query.watermark:
             if topic not in query.sources:
                 yield (
-                    f"queries.{name}.watermark: {topic!r} is no source of this query; {choices(topic, query.sources)}"
+                    f"queries.{name}.watermark: {topic!r} is not a source of this query; {choices(topic, query.sources)}"
                 )
             elif topic in pipeline.sources and pipeline.sources[topic].event_time is None:
                 yield (
@@ -159,50 +159,50 @@ def watermark_names_a_source_with_a_time(pipeline: Pipeline) -> Iterator[str]:
                     f"add sources.{topic}.event_time, or remove the watermark"
                 )
         if query.watermark and query.aggregate is None and query.join is None:
-            yield f"queries.{name}.watermark: there is no aggregate or join that it could bound; remove it"
+            yield f"queries.{name}.watermark: the query has no aggregate or join to bound; remove it"
 
 
 def watermark_outlasts_a_fast_clock(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a delay shorter than the accepted skew: one fast clock would make everybody else's rows late."""
+    """Refuse a delay shorter than the accepted skew: one fast clock would make the rows of all other clocks late."""
     for name, query in pipeline.queries.items():
         for topic, delay in query.watermark.items():
             time = pipeline.sources[topic].event_time if topic in pipeline.sources else None
             if time is not None and time.accepted_skew > delay:
                 yield (
                     f"queries.{name}.watermark: the delay of {topic} ({format_duration(delay)}) is shorter than its "
-                    f"accepted_skew ({format_duration(time.accepted_skew)}), so one fast clock would make rows that "
-                    "are in time late; lengthen the delay or shorten the skew"
+                    f"accepted_skew ({format_duration(time.accepted_skew)}), so one fast clock would make punctual rows "
+                    "late; lengthen the delay or shorten the skew"
                 )
 
 
 def late_rule_is_clear(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse state for which the file does not say what happens to a late row, or says what the watermark belies.
+    """Refuse state without a rule for late rows, or with a rule that contradicts the watermark.
 
-    Spark drops a late row only where a watermarked time is part of the state's key.
+    Spark drops a late row only if a watermarked time is part of the state's key.
     """
     for name, query in pipeline.queries.items():
         key = f"queries.{name}.late"
         if query.aggregate is None and query.join is None:
             if query.late is not None:
-                yield f"{key}: nothing is ever late without an aggregate or join; remove it"
+                yield f"{key}: without an aggregate or join no row is late; remove it"
         elif query.late is None:
             yield (
-                f"{key}: what happens to a late row is not said; write late: drop (with a watermark) "
+                f"{key}: missing, so the treatment of late rows is undefined; write late: drop (with a watermark) "
                 "or late: include (without one)"
             )
         elif query.late == "drop" and not query.watermark:
-            yield f"{key}: drop needs a watermark, without one no row is late; add watermark or write late: include"
+            yield f"{key}: drop needs a watermark, because without one no row is late; add watermark or write late: include"
         elif query.late == "include" and query.watermark:
-            yield f"{key}: include cannot be, the watermark drops late rows; remove the watermark or write late: drop"
+            yield f"{key}: include conflicts with the watermark, which drops late rows; remove the watermark or write late: drop"
         elif query.watermark and query.aggregate is not None and not _keyed_by_time(pipeline, query):
             yield (
-                f"queries.{name}.watermark: it drops and frees nothing, for no window or event time is grouped by; "
+                f"queries.{name}.watermark: it drops and frees nothing, because the query groups by no window or event time; "
                 "add aggregate.window, or remove the watermark and write late: include"
             )
 
 
 def window_is_of_event_time(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a window of another column than event time, without length, with gaps, or with an offset beyond its slide."""
+    """Refuse a window that is not on event time, has no length, leaves gaps, or has an offset of at least its slide."""
     for name, query in pipeline.queries.items():
         window = query.aggregate.window if query.aggregate else None
         if window is None:
@@ -214,18 +214,18 @@ def window_is_of_event_time(pipeline: Pipeline) -> Iterator[str]:
                 f"follows; {choices(window.column, times)}"
             )
         if not window.size:
-            yield f"queries.{name}.aggregate.window.size: a window needs a length; write such as size: 5 minutes"
+            yield f"queries.{name}.aggregate.window.size: a window needs a length; write a duration such as size: 5 minutes"
         if window.slide is not None and not window.slide:
-            yield f"queries.{name}.aggregate.window.slide: a slide needs a length; write such as slide: 5 minutes"
+            yield f"queries.{name}.aggregate.window.slide: a slide needs a length; write a duration such as slide: 5 minutes"
         if window.slide is not None and window.slide > window.size:
             yield (
                 f"queries.{name}.aggregate.window.slide: {format_duration(window.slide)} is longer than the window "
-                f"({format_duration(window.size)}), rows in between would be lost; make it at most the size"
+                f"({format_duration(window.size)}), so rows in between would be lost; make it at most the size"
             )
         step = window.slide or window.size
         if step and window.offset >= step:
             yield (
-                f"queries.{name}.aggregate.window.offset: windows begin every {format_duration(step)}, so an offset is "
+                f"queries.{name}.aggregate.window.offset: windows begin every {format_duration(step)}, so an offset must be "
                 f"shorter; write offset: {format_duration(window.offset % step)}"
             )
 

@@ -1,4 +1,4 @@
-"""Refusals about topics and fields: names that Kafka, an archive or the parser could not tell apart."""
+"""Rules for topics and fields: refuse names that Kafka, an archive or the parser could not distinguish."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from headrace.contract.model import KafkaSink, Pipeline, Source
 from headrace.contract.names import archive_query, dead_letter_topic
 
 KAFKAS_OWN = "__"
-"""What Kafka's internal topics begin with."""
+"""The prefix of Kafka's internal topics."""
 MAX_STEPS = 50
-"""Fields inside each other, at most: a record has at most 100 arrays and objects (`streaming.decode`)."""
+"""Maximum nesting depth of a field: a record may contain at most 100 nested arrays and objects (`streaming.decode`)."""
 
 
 def metric_name(topic: str) -> str:
-    """Return what Kafka makes of a topic in the names of its metrics: it refuses a second topic with the same."""
+    """Return a topic's name in Kafka's metrics. Kafka refuses a second topic with the same metric name."""
     return topic.replace(".", "_")
 
 
 def topics_can_exist(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse topics that Kafka keeps for itself, and two that it cannot have beside each other."""
+    """Refuse topics that Kafka reserves, and pairs of topics that it does not accept together."""
     sources = {f"sources.{name}.topic": topic for name, topic in pipeline.topics.items()}
     places = sources | {f"{place} (its dead letters)": dead_letter_topic(topic) for place, topic in sources.items()}
     for name, query in pipeline.queries.items():
@@ -28,25 +28,25 @@ def topics_can_exist(pipeline: Pipeline) -> Iterator[str]:
                 places[f"queries.{name}.sinks.{index}.topic"] = sink.topic
     for place, topic in places.items():
         if topic in (".", "..") or topic.startswith(KAFKAS_OWN):
-            yield f"{place}: {topic} is a name that Kafka keeps for itself; choose another topic"
+            yield f"{place}: {topic} is reserved by Kafka; choose another topic"
     known: dict[str, str] = {}
     for place, topic in places.items():
         other = known.setdefault(metric_name(topic), topic)
         if other != topic:
             yield (
-                f"{place}: Kafka refuses {topic} beside {other}, because '.' and '_' are one character in the names of its "
-                "metrics; rename one of both"
+                f"{place}: Kafka refuses to have both {topic} and {other}, because its metric names do not distinguish "
+                "'.' and '_'; rename one of them"
             )
 
 
 def one_topic_has_one_source(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse two sources of one topic, and two topics whose archives would have one name."""
+    """Refuse two sources of one topic, and two topics whose archives would have the same name."""
     topics: dict[str, str] = {}
     archives: dict[str, str] = {}
     for name, topic in pipeline.topics.items():
         if topic in topics:
             yield (
-                f"sources.{name}.topic: {topic} is source {topics[topic]} already, and each record would be archived twice; "
+                f"sources.{name}.topic: {topic} is already source {topics[topic]}, and each record would be archived twice; "
                 f"add the columns to {topics[topic]} and read it in several queries"
             )
             continue
@@ -55,12 +55,12 @@ def one_topic_has_one_source(pipeline: Pipeline) -> Iterator[str]:
         if other != topic:
             yield (
                 f"sources.{name}.topic: the archives of {topic} and {other} would both be named {archive_query(topic)}; "
-                "read one of both in a pipeline of its own"
+                "read one of them in a separate pipeline"
             )
 
 
 def fields_can_be_read(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse two columns of one field, a field inside another column's, and a path with an empty step."""
+    """Refuse two columns of one field, a field inside another column's field, and a path with an empty step."""
     for name, source in pipeline.sources.items():
         yield from _fields(f"sources.{name}.columns", source)
 
@@ -69,14 +69,14 @@ def _fields(place: str, source: Source) -> Iterator[str]:
     paths = {name: column.path(name) for name, column in source.columns.items()}
     for name, path in paths.items():
         if not path or not all(path):
-            yield f"{place}.{name}.field: a step of the path is empty; write such as order.orderId"
+            yield f"{place}.{name}.field: a step of the path is empty; write a path such as order.orderId"
         if len(path) > MAX_STEPS:
-            yield f"{place}.{name}.field: {len(path)} objects inside each other are too many; write at most {MAX_STEPS}"
+            yield f"{place}.{name}.field: {len(path)} nested objects are too many; write at most {MAX_STEPS}"
     known: dict[tuple[str, ...], str] = {}
     for name, path in paths.items():
         if path in known:
             yield (
-                f"{place}.{name}.field: column {known[path]} is read from {'.'.join(path)} already; read it once, and "
+                f"{place}.{name}.field: column {known[path]} already reads {'.'.join(path)}; read it once, and "
                 "copy it in the transform"
             )
         known.setdefault(path, name)
@@ -84,8 +84,8 @@ def _fields(place: str, source: Source) -> Iterator[str]:
         for size in range(1, len(path)):
             if path[:size] in known:
                 yield (
-                    f"{place}.{name}.field: {'.'.join(path[:size])} is the value of column {known[path[:size]]}, so it is no "
-                    "object to read from; remove one of both"
+                    f"{place}.{name}.field: {'.'.join(path[:size])} is the value of column {known[path[:size]]}, so it is not "
+                    "an object with fields; remove one of the two"
                 )
 
 

@@ -1,6 +1,6 @@
-"""Snapshots as they lie below the storage root: what they are of, and whether they are still what was taken.
+"""Snapshots below the storage root: their metadata, and whether their files are unchanged.
 
-They are taken and restored by `operations.checkpoints`, and tried by `streaming.drill`.
+They are taken and restored by `operations.checkpoints`, and tested by `streaming.drill`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace.contract.paths import GenerationPaths
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One snapshot. `files` has the SHA-256 of each file by its path inside the snapshot; times in milliseconds."""
+    """One snapshot. `files` maps each path inside the snapshot to its SHA-256; times are milliseconds since 1970."""
 
     id: str
     pipeline: str
@@ -38,24 +38,28 @@ class Snapshot:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """Return the snapshot without the list of its files, as JSON values."""
+        """Return the snapshot as JSON values, without the list of its files."""
         return asdict(self) | {"files": len(self.files)}
 
 
 def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:
-    """Return the whole snapshots of a query, oldest first. One without a record was broken off and is none."""
-    found = [read(root, pipeline, query, name) for name in storage.list_names(paths.snapshots(root, pipeline, query))]
-    return sorted((each for each in found if each), key=lambda each: (each.taken_ms, each.id))
+    """Return the complete snapshots of a query, oldest first. A snapshot without a record was aborted and is ignored."""
+    snapshots = [
+        read(root, pipeline, query, name) for name in storage.list_names(paths.snapshots(root, pipeline, query))
+    ]
+    return sorted(
+        (snapshot for snapshot in snapshots if snapshot), key=lambda snapshot: (snapshot.taken_ms, snapshot.id)
+    )
 
 
 def read(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot | None:
-    """Return one snapshot by its id, or None where there is no whole one."""
+    """Return one snapshot by its id, or None if there is no complete one."""
     values = storage.read_json(paths.snapshot_record(root, pipeline, query, snapshot))
     return Snapshot(**values) if values else None
 
 
 def damaged(root: str, snapshot: Snapshot) -> list[str]:
-    """Return the files of a snapshot that are gone or have another hash; empty for a sound one."""
+    """Return the files of a snapshot that are missing or have another hash; empty if it is intact."""
     folder = snapshot.paths(root).folder
     wrong = []
     for path, wanted in snapshot.files.items():

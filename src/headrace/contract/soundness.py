@@ -1,8 +1,7 @@
-"""Level 1 of a checkpoint's verification: what stands below one generation is whole, and its parts agree.
+"""Level 1 of checkpoint verification: the files of one generation are complete and consistent with each other.
 
-Read-only, without Spark. A driver asks before it starts (Spark 3.5 itself goes on without `metadata`, and over a
-checkpoint that was put back by hand beside a sink that was not, it writes nothing and says nothing); operators ask at
-any time.
+Read-only, without Spark. A driver runs it before it starts, because Spark 3.5 continues without `metadata`, and after
+someone restored a checkpoint by hand without its sink, it silently writes nothing. Operators can run it at any time.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ RUNBOOKS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: `critical` means that a driver must not go on from here."""
+    """One fault: `critical` means that a driver must not continue from here."""
 
     fault: str
     severity: Severity
@@ -63,17 +62,17 @@ class Finding:
 
     @property
     def runbook(self) -> str:
-        """Return the name of the page below docs/runbooks/ that says what to do."""
+        """Return the name of the page below docs/runbooks/ with the remedy."""
         return RUNBOOKS[self.fault]
 
 
 def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
-    """Return what is wrong with one generation; empty for one that is sound or has not run yet.
+    """Return the faults of one generation; empty if it is sound or has not run yet.
 
-    `stateful`: whether the query keeps state, which then must be there for every committed batch.
+    `stateful`: the query keeps state, which must then exist for every committed batch.
     """
     folder = paths.checkpoint
-    # In this order, against the writer's, so that a batch that a driver finishes meanwhile never looks like a fault.
+    # Read in this order, the reverse of the writer's, so that a batch finishing meanwhile never looks like a fault.
     written = ledger.newest_batch(paths.ledger), outputs.newest_batch(paths.files) if paths.files else None
     commits = checkpoint.batches(folder, "commits")
     offsets = checkpoint.batches(folder, "offsets")
@@ -95,23 +94,23 @@ def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
 def files_gone(root: str, chosen: Generation) -> list[Finding]:
     """Check that each batch that wrote rows has its directory, here or in the generations it was restored from.
 
-    For a query with a file sink. Reads the ledger once, a record at a time.
+    For a query with a file sink. Reads the ledger once, one record at a time.
     """
-    own = chosen.paths(root)
-    committed = checkpoint.newest_batch(own.checkpoint)
+    generation = chosen.paths(root)
+    committed = checkpoint.newest_batch(generation.checkpoint)
     if committed is None:
         return []
-    there = outputs.directories(root, chosen.pipeline, chosen.query, chosen.number, chosen.lineage)
-    held = [(each.first, each.last) for each in there]
+    directories = outputs.directories(root, chosen.pipeline, chosen.query, chosen.number, chosen.lineage)
+    held = [(directory.first, directory.last) for directory in directories]
     missing = [
         record["batch"]
-        for record in ledger.stream(own.ledger)
+        for record in ledger.stream(generation.ledger)
         if record["rows_out"] and record["batch"] <= committed and not _within(held, record["batch"])
     ]
     if not missing:
         return []
-    what = f"lacks {len(missing)} batch(es) that wrote rows, the first is {missing[0]}"
-    return [Finding("FILES_GONE", "critical", own.files, what)]
+    what = f"lacks {len(missing)} batch(es) that wrote rows; the first is {missing[0]}"
+    return [Finding("FILES_GONE", "critical", generation.files, what)]
 
 
 def _within(ranges: list[tuple[int, int]], batch: int) -> bool:
@@ -120,13 +119,13 @@ def _within(ranges: list[tuple[int, int]], batch: int) -> bool:
 
 
 def require_sound(paths: GenerationPaths, name: str, *, stateful: bool) -> None:
-    """Raise HeadraceError(DAMAGED) where a driver must not go on from this generation."""
-    critical = [each for each in structure(paths, stateful=stateful) if each.severity == "critical"]
+    """Raise HeadraceError(DAMAGED) if a driver must not continue from this generation."""
+    critical = [finding for finding in structure(paths, stateful=stateful) if finding.severity == "critical"]
     if critical:
         first = critical[0]
         raise HeadraceError(
-            f"{name}: {first.where} {first.what} ({first.fault}, {len(critical)} such finding(s)); "
-            f"see docs/runbooks/{first.runbook}.md, usually: headrace checkpoint restore {name}",
+            f"{name}: {first.where} {first.what} ({first.fault}, {len(critical)} critical finding(s)). "
+            f"See docs/runbooks/{first.runbook}.md, usually: headrace checkpoint restore {name}",
             exit_code=Exit.DAMAGED,
         )
 
@@ -134,32 +133,34 @@ def require_sound(paths: GenerationPaths, name: str, *, stateful: bool) -> None:
 def _metadata(folder: str, files: Mapping[str, int]) -> list[Finding]:
     where = f"{folder}/metadata"
     if "metadata" not in files:
-        return [Finding("METADATA_GONE", "critical", where, "is gone: Spark 3.5 would go on under a new query id")]
+        return [
+            Finding("METADATA_GONE", "critical", where, "is missing: Spark 3.5 would continue under a new query id")
+        ]
     return [] if '"id"' in (storage.read_text(where) or "") else [_broken(where)]
 
 
 def _logs(folder: str, files: Mapping[str, int], offsets: list[int], commits: list[int]) -> list[Finding]:
-    found = []
+    findings = []
     for log, ids in (("offsets", offsets), ("commits", commits)):
         gaps = [a + 1 for a, b in itertools.pairwise(ids) if b != a + 1]
-        found += [
+        findings += [
             Finding("LOG_GAP", "critical", f"{folder}/{log}/{batch}", "is missing in the middle") for batch in gaps
         ]
         for batch in ids:
             where = f"{folder}/{log}/{batch}"
             if not files.get(f"{log}/{batch}", 1):
-                # Spark reads the newest two; an older one only if somebody asks for it
+                # Spark reads the newest two entries; older ones only on request
                 severity: Severity = "critical" if batch >= ids[-1] - 1 else "warning"
-                found.append(Finding("LOG_EMPTY", severity, where, "is empty: the file system lost what was written"))
+                findings.append(Finding("LOG_EMPTY", severity, where, "is empty: the file system lost its content"))
     for batch in offsets[-2:]:
         where = checkpoint.offsets_entry(folder, batch)
         if files.get(f"offsets/{batch}") and not _parses(folder, batch):
-            found.append(_broken(where))
+            findings.append(_broken(where))
     for batch in commits[-1:]:
         where = checkpoint.commits_entry(folder, batch)
         if files.get(f"commits/{batch}") and "nextBatchWatermarkMs" not in (storage.read_text(where) or ""):
-            found.append(_broken(where))
-    return found
+            findings.append(_broken(where))
+    return findings
 
 
 def _parses(folder: str, batch: int) -> bool:
@@ -174,44 +175,44 @@ def _broken(where: str) -> Finding:
 
 
 def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> list[Finding]:
-    """Check that the newest planned batch is the newest committed one or the one after it."""
+    """Check that the newest planned batch is the newest committed one or the next one."""
     folder = paths.checkpoint
     planned, committed = (ids[-1] if ids else -1 for ids in (offsets, commits))
     if planned > committed + 1:  # a batch was committed between the two listings
         committed = checkpoint.newest_batch(folder) or committed
     if planned < committed:
         where = checkpoint.offsets_entry(folder, committed)
-        return [Finding("OFFSETS_BEHIND_COMMITS", "critical", where, "is gone although its batch is committed")]
+        return [Finding("OFFSETS_BEHIND_COMMITS", "critical", where, "is missing although its batch is committed")]
     if planned > committed + 1:
-        # Spark would run the newest only. Harmless where the ledger says that the others were written.
+        # Spark would run only the newest. Harmless if the ledger shows that the others were written.
         written = ledger.runs(paths.ledger)
         skipped = [batch for batch in range(committed + 1, planned) if not any(batch in run for run in written)]
         where = checkpoint.commits_entry(folder, committed + 1)
-        what = f"is gone; batch(es) {skipped} would be skipped" if skipped else "is gone; its batch was written"
+        what = f"is missing; batch(es) {skipped} would be skipped" if skipped else "is missing; its batch was written"
         return [Finding("COMMITS_BEHIND_OFFSETS", "critical" if skipped else "warning", where, what)]
     if offsets and planned > 0 and planned - 1 not in offsets:
         where = checkpoint.offsets_entry(folder, planned - 1)
-        return [Finding("LOG_GAP", "critical", where, "is gone: the newest batch has no beginning")]
+        return [Finding("LOG_GAP", "critical", where, "is missing: the newest batch has no start offsets")]
     return []
 
 
 def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Finding]:
     version = commits[-1] + 1
     where = f"{folder}/state"
-    found = statefiles.stores(files)
-    if not found:
-        return [Finding("STATE_GONE", "critical", where, f"is gone: nothing has version {version}")]
+    stores = statefiles.stores(files)
+    if not stores:
+        return [Finding("STATE_GONE", "critical", where, f"is missing: no store has version {version}")]
     findings = []
     try:
         wanted = checkpoint.state_partitions(folder, commits[-1])
-    except ValueError:  # the log's own finding tells
+    except ValueError:  # the finding about the log reports it
         wanted = None
-    for operator, parts in statefiles.partitions(found).items():
+    for operator, parts in statefiles.partitions(stores).items():
         missing = sorted(set(range(wanted or 0)) - parts)
         findings += [
             Finding("STATE_GONE", "critical", f"{where}/{operator}/{part}", "has no state files") for part in missing
         ]
-    for store in sorted(found):
+    for store in sorted(stores):
         try:
             need = _needed(folder, files, store, version)
         except ValueError as error:
@@ -231,16 +232,16 @@ def _needed(folder: str, files: Mapping[str, int], store: str, version: int) -> 
 
 def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
     """Check Hadoop's checksums (`.<name>.crc`, local disks only) of the files that the next start reads."""
-    found = []
+    findings = []
     for path in _read_at_start(folder, files):
         parent, _, name = path.rpartition("/")
         crc = f"{parent}/.{name}.crc".lstrip("/")
         if files[path] and crc in files and not _matches(f"{folder}/{path}", f"{folder}/{crc}"):
             fault = "STATE_BROKEN" if path.startswith(statefiles.STATE) else "CHECKSUM"
-            found.append(
-                Finding(fault, "critical", f"{folder}/{path}", "does not have the checksum it was written with")
+            findings.append(
+                Finding(fault, "critical", f"{folder}/{path}", "does not match the checksum it was written with")
             )
-    return found
+    return findings
 
 
 def _read_at_start(folder: str, files: Mapping[str, int]) -> Iterable[str]:
@@ -251,12 +252,12 @@ def _read_at_start(folder: str, files: Mapping[str, int]) -> Iterable[str]:
         yield from (f"{log}/{batch}" for batch in ids[-2:])
     commits = [int(path[8:]) for path in files if path.startswith("commits/") and path[8:].isdigit()]
     for store in statefiles.stores(files):
-        with contextlib.suppress(ValueError):  # a finding about the state already
+        with contextlib.suppress(ValueError):  # already reported by a finding about the state
             yield from (f"{store}/{name}" for name in _needed(folder, files, store, max(commits, default=-1) + 1).files)
 
 
 def _matches(path: str, crc: str) -> bool:
-    """Return whether a file has the CRC-32 of each chunk that Hadoop's ChecksumFileSystem noted."""
+    """Return whether a file matches the CRC-32 of each chunk that Hadoop's ChecksumFileSystem recorded."""
     try:
         content, noted = trees.read_bytes(path), trees.read_bytes(crc)
     except FileNotFoundError:  # purged meanwhile
@@ -271,40 +272,38 @@ def _matches(path: str, crc: str) -> bool:
 def _behind(paths: GenerationPaths, written: int | None, directory: int | None, planned: int) -> list[Finding]:
     """Check that neither ledger nor file sink has a batch that the checkpoint has not planned yet.
 
-    Such a checkpoint was reset or put back by hand: file and table sinks would take the coming batches for replays.
+    Such a checkpoint was reset or restored by hand: file and table sinks would take the next batches for replays.
     """
-    found = []
+    findings = []
     if written is not None and written > planned:
-        what = f"stands at batch {planned}, its ledger at {written}: it was reset or put back by hand"
-        found.append(Finding("BEHIND_LEDGER", "critical", paths.checkpoint, what))
+        what = f"is at batch {planned}, its ledger at {written}: it was reset or restored by hand"
+        findings.append(Finding("BEHIND_LEDGER", "critical", paths.checkpoint, what))
     if directory is not None and directory > planned:
-        what = (
-            f"has batch {directory}, the checkpoint only {planned}: coming batches would be taken for replays and lost"
-        )
-        found.append(Finding("BEHIND_FILES", "critical", paths.files, what))
-    return found
+        what = f"has batch {directory}, the checkpoint only {planned}: new batches would be taken for replays and lost"
+        findings.append(Finding("BEHIND_FILES", "critical", paths.files, what))
+    return findings
 
 
 def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
-    """Check that the ledger has every committed batch, with the offsets that the log has for the newest."""
+    """Check that the ledger has every committed batch, with the same offsets as the log for the newest one."""
     runs = ledger.runs(paths.ledger)
     holes = [(a.stop, b.start) for a, b in itertools.pairwise(runs) if a.stop <= committed]
     if not runs or runs[-1].stop <= committed:
         holes.append((runs[-1].stop if runs else committed, committed + 1))
     missing = [batch for first, end in holes[:5] for batch in range(first, min(end, committed + 1, first + 5))][:5]
-    found = []
+    findings = []
     if missing:
-        what = f"lacks batch(es) {missing}: which rows were late there cannot be told any more"
-        found.append(Finding("LEDGER_GAP", "warning", paths.ledger, what))
+        what = f"lacks batch(es) {missing}: which of their rows were late can no longer be determined"
+        findings.append(Finding("LEDGER_GAP", "warning", paths.ledger, what))
     record = ledger.record(paths.ledger, committed)
     try:
         entry = checkpoint.read_entry(paths.checkpoint, committed)
     except (ValueError, KeyError):
         entry = None
     if record and entry and _ends(record) != entry[1]:
-        what = f"says other offsets for batch {committed} than {checkpoint.offsets_entry(paths.checkpoint, committed)}"
-        found.append(Finding("LEDGER_DIFFERS", "critical", paths.ledger, what))
-    return found
+        what = f"has other offsets for batch {committed} than {checkpoint.offsets_entry(paths.checkpoint, committed)}"
+        findings.append(Finding("LEDGER_DIFFERS", "critical", paths.ledger, what))
+    return findings
 
 
 def _ends(record: ledger.Record) -> checkpoint.Offsets:

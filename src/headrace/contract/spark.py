@@ -1,4 +1,4 @@
-"""Column types of a pipeline file as Spark DDL strings. Spark itself is not needed for that."""
+"""Column types of a pipeline file as Spark DDL strings. Does not import Spark."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def ddl_type(column_type: str) -> str:
 def ddl(columns: Mapping[str, Column]) -> str:
     """Return `name type, ...` in the file's order, for `createDataFrame` or a `mapInArrow` schema.
 
-    Every column is nullable: Spark does not check NOT NULL in a stream, the decoder and the writer do.
+    Every column is nullable: Spark does not check NOT NULL in a stream; the decoder and the writer do.
     """
     return ", ".join(f"`{name}` {ddl_type(column.type)}" for name, column in columns.items())
 
 
 def source_ddl(source: Source) -> str:
-    """Return the DDL of a source's columns as the transform sees them."""
+    """Return the DDL of a source's columns as the transform receives them."""
     return ddl(source.columns)

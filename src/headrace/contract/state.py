@@ -1,7 +1,7 @@
-"""Which state store a query uses, and the settings of Spark that choose it.
+"""The state store of a query, and the Spark settings that select it.
 
-Spark freezes the provider in the checkpoint's first batch and goes on with it whatever is set later (OffsetSeqMetadata), so
-the store is in the plan fingerprint: another one needs a new generation.
+Spark fixes the provider in the checkpoint's first batch and ignores later settings (OffsetSeqMetadata). So the store is
+part of the plan fingerprint: another store needs a new generation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _PROVIDERS: dict[StateStore, str] = {
     "rocksdb": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
 }
 ROCKSDB_MEGABYTES = 256
-"""Native memory (block cache and write buffers) of all RocksDB stores of one driver together, beside its Java heap."""
+"""Native memory (block cache and write buffers) of all RocksDB stores of one driver together, besides its Java heap."""
 
-# A commit uploads the changes of its batch, not the database (SPARK-43421); memory is bounded for all stores together.
+# A commit uploads only the changes of its batch (SPARK-43421); memory is bounded for all stores together.
 ROCKSDB_CONF = {
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
     "spark.sql.streaming.stateStore.rocksdb.boundedMemoryUsage": "true",
@@ -27,7 +27,7 @@ ROCKSDB_CONF = {
 
 
 def store_of(query: Query) -> StateStore | None:
-    """Return the state store of a declared query; None where it keeps no state."""
+    """Return the state store of a declared query, or None if it keeps no state."""
     if query.aggregate is None and query.join is None:
         return None
     if query.state and query.state.store:
@@ -36,7 +36,7 @@ def store_of(query: Query) -> StateStore | None:
 
 
 def max_groups(pipeline: Pipeline, query: str) -> int | None:
-    """Return how many groups a declared query may hold by `max_distinct` of its keys; None where nothing bounds them so."""
+    """Return the maximum number of groups of a declared query by `max_distinct` of its keys; None if it is unbounded."""
     spec = pipeline.queries.get(query)
     if spec is None or spec.aggregate is None or spec.aggregate.window or (spec.watermark and spec.mode != "complete"):
         return None
@@ -50,6 +50,6 @@ def max_groups(pipeline: Pipeline, query: str) -> int | None:
 
 
 def conf(query: Query) -> dict[str, str]:
-    """Return what a session needs when a query with state starts; a query takes over its session's settings at its start."""
+    """Return the session settings that a stateful query needs; a query copies its session's settings when it starts."""
     store = store_of(query)
     return {_PROVIDER: _PROVIDERS[store]} if store else {}

@@ -1,7 +1,7 @@
-"""The files of Spark's two state stores: which of them a version needs.
+"""The files of Spark's two state stores, and which of them a version needs.
 
-`state/<operator>/<partition>/[<store>/]<version>.<kind>`; batch n loads version n and writes n + 1. A version is the newest
-full file at or below it plus every change file after that:
+`state/<operator>/<partition>/[<store>/]<version>.<kind>`; batch n loads version n and writes n + 1. A version consists of
+the newest full file at or below it plus every later change file:
 
 | store | full | change | source |
 |---|---|---|---|
@@ -25,9 +25,9 @@ STATE = "state/"
 
 @dataclass(frozen=True)
 class Chain:
-    """What one store needs to load a version: the files that are there, and the versions that are not.
+    """The files that one store needs to load a version: those that exist (`files`) and those that do not (`missing`).
 
-    `files` and `missing` are names below the store's folder, such as 12.delta or SSTs/000034-<uuid>.sst.
+    Both hold names relative to the store's folder, such as 12.delta or SSTs/000034-<uuid>.sst.
     """
 
     files: tuple[str, ...]
@@ -35,48 +35,48 @@ class Chain:
 
 
 def stores(files: Iterable[str]) -> dict[str, list[str]]:
-    """Return store folder -> its version files, of paths relative to the checkpoint. `_metadata` is no store."""
-    found: dict[str, list[str]] = {}
+    """Return store folder -> its version files; paths are relative to the checkpoint. `_metadata` is not a store."""
+    result: dict[str, list[str]] = {}
     for path in files:
         folder, _, name = path.rpartition("/")
         if path.startswith(STATE) and _VERSION.match(name):
-            found.setdefault(folder, []).append(name)
-    return found
+            result.setdefault(folder, []).append(name)
+    return result
 
 
-def partitions(found: Mapping[str, object]) -> dict[str, set[int]]:
+def partitions(folders: Mapping[str, object]) -> dict[str, set[int]]:
     """Return operator -> the partitions that have stores."""
     operators: dict[str, set[int]] = {}
-    for folder in found:
+    for folder in folders:
         parts = folder.split("/")
         operators.setdefault(parts[1], set()).add(int(parts[2]))
     return operators
 
 
 def chain(names: Iterable[str], version: int) -> Chain:
-    """Return which version files loading `version` needs of one store's; the newest full file serves.
+    """Return which of one store's version files are needed to load `version`, starting at the newest full file.
 
-    What a RocksDB zip file refers to is not in it: `needed` adds that.
+    Files referred to by a RocksDB zip file are not included: `needed` adds them.
     """
-    found = {(int(match[1]), match[2]) for name in names if (match := _VERSION.match(name))}
-    rocksdb = any(kind in _ROCKSDB for _, kind in found)
+    versions = {(int(match[1]), match[2]) for name in names if (match := _VERSION.match(name))}
+    rocksdb = any(kind in _ROCKSDB for _, kind in versions)
     full, change = ("zip", "changelog") if rocksdb else ("snapshot", "delta")
-    newest = max((v for v, kind in found if kind == full and v <= version), default=0)
+    newest = max((v for v, kind in versions if kind == full and v <= version), default=0)
     wanted = [(newest, full)] if newest else []
     wanted += [(v, change) for v in range(newest + 1, version + 1)]
-    # beside its newest full file Spark can also start from an older one: it is not needed where this one is intact
+    # Spark could also start from an older full file; it is not needed while the newest is intact
     return Chain(
-        tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) in found),
-        tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) not in found),
+        tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) in versions),
+        tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) not in versions),
     )
 
 
 def needed(files: Mapping[str, int], store: str, version: int, read: Callable[[str], bytes]) -> Chain:
-    """Return all files that loading `version` of one store needs, with those that a RocksDB zip file refers to.
+    """Return all files needed to load `version` of one store, including those that a RocksDB zip file refers to.
 
-    `files` has the checkpoint's files with their sizes in bytes, `store` the folder and `read` the content of a path below
-    the checkpoint. A file of another size than its zip file says counts as missing. Raises ValueError for a zip file that
-    cannot be read, and what `read` raises.
+    `files` maps the checkpoint's files to their sizes in bytes, `store` is the store's folder, and `read` returns the content
+    of a path below the checkpoint. A file whose size differs from its zip file's entry counts as missing. Raises ValueError
+    for an unreadable zip file, and whatever `read` raises.
     """
     prefix = f"{store}/"
     versions = chain((path.removeprefix(prefix) for path in files if path.startswith(prefix)), version)
@@ -89,14 +89,14 @@ def needed(files: Mapping[str, int], store: str, version: int, read: Callable[[s
 
 
 def _referred(content: bytes, where: str) -> dict[str, int]:
-    """Return the files, with sizes in bytes, that the metadata of a RocksDB checkpoint refers to (RocksDBCheckpointMetadata)."""
+    """Return file -> bytes of the files that a RocksDB checkpoint's metadata refers to (RocksDBCheckpointMetadata)."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            _, _, text = archive.read("metadata").decode().partition("\n")  # the first line is the form's version
-        said = json.loads(text)
-        tables = {f"SSTs/{each['dfsSstFileName']}": int(each["sizeBytes"]) for each in said["sstFiles"]}
+            _, _, text = archive.read("metadata").decode().partition("\n")  # the first line is the format version
+        metadata = json.loads(text)
+        tables = {f"SSTs/{entry['dfsSstFileName']}": int(entry["sizeBytes"]) for entry in metadata["sstFiles"]}
         return tables | {
-            f"logs/{each['dfsLogFileName']}": int(each["sizeBytes"]) for each in said.get("logFiles") or []
+            f"logs/{entry['dfsLogFileName']}": int(entry["sizeBytes"]) for entry in metadata.get("logFiles") or []
         }
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is no RocksDB checkpoint: {error}") from error
+        raise ValueError(f"{where} is not a RocksDB checkpoint: {error}") from error

@@ -1,4 +1,4 @@
-"""Small files below the storage root, by fsspec: one code for a disk, a volume and an object store."""
+"""Small files below the storage root, through fsspec: the same code for disks, volumes and object stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.errors import HeadraceError
 
 
 def locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system that a path lies in, and the path as that one has it."""
+    """Return the file system of a path, and the path in that file system's form."""
     if objects.is_object(path):
         return objects.filesystem(), path.removeprefix(objects.SCHEME)
     fs, inner = fsspec.core.url_to_fs(path)
@@ -21,12 +21,12 @@ def locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def renames(path: str) -> bool:
-    """Return whether a file or a folder gets a new name in one piece there: on disks and volumes, nowhere else."""
+    """Return whether files and folders can be renamed atomically there: on disks and volumes only."""
     return "file" in _protocols(locate(path)[0])
 
 
 def read_text(path: str) -> str | None:
-    """Return the file's text, or None where there is no such file."""
+    """Return the file's text, or None if it does not exist."""
     fs, inner = locate(path)
     try:
         return str(fs.cat_file(inner).decode("utf-8", errors="replace"))
@@ -35,7 +35,7 @@ def read_text(path: str) -> str | None:
 
 
 def read_json(path: str) -> Any | None:  # noqa: ANN401 - JSON values
-    """Return the file's JSON value, or None where there is no such file. Raises HeadraceError on a broken file."""
+    """Return the file's JSON value, or None if it does not exist. Raises HeadraceError if it is not JSON."""
     text = read_text(path)
     if text is None:
         return None
@@ -43,12 +43,12 @@ def read_json(path: str) -> Any | None:  # noqa: ANN401 - JSON values
         return json.loads(text)
     except ValueError as error:
         raise HeadraceError(
-            f"{path} is not JSON ({error}): restore it from a snapshot, it is written in one piece."
+            f"{path} is not JSON ({error}). It is always written atomically, so restore it from a snapshot."
         ) from error
 
 
 def write_text(path: str, text: str) -> None:
-    """Replace a file in one piece (rename on disks, one PUT on object stores): readers see the old or the new one."""
+    """Replace a file atomically (rename on disks, one PUT on object stores): readers see the old or the new content."""
     fs, inner = locate(path)
     parent, _, name = inner.rpartition("/")
     fs.makedirs(parent, exist_ok=True)
@@ -61,12 +61,12 @@ def write_text(path: str, text: str) -> None:
 
 
 def write_json(path: str, value: object) -> None:
-    """Replace a file by a JSON value in one piece."""
+    """Replace a file by a JSON value, atomically."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def list_names(folder: str) -> list[str]:
-    """Return the names in a folder, sorted; empty where there is no such folder."""
+    """Return the names in a folder, sorted; empty if it does not exist."""
     fs, inner = locate(folder)
     try:
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in fs.ls(inner, detail=False, refresh=True))

@@ -1,6 +1,6 @@
-"""The fixed settings of a pipeline's Spark application, and those with which `spark-submit` starts it on a cluster.
+"""The fixed settings of a pipeline's Spark application, and those for starting it on a cluster with `spark-submit`.
 
-Nothing secret is in here: endpoints and passwords come from the bindings, inside the driver.
+None of them is secret: endpoints and passwords come from the bindings, inside the driver.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from headrace.contract.names import (
 )
 
 ARCHIVE_TRIGGER = timedelta(seconds=10)
-"""Of the archive query of every topic, which no pipeline file declares: how often it looks."""
+"""Trigger interval of the archive queries, which no pipeline file declares."""
 
 ARCHIVE_OFFSETS = 5_000
-"""As many new records make a batch of the archive at once. Fewer wait for more, at most ARCHIVE_DELAY."""
+"""This many new records make an archive batch at once. Fewer wait for more, at most ARCHIVE_DELAY."""
 
 ARCHIVE_DELAY = "spark.headrace.archive.delay"
-"""The setting that says how long an archive, and with it the dead letters, waits for more records."""
+"""The setting for how long an archive, and with it the dead letters, waits for more records."""
 
-# Throughput collector (streams tolerate pauses); an exhausted heap ends the driver rather than leaving it half dead.
-# The compilers wait five times as long as usual: a driver lives for weeks, and on few cores its first minutes are theirs.
+# Throughput collector (streams tolerate pauses). An exhausted heap ends the driver instead of leaving it half dead.
+# The compilers start five times later than usual: a driver runs for weeks, and on few cores they dominate its first minutes.
 _JAVA_OPTIONS = (
     "-XX:+UseParallelGC",
     "-XX:+ExitOnOutOfMemoryError",
@@ -50,8 +50,8 @@ _JAVA_OPTIONS = (
 )
 JAVA_OPTIONS = " ".join(_JAVA_OPTIONS)
 
-# Without Hadoop's native library, which pyspark does not ship, Hadoop starts a `chmod` or `readlink` for every file that it
-# makes or renames: a hundred processes a second for four drivers. These two ask the JVM instead (ADR 0016).
+# Without Hadoop's native library, which pyspark does not ship, Hadoop runs `chmod` or `readlink` for every file that it
+# creates or renames: a hundred processes a second for four drivers. These two settings use the JVM instead (ADR 0016).
 _LOCAL_FILES = {
     "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
     "spark.sql.streaming.checkpointFileManagerClass": (
@@ -59,28 +59,28 @@ _LOCAL_FILES = {
     ),
 }
 
-# Nothing is renamed in an object store: Spark writes each file of a checkpoint under its own name, whole or not at all.
+# An object store has no rename: Spark writes each checkpoint file under its final name, completely or not at all.
 _OBJECTS = {
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
     ),
-    # Else every file that is written costs one request more, for markers of folders that nobody looks at.
+    # Otherwise every file that is written costs an extra request, for folder markers that no one reads.
     "spark.hadoop.fs.s3a.directory.marker.retention": "keep",
-    # What is on its way to the store: beside Spark's own scratch files, and not where a root file system is read-only.
+    # Upload buffers: next to Spark's scratch files, because the root file system may be read-only.
     "spark.hadoop.fs.s3a.buffer.dir": "${env.SPARK_LOCAL_DIRS:-${hadoop.tmp.dir}}",
 }
 
 _SECRET_KEYS = "(?i)secret|password|passwd|token|access[.]?key|jaas|credential|cassandra[.]auth"  # noqa: S105 - a pattern that hides secrets
-# A quoted text may hold escaped quotes: JAAS lines do.
+# Quoted text may contain escaped quotes, as JAAS lines do.
 _SECRET_TEXT = r"""(?i)(password|secret)\s*[=:]\s*("[^"\\]*(?:\\.[^"\\]*)*"|\S+)"""  # noqa: S105
 
 
 def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
-    """Return the settings of a pipeline's driver that hold everywhere. `warehouse` is `paths.lake(root)`.
+    """Return the settings of a pipeline's driver that apply everywhere. `warehouse` is `paths.lake(root)`.
 
-    ANSI mode is pinned OFF: with it on, one value that a transform cannot cast or add ends the whole stream, and ends
-    it again at every restart. Off, such a value is null (Spark SQL reference, "ANSI Compliance"), and the writer
-    refuses a null in a required column. The one silent case left, a wrapping sum of longs, is why amounts are decimals.
+    ANSI mode is OFF: with it, one value that a transform cannot cast or add ends the entire stream, and again after every
+    restart. Without it such a value is null (Spark SQL reference, "ANSI Compliance"), and the writer refuses null in a
+    required column. The one silent case that remains, an overflowing sum of longs, is why amounts are decimals.
     """
     return {
         **_streams(pipeline),
@@ -94,7 +94,7 @@ def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
         "spark.driver.extraJavaOptions": JAVA_OPTIONS,
         "spark.executor.extraJavaOptions": JAVA_OPTIONS,
         "spark.redaction.regex": _SECRET_KEYS,
-        # A listener that takes a second is logged with its event, and a job's start has all settings, passwords unredacted.
+        # A listener that takes a second is logged with its event, and a job's start event contains all settings, unredacted.
         "spark.scheduler.listenerbus.logSlowEvent": "false",
         "spark.redaction.string.regex": _SECRET_TEXT,
         "spark.sql.redaction.options.regex": f"{_SECRET_KEYS}|url",
@@ -106,26 +106,26 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
     return {
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "false",
-        # Frozen in the checkpoint at the first batch (SPARK-19873).
+        # Fixed in the checkpoint by the first batch (SPARK-19873).
         "spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions),
         **state.ROCKSDB_CONF,
-        # Adaptive plans are off for stateful streams anyway; a fixed plan is what the fingerprint describes.
+        # Adaptive plans are disabled for stateful streams anyway, and the fingerprint describes a fixed plan.
         "spark.sql.adaptive.enabled": "false",
         **pace.LEVELS[0].conf,
-        # Spark's own costs 0.12 CPU seconds before every task, more than decoding a small batch.
+        # Spark's default costs 0.12 CPU seconds before every task, more than decoding a small batch.
         "spark.python.daemon.module": "headrace.streaming.python_daemon",
         "spark.sql.streaming.metricsEnabled": "true",
         ARCHIVE_DELAY: "30s",
         "spark.sql.streaming.minBatchesToRetain": "100",
-        # The slower source holds the watermark back: waiting loses nothing, running ahead makes its rows late.
+        # The slower source holds the watermark back: waiting loses nothing, but running ahead makes its rows late.
         "spark.sql.streaming.multipleWatermarkPolicy": "min",
-        # Closed windows and unmatched rows come out although no new record does.
+        # Emits closed windows and unmatched rows even if no new record arrives.
         "spark.sql.streaming.noDataMicroBatches.enabled": "true",
-        # Queries share the cores by turns instead of in order of arrival (Spark guide, "Job Scheduling").
+        # Queries share the cores in turns instead of in order of arrival (Spark guide, "Job Scheduling").
         "spark.scheduler.mode": "FAIR",
-        # A batch that cannot even be interrupted must not keep the driver from ending. Zero, the default, waits for ever.
+        # A batch that cannot be interrupted must not keep the driver from ending. Zero, the default, waits forever.
         "spark.sql.streaming.stopTimeout": "20s",
-        # The fingerprint reads the plan's text: a cut one would hide a change.
+        # The fingerprint reads the plan's text; truncated text would hide a change.
         "spark.sql.debug.maxToStringFields": "1000",
     }
 
@@ -139,32 +139,32 @@ def _catalogs(warehouse: str) -> dict[str, str]:
     return {
         "spark.sql.extensions": ",".join(extensions),
         cassandra: "com.datastax.spark.connector.datasource.CassandraCatalog",
-        # "auto" compares sizes, and a stream's is unknown: it would scan the table in every batch.
+        # "auto" compares sizes, but a stream's size is unknown: it would scan the table in every batch.
         f"{cassandra}.directJoinSetting": "on",
-        # A dimension's row that was written at LOCAL_QUORUM is seen by every read, whichever replica answers; by default
-        # the connector reads one replica, which may lack it, and a known user becomes a dead letter.
+        # Every read sees a dimension row written at LOCAL_QUORUM, whichever replica answers. By default the connector reads
+        # one replica, which may lack it, and a known user becomes a dead letter.
         "spark.cassandra.input.consistency.level": "LOCAL_QUORUM",
-        # Pods change their addresses: resolve at each connect.
+        # Pods change their addresses: resolve on each connect.
         "spark.cassandra.connection.resolveContactPoints": "false",
-        # A node that is back is taken again at once; by default up to a minute later.
+        # A recovered node is used again at once; by default it takes up to a minute.
         "spark.cassandra.connection.reconnectionDelayMS.max": "5000",
         lake: "org.apache.iceberg.spark.SparkCatalog",
         f"{lake}.type": "hadoop",
         f"{lake}.warehouse": warehouse,
-        # The writer asks the table for the batches it has: a cached answer could be old.
+        # The writer asks the table which batches it has: a cached answer could be stale.
         f"{lake}.cache-enabled": "false",
     }
 
 
 def _upkeep() -> dict[str, str]:
-    """Return bounds that keep a driver of weeks as small as one of minutes."""
+    """Return bounds that keep a driver small even after weeks."""
     return {
         "spark.cleaner.periodicGC.interval": "10min",
         "spark.eventLog.enabled": "false",
         "spark.sql.streaming.numRecentProgressUpdates": "20",
         "spark.sql.streaming.ui.retainedProgressUpdates": "20",
         "spark.sql.streaming.ui.retainedQueries": "20",
-        # The UI's text of every batch's plan, which is made whether or not someone looks: the short form.
+        # The UI stores the plan text of every batch, whether or not someone looks: use the short form.
         "spark.sql.ui.explainMode": "simple",
         "spark.sql.ui.retainedExecutions": "20",
         "spark.ui.dagGraph.retainedRootRDDs": "20",
@@ -177,9 +177,9 @@ def _upkeep() -> dict[str, str]:
 
 
 def local_conf(pipeline: Pipeline, ui_port: int) -> dict[str, str]:
-    """Return what one machine adds: the driver is the application, and listens on loopback only.
+    """Return the additional settings for one machine: the driver is the application and listens on loopback only.
 
-    The web page listens where SPARK_LOCAL_IP says, so a launcher also sets `local_environment()`.
+    The web UI listens on SPARK_LOCAL_IP, so a launcher also sets `local_environment()`.
     """
     return {
         "spark.master": f"local[{pipeline.driver.cores}]",
@@ -197,27 +197,27 @@ def local_environment() -> dict[str, str]:
 def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
     """Return the options of Spark's Kafka source for one topic; the binding adds servers and login.
 
-    `kafka.group.id` is never set: queries that share a group read a part each (Kafka integration guide).
+    `kafka.group.id` is never set: queries that share a group would each read only a part (Kafka integration guide).
     """
     return {
         "subscribe": source,
-        # Used by the first batch of a generation only; afterwards the checkpoint says where to go on.
+        # Used only by the first batch of a generation; afterwards the checkpoint determines where to continue.
         "startingOffsets": "earliest",
-        # Records that retention took before they were read stop the query instead of missing silently.
+        # Records deleted by retention before they were read stop the query instead of being skipped silently.
         "failOnDataLoss": "true",
         "maxOffsetsPerTrigger": str(pipeline.driver.max_offsets_per_trigger),
         "groupIdPrefix": f"{group_prefix(pipeline.name)}reader",
-        # Half a second by default, which is longer than a small batch.
+        # The default is half a second, longer than a small batch.
         "kafka.fetch.max.wait.ms": "20",
-        # A producer that aborts and tries again must not count twice; Kafka's own default reads aborted records (ADR 0031).
+        # An aborted and repeated transaction must not count twice; by default Kafka reads aborted records (ADR 0031).
         "kafka.isolation.level": READ_COMMITTED,
     }
 
 
 def archive_options(pipeline: Pipeline, delay: str) -> dict[str, str]:
-    """Return what the Kafka source of an archive query has beside `source_options`: few records wait up to `delay`.
+    """Return the Kafka source options of an archive query besides `source_options`: few records wait up to `delay`.
 
-    A batch, its commit and its files cost the same for ten records and for a thousand. The first one after a start does
+    A batch, its commit and its files cost the same for ten records as for a thousand. The first batch after a start does
     not wait (KafkaMicroBatchStream.delayBatch).
     """
     least = min(ARCHIVE_OFFSETS, pipeline.driver.max_offsets_per_trigger)
@@ -231,7 +231,7 @@ def sink_options() -> dict[str, str]:
         "kafka.enable.idempotence": "true",
         "kafka.compression.type": "lz4",
         "kafka.batch.size": "262144",
-        # Milliseconds. Spark flushes at the end of a task, so this only fills batches while rows are plenty.
+        # Milliseconds. Spark flushes at the end of a task, so this only fills batches under load.
         "kafka.linger.ms": "20",
         "kafka.max.request.size": str(WRITTEN_RECORD_BYTES),
     }
@@ -240,24 +240,24 @@ def sink_options() -> dict[str, str]:
 def cassandra_sink_options(sink: CassandraSink) -> dict[str, str]:
     """Return the connector's options of one sink; the writer adds keyspace, table and writetime."""
     options = {
-        # A null is "unknown" and writes nothing; without this it is a tombstone.
+        # Null means "unknown" and writes nothing; without this setting it would write a tombstone.
         "spark.cassandra.output.ignoreNulls": "true",
         "spark.cassandra.output.consistency.level": sink.consistency,
-        # Rows of one partition go as one unlogged batch, up to so many bytes (the connector's own: 1024). Cassandra
-        # limits batches over several partitions only (CASSANDRA-10876).
+        # Rows of one partition are sent as one unlogged batch of up to this many bytes (the connector's default: 1024).
+        # Cassandra limits only batches that span several partitions (CASSANDRA-10876).
         "spark.cassandra.output.batch.size.bytes": "16384",
-        # Batches on their way, of each task. Five, the connector's own, wait for the commit log most of the time.
+        # Concurrent batches per task. The connector's default, five, waits for the commit log most of the time.
         "spark.cassandra.output.concurrent.writes": "32",
     }
     if sink.ttl is not None:
-        # Seconds. The table has it as its default too; said here it also holds for a table that was there before.
+        # Seconds. Also the table's default; set here as well for tables that existed before.
         options["ttl"] = str(sink.ttl // timedelta(seconds=1))
     return options
 
 
 @dataclass(frozen=True)
 class ClusterStart:
-    """One start of a driver on Kubernetes: where, from which image, with which templates, and what names it."""
+    """One start of a driver on Kubernetes: namespace, image, pod templates, and its identifiers."""
 
     namespace: str
     image: str
@@ -271,10 +271,10 @@ class ClusterStart:
 
 
 def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
-    """Return the settings with which spark-submit makes the driver's pod; none of them is secret.
+    """Return the settings with which spark-submit creates the driver pod; none of them is secret.
 
     The driver pod's name is fixed: the API server refuses a second one (AlreadyExists), which is the fence. Bindings
-    are Secrets mounted by name; the pod templates say the rest (Spark guide, "Running Spark on Kubernetes").
+    are Secrets mounted by name; the pod templates define the rest (Spark guide, "Running Spark on Kubernetes").
     """
     name = kubernetes_name(pipeline.name)
     return {
@@ -289,14 +289,14 @@ def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
         "spark.kubernetes.driver.podTemplateContainerName": "driver",
         "spark.kubernetes.executor.podTemplateFile": start.executor_template,
         "spark.kubernetes.executor.podTemplateContainerName": "executor",
-        # spark-submit ends once the pod is made: no task lives as long as a stream.
+        # spark-submit exits once the pod is created, so no Airflow task runs as long as a stream.
         "spark.kubernetes.submission.waitAppCompletion": "false",
-        # The service goes with the driver pod by its owner reference, and no volume claims are made: fewer rights.
+        # The service is removed with the driver pod by its owner reference, and there are no volume claims: fewer rights.
         "spark.kubernetes.driver.service.deleteOnTermination": "false",
         "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
         "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
         "spark.executor.instances": str(start.executors),
-        # By default the session waits for its executors; here the queries are planned while they start.
+        # By default the session waits for its executors; here queries are planned while the executors start.
         "spark.scheduler.minRegisteredResourcesRatio": "0",
         "spark.executor.cores": str(pipeline.driver.cores),
         "spark.executor.memory": pipeline.driver.memory,
@@ -307,7 +307,7 @@ def cluster_conf(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
 
 
 def _bindings(pipeline: Pipeline) -> dict[str, str]:
-    """Return the mounts of the pipeline's own binding Secrets; executors log in to both systems too."""
+    """Return the mounts of the pipeline's binding Secrets; executors log in to both systems too."""
     return {
         f"spark.kubernetes.{role}.secrets.{binding_secret(system, pipeline.name)}": f"{BINDING_MOUNT}/{system}"
         for role in ("driver", "executor")
@@ -325,7 +325,7 @@ def _labels(pipeline: Pipeline, start: ClusterStart) -> dict[str, str]:
     of_driver = {f"spark.kubernetes.driver.label.{SETTINGS_LABEL}": start.settings}
     if start.release:
         labels[RELEASE_LABEL] = label_value(start.release)
-        # An image's name has characters that no label may have: in full it is an annotation.
+        # Image names contain characters that labels may not: the complete name is an annotation.
         of_driver[f"spark.kubernetes.driver.annotation.{RELEASE_LABEL}"] = start.release
     pods = {
         f"spark.kubernetes.{role}.label.{key}": value

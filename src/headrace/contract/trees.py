@@ -1,4 +1,4 @@
-"""Trees of files below the storage root, by fsspec: list, copy with a hash, move, remove. Small files: `storage`."""
+"""File trees below the storage root, through fsspec: list, copy with a hash, move, remove. Small files: `storage`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ _TRIES = 100
 
 
 def files(folder: str) -> dict[str, int]:
-    """Return the files of a tree: path relative to `folder` -> bytes, sorted; empty where there is no such folder.
+    """Return path relative to `folder` -> bytes for all files of a tree, sorted; empty if the folder does not exist.
 
-    A file that comes or goes meanwhile is there or not; no other is left out because of it.
+    A file that is created or removed meanwhile may or may not be included; it never hides another file.
     """
     fs, inner = storage.locate(folder)
     if objects.is_object(folder):
-        return {path[len(inner) + 1 :]: int(each["size"]) for path, each in fs.find(inner, detail=True).items()}
+        return {
+            path[len(inner) + 1 :]: int(entry_info["size"]) for path, entry_info in fs.find(inner, detail=True).items()
+        }
     fs.invalidate_cache()
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     waiting = [inner.rstrip("/")]
     while waiting:
         for entry in _entries(fs, waiting.pop()):
@@ -30,12 +32,12 @@ def files(folder: str) -> dict[str, int]:
             if entry["type"] == "directory":
                 waiting.append(path)
             else:
-                found[path[len(inner.rstrip("/")) + 1 :]] = int(entry["size"])
-    return dict(sorted(found.items()))
+                sizes[path[len(inner.rstrip("/")) + 1 :]] = int(entry["size"])
+    return dict(sorted(sizes.items()))
 
 
 def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
-    """Return what is in a folder. fsspec's own `find` leaves out a whole folder if one file in it goes away meanwhile."""
+    """Return the entries of a folder. fsspec's `find` omits the entire folder if one file in it disappears meanwhile."""
     for _ in range(_TRIES):
         try:
             return list(fs.ls(folder, detail=True, refresh=True))
@@ -46,7 +48,7 @@ def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]
 
 
 def copy(source: str, target: str) -> str:
-    """Copy one file and return the SHA-256 (hex) of what was copied. Raises FileNotFoundError."""
+    """Copy one file and return the SHA-256 (hex) of the copied bytes. Raises FileNotFoundError."""
     from_fs, from_path = storage.locate(source)
     to_fs, to_path = storage.locate(target)
     digest = hashlib.sha256()
@@ -76,7 +78,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def size(path: str) -> int | None:
-    """Return the bytes of a file, or None where there is no such file."""
+    """Return the size of a file in bytes, or None if it does not exist."""
     fs, inner = storage.locate(path)
     fs.invalidate_cache()
     try:
@@ -86,7 +88,7 @@ def size(path: str) -> int | None:
 
 
 def move(source: str, target: str) -> None:
-    """Move a tree: one rename on disks, copies and deletes on object stores. The target must not be there."""
+    """Move a tree: one rename on disks, copies and deletes on object stores. The target must not exist."""
     fs, inner = storage.locate(source)
     _, to = storage.locate(target)
     if fs.exists(to):
@@ -96,7 +98,7 @@ def move(source: str, target: str) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove a tree, if it is there."""
+    """Remove a tree, if it exists."""
     fs, inner = storage.locate(folder)
     fs.invalidate_cache()
     if fs.exists(inner):
@@ -104,7 +106,7 @@ def remove(folder: str) -> None:
 
 
 def remove_file(path: str) -> None:
-    """Remove one file, if it is there."""
+    """Remove one file, if it exists."""
     fs, inner = storage.locate(path)
     try:
         fs.rm_file(inner)

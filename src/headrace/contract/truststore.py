@@ -1,4 +1,4 @@
-"""A Java trust store of PEM certificates: the Cassandra connector, and a Java of its own, read no PEM.
+"""A Java trust store from PEM certificates, for the Cassandra connector and other Java clients that cannot read PEM.
 
 python -m headrace.contract.truststore CA_FILE STORE     # an executor's entry point (images/entrypoint.sh)
 """
@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificat
 
 from headrace.contract.bindings import write_private
 
-PASSWORD = "changeit"  # noqa: S105 - guards public certificates; Java 17 wants some password
+PASSWORD = "changeit"  # noqa: S105 - guards public certificates only; Java 17 requires a password
 
 
 def write(path: Path, pem: bytes) -> None:
-    """Write a PKCS 12 store with all certificates of `pem`, in one piece: other processes may be reading the last one."""
+    """Write a PKCS 12 store with all certificates of `pem`, atomically: other processes may be reading the previous one."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old roots that every system still ships break a rule or two of RFC 5280
+        warnings.simplefilter("ignore")  # old root certificates that every system still ships violate parts of RFC 5280
         certificates = x509.load_pem_x509_certificates(pem)
     named = [PKCS12Certificate(certificate, str(index).encode()) for index, certificate in enumerate(certificates)]
     write_private(path, serialize_java_truststore(named, BestAvailableEncryption(PASSWORD.encode())))

@@ -1,9 +1,9 @@
-"""Batch views: which queries have one, what its columns are, and which event times make up one of its days.
+"""Batch views: which queries have one, its columns, and the event times of one of its days.
 
-A view holds a query's rows as the batch layer computes them over the archive, late records included, by day of event
-time (UTC). A query has one if its result is a state that is kept by key: an aggregate in update mode, or a join. A
-complete-mode board repeats the totals, an append-mode window repeats the same window in update mode, a projection is
-the archive itself.
+A view holds a query's rows as the batch layer computes them from the archive, late records included, by day of event
+time (UTC). Queries whose result is state by key have one: an aggregate in update mode, or a join. Other queries need
+none: a complete-mode board repeats the totals, an append-mode window repeats the same window in update mode, and a
+projection is the archive itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Kind = Literal["window", "running", "join"]
 
 
 def views(pipeline: Pipeline) -> dict[str, Query]:
-    """Return the queries that have a batch view, by name; empty where the pipeline keeps no state by event time."""
+    """Return name -> query for the queries with a batch view; empty if the pipeline keeps no state by event time."""
     return {
         name: query
         for name, query in pipeline.queries.items()
@@ -41,9 +41,9 @@ def kind(query: Query) -> Kind:
 
 
 def day_column(query: Query) -> str:
-    """Return the timestamp column of a query's rows that tells their day; running totals have none: `day` itself.
+    """Return the timestamp column that determines the day of a row; running totals have none and use `day` itself.
 
-    Of a join it is the left side's event time: its required timestamp column. Raises HeadraceError without one.
+    For a join it is the left side's event time: its required timestamp column. Raises HeadraceError if there is none.
     """
     if kind(query) == "window":
         return WINDOW_START
@@ -52,24 +52,24 @@ def day_column(query: Query) -> str:
     times = [name for name, column in query.columns.items() if column.type == "timestamp" and column.required]
     if not times:
         raise HeadraceError(
-            "A join without a required timestamp column has no batch view: write the left side's event time out."
+            "A join without a required timestamp column has no batch view. Add the left side's event time to its columns."
         )
     return times[0]
 
 
 def columns(query: Query) -> dict[str, Column]:
-    """Return the columns of a view: the day first, then the query's own."""
+    """Return the columns of a view: the day first, then the query's columns."""
     spec = Column(type="date", required=True, description="Day of event time, UTC.")
     return {day(query): spec} | dict(query.columns)
 
 
 def day(query: Query) -> str:
-    """Return the name of a view's first column, the day; where the query has a column of that name, another."""
+    """Return the name of a view's first column, the day; another name if the query already has a column `day`."""
     return f"_headrace_{DAY}" if DAY in query.columns else DAY
 
 
 def key(query: Query) -> list[str]:
-    """Return the columns that tell a row of the query: window and keys, or a join's Cassandra key (else all columns)."""
+    """Return the columns that identify a row: window and keys, or a join's Cassandra key (otherwise all columns)."""
     if query.aggregate:
         window = (WINDOW_START, WINDOW_END) if query.aggregate.window else ()
         return [*(name for name in window if name in query.columns), *query.aggregate.keys]
@@ -78,7 +78,7 @@ def key(query: Query) -> list[str]:
 
 
 def values(query: Query) -> list[str]:
-    """Return the summed columns of an aggregate: all that are no key and are numbers."""
+    """Return the summed columns of an aggregate: all numeric columns that are not keys."""
     numbers = ("decimal", "long", "int")
     return [name for name, c in query.columns.items() if name not in key(query) and c.type.startswith(numbers)]
 
@@ -93,22 +93,22 @@ def margin(query: Query) -> timedelta:
 
 
 def settles_after(pipeline: Pipeline) -> timedelta:
-    """Return how long after midnight a day is taken as closed: the longest window or range, plus the longest watermark."""
+    """Return how long after midnight a day counts as closed: the longest window or range, plus the longest watermark."""
     delays = [delay for query in pipeline.queries.values() for delay in query.watermark.values()]
     margins = [margin(query) for query in views(pipeline).values()]
     return max(delays, default=timedelta(0)) + max(margins, default=timedelta(0))
 
 
 def closed_until(pipeline: Pipeline, now: datetime) -> date:
-    """Return the first day that is not closed at `now` (aware): all days before it are."""
+    """Return the first day that is not closed at `now` (timezone-aware); all earlier days are closed."""
     return (now.astimezone(UTC) - settles_after(pipeline)).date()
 
 
 def speed_windows(pipeline: Pipeline, name: str) -> str | None:
     """Return the tumbling query whose windows, summed, continue the running totals of `name` after the horizon.
 
-    It has the same keys and the same summed columns; None where the pipeline declares no such query. Windows with an
-    offset begin before the horizon, which is midnight in UTC, and end after it.
+    It has the same keys and the same summed columns; None if the pipeline declares no such query. Windows with an offset
+    would begin before the horizon, which is midnight UTC, and end after it.
     """
     query = pipeline.queries[name]
     for other, candidate in pipeline.queries.items():
@@ -128,26 +128,26 @@ def speed_windows(pipeline: Pipeline, name: str) -> str | None:
 
 
 def chunks(days: Iterable[date], records: Mapping[date, int]) -> Iterator[list[date]]:
-    """Yield the days in order, in groups that are computed at once; they need not be neighbours.
+    """Yield the days in order, in groups that are computed together; the days of a group need not be consecutive.
 
-    `records`: how many records a day has, as far as it is known. A group has at most CHUNK_RECORDS, or is one day, and at
-    most CHUNK_DAYS days; a day of unknown size counts as a seventh of a group.
+    `records` maps days to their number of records, as far as known. A group has at most CHUNK_RECORDS records, or is a
+    single day, and has at most CHUNK_DAYS days. A day of unknown size counts as a seventh of a group.
     """
     group: list[date] = []
     weight = 0
     for day in sorted(set(days)):
-        own = records.get(day, CHUNK_RECORDS // 7)
-        if group and (len(group) == CHUNK_DAYS or weight + own > CHUNK_RECORDS):
+        size = records.get(day, CHUNK_RECORDS // 7)
+        if group and (len(group) == CHUNK_DAYS or weight + size > CHUNK_RECORDS):
             yield group
             group, weight = [], 0
         group.append(day)
-        weight += own
+        weight += size
     if group:
         yield group
 
 
 def between(first: date, past: date) -> list[date]:
-    """Return the days from `first` up to, and without, `past`."""
+    """Return the days from `first` up to but excluding `past`."""
     return [first + timedelta(days=n) for n in range((past - first).days)]
 
 

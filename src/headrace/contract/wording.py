@@ -1,4 +1,4 @@
-"""Words that refusals share."""
+"""Text helpers for messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from difflib import get_close_matches
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text with all that a terminal or a log would act on as escapes: control, format and unassigned characters.
+    r"""Return text with every character that a terminal or a log might interpret escaped: control, format and unassigned ones.
 
-    A line feed becomes `\n`, ESC `\x1b`, a right-to-left override `\u202e`, as `repr` writes them. `keep` names characters
-    that stay. Markup is not touched: what shows the text must not read any (CVE-2021-25743 is a terminal that did).
+    A line feed becomes `\n`, ESC `\x1b`, a right-to-left override `\u202e`, as in `repr`. Characters in `keep` stay. Markup
+    is not escaped: code that displays the text must not interpret any (CVE-2021-25743 is a terminal that did).
     """
     if text.isprintable():
         return text
@@ -19,19 +19,19 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def code_span(text: str) -> str:
-    """Return text as a code span of Markdown (CommonMark 6.1): no link, image or HTML in it is one."""
+    """Return text as a Markdown code span (CommonMark 6.1), so no link, image or HTML in it is interpreted."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {printable(text)} {fence}" if "`" in text else f"`{printable(text)}`"
 
 
 def choices(given: str, allowed: Iterable[str]) -> str:
-    """Return "allowed: a, b; did you mean 'b'?" for a word that is not among the allowed ones."""
-    words = list(allowed)
-    near = get_close_matches(given, words, n=1)
-    return f"allowed: {', '.join(words) or 'none'}" + (f"; did you mean {near[0]!r}?" if near else "")
+    """Return "allowed: a, b; did you mean 'b'?" for a value that is not allowed."""
+    values = list(allowed)
+    near = get_close_matches(given, values, n=1)
+    return f"allowed: {', '.join(values) or 'none'}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-def listed(words: Iterable[str]) -> str:
+def listed(items: Iterable[str]) -> str:
     """Return "a, b and c"."""
-    *head, last = words
+    *head, last = items
     return f"{', '.join(head)} and {last}" if head else last

@@ -1,7 +1,7 @@
 """Airflow as four child processes: api-server, scheduler, dag-processor, triggerer.
 
-SQLite is sound here: since Airflow 3 tasks and workers reach the database only through the API server, so the four are
-its only users, WAL lets them read while one writes, and there is one scheduler. More than one machine needs PostgreSQL.
+SQLite is sufficient: since Airflow 3, tasks and workers reach the database only through the API server, so these four
+processes are its only users. WAL allows reads during a write, and there is one scheduler. Several machines need PostgreSQL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from headrace.operations import processes
 from headrace.operations.pools import BATCH_POOL, BATCH_POOL_TEXT
 
 API_SERVER = "airflow-api-server"
-# Name of the part, the words that start it, and its key in /api/v2/monitor/health.
+# Name of the component, its command-line arguments, and its key in /api/v2/monitor/health.
 COMPONENTS = {
     API_SERVER: (("api-server",), "metadatabase"),
     "airflow-scheduler": (("scheduler", "--skip-serve-logs"), "scheduler"),
@@ -40,17 +40,17 @@ _migrating = threading.Lock()
 
 
 def mark(settings: Settings, name: str) -> str:
-    """Return the argument that makes a component's process ours beyond doubt."""
+    """Return the argument that identifies a component's process as this platform's."""
     return str(config.home(settings) / name)
 
 
 def ports(settings: Settings) -> dict[str, int]:
-    """Return the settings that are ports, with their values. Only the API server listens."""
+    """Return setting -> port. Only the API server listens."""
     return {"airflow_port": settings.airflow_port}
 
 
 def command(settings: Settings, java: Java, name: str) -> list[str]:
-    """Write the configuration, migrate the database if that was not done yet, and return what starts a component."""
+    """Write the configuration, migrate the database if necessary, and return the command that starts a component."""
     end_leftovers(settings, name)
     with _migrating:
         config.write(settings)
@@ -58,29 +58,29 @@ def command(settings: Settings, java: Java, name: str) -> list[str]:
         airflow_upkeep.clean(
             config.home(settings), partial(run_command, settings, java), settings.log_dir / "airflow-db-clean.log"
         )
-    words, _ = COMPONENTS[name]
-    return [sys.executable, "-P", "-m", "headrace.local.airflow_child", mark(settings, name), *words]
+    arguments, _ = COMPONENTS[name]
+    return [sys.executable, "-P", "-m", "headrace.local.airflow_child", mark(settings, name), *arguments]
 
 
 def health(settings: Settings, timeout: float = 5) -> dict[str, Any] | None:
-    """Return what the API server says of all components, or None if it does not answer."""
+    """Return the health report of all components from the API server, or None if it does not answer."""
     try:
         address = f"http://{settings.host}:{settings.airflow_port}/api/v2/monitor/health"
         with urllib.request.urlopen(address, timeout=timeout) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            report: dict[str, Any] = json.load(answer)
+            return report
     except (OSError, ValueError):
         return None
 
 
 def answers(settings: Settings, name: str) -> bool:
-    """Return whether a component works: its heartbeat is fresh, and of the process that runs now."""
-    told = health(settings)
+    """Return whether a component works: its heartbeat is fresh and from the running process."""
+    components = health(settings)
     record = processes.read_record(name, settings.run_dir)
-    if told is None or record is None:
+    if components is None or record is None:
         return False
     _, key = COMPONENTS[name]
-    part = told.get(key) or {}
+    part = components.get(key) or {}
     if part.get("status") != "healthy":
         return False
     beat = part.get(f"latest_{key}_heartbeat")
@@ -88,7 +88,7 @@ def answers(settings: Settings, name: str) -> bool:
 
 
 def end_leftovers(settings: Settings, name: str) -> None:
-    """End what a component that is gone has left: its workers, in its session. Drivers have sessions of their own."""
+    """End the leftovers of a component that has exited: the workers in its session. Drivers have separate sessions."""
     record = processes.read_record(name, settings.run_dir)
     if record is None or processes.living(record):
         return
@@ -101,17 +101,17 @@ def end_leftovers(settings: Settings, name: str) -> None:
             continue
 
 
-def run_command(settings: Settings, java: Java, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `airflow WORDS` with this platform's configuration and return what it printed."""
-    argv = [sys.executable, "-P", "-m", "airflow", *words]
+def run_command(settings: Settings, java: Java, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an `airflow` command with this platform's configuration and return the completed process with its output."""
+    argv = [sys.executable, "-P", "-m", "airflow", *arguments]
     environment = config.environment(settings, java)
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def _migrate(settings: Settings, java: Java) -> None:
-    """Bring the database to this Airflow's schema and make the pool; a mark spares the next start the 15 s of looking.
+    """Migrate the database to this Airflow's schema and create the pool; a marker file spares later starts the 15 s check.
 
-    A task of a pool that does not exist is never scheduled.
+    A task whose pool does not exist is never scheduled.
     """
     done = config.home(settings) / "migrated.json"
     version, database = metadata.version("apache-airflow"), config.database_id(settings)
@@ -120,11 +120,11 @@ def _migrate(settings: Settings, java: Java) -> None:
     if done.exists() and done.read_text() == wanted:
         return
     pool = ("pools", "set", BATCH_POOL, str(slots), BATCH_POOL_TEXT)
-    for words in (("db", "migrate"), pool):
-        ended = run_command(settings, java, *words)
+    for arguments in (("db", "migrate"), pool):
+        ended = run_command(settings, java, *arguments)
         if ended.returncode:
             log = settings.log_dir / "airflow-db-migrate.log"
             write_private(log, ended.stdout + ended.stderr)
             last = (ended.stderr or ended.stdout).strip().splitlines()[-1:]
-            raise HeadraceError(f"Airflow's database could not be migrated; {log} says: {' '.join(last)}")
+            raise HeadraceError(f"Airflow's database could not be migrated. {log} says: {' '.join(last)}")
     write_private(done, wanted)

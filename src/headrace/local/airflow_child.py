@@ -1,7 +1,7 @@
 """One component of Airflow as a child process: `python -P -m headrace.local.airflow_child <mark> scheduler ...`.
 
-Airflow's components overwrite their command line (setproctitle), by which a process is known to be ours. Here the first
-process keeps it, and what it forks never has it: a worker that outlived its scheduler is not taken for the scheduler.
+Airflow's components overwrite their command line (setproctitle), by which this platform recognises its processes. Here the
+first process keeps it, and forked processes never have it: a worker that outlived its scheduler is not mistaken for it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ def main() -> None:
     _mark, *command = sys.argv[1:]
     _keep_command_line(command[0])
     sys.argv = ["airflow", *command]
-    os.umask(0o077)  # task logs show what tasks print
+    os.umask(0o077)  # task logs contain everything that tasks print
     from airflow.__main__ import main as airflow
 
     airflow()  # type: ignore[no-untyped-call]
 
 
 def _keep_command_line(component: str) -> None:
-    if sys.platform == "darwin":  # setproctitle after a fork ends the process there
+    if sys.platform == "darwin":  # there setproctitle after a fork crashes the process
         return
     import setproctitle
 

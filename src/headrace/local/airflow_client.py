@@ -1,4 +1,4 @@
-"""Airflow's REST API for the demo and the tests: log in, trigger a run, wait for it, look at its tasks, answer it."""
+"""Client of Airflow's REST API for the demo and the tests: log in, trigger runs, wait, inspect tasks, answer questions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from headrace.local.settings import Settings
 ENDED = ("success", "failed")
 POLL_SECONDS = 0.5
 TRIES = 4
-SETTLED_SECONDS = 3.0  # from a question to an answer; see `Airflow.wait`
+SETTLED_SECONDS = 3.0  # between a question and its answer; see `Airflow.wait`
 RunState = Literal["success", "failed"]
 
 
 @dataclass(frozen=True)
 class Airflow:
-    """A login at one Airflow; make it with `login` and close it as a context manager."""
+    """A login at one Airflow; create it with `login` and close it as a context manager."""
 
     http: httpx.Client
 
@@ -38,16 +38,17 @@ class Airflow:
         self.http.close()
 
     def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 - JSON values
-        """Return the JSON that a path below /api/v2 answers with. Raises HeadraceError for an answer that is no success."""
+        """Return the JSON response of a path below /api/v2. Raises HeadraceError for an error response."""
         return _json(self._ask("GET", f"/api/v2{path}", params=query))
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:  # noqa: ANN401 - what httpx takes
-        """Return the answer, asked again where Airflow does not answer or errs: on SQLite it may find its database locked.
+        """Return the response; retry if Airflow does not answer or fails, as on SQLite when its database is locked.
 
-        So whatever is asked must be fit to be asked twice.
+        So every request must be idempotent.
         """
         tries = Retrying(
-            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda told: told.status_code >= 500),
+            retry=retry_if_exception_type(httpx.TransportError)
+            | retry_if_result(lambda response: response.status_code >= 500),
             stop=stop_after_attempt(TRIES),
             wait=wait_fixed(4 * POLL_SECONDS),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
@@ -61,9 +62,9 @@ class Airflow:
         while self._ask("GET", f"/api/v2/dags/{dag_id}").status_code == 404:
             if time.monotonic() > deadline:
                 faults = self.get("/importErrors")["import_errors"]
-                words = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
+                errors = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
                 raise HeadraceError(
-                    f"Airflow has no DAG {dag_id} after {seconds:.0f} s ({words or 'no import errors'})."
+                    f"Airflow has no DAG {dag_id} after {seconds:.0f} s ({errors or 'no import errors'})."
                 )
             time.sleep(POLL_SECONDS)
 
@@ -73,9 +74,9 @@ class Airflow:
             _json(self._ask("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
         run_id = f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}"
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
-        told = self._ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
-        if told.status_code != 409:  # a first try that got no answer has made the run
-            _json(told)
+        response = self._ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+        if response.status_code != 409:  # 409: a first try without an answer has created the run
+            _json(response)
         return run_id
 
     def state(self, dag_id: str, run_id: str) -> str:
@@ -85,16 +86,16 @@ class Airflow:
     def wait(self, dag_id: str, run_id: str, seconds: float = 300, *, answer: str | None = None) -> RunState:
         """Wait until a run has ended and return its state. Raises HeadraceError with its tasks' states if it does not.
 
-        `answer` is the option with which all that the run asks meanwhile is answered, such as "Approve". An answer in the
-        very second of the question can meet the scheduler before it knows that the task waits: Airflow 3.3.2 then takes
-        the task for killed and tries it again, and it asks again (SchedulerJobRunner.process_executor_events). So the
-        answer comes a moment after the question, and again if the question does.
+        `answer` is the option, such as "Approve", for all questions that the run asks meanwhile. An answer within the first
+        second can reach the scheduler before it knows that the task waits: Airflow 3.3.2 then takes the task for killed and
+        tries it again, and it asks again (SchedulerJobRunner.process_executor_events). So the answer is sent a moment later,
+        and again if the question is repeated.
         """
         deadline = time.monotonic() + seconds
         while (state := self.state(dag_id, run_id)) not in ENDED:
             if time.monotonic() > deadline:
                 raise HeadraceError(
-                    f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._told(dag_id, run_id)}."
+                    f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._describe(dag_id, run_id)}."
                 )
             if answer and (asked := self.questions(dag_id, run_id)):
                 time.sleep(SETTLED_SECONDS)
@@ -108,38 +109,38 @@ class Airflow:
         return run_id, self.wait(dag_id, run_id, seconds)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run: task_id, map_index, state, try_number ... as the API gives them."""
-        found: list[dict[str, Any]] = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100)["task_instances"]
-        return found
+        """Return the task instances of a run as the API returns them: task_id, map_index, state, try_number ..."""
+        instances: list[dict[str, Any]] = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100)["task_instances"]
+        return instances
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
-        """Return the state of each task of a run; a mapped one is named `task[index]`."""
-        return {_name(each): each["state"] for each in self.task_instances(dag_id, run_id)}
+        """Return the state of each task of a run; mapped tasks are named `task[index]`."""
+        return {_name(instance): instance["state"] for instance in self.task_instances(dag_id, run_id)}
 
     def returned(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:  # noqa: ANN401 - JSON values
-        """Return what a task returned."""
+        """Return the return value of a task."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.get(path, map_index=map_index, deserialize=False)["value"]
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
-        """Return what a try of a task logged, one event a line."""
+        """Return the log of one try of a task, one event per line."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         events = self.get(path, map_index=map_index, full_content=True)["content"]
         return "\n".join(_line(event) for event in events)
 
     def questions(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return what the run's tasks ask a person and nobody has answered yet: subject, body, options, task_instance."""
+        """Return the run's unanswered questions: subject, body, options, task_instance."""
         asked = self.get(f"{_run(dag_id, run_id)}/hitlDetails")["hitl_details"]
-        return [each for each in asked if not each["response_received"]]
+        return [question for question in asked if not question["response_received"]]
 
     def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 120) -> dict[str, Any]:
-        """Wait until a task of the run asks and return the question. Raises HeadraceError if the run ends before."""
+        """Wait until a task of the run asks a question and return it. Raises HeadraceError if the run ends before."""
         deadline = time.monotonic() + seconds
         while not (asked := self.questions(dag_id, run_id)):
             state = self.state(dag_id, run_id)
             if state in ENDED or time.monotonic() > deadline:
                 raise HeadraceError(
-                    f"Run {run_id} of {dag_id} is {state} and asks nothing: {self._told(dag_id, run_id)}."
+                    f"Run {run_id} of {dag_id} is {state} and has not asked a question: {self._describe(dag_id, run_id)}."
                 )
             time.sleep(POLL_SECONDS)
         return asked[0]
@@ -153,23 +154,23 @@ class Airflow:
         params: Mapping[str, Any] | None = None,
         map_index: int = -1,
     ) -> None:
-        """Answer a task's question, such as ["Approve"] or ["Reject"]. Raises HeadraceError if it was answered already."""
+        """Answer a task's question, such as ["Approve"] or ["Reject"]. Raises HeadraceError if it is already answered."""
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}/hitlDetails"
         _json(self._ask("PATCH", path, json={"chosen_options": list(options), "params_input": dict(params or {})}))
 
-    def _told(self, dag_id: str, run_id: str) -> str:
+    def _describe(self, dag_id: str, run_id: str) -> str:
         return ", ".join(f"{name} {state}" for name, state in self.task_states(dag_id, run_id).items())
 
 
 def login(settings: Settings) -> Airflow:
-    """Return a login of the admin at the Airflow of this machine."""
+    """Return an admin login at this machine's Airflow."""
     return connect(
         f"http://{settings.host}:{settings.airflow_port}", airflow_config.USER, airflow_config.password(settings)
     )
 
 
 def connect(url: str, user: str, password: str) -> Airflow:
-    """Return a login at an Airflow with the simple auth manager. Raises HeadraceError if it refuses."""
+    """Return a login at an Airflow with the simple auth manager. Raises HeadraceError if it is refused."""
     http = httpx.Client(base_url=url, timeout=60, trust_env=False)
     try:
         token = _json(http.post("/auth/token", json={"username": user, "password": password}))["access_token"]
@@ -188,7 +189,7 @@ def _json(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON values
 
 
 def _line(event: Any) -> str:  # noqa: ANN401 - JSON values
-    """Return one line of a task's log; an exception is `type: message` behind the event."""
+    """Return one line of a task's log; an exception follows the event as `type: message`."""
     if not isinstance(event, dict):
         return str(event)
     faults = [f"{fault['exc_type']}: {fault['exc_value']}" for fault in event.get("error_detail") or ()]

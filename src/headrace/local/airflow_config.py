@@ -1,4 +1,4 @@
-"""Airflow's configuration on this machine: one generated airflow.cfg, readable by its owner alone."""
+"""Airflow's configuration on this machine: one generated airflow.cfg, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from headrace.local.settings import Settings
 from headrace.operations import deployment, notify
 
 USER = "admin"
-BATCH_CONNECTION = "spark_batch"  # finite Spark work (SparkSubmitOperator) names it; a missing one would mean `yarn`
+BATCH_CONNECTION = (
+    "spark_batch"  # connection of finite Spark jobs (SparkSubmitOperator); without it Airflow uses `yarn`
+)
 
 
 def home(settings: Settings) -> Path:
@@ -26,54 +28,54 @@ def home(settings: Settings) -> Path:
 
 
 def password(settings: Settings) -> str:
-    """Return the admin's password, made on first use."""
+    """Return the admin's password, created on first use."""
     return secret(f"airflow-{USER}", settings)
 
 
 def password_file(settings: Settings) -> Path:
-    """Return the file (0600) that keeps the admin's password."""
+    """Return the file (0600) with the admin's password."""
     return settings.home / "secrets" / f"airflow-{USER}"
 
 
 def url(settings: Settings) -> str:
-    """Return where this machine reaches Airflow: web page and REST API, no slash at the end."""
+    """Return the URL of Airflow on this machine, for the web page and the REST API, without a trailing slash."""
     return (settings.airflow_base_url or f"http://{settings.host}:{settings.airflow_port}").rstrip("/")
 
 
 def database_url(settings: Settings) -> str:
-    """Return the SQLAlchemy address of the metadata database. Raises HeadraceError if its file cannot be read."""
+    """Return the SQLAlchemy URL of the metadata database. Raises HeadraceError if its file cannot be read."""
     if settings.airflow_database is None:
         # Airflow itself sets WAL. Five processes share the file: a writer waits up to `timeout` seconds for another. The
-        # API server can wait for itself (a commit in its event loop, for a thread that needs the loop): seen once, and then
-        # everything stands still for that long.
+        # API server can deadlock with itself (a commit in its event loop waits for a thread that needs the loop): observed
+        # once, and then everything blocks for that long.
         return f"sqlite:///{home(settings) / 'airflow.db'}?timeout=20"
     try:
         address = settings.airflow_database.read_text().strip()
     except OSError as error:
         raise HeadraceError(
-            f"HEADRACE_AIRFLOW_DATABASE names {settings.airflow_database}, which cannot be read ({error.strerror}): "
-            "write the SQLAlchemy address of a PostgreSQL database into it, or unset it."
+            f"HEADRACE_AIRFLOW_DATABASE names {settings.airflow_database}, which cannot be read ({error.strerror}). "
+            "Write the SQLAlchemy URL of a PostgreSQL database into it, or unset it."
         ) from error
     if not address.startswith("postgresql"):
         raise HeadraceError(
-            f"{settings.airflow_database} holds no PostgreSQL address: write postgresql://user:password@host/database."
+            f"{settings.airflow_database} does not contain a PostgreSQL URL. Write postgresql://user:password@host/database."
         )
     return address
 
 
 def database_id(settings: Settings) -> str:
-    """Return a name for the database that tells nothing of its password."""
+    """Return an identifier of the database that reveals nothing about its password."""
     return hashlib.sha256(database_url(settings).encode()).hexdigest()[:16]
 
 
 def environment(settings: Settings, java: Java) -> dict[str, str]:
-    """Return the environment of Airflow's components and of their tasks. No secret is in it."""
-    own = child_environment(java) | local_environment()
-    return own | {
+    """Return the environment of Airflow's components and of their tasks. It contains no secret."""
+    base = child_environment(java) | local_environment()
+    return base | {
         "AIRFLOW_HOME": str(home(settings)),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base['PATH']}",
         "PYTHONUNBUFFERED": "1",
-        "SPT_NOENV": "1",  # setproctitle leaves the environment readable: by it a leftover process is known as ours
+        "SPT_NOENV": "1",  # setproctitle keeps the environment readable, which identifies leftover processes as ours
         deployment.VARIABLE: str(deployment_file(settings)),
         notify.CONNECTION: settings.airflow_notify_connection,
         notify.RECIPIENTS: settings.airflow_notify_to,
@@ -81,12 +83,12 @@ def environment(settings: Settings, java: Java) -> dict[str, str]:
 
 
 def deployment_file(settings: Settings) -> Path:
-    """Return the file that tells Airflow's tasks what the command line knows from its settings."""
+    """Return the file that passes the command line's settings to Airflow's tasks."""
     return settings.home / "deployment.json"
 
 
 def write(settings: Settings) -> None:
-    """Write airflow.cfg, the admin's password as the simple auth manager reads it, and the connections; all 0600."""
+    """Write airflow.cfg, the admin's password for the simple auth manager, and the connections; all 0600."""
     folder = home(settings)
     write_private(folder / "airflow.cfg", _text(_sections(settings)))
     write_private(folder / "passwords.json", json.dumps({USER: password(settings)}) + "\n")
@@ -94,20 +96,20 @@ def write(settings: Settings) -> None:
 
 
 def connections() -> dict[str, dict[str, object]]:
-    """Return the connections that the DAGs name, as Airflow's local secrets backend reads them; none holds a secret."""
+    """Return the connections used by the DAGs, for Airflow's local secrets backend; none contains a secret."""
     spark = {"deploy-mode": "client", "spark-binary": "spark-submit"}
     return {BATCH_CONNECTION: {"conn_type": "spark", "host": "local[2]", "extra": spark}}
 
 
 def welcome(settings: Settings, *, with_password: bool) -> str:
-    """Return where to log in; the password is shown once, then only the file that keeps it."""
+    """Return the login instructions; the password is shown once, later only the file that contains it."""
     kept = f"kept in {password_file(settings)}"
-    how = f"password {password(settings)} (shown this once, {kept})" if with_password else f"password {kept}"
+    how = f"password {password(settings)} (shown only once, {kept})" if with_password else f"password {kept}"
     return f"Airflow: {url(settings)} as {USER}, {how}"
 
 
 def _sections(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return what differs from Airflow's defaults. Times in seconds; the intervals are for two shared cores."""
+    """Return the settings that differ from Airflow's defaults. Times in seconds; the intervals suit two shared cores."""
     folder = home(settings)
     backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
     return {
@@ -145,15 +147,15 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
             "colored_console_log": False,
             "dag_processor_child_process_log_directory": folder / "logs" / "dag_processor",
         },
-        # A killed scheduler's tasks, the supervisor's too, count as running until another one looks for them: it takes a job
-        # that was silent for the threshold for dead, and looks every 5 minutes by default.
+        # Tasks of a killed scheduler, including the supervisor's, count as running until another scheduler adopts them. It
+        # considers a job dead after this threshold, and checks only every 5 minutes by default.
         "scheduler": {
             "scheduler_health_check_threshold": 30,
             "task_instance_heartbeat_timeout": 120,
             "orphaned_tasks_check_interval": 20,
         },
         "dag_processor": {
-            # A changed file is parsed as soon as it is seen; the others need no new parse every half minute.
+            # A changed file is parsed at once; unchanged files need not be parsed every half minute.
             "refresh_interval": 10,
             "min_file_process_interval": 120,
             "stale_dag_threshold": 300,
@@ -168,7 +170,7 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
 
 
 def _text(sections: dict[str, dict[str, object]]) -> str:
-    lines = ["# Made by `headrace up`: change settings with HEADRACE_AIRFLOW_..., not here.\n"]
+    lines = ["# Generated by `headrace up`. Change settings with HEADRACE_AIRFLOW_..., not here.\n"]
     for name, values in sections.items():
         lines.append(f"[{name}]\n")
         lines += [f"{key} = {str(value).replace('%', '%%')}\n" for key, value in values.items()]

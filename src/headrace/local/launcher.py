@@ -1,4 +1,4 @@
-"""The local launcher of drivers, made from the settings of this machine."""
+"""The local launcher of drivers, built from the settings of this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launcher(settings: Settings, project: Path) -> LocalLauncher:
 
 
 def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
-    """Return the launcher that also starts drivers. Raises HeadraceError where Java or a jar is missing."""
+    """Return the launcher that also starts drivers. Raises HeadraceError if Java or a jar is missing."""
     java = find_java(settings)
     # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
     java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
@@ -46,8 +46,10 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
 
 
 def write_deployment(settings: Settings, project: Path) -> Deployment:
-    """Write the file by which Airflow's tasks have the same launcher as the command line, and return what it says."""
-    own = starting_launcher(settings, project)
-    told = Deployment(project=project, root=own.root, bindings=settings.bindings(), drivers=LocalDrivers.of(own))
-    told.write(airflow_config.deployment_file(settings))
-    return told
+    """Write the file that gives Airflow's tasks the same launcher as the command line; return its content."""
+    starting = starting_launcher(settings, project)
+    deployment = Deployment(
+        project=project, root=starting.root, bindings=settings.bindings(), drivers=LocalDrivers.of(starting)
+    )
+    deployment.write(airflow_config.deployment_file(settings))
+    return deployment

@@ -1,4 +1,4 @@
-"""The generated passwords of one local platform: made once, kept under `<home>/secrets` for their owner alone."""
+"""The generated passwords of one local platform: created once, stored under `<home>/secrets`, readable only by the owner."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from headrace.local.settings import Settings
 
 
 def secret(name: str, settings: Settings, size: int = 32) -> str:
-    """Return the named secret (URL-safe characters, `size` random bytes: 43 characters for 32), made on first use."""
+    """Return the named secret (URL-safe characters, `size` random bytes: 43 characters for 32), created on first use."""
     return _once(_folder(settings) / name, secrets.token_urlsafe(size))
 
 
 def cluster_id(settings: Settings) -> str:
-    """Return Kafka's cluster id (a UUID in 22 base64 characters that does not start with a dash), made on first use."""
+    """Return Kafka's cluster id (a UUID in 22 base64 characters without a leading dash), created on first use."""
     value = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     return _once(_folder(settings) / "kafka-cluster-id", value.replace("-", "A"))
 
 
 def require_kept(name: str, data: Path, settings: Settings) -> None:
-    """Raise HeadraceError if a server has data but the password that opens it is gone."""
+    """Raise HeadraceError if a server has data but its password is missing."""
     path = _folder(settings) / f"{name}-admin"
     if data.exists() and not path.exists():
         raise HeadraceError(
-            f"{name} has data in {data}, but its password {path} is gone: "
-            "put it back, or begin with an empty platform: `headrace clean`."
+            f"{name} has data in {data}, but its password {path} is missing. "
+            "Put it back, or start with an empty platform: `headrace clean`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Kafka, Cassandra and Airflow as one thing: up, down, status, clean. Safe to call twice, at once and after any crash."""
+"""Kafka, Cassandra and Airflow as one unit: up, down, status, clean. Safe to repeat, concurrently and after any crash."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from headrace.local.settings import Settings
 from headrace.operations import processes
 
 State = Literal["RUNNING", "STARTING", "STOPPED", "CRASHED"]
-HOME_MARK = ".headrace-home"  # `clean` removes no folder without it
+HOME_MARK = ".headrace-home"  # `clean` removes only folders that contain it
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the platform needs to know of one server."""
+    """How to start, observe and stop one server."""
 
     name: str
-    port: int | None  # that it listens on; an Airflow component other than the API server has none
+    port: int | None  # the port it listens on; of Airflow's components only the API server has one
     mark: str
-    command: Callable[[Settings, Java], list[str]]  # prepares its files and returns what starts it
+    command: Callable[[Settings, Java], list[str]]  # prepares its files and returns the command that starts it
     environment: Callable[[Settings, Java], dict[str, str]]
-    answers: Callable[[Settings], bool]  # a cheap look, for `status`
-    usable: Callable[[Settings], bool]  # clients can log in
+    answers: Callable[[Settings], bool]  # a cheap check, for `status`
+    usable: Callable[[Settings], bool]  # whether clients can log in
     write_bindings: Callable[[Settings], None] = lambda _settings: None
-    output: str = "out"  # suffix of the file that takes what it prints; its log has the suffix "log"
+    output: str = "out"  # suffix of the file with its standard output; its log has the suffix "log"
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class PartStatus:
 
 
 def parts(settings: Settings) -> list[Part]:
-    """Return the servers of the platform in the order in which they are shown."""
+    """Return the servers of the platform in display order."""
     return [*_servers(settings), *(_airflow_parts(settings) if settings.airflow else [])]
 
 
 def _servers(settings: Settings) -> list[Part]:
     def command(module: ModuleType, settings: Settings, java: Java) -> list[str]:
         require_kept(module.NAME, settings.home / "data" / module.NAME, settings)
-        words: list[str] = module.prepare(settings, java, jars.ensure(module.NAME, settings, java))
-        return words
+        arguments: list[str] = module.prepare(settings, java, jars.ensure(module.NAME, settings, java))
+        return arguments
 
     return [
         Part(
@@ -111,16 +111,16 @@ def _airflow_parts(settings: Settings) -> list[Part]:
 
 
 def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]:
-    """Start what does not run, adopt what does, and return the state of all parts once clients can log in.
+    """Start stopped parts, adopt running ones, and return the state of all parts once clients can log in.
 
-    Raises HeadraceError, before anything starts if a check fails; else after it has stopped what this call started.
+    Raises HeadraceError: before anything starts if a check fails, otherwise after stopping what this call started.
     """
     report = progress or (lambda _stage, _fraction: None)
     doctor.require(settings)
     java = find_java(settings)
     _make_home(settings)
     with _locked(settings):
-        doctor.require(settings)  # a port may have gone while this call waited
+        doctor.require(settings)  # a port may have been taken while this call waited
         for set_name in jars.ROOTS:
             jars.ensure(set_name, settings, java, report)
         class_archive.ensure(settings, java, report)
@@ -130,29 +130,29 @@ def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]
 
 
 def down(settings: Settings, progress: Progress | None = None) -> None:
-    """Stop all parts; one that does not run is no fault."""
+    """Stop all parts; a part that does not run is skipped."""
     report = progress or (lambda _stage, _fraction: None)
     if not settings.home.exists():
         return
     with _locked(settings):
-        # What starts tasks ends first, while the tasks that still run can use the others.
+        # The parts that start tasks end first, so that running tasks can still use the others.
         for together in _waves(settings):
             _stop_all(together, settings, report)
 
 
 def stop_scheduling(settings: Settings, progress: Progress | None = None) -> None:
-    """Stop what starts tasks: from now on no supervisor starts a driver again that `down` stops."""
+    """Stop the parts that start tasks, so that no supervisor restarts a driver that `down` stops."""
     if settings.home.exists() and settings.airflow:
         with _locked(settings):
             _stop_all(_waves(settings)[0], settings, progress or (lambda _stage, _fraction: None))
 
 
 def stop_airflow(settings: Settings) -> None:
-    """Stop Airflow and leave the other servers as they are."""
+    """Stop Airflow and leave the other servers running."""
     with _locked(settings):
         for together in _waves(settings):
-            own = [part for part in together if part.name in airflow.COMPONENTS]
-            _stop_all(own, settings, lambda _stage, _fraction: None)
+            components = [part for part in together if part.name in airflow.COMPONENTS]
+            _stop_all(components, settings, lambda _stage, _fraction: None)
 
 
 def _waves(settings: Settings) -> tuple[list[Part], list[Part]]:
@@ -169,22 +169,22 @@ def _stop_all(together: Sequence[Part], settings: Settings, report: Progress) ->
 
 
 def status(settings: Settings) -> list[PartStatus]:
-    """Return the state of every part as it is now; starts and changes nothing."""
+    """Return the current state of every part; starts and changes nothing."""
     return [_status_part(part, settings) for part in parts(settings)]
 
 
 def clean(settings: Settings, *, cache: bool = False) -> None:
-    """Remove the home folder, and what the cache holds if asked. Raises HeadraceError while something runs."""
+    """Remove the home folder, and with `cache` the cache. Raises HeadraceError while something runs."""
     running = sorted({record.name for record in processes.records(settings.run_dir) if processes.living(record)})
     running += [item.name for item in status(settings) if item.pid and item.name not in running]
-    locks = settings.run_dir.glob("driver-*.lock*")  # a driver without a record, or a JVM that has lost its Python
+    locks = settings.run_dir.glob("driver-*.lock*")  # also finds a driver without a record, or a JVM without its Python
     running += sorted({lock.name.partition(".")[0] for lock in locks if processes.holder(lock)} - set(running))
     if running:
-        raise HeadraceError(f"{', '.join(running)} still runs: stop it with `headrace down` before `headrace clean`.")
+        raise HeadraceError(f"{', '.join(running)} still runs. Run `headrace down` before `headrace clean`.")
     if settings.home.exists():
         if not (settings.home / HOME_MARK).exists():
             raise HeadraceError(
-                f"{settings.home} was not made by headrace (it has no {HOME_MARK}): remove it yourself if it may go."
+                f"{settings.home} was not created by headrace (it has no {HOME_MARK}). If it is not needed, remove it yourself."
             )
         shutil.rmtree(settings.home)
     if cache:
@@ -196,21 +196,23 @@ def logs(settings: Settings, name: str) -> Path:
     """Return the log file of a part. Raises HeadraceError for an unknown part."""
     names = [part.name for part in parts(settings)]
     if name not in names:
-        raise HeadraceError(f"There is no part {name!r}: the parts are {', '.join(names)}.")
+        raise HeadraceError(f"Unknown part {name!r}. Known parts: {', '.join(names)}.")
     return settings.log_dir / f"{name}.log"
 
 
 def _start_all(settings: Settings, java: Java, report: Progress) -> None:
-    """Start all parts at once; the first that fails, or an interrupt, stops all that this call started."""
+    """Start all parts at once; at the first failure or an interrupt, stop everything that this call started."""
     started: list[Part] = []
     give_up = threading.Event()
     try:
         with ThreadPoolExecutor() as pool:
-            each = [pool.submit(_up_part, part, settings, java, report, started, give_up) for part in parts(settings)]
+            futures = [
+                pool.submit(_up_part, part, settings, java, report, started, give_up) for part in parts(settings)
+            ]
             try:
-                finished, _ = wait(each, return_when=FIRST_EXCEPTION)
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                # Without a fault all have finished by now; with one, nobody needs to wait for the others.
+                # Without a fault all have finished by now; after a fault there is no need to wait for the others.
                 give_up.set()
         for result in finished:
             result.result()
@@ -224,7 +226,7 @@ def _up_part(
     part: Part, settings: Settings, java: Java, report: Progress, started: list[Part], give_up: threading.Event
 ) -> None:
     process = processes.find(part.name, settings.run_dir, part.mark)
-    # What is found may be dying: a killed server lives on for a moment, without an answer.
+    # A process found here may be dying: a killed server exists for a moment without answering.
     if process is None or not _becomes_usable(part, settings, process.pid, give_up):
         report(f"start {part.name}", None)
         command = part.command(settings, java)
@@ -236,7 +238,7 @@ def _up_part(
         record = processes.spawn(part.name, settings.run_dir, command, part.mark, environment, output)
         if not _becomes_usable(part, settings, record.pid, give_up):
             log = logs(settings, part.name)
-            raise HeadraceError(f"{part.name} ended while it started; its log ({log}) says: {_why(part, settings)}")
+            raise HeadraceError(f"{part.name} exited during its start. Its log ({log}) says: {_why(part, settings)}")
     part.write_bindings(settings)
     report(f"start {part.name}", 1.0)
 
@@ -252,13 +254,13 @@ def _becomes_usable(part: Part, settings: Settings, pid: int, give_up: threading
         time.sleep(0.1)
     where = f" on port {part.port}" if part.port else ""
     raise HeadraceError(
-        f"{part.name} (pid {pid}) did not answer{where} within {settings.start_timeout_s:g} s: "
-        f"read {logs(settings, part.name)}, or give it longer with HEADRACE_START_TIMEOUT_S."
+        f"{part.name} (pid {pid}) did not answer{where} within {settings.start_timeout_s:g} s. "
+        f"See {logs(settings, part.name)}, or set a higher HEADRACE_START_TIMEOUT_S."
     )
 
 
 def _why(part: Part, settings: Settings) -> str:
-    """Return the last telling lines of what the server printed, else of its log: messages without stack frames."""
+    """Return the last messages, without stack frames, of the server's output, or else of its log."""
     for path in (settings.log_dir / f"{part.name}.out", logs(settings, part.name)):
         lines = [line.strip() for line in processes.tail(path, 80).splitlines()]
         telling = [line for line in lines if line and not line.startswith(("at ", "... ", "WARNING:"))]
@@ -285,11 +287,11 @@ def _status_part(part: Part, settings: Settings) -> PartStatus:
     if process is None:
         if processes.read_record(part.name, settings.run_dir) is None:
             return PartStatus(part.name, "STOPPED", part.port, "not started, or stopped by `headrace down`")
-        return PartStatus(part.name, "CRASHED", part.port, "ended by itself; `headrace up` starts it again")
+        return PartStatus(part.name, "CRASHED", part.port, "exited by itself; `headrace up` restarts it")
     try:
         rss, uptime = process.memory_info().rss, time.time() - process.create_time()
     except psutil.Error:
-        return PartStatus(part.name, "CRASHED", part.port, "ended by itself; `headrace up` starts it again")
+        return PartStatus(part.name, "CRASHED", part.port, "exited by itself; `headrace up` restarts it")
     if part.answers(settings):
         return PartStatus(part.name, "RUNNING", part.port, "answers", process.pid, rss, uptime)
     return PartStatus(part.name, "STARTING", part.port, "runs, but does not answer yet", process.pid, rss, uptime)
@@ -306,12 +308,12 @@ def _listens(settings: Settings, port: int) -> bool:
 def _make_home(settings: Settings) -> None:
     for folder in (settings.home, settings.run_dir, settings.log_dir, settings.tmp_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(settings.home / HOME_MARK, "Made by headrace; `headrace clean` removes this folder.\n")
+    write_private(settings.home / HOME_MARK, "Created by headrace; `headrace clean` removes this folder.\n")
 
 
 @contextmanager
 def _locked(settings: Settings) -> Iterator[None]:
-    """Let one `up` or `down` at a time change this home; the next waits its turn."""
+    """Serialise `up` and `down` on this home; a second one waits."""
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (settings.run_dir / "platform.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
 """Settings of the local platform: every path, port, heap and threshold has a default and can be changed.
 
-`HEADRACE_<NAME>` in the environment wins over `headrace.toml` in the project folder, which wins over the default.
+`HEADRACE_<NAME>` in the environment overrides `headrace.toml` in the project folder, which overrides the default.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Heap = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[mg]$")]
 
 def _absolute(path: Path) -> Path:
     if ":" in str(path):
-        raise ValueError("a Java class path cannot hold a folder with a colon in its name")
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - a link stays a link: only made absolute
+        raise ValueError("a Java class path cannot contain a folder with a colon in its name")
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - made absolute without resolving links
 
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
@@ -37,13 +37,13 @@ def _default_cache() -> Path:
 
 
 class Settings(BaseSettings):
-    """What the local platform can be told. Units are in the names or in the descriptions."""
+    """The settings of the local platform. Units are in the names or in the descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True, env_ignore_empty=True
     )
 
-    home: Folder = Field(Path(".headrace"), description="folder that holds all state of this platform")
+    home: Folder = Field(Path(".headrace"), description="folder with all state of this platform")
     cache: Folder = Field(default_factory=_default_cache, description="folder of downloaded jars, shared by projects")
     host: str = Field("127.0.0.1", description="address that every server listens on")
     kafka_port: Port = 19092
@@ -51,41 +51,39 @@ class Settings(BaseSettings):
     cassandra_port: Port = 19042
     cassandra_storage_port: Port = 17000
     cassandra_jmx_port: Port = 17199
-    airflow: bool = Field(True, description="whether `up` starts Airflow too; `false` for a small machine")
+    airflow: bool = Field(True, description="whether `up` also starts Airflow; set `false` on a small machine")
     airflow_port: Port = 18080
     airflow_base_url: str | None = Field(
         None,
         pattern=r"^https?://[^/]+(/.*)?$",
-        description="address of Airflow for browsers, where a proxy with a path prefix is in front",
+        description="URL of Airflow for browsers, if a proxy with a path prefix is in front of it",
     )
     airflow_database: Folder | None = Field(
-        None, description="file with the SQLAlchemy address of a PostgreSQL database; else SQLite in home"
+        None, description="file with the SQLAlchemy URL of a PostgreSQL database; default: SQLite in home"
     )
-    airflow_parallelism: int = Field(
-        8, ge=1, description="tasks that run at once; an idle worker is a process of 20 MB"
-    )
+    airflow_parallelism: int = Field(8, ge=1, description="concurrent tasks; an idle worker is a process of 20 MB")
     airflow_batch_slots: int = Field(
-        2, ge=1, description="finite Spark runs and quality passes that run at once (the pool `batch`)"
+        2, ge=1, description="concurrent finite Spark runs and quality passes (the pool `batch`)"
     )
     airflow_notify_connection: str = Field(
         "",
-        description="Airflow connection (Admin, Connections; type smtp or http) that tells of failed tasks and new verdicts",
+        description="Airflow connection (Admin, Connections; type smtp or http) that reports failed tasks and new verdicts",
     )
-    airflow_notify_to: str = Field("", description="addresses of these mails, with commas between them")
+    airflow_notify_to: str = Field("", description="recipients of these mails, separated by commas")
     airflow_dags: Folder = Field(Path("dags"), description="folder of the DAG files")
     airflow_plugins: Folder = Field(Path("plugins"), description="folder of the Airflow plugins")
-    spark_ui_port_base: Port = Field(14040, description="first port tried for the web page of a Spark driver")
+    spark_ui_port_base: Port = Field(14040, description="first port to try for the web page of a Spark driver")
     kafka_heap: Heap = "384m"
     cassandra_heap: Heap = "512m"
-    driver_heap: Heap | None = Field(None, description="heap of each Spark driver; else what its pipeline says")
+    driver_heap: Heap | None = Field(None, description="heap of each Spark driver; default: from its pipeline")
     driver_java_options: str = Field(
         "-XX:TieredStopAtLevel=1",
-        description="JVM options of each Spark driver beside the fixed ones; `-XX:+TieredCompilation` for long heavy load",
+        description="additional JVM options of each Spark driver; `-XX:+TieredCompilation` for sustained heavy load",
     )
-    java_home: Folder | None = Field(None, description="a Java 17; else JAVA_HOME, PATH, the pinned wheel")
+    java_home: Folder | None = Field(None, description="a Java 17; default: JAVA_HOME, PATH, the pinned wheel")
     ivy_settings: Folder | None = Field(None, description="ivysettings.xml with a mirror, where Maven is not installed")
-    min_free_memory_mb: int = Field(2048, ge=0, description="MiB available before Kafka and Cassandra start")
-    min_free_disk_mb: int = Field(2048, ge=0, description="MiB free where home and cache are")
+    min_free_memory_mb: int = Field(2048, ge=0, description="MiB of memory required to start Kafka and Cassandra")
+    min_free_disk_mb: int = Field(2048, ge=0, description="MiB of free disk required for home and cache")
     start_timeout_s: float = Field(180, gt=0, description="seconds that a server may take until it answers")
     stop_timeout_s: float = Field(30, gt=0, description="seconds between SIGTERM and SIGKILL")
 
@@ -103,9 +101,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **values: Any) -> Settings:  # noqa: ANN401 - the values are checked by pydantic
-        """Return the settings of the project in the current folder; `values` win over all other sources.
+        """Return the settings of the project in the current folder; `values` override all other sources.
 
-        Raises HeadraceError that names the key, what is wrong and where it may be set.
+        Raises HeadraceError with the key, the problem and where to set it.
         """
         try:
             return cls(**values)
@@ -138,7 +136,7 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"The setting {key!r} in {FILE_NAME} is unknown; known are: {', '.join(sorted(Settings.model_fields))}."
+        return f"Unknown setting {key!r} in {FILE_NAME}. Known settings: {', '.join(sorted(Settings.model_fields))}."
     return (
         f"The setting {key} = {first['input']!r} is refused: {first['msg']}. "
         f"Set it in {FILE_NAME} or as {PREFIX}{key.upper()}."

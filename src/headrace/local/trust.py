@@ -1,4 +1,4 @@
-"""A trust store for a Java that does not know this machine's certificates (the wheel brings its own)."""
+"""A trust store for a Java without this machine's certificates (the wheel brings its own certificates)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace.local.java import Java, wheel_home
 
 
 def trust_store_options(work: Path, java: Java) -> list[str]:
-    """Return the JVM options that make the wheel's Java trust what $SSL_CERT_FILE holds; none if neither applies."""
+    """Return the JVM options that make the wheel's Java trust the certificates in $SSL_CERT_FILE; none if not needed."""
     bundle = os.environ.get("SSL_CERT_FILE")
     if not bundle or java.home != wheel_home() or not Path(bundle).is_file():
         return []

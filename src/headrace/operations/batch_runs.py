@@ -7,7 +7,6 @@ SparkSubmitOperator and `arguments` and `environment` of here; the command line 
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import shutil
 import subprocess
@@ -23,8 +22,10 @@ from typing import Any, Literal
 
 from headrace.contract import paths, storage, submit, trees
 from headrace.contract.bindings import ROOT_VARIABLE
+from headrace.contract.driver_environment import DriverEnvironment
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import last_error_entry
 from headrace.operations.drivers_local import LocalLauncher
 
 Duty = Literal["views", "reconcile", "rebuild", "drill", "upkeep"]
@@ -67,31 +68,37 @@ def progress(root: str, pipeline: str, run: str) -> dict[str, Any] | None:
     return found
 
 
-def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
-    """Return the environment of a run beside whoever starts it: on this machine, or on a cluster in Airflow's own pod.
-
-    It has no secret, only where the admin's bindings are.
-    """
+def environment_of(deployment: Deployment) -> DriverEnvironment:
+    """Return what a batch run is started with, on this machine or on a cluster in Airflow's own pod."""
     launcher = deployment.launcher()
-    # Minutes of heavy work: here the second compiler earns what it costs.
-    own = {
+    # What a driver's pod gets on a cluster (executors, event logs) is not for a batch run.
+    local = launcher if isinstance(launcher, LocalLauncher) else None
+    # Minutes of heavy work: here the second compiler is worth its cost.
+    conf = {
         "spark.driver.memory": DRIVER_MEMORY,
         "spark.driver.extraJavaOptions": submit.JAVA_OPTIONS,
         "spark.ui.enabled": "false",
     }
+    return DriverEnvironment(
+        storage_root=deployment.root,
+        pipelines=str(deployment.project / "pipelines"),
+        spark_conf=(dict(local.conf) if local else {}) | conf,
+        spark_ui_port=local.ui_port if local else DriverEnvironment.spark_ui_port,
+    )
+
+
+def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
+    """Return all variables of a batch run. None is secret: the admin's bindings are files."""
+    launcher = deployment.launcher()
+    started_with = environment_of(deployment)
     if isinstance(launcher, LocalLauncher):
         scratch = launcher.tmp_dir / f"batch-{pipeline}"
-        conf, found = dict(launcher.conf), launcher.driver_environment(pipeline)
-    else:  # what a driver's pod is asked for (executors, event logs) is not this run's
+        variables = launcher.variables(pipeline, started_with, scratch)
+    else:
         scratch = Path(tempfile.gettempdir()) / f"batch-{pipeline}"
-        conf = {}
-        found = submit.local_environment() | {
-            "HEADRACE_STORAGE_ROOT": deployment.root,
-            "HEADRACE_PIPELINES": str(deployment.project / "pipelines"),
-        }
-    return found | {
+        variables = submit.local_environment() | started_with.to_env()
+    return variables | {
         ROOT_VARIABLE: str(deployment.bindings),
-        "HEADRACE_SPARK_CONF": json.dumps(conf | own),
         "SPARK_LOCAL_DIRS": str(scratch),
         "TMPDIR": str(scratch),
     }
@@ -125,7 +132,10 @@ def execute(deployment: Deployment, given: Mapping[str, Any], report: Report | N
                 child.wait(60)
             shutil.rmtree(scratch, ignore_errors=True)
     if child.returncode:
-        raise HeadraceError(_last_error(log) or f"Run {run} of {pipeline} ended with {child.returncode}: see {log}.")
+        raise HeadraceError(
+            last_error_entry(log.read_text(errors="replace"))
+            or f"Run {run} of {pipeline} ended with {child.returncode}: see {log}."
+        )
     return result(deployment.root, pipeline, run)
 
 
@@ -155,8 +165,3 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _last_error(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if " ERROR headrace" in line]
-    return lines[-1].partition(": ")[2] if lines else ""

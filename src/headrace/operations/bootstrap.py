@@ -1,7 +1,7 @@
-"""Makes a deployment's CA, certificates, passwords and bindings as Secrets, inside the cluster: `python -m ...bootstrap`.
+"""Creates a deployment's CA, certificates, passwords and bindings as Secrets, inside the cluster: `python -m ...bootstrap`.
 
-Nothing secret passes through Helm values, Terraform state or logs. What is there is never overwritten: the Job's account
-has no right to, unless it was asked to renew. The same run twice changes nothing.
+Nothing secret passes through Helm values, Terraform state or logs. Existing Secrets are never overwritten: the Job's
+service account lacks the permission, except for the renew and rotate actions. Running it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CONFIG_VARIABLE = "HEADRACE_BOOTSTRAP"
 KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
 DATACENTER = "datacenter1"
 LOGINS = "pipeline-logins"
-REFUSED = 3  # exit code of a refusal, after which the Job is not tried again; any other fault is 1
+REFUSED = 3  # exit code of a refusal, after which the Job is not retried; any other fault is 1
 
 Action = Literal["ensure", "renew-certificates", "rotate-passwords"]
 
 
 class System(BaseModel):
-    """Where a system is: bundled in `namespace`, or external by the user's own admin binding Secret."""
+    """A system's location: bundled in `namespace`, or external through the user's own admin binding Secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,9 +56,9 @@ class Producer(BaseModel):
 
 
 class Config(BaseModel):
-    """What the base chart mounts. `pipelines` is the folder of pipeline files in the image.
+    """The mounted configuration of the base chart. `pipelines` is the folder of pipeline files in the image.
 
-    `pull_secret` names the user's Secret in `namespace` by which nodes pull images; empty: they may without.
+    `pull_secret` names the user's Secret in `namespace` with which nodes pull images; empty: no login is needed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,14 +70,14 @@ class Config(BaseModel):
     cassandra: System
     database: System = System()
     pull_secret: str = ""
-    object_store: str = ""  # the user's own binding Secret, where an object store is the storage root
+    object_store: str = ""  # the user's own binding Secret, if an object store is the storage root
     pipelines: Path
     producers: dict[str, Producer] = {}
     allow_plaintext: bool = False
 
 
 class Secrets(Protocol):
-    """The cluster's Secrets: read (None if absent), their type, create, replace."""
+    """Access to the cluster's Secrets: read (None if absent), type, create, replace."""
 
     def read(self, namespace: str, name: str) -> Content | None:
         """Return a Secret's content, or None."""
@@ -86,45 +86,45 @@ class Secrets(Protocol):
         """Return a Secret's type, empty if there is none."""
 
     def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
-        """Make a Secret that is not there."""
+        """Create a Secret that does not exist yet."""
 
     def replace(self, namespace: str, name: str, content: Content) -> None:
-        """Write a Secret that is there anew."""
+        """Replace the content of an existing Secret."""
 
 
 @dataclass
 class Bootstrap:
-    """One run; `changed` names what was made or written anew."""
+    """One run; `changed` lists what was created or replaced."""
 
     config: Config
     secrets: Secrets
     action: Action = "ensure"
-    only: frozenset[str] = frozenset()  # pipelines and producers whose passwords are rotated; none: all
+    only: frozenset[str] = frozenset()  # pipelines and producers whose passwords are rotated; empty: all
     changed: list[str] = field(default_factory=list)
 
     def run(self) -> list[str]:
-        """Make what is missing and return its names. Raises HeadraceError where a user's own Secret does not serve."""
-        own = self.config
+        """Create what is missing and return its names. Raises HeadraceError if a user's own Secret is unusable."""
+        config = self.config
         authority = self._authority()
-        if own.kafka.mode == "bundled":
-            self._leaf(own.kafka.namespace, "kafka", authority)
-        if own.cassandra.mode == "bundled":
-            self._leaf(own.cassandra.namespace, "cassandra", authority)
-        kafka = self._admin("kafka", own.kafka, lambda: self._bundled_kafka(authority))
-        cassandra = self._admin("cassandra", own.cassandra, lambda: self._bundled_cassandra(authority))
-        if own.kafka.mode == "bundled":
+        if config.kafka.mode == "bundled":
+            self._leaf(config.kafka.namespace, "kafka", authority)
+        if config.cassandra.mode == "bundled":
+            self._leaf(config.cassandra.namespace, "cassandra", authority)
+        kafka = self._admin("kafka", config.kafka, lambda: self._bundled_kafka(authority))
+        cassandra = self._admin("cassandra", config.cassandra, lambda: self._bundled_cassandra(authority))
+        if config.kafka.mode == "bundled":
             record = scram_record(KAFKA_ADMIN, password_of(kafka["password"]))
             self._ensure(
-                own.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record, "cluster-id": cluster_id()}
+                config.kafka.namespace, "kafka-admin", lambda: {"admin-scram": record, "cluster-id": cluster_id()}
             )
-        if own.cassandra.mode == "bundled":
-            self._ensure(own.cassandra.namespace, "cassandra-admin", lambda: cassandra)
+        if config.cassandra.mode == "bundled":
+            self._ensure(config.cassandra.namespace, "cassandra-admin", lambda: cassandra)
         self._pipelines({"kafka": kafka, "cassandra": cassandra})
-        if own.object_store:
+        if config.object_store:
             self._object_store()
         database = self._database()
-        self._ensure(own.airflow, "airflow", lambda: airflow_secrets(database))
-        if own.pull_secret:
+        self._ensure(config.airflow, "airflow", lambda: airflow_secrets(database))
+        if config.pull_secret:
             self._copy_pull_secret()
         return self.changed
 
@@ -141,39 +141,39 @@ class Bootstrap:
         if self.action == "renew-certificates" and f"{namespace}/{name}-tls" not in self.changed and made:
             self._write(namespace, f"{name}-tls", make())
 
-    def _admin(self, system: str, own: System, bundled: Callable[[], Content]) -> Content:
-        if own.mode == "bundled":
+    def _admin(self, system: str, system_config: System, bundled: Callable[[], Content]) -> Content:
+        if system_config.mode == "bundled":
             return self._ensure(self.config.airflow, f"{system}-admin", bundled)
-        given = self._given(system, own.binding)
+        given = self._given(system, system_config.binding)
         plain = given.get("securityProtocol", "").endswith("PLAINTEXT") or (
             system == "cassandra" and "ca.crt" not in given
         )
         if plain and not self.config.allow_plaintext:
             raise HeadraceError(
-                f"Secret {own.binding} would send passwords in plain text: use TLS, or set allowPlaintext if that is wanted."
+                f"Secret {system_config.binding} would send passwords in plain text. Use TLS, or set allowPlaintext."
             )
         return self._ensure(self.config.airflow, f"{system}-admin", lambda: given)
 
     def _object_store(self) -> None:
-        """Give the user's own binding to the namespaces that use the store, with every key that is mounted there."""
+        """Copy the user's own binding to the namespaces that use the store, with every key that is mounted there."""
         given = self._given(OBJECT_STORE, self.config.object_store)
         content = {"type": "s3"} | {key: given.get(key, "") for key in ("endpoint", "region", "accessKey", "secretKey")}
         for namespace in (self.config.spark, self.config.airflow):
-            there = self._ensure(namespace, OBJECT_STORE, lambda: content)
-            if self.action == "rotate-passwords" and there != content:
+            stored = self._ensure(namespace, OBJECT_STORE, lambda: content)
+            if self.action == "rotate-passwords" and stored != content:
                 self._write(namespace, OBJECT_STORE, content)
 
     def _given(self, system: str, secret: str) -> Content:
-        """Return the user's own Secret with the binding of a system. Raises HeadraceError where it does not serve."""
+        """Return the content of the user's own binding Secret. Raises HeadraceError if it is unusable."""
         given = self.secrets.read(self.config.namespace, secret)
         if given is None:
             raise HeadraceError(
-                f"There is no Secret {secret} in namespace {self.config.namespace}: make the binding of your {system} "
-                "there, with the keys that docs/howto/deploy.md lists."
+                f"There is no Secret {secret} in namespace {self.config.namespace}. Create the binding of your {system} "
+                "there, with the keys listed in docs/howto/deploy.md."
             )
         missing = [key for key in REQUIRED[system] if not given.get(key)]
         if missing:
-            raise HeadraceError(f"Secret {secret} lacks {', '.join(missing)}: add the key(s) to your {system} binding.")
+            raise HeadraceError(f"Secret {secret} lacks {', '.join(missing)}. Add the key(s) to your {system} binding.")
         return given
 
     def _bundled_kafka(self, authority: pki.Authority) -> Content:
@@ -199,7 +199,7 @@ class Bootstrap:
         }
 
     def _pipelines(self, admins: Mapping[str, Content]) -> None:
-        """Make each pipeline's bindings in the spark namespace, and all their logins in one Secret for provisioning."""
+        """Create each pipeline's bindings in the spark namespace, and one Secret with all their logins for provisioning."""
         logins: Content = {}
         pipelines = load_pipelines(self.config.pipelines)
         for pipeline in pipelines:
@@ -217,21 +217,21 @@ class Bootstrap:
                 logins |= {f"{pipeline}.{system}.{key}": made[key] for key in ("username", "password")}
         topics = {topic for pipeline in pipelines.values() for topic in pipeline.sources}
         logins |= self._producers(admins["kafka"], topics)
-        there = self._ensure(self.config.airflow, LOGINS, lambda: logins)
-        logins = _producers_users(there) | logins
-        if there != logins:
+        stored = self._ensure(self.config.airflow, LOGINS, lambda: logins)
+        logins = _producers_users(stored) | logins
+        if stored != logins:
             self._write(self.config.airflow, LOGINS, logins)
 
     def _producers(self, admin: Content, topics: set[str]) -> Content:
-        """Fill the Secret that the chart made for each producer beside it, and return their logins.
+        """Fill the Secret that the chart created for each producer, and return their logins.
 
-        `topics` are those that pipelines read: a producer writes no others.
+        `topics` are those that pipelines read: a producer may write no others.
         """
         logins: Content = {}
         for name, producer in self.config.producers.items():
             if strange := sorted({*producer.topics} - topics):
                 raise HeadraceError(
-                    f"Producer {name} would write {', '.join(strange)}, which no pipeline reads: name topics of "
+                    f"Producer {name} would write {', '.join(strange)}, which no pipeline reads. Allowed topics: "
                     f"{', '.join(sorted(topics))}."
                 )
             place = (producer.namespace, names.producer_secret(name))
@@ -243,48 +243,48 @@ class Bootstrap:
         return logins
 
     def _database(self) -> str:
-        """Return the address of Airflow's database, the bundled one's or that of the user's own Secret."""
-        own = self.config.database
-        if own.mode == "bundled":
+        """Return the URL of Airflow's database: the bundled one, or from the user's own Secret."""
+        database = self.config.database
+        if database.mode == "bundled":
             made = self._ensure(self.config.airflow, "airflow-postgres", lambda: {"password": password()})
             return postgres_url("airflow", password_of(made["password"]), "airflow-postgres:5432/airflow")
-        given = self.secrets.read(self.config.namespace, own.binding) or {}
+        given = self.secrets.read(self.config.namespace, database.binding) or {}
         address = given.get("sql-alchemy-conn", "")
         if not address.startswith("postgresql"):
             raise HeadraceError(
-                f"Secret {own.binding} in namespace {self.config.namespace} has no key sql-alchemy-conn with a PostgreSQL "
-                "address: add postgresql+psycopg2://user:password@host/database."
+                f"Secret {database.binding} in namespace {self.config.namespace} has no key sql-alchemy-conn with a PostgreSQL "
+                "URL. Add postgresql+psycopg2://user:password@host/database."
             )
         return address
 
     def _copy_pull_secret(self) -> None:
-        """Put the registry's login, which the user made in the first namespace, into every other that has pods."""
-        own, name = self.config, self.config.pull_secret
-        found = self.secrets.kind(own.namespace, name)
-        if found != PULL_SECRET:
+        """Copy the registry login from the base namespace, where the user created it, to all others that have pods."""
+        config, name = self.config, self.config.pull_secret
+        kind = self.secrets.kind(config.namespace, name)
+        if kind != PULL_SECRET:
             raise HeadraceError(
-                f"Secret {name} in namespace {own.namespace} {f'is of type {found}' if found else 'is not there'}, and nodes "
-                f"pull by one of type {PULL_SECRET}: make it with kubectl create secret docker-registry."
+                f"Secret {name} in namespace {config.namespace} {f'has type {kind}' if kind else 'does not exist'}, but nodes "
+                f"need one of type {PULL_SECRET}. Create it with kubectl create secret docker-registry."
             )
-        given = self.secrets.read(own.namespace, name) or {}
-        stores = [each.namespace for each in (own.kafka, own.cassandra) if each.mode == "bundled"]
-        for namespace in (*stores, own.spark, own.airflow):
-            there = self._ensure(namespace, name, lambda: given, PULL_SECRET)
+        given = self.secrets.read(config.namespace, name) or {}
+        stores = [system.namespace for system in (config.kafka, config.cassandra) if system.mode == "bundled"]
+        for namespace in (*stores, config.spark, config.airflow):
+            stored = self._ensure(namespace, name, lambda: given, PULL_SECRET)
             if self.secrets.kind(namespace, name) != PULL_SECRET:
                 raise HeadraceError(
-                    f"Secret {name} in namespace {namespace} is there and is no pull secret: give yours another name."
+                    f"Secret {name} in namespace {namespace} already exists and is not a pull secret. Give yours another name."
                 )
-            if self.action == "rotate-passwords" and there != given:
+            if self.action == "rotate-passwords" and stored != given:
                 self._write(namespace, name, given)
 
     def _rotates(self, name: str) -> bool:
-        """Return whether the password of this pipeline or producer is to be another one."""
+        """Return whether the password of this pipeline or producer is to be rotated."""
         return self.action == "rotate-passwords" and (not self.only or name in self.only)
 
     def _ensure(self, namespace: str, name: str, make: Callable[[], Content], kind: str = OPAQUE) -> Content:
-        there = self.secrets.read(namespace, name)
-        if there is not None:
-            return there
+        stored = self.secrets.read(namespace, name)
+        if stored is not None:
+            return stored
         content = make()
         self.secrets.create(namespace, name, content, kind)
         self.changed.append(f"{namespace}/{name}")
@@ -296,7 +296,7 @@ class Bootstrap:
 
 
 def _producers_users(logins: Content) -> Content:
-    """Return the users of all producers that ever had one: provisioning shuts out those that are declared no more."""
+    """Return the users of all producers that ever had one; provisioning removes those no longer declared."""
     return {key: user for key, user in logins.items() if key.endswith(".username") and names.is_producer(user)}
 
 
@@ -308,7 +308,7 @@ REQUIRED: Mapping[str, Sequence[str]] = {
 
 
 def hosts(service: str, namespace: str) -> list[str]:
-    """Return the names that a StatefulSet's pods are called by, through their headless service."""
+    """Return the DNS names of a StatefulSet's pods, through their headless service."""
     domain = f"{service}.{namespace}.svc.cluster.local"
     controllers = f"{service}-controller.{namespace}.svc.cluster.local"
     return [domain, f"*.{domain}", f"*.{controllers}", f"{service}.{namespace}.svc", service, "localhost"]
@@ -320,12 +320,12 @@ def password() -> str:
 
 
 def cluster_id() -> str:
-    """Return a new Kafka cluster id: a UUID in 22 characters of base64 that does not begin with a dash."""
+    """Return a new Kafka cluster id: a UUID in 22 characters of base64 without a leading dash."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
 
 def airflow_secrets(database: str) -> Content:
-    """Return the secret part of Airflow's configuration as its file, and the admin's password as the UI's login reads it."""
+    """Return the secret part of Airflow's configuration file, and the admin's password in the form that its login reads."""
     admin = password()
     fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     sections = {
@@ -336,8 +336,8 @@ def airflow_secrets(database: str) -> Content:
     }
     lines = [
         f"[{name}]\n{key} = {value.replace('%', '%%')}\n"
-        for name, each in sections.items()
-        for key, value in each.items()
+        for name, section in sections.items()
+        for key, value in section.items()
     ]
     return {
         "airflow.cfg": "".join(lines),
@@ -352,11 +352,11 @@ def _new_authority() -> Content:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the action that the arguments name (default: ensure) and print the names of what changed, no content."""
+    """Run the action given in the arguments (default: ensure) and print the names of what changed, without content."""
     action, *only = arguments or ["ensure"]
     if action not in ("ensure", "renew-certificates", "rotate-passwords"):
         raise HeadraceError(
-            f"{action} is no action: use ensure, renew-certificates, or rotate-passwords [PIPELINE or PRODUCER...]."
+            f"Unknown action {action}. Use ensure, renew-certificates, or rotate-passwords [PIPELINE or PRODUCER...]."
         )
     config = Config.model_validate_json(Path(os.environ[CONFIG_VARIABLE]).read_text())
     for name in Bootstrap(config, ClusterSecrets(), action, frozenset(only)).run():  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Clients of Kafka and Cassandra for the operator's tools, made from bindings."""
+"""Clients of Kafka and Cassandra for the operator's tools, created from bindings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def kafka_admin(root: Path) -> AdminClient:
 
 
 def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Return what makes the driver trust this CA alone, or None where the binding has none.
+    """Return an SSL context that trusts only this CA, or None if the binding has none.
 
-    Nodes are found by their addresses, which no certificate names: the CA vouches for them, not their names.
+    Nodes are reached by address, which no certificate contains, so host names are not checked; the CA vouches for the nodes.
     """
     if ca_file is None:
         return None
@@ -37,8 +37,8 @@ def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
 
 @contextmanager
 def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator[Session]:
-    """Give a Cassandra session of a binding. Raises NoHostAvailable where nothing answers or the login is refused."""
-    # Reads see what was written at LOCAL_QUORUM: the Python driver's own default is one replica.
+    """Yield a Cassandra session for a binding. Raises NoHostAvailable if nothing answers or the login is refused."""
+    # Reads see everything written at LOCAL_QUORUM; the Python driver's default is one replica.
     profile = ExecutionProfile(
         DCAwareRoundRobinPolicy(binding.local_datacenter),
         request_timeout=30,
@@ -62,7 +62,7 @@ def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator
 
 @contextmanager
 def cassandra_session(root: Path) -> Iterator[Session]:
-    """Give a Cassandra session, logged in as the binding's user. Raises HeadraceError where nothing answers."""
+    """Yield a Cassandra session, logged in as the binding's user. Raises HeadraceError if nothing answers."""
     binding = read_cassandra(root)
     with ExitStack() as stack:
         try:
@@ -70,6 +70,6 @@ def cassandra_session(root: Path) -> Iterator[Session]:
         except NoHostAvailable as error:
             raise HeadraceError(
                 f"Cassandra at {','.join(binding.contact_points)}:{binding.port} refuses {binding.username} or does not "
-                "answer: see `headrace status`, then `headrace up`."
+                "answer. Check `headrace status`, then `headrace up`."
             ) from error
         yield session

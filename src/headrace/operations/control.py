@@ -1,7 +1,7 @@
 """What an operator does to a stream: start, stop, pause, resume, restart. The CLI and the DAGs both call these.
 
-The wish is written before anything is done, so that the supervisor never works against an operator: a driver that it
-started in the same moment is stopped again by its next pass.
+The desired state is written before anything is done, so that the supervisor never works against an operator: a driver that it
+started at the same moment is stopped again by its next pass.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ CLOCK_MS = 1000  # a driver's start is known to a second
 
 
 class PausedError(HeadraceError):
-    """A start found the pipeline paused: whoever paused it had a reason, so only `resume` goes on."""
+    """A start found the pipeline paused. Somebody paused it for a reason, so only `resume` starts it again."""
 
 
 def require_queries(chosen: Sequence[Pipeline], queries: Sequence[str]) -> None:
-    """Raise HeadraceError unless `queries`, which shall begin anew, are queries of the one pipeline that is chosen."""
+    """Raise HeadraceError unless `queries`, which begin new generations, belong to the one pipeline that is chosen."""
     if queries and len(chosen) != 1:
         raise HeadraceError(f"New generations ({', '.join(queries)}) go with exactly one pipeline: choose one.")
     for query in queries:
@@ -42,27 +42,26 @@ def start(
     request: str = "",
     resumed: bool = False,
 ) -> tuple[Driver, bool]:
-    """Want the pipeline to run and start its driver, or adopt the one that lives. Returns it and whether it is new.
+    """Set the desired state RUNNING and start the driver, or adopt the one that runs. Returns it and whether it is new.
 
-    `request` names this start, so that a repeat of it (a task's retry) goes on where the first broke off.
-    Raises HeadraceError if queries shall begin anew while a driver lives: it would be adopted as it is; PausedError where
-    the pipeline is paused.
+    `request` names this start: a repeat (a task's retry) goes on where the first broke off. Raises HeadraceError if queries
+    are to begin new generations while a driver runs, which would be adopted as it is; PausedError if the pipeline is paused.
     """
     before = intent.read(launcher.root, pipeline)
     if before.want == "PAUSED" and not resumed:
         who = f" by {before.by}" if before.by else ""
         raise PausedError(
-            f"{pipeline} is paused{who}: {before.reason}; it goes on with `headrace stream resume {pipeline}`."
+            f"{pipeline} is paused{who}: {before.reason}. To start it again, run `headrace stream resume {pipeline}`."
         )
     if request and before.request == request and before.want == "RUNNING":
-        return launcher.submit(pipeline, before.order())
-    living = launcher.find(pipeline) if new_generations else []
-    if living:
+        return launcher.submit(pipeline, before.start_spec())
+    running = launcher.find(pipeline) if new_generations else []
+    if running:
         raise HeadraceError(
-            f"{pipeline} runs ({living[0].where}), so {', '.join(new_generations)} cannot begin new generations: stop it first, "
+            f"{pipeline} runs ({running[0].where}), so {', '.join(new_generations)} cannot begin new generations: stop it first, "
             "or use restart."
         )
-    wish = intent.write(
+    desired = intent.write(
         launcher.root,
         pipeline,
         "RUNNING",
@@ -72,11 +71,11 @@ def start(
         new_generations=new_generations,
         request=request,
     )
-    return launcher.submit(pipeline, wish.order())
+    return launcher.submit(pipeline, desired.start_spec())
 
 
 def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str = "stop") -> bool | None:
-    """Want the pipeline stopped and stop its driver. None: none ran; False: it had to be killed."""
+    """Set the desired state STOPPED and stop the driver. None: none ran; False: it had to be killed."""
     intent.write(launcher.root, pipeline, "STOPPED", by, reason)
     return launcher.stop(pipeline)
 
@@ -84,17 +83,17 @@ def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str = "stop") ->
 def pause(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> bool | None:
     """Stop the pipeline's driver until `resume`; the reason is shown wherever its state is. Returns as `stop`."""
     if not reason.strip():
-        raise HeadraceError(f"A pause of {pipeline} needs a reason: whoever finds it paused must know why.")
+        raise HeadraceError(f"A pause of {pipeline} needs a reason: say why, for whoever finds it paused.")
     intent.write(launcher.root, pipeline, "PAUSED", by, reason)
     return launcher.stop(pipeline)
 
 
 def resume(launcher: Launcher, pipeline: str, *, by: str) -> tuple[Driver, bool]:
     """Start a paused pipeline again. Raises HeadraceError if it is not paused."""
-    wish = intent.read(launcher.root, pipeline)
-    if wish.want != "PAUSED":
-        raise HeadraceError(f"{pipeline} is not paused (desired state {wish.want}): use start or restart.")
-    return start(launcher, pipeline, by=by, reason=f"resumed after: {wish.reason}", resumed=True)
+    desired = intent.read(launcher.root, pipeline)
+    if desired.want != "PAUSED":
+        raise HeadraceError(f"{pipeline} is not paused (desired state {desired.want}): use start or restart.")
+    return start(launcher, pipeline, by=by, reason=f"resumed after: {desired.reason}", resumed=True)
 
 
 def restart(
@@ -106,18 +105,18 @@ def restart(
     new_generations: Sequence[str] = (),
     request: str = "",
 ) -> tuple[Driver, bool]:
-    """Stop the driver and start a new one; also gives the restart budget back (the way out of CRASH_LOOP).
+    """Stop the driver and start a new one; also resets the restart budget (the way out of CRASH_LOOP).
 
-    A supervisor that sees the gap starts it with the same order, so that it is then adopted here. `request` names this
-    restart: a repeat of it (a task's retry) stops no driver that it has started, and begins no generation twice.
+    A supervisor that observes the gap starts the driver with the same spec, and it is then adopted here. `request` names this
+    restart: a repeat (a task's retry) stops no driver that it has started, and begins no generation twice.
     """
-    wish = intent.read(launcher.root, pipeline)
-    again = bool(request) and wish.request == request and wish.want == "RUNNING"
-    if not again:
-        wish = intent.write(
+    desired = intent.read(launcher.root, pipeline)
+    repeated = bool(request) and desired.request == request and desired.want == "RUNNING"
+    if not repeated:
+        desired = intent.write(
             launcher.root, pipeline, "RUNNING", by, reason, new_generations=new_generations, request=request
         )
-    living = launcher.find(pipeline)
-    if not (again and living and living[0].started * 1000 >= wish.at_ms - CLOCK_MS):
+    running = launcher.find(pipeline)
+    if not (repeated and running and running[0].started * 1000 >= desired.at_ms - CLOCK_MS):
         launcher.stop(pipeline)
-    return launcher.submit(pipeline, wish.order())
+    return launcher.submit(pipeline, desired.start_spec())

@@ -1,8 +1,8 @@
-"""Dead letters for operators: read them, by reason, place and time.
+"""Dead letters for operators: read them by reason, position and time.
 
-A letter is told by the coordinates of the record that was refused (`<topic>/<partition>/<offset>`, header headrace.id) and
-by the query that refused it: the topic is written at least once, so a letter can stand there twice and is counted once. A
-refused row of an aggregate or join has no record: its id is `<query>/<generation>/<batch>/<hash>`, its offset -1.
+A letter is identified by the coordinates of the refused record (`<topic>/<partition>/<offset>`, header headrace.id) and by
+the query that refused it. The topic is written at least once, so a duplicate letter counts once. A refused row of an
+aggregate or join has no record: its id is `<query>/<generation>/<batch>/<hash>`, its offset -1.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ class Letter:
 
     @property
     def whole(self) -> bool:
-        """Return whether the letter has all of one record, which could be sent again."""
+        """Return whether the letter contains one complete record, which could be sent again."""
         return self.offset >= 0 and not self.cut
 
     @property
     def word(self) -> str:
-        """Return the reason's stable word, such as `missing`."""
+        """Return the reason's stable code, such as `missing`."""
         return self.reason.partition(":")[0]
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return the letter as JSON values: bytes as text where they are UTF-8, else in base64."""
-        told = {"word": self.word, "key": _bytes(self.key), "value": _bytes(self.value)}
-        return asdict(self) | told | {"headers": [[name, _bytes(value)] for name, value in self.headers]}
+        """Return the letter as JSON values: bytes as text if they are UTF-8, otherwise in base64."""
+        fields = {"word": self.word, "key": _bytes(self.key), "value": _bytes(self.value)}
+        return asdict(self) | fields | {"headers": [[name, _bytes(value)] for name, value in self.headers]}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which letters: all that is given must hold. Times are milliseconds since 1970, `offsets` both included."""
+    """A selection of letters: all given conditions must hold. Times are milliseconds since 1970, `offsets` are inclusive."""
 
     reason: str | None = None
     partition: int | None = None
@@ -74,7 +74,7 @@ class Filter:
     ids: frozenset[str] | None = None
 
     def takes(self, letter: Letter) -> bool:
-        """Return whether the letter is one of them; a reason is its word or the beginning of its text."""
+        """Return whether the letter is selected; a reason matches by its code or by the beginning of its text."""
         low, high = self.offsets or (letter.offset, letter.offset)
         return (
             (self.reason is None or letter.word == self.reason or letter.reason.startswith(self.reason))
@@ -90,39 +90,41 @@ ALL = Filter()
 
 
 def read(bindings: Path, topic: str, chosen: Filter = ALL, limit: int | None = None) -> list[Letter]:
-    """Return the letters of a source topic that a filter takes, oldest first, each once. `bindings`: an admin's root.
+    """Return the selected letters of a source topic, oldest first, each once. `bindings`: an admin's binding root.
 
-    Raises HeadraceError where Kafka does not answer or there is no such topic.
+    Raises HeadraceError if Kafka does not answer or the topic does not exist.
     """
-    found: dict[tuple[str, str], Letter] = {}
+    letters_by_id: dict[tuple[str, str], Letter] = {}
     for letter in _letters(bindings, topic, chosen.since_ms):
         if chosen.takes(letter):
-            found.setdefault((letter.id, letter.query), letter)
-    letters = sorted(found.values(), key=lambda each: (each.at_ms, each.partition, each.offset, each.query))
+            letters_by_id.setdefault((letter.id, letter.query), letter)
+    letters = sorted(
+        letters_by_id.values(), key=lambda entry: (entry.at_ms, entry.partition, entry.offset, entry.query)
+    )
     return letters if limit is None else letters[:limit]
 
 
 def summary(letters: Iterable[Letter]) -> list[dict[str, Any]]:
-    """Return one entry a topic and reason word: how many, the first and last time, one example."""
+    """Return one entry per topic and reason code: the number, the first and last time, one example."""
     groups: dict[tuple[str, str], list[Letter]] = {}
     for letter in letters:
         groups.setdefault((letter.topic, letter.word), []).append(letter)
     return [
         {
             "topic": topic,
-            "reason": word,
+            "reason": code,
             "letters": len(group),
-            "first_ms": min(each.at_ms for each in group),
-            "last_ms": max(each.at_ms for each in group),
+            "first_ms": min(entry.at_ms for entry in group),
+            "last_ms": max(entry.at_ms for entry in group),
             "example": group[-1].reason,
             "example_id": group[-1].id,
         }
-        for (topic, word), group in sorted(groups.items(), key=lambda item: -len(item[1]))
+        for (topic, code), group in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
 
 
 def count_by_word(letters: Iterable[Letter]) -> dict[str, int]:
-    """Return reason word -> how many letters."""
+    """Return reason code -> number of letters."""
     return dict(Counter(letter.word for letter in letters))
 
 
@@ -134,14 +136,14 @@ def records(
     *,
     uncommitted: bool = False,
 ) -> Iterator[Any]:
-    """Yield the records (confluent_kafka Messages) that a topic holds now, from `starts`, from a time, or all.
+    """Yield the records (confluent_kafka Messages) that a topic holds now: from `starts`, from a time, or all.
 
     `uncommitted`: see `topics.reader`.
     """
     with topics.reader(bindings, topic, "dead_letters", uncommitted=uncommitted) as consumer:
         listed = consumer.list_topics(topic, timeout=topics.TIMEOUT_SECONDS).topics[topic]
         if listed.error is not None:
-            raise HeadraceError(f"Kafka has no topic {topic}: run `headrace provision`.")
+            raise HeadraceError(f"Kafka has no topic {topic}. Run `headrace provision`.")
         ranges = _ranges(consumer, topic, sorted(listed.partitions), starts or {}, since_ms)
         yield from topics.between(consumer, topic, ranges)
 
@@ -154,7 +156,7 @@ def headers_of(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_ka
 def _ranges(
     consumer: Consumer, topic: str, partitions: list[int], starts: Mapping[int, int], since_ms: int | None
 ) -> dict[int, tuple[int, int]]:
-    found = {}
+    ranges = {}
     patience = topics.TIMEOUT_SECONDS
     for partition in partitions:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=patience)
@@ -162,8 +164,8 @@ def _ranges(
         if since_ms is not None:
             (place,) = consumer.offsets_for_times([TopicPartition(topic, partition, since_ms)], timeout=patience)
             begin = max(begin, high if place.offset < 0 else place.offset)
-        found[partition] = (begin, high)
-    return found
+        ranges[partition] = (begin, high)
+    return ranges
 
 
 def _letters(bindings: Path, topic: str, since_ms: int | None) -> Iterator[Letter]:
@@ -189,7 +191,7 @@ def _letters(bindings: Path, topic: str, since_ms: int | None) -> Iterator[Lette
 
 
 def _of_the_record(headers: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the headers that the record itself had (`streaming.sinks.write_dead_letters`)."""
+    """Yield the headers of the original record (`streaming.sinks.write_dead_letters`)."""
     for name, value in headers:
         if name.startswith(RECORD_HEADER) and name.removeprefix(RECORD_HEADER) in OWN_HEADERS:
             yield name.removeprefix(RECORD_HEADER), value

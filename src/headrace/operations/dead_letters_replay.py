@@ -1,14 +1,14 @@
-"""Replay of dead letters into their source topic, once the cause is mended: each letter once, and never in a loop.
+"""Replay dead letters into their source topic after the cause is fixed: each letter once, and never in a loop.
 
 A replayed record is a new record: it is archived, and accepted or refused, under its own coordinates, so archive =
-accepted + dead letters goes on holding. Its header `headrace.replay_of` names the first coordinates. A letter of a record
-that was itself a replay is a second failure: it is shown as such and left out unless asked for.
+accepted + dead letters still holds. Its header `headrace.replay_of` has the first coordinates. A letter of a record that
+was itself a replay is a repeated failure: it is shown as such and left out unless requested.
 
-A letter that a query refused, not the contract, is of a record that was accepted: every other query of the topic has taken
-it and would take it twice. It is replayed only where there is no such query.
+If a query, not the contract, refused a letter, its record was accepted: every other query of the topic has read it and
+would read it twice. Such a letter is replayed only if there is no other query.
 
-Each replay has a journal below the storage root, written before anything is sent: a replay that broke off is completed
-by the same run, which first looks up in the topic what had got through.
+Each replay has a journal below the storage root, written before anything is sent: an interrupted replay is completed by
+the same run, which first looks up in the topic which letters were sent.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ MAX_LETTERS = 10_000
 ACKNOWLEDGED_SECONDS = 60.0
 
 Journal = dict[str, Any]
-"""run, topic, by, at_ms, again, ids (of the letters), first (id -> first coordinates), from (partition -> end before it began),
+"""run, topic, by, at_ms, again, ids (of the letters), first (id -> first coordinates), from (partition -> end at the start),
 sent (id -> coordinates of the new record), state: planned, running or done."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What the journals of a topic say: which letters were replayed, and which records are replays of what."""
+    """The history from a topic's journals: which letters were replayed, and which records are replays of which."""
 
     replayed: Mapping[str, str]  # letter id -> run
     replays: Mapping[str, str]  # coordinates of a replayed record -> first coordinates
 
 
 def history(root: str, topic: str) -> History:
-    """Return what was replayed into a topic so far, by all runs that were begun."""
+    """Return everything that was replayed into a topic so far, by all runs that were begun."""
     replayed: dict[str, str] = {}
     replays: dict[str, str] = {}
     for journal in journals(root, topic):
@@ -67,8 +67,8 @@ def history(root: str, topic: str) -> History:
 def journals(root: str, topic: str) -> list[Journal]:
     """Return the journals of a topic's replays, oldest first."""
     folder = paths.replays(root, topic)
-    found = [storage.read_json(f"{folder}/{name}") for name in storage.list_names(folder) if name.endswith(".json")]
-    return sorted((each for each in found if each), key=lambda each: (each["at_ms"], each["run"]))
+    entries = [storage.read_json(f"{folder}/{name}") for name in storage.list_names(folder) if name.endswith(".json")]
+    return sorted((journal for journal in entries if journal), key=lambda journal: (journal["at_ms"], journal["run"]))
 
 
 def plan(
@@ -83,25 +83,25 @@ def plan(
     run: str | None = None,
     by: str = "",
 ) -> dict[str, Any]:
-    """Choose the letters of a replay, write them down, and return what would be done. Nothing is sent.
+    """Select the letters of a replay, write its journal, and return the plan. Nothing is sent.
 
-    `readers` are the queries that read the topic (`readers_of`): a record that one of them has taken is left out. `again`
-    also takes second failures and letters that an earlier run replayed. Returns {run, topic, letters, reasons,
-    left_out, taken_by, refused_by, fingerprint}; `fingerprint` is what an approval is for.
+    `readers` are the queries that read the topic (`readers_of`): a record that one of them has accepted is left out. `again`
+    includes repeated failures and letters that an earlier run replayed. Returns {run, topic, letters, reasons,
+    left_out, taken_by, refused_by, fingerprint}; an approval refers to `fingerprint`.
     """
     known = history(root, topic)
     read = dead_letters.read(bindings, topic, chosen)
     # Two queries may have refused one record, which is sent once.
-    found = list({each.id: each for each in reversed(read) if each.whole}.values())[::-1]
-    parts = {each.id for each in read if not each.whole}
-    seconds = [each for each in found if each.id in known.replays]
-    done = [each for each in found if each.id in known.replayed]
-    out = set() if again else {each.id for each in (*seconds, *done)}
-    every = dead_letters.read(bindings, topic, Filter(ids=frozenset(each.id for each in found)))
+    candidates = list({entry.id: entry for entry in reversed(read) if entry.whole}.values())[::-1]
+    parts = {entry.id for entry in read if not entry.whole}
+    seconds = [entry for entry in candidates if entry.id in known.replays]
+    done = [entry for entry in candidates if entry.id in known.replayed]
+    out = set() if again else {entry.id for entry in (*seconds, *done)}
+    every = dead_letters.read(bindings, topic, Filter(ids=frozenset(entry.id for entry in candidates)))
     taken = taken_by(every, readers)
     out |= taken.keys()
-    letters = [each for each in found if each.id not in out][:limit]
-    ids = [each.id for each in letters]
+    letters = [entry for entry in candidates if entry.id not in out][:limit]
+    ids = [entry.id for entry in letters]
     journal: Journal = {
         "run": _safe(run) if run else f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}",
         "topic": topic,
@@ -116,7 +116,7 @@ def plan(
     }
     before = _journal(root, topic, journal["run"])
     if before and before["state"] != "planned":
-        journal = before  # a run that was begun is completed, not planned anew
+        journal = before  # a run that was begun is completed, not planned again
     else:
         _write(root, journal)
     return {
@@ -129,10 +129,10 @@ def plan(
             "replayed_before": len(done) if not again else 0,
             "no_whole_record": len(parts),
             "taken_by_another_query": len(taken),
-            "beyond_the_limit": max(0, len(found) - len(out) - len(letters)),
+            "beyond_the_limit": max(0, len(candidates) - len(out) - len(letters)),
         },
-        "taken_by": sorted({name for each in taken.values() for name in each}),
-        "refused_by": sorted({each.query for each in every if each.id in taken}),
+        "taken_by": sorted({name for entry in taken.values() for name in entry}),
+        "refused_by": sorted({entry.query for entry in every if entry.id in taken}),
         "fingerprint": fingerprint(journal["ids"]),
     }
 
@@ -148,10 +148,10 @@ def readers_of(pipelines: Iterable[Pipeline], topic: str) -> list[str]:
 
 
 def taken_by(letters: Iterable[Letter], readers: Collection[str]) -> dict[str, list[str]]:
-    """Return letter id -> the queries that have taken its record: it would be in their sinks twice after a replay.
+    """Return letter id -> the queries that have accepted its record: after a replay it would be in their sinks twice.
 
-    `letters` are all letters of their records. What the contract refused (the archive query writes that letter) nobody has
-    taken; what declared queries refused, all others have.
+    `letters` are all letters of their records. If the contract refused a record (then the archive query writes the letter), no
+    query has accepted it; if declared queries refused it, all other queries have accepted it.
     """
     refused: dict[str, set[str]] = {}
     by_contract: set[str] = set()
@@ -159,37 +159,37 @@ def taken_by(letters: Iterable[Letter], readers: Collection[str]) -> dict[str, l
         refused.setdefault(letter.id, set()).add(letter.query)
         if letter.query.endswith(f".{names.archive_query(letter.topic)}"):
             by_contract.add(letter.id)
-    others = {each: sorted(set(readers) - by) for each, by in refused.items() if each not in by_contract}
-    return {each: queries for each, queries in others.items() if queries}
+    others = {letter_id: sorted(set(readers) - by) for letter_id, by in refused.items() if letter_id not in by_contract}
+    return {letter_id: queries for letter_id, queries in others.items() if queries}
 
 
 def taken_words(planned: Mapping[str, Any]) -> str:
-    """Return why letters of a plan were left out because of other queries, and what to do instead; "" where none was."""
+    """Return why letters of a plan were left out because of other queries, and the alternative; "" if none were."""
     count = planned["left_out"]["taken_by_another_query"]
     if not count:
         return ""
     places = [name.partition(".") for name in planned["refused_by"]]
     again = "; ".join(f"headrace stream restart {p} --new-generation {query} --rows keep" for p, _, query in places)
     return (
-        f"{count} letters are not sent: {', '.join(planned['taken_by'])} took their records and would count them twice. "
+        f"{count} letters are not sent: {', '.join(planned['taken_by'])} accepted their records and would count them twice. "
         f"Let the query that refused them read its topic again: {again}"
     )
 
 
 def act(root: str, bindings: Path, topic: str, run: str, approved: str | None = None) -> dict[str, Any]:
-    """Send the letters of a plan into their topic and return {run, topic, sent, state}; a repeat sends nothing twice.
+    """Send the letters of a plan to their topic and return {run, topic, sent, state}; a repeat sends nothing twice.
 
-    Raises HeadraceError if the plan is not the approved one, a letter is gone, or Kafka did not take a record.
+    Raises HeadraceError if the plan is not the approved one, a letter no longer exists, or Kafka did not accept a record.
     """
     journal = _journal(root, topic, run)
     if journal is None:
-        raise HeadraceError(f"There is no planned replay {run!r} of {topic}: plan it first.")
+        raise HeadraceError(f"There is no planned replay {run!r} of {topic}. Plan it first.")
     if approved is not None and fingerprint(journal["ids"]) != approved:
-        raise HeadraceError(f"Replay {run} is not what was approved: look at its plan again.")
+        raise HeadraceError(f"Replay {run} is not what was approved. Check its plan again.")
     if journal["state"] == "planned":
         repeated = [letter for letter in journal["ids"] if letter in history(root, topic).replayed]
         if repeated and not journal["again"]:
-            raise HeadraceError(f"{len(repeated)} letters were replayed since this was planned: plan it anew.")
+            raise HeadraceError(f"{len(repeated)} letters have been replayed since this was planned. Plan it again.")
         ends = KafkaEnds(bindings)([topic])[topic]
         journal |= {"state": "running", "from": {str(p): end for p, end in ends.items()}}
         _write(root, journal)
@@ -204,36 +204,38 @@ def act(root: str, bindings: Path, topic: str, run: str, approved: str | None = 
 
 
 def replay(root: str, bindings: Path, topic: str, chosen: Filter = dead_letters.ALL, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Plan and act in one go, for who decides without a second look; options as `plan`."""
+    """Plan and act in one step, without an approval; options as in `plan`."""
     planned = plan(root, bindings, topic, chosen, **options)
     return planned | act(root, bindings, topic, planned["run"], planned["fingerprint"])
 
 
 def fingerprint(ids: Sequence[str]) -> str:
-    """Return what an approval is for: exactly these letters."""
+    """Return the identifier of an approval for exactly these letters."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 def _got_through(bindings: Path, journal: Journal) -> dict[str, str]:
-    """Return letter -> coordinates of what a run that broke off has sent, by the headers in the topic."""
+    """Return letter -> coordinates for everything that an interrupted run has sent, from the headers in the topic."""
     starts = {int(partition): end for partition, end in journal["from"].items()}
     firsts = {first: letter for letter, first in journal["first"].items()}
-    found = {}
-    # A replayed record that stands behind somebody's open transaction was sent all the same.
+    coordinates = {}
+    # A replayed record behind another producer's open transaction has been sent all the same.
     for message in dead_letters.records(bindings, journal["topic"], starts, uncommitted=True):
         headers = dead_letters.headers_of(message)
         if headers.get(HEADER_REPLAY) == journal["run"]:
             letter = firsts[headers[HEADER_REPLAY_OF]]
-            found[letter] = f"{journal['topic']}/{message.partition()}/{message.offset()}"
-    return found
+            coordinates[letter] = f"{journal['topic']}/{message.partition()}/{message.offset()}"
+    return coordinates
 
 
 def _send(root: str, bindings: Path, journal: Journal) -> None:
     wanted = frozenset(journal["ids"]) - journal["sent"].keys()
-    letters = {each.id: each for each in dead_letters.read(bindings, journal["topic"], Filter(ids=wanted))}.values()
-    gone = wanted - {each.id for each in letters}
+    letters = {
+        letter.id: letter for letter in dead_letters.read(bindings, journal["topic"], Filter(ids=wanted))
+    }.values()
+    gone = wanted - {letter.id for letter in letters}
     if gone:
-        raise HeadraceError(f"{len(gone)} letters are gone, {min(gone)} among them: retention took them; plan anew.")
+        raise HeadraceError(f"{len(gone)} letters, among them {min(gone)}, were deleted by retention. Plan again.")
     sent: dict[str, str] = {}
     failed: list[KafkaError] = []
     producer = Producer(producer_config(read_kafka(bindings), paced=False) | {"client.id": "headrace-replay"})
@@ -242,7 +244,7 @@ def _send(root: str, bindings: Path, journal: Journal) -> None:
             journal["topic"],
             letter.value,
             letter.key,
-            partition=letter.partition,  # where records of its key are, whatever partitioner their producer has
+            partition=letter.partition,  # the partition of its key, whatever partitioner the producer uses
             headers=[
                 *((name, value) for name, value in letter.headers if name not in (HEADER_REPLAY_OF, HEADER_REPLAY)),
                 (HEADER_REPLAY_OF, journal["first"][letter.id].encode()),
@@ -257,8 +259,8 @@ def _send(root: str, bindings: Path, journal: Journal) -> None:
     if left or failed:
         why = failed[0].str() if failed else "no answer in time"
         raise HeadraceError(
-            f"{len(wanted) - len(sent)} of {len(wanted)} letters did not get through ({why}): repeat run {journal['run']}, "
-            "it goes on where it stopped."
+            f"{len(wanted) - len(sent)} of {len(wanted)} letters were not sent ({why}). Repeat run {journal['run']}; "
+            "it continues where it stopped."
         )
 
 
@@ -273,13 +275,13 @@ def _noting(letter: Letter, sent: dict[str, str], failed: list[KafkaError]) -> A
 
 
 def _safe(run: str) -> str:
-    """Return a run's name as a file name: an Airflow run id has colons and pluses."""
+    """Return a run's name as a file name, because an Airflow run id contains colons and plus signs."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", run)
 
 
 def _journal(root: str, topic: str, run: str) -> Journal | None:
-    found: Journal | None = storage.read_json(f"{paths.replays(root, topic)}/{_safe(run)}.json")
-    return found
+    journal: Journal | None = storage.read_json(f"{paths.replays(root, topic)}/{_safe(run)}.json")
+    return journal
 
 
 def _write(root: str, journal: Journal) -> None:

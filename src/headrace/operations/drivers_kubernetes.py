@@ -28,10 +28,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import names, paths, storage, submit
+from headrace.contract import driver_files, names, paths, submit
+from headrace.contract.bindings import ROOT_VARIABLE
+from headrace.contract.driver_environment import DriverEnvironment
+from headrace.contract.driver_files import CheckResult, ExitRecord
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.drivers import PLAIN, Driver, LauncherSilentError, Order
+from headrace.operations.drivers import DEFAULT_START, Driver, LauncherSilentError, StartSpec
 from headrace.operations.kubernetes_pods import (
     KILL_SECONDS,
     POLL_SECONDS,
@@ -49,8 +52,7 @@ METRICS_PORT = 9108
 _MARGIN_SECONDS = 15
 _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors, or a lost node
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
-# It plans in its own pod: no executor is asked for.
-_CHECK_ENVIRONMENT = {"HEADRACE_CHECK_ONLY": "1", "HEADRACE_SPARK_CONF": json.dumps({"spark.master": "local[1]"})}
+_CHECK_CONF = {"spark.master": "local[1]"}  # a check plans in its own pod: it requests no executor
 # spark-submit lives for three requests: its JVMs need no optimising compiler and no parallel collector.
 _SHORT_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _SUBMITS = 5  # each repeat means that another submit came between
@@ -62,7 +64,7 @@ _CHECK_SECONDS = 300.0  # an image is pulled, a JVM starts, every query is plann
 class KubernetesLauncher:
     """Where drivers run and what they get. The templates are pod template files; `kubeconfig` None is the pod's own account.
 
-    `image` runs where an order names no release. `project` has the pipeline files that sizes and names follow from; `conf`
+    `image` runs where a start names no release. `project` has the pipeline files that sizes and names follow from; `conf`
     is added for every driver, `pipeline_conf` for those of one pipeline. A driver carries the digest of both as a label: the
     supervisor restarts one that was started with others.
     """
@@ -91,7 +93,7 @@ class KubernetesLauncher:
         found = {str(pod.metadata.labels.get(names.PIPELINE_LABEL, "")) for pod in pods}
         return sorted(name for name in found if name and not name.endswith(_CHECK_SUFFIX))
 
-    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+    def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled.
 
         Raises HeadraceError with spark-submit's reason; a pod that such a submit left half made is removed first.
@@ -101,12 +103,12 @@ class KubernetesLauncher:
             adopted = self._clear(pipeline)
             if adopted:
                 return self._driver(pipeline, adopted), False
-            life = uuid.uuid4().hex
-            code, said = self._run_submit(pipeline, order, life)
+            instance = uuid.uuid4().hex
+            code, said = self._run_submit(pipeline, spec, instance)
             if code == 0:
-                return self._started(pipeline, life), True
+                return self._started(pipeline, instance), True
             if f'pods "{names.driver_pod(pipeline)}" already exists' not in said:
-                self._remove_half_made(pipeline, life)
+                self._remove_half_made(pipeline, instance)
                 raise HeadraceError(self._why(pipeline, code, said))
         raise HeadraceError(f"The driver of {pipeline} comes and goes while it is submitted: see who else starts it.")
 
@@ -130,38 +132,38 @@ class KubernetesLauncher:
         self._await_no_executor(pipeline)
         return not killed and took < grace
 
-    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
-        """Plan a release in a pod of its own beside the driver that lives; return its `check.json`. Nothing is started.
+    def check(self, pipeline: str, spec: StartSpec) -> CheckResult:
+        """Plan a release in a separate pod beside the driver that runs, and return the result. Nothing is started.
 
         The pod has another name and another label than a driver, so nobody adopts or counts it; it is removed.
         """
-        life, name = uuid.uuid4().hex, _check_pod(pipeline)
-        request = order.request or life
+        instance, name = uuid.uuid4().hex, _check_pod(pipeline)
+        request = spec.request or instance
         self._remove(name)
         try:
-            code, said = self._run_submit(pipeline, order, life, check=True)
+            code, said = self._run_submit(pipeline, spec, instance, check=True)
             if code != 0:
                 raise HeadraceError(self._why(pipeline, code, said))
             deadline = time.monotonic() + _CHECK_SECONDS
             while (pod := self._api.read(name)) is not None and lives(pod):
                 if lacks_image(pod):
                     raise HeadraceError(
-                        f"{order.release or self.image} cannot run {pipeline}, {waits_for(pod)}. Nothing was stopped."
+                        f"{spec.release or self.image} cannot run {pipeline}, {waits_for(pod)}. Nothing was stopped."
                     )
                 if time.monotonic() > deadline:
                     raise HeadraceError(
-                        f"The check of {pipeline} from {order.release or self.image} is not done after "
+                        f"The check of {pipeline} from {spec.release or self.image} is not done after "
                         f"{_CHECK_SECONDS:.0f} s: {self._driver(pipeline, pod).where}."
                     )
                 time.sleep(POLL_SECONDS)
-            word: dict[str, Any] | None = storage.read_json(paths.check(self.root, pipeline))
-            if word is None or word["request"] != request:
+            result = driver_files.check_result(self.root, pipeline)
+            if result is None or result.request != request:
                 raise HeadraceError(
-                    f"The check of {pipeline} from {order.release or self.image} ended without a word: see the log of pod "
+                    f"The check of {pipeline} from {spec.release or self.image} ended without a result: see the log of pod "
                     f"{self.namespace}/{name}."
                 )
             self._remove(name)
-            return word
+            return result
         except LauncherSilentError:
             raise
         except HeadraceError:
@@ -175,10 +177,10 @@ class KubernetesLauncher:
             self._api.delete(pod, KILL_SECONDS)
             self._api.await_gone(pod, self.gone_seconds)
 
-    def ended(self, pipeline: str) -> dict[str, Any] | None:
+    def ended(self, pipeline: str) -> ExitRecord | None:
         """Return how the kubelet says that the newest driver ended for want of memory or disk; else None.
 
-        In a pod the JVM is the parent of Python: a JVM that ends takes Python along before it can leave word.
+        In a pod the JVM is the parent of Python: a JVM that ends takes Python along before it can write its exit record.
         """
         pods = self._pods(pipeline, "driver")
         return None if not pods or lives(pods[-1]) else ended_for_want(pods[-1])
@@ -236,10 +238,10 @@ class KubernetesLauncher:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _started(self, pipeline: str, life: str) -> Driver:
+    def _started(self, pipeline: str, instance: str) -> Driver:
         """Return the driver that spark-submit says it has started. Gone already is a failure, never a success."""
         pod = self._api.read(names.driver_pod(pipeline))
-        if pod is None or (pod.metadata.labels or {}).get(names.LIFE_LABEL) != life:
+        if pod is None or (pod.metadata.labels or {}).get(names.LIFE_LABEL) != instance:
             raise HeadraceError(
                 f"spark-submit made pod {self.namespace}/{names.driver_pod(pipeline)} and it is gone: something deletes it; "
                 f"see the events of namespace {self.namespace}."
@@ -252,13 +254,13 @@ class KubernetesLauncher:
             )
         return self._driver(pipeline, pod)
 
-    def _remove_half_made(self, pipeline: str, life: str) -> None:
+    def _remove_half_made(self, pipeline: str, instance: str) -> None:
         """Remove the pod of a submit that failed after making it (no right on services or config maps): it never starts."""
         for pod in self._pods(pipeline, "driver"):
-            if (pod.metadata.labels or {}).get(names.LIFE_LABEL) == life:
+            if (pod.metadata.labels or {}).get(names.LIFE_LABEL) == instance:
                 self._api.delete(pod, KILL_SECONDS)
 
-    def _run_submit(self, pipeline: str, order: Order, life: str, *, check: bool = False) -> tuple[int, str]:
+    def _run_submit(self, pipeline: str, spec: StartSpec, instance: str, *, check: bool = False) -> tuple[int, str]:
         """Run spark-submit until the pod is made. Returns its exit code and what it said."""
         with tempfile.TemporaryDirectory(prefix="headrace-submit-") as scratch:
             given = os.environ.get("SPARK_SUBMIT_OPTS", "")  # the image's class archive
@@ -269,12 +271,12 @@ class KubernetesLauncher:
                 environment["KUBECONFIG"] = str(self.kubeconfig)  # fabric8's client in spark-submit reads it
             try:
                 done = subprocess.run(
-                    self.command(pipeline, order, life, check=check),
+                    self.command(pipeline, spec, instance, check=check),
                     env=environment, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     text=True, timeout=_SUBMIT_SECONDS, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
-                self._remove_half_made(pipeline, life)
+                self._remove_half_made(pipeline, instance)
                 raise LauncherSilentError(
                     f"spark-submit of {pipeline} did not end within {_SUBMIT_SECONDS:.0f} s and was ended: see the API server."
                 ) from error
@@ -284,7 +286,7 @@ class KubernetesLauncher:
                 ) from error
         return done.returncode, done.stdout
 
-    def command(self, pipeline: str, order: Order, life: str, *, check: bool = False) -> list[str]:
+    def command(self, pipeline: str, spec: StartSpec, instance: str, *, check: bool = False) -> list[str]:
         """Return the spark-submit command of one start, built by the Spark provider's hook. It holds no secret.
 
         The hook's connection is made here, not looked up: a missing one would silently mean master `yarn`.
@@ -303,13 +305,13 @@ class KubernetesLauncher:
         described = load_pipeline(self.project / "pipelines" / f"{pipeline}.yaml")
         start = submit.ClusterStart(
             namespace=namespace,
-            image=order.release or self.image,
+            image=spec.release or self.image,
             warehouse=paths.lake(self.root),
             driver_template=str(self.driver_template),
             executor_template=str(self.executor_template),
-            life=life,
+            life=instance,
             settings=self._settings(pipeline),
-            release=order.release,
+            release=spec.release,
         )
         hook = Hook(
             conf=submit.cluster_conf(described, start)
@@ -317,27 +319,28 @@ class KubernetesLauncher:
             | (_check_conf(pipeline) if check else {}),
             name=names.kubernetes_name(pipeline),
             application_args=[pipeline],
-            env_vars=self.driver_environment(pipeline, order, life) | (_CHECK_ENVIRONMENT if check else {}),
+            env_vars=self.variables(pipeline, spec, instance, check=check),
             spark_binary=self.spark_submit,
         )
         command: list[str] = hook._build_spark_submit_command(self.application)
         return command
 
-    def driver_environment(self, pipeline: str, order: Order, life: str) -> dict[str, str]:
-        """Return what the entry point reads; it has no secret, only where the bindings are mounted."""
-        return {
-            "HEADRACE_STORAGE_ROOT": self.root,
-            "SERVICE_BINDING_ROOT": names.BINDING_MOUNT,
-            "HEADRACE_NEW_GENERATIONS": " ".join(order.new_generations),
-            "HEADRACE_REQUEST": order.request or life,
-            "HEADRACE_LIFE": life,
-            "HEADRACE_RELEASE": order.release,
-            "HEADRACE_GRACE_SECONDS": f"{self.grace_seconds:g}",
-            "HEADRACE_METRICS_HOST": "0.0.0.0",  # noqa: S104 - the pod's own address, behind its network policy
-            "HEADRACE_METRICS_PORT": str(METRICS_PORT),
+    def variables(self, pipeline: str, spec: StartSpec, instance: str, *, check: bool = False) -> dict[str, str]:
+        """Return all variables of the driver's container. None is secret: the bindings are mounted files."""
+        environment = DriverEnvironment(
+            storage_root=self.root,
+            new_generations=spec.new_generations,
+            request=spec.request or instance,
+            instance=instance,
+            release=spec.release,
+            grace_seconds=self.grace_seconds,
+            metrics_host="0.0.0.0",  # noqa: S104 - the pod's own address, behind its network policy
+            metrics_port=METRICS_PORT,
             # Inside the driver the pipeline's fixed settings win over spark-submit's, and these over both.
-            "HEADRACE_SPARK_CONF": json.dumps(self._conf(pipeline)),
-        }
+            spark_conf=_CHECK_CONF if check else self._conf(pipeline),
+            check_only=check,
+        )
+        return environment.to_env() | {ROOT_VARIABLE: names.BINDING_MOUNT}
 
     def _why(self, pipeline: str, code: int, said: str) -> str:
         lines = [line.strip() for line in said.splitlines() if line.strip() and not line.lstrip().startswith("at ")]

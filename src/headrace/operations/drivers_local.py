@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -19,15 +18,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from headrace.contract import paths, storage
+from headrace.contract import driver_environment, driver_files
+from headrace.contract.bindings import ROOT_VARIABLE
+from headrace.contract.driver_environment import DriverEnvironment
+from headrace.contract.driver_files import CheckResult, ExitRecord
 from headrace.contract.paths import jvm_lock
 from headrace.errors import HeadraceError
 from headrace.operations import processes
-from headrace.operations.drivers import PLAIN, Driver, Order
+from headrace.operations.drivers import DEFAULT_START, Driver, StartSpec
 
 WIDOW_SECONDS = 5.0  # a JVM whose Python is gone ends by itself in one
 CHECK_SECONDS = 300.0  # a JVM, every query planned; 15 s on a calm machine
@@ -75,7 +76,7 @@ class LocalLauncher:
         known = {path.stem for path in self.run_dir.glob(f"{prefix}*") if path.suffix in (".json", ".lock")}
         return [name for name in sorted(stem.removeprefix(prefix) for stem in known) if self.find(name)]
 
-    def submit(self, pipeline: str, order: Order = PLAIN) -> tuple[Driver, bool]:
+    def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether it was started now; one that lives is adopted, never doubled."""
         with self._submitting(pipeline):
             if self._process(pipeline) is None:
@@ -84,18 +85,18 @@ class LocalLauncher:
             if living:
                 return living[0], False
             self._sweep(pipeline)
-            project = Path(order.release) if order.release else self.project
+            project = Path(spec.release) if spec.release else self.project
             main = self.main or project / "spark_jobs" / "main.py"
-            life = uuid.uuid4().hex
+            instance = uuid.uuid4().hex
             record = processes.spawn(
                 self.name(pipeline),
                 self.run_dir,
                 [sys.executable, str(main), pipeline, str(self.lock_file(pipeline))],
                 str(self.lock_file(pipeline)),
-                self.driver_environment(pipeline, order, life),
+                self.driver_environment(pipeline, spec, instance),
                 self.log_file(pipeline),
             )
-            return _driver_of(pipeline, record.pid, record.created, order.release, life), True
+            return _driver_of(pipeline, record.pid, record.created, spec.release, instance), True
 
     def stop(self, pipeline: str, grace_seconds: float | None = None) -> bool | None:
         """Stop the driver: SIGTERM, the grace time and a little more, then SIGKILL to the whole group, JVM and workers.
@@ -119,61 +120,69 @@ class LocalLauncher:
         self._end_widow(pipeline)  # in whatever group: it is the one that could still write
         return gentle and grace > 0
 
-    def check(self, pipeline: str, order: Order) -> dict[str, Any]:
-        """Run the release's entry point with HEADRACE_CHECK_ONLY beside the driver that lives; return its `check.json`."""
-        project = Path(order.release) if order.release else self.project
-        request = order.request or uuid.uuid4().hex
+    def check(self, pipeline: str, spec: StartSpec) -> CheckResult:
+        """Run the release's entry point, which only checks, beside the driver that runs. Returns what it wrote."""
+        project = Path(spec.release) if spec.release else self.project
+        request = spec.request or uuid.uuid4().hex
         scratch = self.tmp_dir / f"check-{pipeline}"
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        environment = self.driver_environment(pipeline, replace(order, request=request)) | {
-            "HEADRACE_CHECK_ONLY": "1",
-            "SPARK_LOCAL_DIRS": str(scratch),
-            "TMPDIR": str(scratch),
-        }
+        environment = replace(self.environment_of(pipeline, replace(spec, request=request)), check_only=True)
         try:
             with (self.log_dir / f"check-{pipeline}.log").open("ab") as log:
                 subprocess.run(
                     [sys.executable, str(project / "spark_jobs" / "main.py"), pipeline],
-                    env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=CHECK_SECONDS, check=False,
-                )  # fmt: skip
+                    env=self.variables(pipeline, environment, scratch),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=CHECK_SECONDS,
+                    check=False,
+                )
         except subprocess.TimeoutExpired as error:
             raise HeadraceError(
                 f"The check of {pipeline} from {project} took more than {CHECK_SECONDS:.0f} s: read {log.name}."
             ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        word: dict[str, Any] | None = storage.read_json(paths.check(self.root, pipeline))
-        if word is None or word["request"] != request:
-            raise HeadraceError(f"The check of {pipeline} from {project} ended without a word: read {log.name}.")
-        return word
+        result = driver_files.check_result(self.root, pipeline)
+        if result is None or result.request != request:
+            raise HeadraceError(f"The check of {pipeline} from {project} ended without a result: read {log.name}.")
+        return result
 
-    def ended(self, pipeline: str) -> dict[str, Any] | None:
-        """Return None: on its own machine a driver leaves word of all that this launcher could see."""
+    def ended(self, pipeline: str) -> ExitRecord | None:
+        """Return None: on one machine a driver writes down all that this launcher could observe."""
         return None
 
     def log_tail(self, pipeline: str, lines: int = 50) -> str:
         """Return the end of the driver's log, or an empty string."""
         return processes.tail(self.log_file(pipeline), lines)
 
-    def driver_environment(self, pipeline: str, order: Order = PLAIN, life: str = "") -> dict[str, str]:
-        """Return the environment of a driver; it has no secret, only where the bindings are."""
-        scratch = self.tmp_dir / self.name(pipeline)
-        project = Path(order.release) if order.release else self.project
-        return dict(self.environment) | {
-            "PYSPARK_PYTHON": sys.executable,  # Spark's Python workers: else whatever `python3` is on the PATH
-            "HEADRACE_STORAGE_ROOT": self.root,
-            "SERVICE_BINDING_ROOT": str(self.bindings / pipeline),
-            "HEADRACE_PIPELINES": str(project / "pipelines"),
-            "HEADRACE_NEW_GENERATIONS": " ".join(order.new_generations),
-            "HEADRACE_REQUEST": order.request or life,
-            "HEADRACE_RELEASE": order.release,
-            "HEADRACE_LIFE": life,
-            "HEADRACE_GRACE_SECONDS": str(self.grace_seconds),
-            "HEADRACE_SPARK_UI_PORT": str(self.ui_port),
-            "HEADRACE_SPARK_CONF": json.dumps(dict(self.conf)),
-            "SPARK_LOCAL_DIRS": str(scratch),
-            "TMPDIR": str(scratch),
-        }
+    def environment_of(self, pipeline: str, spec: StartSpec = DEFAULT_START, instance: str = "") -> DriverEnvironment:
+        """Return what a driver is started with."""
+        project = Path(spec.release) if spec.release else self.project
+        return DriverEnvironment(
+            storage_root=self.root,
+            pipelines=str(project / "pipelines"),
+            new_generations=spec.new_generations,
+            request=spec.request or instance,
+            instance=instance,
+            release=spec.release,
+            grace_seconds=self.grace_seconds,
+            spark_conf=self.conf,
+            spark_ui_port=self.ui_port,
+        )
+
+    def driver_environment(self, pipeline: str, spec: StartSpec = DEFAULT_START, instance: str = "") -> dict[str, str]:
+        """Return all variables of a driver's process."""
+        return self.variables(
+            pipeline, self.environment_of(pipeline, spec, instance), self.tmp_dir / self.name(pipeline)
+        )
+
+    def variables(self, pipeline: str, environment: DriverEnvironment, scratch: Path) -> dict[str, str]:
+        """Return all variables of a process. None is secret: the bindings are files."""
+        paths = {ROOT_VARIABLE: str(self.bindings / pipeline), "SPARK_LOCAL_DIRS": str(scratch), "TMPDIR": str(scratch)}
+        # PYSPARK_PYTHON: else Spark's Python workers are whatever `python3` is on the PATH.
+        return dict(self.environment) | environment.to_env() | paths | {"PYSPARK_PYTHON": sys.executable}
 
     def _process(self, pipeline: str) -> psutil.Process | None:
         return processes.find(self.name(pipeline), self.run_dir, str(self.lock_file(pipeline)))
@@ -195,9 +204,13 @@ class LocalLauncher:
         environment: dict[str, str] = {}
         with contextlib.suppress(psutil.Error):
             environment = process.environ()
-        told = [environment.get(variable, "") for variable in ("HEADRACE_RELEASE", "HEADRACE_LIFE")]
-        made = _driver_of(pipeline, process.pid, created, *told)
-        return replace(made, where=f"{made.where}, a JVM without its Python") if process.name() == "java" else made
+        release, instance = (
+            environment.get(name, "") for name in (driver_environment.RELEASE, driver_environment.INSTANCE)
+        )
+        driver = _driver_of(pipeline, process.pid, created, release, instance)
+        return (
+            replace(driver, where=f"{driver.where}, a JVM without its Python") if process.name() == "java" else driver
+        )
 
     def _sweep(self, pipeline: str) -> None:
         """Remove the scratch files of drivers that were killed; no driver of this pipeline lives now."""
@@ -214,5 +227,5 @@ class LocalLauncher:
             yield
 
 
-def _driver_of(pipeline: str, pid: int, created: float, release: str, life: str) -> Driver:
-    return Driver(pipeline, f"{pid}@{created:.2f}", created, f"process {pid}", release=release, life=life)
+def _driver_of(pipeline: str, pid: int, created: float, release: str, instance: str) -> Driver:
+    return Driver(pipeline, f"{pid}@{created:.2f}", created, f"process {pid}", release=release, instance=instance)

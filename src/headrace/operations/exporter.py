@@ -20,18 +20,18 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from headrace.contract import paths, storage
+from headrace.contract import driver_files, paths, storage
 from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.contract.driver_files import ExitRecord
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
-from headrace.operations import deployment, drivers, intent, pki, reconcile, retention, supervision
+from headrace.operations import deployment, intent, pki, reconcile, retention, supervision
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality.sinks import suites_of
 
@@ -129,16 +129,17 @@ def verdicts(own: Deployment) -> Iterator[Sample]:
 
 def _verdict(root: str, name: str) -> Iterator[Sample]:
     wanted = intent.read(root, name).want == "RUNNING"
-    told = supervision.read(root, name) or {}
-    verdict = told.get("verdict", "UNKNOWN")
+    newest = supervision.read(root, name)
+    verdict = newest.verdict if newest else "UNKNOWN"
     yield "headrace_pipeline_wanted", (name,), float(wanted)
-    for each in supervision.GRAVITY:
-        yield "headrace_pipeline_verdict", (name, each), float(each == verdict)
-    if told.get("at_ms"):
-        yield "headrace_pipeline_supervised_age_seconds", (name,), max(0.0, time.time() - told["at_ms"] / 1000)
-    if told.get("restarts_left") is not None:
-        yield "headrace_pipeline_restarts_left", (name,), float(told["restarts_left"])
-    fault = checkpoint_fault(drivers.outcome(root, name)) if wanted and verdict in supervision.FAULTS else ""
+    for known in supervision.GRAVITY:
+        yield "headrace_pipeline_verdict", (name, known), float(known == verdict)
+    if newest and newest.at_ms:
+        yield "headrace_pipeline_supervised_age_seconds", (name,), max(0.0, time.time() - newest.at_ms / 1000)
+    if newest and newest.restarts_left is not None:
+        yield "headrace_pipeline_restarts_left", (name,), float(newest.restarts_left)
+    record = driver_files.exit_record(root, name)
+    fault = checkpoint_fault(record) if wanted and verdict in supervision.FAULTS else ""
     for runbook in CHECKPOINT_RUNBOOKS:
         yield "headrace_checkpoint_fault", (name, runbook), float(runbook == fault)
 
@@ -151,22 +152,20 @@ CHECKPOINT_RUNBOOKS = (
 )
 
 
-def checkpoint_fault(outcome: Mapping[str, Any] | None) -> str:
+def checkpoint_fault(record: ExitRecord | None) -> str:
     """Return the runbook of a driver that ended because of its checkpoint, or "" for any other end.
 
-    Our own refusals name it (a replaced topic ends as REFUSED); Spark's words are told apart by what they are about.
+    Our own refusals name it (a replaced topic ends as REFUSED); what Spark's errors are about follows from their words.
     """
-    ended = (outcome or {}).get("exit")
-    error = str((outcome or {}).get("error") or "")
-    if ended not in (Exit.DAMAGED.name, Exit.REFUSED.name):
+    if record is None or record.exit not in (Exit.DAMAGED.name, Exit.REFUSED.name):
         return ""
-    if named := _RUNBOOK.search(error):
+    if named := _RUNBOOK.search(record.error):
         return named[1]
-    if ended == Exit.REFUSED.name:
+    if record.exit == Exit.REFUSED.name:
         return ""
-    if _KAFKA.search(error):
+    if _KAFKA.search(record.error):
         return "CheckpointOffsetsGone"
-    return "CheckpointStateDamaged" if _STATE.search(error) else "CheckpointLogDamaged"
+    return "CheckpointStateDamaged" if _STATE.search(record.error) else "CheckpointLogDamaged"
 
 
 def checks(own: Deployment) -> Iterator[Sample]:

@@ -49,8 +49,8 @@ def prepare(
         raise HeadraceError(
             f"Unknown choice {rows!r} for the rows of the older generation. Known choices: {KEEP}, {EMPTY}."
         )
-    wish = intent.read(launcher.root, pipeline.name)
-    if rows == KEEP or (request and wish.request == request and wish.want == "RUNNING"):
+    desired = intent.read(launcher.root, pipeline.name)
+    if rows == KEEP or (request and desired.request == request and desired.want == "RUNNING"):
         return
     tables = _tables(pipeline, queries)
     if not tables:
@@ -60,7 +60,7 @@ def prepare(
         if filled and not rows:
             raise HeadraceError(_choices(pipeline.name, filled, queries))
         blockers = restore.blockers(launcher, pipeline.name) if filled else []
-        if filled and wish.want == "PAUSED":  # a start would refuse, its tables empty already
+        if filled and desired.want == "PAUSED":  # a start would refuse, its tables empty already
             blockers.append(f"{pipeline.name} is paused: headrace stream stop {pipeline.name}")
         if blockers:
             raise HeadraceError(f"Its tables cannot be emptied: {'; '.join(blockers)}.")

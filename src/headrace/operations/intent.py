@@ -1,7 +1,7 @@
-"""What an operator wants of a pipeline: run, pause or stop, by whom and why. Written by operators, never by the supervisor.
+"""The desired state of a pipeline: run, pause or stop, by whom and why. Operators write it, the supervisor never does.
 
-Kept beside the checkpoints, so that the command line, Airflow and a supervisor that was restarted all see the same.
-What the supervisor remembers is a file of its own (`supervision`): each file has one writer (ADR 0012).
+It is kept next to the checkpoints (intent.json), so that the command line, Airflow and a restarted supervisor all read the
+same. What the supervisor remembers is a separate file (`supervision`): each file has one writer (ADR 0012).
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from headrace.contract import paths, storage
-from headrace.contract.records import known_fields
-from headrace.operations.drivers import Order
+from headrace.contract import paths, records
+from headrace.operations.drivers import StartSpec
 
 Want = Literal["RUNNING", "PAUSED", "STOPPED"]
 
 
 @dataclass(frozen=True)
-class Intent:
-    """The wish for one pipeline. Times are milliseconds since 1970.
+class DesiredState:
+    """intent.json: what an operator wants of one pipeline. Times are milliseconds since 1970.
 
-    `release` is what its driver runs: a folder with pipelines/ and spark_jobs/, or an image; "" is the deployment's own.
-    `new_generations` are the queries that this start begins anew, `request` names it: every restart by the supervisor
-    repeats both, and a generation that a request has begun is not begun again (`contract.generation.begin`).
-    Restarts before `budget_reset_ms` are not counted against the budget any more. Before `held_until_ms` the supervisor
-    looks and does nothing, an upgrade is at work: a time, not a flag, so that an upgrade that dies lets go by itself.
+    `release` is what the driver runs: a folder with pipelines/ and spark_jobs/, or an image; "" is that of the deployment.
+    `new_generations` are the queries that this start begins again, `request` names the start: every restart by the
+    supervisor repeats both, and a generation that a request has begun is not begun twice (`contract.generation.begin`).
+    Restarts before `budget_reset_ms` no longer count against the budget. Until `held_until_ms` an upgrade runs and the
+    supervisor only observes. A deadline, not a flag: a crashed upgrade releases the supervisor automatically.
     """
 
     want: Want = "STOPPED"
@@ -40,38 +39,33 @@ class Intent:
     request: str = ""
     held_until_ms: int = 0
 
-    def order(self) -> Order:
-        """Return what a driver is started with under this wish."""
-        return Order(self.new_generations, self.release, self.request)
+    def start_spec(self) -> StartSpec:
+        """Return what a driver is started with in this desired state."""
+        return StartSpec(self.new_generations, self.release, self.request)
 
     def held(self, now_ms: int) -> bool:
         """Return whether the supervisor still waits for an upgrade at this time (milliseconds since 1970)."""
         return now_ms < self.held_until_ms
 
 
-def read(root: str, pipeline: str) -> Intent:
-    """Return the wish for a pipeline; one that nobody started is wanted STOPPED."""
-    found = storage.read_json(paths.intent(root, pipeline))
-    if not found:
-        return Intent()
-    return replace(known_fields(Intent, found), new_generations=tuple(found.get("new_generations", ())))
+def read(root: str, pipeline: str) -> DesiredState:
+    """Return the desired state of a pipeline: STOPPED if nobody started it. Raises HeadraceError on a broken file."""
+    return records.read(DesiredState, paths.intent(root, pipeline)) or DesiredState()
 
 
-def hold(root: str, pipeline: str, seconds: float) -> Intent:
-    """Hold the supervisor off for so long, from now; 0 lets it go. What is wanted stays as an operator wrote it."""
+def hold(root: str, pipeline: str, seconds: float) -> DesiredState:
+    """Let the supervisor only observe for this time, from now; 0 releases it. What is wanted stays as it is."""
     now = time.time_ns() // 1_000_000
-    wish = replace(read(root, pipeline), held_until_ms=_hold_end(now, seconds))
-    storage.write_json(paths.intent(root, pipeline), asdict(wish))
-    return wish
+    return _write(root, pipeline, replace(read(root, pipeline), held_until_ms=_hold_end(now, seconds)))
 
 
-def run_release(root: str, pipeline: str, by: str, reason: str, release: str, *, hold_seconds: float = 0) -> Intent:
-    """Make a release the one that the pipeline runs. One that is paused or stopped stays so, with its own reason."""
+def run_release(
+    root: str, pipeline: str, by: str, reason: str, release: str, *, hold_seconds: float = 0
+) -> DesiredState:
+    """Make a release the one that the pipeline runs. A paused or stopped pipeline stays so, and keeps its reason."""
     if read(root, pipeline).want == "RUNNING":
         return write(root, pipeline, "RUNNING", by, reason, release=release, hold_seconds=hold_seconds)
-    wish = replace(hold(root, pipeline, hold_seconds), release=release)
-    storage.write_json(paths.intent(root, pipeline), asdict(wish))
-    return wish
+    return _write(root, pipeline, replace(hold(root, pipeline, hold_seconds), release=release))
 
 
 def write(
@@ -85,20 +79,24 @@ def write(
     new_generations: Sequence[str] = (),
     request: str = "",
     hold_seconds: float = 0,
-) -> Intent:
-    """Record a wish; a start or a resume also gives the restart budget back. The release stays unless one is named."""
+) -> DesiredState:
+    """Record a desired state; a start or a resume also resets the restart budget. Without `release` the release stays."""
     before, now = read(root, pipeline), time.time_ns() // 1_000_000
-    wish = replace(before, want=want, by=by, reason=reason, at_ms=now, held_until_ms=_hold_end(now, hold_seconds))
+    desired = replace(before, want=want, by=by, reason=reason, at_ms=now, held_until_ms=_hold_end(now, hold_seconds))
     if want == "RUNNING":
-        wish = replace(
-            wish, budget_reset_ms=now, new_generations=tuple(new_generations), request=request or uuid.uuid4().hex
+        desired = replace(
+            desired, budget_reset_ms=now, new_generations=tuple(new_generations), request=request or uuid.uuid4().hex
         )
     if release is not None:
-        wish = replace(wish, release=release)
-    storage.write_json(paths.intent(root, pipeline), asdict(wish))
-    return wish
+        desired = replace(desired, release=release)
+    return _write(root, pipeline, desired)
+
+
+def _write(root: str, pipeline: str, desired: DesiredState) -> DesiredState:
+    records.write(paths.intent(root, pipeline), desired)
+    return desired
 
 
 def _hold_end(now_ms: int, seconds: float) -> int:
-    """Return when a hold that begins now ends; 0 for no hold, which no clock is before."""
+    """Return when a hold that begins now ends; 0 (in the past) for no hold."""
     return int(now_ms + seconds * 1000) if seconds else 0

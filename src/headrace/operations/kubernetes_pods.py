@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.contract import names
+from headrace.contract.driver_files import ExitRecord
 from headrace.contract.exits import Exit
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import Driver, LauncherSilentError
@@ -160,8 +161,8 @@ def exit_code(pod: Any) -> int | None:  # noqa: ANN401
     return None
 
 
-def ended_for_want(pod: Any) -> dict[str, Any] | None:  # noqa: ANN401
-    """Return the end of a pod that had too little memory or disk, as a driver's own word has it; else None.
+def ended_for_want(pod: Any) -> ExitRecord | None:  # noqa: ANN401
+    """Return the exit record of a pod that had too little memory or disk; None for any other end.
 
     OOMKilled is the kernel's, exit code 3 the JVM's by -XX:+ExitOnOutOfMemoryError, Evicted the kubelet's with what lacked.
     """
@@ -181,13 +182,12 @@ def ended_for_want(pod: Any) -> dict[str, Any] | None:  # noqa: ANN401
     else:
         return None
     at = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
-    return {
-        "exit": end.name,
-        "error": error,
-        "at_ms": int(at.timestamp() * 1000),
-        "life": (pod.metadata.labels or {}).get(names.LIFE_LABEL, ""),
-        "request": "",
-    }
+    return ExitRecord(
+        exit=end.name,
+        error=error,
+        at_ms=int(at.timestamp() * 1000),
+        instance=(pod.metadata.labels or {}).get(names.LIFE_LABEL, ""),
+    )
 
 
 def driver_of(pipeline: str, pod: Any, settings: str) -> Driver:  # noqa: ANN401
@@ -203,7 +203,7 @@ def driver_of(pipeline: str, pod: Any, settings: str) -> Driver:  # noqa: ANN401
         where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
         pending=pending,
         release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
-        life=labels.get(names.LIFE_LABEL, ""),
+        instance=labels.get(names.LIFE_LABEL, ""),
         outdated=labels.get(names.SETTINGS_LABEL, settings) != settings,
     )
 

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def load(root: str, table: str) -> StaticTable | None:
-    """Return a table (`<catalog>.<pipeline>.<name>`) as it is now, to be read, or None where there is none."""
+    """Return the current state of a table (`<catalog>.<pipeline>.<name>`) for reading, or None if it does not exist."""
     from pyiceberg.table import StaticTable
 
     folder = f"{paths.lake(root)}/{table.removeprefix(f'{names.LAKE_CATALOG}.').replace('.', '/')}/metadata"
-    found = archived.metadata_file(folder)
-    return None if found is None else StaticTable.from_metadata(found, objects.iceberg_properties(root))
+    metadata = archived.metadata_file(folder)
+    return None if metadata is None else StaticTable.from_metadata(metadata, objects.iceberg_properties(root))
 
 
 def scan(root: str, table: str, condition: BooleanExpression | None = None) -> pa.Table | None:
-    """Return rows of a table as Arrow, filtered by pyiceberg's expression; None where there is no table."""
+    """Return rows of a table as Arrow, filtered by pyiceberg's expression; None if the table does not exist."""
     loaded = load(root, table)
     if loaded is None:
         return None
@@ -30,6 +30,6 @@ def scan(root: str, table: str, condition: BooleanExpression | None = None) -> p
 
 
 def rows(root: str, table: str, condition: BooleanExpression | None = None) -> list[dict[str, Any]]:
-    """Return rows of a table as dicts; none where there is no table."""
-    found = scan(root, table, condition)
-    return [] if found is None else found.to_pylist()
+    """Return rows of a table as dicts; empty if the table does not exist."""
+    content = scan(root, table, condition)
+    return [] if content is None else content.to_pylist()

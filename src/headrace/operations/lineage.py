@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from headrace.contract import names, paths, storage, views
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.cassandra import directory_columns
-from headrace.contract.model import CassandraSink, Column, KafkaSink, Pipeline, Query, Sink
+from headrace.contract.model import CassandraSink, Column, FilesSink, KafkaSink, Pipeline, Query, Sink
 from headrace.operations.deployment import Deployment
 
 NAMESPACE = "headrace"
@@ -234,12 +234,16 @@ def _job(
 
 
 def _sink(where: Places, pipeline: Pipeline, name: str, query: Query, sink: Sink) -> Dataset:
-    if isinstance(sink, CassandraSink):
-        return _table(where, *names.cassandra_table(pipeline.name, name, sink), query.columns)
-    if isinstance(sink, KafkaSink):
-        return _topic(where, sink.topic, query.columns)
-    folder = paths.query_files(where.root, pipeline.name, name).removeprefix(f"{where.root}/")
-    return Dataset(where.root, folder, _types(query.columns))
+    match sink:
+        case CassandraSink():
+            return _table(where, *names.cassandra_table(pipeline.name, name, sink), query.columns)
+        case KafkaSink():
+            return _topic(where, sink.topic, query.columns)
+        case FilesSink():
+            folder = paths.query_files(where.root, pipeline.name, name).removeprefix(f"{where.root}/")
+            return Dataset(where.root, folder, _types(query.columns))
+        case _:
+            assert_never(sink)
 
 
 def _topic(where: Places, name: str, columns: Mapping[str, Column]) -> Dataset:

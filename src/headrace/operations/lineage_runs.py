@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from headrace.contract import generation, ledger, names, storage
+from headrace.contract import driver_files, generation, ledger, names, storage
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import drivers
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import (
     Dataset,
@@ -47,38 +47,38 @@ def emit_streams(deployment: Deployment, pipeline: str) -> dict[str, Any]:
     from headrace.operations import lineage_emit
 
     found, where, root = deployment.pipeline(pipeline), places(deployment), deployment.root
-    beat = drivers.heartbeat(root, pipeline)
-    living = deployment.launcher().find(pipeline)
-    started_ms = int(living[0].started * 1000) if living and beat and living[0].life == beat.get("life", "") else None
+    heartbeat = driver_files.heartbeat(root, pipeline)
+    instance = heartbeat.instance if heartbeat else ""
+    running = deployment.launcher().find(pipeline)
+    started_ms = int(running[0].started * 1000) if running and heartbeat and running[0].instance == instance else None
     events = []
     for name, job in stream_jobs(found, where).items():
         now = generation.current(root, pipeline, name)
         newest = ledger.newest(now.paths(root).ledger) if now else None
-        if now is None or newest is None or beat is None:
+        if now is None or newest is None or heartbeat is None:
             continue
-        run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}/{beat.get('life', '')}"))
+        run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}/{instance}"))
         told = {"generation": now.number, "batch": newest["batch"], "offsets": newest["offsets"]}
         first_ms = min(started_ms or now.started_micros // 1000, newest["written_ms"])
         events += _aborted(root, job, but=run)
         events.append(lineage_emit.event(job, run, "START", first_ms, {"generation": now.number}))
         events.append(lineage_emit.event(job, run, "RUNNING", newest["written_ms"], told))
-        ended = _end(root, pipeline, beat, alive=started_ms is not None)
+        ended = _end(root, pipeline, heartbeat, alive=started_ms is not None)
         if ended:
             kind, at_ms, error = ended
             events.append(lineage_emit.event(job, run, kind, max(at_ms, newest["written_ms"]), told, error=error))
     return {"pipeline": pipeline, "events": len(events), "http": lineage_emit.emit(root, events)}
 
 
-def _end(root: str, pipeline: str, beat: Mapping[str, Any], *, alive: bool) -> tuple[Kind, int, str] | None:
-    """Return how and when the driver of a heartbeat ended; None while it lives."""
-    if beat["exit"]:
-        error = "" if beat["exit"] in _ENDS else f"{beat['exit']} {beat.get('why', '')}".strip()
-        return _ENDS.get(beat["exit"], "FAIL"), beat["at_ms"], error
+def _end(root: str, pipeline: str, heartbeat: Heartbeat, *, alive: bool) -> tuple[Kind, int, str] | None:
+    """Return how and when the driver of a heartbeat ended; None while it runs."""
+    if heartbeat.exit:
+        error = "" if heartbeat.exit in _ENDS else f"{heartbeat.exit} {heartbeat.why}".strip()
+        return _ENDS.get(heartbeat.exit, "FAIL"), heartbeat.at_ms, error
     if alive:
         return None
-    outcome = drivers.outcome(root, pipeline)
-    told = outcome if outcome and outcome.get("life", "") == beat.get("life", "") else None
-    return "ABORT", told["at_ms"] if told else beat["at_ms"], ""
+    record = driver_files.exit_record(root, pipeline)
+    return "ABORT", record.at_ms if record and record.instance == heartbeat.instance else heartbeat.at_ms, ""
 
 
 def start_views(deployment: Deployment, pipeline: str, run: str) -> None:

@@ -1,29 +1,30 @@
 """What the Streams page shows: every pipeline and query with its verdict, from the files that all tools share.
 
-`plugins/streams_page.py` serves it behind Airflow's login. Nothing is asked of Kafka and nothing is done here: the
+`plugins/streams_page.py` serves it behind Airflow's login. It asks Kafka nothing and changes nothing: the
 verdicts are the supervisor's, with their age. Templates escape everything; no binding is read, so no secret can show.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
+from headrace.contract import driver_files, records
 from headrace.contract.files import pipeline_files
 from headrace.contract.load import Folder, by_name, read_folder
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
-from headrace.operations import drivers, intent, page_quality, streams, supervision
+from headrace.operations import intent, page_quality, streams, supervision
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import Launcher
-from headrace.operations.supervision import GRAVITY, Verdict
+from headrace.operations.supervision import GRAVITY, Supervision, Verdict
 
 SUPERVISED_SECONDS = 180
 """Two passes and a little: an older verdict is shown as old."""
@@ -33,7 +34,7 @@ _templates = Environment(
 )
 
 
-def overview(deployment: Deployment) -> list[dict[str, Any]]:
+def overview(deployment: Deployment) -> list[Json]:
     """Return every pipeline with its queries, the gravest verdict first, as plain JSON values.
 
     Ages are in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets. A pipeline whose
@@ -41,20 +42,20 @@ def overview(deployment: Deployment) -> list[dict[str, Any]]:
     """
     launcher = deployment.launcher()
     described = _described(deployment.project)
-    found = [_pipeline(launcher, pipeline) for pipeline in described.pipelines.values()]
+    shown = [_pipeline(launcher, pipeline) for pipeline in described.pipelines.values()]
     strays = streams.strays(launcher, described.pipelines, described.broken)
-    found += [_stray(launcher, name, reason) for name, reason in strays.items()]
-    return sorted(found, key=lambda each: -GRAVITY.index(each["verdict"]))
+    shown += [_stray(launcher, name, reason) for name, reason in strays.items()]
+    return sorted(shown, key=lambda pipeline: -GRAVITY.index(pipeline["verdict"]))
 
 
-def checked(deployment: Deployment) -> list[dict[str, Any]]:
+def checked(deployment: Deployment) -> list[Json]:
     """Return the checks of every sink, by pipeline (`page_quality.checks`): the first page of the Data Docs."""
     pipelines = _described(deployment.project).pipelines.values()
-    return [each for pipeline in pipelines for each in page_quality.checks(deployment.root, pipeline)]
+    return [check for pipeline in pipelines for check in page_quality.checks(deployment.root, pipeline)]
 
 
 def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
-    """Return the end of the newest driver's log. Raises HeadraceError for a pipeline that there is not."""
+    """Return the end of the newest driver's log. Raises HeadraceError for an unknown pipeline."""
     described = _described(deployment.project)
     launcher = deployment.launcher()
     if pipeline not in streams.strays(launcher, described.pipelines, described.broken):
@@ -63,11 +64,11 @@ def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:
 
 
 def runbook(deployment: Deployment, verdict: str) -> str:
-    """Return a verdict's runbook as HTML; raw HTML in it is escaped. Raises HeadraceError where there is none."""
-    known = {each: supervision.runbook(each) for each in get_args(Verdict) if supervision.runbook(each)}
+    """Return a verdict's runbook as HTML; raw HTML in it is escaped. Raises HeadraceError for a verdict without one."""
+    known = {name: supervision.runbook(name) for name in get_args(Verdict) if supervision.runbook(name)}
     path = deployment.project / known.get(verdict, "")
     if verdict not in known or not path.is_file():
-        raise HeadraceError(f"There is no runbook for {verdict!r}: there are runbooks for {', '.join(known)}.")
+        raise HeadraceError(f"Unknown runbook {verdict!r}. Known runbooks: {', '.join(known)}.")
     return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(path.read_text()))
 
 
@@ -76,8 +77,8 @@ def render(template: str, **values: object) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def _pipeline(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": pipeline.name, "owner": pipeline.owner, "description": pipeline.description}
+def _pipeline(launcher: Launcher, pipeline: Pipeline) -> Json:
+    shown: Json = {"name": pipeline.name, "owner": pipeline.owner, "description": pipeline.description}
     shown["quality"] = page_quality.checks(launcher.root, pipeline)
     try:
         return shown | _state(launcher, pipeline)
@@ -85,17 +86,20 @@ def _pipeline(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
         return shown | _unknown(f"its files cannot be read: {error}")
 
 
-def _unknown(reason: str) -> dict[str, Any]:
+def _unknown(reason: str) -> Json:
     """Return the state of a pipeline of which nothing is known but a reason."""
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("supervised_ms", "runbook", "wanted", "driver", "spark_ui", "restarts_left", "next_start_ms", "last_action")
-    )
+    nothing = _nothing() | dict.fromkeys(("wanted", "driver", "spark_ui"))
     return nothing | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
 
 
-def _stray(launcher: Launcher, name: str, reason: str) -> dict[str, Any]:
+def _nothing() -> Json:
+    """Return the fields of a supervision that is not known."""
+    return dict.fromkeys(("supervised_ms", "runbook", "restarts_left", "next_start_ms", "last_action"))
+
+
+def _stray(launcher: Launcher, name: str, reason: str) -> Json:
     """Return a pipeline whose file does not load or is gone: UNKNOWN, with the queries of its last heartbeat."""
-    shown: dict[str, Any] = {"name": name, "owner": "", "description": "", "quality": []}
+    shown: Json = {"name": name, "owner": "", "description": "", "quality": []}
     try:
         rows = streams.stray_rows(launcher, name, reason)
     except (HeadraceError, OSError) as error:
@@ -104,38 +108,59 @@ def _stray(launcher: Launcher, name: str, reason: str) -> dict[str, Any]:
     return shown | _unknown(reason) | {"driver": driver, "queries": [_query(row) for row in rows]}
 
 
-def _state(launcher: Launcher, pipeline: Pipeline) -> dict[str, Any]:
+def _state(launcher: Launcher, pipeline: Pipeline) -> Json:
     root, name = launcher.root, pipeline.name
-    told: Mapping[str, Any] = supervision.read(root, name) or {}
-    wish, beat, outcome = intent.read(root, name), drivers.heartbeat(root, name), drivers.outcome(root, name)
+    newest = supervision.read(root, name)
+    desired, heartbeat, record = (
+        intent.read(root, name),
+        driver_files.heartbeat(root, name),
+        driver_files.exit_record(root, name),
+    )
     rows = streams.rows(launcher, [pipeline])
     state = rows[0].driver if rows else "UNKNOWN"
-    address = str((beat or {}).get("ui") or "")
-    at_ms = told.get("at_ms")
+    address = (heartbeat.ui if heartbeat else None) or ""
+    driver = {
+        "state": state,
+        "where": newest.driver.where if newest and newest.driver else "",
+        "detail": rows[0].detail,
+    }
     return {
-        "verdict": told.get("verdict", "UNKNOWN"),
-        "reason": told.get("reason", "no supervisor has looked at it yet"),
-        "runbook": told.get("runbook") and Path(told["runbook"]).stem,
-        "supervised_ms": at_ms,
-        "stale": at_ms is not None and time.time() - at_ms / 1000 > SUPERVISED_SECONDS,
+        **_verdict(newest),
         "wanted": {
-            "want": wish.want,
-            "by": wish.by,
-            "reason": wish.reason,
-            "at_ms": wish.at_ms,
-            "release": wish.release,
+            "want": desired.want,
+            "by": desired.by,
+            "reason": desired.reason,
+            "at_ms": desired.at_ms,
+            "release": desired.release,
         },
-        "driver": {"state": state, "where": (told.get("driver") or {}).get("where", ""), "detail": rows[0].detail},
+        "driver": driver,
         "spark_ui": address if state == "RUNNING" and address.startswith(("http://", "https://")) else None,
-        "restarts_left": told.get("restarts_left"),
-        "next_start_ms": told.get("next_start_ms") or None,
-        "last_action": told.get("last_action"),
-        "outcome": outcome and {key: outcome.get(key) for key in ("exit", "error", "at_ms")},
+        "outcome": record and {"exit": record.exit, "error": record.error, "at_ms": record.at_ms},
         "queries": [_query(row) for row in rows],
     }
 
 
-def _query(row: streams.QueryRow) -> dict[str, Any]:
+def _verdict(newest: Supervision | None) -> Json:
+    """Return what the supervisor says of a pipeline, or that none has made a pass over it."""
+    if newest is None:
+        return _nothing() | {
+            "verdict": "UNKNOWN",
+            "reason": "no supervisor has made a pass over it yet",
+            "stale": False,
+        }
+    return {
+        "verdict": newest.verdict,
+        "reason": newest.reason,
+        "runbook": newest.runbook and Path(newest.runbook).stem,
+        "supervised_ms": newest.at_ms,
+        "stale": time.time() - newest.at_ms / 1000 > SUPERVISED_SECONDS,
+        "restarts_left": newest.restarts_left,
+        "next_start_ms": newest.next_start_ms or None,
+        "last_action": records.to_json(newest.last_action) if newest.last_action else None,
+    }
+
+
+def _query(row: streams.QueryRow) -> Json:
     late = row.batch_duration_ms is not None and row.trigger_ms is not None and row.batch_duration_ms > row.trigger_ms
     return row.to_json_dict() | {"query": row.query.partition(".")[2], "slower_than_trigger": late}
 
@@ -171,10 +196,10 @@ def _span(seconds: float | None) -> str:
     seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, hours = divmod(int(seconds // 60), 60)[::-1], int(seconds // 3600)
+    hours, minutes = divmod(int(seconds // 60), 60)
     if hours < 1:
-        return f"{minutes[0]} min"
-    return f"{hours} h {minutes[0]} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _clock(at_ms: int | None) -> str:

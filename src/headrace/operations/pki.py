@@ -1,7 +1,7 @@
-"""Certificates of one deployment: a CA of its own and leaf certificates, as PEM text.
+"""Certificates of one deployment: its own CA and leaf certificates, as PEM text.
 
-A leaf is one file with its PKCS#8 key, its certificate and the CA: what Kafka's PEM stores (KIP-651) and Cassandra's
-PEMBasedSslContextFactory (CASSANDRA-17031) read without a password.
+A leaf is one file with its PKCS#8 key, its certificate and the CA, as read without a password by Kafka's PEM stores
+(KIP-651) and Cassandra's PEMBasedSslContextFactory (CASSANDRA-17031).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS = 3650
 LEAF_DAYS = 365
-RENEW_DAYS = 30  # before its end a leaf is due
+RENEW_DAYS = 30  # a leaf is due for renewal this many days before its end
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Authority:
 
 
 def make_authority(name: str, now: datetime | None = None) -> Authority:
-    """Return a new CA, valid for ten years from `now`; it may sign leaves only."""
+    """Return a new CA, valid for ten years from `now`; it can sign only leaf certificates."""
     key = ec.generate_private_key(ec.SECP256R1())
     begin = _begin(now)
     subject = _name(name)
@@ -50,10 +50,10 @@ def make_authority(name: str, now: datetime | None = None) -> Authority:
 
 
 def make_leaf(authority: Authority, name: str, hosts: Sequence[str], now: datetime | None = None) -> str:
-    """Return key, certificate and CA in one text: a server and client certificate for `hosts` with common name `name`."""
+    """Return key, certificate and CA as one text: a server and client certificate for `hosts` with common name `name`."""
     signer = serialization.load_pem_private_key(authority.key.encode(), None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise TypeError("the authority's key is an elliptic curve key")
+        raise TypeError("the authority's key is not an elliptic curve key")
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     key = ec.generate_private_key(ec.SECP256R1())
     begin = _begin(now)
@@ -77,13 +77,13 @@ def make_leaf(authority: Authority, name: str, hosts: Sequence[str], now: dateti
 
 
 def days_left(leaf: str, now: datetime | None = None) -> float:
-    """Return how many days a leaf (text of `make_leaf`) is still valid."""
+    """Return the number of days for which a leaf (text of `make_leaf`) is still valid."""
     certificate = x509.load_pem_x509_certificates(leaf[leaf.index("-----BEGIN CERTIFICATE") :].encode())[0]
     return (certificate.not_valid_after_utc - (now or datetime.now(UTC))) / timedelta(days=1)
 
 
 def _begin(now: datetime | None) -> datetime:
-    return (now or datetime.now(UTC)) - timedelta(minutes=5)  # clocks of nodes differ
+    return (now or datetime.now(UTC)) - timedelta(minutes=5)  # tolerance for different node clocks
 
 
 def _name(common: str) -> x509.Name:

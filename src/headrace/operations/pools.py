@@ -1,6 +1,6 @@
-"""Airflow's pools: every deployment makes them before it runs a task (locally `headrace up`, else the chart's migrate Job)."""
+"""Airflow's pools: every deployment creates them before it runs a task (locally `headrace up`, else the chart's migrate Job)."""
 
 BATCH_POOL = "batch"
-"""Finite Spark runs and quality passes: each takes one slot, a gigabyte or more and a core or two of the scheduler's machine."""
+"""Finite Spark runs and quality passes. Each takes one slot, at least a gigabyte, and one or two cores of the scheduler."""
 
-BATCH_POOL_TEXT = "Finite Spark runs and quality passes that go at once"
+BATCH_POOL_TEXT = "Concurrent finite Spark runs and quality passes"

@@ -1,7 +1,7 @@
 """Provision what a pipeline needs: topics, user and rights in Kafka; keyspaces, tables, role and rights in Cassandra.
 
-Safe to repeat: what is there as declared stays, what differs is changed, rights that nothing declares are withdrawn. What may
-lose data needs consent, and what cannot be changed is refused, both before anything is changed (ADR 0035). The pipeline's own
+Safe to repeat: matching objects stay, differing ones are changed, and undeclared rights are revoked. Anything that may
+lose data needs consent, and impossible changes are refused, both before anything is changed (ADR 0035). The pipeline's
 bindings are written last, so a driver never has a login that does not work yet.
 """
 
@@ -36,8 +36,8 @@ def provision(
 ) -> list[Change]:
     """Provision pipelines as the admin of `admin_root`; logins go to `<bindings_root>/<pipeline>`.
 
-    `consented` are names of topics that may lose data or be adopted. Returns what was changed (empty the second time).
-    Raises RefusedError before anything is changed, and HeadraceError where a system does not answer.
+    `consented` are names of topics that may lose data or be adopted. Returns the changes (none the second time).
+    Raises RefusedError before anything is changed, and HeadraceError if a system does not answer.
     """
     with planned(pipelines, admin_root, bindings_root, replication_factor) as plan:
         return plan.carry_out(consented)
@@ -47,7 +47,7 @@ def provision(
 def planned(
     pipelines: Sequence[Pipeline], admin_root: Path, bindings_root: Path, replication_factor: int = 1
 ) -> Iterator[Plan]:
-    """Give the plan of what `provision` would do. It can be carried out while the context is open."""
+    """Yield the plan of what `provision` would do. It can be carried out while the context is open."""
     admin = kafka_admin(admin_root)
     try:
         with cassandra_session(admin_root) as session:
@@ -59,20 +59,20 @@ def planned(
             yield Plan(steps)
     except KafkaException as error:
         raise HeadraceError(
-            f"Kafka at {bindings.read_kafka(admin_root).bootstrap_servers} rejected the request: {error.args[0].str()}; see "
+            f"Kafka at {bindings.read_kafka(admin_root).bootstrap_servers} rejected the request: {error.args[0].str()}. Check "
             "`headrace status`."
         ) from error
 
 
 def consentable(pipelines: Sequence[Pipeline]) -> list[str]:
-    """Return the names that consent may be given to: the topics of these pipelines."""
+    """Return the names for which consent is possible: the topics of these pipelines."""
     return sorted({topic.name for pipeline in pipelines for topic in kafka.topics(pipeline)})
 
 
 def provision_producer(admin_root: Path, user: str, password: str, topics: Sequence[str]) -> list[Change]:
-    """Give a producer its Kafka user and the right to write these topics and no other; without topics, take both.
+    """Grant a producer its Kafka user and the right to write exactly these topics; without topics, revoke both.
 
-    Returns the rights that were given or taken (empty the second time).
+    Returns the rights that were granted or revoked (none the second time).
     """
     admin = kafka_admin(admin_root)
     if topics:
@@ -85,7 +85,7 @@ def provision_producer(admin_root: Path, user: str, password: str, topics: Seque
 def _login_steps(
     admin: AdminClient, session: Session, pipeline: Pipeline, admin_root: Path, bindings_root: Path
 ) -> list[Step]:
-    """Make the pipeline's Kafka user and Cassandra role with one generated password each, kept in its bindings."""
+    """Create the pipeline's Kafka user and Cassandra role, each with a generated password, stored in its bindings."""
     root, user = bindings_root / pipeline.name, names.principal(pipeline.name)
     known = all((root / system / "password").exists() for system in SYSTEMS)
     passwords = {

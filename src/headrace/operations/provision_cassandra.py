@@ -1,4 +1,4 @@
-"""What Cassandra has and what a pipeline declares: tables, their columns and options, grants. Looks first; steps change."""
+"""Compare Cassandra with a pipeline's declaration: tables, their columns and options, grants. Returns steps that change it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.operations.provision_plan import RIGHT, Change, Step
 
 
 def table_steps(session: Session, pipeline: Pipeline, replication_factor: int) -> list[Step]:
-    """Return the steps that make the tables as declared. What Cassandra cannot change is a refusal."""
+    """Return the steps that create or change the tables as declared. Changes impossible in Cassandra become refusals."""
     steps = []
     for table in cassandra.tables(pipeline):
         place = f"{table.keyspace}.{table.name}"
@@ -79,17 +79,19 @@ def _existing(session: Session, table: cassandra.Table) -> cassandra.Table | Non
 
 
 def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
-    """Return the steps that withdraw what is not declared of a role's rights on data and give what is missing."""
+    """Return the steps that revoke a role's undeclared rights on data and grant the missing ones."""
     rows = session.execute("SELECT resource, permissions FROM system_auth.role_permissions WHERE role = %s", (role,))
-    there = {(row.resource, name) for row in rows for name in row.permissions or () if row.resource.startswith("data")}
+    existing = {
+        (row.resource, name) for row in rows for name in row.permissions or () if row.resource.startswith("data")
+    }
     wanted = {(grant.resource, grant.permission): grant for grant in cassandra.grants(pipeline)}
     steps = []
-    for resource, permission in sorted(there - wanted.keys()):
+    for resource, permission in sorted(existing - wanted.keys()):
         change = Change(pipeline.name, RIGHT["remove"], cassandra.resource_name(resource), "remove", permission)
         statement = cassandra.revoke(role, permission, resource)
         steps.append(Step(change, partial(_execute, session, [statement])))
     for key, grant in wanted.items():
-        if key not in there:
+        if key not in existing:
             change = Change(
                 pipeline.name, RIGHT["add"], cassandra.resource_name(grant.resource), "add", grant.permission
             )
@@ -98,7 +100,7 @@ def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
 
 
 def has_role(session: Session, role: str) -> bool:
-    """Return whether a role is there."""
+    """Return whether a role exists."""
     return session.execute("SELECT role FROM system_auth.roles WHERE role = %s", (role,)).one() is not None
 
 
@@ -108,12 +110,12 @@ def role(session: Session, name: str) -> Any | None:  # noqa: ANN401 - a row
 
 
 def drop_role(session: Session, name: str) -> None:
-    """Remove a role with its rights, if it is there."""
+    """Remove a role with its rights, if it exists."""
     session.execute(f"DROP ROLE IF EXISTS {cassandra.quoted(name)}")
 
 
 def set_role(session: Session, role: str, password: str, *, known: bool) -> None:
-    """Make the role; a password that its binding already has is not set again (Cassandra allows one change in 5 s)."""
+    """Create the role. A password already in its binding is not set again (Cassandra allows one change in 5 s)."""
     if not has_role(session, role):
         session.execute(f'CREATE ROLE IF NOT EXISTS "{role}" WITH PASSWORD = %s AND LOGIN = true', (password,))
     elif not known:

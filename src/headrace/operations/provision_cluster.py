@@ -1,11 +1,11 @@
 """Provision all pipelines from inside the cluster: `python -m ...provision_cluster`, a Job of the Airflow chart.
 
-The logins were made by the bootstrap Job and are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS: they
-are given to Kafka and Cassandra here. A password that was rotated since is set anew. HEADRACE_PRODUCERS is the declared
-producers as JSON, name -> {topics}; their logins lie beside the others, and the users of those that were dropped.
-HEADRACE_CONSENT is a JSON list of topics that may lose data or be adopted (`provision.consent` of the chart), HEADRACE_RETIRE a
-list of pipelines whose files are gone and whose users and rights go (`provision.retire`). What is refused ends the Job at once,
-with exit code 3: another try would be refused too.
+The bootstrap Job has created the logins. They are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS, and are
+set in Kafka and Cassandra here. A password that was rotated since is set again. HEADRACE_PRODUCERS lists the declared
+producers as JSON, name -> {topics}; the mount also has their logins, and the users of removed producers.
+HEADRACE_CONSENT is a JSON list of topics that may lose data or be adopted (`provision.consent` of the chart).
+HEADRACE_RETIRE is a list of pipelines whose files are gone and whose users and rights are removed (`provision.retire`).
+A refusal ends the Job at once with exit code 3: another try would be refused too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headrace.operations.provision_retire import remote, require_retired
 
 _PATIENCE_SECONDS = 300.0  # Kafka and Cassandra start at the same time as this Job
 _POLL_SECONDS = 5
-REFUSED = 3  # exit code of a refusal, after which the Job is not tried again
+REFUSED = 3  # exit code of a refusal, after which the Job is not retried
 
 
 def run(
@@ -44,10 +44,10 @@ def run(
     consented: Collection[str] = (),
     retired: Sequence[str] = (),
 ) -> list[Change]:
-    """Provision and return what changed. Raises HeadraceError where something stays unreachable or cannot be changed."""
-    told = deployment.load()
-    make_event_log_folder(told.drivers.conf)
-    described = told.folder()
+    """Provision and return the changes. Raises HeadraceError if a system stays unreachable or a change is impossible."""
+    deployed = deployment.load()
+    make_event_log_folder(deployed.drivers.conf)
+    described = deployed.folder()
     wanted = [described.startable(name) for name in names_of_pipelines or (*described.pipelines, *described.broken)]
     for name in retired:
         require_retired(name, {*described.pipelines, *described.broken})
@@ -74,24 +74,24 @@ def run(
 
 
 def dropped(logins: Path, producers: Iterable[str]) -> list[str]:
-    """Return the users of producers that had a login here once and are declared no more."""
+    """Return the users of producers that had a login here and are no longer declared."""
     known = {path.read_text() for path in logins.glob("*.kafka.username")}
     return sorted(filter(names.is_producer, known - set(map(names.producer, producers))))
 
 
 def make_event_log_folder(conf: Mapping[str, str]) -> None:
-    """Make the folder of the drivers' event logs, if they write any: without it Spark would not start at all."""
+    """Create the folder of the drivers' event logs, if they write any: Spark does not start without it."""
     place = conf.get("spark.eventLog.dir", "")
     if conf.get("spark.eventLog.enabled") == "true" and place.startswith("file:/"):
         Path(place.removeprefix("file:")).mkdir(parents=True, exist_ok=True)
 
 
 def _rotated(admin: Path, pipeline: str, password: str) -> list[Change]:
-    """Set the role's password where the mounted one does not log in: provisioning leaves one that is known alone."""
+    """Set the role's password if the mounted one does not log in, because provisioning does not change known passwords."""
     role = names.principal(pipeline)
-    own: CassandraBinding = replace(bindings.read_cassandra(admin), username=role, password=password)
+    login: CassandraBinding = replace(bindings.read_cassandra(admin), username=role, password=password)
     try:
-        with log_in(own):
+        with log_in(login):
             return []
     except NoHostAvailable:
         pass
@@ -103,16 +103,16 @@ def _rotated(admin: Path, pipeline: str, password: str) -> list[Change]:
 def _consent(topics: Sequence[str]) -> str:
     names_of_topics = ", ".join(f'"{name}"' for name in topics)
     return (
-        f"If that is intended: apply again with `provision_consent = [{names_of_topics}]` in Terraform "
+        f"If that is intended, apply again with `provision_consent = [{names_of_topics}]` in Terraform "
         f"(`provision.consent` of chart airflow: `--set 'provision.consent={{{','.join(topics)}}}'`)."
     )
 
 
 def main() -> int:
-    """Provision as soon as both systems answer; print what changed, no secret."""
+    """Provision as soon as both systems answer; print what changed, without secrets."""
     admin = deployment.load().bindings
     logins = Path(os.environ["HEADRACE_LOGINS"])
-    producers = {name: each["topics"] for name, each in json.loads(os.environ.get("HEADRACE_PRODUCERS", "{}")).items()}
+    producers = {name: spec["topics"] for name, spec in json.loads(os.environ.get("HEADRACE_PRODUCERS", "{}")).items()}
     consented, retired = (json.loads(os.environ.get(name, "[]")) for name in ("HEADRACE_CONSENT", "HEADRACE_RETIRE"))
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -134,7 +134,7 @@ def main() -> int:
         except HeadraceError as refusal:
             if time.monotonic() > deadline:
                 raise
-            sys.stdout.write(f"not yet: {refusal}\n")
+            sys.stdout.write(f"not ready yet: {refusal}\n")
             time.sleep(_POLL_SECONDS)
     for change in changes:
         sys.stdout.write(f"{change.pipeline}: {change}\n")

@@ -1,4 +1,4 @@
-"""What Kafka has and what a pipeline declares: topics, their settings, rights. Looks first; steps change."""
+"""Compare Kafka with a pipeline's declaration: topics, their settings, rights. Returns steps that change it."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ from headrace.operations.provision_plan import RIGHT, Action, Change, Step
 
 TIMEOUT_SECONDS = 30
 SCRAM_ITERATIONS = 4096
-ADOPTED = "it was not made by Headrace, whose settings it gets"
+ADOPTED = "it was not created by Headrace, whose settings it gets"
 
 
 def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[Step]:
-    """Return the steps that make the topics as declared.
+    """Return the steps that create or change the topics as declared.
 
-    A topic is ours if the pipeline's user has a right on it, which provisioning gives to nobody else's, or if all its
-    settings are ours already.
+    A topic is ours if the pipeline's user has a right on it, which provisioning grants to no other user, or if all its
+    settings already match.
     """
     wanted = kafka.topics(pipeline, replication_factor)
-    there = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
-    missing = [topic for topic in wanted if topic.name not in there]
-    present = [topic for topic in wanted if topic.name in there]
+    existing = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+    missing = [topic for topic in wanted if topic.name not in existing]
+    present = [topic for topic in wanted if topic.name in existing]
     settings = _settings(admin, [topic.name for topic in present])
     known = {acl.name for acl in acls_of(admin, names.principal(pipeline.name)) if acl.restype == ResourceType.TOPIC}
     steps = [_created(admin, pipeline.name, topic, replication_factor) for topic in missing]
     for topic in present:
-        partitions = there[topic.name].partitions
-        copies = min((len(each.replicas) for each in partitions.values()), default=replication_factor)
+        partitions = existing[topic.name].partitions
+        copies = min((len(difference.replicas) for difference in partitions.values()), default=replication_factor)
         differences = kafka.differences(topic, settings[topic.name], len(partitions), copies)
-        if topic.name not in known and any(each.setting != kafka.PARTITIONS for each in differences):
+        if topic.name not in known and any(difference.setting != kafka.PARTITIONS for difference in differences):
             adopted = Change(pipeline.name, "topic", topic.name, "change", "adopt", ADOPTED)
             steps.append(Step(adopted, lambda: None))
-        steps += [_altered(admin, pipeline.name, topic.name, each) for each in differences]
+        steps += [_altered(admin, pipeline.name, topic.name, difference) for difference in differences]
     return steps
 
 
@@ -90,10 +90,10 @@ def _altered(admin: AdminClient, pipeline: str, topic: str, difference: kafka.Di
 def _settings(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
     if not topics:
         return {}
-    found = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics])
+    descriptions = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics])
     return {
         resource.name: {name: entry.value for name, entry in future.result(TIMEOUT_SECONDS).items()}
-        for resource, future in found.items()
+        for resource, future in descriptions.items()
     }
 
 
@@ -106,11 +106,13 @@ def acls_of(admin: AdminClient, user: str) -> set[AclBinding]:
 
 
 def right_steps(admin: AdminClient, owner: str, user: str, wanted: Iterable[kafka.Acl]) -> list[Step]:
-    """Return the steps that withdraw what is not wanted of a user's rights and give what is missing; `owner` for the words."""
-    there, rules = acls_of(admin, user), set(map(_binding, wanted))
+    """Return the steps that revoke a user's unwanted rights and grant the missing ones; `owner` is used in messages."""
+    existing, rules = acls_of(admin, user), set(map(_binding, wanted))
     return [
-        *_right_steps(owner, "remove", there - rules, lambda acls: wait(admin.delete_acls(list(map(_exactly, acls))))),
-        *_right_steps(owner, "add", rules - there, lambda acls: wait(admin.create_acls(acls))),
+        *_right_steps(
+            owner, "remove", existing - rules, lambda acls: wait(admin.delete_acls(list(map(_exactly, acls))))
+        ),
+        *_right_steps(owner, "add", rules - existing, lambda acls: wait(admin.create_acls(acls))),
     ]
 
 
@@ -125,16 +127,16 @@ def _right_steps(owner: str, action: Action, acls: Iterable[AclBinding], act: An
 
 
 def set_user(admin: AdminClient, user: str, password: str) -> None:
-    """Make a SCRAM user, or give it this password."""
+    """Create a SCRAM user, or set its password."""
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
     wait(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())]))
 
 
 def has_user(admin: AdminClient, user: str) -> bool:
-    """Return whether a SCRAM user is there."""
-    found = admin.describe_user_scram_credentials([user])
+    """Return whether a SCRAM user exists."""
+    credentials = admin.describe_user_scram_credentials([user])
     try:
-        return bool(found[user].result(TIMEOUT_SECONDS).scram_credential_infos)
+        return bool(credentials[user].result(TIMEOUT_SECONDS).scram_credential_infos)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.RESOURCE_NOT_FOUND:
             raise
@@ -142,7 +144,7 @@ def has_user(admin: AdminClient, user: str) -> bool:
 
 
 def drop_user(admin: AdminClient, user: str) -> None:
-    """Remove a SCRAM user, if it is there."""
+    """Remove a SCRAM user, if it exists."""
     try:
         wait(admin.alter_user_scram_credentials([UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512)]))
     except KafkaException as error:
@@ -163,13 +165,13 @@ def _binding(acl: kafka.Acl) -> AclBinding:
 
 
 def _exactly(acl: AclBinding) -> AclBindingFilter:
-    """Return the filter that finds one rule and no other."""
+    """Return the filter that matches exactly one rule."""
     return AclBindingFilter(
         acl.restype, acl.name, acl.resource_pattern_type, acl.principal, acl.host, acl.operation, acl.permission_type
     )
 
 
 def wait(futures: Mapping[Any, Any]) -> None:
-    """Wait for all answers. Raises KafkaException for the first that is an error."""
+    """Wait for all answers. Raises KafkaException for the first error."""
     for future in futures.values():
         future.result(TIMEOUT_SECONDS)

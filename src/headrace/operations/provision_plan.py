@@ -1,6 +1,6 @@
-"""What provisioning would do: each change with the step that carries it out, what it may lose, and whether that was consented to.
+"""A provisioning plan: each change with the step that carries it out, what it may lose, and whether there is consent.
 
-A plan is made by looking alone. Nothing is carried out before all of it is either harmless or consented to (ADR 0035).
+Planning only reads. Nothing is carried out until all of the plan is either harmless or consented to (ADR 0035).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from headrace.errors import HeadraceError
 
 Action = Literal["add", "change", "remove"]
 SIGNS: dict[Action, str] = {"add": "+", "change": "~", "remove": "-"}
-RIGHT: dict[Action, str] = {"add": "right", "remove": "right taken"}
+RIGHT: dict[Action, str] = {"add": "right", "remove": "right revoked"}
 
 
 class RefusedError(HeadraceError):
-    """Provisioning that must not or cannot be carried out: trying again would change nothing."""
+    """Provisioning that must not or cannot be carried out; trying again does not help."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to make, change or remove: for which pipeline (or producer), what kind (topic, table, right ...), its name.
+    """One object to create, change or remove: for which pipeline (or producer), its kind (topic, table, right ...), its name.
 
-    `detail` says what differs. `risk` says what may be lost: the change needs consent. `refusal` says why it cannot be done.
+    `detail` says what differs. `risk` says what may be lost: the change needs consent. `refusal` says why it is impossible.
     """
 
     pipeline: str
@@ -47,7 +47,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """What carries a change out. Without a change it is done each time and never told: it makes what is there so again."""
+    """Carries a change out. Without a change it runs each time and is not reported: it re-applies the existing state."""
 
     change: Change | None
     apply: Callable[[], None]
@@ -55,26 +55,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order in which they are carried out. `retires` is the pipeline that they retire, if it is that plan."""
+    """Steps in order of execution. `retires` is the pipeline that the plan retires, if it is such a plan."""
 
     steps: Sequence[Step]
     retires: str = ""
 
     @property
     def changes(self) -> list[Change]:
-        """Return what would change, in order; empty where everything is as declared."""
+        """Return the changes, in order; empty if everything is as declared."""
         return [step.change for step in self.steps if step.change]
 
     def needing_consent(self, consented: Collection[str] = ()) -> list[Change]:
-        """Return the changes that may lose something and whose name is not among the consented ones."""
+        """Return the changes that may lose something and have no consent."""
         return [change for change in self.changes if change.risk and (self.retires or change.name) not in consented]
 
     def carry_out(self, consented: Collection[str] = ()) -> list[Change]:
-        """Carry all steps out and return the changes. Raises RefusedError, before the first step, where it must not."""
+        """Carry all steps out and return the changes. Raises RefusedError, before the first step, if that is not allowed."""
         if impossible := [change.refusal for change in self.changes if change.refusal]:
             raise RefusedError(" ".join(impossible))
         if asking := self.needing_consent(consented):
-            reasons = "; ".join(f"{each.kind} {each.name}: {each.detail} {each.risk}".strip() for each in asking)
+            reasons = "; ".join(f"{item.kind} {item.name}: {item.detail} {item.risk}".strip() for item in asking)
             lost = f"{self.retires} would lose its logins" if self.retires else "data may be lost"
             raise ConsentNeededError(f"Nothing was changed, because {lost}: {reasons}.", asking, self.retires)
         for step in self.steps:
@@ -83,7 +83,7 @@ class Plan:
 
 
 class ConsentNeededError(RefusedError):
-    """A plan that may lose data and that nobody consented to. `message` says what; the error's text adds the command."""
+    """A plan that may lose data without consent. `message` says what; the error's text adds the command."""
 
     def __init__(self, message: str, changes: Sequence[Change], retires: str = "") -> None:
         self.message, self.names = message, sorted({change.name for change in changes})
@@ -100,34 +100,34 @@ def consent_command(changes: Sequence[Change], retires: str = "") -> str:
 
 
 def check_consents(consented: Collection[str], known: Collection[str]) -> None:
-    """Raise HeadraceError for consent to what no pipeline declares."""
+    """Raise HeadraceError for consent to a name that no pipeline declares."""
     for name in consented:
         if name not in known:
-            raise HeadraceError(f"No pipeline declares {name!r} to consent to: {choices(name, sorted(known))}.")
+            raise HeadraceError(f"Unknown name in --consent: {name!r}; {choices(name, sorted(known))}.")
 
 
 def lines(plan: Plan, consented: Collection[str] = ()) -> list[str]:
-    """Return the plan as text: the changes of each pipeline, their count, and the command that consents where one is needed."""
+    """Return the plan as text: the changes of each pipeline, their count, and the command that consents if needed."""
     shown: list[str] = []
     for pipeline in dict.fromkeys(change.pipeline for change in plan.changes):
-        shown += [f"{pipeline}:", *(f"  {each}" for each in plan.changes if each.pipeline == pipeline)]
+        shown += [f"{pipeline}:", *(f"  {item}" for item in plan.changes if item.pipeline == pipeline)]
     counts = counted(plan)
     shown.append(f"Plan: {counts['add']} to add, {counts['change']} to change, {counts['remove']} to remove.")
     impossible = sum(bool(change.refusal) for change in plan.changes)
     if impossible:
-        shown.append(f"Cannot be done: {impossible}. Correct the pipeline files first.")
+        shown.append(f"Impossible: {impossible}. Correct the pipeline files first.")
     elif asking := plan.needing_consent(consented):
         shown.append(f"Need consent: {len(asking)}. If that is intended: `{consent_command(asking, plan.retires)}`.")
     return shown
 
 
 def counted(plan: Plan) -> dict[str, int]:
-    """Return how many changes there are of each action."""
+    """Return the number of changes of each action."""
     return {action: sum(change.action == action for change in plan.changes) for action in SIGNS}
 
 
 def as_json(plan: Plan, consented: Collection[str] = ()) -> dict[str, object]:
-    """Return the plan as plain JSON values. `command` is empty where nothing needs consent."""
+    """Return the plan as plain JSON values. `command` is empty if nothing needs consent."""
     asking = plan.needing_consent(consented)
     return {
         "changes": [change.to_json_dict() for change in plan.changes],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from cassandra.cluster import Session
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -23,31 +23,34 @@ Rows = list[dict[str, Any]]
 
 def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: int = 2) -> dict[str, Rows]:
     """Return up to `limit` rows of each sink and dead-letter topic, read with the bindings at `root`."""
-    found: dict[str, Rows] = {}
+    rows_by_sink: dict[str, Rows] = {}
     with cassandra_session(root) as session:
         for pipeline in pipelines:
             for name, query in pipeline.queries.items():
                 for sink in query.sinks:
-                    if isinstance(sink, CassandraSink):
-                        keyspace, table = cassandra_table(pipeline.name, name, sink)
-                        key = {*sink.partition_key, *sink.clustering_key}
-                        rows = _table(session, keyspace, table, list(query.columns), key)
-                        found[f"table {keyspace}.{table}"] = rows[:limit]
-                    elif isinstance(sink, KafkaSink):
-                        found[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
-                    elif isinstance(sink, FilesSink):
-                        found[f"files {pipeline.name}/{name}"] = _files(storage, pipeline.name, name, limit)
+                    match sink:
+                        case CassandraSink():
+                            keyspace, table = cassandra_table(pipeline.name, name, sink)
+                            key = {*sink.partition_key, *sink.clustering_key}
+                            rows = _table(session, keyspace, table, list(query.columns), key)
+                            rows_by_sink[f"table {keyspace}.{table}"] = rows[:limit]
+                        case KafkaSink():
+                            rows_by_sink[f"topic {sink.topic}"] = _topic(root, sink.topic, limit)
+                        case FilesSink():
+                            rows_by_sink[f"files {pipeline.name}/{name}"] = _files(storage, pipeline.name, name, limit)
+                        case _:
+                            assert_never(sink)
             for topic in pipeline.sources:
-                found[f"topic {dead_letter_topic(topic)}"] = _topic(root, dead_letter_topic(topic), limit)
-    return found
+                rows_by_sink[f"topic {dead_letter_topic(topic)}"] = _topic(root, dead_letter_topic(topic), limit)
+    return rows_by_sink
 
 
 def _table(session: Session, keyspace: str, table: str, columns: list[str], key: set[str]) -> Rows:
-    """Return rows that a stream wrote: something beside the key is there."""
+    """Return rows that a stream wrote: some column besides the key has a value."""
     names = ", ".join(f'"{name}"' for name in columns)
     rows = session.execute(f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200")  # noqa: S608 - quoted names
-    found = [row._asdict() for row in rows]
-    return [row for row in found if any(value is not None for name, value in row.items() if name not in key)]
+    dicts = [row._asdict() for row in rows]
+    return [row for row in dicts if any(value is not None for name, value in row.items() if name not in key)]
 
 
 def _topic(root: Path, topic: str, limit: int) -> Rows:

@@ -23,7 +23,7 @@ from headrace.operations import intent
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
-from headrace.operations.intent import Intent
+from headrace.operations.intent import DesiredState
 
 WARN_BELOW = 0.25  # of the retention
 TIMEOUT_SECONDS = 15.0
@@ -100,10 +100,10 @@ def kept_of(settings: Mapping[str, str]) -> Kept:
     return Kept(timedelta(milliseconds=milliseconds) if bounded else FOR_EVER, None if size < 0 else size)
 
 
-def is_retired(wanted: Intent, kept: Mapping[str, Kept], now_ms: int) -> bool:
+def is_retired(desired: DesiredState, kept: Mapping[str, Kept], now_ms: int) -> bool:
     """Return whether a pipeline is stopped, and has been for longer than each of its topics keeps a record."""
-    stopped = timedelta(milliseconds=now_ms - wanted.at_ms)
-    return wanted.want == "STOPPED" and wanted.at_ms > 0 and all(stopped > each.time for each in kept.values())
+    stopped = timedelta(milliseconds=now_ms - desired.at_ms)
+    return desired.want == "STOPPED" and desired.at_ms > 0 and all(stopped > each.time for each in kept.values())
 
 
 def require_kept(told: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""What all DAGs share: owner, closed tags, retries and timeouts, form fields, and the words of their documentation.
+"""Shared by all DAGs: owner, closed list of tags, retries and timeouts, form fields, and their documentation template.
 
-Imported by DAG files at every parse: nothing heavy is imported here but `airflow.sdk`, and nothing is read but names.
+DAG files import this at every parse: it imports nothing heavy except `airflow.sdk`, and reads nothing except names.
 """
 
 from __future__ import annotations
@@ -38,47 +38,47 @@ from headrace.operations.pools import BATCH_POOL
 
 OWNER = "platform"
 OWNER_LINKS = {OWNER: os.environ.get("HEADRACE_OWNER_LINK") or "mailto:root@localhost"}
-"""Where the owner's name leads in the UI: a page or an address of the team that has this deployment."""
+"""The link of the owner's name in the UI: a page or an address of the team that runs this deployment."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
-"""For schedules by interval only. A cron schedule has none: with one, all of them run at once on a new deployment."""
+"""For interval schedules only. Cron schedules have none: with one, all would run at once on a new deployment."""
 
 TAGS = {
     "layer": ("speed", "batch", "serving", "operations"),
     "system": ("spark", "kafka", "cassandra", "lake", "checkpoints", "quality"),
     "impact": ("reads", "writes", "destructive"),
 }
-"""The closed list: every DAG has exactly one layer and one impact, and the systems that it touches."""
+"""The closed list: every DAG has exactly one layer and one impact, and the systems that it uses."""
 
 SPARK_CONNECTION = "spark_batch"
 DAY_OR_NOTHING = r"^(\d{4}-\d{2}-\d{2})?$"
 CONNECTIONS = (SPARK_CONNECTION,)
-"""The connections that tasks use: every deployment declares each of them (locally `headrace up`, else the chart)."""
+"""The connections used by tasks: every deployment declares each of them (locally `headrace up`, else the chart)."""
 
 AFTER_ALL = "all_done_min_one_success"
-"""The trigger rule of a task that gathers what mapped tasks did: one that failed does not hide the others. Its direct
-upstream has the plan too, so that it does not run where nothing was planned."""
+"""The trigger rule of a task that collects the results of mapped tasks: a failed one does not hide the others. Its direct
+upstream also includes the plan, so that it does not run if nothing was planned."""
 
 ANSWER_WITHIN = timedelta(hours=12)
-"""How long an approval waits; then it is rejected."""
+"""How long an approval waits before it counts as rejected."""
 
-# A launcher that cannot answer may answer soon; every other sentence of ours says what a person has to do first.
+# A launcher that cannot answer may answer soon; any other message of ours needs human action first.
 _POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(LauncherSilentError, RetryAction.RETRY, timedelta(seconds=20)),
-        RetryRule(HeadraceError, RetryAction.FAIL, reason="the sentence says what to do first"),
+        RetryRule(HeadraceError, RetryAction.FAIL, reason="the message says what to do first"),
     ]
 )
 
 
 def at(cron: str) -> CronTriggerTimetable:
-    """Return a schedule by cron (UTC) whose first run is the next one to come, however long ago the last one was."""
+    """Return a cron schedule (UTC) whose first run is the next future one, however long ago the last one was."""
     return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta())
 
 
 def dag_arguments(
     *, doc: str, tags: Sequence[str], params: dict[str, Param] | None = None, minutes: float = 30
 ) -> dict[str, Any]:
-    """Return the arguments of one DAG: `doc` from `document`, a run of at most `minutes`, one run at a time, no catch-up."""
+    """Return the arguments of one DAG: `doc` from `document`, runs of at most `minutes`, one run at a time, no catch-up."""
     return {
         "catchup": False,
         "max_active_runs": 1,
@@ -105,7 +105,7 @@ def chosen_pipelines(params: dict[str, Any] | None = None) -> list[str]:
 
 
 def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -> BaseOperator:
-    """Return a task that shows what the plan of `planned_by` tells a person, and waits. Nobody's answer is Reject."""
+    """Return a task that shows a text from the plan of `planned_by` and waits for approval. Rejected if nobody responds."""
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
     return ApprovalOperator(
@@ -115,7 +115,7 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
         defaults="Reject",
         response_timeout=ANSWER_WITHIN,
         execution_timeout=None,
-        doc_md="Waits for a person; nobody's answer is Reject.",
+        doc_md="Waits for approval. Rejected if nobody responds within 12 hours.",
     )
 
 
@@ -126,11 +126,11 @@ def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -
     map_index_template="{{ submission['name'] }}",
 )
 def spark_run(submission: dict[str, Any]) -> None:
-    """Run spark-submit for one order until it ends (`spark_runs.submission`), by the provider's operator.
+    """Run spark-submit for one job spec until it ends (`spark_runs.submission`), with the provider's operator.
 
-    An entry with a `fault` could not be ordered: this task fails with it, and those of other pipelines run.
-    Imported here and not at parse: the provider costs 4 s of CPU a file. A missing connection is an error: the hook
-    alone would take master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
+    An entry with a `fault` could not be planned: this task fails with it, and those of other pipelines run.
+    The provider is imported here, not at parse: it costs 4 s of CPU per file. A missing connection is an error, because the
+    hook alone would use master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
     """
     from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 
@@ -141,14 +141,14 @@ def spark_run(submission: dict[str, Any]) -> None:
     try:
         spark_submit.execute(get_current_context())
     except BaseException:
-        spark_submit.on_kill()  # no spark-submit outlives its task: a finite run is repeated as a whole
+        spark_submit.on_kill()  # spark-submit must not outlive its task: a finite run is repeated from the start
         raise
 
 
 def document(purpose: str, *, inputs: str, effects: str, command: str, runbook: str) -> str:
-    """Return a DAG's documentation in Markdown. `runbook` is a page below docs/, `command` the same by command line.
+    """Return a DAG's documentation in Markdown. `runbook` is a page below docs/, `command` the equivalent command line.
 
-    It never ends with ".md": Airflow would take it for the name of a file.
+    It never ends with ".md", because Airflow would take it for a file name.
     """
     return (
         f"{purpose}\n\n**Inputs:** {inputs}\n\n**Side effects:** {effects}\n\n**On the command line:** `{command}`\n\n"
@@ -157,19 +157,19 @@ def document(purpose: str, *, inputs: str, effects: str, command: str, runbook: 
 
 
 def pipeline_names(dag_file: str) -> list[str]:
-    """Return the pipelines of the project that a DAG file belongs to, by their files' names: nothing is loaded."""
+    """Return the pipelines of the project that a DAG file belongs to, from file names only: nothing is loaded."""
     return files.pipeline_names(_pipelines_beside(dag_file))
 
 
 def topics_of(dag_file: str) -> list[str]:
     """Return the source topics of the project that a DAG file belongs to."""
     sources = (content.get("sources") or {} for content in _readable(dag_file).values())
-    return sorted({str((spec or {}).get("topic") or name) for each in sources for name, spec in each.items()})
+    return sorted({str((spec or {}).get("topic") or name) for declared in sources for name, spec in declared.items()})
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """A dimension that is refreshed from a directory, with the name of its DAG and asset, and its schedule (None: by hand)."""
+    """A dimension with a refresh, the name of its DAG and asset, and its schedule (None: manual runs only)."""
 
     name: str
     pipeline: str
@@ -180,26 +180,26 @@ class Refreshed:
 def refreshed_dimensions(dag_file: str) -> list[Refreshed]:
     """Return every dimension that the project's files refresh from a directory.
 
-    Its name is the dimension's; with the pipeline before it where two pipelines have a dimension of that name.
+    The name is the dimension's, prefixed with the pipeline if two pipelines have a dimension of that name.
     """
-    found = [
+    candidates = [
         (pipeline, name, spec["refresh"])
         for pipeline, content in _readable(dag_file).items()
         for name, spec in (content.get("dimensions") or {}).items()
-        if spec.get("refresh") is not None  # `refresh: {}` has every default
+        if spec.get("refresh") is not None  # `refresh: {}` means all defaults
     ]
-    times = Counter(name for _, name, _ in found)
+    times = Counter(name for _, name, _ in candidates)
     return [
         Refreshed(name if times[name] == 1 else f"{pipeline}_{name}", pipeline, name, _schedule(refresh))
-        for pipeline, name, refresh in sorted(found, key=lambda each: each[:2])
+        for pipeline, name, refresh in sorted(candidates, key=lambda candidate: candidate[:2])
     ]
 
 
 def _schedule(refresh: object) -> str | None:
-    """Return a refresh's schedule; None for one that its file's rules refuse: the run that a person starts says why."""
+    """Return a refresh's schedule, or None if it is invalid: a manual run then reports why."""
     default = Refresh.model_fields["schedule"].default
-    told = refresh.get("schedule", default) if isinstance(refresh, dict) else default
-    return told if isinstance(told, str) and not cron_problem(told) else None
+    schedule = refresh.get("schedule", default) if isinstance(refresh, dict) else default
+    return schedule if isinstance(schedule, str) and not cron_problem(schedule) else None
 
 
 def _pipelines_beside(dag_file: str) -> Path:
@@ -207,25 +207,25 @@ def _pipelines_beside(dag_file: str) -> Path:
 
 
 def _readable(dag_file: str) -> dict[str, dict[str, Any]]:
-    """Return the content of the pipeline files by name. One that is broken is left out: its own tasks say why."""
-    found = {}
+    """Return name -> content of the pipeline files. Broken files are left out: their own tasks report why."""
+    contents = {}
     for path in files.pipeline_files(_pipelines_beside(dag_file)):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         if isinstance(content, dict) and all(_is_table(content.get(key)) for key in ("sources", "dimensions")):
-            found[path.stem] = content
-    return found
+            contents[path.stem] = content
+    return contents
 
 
 def _is_table(value: object) -> bool:
     """Return whether a value of a file is absent, or a mapping of mappings."""
-    return value is None or (isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()))
+    return value is None or (isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()))
 
 
 def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Param:
-    """Return a form field that takes any of the pipelines; none chosen is refused when the run begins."""
+    """Return a form field that accepts any of the pipelines; an empty choice is refused when the run begins."""
     return Param(
         list(default),
         type="array",
@@ -237,49 +237,49 @@ def pipelines_param(names: Sequence[str], *, default: Sequence[str] = ()) -> Par
 
 
 def pipeline_param(names: Sequence[str]) -> Param:
-    """Return a form field that takes one pipeline."""
+    """Return a form field that accepts one pipeline."""
     return Param(names[0], type="string", enum=list(names), title="Pipeline")
 
 
 def query_param() -> Param:
-    """Return a form field that takes one query of the form's pipeline."""
+    """Return a form field that accepts one query of the form's pipeline."""
     return Param("", type="string", title="Query", description="Short name, such as tumbling.")
 
 
 def reason_param(default: str) -> Param:
-    """Return a form field for the reason that is kept with the wish and shown wherever the stream is."""
+    """Return a form field for the reason that is recorded with the desired state and shown with the stream."""
     return Param(default, type="string", minLength=3, maxLength=200, title="Reason")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
     """Return the pipelines of a form, each once. Raises HeadraceError if none is chosen."""
     if not names:
-        raise HeadraceError("No pipeline was chosen: trigger the DAG again and choose at least one.")
+        raise HeadraceError("No pipeline was chosen. Trigger the DAG again and choose at least one.")
     return list(dict.fromkeys(names))
 
 
 def request_of(run_id: str | None, pipeline: str) -> str:
-    """Return the name of a start by a run: the same for a task that is tried again. Fit for a Kubernetes label."""
+    """Return the identifier of a start by a run: the same for all tries of a task. Valid as a Kubernetes label."""
     return hashlib.sha256(f"{run_id}/{pipeline}".encode()).hexdigest()[:32]
 
 
 def holder(dag_run: Any) -> dict[str, str]:  # noqa: ANN401 - Airflow's DagRun as a task sees it
-    """Return what names a run among those that write one dimension, and who began it: the same for all tasks and tries of it."""
+    """Return the run's identity as writer of a dimension, and who started it: the same for all its tasks and tries."""
     return {"holder": f"{dag_run.dag_id} {dag_run.run_id}", "by": who(dag_run)}
 
 
 def approver(ti: Any, task_id: str) -> str:  # noqa: ANN401 - Airflow's task instance
-    """Return the name of the person who approved in a task of `approval`. Raises HeadraceError where nobody did."""
+    """Return the name of the person who approved in a task of `approval`. Raises HeadraceError if nobody did."""
     answer = ti.xcom_pull(task_ids=task_id) or {}
     user = answer.get("responded_by_user") or {}
     name = user.get("name") or user.get("id")
     if "Approve" not in answer.get("chosen_options", ()) or not name:
-        raise HeadraceError(f"Nobody approved in the task {task_id}: start the run again and answer there.")
+        raise HeadraceError(f"The task {task_id} was not approved. Start the run again and answer there.")
     return f"{name} (Airflow)"
 
 
 def who(dag_run: object) -> str:
-    """Return who triggered a run (Airflow's DagRun as a task sees it), as the wish records it."""
+    """Return who triggered a run (Airflow's DagRun as a task sees it), as recorded with the desired state."""
     return f"{getattr(dag_run, 'triggering_user_name', None) or getattr(dag_run, 'run_type', 'a run')} (Airflow)"
 
 
@@ -289,5 +289,5 @@ def told(what: str, fraction: float) -> None:
 
 
 def say(text: str) -> None:
-    """Write a sentence into the task's log, on one line."""
+    """Write a text into the task's log, on one line."""
     print(printable(text))  # noqa: T201 - the log of a task is its standard output

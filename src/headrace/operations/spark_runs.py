@@ -6,7 +6,6 @@ options) is its `conf`, everything else goes through the entry point's environme
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ def submission(deployment: Deployment, given: Mapping[str, Any]) -> dict[str, An
     environment = batch_runs.environment(deployment, given["pipeline"])
     # spark-submit and the Python that it starts are those of this installation.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
-    conf = json.loads(environment["HEADRACE_SPARK_CONF"])
+    conf = batch_runs.environment_of(deployment).spark_conf
     return {
         "name": f"{given['duty']}-{given['pipeline']}",
         "application": str(deployment.project / "spark_jobs" / "batch.py"),

@@ -1,21 +1,24 @@
-"""What the streams do, for people and tools: one row a query, from heartbeats, living drivers and the verdicts."""
+"""What the streams do, for people and tools: one row a query, from heartbeats, running drivers and the verdicts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from headrace.contract import names
+from headrace.contract import driver_files, names, records
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.operations import drivers, supervision, supervisor
+from headrace.operations.driver_health import silent_seconds
 from headrace.operations.drivers import Launcher, LauncherSilentError
+from headrace.operations.supervision import Supervision
 from headrace.operations.supervisor_observe import KafkaEnds
 
 DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN", "UNKNOWN"]
-SILENT_AFTER_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class QueryRow:
     what it waits. Rates are in offsets a second over the newest batches.
 
     `verdict` and `reason` are the query's (`supervision`); `wanted` and `restarts_left` the pipeline's. They are empty
-    where no supervisor has looked yet and Kafka was not asked.
+    before the first pass of a supervisor, unless Kafka was asked.
     """
 
     pipeline: str
@@ -77,10 +80,10 @@ class QueryRow:
         rate = self.catch_up_rate
         return None if self.lag is None or rate is None or rate <= 0 else round(self.lag / rate, 1)
 
-    def to_json_dict(self) -> dict[str, Any]:
+    def to_json_dict(self) -> Json:
         """Return the row as plain JSON values."""
-        found = ("running", "catch_up_rate", "caught_up_seconds")
-        return asdict(self) | {name: getattr(self, name) for name in found}
+        computed = ("running", "catch_up_rate", "caught_up_seconds")
+        return records.to_json(self) | {name: getattr(self, name) for name in computed}
 
 
 def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[QueryRow]:
@@ -90,123 +93,129 @@ def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | Non
     they are the last ones that a supervisor wrote.
     """
     ends = KafkaEnds(bindings) if bindings else None
-    found = []
+    result = []
     for pipeline in pipelines:
-        told = (
-            supervisor.describe(supervisor.Scene(launcher, pipeline, ends))
+        judged = (
+            supervisor.describe(supervisor.Context(launcher, pipeline, ends))
             if ends
             else supervision.read(launcher.root, pipeline.name)
         )
-        found += [_with_verdict(row, told) for row in _pipeline_rows(launcher, pipeline)]
-    return found
+        result += _pipeline_rows(launcher, pipeline, judged)
+    return result
 
 
 def strays(launcher: Launcher, pipelines: Collection[str], broken: Mapping[str, str]) -> dict[str, str]:
-    """Return by name why a pipeline cannot be judged: its file does not load, or it is gone while its driver lives.
+    """Return by name why a pipeline cannot be judged: its file does not load, or is gone while its driver runs.
 
     `pipelines` are the names that load, `broken` those that do not, with the reason (`contract.load.Folder`).
     """
-    found = {name: f"its pipeline file does not load: {why}" for name, why in broken.items()}
+    reasons = {name: f"its pipeline file does not load: {why}" for name, why in broken.items()}
     try:
-        living = launcher.running()
-    except LauncherSilentError:  # then each pipeline's own row says so
-        living = []
-    for name in living:
-        if name not in pipelines and name not in found:
-            found[name] = (
+        running = launcher.running()
+    except LauncherSilentError:  # then each pipeline's row says so
+        running = []
+    for name in running:
+        if name not in pipelines and name not in reasons:
+            reasons[name] = (
                 f"its pipeline file is gone and its driver still runs: end it with `headrace stream stop {name}`"
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(reasons.items()))
 
 
 def stray_rows(launcher: Launcher, pipeline: str, reason: str) -> list[QueryRow]:
     """Return one row for each query of the last heartbeat, or one row of the pipeline: UNKNOWN, with the reason."""
-    beat = drivers.heartbeat(launcher.root, pipeline)
-    state, detail = driver_state(launcher, pipeline, beat)
-    known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
-    queries = [name.partition(".")[2] for name in known]
-    rows = [_row(pipeline, name, state, detail, known) for name in queries]
+    heartbeat = driver_files.heartbeat(launcher.root, pipeline)
+    state, detail = driver_state(launcher, pipeline, heartbeat)
+    queries = [entry.query.partition(".")[2] for entry in heartbeat.queries] if heartbeat else []
+    rows = [_row(pipeline, name, state, detail, heartbeat) for name in queries]
     return [
         replace(row, verdict="UNKNOWN", reason=reason)
         for row in rows or [QueryRow(pipeline, pipeline, state, detail=detail)]
     ]
 
 
-def driver_state(launcher: Launcher, pipeline: str, beat: dict[str, Any] | None) -> tuple[DriverState, str]:
-    """Return what a pipeline's driver does, and in words why it is thought so."""
+def driver_state(
+    launcher: Launcher, pipeline: str, heartbeat: Heartbeat | None, moved_ms: int = 0
+) -> tuple[DriverState, str]:
+    """Return what a pipeline's driver does, and in words how that is known.
+
+    `moved_ms` is when the supervisor last observed a batch of it. SILENT follows the rule of the supervisor
+    (`driver_health`), so that state and verdict agree.
+    """
     try:
-        living = launcher.find(pipeline)
+        running = launcher.find(pipeline)
     except LauncherSilentError as silence:
         return "UNKNOWN", str(silence)
-    age = time.time() - beat["at_ms"] / 1000 if beat else None
-    if not living:
-        if beat is None:
+    now_ms = time.time_ns() // 1_000_000
+    if not running:
+        if heartbeat is None:
             return "NEVER RAN", ""
-        if beat["exit"]:
-            return ("STOPPED" if beat["exit"] in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {beat['exit']}"
-        return "DEAD", f"no process; last heartbeat {age:.0f} s ago"
-    beat = drivers.own_beat(beat, living[0])
-    if beat is None or age is None or beat["exit"]:
-        return "STARTING", living[0].where
-    if age > SILENT_AFTER_SECONDS:
-        return "SILENT", f"{living[0].where} runs, but its last heartbeat is {age:.0f} s old"
-    return "RUNNING", f"{living[0].where}, Spark UI {beat.get('ui')}, metrics port {beat.get('metrics_port')}"
+        if heartbeat.exit:
+            return ("STOPPED" if heartbeat.exit in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {heartbeat.exit}"
+        return "DEAD", f"no process; last heartbeat {(now_ms - heartbeat.at_ms) / 1000:.0f} s ago"
+    where = running[0].where
+    heartbeat = drivers.heartbeat_of(heartbeat, running[0])
+    if heartbeat is None or heartbeat.exit:
+        return "STARTING", where
+    silent = silent_seconds(heartbeat, moved_ms, now_ms)
+    if silent is not None:
+        return "SILENT", f"{where} runs, but its last heartbeat is {silent:.0f} s old"
+    return "RUNNING", f"{where}, Spark UI {heartbeat.ui}, metrics port {heartbeat.metrics_port}"
 
 
-def _pipeline_rows(launcher: Launcher, pipeline: Pipeline) -> list[QueryRow]:
-    beat = drivers.heartbeat(launcher.root, pipeline.name)
-    state, detail = driver_state(launcher, pipeline.name, beat)
-    known = {entry["query"]: entry for entry in beat["queries"]} if beat else {}
-    return [_row(pipeline.name, name, state, detail, known) for name in names.query_names(pipeline)]
+def _pipeline_rows(launcher: Launcher, pipeline: Pipeline, judged: Supervision | None) -> list[QueryRow]:
+    heartbeat = driver_files.heartbeat(launcher.root, pipeline.name)
+    moved_ms = judged.memory.moved_ms if judged else 0
+    state, detail = driver_state(launcher, pipeline.name, heartbeat, moved_ms)
+    names_of_queries = names.query_names(pipeline)
+    return [_with_verdict(_row(pipeline.name, name, state, detail, heartbeat), judged) for name in names_of_queries]
 
 
-def _with_verdict(row: QueryRow, told: dict[str, Any] | None) -> QueryRow:
-    query = next((each for each in (told or {}).get("queries", ()) if each["query"] == row.query), None)
-    if told is None or query is None:
+def _with_verdict(row: QueryRow, judged: Supervision | None) -> QueryRow:
+    query = judged.query(row.query) if judged else None
+    if judged is None or query is None:
         return row
     return replace(
         row,
-        verdict=query["verdict"],
-        reason=query["reason"],
-        wanted=told["wanted"],
-        restarts_left=told["restarts_left"],
-        lag=row.lag if query["lag"] is None else query["lag"],
+        verdict=query.verdict,
+        reason=query.reason,
+        wanted=judged.wanted,
+        restarts_left=judged.restarts_left,
+        lag=row.lag if query.lag is None else query.lag,
     )
 
 
-def _row(pipeline: str, name: str, state: DriverState, detail: str, known: dict[str, Any]) -> QueryRow:
+def _row(pipeline: str, name: str, driver: DriverState, detail: str, heartbeat: Heartbeat | None) -> QueryRow:
     query = names.query_name(pipeline, name)
-    entry = known.get(query)
-    if entry is None:
-        return QueryRow(pipeline, query, state, detail=detail)
-    written, work = entry["batch_written_ms"], entry.get("work")
-    running: dict[str, Any] = {}
-    if work and state == "RUNNING":
-        running = {key: work[key] for key in ("tasks", "tasks_done", "waits")} | {
-            "running_batch": entry["running_batch"],
-            "running_seconds": round(max(0.0, time.time() - work["since_ms"] / 1000), 1),
-        }
-    return QueryRow(
+    state = heartbeat.query(query) if heartbeat else None
+    if state is None:
+        return QueryRow(pipeline, query, driver, detail=detail)
+    written_ms = state.batch_written_ms
+    row = QueryRow(
         pipeline,
         query,
-        state,
-        taken_rate=entry.get("taken_rate"),
-        arrival_rate=entry.get("arrival_rate"),
-        **running,
-        batch_age=None if written is None else round(time.time() - written / 1000, 1),
-        detail=entry["error"] or detail,
-        **{
-            key: entry[key]
-            for key in (
-                "generation",
-                "batch",
-                "rows_in",
-                "rows_out",
-                "lag",
-                "batch_duration_ms",
-                "trigger_ms",
-                "watermark_ms",
-                "state_rows",
-            )
-        },
+        driver,
+        generation=state.generation,
+        batch=state.batch,
+        rows_in=state.rows_in,
+        rows_out=state.rows_out,
+        lag=state.lag,
+        batch_age=None if written_ms is None else round(time.time() - written_ms / 1000, 1),
+        batch_duration_ms=state.batch_duration_ms,
+        trigger_ms=state.trigger_ms,
+        watermark_ms=state.watermark_ms,
+        state_rows=state.state_rows,
+        taken_rate=state.taken_rate,
+        arrival_rate=state.arrival_rate,
+        detail=state.error or detail,
+    )
+    if state.work is None or driver != "RUNNING":
+        return row
+    return replace(
+        row,
+        running_batch=state.running_batch,
+        running_seconds=round(max(0.0, time.time() - state.work.since_ms / 1000), 1),
+        tasks=state.work.tasks,
+        tasks_done=state.work.tasks_done,
+        waits=state.work.waits,
     )

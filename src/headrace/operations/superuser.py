@@ -1,7 +1,7 @@
-"""Gives a new Cassandra a superuser of its own and shuts the default one out: `python -m ...superuser`, inside the cluster.
+"""Sets up our own superuser in a new Cassandra and disables the default one: `python -m ...superuser`, inside the cluster.
 
-Every step can be repeated: a break half way is completed by the next run. The default superuser's password is its name;
-it can log in until this has run, by the flows that the network policies list.
+Every step is idempotent: an interrupted run is completed by the next. The default superuser's password equals its name;
+until this has run it can log in, through the flows that the network policies allow.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from headrace.errors import HeadraceError
 from headrace.operations.clients import log_in
 
 _DEFAULT = "cassandra"
-_NOT_YET = (NoHostAvailable, DriverException)  # no listener, a refused password, or a role manager not set up so early
+_NOT_YET = (NoHostAvailable, DriverException)  # no listener, a refused password, or an uninitialised role manager
 _POLL_SECONDS = 2
 
 
 def ensure(binding: CassandraBinding, replicas: int, seconds: float) -> None:
-    """Make the binding's user the one superuser, with `replicas` copies of all roles. Raises HeadraceError after `seconds`."""
+    """Make the binding's user the only superuser, with `replicas` copies of all roles. Raises HeadraceError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not _done(binding, replicas):
         if time.monotonic() > deadline:
             raise HeadraceError(
-                f"Cassandra at {','.join(binding.contact_points)} lets neither {binding.username} nor its first user in within "
-                f"{seconds:.0f} s: see the log of its pods; a volume of an earlier installation has that one's password."
+                f"Cassandra at {','.join(binding.contact_points)} accepted neither {binding.username} nor its first user in "
+                f"{seconds:.0f} s. See the log of its pods. A volume of an earlier installation has that installation's password."
             )
         time.sleep(_POLL_SECONDS)
 
@@ -58,7 +58,7 @@ def _done(binding: CassandraBinding, replicas: int) -> bool:
 
 
 def _shut_out_default(session: Session) -> None:
-    """Take login, rights and the known password from the default role. It is not dropped: the name stays taken."""
+    """Remove login, rights and the known password from the default role. It is not dropped, to reserve its name."""
     row = session.execute("SELECT can_login, is_superuser FROM system_auth.roles WHERE role = %s", (_DEFAULT,)).one()
     if row is None or row.can_login or row.is_superuser:
         session.execute(f"CREATE ROLE IF NOT EXISTS {_DEFAULT}")
@@ -69,7 +69,7 @@ def _shut_out_default(session: Session) -> None:
 def main() -> int:
     """Run with the mounted admin binding; HEADRACE_REPLICAS is the number of copies (1 or 3)."""
     ensure(read_cassandra(binding_root()), int(os.environ.get("HEADRACE_REPLICAS", "1")), 240)
-    sys.stdout.write("the deployment's own superuser logs in, the default one is shut out\n")
+    sys.stdout.write("the deployment's own superuser can log in, the default one is disabled\n")
     return 0
 
 

@@ -1,32 +1,16 @@
-"""What the supervisor says and remembers of a pipeline: `supervision.json` beside its checkpoints, and its shape.
+"""What the supervisor reports and remembers of a pipeline: supervision.json, next to its checkpoints.
 
-The supervisor is the file's only writer (ADR 0012); the Streams page, the command line and the DAGs read it.
-
-    pipeline            name
-    at_ms               when this was written; older than two intervals: nobody supervises
-    verdict, reason     of the pipeline: the gravest of its queries, in words
-    runbook             "docs/runbooks/STALLED.md", or "" for HEALTHY and IDLE
-    wanted, wanted_reason, wanted_by, wanted_at_ms      the operator's wish when this was written
-    driver              null, or {identity, where, started_ms, pending, release} of the (first) living driver
-    queries             [{query: "<pipeline>.<query>", verdict, reason, generation, batch, lag}]; generation and newest
-                        committed batch are the checkpoint's, lag is in offsets against Kafka's ends (null: not known)
-    action              {kind: NOTHING | START | FENCE_AND_START | RESTART | STOP | GIVE_UP, reason, at_ms} of this look
-    last_action         the newest action that was not NOTHING, or null
-    restarts_left       of the budget; restarts: [ms ...] those that are counted now
-    next_start_ms       when the next restart is due while a driver is missed, else 0
-    memory              what only the supervisor reads: the fields of `Memory`
-
-All times are milliseconds since 1970.
+The supervisor is the file's only writer (ADR 0012); the Streams page, the command line and the DAGs read it. The fields are
+those of `Supervision`; all times are milliseconds since 1970.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from headrace.contract import paths, storage
-from headrace.contract.records import known_fields
-from headrace.operations.intent import Intent
+from headrace.contract import paths, records
+from headrace.operations.intent import DesiredState
 
 Verdict = Literal[
     "HEALTHY", "IDLE", "LAGGING", "TOO_MANY_KEYS", "STALLED", "CRASH_LOOP", "MISSING", "DUPLICATE", "UNKNOWN"
@@ -55,32 +39,32 @@ WORKING = frozenset(GRAVITY) - FAULTS
 
 @dataclass(frozen=True)
 class Action:
-    """What a look at a pipeline led to."""
+    """What one pass over a pipeline led to."""
 
-    kind: Kind
-    reason: str
-    at_ms: int
+    kind: Kind = "NOTHING"
+    reason: str = ""
+    at_ms: int = 0
 
 
 @dataclass(frozen=True)
 class Mark:
     """Where a query's checkpoint stood, and since when it has been behind Kafka there (0: it is not behind)."""
 
-    generation: int | None
-    batch: int | None
+    generation: int | None = None
+    batch: int | None = None
     behind_since_ms: int = 0
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one look must know of those before it.
+    """What a pass must know of those before it.
 
-    `driver` is the identity of the driver that lived last, `life` its life, `request` the wish under which it was first
-    seen; `same_end` is the class (an `Exit` name) of the newest end, `same_ends` how many in a row had it. `first_beat_ms`
-    is when its heartbeat was first seen, `moved_ms` when any query was last seen to have committed a batch, `calm_since_ms`
-    since when it has had no fault. A fault that ends in a fence is a `suspect` first: it must be seen twice. `gave_up_ms`
-    keeps a given-up pipeline from a second alarm. `held` has, for each query behind an open transaction, where that begins
-    and since when it was seen there.
+    `driver` is the identity of the driver that ran last, `instance` (JSON key `life`) its instance, `request` the desired
+    state under which it was first observed. `same_end` is the class (an `Exit` name) of the newest end, `same_ends` how many
+    ends in a row had it. `first_beat_ms` is when its heartbeat was first observed, `moved_ms` when any query was last
+    observed to have committed a batch, `calm_since_ms` since when there has been no fault. A fault that leads to a fence is
+    a `suspect` first: two passes must observe it. `gave_up_ms` keeps a given-up pipeline from a second alarm. `held` says,
+    for each query behind an open transaction, where that begins and since when it was observed there.
     """
 
     driver: str = ""
@@ -95,45 +79,99 @@ class Memory:
     suspect: str = ""
     suspect_since_ms: int = 0
     last_action: Action | None = None
-    life: str = ""
+    instance: str = records.key("life", "")
     request: str = ""
     same_end: str = ""
     same_ends: int = 0
     held: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-    def restarts_since(self, wish: Intent) -> tuple[int, ...]:
-        """Return the restarts that count: those after the operator last gave the budget back."""
-        return tuple(at for at in self.restarts if at > wish.budget_reset_ms)
+    def restarts_since(self, desired: DesiredState) -> tuple[int, ...]:
+        """Return the restarts that count: those after the operator last reset the budget."""
+        return tuple(at for at in self.restarts if at > desired.budget_reset_ms)
 
 
-def read(root: str, pipeline: str) -> dict[str, Any] | None:
-    """Return the newest supervision of a pipeline, or None if no supervisor has looked at it yet."""
-    found: dict[str, Any] | None = storage.read_json(paths.supervision(root, pipeline))
-    return found
+@dataclass(frozen=True)
+class DriverSummary:
+    """The (first) driver that runs."""
+
+    identity: str = ""
+    where: str = ""
+    started_ms: int = 0
+    pending: bool = False
+    release: str = ""
 
 
-def write(root: str, pipeline: str, told: dict[str, Any]) -> None:
-    """Replace the supervision of a pipeline. For the supervisor only."""
-    storage.write_json(paths.supervision(root, pipeline), told)
+@dataclass(frozen=True)
+class QueryVerdict:
+    """The verdict on one query, `<pipeline>.<query>`. Generation and batch are the checkpoint's; lag is in offsets.
+
+    `lag` is measured against the ends of Kafka; None: not known.
+    """
+
+    query: str = ""
+    verdict: Verdict = "UNKNOWN"
+    reason: str = ""
+    generation: int | None = None
+    batch: int | None = None
+    lag: int | None = None
 
 
-def memory_of(told: dict[str, Any] | None) -> Memory:
-    """Return the memory in a supervision; an empty one where there is none."""
-    kept = dict((told or {}).get("memory") or {})
-    memory = known_fields(Memory, kept)
-    last = kept.get("last_action")
+@dataclass(frozen=True)
+class Supervision:
+    """supervision.json: the result of one pass.
+
+    `at_ms`: when it was written; older than two intervals means that no supervisor runs. `verdict` and `reason` are those of
+    the gravest query. `runbook` is a page below the project, "" for HEALTHY and IDLE. `wanted*` repeat the desired state.
+    `action` is that of this pass, `last_action` the newest that was not NOTHING. `restarts` are the restarts that count
+    against the budget (times), `restarts_left` what is left of it. `next_start_ms` is when the next restart is due, else 0.
+    Only the supervisor reads `memory`.
+    """
+
+    pipeline: str = ""
+    at_ms: int = 0
+    verdict: Verdict = "UNKNOWN"
+    reason: str = ""
+    runbook: str = ""
+    wanted: str = ""
+    wanted_reason: str = ""
+    wanted_by: str = ""
+    wanted_at_ms: int = 0
+    driver: DriverSummary | None = None
+    queries: tuple[QueryVerdict, ...] = ()
+    action: Action = field(default_factory=Action)
+    last_action: Action | None = None
+    restarts_left: int | None = None
+    restarts: tuple[int, ...] = ()
+    next_start_ms: int = 0
+    memory: Memory = field(default_factory=Memory)
+
+    def query(self, name: str) -> QueryVerdict | None:
+        """Return the verdict on a query by its full name, None if this pass did not judge it."""
+        return next((query for query in self.queries if query.query == name), None)
+
+
+def read(root: str, pipeline: str) -> Supervision | None:
+    """Return the newest supervision of a pipeline, None before the first pass. Raises HeadraceError on a broken file.
+
+    A verdict that only a newer release knows is read as UNKNOWN.
+    """
+    supervision = records.read(Supervision, paths.supervision(root, pipeline))
+    if supervision is None or supervision.verdict in GRAVITY:
+        return supervision
     return replace(
-        memory,
-        marks={query: known_fields(Mark, mark) for query, mark in (kept.get("marks") or {}).items()},
-        restarts=tuple(kept.get("restarts") or ()),
-        held={query: (str(at), int(since)) for query, (at, since) in (kept.get("held") or {}).items()},
-        last_action=known_fields(Action, last) if last else None,
+        supervision, verdict="UNKNOWN", reason=f"{supervision.verdict} (of another release): {supervision.reason}"
     )
 
 
-def memory_json(memory: Memory) -> dict[str, Any]:
-    """Return the memory as plain JSON values."""
-    return asdict(memory) | {"restarts": list(memory.restarts)}
+def write(root: str, pipeline: str, supervision: Supervision) -> None:
+    """Replace the supervision of a pipeline. For the supervisor only."""
+    records.write(paths.supervision(root, pipeline), supervision)
+
+
+def memory(root: str, pipeline: str) -> Memory:
+    """Return what the supervisor remembers of a pipeline; nothing before the first pass."""
+    supervision = read(root, pipeline)
+    return supervision.memory if supervision else Memory()
 
 
 def runbook(verdict: Verdict) -> str:

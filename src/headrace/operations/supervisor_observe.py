@@ -1,6 +1,6 @@
-"""What one look at a pipeline sees: wish, living drivers, heartbeat, last word, checkpoints, Kafka's ends. No JVM.
+"""What one pass observes of a pipeline: desired state, drivers that run, heartbeat, exit record, checkpoints, Kafka's ends.
 
-What does not answer is told in `Observation.unknown` and never guessed.
+No JVM is needed. What does not answer is reported in `Observation.unknown` and never guessed.
 """
 
 from __future__ import annotations
@@ -9,24 +9,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from headrace.contract import generation, names
+from headrace.contract import driver_files, generation, names
 from headrace.contract.bindings import read_kafka
 from headrace.contract.checkpoint import Offsets, initial_offsets, newest_batch, read_batch_range
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import drivers
 from headrace.operations.drivers import Launcher, LauncherSilentError
-from headrace.operations.intent import Intent
+from headrace.operations.intent import DesiredState
 from headrace.operations.verdict import Observation, Position
 
 KAFKA_SECONDS = 5.0
 AWAY_SECONDS = 3.0
-# What a storage, a launcher's machine or a half-written file can raise; anything else is a defect of ours.
+# What a storage, a launcher's machine or a half-written file can raise; anything else is a defect.
 SILENCE = (HeadraceError, OSError, ValueError, KeyError)
 
 Ends = Callable[[Iterable[str]], Offsets]
@@ -60,13 +58,15 @@ class KafkaEnds:
         try:
             return self._ask(list(topics), isolation)
         except (KafkaException, TimeoutError) as error:
-            told = HeadraceError(f"Kafka does not answer ({_words(error)}): see `headrace status`, then `headrace up`.")
-            self._away = time.monotonic() + AWAY_SECONDS, told
-            raise told from error
+            away = HeadraceError(
+                f"Kafka does not answer ({_reason(error)}): see `headrace status`, then `headrace up`."
+            )
+            self._away = time.monotonic() + AWAY_SECONDS, away
+            raise away from error
 
     def _ask(self, topics: list[str], isolation: IsolationLevel) -> Offsets:
         if self._admin is None:
-            # Silent: that Kafka is away is told by the verdict.
+            # It logs nothing: the verdict says that Kafka is away.
             self._admin = AdminClient(read_kafka(self.bindings).client_config())
         known = self._admin.list_topics(timeout=KAFKA_SECONDS).topics
         absent = [topic for topic in topics if topic not in known or known[topic].error]
@@ -80,24 +80,27 @@ class KafkaEnds:
         return ends
 
 
-def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) -> Observation:
-    """Look once. A pipeline that is not wanted to run is asked for living drivers only."""
+def observe(launcher: Launcher, pipeline: Pipeline, desired: DesiredState, ends: Ends) -> Observation:
+    """Observe a pipeline once. If it is not wanted to run, only the launcher is asked."""
     root = launcher.root
     now_ms = time.time_ns() // 1_000_000
     try:
-        living = tuple(launcher.find(pipeline.name))
+        running = tuple(launcher.find(pipeline.name))
     except LauncherSilentError as silence:
-        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say which drivers run: {silence}")
+        return Observation(now_ms, desired, None, unknown=f"the launcher cannot say which drivers run: {silence}")
     except SILENCE as error:
-        return Observation(now_ms, wish, None, unknown=f"the launcher cannot say which drivers run: {error!r}")
-    if wish.want != "RUNNING":
-        return Observation(now_ms, wish, living)
-    unknown, beat, outcome, ended = "", None, None, None
+        return Observation(now_ms, desired, None, unknown=f"the launcher cannot say which drivers run: {error!r}")
+    if desired.want != "RUNNING":
+        return Observation(now_ms, desired, running)
+    unknown, heartbeat, exit_record, launcher_record = "", None, None, None
     positions: Mapping[str, Position] = {}
     try:
-        # After `find`: a driver that is gone has left its word before it went.
-        beat, outcome = drivers.heartbeat(root, pipeline.name), drivers.outcome(root, pipeline.name)
-        ended = None if living else launcher.ended(pipeline.name)
+        # After `find`: a driver that is gone wrote its exit record before it went.
+        heartbeat, exit_record = (
+            driver_files.heartbeat(root, pipeline.name),
+            driver_files.exit_record(root, pipeline.name),
+        )
+        launcher_record = None if running else launcher.ended(pipeline.name)
     except SILENCE as error:
         unknown = f"the checkpoint cannot be read: {error}"
     try:
@@ -106,7 +109,8 @@ def observe(launcher: Launcher, pipeline: Pipeline, wish: Intent, ends: Ends) ->
         positions = positions_of(root, pipeline, committed, written)
     except SILENCE as error:
         unknown = unknown or str(error)
-    return Observation(time.time_ns() // 1_000_000, wish, living, beat, outcome, positions, unknown, ended)
+    now_ms = time.time_ns() // 1_000_000
+    return Observation(now_ms, desired, running, heartbeat, exit_record, positions, unknown, launcher_record)
 
 
 def positions_of(root: str, pipeline: Pipeline, ends: Offsets, written: Offsets | None = None) -> dict[str, Position]:
@@ -121,15 +125,15 @@ def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written:
     topics = _topics(pipeline, query)
     held, held_at = _held(ends, written, topics)
     try:
-        found = generation.current(root, pipeline.name, query)
-        if found is None:
+        current = generation.current(root, pipeline.name, query)
+        if current is None:
             return Position(lag=_lag({}, ends, topics), held=held, held_at=held_at)
-        checkpoint = found.paths(root).checkpoint
+        checkpoint = current.paths(root).checkpoint
         batch = newest_batch(checkpoint)
         taken = initial_offsets(checkpoint) if batch is None else read_batch_range(checkpoint, batch).end
     except SILENCE as error:
         return Position(error=f"its checkpoint cannot be read: {error}")
-    return Position(found.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
+    return Position(current.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
 
 
 def _topics(pipeline: Pipeline, query: str) -> list[str]:
@@ -155,10 +159,10 @@ def _held(ends: Offsets, written: Offsets, topics: Iterable[str]) -> tuple[int, 
         for topic in topics
         for partition, end in sorted(ends[topic].items())
     }
-    found = {place: count for place, count in waiting.items() if count > 0}
-    return sum(found.values()), ", ".join(found)
+    open_places = {place: count for place, count in waiting.items() if count > 0}
+    return sum(open_places.values()), ", ".join(open_places)
 
 
-def _words(error: Exception) -> str:
-    first: Any = error.args[0] if error.args else error
+def _reason(error: Exception) -> str:
+    first = error.args[0] if error.args else error
     return str(first.str()) if hasattr(first, "str") else str(first) or type(error).__name__

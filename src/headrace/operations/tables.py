@@ -1,7 +1,7 @@
-"""Rich tables of what the commands show; each a pure function of rows.
+"""Rich tables for the output of commands; each a pure function of rows.
 
-A cell is shown as it is: `literal` is the one place where a value becomes terminal text, and no markup, emoji code or escape
-sequence in it acts. A cell of several lines is a list of them.
+Cells are shown literally: `literal` is the only place where a value becomes terminal text, and no markup, emoji code or
+escape sequence in it is interpreted. A cell of several lines is a list of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
 _STYLE: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "header_style": "bold", "pad_edge": False}
-WIDE = 130  # columns of a terminal that shows every cell of a query
+WIDE = 130  # width of a terminal that fits every column of a query
 _COLOURS = {
     "RUNNING": "green",
     "STARTING": "yellow",
@@ -40,11 +40,11 @@ _COLOURS = {
 
 
 def queries(rows: Iterable[QueryRow], title: str = "", *, width: int = WIDE) -> Table:
-    """Return one line a query: driver, verdict, generation, batch, rows, lag, ages, watermark; less where it is narrow."""
+    """Return one line per query: driver, verdict, generation, batch, rows, lag, ages, watermark; fewer columns if narrow."""
     table = Table(title=title or None, **_STYLE)
     table.add_column("query", no_wrap=True)
     rows = list(rows)
-    # Where there is room for one of the two: the verdict says more, once a supervisor has looked.
+    # If only one of the two fits: the verdict says more, once a supervisor has run.
     judged = any(row.verdict for row in rows)
     states = {"driver": width >= WIDE or not judged, "verdict": judged}
     for name in states:
@@ -79,7 +79,7 @@ _ONLY_WIDE = {"gen", "batch", "took", "running", "zero lag in", "state", "rows o
 
 
 def verdicts(rows: Sequence[QueryRow]) -> Table:
-    """Return one line a reason: which queries, what is wanted of them, restarts left, why they are judged so."""
+    """Return one line per reason: the queries, their desired state, restarts left, and the reason of the verdict."""
     table = Table(**_STYLE)
     for name in ("query", "verdict", "wanted"):
         table.add_column(name, no_wrap=True)
@@ -93,7 +93,7 @@ def verdicts(rows: Sequence[QueryRow]) -> Table:
 
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table of cells, each shown as `literal` does; headings too, because a query's columns are its user's."""
+    """Return a table whose cells and headings are shown by `literal`; headings too, because a query's columns are user data."""
     table = Table(title=literal(title) if title else None, **_STYLE)
     for column in columns:
         table.add_column(literal(column))
@@ -103,7 +103,7 @@ def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 def literal(cell: object) -> Text:
-    """Return a cell's text: nothing for None, a line each for a list, a Text (a state in its colour) as it is."""
+    """Return a cell's text: empty for None, one line per item of a list, a Text (a coloured state) unchanged."""
     if isinstance(cell, Text):
         return cell
     lines = cell if isinstance(cell, list | tuple) else [] if cell is None else [cell]
@@ -120,10 +120,10 @@ def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
 
 
 def produced(summary: Summary) -> Table:
-    """Return one line a topic: what was sent, what Kafka acknowledged, and at which offsets."""
+    """Return one line per topic: what was sent, what Kafka acknowledged, and at which offsets."""
     title = f"{summary.acknowledged:,} records acknowledged in {summary.elapsed:.1f} s"
     if summary.paced:
-        title += f"; at worst {summary.max_lateness:.1f} s behind the plan"
+        title += f"; at most {summary.max_lateness:.1f} s behind the plan"
     table = Table("topic", title=title, **_STYLE)
     for name in ("sent", "acknowledged", "failed", "bytes"):
         table.add_column(name, justify="right")
@@ -136,35 +136,35 @@ def produced(summary: Summary) -> Table:
 
 
 def odd_rows(odd: OddRows) -> list[str]:
-    """Return what to say of rows that are none of their file's form: how many, what became of them, and the first of them."""
-    said = []
+    """Return the report on malformed rows: how many, what happened to them, and the first few."""
+    lines = []
     if odd.refused:
-        said.append(
-            f"{odd.refused:,} bad rows were sent as they stand; the contract refuses them: headrace dead-letters list"
+        lines.append(
+            f"{odd.refused:,} malformed rows were sent unchanged; the contract refuses them: headrace dead-letters list"
         )
     if odd.left:
-        said.append(f"{odd.left:,} rows were left and not sent.")
+        lines.append(f"{odd.left:,} rows could not be sent and were left out.")
     more = odd.refused + odd.left - len(odd.named)
-    return [*said, *(f"  {named}" for named in odd.named), *([f"  and {more:,} more"] if said and more > 0 else [])]
+    return [*lines, *(f"  {named}" for named in odd.named), *([f"  and {more:,} more"] if lines and more > 0 else [])]
 
 
 def coloured(state: str) -> Text:
-    """Return a state in its colour."""
+    """Return a state as text in its colour."""
     return Text(printable(state), style=_COLOURS.get(state, ""))
 
 
 def number(value: int | None) -> str:
-    """Return a whole number with thousands apart; nothing for None."""
+    """Return an integer with thousands separators; empty for None."""
     return "" if value is None else f"{value:,}"
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration in seconds; nothing for None."""
+    """Return a duration in seconds; empty for None."""
     return "" if value is None else f"{value:.1f} s"
 
 
 def clock(milliseconds: int | None) -> str:
-    """Return a time of day in UTC; nothing for None."""
+    """Return a time of day in UTC; empty for None."""
     return "" if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%H:%M:%S")
 
 

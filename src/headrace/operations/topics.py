@@ -1,4 +1,4 @@
-"""Reads what a topic holds between offsets: no more, and without a group's offsets."""
+"""Reads a topic between given offsets, without committing offsets of a group."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BATCH = 5_000
 
 @contextmanager
 def reader(bindings: Path, topic: str, name: str, *, uncommitted: bool = False) -> Iterator[Consumer]:
-    """Give a consumer that commits nothing; `name` is its group's. Raises HeadraceError for what Kafka refuses it.
+    """Yield a consumer that commits nothing; `name` is its group. Raises HeadraceError if Kafka refuses it.
 
-    `uncommitted`: also the records of open and aborted transactions. That is for finding what we sent ourselves, which is
-    in no transaction but may stand behind an open one.
+    `uncommitted`: include the records of open and aborted transactions, to find records that we sent ourselves: they are in
+    no transaction but may be behind an open one.
     """
     config = read_kafka(bindings).reader_config(f"headrace.{name}") | {"enable.partition.eof": "true"}
     consumer = Consumer(config | ({"isolation.level": "read_uncommitted"} if uncommitted else {}))
@@ -31,9 +31,9 @@ def reader(bindings: Path, topic: str, name: str, *, uncommitted: bool = False) 
         yield consumer
     except KafkaException as error:
         fault = error.args[0]
-        told = fault.str() if isinstance(fault, KafkaError) else str(fault)
+        reason = fault.str() if isinstance(fault, KafkaError) else str(fault)
         raise HeadraceError(
-            f"Kafka does not give {topic} ({told}): see `headrace status`, then `headrace up`."
+            f"Cannot read topic {topic} from Kafka ({reason}). Check `headrace status`, then `headrace up`."
         ) from error
     finally:
         consumer.close()
@@ -42,9 +42,9 @@ def reader(bindings: Path, topic: str, name: str, *, uncommitted: bool = False) 
 def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
     """Yield the records (confluent_kafka Messages) of partition -> (first offset, offset past the last).
 
-    Offsets that hold no record (markers of transactions, aborted or compacted records) are passed over, also where they
-    are the last: the consumer's position counts, not the last record. Raises HeadraceError where Kafka gives nothing for
-    TIMEOUT_SECONDS, KafkaException for what it refuses. The consumer comes from `reader`.
+    Offsets without a record (transaction markers, aborted or compacted records) are skipped, even at the end: the consumer's
+    position counts, not the last record. Raises HeadraceError if Kafka delivers nothing for TIMEOUT_SECONDS, KafkaException
+    if it refuses. The consumer comes from `reader`.
     """
     position = {partition: first for partition, (first, past) in ranges.items() if first < past}
     ends = {partition: ranges[partition][1] for partition in position}
@@ -53,13 +53,13 @@ def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]
     consumer.assign([TopicPartition(topic, partition, first) for partition, first in position.items()])
     heard = time.monotonic()
     while ends:
-        # Kafka's client waits until it has as many as it was asked for: no more than there are.
+        # Kafka's client waits until it has the requested number of records, so never request more than there are.
         left = sum(past - position[partition] for partition, past in ends.items())
         messages = consumer.consume(min(left, BATCH), timeout=POLL_SECONDS)
         heard = time.monotonic() if messages else heard
         if time.monotonic() - heard > TIMEOUT_SECONDS:
             raise HeadraceError(
-                f"Kafka gave no record of {topic} for {TIMEOUT_SECONDS:.0f} s, at {position} of {ends}: see "
+                f"Kafka delivered no record of {topic} for {TIMEOUT_SECONDS:.0f} s, at {position} of {ends}. Check "
                 "`headrace status`."
             )
         for message in messages:
@@ -69,7 +69,9 @@ def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]
                 if past is not None and offset < past:
                     yield message
                 offset += 1
-            elif message.error().code() != KafkaError._PARTITION_EOF:  # which says where the consumer stands
+            elif (
+                message.error().code() != KafkaError._PARTITION_EOF
+            ):  # the end of a partition, which updates the position
                 raise KafkaException(message.error())
             position[partition] = offset
             if past is not None and offset >= past:

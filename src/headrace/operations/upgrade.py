@@ -1,34 +1,39 @@
 """Upgrade a pipeline to another release, or go back, unattended: check, stop, snapshot, start, watch, keep or roll back.
 
 A release is a folder with pipelines/ and spark_jobs/ (local) or an image. Each step is one function that may be repeated
-after a fault; meanwhile the supervisor is held off for a bounded time that a living upgrade renews, so a dead one lets go
-by itself. An operator always wins (ADR 0012): a pipeline that is paused or stopped, before or meanwhile, stays so; such a
-one gets the release without being started.
+after a fault. Meanwhile the supervisor only observes, for a limited time that a running upgrade renews: a crashed one releases
+it automatically. An operator always wins (ADR 0012): a pipeline that is paused or stopped, before or meanwhile, stays so; it
+gets the release without being started.
 
 Both releases run on the same checkpoint: the check before the stop allows only what Spark allows (guide, "Recovery
-semantics after changes in a streaming query"), and batches are replayed exactly. The snapshot is the way back where the
-old release cannot go on from what the new one left.
+semantics after changes in a streaming query"), and batches are replayed exactly. The snapshot is the way back if the old
+release cannot go on from what the new one left.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from headrace.contract import driver_files, records
+from headrace.contract.driver_files import Heartbeat, QueryState
 from headrace.contract.model import Pipeline
+from headrace.contract.records import Json
 from headrace.errors import HeadraceError
 from headrace.operations import drivers, duties, intent
 from headrace.operations.checkpoints import restore, snapshots
-from headrace.operations.drivers import Launcher, Order
-from headrace.operations.intent import Intent
+from headrace.operations.drivers import Launcher, StartSpec
+from headrace.operations.intent import DesiredState
 from headrace.operations.supervisor_observe import SILENCE, KafkaEnds, positions_of
 
 HOLD_SECONDS = 900.0
-"""How long the supervisor is held off by one step: longer than any but `watch`, which renews it; short enough that nobody
-waits for a dead one."""
+"""For how long one step holds the supervisor: longer than any but `watch`, which renews it; short enough that a crashed
+upgrade delays nothing for long."""
+
+SILENT_SECONDS = 60.0
+"""A new release counts as hanging after twice the supervisor's limit: its first batches may be slow, and a roll-back is dear."""
 
 SETTLED_SECONDS = 30.0
 """A query without new records counts as good when it has been active and caught up for so long."""
@@ -36,7 +41,7 @@ SETTLED_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Watched:
-    """What a watch saw: batches a query since the start, and the queries that had nothing to do."""
+    """What a watch observed: batches a query since the start, and the queries that had nothing to do."""
 
     batches: dict[str, int]
     idle: list[str]
@@ -58,35 +63,34 @@ def behind(root: str, pipeline: Pipeline, bindings: Path) -> Behind:
 
     def ask() -> Mapping[str, int | None]:
         try:
-            found = positions_of(root, pipeline, ends(pipeline.sources))
+            positions = positions_of(root, pipeline, ends(pipeline.sources))
         except SILENCE:
             return {}
-        return {query: None if position.error else position.lag for query, position in found.items()}
+        return {query: None if position.error else position.lag for query, position in positions.items()}
 
     return ask
 
 
-def check(launcher: Launcher, pipeline: str, release: str) -> dict[str, Any]:
+def check(launcher: Launcher, pipeline: str, release: str) -> Json:
     """Return the old release and what the check said. Raises HeadraceError with every unsafe change and the way out."""
-    word = launcher.check(pipeline, Order(release=release))
-    if word["changes"]:
-        changes = "; ".join(f"{query}: {', '.join(what)}" for query, what in sorted(word["changes"].items()))
-        queries = " ".join(f"--new-generation {query}" for query in sorted(word["changes"]))
+    result = launcher.check(pipeline, StartSpec(release=release))
+    if result.changes:
+        changes = "; ".join(f"{query}: {', '.join(what)}" for query, what in sorted(result.changes.items()))
+        queries = " ".join(f"--new-generation {query}" for query in sorted(result.changes))
         raise HeadraceError(
             f"{release} cannot take over the checkpoints of {pipeline}: {changes}. Nothing was stopped. Undo the change, "
             f"or migrate: headrace stream restart {pipeline} {queries} --rows keep once the release is the deployment's own."
         )
-    if word["exit"] != "FINISHED":
-        raise HeadraceError(f"{release} cannot run {pipeline}: {word['error']} Nothing was stopped.")
+    if result.exit != "FINISHED":
+        raise HeadraceError(f"{release} cannot run {pipeline}: {result.error} Nothing was stopped.")
     return {"pipeline": pipeline, "from": intent.read(launcher.root, pipeline).release, "to": release}
 
 
-def stop(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
-    """Hold the supervisor off and stop the driver; a running batch may finish."""
+def stop(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
+    """Hold the supervisor and stop the driver; a running batch may finish."""
     del by, release
     intent.hold(launcher.root, pipeline, HOLD_SECONDS)
-    gentle = launcher.stop(pipeline)
-    return {"pipeline": pipeline, "ended": {None: "did not run", True: "stopped", False: "killed"}[gentle]}
+    return {"pipeline": pipeline, "ended": drivers.end_in_words(launcher.stop(pipeline))}
 
 
 def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
@@ -94,22 +98,24 @@ def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
     return snapshots.take_all(launcher.root, pipeline, reason="before an upgrade")
 
 
-def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
-    """Start a release while the supervisor is held off, and wait until its queries run. Raises HeadraceError if not.
+def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
+    """Start a release while the supervisor is held, and wait until its queries run. Raises HeadraceError if not.
 
     Returns what `watch` must find: the driver's identity and release. Where the pipeline is not wanted to run nothing is
     started, and `driver` is None.
     """
     del by
-    wish = intent.hold(launcher.root, pipeline, HOLD_SECONDS)
-    if wish.want != "RUNNING":
-        return {"pipeline": pipeline, "driver": None, "wanted": wish.want, "started": False}
-    living = launcher.find(pipeline)
-    if living and living[0].release != release:
+    desired = intent.hold(launcher.root, pipeline, HOLD_SECONDS)
+    if desired.want != "RUNNING":
+        return {"pipeline": pipeline, "driver": None, "wanted": desired.want, "started": False}
+    running = launcher.find(pipeline)
+    if running and running[0].release != release:
         launcher.stop(pipeline)
-    driver, new = launcher.submit(pipeline, Order(release=release))
+    driver, new = launcher.submit(pipeline, StartSpec(release=release))
     if driver.release != release:
-        raise HeadraceError(f"Somebody else started {pipeline} with {driver.release or 'the deployment'} meanwhile.")
+        raise HeadraceError(
+            f"Another start of {pipeline} with {driver.release or 'the deployment'} came first: upgrade again."
+        )
     return duties.await_queries(launcher, driver, new=new) | {"at_ms": time.time_ns() // 1_000_000}
 
 
@@ -133,29 +139,29 @@ def watch(
     """
     if driver is None:
         return Watched({}, [], 0.0)
-    began, said, held = time.monotonic(), "", -HOLD_SECONDS
-    seen = _Seen(batches, lag)
+    began, reported, held = time.monotonic(), "", -HOLD_SECONDS
+    observed = _Observed(batches, lag)
     while True:
         now = time.monotonic()
         if now - held > HOLD_SECONDS / 3:
             _require_wanted(intent.hold(launcher.root, pipeline, HOLD_SECONDS))
             held = now
-        seen.look(_living_heartbeat(launcher, pipeline, driver)["queries"], now)
-        missing = [name for name, count in seen.done.items() if count < batches and name not in seen.idle]
+        observed.add(_heartbeat_of_running(launcher, pipeline, driver).queries, now)
+        missing = [name for name, count in observed.done.items() if count < batches and name not in observed.idle]
         if not missing:
-            return Watched(seen.done, seen.idle, round(now - began, 1))
-        text = ", ".join(f"{name} {seen.done[name]} of {batches}" for name in missing)
-        if text != said:
+            return Watched(observed.done, observed.idle, round(now - began, 1))
+        text = ", ".join(f"{name} {observed.done[name]} of {batches}" for name in missing)
+        if text != reported:
             report(text)
-            said = text
+            reported = text
         if now - began > seconds:
             raise HeadraceError(f"{pipeline} stalls: after {seconds:.0f} s there are batches of {text}.")
         time.sleep(2)
 
 
 @dataclass
-class _Seen:
-    """What a watch has seen by its last look: batches a query since the first look, and queries with nothing to do."""
+class _Observed:
+    """What a watch has observed so far: batches a query since the first heartbeat, and queries with nothing to do."""
 
     batches: int
     lag: Behind
@@ -164,18 +170,17 @@ class _Seen:
     _first: dict[str, int] = field(default_factory=dict)
     _calm_since: dict[str, float] = field(default_factory=dict)
 
-    def look(self, entries: Sequence[Mapping[str, Any]], now: float) -> None:
-        """Take in the queries of a heartbeat; `now` is of the monotonic clock."""
-        resting = [entry for entry in entries if entry["running_batch"] is None]
-        asked = self.lag() if any(entry["lag"] is None for entry in resting) else {}
-        calm = {
-            entry["query"]
-            for entry in resting
-            if (asked.get(entry["query"].partition(".")[2]) if entry["lag"] is None else entry["lag"]) == 0
+    def add(self, states: Sequence[QueryState], now: float) -> None:
+        """Add the queries of a heartbeat; `now` is of the monotonic clock."""
+        resting = [state for state in states if state.running_batch is None]
+        asked = self.lag() if any(state.lag is None for state in resting) else {}
+        lags = {
+            state.query: asked.get(state.query.partition(".")[2]) if state.lag is None else state.lag
+            for state in resting
         }
-        self._calm_since = {name: self._calm_since.get(name, now) for name in calm}
-        for entry in entries:
-            self.done[entry["query"]] = int(entry["batches"]) - self._first.setdefault(entry["query"], entry["batches"])
+        self._calm_since = {name: self._calm_since.get(name, now) for name, lag in lags.items() if lag == 0}
+        for state in states:
+            self.done[state.query] = state.batches - self._first.setdefault(state.query, state.batches)
         self.idle = [
             name
             for name, since in self._calm_since.items()
@@ -183,8 +188,8 @@ class _Seen:
         ]
 
 
-def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[str, Any]:
-    """Make the new release the one that the supervisor keeps running, and let the supervisor go.
+def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
+    """Make the new release the one that the supervisor keeps running, and release the supervisor.
 
     Raises HeadraceError where another release runs: it was replaced after the watch.
     """
@@ -194,12 +199,12 @@ def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> dict[st
             f"{pipeline} runs {other[0].release or 'the deployment'} ({other[0].where}), not the release."
         )
     reason = f"upgraded to {release or 'the deployment'}"
-    return asdict(intent.run_release(launcher.root, pipeline, by, reason, release))
+    return records.to_json(intent.run_release(launcher.root, pipeline, by, reason, release))
 
 
 def roll_back(
     launcher: Launcher, described: Pipeline, *, by: str, release: str, cut: dict[str, str] | None = None
-) -> dict[str, Any]:
+) -> Json:
     """End whatever runs and start the old release; where it cannot go on from the checkpoint, restore the `cut` first.
 
     `described` is the pipeline as the old release has it. The old release is also what the supervisor keeps running
@@ -213,18 +218,18 @@ def roll_back(
     restored = False
     try:
         try:
-            told = start(launcher, pipeline, by=by, release=release)
+            started = start(launcher, pipeline, by=by, release=release)
         except HeadraceError:
-            word = drivers.outcome(launcher.root, pipeline) or {}
-            if not cut or word.get("exit") not in {"DAMAGED", "REFUSED"}:
+            record = driver_files.exit_record(launcher.root, pipeline)
+            if not cut or record is None or record.exit not in {"DAMAGED", "REFUSED"}:
                 raise
             launcher.stop(pipeline, 0)
             restore.restore_all(launcher, described, cut, by=by, reason=reason)
             restored = True
-            told = start(launcher, pipeline, by=by, release=release)
+            started = start(launcher, pipeline, by=by, release=release)
     finally:
         intent.hold(launcher.root, pipeline, 0)
-    return told | {"restored": restored}
+    return started | {"restored": restored}
 
 
 def run(
@@ -238,8 +243,8 @@ def run(
     seconds: float,
     report: Callable[[str], None],
     lag: Behind = not_known,
-) -> dict[str, Any]:
-    """Carry out a whole upgrade, as the DAG does task by task. Raises HeadraceError after it was refused or rolled back.
+) -> Json:
+    """Carry out a complete upgrade, as the DAG does task by task. Raises HeadraceError after it was refused or rolled back.
 
     A pipeline that is not wanted to run gets the release for its next start; `driver` is None then.
 
@@ -255,7 +260,9 @@ def run(
         cut = snapshot(launcher, described)
         report("start")
         driver = start(launcher, described.name, by=by, release=release)["driver"]
-        seen = watch(launcher, described.name, driver=driver, batches=batches, seconds=seconds, report=report, lag=lag)
+        watched = watch(
+            launcher, described.name, driver=driver, batches=batches, seconds=seconds, report=report, lag=lag
+        )
         keep(launcher, described.name, by=by, release=release)
     except HeadraceError as fault:
         report("roll back")
@@ -265,34 +272,34 @@ def run(
         raise HeadraceError(
             f"{described.name} was rolled back to {plan['from'] or 'the deployment'}, {now}: {fault}"
         ) from fault
-    return plan | asdict(seen) | {"driver": driver}
+    return plan | records.to_json(watched) | {"driver": driver}
 
 
-def _require_wanted(wish: Intent) -> None:
-    if wish.want != "RUNNING":
-        who = f" by {wish.by}" if wish.by else ""
-        raise HeadraceError(f"It was wanted {wish.want}{who} meanwhile ({wish.reason}).")
+def _require_wanted(desired: DesiredState) -> None:
+    if desired.want != "RUNNING":
+        who = f" by {desired.by}" if desired.by else ""
+        raise HeadraceError(f"The desired state became {desired.want}{who} meanwhile ({desired.reason}).")
 
 
-def _living_heartbeat(launcher: Launcher, pipeline: str, identity: str) -> dict[str, Any]:
+def _heartbeat_of_running(launcher: Launcher, pipeline: str, identity: str) -> Heartbeat:
     """Return the heartbeat of the driver of this identity, whose queries all run. Raises HeadraceError if one does not."""
-    living = launcher.find(pipeline)
+    running = launcher.find(pipeline)
     _require_wanted(intent.read(launcher.root, pipeline))
-    if not living:
+    if not running:
         raise HeadraceError(f"The driver of {pipeline} ended: {drivers.last_error(launcher, pipeline)}")
-    if living[0].identity != identity:
-        other = living[0].release or "the deployment"
+    if running[0].identity != identity:
+        other = running[0].release or "the deployment"
         raise HeadraceError(
-            f"The driver of {pipeline} ended and another one runs ({living[0].where}, {other}): "
+            f"The driver of {pipeline} ended and another one runs ({running[0].where}, {other}): "
             f"{drivers.last_error(launcher, pipeline)}"
         )
-    beat = drivers.own_beat(drivers.heartbeat(launcher.root, pipeline), living[0])
-    if beat is None or beat["exit"]:
+    heartbeat = drivers.heartbeat_of(driver_files.heartbeat(launcher.root, pipeline), running[0])
+    if heartbeat is None or heartbeat.exit:
         raise HeadraceError(f"The driver of {pipeline} ended: {drivers.last_error(launcher, pipeline)}")
-    dead = [f"{entry['query']} ({entry['error']})" for entry in beat["queries"] if not entry["active"]]
-    if dead:
-        raise HeadraceError(f"Queries of {pipeline} ended: {', '.join(dead)}")
-    age = time.time() - beat["at_ms"] / 1000
-    if age > 60:
+    ended = [f"{state.query} ({state.error})" for state in heartbeat.queries if not state.active]
+    if ended:
+        raise HeadraceError(f"Queries of {pipeline} ended: {', '.join(ended)}")
+    age = time.time() - heartbeat.at_ms / 1000
+    if age > SILENT_SECONDS:
         raise HeadraceError(f"{pipeline} hangs: its last heartbeat is {age:.0f} s old.")
-    return beat
+    return heartbeat

@@ -1,1 +1,1 @@
-"""What runs inside a Spark driver."""
+"""Code that runs inside a Spark driver."""

@@ -1,12 +1,12 @@
-"""The batch layer's arithmetic: which records Spark dropped as late, and whether batch = speed + late for every key.
+"""Arithmetic of the batch layer: which records Spark dropped as late, and whether batch = speed + late for every key.
 
-Nothing is counted in the stream. The ledger says which batch took an offset and with which watermark, the archive has
-the record; Spark's rule (guide, "Handling Late Data and Watermarking") does the rest. In batch n, with W(n - 1) the
+The stream counts nothing for this. The ledger says which batch read an offset and with which watermark, and the archive
+holds the record; the rest is Spark's rule (guide, "Handling Late Data and Watermarking"). In batch n, with W(n - 1) the
 ledger's `late_watermark_ms` (SPARK-42376: not the watermark of the batch itself):
 - aggregate: a row is dropped from each of its windows whose end <= W(n - 1), and stays in its others;
 - join: a row of either side is dropped if its event time <= W(n - 1).
-Complete mode and aggregates without a watermark drop nothing. W is read, never computed again: a restart forgets what
-each topic had reached, so the watermark of a join can wait longer than the events alone would tell.
+Complete mode and aggregates without a watermark drop nothing. W is read, never recomputed: a restart loses the maximum
+event time of each topic, so the watermark of a join can advance later than the events alone would suggest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headrace.contract.model import Window
 
 _MICROSECOND = timedelta(microseconds=1)
 BATCH, LATE_MARK, ROWS = "_headrace_batch", "_headrace_late_watermark_ms", "_headrace_rows"
-"""Columns that are added to records and rows, beside a user's own of any name."""
+"""Columns added to records and rows; their prefix keeps them apart from user columns."""
 _TAKEN = f"{BATCH} bigint, {LATE_MARK} bigint"
 
 _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
@@ -36,7 +36,7 @@ _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
     """Return accepted archive records (any frame with `source`) with BATCH and LATE_MARK (milliseconds).
 
-    Both are null where no batch of this ledger (one generation of one query) took the record, or not yet.
+    Both are null if no batch of this ledger (one generation of one query) has read the record yet.
     """
     ranges = _ranges(ledger)
 
@@ -48,9 +48,9 @@ def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
 
 
 def late_windows(records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame]) -> DataFrame:
-    """Return the transform's rows over exactly those pairs of record and window that Spark dropped.
+    """Return the transform's rows over exactly those (record, window) pairs that Spark dropped.
 
-    `records` comes from `batch_of`; `transform` is the query's own and gives `window_start`.
+    `records` comes from `batch_of`; `transform` is the query's transform and returns `window_start`.
     """
     return _by_class(records, window, transform, lambda end: end <= F.col(LATE_MARK) * 1000)
 
@@ -63,10 +63,10 @@ def in_time_windows(records: DataFrame, window: Window, transform: Callable[[Dat
 def _by_class(
     records: DataFrame, window: Window, transform: Callable[[DataFrame], DataFrame], keep: Callable[[Column], Column]
 ) -> DataFrame:
-    """Return the transform's rows over the pairs of record and window whose end (microseconds) is to be kept.
+    """Return the transform's rows over the (record, window) pairs for whose window end (microseconds) `keep` is true.
 
-    A record can be late for its first windows only, so windows are taken in classes that do not overlap (one if
-    tumbling, two for 10/5 minutes): inside a class a record has at most one window, and the whole record is late or not.
+    A record can be late only for its first windows, so windows are processed in classes that do not overlap (one if
+    tumbling, two for 10/5 minutes). Inside a class a record has at most one window, so it is either late or not.
     """
     size, slide = window.size // _MICROSECOND, (window.slide or window.size) // _MICROSECOND
     offset = window.offset // _MICROSECOND
@@ -90,30 +90,30 @@ def split_late(records: DataFrame, event_time: str) -> tuple[DataFrame, DataFram
 def late_joined(
     sides: Mapping[str, DataFrame], event_times: Mapping[str, str], transform: Callable[..., DataFrame]
 ) -> DataFrame:
-    """Return what late rows would have changed in a join: its rows with ROWS, how many more (or, below 0, fewer).
+    """Return how late rows would have changed a join: its rows with ROWS, the number of additional (if negative, surplus) ones.
 
-    `sides` are the transform's parameters, from `batch_of`. Fewer: a left row that came out without a partner although
-    a late one was there.
+    `sides` are the transform's parameters, from `batch_of`. Surplus: a left row that was emitted as unmatched although
+    its late partner existed.
     """
     sides = {name: side.where(F.col(BATCH).isNotNull()) for name, side in sides.items()}
     in_time = {name: split_late(side, event_times[name])[0] for name, side in sides.items()}
-    whole, kept = counted(transform(**sides)), counted(transform(**in_time))
-    both = whole.unionByName(kept.withColumn(ROWS, -F.col(ROWS)))
-    columns = [name for name in whole.columns if name != ROWS]
+    complete, kept = counted(transform(**sides)), counted(transform(**in_time))
+    both = complete.unionByName(kept.withColumn(ROWS, -F.col(ROWS)))
+    columns = [name for name in complete.columns if name != ROWS]
     return both.groupBy(*columns).agg(F.sum(ROWS).alias(ROWS)).where(F.col(ROWS) != 0)
 
 
 def counted(frame: DataFrame) -> DataFrame:
-    """Return the distinct rows of a frame with ROWS, how often each is there."""
+    """Return the distinct rows of a frame with ROWS, their number of occurrences."""
     return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias(ROWS))
 
 
 def reconcile(
     batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]
 ) -> DataFrame:
-    """Return the keys for which batch = speed + late does not hold exactly; no row means that all is accounted for.
+    """Return the keys for which batch = speed + late does not hold exactly; no rows means that everything is accounted for.
 
-    In and out as `side_by_side`, of which it keeps the keys that differ.
+    Input and output as in `side_by_side`, restricted to keys that differ.
     """
     return differing(side_by_side(batch, speed, late, keys, values), values)
 
@@ -124,19 +124,19 @@ def side_by_side(
     """Return every key with its sums in all three: keys, then _batch_<value>, _speed_<value>, _late_<value> for each value.
 
     All three have `keys` and the numeric `values` (no floats: their sums depend on order). A key that is absent from
-    one counts as 0 there, a null key equals a null key, and a key that is twice in one counts twice.
+    one counts as 0 there, null keys are equal, and a duplicate key counts twice.
     """
     sides = {"batch": batch, "speed": speed, "late": late}
     parts = [
         frame.select(
             *keys,
             *(
-                (F.col(value) if side == own else F.lit(None)).alias(f"_{side}_{value}")
+                (F.col(value) if side == side_name else F.lit(None)).alias(f"_{side}_{value}")
                 for value in values
                 for side in sides
             ),
         )
-        for own, frame in sides.items()
+        for side_name, frame in sides.items()
     ]
     sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in parts[0].columns if name not in keys]
     return reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*sums)
@@ -151,30 +151,30 @@ def differing(sides: DataFrame, values: Sequence[str], tolerance: Decimal | int 
 
 
 def matched(sides: Mapping[str, DataFrame], keys: Sequence[str], values: Sequence[str]) -> DataFrame:
-    """Return every key with its values on each side: keys, _has_<side>, then _<side>_<value>; of any type.
+    """Return every key with its values on each side: keys, _has_<side>, then _<side>_<value>; values may have any type.
 
-    Each side has `keys`, of which a key stands once, and `values`; where a side lacks a key its values are null.
+    Each side has `keys`, which are unique, and `values`; if a side lacks a key its values are null.
     """
     parts = [
         frame.select(
             *keys,
-            *(F.lit(True if side == own else None).cast("boolean").alias(f"_has_{side}") for side in sides),
+            *(F.lit(True if side == side_name else None).cast("boolean").alias(f"_has_{side}") for side in sides),
             *(
-                (F.col(value) if side == own else F.lit(None).cast(sides[own].schema[value].dataType)).alias(
-                    f"_{side}_{value}"
-                )
+                (
+                    F.col(value) if side == side_name else F.lit(None).cast(sides[side_name].schema[value].dataType)
+                ).alias(f"_{side}_{value}")
                 for side in sides
                 for value in values
             ),
         )
-        for own, frame in sides.items()
+        for side_name, frame in sides.items()
     ]
     kept = [F.max(name).alias(name) for name in parts[0].columns if name not in keys]
     return reduce(DataFrame.unionByName, parts).groupBy(*keys).agg(*kept)
 
 
 def unlike(sides: DataFrame, one: str, other: str, values: Sequence[str], tolerance: Decimal | int = 0) -> DataFrame:
-    """Return the rows of `matched` where two sides do not agree: one lacks the key, or a value differs.
+    """Return the rows of `matched` on which two sides disagree: one lacks the key, or a value differs.
 
     Numbers may differ by the tolerance.
     """
@@ -190,18 +190,18 @@ def unlike(sides: DataFrame, one: str, other: str, values: Sequence[str], tolera
 
 def _ranges(ledger: Sequence[Record]) -> _Ranges:
     """Return for each topic partition the sorted starts, ends, batches and late watermarks of its non-empty ranges."""
-    found: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
+    ranges: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
     for record in ledger:
         for topic, partitions in record["offsets"].items():
             for partition, (start, end) in partitions.items():
                 if end > start:
                     taken = (start, end, record["batch"], record["late_watermark_ms"])
-                    found.setdefault((topic, int(partition)), []).append(taken)
-    return {key: tuple(np.array(sorted(rows), dtype=np.int64).T) for key, rows in found.items()}
+                    ranges.setdefault((topic, int(partition)), []).append(taken)
+    return {key: tuple(np.array(sorted(rows), dtype=np.int64).T) for key, rows in ranges.items()}
 
 
 def _find(topic: pd.Series, partition: pd.Series, offset: pd.Series, ranges: _Ranges) -> pd.DataFrame:
-    """Look up the range of each offset by binary search: a join on ranges would compare each record with each batch."""
+    """Find the range of each offset by binary search; a range join would compare each record with each batch."""
     result = pd.DataFrame({BATCH: None, LATE_MARK: None}, index=offset.index, dtype="Int64")
     for key, rows in offset.groupby([topic, partition]):
         if key in ranges:

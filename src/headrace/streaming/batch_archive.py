@@ -1,7 +1,7 @@
-"""The archive as the batch layer reads it: one fixed snapshot, each record once, the refused ones told apart.
+"""The archive as the batch layer reads it: one fixed snapshot, each record once, refused records separated.
 
-Whether a record counts is what the archive query said when it came (`reason`), not what today's contract would say: a
-record that was refused, repaired and replayed is in the archive twice, and counts once.
+Whether a record counts was decided by the archive query on arrival (`reason`), not by today's contract: a record that
+was refused, repaired and replayed is in the archive twice, and counts once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Ends = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Partition:
-    """What one partition's records in the archive are: [first, end), how many rows, how many distinct offsets."""
+    """Statistics of one partition's records in the archive: [first, end), number of rows, number of distinct offsets."""
 
     first: int
     end: int
@@ -38,16 +38,16 @@ class Partition:
 
     @property
     def gaps(self) -> int:
-        """Return how many offsets between the first and the last are not there: `contract.gaps` says which were lost."""
+        """Return the number of missing offsets between the first and the last; `contract.gaps` says which were lost."""
         return self.end - self.first - self.distinct
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One snapshot of one topic's archive; `snapshot` is None while nothing was archived.
+    """One snapshot of one topic's archive; `snapshot` is None while nothing is archived.
 
-    `reached`: partition -> offset up to which it surely has all that Kafka gave, also where no record is the last
-    (`contract.archived.reached`, asked before the snapshot was taken).
+    `reached` maps each partition to the offset up to which the archive has everything that Kafka delivered, even if the
+    last offsets hold no record (`contract.archived.reached`, read before the snapshot was chosen).
     """
 
     pipeline: str
@@ -58,17 +58,17 @@ class Archive:
 
     @property
     def ends(self) -> dict[str, int]:
-        """Return partition -> offset up to which the archive has all that Kafka gave."""
+        """Return partition -> offset up to which the archive has everything that Kafka delivered."""
         return {str(number): end for number, end in sorted(self._ends.items())}
 
     @cached_property
     def _ends(self) -> dict[int, int]:
-        found = {number: part.end for number, part in self.partitions.items()}
-        return {p: max(found.get(p, 0), self.reached.get(p, 0)) for p in {*found, *self.reached}}
+        ends = {number: part.end for number, part in self.partitions.items()}
+        return {p: max(ends.get(p, 0), self.reached.get(p, 0)) for p in {*ends, *self.reached}}
 
     @property
     def repeats(self) -> int:
-        """Return how many rows are there more than once."""
+        """Return the number of duplicate rows."""
         return sum(part.rows - part.distinct for part in self.partitions.values())
 
     def covers(self, ends: Mapping[str, int]) -> bool:
@@ -77,20 +77,22 @@ class Archive:
 
 
 def covers(reached: Mapping[int, int], ends: Mapping[str, int]) -> bool:
-    """Return whether offsets that were reached lie at or beyond the ends of all partitions."""
+    """Return whether the reached offsets are at or beyond the ends of all partitions."""
     return all(reached.get(int(partition), 0) >= end for partition, end in ends.items())
 
 
 def pin(spark: SparkSession, pipeline: str, topic: str, reached: Mapping[int, int] | None = None) -> Archive:
     """Return the newest snapshot of a topic's archive. Raises HeadraceError if there is no archive table yet.
 
-    `reached` is what `contract.archived.reached` said before.
+    `reached` is the earlier result of `contract.archived.reached`.
     """
     table = names.archive_table(pipeline, topic)
     if not spark.catalog.tableExists(table):
-        raise HeadraceError(f"{table} is not there: start the pipeline {pipeline} once, its archive query makes it.")
-    found = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()  # noqa: S608 - a name of ours
-    snapshot = int(found[0]) if found else None
+        raise HeadraceError(
+            f"There is no table {table} yet. Start pipeline {pipeline} once: its archive query creates it."
+        )
+    row = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()  # noqa: S608 - a name of ours
+    snapshot = int(row[0]) if row else None
     if snapshot is None:
         return Archive(pipeline, topic, None, {}, reached or {})
     rows = (
@@ -110,9 +112,9 @@ def pin(spark: SparkSession, pipeline: str, topic: str, reached: Mapping[int, in
 
 
 def losses(spark: SparkSession, archive: Archive, root: str) -> list[Loss]:
-    """Return the records that an archive lacks although Kafka gave them, or that no batch ever read (`contract.gaps`).
+    """Return the records that an archive lacks although Kafka delivered them, or that no batch ever read (`contract.gaps`).
 
-    Costs nothing while there is no gap; else a sort of the archive's offsets and the ledgers of all generations.
+    Costs nothing if there is no gap; otherwise it sorts the archive's offsets and reads the ledgers of all generations.
     """
     parts = archive.partitions
     tails = {p: (parts[p].end if p in parts else 0, end) for p, end in archive.reached.items()}
@@ -129,18 +131,18 @@ def losses(spark: SparkSession, archive: Archive, root: str) -> list[Loss]:
         spans[partition].append(span)
     query = names.archive_query(archive.topic)
     every = reversed(generation.all_of(root, archive.pipeline, query))
-    said = gaps.claims((ledger.read(each.paths(root).ledger) for each in every), archive.topic, archive.reached)
+    claims = gaps.claims((ledger.read(begun.paths(root).ledger) for begun in every), archive.topic, archive.reached)
     seen = {number: (part.first, part.end) for number, part in parts.items()}
-    return gaps.losses({p: gaps.Absent(each) for p, each in spans.items()}, seen, said)
+    return gaps.losses({p: gaps.Absent(absent) for p, absent in spans.items()}, seen, claims)
 
 
 def records(spark: SparkSession, archive: Archive, since: datetime | None = None) -> DataFrame:
-    """Return the archive's rows, each offset once; `since` (aware) leaves out what the broker got before.
+    """Return the archive's rows, each offset once; `since` (timezone-aware) skips records with an earlier broker time.
 
-    Rows can be there twice after an archive query was restored; this is the one place that knows.
+    Rows can be duplicated after an archive query was restored; only this function handles that.
     """
     if archive.snapshot is None:
-        raise HeadraceError(f"The archive of {archive.topic} is empty: there is nothing to compute from.")
+        raise HeadraceError(f"The archive of {archive.topic} is empty. There is nothing to compute from.")
     rows = _snapshot(spark, archive.pipeline, archive.topic, archive.snapshot)
     if since is not None:
         rows = rows.where(F.col("timestamp") >= F.lit(since))
@@ -148,21 +150,21 @@ def records(spark: SparkSession, archive: Archive, since: datetime | None = None
 
 
 def accepted(pipeline: Pipeline, topic: str, rows: DataFrame, added: tuple[str, ...]) -> DataFrame:
-    """Return the records that counted when they came, typed by the contract, with the columns of `added`."""
+    """Return the records that were accepted on arrival, typed by the contract, with the columns `added`."""
     return source.accepted(rows.where("reason IS NULL"), pipeline.sources[topic], added)
 
 
 def before(
     frame: DataFrame, ends: Mapping[str, int], offset: str = "offset", partition: str = "partition"
 ) -> DataFrame:
-    """Return the rows whose offset lies before the ends of their partition."""
+    """Return the rows whose offset is before the end of their partition."""
     return frame.where(_bounds(ends, partition, offset))
 
 
 def beyond(
     frame: DataFrame, ends: Mapping[str, int], offset: str = "offset", partition: str = "partition"
 ) -> DataFrame:
-    """Return the rows at or after the ends of their partition; of a partition without an end, all."""
+    """Return the rows at or after the end of their partition; for a partition without an end, all."""
     return frame.where(~_bounds(ends, partition, offset))
 
 

@@ -1,4 +1,4 @@
-"""Iceberg tables that the batch layer makes itself: made where they are absent, altered where their columns changed."""
+"""Iceberg tables of the batch layer: created if absent, altered if their columns changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.errors import HeadraceError
 
 @dataclass(frozen=True)
 class Change:
-    """What was altered: columns that came, went, or have another type now."""
+    """The alteration: columns added, dropped, or changed in type."""
 
     added: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -21,22 +21,22 @@ class Change:
 
 
 def ensure(spark: SparkSession, table: str, columns: str, by: str, remedy: str = "") -> Change:
-    """Make a table of `columns` (DDL), partitioned by the column `by`, or alter the one that is there. Rows are kept.
+    """Create a table of `columns` (DDL), partitioned by the column `by`, or alter the existing one. Rows are kept.
 
-    Raises HeadraceError, which ends with `remedy`, where a column has a type that Iceberg does not widen to the new one.
+    Raises HeadraceError, ending with `remedy`, if Iceberg cannot widen a column's type to the new one.
     """
     spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) USING iceberg PARTITIONED BY ({by})")
     wanted = {field.name: field.dataType.simpleString() for field in spark.createDataFrame([], columns).schema}
-    there = {field.name: field.dataType.simpleString() for field in spark.table(table).schema}
-    added = {name: kind for name, kind in wanted.items() if name not in there}
-    dropped = tuple(name for name in there if name not in wanted)
-    widened = {name: kind for name, kind in wanted.items() if there.get(name, kind) != kind}
+    current = {field.name: field.dataType.simpleString() for field in spark.table(table).schema}
+    added = {name: kind for name, kind in wanted.items() if name not in current}
+    dropped = tuple(name for name in current if name not in wanted)
+    widened = {name: kind for name, kind in wanted.items() if current.get(name, kind) != kind}
     for name, kind in widened.items():
         try:
             spark.sql(f"ALTER TABLE {table} ALTER COLUMN `{name}` TYPE {kind}")
         except (AnalysisException, Py4JJavaError) as error:
             raise HeadraceError(
-                f"{table} has {name} as {there[name]}, and no {there[name]} becomes a {kind} in place. {remedy}".rstrip()
+                f"{table} has {name} as {current[name]}, which cannot be changed to {kind} in place. {remedy}".rstrip()
             ) from error
     if added:
         spark.sql(f"ALTER TABLE {table} ADD COLUMNS ({', '.join(f'`{n}` {kind}' for n, kind in added.items())})")

@@ -1,8 +1,8 @@
 """Read one column's JSON values: how each contract type becomes Arrow, and what is refused (rules: `decode`).
 
-Two readers a type. The whole one hands the column to Arrow and raises where Arrow takes exception to a value; then the
-exact one reads value by value and says which is refused and why. Whatever the whole one takes, the exact one takes
-with the same result; the tests hold them to it.
+There are two readers per type. The bulk reader passes the entire column to Arrow and raises if Arrow rejects a value. Then
+the exact reader reads value by value and reports which value is refused and why. For every input that the bulk reader
+accepts, the exact reader returns the same result; tests verify this.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _ARROW_TYPES: Final = {
 }
 _MIN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MICROS: Final = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
-_MIN_DAY: Final = -719_162  # 0001-01-01; Arrow reads the year 0000 too
+_MIN_DAY: Final = -719_162  # 0001-01-01; Arrow also reads the year 0000
 _TIMESTAMP_TEXT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)?", re.ASCII
 )
 _DATE_TEXT: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _NUMBER_TEXT: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# What Arrow raises when one value of a column does not fit.
+# Raised by Arrow if one value of a column does not fit.
 _ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 
 
 class RefusedError(Exception):
-    """A value breaks a rule: (word, detail)."""
+    """A value breaks a rule: (reason code, detail)."""
 
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """What reading needs to know of a column. `kind` is the contract's type: string, decimal(12,2) ...
+    """How to read a column. `kind` is the contract's type: string, decimal(12,2) ...
 
-    `field` leads from the record to the value through objects; without it the column's name does.
+    `field` is the path from the record to the value; without it the column's name is used.
     """
 
     name: str
@@ -63,12 +63,12 @@ class ColumnRule:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The name of the field in each object, from the record inwards."""
+        """The path of the JSON field, from the record inwards."""
         return self.field or (self.name,)
 
     @property
     def label(self) -> str:
-        """How a reason names the column: with its field where that has another name."""
+        """The column's name in reasons, with its field if that has another name."""
         return self.name if self.path == (self.name,) else f"{self.name} (field {'.'.join(self.path)})"
 
     @property
@@ -84,7 +84,7 @@ class ColumnRule:
 
     @property
     def json(self) -> tuple[Any, Any]:
-        """The parser's type and default. All may be null or absent: `decode` judges what is required in one place.
+        """The parser's type and default. Every field may be null or absent: `decode` checks required columns in one place.
 
         Decimals and json stay bytes, so that no digit is lost.
         """
@@ -93,21 +93,21 @@ class ColumnRule:
         return {"boolean": bool | None, "int": int | None, "long": int | None}.get(self.kind, str | None), None
 
 
-def reason(word: str, detail: str) -> str:
-    """Return a dead letter's reason: a stable word, then a detail for people; at most 200 characters."""
-    return f"{word}: {detail}"[:REASON_LENGTH]
+def reason(code: str, detail: str) -> str:
+    """Return a dead letter's reason: a stable code, then a detail for people; at most 200 characters."""
+    return f"{code}: {detail}"[:REASON_LENGTH]
 
 
 def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str], first: int = 0) -> pa.Array:
-    """Return a column's parsed values (as `ColumnRule.json` types them) as Arrow, as long as `values`.
+    """Return a column's parsed values (typed as in `ColumnRule.json`) as an Arrow array of the same length.
 
     A refused value becomes null, and `reasons` gets {row: reason} unless the row has one; `values[0]` is row `first`.
     """
-    whole, exact = _readers(column)
+    bulk, exact = _readers(column)
     try:
-        return whole(values)
+        return bulk(values)
     except _ARROW_REFUSES:
-        if len(values) > PIECES * PIECES:  # in pieces: one bad value must not cost a batch its speed
+        if len(values) > PIECES * PIECES:  # split, so that one bad value does not slow down the entire batch
             size = -(-len(values) // PIECES)
             starts = range(0, len(values), size)
             return pa.concat_arrays([column_array(column, values[i : i + size], reasons, first + i) for i in starts])
@@ -116,25 +116,25 @@ def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str],
         try:
             kept.append(None if value is None else exact(value))
         except RefusedError as refused:
-            word, detail = refused.args
-            reasons.setdefault(row, reason(word, f"{column.label}: {detail}"))
+            code, detail = refused.args
+            reasons.setdefault(row, reason(code, f"{column.label}: {detail}"))
             kept.append(None)
     return pa.array(kept, column.arrow)
 
 
 def _readers(column: ColumnRule) -> tuple[Callable[[list[Any]], pa.Array], Callable[[Any], object]]:
-    """Return the two readers: of a whole list, and of one value that is not None (raises RefusedError)."""
+    """Return the two readers: for a list, and for one value that is not None (raises RefusedError)."""
     if column.kind.startswith("decimal"):
         precision, scale = column.decimal
-        return partial(_whole_decimals, kind=column.arrow), partial(_exact_decimal, precision=precision, scale=scale)
+        return partial(_bulk_decimals, kind=column.arrow), partial(_exact_decimal, precision=precision, scale=scale)
     if column.kind in ("int", "long"):
         return partial(pa.array, type=column.arrow), partial(_exact_integer, kind=column.kind)
     if column.kind == "json":
-        return _whole_json, _exact_json
+        return _bulk_json, _exact_json
     if column.kind == "timestamp":
-        return _whole_timestamps, _exact_timestamp
+        return _bulk_timestamps, _exact_timestamp
     if column.kind == "date":
-        return _whole_dates, _exact_date
+        return _bulk_dates, _exact_date
     return partial(pa.array, type=column.arrow), lambda value: value
 
 
@@ -145,7 +145,7 @@ def _exact_integer(value: int, kind: str) -> int:
     return value
 
 
-def _whole_json(values: list[Any]) -> pa.Array:
+def _bulk_json(values: list[Any]) -> pa.Array:
     return pa.array([_exact_json(value) for value in values], pa.string())
 
 
@@ -154,12 +154,12 @@ def _exact_json(raw: msgspec.Raw) -> str | None:
     return None if text == "null" else text
 
 
-def _whole_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Read JSON numbers, and strings with numbers, as decimals. Raises ArrowInvalid where the exact rule must look.
+def _bulk_decimals(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Read JSON numbers, and strings with numbers, as decimals. Raises ArrowInvalid if the exact reader must decide.
 
-    Joining and splitting again is by far the cheapest way to take bytes out of `Raw` (ADR 0004). A line too many
-    shows that a value holds a line feed. Arrow's cast wraps around without a word if digits and scale are more than 38
-    together ("11" becomes 0.79... as decimal(38,38)), and reads 1E-1111 as 0: hence the limits on length and exponents.
+    Joining and splitting is by far the cheapest way to get the bytes out of `Raw` (ADR 0004). A surplus line reveals a value
+    with a line feed. Arrow's cast silently overflows if digits and scale exceed 38 together ("11" becomes 0.79... as
+    decimal(38,38)), and reads 1E-1111 as 0: hence the limits on length and exponents.
     """
     joined = b"\n".join(values)
     texts = pc.split_pattern(pa.array([joined], pa.string()), "\n").flatten()
@@ -186,12 +186,12 @@ def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | No
         raise RefusedError("wrong_type", f"expected decimal({precision},{scale}), got {got}")
     mantissa, _, exponent = text.lower().partition("e")
     digits = mantissa.lstrip("+-")
-    whole, _, fraction = digits.partition(".")
-    significant = (whole + fraction).lstrip("0")
+    integer, _, fraction = digits.partition(".")
+    significant = (integer + fraction).lstrip("0")
     if not significant:
         return Decimal(0)
     kept = significant.rstrip("0")
-    # The value is kept * 10**power.
+    # The value is `kept` * 10**power.
     power = _exponent(exponent) - len(fraction) + len(significant) - len(kept)
     if len(kept) + power > precision - scale:
         raise RefusedError("overflow", f"{_shown(text)} does not fit decimal({precision},{scale})")
@@ -201,26 +201,26 @@ def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | No
 
 
 def _exponent(text: str) -> int:
-    """Return the exponent [+-]digits of a number, 0 for "". RFC 8259 section 6 allows zeros in front, as many as one likes.
+    """Return the exponent [+-]digits of a number, 0 for "". RFC 8259 section 6 allows any number of leading zeros.
 
-    20 digits that count are out of range whatever the mantissa, so the rest of a longer one does not matter.
+    20 significant digits are out of range whatever the mantissa, so the rest of a longer exponent does not matter.
     """
     size = int(text.lstrip("+-").lstrip("0")[:20] or "0")
     return -size if text.startswith("-") else size
 
 
-def _whole_timestamps(values: list[str | None]) -> pa.Array:
-    """Read timestamps without a zone, or all with one. Raises ArrowInvalid where the exact rule must look.
+def _bulk_timestamps(values: list[str | None]) -> pa.Array:
+    """Read timestamps that have no zone, or that all have one. Raises ArrowInvalid if the exact reader must decide.
 
-    The first value tells which, because Arrow takes a microsecond for each value that it refuses; a wrong guess costs
-    only time. Arrow also reads shorter forms, which the rule refuses: seconds are there if a colon is at 13 and at 16.
+    The first value determines which, because Arrow needs a microsecond for each value that it rejects; a wrong guess costs
+    only time. Arrow also reads shorter forms, which the rule refuses: seconds exist if there is a colon at 13 and at 16.
     """
     texts = pa.array(values, pa.string())
     for place in (13, 16):
         if not pc.all(pc.equal(pc.binary_slice(texts.view(pa.binary()), place, place + 1), b":")).as_py():
             raise pa.ArrowInvalid("no seconds")
     sample = next(filter(None, values), "")
-    zoned = len(sample) > 19 and not sample[20:].isdigit()  # what is not a fraction there is a zone
+    zoned = len(sample) > 19 and not sample[20:].isdigit()  # anything there except a fraction is a zone
     times = texts.cast(TIMESTAMP) if zoned else texts.cast(pa.timestamp("us")).view(TIMESTAMP)
     bounds = pc.min_max(times.view(pa.int64())).as_py()
     if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] <= _MAX_MICROS:
@@ -243,7 +243,7 @@ def _exact_timestamp(text: str) -> datetime:
     return time
 
 
-def _whole_dates(values: list[str | None]) -> pa.Array:
+def _bulk_dates(values: list[str | None]) -> pa.Array:
     dates = pa.array(values, pa.string()).cast(pa.date32())
     first = pc.min(dates.view(pa.int32())).as_py()
     if first is not None and first < _MIN_DAY:
@@ -261,5 +261,5 @@ def _exact_date(text: str) -> date:
 
 
 def _shown(text: str) -> str:
-    """Return text for a reason: short, printable, on one line."""
+    """Return text for a reason: shortened, printable, on one line."""
     return ascii(text if len(text) <= 40 else text[:37] + "...")

@@ -1,9 +1,9 @@
-"""Complete mode in a table: a row that the result no longer has goes from the table too (ADR 0030).
+"""Complete mode in a table: rows that are no longer in the result are deleted from the table (ADR 0030).
 
-The whole result comes with each batch and is upserted; what an earlier batch wrote, and this one has no more, is deleted
-with the batch's own write time. That is exact under replay: a batch that runs again has the same result, so it deletes
-and writes the same rows with the same time, and no key is both written and deleted in one batch. Later batches have
-later times, so a key that comes back is written over its deletion.
+Each batch delivers the complete result, which is upserted. Rows that an earlier batch wrote and this one lacks are
+deleted with the batch's write time. This is exact under replay: a repeated batch has the same result, so it deletes and
+writes the same rows with the same time, and no key is both written and deleted in one batch. Later batches have later
+times, so a key that returns overwrites its deletion.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DRIVER = "com.datastax.oss.driver.api.core"
 
 @dataclass
 class Result:
-    """The result of one query in one table, and what its last batch's keys were: only where they changed is it looked at."""
+    """The result of one query in one table, with a summary of the last batch's keys: the table is read only if it changes."""
 
     query: Query
     sink: CassandraSink
@@ -37,18 +37,18 @@ class Result:
     _last: tuple[Any, ...] | None = field(default=None, init=False)
 
     def settle(self, rows: DataFrame, writetime: int) -> None:
-        """Delete the table's rows that the result (`rows`, written already) lacks, with this write time (microseconds)."""
+        """Delete the table's rows that the result (`rows`, already written) lacks, with this write time (microseconds)."""
         key = [*self.sink.partition_key, *self.sink.clustering_key]
-        seen = rows.agg(F.count(F.lit(1)), F.sum(F.xxhash64(*key).cast("decimal(38,0)"))).first()
-        assert seen is not None
-        if tuple(seen) == self._last:
+        summary = rows.agg(F.count(F.lit(1)), F.sum(F.xxhash64(*key).cast("decimal(38,0)"))).first()
+        assert summary is not None
+        if tuple(summary) == self._last:
             return
         spark = rows.sparkSession
-        there = _keys(spark, self.keyspace, self.table, key)
+        existing = _keys(spark, self.keyspace, self.table, key)
         kept = rows.select(*(_stored(rows, name).alias(name) for name in key))
-        gone = there.join(kept, key, "left_anti").select(*(_literal(there, name).alias(name) for name in key))
+        gone = existing.join(kept, key, "left_anti").select(*(_literal(existing, name).alias(name) for name in key))
         _execute(spark, self._deletions((row.asDict() for row in gone.collect()), writetime), self.sink.consistency)
-        self._last = tuple(seen)
+        self._last = tuple(summary)
 
     def _deletions(self, rows: Iterable[dict[str, Any]], writetime: int) -> Iterator[str]:
         key = {*self.sink.partition_key, *self.sink.clustering_key}
@@ -60,12 +60,12 @@ class Result:
 
 
 def results(pipeline: Pipeline, name: str, query: Query) -> list[Result]:
-    """Return the tables of a query in complete mode; of a query in another mode, none: its rows stay."""
+    """Return the tables of a query in complete mode; none for other modes, whose rows stay."""
     if query.mode != "complete":
         return []
     written = [
-        cassandra_table(pipeline.name, each, sink)
-        for each, other in pipeline.queries.items()
+        cassandra_table(pipeline.name, other_name, sink)
+        for other_name, other in pipeline.queries.items()
         for sink in other.sinks
         if isinstance(sink, CassandraSink)
     ]
@@ -77,7 +77,7 @@ def results(pipeline: Pipeline, name: str, query: Query) -> list[Result]:
 
 
 def literal(value: object) -> str:
-    """Return a key's value as CQL writes it: text in quotes, of which one inside is doubled; times come as milliseconds."""
+    """Return a key's value as a CQL literal: quoted text with inner quotes doubled; times in milliseconds."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, Decimal)):
@@ -87,7 +87,7 @@ def literal(value: object) -> str:
 
 
 def _stored(rows: DataFrame, name: str) -> Column:
-    """Return a key column as Cassandra keeps it: a timestamp to the millisecond."""
+    """Return a key column as Cassandra stores it: timestamps with millisecond precision."""
     is_time = rows.schema[name].dataType.simpleString() == "timestamp"
     return F.date_trunc("millisecond", name) if is_time else F.col(name)
 
@@ -97,13 +97,13 @@ def _literal(rows: DataFrame, name: str) -> Column:
 
 
 def _keys(spark: SparkSession, keyspace: str, table: str, key: list[str]) -> DataFrame:
-    """Return the keys of all rows of a table, read as all reads that decide are (`contract.submit.spark_conf`)."""
+    """Return the keys of all rows of a table, read with the usual consistency (`contract.submit.spark_conf`)."""
     options = {"keyspace": keyspace, "table": table}
     return spark.read.format("org.apache.spark.sql.cassandra").options(**options).load().select(*key)
 
 
 def _execute(spark: SparkSession, statements: Iterable[str], consistency: str) -> None:
-    """Execute CQL statements one by one in the connector's own session."""
+    """Execute CQL statements one by one in the connector's session."""
     waiting = list(statements)
     if not waiting:
         return
@@ -114,4 +114,4 @@ def _execute(spark: SparkSession, statements: Iterable[str], consistency: str) -
         for statement in waiting:
             session.execute(made.builder(statement).setConsistencyLevel(level).build())
     finally:
-        session.close()  # given back to the connector, which keeps it
+        session.close()  # returned to the connector, which keeps it open

@@ -1,39 +1,39 @@
 """Turn Kafka records into typed rows, or into dead letters with a reason. Pure: Arrow in and out, no Spark (ADR 0004).
 
-One core, `_judge`, serves both ends, so that accepted rows and dead letters always add up to the archive. Its rules,
-in the order in which they are applied (a record gets the reason of the first that it breaks):
+A single function, `_judge`, serves both outputs, so that accepted rows and dead letters always add up to the archive.
+Its rules, in the order of application (a record gets the reason of the first rule that it breaks):
 
-    null_value   the record has a value (a tombstone has none)
-    empty        the value has at least one byte
-    not_utf8     all of it is UTF-8, unknown fields too
-    too_deep     at most 100 arrays and objects inside each other
-    not_json     it is one JSON text by RFC 8259: no byte order mark, no NaN, nothing after it, no unpaired surrogate
-    wrong_type   it is an object, so is all that a path leads through, and each column has the JSON type below, wherever
-                 it occurs; an object on a path may be null or absent, and its columns are null then
-    overflow     int is within 32 bits, long within 64, a decimal has at most precision - scale digits before the point
-    inexact      a decimal has no digit but 0 beyond its scale: amounts are never rounded
-    bad_number   a decimal in a string is [+-]digits[.digits][e[+-]digits]: no blanks, no NaN, no Infinity
-    bad_time     a timestamp or date is a real one, written as below
-    too_long     a required string, which may become a key, has at most 16,384 bytes
-    missing      each required column is there and not null, and the column that is the Kafka key is not ""
-    future       event time is at most the Kafka timestamp + `accepted_skew`
+        null_value   the record has a value (a tombstone has none)
+        empty        the value has at least one byte
+        not_utf8     the value, including unknown fields, is UTF-8
+        too_deep     arrays and objects are nested at most 100 deep
+        not_json     the value is one JSON text by RFC 8259: no byte order mark, no NaN, no trailing text, no lone surrogate
+        wrong_type   it is an object, every step of a path is an object, and each column has the JSON type below, wherever
+                     it occurs; an object on a path may be null or absent, which makes its columns null
+        overflow     int fits 32 bits, long fits 64, a decimal has at most precision - scale digits before the point
+        inexact      a decimal has only zeros beyond its scale: amounts are never rounded
+        bad_number   a decimal in a string is [+-]digits[.digits][e[+-]digits]: no blanks, no NaN, no Infinity
+        bad_time     a timestamp or date exists, and is written as below
+        too_long     a required string, which may become a key, has at most 16,384 bytes
+        missing      each required column is present and not null, and the Kafka key column is not ""
+        future       event time is at most the Kafka timestamp + `accepted_skew`
 
-    column type   JSON it is read from
-    string        string; every character is kept as it is, escaped NUL and control characters too
+        column type   JSON it is read from
+        string        string; every character is kept, including escaped NUL and control characters
     boolean       true or false
-    int, long     integer without fraction and exponent
+        int, long     integer without fraction and exponent
     decimal(p,s)  number, or string with a number in it
     timestamp     string "yyyy-MM-dd HH:mm:ss[.f to .ffffff]", T for the space, then nothing (UTC), Z or +hh[[:]mm];
                   1970-01-01 to 9999-12-31 in UTC
     date          string "yyyy-MM-dd", 0001-01-01 to 9999-12-31
-    json          any value; the column is its text as it was written
+        json          any value; the column is its unchanged text
 
-Unknown fields are ignored. Of a key that occurs twice the last one counts (RFC 8259 section 4 leaves it open).
-A reason is the word above, ": ", and a detail; at most 200 characters. No record raises: whatever one record does to
-the parser is its reason. Only MemoryError passes through, because it says nothing about the record: Spark retries.
+Unknown fields are ignored. If a key occurs twice, the last one counts (RFC 8259 section 4 leaves it open).
+A reason is the code above, ": ", and a detail; at most 200 characters. No record raises: any exception that a record
+causes in the parser becomes its reason. Only MemoryError passes through, because it is not about the record: Spark retries.
 
-Speed: each column goes through Arrow as a whole; the exact rule in Python reads a column's values one by one only if
-Arrow takes exception to one of them. Both give the same rows (a property test holds them to it).
+Speed: each column goes through Arrow in bulk; the exact rule in Python reads a column's values one by one only if
+Arrow rejects one of them. Both produce the same rows, which a property test verifies.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
     from headrace.contract.model import Source
 
 MAX_DEPTH: Final = 100
-# A key of Cassandra has at most 65,535 bytes in all; this leaves room for three such columns in one.
+# A Cassandra key has at most 65,535 bytes in total; this leaves room for three such columns in one key.
 MAX_KEY_TEXT: Final = 16_384
 
 COORDINATES: Final = pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
-# `raw` (the bytes as they came) is added where a query can still refuse a row after decoding, and only there.
+# `raw` (the unchanged bytes) is added only for queries that can refuse a row after decoding.
 ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP, "raw": pa.binary()}
-# What is added where nobody says otherwise. Each costs its way from the JVM to Python and back for every record.
+# Added by default. Each column costs the transfer from the JVM to Python and back for every record.
 USUAL: Final = ("source", "kafka_timestamp")
 
-# Strings are stepped over, so that brackets in them do not count. Possessive, and the closing quote optional: linear
-# time on any input.
+# Skips strings, so that brackets in them do not count. Possessive, with an optional closing quote: linear time on any
+# input.
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 _WRONG_TYPE: Final = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>\w+)`(?: - at `\$\.(?P<path>.+)`)?")
 _OUT_OF_RANGE: Final = re.compile(r"(?P<what>Integer value|Number) out of range(?: - at `\$\.(?P<path>.+)`)?")
@@ -76,11 +76,11 @@ _OUT_OF_RANGE: Final = re.compile(r"(?P<what>Integer value|Number) out of range(
 
 @dataclass(frozen=True)
 class Decoder:
-    """What decoding needs to know of a source. Small, hashable and picklable; the C parser is made in each process.
+    """How to decode a source. Small, hashable and picklable; each process creates its own C parser.
 
-    Both methods suit `DataFrame.mapInArrow` and give one batch for each that they take. `accepted` takes the columns
-    of `needs`; `judged` key (binary), value (binary), topic (string), partition (int32), offset (int64), timestamp
-    (timestamp) and, if there, headers (list<struct<key, value>>).
+    Both methods suit `DataFrame.mapInArrow` and yield one batch per input batch. `accepted` takes the columns of `needs`;
+    `judged` takes key (binary), value (binary), topic (string), partition (int32), offset (int64), timestamp (timestamp)
+    and optionally headers (list<struct<key, value>>).
     """
 
     columns: tuple[ColumnRule, ...]
@@ -91,7 +91,7 @@ class Decoder:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns of a Kafka record that accepted rows are made from."""
+        """The columns of a Kafka record from which accepted rows are made."""
         coordinates = tuple(field.name for field in COORDINATES) if "source" in self.added else ()
         return ("value", *coordinates, "timestamp")
 
@@ -102,7 +102,7 @@ class Decoder:
         return pa.schema([*((column.name, column.arrow) for column in self.columns), *added])
 
     def accepted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Give the rows that keep all rules, in order, in the shape of `accepted_schema`."""
+        """Yield the rows that satisfy all rules, in order, with the columns of `accepted_schema`."""
         schema = self.schema
         for batch in batches:
             arrays, reasons = _judge(self, batch)
@@ -111,29 +111,29 @@ class Decoder:
             yield rows.filter(pa.array([i not in reasons for i in range(len(batch))])) if reasons else rows
 
     def judged(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Give every record as it came with its reason (null: accepted), in order, in the shape of `judged_schema`."""
+        """Yield every record unchanged, with its reason (null: accepted), in order, with the columns of `judged_schema`."""
         schema = judged_schema()
         for batch in batches:
             _, reasons = _judge(self, batch)
             size = len(batch)
-            told = (
+            reasons_column = (
                 pa.array([reasons.get(i) for i in range(size)], pa.string()) if reasons else pa.nulls(size, pa.string())
             )
             given = [
                 batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(size, f.type)
                 for f in list(schema)[:-1]
             ]
-            yield pa.RecordBatch.from_arrays([*given, told], schema=schema)
+            yield pa.RecordBatch.from_arrays([*given, reasons_column], schema=schema)
 
 
 def make_decoder(source: Source, added: tuple[str, ...] = USUAL) -> Decoder:
-    """Return the decoder of a source; accepted rows also have the columns `added`, a choice of ADDED_COLUMNS.
+    """Return the decoder of a source; accepted rows also have the columns `added`, a subset of ADDED_COLUMNS.
 
     Raises HeadraceError if a column has the name of one that decoding adds.
     """
     taken = sorted(ADDED_COLUMNS.keys() & source.columns.keys())
     if taken:
-        raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one of that name. Rename it.")
+        raise HeadraceError(f"A source cannot have a column {taken[0]!r}: decoding adds one with this name. Rename it.")
     event_time = source.event_time
     return Decoder(
         columns=tuple(
@@ -149,12 +149,12 @@ def make_decoder(source: Source, added: tuple[str, ...] = USUAL) -> Decoder:
 def accepted(
     batches: Iterable[pa.RecordBatch], source: Source, added: tuple[str, ...] = USUAL
 ) -> Iterator[pa.RecordBatch]:
-    """Give the accepted rows of `batches`; see `Decoder`."""
+    """Yield the accepted rows of `batches`; see `Decoder`."""
     return make_decoder(source, added).accepted(batches)
 
 
 def judged(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
-    """Give every record of `batches` with its reason; see `Decoder`."""
+    """Yield every record of `batches` with its reason; see `Decoder`."""
     return make_decoder(source).judged(batches)
 
 
@@ -164,7 +164,7 @@ def accepted_schema(source: Source, added: tuple[str, ...] = USUAL) -> pa.Schema
 
 
 def judged_schema() -> pa.Schema:
-    """Return the schema of judged records: the record as it came and `reason`."""
+    """Return the schema of judged records: the unchanged record and `reason`."""
     record = [
         ("key", pa.binary()),
         ("value", pa.binary()),
@@ -185,7 +185,7 @@ def judged_ddl() -> str:
 
 
 def _added(name: str, batch: pa.RecordBatch) -> pa.Array:
-    """Return one of ADDED_COLUMNS, from a batch of Kafka records."""
+    """Return one of ADDED_COLUMNS, computed from a batch of Kafka records."""
     if name == "source":
         arrays = [batch.column(field.name).cast(field.type) for field in COORDINATES]
         return pa.StructArray.from_arrays(arrays, fields=list(COORDINATES))
@@ -193,7 +193,7 @@ def _added(name: str, batch: pa.RecordBatch) -> pa.Array:
 
 
 def _judge(decoder: Decoder, batch: pa.RecordBatch) -> tuple[list[Any], dict[int, str]]:
-    """Return one Arrow array a column, as long as the batch, and {row: reason} of the refused rows."""
+    """Return one Arrow array per column, as long as the batch, and {row: reason} of the refused rows."""
     if len(batch) == 0:
         return [pa.array([], column.arrow) for column in decoder.columns], {}
     reasons: dict[int, str] = {}
@@ -226,14 +226,14 @@ def _rows(columns: tuple[ColumnRule, ...], values: pa.Array, reasons: dict[int, 
             add(parse(value))
         except MemoryError:
             raise
-        except Exception as error:  # whatever it is, it is this record's fault and its alone
+        except Exception as error:  # whatever it is, only this record caused it
             reasons.setdefault(len(rows), _parse_reason(columns, value, error))
             add(blank)
     return rows
 
 
 def _not_utf8(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, str]]:
-    """Find values that are not UTF-8: the parser does not look at the bytes of fields that it skips."""
+    """Yield values that are not UTF-8: the parser does not check the bytes of fields that it skips."""
     try:
         values.cast(pa.string())
     except pa.ArrowInvalid:
@@ -246,7 +246,7 @@ def _not_utf8(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, 
 
 
 def _too_deep(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, str]]:
-    """Find values nested too deep for any stack, by a fixed number: the parser's own limit moves with the stack."""
+    """Yield values nested too deeply, by a fixed limit: the parser's own limit depends on the stack."""
     lengths = pc.binary_length(values)
     if (pc.max(lengths).as_py() or 0) <= MAX_DEPTH:
         return
@@ -258,39 +258,39 @@ def _too_deep(values: pa.Array, raw: list[bytes | None]) -> Iterator[tuple[int, 
         for bracket in _BRACKETS.finditer(value):
             depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(bracket[0], 0)
             if depth > MAX_DEPTH:
-                yield row, reason("too_deep", f"more than {MAX_DEPTH} arrays and objects inside each other")
+                yield row, reason("too_deep", f"more than {MAX_DEPTH} nested arrays and objects")
                 break
 
 
 def _parse_reason(columns: tuple[ColumnRule, ...], value: bytes | None, error: Exception) -> str:
-    """Say in the contract's words why the parser refused a value."""
+    """Return the reason why the parser refused a value, in the contract's terms."""
     if value is None:
         return reason("null_value", "the record has no value (a tombstone)")
     if not value:
         return reason("empty", "the value has no bytes")
     if isinstance(error, msgspec.ValidationError):
-        try:  # the parser stops at the first wrong type, and what comes after it may be no JSON
+        try:  # the parser stops at the first wrong type, and the rest may not be JSON
             msgspec.json.decode(value, type=msgspec.Raw)
         except msgspec.DecodeError as malformed:
             error = malformed
     text = str(error)
-    if found := _WRONG_TYPE.fullmatch(text) or _OUT_OF_RANGE.fullmatch(text):
-        path, got = found["path"], found.groupdict().get("got", "float")  # no float holds what is out of range
+    if match := _WRONG_TYPE.fullmatch(text) or _OUT_OF_RANGE.fullmatch(text):
+        path, got = match["path"], match.groupdict().get("got", "float")  # a float cannot hold a value out of range
         if path is None:
             return reason("wrong_type", f"expected an object, got {got}")
-        there = [column for column in columns if ".".join(column.path) == path]
-        if not there:
+        columns_there = [column for column in columns if ".".join(column.path) == path]
+        if not columns_there:
             return reason("wrong_type", f"field {path}: expected an object, got {got}")
-        if found.groupdict().get("what") == "Integer value":
-            return reason("overflow", f"{there[0].label}: does not fit {there[0].kind}")
-        return reason("wrong_type", f"{there[0].label}: expected {there[0].kind}, got {got}")
+        if match.groupdict().get("what") == "Integer value":
+            return reason("overflow", f"{columns_there[0].label}: does not fit {columns_there[0].kind}")
+        return reason("wrong_type", f"{columns_there[0].label}: expected {columns_there[0].kind}, got {got}")
     if value.startswith(b"\xef\xbb\xbf"):
         return reason("not_json", "begins with a byte order mark")
     return reason("not_json", text.removeprefix("JSON is malformed: "))
 
 
 def _check_text(column: ColumnRule, array: pa.Array, key: str, reasons: dict[int, str]) -> None:
-    """Refuse text that no key can be: Cassandra takes neither an empty partition key nor one beyond 65,535 bytes."""
+    """Refuse text that cannot be a key: Cassandra accepts neither an empty partition key nor more than 65,535 bytes."""
     if column.kind != "string" or not column.required:
         return
     lengths = pc.binary_length(array)
@@ -303,7 +303,7 @@ def _check_text(column: ColumnRule, array: pa.Array, key: str, reasons: dict[int
             reasons.setdefault(row, reason("too_long", f"{column.label}: {size} bytes, at most {MAX_KEY_TEXT}"))
     if bounds["min"] == 0 and column.name == key:
         for row in _where(pc.equal(lengths, 0)):
-            reasons.setdefault(row, reason("missing", f"{column.label}: it is the key and empty"))
+            reasons.setdefault(row, reason("missing", f"{column.label}: the key is empty"))
 
 
 def _check_future(decoder: Decoder, times: pa.Array, kafka: pa.Array, reasons: dict[int, str]) -> None:
@@ -311,8 +311,10 @@ def _check_future(decoder: Decoder, times: pa.Array, kafka: pa.Array, reasons: d
     skew = pa.scalar(decoder.skew_micros, pa.duration("us"))
     ahead = pc.greater(pc.subtract(times, skew), kafka)
     for row in _where(ahead):
-        told = f"{decoder.event_time} {times[row].as_py():%Y-%m-%d %H:%M:%S} is beyond the Kafka timestamp and the skew"
-        reasons.setdefault(row, reason("future", told))
+        detail = (
+            f"{decoder.event_time} {times[row].as_py():%Y-%m-%d %H:%M:%S} is beyond the Kafka timestamp and the skew"
+        )
+        reasons.setdefault(row, reason("future", detail))
 
 
 _SPARK_TYPES: Final = {
@@ -345,6 +347,6 @@ def _micros(span: timedelta) -> int:
 
 
 def _where(mask: pa.Array) -> list[int]:
-    """Return the rows where `mask` is true (null is not)."""
+    """Return the rows where `mask` is true (null counts as false)."""
     rows: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
     return rows

@@ -1,8 +1,8 @@
-"""The restore drill: a snapshot is worth something once real Spark has gone on from it.
+"""The restore drill: proves that Spark can continue from a snapshot.
 
-In a scratch folder: the snapshot's checkpoint, hash by hash; then the query's own plan runs the batch that came after the
-cut, over exactly the offsets that the live log or ledger has for it. Its rows go to a scratch folder, never to a sink; no
-ledger, no group, no live checkpoint is written. What came out is compared with what the live query wrote.
+In a scratch folder, it copies the snapshot's checkpoint and verifies each hash. Then the query's plan runs the batch
+after the cut, over exactly the offsets that the live log or ledger has for it. Its rows go to a scratch folder, never to a
+sink; no ledger, consumer group or live checkpoint is written. The result is compared with what the live query wrote.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from headrace.streaming.reasons import reason_of
 
 TIMEOUT_SECONDS = 600.0
 OFFSETS_EACH = 20_000
-"""Bound of a partition's offsets where the live query has not planned the batch yet."""
+"""Maximum offsets per partition if the live query has not planned the batch yet."""
 
 
 @dataclass
 class Outcome:
-    """What the drilled batch did; counted inside foreachBatch."""
+    """The result of the drilled batch, counted inside foreachBatch."""
 
     rows_out: int | None = None
 
 
 @dataclass(frozen=True)
 class Drill:
-    """One drill: where it works, and what it may compare with."""
+    """One drill: its folders, and what it may compare with."""
 
     spark: SparkSession
     chosen: Snapshot
@@ -50,15 +50,15 @@ class Drill:
     outcome: Outcome = field(default_factory=Outcome)
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Drill the snapshot that an order names (query, snapshot; "" is the newest) and return the report.
+def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Drill the snapshot that the job spec names (query, snapshot; "" is the newest) and return the report.
 
-    `ok` is whether a batch ran and nothing differs; `compared` what there was to compare with. Raises HeadraceError
-    where the snapshot is damaged or Spark cannot go on from it.
+    `ok`: a batch ran and nothing differs; `compared`: what was available for comparison. Raises HeadraceError if the
+    snapshot is damaged or Spark cannot continue from it.
     """
     began = time.monotonic()
-    pipeline, query = job.pipeline.name, str(order["query"])
-    chosen = _choose(job.root, pipeline, query, str(order.get("snapshot", "")))
+    pipeline, query = job.pipeline.name, str(spec["query"])
+    chosen = _choose(job.root, pipeline, query, str(spec.get("snapshot", "")))
     scratch = paths.scratch(job.root, f"drill-{uuid.uuid4().hex}")
     try:
         kafka = read_kafka(job.bindings)
@@ -69,24 +69,24 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
             progress = _run_batch(drill, driver)
         finally:
             groups.close()
-        told = _compare(drill, job, progress)
+        result = _compare(drill, job, progress)
     finally:
         trees.remove(scratch)
-    return told | {"seconds": round(time.monotonic() - began, 1)}
+    return result | {"seconds": round(time.monotonic() - began, 1)}
 
 
 def _choose(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot:
     name = names.query_name(pipeline, query)
     known = kept.listed(root, pipeline, query)
-    found = [each for each in known if snapshot in ("", each.id)]
-    if not found:
-        raise HeadraceError(f"{name} has no snapshot {snapshot}: take one with `headrace checkpoint snapshot {name}`.")
-    wrong = kept.damaged(root, found[-1])
+    matching = [candidate for candidate in known if snapshot in ("", candidate.id)]
+    if not matching:
+        raise HeadraceError(f"{name} has no snapshot {snapshot}. Take one with `headrace checkpoint snapshot {name}`.")
+    wrong = kept.damaged(root, matching[-1])
     if wrong:
         raise HeadraceError(
-            f"Snapshot {found[-1].id} of {name} is damaged: {wrong[0]} has another hash; take a new one."
+            f"Snapshot {matching[-1].id} of {name} is damaged: {wrong[0]} has another hash. Take a new one."
         )
-    return found[-1]
+    return matching[-1]
 
 
 def _prepare(job: Job, chosen: Snapshot, scratch: str, groups: GroupCommitter) -> Drill:
@@ -119,7 +119,7 @@ def _present_ends(folder: str, batch: int, groups: GroupCommitter) -> Offsets:
 
 
 def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
-    """Run the planned batch and return Spark's progress of it."""
+    """Run the planned batch and return Spark's progress report."""
     name = drill.chosen.query
     declared = driver.pipeline.queries.get(name)
     if declared:
@@ -140,17 +140,19 @@ def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
         ended = query.awaitTermination(int(TIMEOUT_SECONDS))
     except Exception as error:
         raise HeadraceError(
-            f"Spark cannot go on from snapshot {drill.chosen.id} of {drill.chosen.pipeline}.{name}: {reason_of(error)}"
+            f"Spark cannot continue from snapshot {drill.chosen.id} of {drill.chosen.pipeline}.{name}: {reason_of(error)}"
         ) from error
     finally:
         query.stop()
     if not ended:
-        raise HeadraceError(f"The drill of {drill.chosen.pipeline}.{name} was not done after {TIMEOUT_SECONDS:.0f} s.")
+        raise HeadraceError(
+            f"The drill of {drill.chosen.pipeline}.{name} did not finish within {TIMEOUT_SECONDS:.0f} s."
+        )
     return query.lastProgress or {}
 
 
 def _keep(drill: Drill, columns: list[str]) -> Callable[[DataFrame, int], None]:
-    """Return the foreachBatch of the drill: the rows as JSON lines into the scratch folder, and their number."""
+    """Return the drill's foreachBatch: it writes the rows as JSON lines into the scratch folder and counts them."""
 
     def write(frame: DataFrame, number: int) -> None:
         if number != drill.chosen.batch + 1:
@@ -184,7 +186,7 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
         same("offsets", batch.offsets, ledger.offsets_taken(live))
         same("watermark", batch.watermark_ms, live["watermark_ms"])
         declared = job.pipeline.queries.get(chosen.query)
-        # a dimension may have other rows by now than when the live batch joined it
+        # a dimension's rows may have changed since the live batch joined it
         if not (declared and declared.dimensions):
             same("rows out", drill.outcome.rows_out, live["rows_out"])
         if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
@@ -200,7 +202,7 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
         "rows_in": int(progress.get("numInputRows", 0)),
         "rows_out": drill.outcome.rows_out,
         "watermark_ms": batch.watermark_ms,
-        "state_rows": sum(int(each["numRowsTotal"]) for each in operators),
+        "state_rows": sum(int(operator["numRowsTotal"]) for operator in operators),
         "compared": compared,
         "differences": differences,
         "ok": drill.outcome.rows_out is not None and not differences,
@@ -208,16 +210,16 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
 
 
 def _differing_lines(drill: Drill, root: str) -> int | None:
-    """Return how many lines differ from the live directory of this batch; None where it has none of its own."""
+    """Return how many lines differ from the live directory of this batch; None if it has no separate one."""
     number, batch = drill.chosen.generation, drill.chosen.batch + 1
     if (
         generation.read(paths.generation_paths(root, drill.chosen.pipeline, drill.chosen.query, number).manifest)
         is None
     ):
         return None
-    there = outputs.directories(root, drill.chosen.pipeline, drill.chosen.query, number)
-    own = [each.path for each in there if each.first == each.last == batch]
-    if not own:
+    directories = outputs.directories(root, drill.chosen.pipeline, drill.chosen.query, number)
+    single_paths = [directory.path for directory in directories if directory.first == directory.last == batch]
+    if not single_paths:
         return None
-    ours, theirs = (drill.spark.read.text(path) for path in (f"{drill.scratch}/rows", own[0]))
+    ours, theirs = (drill.spark.read.text(path) for path in (f"{drill.scratch}/rows", single_paths[0]))
     return int(ours.exceptAll(theirs).count() + theirs.exceptAll(ours).count())

@@ -1,8 +1,8 @@
-"""Show a query's progress as a Kafka consumer group, for Kafka's own tools only: it is never read back (ADR 0005).
+"""Expose a query's progress as a Kafka consumer group, only for Kafka's own tools: it is never read back (ADR 0005).
 
 Spark keeps its offsets in the checkpoint and commits none, so Kafka's tools see no lag. The group has no members: its
-offsets are altered through the admin API (KIP-396), by the JVM's client. librdkafka's ended the whole driver when Kafka
-was killed under load (assertion in rdkafka_queue.h while an alter waited for its coordinator, 2.16.1).
+offsets are altered through the admin API (KIP-396), with the JVM's client. librdkafka's client crashed the driver when
+Kafka was killed under load (assertion in rdkafka_queue.h while an alter waited for its coordinator, 2.16.1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _POSITION = "org.apache.kafka.clients.consumer.OffsetAndMetadata"
 
 
 class GroupCommitter:
-    """Commits offsets of several groups through one admin client, without ever holding up or failing a batch."""
+    """Commits offsets of several groups through one admin client, without ever delaying or failing a batch."""
 
     def __init__(self, spark: SparkSession, binding: KafkaBinding) -> None:
         self._spark = spark
@@ -40,7 +40,7 @@ class GroupCommitter:
         self._sent: dict[str, Any] = {}  # group -> KafkaFuture of its newest commit
 
     def commit(self, group: str, offsets: Offsets) -> None:
-        """Send the offsets of a finished batch. A failure is logged with the next: that one brings newer offsets."""
+        """Send the offsets of a finished batch. A failure is logged at the next call, which sends newer offsets anyway."""
         place, position = (java.named(self._spark, name) for name in (_PLACE, _POSITION))
         partitions = {
             place(topic, partition): position(offset)
@@ -58,9 +58,9 @@ class GroupCommitter:
             log.warning("offsets of group %s not committed: %s", group, error)
 
     def topic_ids(self, topics: Iterable[str], *, wait_ms: int = TIMEOUT_MS) -> TopicIds:
-        """Return Kafka's ids of topics (KIP-516); one of the same name that is deleted and made again has another.
+        """Return Kafka's topic ids (KIP-516). A topic that was deleted and recreated has a new id.
 
-        A topic that is not there is left out. Raises Py4JError where Kafka does not answer within `wait_ms`.
+        Missing topics are left out. Raises Py4JError if Kafka does not answer within `wait_ms`.
         """
         asked = java.named(self._spark, "java.util.ArrayList")()
         wanted = list(topics)
@@ -68,35 +68,35 @@ class GroupCommitter:
             asked.add(topic)
         options = java.named(self._spark, "org.apache.kafka.clients.admin.DescribeTopicsOptions")().timeoutMs(wait_ms)
         answers = self._admin.describeTopics(asked, options).topicNameValues()
-        found: TopicIds = {}
+        ids: TopicIds = {}
         for topic in wanted:
             try:
-                found[topic] = str(answers.get(topic).get().topicId().toString())
+                ids[topic] = str(answers.get(topic).get().topicId().toString())
             except Py4JError as error:
                 if "UnknownTopicOrPartition" not in str(error):
                     raise
-        return found
+        return ids
 
     def end_offsets(self, wanted: Offsets, *, committed: bool = True) -> Offsets:
-        """Return the end of each partition that is wanted: its last stable offset, or (not `committed`) its high watermark.
+        """Return the end of each partition in `wanted`: its last stable offset, or (not `committed`) its high watermark.
 
-        Raises Py4JError where Kafka is silent or has no such partition.
+        Raises Py4JError if Kafka does not answer or has no such partition.
         """
         levels = java.named(self._spark, "org.apache.kafka.common.IsolationLevel")
         level = levels.READ_COMMITTED if committed else levels.READ_UNCOMMITTED
         options = java.named(self._spark, "org.apache.kafka.clients.admin.ListOffsetsOptions")(level)
         latest = java.named(self._spark, "org.apache.kafka.clients.admin.OffsetSpec").latest()
-        found: Offsets = {}
+        ends: Offsets = {}
         for topic, parts in wanted.items():
             for partition in parts:
                 place = java.named(self._spark, _PLACE)(topic, partition)
                 asked = self._admin.listOffsets(self._map({place: latest}), options)
-                found.setdefault(topic, {})[partition] = int(asked.partitionResult(place).get().offset())
-        return found
+                ends.setdefault(topic, {})[partition] = int(asked.partitionResult(place).get().offset())
+        return ends
 
     def close(self) -> None:
-        """Give commits on their way a few seconds, then close the client."""
-        with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone has no client
+        """Wait a few seconds for pending commits, then close the client."""
+        with contextlib.suppress(Py4JError, OSError):  # the JVM may be gone
             self._admin.close(java.named(self._spark, "java.time.Duration").ofMillis(CLOSE_MS))
 
     def _map(self, values: dict[Any, Any]) -> Any:  # noqa: ANN401 - a java.util.HashMap

@@ -1,10 +1,10 @@
-"""A batch waits for a Cassandra that is away, in its place: the driver need not end, and the connector is not asked (ADR 0025).
+"""A batch waits in place while Cassandra is unavailable, so the driver need not exit and the connector is not used (ADR 0025).
 
-The connector refreshes the schema before each write (SPARKC-633 left one). The Java driver 4.18.1 fails that while its
-control connection is away, and never takes the failed request back: every later one of the session waits for ever
-(MetadataManager.startSchemaRequest; the same code is described in scylladb/java-driver#841). So the control connection is
-looked at first, and a session that ever lost it is closed, which also frees whoever waits in it. What a batch does is safe
-to repeat, so one that fails because Cassandra went away is repeated.
+The connector refreshes the schema before each write (SPARKC-633 left one). While its control connection is down, the Java
+driver 4.18.1 fails that request and never clears it: every later one of the session waits forever
+(MetadataManager.startSchemaRequest; scylladb/java-driver#841 describes the same code). So the control connection is checked
+first, and a session that ever lost it is closed, which also releases every thread that waits in it. A batch is safe to
+repeat, so it is repeated if it failed because Cassandra became unavailable.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from headrace.streaming.reasons import reason_of
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 150.0
-"""How long a batch that fails because Cassandra went away is repeated, without the time in which Cassandra was away."""
+"""How long a batch that fails because of Cassandra is repeated, not counting the time in which Cassandra was unavailable."""
 
 SETTLE_SECONDS = 20.0
-"""How long after the driver's connection those of executors may come back (`reconnectionDelayMS.max`, a connect's 5 s)."""
+"""How long after the driver those of executors may reconnect (`reconnectionDelayMS.max`, plus 5 s for a connect)."""
 
 POLL_SECONDS = 0.5
 
@@ -40,7 +40,7 @@ _renewing = threading.Lock()
 
 
 class Connection(NamedTuple):
-    """An open control connection: the name of the session that it is of, and its own."""
+    """An open control connection: the name of its session, and its channel."""
 
     session: str
     channel: str
@@ -50,25 +50,25 @@ class Connection(NamedTuple):
 class Link:
     """One query's view of Cassandra.
 
-    `look` returns the open control connection, None while there is none, and raises Py4JJavaError where no session can be
-    opened. `renew` closes the session of a name. `pause` waits so many seconds, and raises where the query is told to end.
-    `tell` is given what the batch waits for, and "" when it goes on: such a batch does not hang (`work`).
+    `connect` returns the open control connection, or None while there is none, and raises Py4JJavaError if no session can be
+    opened. `renew` closes the session with this name. `pause` waits the given seconds, and raises if the query is told to
+    stop. `report` receives what the batch waits for, and "" when it continues: such a batch does not count as hung (`work`).
     """
 
     query: str
-    look: Callable[[], Connection | None]
+    connect: Callable[[], Connection | None]
     renew: Callable[[str], None]
     pause: Callable[[float], None]
     clock: Callable[[], float] = time.monotonic
-    tell: Callable[[str], None] = lambda _what: None
+    report: Callable[[str], None] = lambda _what: None
     _known: Connection | None = None
     _changed: float = -math.inf
 
-    def through(self, work: Callable[[], int]) -> int:
-        """Return what `work` does, begun while Cassandra is there and repeated if that ended meanwhile.
+    def run_when_available(self, work: Callable[[], int]) -> int:
+        """Return the result of `work`, started while Cassandra is available and repeated if it became unavailable meanwhile.
 
-        It waits as long as Cassandra is away: a new driver would do no more, and costs a restart. Raises what `work` raises,
-        and Py4JJavaError where no session could be opened since the driver started.
+        Waits as long as Cassandra is unavailable: a new driver could do no more, and costs a restart. Raises what `work`
+        raises, and Py4JJavaError if no session could be opened since the driver started.
         """
         deadline = self.clock() + PATIENCE_SECONDS
         while True:
@@ -78,46 +78,48 @@ class Link:
             except Exception as error:
                 if not self._was_lost() or self.clock() > deadline:
                     raise
-                log.warning("%s repeats its batch, during which Cassandra went away: %s", self.query, reason_of(error))
+                log.warning(
+                    "%s repeats its batch, because Cassandra became unavailable: %s", self.query, reason_of(error)
+                )
                 self.pause(POLL_SECONDS)
 
     def _await(self) -> float:
-        """Return once there is a control connection of a session that never lost it; for how many seconds that took."""
-        began, told = self.clock(), False
+        """Wait for a control connection of a session that never lost it; return how many seconds that took."""
+        began, waited = self.clock(), False
         try:
-            while not (seen := self._seen()) or self._spoiled(seen):
-                if not told:
-                    log.warning("%s waits: Cassandra is away", self.query)
-                    self.tell("Cassandra is away")
-                    told = True
-                if seen:
-                    with contextlib.suppress(Py4JJavaError):  # the next look tells
-                        self.renew(seen.session)
+            while not (connection := self._connect()) or self._was_replaced(connection):
+                if not waited:
+                    log.warning("%s waits: Cassandra is unavailable", self.query)
+                    self.report("Cassandra is unavailable")
+                    waited = True
+                if connection:
+                    with contextlib.suppress(Py4JJavaError):  # the next check reports it
+                        self.renew(connection.session)
                 self.pause(POLL_SECONDS)
         finally:
-            self.tell("")
-        if told:
-            log.info("%s goes on: Cassandra is back", self.query)
-        if self._known and seen != self._known:
+            self.report("")
+        if waited:
+            log.info("%s continues: Cassandra is available again", self.query)
+        if self._known and connection != self._known:
             self._changed = self.clock()
-        self._known = seen
-        return self.clock() - began if told else 0.0
+        self._known = connection
+        return self.clock() - began if waited else 0.0
 
-    def _spoiled(self, seen: Connection) -> bool:
+    def _was_replaced(self, connection: Connection) -> bool:
         known = self._known
-        return known is not None and seen.session == known.session and seen.channel != known.channel
+        return known is not None and connection.session == known.session and connection.channel != known.channel
 
-    def _seen(self) -> Connection | None:
+    def _connect(self) -> Connection | None:
         try:
-            return self.look()
+            return self.connect()
         except Py4JJavaError:
-            if not self._known:  # it never was there: the binding may be wrong, which waiting does not mend
+            if not self._known:  # never connected: the binding may be wrong, and waiting does not fix that
                 raise
             return None
 
     def _was_lost(self) -> bool:
-        """Return whether the connection that the work began on is gone, or is so new that executors may lack theirs."""
-        return self._seen() != self._known or self.clock() - self._changed < SETTLE_SECONDS
+        """Return whether the connection at the start of the work is gone, or so new that executors may still lack theirs."""
+        return self._connect() != self._known or self.clock() - self._changed < SETTLE_SECONDS
 
 
 def control_connection(connector: Any) -> Connection | None:  # noqa: ANN401 - a Java object
@@ -129,20 +131,20 @@ def control_connection(connector: Any) -> Connection | None:  # noqa: ANN401 - a
             return None
         return Connection(str(session.getName()), str(channel.toString()))
     finally:
-        session.close()  # given back to the connector, which keeps it
+        session.close()  # returned to the connector, which keeps it open
 
 
 def close_session(spark: SparkSession, connector: Any, name: str) -> None:  # noqa: ANN401 - a Java object
-    """Close the connector's session of this name, if it still is the one that is used: several queries may ask.
+    """Close the connector's session with this name, if it is still in use: several queries may ask.
 
-    The connector's cache is emptied, for it keeps a session while anybody has not given it back, and a write that fails
-    never does (AsyncStatementWriter.close). Nothing else is in it: a driver has one binding.
+    Empties the connector's cache, which keeps a session until all users return it, and a failed write never does
+    (AsyncStatementWriter.close). The cache holds nothing else: a driver has one binding.
     """
     with _renewing:
         session = connector.openSession()
         try:
             if session.getName() == name:
-                log.warning("Cassandra session %s is closed: it lost its control connection", name)
+                log.warning("closing Cassandra session %s, which lost its control connection", name)
                 java.singleton(spark, f"{_CONNECTOR}.cql.CassandraConnector").sessionCache().cache().clear()
                 session.forceCloseAsync()
         finally:
@@ -150,7 +152,7 @@ def close_session(spark: SparkSession, connector: Any, name: str) -> None:  # no
 
 
 def connector_of(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object
-    """Return the connector with the settings that a write has: the context's and the session's, which are set by now."""
+    """Return the connector with the settings of a write: those of the context and the session, which are set by now."""
     nothing = java.singleton(spark, "scala.collection.immutable.Map").empty()
     settings = spark._jsparkSession.sessionState().conf().getAllConfs()
     source = java.named(spark, f"{_CONNECTOR}.datasource.CassandraSourceUtil")

@@ -1,8 +1,8 @@
-"""One driver a pipeline on this machine: exclusive locks that the driver itself holds for its life.
+"""One driver per pipeline on this machine: exclusive locks that the driver holds while it runs.
 
-Two locks, because a driver is two processes: Python takes the first before anything else (a second driver leaves at
-once); the JVM takes the second, since a JVM whose Python was killed may still be writing for a moment. The kernel drops
-both with their processes, so nothing stale is ever left.
+There are two locks because a driver is two processes. Python takes the first before anything else, so a second driver
+exits at once. The JVM takes the second, because a JVM whose Python was killed may keep writing for a moment. The kernel
+releases both with their processes, so no stale lock remains.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def hold(path: Path, pipeline: str) -> int:
-    """Take the driver lock and write this process's id into it. Returns the descriptor, to be kept open for life.
+    """Take the driver lock and write this process's id into it. Returns the descriptor; keep it open until exit.
 
-    Raises HeadraceError(LOCKED) that names the holder.
+    Raises HeadraceError(LOCKED), which names the holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -36,8 +36,8 @@ def hold(path: Path, pipeline: str) -> int:
     except OSError as error:
         os.close(descriptor)
         raise HeadraceError(
-            f"A driver of {pipeline} runs already (process {_holder(path)}): see `headrace stream status {pipeline}`; "
-            f"to replace it, `headrace stream stop {pipeline}` first.",
+            f"A driver of {pipeline} already runs (process {_holder(path)}). See `headrace stream status {pipeline}`. "
+            f"To replace it, first run `headrace stream stop {pipeline}`.",
             exit_code=Exit.LOCKED,
         ) from error
     os.ftruncate(descriptor, 0)
@@ -46,7 +46,7 @@ def hold(path: Path, pipeline: str) -> int:
 
 
 def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds: float = 30) -> JavaObject:
-    """Take the JVM's lock, waiting for a dying JVM of an earlier driver. Returns the Java lock, to be kept for life."""
+    """Take the JVM's lock, waiting for a previous driver's JVM to exit. Returns the Java lock; keep it until exit."""
     jvm = spark._jvm
     channel = jvm.java.io.RandomAccessFile(str(jvm_lock(path)), "rw").getChannel()
     deadline = time.monotonic() + patience_seconds
@@ -56,11 +56,11 @@ def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds
         if lock is not None:
             return lock
         if not waits:
-            log.warning("%s waits for the JVM of an earlier driver to end", pipeline)
+            log.warning("%s waits for the JVM of a previous driver to exit", pipeline)
             waits = True
         if time.monotonic() > deadline:
             raise HeadraceError(
-                f"The JVM of an earlier driver of {pipeline} still runs: end it with `headrace stream stop {pipeline}`.",
+                f"The JVM of a previous driver of {pipeline} still runs. Stop it with `headrace stream stop {pipeline}`.",
                 exit_code=Exit.LOCKED,
             )
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What a driver and a batch job log: one entry a line, whatever values are in it."""
+"""Logging of drivers and batch jobs: one entry per line, whatever values it contains."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from headrace.contract.wording import printable
 
 
 class EntryFormatter(logging.Formatter):
-    """Writes an entry so that nothing in it passes for an entry of its own, or acts on a terminal that shows it.
+    """Formats an entry so that no part of it looks like another entry or controls the terminal that shows it.
 
-    What follows a line end (a traceback, a value with a line feed) is indented, and entries are not; control characters
-    are escapes.
+    Text after a line end (a traceback, a value with a line feed) is indented, which entries never are; control
+    characters are escaped.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -21,7 +21,7 @@ class EntryFormatter(logging.Formatter):
 
 
 def to_stdout() -> None:
-    """Send this process's log to its standard output."""
+    """Send this process's log to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(EntryFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

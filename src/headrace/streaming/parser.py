@@ -1,4 +1,4 @@
-"""The C parser of a source's records: one type for the record, one for each object that a column's path leads through."""
+"""The C parser of a source's records: one type for the record, and one for each object on the path to a column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.streaming.columns import ColumnRule
 
 
 class Parser(NamedTuple):
-    """The C decoder of one record, the row that stands for a refused one (all null), and how to get each column's value."""
+    """The C decoder of one record, the row that replaces a refused one (all null), and the getter of each column's value."""
 
     parse: Callable[[bytes], Any]
     blank: Any
@@ -22,9 +22,9 @@ class Parser(NamedTuple):
 
 @cache
 def parser(columns: tuple[ColumnRule, ...]) -> Parser:
-    """Return what parses the records of these columns.
+    """Return the parser for records with these columns.
 
-    Every field may be absent or null for the parser: what is required is judged in one place, for all types alike.
+    Every field may be absent or null: required columns are checked in one place, for all types alike.
     """
     values: dict[str, Callable[[Any], Any]] = {}
     row = _struct(columns, 0, (), values)
@@ -34,9 +34,9 @@ def parser(columns: tuple[ColumnRule, ...]) -> Parser:
 def _struct(
     columns: Sequence[ColumnRule], depth: int, steps: tuple[str, ...], values: dict[str, Callable[[Any], Any]]
 ) -> type[msgspec.Struct]:
-    """Return the parser's type of the object that all these columns are in, `steps` attributes below the record.
+    """Return the parser's type of the object that contains all these columns, `steps` attributes below the record.
 
-    Attributes have numbers: a field may be called like a keyword or a method. `values` gets the columns' getters.
+    Attributes are numbered, because a field may be named like a keyword or a method. `values` collects the columns' getters.
     """
     below: dict[str, list[ColumnRule]] = {}
     for column in columns:

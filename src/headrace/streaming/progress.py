@@ -1,7 +1,7 @@
-"""What a driver tells about itself: heartbeat file and Prometheus metrics, from one look at each query.
+"""A driver's report about itself: heartbeat file and Prometheus metrics, from one observation of each query.
 
-The heartbeat is written every few seconds, also when idle: "running" alone is never healthy, but a driver that is idle
-and alive must be told from one that hangs.
+The heartbeat is written every few seconds, also when idle. "Running" alone is never healthy: a driver that is idle must
+be distinguishable from one that hangs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pyspark.sql.streaming import StreamingQuery
 
-from headrace.contract import storage
+from headrace.contract import records
+from headrace.contract.driver_files import Heartbeat, QueryState, RunningBatch
 from headrace.streaming.reasons import reason_of
-from headrace.streaming.work import Work
 from headrace.streaming.writer import Counters
 
 HEARTBEAT_SECONDS = 3
@@ -30,58 +30,26 @@ Family = GaugeMetricFamily | CounterMetricFamily
 
 
 AGGREGATE = "stateStoreSave"
-"""What Spark's progress calls the state of an aggregate."""
+"""Spark's name for the state of an aggregate in its progress."""
 
 RATE_BATCHES = 10
-"""Over how many of its newest batches a query's rates are taken."""
-
-
-class QueryState(TypedDict):
-    """One look at a query. Times are milliseconds since 1970; what is not known yet is None.
-
-    `moved_ms` is when the query was last seen to move, `work` what its running batch has done (`work.Work`).
-    `state_rows` is all that it remembers, `groups` what its aggregates do. Rates are in
-    offsets a second over its newest batches: `taken_rate` of what it takes, `arrival_rate` of what comes into its topics.
-    """
-
-    query: str
-    generation: int
-    active: bool
-    trigger_ms: int
-    batch: int | None
-    batch_written_ms: int | None
-    batch_duration_ms: int | None
-    running_batch: int | None
-    moved_ms: int | None
-    work: Work | None
-    taken_rate: float | None
-    arrival_rate: float | None
-    rows_in: int
-    rows_out: int
-    batches: int
-    lag: int | None
-    watermark_ms: int | None
-    state_rows: int
-    groups: int
-    late_groups: int
-    offsets: dict[str, dict[str, int]]
-    error: str | None
+"""The number of newest batches over which a query's rates are averaged."""
 
 
 @dataclass
 class Rates:
-    """How fast a query takes offsets and how fast they arrive, from the progress of its newest batches."""
+    """How fast a query reads offsets and how fast they arrive, from the progress of its newest batches."""
 
     _seen: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=RATE_BATCHES))
     _batch: int | None = None
 
-    def look(self, progress: Mapping[str, Any]) -> tuple[float | None, float | None]:
-        """Return offsets a second (taken, arrived) after a look at Spark's last progress; None before the second batch."""
+    def update(self, progress: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Return offsets per second (read, arrived), given Spark's last progress; None before the second batch."""
         sources = _known_sources(progress)
         if sources and progress.get("batchId") != self._batch:
             at = datetime.fromisoformat(progress["timestamp"].replace("Z", "+00:00")).timestamp()
             taken_to, arrived_to = (
-                sum(_total(each[name]) for each in sources) for name in ("endOffset", "latestOffset")
+                sum(_total(source[name]) for source in sources) for name in ("endOffset", "latestOffset")
             )
             self._batch = progress.get("batchId")
             self._seen.append((at, taken_to, arrived_to))
@@ -92,7 +60,7 @@ class Rates:
         return round(taken, 2), round(arrived, 2)
 
 
-def look(
+def observe(
     query: StreamingQuery,
     name: str,
     generation: int,
@@ -100,12 +68,12 @@ def look(
     counters: Counters,
     *,
     moved_ms: int | None = None,
-    work: Work | None = None,
+    work: RunningBatch | None = None,
     rates: Rates | None = None,
 ) -> QueryState:
-    """Return the state of a query from its counters, Spark's last progress and what is known of its running batch."""
+    """Return the state of a query from its counters, Spark's last progress and its running batch."""
     last: Mapping[str, Any] = _last_progress(query)
-    taken, arrived = rates.look(last) if rates else (None, None)
+    taken, arrived = rates.update(last) if rates else (None, None)
     newest = counters.newest
     operators = last.get("stateOperators", [])
     error = None if query.isActive else reason_of(query.exception() or "ended without an error")
@@ -137,17 +105,16 @@ def look(
     )
 
 
-def write_heartbeat(path: str, pipeline: str, states: Sequence[QueryState], extra: Mapping[str, Any]) -> None:
-    """Write the heartbeat file in one piece."""
-    beat = {"pipeline": pipeline, "pid": os.getpid(), "at_ms": time.time_ns() // 1_000_000, "queries": list(states)}
-    storage.write_json(path, beat | dict(extra))
+def write_heartbeat(path: str, heartbeat: Heartbeat) -> None:
+    """Write the heartbeat file atomically, with the current process id and time."""
+    records.write(path, replace(heartbeat, pid=os.getpid(), at_ms=time.time_ns() // 1_000_000))
 
 
 Value = Callable[[QueryState], float | None]
 
 
 class Metrics:
-    """A Prometheus endpoint over the newest states. The age of a batch is computed when it is scraped."""
+    """A Prometheus endpoint for the newest states. The age of a batch is computed at scrape time."""
 
     def __init__(self, host: str, port: int) -> None:
         self.states: Sequence[QueryState] = ()
@@ -157,50 +124,56 @@ class Metrics:
         self.port = int(self._server.server_port)
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what there is depends on the queries."""
+        """Return nothing: the metrics depend on the queries."""
         return []
 
     def collect(self) -> list[Metric]:
-        """Return all metrics of the newest states, one sample a query."""
+        """Return all metrics of the newest states, one sample per query."""
         gauges: Mapping[str, tuple[str, Value]] = {
-            "headrace_query_active": ("1 while the query runs.", lambda s: float(s["active"])),
-            "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s["generation"]),
-            "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s["batch"]),
-            "headrace_query_batch_age_seconds": ("Since the newest batch was in the sinks.", _batch_age),
-            "headrace_query_batch_duration_seconds": (
-                "Of the newest trigger.",
-                lambda s: _seconds(s["batch_duration_ms"]),
+            "headrace_query_active": ("1 while the query runs.", lambda s: float(s.active)),
+            "headrace_query_generation": ("Generation of the checkpoint.", lambda s: s.generation),
+            "headrace_query_batch": ("Newest batch in the sinks.", lambda s: s.batch),
+            "headrace_query_batch_age_seconds": (
+                "Seconds since the newest batch was written to the sinks.",
+                _batch_age,
             ),
-            "headrace_query_trigger_seconds": ("The declared trigger.", lambda s: _seconds(s["trigger_ms"])),
+            "headrace_query_batch_duration_seconds": (
+                "Duration of the newest trigger, in seconds.",
+                lambda s: _seconds(s.batch_duration_ms),
+            ),
+            "headrace_query_trigger_seconds": ("The declared trigger interval.", lambda s: _seconds(s.trigger_ms)),
             "headrace_query_batch_tasks_done": (
-                "Tasks of the running batch that finished.",
-                lambda s: s["work"] and s["work"]["tasks_done"],
+                "Finished tasks of the running batch.",
+                lambda s: s.work.tasks_done if s.work else None,
             ),
             "headrace_query_batch_tasks": (
-                "Tasks of the running batch that are known so far.",
-                lambda s: s["work"] and s["work"]["tasks"],
+                "Known tasks of the running batch.",
+                lambda s: s.work.tasks if s.work else None,
             ),
-            "headrace_query_still_seconds": ("Since the query was last seen to move.", _still),
-            "headrace_query_taken_per_second": ("Offsets taken, over the newest batches.", lambda s: s["taken_rate"]),
+            "headrace_query_still_seconds": ("Seconds since the query last made progress.", _still),
+            "headrace_query_taken_per_second": (
+                "Offsets read per second, over the newest batches.",
+                lambda s: s.taken_rate,
+            ),
             "headrace_query_arrived_per_second": (
-                "Offsets that arrived, over the newest batches.",
-                lambda s: s["arrival_rate"],
+                "Offsets that arrived per second, over the newest batches.",
+                lambda s: s.arrival_rate,
             ),
-            "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s["lag"]),
+            "headrace_query_lag_offsets": ("Offsets behind the end of the topics.", lambda s: s.lag),
             "headrace_query_watermark_seconds": (
                 "Watermark, seconds since 1970.",
-                lambda s: _seconds(s["watermark_ms"]),
+                lambda s: _seconds(s.watermark_ms),
             ),
-            "headrace_query_state_rows": ("Rows in the state store.", lambda s: s["state_rows"]),
+            "headrace_query_state_rows": ("Rows in the state store.", lambda s: s.state_rows),
             "headrace_query_late_groups": (
                 "Groups dropped as late in the newest batch, after partial aggregation: a lower bound of late rows.",
-                lambda s: s["late_groups"],
+                lambda s: s.late_groups,
             ),
         }
         counters: Mapping[str, tuple[str, Value]] = {
-            "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s["rows_in"]),
-            "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s["rows_out"]),
-            "headrace_query_batches": ("Batches written since the driver started.", lambda s: s["batches"]),
+            "headrace_query_rows_in": ("Source records since the driver started.", lambda s: s.rows_in),
+            "headrace_query_rows_out": ("Rows written since the driver started.", lambda s: s.rows_out),
+            "headrace_query_batches": ("Batches written since the driver started.", lambda s: s.batches),
         }
         families: list[Metric] = []
         tables: tuple[tuple[Callable[..., Family], Mapping[str, tuple[str, Value]]], ...] = (
@@ -213,7 +186,7 @@ class Metrics:
                 for state in self.states:
                     number = value(state)
                     if number is not None:
-                        family.add_metric([state["query"]], number)
+                        family.add_metric([state.query], number)
                 families.append(family)
         return families
 
@@ -228,7 +201,7 @@ def _last_progress(query: StreamingQuery) -> Mapping[str, Any]:
 
 
 def _known_sources(progress: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the sources of a progress if all of them say where they end; else none."""
+    """Return the sources of a progress report if all of them have an end offset; otherwise none."""
     sources = [s for s in progress.get("sources", []) if s.get("latestOffset")]
     return sources if all(s.get("endOffset") for s in sources) else []
 
@@ -253,12 +226,12 @@ def _watermark_ms(progress: Mapping[str, Any]) -> int | None:
 
 
 def _batch_age(state: QueryState) -> float | None:
-    written = state["batch_written_ms"]
+    written = state.batch_written_ms
     return None if written is None else time.time() - written / 1000
 
 
 def _still(state: QueryState) -> float | None:
-    moved = state["moved_ms"]
+    moved = state.moved_ms
     return None if moved is None else max(0.0, time.time() - moved / 1000)
 
 

@@ -1,4 +1,4 @@
-"""From a pipeline to its running queries: read, decode, watermark, transform, and start on the right generation."""
+"""From a pipeline to its running queries: read, decode, watermark, transform, and start on the current generation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Transform = Callable[..., DataFrame]
 
 @dataclass(frozen=True)
 class Running:
-    """A started query and what belongs to it."""
+    """A started query with its generation and its counters."""
 
     name: str
     query: StreamingQuery
@@ -53,7 +53,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Driver:
-    """What all queries of one driver share."""
+    """Objects shared by all queries of one driver."""
 
     spark: SparkSession
     pipeline: Pipeline
@@ -65,28 +65,28 @@ class Driver:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Return the pipeline's transforms. Raises HeadraceError(REFUSED) where the file is missing or cannot be imported."""
+    """Return the pipeline's transforms. Raises HeadraceError(REFUSED) if the file is missing or cannot be imported."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise HeadraceError(
-            f"{path} is missing: write the pipeline's transforms there, one function a query.", exit_code=Exit.REFUSED
+            f"{path} is missing. Write the pipeline's transforms there, one function per query.", exit_code=Exit.REFUSED
         )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does at its import: it would at every restart
+    except Exception as error:  # whatever the file does on import, it would do at every restart
         raise HeadraceError(
-            f"{path} cannot be imported ({type(error).__name__}: {error}): correct it.", exit_code=Exit.REFUSED
+            f"{path} cannot be imported ({type(error).__name__}: {error}). Correct it.", exit_code=Exit.REFUSED
         ) from error
     return module
 
 
 def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform]:
-    """Return the transform of each declared query. Raises HeadraceError(REFUSED) that names a missing function."""
+    """Return the transform of each declared query. Raises HeadraceError(REFUSED), naming a missing function."""
     missing = [name for name in pipeline.queries if not callable(getattr(module, name, None))]
     if missing:
         raise HeadraceError(
-            f"spark_jobs/{pipeline.name}.py lacks {', '.join(missing)}: write one function for each query of "
+            f"spark_jobs/{pipeline.name}.py lacks {', '.join(missing)}. Write one function for each query of "
             f"pipelines/{pipeline.name}.yaml, with the query's name.",
             exit_code=Exit.REFUSED,
         )
@@ -94,7 +94,7 @@ def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform
 
 
 def _by_topic(pipeline: Pipeline, transform: Transform) -> Transform:
-    """Return a transform whose sources are named by topic, as everywhere but in its own file (ADR 42)."""
+    """Return a transform whose sources are named by topic, as everywhere except in the pipeline's file (ADR 42)."""
     if all(pipeline.source_name(topic) == topic for topic in pipeline.sources):
         return transform
 
@@ -105,9 +105,9 @@ def _by_topic(pipeline: Pipeline, transform: Transform) -> Transform:
 
 
 def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
-    """Check every query of the pipeline, then start them all. Nothing is started if one check refuses.
+    """Check every query of the pipeline, then start them all. If one check refuses, none is started.
 
-    `new_generations` names queries that begin a new generation; `request` is the start that asks for it.
+    `new_generations` names queries that begin a new generation; `request` identifies the start that asks for it.
     """
     asked = dict.fromkeys(new_generations, request)
     ids = driver.groups.topic_ids(driver.pipeline.sources)
@@ -131,18 +131,18 @@ def _topics_of(pipeline: Pipeline, name: str, ids: identity.TopicIds) -> identit
 
 
 def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
-    """Return for each query what its checkpoint cannot take of the present plan; nothing is started or written."""
-    found = {}
+    """Return for each query what its checkpoint cannot take of the current plan; nothing is started or written."""
+    changes_by_query = {}
     for name, _, marks in _plan(driver):
         now = generation.current(driver.root, driver.pipeline.name, name)
         changes = fingerprint.differences(now.fingerprint, marks) if now and now.fingerprint else []
         if changes:
-            found[name] = changes
-    return found
+            changes_by_query[name] = changes
+    return changes_by_query
 
 
 def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, DataFrame, dict[str, Any]]]:
-    """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) where a plan is not allowed."""
+    """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) if a plan is not allowed."""
     pipeline = driver.pipeline
     planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
     for name, query in pipeline.queries.items():
@@ -162,11 +162,11 @@ def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, 
 
 
 def _without_unused(frame: DataFrame, query: Query, old: dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
-    """Return a query's fingerprint without columns that its sources have got since `old` and that it does not read."""
+    """Return a query's fingerprint without source columns that were added since `old` and that the query does not read."""
     added = fingerprint.added_columns(old, marks)
     if not added:
         return marks
-    # Rows without state are written by the declared columns, whatever else the transform lets through.
+    # A stateless query writes only its declared columns, whatever else the transform returns.
     if refusals.of_one_record(query):
         frame = frame.select(*(f"`{name}`" for name in (*query.columns, *([query.matched] if query.matched else ()))))
     read = plan.columns_read(frame, set().union(*added.values()))
@@ -174,7 +174,7 @@ def _without_unused(frame: DataFrame, query: Query, old: dict[str, Any], marks: 
 
 
 def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
-    """Return the frame of a topic's archive query: every record as it came, with the reason if it is refused."""
+    """Return the frame of a topic's archive query: every record unchanged, with the reason if it is refused."""
     kafka = kafka_options(driver.kafka)
     waits = submit.archive_options(driver.pipeline, str(driver.spark.conf.get(submit.ARCHIVE_DELAY)))
     raw = source.stream(driver.spark, driver.pipeline, topic, kafka, headers=True, starting_ms=starting_ms, more=waits)
@@ -182,7 +182,7 @@ def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) ->
 
 
 def _starting_ms(driver: Driver, name: str, new: frozenset[str]) -> int | None:
-    """Return the broker time at which an operator's reset lets the query begin; None: the topic's beginning."""
+    """Return the broker time at which an operator's reset begins the query; None: the beginning of the topic."""
     now = generation.current(driver.root, driver.pipeline.name, name)
     return now.starting_ms if now and name not in new else None
 
@@ -193,7 +193,7 @@ def plan_marks(frame: DataFrame) -> dict[str, Any]:
 
 
 def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_ms: int | None = None) -> DataFrame:
-    """Return the query's frame: over the streams, or over the topics' present content as a batch (for its plan)."""
+    """Return the query's frame: over the streams, or over the topics' current content as a batch (for its plan)."""
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     frames: dict[str, DataFrame] = {}
     for topic in query.sources:
@@ -201,7 +201,7 @@ def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_
         if streaming:
             raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms)
         else:
-            raw = source.whole(driver.spark, pipeline, topic, kafka)
+            raw = source.as_batch(driver.spark, pipeline, topic, kafka)
         typed = source.accepted(raw, contract, source.added_columns(query, contract))
         marked = source.watermarked(typed, topic, query, contract) if streaming else typed
         frames[topic] = marked.alias(plan.SOURCE)
@@ -212,7 +212,7 @@ def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_
 
 
 def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
-    """Create the archive table of a topic if it is absent: one partition a day of broker time."""
+    """Create the archive table of a topic if it is absent, partitioned by day of broker time."""
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {names.archive_table(pipeline, topic)} ({ARCHIVE_COLUMNS}) USING iceberg "
         "PARTITIONED BY (days(timestamp)) TBLPROPERTIES ('write.metadata.delete-after-commit.enabled'='true', "
@@ -226,17 +226,17 @@ def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str |
         chosen = generation.resume_or_begin(driver.root, pipeline, name, marks)
     else:
         chosen = generation.begin(driver.root, pipeline, name, marks, request)
-    # Spark 3.5 goes on over much that it should not: without metadata, or behind its own sinks.
+    # Spark 3.5 continues in cases where it must not: without metadata, or behind its own sinks.
     stateful = marks.get("state_partitions") is not None
     soundness.require_sound(chosen.paths(driver.root), names.query_name(pipeline, name), stateful=stateful)
     return chosen
 
 
 def _require_archive_of(driver: Driver, topic: str, ids: identity.TopicIds, *, new: bool) -> None:
-    """Raise HeadraceError(REFUSED) where the archive is of another topic of this name: it was deleted and made again.
+    """Raise HeadraceError(REFUSED) if the archive belongs to a deleted topic of the same name.
 
-    The archive takes what lies below its note for a replay, so the new topic's first records would be left out. Where the
-    archive query begins a new generation (`new`), the old table is set aside and an empty one takes its place.
+    The archive takes offsets below its note for replays, so the new topic's first records would be left out. If the archive
+    query begins a new generation (`new`), the old table is set aside and replaced by an empty one.
     """
     pipeline, query = driver.pipeline.name, names.archive_query(topic)
     noted = archived.newest(driver.root, pipeline, query)
@@ -244,21 +244,23 @@ def _require_archive_of(driver: Driver, topic: str, ids: identity.TopicIds, *, n
     if new and identity.replaced(known, ids):
         table = f"{places.lake(driver.root)}/{pipeline}/{query}"
         aside = f"{places.set_aside(driver.root)}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}/{pipeline}/{query}"
-        log.warning("%s is the archive of the topic %s before it was made again: it goes to %s", table, topic, aside)
+        log.warning(
+            "%s archives the previous topic %s, which was deleted and recreated: moving it to %s", table, topic, aside
+        )
         trees.move(table, aside)
         return
     identity.refuse(known, ids, pipeline)
 
 
 def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -> None:
-    """Raise HeadraceError(TRANSIENT) where a checkpoint stands behind the beginning of an open transaction.
+    """Raise HeadraceError(TRANSIENT) if a checkpoint's position is beyond the beginning of an open transaction.
 
-    A release that read uncommitted records has left it there. Spark would take the end before its position for lost data,
-    and plan that batch for good. Once the transaction ends, the start goes through.
+    A release that read uncommitted records left it there. Spark would take the end before its position for lost data, and
+    plan that batch permanently. Once the transaction has ended, the start succeeds.
     """
     stands: Offsets = {}
-    for each in begun:
-        folder = each.paths(driver.root).checkpoint
+    for begun_generation in begun:
+        folder = begun_generation.paths(driver.root).checkpoint
         newest = newest_batch(folder, "offsets")
         entry = read_entry(folder, newest) if newest is not None else None
         stands = archived.latest(stands, entry[1] if entry else {})
@@ -267,37 +269,37 @@ def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -
         places = [(t, p) for t, parts in stands.items() for p, offset in parts.items() if offset > stable[t][p]]
         written = driver.groups.end_offsets(stands, committed=False) if places else {}
     except Py4JError as error:
-        log.warning("Kafka does not say where the committed records end: %s", error)
+        log.warning("cannot determine the last stable offsets in Kafka: %s", error)
         return
     for topic, partition in places:
-        if stands[topic][partition] <= written[topic][partition]:  # else it is another topic of this name
+        if stands[topic][partition] <= written[topic][partition]:  # otherwise it is another topic of this name
             raise HeadraceError(
                 f"{topic}/{partition} was read up to offset {stands[topic][partition]}, but a transaction that began at "
-                f"{stable[topic][partition]} is still open: the start goes through once it has ended "
+                f"{stable[topic][partition]} is still open. The start succeeds once it has ended "
                 '(docs/runbooks/LAGGING.md, "Behind an open transaction").',
                 exit_code=Exit.TRANSIENT,
             )
 
 
-def apart(trigger: timedelta, place: int) -> timedelta:
-    """Return the interval of the query at a place (0, 1, ...) of its driver: the declared one, or up to a fifth more.
+def stagger(trigger: timedelta, place: int) -> timedelta:
+    """Return the trigger interval of the query at position `place` (0, 1, ...): the declared one, or up to a fifth more.
 
-    Spark fires at multiples of the interval (ProcessingTimeExecutor), so queries of one interval would all begin a batch
-    at the same instant and wait for the same cores. With intervals a little longer each they drift apart.
+    Spark fires at multiples of the interval (ProcessingTimeExecutor), so queries with equal intervals would all begin a batch
+    at the same instant and compete for the same cores. Slightly different intervals drift apart.
     """
     return trigger * (1 + 0.02 * (place % 11))
 
 
 def _link(driver: Driver, name: str, query: Query, counters: writer.Counters) -> link.Link | None:
-    """Return the query's view of Cassandra if its batches need it; its counters say while it waits."""
+    """Return the query's view of Cassandra if its batches need it; its counters show when it waits."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
         full_name, connector = names.query_name(driver.pipeline.name, name), link.connector_of(driver.spark)
         return link.Link(
             full_name,
-            look=lambda: link.control_connection(connector),
+            connect=lambda: link.control_connection(connector),
             renew=lambda session: link.close_session(driver.spark, connector, session),
             pause=driver.gate.pause,
-            tell=lambda what: setattr(counters, "waits", what),
+            report=lambda what: setattr(counters, "waits", what),
         )
     return None
 
@@ -314,7 +316,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
     topics = identity.read(paths)
     declared = pipeline.queries.get(name)
     if declared:
-        records = partial(source.again, driver.spark, pipeline, declared.sources[0], kafka)
+        records = partial(source.reread, driver.spark, pipeline, declared.sources[0], kafka)
         letters = writer.letters_write(declared, kafka, records)
         write = writer.declared_write(pipeline, name, declared, paths, kafka, letters)
         frame = refusals.judged(frame, pipeline, declared)
@@ -343,14 +345,14 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         letters=letters,
     )
     full_name = names.query_name(pipeline.name, name)
-    # Each query is a pool of its own: under FAIR scheduling a large batch of one does not starve the others.
+    # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     use_state_store(driver.spark, declared)
     query = (
         (frame if often else counted.observed(frame))
         .writeStream.queryName(full_name)
         .outputMode(mode)
-        .trigger(processingTime=f"{apart(trigger, place) // _MILLISECOND} milliseconds")
+        .trigger(processingTime=f"{stagger(trigger, place) // _MILLISECOND} milliseconds")
         .option("checkpointLocation", paths.checkpoint)
         .foreachBatch(batches)
         .start()

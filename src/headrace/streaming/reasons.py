@@ -1,4 +1,4 @@
-"""Why a query ended, in one line, out of the hundreds that Spark, Py4J and Java print."""
+"""Why a query ended, as one line extracted from the hundreds that Spark, Py4J and Java print."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from headrace.contract.exits import Exit
 LENGTH = 500
 
 NULL_IN_REQUIRED = "nulls in required columns"
-"""What the writer says where a required column has no value; no restart changes that."""
+"""The writer's message for a required column without a value; no restart changes that."""
 
-# In the order in which they count: a state that cannot be loaded for want of memory is not a damaged one. Texts of Spark 3.5,
-# its Kafka and Cassandra connectors, Hadoop and Linux.
+# In order of precedence: state that cannot be loaded for lack of memory is not damaged. Texts of Spark 3.5, its Kafka
+# and Cassandra connectors, Hadoop and Linux, and of `contract.checkpoint`.
 _CLASSES = (
     (Exit.REFUSED, re.escape(identity.REPLACED)),
     (
@@ -36,7 +36,7 @@ _CLASSES = (
         (
             r"CANNOT_LOAD_STATE_STORE|Error reading delta file|[Ii]ncomplete log file|batch \d+ doesn't exist|"
             r"HDFSBackedStateStoreProvider\S*(?:DeltaFile|SnapshotFile)|Stream is corrupted|"
-            r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost|is missing or cut|"
+            r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost|is missing or truncated|"
             r"Provided state schema|STATE_STORE_.*SCHEMA"
         ),
     ),
@@ -61,12 +61,12 @@ _PYTHON = re.compile(r"^(?:\w+\.)*(\w+(?:Exception|Error): .+)$", re.MULTILINE)
 
 
 class SinkError(RuntimeError):
-    """A sink that a batch could not be written to, with the first cause; one line."""
+    """A batch could not be written to a sink; one line with the sink and the root cause."""
 
 
 @contextmanager
 def writing(sink: str) -> Iterator[None]:
-    """Tell which sink it was if what is inside raises."""
+    """Name the sink in the error if the body raises."""
     try:
         yield
     except Exception as error:
@@ -74,9 +74,9 @@ def writing(sink: str) -> Iterator[None]:
 
 
 def class_of(texts: Sequence[str]) -> Exit:
-    """Return the class of what ended a driver, from the errors of the queries that ended; the gravest counts.
+    """Return the exit code for a driver from the errors of its ended queries; the most severe one counts.
 
-    A store that refuses the login is not away: waiting does not change that, so such an end costs a restart.
+    A store that refuses the login is not unavailable: waiting does not help, so such an end uses the restart budget.
     """
     for end, pattern in _CLASSES_SEEN:
         if any(pattern.search(text) and not (end is Exit.STORE_AWAY and _LOGIN.search(text)) for text in texts):
@@ -85,10 +85,10 @@ def class_of(texts: Sequence[str]) -> Exit:
 
 
 def reason_of(error: object) -> str:
-    """Return the first cause that an error's text tells, at most 500 characters: the sink's, else Java's, else Python's."""
+    """Return the root cause from an error's text, at most 500 characters: the sink's, else Java's, else Python's."""
     text = str(error)
     for pattern in (_STEP, _JAVA, _PYTHON):
-        found: list[str] = pattern.findall(text)
-        if found:
-            return found[-1][:LENGTH]
+        causes: list[str] = pattern.findall(text)
+        if causes:
+            return causes[-1][:LENGTH]
     return (text.splitlines() or [""])[0][:LENGTH]

@@ -1,11 +1,11 @@
-"""Rebuild a query from the archive, where retention took records before it had read them.
+"""Rebuild a query from the archive after retention deleted records that the query had not read.
 
-A new generation whose first batches come from the archive, and whose checkpoint then goes on from Kafka. The query's own
+The first batches of a new generation come from the archive, and its checkpoint then continues from Kafka. The query's
 plan runs over the archive in chunks of broker time, one batch each, with the query's watermark, sinks and state
-partitions; its state is that of a stream, since it is one. Afterwards the checkpoint's offset log is written anew with
-Kafka's offsets in place of the file source's: from then on Spark cannot tell it from one that had read Kafka all along.
-The ledger has every batch, so late rows stay accounted for. Nothing runs on it before its manifest is written, which is
-not done here (`operations.rebuild.finish`).
+partitions, so its state is that of a stream. Afterwards the checkpoint's offset log is rewritten with Kafka's offsets in
+place of the file source's: from then on Spark cannot distinguish it from a checkpoint that has always read Kafka.
+The ledger has every batch, so late rows stay accounted for. The generation becomes current only when its manifest is
+written, which is not done here (`operations.rebuild.finish`).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ RAW = "key binary, value binary, topic string, `partition` int, `offset` bigint,
 
 @dataclass
 class Progress:
-    """What was fed so far. `chunk` is the end of the chunk that is fed now."""
+    """What has been fed so far. `chunk` is the end of the chunk that is being fed."""
 
     starts: Offsets
     chunk: Offsets
     read: Offsets
-    records: int = 0  # of the chunk, the refused ones too
+    records: int = 0  # in the chunk, including refused ones
     ends: dict[int, Offsets] = field(default_factory=dict)  # batch -> its end offsets
     file_ends: dict[int, int] = field(default_factory=dict)  # source number -> newest offset of the file source
 
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One rebuild: the query, the generation that it makes, and where it works."""
+    """One rebuild: the query, the generation that it creates, and its folders."""
 
     job: Job
     name: str
@@ -63,42 +63,42 @@ class Rebuild:
         return self.job.pipeline.queries[self.name]
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Rebuild the query that an order names and return the report, with the generation as its manifest will have it.
+def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Rebuild the query that the job spec names and return the report, with the future manifest of the generation.
 
-    The order has query, number and started_micros of the new generation, reason, by, at_ms, rows_each
-    (records a batch), and `first` (topic -> partition -> where Kafka begins, for partitions that the archive lacks).
+    The job spec has query, number and started_micros of the new generation, reason, by, at_ms, rows_each (records per
+    batch), and `first` (topic -> partition -> first offset in Kafka, for partitions that the archive lacks).
     """
     began = time.monotonic()
-    name = str(order["query"])
+    name = str(spec["query"])
     made = Generation(
         pipeline=job.pipeline.name,
         query=name,
-        number=int(order["number"]),
-        started_micros=int(order["started_micros"]),
+        number=int(spec["number"]),
+        started_micros=int(spec["started_micros"]),
         fingerprint={},
-        reason=str(order["reason"]),
-        by=str(order["by"]),
-        at_ms=int(order["at_ms"]),
+        reason=str(spec["reason"]),
+        by=str(spec["by"]),
+        at_ms=int(spec["at_ms"]),
     )
-    own = made.paths(job.root)
-    if storage.read_json(own.manifest) is not None:
-        raise HeadraceError(f"{own.folder} is a generation already: plan the rebuild anew.")
-    trees.remove(own.folder)  # of an attempt that broke off: without a manifest it is nobody's
-    trees.remove(own.files)
-    storage.write_json(own.draft, {"reason": made.reason, "at_ms": made.at_ms})
-    rebuild = Rebuild(job, name, made, own, f"{own.folder}/rebuild")
+    paths = made.paths(job.root)
+    if storage.read_json(paths.manifest) is not None:
+        raise HeadraceError(f"{paths.folder} is already a generation. Plan the rebuild again.")
+    trees.remove(paths.folder)  # left by an aborted attempt; without a manifest it belongs to no generation
+    trees.remove(paths.files)
+    storage.write_json(paths.draft, {"reason": made.reason, "at_ms": made.at_ms})
+    rebuild = Rebuild(job, name, made, paths, f"{paths.folder}/rebuild")
     topics = list(rebuild.query.sources)
     pipeline = job.pipeline.name
     reached = {topic: archived.reached(job.root, pipeline, topic) for topic in topics}
     archives = {topic: batch_archive.pin(job.spark, pipeline, topic, reached[topic]) for topic in topics}
     _require_whole(job, archives)
     noted = {topic: archived.newest(job.root, job.pipeline.name, names.archive_query(topic)) for topic in topics}
-    storage.write_json(own.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id})
-    cuts = _cuts(job, archives, int(order["rows_each"]))
-    starts = {t: _starts(a, _offsets(order["first"].get(t, {}))) for t, a in archives.items()}
+    storage.write_json(paths.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id})
+    cuts = _cuts(job, archives, int(spec["rows_each"]))
+    starts = {t: _starts(a, _offsets(spec["first"].get(t, {}))) for t, a in archives.items()}
     progress = Progress(starts, starts, starts)
-    # The number of state partitions is frozen at the first batch (SPARK-19873); adaptive plans would change it.
+    # The number of state partitions is fixed by the first batch (SPARK-19873); adaptive plans would change it.
     job.spark.conf.set("spark.sql.shuffle.partitions", str(job.pipeline.driver.state_partitions))
     job.spark.conf.set("spark.sql.adaptive.enabled", "false")
     rows = {topic: batch_archive.records(job.spark, a) for topic, a in archives.items()}
@@ -108,15 +108,13 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         progress.chunk = cut
         _feed(rebuild, progress, rows[topics[0]])
         progress.read = cut
-    job.progress(len(cuts), len(cuts), "writes the offset log")
+    job.progress(len(cuts), len(cuts), "writing the offset log")
     _to_kafka(rebuild, progress)
     trees.remove(rebuild.scratch)
     stateful = bool(rebuild.query.aggregate or rebuild.query.join)
-    wrong = [each for each in soundness.structure(own, stateful=stateful) if each.severity == "critical"]
+    wrong = [finding for finding in soundness.structure(paths, stateful=stateful) if finding.severity == "critical"]
     if wrong:
-        raise HeadraceError(
-            f"The rebuilt {wrong[0].where} {wrong[0].what} ({wrong[0].fault}): report this as a defect."
-        )
+        raise HeadraceError(f"The rebuilt {wrong[0].where} {wrong[0].what} ({wrong[0].fault}). Report this as a bug.")
     return {
         "pipeline": job.pipeline.name,
         "query": name,
@@ -134,26 +132,26 @@ def _require_whole(job: Job, archives: Mapping[str, Archive]) -> None:
         if archive.snapshot is None or lacking:
             what = f"lacks {lacking} records" if lacking else "is empty"
             raise HeadraceError(
-                f"The archive of {topic} {what}: nothing exact can be rebuilt from it; reconcile first."
+                f"The archive of {topic} {what}, so an exact rebuild is impossible. Run a reconciliation first."
             )
 
 
 def _starts(archive: Archive, first: dict[int, int]) -> dict[int, int]:
-    """Return where each partition begins: at its first record, at Kafka's first where the archive has none of it."""
+    """Return the start of each partition: its first record in the archive, or Kafka's first offset if it has none there."""
     ends = _offsets(archive.ends)
     known = first | {number: part.first for number, part in archive.partitions.items()}
     return known | {number: min(known.get(number, end), end) for number, end in ends.items()}
 
 
 def _cuts(job: Job, archives: Mapping[str, Archive], rows_each: int) -> list[Offsets]:
-    """Return the end offsets of each chunk: by broker time, so that partitions and topics go on together."""
+    """Return the end offsets of each chunk, cut by broker time, so that partitions and topics advance together."""
     total = sum(part.distinct for archive in archives.values() for part in archive.partitions.values())
     count = max(1, -(-total // rows_each))
     times = [job.spark.table(names.archive_table(job.pipeline.name, t)).select("timestamp") for t in archives]
     every = times[0] if len(times) == 1 else times[0].unionByName(times[1])
     shares = [number / count for number in range(1, count)]
-    found = every.select(F.percentile_approx(F.unix_millis("timestamp"), shares or [0.5])).first()
-    borders = sorted(set(found[0])) if found and shares else []
+    quantiles = every.select(F.percentile_approx(F.unix_millis("timestamp"), shares or [0.5])).first()
+    borders = sorted(set(quantiles[0])) if quantiles and shares else []
     cuts: list[Offsets] = []
     for border in borders:
         ends: Offsets = {}
@@ -168,7 +166,7 @@ def _cuts(job: Job, archives: Mapping[str, Archive], rows_each: int) -> list[Off
 
 
 def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: Offsets, number: int) -> int:
-    """Write the accepted records of one chunk as files that the file source finds; return how many records it has in all."""
+    """Write the accepted records of one chunk as files for the file source; return the number of all its records."""
     count = 0
     for topic, frame in rows.items():
         first = {str(p): offset for p, offset in start[topic].items()}
@@ -181,7 +179,7 @@ def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: O
 
 
 def _feed(rebuild: Rebuild, progress: Progress, records: DataFrame) -> None:
-    """Run the query over what was laid last, until it and the batch that moves the watermark are committed."""
+    """Run the query over the last chunk, until it and the batch that advances the watermark are committed."""
     job, query = rebuild.job, rebuild.query
     frames: dict[str, DataFrame] = {}
     for topic in query.sources:
@@ -225,7 +223,7 @@ def _writing(rebuild: Rebuild, progress: Progress, records: DataFrame) -> Any:  
             counts = frame.agg(F.count(F.lit(1)), F.count(refusals.REASON), *nulls).first()
             assert counts is not None
             if any(counts[2:]):
-                raise HeadraceError(f"{full} has {reasons.NULL_IN_REQUIRED}: correct the transform before a rebuild.")
+                raise HeadraceError(f"{full} has {reasons.NULL_IN_REQUIRED}. Correct the transform before the rebuild.")
             if counts[0]:
                 write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1])))
         finally:
@@ -240,35 +238,37 @@ def _writing(rebuild: Rebuild, progress: Progress, records: DataFrame) -> Any:  
 
 
 def _range(rebuild: Rebuild, progress: Progress, number: int) -> BatchRange:
-    """Return what a batch reads, as if Kafka had been read: the chunk, or nothing where only the watermark moves."""
+    """Return the input of a batch as if Kafka had been read: the chunk, or nothing if only the watermark advances."""
     metadata, lines = _entry(rebuild.paths.checkpoint, number)
     before = _entry(rebuild.paths.checkpoint, number - 1)[0] if number else {"batchWatermarkMs": 0}
     now = {index: int(json.loads(line)["logOffset"]) for index, line in enumerate(lines) if line.startswith("{")}
     start = progress.ends.get(number - 1, progress.starts)
     fresh = {index for index, offset in now.items() if offset > progress.file_ends.get(index, -1)}
     progress.file_ends |= now
-    end = progress.chunk if fresh else progress.ends.get(number, start)  # else only the watermark moves
-    whole = {topic: {**start.get(topic, {}), **parts} for topic, parts in end.items()}
-    progress.ends[number] = whole
+    end = progress.chunk if fresh else progress.ends.get(number, start)  # otherwise only the watermark advances
+    ends = {topic: {**start.get(topic, {}), **parts} for topic, parts in end.items()}
+    progress.ends[number] = ends
     return BatchRange(
         batch=number,
         start={topic: dict(parts) for topic, parts in start.items()},
-        end=whole,
+        end=ends,
         watermark_ms=int(metadata["batchWatermarkMs"]),
         late_watermark_ms=int(before["batchWatermarkMs"]),
     )
 
 
 def _to_kafka(rebuild: Rebuild, progress: Progress) -> None:
-    """Write the checkpoint's source log anew: what the file source noted becomes what the Kafka source would have."""
+    """Rewrite the checkpoint's source log: replace the file source's entries with those of a Kafka source."""
     folder = rebuild.paths.checkpoint
     order = _source_topics(rebuild)
     for number in checkpoint.batches(folder, "offsets"):
         text = storage.read_text(checkpoint.offsets_entry(folder, number))
         assert text is not None
         version, metadata, *lines = text.splitlines()
-        told = [_json({order[index]: _texts(progress.ends[number][order[index]])}) for index in range(len(lines))]
-        _replace(checkpoint.offsets_entry(folder, number), "\n".join([version, metadata, *told]))
+        offsets_lines = [
+            _json({order[index]: _texts(progress.ends[number][order[index]])}) for index in range(len(lines))
+        ]
+        _replace(checkpoint.offsets_entry(folder, number), "\n".join([version, metadata, *offsets_lines]))
     for index, topic in enumerate(order):
         trees.remove(f"{folder}/sources/{index}")
         # KafkaSourceInitialOffsetWriter: a zero byte (SPARK-19517), the version, the offsets.
@@ -277,26 +277,26 @@ def _to_kafka(rebuild: Rebuild, progress: Progress) -> None:
 
 
 def _source_topics(rebuild: Rebuild) -> list[str]:
-    """Return the topic of each source number of the checkpoint, by the paths that the file source noted."""
+    """Return the topics in the order of the checkpoint's source numbers, from the paths that the file source recorded."""
     folder = f"{rebuild.paths.checkpoint}/sources"
-    found = {}
+    topics = {}
     for index in sorted(name for name in storage.list_names(folder) if name.isdigit()):
         entries = [name for name in storage.list_names(f"{folder}/{index}") if not name.startswith(".")]
         text = "".join(storage.read_text(f"{folder}/{index}/{name}") or "" for name in entries)
-        found[int(index)] = next(topic for topic in rebuild.query.sources if f"/rebuild/{topic}/" in text)
-    return [found[index] for index in sorted(found)]
+        topics[int(index)] = next(topic for topic in rebuild.query.sources if f"/rebuild/{topic}/" in text)
+    return [topics[index] for index in sorted(topics)]
 
 
 def _entry(folder: str, number: int) -> tuple[dict[str, Any], Sequence[str]]:
     text = storage.read_text(checkpoint.offsets_entry(folder, number))
     if not text:
-        raise HeadraceError(f"{checkpoint.offsets_entry(folder, number)} is missing: start the rebuild anew.")
+        raise HeadraceError(f"{checkpoint.offsets_entry(folder, number)} is missing. Start the rebuild again.")
     _, metadata, *lines = text.splitlines()
     return json.loads(metadata), lines
 
 
 def _replace(path: str, text: str) -> None:
-    """Replace a file of Spark's; Hadoop's checksum beside it (local disks) would no longer be its own."""
+    """Replace one of Spark's files; remove Hadoop's checksum next to it (local disks), which would no longer match."""
     parent, _, name = path.rpartition("/")
     trees.remove_file(f"{parent}/.{name}.crc")
     storage.write_text(path, text)

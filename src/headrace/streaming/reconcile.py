@@ -1,8 +1,8 @@
-"""Reconciliation: what the streams wrote against what the archive says they should have, query by query.
+"""Reconciliation: compare, query by query, what the streams wrote with what they should have according to the archive.
 
-Exact while the streams run. The order of reading is what makes it so: first the ledgers (what each sink must hold at
-least), then the sinks, then the ledgers again, then an archive snapshot that has reached them. See `reconcile_kinds` and
-`reconcile_rows` for the identities. Nothing is written but the report and two Iceberg tables.
+Exact while the streams run, because of the order of reading: first the ledgers (what each sink must hold at least), then
+the sinks, then the ledgers again, then an archive snapshot that has reached them. See `reconcile_kinds` and
+`reconcile_rows` for the identities. Writes only the report and two Iceberg tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
@@ -56,8 +56,8 @@ DIFFERENCES_DDL = (
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One query before the archive is read: its generation, its newest batch, and its sinks' rows."""
+class Observed:
+    """The state of one query before the archive is read: its generation, its newest batch, and its sinks' rows."""
 
     name: str
     generation: generation.Generation
@@ -67,43 +67,43 @@ class Looked:
     all_directories: Sequence[Directory] = ()
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Reconcile and return the report: one entry a query and sink, and one archive entry a topic.
+def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Reconcile and return the report: one entry per query and sink, and one archive entry per topic.
 
-    The order has `queries` (short names; None: all), `since_ms` (windows that begin, joined rows that happened, and batches of
-    single rows that began before are left out, and so are running totals; 0: all), `tolerance` (text of a decimal), `at_ms`.
+    The job spec has `queries` (short names; None: all), `since_ms` (leaves out running totals and anything that began earlier:
+    windows, joined rows, batches of single rows; 0: nothing is left out), `tolerance` (a decimal as text), and `at_ms`.
     """
     began = time.monotonic()
-    chosen = order["queries"]
+    chosen = spec["queries"]
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
-    job.progress(0, 1, "reads the sinks")
-    since_ms = order["since_ms"]
-    seen = {name: look(job, name, query, since_ms) for name, query in wanted.items()}
-    looked = [found for found in seen.values() if found]
-    now = {each.name: _ledger(job, each.generation) for each in looked}
+    job.progress(0, 1, "reading the sinks")
+    since_ms = spec["since_ms"]
+    observed_by_query = {name: observe(job, name, query, since_ms) for name, query in wanted.items()}
+    with_batches = [observed for observed in observed_by_query.values() if observed]
+    now = {query.name: _ledger(job, query.generation) for query in with_batches}
     topics = sorted(job.pipeline.sources)
     ends = _ends(now.values())
     archives = views.await_archives(job, topics, ends)
     accounts: list[Account] = []
-    single = [now[each.name] for each in looked if _kind(wanted[each.name]) == "rows"]
+    single = [now[query.name] for query in with_batches if _kind(wanted[query.name]) == "rows"]
     first = reconcile_bounds.first_offsets(single, since_ms)
     typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
-    steps = len(looked) + len(topics)
-    for number, each in enumerate(looked):
-        job.progress(number, steps, each.name)
-        accounts += list(_compare(job, each, now[each.name], archives, typed, order))
-    accounts += [_unwritten(job, name, archives) for name, found in seen.items() if found is None]
+    steps = len(with_batches) + len(topics)
+    for number, query in enumerate(with_batches):
+        job.progress(number, steps, query.name)
+        accounts += list(_compare(job, query, now[query.name], archives, typed, spec))
+    accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
     for number, topic in enumerate(topics):
-        job.progress(len(looked) + number, steps, f"archive of {topic}")
+        job.progress(len(with_batches) + number, steps, f"archive of {topic}")
         accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
-    accounts += reconcile_views.compare(job, wanted, archives, order)
-    at = datetime.fromtimestamp(order["at_ms"] / 1000, UTC)
+    accounts += reconcile_views.compare(job, wanted, archives, spec)
+    at = datetime.fromtimestamp(spec["at_ms"] / 1000, UTC)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
     return {
         "run": job.run,
         "pipeline": job.pipeline.name,
-        "at_ms": order["at_ms"],
+        "at_ms": spec["at_ms"],
         "differing": sum(account.differing for account in accounts),
         "pending": sum(account.pending for account in accounts),
         "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
@@ -111,10 +111,10 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def look(job: Job, name: str, query: Query, since_ms: int = 0) -> Looked | None:
-    """Read a query's ledger, then its sinks into memory; None where it never wrote a batch.
+def observe(job: Job, name: str, query: Query, since_ms: int = 0) -> Observed | None:
+    """Read a query's ledger, then its sinks into memory; None if it never wrote a batch.
 
-    Of files only the directories of batches that began since a time (milliseconds since 1970).
+    Of files only the directories of batches that began since `since_ms` (milliseconds since 1970) are read.
     """
     chosen = generation.current(job.root, job.pipeline.name, name)
     records = _ledger(job, chosen) if chosen else []
@@ -123,35 +123,28 @@ def look(job: Job, name: str, query: Query, since_ms: int = 0) -> Looked | None:
     rows = {}
     every = outputs.directories(job.root, job.pipeline.name, name, chosen.number, chosen.lineage)
     first = reconcile_bounds.first_batch(records, every, since_ms) if since_ms else 0
-    directories = [each for each in every if each.first >= first]
+    directories = [directory for directory in every if directory.first >= first]
     for sink in query.sinks:
-        frame = _rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
+        frame = reconcile_sinks.rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
         frame.count()
-        rows[sink_name(job, name, sink)] = frame
-    return Looked(name, chosen, records[-1]["batch"], rows, directories, every)
+        rows[reconcile_sinks.sink_name(job, name, sink)] = frame
+    return Observed(name, chosen, records[-1]["batch"], rows, directories, every)
 
 
-def sink_name(job: Job, name: str, sink: Sink) -> str:
-    """Return how a report names a sink."""
-    if isinstance(sink, CassandraSink):
-        return f"table {'.'.join(names.cassandra_table(job.pipeline.name, name, sink))}"
-    return f"topic {sink.topic}" if isinstance(sink, KafkaSink) else f"files {job.pipeline.name}/{name}"
-
-
-def cut_of(job: Job, each: Looked, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
-    """Return the newest batch whose records are all in the archive, with what the checkpoint has planned beyond."""
+def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
+    """Return the newest batch whose records are all in the archive, and the newest one planned in the checkpoint."""
     inside = [r for r in records if all(_reached(archives.get(t), parts) for t, parts in r["offsets"].items())]
-    planned = newest_batch(each.generation.paths(job.root).checkpoint, "offsets")
-    return Cut(each.generation, inside, each.seen, max(planned or 0, records[-1]["batch"]))
+    planned = newest_batch(observed.generation.paths(job.root).checkpoint, "offsets")
+    return Cut(observed.generation, inside, observed.seen, max(planned or 0, records[-1]["batch"]))
 
 
 def _compare(
-    job: Job, each: Looked, records: Sequence[Record], archives: Mapping[str, Archive],
-    typed: Mapping[str, DataFrame], order: Mapping[str, Any],
+    job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive],
+    typed: Mapping[str, DataFrame], spec: Mapping[str, Any],
 ) -> Iterator[Account]:  # fmt: skip
-    query, cut = job.pipeline.queries[each.name], cut_of(job, each, records, archives)
-    transform = refusals.taken(job.transforms[each.name], job.pipeline, query)
-    since_ms, tolerance = order["since_ms"], Decimal(order["tolerance"])
+    query, cut = job.pipeline.queries[observed.name], cut_of(job, observed, records, archives)
+    transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
+    since_ms, tolerance = spec["since_ms"], Decimal(spec["tolerance"])
     sides = {
         topic: batch.batch_of(typed[topic], cut.ledger)
         .where(F.col(batch.BATCH).isNotNull())
@@ -161,35 +154,35 @@ def _compare(
     (first, *_) = query.sources
     try:
         for sink in query.sinks:
-            where = sink_name(job, each.name, sink)
-            account = Account(each.name, where, _kind(query), each.generation.number, cut.batch)
-            speed = each.rows[where]
+            where = reconcile_sinks.sink_name(job, observed.name, sink)
+            account = Account(observed.name, where, _kind(query), observed.generation.number, cut.batch)
+            speed = observed.rows[where]
             if not cut.surely:
-                account.block("the archive has reached none of its batches yet: nothing could be compared")
+                account.block("the archive has not reached any of its batches yet: nothing could be compared")
             elif account.kind == "windows":
-                speed = _with_age(query, sink, speed, each.generation)
-                late = _whole_since(job, sink, each.rows[where], since_ms)
+                speed = _with_age(query, sink, speed, observed.generation)
+                late = _complete_since(job, sink, observed.rows[where], since_ms)
                 reconcile_kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
             elif account.kind == "running totals" and since_ms:
-                account.exempt, account.note = True, "a total is of all days: not compared with a bound of days"
+                account.exempt, account.note = True, "a total covers all days: not compared with a limit on days"
             elif account.kind == "running totals":
-                speed = _with_age(query, sink, speed, each.generation)
+                speed = _with_age(query, sink, speed, observed.generation)
                 reconcile_kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
             elif account.kind == "joined rows":
                 times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
                 cassandra = isinstance(sink, CassandraSink)
-                speed = _with_age(query, sink, speed, each.generation)
-                late = _whole_since(job, sink, each.rows[where], since_ms)
+                speed = _with_age(query, sink, speed, observed.generation)
+                late = _complete_since(job, sink, observed.rows[where], since_ms)
                 reconcile_kinds.joined(
                     account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra
                 )
             elif account.kind == "rows":
-                _compare_rows(job, query, sink, account, transform(sides[first]), each, cut, since_ms)
+                _compare_rows(job, query, sink, account, transform(sides[first]), observed, cut, since_ms)
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
                 _compare_lookups(job, query, sink, account, sides[first], speed, cut)
             else:
                 account.exempt = True
-                account.note = f"{account.kind} have no state of the past to be compared with: not compared"
+                account.note = f"{account.kind} keep no past state to compare with: not compared"
             yield account
     finally:
         for side in sides.values():
@@ -197,27 +190,30 @@ def _compare(
 
 
 def _compare_rows(
-    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, each: Looked, cut: Cut, since_ms: int
+    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, observed: Observed, cut: Cut, since_ms: int
 ) -> None:
-    speed = each.rows[account.sink]
-    if isinstance(sink, KafkaSink):
-        kept = _kept(cut.surely, max(since_ms, reconcile_retained.since_ms(job, sink.topic, speed)))
-        sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
-        if not kept:
-            account.note = f"{sink.topic} holds no batch of that time: retention took it, or there was none"
-        else:
-            reconcile_rows.in_topic(account, query, made, sent, kept)
-    elif isinstance(sink, FilesSink):
-        placed = batch.batch_of(made, cut.ledger)
-        low = reconcile_bounds.first_batch(cut.surely, each.all_directories, since_ms) if since_ms else 0
-        kept = [record for record in cut.surely if record["batch"] >= low]
-        if kept:
-            reconcile_rows.in_files(account, query, placed, speed, kept, each.directories)
-        else:
-            account.note = "no batch of that time"
-    else:
-        account.exempt = True
-        account.note = "a table of single rows has no account yet: not compared"
+    speed = observed.rows[account.sink]
+    match sink:
+        case KafkaSink():
+            kept = _kept(cut.surely, max(since_ms, reconcile_retained.since_ms(job, sink.topic, speed)))
+            sent = reconcile_sinks.placed_by_id(speed, query.sources[0])
+            if not kept:
+                account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
+            else:
+                reconcile_rows.in_topic(account, query, made, sent, kept)
+        case FilesSink():
+            placed = batch.batch_of(made, cut.ledger)
+            low = reconcile_bounds.first_batch(cut.surely, observed.all_directories, since_ms) if since_ms else 0
+            kept = [record for record in cut.surely if record["batch"] >= low]
+            if kept:
+                reconcile_rows.in_files(account, query, placed, speed, kept, observed.directories)
+            else:
+                account.note = "no batch of that time"
+        case CassandraSink():
+            account.exempt = True
+            account.note = "tables of single rows cannot be reconciled yet: not compared"
+        case _:
+            assert_never(sink)
 
 
 def _compare_lookups(
@@ -254,16 +250,8 @@ def _kind(query: Query) -> str:
     return "rows"
 
 
-def _rows(job: Job, name: str, query: Query, sink: Sink, directories: Sequence[Directory]) -> DataFrame:
-    if isinstance(sink, CassandraSink):
-        return reconcile_sinks.cassandra(job, name, query, sink)
-    if isinstance(sink, KafkaSink):
-        return reconcile_sinks.topic(job, sink.topic)
-    return reconcile_sinks.files(job, query, directories)
-
-
 def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
-    """Return the sink's rows with OLD, whether an earlier generation wrote them; of a topic the newest record an id."""
+    """Return the sink's rows with OLD, whether an earlier generation wrote them; for a topic the newest record per id."""
     if not isinstance(sink, KafkaSink):
         return rows.withColumn(
             reconcile_kinds.OLD, F.coalesce(F.col(reconcile_sinks.WRITTEN), F.lit(0)) < now.started_micros
@@ -273,15 +261,20 @@ def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generat
     return records.withColumn(reconcile_kinds.OLD, old).select(*query.columns, reconcile_kinds.OLD)
 
 
-def _whole_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
-    """Return from which event time on a sink is whole: retention and ttl take the old rows away."""
-    if isinstance(sink, KafkaSink):
-        kept = reconcile_retained.since_ms(job, sink.topic, rows)
-        skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
-        return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
-    if isinstance(sink, CassandraSink) and sink.ttl is not None:
-        return max(since_ms, int((time.time() - sink.ttl.total_seconds()) * 1000))
-    return since_ms
+def _complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
+    """Return the event time from which a sink is complete: retention and ttl delete older rows."""
+    match sink:
+        case KafkaSink():
+            kept = reconcile_retained.since_ms(job, sink.topic, rows)
+            skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
+            return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
+        case CassandraSink():
+            gone = sink.ttl and int((time.time() - sink.ttl.total_seconds()) * 1000)
+            return max(since_ms, gone or 0)
+        case FilesSink():
+            return since_ms
+        case _:
+            assert_never(sink)
 
 
 def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
@@ -289,49 +282,51 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
 
 
 def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
-    """Account for a query that has written no batch: with records in the archive it should have."""
+    """Account for a query that has written no batch: it should have, if there are records in the archive."""
     query = job.pipeline.queries[name]
-    account = Account(name, sink_name(job, name, query.sinks[0]), _kind(query))
+    account = Account(name, reconcile_sinks.sink_name(job, name, query.sinks[0]), _kind(query))
     account.note = "it has written no batch yet"
     account.blocked = any(archives[topic].partitions for topic in query.sources)
     return account
 
 
-def _archive(job: Job, topic: str, found: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int) -> Account:
+def _archive(
+    job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int
+) -> Account:
     """Account for a topic; `ends` is how far its queries have read.
 
-    A refused record is a dead letter first and archived then: so the letters are read last.
+    A refused record becomes a dead letter first and is archived afterwards, so the letters are read last.
     """
     account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
     chosen = generation.current(job.root, job.pipeline.name, account.query)
     account.generation = chosen.number if chosen else 0
-    if found.snapshot is None:
+    if pinned.snapshot is None:
         account.note, account.blocked = "nothing is archived yet", any(ends.values())
         return account
     letters = reconcile_sinks.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
     letters.count()
-    # What a query refused was accepted by the contract: it is no part of this account.
-    own = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
-    placed = reconcile_sinks.placed_by_id(own, topic)
+    # Records that a query refused were accepted by the contract, so they are not part of this account.
+    by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
+    placed = reconcile_sinks.placed_by_id(by_contract, topic)
     since = max(since_ms, reconcile_retained.since_ms(job, names.dead_letter_topic(topic), letters))
-    rows = batch_archive.records(job.spark, found)
-    lost = batch_archive.losses(job.spark, found, job.root)
-    reconcile_rows.archive(account, found, rows, placed, since, None if since_ms else typed.count(), lost)
+    rows = batch_archive.records(job.spark, pinned)
+    lost = batch_archive.losses(job.spark, pinned, job.root)
+    reconcile_rows.archive(account, pinned, rows, placed, since, None if since_ms else typed.count(), lost)
     letters.unpersist()
     return account
 
 
 def _typed(
-    job: Job, topic: str, found: Archive, since_ms: int = 0, first: Mapping[int, int] = MappingProxyType({})
+    job: Job, topic: str, pinned: Archive, since_ms: int = 0, first: Mapping[int, int] = MappingProxyType({})
 ) -> DataFrame:
     """Return the accepted records with their coordinates, decoded once for all queries (see `reconcile_bounds.recent`)."""
-    if found.snapshot is None:
+    if pinned.snapshot is None:
         table = job.spark.table(names.archive_table(job.pipeline.name, topic))
         return batch_archive.accepted(job.pipeline, topic, table, ("source", "kafka_timestamp"))
     used = [q for q in job.pipeline.queries.values() if topic in q.sources]
     added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
     rows = reconcile_bounds.recent(
-        batch_archive.records(job.spark, found), job.pipeline.sources[topic], since_ms, first
+        batch_archive.records(job.spark, pinned), job.pipeline.sources[topic], since_ms, first
     )
     columns = tuple(name for name in ("source", "kafka_timestamp", "raw") if name in added | {"source"})
     return batch_archive.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
@@ -342,7 +337,7 @@ def _ledger(job: Job, chosen: generation.Generation) -> list[Record]:
 
 
 def _ends(ledgers: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401 - an iterable of ledgers
-    """Return the highest end of each topic partition that any of the ledgers has."""
+    """Return the highest end of each topic partition over all ledgers."""
     ends: dict[str, dict[str, int]] = {}
     for records in ledgers:
         for topic, parts in records[-1]["offsets"].items():
@@ -352,12 +347,12 @@ def _ends(ledgers: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401 - an itera
     return ends
 
 
-def _reached(found: Archive | None, parts: Mapping[str, Sequence[int]]) -> bool:
-    return found is not None and found.covers({partition: end for partition, (_, end) in parts.items()})
+def _reached(pinned: Archive | None, parts: Mapping[str, Sequence[int]]) -> bool:
+    return pinned is not None and pinned.covers({partition: end for partition, (_, end) in parts.items()})
 
 
 def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
-    """Write the run into the two report tables; a run that is repeated replaces itself."""
+    """Write the run into the two report tables; a repeated run replaces its earlier rows."""
     summary = [
         (job.run, at, a.query, a.sink, a.kind, a.generation, a.cut, _moment(a.closed_ms), a.compared, a.late, a.pending,
          a.differing, a.note, a.status)
@@ -374,7 +369,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
         table = names.reconcile_table(job.pipeline.name, kind)
         batch_tables.ensure(job.spark, table, ddl, "run")
         job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
-        tables.tend_own(job.spark, job.root, table)
+        tables.maintain_own(job.spark, job.root, table)
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

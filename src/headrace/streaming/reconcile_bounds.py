@@ -1,4 +1,4 @@
-"""What a reconciliation of the last days has to read: the archive's records that its windows, joins and rows are made of."""
+"""Which archive records a reconciliation of recent days must read: those behind its windows, joins and rows."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Firsts = dict[str, dict[int, int]]
 
 
 def first_batch(records: Sequence[Record], directories: Sequence[Directory], since_ms: int) -> int:
-    """Return the first batch that began since a time (milliseconds since 1970), or past the newest where none did.
+    """Return the first batch that began since a time (milliseconds since 1970), or the one after the newest if none did.
 
-    A directory of files that holds batches of before and after is left out as a whole.
+    A directory of files that holds batches from before and after that time is left out entirely.
     """
     first = next((record["batch"] for record in records if record["began_ms"] >= since_ms), records[-1]["batch"] + 1)
-    return max([first, *(each.last + 1 for each in directories if each.first < first <= each.last)])
+    return max([first, *(directory.last + 1 for directory in directories if directory.first < first <= directory.last)])
 
 
 def first_offsets(ledgers: Iterable[Sequence[Record]], since_ms: int) -> Firsts:
-    """Return where the batches of several queries that began since a time begin."""
-    found: Firsts = {}
+    """Return the first offsets of all batches of several queries that began since a time."""
+    firsts: Firsts = {}
     for record in (record for records in ledgers for record in records if record["began_ms"] >= since_ms):
         for topic, parts in record["offsets"].items():
-            known = found.setdefault(topic, {})
+            known = firsts.setdefault(topic, {})
             for partition, (start, _) in parts.items():
                 known[int(partition)] = min(start, known.get(int(partition), start))
-    return found
+    return firsts
 
 
 def recent(rows: DataFrame, source: Source, since_ms: int, first: Mapping[int, int]) -> DataFrame:
-    """Return the archive's rows that matter since a time: by event time, or because a batch since then took them.
+    """Return the archive's rows that matter since a time: by event time, or because a batch since then read them.
 
-    An event time is at most the broker's time and the accepted skew, so what came earlier than that happened earlier.
+    An event time is at most the broker's time plus the accepted skew, so records that arrived earlier happened earlier.
     """
     if not since_ms:
         return rows

@@ -1,8 +1,8 @@
-"""The identities by kind of query: closed windows, running totals, joined rows. Each fills an `Account`.
+"""The identities by kind of query: closed windows, running totals, joined rows. Each function fills an `Account`.
 
-batch = speed + late: of all records that the query's ledger says it took, some were dropped as late, and the transform
+batch = speed + late: of all records that the query's ledger says it read, some were dropped as late, and the transform
 over the others (`due`) is what the sink must hold (`speed`), whatever the transform computes; for sums the three add up.
-The cut is a batch: records of later batches do not count, and what later batches may still change is not compared.
+The cut is a batch: records of later batches do not count, and rows that later batches may still change are not compared.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from headrace.streaming.queries import Transform
 from headrace.streaming.reconcile_sinks import WRITTEN
 
 PASSED, FAILED, NOT_COMPARED, EMPTY, EXEMPT = "PASSED", "FAILED", "NOT_COMPARED", "EMPTY", "EXEMPT"
-KEEP = 200  # differences of one account that are named in full
-OLD = "_old"  # of a sink's row: an earlier generation wrote it
+KEEP = 200  # differences of one account that are reported in full
+OLD = "_old"  # whether an earlier generation wrote the sink's row
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Up to which batch a query is compared. `seen` was the newest in the ledger before the sink was read."""
+    """The batch up to which a query is compared. `seen` was the newest in the ledger before the sink was read."""
 
     generation: Generation
-    ledger: Sequence[Record]  # up to and with the cut
+    ledger: Sequence[Record]  # up to and including the cut
     seen: int
-    planned: int  # the newest batch that the checkpoint knows; a row of a later one was not written by the stream
+    planned: int  # the newest batch in the checkpoint; a row of a later one was not written by the stream
 
     @property
     def batch(self) -> int:
-        """Return the batch's number, -1 where there is none to compare."""
+        """Return the batch's number, -1 if there is none to compare."""
         return self.ledger[-1]["batch"] if self.ledger else -1
 
     @property
@@ -52,16 +52,16 @@ class Cut:
 
     @property
     def closed_ms(self) -> int:
-        """Return the watermark up to which windows are closed: later batches drop what still comes for them."""
+        """Return the watermark up to which windows are closed: later batches drop any further rows for them."""
         return max((record["watermark_ms"] for record in self.surely), default=0)
 
 
 @dataclass
 class Account:
-    """What was compared of one query and sink, and what did not add up.
+    """The comparison of one query and sink, and its differences.
 
-    `blocked`: something was to be compared and could not be; `exempt`: this kind of sink is never compared. Both say why in
-    `note`.
+    `blocked`: a comparison was due but impossible. `exempt`: this kind of sink is never compared. `note` gives the reason for
+    both.
     """
 
     query: str
@@ -81,7 +81,7 @@ class Account:
 
     @property
     def status(self) -> str:
-        """Return PASSED, FAILED, NOT_COMPARED (it could not be), EMPTY (there is nothing to compare) or EXEMPT."""
+        """Return PASSED, FAILED, NOT_COMPARED (it was impossible), EMPTY (there is nothing to compare) or EXEMPT."""
         if self.differing:
             return FAILED
         if self.compared:
@@ -89,7 +89,7 @@ class Account:
         return NOT_COMPARED if self.blocked else EXEMPT if self.exempt else EMPTY
 
     def block(self, why: str) -> None:
-        """Note why it could not be compared."""
+        """Record why the comparison was impossible."""
         self.note, self.blocked = why, True
 
 
@@ -104,7 +104,7 @@ def windows(
     keys = views.key(query)
     values = [name for name in query.columns if name not in keys]
     account.closed_ms = cut.closed_ms
-    # From its start: a query need not write the end of its windows.
+    # By its start: a query need not write the end of its windows.
     end_micros = F.unix_micros(views.WINDOW_START) + F.lit(window.size // timedelta(microseconds=1))
     inside = (end_micros <= cut.closed_ms * 1000) & (F.unix_millis(views.WINDOW_START) >= since_ms)
     rows = records.where(F.unix_millis(window.column) >= since_ms)
@@ -116,11 +116,13 @@ def windows(
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.col("_has_late"))
-        found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
+        differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         reach = [F.unix_micros(window.column) >= F.unix_micros(views.WINDOW_START)]
         reach += [F.unix_micros(window.column) < end_micros]
         is_late = end_micros <= F.col(batch.LATE_MARK) * 1000
-        _tell(account, found, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform)
+        _describe(
+            account, differing, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform
+        )
     finally:
         together.unpersist()
 
@@ -131,8 +133,8 @@ def running(
 ) -> None:  # fmt: skip
     """Compare every key's total as of the batch that wrote it; a row of a batch beyond the cut is pending.
 
-    A total is never closed, but its writetime tells its batch (ADR 0006), and nothing of the key came in between: each
-    key is compared as of that batch or the newest that was seen before the sink was read, whichever is later.
+    A total is never closed, but its writetime identifies its batch (ADR 0006), and nothing of the key came in between. Each key
+    is compared as of that batch or of the newest batch known before the sink was read, whichever is later.
     """
     assert query.aggregate is not None
     keys = list(query.aggregate.keys)
@@ -142,20 +144,20 @@ def running(
         account.pending = speed.count()
         return
     number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
-    own = number.between(0, cut.planned)
-    as_of = F.when(own, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
+    by_this_generation = number.between(0, cut.planned)
+    as_of = F.when(by_this_generation, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
     speed = speed.withColumn("_as_of", as_of).persist(StorageLevel.MEMORY_AND_DISK)
     pending = F.broadcast(speed.where(F.col("_as_of") > cut.batch).select(*keys))
     account.pending = pending.count()
     rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
     rows = rows.where(F.col(batch.BATCH) <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
-    whole = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
-    sides = {"due": whole, "speed": speed.where(F.col("_as_of") <= cut.batch)}
+    due = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
+    sides = {"due": due, "speed": speed.where(F.col("_as_of") <= cut.batch)}
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.lit(False))
-        found = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
-        _tell(account, found, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
+        differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
+        _describe(account, differing, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
     finally:
         together.unpersist()
         speed.unpersist()
@@ -165,15 +167,15 @@ def joined(
     account: Account, query: Query, transform: Transform, sides: Mapping[str, DataFrame], times: Mapping[str, str],
     speed: DataFrame, cut: Cut, since_ms: int, *, milliseconds: bool,
 ) -> None:  # fmt: skip
-    """Compare the rows of every left row that is settled: the watermark has passed all that could still join it.
+    """Compare the rows of every settled left row: the watermark has passed everything that could still join it.
 
-    Equal rows are one: the sink's key, like the topic's identity, takes them as one. `milliseconds`: the sink keeps no
-    microseconds.
+    Equal rows count once, as in the sink's key and the topic's identity. `milliseconds`: the sink truncates times to
+    milliseconds.
     """
     assert query.join is not None
     columns, key, time_ = list(query.columns), views.key(query), views.day_column(query)
     upper = views.margin(query)
-    # State is cut in milliseconds and both borders of the range belong to it (tests/support/oracle.py).
+    # State is cut in milliseconds, and the range includes both its bounds (tests/support/oracle.py).
     account.closed_ms = cut.closed_ms - 1 - int(upper.total_seconds() * 1000)
     inside = (F.unix_millis(time_) <= account.closed_ms) & (F.unix_millis(time_) >= since_ms)
 
@@ -182,36 +184,40 @@ def joined(
         return batch.counted(cut_.select(*columns).dropDuplicates(key).where(inside))
 
     in_time = {name: batch.split_late(side, times[name])[0] for name, side in sides.items()}
-    whole, kept = rows(transform(**sides)), rows(transform(**in_time))
-    late = whole.unionByName(kept.withColumn(batch.ROWS, -F.col(batch.ROWS)))
+    due, kept = rows(transform(**sides)), rows(transform(**in_time))
+    late = due.unionByName(kept.withColumn(batch.ROWS, -F.col(batch.ROWS)))
     late = late.groupBy(*columns).agg(F.sum(batch.ROWS).alias(batch.ROWS)).where(F.col(batch.ROWS) != 0)
-    own = (
+    current = (
         speed.where(f"NOT {OLD}").unionByName(speed.where(OLD).join(kept, key, "left_semi"))
         if OLD in speed.columns
         else speed
     )
-    together = batch.side_by_side(whole, rows(own), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+    together = batch.side_by_side(due, rows(current), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         _count(account, together, F.col(f"_late_{batch.ROWS}") != 0)
-        found = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
-        keys = found.select(*key).distinct()
+        differing = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+        keys = differing.select(*key).distinct()
         account.differing = keys.count()
         top = [tuple(row) for row in keys.orderBy(*key).limit(KEEP).collect()]
-        named = F.broadcast(found.sparkSession.createDataFrame(top, keys.schema))  # not of `found`: a join with itself
-        same = [found[name].eqNullSafe(named[name]) for name in key]
-        account.differences += joined_differences(found.join(named, same, "left_semi").collect(), key, columns)
-        found.unpersist()
+        named = F.broadcast(
+            differing.sparkSession.createDataFrame(top, keys.schema)
+        )  # not of `found`: a join with itself
+        same = [differing[name].eqNullSafe(named[name]) for name in key]
+        account.differences += joined_differences(differing.join(named, same, "left_semi").collect(), key, columns)
+        differing.unpersist()
         _place_joined(account, query, sides, columns)
     finally:
         together.unpersist()
 
 
-def _judged(found: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Leave out rows that an earlier generation wrote and for which this one has taken no record: a reset left them."""
+def _judged(differing: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFrame:
+    """Leave out rows of an earlier generation for which this one has read no record: a reset left them."""
     if OLD not in speed.columns:
-        return found
+        return differing
     left = speed.where(OLD).select(*keys)
-    return found.where("_has_due").unionByName(found.where("_has_due IS NULL").join(left, list(keys), "left_anti"))
+    return differing.where("_has_due").unionByName(
+        differing.where("_has_due IS NULL").join(left, list(keys), "left_anti")
+    )
 
 
 def _count(account: Account, sides: DataFrame, late: Column) -> None:
@@ -220,25 +226,27 @@ def _count(account: Account, sides: DataFrame, late: Column) -> None:
     account.compared, account.late = counts["all"], counts["late"]
 
 
-def _tell(
-    account: Account, found: DataFrame, records: DataFrame, on: Sequence[str], keys: Sequence[str],
+def _describe(
+    account: Account, differing: DataFrame, records: DataFrame, on: Sequence[str], keys: Sequence[str],
     values: Sequence[str], reach: Sequence[Column], late: Column, speed: DataFrame, cut: Cut,
     transform: Transform,
 ) -> None:  # fmt: skip
-    """Name the differing keys: their values, the batch that wrote the sink's row, the batches and offsets behind them."""
-    account.differing = found.count()
+    """Describe the differing keys: their values, the batch that wrote the sink's row, and their batches and offsets."""
+    account.differing = differing.count()
     if not account.differing:
         return
-    top = found.orderBy(*keys).limit(KEEP).collect()
-    told = {tuple(row[key] for key in keys): _difference(row.asDict(), keys, values) for row in top}
-    named = found.sparkSession.createDataFrame([tuple(row[k] for k in keys) for row in top], found.select(*keys).schema)
+    top = differing.orderBy(*keys).limit(KEEP).collect()
+    differences = {tuple(row[key] for key in keys): _difference(row.asDict(), keys, values) for row in top}
+    named = differing.sparkSession.createDataFrame(
+        [tuple(row[k] for k in keys) for row in top], differing.select(*keys).schema
+    )
     if WRITTEN in speed.columns:
         for row in speed.join(F.broadcast(named), list(keys)).select(*keys, WRITTEN).collect():
-            told[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
+            differences[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
     condition = [records[key].eqNullSafe(named[key]) for key in on] + list(reach)
-    whole = transform(records.join(F.broadcast(named), condition, "left_semi")).select(*keys, *values)
-    for row in whole.join(F.broadcast(named), list(keys), "left_semi").collect():
-        told[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
+    due = transform(records.join(F.broadcast(named), condition, "left_semi")).select(*keys, *values)
+    for row in due.join(F.broadcast(named), list(keys), "left_semi").collect():
+        differences[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
     behind = records.join(F.broadcast(named), condition).select(
         *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col("source").alias("_place")
     )
@@ -250,15 +258,15 @@ def _tell(
         F.max(F.when(~F.col("_late"), F.col(batch.BATCH))).alias("_expected"),
     )
     for row in parts.collect():
-        _add_place(told[tuple(row[key] for key in keys)], row)
-    account.differences += list(told.values())
+        _add_place(differences[tuple(row[key] for key in keys)], row)
+    account.differences += list(differences.values())
 
 
-def _add_place(told: dict[str, Any], row: Row) -> None:
-    told["batches"] = sorted({*told["batches"], *row["_batches"]})
-    told["offsets"][f"{row['_topic']}/{row['_partition']}"] = [row["_first"], row["_last"]]
-    newest = [number for number in (told.get("expected_batch"), row["_expected"]) if number is not None]
-    told["expected_batch"] = max(newest) if newest else None
+def _add_place(difference: dict[str, Any], row: Row) -> None:
+    difference["batches"] = sorted({*difference["batches"], *row["_batches"]})
+    difference["offsets"][f"{row['_topic']}/{row['_partition']}"] = [row["_first"], row["_last"]]
+    newest = [number for number in (difference.get("expected_batch"), row["_expected"]) if number is not None]
+    difference["expected_batch"] = max(newest) if newest else None
 
 
 def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
@@ -277,40 +285,40 @@ def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[st
 
 
 def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one difference a key of joined rows that differ: a row that changed is one difference, not two.
+    """Return one difference per key of joined rows that differ: a changed row is one difference, not two.
 
-    `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, None
-    where there is no such row.
+    `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
+    if there is no such row.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     others = [column for column in columns if column not in key]
-    for row in sorted(rows, key=lambda each: [str(each[column]) for column in columns]):
+    for row in sorted(rows, key=lambda entry: [str(entry[column]) for column in columns]):
         place = tuple(row[column] for column in key)
-        told = found.setdefault(
+        difference = by_key.setdefault(
             place,
             {"key": dict(zip(key, place, strict=True)), "batch": {"rows": 0}, "late": {"rows": 0}, "due": None,
              "speed": None, "batches": [], "offsets": {}},
         )  # fmt: skip
-        told["batch"]["rows"] += row[f"_batch_{batch.ROWS}"]
-        told["late"]["rows"] += row[f"_late_{batch.ROWS}"]
+        difference["batch"]["rows"] += row[f"_batch_{batch.ROWS}"]
+        difference["late"]["rows"] += row[f"_late_{batch.ROWS}"]
         if row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0:
-            told["due"] = {column: row[column] for column in others}
+            difference["due"] = {column: row[column] for column in others}
         if row[f"_speed_{batch.ROWS}"] > 0:
-            told["speed"] = {column: row[column] for column in others}
-    for told in found.values():
-        told["what"] = _what(told)
-    return list(found.values())
+            difference["speed"] = {column: row[column] for column in others}
+    for difference in by_key.values():
+        difference["what"] = _what(difference)
+    return list(by_key.values())
 
 
 def _what(sides: Mapping[str, Any]) -> str:
-    # A row of key columns only is there with no value at all.
+    # A row with key columns only exists without any value.
     if sides["speed"] is None:
         return "missing in the sink"
     return "differs" if sides["due"] is not None else "in the sink without records"
 
 
 def _writer(written: int | None, cut: Cut) -> dict[str, Any]:
-    """Tell which batch wrote a sink's row, or that none did: a write by hand has the clock's time."""
+    """Return which batch wrote a sink's row, or that none did: a manual write has the clock's time."""
     if written is None:
         return {"sink_batch": None, "written": written, "by": "nothing is written there"}
     number = written - cut.generation.started_micros
@@ -331,22 +339,22 @@ def _in_milliseconds(frame: DataFrame) -> DataFrame:
 
 
 def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame], columns: Sequence[str]) -> None:
-    """Name the batches and offsets of the left rows behind joined rows that differ, found by the join's first column."""
+    """Add batches and offsets of the left rows behind joined rows that differ, found by the join's first column."""
     assert query.join is not None
     if not account.differences:
         return
     column = query.join.using[0]
     first = next((sink.partition_key[0] for sink in query.sinks if sink.kind == "cassandra"), columns[0])
-    wanted = {str(each["key"][first]): each for each in reversed(account.differences)}
+    wanted = {str(difference["key"][first]): difference for difference in reversed(account.differences)}
     rows = (
         sides[query.join.left]
         .where(F.col(column).isin(*wanted))
         .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), "source.*")
     )
     for row in rows.collect():
-        for each in account.differences:
-            if str(each["key"][first]) == row["_key"]:
+        for difference in account.differences:
+            if str(difference["key"][first]) == row["_key"]:
                 place = f"{row.topic}/{row.partition}"
-                low, high = each["offsets"].get(place, [row.offset, row.offset])
-                each["offsets"][place] = [min(low, row.offset), max(high, row.offset)]
-                each["batches"] = sorted({*each["batches"], row.batch})
+                low, high = difference["offsets"].get(place, [row.offset, row.offset])
+                difference["offsets"][place] = [min(low, row.offset), max(high, row.offset)]
+                difference["batches"] = sorted({*difference["batches"], row.batch})

@@ -1,9 +1,8 @@
-"""From when on a topic that we write is whole: retention or `delete_records` may have taken what is older.
+"""From when a topic that we write is complete: retention or `delete_records` may have deleted older records.
 
-Kafka says where each partition begins. Whatever its first record is, or whether it has one at all: a partition that begins
-after offset 0 has lost its beginning. When that was, its first record tells. A partition without any record tells nothing,
-so each run also notes where the partitions ended: what was written after a look is there as long as the partition does not
-begin after the end that was seen then.
+Kafka reports where each partition begins. A partition that begins after offset 0 has lost its beginning; the time of its
+first record tells when. A partition without records gives no such time, so each run also notes where the partitions
+ended: records written after such a note still exist as long as the partition does not begin after the noted end.
 """
 
 from __future__ import annotations
@@ -23,56 +22,58 @@ from headrace.streaming import java
 from headrace.streaming.batch_job import Job
 from headrace.streaming.session import kafka_options
 
-KEPT_LOOKS = 400
+KEPT_NOTES = 400
 TIMEOUT_MS = "30000"
 _ADMIN = "org.apache.kafka.clients.admin"
 
 
 @dataclass(frozen=True)
-class Look:
-    """Where the partitions of a topic ended at a time (milliseconds since 1970)."""
+class EndsAt:
+    """The ends of a topic's partitions at a time (milliseconds since 1970)."""
 
     at_ms: int
     ends: Mapping[int, int]
 
 
-def whole_since_ms(begins: Mapping[int, int], first_ms: Mapping[int, int], looks: Sequence[Look], now_ms: int) -> int:
-    """Return the time from which on a topic is whole (milliseconds since 1970), 0 where nothing was ever removed.
+def complete_since_ms(
+    begins: Mapping[int, int], first_ms: Mapping[int, int], notes: Sequence[EndsAt], now_ms: int
+) -> int:
+    """Return the time from which a topic is complete (milliseconds since 1970), 0 if nothing was ever deleted.
 
-    `begins`: partition -> Kafka's first offset. `first_ms`: partition -> time of its oldest record, of those that have one.
-    `looks`: earlier ones, oldest first. `now_ms`: when Kafka said where they begin.
+    `begins`: partition -> Kafka's first offset. `first_ms`: partition -> time of its oldest record, if it has one.
+    `notes`: earlier notes, oldest first. `now_ms`: when Kafka reported `begins`.
     """
-    return max((_since(p, begin, first_ms.get(p), looks, now_ms) for p, begin in begins.items() if begin), default=0)
+    return max((_since(p, begin, first_ms.get(p), notes, now_ms) for p, begin in begins.items() if begin), default=0)
 
 
 def since_ms(job: Job, topic: str, records: DataFrame) -> int:
-    """Return from when on `topic` is whole; `records` (see `reconcile_sinks.topic`) are kept and were read before this call.
+    """Return from when `topic` is complete; `records` (see `reconcile_sinks.topic`) are cached and were read before this call.
 
-    Notes where the topic ends, for later runs. Raises Py4JError where Kafka does not answer.
+    Notes the ends of the topic for later runs. Raises Py4JError if Kafka does not answer.
     """
     begins, ends = _bounds(job, topic)
-    now_ms = time.time_ns() // 1_000_000  # after Kafka's answer: what it had lost by then is older
+    now_ms = time.time_ns() // 1_000_000  # after Kafka's answer: anything deleted by then is older
     times = records.groupBy("partition").agg(F.min(F.unix_millis("timestamp")).alias("at")).collect()
-    looks = _looks(job, topic)
-    found = whole_since_ms(begins, {row.partition: row["at"] for row in times}, looks, now_ms)
-    _note(job, topic, with_look(looks, Look(now_ms, ends)))
-    return found
+    notes = _noted_ends(job, topic)
+    complete_since = complete_since_ms(begins, {row.partition: row["at"] for row in times}, notes, now_ms)
+    _note(job, topic, with_ends(notes, EndsAt(now_ms, ends)))
+    return complete_since
 
 
-def with_look(looks: Sequence[Look], new: Look) -> list[Look]:
-    """Return the looks with a new one; one that saw the same ends as the last says nothing new: the earlier one says more."""
-    if looks and looks[-1].ends == new.ends:
-        return list(looks)
-    return [*looks, new][-KEPT_LOOKS:]
+def with_ends(notes: Sequence[EndsAt], new: EndsAt) -> list[EndsAt]:
+    """Return the notes with a new one; if its ends equal the last note's it is left out, because the earlier one says more."""
+    if notes and notes[-1].ends == new.ends:
+        return list(notes)
+    return [*notes, new][-KEPT_NOTES:]
 
 
-def _since(partition: int, begin: int, first_ms: int | None, looks: Sequence[Look], now_ms: int) -> int:
-    seen = [look.at_ms for look in looks if look.ends.get(partition, -1) >= begin]
-    return min([now_ms, *seen, *([] if first_ms is None else [first_ms])])
+def _since(partition: int, begin: int, first_ms: int | None, notes: Sequence[EndsAt], now_ms: int) -> int:
+    observed = [note.at_ms for note in notes if note.ends.get(partition, -1) >= begin]
+    return min([now_ms, *observed, *([] if first_ms is None else [first_ms])])
 
 
 def _bounds(job: Job, topic: str) -> tuple[dict[int, int], dict[int, int]]:
-    """Return partition -> first offset, and partition -> end, as Kafka says them now."""
+    """Return partition -> first offset, and partition -> end, as Kafka reports them now."""
     with _client(job) as admin:
         wanted = java.named(job.spark, "java.util.ArrayList")()
         wanted.add(topic)
@@ -80,14 +81,14 @@ def _bounds(job: Job, topic: str) -> tuple[dict[int, int], dict[int, int]]:
         place = java.named(job.spark, "org.apache.kafka.common.TopicPartition")
         places = {number: place(topic, number) for number in range(count)}
         spec = java.named(job.spark, f"{_ADMIN}.OffsetSpec")
-        found = []
-        for each in (spec.earliest(), spec.latest()):
+        offsets = []
+        for which in (spec.earliest(), spec.latest()):
             asked = java.named(job.spark, "java.util.HashMap")()
             for where in places.values():
-                asked.put(where, each)
+                asked.put(where, which)
             answer = admin.listOffsets(asked)
-            found.append({p: int(answer.partitionResult(where).get().offset()) for p, where in places.items()})
-    return found[0], found[1]
+            offsets.append({p: int(answer.partitionResult(where).get().offset()) for p, where in places.items()})
+    return offsets[0], offsets[1]
 
 
 @contextmanager
@@ -103,12 +104,12 @@ def _client(job: Job) -> Iterator[Any]:
         admin.close()
 
 
-def _looks(job: Job, topic: str) -> list[Look]:
-    found: Mapping[str, Any] = storage.read_json(paths.topic_looks(job.root, job.pipeline.name)) or {}
-    return [Look(each["at_ms"], {int(p): end for p, end in each["ends"].items()}) for each in found.get(topic, ())]
+def _noted_ends(job: Job, topic: str) -> list[EndsAt]:
+    noted: Mapping[str, Any] = storage.read_json(paths.topic_looks(job.root, job.pipeline.name)) or {}
+    return [EndsAt(entry["at_ms"], {int(p): end for p, end in entry["ends"].items()}) for entry in noted.get(topic, ())]
 
 
-def _note(job: Job, topic: str, looks: Sequence[Look]) -> None:
+def _note(job: Job, topic: str, notes: Sequence[EndsAt]) -> None:
     path = paths.topic_looks(job.root, job.pipeline.name)
-    told = [{"at_ms": look.at_ms, "ends": {str(p): end for p, end in look.ends.items()}} for look in looks]
-    storage.write_json(path, (storage.read_json(path) or {}) | {topic: told})
+    entries = [{"at_ms": note.at_ms, "ends": {str(p): end for p, end in note.ends.items()}} for note in notes]
+    storage.write_json(path, (storage.read_json(path) or {}) | {topic: entries})

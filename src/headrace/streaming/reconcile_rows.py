@@ -1,7 +1,7 @@
 """The identities of single records: a projection's rows in a topic or in files, and archive = accepted + dead letters.
 
 Both sides are first summed in small buckets of source offsets, by count and by a hash of the rows; only buckets that
-differ are compared row by row. A repeat that an at-least-once write left is no difference: rows are told by their id.
+differ are compared row by row. A duplicate from an at-least-once write is not a difference: rows are identified by id.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BUCKET = 4096  # source offsets
 def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFrame, ledger: Sequence[Record]) -> None:
     """Compare a projection's rows with the records of its topic.
 
-    `expected` has the query's columns, `source` and nothing else; `sent` comes from `reconcile_sinks.placed_by_id`. Only
-    source offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
+    `expected` has exactly the query's columns and `source`; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
+    offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
     """
     first, past = bounds(ledger)
     inside = batch_archive.before(sent, past, OFFSET, PARTITION)
@@ -39,17 +39,17 @@ def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFram
         sinks.json_of(query).alias("text"),
     )
     made = batch_archive.beyond(batch_archive.before(made, past, OFFSET, PARTITION), first, OFFSET, PARTITION)
-    found = inside.withColumn("text", F.col("value").cast("string"))
-    sums = _bucket_sums(made, "made").join(_bucket_sums(found, "found"), ["_p", "_bucket"], "full")
+    sent_rows = inside.withColumn("text", F.col("value").cast("string"))
+    sums = _bucket_sums(made, "made").join(_bucket_sums(sent_rows, "found"), ["_p", "_bucket"], "full")
     account.compared = int(sums.agg(F.coalesce(F.sum("made_rows"), F.lit(0))).first()[0])
     broken = sums.where(
         ~(F.col("made_rows").eqNullSafe(F.col("found_rows")) & F.col("made_hash").eqNullSafe(F.col("found_hash")))
     ).select("_p", "_bucket")
     broken = F.broadcast(broken.localCheckpoint())
     ours = _with_bucket(made).join(broken, ["_p", "_bucket"], "left_semi").select(PARTITION, OFFSET, "text")
-    theirs = reconcile_sinks.newest_of_each(_with_bucket(found).join(broken, ["_p", "_bucket"], "left_semi")).select(
-        PARTITION, OFFSET, F.col("text").alias("sent")
-    )
+    theirs = reconcile_sinks.newest_of_each(
+        _with_bucket(sent_rows).join(broken, ["_p", "_bucket"], "left_semi")
+    ).select(PARTITION, OFFSET, F.col("text").alias("sent"))
     pairs = ours.join(theirs, [PARTITION, OFFSET], "full").where(~F.col("text").eqNullSafe(F.col("sent")))
     what = (
         F.when(F.col("sent").isNull(), "missing in the sink")
@@ -67,14 +67,14 @@ def in_files(
     ledger: Sequence[Record],
     directories: Sequence[Directory],
 ) -> None:
-    """Compare a projection's rows with the directories of its folder: each has exactly the rows of its batches.
+    """Compare a projection's rows with the directories of its folder: each must have exactly the rows of its batches.
 
     The batches are those of the ledger. `placed` has the query's columns and `batch.BATCH`; `rows` comes from
-    `reconcile_sinks.files`. A batch without a directory stands for itself.
+    `reconcile_sinks.files`. A batch without a directory forms its own group.
     """
-    whole = [each for each in directories if each.last <= ledger[-1]["batch"]]
+    complete = [directory for directory in directories if directory.last <= ledger[-1]["batch"]]
     taken = placed.sparkSession.createDataFrame(
-        [(each.first, each.last) for each in whole], "_first BIGINT, _last BIGINT"
+        [(directory.first, directory.last) for directory in complete], "_first BIGINT, _last BIGINT"
     )
     number = F.col(batch.BATCH)
     placed = placed.where(number.between(ledger[0]["batch"], ledger[-1]["batch"]))
@@ -82,11 +82,13 @@ def in_files(
     digest = F.xxhash64(*query.columns)
     made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("_first", number).alias("batch"))
     made = made.agg(F.count(F.lit(1)).alias("made_rows"), F.sum(digest).alias("made_hash"))
-    found = rows.where(F.col("batch_id").isin([each.first for each in whole])).groupBy(F.col("batch_id").alias("batch"))
-    found = found.agg(F.count(F.lit(1)).alias("found_rows"), F.sum(digest).alias("found_hash"))
-    both = made.join(found, "batch", "full").collect()
+    by_directory = rows.where(F.col("batch_id").isin([directory.first for directory in complete])).groupBy(
+        F.col("batch_id").alias("batch")
+    )
+    by_directory = by_directory.agg(F.count(F.lit(1)).alias("found_rows"), F.sum(digest).alias("found_hash"))
+    both = made.join(by_directory, "batch", "full").collect()
     account.compared = sum(row.made_rows or 0 for row in both)
-    lasts = {each.first: each.last for each in whole}
+    lasts = {directory.first: directory.last for directory in complete}
     for row in sorted(both, key=lambda row: row.batch):
         if row.made_rows == row.found_rows and row.made_hash == row.found_hash:
             continue
@@ -112,16 +114,16 @@ def in_files(
 
 
 def archive(
-    account: Account, found: Archive, rows: DataFrame, letters: DataFrame, since_ms: int,
+    account: Account, snapshot: Archive, rows: DataFrame, letters: DataFrame, since_ms: int,
     decoded: int | None,
     losses: Sequence[Loss] = (),
 ) -> None:  # fmt: skip
     """Check that the archive lacks no record, each refused record is a dead letter, and each dead letter a refused record.
 
     `rows` are the archive's, each offset once; `losses` come from `batch_archive.losses`; `letters` come from
-    `reconcile_sinks.placed_by_id`, without those that a query (not the contract) refused. `since_ms`: broker time from which
-    on the dead-letter topic is whole. `decoded` is how many of the accepted records today's contract still accepts (None:
-    nobody looked): that it refuses others is noted, and is no difference.
+    `reconcile_sinks.placed_by_id`, without those refused by a query instead of the contract. `since_ms` is the broker time
+    from which the dead-letter topic is complete. `decoded` is the number of accepted records that today's contract still
+    accepts (None: not determined); records that it now refuses are noted, but are not differences.
     """
     counts = rows.agg(
         F.count(F.lit(1)).alias("all"), F.count(F.when(F.col("reason").isNull(), True)).alias("accepted")
@@ -130,18 +132,18 @@ def archive(
     account.compared = counts["all"]
     for loss in losses:
         account.differing += loss.records
-        account.differences += _lost(loss, found.topic)
+        account.differences += _lost(loss, snapshot.topic)
     narrower = 0 if decoded is None else counts["accepted"] - decoded
     if narrower:
-        # The archive and its letters are right: the contract changed. Whoever still counts these records differs by itself.
+        # The archive and its letters are right: the contract changed. A sink that still counts these records differs by itself.
         account.note = (
-            f"today's contract refuses {narrower} records that were accepted when they came: batch views and rebuilds leave "
+            f"today's contract refuses {narrower} records that were accepted on arrival: batch views and rebuilds leave "
             "them out"
         )
     recent = F.unix_millis("timestamp") >= since_ms
     refused = rows.where(F.col("reason").isNotNull()).where(recent)
     refused = refused.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
-    letters = batch_archive.before(letters, found.ends, OFFSET, PARTITION)
+    letters = batch_archive.before(letters, snapshot.ends, OFFSET, PARTITION)
     theirs = letters.groupBy(PARTITION, OFFSET).agg(
         F.first("key").alias("sent_key"),
         F.first("value").alias("sent_value"),
@@ -155,7 +157,7 @@ def archive(
         | ~_as_sent("key").eqNullSafe(F.col("sent_key"))
         | ~_as_sent("value").eqNullSafe(F.col("sent_value"))
     )
-    if since_ms:  # what the archive has from before the topic is whole cannot be told from what it never had
+    if since_ms:  # for older records the dead-letter topic is incomplete, so nothing can be concluded
         wrong = wrong.where(F.col("here").isNotNull())
     what = (
         F.when(F.col("there").isNull(), "refused, but no dead letter")
@@ -165,26 +167,28 @@ def archive(
     spots = wrong.select(PARTITION, OFFSET, what.alias("what")).orderBy(PARTITION, OFFSET)
     account.differing += spots.count()
     for row in spots.limit(KEEP).collect():
-        place = (found.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1)
+        place = (snapshot.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1)
         account.differences.append(_place_difference(row.what, *place))
     del account.differences[KEEP:]
 
 
 def _lost(loss: Loss, topic: str) -> list[dict[str, Any]]:
-    """Return the places of a loss: where a batch's offsets also have gaps of Kafka's own, the records are among them."""
-    spans = [(partition, span) for partition, each in sorted(loss.spans.items()) for span in each]
+    """Return the places of a loss: if some of a batch's offsets never held a record, the lost ones are among its gaps."""
+    spans = [(partition, span) for partition, parts in sorted(loss.spans.items()) for span in parts]
     among = sum(past - first for _, (first, past) in spans)
     what = "missing in the archive"
     if loss.records < among:
         what += f": {loss.records} records among these {among} offsets"
-    told = [_place_difference(what, topic, p, first, past - 1, past - first) for p, (first, past) in spans[:KEEP]]
-    for each in told:
-        each["batches"] = [] if loss.batch is None else [loss.batch]
-    return told
+    differences = [
+        _place_difference(what, topic, p, first, past - 1, past - first) for p, (first, past) in spans[:KEEP]
+    ]
+    for parts in differences:
+        parts["batches"] = [] if loss.batch is None else [loss.batch]
+    return differences
 
 
 def _as_sent(name: str) -> Column:
-    """Return the bytes that a letter of a record has: all of them, or their beginning where the letter was too large."""
+    """Return the bytes of a record that its letter has: all of them, or the beginning if the letter was too large."""
     begins = F.col(name).substr(F.lit(1), F.octet_length(f"sent_{name}"))
     return F.when(F.col("cut").isNull(), F.col(name)).otherwise(begins)
 
@@ -202,7 +206,7 @@ def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[Record]) -> None:
-    """Add one difference a batch, partition and kind to the account, with its first and last offset."""
+    """Add one difference per batch, partition and kind to the account, with its first and last offset."""
     ranges = [
         (record["batch"], int(partition), start, end)
         for record in ledger
@@ -221,9 +225,9 @@ def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[Re
     )
     account.differing += sum(row["count"] for row in rows)
     for row in rows[:KEEP]:
-        told = _place_difference(row.what, topic, row[PARTITION], row.low, row.high, row["count"])
-        told["batches"] = [] if row.batch is None else [row.batch]
-        account.differences.append(told)
+        difference = _place_difference(row.what, topic, row[PARTITION], row.low, row.high, row["count"])
+        difference["batches"] = [] if row.batch is None else [row.batch]
+        account.differences.append(difference)
 
 
 def _place_difference(what: str, topic: str, partition: int, first: int, last: int, count: int) -> dict[str, Any]:

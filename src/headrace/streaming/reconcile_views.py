@@ -1,7 +1,7 @@
-"""The batch views against the archive: each day, as `serve-query` reads it, must be what its records say today.
+"""Compare the batch views with the archive: each day, as `serve-query` reads it, must match its records.
 
-A view's day is computed once and again when records touch it. Each run compares the newest days and some of the older ones,
-in turn, so that all of them are compared within some nights at a cost that does not grow.
+A view's day is computed once, and again when records change it. Each run compares the newest days and some of the older
+ones in rotation, so that all are compared within some nights at constant cost.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from headrace.streaming.batch_job import Job
 from headrace.streaming.reconcile_kinds import KEEP, Account
 
 KIND = "batch view"
-NEWEST, OLDER = 7, 7  # days that one run compares
+NEWEST, OLDER = 7, 7  # number of days that one run compares
 DAY_MS = 86_400_000
 
 
 def compare(
-    job: Job, wanted: Mapping[str, Query], archives: Mapping[str, Archive], order: Mapping[str, Any]
+    job: Job, wanted: Mapping[str, Query], archives: Mapping[str, Archive], spec: Mapping[str, Any]
 ) -> list[Account]:
-    """Return one account for each view of the wanted queries that holds any day; it counts days, and names rows that differ.
+    """Return one account for each view of the given queries that holds any day; it counts days and reports differing rows.
 
-    A day that records touched since the newest run of the views, or that is stale, is pending: the next run computes it.
+    A day that is stale, or has new records since the newest run of the views, is pending: the next run computes it.
     """
     state: dict[str, Any] = storage.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
     held = sorted(date.fromisoformat(day) for day in state["days"])
     served = {name: query for name, query in contract.views(job.pipeline).items() if name in wanted}
     if not held or not served:
         return []
-    days = chosen(held, order["at_ms"], order["since_ms"])
+    days = chosen(held, spec["at_ms"], spec["since_ms"])
     topics = {topic for query in served.values() for topic in query.sources}
     moving = views.touched(job, {topic: archives[topic] for topic in topics}, state)[0]
     moving |= {date.fromisoformat(day) for day in state.get("stale", ())}
@@ -48,11 +48,11 @@ def compare(
     for account in accounts:
         account.pending = len(days) - len(settled)
         if not _has_all_columns(job, account.query, served[account.query]):
-            account.block(f"its table has other columns than the query: run headrace batch views {job.pipeline.name}")
+            account.block(f"its table has other columns than the query. Run headrace batch views {job.pipeline.name}")
     if settled:
         sides, times = views.sides(job, {topic: archives[topic] for topic in topics}, served, settled)
         try:
-            for account in (each for each in accounts if not each.blocked):
+            for account in (candidate for candidate in accounts if not candidate.blocked):
                 query = served[account.query]
                 _compare(account, job, query, {t: sides[t] for t in query.sources}, times, settled)
         finally:
@@ -62,9 +62,9 @@ def compare(
 
 
 def chosen(held: Sequence[date], at_ms: int, since_ms: int) -> list[date]:
-    """Return the days to compare of those that the views hold (ascending): the newest, and the next of the older ones.
+    """Return which of the views' days (ascending) to compare: the newest, and the next of the older ones.
 
-    Each run a day later (`at_ms`) takes the next older ones. With a bound (`since_ms`) only days that begin since then.
+    Each run a day later (`at_ms`) takes the next older ones. With a limit (`since_ms`) only days that begin since then.
     """
     if since_ms:
         since = datetime.fromtimestamp(since_ms / 1000, UTC).date()
@@ -96,27 +96,27 @@ def _compare(
     together = batch.matched(
         {"due": _with_count(due, keys), "speed": _with_count(held, keys)}, keys, [*values, batch.ROWS]
     )
-    found = batch.unlike(together, "due", "speed", [*values, batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+    differing = batch.unlike(together, "due", "speed", [*values, batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        account.compared, account.differing = len(days), found.count()
-        for row in found.orderBy(*keys).limit(KEEP).collect():
+        account.compared, account.differing = len(days), differing.count()
+        for row in differing.orderBy(*keys).limit(KEEP).collect():
             account.differences.append(_difference(row, keys, values))
     finally:
-        found.unpersist()
+        differing.unpersist()
 
 
 def _with_count(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Return the rows with how many there are of their key: a view that holds a row twice serves it twice."""
+    """Return the rows with the number of rows of their key: a view that holds a row twice serves it twice."""
     return rows.withColumn(batch.ROWS, F.count(F.lit(1)).over(Window.partitionBy(*keys)))
 
 
 def _difference(row: Row, keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
-    there, wanted = bool(row["_has_speed"]), bool(row["_has_due"])
-    twice = there and row[f"_speed_{batch.ROWS}"] > 1
+    present, wanted = bool(row["_has_speed"]), bool(row["_has_due"])
+    twice = present and row[f"_speed_{batch.ROWS}"] > 1
     missing, strange = "missing in the view", "in the view without records"
     return {
         "what": missing
-        if not there
+        if not present
         else strange
         if not wanted
         else "in the view more than once"
@@ -124,7 +124,7 @@ def _difference(row: Row, keys: Sequence[str], values: Sequence[str]) -> dict[st
         else "differs",
         "key": {key: row[key] for key in keys},
         "due": {value: row[f"_due_{value}"] for value in values} if wanted else None,
-        "speed": {value: row[f"_speed_{value}"] for value in values} if there else None,
+        "speed": {value: row[f"_speed_{value}"] for value in values} if present else None,
         "batch": None,
         "late": None,
         "batches": [],

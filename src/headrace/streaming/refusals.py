@@ -1,8 +1,8 @@
-"""Rows that a sink cannot take: each becomes a dead letter, with its reason and its record's own bytes (ADR 0030).
+"""Rows that a sink cannot accept: each becomes a dead letter, with its reason and the original record (ADR 0030).
 
-Every row of a declared query gets a reason, or null where all sinks take it. A row with a reason goes to no sink.
-- A row of one record (a projection, a lookup): the letter has the record's key, value and headers as they came. They are
-  read again by the row's coordinates, so that no good record pays for them.
+Every row of a declared query gets a reason, or null if all sinks accept it. A row with a reason goes to no sink.
+- A row of one record (a projection, a lookup): the letter has the record's original key, value and headers. They are
+  read again by the row's coordinates, so that good records do not have to carry them.
 - A row of many records (an aggregate, a join): the letter has the row as JSON and no key.
 The limits are those of `contract.limits`.
 """
@@ -11,40 +11,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from typing import assert_never
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract import limits
-from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query, decimal_digits
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, Sink, decimal_digits
 from headrace.contract.spark import ddl_type
 from headrace.streaming import sinks
 from headrace.streaming.columns import REASON_LENGTH
 
 REASON = "_headrace_reason"
-"""The column that `judged` adds. No column of a user begins with an underscore (`contract.model.NAME_PATTERN`)."""
+"""The column that `judged` adds. User columns never begin with an underscore (`contract.model.NAME_PATTERN`)."""
 
 REFUSED = f"{REASON} IS NOT NULL"
-"""SQL: which rows go to no sink."""
+"""SQL: the condition for rows that go to no sink."""
 
 UNMATCHED, NOT_WRITTEN = "unmatched", "not_written"
-"""The words with which a query's reasons begin. All other reasons are the contract's (`streaming.decode`)."""
+"""The codes of reasons that a query gives. All other reasons are the contract's (`streaming.decode`)."""
 
 Transform = Callable[..., DataFrame]
 Records = Callable[[DataFrame], DataFrame]
-"""From the coordinates of refused rows (topic, partition, offset) to a frame of records that has at least these:
+"""Maps the coordinates of refused rows (topic, partition, offset) to a frame of records with at least these columns:
 key, value, headers, topic, partition, offset."""
 
 
 def of_one_record(query: Query) -> bool:
-    """Return whether each row comes from one record, whose bytes a letter can have."""
+    """Return whether each row comes from one record, whose bytes a letter can contain."""
     return query.aggregate is None and query.join is None
 
 
 def must_hold(query: Query) -> tuple[str, ...]:
-    """Return the columns in which a null ends the query: what is required of a total or a joined row, but for keys.
+    """Return the columns in which null ends the query: the required columns of a total or joined row, except keys.
 
-    A total that overflowed is null, and a null overwrites nothing: the old total would stay in the table.
+    A total that overflowed is null, and null overwrites nothing: the old total would stay in the table.
     """
     if of_one_record(query):
         return ()
@@ -53,14 +54,14 @@ def must_hold(query: Query) -> tuple[str, ...]:
 
 
 def judged(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
-    """Return the rows with REASON (string, null where every sink takes the row; at most 200 characters)."""
-    found = [F.when(broken, why) for broken, why in _rules(frame, pipeline, query)]
-    reason = F.substring(F.coalesce(*found), 1, REASON_LENGTH) if found else F.lit(None).cast("string")
+    """Return the rows with REASON (string, null if every sink accepts the row; at most 200 characters)."""
+    rules = [F.when(broken, why) for broken, why in _rules(frame, pipeline, query)]
+    reason = F.substring(F.coalesce(*rules), 1, REASON_LENGTH) if rules else F.lit(None).cast("string")
     return frame.withColumn(REASON, reason)
 
 
 def taken(transform: Transform, pipeline: Pipeline, query: Query) -> Transform:
-    """Return the transform without the rows that no sink gets: what reconciliation expects in a sink."""
+    """Return the transform without the rows that go to no sink, as reconciliation expects them in a sink."""
 
     def rows(*args: DataFrame, **frames: DataFrame) -> DataFrame:
         return judged(transform(*args, **frames), pipeline, query).where(F.col(REASON).isNull()).drop(REASON)
@@ -69,23 +70,23 @@ def taken(transform: Transform, pipeline: Pipeline, query: Query) -> Transform:
 
 
 def by_a_query(reason: Column) -> Column:
-    """Return whether a reason (never null) is a query's, not the contract's."""
-    return reduce(lambda one, other: one | other, (reason.startswith(f"{word}:") for word in (UNMATCHED, NOT_WRITTEN)))
+    """Return whether a reason (never null) was given by a query, not by the contract."""
+    return reduce(lambda one, other: one | other, (reason.startswith(f"{code}:") for code in (UNMATCHED, NOT_WRITTEN)))
 
 
 def letters(frame: DataFrame, query: Query, batch: sinks.Batch, records: Records) -> DataFrame:
     """Return the letters of the rows with a reason, in the columns that `sinks.write_dead_letters` takes.
 
-    `frame` comes from `judged`. Several rows of one record are one letter, with the first of their reasons.
+    `frame` comes from `judged`. Several rows of one record become one letter, with the first of their reasons.
     """
     refused = frame.where(F.col(REASON).isNotNull())
     if of_one_record(query) and sinks.SOURCE in frame.columns:
         place = ("topic", "partition", "offset")
-        told = refused.select(*(F.col(f"{sinks.SOURCE}.{name}").alias(name) for name in place), REASON)
-        told = told.groupBy(*place).agg(F.min(REASON).alias("reason"))
-        # An archive's records have a reason of their own.
-        whole = records(told).select("key", "value", "headers", *place)
-        return whole.join(told, list(place)).withColumn("id", sinks.coordinates())
+        reasons = refused.select(*(F.col(f"{sinks.SOURCE}.{name}").alias(name) for name in place), REASON)
+        reasons = reasons.groupBy(*place).agg(F.min(REASON).alias("reason"))
+        # An archive's records have their own `reason` column.
+        originals = records(reasons).select("key", "value", "headers", *place)
+        return originals.join(reasons, list(place)).withColumn("id", sinks.coordinates())
     row = sinks.json_of(query)
     identity = F.concat(F.lit(f"{batch.identity}/"), F.hex(F.xxhash64(row)))
     nothing = F.lit(None)
@@ -102,43 +103,48 @@ def letters(frame: DataFrame, query: Query, batch: sinks.Batch, records: Records
 
 
 def _rules(frame: DataFrame, pipeline: Pipeline, query: Query) -> Iterator[tuple[Column, Column]]:
-    """Yield (condition, reason) in the order in which they apply."""
+    """Yield (condition, reason) in the order of application."""
     if query.matched:
-        # Null is not true: a row is in one of both halves, never in none.
+        # Null is not true: each row is in exactly one of the two halves.
         key = pipeline.sources[query.sources[0]].key
         yield ~F.coalesce(F.col(query.matched), F.lit(False)), F.lit(f"{UNMATCHED}: {key}")
     yield from _nulls(query)
     yield from _values(frame, query)
     for sink in query.sinks:
-        if isinstance(sink, CassandraSink):
-            yield from _cassandra(query, sink)
-        elif isinstance(sink, KafkaSink):
-            yield from _kafka(query, sink)
+        match sink:
+            case CassandraSink():
+                yield from _cassandra(query, sink)
+            case KafkaSink():
+                yield from _kafka(query, sink)
+            case FilesSink():
+                pass  # a JSON file has no limit that a row could exceed
+            case _:
+                assert_never(sink)
 
 
 def _nulls(query: Query) -> Iterator[tuple[Column, Column]]:
     for name, column in query.columns.items():
         if column.required and name not in must_hold(query):
-            yield F.col(name).isNull(), _told(f"{name} is required, and the transform left it null")
+            yield F.col(name).isNull(), _reason(f"{name} is required, but the transform returned null")
 
 
 def _values(frame: DataFrame, query: Query) -> Iterator[tuple[Column, Column]]:
-    """Yield the rules of single values: times with a year of four digits, decimals that fit their column."""
+    """Yield the rules for single values: years of times have four digits, and decimals fit their column."""
     for name, column in query.columns.items():
         if column.type in ("timestamp", "date"):
             year = F.year(name)
-            told = f"{name} is not in the years {limits.FIRST_YEAR} to {limits.LAST_YEAR}"
-            yield ~year.between(limits.FIRST_YEAR, limits.LAST_YEAR), _told(told)
+            why = f"{name} is not in the years {limits.FIRST_YEAR} to {limits.LAST_YEAR}"
+            yield ~year.between(limits.FIRST_YEAR, limits.LAST_YEAR), _reason(why)
         wanted = ddl_type(column.type)
         if decimal_digits(column.type) and dict(frame.dtypes).get(name, wanted) != wanted:
             value = F.col(name)
-            yield value.isNotNull() & value.cast(wanted).isNull(), _told(f"{name} does not fit {column.type}")
+            yield value.isNotNull() & value.cast(wanted).isNull(), _reason(f"{name} does not fit {column.type}")
 
 
 def _cassandra(query: Query, sink: CassandraSink) -> Iterator[tuple[Column, Column]]:
     if len(sink.partition_key) == 1 and query.columns[sink.partition_key[0]].type == "string":
         (name,) = sink.partition_key
-        yield F.col(name) == "", _told(f"{name} is empty, and Cassandra takes no empty partition key")
+        yield F.col(name) == "", _reason(f"{name} is empty, but Cassandra accepts no empty partition key")
     several = len(sink.partition_key) > 1
     parts = limits.CASSANDRA_KEY_PART_BYTES * len(sink.partition_key) if several else 0
     for what, names, more in (("partition", sink.partition_key, parts), ("clustering", sink.clustering_key, 0)):
@@ -151,7 +157,7 @@ def _cassandra(query: Query, sink: CassandraSink) -> Iterator[tuple[Column, Colu
 
 def _kafka(query: Query, sink: KafkaSink) -> Iterator[tuple[Column, Column]]:
     identity = [] if sink.identity == "source" else sink.identity
-    # A character is at most six in JSON (\u001f): only a row that may be too large is written out to be measured.
+    # A character takes at most six bytes in JSON (\u001f), so only rows that may be too large are serialised to measure them.
     rough = _bytes(query, list(query.columns)) * 6 + _bytes(query, [sink.key, *identity])
     rough = rough + sum(len(name) + 64 for name in query.columns)
     exact = F.octet_length(sinks.json_of(query)) + _bytes(query, [sink.key, *identity])
@@ -160,7 +166,7 @@ def _kafka(query: Query, sink: KafkaSink) -> Iterator[tuple[Column, Column]]:
 
 
 def _bytes(query: Query, names: Sequence[str]) -> Column:
-    """Return how many bytes the columns' values have: a text its own, any other value at most 24."""
+    """Return the total bytes of the columns' values: a text's own length, at most 24 for any other value."""
     sizes = [
         F.coalesce(F.octet_length(name), F.lit(0)) if query.columns[name].type == "string" else F.lit(24)
         for name in names
@@ -169,16 +175,20 @@ def _bytes(query: Query, names: Sequence[str]) -> Column:
 
 
 def _too_large(size: Column, limit: int, what: str, store: str) -> Iterator[tuple[Column, Column]]:
-    yield size > limit, F.concat(F.lit(f"{NOT_WRITTEN}: {what} has "), size, F.lit(f" bytes, {store} takes {limit}"))
+    yield size > limit, F.concat(F.lit(f"{NOT_WRITTEN}: {what} has "), size, F.lit(f" bytes, {store} accepts {limit}"))
 
 
-def _told(text: str) -> Column:
+def _reason(text: str) -> Column:
     return F.lit(f"{NOT_WRITTEN}: {text}")
 
 
-def _key_columns(sink: object) -> list[str]:
-    if isinstance(sink, CassandraSink):
-        return [*sink.partition_key, *sink.clustering_key]
-    if isinstance(sink, KafkaSink):
-        return [sink.key, *([] if sink.identity == "source" else sink.identity)]
-    return []
+def _key_columns(sink: Sink) -> list[str]:
+    match sink:
+        case CassandraSink():
+            return [*sink.partition_key, *sink.clustering_key]
+        case KafkaSink():
+            return [sink.key, *([] if sink.identity == "source" else sink.identity)]
+        case FilesSink():
+            return []
+        case _:
+            assert_never(sink)

@@ -1,10 +1,10 @@
-"""A driver's first minute without servers, so that its JVM can write down which classes it needs.
+"""The first minute of a driver without servers, so that its JVM can record which classes it needs.
 
     python -m headrace.streaming.rehearsal ARCHIVE [CLASS_PATH]
 
-ARCHIVE is a JVM's dynamic class archive (JEP 350, Java 17). A driver of the same Java and the same class path maps it
-instead of reading, checking and linking ten thousand classes: half of the CPU of a start. One that differs in anything
-starts as if there were none.
+ARCHIVE is a JVM's dynamic class archive (JEP 350, Java 17). A driver with the same Java and the same class path maps it
+instead of reading, verifying and linking ten thousand classes: half of the CPU time of a start. A driver that differs in
+any way ignores it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headrace.contract.model import Pipeline
 from headrace.streaming import queries, session, source
 
 RECORDS = 2_000
-NOBODY = "127.0.0.1:1"  # where nothing listens: clients are made, and refused at once
+NO_SERVER = "127.0.0.1:1"  # no server listens here: clients are created, and refused at once
 
 PIPELINE = Pipeline.model_validate({
     "name": "rehearsal",
@@ -64,7 +64,7 @@ PIPELINE = Pipeline.model_validate({
 
 
 def rehearse(archive: Path, class_path: str = "") -> None:
-    """Run every part of a driver that needs no server; when its JVM has ended, `archive` is there."""
+    """Run every part of a driver that needs no server; `archive` exists once its JVM has ended."""
     with tempfile.TemporaryDirectory() as folder:
         conf = submit.spark_conf(PIPELINE, paths.lake(folder)) | {
             "spark.master": "local[2]",
@@ -85,12 +85,12 @@ def rehearse(archive: Path, class_path: str = "") -> None:
                 client(spark)
         spark.stop()
         spark.sparkContext._gateway.shutdown()
-        jvm.stdin.close()  # the sign for a JVM of pyspark to end
+        jvm.stdin.close()  # tells a JVM of pyspark to exit
         jvm.wait()
 
 
 def _streams(spark: SparkSession, folder: Path) -> None:
-    """Take the records as Kafka would give them through decoding, state, JSON files and the archive."""
+    """Send records, as Kafka would deliver them, through decoding, state, JSON files and the archive."""
     contract, query = PIPELINE.sources["records"], PIPELINE.queries["sums"]
     value = 'format_string(\'{"k":"k%d","amount":0.1,"at":"2026-01-01T%02d:00:00"}\', id % 9, id % 24)'
     laid = spark.range(RECORDS).selectExpr(
@@ -125,8 +125,8 @@ def _streams(spark: SparkSession, folder: Path) -> None:
 
 
 def _kafka(spark: SparkSession) -> None:
-    """Make the admin client, the consumer and the producer of Spark's Kafka source and sink."""
-    binding = KafkaBinding(NOBODY, "SASL_PLAINTEXT", "SCRAM-SHA-512", "nobody", "nothing")
+    """Create the admin client, the consumer and the producer of Spark's Kafka source and sink."""
+    binding = KafkaBinding(NO_SERVER, "SASL_PLAINTEXT", "SCRAM-SHA-512", "nobody", "nothing")
     options = session.kafka_options(binding) | {"kafka.default.api.timeout.ms": "1000", "kafka.max.block.ms": "1000"}
     properties = spark._jvm.java.util.HashMap()
     for key, value in options.items():
@@ -145,21 +145,21 @@ def _cassandra(spark: SparkSession) -> None:
 
 
 def _kubernetes(spark: SparkSession) -> None:
-    """Submit to a cluster that is not there, as Airflow's spark-submit does."""
+    """Submit to a cluster that does not exist, as Airflow's spark-submit does."""
     jvm = spark._jvm
     jvm.java.lang.System.setProperty("kubernetes.request.retry.backoffLimit", "0")
-    words = [
-        "--master", f"k8s://http://{NOBODY}", "--deploy-mode", "cluster", "--name", "rehearsal",
+    command = [
+        "--master", f"k8s://http://{NO_SERVER}", "--deploy-mode", "cluster", "--name", "rehearsal",
         "--conf", "spark.kubernetes.container.image=nothing", "local:///nothing.py",
     ]  # fmt: skip
-    arguments = spark.sparkContext._gateway.new_array(jvm.java.lang.String, len(words))
-    for place, word in enumerate(words):
-        arguments[place] = word
+    arguments = spark.sparkContext._gateway.new_array(jvm.java.lang.String, len(command))
+    for place, argument in enumerate(command):
+        arguments[place] = argument
     jvm.org.apache.spark.deploy.SparkSubmit().doSubmit(arguments)
 
 
 def main() -> int:
-    """Rehearse by the command line."""
+    """Rehearse, with the arguments of the command line."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     began = time.monotonic()
     archive = Path(sys.argv[1])

@@ -1,8 +1,8 @@
-"""The life of a driver: lock, session, checks, queries, supervision, stop. It ends with an `Exit` code.
+"""The lifecycle of a driver: lock, session, checks, queries, supervision, stop. It ends with an `Exit` code.
 
-Every query is supervised by name: awaitAnyTermination would miss the second dead query and raise for one that ended
-long ago (Spark guide, "Managing Streaming Queries"). Any query that ends makes the driver stop the others and leave.
-SIGTERM closes the gate: batches that run may finish within the grace time, none begins. Correctness never rests on it.
+Every query is supervised by name: awaitAnyTermination would miss a second failed query and raise for one that ended long
+ago (Spark guide, "Managing Streaming Queries"). If any query ends, the driver stops the others and exits. SIGTERM closes
+the gate: running batches may finish within the grace period, and none begins. Correctness never depends on it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pyspark.sql.streaming import StreamingQuery
 from headrace.contract import pace, paths, submit
 from headrace.contract.bindings import read_cassandra, read_kafka
 from headrace.contract.checkpoint import newest_batch
+from headrace.contract.driver_files import Heartbeat
 from headrace.contract.exits import Exit
 from headrace.contract.model import Pipeline
 from headrace.streaming import lock, progress, queries, reasons, session, stuck, work, writer
@@ -35,15 +36,15 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
-JVM_END_SECONDS = 10.0  # between the end of its connections and its own
+JVM_END_SECONDS = 10.0  # between the JVM closing its connections and exiting
 
 GARBAGE_SECONDS = 60.0
-"""So long the collector may take nearly all of the JVM's time before the driver ends for want of memory."""
+"""How long garbage collection may take nearly all of the JVM's time before the driver exits with OUT_OF_MEMORY."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run one driver. `lock_file` is None where something else fences it (a fixed pod name)."""
+    """How to run one driver. `lock_file` is None if something else fences it (a fixed pod name)."""
 
     root: str
     bindings: Path
@@ -53,12 +54,12 @@ class Options:
     metrics_port: int = 0
     grace_seconds: float = 30
     new_generations: frozenset[str] = frozenset()
-    request: str = ""  # names the start that asks for them, through all restarts of its driver
-    life: str = ""  # what the heartbeat repeats, so that it is known to be this driver's (`operations.drivers.Driver`)
+    request: str = ""  # identifies the start that asks for them, across all restarts of its driver
+    instance: str = ""  # repeated in the heartbeat to identify this driver (`operations.drivers.Driver`)
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
-    """Run a pipeline until it is told to stop or a query ends. Raises HeadraceError where the start is refused."""
+    """Run a pipeline until it is told to stop or a query ends. Raises HeadraceError if the start is refused."""
     stop = threading.Event()
     _stop_on_signals(stop)
     held = lock.hold(options.lock_file, pipeline.name) if options.lock_file else None
@@ -73,7 +74,7 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     )
     if level:
         log.warning(
-            "%s takes less at once since a driver ran out of memory: %s", pipeline.name, pace.describe(conf, pipeline)
+            "%s reads less at once since a driver ran out of memory: %s", pipeline.name, pace.describe(conf, pipeline)
         )
     spark = session.start(pipeline.name, conf, read_cassandra(options.bindings))
     jvm_lock = lock.hold_in_jvm(spark, options.lock_file, pipeline.name) if options.lock_file else None
@@ -85,16 +86,16 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     watcher = work.Watcher(work.SparkStore(spark.sparkContext, session.jvm_pid(spark)))
     try:
         running += queries.start_all(driver, options.new_generations, options.request)
-        log.info("%s: %d queries run", pipeline.name, len(running))
+        log.info("%s: %d queries running", pipeline.name, len(running))
         board = Board(pipeline, options, metrics, watcher)
         ended = _supervise(board, running, spark, stop)
         outcome = board.end or (_classify(ended) if ended else Exit.FINISHED)
         in_time = _stop_all(running, gate, options)
         board.beat(running, None, outcome)
         outcome = Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
-        deaf = [each.name for each in running if each.query.isActive]
-        if deaf:
-            log.error("%s: %s cannot be stopped; the JVM is killed", pipeline.name, ", ".join(deaf))
+        unresponsive = [entry.name for entry in running if entry.query.isActive]
+        if unresponsive:
+            log.error("%s: %s cannot be stopped; killing the JVM", pipeline.name, ", ".join(unresponsive))
             session.abandon(spark, outcome)
         return outcome
     finally:
@@ -103,13 +104,13 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         metrics.close()
         groups.close()
         _end_session(spark)
-        log.info("%s: driver ends (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
+        log.info("%s: driver exits (locks %s, %s)", pipeline.name, held, jvm_lock is not None)
 
 
 def check(pipeline: Pipeline, module: ModuleType, options: Options) -> dict[str, list[str]]:
-    """Plan every query and return what its checkpoint cannot take of the plan, by query. A driver may run meanwhile.
+    """Plan every query and return by query what its checkpoint cannot take of the plan. A driver may run meanwhile.
 
-    Raises HeadraceError where a plan is not allowed at all. No query is started, no lock is taken.
+    Raises HeadraceError if a plan is not allowed at all. Starts no query and takes no lock.
     """
     transforms = queries.transforms_of(pipeline, module)
     kafka = read_kafka(options.bindings)
@@ -125,114 +126,117 @@ def check(pipeline: Pipeline, module: ModuleType, options: Options) -> dict[str,
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    def tell(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         log.info("told to stop (signal %d)", number)
         stop.set()
 
-    signal.signal(signal.SIGTERM, tell)
-    signal.signal(signal.SIGINT, tell)
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
 
 
 @dataclass
 class Board:
-    """Where a driver shows what it does: heartbeat and metrics."""
+    """Publishes the state of a driver: heartbeat and metrics."""
 
     pipeline: Pipeline
     options: Options
     metrics: progress.Metrics
     watcher: work.Watcher
     rates: dict[str, progress.Rates] = field(default_factory=lambda: defaultdict(progress.Rates))
-    end: Exit | None = None  # where the driver itself found why it must end
+    end: Exit | None = None  # set if the driver itself found a reason to exit
     why: str = ""
 
     def beat(self, running: Sequence[queries.Running], ui: str | None, outcome: Exit | None) -> None:
-        """Look at every query and show it. `outcome` is how the driver ends, None while it runs."""
+        """Observe every query and publish its state. `outcome` is how the driver ends, None while it runs."""
         states = [
-            progress.look(
-                each.query,
-                each.name,
-                each.generation.number,
-                each.trigger_ms,
-                each.counters,
-                moved_ms=self.watcher.moved_ms(each),
-                work=self.watcher.work(each),
-                rates=self.rates[each.name],
+            progress.observe(
+                entry.query,
+                entry.name,
+                entry.generation.number,
+                entry.trigger_ms,
+                entry.counters,
+                moved_ms=self.watcher.moved_ms(entry),
+                work=self.watcher.work(entry),
+                rates=self.rates[entry.name],
             )
-            for each in running
+            for entry in running
         ]
         self.metrics.states = states
-        extra = {
-            "metrics_port": self.metrics.port,
-            "ui": ui,
-            "exit": outcome.name if outcome is not None else None,
-            "why": self.why,
-            "request": self.options.request,
-            "life": self.options.life,
-        }
-        place = paths.heartbeat(self.options.root, self.pipeline.name)
+        heartbeat = Heartbeat(
+            pipeline=self.pipeline.name,
+            queries=tuple(states),
+            metrics_port=self.metrics.port,
+            ui=ui,
+            exit=outcome.name if outcome is not None else None,
+            why=self.why,
+            request=self.options.request,
+            instance=self.options.instance,
+        )
         try:
-            progress.write_heartbeat(place, self.pipeline.name, states, extra)
-        except OSError as error:  # a full disk must not end a stream that could go on; the old one tells by its age
+            progress.write_heartbeat(paths.heartbeat(self.options.root, self.pipeline.name), heartbeat)
+        except OSError as error:  # a full disk must not end a working stream; the age of the old heartbeat shows it
             log.warning("heartbeat not written: %s", error)
 
 
 def _supervise(
     board: Board, running: Sequence[queries.Running], spark: SparkSession, stop: threading.Event
 ) -> list[queries.Running]:
-    """Look at every query until one ends or hangs, or the driver is told to stop. Returns those."""
+    """Observe every query until one ends or hangs, or the driver is told to stop. Returns the ended or hanging ones."""
     ui = spark.sparkContext.uiWebUrl
     next_beat = 0.0
     while not stop.is_set():
-        ended = [each for each in running if not each.query.isActive]
+        ended = [entry for entry in running if not entry.query.isActive]
         if ended or time.monotonic() >= next_beat:
             now_ms = time.time_ns() // 1_000_000
-            board.watcher.look(running, now_ms)
+            board.watcher.observe(running, now_ms)
             board.beat(running, ui, None)
             next_beat = time.monotonic() + progress.HEARTBEAT_SECONDS
             hanging = _hanging(board, running, now_ms)
             if hanging:
                 return hanging
         if ended:
-            for each in ended:
-                log.error("%s ended: %s", each.name, reasons.reason_of(each.query.exception()))
-                log.info("%s in full: %s", each.name, each.query.exception())
+            for entry in ended:
+                log.error("%s ended: %s", entry.name, reasons.reason_of(entry.query.exception()))
+                log.info("%s, full error: %s", entry.name, entry.query.exception())
             return ended
         stop.wait(POLL_SECONDS)
     return []
 
 
 def _hanging(board: Board, running: Sequence[queries.Running], now_ms: int) -> list[queries.Running]:
-    """Return the queries that hang, all of them where the JVM only collects garbage; why is logged and told."""
+    """Return the queries that hang, or all if the JVM only collects garbage; the reason is logged and published."""
     garbage = board.watcher.garbage_seconds(now_ms)
     if garbage > GARBAGE_SECONDS:
         board.end = Exit.OUT_OF_MEMORY
-        board.why = f"nearly all processor time goes into garbage collection since {garbage:.0f} s, and no batch moves"
+        board.why = (
+            f"garbage collection has used nearly all processor time for {garbage:.0f} s, and no batch progresses"
+        )
         log.error("%s: %s", board.pipeline.name, board.why)
         return list(running)
     hanging = stuck.find(board.watcher, running, now_ms)
-    for each in hanging:
-        batch = each.counters.running_batch
-        board.why = f"{each.name} hangs: nothing of batch {batch} moved for {stuck.STUCK_SECONDS:.0f} s"
+    for entry in hanging:
+        batch = entry.counters.running_batch
+        board.why = f"{entry.name} hangs: batch {batch} has made no progress for {stuck.STUCK_SECONDS:.0f} s"
         log.error("%s", board.why)
     return hanging
 
 
 def _stop_all(running: Sequence[queries.Running], gate: writer.Gate, options: Options) -> bool:
-    """Stop all queries, letting batches that run finish within the grace time. Returns whether all did."""
+    """Stop all queries, letting running batches finish within the grace period. Returns whether all did."""
     gate.closed.set()
     deadline = time.monotonic() + options.grace_seconds
-    busy = [each for each in running if each.query.isActive]
+    busy = [entry for entry in running if entry.query.isActive]
     while busy and time.monotonic() < deadline:
-        busy = [each for each in busy if each.query.isActive and not _between_batches(each, options.root)]
+        busy = [entry for entry in busy if entry.query.isActive and not _between_batches(entry, options.root)]
         if busy:
             time.sleep(0.1)
     gate.ended.set()
-    _stop_queries([each.query for each in running])
+    _stop_queries([entry.query for entry in running])
     return not busy
 
 
 def _stop_queries(stopping: Sequence[StreamingQuery]) -> None:
-    """Stop queries beside each other: each that is deaf takes spark.sql.streaming.stopTimeout. `run` ends the JVM then."""
+    """Stop queries in parallel: an unresponsive one takes spark.sql.streaming.stopTimeout. `run` then ends the JVM."""
 
     def stop(query: StreamingQuery) -> None:
         with contextlib.suppress(Py4JError):
@@ -243,33 +247,33 @@ def _stop_queries(stopping: Sequence[StreamingQuery]) -> None:
 
 
 def _end_session(spark: SparkSession) -> None:
-    """Stop the session, and before it the queries that a start left which failed at a later one."""
-    with contextlib.suppress(Py4JError, OSError):  # a JVM that is gone cannot be stopped
+    """Stop the session, and first the queries left by a start that failed at a later query."""
+    with contextlib.suppress(Py4JError, OSError):  # the JVM may be gone
         _stop_queries(spark.streams.active)
         spark.stop()
 
 
-def _between_batches(each: queries.Running, root: str) -> bool:
-    """Return whether nothing is under way that could still finish: a batch not yet begun waits at the closed gate."""
-    if each.counters.running_batch is not None:
+def _between_batches(entry: queries.Running, root: str) -> bool:
+    """Return whether nothing that could still finish is in progress: a new batch waits at the closed gate."""
+    if entry.counters.running_batch is not None:
         return False
-    newest = each.counters.newest
-    if newest is None or not each.query.status["isTriggerActive"]:
+    newest = entry.counters.newest
+    if newest is None or not entry.query.status["isTriggerActive"]:
         return True
-    committed = newest_batch(each.generation.paths(root).checkpoint)
+    committed = newest_batch(entry.generation.paths(root).checkpoint)
     return committed is not None and committed >= newest["batch"]
 
 
 def _classify(ended: Sequence[queries.Running]) -> Exit:
-    """Tell from the errors of ended queries what a supervisor may do about it; the gravest counts."""
-    return reasons.class_of([str(each.query.exception()) for each in ended])
+    """Return the exit code for the errors of ended queries; the most severe one counts."""
+    return reasons.class_of([str(entry.query.exception()) for entry in ended])
 
 
 def end_of(fault: Exception, kills_before: int | None = None) -> tuple[Exit, str]:
-    """Return class and reason of a fault that broke off `run`; `kills_before` is `session.oom_kills()` at the start.
+    """Return exit code and reason of a fault that aborted `run`; `kills_before` is `session.oom_kills()` at the start.
 
-    A JVM that ended leaves Python with whatever call came next ("calling o604.isActive"): its exit code says why. 3 is
-    -XX:+ExitOnOutOfMemoryError's.
+    After its JVM ended, Python fails in whatever call came next ("calling o604.isActive"); the JVM's exit code gives the
+    reason. 3 is that of -XX:+ExitOnOutOfMemoryError.
     """
     broken = isinstance(fault, (Py4JError, OSError)) and not isinstance(fault, Py4JJavaError)
     code = session.jvm_exit_code(JVM_END_SECONDS if broken else 0)
@@ -279,7 +283,7 @@ def end_of(fault: Exception, kills_before: int | None = None) -> tuple[Exit, str
             'the JVM ran out of memory and ended ("Terminating due to java.lang.OutOfMemoryError")',
         )
     if code == -signal.SIGKILL and kills_before is not None and (session.oom_kills() or 0) > kills_before:
-        return Exit.OUT_OF_MEMORY, "the kernel killed the JVM for want of memory (OOM kill)"
+        return Exit.OUT_OF_MEMORY, "the kernel killed the JVM for lack of memory (OOM kill)"
     if code is not None:
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
         return Exit.TRANSIENT, f"the JVM {how}"
@@ -287,6 +291,6 @@ def end_of(fault: Exception, kills_before: int | None = None) -> tuple[Exit, str
 
 
 def _in_full(fault: BaseException) -> str:
-    """Return the type and text of a fault and of those that led to it."""
+    """Return the type and text of a fault and of its causes."""
     causes = fault.__cause__ or fault.__context__
     return f"{type(fault).__name__}: {fault}" + (f"\n{_in_full(causes)}" if causes else "")

@@ -1,4 +1,4 @@
-"""The Spark session of a driver. Secrets are set once the JVM runs: they are in no argv and no properties file."""
+"""The Spark session of a driver. Secrets are set once the JVM runs, so they are in no argv and no properties file."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from headrace.contract.names import LAKE_CATALOG
 from headrace.errors import HeadraceError
 from headrace.streaming import java
 
-# They warn of every option of the other Kafka client, at each start of each query.
+# They log a warning for every option of the other Kafka client, at each start of each query.
 QUIET_LOGGERS = (
     "org.apache.kafka.clients.admin.AdminClientConfig",
     "org.apache.kafka.clients.consumer.ConsumerConfig",
-    # mapInArrow reads its input in a thread of its own; KAFKA-1894 (poll without end) is fixed by poll(Duration)
+    # mapInArrow reads its input in a separate thread; KAFKA-1894 (endless poll) is fixed by poll(Duration)
     "org.apache.spark.sql.kafka010.consumer.KafkaDataConsumer",
-    # each query is a scheduler pool that no file declares: made on first use, with the defaults that are wanted
+    # each query uses a scheduler pool that no file declares: it is created on first use, with suitable defaults
     "org.apache.spark.scheduler.FairSchedulableBuilder",
 )
 
 OUT_OF_MEMORY_CODE = 3
-"""What a JVM ends with by -XX:+ExitOnOutOfMemoryError (HotSpot, `vm_exit` in debug.cpp)."""
+"""The exit code of a JVM with -XX:+ExitOnOutOfMemoryError (HotSpot, `vm_exit` in debug.cpp)."""
 
 TRUST_STORE = "HEADRACE_CASSANDRA_TRUSTSTORE"
 
 
 def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None = None) -> SparkSession:
-    """Start (or get) the session with `conf` and log the connector in by the binding.
+    """Start (or get) the session with `conf` and configure the connector's login from the binding.
 
-    Raises HeadraceError for a key of the object store that Hadoop would change.
+    Raises HeadraceError for an object store key that Hadoop would change.
     """
     builder = SparkSession.builder.appName(name)
     for key, value in conf.items():
@@ -52,15 +52,15 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
     for logger in QUIET_LOGGERS:
         logging_to.setLevel(logger, error.ERROR)
     if objects.is_object(conf.get(f"spark.sql.catalog.{LAKE_CATALOG}.warehouse", "")):
-        hadoop = spark.sparkContext._jsc.hadoopConfiguration()  # goes to the executors with each task's plan
+        hadoop = spark.sparkContext._jsc.hadoopConfiguration()  # sent to the executors with each task's plan
         for key, value in objects.hadoop_conf(objects.binding()).items():
             hadoop.set(key, value)
-            if hadoop.get(key) != value:  # Configuration.get puts a variable's value in, and knows no escape
+            if hadoop.get(key) != value:  # Configuration.get substitutes variables, and has no escape
                 raise HeadraceError(
-                    f"The object store's {key} holds a ${{variable}} that Hadoop replaces: give the user another key."
+                    f"The object store's {key} contains a ${{variable}} that Hadoop substitutes. Give the user another key."
                 )
     if cassandra:
-        if cassandra.ca_file:  # this JVM's; an executor's entry point makes its own
+        if cassandra.ca_file:  # for this JVM; an executor's entry point creates its own
             truststore.write(Path(trust_store()), cassandra.ca_file.read_bytes())
         for key, value in cassandra_conf(cassandra).items():
             spark.conf.set(key, value)
@@ -68,12 +68,12 @@ def start(name: str, conf: Mapping[str, str], cassandra: CassandraBinding | None
 
 
 def abandon(spark: SparkSession, code: int) -> NoReturn:
-    """End this process with `code`, and its JVM, at once: for a JVM that no longer does what it is told.
+    """End this process with `code`, and its JVM, at once: for a JVM that no longer responds.
 
-    Correctness never rests on how a driver ends; one that cannot end would never be started again.
+    Correctness never depends on how a driver ends, but a driver that cannot end would never be restarted.
     """
     jvm = getattr(spark.sparkContext._gateway, "proc", None)
-    if jvm is not None:  # under spark-submit on a cluster the JVM is the parent, and ends when this process does
+    if jvm is not None:  # under spark-submit on a cluster the JVM is the parent, and exits with this process
         jvm.kill()
     logging.shutdown()
     os._exit(code)
@@ -86,9 +86,9 @@ def jvm_pid(spark: SparkSession) -> int:
 
 
 def jvm_exit_code(patience_seconds: float = 0) -> int | None:
-    """Return how the JVM of this process's session has ended, as `Popen.returncode`; None if it lives or is not our child.
+    """Return how this session's JVM ended, as `Popen.returncode`; None if it still runs or is not our child.
 
-    One that just broke its connections may still be ending: it is waited for.
+    A JVM that just closed its connections may still be exiting, so wait up to `patience_seconds`.
     """
     jvm = getattr(SparkContext._gateway, "proc", None)
     if jvm is None:
@@ -100,7 +100,7 @@ def jvm_exit_code(patience_seconds: float = 0) -> int | None:
 
 
 def oom_kills() -> int | None:
-    """Return how many processes the kernel has killed for want of memory here: in this cgroup, else on this machine."""
+    """Return how many processes the kernel's OOM killer has killed in this cgroup, or else on this machine."""
     for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         with contextlib.suppress(OSError):
             for line in Path(place).read_text().splitlines():
@@ -111,12 +111,12 @@ def oom_kills() -> int | None:
 
 
 def trust_store() -> str:
-    """Return where the Java store of Cassandra's CA is, in every process that connects."""
+    """Return the path of the Java trust store with Cassandra's CA, in every process that connects."""
     return os.environ.get(TRUST_STORE, "/tmp/cassandra-ca.p12")  # noqa: S108
 
 
 def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
-    """Return the connector's settings for a binding; the password's key is one that Spark redacts."""
+    """Return the connector's settings for a binding; Spark redacts the password by its key."""
     conf = {
         "spark.cassandra.connection.host": ",".join(binding.contact_points),
         "spark.cassandra.connection.port": str(binding.port),
@@ -130,7 +130,7 @@ def cassandra_conf(binding: CassandraBinding) -> dict[str, str]:
             "spark.cassandra.connection.ssl.trustStore.path": trust_store(),
             "spark.cassandra.connection.ssl.trustStore.type": "PKCS12",
             "spark.cassandra.connection.ssl.trustStore.password": truststore.PASSWORD,
-            # Its default is two ciphers that Java 17 no longer offers.
+            # The default is two ciphers that Java 17 no longer offers.
             "spark.cassandra.connection.ssl.enabledAlgorithms": "TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
             "spark.cassandra.connection.ssl.protocol": "TLS",
         }

@@ -1,7 +1,7 @@
-"""The sinks. Each write is safe to repeat: foreachBatch is at least once (Spark guide, "ForeachBatch").
+"""The sinks. Each write is idempotent, because foreachBatch is at least once (Spark guide, "ForeachBatch").
 
-Cassandra: upsert by full primary key with an explicit writetime. Files: a directory a batch, there whole or not at all.
-Kafka: a deterministic id in the headers. Iceberg: the offsets that the table has stand in its snapshot, and are left out.
+Cassandra: upsert by full primary key with an explicit writetime. Files: one directory per batch, complete or absent.
+Kafka: a deterministic id in the headers. Iceberg: the snapshot records which offsets the table has; they are left out.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from headrace.streaming import java
 
 WRITETIME = "headrace_writetime"
 SOURCE = "source"
-"""The column with a row's coordinates (topic, partition, offset), which decoding adds (`decode.ADDED_COLUMNS`)."""
+"""The column with a row's coordinates (topic, partition, offset), added by decoding (`decode.ADDED_COLUMNS`)."""
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
 HEADER_CUT = "headrace.cut"
 OWN_HEADERS = (HEADER_ID, HEADER_REASON, HEADER_CUT, "headrace.query", "headrace.generation", "headrace.batch",
                "headrace.topic", "headrace.partition", "headrace.offset")  # fmt: skip
 RECORD_HEADER = "record."
-"""What a letter puts before a header of its record that has the name of one of ours: a record may have been a letter."""
+"""The prefix for a record's header if its name is one of ours: the record may itself have been a dead letter."""
 _HEADERS = "array<struct<key:string,value:binary>>"
 JSON_TIMESTAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of one query's generation: what makes a row's identity and its writetime.
+    """One batch of one query's generation; determines the identity and the writetime of its rows.
 
-    `refused` is how many of its rows go to the dead letters; None: nobody counted them.
+    `refused` is the number of its rows that go to the dead letters; None if they were not counted.
     """
 
     query: str
@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def writetime_micros(self) -> int:
-        """Return the writetime of state totals: later batches and later generations win (CASSANDRA cell timestamps)."""
+        """Return the writetime of state totals: later batches and later generations win (Cassandra cell timestamps)."""
         return self.generation.started_micros + self.number
 
 
@@ -71,18 +71,18 @@ def write_cassandra(frame: DataFrame, pipeline: Pipeline, query: str, sink: Cass
 
 
 def together(rows: DataFrame, sink: CassandraSink) -> DataFrame:
-    """Return the rows with those of one Cassandra partition side by side in each task, where a partition has several.
+    """Return the rows with those of one Cassandra partition adjacent in each task, if partitions have several rows.
 
-    The connector sends rows of one partition as one unlogged batch if it meets them among its newest 1,000 partitions
-    (`output.batch.grouping.buffer.size`); rows of a state store come in the order of its hashes.
+    The connector sends rows of one partition as one unlogged batch if it finds them among its newest 1,000 partitions
+    (`output.batch.grouping.buffer.size`); rows of a state store come in hash order.
     """
     return rows.sortWithinPartitions(*sink.partition_key) if sink.clustering_key else rows
 
 
 def writetime_column(taken: Sequence[str]) -> str:
-    """Return the name of the column that holds a row's write time, none of those that are taken.
+    """Return the name for the column with a row's write time, different from all names in `taken`.
 
-    The connector makes a CQL variable of it without quotes, so it cannot begin with an underscore like our others.
+    The connector turns it into an unquoted CQL variable, so it cannot begin with an underscore like our others.
     """
     name = WRITETIME
     while name in taken:
@@ -91,13 +91,13 @@ def writetime_column(taken: Sequence[str]) -> str:
 
 
 def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:
-    """Reduce to the newest cells of each key; the `writetime_column` (microseconds) is when a row's cells were true.
+    """Reduce to the newest cells of each key; the `writetime_column` (microseconds) is the time of a row's cells.
 
-    Cassandra's own rule (Cells.reconcile), applied before it is asked: per cell the newest value wins, at equal times
-    the greater, and a null does not overwrite, it says "unknown". Rows of one key in one batch would share a
-    statement's timestamp otherwise. A cell that is older than its key's newest row is a row of its own, with its own
-    time: under the newer one it would win over a value that an earlier batch wrote in between. `time` may be part of
-    the key, as in a time series: all rows of a key then have one time.
+    Applies Cassandra's own rule (Cells.reconcile) in advance: per cell the newest value wins, at equal times the greater one,
+    and null means "unknown" and overwrites nothing. Otherwise rows of one key in one batch would share a statement's
+    timestamp. A cell that is older than its key's newest row becomes a separate row with its own time: with the newer time
+    it would win over a value that an earlier batch wrote in between. `time` may be part of the key, as in a time series: all
+    rows of a key then have one time.
     """
     written = writetime_column(frame.columns)
     others = [name for name in frame.columns if name not in key]
@@ -133,12 +133,12 @@ def _unknown(frame: DataFrame, name: str) -> Column:
 
 
 def json_of(query: Query) -> Column:
-    """Return the JSON text that a row has in a topic and in a dead letter."""
+    """Return the JSON text of a row in a topic and in a dead letter."""
     return F.to_json(F.struct(*query.columns), {"timestampFormat": JSON_TIMESTAMP, "ignoreNullFields": "false"})
 
 
 def write_kafka(frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, kafka: Mapping[str, str]) -> None:
-    """Write one JSON record a row to the sink's topic, with id, query, generation and batch in its headers."""
+    """Write one JSON record per row to the sink's topic, with id, query, generation and batch in its headers."""
     rows = frame.select(
         F.col(sink.key).cast("string").alias("key"),
         json_of(query).alias("value"),
@@ -148,10 +148,10 @@ def write_kafka(frame: DataFrame, query: Query, sink: KafkaSink, batch: Batch, k
 
 
 def identity(sink: KafkaSink) -> Column:
-    r"""Return the id of a row in a topic: two rows of one id are one row, and two different rows have two ids.
+    r"""Return the id of a row in a topic: equal rows have equal ids, different rows have different ids.
 
-    The texts of the identity columns, joined by `|`; a `|` or `\` inside of a text has a `\` before it. Rows of releases
-    without that rule have the same id, but for those with such a character, whose ids could collide (ADR 0030).
+    The texts of the identity columns, joined by `|`; `|` and `\` inside a text are escaped with `\`. Releases without the
+    escape wrote the same ids, except for rows with such characters, whose ids could collide (ADR 0030).
     """
     if sink.identity == "source":
         return coordinates(f"{SOURCE}.")
@@ -159,12 +159,12 @@ def identity(sink: KafkaSink) -> Column:
 
 
 def write_dead_letters(frame: DataFrame, topic: str, batch: Batch, kafka: Mapping[str, str]) -> None:
-    """Write refused records, as they came, to the dead-letter topic of `topic`.
+    """Write refused records, unchanged, to the dead-letter topic of `topic`.
 
-    The frame has key, value and headers of the record, its topic, partition and offset (null for a row that is no single
-    record), reason and id. The letter has the record's own headers behind ours, which tell reason and coordinates. A
-    letter that Kafka would not take is cut: of its value, its key and its headers only so much as fits, and the header
-    `headrace.cut` tells how long they were.
+    The frame has key, value and headers of the record, its topic, partition and offset (null for a row that is not a single
+    record), reason and id. The letter has the record's own headers after ours, which hold reason and coordinates. A letter
+    that is too large for Kafka is truncated: value, key and headers are cut to what fits, and the header `headrace.cut`
+    holds their original lengths.
     """
     letters = frame.select(
         F.col("key").cast("binary").alias("key"),
@@ -176,11 +176,11 @@ def write_dead_letters(frame: DataFrame, topic: str, batch: Batch, kafka: Mappin
 
 
 def _cut(batch: Batch) -> list[Column]:
-    """Return key, value and headers of letters, cut where the whole would be more than Kafka takes."""
-    key, value, own = F.col("key"), F.col("value"), F.col("headers")
+    """Return key, value and headers of letters, truncated if the letter would be larger than Kafka accepts."""
+    key, value, own_headers = F.col("key"), F.col("value"), F.col("headers")
     lengths = [F.coalesce(F.octet_length(part), F.lit(0)) for part in (key, value)]
     of_headers = F.aggregate(
-        own,
+        own_headers,
         F.lit(0),
         lambda sum_, h: sum_ + F.octet_length(h["key"]) + F.coalesce(F.octet_length(h["value"]), F.lit(0)) + 16,
     )
@@ -188,7 +188,7 @@ def _cut(batch: Batch) -> list[Column]:
     large = lengths[0] + lengths[1] + of_headers > limit
     kept_headers = of_headers <= limits.LETTER_KEY_BYTES
     left = limit - 2 * limits.LETTER_KEY_BYTES
-    told = F.concat(F.lit("key of "), lengths[0], F.lit(" bytes, value of "), lengths[1], F.lit(" bytes, headers of "),
+    lengths_text = F.concat(F.lit("key of "), lengths[0], F.lit(" bytes, value of "), lengths[1], F.lit(" bytes, headers of "),
                     of_headers, F.lit(" bytes"))  # fmt: skip
     ours = headers(
         batch,
@@ -198,12 +198,12 @@ def _cut(batch: Batch) -> list[Column]:
             "headrace.topic": F.col("topic"),
             "headrace.partition": F.col("partition"),
             "headrace.offset": F.col("offset"),
-            HEADER_CUT: F.when(large, told),
+            HEADER_CUT: F.when(large, lengths_text),
         },
     )
     ours = F.filter(ours, lambda h: h["value"].isNotNull())
     theirs = F.transform(
-        own,
+        own_headers,
         lambda h: F.struct(
             F.when(h["key"].isin(*OWN_HEADERS), F.concat(F.lit(RECORD_HEADER), h["key"]))
             .otherwise(h["key"])
@@ -235,10 +235,10 @@ def headers(batch: Batch, extra: Mapping[str, Column]) -> Column:
 
 
 def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None:
-    """Write a batch as JSON lines to `<folder>/batch_id=<batch>`. One that is whole is kept: a replay has the same rows.
+    """Write a batch as JSON lines to `<folder>/batch_id=<batch>`. A complete directory is kept: a replay has the same rows.
 
-    On a disk: aside first, then one rename. In an object store, where a rename is a copy of each file: in its place, over
-    what a driver that was killed left there, and whole once Spark has put its mark (`contract.outputs`).
+    On a disk: write to a temporary path, then rename. In an object store, where a rename copies each file: write in place,
+    over anything left by a killed driver; it is complete once Spark has written its marker (`contract.outputs`).
     """
     path = java.named(frame.sparkSession, "org.apache.hadoop.fs.Path")
     final = path(f"{folder}/batch_id={batch}")
@@ -257,11 +257,11 @@ def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None
     aside = path(f"{folder}/.aside-{batch}")
     rows.json(aside.toString())
     if not _drop_empty(fs, aside) and not fs.rename(aside, final):
-        raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}: look for a second driver.")
+        raise OSError(f"{aside.toString()} could not be renamed to {final.toString()}. Look for a second driver.")
 
 
 def _only_read(frame: DataFrame) -> None:
-    """Read a replayed batch whose rows are there: its state must be made and its rows counted all the same."""
+    """Read a replayed batch whose rows are already written: its state must be built and its rows counted all the same."""
     frame.write.format("noop").mode("overwrite").save()
 
 
@@ -272,7 +272,7 @@ def _drop_empty(fs: Any, folder: Any) -> bool:  # noqa: ANN401 - Java objects
 
 
 def append_archive(frame: DataFrame, table: str, batch: Batch, topic_id: str) -> None:
-    """Append a batch to the archive table; the note that goes with it says up to which offsets of which topic it is whole."""
+    """Append a batch to the archive table, with a note up to which offsets of which topic the table is complete."""
     spark = frame.sparkSession
     ends = archived.latest(newest_note(spark, table).ends, batch.ends)
     notes = {
@@ -287,10 +287,10 @@ def append_archive(frame: DataFrame, table: str, batch: Batch, topic_id: str) ->
 
 
 def not_archived(frame: DataFrame, ends: Offsets, batch: Batch) -> DataFrame | None:
-    """Return the records of a batch that lie at or beyond `ends`, or None where there can be none.
+    """Return the records of a batch that lie at or beyond `ends`, or None if there can be none.
 
-    A replayed batch has none. One of a restored or new generation may have some: whatever generation appended a record,
-    the table has each offset once.
+    A replayed batch has none. A batch of a restored or new generation may have some: the table has each offset once, whichever
+    generation appended it.
     """
     known = {(topic, p): end for topic, parts in ends.items() for p, end in parts.items()}
     read = {
@@ -308,15 +308,15 @@ def not_archived(frame: DataFrame, ends: Offsets, batch: Batch) -> DataFrame | N
 
 
 def newest_note(spark: SparkSession, table: str) -> archived.Note:
-    """Return what the newest snapshot with a note says: whose batch it added, and up to which offsets the table is whole."""
+    """Return the newest note of the table: the batch that wrote it, and up to which offsets the table is complete."""
     loaded = java.named(spark, "org.apache.iceberg.spark.Spark3Util").loadIcebergTable(spark._jsparkSession, table)
     snapshot = loaded.currentSnapshot()
     while snapshot is not None:
-        said = snapshot.summary()
-        identity = said.get(archived.SNAPSHOT_BATCH)
+        summary = snapshot.summary()
+        identity = summary.get(archived.SNAPSHOT_BATCH)
         if identity is not None:
-            ends = archived.ends_of(said.get(archived.SNAPSHOT_OFFSETS))
-            return archived.Note(identity, ends, said.get(archived.SNAPSHOT_TOPIC) or "")
+            ends = archived.ends_of(summary.get(archived.SNAPSHOT_OFFSETS))
+            return archived.Note(identity, ends, summary.get(archived.SNAPSHOT_TOPIC) or "")
         parent = snapshot.parentId()
         snapshot = None if parent is None else loaded.snapshot(parent)
     return archived.Note("", {})
@@ -332,7 +332,7 @@ def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:
 
 
 def coordinates(of: str = "") -> Column:
-    """Return `<topic>/<partition>/<offset>` of the columns with these names, or of those of a struct: `of` = "source."."""
+    """Return `<topic>/<partition>/<offset>` from the columns with these names, or from a struct: `of` = "source."."""
     return F.concat_ws("/", f"{of}topic", F.col(f"{of}partition"), F.col(f"{of}offset"))
 
 

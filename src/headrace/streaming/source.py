@@ -26,8 +26,8 @@ def stream(
 ) -> DataFrame:
     """Return the raw stream of a topic: key, value, topic, partition, offset, timestamp, timestampType, and headers.
 
-    Headers are read only if asked for: Spark builds them for every record, whoever looks at them. `starting_ms` is the
-    broker time (milliseconds since 1970) at which a generation's first batch begins; a later one follows the checkpoint.
+    Headers are read only on request, because Spark builds them for every record even if unused. `starting_ms` is the
+    broker time (milliseconds since 1970) at which a generation's first batch begins; later batches follow the checkpoint.
     `more` are further options of the source.
     """
     options = _options(spark, pipeline, topic, kafka) | dict(more) | {"includeHeaders": str(headers).lower()}
@@ -37,19 +37,19 @@ def stream(
     return spark.readStream.format("kafka").options(**options).load()
 
 
-def whole(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> DataFrame:
-    """Return what a topic holds now as a batch, in the columns of `stream` without headers."""
+def as_batch(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> DataFrame:
+    """Return the current content of a topic as a batch, in the columns of `stream` without headers."""
     options = _options(spark, pipeline, topic, kafka)
     del options["maxOffsetsPerTrigger"]
     return spark.read.format("kafka").options(**options).load()
 
 
-def again(
+def reread(
     spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str], places: DataFrame
 ) -> DataFrame:
-    """Return records of a topic that were read before, by their topic, partition and offset, in the columns of `stream`.
+    """Return records of a topic that were read before, by topic, partition and offset, in the columns of `stream`.
 
-    `places` are few of a batch that runs now, so Kafka still has them; others that lie between come along.
+    `places` are a few rows of the running batch, so Kafka still has them; other records in between are returned as well.
     """
     bounds = places.groupBy("partition").agg(F.min("offset").alias("first"), F.max("offset").alias("last")).collect()
     options = _options(spark, pipeline, topic, kafka)
@@ -66,16 +66,16 @@ def again(
 
 
 def _options(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping[str, str]) -> dict[str, str]:
-    """Return the options of a Kafka source; how many records a poll returns follows the driver's pace."""
+    """Return the options of a Kafka source; the number of records per poll follows the driver's pace."""
     polled = {"kafka.max.poll.records": spark.conf.get(pace.POLL_RECORDS, str(pace.LEVELS[0].poll_records))}
     return submit.source_options(pipeline, topic) | polled | dict(kafka)
 
 
 def added_columns(query: Query, source: Source) -> tuple[str, ...]:
-    """Return what a query's rows carry beside the contract's columns; each costs its way to Python and back.
+    """Return the columns that a query's rows carry besides the contract's; each costs the transfer to Python and back.
 
-    A row of an aggregate or join is many records: none of their coordinates is its own. `raw`, the record's
-    value, is there for transforms that select it, as those of older releases do; a dead letter reads the record again.
+    A row of an aggregate or join consists of many records, so it has no coordinates. `raw`, the record's value, exists for
+    transforms that select it, as those of older releases do; a dead letter reads the record again.
     """
     if query.aggregate or query.join:
         return () if source.event_time else ("kafka_timestamp",)
@@ -85,14 +85,14 @@ def added_columns(query: Query, source: Source) -> tuple[str, ...]:
 def accepted(raw: DataFrame, source: Source, added: tuple[str, ...] = decode.USUAL) -> DataFrame:
     """Return the accepted records of a raw frame (stream, archive or Kafka batch), typed by the contract.
 
-    Columns: the source's own, then those of `added`: `source` (topic, partition, offset), `kafka_timestamp`, `raw`.
+    Columns: the source's columns, then those of `added`: `source` (topic, partition, offset), `kafka_timestamp`, `raw`.
     """
     decoder = decode.make_decoder(source, added)
     return raw.select(*decoder.needs).mapInArrow(decoder.accepted, decode.accepted_ddl(source, added))
 
 
 def judged(raw: DataFrame, source: Source) -> DataFrame:
-    """Return every record of a raw frame as it came, with `reason` (null: accepted)."""
+    """Return every record of a raw frame unchanged, with `reason` (null: accepted)."""
     columns = raw.select("key", "value", "headers", "topic", "partition", "offset", "timestamp")
     return columns.mapInArrow(decode.make_decoder(source).judged, decode.judged_ddl())
 

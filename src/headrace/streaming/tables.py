@@ -1,8 +1,8 @@
-"""What keeps one Iceberg table small: data files together, old snapshots away. Streams may run.
+"""Maintenance of one Iceberg table: compact data files, expire old snapshots. Streams may run.
 
-Each step is a commit, and may be repeated. A commit in a Hadoop catalog is a look whether the version's name is free and
-then a rename, which replaces what is there: of two processes that commit at the same moment one loses its commit, with its
-rows, on a disk as in an object store. So each table is tended by the process that writes it, and by no other (ADR 0032).
+Each step is a commit, and may be repeated. A commit in a Hadoop catalog checks whether the version's name is free and then
+renames, which replaces an existing file: if two processes commit at the same moment, one loses its commit and its rows,
+on a disk as in an object store. So only the process that writes a table maintains it (ADR 0032).
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ EXPIRE_DAYS = 7.0
 KEPT_SNAPSHOTS = 5
 MIN_INPUT_FILES = 5
 DAY_MS = 86_400_000
-TENDED_BATCHES = 1000
-"""How often the writer of an archive tends its table: at one batch in 10 to 30 seconds, every 3 to 8 hours."""
+MAINTENANCE_BATCHES = 1000
+"""How often the writer of an archive maintains its table: with a batch every 10 to 30 seconds, every 3 to 8 hours."""
 
 log = logging.getLogger(__name__)
 
 
-def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days: float = EXPIRE_DAYS) -> dict[str, int]:
-    """Rewrite small files of a table and expire its old snapshots; return how many files went, came and were expired."""
+def maintain(
+    spark: SparkSession, root: str, pipeline: str, table: str, expire_days: float = EXPIRE_DAYS
+) -> dict[str, int]:
+    """Rewrite small files of a table and expire its old snapshots; return how many files were removed, added and expired."""
     name, now_ms = f"{pipeline}.{table}", time.time_ns() // 1_000_000
     rewritten = call(spark, "rewrite_data_files", name, f"options => map('min-input-files', '{MIN_INPUT_FILES}')")
-    # The note of which offsets the archive has lives in a snapshot: the newest with a note, and all after it, stay.
+    # The note of the archive's offsets is in a snapshot: the newest one with a note, and all later ones, stay.
     note = archived.newest(root, pipeline, table)
     before_ms = min(now_ms - expire_days * DAY_MS, note.at_ms if note else now_ms)
     expired = call(
@@ -46,16 +48,16 @@ def tend(spark: SparkSession, root: str, pipeline: str, table: str, expire_days:
     }
 
 
-def tend_own(spark: SparkSession, root: str, table: str) -> None:
-    """Tend a table (`<catalog>.<pipeline>.<name>`) that this process writes, between two commits of its own.
+def maintain_own(spark: SparkSession, root: str, table: str) -> None:
+    """Maintain a table (`<catalog>.<pipeline>.<name>`) that this process writes, between two of its commits.
 
-    A failure ends nothing: the rows are there, and the next time does more.
+    A failure ends nothing: the rows are there, and the next maintenance catches up.
     """
     _, pipeline, name = table.split(".")
     try:
-        log.info("%s is tended: %s", table, tend(spark, root, pipeline, name))
+        log.info("maintained %s: %s", table, maintain(spark, root, pipeline, name))
     except (Py4JError, CapturedException, OSError) as error:
-        log.warning("%s was not tended, it is tried again later: %s", table, str(error).splitlines()[0])
+        log.warning("could not maintain %s, will try again later: %s", table, str(error).splitlines()[0])
 
 
 def call(spark: SparkSession, procedure: str, table: str, arguments: str) -> list[Any]:

@@ -1,6 +1,6 @@
-"""Upkeep of a pipeline's Iceberg tables beside their writers: files that belong to no snapshot are removed. Streams may run.
+"""Maintenance of a pipeline's Iceberg tables outside their writers: remove files that belong to no snapshot. Streams may run.
 
-This commits nothing, so it takes no commit from the process that writes a table. That one puts small files together and
+This commits nothing, so it cannot conflict with the process that writes a table. That process compacts small files and
 expires old snapshots (`streaming.tables`, ADR 0032).
 """
 
@@ -14,22 +14,22 @@ from headrace.contract import names
 from headrace.streaming import tables
 from headrace.streaming.batch_job import Job
 
-ORPHAN_DAYS = 3.0  # Iceberg asks for more than any write can take: files of one under way are nobody's yet
+ORPHAN_DAYS = 3.0  # Iceberg requires more than the longest write: files of a running write belong to no snapshot yet
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the upkeep of every table of the pipeline; the order may say `orphan_days`.
+def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the orphan files of every table of the pipeline; the job spec may have `orphan_days`.
 
     Returns table -> orphans removed, seconds.
     """
-    orphan_days = float(order.get("orphan_days", ORPHAN_DAYS))
-    found = job.spark.sql(f"SHOW TABLES IN {names.LAKE_CATALOG}.{job.pipeline.name}").collect()
-    every = sorted(str(row["tableName"]) for row in found)
-    told = {}
+    orphan_days = float(spec.get("orphan_days", ORPHAN_DAYS))
+    rows = job.spark.sql(f"SHOW TABLES IN {names.LAKE_CATALOG}.{job.pipeline.name}").collect()
+    every = sorted(str(row["tableName"]) for row in rows)
+    results = {}
     for number, table in enumerate(every):
         job.progress(number, len(every), table)
-        told[table] = _table(job, table, orphan_days)
-    return {"pipeline": job.pipeline.name, "tables": told}
+        results[table] = _table(job, table, orphan_days)
+    return {"pipeline": job.pipeline.name, "tables": results}
 
 
 def _table(job: Job, table: str, orphan_days: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Batch views: a query's rows over the archive, by the same transform that the stream runs, day by day of event time.
+"""Batch views: a query's rows computed over the archive with the stream's transform, by day of event time.
 
-A day is written as a whole and in one Iceberg commit, so that a day that is computed again is replaced. Records that came
-late for the stream are in it; records that come after the view was computed make their day be computed again by the
-next run. Days are UTC.
+Each day is written completely and in one Iceberg commit, so that computing it again replaces it. It includes records that
+were late for the stream; records that arrive after the view was computed cause the next run to compute their day again.
+Days are UTC.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ SNAPSHOT_RUN = "headrace-run"
 _MICRO = timedelta(microseconds=1)
 
 
-def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
+def run(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Compute days of all views of a pipeline and return the report.
 
-    The order has `closed_until` (ISO day: all before it are closed), `ends` (topic -> partition -> offset that the
-    archive must have reached), `begins` (the same: Kafka's first offset) and `days` (ISO days to compute again; None: those
-    that are new or were touched, or whose columns changed).
+    The job spec has `closed_until` (ISO day: all earlier days are closed), `ends` (topic -> partition -> offset that the
+    archive must have reached), `begins` (likewise: Kafka's first offset) and `days` (ISO days to compute again; None: days
+    that are new, have new records, or whose columns changed).
     """
     began = time.monotonic()
     wanted = views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
-    archives = await_archives(job, topics, order["ends"])
+    archives = await_archives(job, topics, spec["ends"])
     state: dict[str, Any] = storage.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
     old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
-    behind = behind_of(archives, order)
-    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(order["closed_until"]), old)
+    behind = behind_of(archives, spec)
+    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec["closed_until"]), old)
     _alter(job, wanted, state)
     sizes = {
-        date.fromisoformat(day): int(found["records"]) for day, found in state["days"].items() if "records" in found
+        date.fromisoformat(day): int(entry["records"]) for day, entry in state["days"].items() if "records" in entry
     }
-    chosen = order["days"]
+    chosen = spec["days"]
     if chosen is not None:
         days = [date.fromisoformat(day) for day in chosen]
         early = [str(day) for day in days if closed is None or day >= closed]
         if early:
             raise HeadraceError(
                 f"{', '.join(early)} cannot be computed yet: "
-                + (f"days before {closed} are closed and archived, later ones are not." if closed else _words(behind))
+                + (f"only days before {closed} are closed and archived." if closed else _words(behind))
             )
     else:
         days = due(job, archives, state, closed, sizes) if closed else []
@@ -78,7 +78,7 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         state |= {"horizon": str(closed), "covered": {topic: archive.ends for topic, archive in archives.items()}}
         storage.write_json(paths.view_state(job.root, job.pipeline.name), state)
     for name in wanted:
-        tables.tend_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
+        tables.maintain_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
     job.progress(len(chunks), len(chunks), "done")
     return {
         "run": job.run,
@@ -88,14 +88,14 @@ def run(job: Job, order: Mapping[str, Any]) -> dict[str, Any]:
         "horizon": state.get("horizon"),
         "archive": {topic: archive.ends for topic, archive in archives.items()},
         "repeats": {topic: archive.repeats for topic, archive in archives.items()},
-        "behind": [asdict(each) for each in behind],
+        "behind": [asdict(partition) for partition in behind],
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, str], transform: Callable[..., DataFrame],
             days: Sequence[date]) -> DataFrame:  # fmt: skip
-    """Return the view's rows of some days, which need not be neighbours: `day`, then the query's columns.
+    """Return the view's rows of some days, which need not be consecutive: `day`, then the query's columns.
 
     `sides` are the transform's parameters: accepted records, at least those of the days and of the query's margin after
     them; `times` names the event-time column of each.
@@ -116,11 +116,11 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
     else:
         assert query.join is not None
         left, right = query.join.left, query.join.right
-        own = {
+        inputs = {
             left: _within(sides[left], times[left], days),
             right: _within(sides[right], times[right], days, views.margin(query)),
         }
-        rows = transform(**own).dropDuplicates(views.key(query))
+        rows = transform(**inputs).dropDuplicates(views.key(query))
         rows = rows.withColumn(views.day(query), F.to_date(views.day_column(query)))
     return rows.select(*views.columns(query))
 
@@ -128,24 +128,24 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
 def due(
     job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any], closed: date, sizes: dict[date, int]
 ) -> list[date]:
-    """Return the closed days that the views lack, that records touched which came since the last run, or that are stale.
+    """Return the closed days that the views lack, that have new records since the last run, or that are stale.
 
-    `sizes` (day -> records) gets what came since.
+    Adds the number of new records to `sizes` (day -> records).
     """
     old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
     moved, fresh = touched(job, archives, state)
-    found = {day for day in moved if day < closed}
-    found |= set(views.between(old, closed)) if old else set()
-    found |= {date.fromisoformat(day) for day in state.get("stale", ())}
-    for day in found:
-        # A day that was computed before its records were counted is of unknown size.
+    days = {day for day in moved if day < closed}
+    days |= set(views.between(old, closed)) if old else set()
+    days |= {date.fromisoformat(day) for day in state.get("stale", ())}
+    for day in days:
+        # The size of a day is unknown if it was computed before records were counted.
         if day in sizes or str(day) not in state["days"]:
             sizes[day] = sizes.get(day, 0) + fresh.get(day, 0)
-    return sorted(found)
+    return sorted(days)
 
 
 def touched(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any]) -> tuple[set[date], dict[date, int]]:
-    """Return the days of rows that records touched which came since the state was written, and how many came by their day."""
+    """Return the days of rows with new records since the state was written, and the number of new records by day."""
     days: set[date] = set()
     fresh: dict[date, int] = {}
     for topic, archive in archives.items():
@@ -164,17 +164,17 @@ def touched(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any])
 def sides(
     job: Job, archives: Mapping[str, Archive], wanted: Mapping[str, Query], days: Sequence[date]
 ) -> tuple[dict[str, DataFrame], dict[str, str]]:
-    """Return the accepted records of some days, as far as the wanted queries need them, and the event-time column of each topic.
+    """Return the accepted records of some days, as needed by the given queries, and topic -> event-time column.
 
     The caller unpersists the frames.
     """
-    found, times = {}, {}
+    frames, times = {}, {}
     longest = max(views.margin(query) for query in wanted.values())
     for topic, archive in archives.items():
         contract = job.pipeline.sources[topic]
         assert contract.event_time is not None
         times[topic] = time_of(contract)
-        # An accepted event time is at most the broker's time and the skew, so no record of these days came before.
+        # An accepted event time is at most the broker's time plus the skew, so no record of these days arrived earlier.
         since = begins(days[0]) - contract.event_time.accepted_skew
         rows = (
             batch_archive.records(job.spark, archive, since)
@@ -182,35 +182,33 @@ def sides(
             else job.spark.table(names.archive_table(job.pipeline.name, topic))
         )
         typed = batch_archive.accepted(job.pipeline, topic, rows, ())
-        found[topic] = _within(typed, times[topic], days, longest).persist(StorageLevel.MEMORY_AND_DISK)
-    return found, times
+        frames[topic] = _within(typed, times[topic], days, longest).persist(StorageLevel.MEMORY_AND_DISK)
+    return frames, times
 
 
 def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[str, int]]) -> dict[str, Archive]:
-    """Pin every topic's archive once it has reached `ends`, or when it has not within a minute (it may be stopped)."""
+    """Pin every topic's archive once it has reached `ends`, or after a minute if it has not (it may be stopped)."""
     deadline = time.monotonic() + WAIT_SECONDS
     name = job.pipeline.name
     while True:
-        # No table has to be read for that.
+        # Needs no table read.
         reached = {topic: archived.reached(job.root, name, topic) for topic in topics}
         late = time.monotonic() > deadline
         behind = [t for t in topics if reached[t] and not batch_archive.covers(reached[t], ends.get(t, {}))]
         if not behind or late:
-            found = {topic: batch_archive.pin(job.spark, name, topic, reached[topic]) for topic in topics}
-            behind = [topic for topic, archive in found.items() if not archive.covers(ends.get(topic, {}))]
+            archives = {topic: batch_archive.pin(job.spark, name, topic, reached[topic]) for topic in topics}
+            behind = [topic for topic, archive in archives.items() if not archive.covers(ends.get(topic, {}))]
             if not behind or late:
-                return found
-        job.progress(0, 1, f"waits for the archive of {', '.join(behind)}")
+                return archives
+        job.progress(0, 1, f"waiting for the archive of {', '.join(behind)}")
         time.sleep(2)
 
 
 def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> batch_tables.Change:
-    """Create the table of a view if it is absent, one partition a day, or give it the query's columns of today."""
+    """Create the table of a view if it is absent, partitioned by day, or update its columns to the query's."""
     table = names.batch_view_table(pipeline, name)
     again = f"headrace batch views {pipeline} --first FIRST_DAY --last LAST_DAY"
-    remedy = (
-        f"A view is computed: remove the folder lake/{pipeline}/batch_{name} below the storage root, then run: {again}"
-    )
+    remedy = f"A view is derived data: remove the folder lake/{pipeline}/batch_{name} below the storage root, then run: {again}"
     return batch_tables.ensure(spark, table, ddl(views.columns(query)), views.day(query), remedy)
 
 
@@ -221,12 +219,12 @@ def time_of(contract: Source) -> str:
 
 
 def begins(day: date) -> datetime:
-    """Return midnight, UTC, that a day begins with."""
+    """Return the beginning of a day: midnight UTC."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame]) -> bool:
-    """Return whether running totals of two halves of the records add up to those of all: only sums can be served by day."""
+    """Return whether running totals of two halves of the records add up to those of all; only sums can be served by day."""
     key, values = views.key(query), views.values(query)
     half = F.pmod(F.hash(*side.columns), F.lit(2))
     parts = transform(side.where(half == 0)).unionByName(transform(side.where(half == 1)))
@@ -241,7 +239,7 @@ def _write(
 ) -> tuple[dict[str, int], dict[str, bool], dict[date, int]]:
     """Compute and replace the days in every view.
 
-    Returns how many rows each got, which running totals are sums, and how many records each day has.
+    Returns the number of rows of each view, which running totals are sums, and the number of records of each day.
     """
     own_sides, times = sides(job, archives, wanted, days)
     sizes: dict[date, int] = {}
@@ -250,8 +248,8 @@ def _write(
     try:
         for name, query in wanted.items():
             table = names.batch_view_table(job.pipeline.name, name)
-            own = {topic: own_sides[topic] for topic in query.sources}
-            frame = compute(query, own, times, job.transforms[name], days)
+            inputs = {topic: own_sides[topic] for topic in query.sources}
+            frame = compute(query, inputs, times, job.transforms[name], days)
             replaced = F.col(views.day(query)).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
@@ -268,7 +266,7 @@ def _write(
 
 @dataclass(frozen=True)
 class Behind:
-    """A partition of which the archive lacks records that Kafka holds: [reached, end)."""
+    """A partition for which the archive lacks records that Kafka holds: [reached, end)."""
 
     topic: str
     partition: int
@@ -276,28 +274,28 @@ class Behind:
     end: int
 
 
-def behind_of(archives: Mapping[str, Archive], order: Mapping[str, Any]) -> list[Behind]:
-    """Return where the archives have not reached the order's `ends`. A partition that Kafka has emptied lacks nothing."""
-    found = []
+def behind_of(archives: Mapping[str, Archive], spec: Mapping[str, Any]) -> list[Behind]:
+    """Return where the archives have not reached the job spec's `ends`. A partition that Kafka has emptied lacks nothing."""
+    lagging = []
     for topic, archive in archives.items():
-        for number, end in sorted(order["ends"].get(topic, {}).items()):
-            begin = order.get("begins", {}).get(topic, {}).get(number, 0)
+        for number, end in sorted(spec["ends"].get(topic, {}).items()):
+            begin = spec.get("begins", {}).get(topic, {}).get(number, 0)
             if begin < end and not archive.covers({number: end}):
-                found.append(Behind(topic, int(number), archive.ends.get(number, 0), end))
-    return found
+                lagging.append(Behind(topic, int(number), archive.ends.get(number, 0), end))
+    return lagging
 
 
 def closed_until(
     pipeline: Pipeline, archives: Mapping[str, Archive], behind: Sequence[Behind], asked: date, horizon: date | None
 ) -> date | None:
-    """Return the first day that is not closed: what was asked for, or earlier where the archive is behind.
+    """Return the first day that is not closed: the day asked for, or an earlier one if the archive is behind.
 
-    It never lies before the horizon: those days are computed, and what comes for them touches them. Of a partition that
-    the archive never had nothing tells the time: then it is the horizon, and None before the first one.
+    It never precedes the horizon: those days are computed, and new records mark them. If the archive never had a partition its
+    time is unknown; then the result is the horizon, and None before the first horizon.
     """
     closed: date | None = asked
-    for each in behind:
-        part = archives[each.topic].partitions.get(each.partition)
+    for lagging in behind:
+        part = archives[lagging.topic].partitions.get(lagging.partition)
         if part is None or closed is None:
             closed = None
         else:
@@ -306,12 +304,14 @@ def closed_until(
 
 
 def _words(behind: Sequence[Behind]) -> str:
-    places = ", ".join(f"{each.topic}/{each.partition} ({each.reached} of {each.end})" for each in behind)
-    return f"the archive has not reached {places}; see `headrace stream status`."
+    places = ", ".join(
+        f"{lagging.topic}/{lagging.partition} ({lagging.reached} of {lagging.end})" for lagging in behind
+    )
+    return f"the archive has not reached {places}. See `headrace stream status`."
 
 
 def _alter(job: Job, wanted: Mapping[str, Query], state: dict[str, Any]) -> None:
-    """Make the views' tables; where one got columns, all days that it holds are stale until they are computed again."""
+    """Create the views' tables; if one gained columns, all days that it holds are stale until they are computed again."""
     changes = [create(job.spark, job.pipeline.name, name, query) for name, query in wanted.items()]
     if any(change.added for change in changes) and state["days"]:
         state["stale"] = sorted(state["days"])
@@ -319,7 +319,7 @@ def _alter(job: Job, wanted: Mapping[str, Query], state: dict[str, Any]) -> None
 
 
 def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:
-    """Return the days of rows that records of these days take part in: a join's or window's day may be the one before."""
+    """Return the days of rows in which records of these days take part; for a join or window also the previous day."""
     reach = max(
         (views.margin(query) for query in views.views(job.pipeline).values() if topic in query.sources),
         default=timedelta(0),
@@ -330,8 +330,8 @@ def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:
 
 def _within(frame: DataFrame, column: str, days: Sequence[date], margin: timedelta = timedelta(0)) -> DataFrame:
     """Return the records of the days and of the margin after each of them."""
-    steps = -(-margin // timedelta(days=1))  # each step is at most a day: no time between two of them is passed over
+    steps = -(-margin // timedelta(days=1))  # each step is at most a day, so no time between two steps is skipped
     moments = [
         F.col(column) - F.expr(f"INTERVAL {(margin * n / steps) // _MICRO} MICROSECOND") for n in range(1, steps + 1)
     ]
-    return frame.where(reduce(or_, (F.to_date(each).isin(*days) for each in (F.col(column), *moments))))
+    return frame.where(reduce(or_, (F.to_date(moment).isin(*days) for moment in (F.col(column), *moments))))

@@ -1,9 +1,9 @@
-"""What the batch that a query runs has done so far, so that one that works is told from one that hangs (ADR 33).
+"""What a query's running batch has done so far, to distinguish a working batch from a hung one (ADR 33).
 
-Life is whatever moves: a batch that begins or ends, a job that begins, a task that finishes, a record that is read, written
-or shuffled (Spark's status store: running tasks report with each heartbeat of their executor), and processor time of the
-task threads and their Python workers. The last is looked at only where nothing else has moved for a while: a state that is
-loaded, or a long computation over one record, shows nowhere else. It is not seen on other machines.
+Any of these counts as progress: a batch begins or ends, a job begins, a task finishes, a record is read, written or shuffled
+(Spark's status store: running tasks report with each heartbeat of their executor), and processor time of the task threads
+and their Python workers. Processor time is checked only if nothing else has moved for a while: loading a state, or a long
+computation over one record, shows nowhere else. It is not visible on other machines.
 """
 
 from __future__ import annotations
@@ -12,43 +12,29 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
+from headrace.contract.driver_files import RunningBatch
 from headrace.streaming.queries import Running
 
 QUIET_SECONDS = 10.0
-"""So long nothing in Spark's status store may move before the threads are looked at."""
+"""How long nothing in Spark's status store may move before processor time is checked."""
 
 BUSY_SHARE = 0.02
-"""Of one core: more than a thread needs that only polls, less than one gets on a machine with many others."""
+"""As a share of one core: more than a polling thread needs, less than a thread gets on a busy machine."""
 
 GARBAGE_SHARE = 0.9
 """A JVM whose collector takes this share of all its processor time does nothing else."""
 
-_TASKS, _COLLECTOR = "Executor task l", "GC Thread"  # Linux keeps 15 letters of a thread's name
-
-
-class Work(TypedDict):
-    """The running batch by the last look. `since_ms` is milliseconds since 1970; `waits` says for what it waits, or is empty.
-
-    `tasks` and `tasks_done` count those of the jobs that were seen: a batch may have more. `blind`: its tasks run on other
-    machines, so a task that only computes is not seen to move.
-    """
-
-    since_ms: int
-    tasks: int
-    tasks_done: int
-    records: int
-    waits: str
-    blind: bool
+_TASKS, _COLLECTOR = "Executor task l", "GC Thread"  # Linux truncates thread names to 15 characters
 
 
 @dataclass(frozen=True)
 class Done:
-    """What Spark shows of a batch's jobs: their tasks, those that finished, and the records they moved."""
+    """What Spark reports of a batch's jobs: their tasks, the finished ones, and the records they processed."""
 
     tasks: int = 0
     tasks_done: int = 0
@@ -57,7 +43,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Busy:
-    """Processor seconds so far: of task threads with their Python workers, of the collector, of the JVM with all of it."""
+    """Processor seconds so far: of task threads with their Python workers, of the collector, of the entire JVM."""
 
     tasks: float
     collector: float
@@ -65,21 +51,21 @@ class Busy:
 
 
 class Store(Protocol):
-    """Where jobs are looked up: `SparkStore`, or a test's own."""
+    """Where jobs are looked up: `SparkStore`, or a test double."""
 
     def jobs(self, run_id: str) -> dict[int, bool]:
-        """Return the jobs that are known of a query, by its run id, and whether each runs."""
+        """Return the known jobs of a query, by its run id, and whether each runs."""
 
     def done(self, jobs: Iterable[int]) -> Done:
         """Return what these jobs have done."""
 
     def busy(self) -> Busy | None:
-        """Return the processor time of this machine's tasks; None where they are on other machines."""
+        """Return the processor time of this machine's tasks; None if they run on other machines."""
 
 
 @dataclass
 class _Seen:
-    """What is remembered of a query between two looks. `newest` is the highest job; `jobs` those seen at work."""
+    """What is remembered of a query between two observations. `newest` is the highest job; `jobs` those seen running."""
 
     batch: int | None
     batches: int
@@ -92,7 +78,7 @@ class _Seen:
 
 @dataclass
 class Watcher:
-    """Remembers when each query has moved last. `look` is called every few seconds, by one thread."""
+    """Remembers when each query last made progress. One thread calls `observe` every few seconds."""
 
     store: Store
     _seen: dict[str, _Seen] = field(default_factory=dict)
@@ -100,25 +86,25 @@ class Watcher:
     _garbage_since_ms: int | None = None
     _blind: bool = False
 
-    def look(self, running: Sequence[Running], now_ms: int) -> None:
-        """Look at the queries that run. `now_ms` is milliseconds since 1970, as everywhere here."""
-        for each in running:
-            self._look(each, now_ms)
-        quiet = [seen for seen in self._seen.values() if self._is_quiet(seen, now_ms)]
+    def observe(self, running: Sequence[Running], now_ms: int) -> None:
+        """Observe the running queries. `now_ms` is milliseconds since 1970, as everywhere here."""
+        for entry in running:
+            self._observe(entry, now_ms)
+        quiet = [state for state in self._seen.values() if self._is_quiet(state, now_ms)]
         if not quiet:
             self._busy = self._garbage_since_ms = None
         elif self._works(now_ms):
-            for seen in quiet:
-                seen.moved_ms = now_ms
+            for state in quiet:
+                state.moved_ms = now_ms
 
-    def work(self, each: Running) -> Work | None:
-        """Return what a query's running batch has done by the last look; None where none runs."""
-        seen = self._seen.get(each.name)
-        if seen is None or seen.batch is None:
+    def work(self, entry: Running) -> RunningBatch | None:
+        """Return what a query's running batch has done by the last observation; None if none runs."""
+        state = self._seen.get(entry.name)
+        if state is None or state.batch is None:
             return None
-        done, waits = seen.done, each.counters.waits
-        return Work(
-            since_ms=seen.since_ms,
+        done, waits = state.done, entry.counters.waits
+        return RunningBatch(
+            since_ms=state.since_ms,
             tasks=done.tasks,
             tasks_done=done.tasks_done,
             records=done.records,
@@ -126,34 +112,34 @@ class Watcher:
             blind=self._blind,
         )
 
-    def moved_ms(self, each: Running) -> int | None:
-        """Return when a query was last seen to move; None before the first look."""
-        seen = self._seen.get(each.name)
-        return seen.moved_ms if seen else None
+    def moved_ms(self, entry: Running) -> int | None:
+        """Return when a query last made progress; None before the first observation."""
+        state = self._seen.get(entry.name)
+        return state.moved_ms if state else None
 
     def garbage_seconds(self, now_ms: int) -> float:
-        """Return for how long no batch has moved while the collector took nearly all of the JVM's time."""
+        """Return for how long no batch has progressed while the collector took nearly all of the JVM's time."""
         return 0.0 if self._garbage_since_ms is None else (now_ms - self._garbage_since_ms) / 1000
 
-    def _look(self, each: Running, now_ms: int) -> None:
-        batch, batches = each.counters.running_batch, each.counters.batches
-        seen = self._seen.get(each.name)
-        if seen is None or (seen.batch, seen.batches) != (batch, batches):
-            newest = seen.newest if seen else -1
-            seen = self._seen[each.name] = _Seen(batch, batches, now_ms, now_ms, newest)
+    def _observe(self, entry: Running, now_ms: int) -> None:
+        batch, batches = entry.counters.running_batch, entry.counters.batches
+        state = self._seen.get(entry.name)
+        if state is None or (state.batch, state.batches) != (batch, batches):
+            newest = state.newest if state else -1
+            state = self._seen[entry.name] = _Seen(batch, batches, now_ms, now_ms, newest)
         if batch is None:
             return
-        jobs = self.store.jobs(str(each.query.runId))
-        seen.jobs |= {job for job, runs in jobs.items() if runs}
-        newest, done = max(jobs, default=-1), self.store.done(seen.jobs)
-        if each.counters.waits or (newest, done) != (seen.newest, seen.done):
-            seen.newest, seen.done, seen.moved_ms = newest, done, now_ms
+        jobs = self.store.jobs(str(entry.query.runId))
+        state.jobs |= {job for job, runs in jobs.items() if runs}
+        newest, done = max(jobs, default=-1), self.store.done(state.jobs)
+        if entry.counters.waits or (newest, done) != (state.newest, state.done):
+            state.newest, state.done, state.moved_ms = newest, done, now_ms
 
-    def _is_quiet(self, seen: _Seen, now_ms: int) -> bool:
-        return seen.batch is not None and now_ms - seen.moved_ms > QUIET_SECONDS * 1000
+    def _is_quiet(self, state: _Seen, now_ms: int) -> bool:
+        return state.batch is not None and now_ms - state.moved_ms > QUIET_SECONDS * 1000
 
     def _works(self, now_ms: int) -> bool:
-        """Return whether this machine's tasks have used the processor since the last look."""
+        """Return whether this machine's tasks have used the processor since the last observation."""
         busy, before = self.store.busy(), self._busy
         self._blind = busy is None
         if busy is None:
@@ -173,7 +159,7 @@ class Watcher:
 
 
 class SparkStore:
-    """Spark's own account of its jobs, and the threads of its JVM."""
+    """Spark's own record of its jobs, and the threads of its JVM."""
 
     def __init__(self, context: SparkContext, jvm_pid: int | None) -> None:
         self._tracker = context.statusTracker()
@@ -183,16 +169,16 @@ class SparkStore:
 
     def jobs(self, run_id: str) -> dict[int, bool]:
         """Return the jobs of a query and whether each runs; a query's run id is its job group."""
-        found = {}
+        result = {}
         for job in self._tracker.getJobIdsForGroup(run_id):
             known = None if job in self._ended else self._tracker.getJobInfo(job)
-            found[job] = known is not None and known.status == "RUNNING"
-            if known is not None and not found[job]:
+            result[job] = known is not None and known.status == "RUNNING"
+            if known is not None and not result[job]:
                 self._ended.add(job)
-        return found
+        return result
 
     def done(self, jobs: Iterable[int]) -> Done:
-        """Return what these jobs have done; what Spark has forgotten of them is left out."""
+        """Return what these jobs have done; jobs that Spark has forgotten are left out."""
         tasks = tasks_done = records = 0
         infos = [self._tracker.getJobInfo(job) for job in jobs]
         for stage in {stage for info in infos if info is not None for stage in info.stageIds}:
@@ -225,7 +211,7 @@ def busy_of(jvm_pid: int) -> Busy | None:
 
 
 def _below(pid: int) -> Iterator[int]:
-    """Yield every process that a process has started, and those that they have started."""
+    """Yield all descendants of a process."""
     for place in Path(f"/proc/{pid}/task").glob("[0-9]*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, place.read_text().split()):
@@ -234,7 +220,7 @@ def _below(pid: int) -> Iterator[int]:
 
 
 def _times(stat: Path, *, with_children: bool = True) -> Iterator[tuple[str, float]]:
-    """Yield name and processor seconds of a thread or process, with those of children that ended; nothing if it is gone."""
+    """Yield name and processor seconds of a thread or process, including ended children; nothing if it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         name, _, rest = stat.read_text(errors="replace").partition("(")[2].rpartition(")")
         fields = rest.split()
@@ -242,4 +228,4 @@ def _times(stat: Path, *, with_children: bool = True) -> Iterator[tuple[str, flo
         yield name, sum(ticks) / _TICKS
 
 
-_TICKS = 100.0  # of a second, in all Linux systems' /proc (USER_HZ)
+_TICKS = 100.0  # per second, in /proc on all Linux systems (USER_HZ)

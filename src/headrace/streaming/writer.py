@@ -1,13 +1,13 @@
-"""The one foreachBatch writer of every query.
+"""The single foreachBatch writer for every query.
 
-For each batch, in this order, every step safe to repeat:
-1. read the batch's own entry of the checkpoint's offset log (Spark wrote it before the batch ran);
+For each batch, in this order, every step idempotent:
+1. read the batch's entry in the checkpoint's offset log (Spark wrote it before the batch ran);
 2. write the rows to the sinks;
-3. write the ledger record beside the checkpoint;
-4. show the offsets as a Kafka consumer group.
-Spark then writes its commit. Killed anywhere before that, Spark runs the same batch id over the same offsets again.
+3. write the ledger record next to the checkpoint;
+4. publish the offsets as a Kafka consumer group.
+Spark then writes its commit. If killed anywhere before that, Spark runs the same batch id over the same offsets again.
 
-A batch that is read once is counted and checked by the job that writes it. One that is read more often is kept, and
+A batch that is read once is counted and checked by the job that writes it. One that is read more often is persisted, and
 counted and checked first (ADR 0036).
 """
 
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from py4j.protocol import Py4JError
 from pyspark import StorageLevel
@@ -40,28 +41,28 @@ from headrace.streaming.reasons import NULL_IN_REQUIRED, reason_of, writing
 
 log = logging.getLogger(__name__)
 
-_LACKS = "headrace: a row lacks"  # other words than a refusal's, for which `reasons` looks in all errors
+_LACKS = "headrace: a row lacks"  # different from the text of a refusal, for which `reasons` searches in all errors
 _LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
 
 ASKED_SECONDS = 10.0
-"""Before a batch an answer about the topics' ids may be this old; where Kafka was silent, it is not asked for as long."""
+"""Maximum age of an answer about topic ids before a batch; also how long to wait before asking a silent Kafka again."""
 ANSWER_MS = 2_000
 
 Write = Callable[[DataFrame, sinks.Batch], None]
-"""Writes a batch. One that is called without a count (`Writer.often`) reads all rows of the frame, by one job."""
+"""Writes a batch. If called without a count (`Writer.often`), it reads all rows of the frame in one job."""
 
 
 @dataclass
 class Counters:
-    """What one query did since its driver started. Written by the writer, read by heartbeat and metrics."""
+    """Statistics of one query since its driver started. Written by the writer, read by heartbeat and metrics."""
 
     batches: int = 0
     rows_in: int = 0
     rows_out: int = 0
     newest: ledger.Record | None = None
     running_batch: int | None = None
-    waits: str = ""  # what the running batch waits for, in words
-    tending: bool = False  # the running batch is written, and its table is tended
+    waits: str = ""  # what the running batch waits for, as text
+    maintaining: bool = False  # the running batch is written, and its table is being maintained
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Gate:
             raise InterruptedError(TOLD_TO_STOP)
 
     def pause(self, seconds: float) -> None:
-        """Wait within a batch, which its driver's grace time may end."""
+        """Wait inside a batch; the wait ends when the driver's grace period does."""
         if self.ended.wait(seconds):
             raise InterruptedError(TOLD_TO_STOP)
 
@@ -93,7 +94,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Writer:
-    """What one query's batches are written with."""
+    """Everything that writes one query's batches."""
 
     spark: SparkSession
     generation: Generation
@@ -103,10 +104,10 @@ class Writer:
     gate: Gate
     counters: Counters
     required: tuple[str, ...] = ()
-    link: Link | None = None  # where the batch needs Cassandra
+    link: Link | None = None  # set if the batch needs Cassandra
     often: bool = False  # whether `write` reads the frame more than once
-    refused: str = "false"  # SQL: which rows go to the dead letters; of a frame that is read more than once
-    letters: Write | None = None  # writes those rows to the dead letters, of a frame that is read once
+    refused: str = "false"  # SQL: which rows go to the dead letters, for a frame that is read more than once
+    letters: Write | None = None  # writes those rows to the dead letters, for a frame that is read once
     topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
     asked: Asked = field(default_factory=Asked)
 
@@ -125,9 +126,9 @@ class Writer:
             self.counters.running_batch = None
 
     def _require_same_topics(self, *, age_s: float = 0) -> None:
-        """Raise HeadraceError where a topic is another one than at the start; an answer up to `age_s` seconds old will do.
+        """Raise HeadraceError if a topic was replaced since the start; an answer up to `age_s` seconds old is accepted.
 
-        Where Kafka does not answer, the batch goes on: its own reads decide. It is not asked again for a while.
+        If Kafka does not answer, the batch continues: its own reads decide. Kafka is not asked again for a while.
         """
         now_s = time.monotonic()
         if not self.topics or now_s < max(self.asked.answered_s + age_s, self.asked.silent_s + ASKED_SECONDS):
@@ -136,7 +137,7 @@ class Writer:
             now = self.groups.topic_ids(self.topics, wait_ms=ANSWER_MS)
         except Py4JError as error:
             self.asked.silent_s = time.monotonic()
-            log.warning("%s: the ids of its topics are not known now: %s", self.query, reason_of(error))
+            log.warning("%s: the ids of its topics are currently unknown: %s", self.query, reason_of(error))
             return
         self.asked.answered_s = now_s
         identity.refuse(self.topics, now, self.generation.pipeline)
@@ -144,7 +145,7 @@ class Writer:
     def _write_batch(self, frame: DataFrame, number: int) -> None:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
-        self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of another topic is written
+        self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of a replaced topic is written
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
 
         running = counted.execution(self.spark)
@@ -159,19 +160,19 @@ class Writer:
             written = self._write_once(frame, batch)
             read = counted.records(running)
             if self.letters and written.refused:
-                self.letters(frame, batch)  # such rows are rare: the plan, and its scan, run again for them
+                self.letters(frame, batch)  # such rows are rare, so the plan and its scan run again for them
             return written.rows
 
         if self.often:
             frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
-            rows_out = self.link.through(work) if self.link else work()
+            rows_out = self.link.run_when_available(work) if self.link else work()
         finally:
             if self.often:
                 frame.unpersist()
-        self._require_same_topics()  # the rows are read while they are written; until the ledger has them they are not taken
-        # After a try that Cassandra's absence ended the scan runs again in part, or not at all where a shuffle has its rows: the
-        # count of all tries is at least that of the records, and there are never more records than offsets.
+        self._require_same_topics()  # rows are read while they are written, and count only once the ledger has them
+        # If Cassandra's outage ended a try, the scan runs again in part, or not at all if a shuffle has its rows. The count over
+        # all tries is at least the number of records, and there are never more records than offsets.
         rows_in = batch_range.offsets if read is None else min(read, batch_range.offsets)
         record = ledger.make_record(
             self.query,
@@ -191,13 +192,13 @@ class Writer:
         log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, rows_in, rows_out, _now_ms() - began_ms)
 
     def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
-        """Write a frame in one job and return what it has. The job ends at a null where the contract wants a value.
+        """Write a frame in one job and return its counts. The job fails on null in a required column.
 
-        With ANSI mode off an overflow is null, and a null overwrites nothing: an old total would silently stay. Rows
-        that the job wrote before are those that a killed driver leaves too: the next write of them is equal or newer.
+        With ANSI mode off an overflow is null, and null overwrites nothing: an old total would silently stay. Rows that the
+        job wrote before it failed are like those of a killed driver: the next write of them is equal or newer.
         """
         running = counted.execution(self.spark)
-        before = counted.counts(running)  # of a try that Cassandra's absence ended
+        before = counted.counts(running)  # of a try that Cassandra's outage ended
         try:
             self.write(without_nulls(frame, self.required), batch)
         except Exception as error:
@@ -209,7 +210,7 @@ class Writer:
         return counted.Counts(now.rows - before.rows, now.refused - before.refused)
 
     def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
-        """Count a kept frame and the nulls in it, then write it, if it has rows; return how many."""
+        """Count a persisted frame and its nulls, then write it, if it has rows; return the number of rows."""
         broken = [F.count_if(F.col(name).isNull()) for name in self.required]
         counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused)), *broken).first()
         assert counts is not None
@@ -223,27 +224,27 @@ class Writer:
 
     def _refusal(self, number: int, columns: str) -> HeadraceError:
         return HeadraceError(
-            f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it; "
-            "widen the column's type or correct the transform, then begin a new generation."
+            f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it. "
+            "Widen the column's type or correct the transform, then begin a new generation."
         )
 
 
 def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
-    """Return the frame; whatever job reads a row of it that lacks a required value fails, and names the columns."""
+    """Return the frame; any job that reads a row without a required value fails, naming the columns."""
     if not required:
         return frame
     lacks = " OR ".join(f"`{name}` IS NULL" for name in required)
     lacking = ", ".join(f"CASE WHEN `{name}` IS NULL THEN '{name}' END" for name in required)
-    said = f"concat('{_LACKS} ', concat_ws(', ', {lacking}))"
-    return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({said}) AS BOOLEAN) ELSE true END")
+    message = f"concat('{_LACKS} ', concat_ws(', ', {lacking}))"
+    return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({message}) AS BOOLEAN) ELSE true END")
 
 
 def lacking(text: str, required: tuple[str, ...]) -> str | None:
-    """Return the columns that the error of a job over `without_nulls` names, or None where the text is of another one.
+    """Return the columns that an error from `without_nulls` names, or None if the text is of another error.
 
-    The text of another error may show the job's plan, and in it the check itself.
+    The text of another error may show the job's plan, which contains the check itself.
     """
-    return next((found for found in _LACKED.findall(text) if set(found.split(", ")) <= set(required)), None)
+    return next((columns for columns in _LACKED.findall(text) if set(columns.split(", ")) <= set(required)), None)
 
 
 def reads_often(query: Query) -> bool:
@@ -267,7 +268,7 @@ def declared_write(
 ) -> Write:
     """Return the write step of a declared query: rows with a reason to the dead letters, the others to every sink.
 
-    The frame comes from `refusals.judged`. Refused rows that nobody counted are left to the caller.
+    The frame comes from `refusals.judged`. Refused rows that were not counted are left to the caller.
     """
     results = complete.results(pipeline, name, query)
 
@@ -278,18 +279,21 @@ def declared_write(
         if batch.refused != 0:
             rows = frame.where(F.col(refusals.REASON).isNull())
         for sink in query.sinks:
-            if isinstance(sink, CassandraSink):
-                with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
-                    sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
-                    for result in results:
-                        if result.sink is sink:
-                            result.settle(rows, batch.writetime_micros)
-            elif isinstance(sink, KafkaSink):
-                with writing(f"Kafka topic {sink.topic}"):
-                    sinks.write_kafka(rows, query, sink, batch, kafka)
-            elif isinstance(sink, FilesSink):
-                with writing(f"Folder {paths.files}"):
-                    sinks.write_files(rows, paths.files, query, batch.number)
+            match sink:
+                case CassandraSink():
+                    with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
+                        sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+                        for result in results:
+                            if result.sink is sink:
+                                result.settle(rows, batch.writetime_micros)
+                case KafkaSink():
+                    with writing(f"Kafka topic {sink.topic}"):
+                        sinks.write_kafka(rows, query, sink, batch, kafka)
+                case FilesSink():
+                    with writing(f"Folder {paths.files}"):
+                        sinks.write_files(rows, paths.files, query, batch.number)
+                case _:
+                    assert_never(sink)
 
     return write
 
@@ -299,19 +303,19 @@ def archive_write(
 ) -> Write:
     """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
 
-    In this order, because the Iceberg snapshot marks the offsets as done: whoever finds them may skip both. Every so many
-    batches the table is tended, by a replay too: whoever was killed in it has not done it.
+    In this order, because the Iceberg snapshot marks the offsets as done: a replay that finds them may skip both. Every few
+    batches the table is maintained, also in a replay: if the driver was killed during it, it is not done.
     """
     table = names.archive_table(pipeline.name, topic)
 
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         append(frame, batch)
-        if batch.number % tables.TENDED_BATCHES == tables.TENDED_BATCHES - 1:
-            counters.tending = True
+        if batch.number % tables.MAINTENANCE_BATCHES == tables.MAINTENANCE_BATCHES - 1:
+            counters.maintaining = True
             try:
-                tables.tend_own(frame.sparkSession, root, table)
+                tables.maintain_own(frame.sparkSession, root, table)
             finally:
-                counters.tending = False
+                counters.maintaining = False
 
     def append(frame: DataFrame, batch: sinks.Batch) -> None:
         fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)

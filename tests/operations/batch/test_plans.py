@@ -21,7 +21,7 @@ from headrace.operations import batch_runs, dead_letters, lineage, lineage_emit,
 from headrace.operations.batch_views import _days
 from headrace.operations.dead_letters import Filter, Letter
 from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalDrivers
-from headrace.operations.intent import Intent
+from headrace.operations.intent import DesiredState
 from headrace.streaming.reconcile_kinds import Account
 
 PLACES = lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
@@ -142,7 +142,7 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
     ):
         with pytest.raises(HeadraceError, match=told):
             reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
-    with pytest.raises(HeadraceError, match="There is no pipeline 'sales'"):
+    with pytest.raises(HeadraceError, match="Unknown pipeline 'sales'"):
         reconcile.plan(deployment, "sales")
 
 
@@ -356,12 +356,12 @@ def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
 
 def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_retired() -> None:
     week, hour_ms = {"pos": retention.Kept(timedelta(days=7))}, 3_600_000
-    stopped = Intent("STOPPED", "no longer needed", at_ms=hour_ms)
+    stopped = DesiredState("STOPPED", "no longer needed", at_ms=hour_ms)
     assert not retention.is_retired(stopped, week, hour_ms * 24 * 7)
     assert retention.is_retired(stopped, week, hour_ms * 24 * 8)
     assert not retention.is_retired(stopped, week | {"clicks": retention.Kept(retention.FOR_EVER)}, hour_ms * 24 * 8)
-    assert not retention.is_retired(Intent("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
-    assert not retention.is_retired(Intent(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
+    assert not retention.is_retired(DesiredState("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
+    assert not retention.is_retired(DesiredState(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
     retention.require_kept({"pipeline": "p", "state": "RETIRED", "places": []})
 
 

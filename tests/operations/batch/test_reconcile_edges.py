@@ -51,7 +51,7 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
 
     even = compared("ios", (NOON + MINUTE, "web"))
     assert (even.differences, even.compared) == ([], 2)
-    assert "of 2 keys nobody knows" in even.note
+    assert "for 2 keys it is no longer known" in even.note
     assert [each["key"] for each in compared("web", (NOON + MINUTE, "web")).differences] == [{"login_id": "u2"}]
     assert [each["key"] for each in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
 

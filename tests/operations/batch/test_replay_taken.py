@@ -42,7 +42,7 @@ def test_a_record_that_a_second_query_counted_is_left_out_with_the_reason_and_a_
     found = planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS)
     assert (found["letters"], found["reasons"], found["left_out"]["taken_by_another_query"]) == (1, {"missing": 1}, 1)
     told = dead_letters_replay.taken_words(found)
-    assert "user_logins.logins_per_device took their records" in told
+    assert "user_logins.logins_per_device accepted their records" in told
     assert "headrace stream restart user_logins --new-generation last_login --rows keep" in told
 
 

@@ -205,7 +205,7 @@ def test_a_table_of_the_batch_layer_is_altered_as_far_as_it_can_be(spark: SparkS
     assert (change.added, change.dropped, change.widened) == (("more",), ("gone",), ("n",))
     assert [tuple(row) for row in spark.table(table).collect()] == [("r", 1, None)]
     with pytest.raises(
-        HeadraceError, match=r"altered\.some has n as bigint, and no bigint becomes a string in place. Drop it."
+        HeadraceError, match=r"altered\.some has n as bigint, which cannot be changed to string in place\. Drop it\."
     ):
         batch_tables.ensure(spark, table, "run STRING, n STRING, more STRING", "run", "Drop it.")
 

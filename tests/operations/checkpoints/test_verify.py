@@ -81,7 +81,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a partition's state gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/state/0/1"), "STATE_GONE"),
     "all state gone": (lambda r, g: _remove(f"{g.paths(r).checkpoint}/state"), "STATE_GONE"),
     "checkpoint removed by hand": (lambda r, g: _remove(g.paths(r).checkpoint), "BEHIND_LEDGER"),
-    "older checkpoint put back by hand": (lambda r, g: _put_back(r, g), "BEHIND_LEDGER"),
+    "older checkpoint restored by hand": (lambda r, g: _put_back(r, g), "BEHIND_LEDGER"),
     "offsets exchanged": (
         lambda r, g: plan_batch(r, g, 11, {"pos": {0: 999, 1: 999}}),
         "LEDGER_DIFFERS",

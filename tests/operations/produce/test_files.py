@@ -233,12 +233,12 @@ def test_a_line_without_end_is_left_and_named_and_the_next_is_read(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("missing.csv", None, "does not exist: name a file that ends with .ndjson"),
-        ("x.xlsx", b"", "cannot be told from its name; end it with .ndjson"),
+        ("missing.csv", None, "does not exist. Name a file that ends with .ndjson"),
+        ("x.xlsx", b"", "cannot be derived from its name. Its name must end with .ndjson"),
         ("x.csv", b"", "has no column 'product_id', which topic pos needs"),
         ("x.csv", b"product_id,amount,createdate\n", "has no column 'create_date'"),
-        ("x.csv", b"product_id,amount,createdate\n", "rename 'createdate' to 'create_date'"),
-        ("x.csv", b"product_id;amount;create_date\n", "separate the cells by commas"),
+        ("x.csv", b"product_id,amount,createdate\n", "Rename 'createdate' to 'create_date'"),
+        ("x.csv", b"product_id;amount;create_date\n", "Separate the cells by commas"),
         ("x.csv", b"product_id,amount,amount,create_date\n", "two columns 'amount'"),
         ("x.csv", b"caf\xe9\n", "save it as UTF-8"),
         ("x.parquet", b"no parquet at all", "is not a readable Parquet file"),
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_sent_is_one_sentence(
 def test_a_parquet_file_cut_off_or_nested_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"product_id": ["a"], "amount": [[1]], "create_date": [1]}), path)
-    with pytest.raises(HeadraceError, match=r"column 'amount' is list<element: int64>.*flatten it"):
+    with pytest.raises(HeadraceError, match=r"column 'amount' is list<element: int64>.*Flatten it"):
         read(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(HeadraceError, match="not a readable Parquet file"):

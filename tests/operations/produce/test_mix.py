@@ -47,8 +47,8 @@ def test_a_rate_stretches_the_plan_of_an_exact_number() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"topics": ["poss"]}, "there is no generator for topic 'poss', did you mean 'pos'?"),
-        ({"topics": ["clicks"]}, "Clicks follow from impressions: add the topic impressions."),
+        ({"topics": ["poss"]}, "unknown topic 'poss', did you mean 'pos'?"),
+        ({"topics": ["clicks"]}, "Clicks derive from impressions. Add the topic impressions."),
         ({"rates": {"clicks": 1.0}}, "clicks have no rate or number"),
         ({"late": 0.6, "malformed": 0.6}, "together at most 1"),
         ({"late": 1.5}, "option 'late' of the generator: Input should be less than or equal to 1"),

@@ -41,8 +41,8 @@ def test_a_dead_letter_of_a_csv_time_shows_what_the_user_wrote(tmp_path: Path) -
 
 
 BAD_ROWS = {
-    b"p,1": "2 cells where the header has 3",
-    b"p,1,2,3": "4 cells where the header has 3",
+    b"p,1": "2 cells, but the header has 3",
+    b"p,1,2,3": "4 cells, but the header has 3",
     b'"p,1,2026-01-01 00:00:00': "not CSV (",
     b'"p"x,1,2026-01-01 00:00:00': "not CSV (",
     b'p,"1,': "not CSV (",
@@ -150,7 +150,7 @@ def test_a_broken_json_array_is_refused_in_one_sentence_and_nothing_of_it_is_sen
     with pytest.raises(HeadraceError) as caught:
         read_records(path, "pos", POS)
     assert sentence in str(caught.value)
-    assert "write one JSON object a line" in str(caught.value)
+    assert "write one JSON object per line" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -162,9 +162,7 @@ def test_a_file_of_lines_that_begins_with_an_array_is_refused_before_anything_is
 ) -> None:
     path = tmp_path / "x.ndjson"
     path.write_text(text)
-    with pytest.raises(
-        HeadraceError, match=r"begins with a JSON array.* end its name with \.json, so that each element"
-    ):
+    with pytest.raises(HeadraceError, match=r"begins with a JSON array.* end with \.json, so that each element"):
         read_records(path, "pos", POS)
     path.write_text('[1]\n{"product_id": "a"}\n')
     assert [record.value for record in read_records(path, "pos", POS)] == [b"[1]", b'{"product_id": "a"}']

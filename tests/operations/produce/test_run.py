@@ -40,7 +40,7 @@ def binding(platform: Any) -> KafkaBinding:
 
 
 def test_an_unknown_topic_is_said_with_its_near_match(pipelines: dict[str, Pipeline]) -> None:
-    with pytest.raises(HeadraceError, match=r"No pipeline reads topic 'login': did you mean 'logins'\?"):
+    with pytest.raises(HeadraceError, match=r"No pipeline reads topic 'login'\. Did you mean 'logins'\?"):
         source_of(pipelines, "login")
 
 
@@ -62,14 +62,14 @@ def test_the_summary_says_how_many_rows_were_sent_refused_and_left(
     told = summary.to_json_dict()
     assert (told["sent"], told["acknowledged"], told["refused"], told["left"]) == (4, 4, 1, 1)
     assert told["named"] == [
-        "line 3: 2 cells where the header has 3",
+        "line 3: 2 cells, but the header has 3",
         "line 5: longer than 16 MiB, left out",
     ]
     assert fake.log[1:3] == [b"p2,1", b'{"product_id":"p3","amount":1,"create_date":"soon"}']
     assert tables.odd_rows(summary.odd) == [
-        "1 bad rows were sent as they stand; the contract refuses them: headrace dead-letters list",
-        "1 rows were left and not sent.",
-        "  line 3: 2 cells where the header has 3",
+        "1 malformed rows were sent unchanged; the contract refuses them: headrace dead-letters list",
+        "1 rows could not be sent and were left out.",
+        "  line 3: 2 cells, but the header has 3",
         "  line 5: longer than 16 MiB, left out",
     ]
 
@@ -125,7 +125,7 @@ def test_a_record_that_kafka_refuses_hides_no_bad_row(
     done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
     told = json.loads(done.stdout)
     assert (told["sent"], told["failed"], told["refused"], told["named"]) == (
-        2, 1, 1, ["line 2: 2 cells where the header has 3"],
+        2, 1, 1, ["line 2: 2 cells, but the header has 3"],
     )  # fmt: skip
     assert isinstance(done.exception, UndeliveredError)
 

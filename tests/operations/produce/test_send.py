@@ -186,7 +186,7 @@ def test_progress_ends_with_the_whole() -> None:
 
 def test_an_absent_topic_is_said_before_anything_is_sent() -> None:
     producer = FakeProducer()
-    with pytest.raises(HeadraceError, match=r"has no topics clicks, impressions .* run `headrace provision`"):
+    with pytest.raises(HeadraceError, match=r"has no topics clicks, impressions .* Run `headrace provision`"):
         send(records(5), BINDING, ["pos", "impressions", "clicks"], paced=False, make_producer=producer)
     assert not producer.log
 

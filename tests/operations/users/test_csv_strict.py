@@ -34,15 +34,15 @@ def _rows(content: bytes, delimiter: str = ",") -> list[tuple[str | None, ...]]:
         pytest.param(
             b'u1,"Ann \\"Ace\\" Low"\n',
             ", line 2, column 10: this quote neither ends the cell, which begins in line 2, nor is doubled. A backslash does not "
-            "escape a quote. Write a quote inside of a quoted cell twice",
+            "escape a quote. Write a quote inside a quoted cell twice",
             id="a quote with a backslash",
         ),
-        pytest.param(b'u1,Ann "Ace" Low\n', ", line 2, column 8: a quote stands in a cell", id="a quote in a bare cell"),
-        pytest.param(b"u1,\\N\n", ", line 2, column 4: \\N is no null in CSV; leave the cell empty", id="null as MySQL has it"),
-        pytest.param(b"u1,Ann\nu2\n", ", line 3, column 1: the header has 2 cells and this line has 1", id="a cut line"),
-        pytest.param(b"u1,Ann,x\n", ", line 2, column 1: the header has 2 cells and this line has 3", id="a cell too many"),
-        pytest.param(b"u1,Ann\n\nu2,Ben\n", ", line 3, column 1: the header has 2 cells and this line has 0", id="an empty line"),
-        pytest.param(b"u1,Ann\rLow\n", ", line 2, column 7: a carriage return stands in a cell", id="a carriage return"),
+        pytest.param(b'u1,Ann "Ace" Low\n', ", line 2, column 8: a quote is in a cell", id="a quote in a bare cell"),
+        pytest.param(b"u1,\\N\n", ", line 2, column 4: \\N is not null in CSV; leave the cell empty", id="null as MySQL has it"),
+        pytest.param(b"u1,Ann\nu2\n", ", line 3, column 1: the header has 2 cells, but this line has 1", id="a cut line"),
+        pytest.param(b"u1,Ann,x\n", ", line 2, column 1: the header has 2 cells, but this line has 3", id="a cell too many"),
+        pytest.param(b"u1,Ann\n\nu2,Ben\n", ", line 3, column 1: the header has 2 cells, but this line has 0", id="empty"),
+        pytest.param(b"u1,Ann\rLow\n", ", line 2, column 7: a carriage return is in a cell", id="a carriage return"),
         pytest.param("u1,Ann\nu2,Ł".encode() + b"\xff\n", ", line 3, column 5: the text is not UTF-8", id="no UTF-8"),
         pytest.param(b"u1,Ann\nu2,B\0n\n", " is not a CSV file in UTF-8", id="a NUL"),
     ],
@@ -78,7 +78,7 @@ def test_line_ends_and_a_byte_order_mark_do_not_matter(end: bytes, mark: bytes, 
 def test_a_blank_beside_a_column_name_is_named_with_its_place() -> None:
     with pytest.raises(CsvError) as told:
         header(b"login_id, user_name\nu1, Ann\n", ",", SCHEMA.names)
-    assert str(told.value) == ", line 1, column 10: there is a blank beside the column name user_name; remove it"
+    assert str(told.value) == ", line 1, column 10: there is a blank next to the column name user_name; remove it"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])

@@ -70,7 +70,7 @@ def test_a_plan_says_what_an_approval_is_about() -> None:
     plan = Plan("v", 1, "d", "s", "", 1_000, 400, 0, 1, 600, 399, 0, 60.0, 5, ["it has 400 rows"])
     assert plan.needs_approval
     assert plan.text == (
-        "Version v: 0 new, 1 changed, 600 deleted (60.0 % of 1000; up to 5 % need no approval), 399 unchanged, 0 left "
-        "because they are newer. It needs an approval: it has 400 rows."
+        "Version v: 0 new, 1 changed, 600 deleted (60.0 % of 1000; up to 5 % need no approval), 399 unchanged, 0 kept "
+        "because they are newer. It needs approval: it has 400 rows."
     )
     assert Plan.from_json_dict(plan.to_json_dict()) == plan

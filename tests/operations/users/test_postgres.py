@@ -67,7 +67,9 @@ def test_a_view_of_a_hundred_thousand_users_is_staged(
         pytest.param("nobody", "nobody has no rows", id="no rows"),
         pytest.param("gone", r"gone cannot be read from 127\.0\.0\.1:\d+/postgres", id="no such table"),
         pytest.param("numbers", "numbers of 127.* has values of other types than the contract", id="other types"),
-        pytest.param("people", "see the binding users-source and that the table has login_id, user_name", id="columns"),
+        pytest.param(
+            "people", "Check the binding users-source and that the table has login_id, user_name", id="columns"
+        ),
     ],
 )
 def test_a_directory_that_is_no_good_is_refused_in_one_sentence(

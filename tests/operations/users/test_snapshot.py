@@ -73,14 +73,14 @@ def test_a_snapshot_as_old_as_the_applied_one_or_older_is_left(tmp_path: Path, p
     assert applied(str(tmp_path), "user_logins", "users") == record
     told = pick(str(tmp_path), pipeline, "users")
     assert isinstance(told, str)
-    assert told.startswith(f"{late} is the newest snapshot in ")
-    assert "20260101T000000Z is applied" in told
+    assert told.startswith(f"{late}, the newest snapshot in ")
+    assert "is not newer than applied 20260101T000000Z" in told
 
 
 def test_a_snapshot_of_the_future_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     ahead = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y%m%dT%H%M%SZ")
     _drop(tmp_path, f"users-{ahead}.csv")
-    with pytest.raises(HeadraceError, match="extracted in the future: its rows would win over every later change"):
+    with pytest.raises(HeadraceError, match="extracted in the future, so its rows would override every later change"):
         pick(str(tmp_path), pipeline, "users")
 
 
@@ -106,5 +106,5 @@ def test_a_snapshot_is_known_by_its_ending(tmp_path: Path, pipeline: Pipeline, e
 
 
 def test_a_dimension_that_is_not_refreshed_is_said_so(pipeline: Pipeline) -> None:
-    with pytest.raises(HeadraceError, match=r"user_logins\.yaml has no dimensions\.shops\.refresh: add it"):
+    with pytest.raises(HeadraceError, match=r"user_logins\.yaml has no dimensions\.shops\.refresh\. Add it"):
         settings(pipeline, "shops")

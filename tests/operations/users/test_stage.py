@@ -80,21 +80,21 @@ def _text(text: str) -> Callable[[Path], None]:
 
 
 BAD = [
-    pytest.param("csv", _text(""), "has no rows: a directory without users is a fault", id="an empty file"),
+    pytest.param("csv", _text(""), "has no rows. A directory without users is a fault", id="an empty file"),
     pytest.param("csv", _text("login_id,user_name\n"), "has no rows", id="a header only"),
-    pytest.param("csv", _text("login_id,name\na,A\n"), "lacks user_name and has name too many: a snapshot has exactly the "
+    pytest.param("csv", _text("login_id,name\na,A\n"), "lacks user_name and has surplus columns name. A snapshot has exactly the "
                  "columns login_id, user_name", id="wrong columns"),
-    pytest.param("csv", _text("login_id,user_name,last_login\na,A,\n"), "has last_login too many", id="a stream's column"),
+    pytest.param("csv", _text("login_id,user_name,last_login\na,A,\n"), "has surplus columns last_login", id="a stream's column"),
     pytest.param("csv", _text("login_id,user_name,login_id\na,A,a\n"), "names a column twice", id="a column twice"),
     pytest.param("csv", _text("a,A\nb,B\n"), "lacks login_id, user_name", id="no header"),
-    pytest.param("csv", _text("login_id,user_name\na\n"), ", line 2, column 1: the header has 2 cells and this line has 1",
+    pytest.param("csv", _text("login_id,user_name\na\n"), ", line 2, column 1: the header has 2 cells, but this line has 1",
                  id="a row that is cut"),
-    pytest.param("parquet", _text("login_id,user_name\na,A\n"), "does not read as parquet", id="no Parquet"),
+    pytest.param("parquet", _text("login_id,user_name\na,A\n"), "cannot be read as parquet", id="no Parquet"),
     pytest.param("parquet", _parquet(login_id=[1, 2], user_name=["A", "B"]), "login_id is int64, not string", id="types"),
     pytest.param("csv", _text("login_id; user_name\na;A\n"), "lacks login_id, user_name", id="another delimiter and blanks"),
-    pytest.param("csv", _text("login_id;user_name\na;A\n"), "is delimited by a semicolon, not by a comma: write "
+    pytest.param("csv", _text("login_id;user_name\na;A\n"), "is delimited by a semicolon, not by a comma. Write "
                  "`delimiter: \";\"` into the dimension's refresh", id="another delimiter"),
-    pytest.param("csv", _text("login_id, user_name\na, A\n"), ", line 1, column 10: there is a blank beside the column name "
+    pytest.param("csv", _text("login_id, user_name\na, A\n"), ", line 1, column 10: there is a blank next to the column name "
                  "user_name; remove it. Correct the extract and drop it again.", id="a blank in the header"),
     pytest.param("parquet", _parquet(login_id=["a"]), "lacks user_name", id="a Parquet with a column too few"),
     pytest.param("parquet", _text(""), "has no rows", id="an empty Parquet"),
@@ -150,7 +150,7 @@ def test_a_gzip_snapshot_is_read_and_its_hash_is_that_of_the_file(tmp_path: Path
     staged = _staged(tmp_path, pipeline, path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert _rows(staged) == [{"login_id": "a", "user_name": "A"}]
     path.write_bytes(path.read_bytes()[:-6])
-    with pytest.raises(HeadraceError, match=r"a\.csv\.gz is not a whole gzip file: it was cut or changed"):
+    with pytest.raises(HeadraceError, match=r"a\.csv\.gz is not a complete gzip file: it was truncated or changed"):
         _staged(tmp_path, pipeline, path)
 
 
@@ -160,9 +160,9 @@ def test_a_gzip_snapshot_is_read_and_its_hash_is_that_of_the_file(tmp_path: Path
         ("date", pa.array([1_700_000_000_000]), "column found is int64, not date"),
         ("timestamp", pa.array([1_700_000_000_000]), "column found is int64, not timestamp"),
         ("decimal(9,2)", pa.array([0.1]), "column found is double, not decimal"),
-        ("int", pa.array([1, 3_000_000_000]), "column found is int64, and its value in row 2 is not int"),
+        ("int", pa.array([1, 3_000_000_000]), "column found is int64, but its value in row 2 is not int"),
         ("decimal(4,1)", pa.array([Decimal("1.5"), Decimal("1.25")]), "its value in row 2 is not decimal(4,1)"),
-        ("date", pa.array(["2026-01-01", "secret"]), "column found is string, and its value in row 2 is not date"),
+        ("date", pa.array(["2026-01-01", "secret"]), "column found is string, but its value in row 2 is not date"),
     ],
 )
 def test_a_parquet_value_that_would_change_is_refused_by_column_and_row(kind: str, column: pa.Array, says: str) -> None:
@@ -177,9 +177,9 @@ def test_a_parquet_value_that_would_change_is_refused_by_column_and_row(kind: st
 def test_a_snapshot_that_breaks_its_mark_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     path = tmp_path / "a.csv"
     path.write_text("login_id,user_name\na,A\n")
-    with pytest.raises(HeadraceError, match="has 1 rows but its mark says 2: it was cut"):
+    with pytest.raises(HeadraceError, match="has 1 rows, but its mark says 2: it is truncated"):
         _staged(tmp_path, pipeline, path, rows=2)
-    with pytest.raises(HeadraceError, match="does not have the SHA-256 of its mark"):
+    with pytest.raises(HeadraceError, match="does not have the SHA-256 in its mark"):
         _staged(tmp_path, pipeline, path, sha256="0" * 64)
 
 

@@ -225,8 +225,8 @@ def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snaps
 def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
     found = [f"its driver runs ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
-    wish = intent.read(launcher.root, pipeline)
-    if wish.want == "RUNNING" and not wish.held(time.time_ns() // 1_000_000):
+    desired = intent.read(launcher.root, pipeline)
+    if desired.want == "RUNNING" and not desired.held(time.time_ns() // 1_000_000):
         found.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
     return found
 

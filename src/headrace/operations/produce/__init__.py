@@ -1,4 +1,4 @@
-"""Events for the topics: generated ones, and a user's own from files."""
+"""Send events to topics: generated ones, or a user's own from files."""
 
 from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.mix import Mix, make_mix

@@ -1,4 +1,4 @@
-"""What goes wrong on the way: late, delayed, repeated and malformed records, at the shares of the mix."""
+"""Simulated faults: late, delayed, repeated and malformed records, with the shares of the mix."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from headrace.operations.produce.record import Record
 from headrace.operations.produce.timeline import Draft, Floats, Made
 
 LATE, DELAYED, DUPLICATE, MALFORMED = "late", "delayed", "duplicate", "malformed"
-_FATES = (MALFORMED, DUPLICATE, LATE, DELAYED)  # then: nothing happens
+_FATES = (MALFORMED, DUPLICATE, LATE, DELAYED)  # anything beyond their shares is a normal record
 _UNHARMED = len(_FATES)
 
-# Seconds behind the event time of the moment. Late: a window of 5 minutes with a watermark of 10 (`pos_sales`, the
-# longest of ours) is closed after 15. Delayed: within the shortest watermark, 5 minutes (`ad_attribution`).
+# Seconds behind the current event time. Late: a window of 5 minutes with a watermark of 10 (`pos_sales`, our longest)
+# is closed after 15. Delayed: within the shortest watermark, 5 minutes (`ad_attribution`).
 LATE_BY = (960.0, 3600.0)
 DELAYED_BY = (30.0, 240.0)
 
-_REPEAT_WITHIN = 1000  # a duplicate repeats one of so many records before it
+_REPEAT_WITHIN = 1000  # a duplicate repeats one of this many previous records
 
-# Key and event-time column of each topic that is generated; a test compares them with the pipelines.
+# Key and event-time column of each generated topic; a test compares them with the pipelines.
 KEYS = {"quickstart": "domain", "pos": "product_id", "logins": "login_id", "impressions": "uuid", "clicks": "uuid"}
 EVENT_TIMES = {"pos": "create_date", "logins": "login_at", "impressions": "create_date", "clicks": "create_date"}
 
@@ -73,10 +73,10 @@ def spoilers_of(topic: str) -> list[str]:
 
 
 def finish(topic: str, drafts: Iterator[Draft], mix: Mix, rng: np.random.Generator) -> Iterator[Record]:
-    """Turn drafts into records and let the accidents of the mix happen to them.
+    """Turn drafts into records and apply the simulated faults of the mix.
 
-    An accident takes the place of a record, so numbers and rates stay as planned. The first record of a topic is spared
-    (nothing to be behind of, nothing to repeat). Without event time nothing is late.
+    A faulty record replaces a normal one, so numbers and rates stay as planned. The first record of a topic is always normal
+    (it cannot be late or repeat anything). Without event time nothing is late.
     """
     timed = topic in EVENT_TIMES
     shares = [mix.malformed, mix.duplicates, mix.late if timed else 0.0, mix.delayed if timed else 0.0]
@@ -112,7 +112,7 @@ def _strike(topic: str, fate: str, made: list[Made], at: int, repeat: float, kin
     if fate == DUPLICATE:
         first = max(0, at - _REPEAT_WITHIN)
         key, value, kind = made[first + int(repeat * (at - first))]
-        # What repeats a malformed record is a malformed record: its label must say so.
+        # A repeated malformed record is malformed, and is labelled so.
         return key, value, kind if kind.startswith(MALFORMED) else DUPLICATE
     if fate == MALFORMED:
         spoiler = next(kinds)

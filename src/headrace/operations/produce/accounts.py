@@ -27,7 +27,7 @@ _LAST = ("Adeyemi", "Bauer", "Castro", "Dubois", "Eriksen", "Ferrari", "Garcia",
 
 
 def user_directory(mix: Mix) -> list[dict[str, str]]:
-    """Return the known users, `{login_id, user_name}` each: load them before logins of the same mix flow."""
+    """Return the known users, `{login_id, user_name}` each. Load them before sending logins of the same mix."""
     return [
         {"login_id": _login_id(number), "user_name": f"{_FIRST[number % 13]} {_LAST[number // 13 % 11]}"}
         for number in range(mix.users)
@@ -35,7 +35,7 @@ def user_directory(mix: Mix) -> list[dict[str, str]]:
 
 
 def logins_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.Generator) -> Iterator[Draft]:
-    """Yield `count` logins: users by Zipf, mostly from their usual device, some users unknown, some devices untold."""
+    """Yield `count` logins: users by Zipf, mostly from their usual device, some users unknown, some devices missing."""
     eager = zipf(mix.users, mix.skew)
     order = rng.permutation(mix.users)
 
@@ -51,8 +51,8 @@ def logins_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.Gener
         ):
             login_id = _login_id(user) if known else f"x{user:06d}"
             device = _DEVICES[user % 3 if roll < 0.8 else int(roll * 1000) % 4]
-            told = "" if roll > 0.95 else f',"device":"{device}"'
-            value = f'{{"login_id":"{login_id}","login_at":"{time}"{told}}}'
+            device_field = "" if roll > 0.95 else f',"device":"{device}"'
+            value = f'{{"login_id":"{login_id}","login_at":"{time}"{device_field}}}'
             made.append((login_id.encode(), value.encode(), NORMAL if known else UNKNOWN_USER))
         return made
 

@@ -1,7 +1,7 @@
 """Topics `impressions` {uuid, create_date, ad_id} and `clicks` {uuid, create_date}.
 
-Both follow from the same showings, made twice from the same seed: so each topic is a pure function of the mix and none
-waits for the other.
+Both derive from the same impressions, generated twice from the same seed. So each topic is a pure function of the mix, and
+neither waits for the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headrace.operations.produce.timeline import (
 
 ORPHAN_CLICK = "orphan_click"
 SLOW_CLICK = "slow_click"
-_CLICK_WINDOW = 300.0  # seconds after the showing in which the pipeline attributes a click
+_CLICK_WINDOW = 300.0  # seconds after the impression in which the pipeline attributes a click
 _SLOWEST = 900.0
 
 
@@ -48,12 +48,12 @@ def impressions_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.
 def clicks_drafts(
     mix: Mix, count: int, timeline: Timeline, showings_rng: np.random.Generator, rng: np.random.Generator
 ) -> Iterator[Draft]:
-    """Yield the clicks on `count` impressions, in time order, as far as they happen before the plan ends.
+    """Yield the clicks on `count` impressions, in time order, if they happen before the plan ends.
 
     `showings_rng` must be seeded as for `impressions_drafts`. Delays are log-normal (median 20 s, within 5 minutes),
-    a share is slower than the 5 minutes that count, and a share has a uuid that nobody was shown.
+    a share is later than the 5 minutes that count, and a share has a uuid without an impression.
     """
-    waiting: list[tuple[float, str, str]] = []  # event time, uuid, kind; of clicks yet to come
+    waiting: list[tuple[float, str, str]] = []  # (event time, uuid, kind) of future clicks
     for showing in _showings(mix, count, timeline, showings_rng):
         waiting += _clicks(mix, showing, rng)
         waiting.sort()
@@ -88,7 +88,7 @@ def _clicks(mix: Mix, showing: _Showings, rng: np.random.Generator) -> list[tupl
     slow = rng.random(len(clicked)) < mix.slow_clicks
     quick_delay = np.minimum(rng.lognormal(np.log(20.0), 1.0, len(clicked)), _CLICK_WINDOW)
     delay = np.where(slow, rng.uniform(_CLICK_WINDOW + 1, _SLOWEST, len(clicked)), quick_delay)
-    # As if written in whole milliseconds: a click within the window by its bytes is within it by its label too.
+    # Truncated to milliseconds first, so that a click whose bytes lie within the window is also labelled so.
     at = np.floor(showing.event[clicked] * 1000) / 1000 + np.floor(delay * 1000) / 1000
     clicks = [
         (time, showing.uuids[which], SLOW_CLICK if late else NORMAL)

@@ -1,4 +1,4 @@
-"""One cell of a CSV or Parquet row as JSON text, by the type that the source declares. A value is judged, never altered."""
+"""One cell of a CSV or Parquet row as JSON text, by the type that the source declares. Values are never altered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-# RFC 8259: what may stand in JSON as a number. "007", "1.", "+1" and "1,5" may not, and stay strings.
+# RFC 8259: the valid JSON numbers. "007", "1.", "+1" and "1,5" are invalid, and stay strings.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]*)")
 _BOOLEANS: Final = {"true": "true", "false": "false"}
@@ -18,12 +18,11 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def cell_text(kind: str, cell: Any) -> str | None:  # noqa: ANN401 - a str from CSV, any scalar from Parquet
-    """Return the JSON text of a cell, None for an absent one (null, or an empty CSV cell).
+    """Return the JSON text of a cell, or None for an absent one (null, or an empty CSV cell).
 
-    What the contract's type `kind` takes in JSON as a number or a boolean is written as such, with the digits it came with;
-    anything else becomes a string with the user's own text, for the contract to judge. One rule completes a text: a date
-    alone, `yyyy-MM-dd`, is midnight where `kind` is timestamp. Bytes that are not UTF-8 are in the text as surrogate
-    escapes (PEP 383).
+    If the contract's type `kind` is a number or a boolean in JSON, a valid cell is written as such, with its original digits.
+    Anything else becomes a string with the user's text, which the contract then checks. One rule completes a text: a date,
+    `yyyy-MM-dd`, becomes midnight if `kind` is timestamp. Bytes that are not UTF-8 appear as surrogate escapes (PEP 383).
     """
     text = _plain(kind, cell)
     if text is None:
@@ -48,13 +47,13 @@ def _is_json(text: str) -> bool:
 
 
 def key_text(kind: str, cell: Any) -> bytes | None:  # noqa: ANN401
-    """Return a Kafka key: the cell's plain text as bytes, None if it is absent or no scalar."""
+    """Return a Kafka key: the cell's plain text as bytes, or None if it is absent or not a scalar."""
     text = None if isinstance(cell, dict | list) else _plain(kind, cell)
     return None if text is None else text.encode("utf-8", "surrogateescape")
 
 
 def _plain(kind: str, cell: Any) -> str | None:  # noqa: ANN401
-    """Return a scalar's text. Floats that are no number (NaN) are how pandas writes an absent value."""
+    """Return a scalar's text, or None for NaN, which pandas writes for an absent value."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
     if isinstance(cell, bool):

@@ -1,4 +1,4 @@
-"""A CSV file's rows. A row that is none is passed on as its own line, and reading goes on with the next line."""
+"""The rows of a CSV file. A malformed row is passed on as its line, and reading continues with the next line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.produce.rows import OddRows, named
 
 _MAX_LINE: Final = 16 * 1024 * 1024  # characters; a file without line ends must not fill the memory
-_MAX_CELL: Final = 1024 * 1024  # characters; no record of a topic is larger, and an open quote ends there
+_MAX_CELL: Final = 1024 * 1024  # characters; no topic accepts a larger record, and an open quote ends there
 _ENDS: Final = ("\n", "\r")
 _UTF8: Final = "save it as UTF-8"
 
@@ -22,13 +22,13 @@ class _TooLongError(Exception):
 
 
 class _Lines:
-    """The lines of a file for csv.reader; those of the row that is being read are kept, and can be given back."""
+    """The lines of a file for csv.reader. Keeps the lines of the current row, so that they can be returned."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._read = 0
         self._given_back: deque[tuple[int, str]] = deque()
-        self.kept: list[tuple[int, str]] = []  # with their numbers
+        self.kept: list[tuple[int, str]] = []  # (line number, text)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -49,13 +49,13 @@ class _Lines:
         return self._read, line
 
     def take(self) -> int:
-        """Let the kept lines be one row; return the number of its first."""
+        """Take all kept lines as one row; return the number of its first line."""
         number, _ = self.kept[0]
         self.kept.clear()
         return number
 
     def give_back(self) -> tuple[int, str]:
-        """Let the first of the kept lines be a row, read the others again, and return its number and text."""
+        """Take only the first of the kept lines as a row and read the others again; return its number and text."""
         (number, text), *others = self.kept
         self._given_back.extendleft(reversed(others))
         self.kept.clear()
@@ -63,7 +63,7 @@ class _Lines:
 
 
 def header(path: Path) -> list[str]:
-    """Return the names in the first line. Raises HeadraceError where it is not one of a CSV file in UTF-8."""
+    """Return the names in the first line. Raises HeadraceError if it is not the header of a CSV file in UTF-8."""
     csv.field_size_limit(_MAX_CELL)
     with _open(path) as file:
         try:
@@ -75,16 +75,15 @@ def header(path: Path) -> list[str]:
                 if isinstance(error, UnicodeError)
                 else str(error) or "its first line has no end"
             )
-            raise HeadraceError(f"{named(path)} is not a CSV file in UTF-8 ({why}): {_UTF8}.") from None
+            raise HeadraceError(f"{named(path)} is not a CSV file in UTF-8 ({why}). Correct it, and {_UTF8}.") from None
     return names
 
 
 def rows(path: Path, names: list[str], odd: OddRows) -> Iterator[tuple[int, dict[str, str] | bytes]]:
-    """Yield each row's line number and cells by name, or the bytes of a line that is no row; `odd` counts and names those.
+    """Yield each row's line number and cells by name, or the bytes of a malformed line; `odd` counts and names those.
 
-    Bytes that are not UTF-8 are in the cells as surrogate escapes (PEP 383). A row over several lines that turns out to
-    be none costs its first line only: an open quote does not take the rows after it along. A line longer than 16 MiB is
-    left out.
+    Bytes that are not UTF-8 appear in the cells as surrogate escapes (PEP 383). If a row over several lines is malformed, only
+    its first line is lost: an open quote does not swallow the rows after it. A line longer than 16 MiB is left out.
     """
     with _open(path) as file:
         lines = _Lines(file)
@@ -97,7 +96,7 @@ def rows(path: Path, names: list[str], odd: OddRows) -> Iterator[tuple[int, dict
             try:
                 row = next(reader, None)
                 if row and len(row) != len(names):
-                    why = f"{len(row)} cells where the header has {len(names)}"
+                    why = f"{len(row)} cells, but the header has {len(names)}"
             except csv.Error as error:
                 why = f"not CSV ({error})"
             except _TooLongError as error:

@@ -1,16 +1,16 @@
 """A user's own file as records of one topic: NDJSON, JSON, CSV or Parquet.
 
-    NDJSON   each line is one record's value, bytes untouched, bad lines too (dead letters are for them); an empty line
-             is no record; a file of arrays is refused; a byte order mark belongs to the file, not to its first record
-    JSON     as NDJSON; or one array, or objects over several lines: each value is a record, bytes untouched
+    NDJSON   each line is the value of one record, unchanged, even if malformed (it becomes a dead letter); empty lines
+             are skipped; a file of arrays is refused; a byte order mark belongs to the file, not to the first record
+    JSON     as NDJSON; or one array, or objects over several lines: each value is a record, unchanged
     CSV      UTF-8, comma, header; an empty cell is an absent value
     Parquet  null and NaN are absent values; timestamps are written in UTC, with all their digits
 
-CSV and Parquet rows become JSON objects with the columns that the topic's source declares (others are left out), each
-in its column's `field`, written by the source's types. A cell that does not fit its type is passed on as the user's own
-text: the stream's contract judges, not this reader, so that the record turns up among the dead letters with its reason and
-as it was written. A row that is none (a wrong count of cells, a broken quote, bytes that are not UTF-8) is passed on too;
-`OddRows` counts and names them. Only a file that is not of its kind as a whole is refused, before anything is sent.
+CSV and Parquet rows become JSON objects with the columns that the topic's source declares (others are left out), each in
+its column's `field`, with the source's types. A cell that does not fit its type is passed on as the user's text: the
+stream's contract checks it, not this reader, so that the record becomes a dead letter with its reason and its original
+text. A malformed row (a wrong number of cells, a broken quote, bytes that are not UTF-8) is passed on too; `OddRows`
+counts and names them. Only a file that is entirely of another kind is refused, before anything is sent.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Reader = Callable[[Path, str, Source, OddRows], Iterator[Pair]]
 def read_records(
     path: Path, topic: str, source: Source, rate: float | None = None, odd: OddRows | None = None
 ) -> Iterator[Record]:
-    """Yield the records of a file, chosen by its ending, planned `rate` a second (None: all at once).
+    """Yield the records of a file. Its extension selects the format; `rate` is records per second (None: all at once).
 
-    `odd` gets the count and the names of the rows that are none. Raises HeadraceError, one sentence: at the call for a
-    file that is missing, of an unknown kind, unreadable, not of its kind, or without a required column; while reading
-    where the disk or Parquet's own structure fails.
+    `odd` collects the count and the names of malformed rows. Raises HeadraceError: at the call for a file that is missing, of
+    an unknown kind, unreadable, malformed, or without a required column; while reading if the disk or Parquet's structure
+    fails.
     """
     pairs = _reader(path)(path, topic, source, odd if odd is not None else OddRows())
     gap = 1.0 / rate if rate else 0.0
@@ -53,7 +53,7 @@ def read_records(
 
 
 def count_records(path: Path) -> int | None:
-    """Return how many records a file holds if that is cheap to know (Parquet), else None."""
+    """Return the number of records in a file if it is cheap to determine (Parquet), otherwise None."""
     if path.suffix.lower() not in (".parquet", ".pq"):
         return None
     with pq.ParquetFile(path) as file:
@@ -71,16 +71,16 @@ def _reader(path: Path) -> Reader:
     }
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
-        raise HeadraceError(f"{named(path)} {state}: name a file that ends with {', '.join(readers)}.")
+        raise HeadraceError(f"{named(path)} {state}. Name a file that ends with {', '.join(readers)}.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise HeadraceError(
-            f"{named(path)}: what it holds cannot be told from its name; end it with {', '.join(readers)}."
+            f"The format of {named(path)} cannot be derived from its name. Its name must end with {', '.join(readers)}."
         )
     try:
         path.open("rb").close()
     except OSError as error:
-        raise HeadraceError(f"{named(path)} cannot be read: {error.strerror}; check its permissions.") from error
+        raise HeadraceError(f"{named(path)} cannot be read: {error.strerror}. Check its permissions.") from error
     return reader
 
 
@@ -116,7 +116,7 @@ def _lines(path: Path, _topic: str, source: Source, odd: OddRows) -> Iterator[Pa
 
 
 def _key_reader(source: Source) -> Callable[[bytes], bytes | None]:
-    """Return a function that gives the Kafka key of a JSON value: the key column's text as it is written, or None."""
+    """Return a function that maps a JSON value to its Kafka key: the key column's text as written, or None."""
     column = source.columns[source.key]
     path, kind = column.path(source.key), column.type
     row: Any = msgspec.Raw
@@ -127,10 +127,10 @@ def _key_reader(source: Source) -> Callable[[bytes], bytes | None]:
 
     def key_of(value: bytes) -> bytes | None:
         try:
-            found = decode(value)
+            decoded = decode(value)
             for _ in path:
-                found = getattr(found, "key", msgspec.Raw(b"null"))
-            raw = bytes(found)
+                decoded = getattr(decoded, "key", msgspec.Raw(b"null"))
+            raw = bytes(decoded)
             if raw.startswith(b'"'):
                 return key_text(kind, msgspec.json.decode(raw))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -180,20 +180,20 @@ def _object(cells: Mapping[tuple[str, ...], str]) -> str:
     inside: dict[str, dict[tuple[str, ...], str]] = {}
     for (name, *rest), text in cells.items():
         inside.setdefault(name, {})[tuple(rest)] = text
-    fields = (f"{json.dumps(name)}:{each.get(()) or _object(each)}" for name, each in inside.items())
+    fields = (f"{json.dumps(name)}:{branch.get(()) or _object(branch)}" for name, branch in inside.items())
     return "{" + ",".join(fields) + "}"
 
 
-def _require_columns(path: Path, topic: str, source: Source, found: list[str]) -> None:
-    twice = sorted({name for name in found if found.count(name) > 1})
+def _require_columns(path: Path, topic: str, source: Source, columns: list[str]) -> None:
+    twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise HeadraceError(f"{named(path)} has two columns {twice[0][:30]!r}: rename or drop one.")
+        raise HeadraceError(f"{named(path)} has two columns {twice[0][:30]!r}. Rename or drop one.")
     for name, column in source.columns.items():
-        if name not in found and (column.required or name == source.key):
-            near = get_close_matches(name, found, n=1)
-            remedy = f"rename {near[0]!r} to {name!r}" if near else "add it"
-            if len(found) == 1 and set(found[0]) & set(";\t|"):
-                remedy = "separate the cells by commas"
+        if name not in columns and (column.required or name == source.key):
+            near = get_close_matches(name, columns, n=1)
+            remedy = f"Rename {near[0]!r} to {name!r}" if near else "Add it"
+            if len(columns) == 1 and set(columns[0]) & set(";\t|"):
+                remedy = "Separate the cells by commas"
             raise HeadraceError(
-                f"{named(path)} has no column {name!r}, which topic {topic} needs (it has {len(found)} columns): {remedy}."
+                f"{named(path)} has no column {name!r}, which topic {topic} needs (it has {len(columns)} columns). {remedy}."
             )

@@ -1,7 +1,7 @@
-"""The event generator: seeded, pure, and as long or as large as the mix says, in constant memory.
+"""The event generator: seeded, pure, of any length and size, in constant memory.
 
-The same mix and start give the same bytes (under one numpy version, which the lock fixes). Each topic draws from its
-own seed: leaving one out does not change the others.
+The same mix and start produce the same bytes (with one numpy version, which the lock file fixes). Each topic has its own
+seed: leaving one out does not change the others.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _PURPOSES = ("drafts", "accidents")
 
 
 def generate(mix: Mix, start: datetime) -> Iterator[Record]:
-    """Yield the records of all topics of the mix, ordered by `planned_at` (seconds after `start`, an aware datetime).
+    """Yield the records of all topics of the mix, ordered by `planned_at` (seconds after `start`, a timezone-aware datetime).
 
-    Event times never pass `start + planned_at`, apart from malformed:far_future. `kind` says how a record was made,
-    not what a pipeline makes of it: a click on an impression that is itself late is still a normal click.
+    Event times never exceed `start + planned_at`, except for malformed:far_future. `kind` says how a record was generated,
+    not how a pipeline treats it: a click on a late impression is still a normal click.
     """
     line = timeline(mix, start)
     streams = [finish(topic, _drafts(topic, mix, line), mix, _rng(mix, topic, "accidents")) for topic in mix.topics]

@@ -1,4 +1,4 @@
-"""What to generate: topics, how many, and what share of it is out of the ordinary."""
+"""What to generate: topics, numbers, and shares of irregular records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from headrace.errors import HeadraceError
 
-# Events a second of the demo. Clicks have no rate: they follow from impressions.
+# Events per second of the demo. Clicks have no rate: they derive from impressions.
 DEMO_RATES: Mapping[str, float] = {"quickstart": 40.0, "pos": 100.0, "logins": 10.0, "impressions": 40.0}
 TOPICS = (*DEMO_RATES, "clicks")
 
@@ -19,13 +19,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Mix(BaseModel):
-    """One plan of events. Shares are of the records of a topic unless a field says otherwise."""
+    """One plan of events. Shares refer to the records of a topic unless a field says otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(1, ge=0, description="Same seed, same start, same mix: the same bytes.")
+    seed: int = Field(1, ge=0, description="The same seed, start and mix produce the same bytes.")
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=lambda: dict(DEMO_RATES), min_length=1, description="Records a second of each topic but clicks."
+        default_factory=lambda: dict(DEMO_RATES),
+        min_length=1,
+        description="Records per second of each topic except clicks.",
     )
     duration: float = Field(60.0, gt=0, description="Length of the plan in seconds.")
     events: dict[str, Annotated[int, Field(gt=0)]] | None = Field(
@@ -34,23 +36,25 @@ class Mix(BaseModel):
     since: timedelta = Field(
         timedelta(minutes=30),
         ge=timedelta(0),
-        description="Event time begins so long before the plan and catches up with the clock, so that windows close.",
+        description="Event time begins this long before the plan and catches up with the clock, so that windows close.",
     )
     catch_up: float | None = Field(
-        None, gt=0, description="Seconds of the plan until event time is the present; default: all of it."
+        None, gt=0, description="Seconds of the plan until event time reaches the present. Default: the entire plan."
     )
 
-    late: Share = Field(0.01, description="Behind every watermark of our pipelines: 16 to 60 minutes.")
-    delayed: Share = Field(0.02, description="Out of order but inside every watermark: 30 seconds to 4 minutes.")
-    duplicates: Share = Field(0.01, description="The bytes of an earlier record once more.")
-    malformed: Share = Field(0.002, description="Refused by the contract; the kinds take turns.")
+    late: Share = Field(0.01, description="Later than every watermark of our pipelines: 16 to 60 minutes.")
+    delayed: Share = Field(0.02, description="Out of order but within every watermark: 30 seconds to 4 minutes.")
+    duplicates: Share = Field(0.01, description="Byte-identical repeats of an earlier record.")
+    malformed: Share = Field(0.002, description="Refused by the contract; the kinds alternate.")
     refunds: Share = Field(0.03, description="Sales with a negative amount.")
-    unknown_users: Share = Field(0.02, description="Logins of users that the directory does not hold.")
+    unknown_users: Share = Field(0.02, description="Logins of users who are not in the directory.")
     click_through: Share = Field(0.2, description="Share of the impressions that are clicked.")
     slow_clicks: Share = Field(0.05, description="Share of those clicks that come later than 5 minutes.")
     orphan_clicks: Annotated[float, Field(0.05, ge=0, lt=1, description="Share of clicks without impression.")]
 
-    skew: float = Field(1.1, ge=0, le=5, description="Zipf exponent of products, users and ads; 0 = all alike.")
+    skew: float = Field(
+        1.1, ge=0, le=5, description="Zipf exponent of products, users and ads; 0: all equally frequent."
+    )
     products: int = Field(500, ge=1, le=20_000)
     users: int = Field(1_000, ge=1, le=1_000_000)
     ads: int = Field(100, ge=1, le=100_000)
@@ -59,32 +63,32 @@ class Mix(BaseModel):
     def _consistent(self) -> Self:
         for topic in {**self.rates, **(self.events or {})}:
             if topic == "clicks":
-                raise ValueError("clicks have no rate or number: they follow from impressions and click_through")
+                raise ValueError("clicks have no rate or number: they derive from impressions and click_through")
             if topic not in TOPICS:
                 near = get_close_matches(topic, TOPICS, n=1)
                 hint = f", did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"there is no generator for topic {topic!r}{hint} (there is: {', '.join(TOPICS)})")
+                raise ValueError(f"unknown topic {topic!r}{hint} (known topics: {', '.join(TOPICS)})")
         if self.late + self.delayed + self.duplicates + self.malformed > 1:
-            raise ValueError("late, delayed, duplicates and malformed are shares of one whole: together at most 1")
+            raise ValueError("late, delayed, duplicates and malformed are shares of one total: together at most 1")
         return self
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the number of records of each topic, clicks apart."""
+        """Return the number of records of each topic except clicks."""
         if self.events is not None:
             return dict(self.events)
         return {topic: max(1, round(rate * self.duration)) for topic, rate in self.rates.items()}
 
     @property
     def expected_records(self) -> int:
-        """Return about how many records the plan has, clicks (a random number) included."""
+        """Return the approximate number of records of the plan, including clicks (a random number)."""
         counts = self.counts
         clicks = counts.get("impressions", 0) * self.click_through / (1 - self.orphan_clicks)
         return sum(counts.values()) + round(clicks)
 
     @property
     def total_rate(self) -> float:
-        """Return the planned records a second of all topics, clicks apart."""
+        """Return the planned records per second over all topics, without clicks."""
         return sum(self.counts.values()) / self.duration
 
     @property
@@ -94,11 +98,11 @@ class Mix(BaseModel):
         return [*topics, "clicks"] if "impressions" in topics and self.click_through else topics
 
     def at_rate(self, rate: float) -> Mix:
-        """Return the mix with `rate` records a second in all: exact numbers take longer, else topics scale alike."""
+        """Return the mix with `rate` records per second in total: exact numbers take longer, otherwise all topics scale."""
         if self.events is not None:
             return self.model_copy(update={"duration": sum(self.events.values()) / rate})
         factor = rate / sum(self.rates.values())
-        return self.model_copy(update={"rates": {topic: each * factor for topic, each in self.rates.items()}})
+        return self.model_copy(update={"rates": {topic: value * factor for topic, value in self.rates.items()}})
 
 
 def make_mix(
@@ -106,11 +110,11 @@ def make_mix(
     events: int | Mapping[str, int] | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Mix:
-    """Make a mix from a user's options.
+    """Create a mix from a user's options.
 
-    `topics` limits the demo's topics (impressions without clicks = nobody clicks); `events` is the number of records of
-    all topics together, shared out by their rates, or the number of each topic; `options` are fields of `Mix`.
-    Raises HeadraceError, one sentence.
+    `topics` restricts the demo's topics (impressions without clicks: no impression is clicked). `events` is the total number
+    of records, divided among the topics by their rates, or the number for each topic. `options` are fields of `Mix`.
+    Raises HeadraceError.
     """
     if isinstance(events, Mapping):
         options, events = {**options, "events": dict(events)}, None
@@ -135,9 +139,9 @@ def make_mix(
 
 def _limited(topics: list[str], options: dict[str, Any]) -> dict[str, Any]:
     if "clicks" in topics and "impressions" not in topics:
-        raise HeadraceError("Clicks follow from impressions: add the topic impressions.")
+        raise HeadraceError("Clicks derive from impressions. Add the topic impressions.")
     if "impressions" in topics and "clicks" not in topics:
         options = {**options, "click_through": 0.0}
-    # An unknown topic gets a rate too: the model refuses it with the near match.
+    # An unknown topic gets a rate too, so that the model refuses it with a suggestion.
     given = {**DEMO_RATES, **options.get("rates", {})}
     return {**options, "rates": {topic: given.get(topic, 1.0) for topic in topics if topic != "clicks"}}

@@ -1,4 +1,4 @@
-"""A Parquet file's rows, every value as text or as the number it is: no date is beyond Python's, no text must be UTF-8."""
+"""The rows of a Parquet file, with values as texts or numbers: supports dates beyond Python's, and text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """Open a file. Raises HeadraceError where it is no Parquet."""
+    """Open a file. Raises HeadraceError if it is not Parquet."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise HeadraceError(
-            f"{named(path)} is not a readable Parquet file ({_first_line(error)}): write it again."
+            f"{named(path)} is not a readable Parquet file ({_first_line(error)}). Write it again."
         ) from error
 
 
 def wanted_columns(path: Path, topic: str, source: Source, schema: pa.Schema) -> list[str]:
-    """Return the columns that the source declares. Raises HeadraceError where one is nested."""
+    """Return the columns that the source declares. Raises HeadraceError if one is nested."""
     wanted = [name for name in schema.names if name in source.columns]
     for name in wanted:
         if pa.types.is_nested(schema.field(name).type):
             raise HeadraceError(
-                f"{named(path)}: column {name!r} is {schema.field(name).type}, but topic {topic} takes "
-                f"{source.columns[name].type}: flatten it."
+                f"{named(path)}: column {name!r} is {schema.field(name).type}, but topic {topic} requires "
+                f"{source.columns[name].type}. Flatten it."
             )
     return wanted
 
 
 def rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield each row's cells by name, and close the file. Raises HeadraceError where it cannot be read further."""
+    """Yield each row's cells by name, and close the file. Raises HeadraceError if reading fails."""
     with file:
         try:
             for batch in file.iter_batches(batch_size=_ROWS, columns=wanted):
@@ -52,30 +52,30 @@ def rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Mappin
                     yield dict(zip(columns, row, strict=True))
         except (pa.ArrowException, OSError) as error:
             raise HeadraceError(
-                f"{named(path)} cannot be read to its end ({_first_line(error)}): write it again."
+                f"{named(path)} cannot be read completely ({_first_line(error)}). Write it again."
             ) from error
 
 
 def cells(column: pa.Array) -> list[Any]:
     """Return a column's values for `cells.cell_text`; null is None.
 
-    Timestamps are `yyyy-MM-dd HH:mm:ss[.ffffff[fff]]` in UTC, with all digits that are not zero, and years of any length;
-    dates `yyyy-MM-dd`; a 32-bit float has the digits that a person would write. Texts are bytes.
+    Timestamps are `yyyy-MM-dd HH:mm:ss[.ffffff[fff]]` in UTC, without trailing zeros, and years of any length; dates
+    `yyyy-MM-dd`; a 32-bit float has its shortest decimal form. Texts are bytes.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return cells(column.dictionary_decode())
-    if pa.types.is_timestamp(kind):  # a zoned one is kept as UTC
+    if pa.types.is_timestamp(kind):  # with a zone, the value is stored in UTC
         return [None if value is None else _moment(value, kind.unit) for value in column.view(pa.int64()).to_pylist()]
     if pa.types.is_date32(kind):
         days = column.view(pa.int32()).to_pylist()
         return [None if value is None else _moment(value * 86_400, "s").partition(" ")[0] for value in days]
     if pa.types.is_date64(kind):
-        moments = (None if each is None else _moment(each, "ms") for each in column.view(pa.int64()).to_pylist())
+        moments = (None if stamp is None else _moment(stamp, "ms") for stamp in column.view(pa.int64()).to_pylist())
         return [moment and moment.removesuffix(" 00:00:00") for moment in moments]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found: list[Any] = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).to_pylist()
-        return found
+        texts: list[Any] = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).to_pylist()
+        return texts
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         return [None if text == "nan" else text for text in column.cast(pa.float32()).cast(pa.string()).to_pylist()]
     if pa.types.is_temporal(kind):
@@ -85,7 +85,7 @@ def cells(column: pa.Array) -> list[Any]:
 
 
 def _moment(value: int, unit: str) -> str:
-    """Return the wall clock so many units after 1970; Python's datetime ends with the year 9999, a file does not."""
+    """Return the UTC time `value` units after 1970 as text; Python's datetime ends with the year 9999, files do not."""
     seconds, rest = divmod(value, _PER_SECOND[unit])
     cycles, within = divmod(seconds, _CYCLE)
     at = _EPOCH + timedelta(seconds=within)

@@ -1,4 +1,4 @@
-"""One record on its way to Kafka."""
+"""One record to be sent to Kafka."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ NORMAL = "normal"
 
 
 class Record(NamedTuple):
-    """A record as it will be sent. A named tuple, because millions of them are made."""
+    """A record as it will be sent. A named tuple, because millions of them are created."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     planned_at: float  # seconds after the first record of the plan
-    kind: str = NORMAL  # how it was made: normal, late, duplicate, malformed:bad_time ...
+    kind: str = NORMAL  # how it was generated: normal, late, duplicate, malformed:bad_time ...

@@ -1,4 +1,4 @@
-"""What a file's reader did not take as a row: counted and named, so that one bad row never ends an import."""
+"""Malformed rows of a file: counted and named, so that one bad row never ends an import."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SHOWN: Final = 10
 
 
 def named(path: Path) -> str:
-    """Return a file's path for a message: a name may hold a line feed or an escape sequence."""
+    """Return a file's path for a message, with control characters escaped."""
     return printable(str(path))
 
 
 @dataclass
 class OddRows:
-    """Rows that are none of their file's form.
+    """Malformed rows of a file.
 
-    `refused` were sent as they stand, and the stream's contract makes dead letters of them; `left` were not sent. The
-    first few of both are named: the place in the file and why, never what the row holds.
+    `refused` counts rows that were sent unchanged and become dead letters, `left` counts rows that were not sent. `named`
+    lists the first few of both: the position in the file and the reason, never the content.
     """
 
     refused: int = 0
@@ -29,7 +29,7 @@ class OddRows:
     named: list[str] = field(default_factory=list)
 
     def refuse(self, place: str, why: str) -> None:
-        """Count a row that is passed on as its own bytes."""
+        """Count a row that is passed on as its original bytes."""
         self.refused += 1
         self._name(f"{place}: {why}")
 

@@ -1,4 +1,4 @@
-"""What the command line and the demo call: produce generated events, or a file."""
+"""Entry points for the command line and the demo: produce generated events, or a file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def produce_generated(
     progress: Report | None = None,
     start: datetime | None = None,
 ) -> Summary:
-    """Generate the mix and send it, `rate` records a second in all (clicks come on top); None = as fast as possible.
+    """Generate the mix and send it at `rate` records per second in total (plus clicks); None: as fast as possible.
 
-    `mix.total_rate` as the rate keeps the mix's own plan. `start` (default: now; as fast as possible: now less the
-    plan's duration, so that nothing is ahead of the clock) fixes the bytes together with the mix.
-    Raises HeadraceError if a topic of the mix has no pipeline, and as `send` does.
+    With `mix.total_rate` as the rate, the mix's own plan is kept. `start` and the mix together determine the bytes; default:
+    now, or if sent as fast as possible, now minus the plan's duration, so that no event is in the future.
+    Raises HeadraceError if a topic of the mix has no pipeline, and in the same cases as `send`.
     """
     for topic in mix.topics:
         source_of(pipelines, topic)
@@ -56,10 +56,10 @@ def produce_file(
     rate: float | None,
     progress: Report | None = None,
 ) -> Summary:
-    """Send an NDJSON, JSON, CSV or Parquet file to a topic, `rate` records a second; None = as fast as possible.
+    """Send an NDJSON, JSON, CSV or Parquet file to a topic at `rate` records per second; None: as fast as possible.
 
-    Bad rows are passed on and counted in the summary's `odd`; rows that an interrupt left unsent too, where the file says
-    how many it has. Raises HeadraceError for a topic of no pipeline, a file as `read_records` says, and as `send` does.
+    Malformed rows are passed on and counted in the summary's `odd`; so are rows left unsent after an interrupt, if the file
+    states its number of rows. Raises HeadraceError for a topic without a pipeline, and in the cases of `read_records` and `send`.
     """
     odd = OddRows()
     records = read_records(path, topic, source_of(pipelines, topic), rate, odd)
@@ -77,13 +77,13 @@ def produce_file(
 
 
 def source_of(pipelines: Mapping[str, Pipeline], topic: str) -> Source:
-    """Return the source that declares a topic. Raises HeadraceError with the near match."""
+    """Return the source that declares a topic. Raises HeadraceError with a suggestion."""
     sources = {name: source for pipeline in pipelines.values() for name, source in pipeline.sources.items()}
     if topic in sources:
         return sources[topic]
-    named = [t for each in pipelines.values() for t in each.sources if each.source_name(t) == topic]
+    named = [t for spec in pipelines.values() for t in spec.sources if spec.source_name(t) == topic]
     if named:
-        raise HeadraceError(f"{topic!r} is the name of a source, and its topic is {named[0]}: name the topic.")
+        raise HeadraceError(f"{topic!r} is the name of a source, whose topic is {named[0]}. Name the topic.")
     near = get_close_matches(topic, sources, n=1)
-    hint = f"did you mean {near[0]!r}? There is" if near else "there is"
-    raise HeadraceError(f"No pipeline reads topic {topic!r}: {hint} {', '.join(sorted(sources))}.")
+    hint = f"Did you mean {near[0]!r}? Known topics:" if near else "Known topics:"
+    raise HeadraceError(f"No pipeline reads topic {topic!r}. {hint} {', '.join(sorted(sources))}.")

@@ -1,8 +1,8 @@
-"""The sender: open loop, nothing lost in silence.
+"""The sender: open loop, with every loss reported.
 
-Paced, a record leaves at its planned time whether or not earlier ones are acknowledged; a sender that cannot keep up
-says by how much (`max_lateness`) instead of slowing its plan, which would hide the delay (coordinated omission).
-Unpaced, records leave as fast as Kafka takes them. Either way every record ends as acknowledged or failed.
+If paced, a record is sent at its planned time whether or not earlier ones are acknowledged. A sender that cannot keep up
+reports its delay (`max_lateness`) instead of slowing down, which would hide it (coordinated omission). Otherwise records
+are sent as fast as Kafka accepts them. In both cases every record ends as acknowledged or failed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.summary import Progress, Report, Summary, TopicAccount, UndeliveredError
 
-_POLL_EVERY = 500  # records between two looks at delivery reports
-_QUEUE = 500_000  # records that librdkafka may hold
+_POLL_EVERY = 500  # records between two polls for delivery reports
+_QUEUE = 500_000  # records in librdkafka's queue
 _QUEUE_KIB = 262_144
 _ANSWER_SECONDS = 10.0
 _REPORT_SECONDS = 0.1
-_SHORT_SECONDS = 0.002  # poll counts whole milliseconds: a shorter wait is a sleep
+_SHORT_SECONDS = 0.002  # poll has millisecond resolution: shorter waits use sleep
 _POLL_SECONDS = 0.1
 
 
@@ -41,15 +41,15 @@ def send(
     report: Report | None = None,
     make_producer: Callable[[dict[str, Any]], Any] = Producer,
 ) -> Summary:
-    """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or failed.
+    """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or has failed.
 
-    `paced`: each record leaves at its `planned_at`; else as fast as possible. `report` is called about ten times a
-    second with `Progress`. Ctrl-C or SIGTERM (in the main thread) stops sending, waits for what is on its way and marks
-    the summary as interrupted; a second one gives up at once.
+    `paced`: each record is sent at its `planned_at`, otherwise as fast as possible. `report` is called about ten times a
+    second with `Progress`. Ctrl-C or SIGTERM (in the main thread) stops sending, waits for records in flight and marks the
+    summary as interrupted; a second one gives up at once.
 
-    Raises HeadraceError before anything is sent if Kafka does not answer or a topic is absent; UndeliveredError, which
-    carries the summary, if a record failed; and what `records` raises (a HeadraceError of it with the number of records
-    that are in Kafka), after what was sent has settled.
+    Raises HeadraceError before anything is sent if Kafka does not answer or a topic is missing; UndeliveredError, with the
+    summary, if a record failed; and any error of `records` (a HeadraceError with the number of records that are in Kafka),
+    after all sent records have settled.
     """
     errors: list[KafkaError] = []
     producer = make_producer(producer_config(binding, paced=paced) | {"error_cb": errors.append})
@@ -59,7 +59,7 @@ def send(
         try:
             with nullcontext() if paced else _garbage_collector_off():
                 _send_all(records, run, paced=paced)
-        except HeadraceError as fault:  # the file is bad from here on; what it held before is on its way
+        except HeadraceError as fault:  # the file is unreadable from here on; earlier records are in flight
             run.settle()
             acknowledged = sum(account.acknowledged for account in run.accounts.values())
             sent = sum(account.sent for account in run.accounts.values())
@@ -74,14 +74,14 @@ def send(
 
 
 def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, Any]:
-    """Return the librdkafka configuration: durable, in order, and the partitions that Java's producer would choose."""
+    """Return the librdkafka configuration: durable, in order, with the same partitioning as Java's producer."""
     return {
         **binding.client_config(),
         "client.id": "headrace-produce",
         "acks": "all",
         "enable.idempotence": True,
         "compression.type": "lz4",
-        "partitioner": "murmur2_random",  # librdkafka's own default puts a key elsewhere than Java (and Spark) do
+        "partitioner": "murmur2_random",  # librdkafka's default maps keys to other partitions than Java (and Spark)
         "linger.ms": 5 if paced else 100,
         "batch.size": 262_144,
         "queue.buffering.max.messages": _QUEUE,
@@ -92,7 +92,7 @@ def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, Any]:
 
 
 class _Run:
-    """One run's state: the accounts, and when to poll and report."""
+    """The state of one run: the accounts, and when to poll and report."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Run:
         self._report_next = self.began
 
     def poll(self, seconds: float) -> None:
-        """Serve delivery reports, for at most so long, and report progress when it is time."""
+        """Serve delivery reports for at most `seconds`, and report progress if it is due."""
         self.producer.poll(seconds)
         now = time.monotonic()
         if self._report and now >= self._report_next:
@@ -126,15 +126,15 @@ class _Run:
                 self.poll(min(wait - _SHORT_SECONDS / 2, _POLL_SECONDS))
 
     def settle(self) -> None:
-        """Wait until every record is acknowledged or failed; `delivery.timeout.ms` bounds it."""
+        """Wait until every record is acknowledged or failed; `delivery.timeout.ms` limits it."""
         while len(self.producer) > 0:
             self.producer.flush(_REPORT_SECONDS)
             self.poll(0)
         for account in self.accounts.values():
-            # An interrupt can fall between handing over and counting; the reports have counted.
+            # An interrupt can hit between sending and counting; the reports have counted.
             account.sent = max(account.sent, account.acknowledged + account.failed)
             for _ in range(account.sent - account.acknowledged - account.failed):
-                account.refused("no delivery report came")
+                account.refused("no delivery report was received")
         if self._report:
             self._report(self._progress())
 
@@ -149,7 +149,7 @@ class _Run:
 
 
 def _send_all(records: Iterable[Record], run: _Run, *, paced: bool) -> None:
-    # `produce_batch` was measured and costs the same: the work is in the delivery reports (1 us) and in librdkafka.
+    # `produce_batch` was measured and costs the same: the time is spent in delivery reports (1 us) and in librdkafka.
     for number, record in enumerate(records):
         topic, key, value, planned_at, kind = record
         account = run.accounts[topic]
@@ -170,7 +170,7 @@ def _send_all(records: Iterable[Record], run: _Run, *, paced: bool) -> None:
 
 @contextmanager
 def _stops_on_signal(run: _Run) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `run.stopped`: an exception would be lost in C inside a delivery report."""
+    """Turn SIGINT and SIGTERM into `run.stopped`: an exception inside a delivery report would be lost in C."""
 
     def stop(*_: object) -> None:
         if run.stopped:
@@ -190,7 +190,7 @@ def _stops_on_signal(run: _Run) -> Iterator[None]:
 
 @contextmanager
 def _garbage_collector_off() -> Iterator[None]:
-    """Stop the search for cycles: records are tuples of bytes, in none, and the search costs a fifth of the CPU."""
+    """Disable cycle collection: records are tuples of bytes without cycles, and it costs a fifth of the CPU time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -201,14 +201,14 @@ def _garbage_collector_off() -> Iterator[None]:
 
 
 def _hand_over(record: Record, account: TopicAccount, run: _Run) -> None:
-    """Give a record to librdkafka. While its queue is full this waits: the run is late then, and says so."""
+    """Pass a record to librdkafka. While its queue is full this waits, and the run reports the delay."""
     while True:
         try:
             run.producer.produce(record.topic, record.value, record.key, on_delivery=account.delivered)
         except BufferError:
             run.poll(_POLL_SECONDS)
             continue
-        except KafkaException as error:  # such as a record larger than any that librdkafka sends
+        except KafkaException as error:  # such as a record larger than librdkafka's limit
             account.refused(str(error.args[0]))
         return
 
@@ -219,18 +219,20 @@ def _require_topics(producer: Any, binding: KafkaBinding, topics: Collection[str
     except KafkaException as error:
         where = f"Kafka at {binding.bootstrap_servers}"
         producer.poll(_POLL_SECONDS)  # error_cb runs in here
-        if any(each.code() == KafkaError._AUTHENTICATION for each in errors):
+        if any(fault.code() == KafkaError._AUTHENTICATION for fault in errors):
             raise HeadraceError(
-                f"{where} refuses user {binding.username!r}: put the user's password into its kafka binding."
+                f"{where} refuses user {binding.username!r}. Put the user's password into its kafka binding."
             ) from None
         reason = error.args[0].str()
-        raise HeadraceError(f"{where} does not answer ({reason}): see `headrace status`, then `headrace up`.") from None
+        raise HeadraceError(
+            f"{where} does not answer ({reason}). Check `headrace status`, then `headrace up`."
+        ) from None
     absent = sorted(set(topics) - set(known))
     if absent:
         plural = "topics" if len(absent) > 1 else "topic"
         raise HeadraceError(
             f"Kafka at {binding.bootstrap_servers} has no {plural} {', '.join(absent)} "
-            f"that user {binding.username!r} can see: run `headrace provision`."
+            f"that user {binding.username!r} can see. Run `headrace provision`."
         )
 
 
@@ -238,5 +240,5 @@ def _undelivered(summary: Summary, binding: KafkaBinding) -> str:
     worst = max(summary.topics.values(), key=lambda account: account.failed)
     return (
         f"{summary.failed} of {summary.sent} records did not reach Kafka at {binding.bootstrap_servers} "
-        f"({worst.failed} of topic {worst.topic}, first: {worst.first_error}): correct that and send them again."
+        f"({worst.failed} of topic {worst.topic}, first: {worst.first_error}). Correct that and send them again."
     )

@@ -21,11 +21,11 @@ from headrace.operations.produce.timeline import (
 )
 
 REFUND = "refund"
-_PIECES = np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 6])  # pieces of a product on one line
+_PIECES = np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 6])  # quantities of a product on one line
 
 
 def pos_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.Generator) -> Iterator[Draft]:
-    """Yield `count` sales: products by Zipf, each with one price, some lines refunds (negative amounts)."""
+    """Yield `count` sales: products by Zipf, each with a fixed price, some lines refunds (negative amounts)."""
     popular = zipf(mix.products, mix.skew)
     names = [f"p{number:05d}" for number in rng.permutation(mix.products)]
     keys = [name.encode() for name in names]

@@ -12,7 +12,7 @@ from headrace.operations.produce.rows import OddRows
 
 
 class Progress(NamedTuple):
-    """How far a run is; `total` is None when nobody knows."""
+    """The progress of a run; `total` is None if unknown."""
 
     sent: int
     acknowledged: int
@@ -25,7 +25,7 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class TopicAccount:
-    """One topic's account. `delivered` is the delivery callback: it runs once for each record, so it stays short."""
+    """One topic's account. `delivered` is the delivery callback: it runs once per record, so it must be fast."""
 
     topic: str
     sent: int = 0
@@ -37,7 +37,7 @@ class TopicAccount:
     last_offsets: dict[int, int] = field(default_factory=dict)
     first_error: str | None = None
     last_planned: float = 0.0  # seconds after the start of the plan
-    max_lateness: float = 0.0  # seconds that a record was sent after its planned time
+    max_lateness: float = 0.0  # maximum delay of a record after its planned time, in seconds
 
     def delivered(self, error: Any, message: Any) -> None:  # noqa: ANN401 - confluent_kafka has no types
         """Book one delivery report of librdkafka. Offsets of a partition arrive in ascending order (idempotence)."""
@@ -57,36 +57,36 @@ class TopicAccount:
 
 @dataclass
 class Summary:
-    """What a run did. Offset ranges are inclusive; another producer's records can lie in between."""
+    """The result of a run. Offset ranges are inclusive; records of other producers can lie in between."""
 
     topics: dict[str, TopicAccount]
     elapsed: float  # seconds until the last acknowledgement
     paced: bool
     interrupted: bool = False
-    odd: OddRows = field(default_factory=OddRows)  # of a file
+    odd: OddRows = field(default_factory=OddRows)  # malformed rows of a file
 
     @property
     def sent(self) -> int:
-        """Return the records handed over, all topics."""
+        """Return the number of records sent, over all topics."""
         return sum(account.sent for account in self.topics.values())
 
     @property
     def acknowledged(self) -> int:
-        """Return the records that Kafka holds for certain."""
+        """Return the number of records that are certainly in Kafka."""
         return sum(account.acknowledged for account in self.topics.values())
 
     @property
     def failed(self) -> int:
-        """Return the records that were refused or given up."""
+        """Return the number of records that were refused or given up."""
         return sum(account.failed for account in self.topics.values())
 
     @property
     def max_lateness(self) -> float:
-        """Return by how many seconds the run fell behind its plan at worst."""
+        """Return the maximum delay behind the plan, in seconds."""
         return max((account.max_lateness for account in self.topics.values()), default=0.0)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON types; rates in records a second, times in seconds."""
+        """Return the summary as JSON types; rates in records per second, times in seconds."""
         return {
             "sent": self.sent,
             "acknowledged": self.acknowledged,
@@ -118,7 +118,7 @@ class Summary:
 
 
 class UndeliveredError(HeadraceError):
-    """Not every record reached Kafka. `summary` says what did."""
+    """Not every record reached Kafka. `summary` has the details."""
 
     def __init__(self, message: str, summary: Summary) -> None:
         super().__init__(message)

@@ -1,9 +1,9 @@
-"""Time of the generator: when a record is sent, and when what it tells happened.
+"""Times of the generator: when a record is sent, and its event time.
 
     event time(t) = start + t - since * max(0, 1 - t / catch_up)        t = seconds after the start of the plan
 
-So event time begins `since` before the start, runs faster than the clock until `catch_up`, is the present from then on,
-and never passes the clock as long as no record is sent before its planned time.
+So event time begins `since` before the start, runs faster than the clock until `catch_up`, equals the present from then
+on, and never exceeds the clock as long as no record is sent before its planned time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Made = tuple[bytes | None, bytes | None, str]  # key, value, kind
 
-BLOCK = 2048  # records made at once: large enough for numpy, small enough for the caches
-_GRID = 4096  # points at which the rhythm of the day is looked up
+BLOCK = 2048  # records generated at once: large enough for numpy, small enough for the caches
+_GRID = 4096  # points at which the daily rhythm is sampled
 
-# How busy each hour of the day (UTC) is. Never zero: a demo at night has events too.
+# Relative load of each hour of the day (UTC). Never zero: a demo at night needs events too.
 SHOP_HOURS = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.5, 1, 2, 2.5, 3, 3.5, 3, 2.5, 2.5, 3, 4, 4, 3, 1.5, 0.5, 0.2, 0.1)
 ONLINE_HOURS = (1, 0.6, 0.4, 0.3, 0.3, 0.4, 0.8, 1.5, 2, 2, 2, 2.2, 2.5, 2.2, 2, 2, 2.2, 2.5, 3, 3.5, 4, 4, 3, 2)
 
@@ -57,7 +57,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Draft:
-    """A block of records before the accidents: when they are sent, what time they tell, and how to write them."""
+    """A block of records before the faults: when they are sent, their event times, and how to write them."""
 
     planned: Floats
     event: Floats
@@ -67,7 +67,7 @@ class Draft:
 def planned_blocks(
     count: int, timeline: Timeline, hours: tuple[float, ...], rng: np.random.Generator
 ) -> Iterator[Floats]:
-    """Yield `count` ascending planned times in blocks, denser where the hour of their event time is busier."""
+    """Yield `count` ascending planned times in blocks, denser in hours of their event time with a higher load."""
     grid = np.linspace(0.0, timeline.duration, _GRID)
     hour = timeline.event_at(grid) / 3600.0 % 24.0
     weight = np.interp(hour, np.arange(25), [*hours, hours[0]])
@@ -81,7 +81,7 @@ def planned_blocks(
 
 
 def zipf(count: int, exponent: float) -> Floats:
-    """Return the cumulative probabilities of `count` things of which the n-th is met n^-exponent as often."""
+    """Return the cumulative probabilities of `count` items, where the n-th has a weight of n^-exponent."""
     cumulative: Floats = np.cumsum(np.arange(1, count + 1, dtype=np.float64) ** -exponent)
     cumulative /= cumulative[-1]
     return cumulative
@@ -94,16 +94,16 @@ def draw(cumulative: Floats, size: int, rng: np.random.Generator) -> NDArray[np.
 
 @lru_cache(maxsize=100_000)
 def second_text(second: int) -> str:
-    """Write whole seconds since 1970 as `yyyy-MM-dd HH:mm:ss`, UTC. Cached: neighbours share the second."""
+    """Format whole seconds since 1970 as `yyyy-MM-dd HH:mm:ss`, UTC. Cached: adjacent events share the second."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def second_texts(event: Floats) -> list[str]:
-    """Write event times as `yyyy-MM-dd HH:mm:ss`, cut (never rounded up: that would be the future)."""
+    """Format event times as `yyyy-MM-dd HH:mm:ss`, truncated (rounding up could yield a future time)."""
     return [second_text(second) for second in event.astype(np.int64).tolist()]
 
 
 def milli_texts(event: Floats) -> list[str]:
-    """Write event times as `yyyy-MM-dd HH:mm:ss.fff`, cut."""
+    """Format event times as `yyyy-MM-dd HH:mm:ss.fff`, truncated."""
     millis = np.floor(event * 1000.0).astype(np.int64).tolist()
     return [f"{second_text(milli // 1000)}.{milli % 1000:03d}" for milli in millis]

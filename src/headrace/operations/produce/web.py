@@ -1,4 +1,4 @@
-"""Topic `quickstart`: what visitors do on our sites, `{city, domain, event}`; it carries no event time."""
+"""Topic `quickstart`: what visitors do on our sites, `{city, domain, event}`, without event time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace.operations.produce.timeline import (
     zipf,
 )
 
-# Cities as sites spell them: `lower(city)` of the pipeline brings spellings together.
+# Cities in various spellings, which `lower(city)` of the pipeline unifies.
 _CITIES = (
     ("Seoul", "SEOUL", "seoul"),
     ("Busan", "BUSAN"),
@@ -34,7 +34,7 @@ _CITIES = (
 )
 _DOMAINS = ("shop.example.com", "news.example.org", "maps.example.net", "mail.example.com", "play.example.org")
 
-# A visit is a walk: from what was done last to what comes next, with the cumulative probability; "" = leaves.
+# A visit is a random walk: previous action -> next action with cumulative probability; "" = the visitor leaves.
 _NEXT = {
     "": ((1.0, "view"),),
     "view": ((0.45, "view"), (0.72, "click"), (1.0, "")),
@@ -42,11 +42,11 @@ _NEXT = {
     "cart": ((0.35, "buy"), (0.65, "view"), (1.0, "")),
     "buy": ((0.20, "view"), (1.0, "")),
 }
-_VISITORS = 64  # visits under way at a time
+_VISITORS = 64  # concurrent visits
 
 
 def quickstart_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.Generator) -> Iterator[Draft]:
-    """Yield `count` events of visits that go on side by side; the key is the domain."""
+    """Yield `count` events of concurrent visits; the key is the domain."""
     busy_domains = zipf(len(_DOMAINS), mix.skew)
     busy_cities = zipf(len(_CITIES), mix.skew)
     visits = [("", "", "")] * _VISITORS  # city, domain, last event
@@ -64,7 +64,7 @@ def quickstart_drafts(mix: Mix, count: int, timeline: Timeline, rng: np.random.G
         ):
             city, domain, last = visits[visitor]
             done = next(name for bound, name in _NEXT[last] if roll < bound)
-            if not done:  # the visitor left, and the next one comes
+            if not done:  # the visitor left, and another one arrives
                 last = ""
                 done = "view"
             if not last:

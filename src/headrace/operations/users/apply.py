@@ -1,7 +1,7 @@
-"""Writes a refresh's difference to the live table, and nothing else, all with the time of the extract.
+"""Writes a refresh's difference to the live table, and nothing else, with the time of the extract.
 
-So an older snapshot that comes late changes nothing (Cassandra keeps the cell with the greater write time), a repeated
-write is the same write, and a row that a stream joins is never gone between two writes: there is no truncate.
+So an older snapshot that arrives late changes nothing (Cassandra keeps the cell with the greater write time), a repeated
+write is idempotent, and a row that a stream joins is never missing between two writes: there is no truncate.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def apply(
     approved_by: str = "",
     report: Report | None = None,
 ) -> dict[str, int]:
-    """Write a plan's rows: upserts first, then deletes. Returns how many of each. May be repeated after a failure.
+    """Write a plan's rows: upserts first, then deletes. Returns the number of each. May be repeated after a failure.
 
-    `holder` is the run that writes: it takes the dimension's lease and keeps it until `record`. Raises HeadraceError if another
-    run has the lease, if the plan needs an approval that it does not have, if another refresh came in between, or if the
+    `holder` identifies the run that writes: it takes the dimension's lease and keeps it until `record`. Raises HeadraceError if
+    another run holds the lease, if the plan lacks a required approval, if another refresh came in between, or if the
     difference is not the one that was planned (and perhaps approved).
     """
     if plan.needs_approval and not approved_by:
         raise HeadraceError(f"{plan.text} Approve it, or correct the extract.")
-    own, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
+    table, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
     with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
         require_plan(root, pipeline, dimension, plan)
         now = {"version": plan.version, "extract_ms": plan.extract_ms, "by": by}
@@ -70,17 +70,17 @@ def apply(
 
         done = 0
         for changed, group in groupby(sorted(upserts, key=_columns), key=_columns):
-            names = [*own.key, *changed]
+            names = [*table.key, *changed]
             values = [tuple(row[name] for name in names) for row in group]
-            done = _write(session, _insert(own, names, micros), values, done, len(rows), renew)
-        keys = [tuple(row[name] for name in own.key) for row in deletes]
-        _write(session, _delete(own, micros), keys, done, len(rows), renew)
+            done = _write(session, _insert(table, names, micros), values, done, len(rows), renew)
+        keys = [tuple(row[name] for name in table.key) for row in deletes]
+        _write(session, _delete(table, micros), keys, done, len(rows), renew)
     return {"upserted": len(upserts), "deleted": len(deletes)}
 
 
 @contextmanager
 def held(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> Iterator[None]:
-    """Hold the lease of a dimension; it is kept afterwards. A refusal of ours gives it back: nothing more will be written."""
+    """Hold the lease of a dimension, also afterwards. A HeadraceError releases it, because nothing more will be written."""
     lease.take(session, pipeline, dimension, holder, by)
     try:
         yield
@@ -90,27 +90,27 @@ def held(session: Session, pipeline: str, dimension: str, holder: str, by: str) 
 
 
 def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
-    """Give the lease of a dimension back, if the holder has it."""
+    """Release the lease of a dimension, if the holder has it."""
     with cassandra_session(bindings) as session:
         lease.release(session, pipeline, dimension, holder)
 
 
 def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> None:
-    """Raise HeadraceError unless a plan is still what may be carried out: the recheck after an approval."""
+    """Raise HeadraceError unless a plan may still be carried out; this is the recheck after an approval."""
     now, last = applied(root, pipeline.name, dimension), begun(root, pipeline.name, dimension).get("version", "")
     if now.get("version", "") != plan.after:
         raise HeadraceError(
-            f"Version {now.get('version', 'none')} of {dimension} was applied since the plan for {plan.version} was made: "
-            "plan again."
+            f"Version {now.get('version', 'none')} of {dimension} has been applied since the plan for {plan.version} was made. "
+            "Plan again."
         )
     if last not in {plan.begun, plan.version}:
         raise HeadraceError(
-            f"A refresh of {dimension} to version {last} began since the plan for {plan.version} was made, and did not end: "
-            "plan again."
+            f"A refresh of {dimension} to version {last} began after the plan for {plan.version} was made, and has not ended. "
+            "Plan again."
         )
     fs, inner = storage.locate(plan.diff)
     if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != plan.sha256:
-        raise HeadraceError(f"{plan.diff} is not what was planned: begin the refresh again from its first step.")
+        raise HeadraceError(f"{plan.diff} is not what was planned. Start the refresh again from its first step.")
 
 
 def verify(
@@ -126,7 +126,7 @@ def _verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, stage
     if left.inserts or left.updates or left.deletes:
         raise HeadraceError(
             f"{dimension} still differs from version {left.version} after the refresh ({left.inserts} rows missing, "
-            f"{left.updates} different, {left.deletes} too many): a writer with a later time works on its columns; find it."
+            f"{left.updates} different, {left.deletes} surplus). A writer with a later time changes its columns; find it."
         )
     return {"rows": left.stage_rows, "newer": left.newer}
 
@@ -144,11 +144,11 @@ def record(
     by: str,
     approved_by: str = "",
 ) -> dict[str, Any]:
-    """Write what was applied, when, by whom and who approved it, give the lease back, and return the record.
+    """Record what was applied, when, by whom and who approved it; release the lease, and return the record.
 
     From now on older snapshots are refused.
     """
-    told = {
+    entry = {
         "version": plan.version,
         "extract_ms": plan.extract_ms,
         "source": staged["place"],
@@ -167,28 +167,28 @@ def record(
     folder = paths.refresh(root, pipeline.name, dimension)
     with cassandra_session(bindings) as session:
         lease.take(session, pipeline.name, dimension, holder, by)
-        storage.write_json(f"{folder}/{plan.version}/record.json", told)
-        storage.write_json(f"{folder}/applied.json", told)
+        storage.write_json(f"{folder}/{plan.version}/record.json", entry)
+        storage.write_json(f"{folder}/applied.json", entry)
         lease.release(session, pipeline.name, dimension, holder)
-    return told
+    return entry
 
 
 def _columns(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(row["changed"])
 
 
-def _insert(own: Dimension, names: Sequence[str], micros: int) -> str:
-    """Return the upsert of the key and the changed columns: a column that stays is not written, so has no tombstone."""
+def _insert(dimension: Dimension, names: Sequence[str], micros: int) -> str:
+    """Return the upsert of the key and the changed columns: unchanged columns are not written, so they get no tombstone."""
     marks = ", ".join("?" * len(names))
     columns = ", ".join(map(quoted, names))
-    table = quoted(own.keyspace, own.table)
+    table = quoted(dimension.keyspace, dimension.table)
     return f"INSERT INTO {table} ({columns}) VALUES ({marks}) USING TIMESTAMP {micros}"  # noqa: S608 - quoted names
 
 
-def _delete(own: Dimension, micros: int) -> str:
-    """Return the delete of a row as it was at the extract: one tombstone. What a stream wrote later stays."""
-    where = " AND ".join(f"{quoted(name)} = ?" for name in own.key)
-    table = quoted(own.keyspace, own.table)
+def _delete(dimension: Dimension, micros: int) -> str:
+    """Return the delete of a row as of the extract: one tombstone. Later writes of a stream stay."""
+    where = " AND ".join(f"{quoted(name)} = ?" for name in dimension.key)
+    table = quoted(dimension.keyspace, dimension.table)
     return f"DELETE FROM {table} USING TIMESTAMP {micros} WHERE {where}"  # noqa: S608 - quoted names
 
 

@@ -1,9 +1,9 @@
-"""Reads CSV as RFC 4180 has it and refuses everything else with line and column; no message holds a cell's content.
+"""Reads CSV as defined by RFC 4180 and refuses everything else with line and column; no message contains cell content.
 
-Readers guess where a file is broken: an open quote takes the lines after it into its cell, a backslash stays in the text. A
-refresh deletes who is missing, so a guess deletes people. Cells are taken apart here first; Arrow then converts them.
+Other readers guess when a file is broken: an open quote swallows the next lines, a backslash stays in the text. A refresh
+deletes missing people, so a wrong guess deletes people. Cells are separated here first; Arrow then converts them.
 
-Beyond the RFC: lines end with LF, CRLF or (all of them) with CR; a byte-order mark is skipped; the delimiter may be another one;
+Beyond the RFC: lines end with LF, CRLF or (all of them) with CR; a byte order mark is skipped; the delimiter may differ;
 an empty cell is null and `""` is an empty text.
 """
 
@@ -33,17 +33,17 @@ Span = tuple[int, int]
 
 
 class CsvError(Exception):
-    """What is wrong with a CSV file, and where: the message is the end of a sentence that begins with the file's name."""
+    """A fault in a CSV file and its position: the message continues a sentence that begins with the file's name."""
 
 
 def unpacked(content: bytes) -> bytes:
-    """Return the content of a gzip file. Raises CsvError for one that is cut or no gzip."""
+    """Return the content of a gzip file. Raises CsvError if it is truncated or not gzip."""
     if not content.startswith(_GZIP):
         raise CsvError(" is not a gzip file")
     try:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise CsvError(" is not a whole gzip file: it was cut or changed") from error
+        raise CsvError(" is not a complete gzip file: it was truncated or changed") from error
 
 
 def read(content: bytes, delimiter: str, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
@@ -71,23 +71,23 @@ def read(content: bytes, delimiter: str, schema: pa.Schema, types: Mapping[str, 
     try:
         table = parse(0, len(rows))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        at, found = first_bad(parse, len(rows), error)
-        column = _COLUMN.search(str(found))
+        at, fault = first_bad(parse, len(rows), error)
+        column = _COLUMN.search(str(fault))
         number = int(column[1]) if column else 0
         cells, _ = _cells(content, rows[at][0], delimiter.encode(), _line_end(content))
         kind = types[names[number]]
         raise CsvError(
             f"{_place(content, cells[number][0])} ({names[number]}): the cell is not {_LOOKS_LIKE.get(kind, kind)}"
         ) from error
-    if table.num_rows != len(rows):  # two readers that disagree: neither is believed
-        raise CsvError(f": {len(rows)} rows were found and {table.num_rows} read")
+    if table.num_rows != len(rows):  # the two readers disagree, so neither is trusted
+        raise CsvError(f": {len(rows)} rows were found, but {table.num_rows} were read")
     return table
 
 
 def header(content: bytes, delimiter: str, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the first line. Raises CsvError for a file that is not UTF-8 or whose first line is no CSV.
+    """Return the names of the first line. Raises CsvError if the file is not UTF-8 or its first line is not CSV.
 
-    A blank around a wanted name is refused: the cells below it most likely begin with one too, which would be in every text.
+    A blank around a column name is refused: the cells below it most likely begin with one too, which would be in every text.
     """
     _require_text(content)
     spans, _ = _cells(content, _begin(content), delimiter.encode(), _line_end(content))
@@ -95,13 +95,13 @@ def header(content: bytes, delimiter: str, wanted: Sequence[str]) -> list[str]:
     for span, name in zip(spans, names, strict=True):
         if name not in wanted and name.strip() in wanted:
             raise CsvError(
-                f"{_place(content, span[0])}: there is a blank beside the column name {name.strip()}; remove it"
+                f"{_place(content, span[0])}: there is a blank next to the column name {name.strip()}; remove it"
             )
     return names
 
 
 def other_delimiter(content: bytes, delimiter: str, wanted: Sequence[str]) -> str | None:
-    """Return the delimiter that would give the wanted columns, if another one does."""
+    """Return another delimiter that yields the wanted columns, if there is one."""
     for other in DELIMITERS:
         try:
             if other != delimiter and set(header(content, other, wanted)) == set(wanted):
@@ -112,8 +112,8 @@ def other_delimiter(content: bytes, delimiter: str, wanted: Sequence[str]) -> st
 
 
 def first_bad(parse: Callable[[int, int], object], rows: int, error: Exception) -> tuple[int, Exception]:
-    """Return the first row that `parse(first, last)` cannot read, and what it said of it; `error` is that of all rows."""
-    low, high = 0, rows  # no row before low is bad, one before high is
+    """Return the first row that `parse(first, last)` cannot read, and its error; `error` is that of all rows."""
+    low, high = 0, rows  # no row before low is bad, at least one before high is
     while high - low > 1:
         middle = (low + high) // 2
         try:
@@ -129,7 +129,7 @@ def first_bad(parse: Callable[[int, int], object], rows: int, error: Exception) 
 
 
 def _records(content: bytes, delimiter: str, width: int) -> Iterator[Span]:
-    """Yield begin and end of each record, the header first. Raises CsvError at the first that is none."""
+    """Yield begin and end of each record, the header first. Raises CsvError at the first malformed record."""
     mark, end, at, last = delimiter.encode(), _line_end(content), _begin(content), len(content)
     while at < last:
         stop = content.find(end, at)
@@ -144,16 +144,16 @@ def _records(content: bytes, delimiter: str, width: int) -> Iterator[Span]:
         cells, following = _cells(content, at, mark, end)
         if len(cells) != width:
             raise CsvError(
-                f"{_place(content, at)}: the header has {width} cells and this line has {len(cells) if line else 0}"
+                f"{_place(content, at)}: the header has {width} cells, but this line has {len(cells) if line else 0}"
             )
-        if not line:  # Arrow would leave it out
+        if not line:  # Arrow would skip it
             raise CsvError(f"{_place(content, at)}: the line is empty")
         yield at, following
         at = following
 
 
 def _cells(content: bytes, at: int, mark: bytes, end: bytes) -> tuple[list[Span], int]:
-    """Return the cells of the record that begins at a place, and where the next begins. Raises CsvError."""
+    """Return the cells of the record that begins at `at`, and where the next record begins. Raises CsvError."""
     spans, last = [], len(content)
     while True:
         if content[at : at + 1] == b'"':
@@ -173,15 +173,15 @@ def _cells(content: bytes, at: int, mark: bytes, end: bytes) -> tuple[list[Span]
         if content.startswith(mark, stop):
             at = stop + len(mark)
             continue
-        for each in (end, b"\r\n" if end == b"\n" else end):
-            if content.startswith(each, stop):
-                return spans, stop + len(each)
+        for line_end in (end, b"\r\n" if end == b"\n" else end):
+            if content.startswith(line_end, stop):
+                return spans, stop + len(line_end)
         if stop >= last or not content[stop:].strip(b"\r\n"):
             return spans, last
         before = " A backslash does not escape a quote." if content[stop - 2 : stop - 1] == b"\\" else ""
         raise CsvError(
             f"{_place(content, stop - 1)}: this quote neither ends the cell, which begins in line {_line(content, at)}, nor is "
-            f"doubled.{before} Write a quote inside of a quoted cell twice"
+            f"doubled.{before} Write a quote inside a quoted cell twice"
         )
 
 
@@ -190,9 +190,9 @@ def _require_plain(content: bytes, at: int, stop: int) -> None:
     for strange, what in ((b'"', "a quote"), (b"\r", "a carriage return")):
         if strange in cell:
             where = _place(content, at + cell.index(strange))
-            raise CsvError(f"{where}: {what} stands in a cell that does not begin with a quote; quote the cell")
+            raise CsvError(f"{where}: {what} is in a cell that does not begin with a quote; quote the cell")
     if cell == b"\\N":
-        raise CsvError(f"{_place(content, at)}: \\N is no null in CSV; leave the cell empty")
+        raise CsvError(f"{_place(content, at)}: \\N is not null in CSV; leave the cell empty")
 
 
 def _require_text(content: bytes) -> None:

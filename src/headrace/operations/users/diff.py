@@ -1,4 +1,4 @@
-"""The difference between a stage and the live table, and the plan that follows from it. Nothing is written to the table."""
+"""The difference between a stage and the live table, and the plan based on it. Nothing is written to the table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UPSERT, DELETE = "upsert", "delete"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a refresh would write. `newer` rows were written after the extract and are left as they are.
+    """What a refresh would write. `newer` rows were written after the extract and stay unchanged.
 
-    `diff` is the file with the rows, `sha256` its content; `after` is the version that was applied when it was made, `begun` the
-    one that was begun last. `reasons` say why a person must approve it; empty if nobody must.
+    `diff` is the file with the rows, `sha256` its hash; `after` is the version that was applied when the plan was made, `begun`
+    the one that was begun last. `reasons` say why it needs approval; empty if it needs none.
     """
 
     version: str
@@ -48,26 +48,28 @@ class Plan:
 
     @property
     def needs_approval(self) -> bool:
-        """Return whether a person must approve it."""
+        """Return whether the plan needs approval."""
         return bool(self.reasons)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, `text` and `needs_approval` among them; `from_json_dict` takes them back."""
+        """Return plain JSON values, including `text` and `needs_approval`; `from_json_dict` reads them."""
         return asdict(self) | {"needs_approval": self.needs_approval, "text": self.text}
 
     @classmethod
     def from_json_dict(cls, value: Mapping[str, Any]) -> Plan:
-        """Return the plan of `to_json_dict`."""
-        return cls(**{name: each for name, each in value.items() if name not in {"needs_approval", "text"}})
+        """Return the plan from the result of `to_json_dict`."""
+        return cls(
+            **{name: field_value for name, field_value in value.items() if name not in {"needs_approval", "text"}}
+        )
 
     @property
     def text(self) -> str:
-        """Return the plan in one sentence, for whoever approves it."""
+        """Return the plan as text for the approver."""
         return (
             f"Version {self.version}: {self.inserts} new, {self.updates} changed, {self.deletes} deleted "
             f"({self.delete_percent} % of {self.live_rows}; up to {self.max_delete_percent} % need no approval), "
-            f"{self.unchanged} unchanged, {self.newer} left because they are newer."
-            + (f" It needs an approval: {'; '.join(self.reasons)}." if self.reasons else "")
+            f"{self.unchanged} unchanged, {self.newer} kept because they are newer."
+            + (f" It needs approval: {'; '.join(self.reasons)}." if self.reasons else "")
         )
 
 
@@ -88,37 +90,39 @@ def diff(
     staged: dict[str, Any],
     name: str = "difference.parquet",
 ) -> Plan:
-    """Compare a stage with the live table and write the difference beside the stage, as a file of this name.
+    """Compare a stage with the live table and write the difference next to the stage, into a file called `name`.
 
-    Raises HeadraceError if a key is null or twice in the stage (the stage's suite says which).
+    Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
     """
-    own, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
+    refresh, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
     wanted = _keyed(staged, read_parquet(staged["stage"]), len(pipeline.dimensions[dimension].key))
-    there = live_table.read(bindings, pipeline, dimension)
+    live = live_table.read(bindings, pipeline, dimension)
     counts = _Counts()
-    rows = list(_changes(wanted, there, int(staged["extract_ms"]) * 1000, counts))
+    rows = list(_changes(wanted, live, int(staged["extract_ms"]) * 1000, counts))
     names = [field.name for field in schema]
     columns = directory_columns(pipeline, dimension)
     table = pa.Table.from_pylist(
         [
-            {"op": op, "changed": changed, **dict(zip(names, row, strict=False))}  # of a row that goes, the key
+            {"op": op, "changed": changed, **dict(zip(names, row, strict=False))}  # for a deleted row only the key
             for op, row, changed in _named(rows, columns)
         ],
         schema=pa.schema([pa.field("op", pa.string()), pa.field("changed", pa.list_(pa.string())), *schema]),
     )
     path = str(staged["stage"]).rpartition("/")[0] + f"/{name}"
-    percent = round(100 * counts.deletes / len(there), 2) if there else 0.0
+    percent = round(100 * counts.deletes / len(live), 2) if live else 0.0
     return Plan(
         version=staged["version"],
         extract_ms=staged["extract_ms"],
         diff=path,
         sha256=write_parquet(path, table),
         after=applied(root, pipeline.name, dimension).get("version", ""),
-        live_rows=len(there),
+        live_rows=len(live),
         stage_rows=len(wanted),
         delete_percent=percent,
-        max_delete_percent=own.max_delete_percent,
-        reasons=reasons_to_ask(own, history(root, pipeline.name, dimension), len(there), len(wanted), counts.deletes),
+        max_delete_percent=refresh.max_delete_percent,
+        reasons=reasons_to_ask(
+            refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes
+        ),
         begun=begun(root, pipeline.name, dimension).get("version", ""),
         **asdict(counts),
     )
@@ -126,27 +130,27 @@ def diff(
 
 def _keyed(staged: dict[str, Any], table: pa.Table, width: int) -> dict[live_table.Key, tuple[Any, ...]]:
     rows = list(zip(*(map(_stored, column.to_pylist()) for column in table.columns), strict=True))
-    found = {row[:width]: row[width:] for row in rows}
-    if len(found) != len(rows) or any(part is None for key in found for part in key):
+    by_key = {row[:width]: row[width:] for row in rows}
+    if len(by_key) != len(rows) or any(part is None for key in by_key for part in key):
         raise HeadraceError(
-            f"{staged['place']} has a key twice or without a value: correct the extract and drop it again."
+            f"{staged['place']} has a key that is duplicated or null. Correct the extract and drop it again."
         )
-    return found
+    return by_key
 
 
 def _changes(
-    wanted: dict[live_table.Key, tuple[Any, ...]], there: live_table.Live, extract_micros: int, counts: _Counts
+    wanted: dict[live_table.Key, tuple[Any, ...]], live: live_table.Live, extract_micros: int, counts: _Counts
 ) -> Iterator[tuple[str, tuple[Any, ...], list[int]]]:
-    """Yield (op, key and values, positions of the changed values); of a row to delete the key alone.
+    """Yield (op, key and values, positions of the changed values); for a row to delete only the key.
 
-    What is newer than the extract is not touched.
+    Rows that are newer than the extract are left out.
     """
     for key, values in wanted.items():
-        if key not in there:
+        if key not in live:
             counts.inserts += 1
             yield UPSERT, (*key, *values), [at for at, value in enumerate(values) if value is not None]
             continue
-        known, written = there[key]
+        known, written = live[key]
         changed = [at for at, value in enumerate(values) if value != known[at]]
         if not changed:
             counts.unchanged += 1
@@ -155,7 +159,7 @@ def _changes(
         else:
             counts.updates += 1
             yield UPSERT, (*key, *values), changed
-    for key, (_, written) in there.items():
+    for key, (_, written) in live.items():
         if key in wanted:
             continue
         if written >= extract_micros:

@@ -1,6 +1,6 @@
-"""The plain functions of a refresh, in their order; values between them are plain JSON.
+"""The steps of a refresh, in order, as functions whose arguments and results are plain JSON.
 
-pick, stage, check, plan, (approval where plan["needs_approval"]), apply, verify, record; `refresh` does all of them.
+pick, stage, check, plan, (approval if plan["needs_approval"]), apply, verify, record; `refresh` runs all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.operations.users.snapshot import pick as pick_snapshot
 
 
 def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
-    """Return (pipeline, dimension) of every dimension that is refreshed."""
+    """Return (pipeline, dimension) of every dimension with a refresh."""
     return [
         (pipeline.name, name)
         for pipeline in deployment.pipelines().values()
@@ -31,27 +31,27 @@ def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
 
 
 def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return the snapshot to refresh from, or {"skip": sentence} where there is none newer than what is applied.
+    """Return the snapshot to refresh from, or {"skip": reason} if none is newer than the applied one.
 
-    Staged rows that are older than the dimension's `keep` are removed first.
+    First removes staged rows that are older than the dimension's `keep`.
     """
     remove_old(deployment.root, deployment.pipeline(pipeline), dimension)
-    found = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
-    return {"skip": found} if isinstance(found, str) else found.to_json_dict()
+    snapshot = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
+    return {"skip": snapshot} if isinstance(snapshot, str) else snapshot.to_json_dict()
 
 
 def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the snapshot into the stage. Raises HeadraceError, one sentence, for a snapshot that is no good."""
+    """Read the snapshot into the stage. Raises HeadraceError for an invalid snapshot."""
     from headrace.operations.users import stage as stages
 
-    own = deployment.pipeline(pipeline)
-    staged = stages.stage(deployment.root, deployment.bindings, own, dimension, Snapshot(**snapshot))
+    spec = deployment.pipeline(pipeline)
+    staged = stages.stage(deployment.root, deployment.bindings, spec, dimension, Snapshot(**snapshot))
     lineage_runs.emit_refresh(deployment, pipeline, dimension, staged["version"], "START")
     return staged
 
 
 def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the stage's suite. Returns its summary; raises HeadraceError where a critical expectation failed."""
+    """Run the stage's suite. Returns its summary; raises HeadraceError if a critical expectation failed."""
     from headrace.operations.quality import store
     from headrace.operations.quality.plan import Check
     from headrace.operations.quality.suites import suite_of
@@ -60,17 +60,17 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     from headrace.operations.users.live import count
     from headrace.operations.users.stage import read_parquet
 
-    own, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
+    spec, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
     before = rows_before(history(deployment.root, pipeline, dimension))
     before = before or applied(deployment.root, pipeline, dimension).get("rows") or 0
-    before = before or count(deployment.bindings, own, dimension)
-    least = math.ceil(before * settings(own, dimension).min_rows_percent / 100)
-    key = tuple(own.dimensions[dimension].key)
+    before = before or count(deployment.bindings, spec, dimension)
+    least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
+    key = tuple(spec.dimensions[dimension].key)
     frame = read_parquet(str(staged["stage"])).to_pandas()
     window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
     parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
     task = Check(name, pipeline, dimension, window, parameters)
-    outcomes, result = validate(suite_of(own, name), frame, key, task.parameters)
+    outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
     rows = store.quarantine_rows(task, outcomes, key)
     summary = Summary(
         sink=name,
@@ -96,9 +96,9 @@ def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[
     """Return what the refresh would write (see `diff.Plan.to_json_dict`)."""
     from headrace.operations.users.diff import diff
 
-    own = deployment.pipeline(pipeline)
+    spec = deployment.pipeline(pipeline)
     with lineage_runs.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return diff(deployment.root, deployment.bindings, own, dimension, dict(staged)).to_json_dict()
+        return diff(deployment.root, deployment.bindings, spec, dimension, dict(staged)).to_json_dict()
 
 
 def apply(
@@ -112,18 +112,18 @@ def apply(
     approved_by: str = "",
     report: Any = None,  # noqa: ANN401 - an apply.Report
 ) -> dict[str, int]:
-    """Recheck the plan and write it; returns {"upserted", "deleted"}. A repeat after a failure writes the same.
+    """Recheck the plan and write it; returns {"upserted", "deleted"}. Repeating it after a failure writes the same.
 
-    `holder` is the run: no other one may write the dimension until `record`. `by` is who began it, `approved_by` who approved it.
+    `holder` identifies the run: no other one may write the dimension until `record`. `by` started it, `approved_by` approved it.
     """
     from headrace.operations.users import apply as writes
 
-    own, plan = deployment.pipeline(pipeline), _plan(planned)
+    spec, plan = deployment.pipeline(pipeline), _plan(planned)
     with lineage_runs.refreshing(deployment, pipeline, dimension, plan.version):
         return writes.apply(
             deployment.root,
             deployment.bindings,
-            own,
+            spec,
             dimension,
             plan,
             holder=holder,
@@ -136,12 +136,12 @@ def apply(
 def verify(
     deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any], *, holder: str, by: str
 ) -> dict[str, int]:
-    """Compare the table with the stage once more; returns {"rows", "newer"}. Raises HeadraceError where they differ."""
+    """Compare the table with the stage again; returns {"rows", "newer"}. Raises HeadraceError if they differ."""
     from headrace.operations.users import apply as writes
 
-    own = deployment.pipeline(pipeline)
+    spec = deployment.pipeline(pipeline)
     with lineage_runs.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return writes.verify(deployment.root, deployment.bindings, own, dimension, dict(staged), holder=holder, by=by)
+        return writes.verify(deployment.root, deployment.bindings, spec, dimension, dict(staged), holder=holder, by=by)
 
 
 def record(
@@ -156,16 +156,16 @@ def record(
     by: str,
     approved_by: str = "",
 ) -> dict[str, Any]:
-    """Record the version as applied, let the next refresh write, and return the record."""
+    """Record the version as applied, release the lease, and return the record."""
     from headrace.operations.users import apply as writes
 
-    own = deployment.pipeline(pipeline)
-    told = writes.record(
-        deployment.root, deployment.bindings, own, dimension, dict(staged), _plan(planned), dict(written),
+    spec = deployment.pipeline(pipeline)
+    entry = writes.record(
+        deployment.root, deployment.bindings, spec, dimension, dict(staged), _plan(planned), dict(written),
         holder=holder, by=by, approved_by=approved_by,
     )  # fmt: skip
-    lineage_runs.emit_refresh(deployment, pipeline, dimension, told["version"], "COMPLETE", rows=sum(written.values()))
-    return told
+    lineage_runs.emit_refresh(deployment, pipeline, dimension, entry["version"], "COMPLETE", rows=sum(written.values()))
+    return entry
 
 
 def refresh(
@@ -177,7 +177,7 @@ def refresh(
     approve: bool = False,
     report: Any = None,  # noqa: ANN401 - an apply.Report
 ) -> dict[str, Any]:
-    """Do all steps one after the other: for the command line. Returns the record, or {"skip": sentence}."""
+    """Run all steps in order, for the command line. Returns the record, or {"skip": reason}."""
     snapshot = pick(deployment, pipeline, dimension)
     if "skip" in snapshot:
         return snapshot
@@ -190,18 +190,18 @@ def refresh(
         written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report, **run)
         verify(deployment, pipeline, dimension, staged, **run)
         return record(deployment, pipeline, dimension, staged, planned, written, approved_by=approved, **run)
-    except BaseException:  # this process ends: nobody would go on with its lease
+    except BaseException:  # this process ends, so nothing else would use its lease
         from cassandra import DriverException
 
         from headrace.operations.users.apply import release
 
-        with suppress(HeadraceError, DriverException):  # what went wrong before says more; the lease ends by itself
+        with suppress(HeadraceError, DriverException):  # the first error matters more; the lease expires by itself
             release(deployment.bindings, pipeline, dimension, run["holder"])
         raise
 
 
 def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return what is applied, which complete snapshots are in the drop folder, and which are still being written."""
+    """Return the applied version, the complete snapshots in the drop folder, and those still being written."""
     complete, waiting = in_drop(deployment.root, pipeline, dimension)
     return {
         "applied": applied(deployment.root, pipeline, dimension),

@@ -1,7 +1,7 @@
-"""One refresh of a dimension writes at a time, whoever started it: a lease in Cassandra, where what it guards is (ADR 0041).
+"""Only one refresh of a dimension writes at a time: a lease in Cassandra, next to the data that it guards (ADR 0041).
 
-A lease is a row with a time to live, taken and renewed by lightweight transactions. So it is one for the command line and for
-every scheduler's task, on one machine or many, and a refresh that was killed keeps nobody out for long.
+A lease is a row with a time to live, taken and renewed by lightweight transactions. So it covers the command line and every
+scheduler's tasks, on one machine or many, and a killed refresh blocks others only briefly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headrace.contract.cassandra import Table, create_keyspace, create_table, qu
 from headrace.errors import HeadraceError
 
 SECONDS = 900
-"""How long a lease lasts without renewal. It is renewed with every few thousand rows."""
+"""How long a lease lasts without renewal, in seconds. It is renewed with every few thousand rows."""
 LEASES = Table(
     names.QUALITY_KEYSPACE,
     "refresh_leases",
@@ -30,7 +30,7 @@ LEASES = Table(
 _TABLE = quoted(LEASES.keyspace, LEASES.name)
 
 
-# The statements hold names of ours alone; values are bound.
+# The statements contain only our own names; values are bound.
 _TAKE = (
     f"INSERT INTO {_TABLE} (dimension, holder, taken_by, since) VALUES (%s, %s, %s, %s) "  # noqa: S608
     f"IF NOT EXISTS USING TTL {SECONDS}"
@@ -43,24 +43,24 @@ _RELEASE = f"DELETE FROM {_TABLE} WHERE dimension = %s IF holder = %s"  # noqa: 
 
 
 def take(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> None:
-    """Take or renew the lease of a dimension for a holder. Raises HeadraceError where another one has it."""
+    """Take or renew the lease of a dimension for a holder. Raises HeadraceError if another one holds it."""
     _make(session)
     name, now = f"{pipeline}.{dimension}", datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    there = _serial(session, _TAKE, (name, holder, by, now))
-    if there["[applied]"]:
+    current = _serial(session, _TAKE, (name, holder, by, now))
+    if current["[applied]"]:
         return
-    if there.get("holder") == holder:
-        renewed = _serial(session, _RENEW, (holder, there["taken_by"], there["since"], name, holder))
+    if current.get("holder") == holder:
+        renewed = _serial(session, _RENEW, (holder, current["taken_by"], current["since"], name, holder))
         if renewed["[applied]"]:
             return
     raise HeadraceError(
-        f"Another refresh of {name} is writing, by {there.get('taken_by')} since {there.get('since')}: wait until it has ended. "
-        f"One that was killed keeps others out for up to {SECONDS // 60} minutes."
+        f"Another refresh of {name} is writing, by {current.get('taken_by')} since {current.get('since')}. Wait for its end. "
+        f"A killed refresh blocks others for up to {SECONDS // 60} minutes."
     )
 
 
 def release(session: Session, pipeline: str, dimension: str, holder: str) -> None:
-    """Give the lease of a dimension back, if the holder has it."""
+    """Release the lease of a dimension, if the holder has it."""
     _make(session)
     _serial(session, _RELEASE, (f"{pipeline}.{dimension}", holder))
 

@@ -32,20 +32,20 @@ def read(bindings: Path, pipeline: Pipeline, dimension: str) -> Live:
 
     A row that only a stream wrote (a login after its user's deletion) has none and is left out.
     """
-    own, columns = pipeline.dimensions[dimension], directory_columns(pipeline, dimension)
+    table, columns = pipeline.dimensions[dimension], directory_columns(pipeline, dimension)
     with cassandra_session(bindings) as session:
-        found: Live = {}
+        rows: Live = {}
         times = [f"writetime({quoted(name)})" for name in columns]
-        for row in scan(session, own.keyspace, own.table, own.key, [*map(quoted, columns), *times]):
-            key, rest = tuple(map(cell, row[: len(own.key)])), row[len(own.key) :]
+        for row in scan(session, table.keyspace, table.table, table.key, [*map(quoted, columns), *times]):
+            key, rest = tuple(map(cell, row[: len(table.key)])), row[len(table.key) :]
             values, written = rest[: len(columns)], rest[len(columns) :]
             if any(value is not None for value in values):
-                found[key] = (tuple(map(cell, values)), max(at for at in written if at is not None))
-        return found
+                rows[key] = (tuple(map(cell, values)), max(at for at in written if at is not None))
+        return rows
 
 
 def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
-    """Return a cell of Cassandra as a stage has it: its driver gives days as a class of its own, and UTC without a zone."""
+    """Return a Cassandra cell in the stage's form: the Cassandra driver uses its own date class, and UTC without a zone."""
     if isinstance(value, Date):
         return value.date()
     if isinstance(value, datetime) and value.tzinfo is None:
@@ -54,14 +54,14 @@ def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
 
 
 def count(bindings: Path, pipeline: Pipeline, dimension: str) -> int:
-    """Return how many rows the directory knows."""
+    """Return the number of rows that the directory knows."""
     return len(read(bindings, pipeline, dimension))
 
 
 def scan(
     session: Session, keyspace: str, table: str, key: Sequence[str], selected: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the key and the selected expressions of all rows, one token range after the other, none twice."""
+    """Yield the key and the selected expressions of all rows, each once, one token range after the other."""
     token = f"token({', '.join(map(quoted, key))})"
     names = ", ".join([*map(quoted, key), *selected])
     select = session.prepare(

@@ -1,4 +1,4 @@
-"""Load users into a dimension table. Columns that a stream owns (last_login, last_device) are never touched."""
+"""Load users into a dimension table. Columns written by a stream (last_login, last_device) are never touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONCURRENCY = 64
 
 
 def load_users(root: Path, dimension: Dimension, users: Sequence[Mapping[str, str]]) -> int:
-    """Upsert rows with the columns login_id and user_name; returns how many."""
+    """Upsert rows with the columns login_id and user_name; return their number."""
     table = quoted(dimension.keyspace, dimension.table)
     with cassandra_session(root) as session:
         insert = session.prepare(f"INSERT INTO {table} (login_id, user_name) VALUES (?, ?)")  # noqa: S608 - quoted names

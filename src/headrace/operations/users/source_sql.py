@@ -1,4 +1,4 @@
-"""A SQL table or view as the source of a dimension, reached by the binding `<dimension>-source`."""
+"""A SQL table or view as the source of a dimension, reached through the binding `<dimension>-source`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PAGE_ROWS = 10_000
 
 
 def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
-    """Return the schema's columns of a table, read by one statement: one state of the database.
+    """Return the schema's columns of a table, read by one statement, so from one state of the database.
 
-    Raises HeadraceError where it cannot be reached, has not the columns, or has values of other types.
+    Raises HeadraceError if it cannot be reached, lacks the columns, or has values of other types.
     """
     import sqlalchemy
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
@@ -34,7 +34,7 @@ def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema, ty
         engine = sqlalchemy.create_engine(_url(binding), poolclass=sqlalchemy.pool.NullPool)
     except (ImportError, NoSuchModuleError) as error:
         raise HeadraceError(
-            f"The driver {binding.driver} of the binding {dimension}-source is not installed ({error}): add it to the image."
+            f"The driver {binding.driver} of the binding {dimension}-source is not installed ({error}). Add it to the image."
         ) from error
     pages: list[pa.RecordBatch] = []
     try:
@@ -47,27 +47,27 @@ def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema, ty
                 pages.append(pa.record_batch(columns, schema=schema))
     except SQLAlchemyError as error:
         raise HeadraceError(
-            f"{table} cannot be read from {binding.place} ({_first_line(error)}): see the binding {dimension}-source and "
+            f"{table} cannot be read from {binding.place} ({_first_line(error)}). Check the binding {dimension}-source and "
             f"that the table has {', '.join(schema.names)}."
         ) from error
     except _ValueError as error:
         raise HeadraceError(
-            f"{table} of {binding.place} has values of other types than the contract ({error}): cast them in a view and name the "
+            f"{table} of {binding.place} has values of other types than the contract ({error}). Cast them in a view and name the "
             "view."
         ) from error
     return pa.Table.from_batches(pages, schema=schema)
 
 
 class _ValueError(Exception):
-    """A value of another type; the message names its column and type, not the value."""
+    """A value of another type; the message has its column and type, not the value."""
 
 
 def _column(cells: Sequence[object], field: pa.Field, kind: str) -> pa.Array:
     try:
         return pa.array(cells, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError) as error:
-        found = sorted({type(cell).__name__ for cell in cells if cell is not None})
-        raise _ValueError(f"{field.name} must be {kind} and is {', '.join(found)}") from error
+        types = sorted({type(cell).__name__ for cell in cells if cell is not None})
+        raise _ValueError(f"{field.name} must be {kind} but is {', '.join(types)}") from error
 
 
 def _url(binding: DatabaseBinding) -> URL:

@@ -1,6 +1,6 @@
-"""Stages a snapshot: reads all of it, with the contract's columns and types, into one Parquet file of the refresh.
+"""Stages a snapshot: reads it completely, with the contract's columns and types, into one Parquet file of the refresh.
 
-Whatever is wrong with a snapshot's shape ends here, in one sentence; what is wrong with its values, in the stage's suite.
+Faults in a snapshot's structure are refused here with a message; faults in its values are found by the stage's suite.
 """
 
 from __future__ import annotations
@@ -28,55 +28,55 @@ from headrace.operations.users.snapshot import Snapshot
 
 
 class ColumnError(Exception):
-    """A column whose values do not have the contract's type; the message holds no value."""
+    """A column whose values do not have the contract's type; the message contains no value."""
 
 
 def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> dict[str, Any]:
     """Read a snapshot and write the stage. Returns version, extract_ms, kind, place, stage (its path), rows, sha256.
 
-    Raises HeadraceError, one sentence, for an unreadable, cut or empty snapshot, wrong columns or wrong types.
+    Raises HeadraceError for an unreadable, truncated or empty snapshot, wrong columns or wrong types.
     """
-    schema, own = stage_schema(pipeline, dimension), pipeline.dimensions[dimension]
-    types = {name: own.columns[name].type for name in schema.names}
+    schema, declared = stage_schema(pipeline, dimension), pipeline.dimensions[dimension]
+    types = {name: declared.columns[name].type for name in schema.names}
     if snapshot.kind == "sql":
         from headrace.operations.users.source_sql import read_table
 
         table, sha256 = read_table(bindings, dimension, snapshot.place, schema, types), ""
     else:
-        table, sha256 = _read_file(snapshot, schema, types, own.refresh.delimiter if own.refresh else ",")
+        table, sha256 = _read_file(snapshot, schema, types, declared.refresh.delimiter if declared.refresh else ",")
     if table.num_rows == 0:
         raise HeadraceError(
-            f"{snapshot.place} has no rows: a directory without users is a fault of the extract; extract it again."
+            f"{snapshot.place} has no rows. A directory without users is a fault of the extract: extract it again."
         )
     if snapshot.rows is not None and snapshot.rows != table.num_rows:
         raise HeadraceError(
-            f"{snapshot.place} has {table.num_rows} rows but its mark says {snapshot.rows}: it was cut; drop it again."
+            f"{snapshot.place} has {table.num_rows} rows, but its mark says {snapshot.rows}: it is truncated. Drop it again."
         )
     folder = f"{paths.refresh(root, pipeline.name, dimension)}/{snapshot.version}"
     path = f"{folder}/stage.parquet"
     storage.write_json(f"{folder}/staged.json", {"at_ms": time.time_ns() // 1_000_000})
     write_parquet(path, table)
-    told = {"version": snapshot.version, "extract_ms": snapshot.extract_ms, "kind": snapshot.kind}
-    return told | {"place": snapshot.place, "stage": path, "rows": table.num_rows, "sha256": sha256}
+    result = {"version": snapshot.version, "extract_ms": snapshot.extract_ms, "kind": snapshot.kind}
+    return result | {"place": snapshot.place, "stage": path, "rows": table.num_rows, "sha256": sha256}
 
 
 def stage_schema(pipeline: Pipeline, dimension: str) -> pa.Schema:
-    """Return the columns that a snapshot must have: the key, and what no stream writes."""
-    own = pipeline.dimensions[dimension]
-    names = [*own.key, *directory_columns(pipeline, dimension)]
-    return arrow_schema({name: own.columns[name] for name in names})
+    """Return the columns that a snapshot must have: the key, and all columns that no stream writes."""
+    declared = pipeline.dimensions[dimension]
+    names = [*declared.key, *directory_columns(pipeline, dimension)]
+    return arrow_schema({name: declared.columns[name] for name in names})
 
 
 def read_parquet(path: str) -> pa.Table:
-    """Return the table of a stage or difference. Raises HeadraceError where it is missing."""
+    """Return the table of a stage or difference. Raises HeadraceError if it is missing."""
     try:
         return pyarrow.parquet.read_table(io.BytesIO(trees.read_bytes(path)))
     except FileNotFoundError as error:
-        raise HeadraceError(f"{path} is missing: begin the refresh again from its first step.") from error
+        raise HeadraceError(f"{path} is missing. Start the refresh again from its first step.") from error
 
 
 def write_parquet(path: str, table: pa.Table) -> str:
-    """Write a table, over one that stands there, and return its SHA-256 (hex)."""
+    """Write a table, replacing an existing one, and return its SHA-256 (hex)."""
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
     fs, inner = storage.locate(path)
@@ -89,13 +89,11 @@ def _read_file(snapshot: Snapshot, schema: pa.Schema, types: Mapping[str, str], 
     try:
         content = trees.read_bytes(snapshot.place)
     except OSError as error:
-        raise HeadraceError(
-            f"{snapshot.place} cannot be read ({error}): give the tasks the right to read it."
-        ) from error
+        raise HeadraceError(f"{snapshot.place} cannot be read ({error}). Allow the tasks to read it.") from error
     sha256 = hashlib.sha256(content).hexdigest()
     if snapshot.sha256 is not None and snapshot.sha256 != sha256:
         raise HeadraceError(
-            f"{snapshot.place} does not have the SHA-256 of its mark: it was cut or changed; drop it again."
+            f"{snapshot.place} does not have the SHA-256 in its mark: it was truncated or changed. Drop it again."
         )
     try:
         if snapshot.kind == "csv":
@@ -105,7 +103,7 @@ def _read_file(snapshot: Snapshot, schema: pa.Schema, types: Mapping[str, str], 
         raise HeadraceError(f"{snapshot.place}{error}. Correct the extract and drop it again.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
         raise HeadraceError(
-            f"{snapshot.place} does not read as {snapshot.kind} with the types of the contract: correct the extract and drop it "
+            f"{snapshot.place} cannot be read as {snapshot.kind} with the types of the contract. Correct the extract and drop it "
             "again."
         ) from error
 
@@ -120,7 +118,7 @@ def _read_csv(
     names = csv_strict.header(content, delimiter, schema.names)
     if set(names) != set(schema.names) and (other := csv_strict.other_delimiter(content, delimiter, schema.names)):
         raise HeadraceError(
-            f"{snapshot.place} is delimited by {csv_strict.DELIMITERS[other]}, not by {csv_strict.DELIMITERS[delimiter]}: write "
+            f"{snapshot.place} is delimited by {csv_strict.DELIMITERS[other]}, not by {csv_strict.DELIMITERS[delimiter]}. Write "
             f"`delimiter: {json.dumps(other)}` into the dimension's refresh in the pipeline file."
         )
     _require_columns(snapshot, names, schema)
@@ -151,12 +149,12 @@ _MAY_BE = {
     "timestamp": _TIME,
     "date": _TIME,
 }
-"""What a Parquet column may be for each type of the contract. Arrow casts more, and changes it: a number becomes a text, a number
-of milliseconds a time in microseconds, a float a rounded decimal."""
+"""The Parquet types allowed for each contract type. Arrow would cast more, with changes: a number to text, a number of
+milliseconds to a time in microseconds, a float to a rounded decimal."""
 
 
 def converted(table: pa.Table, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
-    """Return a table with the schema's types. Raises ColumnError, with column and row, for a value that would change."""
+    """Return a table with the schema's types. Raises ColumnError, with column and row, if a value would change."""
     columns = []
     for field, column in zip(schema, table.columns, strict=True):
         if not any(is_kind(_plain(column.type)) for is_kind in _MAY_BE[types[field.name].split("(")[0]]):
@@ -166,7 +164,7 @@ def converted(table: pa.Table, schema: pa.Schema, types: Mapping[str, str]) -> p
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             row, _ = csv_strict.first_bad(partial(_cast, column, field.type), len(column), error)
             raise ColumnError(
-                f"column {field.name} is {column.type}, and its value in row {row + 1} is not {types[field.name]}"
+                f"column {field.name} is {column.type}, but its value in row {row + 1} is not {types[field.name]}"
             ) from error
     return pa.table(columns, schema=schema)
 
@@ -181,18 +179,18 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
-def _require_columns(snapshot: Snapshot, there: list[str], schema: pa.Schema) -> None:
-    missing = [name for name in schema.names if name not in there]
-    strange = [name for name in there if name not in schema.names]
-    if missing or strange or len(set(there)) != len(there):
-        told = [f"lacks {', '.join(missing)}"] if missing else []
+def _require_columns(snapshot: Snapshot, names: list[str], schema: pa.Schema) -> None:
+    missing = [name for name in schema.names if name not in names]
+    strange = [name for name in names if name not in schema.names]
+    if missing or strange or len(set(names)) != len(names):
+        faults = [f"lacks {', '.join(missing)}"] if missing else []
         if len(missing) == len(
             schema.names
-        ):  # no header: its first line is a person, whom no message and no log may hold
-            told.append("its first line is no header")
+        ):  # no header: its first line is a person's data, which no message or log may contain
+            faults.append("its first line is not a header")
         elif strange:
-            told.append(f"has {', '.join(printable(name[:30]) for name in strange[:8])} too many")
+            faults.append(f"has surplus columns {', '.join(printable(name[:30]) for name in strange[:8])}")
         raise HeadraceError(
-            f"{snapshot.place} {' and '.join(told) or 'names a column twice'}: a snapshot has exactly the columns "
+            f"{snapshot.place} {' and '.join(faults) or 'names a column twice'}. A snapshot has exactly the columns "
             f"{', '.join(schema.names)} (streams write the others)."
         )

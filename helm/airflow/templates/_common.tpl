@@ -1,11 +1,13 @@
+{{/* The same file in every chart (tests/charts/test_every_chart.py): edit one copy and copy it to the others. */}}
+
 {{/* Labels that every object has; none of them changes with a release, so they may stand in selectors and claims. */}}
-{{- define "base.selector" -}}
-app.kubernetes.io/name: base
+{{- define "headrace.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "base.labels" -}}
-{{ include "base.selector" . }}
+{{- define "headrace.labels" -}}
+{{ include "headrace.selector" . }}
 app.kubernetes.io/part-of: headrace
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -13,7 +15,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{/* What Pod Security "restricted" asks of a pod; the argument is the image's user. */}}
-{{- define "base.podSecurity" -}}
+{{- define "headrace.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
 runAsGroup: {{ . }}
@@ -22,19 +24,19 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{- define "base.containerSecurity" -}}
+{{- define "headrace.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- define "base.image" -}}
+{{- define "headrace.image" -}}
 {{- if eq (toString .tag) "latest" }}{{ fail "image.tag latest moves and cannot be rolled back to: name a version" }}{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
 
 {{/* Where a pod may run. */}}
-{{- define "base.place" -}}
+{{- define "headrace.place" -}}
 {{- with .Values.place.nodeSelector }}
 nodeSelector: {{ toJson . }}
 {{- end }}
