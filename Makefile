@@ -97,7 +97,7 @@ docs: $(READY) ## Build the documentation site in build/site; a broken link is a
 schema: $(READY) ## Write the generated files again: pipelines/schema.json and README.md, expectations/, docs/reference/cli.md
 	$(BIN)/python -m headrace.contract.schema
 	$(BIN)/python -m headrace.operations.quality.suites
-	$(BIN)/python -m typer headrace.cli utils docs --name headrace --output docs/reference/cli.md
+	$(BIN)/python -m typer headrace.cli.app utils docs --name headrace --output docs/reference/cli.md
 
 lock: $(READY) ## Resolve pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --override overrides.txt --extra dev pyproject.toml -o requirements.lock --no-emit-index-url --no-annotate

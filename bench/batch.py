@@ -25,27 +25,18 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import submit
-from headrace.contract.generation import Generation
+from headrace.batch import accounting, archive_reader, views
+from headrace.batch.finite_job import BATCH_CONF, Job
+from headrace.batch.reconcile import kinds, reconciliation, single_rows, sink_frames
+from headrace.batch.reconcile.kinds import Account, Cut
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
+from headrace.driver import queries, session, sinks
 from headrace.local import jars
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
-from headrace.streaming import (
-    batch,
-    batch_archive,
-    queries,
-    reconcile,
-    reconcile_kinds,
-    reconcile_rows,
-    reconcile_sinks,
-    session,
-    sinks,
-    views,
-)
-from headrace.streaming.batch_job import BATCH_CONF, Job
-from headrace.streaming.reconcile_kinds import Account, Cut
+from headrace.store import spark_conf
+from headrace.store.generation import Generation
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT = PROJECT / "bench" / "out" / "batch"
@@ -111,13 +102,13 @@ def _start(heap: str) -> Job:
     settings = Settings.load()
     java = find_java(settings)
     jars.ensure("spark", settings, java)
-    os.environ.update(submit.local_environment())
+    os.environ.update(spark_conf.local_environment())
     os.environ |= {
         "JAVA_HOME": str(java.home), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(OUT / "scratch"),
     }  # fmt: skip
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
     module = queries.load_module(PROJECT / "spark_jobs" / "pos_sales.py")
-    conf = submit.spark_conf(pipeline, str(OUT / "lake")) | BATCH_CONF | submit.local_conf(pipeline, 0) | {
+    conf = spark_conf.spark_conf(pipeline, str(OUT / "lake")) | BATCH_CONF | spark_conf.local_conf(pipeline, 0) | {
         "spark.driver.memory": heap, "spark.ui.enabled": "false",
         "spark.driver.extraClassPath": os.pathsep.join(map(str, jars.spark_jars(settings))),
     }  # fmt: skip
@@ -161,13 +152,17 @@ def _ledger(count: int) -> list[dict[str, Any]]:
 def _reconcile(job: Job, clock: Clock, count: int) -> None:
     ledger: Any = _ledger(count)
     cut = Cut(Generation("pos_sales", "q", 1, NEVER, {}), ledger, BATCHES - 1, BATCHES - 1)
-    archive = batch_archive.pin(job.spark, "pos_sales", "pos")
+    archive = archive_reader.pin(job.spark, "pos_sales", "pos")
     clock.lap("reconcile", "pin the archive")
-    typed = reconcile._typed(job, "pos", archive)
+    typed = reconciliation._typed(job, "pos", archive)
     declared = job.pipeline.queries
 
     def placed() -> DataFrame:
-        return batch.batch_of(typed, ledger).where(f"{batch.BATCH} IS NOT NULL").persist(StorageLevel.MEMORY_AND_DISK)
+        return (
+            accounting.batch_of(typed, ledger)
+            .where(f"{accounting.BATCH} IS NOT NULL")
+            .persist(StorageLevel.MEMORY_AND_DISK)
+        )
 
     def measured(
         name: str, kind: str, sink: DataFrame, compare: Callable[[Account, DataFrame, DataFrame], None]
@@ -185,25 +180,27 @@ def _reconcile(job: Job, clock: Clock, count: int) -> None:
 
     for name in ("tumbling", "sliding", "final_windows"):
         query, transform = declared[name], job.transforms[name]
-        sink = batch.in_time_windows(placed(), query.aggregate.window, transform).withColumn("_written", F.lit(NEVER))
+        sink = accounting.in_time_windows(placed(), query.aggregate.window, transform).withColumn(
+            "_written", F.lit(NEVER)
+        )
         measured(name, "windows", sink, lambda account, rows, held, query=query, transform=transform:
-                 reconcile_kinds.windows(account, query, transform, rows, held, cut, 0, Decimal(0)))  # fmt: skip
+                 kinds.windows(account, query, transform, rows, held, cut, 0, Decimal(0)))  # fmt: skip
     for name in ("product_totals", "leaderboard"):
         query, transform = declared[name], job.transforms[name]
         sink = transform(typed).withColumn("_written", F.lit(NEVER + BATCHES - 1))
         measured(name, "running", sink, lambda account, rows, held, query=query, transform=transform:
-                 reconcile_kinds.running(account, query, transform, rows, held, cut, Decimal(0)))  # fmt: skip
+                 kinds.running(account, query, transform, rows, held, cut, Decimal(0)))  # fmt: skip
     items = declared["items"]
     sent = job.transforms["items"](typed).select(
         F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset")).alias("_id"),
         sinks.json_of(items).alias("value"), F.lit(1).alias("_generation"), F.lit(1).alias("_batch"),
     )  # fmt: skip
-    measured("items", "rows", sent, lambda account, rows, held: reconcile_rows.in_topic(
-        account, items, job.transforms["items"](rows), reconcile_sinks.placed_by_id(held, "pos"), ledger))  # fmt: skip
-    archived = batch_archive.records(job.spark, archive)
+    measured("items", "rows", sent, lambda account, rows, held: single_rows.in_topic(
+        account, items, job.transforms["items"](rows), sink_frames.placed_by_id(held, "pos"), ledger))  # fmt: skip
+    archived = archive_reader.records(job.spark, archive)
     letters = archived.where("reason IS NOT NULL").selectExpr(
         "partition _partition", "offset _offset", "key", "value", "CAST(NULL AS STRING) _cut")  # fmt: skip
-    measured("archive", "archive", letters, lambda account, rows, held: reconcile_rows.archive(
+    measured("archive", "archive", letters, lambda account, rows, held: single_rows.archive(
         account, archive, archived, held, 0, rows.count()))  # fmt: skip
 
 

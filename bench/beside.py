@@ -25,7 +25,7 @@ import pyarrow as pa
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench import events, flink_peer, java_peers, measure, oracle, report, small_batch, smoke, spark_peers
-from headrace.contract.bindings import KafkaBinding, read_kafka
+from headrace.access.bindings import KafkaBinding, read_kafka
 from headrace.local import platform
 from headrace.local.settings import Settings
 

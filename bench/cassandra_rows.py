@@ -23,15 +23,15 @@ from pyspark.sql import functions as F
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from smoke import _settings
 
-from headrace.contract import generation, submit
-from headrace.contract.bindings import read_cassandra
+from headrace.access.bindings import read_cassandra
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink
+from headrace.driver import session, sinks
 from headrace.local import jars, platform
 from headrace.local.java import child_environment, find_java
 from headrace.operations.clients import cassandra_session
-from headrace.operations.provision import provision
-from headrace.streaming import session, sinks
+from headrace.operations.provision.run import provision
+from headrace.store import generation, spark_conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 OWN = ("batch.size.bytes", "concurrent.writes")
@@ -48,23 +48,23 @@ def main() -> None:
         provision([pipeline], settings.bindings(), settings.home / "bindings")
         sink = pipeline.queries["tumbling"].sinks[0]
         assert isinstance(sink, CassandraSink)
-        os.environ |= dict(child_environment(find_java(settings))) | submit.local_environment()
-        conf = submit.spark_conf(pipeline, str(settings.home / "lake")) | submit.local_conf(pipeline, 0)
+        os.environ |= dict(child_environment(find_java(settings))) | spark_conf.local_environment()
+        conf = spark_conf.spark_conf(pipeline, str(settings.home / "lake")) | spark_conf.local_conf(pipeline, 0)
         conf |= {
             "spark.driver.extraClassPath": jars.spark_class_path(settings),
-            "spark.driver.extraJavaOptions": f"{submit.JAVA_OPTIONS} {settings.driver_java_options}",
+            "spark.driver.extraJavaOptions": f"{spark_conf.JAVA_OPTIONS} {settings.driver_java_options}",
         }
         spark = session.start("rows", conf, read_cassandra(settings.home / "bindings" / "pos_sales"))
         begun = generation.begin(str(settings.home / "storage"), "pos_sales", "tumbling", {})
         rows = _rows(spark, options.rows, options.windows).persist()
         rows.count()
-        ours = submit.cassandra_sink_options
+        ours = spark_conf.cassandra_sink_options
         theirs = sinks.DataFrame.sortWithinPartitions
         results: dict[str, list[tuple[float, float]]] = {"connector's own": [], "ours": []}
         for turn in range(-1, options.rounds):  # the first turn warms up both
             for name, measured in results.items():
                 own = name == "ours"
-                submit.cassandra_sink_options = ours if own else lambda sink: _without(ours(sink))
+                spark_conf.cassandra_sink_options = ours if own else lambda sink: _without(ours(sink))
                 DataFrame.sortWithinPartitions = theirs if own else lambda frame, *_: frame
                 with cassandra_session(settings.bindings()) as asked:
                     asked.execute("TRUNCATE pos_sales.tumbling")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from headrace.contract.model import EventTime, Source, SourceColumn
-from headrace.streaming.decode import make_decoder
+from headrace.driver.decode import make_decoder
 
 SOURCE = Source(
     key="product_id",

@@ -19,12 +19,12 @@ from types import ModuleType
 
 from pyspark.sql import DataFrame, SparkSession
 
-from headrace.contract import generation, submit
-from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
+from headrace.access.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import counted, refusals, session, source, writer
-from headrace.streaming.groups import GroupCommitter
+from headrace.driver import counted, refusals, session, source, writer
+from headrace.driver.consumer_groups import GroupCommitter
+from headrace.store import generation, spark_conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUERY = "tumbling"
@@ -58,7 +58,7 @@ def module(path: str) -> ModuleType:
 
 def start_session(variant: str, pipeline: Pipeline, folder: str) -> SparkSession:
     """Start the session with the variant's settings; heap, cores and class path are the same for all."""
-    settings = submit.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
+    settings = spark_conf.spark_conf(pipeline, f"{folder}/lake") if variant == "ours" else written_settings()
     conf = settings | json.loads(os.environ["BENCH_CONF"])
     return session.start(f"bench-{variant}", conf, read_cassandra(binding_root()))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 
 PARTITIONS = 8
 PRODUCTS = 10_000

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 from bench import java_peers
-from headrace.contract.bindings import KafkaBinding, write_private
+from headrace.access.bindings import KafkaBinding, write_private
+from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
-from headrace.streaming.session import kafka_options
 
 LOCK = java_peers.SOURCES / "flink.lock"
 CHILD = java_peers.SOURCES / "flink.py"

@@ -7,14 +7,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.contract.bindings import KafkaBinding, write_private
-from headrace.contract.credentials import properties
+from headrace.access.bindings import KafkaBinding, write_private
+from headrace.access.credentials import properties
+from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.local import jars
 from headrace.local.jars import Jar
 from headrace.local.java import Java, child_environment, find_java
 from headrace.local.settings import Settings
-from headrace.streaming.session import kafka_options
 
 SOURCES = Path(__file__).parent / "peers"
 HEAP = "768m"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from bench import events
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 
 READ_SECONDS = 60.0
 

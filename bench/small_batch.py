@@ -30,14 +30,14 @@ from confluent_kafka import Producer
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from smoke import _settings
 
-from headrace.contract import paths, submit
-from headrace.contract.bindings import binding_root, read_kafka
+from headrace.access.bindings import binding_root, read_kafka
 from headrace.contract.load import load_pipeline
+from headrace.driver import session, source
 from headrace.local import platform
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
-from headrace.operations.provision import provision
-from headrace.streaming import session, source
+from headrace.operations.provision.run import provision
+from headrace.store import paths, spark_conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT = PROJECT / "bench" / "out"
@@ -227,7 +227,7 @@ def _child(name: str, repo: str, pipeline: str) -> None:
 def _noop(folder: Path, name: str) -> None:
     """Run Spark's cheapest query over the pipeline's first topic: Kafka to the built-in noop sink, every two seconds."""
     pipeline = load_pipeline(PROJECT / "pipelines" / f"{name}.yaml")
-    conf = submit.spark_conf(pipeline, str(folder / "lake")) | submit.local_conf(pipeline, 0)
+    conf = spark_conf.spark_conf(pipeline, str(folder / "lake")) | spark_conf.local_conf(pipeline, 0)
     spark = session.start("noop", conf | json.loads(os.environ["HEADRACE_SPARK_CONF"]))
     raw = source.stream(
         spark, pipeline, next(iter(pipeline.sources)), session.kafka_options(read_kafka(binding_root()))

@@ -28,14 +28,14 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import events
 
-from headrace.contract import submit
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.local import jars, platform
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
-from headrace.operations.provision import provision
+from headrace.operations.provision.run import provision
+from headrace.store import spark_conf
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT = PROJECT / "bench" / "out"
@@ -204,7 +204,7 @@ def _environment(settings: Settings, options: argparse.Namespace, folder: Path) 
         "spark.ui.enabled": "false",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
     }
-    return child_environment(java) | submit.local_environment() | {
+    return child_environment(java) | spark_conf.local_environment() | {
         "BENCH_CONF": json.dumps(conf | dict(pair.split("=", 1) for pair in options.conf)),
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(path for path in (os.environ.get("PYTHONPATH"),) if path),

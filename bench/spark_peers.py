@@ -19,14 +19,14 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import generation, identity, paths, submit
-from headrace.contract.bindings import binding_root, read_cassandra, read_kafka
+from headrace.access.bindings import binding_root, read_cassandra, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.driver import queries, session, source, writer
+from headrace.driver.consumer_groups import GroupCommitter
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
-from headrace.streaming import queries, session, source, writer
-from headrace.streaming.groups import GroupCommitter
+from headrace.store import generation, paths, spark_conf, topic_identity
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIPELINE = "pos_sales"
@@ -79,8 +79,8 @@ def reading(topic: str, folder: Path) -> Pipeline:
 
 def start_session(engine: str, pipeline: Pipeline) -> SparkSession:
     """Start Spark as a driver does; the document's code gets its own settings on the same heap, cores and classes."""
-    fixed = submit.local_conf(pipeline, 0) | json.loads(os.environ["HEADRACE_SPARK_CONF"])
-    conf = submit.spark_conf(pipeline, paths.lake(root())) | fixed
+    fixed = spark_conf.local_conf(pipeline, 0) | json.loads(os.environ["HEADRACE_SPARK_CONF"])
+    conf = spark_conf.spark_conf(pipeline, paths.lake(root())) | fixed
     if engine not in OURS:  # the report adds up all batches of a load
         conf["spark.sql.streaming.numRecentProgressUpdates"] = "1000"
     if engine in WRITTEN:
@@ -132,7 +132,7 @@ def ours(spark: SparkSession, pipeline: Pipeline, name: str, events: int, rows: 
     query = pipeline.queries[name]
     frame = queries.build(driver, name, query, streaming=True)
     chosen = generation.begin(root(), pipeline.name, name, {})
-    identity.require_same(chosen.paths(root()), driver.groups.topic_ids(query.sources), pipeline.name)
+    topic_identity.require_same(chosen.paths(root()), driver.groups.topic_ids(query.sources), pipeline.name)
     running = queries._start(driver, 0, name, frame, chosen)
     deadline = time.monotonic() + WAIT_SECONDS
     done = running.counters

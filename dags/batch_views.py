@@ -6,16 +6,16 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
 
 with DAG(
     "batch_views",
-    schedule=seat.at("37 3 * * *"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("37 3 * * *"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Compute the batch views of closed days with the same transforms as the streams. A day is always replaced "
             "completely, so a repeat changes nothing. Days with new late records are computed again. Set first and last "
             "day for a backfill.",
@@ -26,15 +26,15 @@ with DAG(
         ),
         tags=("batch", "spark", "lake", "writes"),
         params={
-            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
+            "pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES),
             "first": Param(
                 "",
                 type="string",
-                pattern=seat.DAY_OR_NOTHING,
+                pattern=dag_support.DAY_OR_NOTHING,
                 title="First day",
                 description="Leave empty to compute what is new.",
             ),
-            "last": Param("", type="string", pattern=seat.DAY_OR_NOTHING, title="Last day"),
+            "last": Param("", type="string", pattern=dag_support.DAY_OR_NOTHING, title="Last day"),
         },
         minutes=6 * 60,
     ),
@@ -43,39 +43,43 @@ with DAG(
     @task
     def plan_views(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
         """Plan the days of each pipeline that has views."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         form = params or {}
-        chosen = seat.chosen(form["pipelines"])
+        chosen = dag_support.chosen(form["pipelines"])
         return spark_runs.plan_views(deployment.load(), chosen, run_id or "", form["first"], form["last"])
 
-    @task(outlets=[VIEWS], trigger_rule=seat.AFTER_ALL)
+    @task(outlets=[VIEWS], trigger_rule=dag_support.AFTER_ALL)
     def computed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what was computed, even if the run of another pipeline failed. Reconciliation waits for this task."""
         from headrace.errors import HeadraceError
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         reports, faults = spark_runs.reports(deployment.load(), runs)
         if not reports:
             raise HeadraceError(" ".join(faults))
         return reports
 
-    @task(trigger_rule=seat.AFTER_ALL)
+    @task(trigger_rule=dag_support.AFTER_ALL)
     def complete(runs: list[dict[str, Any]]) -> list[str]:
         """Fail if the views of a pipeline were not computed."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         return spark_runs.require_all(deployment.load(), runs)
 
     @task
     def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Emit one event per computed view."""
-        from headrace.operations import deployment, lineage_runs
+        from headrace.operations import deployment
+        from headrace.operations.lineage import run_events
 
         own = deployment.load()
-        return [lineage_runs.emit_views(own, each) for each in reports]
+        return [run_events.emit_views(own, each) for each in reports]
 
     runs = plan_views()
     reports = computed(runs)  # type: ignore[arg-type]
-    seat.spark_run.expand(submission=runs) >> [reports, complete(runs)]  # type: ignore[arg-type]
+    dag_support.spark_run.expand(submission=runs) >> [reports, complete(runs)]  # type: ignore[arg-type]
     emit_lineage(reports)  # type: ignore[arg-type]

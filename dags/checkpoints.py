@@ -7,16 +7,16 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 SNAPSHOTS = Asset("checkpoint_snapshots", uri="headrace://snapshots")
 
 with DAG(
     "checkpoint_snapshot",
-    schedule=seat.at("17 2 * * *"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("17 2 * * *"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Verify the checkpoint of every query, and take a snapshot of each sound one while the streams run. A snapshot "
             "is a consistent copy with a hash of every file. An unsound checkpoint fails its task, which names the runbook.",
             inputs="checkpoints, ledgers, Kafka's offsets.",
@@ -25,7 +25,7 @@ with DAG(
             runbook="runbooks/README.md",
         ),
         tags=("operations", "checkpoints", "kafka", "writes"),
-        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES)},
         minutes=120,
     ),
 ):
@@ -33,22 +33,23 @@ with DAG(
     @task(map_index_template="{{ pipeline }}")
     def verify_and_snapshot(pipeline: str) -> dict[str, Any]:
         """Verify every query of a pipeline and take a snapshot of the sound ones. Fail if one is not sound."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.verify_and_snapshot(deployment.load(), pipeline)
+        return tasks.verify_and_snapshot(deployment.load(), pipeline)
 
     @task(outlets=[SNAPSHOTS])
     def kept(taken: list[dict[str, Any]]) -> int:
         """Count the new snapshots, and update the asset."""
         return sum(len(each["taken"]) for each in taken)
 
-    kept(verify_and_snapshot.expand(pipeline=seat.chosen_pipelines()))  # type: ignore[arg-type]
+    kept(verify_and_snapshot.expand(pipeline=dag_support.chosen_pipelines()))  # type: ignore[arg-type]
 
 with DAG(
     "checkpoint_drill",
-    schedule=seat.at("11 4 * * 0"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("11 4 * * 0"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Prove that snapshots work: restore the newest snapshot of every query into a scratch folder, process the next "
             "batch with Spark, and compare the result with the ledger.",
             inputs="snapshots, Kafka, the ledgers.",
@@ -57,7 +58,7 @@ with DAG(
             runbook="runbooks/CheckpointStateDamaged.md",
         ),
         tags=("operations", "checkpoints", "spark", "writes"),
-        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES)},
         minutes=240,
     ),
 ):
@@ -65,25 +66,27 @@ with DAG(
     @task
     def plan_drills(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
         """Plan a drill for every query that has a snapshot."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
-        return spark_runs.plan_drills(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
+        return spark_runs.plan_drills(deployment.load(), dag_support.chosen((params or {})["pipelines"]), run_id or "")
 
-    @task(trigger_rule=seat.AFTER_ALL)
+    @task(trigger_rule=dag_support.AFTER_ALL)
     def judge(drills: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Keep the reports, even if another drill did not run. Fail if a drill failed."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         return [dict(each) for each in spark_runs.judge_drills(deployment.load(), drills)]
 
     drills = plan_drills()
-    seat.spark_run.expand(submission=drills) >> judge(drills)  # type: ignore[arg-type]
+    dag_support.spark_run.expand(submission=drills) >> judge(drills)  # type: ignore[arg-type]
 
 with DAG(
     "checkpoint_restore",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Restore one query from a snapshot. This always makes a new generation and a new file-sink directory, so that no "
             "row is lost silently. The stream must be stopped. Steps: plan, approval (default: Reject), plan again and "
             "compare, act, verify.",
@@ -94,12 +97,12 @@ with DAG(
         ),
         tags=("operations", "checkpoints", "destructive"),
         params={
-            "pipeline": seat.pipeline_param(PIPELINES),
-            "query": seat.query_param(),
+            "pipeline": dag_support.pipeline_param(PIPELINES),
+            "query": dag_support.query_param(),
             "snapshot": Param(
                 "", type="string", title="Snapshot", description="The id of the snapshot. Leave empty for the newest."
             ),
-            "reason": seat.reason_param("restore"),
+            "reason": dag_support.reason_param("restore"),
         },
         minutes=13 * 60,
     ),
@@ -108,36 +111,40 @@ with DAG(
     @task
     def plan_restore(params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Plan the restore. Nothing is changed."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
         form = params or {}
-        return duties.plan_restore(deployment.load(), form["pipeline"], form["query"], form["snapshot"])
+        return tasks.plan_restore(deployment.load(), form["pipeline"], form["query"], form["snapshot"])
 
     @task
     def recheck_restore(planned: dict[str, Any]) -> dict[str, Any]:
         """Plan again. Fail if the plan differs from the approved one."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.recheck_restore(deployment.load(), planned)
+        return tasks.recheck_restore(deployment.load(), planned)
 
     @task
     def restore_act(
         planned: dict[str, Any], params: dict[str, Any] | None = None, dag_run: object = None
     ) -> dict[str, Any]:
         """Make a new generation from the snapshot."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.restore(deployment.load(), planned, by=seat.who(dag_run), reason=(params or {})["reason"])
+        return tasks.restore(deployment.load(), planned, by=dag_support.who(dag_run), reason=(params or {})["reason"])
 
     @task
     def verify_restored(made: dict[str, Any]) -> dict[str, Any]:
         """Verify the new generation. Fail if it is not sound."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.verify(deployment.load(), made["pipeline"], made["query"])
+        return tasks.verify(deployment.load(), made["pipeline"], made["query"])
 
     planned = plan_restore()
-    approve_restore = seat.approval(
+    approve_restore = dag_support.approval(
         "approve_restore", "Restore {{ params.pipeline }}.{{ params.query }} from a snapshot?", "plan_restore"
     )
     rechecked = recheck_restore(planned)
@@ -146,9 +153,9 @@ with DAG(
 
 with DAG(
     "checkpoint_prune",
-    schedule=seat.at("41 5 * * 1"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("41 5 * * 1"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Move old generations and snapshots that nothing refers to into the trash, and delete what has been in the "
             "trash long enough. A plan asks for approval every Monday (default: Reject). With nothing to prune, the run ends.",
             inputs="manifests, snapshots, the trash.",
@@ -170,35 +177,38 @@ with DAG(
     @task.short_circuit(ignore_downstream_trigger_rules=True)
     def plan_prune(params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Plan the prune. With nothing to prune, the run ends here."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.plan_prune(deployment.load(), params or {})
+        return tasks.plan_prune(deployment.load(), params or {})
 
     @task
     def recheck_prune(planned: dict[str, Any]) -> dict[str, Any]:
         """Plan again. Fail if the plan differs from the approved one."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.recheck_prune(deployment.load(), planned)
+        return tasks.recheck_prune(deployment.load(), planned)
 
     @task
     def prune_act(planned: dict[str, Any]) -> dict[str, Any]:
         """Move what the plan names to the trash, or delete it from the trash."""
-        from headrace.operations import deployment, duties
+        from headrace.operations import deployment
+        from headrace.orchestration import tasks
 
-        return duties.prune(deployment.load(), planned)
+        return tasks.prune(deployment.load(), planned)
 
     planned_prune = plan_prune()
-    approve_prune = seat.approval("approve_prune", "Prune old checkpoints?", "plan_prune")
+    approve_prune = dag_support.approval("approve_prune", "Prune old checkpoints?", "plan_prune")
     rechecked_prune = recheck_prune(planned_prune)  # type: ignore[arg-type]
     planned_prune >> approve_prune >> rechecked_prune
     prune_act(rechecked_prune)
 
 with DAG(
     "sink_upkeep",
-    schedule=seat.at("23 1 * * *"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("23 1 * * *"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Compact the small files of ledgers and JSON sinks, and remove orphan files of Iceberg tables. (The writer of an "
             "Iceberg table rewrites its small files.) The streams may run meanwhile. No reader misses or doubles a row.",
             inputs="ledgers, JSON sinks, Iceberg tables.",
@@ -207,7 +217,7 @@ with DAG(
             runbook="howto/operate-streams.md",
         ),
         tags=("operations", "lake", "checkpoints", "writes"),
-        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES)},
         minutes=240,
     ),
 ):
@@ -215,19 +225,21 @@ with DAG(
     @task(map_index_template="{{ pipeline }}", execution_timeout=timedelta(minutes=55))
     def gather(pipeline: str) -> list[dict[str, Any]]:
         """Compact small files of ledgers and JSON sinks."""
-        from headrace.operations import deployment, upkeep
+        from headrace.operations import deployment
+        from headrace.operations.checkpoints import compact
 
         own = deployment.load()
-        return upkeep.gather(own.root, own.pipeline(pipeline))
+        return compact.gather(own.root, own.pipeline(pipeline))
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
         """Plan the upkeep of the Iceberg tables."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
-        return spark_runs.plan_upkeep(deployment.load(), seat.chosen((params or {})["pipelines"]), run_id or "")
+        return spark_runs.plan_upkeep(deployment.load(), dag_support.chosen((params or {})["pipelines"]), run_id or "")
 
-    gathered = gather.expand(pipeline=seat.chosen_pipelines())
+    gathered = gather.expand(pipeline=dag_support.chosen_pipelines())
     orders = plan_upkeep()
     gathered >> orders
-    seat.spark_run.expand(submission=orders)
+    dag_support.spark_run.expand(submission=orders)

@@ -6,15 +6,15 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-TOPICS = seat.topics_of(__file__)
+TOPICS = dag_support.topics_of(__file__)
 
 with DAG(
     "dead_letter_replay",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Send the refused records of one topic to it again: each letter once, never in a loop. Steps: plan, approval "
             "(default: Reject), compare with the plan again, act.",
             inputs="the dead-letter topic, the journals of earlier replays.",
@@ -42,35 +42,40 @@ with DAG(
         params: dict[str, Any] | None = None, run_id: str | None = None, dag_run: object = None
     ) -> dict[str, Any]:
         """Select the letters and write the plan. Nothing is sent."""
-        from headrace.operations import deployment, duties_batch
+        from headrace.operations import deployment
+        from headrace.orchestration import batch_tasks
 
         form = params or {}
-        return duties_batch.plan_replay(
+        return batch_tasks.plan_replay(
             deployment.load(),
             form["topic"],
             form["reason"],
             again=form["again"],
             run=run_id or "",
-            by=seat.who(dag_run),
+            by=dag_support.who(dag_run),
         )
 
     @task
     def recheck_replay(planned: dict[str, Any]) -> dict[str, Any]:
         """Fail if the list of letters differs from the approved one, or if one of them was replayed meanwhile."""
-        from headrace.operations import deployment, duties_batch
+        from headrace.operations import deployment
+        from headrace.orchestration import batch_tasks
 
-        return duties_batch.recheck_replay(deployment.load(), planned)
+        return batch_tasks.recheck_replay(deployment.load(), planned)
 
     @task
     def replay_act(planned: dict[str, Any]) -> dict[str, Any]:
         """Send the letters. A retry sends nothing twice."""
-        from headrace.operations import dead_letters_replay, deployment
+        from headrace.operations import deployment
+        from headrace.operations.dead_letters import replay
 
         own = deployment.load()
-        return dead_letters_replay.act(own.root, own.bindings, planned["topic"], planned["run"], planned["fingerprint"])
+        return replay.act(own.root, own.bindings, planned["topic"], planned["run"], planned["fingerprint"])
 
     planned = plan_replay()
-    approve_replay = seat.approval("approve_replay", "Replay dead letters into {{ params.topic }}?", "plan_replay")
+    approve_replay = dag_support.approval(
+        "approve_replay", "Replay dead letters into {{ params.topic }}?", "plan_replay"
+    )
     rechecked = recheck_replay(planned)
     planned >> approve_replay >> rechecked
     replay_act(rechecked)

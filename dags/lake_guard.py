@@ -6,15 +6,15 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
     "lake_guard",
-    schedule=seat.at("47 * * * *"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("47 * * * *"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Compare the position of every query with what Kafka still holds. A task fails if Kafka has removed, or will "
             "soon remove, records that a query has not read. Also emit the lineage of the streams as OpenLineage events.",
             inputs="ledgers, Kafka's first and last offsets.",
@@ -30,8 +30,8 @@ with DAG(
     @task(map_index_template="{{ pipeline }}")
     def guard(pipeline: str) -> dict[str, Any]:
         """Fail if Kafka has removed, or will soon remove, records that a query has not read."""
-        from headrace.contract import records
         from headrace.operations import deployment, retention
+        from headrace.store import records
 
         report = retention.guard(deployment.load(), pipeline)
         retention.require_kept(report)
@@ -40,9 +40,10 @@ with DAG(
     @task(map_index_template="{{ pipeline }}")
     def emit_lineage(pipeline: str) -> dict[str, Any]:
         """Emit one event per query that runs or has run."""
-        from headrace.operations import deployment, lineage_runs
+        from headrace.operations import deployment
+        from headrace.operations.lineage import run_events
 
-        return lineage_runs.emit_streams(deployment.load(), pipeline)
+        return run_events.emit_streams(deployment.load(), pipeline)
 
     guard.expand(pipeline=PIPELINES)
     emit_lineage.expand(pipeline=PIPELINES)

@@ -7,16 +7,16 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAlias, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 PASSED = AssetAlias("sinks_that_passed")
 
 with DAG(
     "quality",
-    schedule=seat.at("7 * * * *"),
-    **seat.dag_arguments(
-        doc=seat.document(
+    schedule=dag_support.at("7 * * * *"),
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Run the suite of every sink over the closed windows, finished batches and offset ranges since the last check. "
             "The gate of a sink fails, and its asset gets no event, after a critical finding, if the sink cannot be read, or "
             "if its stream is behind. A critical finding stays open until it is repaired or accepted. A sink with nothing "
@@ -28,7 +28,7 @@ with DAG(
             runbook="runbooks/QualityCritical.md",
         ),
         tags=("serving", "quality", "cassandra", "kafka", "writes"),
-        params={"pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES)},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES)},
         minutes=90,
     ),
 ):
@@ -43,20 +43,20 @@ with DAG(
 
     # Imports Great Expectations once for all sinks of a pipeline: 10 s and half a gigabyte.
     @task(
-        pool=seat.BATCH_POOL,
+        pool=dag_support.BATCH_POOL,
         max_active_tis_per_dagrun=1,
         execution_timeout=timedelta(minutes=20),
         map_index_template="{{ planned['pipeline'] }}",
-        trigger_rule=seat.AFTER_ALL,
+        trigger_rule=dag_support.AFTER_ALL,
     )
     def run_checks(planned: dict[str, Any]) -> list[dict[str, Any]]:
         """Read, validate and save. Findings and unreadable sinks are results of this task, not errors."""
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
-        return duty.run_checks(deployment.load(), planned["pipeline"], planned["checks"], report=seat.told)
+        return duty.run_checks(deployment.load(), planned["pipeline"], planned["checks"], report=dag_support.told)
 
-    @task(trigger_rule=seat.AFTER_ALL)
+    @task(trigger_rule=dag_support.AFTER_ALL)
     def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Return the summaries of all sinks. A check that crashed has one too, so it does not block the gates of other sinks."""
         from headrace.operations import deployment
@@ -74,7 +74,7 @@ with DAG(
         line = duty.gate(summary)
         if not duty.is_good(summary):
             raise AirflowSkipException(line)
-        seat.say(line)
+        dag_support.say(line)
         outlet_events[PASSED].add(Asset(f"sink_{summary['sink']}", uri=f"headrace://sinks/{summary['sink']}"))
         return {key: summary[key] for key in ("sink", "status", "rows", "expectations", "quarantined", "coverage")}
 
@@ -84,7 +84,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
-        return duty.act(deployment.load(), summaries, by=seat.who(dag_run))
+        return duty.act(deployment.load(), summaries, by=dag_support.who(dag_run))
 
     @task(max_active_tis_per_dag=1)
     def data_docs(summaries: list[dict[str, Any]]) -> str:
@@ -94,7 +94,7 @@ with DAG(
 
         return duty.build_docs(deployment.load()) if summaries else ""
 
-    pipelines = seat.chosen_pipelines()
+    pipelines = dag_support.chosen_pipelines()
     found = run_checks.expand(planned=plan_checks.expand(pipeline=pipelines))  # type: ignore[arg-type]
     summaries = together(pipelines, found)  # type: ignore[arg-type]
     gate.expand(summary=summaries)

@@ -6,15 +6,15 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
     "query_rebuild",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Make a new generation of one query. Its first batches come from the archive, and it continues from Kafka: "
             "nothing is skipped, and nothing is counted twice. The stream must be stopped. Steps: plan, approval (default: "
             "Reject), plan again and compare, Spark run, manifest of the new generation.",
@@ -25,9 +25,9 @@ with DAG(
         ),
         tags=("batch", "spark", "checkpoints", "lake", "destructive"),
         params={
-            "pipeline": seat.pipeline_param(PIPELINES),
-            "query": seat.query_param(),
-            "reason": seat.reason_param("rebuilt from the archive"),
+            "pipeline": dag_support.pipeline_param(PIPELINES),
+            "query": dag_support.query_param(),
+            "reason": dag_support.reason_param("rebuilt from the archive"),
         },
         minutes=14 * 60,
     ),
@@ -36,10 +36,11 @@ with DAG(
     @task
     def plan_rebuild(params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Plan the rebuild. Fail if something blocks it. Nothing is changed."""
-        from headrace.operations import deployment, duties_batch
+        from headrace.operations import deployment
+        from headrace.orchestration import batch_tasks
 
         form = params or {}
-        return duties_batch.plan_rebuild(deployment.load(), form["pipeline"], form["query"])
+        return batch_tasks.plan_rebuild(deployment.load(), form["pipeline"], form["query"])
 
     @task
     def recheck_rebuild(
@@ -49,24 +50,30 @@ with DAG(
         run_id: str | None = None,
     ) -> list[dict[str, Any]]:
         """Prepare the approved run. Fail if the plan has changed since."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         reason = (params or {})["reason"]
-        return [spark_runs.order_rebuild(deployment.load(), planned, run_id or "", by=seat.who(dag_run), reason=reason)]
+        return [
+            spark_runs.order_rebuild(
+                deployment.load(), planned, run_id or "", by=dag_support.who(dag_run), reason=reason
+            )
+        ]
 
     @task
     def rebuild_act(runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Make the rebuilt generation the current one, from which the next start continues."""
-        from headrace.operations import deployment, rebuild, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import rebuild, spark_runs
 
         own = deployment.load()
         (submitted,) = runs
         return rebuild.finish(own, spark_runs.report(own, submitted))
 
     planned = plan_rebuild()
-    approve_rebuild = seat.approval(
+    approve_rebuild = dag_support.approval(
         "approve_rebuild", "Rebuild {{ params.pipeline }}.{{ params.query }} from the archive?", "plan_rebuild"
     )
     ordered = recheck_rebuild(planned)
     planned >> approve_rebuild >> ordered
-    seat.spark_run.expand(submission=ordered) >> rebuild_act(ordered)  # type: ignore[arg-type]
+    dag_support.spark_run.expand(submission=ordered) >> rebuild_act(ordered)  # type: ignore[arg-type]

@@ -6,16 +6,16 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
 
 with DAG(
     "reconcile",
     schedule=[VIEWS],
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Check batch = speed + late for every query, key and closed window, and archive = accepted + dead letters for "
             "every topic. Late records are computed from ledger and archive. A difference fails the run, which names keys, "
             "windows, batches and offsets. All runs are kept as a trend.",
@@ -26,7 +26,7 @@ with DAG(
         ),
         tags=("batch", "spark", "lake", "reads"),
         params={
-            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
+            "pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES),
             "days": Param(
                 0,
                 type="number",
@@ -49,27 +49,29 @@ with DAG(
     @task
     def plan_runs(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
         """Plan a run for each pipeline. A repeated run replaces its earlier results."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         form = params or {}
-        chosen = seat.chosen(form["pipelines"])
+        chosen = dag_support.chosen(form["pipelines"])
         return spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
 
-    @task(trigger_rule=seat.AFTER_ALL)
+    @task(trigger_rule=dag_support.AFTER_ALL)
     def judge(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what was compared, even if the run of another pipeline failed. Fail if something differs."""
-        from headrace.operations import deployment, spark_runs
+        from headrace.operations import deployment
+        from headrace.operations.batch import spark_runs
 
         return spark_runs.judge_reconcile(deployment.load(), runs)
 
     runs = plan_runs()
-    seat.spark_run.expand(submission=runs) >> judge(runs)  # type: ignore[arg-type]
+    dag_support.spark_run.expand(submission=runs) >> judge(runs)  # type: ignore[arg-type]
 
 with DAG(
     "reconcile_repair",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Repair the rows of a Cassandra table that a reconciliation named: rows of closed windows and settled joins, up "
             "to a limit. Steps: plan, approval (default: Reject), plan again and compare, act.",
             inputs="the report of a reconciliation run.",
@@ -79,7 +81,7 @@ with DAG(
         ),
         tags=("batch", "cassandra", "destructive"),
         params={
-            "pipeline": seat.pipeline_param(PIPELINES),
+            "pipeline": dag_support.pipeline_param(PIPELINES),
             "run": Param("", type="string", title="Run", description="The name of the reconciliation run."),
         },
         minutes=13 * 60,
@@ -89,27 +91,30 @@ with DAG(
     @task
     def plan_repair(params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Plan which rows to write or delete. Nothing is changed."""
-        from headrace.operations import deployment, duties_batch
+        from headrace.operations import deployment
+        from headrace.orchestration import batch_tasks
 
         form = params or {}
-        return duties_batch.plan_repair(deployment.load(), form["pipeline"], form["run"])
+        return batch_tasks.plan_repair(deployment.load(), form["pipeline"], form["run"])
 
     @task
     def recheck_repair(planned: dict[str, Any]) -> dict[str, Any]:
         """Plan again. Fail if the plan differs from the approved one."""
-        from headrace.operations import deployment, duties_batch
+        from headrace.operations import deployment
+        from headrace.orchestration import batch_tasks
 
-        return duties_batch.recheck_repair(deployment.load(), planned)
+        return batch_tasks.recheck_repair(deployment.load(), planned)
 
     @task
     def repair_act(planned: dict[str, Any]) -> dict[str, Any]:
         """Write and delete the rows of the plan."""
-        from headrace.operations import deployment, reconcile_repair
+        from headrace.operations import deployment
+        from headrace.operations.batch import repair
 
-        return reconcile_repair.act(deployment.load(), planned["pipeline"], planned["run"], planned["fingerprint"])
+        return repair.act(deployment.load(), planned["pipeline"], planned["run"], planned["fingerprint"])
 
     planned = plan_repair()
-    approve_repair = seat.approval("approve_repair", "Repair rows of {{ params.pipeline }}?", "plan_repair")
+    approve_repair = dag_support.approval("approve_repair", "Repair rows of {{ params.pipeline }}?", "plan_repair")
     rechecked = recheck_repair(planned)
     planned >> approve_repair >> rechecked
     repair_act(rechecked)

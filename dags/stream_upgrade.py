@@ -8,15 +8,15 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
     "stream_upgrade",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Upgrade one pipeline to another release. Steps: plan the release next to the running driver and compare it "
             "with the checkpoints, stop, snapshot, start, watch some batches, then keep the release or roll back. An unsafe "
             "change is refused before anything is stopped. If the run fails, the old release runs.",
@@ -27,7 +27,7 @@ with DAG(
         ),
         tags=("speed", "spark", "checkpoints", "writes"),
         params={
-            "pipeline": seat.pipeline_param(PIPELINES),
+            "pipeline": dag_support.pipeline_param(PIPELINES),
             "release": Param(
                 "",
                 type="string",
@@ -44,7 +44,8 @@ with DAG(
     @task
     def check(params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Plan the release next to the running driver. Refuse a change that the checkpoints cannot take."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
         form = params or {}
         return upgrade.check(deployment.load().launcher(), form["pipeline"], form["release"])
@@ -52,14 +53,18 @@ with DAG(
     @task
     def stop(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
         """Put the supervisor on hold and stop the driver."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
-        return upgrade.stop(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+        return upgrade.stop(
+            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
+        )
 
     @task
     def snapshot(plan: dict[str, Any]) -> dict[str, str]:
         """Take a snapshot of every query, for a rollback that cannot continue from the checkpoint of the new release."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
         own = deployment.load()
         return upgrade.snapshot(own.launcher(), own.pipeline(plan["pipeline"]))
@@ -67,16 +72,20 @@ with DAG(
     @task
     def start(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
         """Start the new release and wait until its queries run."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
-        return upgrade.start(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+        return upgrade.start(
+            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
+        )
 
     @task(execution_timeout=timedelta(minutes=55))
     def watch(plan: dict[str, Any], started: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Watch the batches of every query."""
         from dataclasses import asdict
 
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
         form, own = params or {}, deployment.load()
         seen = upgrade.watch(
@@ -85,7 +94,7 @@ with DAG(
             driver=started["driver"],
             batches=form["batches"],
             seconds=form["minutes"] * 60,
-            report=seat.say,
+            report=dag_support.say,
             lag=upgrade.behind(own.root, own.pipeline(plan["pipeline"]), own.bindings),
         )
         return asdict(seen)
@@ -93,20 +102,24 @@ with DAG(
     @task
     def keep(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
         """Make the new release the one that the supervisor keeps running."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
-        return upgrade.keep(deployment.load().launcher(), plan["pipeline"], by=seat.who(dag_run), release=plan["to"])
+        return upgrade.keep(
+            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
+        )
 
     @task(trigger_rule="one_failed", execution_timeout=timedelta(minutes=30))
     def roll_back(plan: dict[str, Any] | None, cut: dict[str, str] | None, dag_run: object = None) -> dict[str, Any]:
         """Start the old release again: from its checkpoint, or from the snapshot if it cannot continue from there."""
-        from headrace.operations import deployment, upgrade
+        from headrace.operations import deployment
+        from headrace.operations.drivers import upgrade
 
         if plan is None:
             raise AirflowSkipException("The release was refused before anything was stopped.")
         own = deployment.load()
         described = own.pipeline(plan["pipeline"], plan["from"])
-        return upgrade.roll_back(own.launcher(), described, by=seat.who(dag_run), release=plan["from"], cut=cut)
+        return upgrade.roll_back(own.launcher(), described, by=dag_support.who(dag_run), release=plan["from"], cut=cut)
 
     plan = check()
     stopped, cut, started = stop(plan), snapshot(plan), start(plan)

@@ -7,9 +7,9 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 TAGS = ("speed", "spark", "writes")
 
 
@@ -18,18 +18,20 @@ def start(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
     """Start or adopt the driver, and wait until its queries run. A paused pipeline is skipped."""
-    from headrace.operations import control, deployment, duties, generations
+    from headrace.operations import deployment
+    from headrace.operations.drivers import control, generations
+    from headrace.orchestration import tasks
 
     form, own = params or {}, deployment.load()
-    launcher, declared, request = own.launcher(), own.pipeline(pipeline), seat.request_of(run_id, pipeline)
+    launcher, declared, request = own.launcher(), own.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
     queries = generations.named(declared, form.get("new_generations", ()))
     control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
     generations.prepare(launcher, own.bindings, declared, queries, form.get("rows", ""), request)
     try:
-        return duties.start(
+        return tasks.start(
             launcher,
             pipeline,
-            by=seat.who(dag_run),
+            by=dag_support.who(dag_run),
             reason=form["reason"],
             new_generations=queries,
             request=request,
@@ -41,27 +43,30 @@ def start(
 @task(map_index_template="{{ pipeline }}")
 def stop(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
     """Stop the driver. A running batch may finish."""
-    from headrace.operations import deployment, duties
+    from headrace.operations import deployment
+    from headrace.orchestration import tasks
 
     launcher = deployment.load().launcher()
-    return duties.stop(launcher, pipeline, by=seat.who(dag_run), reason=(params or {})["reason"])
+    return tasks.stop(launcher, pipeline, by=dag_support.who(dag_run), reason=(params or {})["reason"])
 
 
 @task(map_index_template="{{ pipeline }}")
 def pause(pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
     """Stop the driver until the pipeline is resumed. The reason is shown."""
-    from headrace.operations import deployment, duties
+    from headrace.operations import deployment
+    from headrace.orchestration import tasks
 
     launcher = deployment.load().launcher()
-    return duties.pause(launcher, pipeline, by=seat.who(dag_run), reason=(params or {})["reason"])
+    return tasks.pause(launcher, pipeline, by=dag_support.who(dag_run), reason=(params or {})["reason"])
 
 
 @task(map_index_template="{{ pipeline }}")
 def resume(pipeline: str, dag_run: object = None) -> dict[str, Any]:
     """Start a paused pipeline again and wait until its queries run."""
-    from headrace.operations import deployment, duties
+    from headrace.operations import deployment
+    from headrace.orchestration import tasks
 
-    return duties.resume(deployment.load().launcher(), pipeline, by=seat.who(dag_run))
+    return tasks.resume(deployment.load().launcher(), pipeline, by=dag_support.who(dag_run))
 
 
 @task(map_index_template="{{ pipeline }}")
@@ -69,17 +74,19 @@ def restart(
     pipeline: str, params: dict[str, Any] | None = None, dag_run: object = None, run_id: str | None = None
 ) -> dict[str, Any]:
     """Stop the driver, start a new one, and wait until its queries run. Resets the restart budget."""
-    from headrace.operations import control, deployment, duties, generations
+    from headrace.operations import deployment
+    from headrace.operations.drivers import control, generations
+    from headrace.orchestration import tasks
 
     form, own = params or {}, deployment.load()
-    declared, request = own.pipeline(pipeline), seat.request_of(run_id, pipeline)
+    declared, request = own.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
     queries = generations.named(declared, form.get("new_generations", ()))
     control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
     generations.prepare(own.launcher(), own.bindings, declared, queries, form.get("rows", ""), request)
-    return duties.restart(
+    return tasks.restart(
         own.launcher(),
         pipeline,
-        by=seat.who(dag_run),
+        by=dag_support.who(dag_run),
         reason=form["reason"],
         new_generations=queries,
         request=request,
@@ -107,8 +114,8 @@ WHAT_RUNS = "`pipelines/<name>.yaml`, `spark_jobs/<name>.py`, the checkpoints."
 with DAG(
     "stream_start",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Start the drivers of the selected pipelines, or adopt running ones. The task ends when their queries run. From "
             "then on `streams_supervisor` keeps them running.",
             inputs=WHAT_RUNS,
@@ -118,20 +125,20 @@ with DAG(
         ),
         tags=TAGS,
         params={
-            "pipelines": seat.pipelines_param(PIPELINES, default=PIPELINES),
-            "reason": seat.reason_param("start"),
+            "pipelines": dag_support.pipelines_param(PIPELINES, default=PIPELINES),
+            "reason": dag_support.reason_param("start"),
             "new_generations": NEW_GENERATIONS,
             "rows": ROWS,
         },
     ),
 ):
-    start.expand(pipeline=seat.chosen_pipelines())
+    start.expand(pipeline=dag_support.chosen_pipelines())
 
 with DAG(
     "stream_stop",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Stop the drivers of the selected pipelines. A running batch may finish. Nothing is lost: the next start "
             "continues from the checkpoint. `streams_supervisor` does not start a stopped stream.",
             inputs="the desired state of this run.",
@@ -140,16 +147,16 @@ with DAG(
             runbook="howto/operate-streams.md",
         ),
         tags=TAGS,
-        params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("stop")},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES), "reason": dag_support.reason_param("stop")},
     ),
 ):
-    stop.expand(pipeline=seat.chosen_pipelines())
+    stop.expand(pipeline=dag_support.chosen_pipelines())
 
 with DAG(
     "stream_pause",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Stop the drivers until `stream_resume`. The Streams page and `headrace stream status` show the reason.",
             inputs="the desired state of this run.",
             effects="stops the drivers.",
@@ -157,16 +164,16 @@ with DAG(
             runbook="howto/operate-streams.md",
         ),
         tags=TAGS,
-        params={"pipelines": seat.pipelines_param(PIPELINES), "reason": seat.reason_param("maintenance")},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES), "reason": dag_support.reason_param("maintenance")},
     ),
 ):
-    pause.expand(pipeline=seat.chosen_pipelines())
+    pause.expand(pipeline=dag_support.chosen_pipelines())
 
 with DAG(
     "stream_resume",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Start paused pipelines again. A pipeline that is not paused is refused, so that no stop is undone by mistake.",
             inputs=WHAT_RUNS,
             effects="starts one Spark driver per pipeline.",
@@ -174,16 +181,16 @@ with DAG(
             runbook="howto/operate-streams.md",
         ),
         tags=TAGS,
-        params={"pipelines": seat.pipelines_param(PIPELINES)},
+        params={"pipelines": dag_support.pipelines_param(PIPELINES)},
     ),
 ):
-    resume.expand(pipeline=seat.chosen_pipelines())
+    resume.expand(pipeline=dag_support.chosen_pipelines())
 
 with DAG(
     "stream_restart",
     schedule=None,
-    **seat.dag_arguments(
-        doc=seat.document(
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Stop the drivers of the selected pipelines and start new ones. This also resets the restart budget: use it "
             "after CRASH_LOOP, once the cause is fixed.",
             inputs=WHAT_RUNS,
@@ -193,11 +200,11 @@ with DAG(
         ),
         tags=TAGS,
         params={
-            "pipelines": seat.pipelines_param(PIPELINES),
-            "reason": seat.reason_param("restart"),
+            "pipelines": dag_support.pipelines_param(PIPELINES),
+            "reason": dag_support.reason_param("restart"),
             "new_generations": NEW_GENERATIONS,
             "rows": ROWS,
         },
     ),
 ):
-    restart.expand(pipeline=seat.chosen_pipelines())
+    restart.expand(pipeline=dag_support.chosen_pipelines())

@@ -7,16 +7,16 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
-PIPELINES = seat.pipeline_names(__file__)
+PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
     "streams_supervisor",
     schedule=timedelta(minutes=1),
-    start_date=seat.START,
-    **seat.dag_arguments(
-        doc=seat.document(
+    start_date=dag_support.START,
+    **dag_support.dag_arguments(
+        doc=dag_support.document(
             "Check every pipeline. Running drivers, heartbeat, checkpoint, ledger and Kafka's end offsets give one verdict "
             'per query and pipeline, with a reason. "Running" alone is not healthy. If something does not answer, the '
             "verdict is UNKNOWN and nothing is done. A driver that exited is started again within its restart budget; one "
@@ -34,11 +34,13 @@ with DAG(
     @task(retries=0, execution_timeout=timedelta(seconds=240), map_index_template="{{ pipeline }}")
     def supervise(pipeline: str) -> dict[str, Any]:
         """Make one pass over a pipeline, and watch its driver until the next pass."""
-        from headrace.operations import deployment, notify, supervision, supervisor
+        from headrace.operations import deployment
+        from headrace.operations.supervisor import cycle, memory
+        from headrace.orchestration import notify
 
         deployed = deployment.load()
-        before = supervision.read(deployed.root, pipeline)
-        result = supervisor.supervise_for_airflow(deployed, pipeline)
+        before = memory.read(deployed.root, pipeline)
+        result = cycle.supervise_for_airflow(deployed, pipeline)
         notify.changed(before.verdict if before else "", result)
         return result
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
-from headrace.operations import seat
+from headrace.orchestration import dag_support
 
 APPROVAL = "approve_deletes"
 
@@ -17,9 +17,9 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
     full = f"{pipeline}.{dimension}"
     with DAG(
         f"{name}_refresh",
-        schedule=seat.at(schedule) if schedule else None,
-        **seat.dag_arguments(
-            doc=seat.document(
+        schedule=dag_support.at(schedule) if schedule else None,
+        **dag_support.dag_arguments(
+            doc=dag_support.document(
                 f"Refresh the table of the dimension {full} from its directory. The newest complete snapshot, or the database, "
                 "is staged and checked. Only changed rows are written, with the time of the extract as write time, so an older "
                 "snapshot changes nothing. A plan that deletes unusually many rows, or a snapshot that has shrunk, needs an "
@@ -39,11 +39,11 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         def pick() -> dict[str, Any]:
             """Pick the newest complete snapshot. If it is not newer than the applied one, the run ends here."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
             found = duty.pick(deployment.load(), pipeline, dimension)
             if "skip" in found:
-                seat.say(found["skip"])
+                dag_support.say(found["skip"])
                 return {}
             return found
 
@@ -51,7 +51,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         def stage(snapshot: dict[str, Any]) -> dict[str, Any]:
             """Read the snapshot into the stage."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
             return duty.stage(deployment.load(), pipeline, dimension, snapshot)
 
@@ -59,7 +59,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         def check(staged: dict[str, Any]) -> dict[str, Any]:
             """Check the staged rows. If a critical expectation fails, the serving table stays unchanged."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
             return duty.check(deployment.load(), pipeline, dimension, staged)
 
@@ -67,7 +67,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         def plan(staged: dict[str, Any]) -> dict[str, Any]:
             """Compare the staged rows with the serving table."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
             return duty.plan(deployment.load(), pipeline, dimension, staged)
 
@@ -80,21 +80,21 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         def write(planned: dict[str, Any], ti: Any = None, dag_run: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's
             """Check the plan again and write it."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
             # If the plan needs an approval, only an approval leads here.
-            approved_by = seat.approver(ti, APPROVAL) if planned["needs_approval"] else ""
+            approved_by = dag_support.approver(ti, APPROVAL) if planned["needs_approval"] else ""
             return duty.apply(
-                deployment.load(), pipeline, dimension, planned, approved_by=approved_by, **seat.holder(dag_run)
+                deployment.load(), pipeline, dimension, planned, approved_by=approved_by, **dag_support.holder(dag_run)
             )
 
         @task
         def verify(staged: dict[str, Any], dag_run: Any = None) -> dict[str, int]:  # noqa: ANN401 - Airflow's
             """Compare again. Fail if table and stage still differ."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
-            return duty.verify(deployment.load(), pipeline, dimension, staged, **seat.holder(dag_run))
+            return duty.verify(deployment.load(), pipeline, dimension, staged, **dag_support.holder(dag_run))
 
         @task(outlets=[Asset(f"dimension_{name}", uri=f"headrace://dimensions/{name}")])
         def record(
@@ -106,9 +106,9 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
         ) -> dict[str, Any]:
             """Record what was applied, by whom and with whose approval. Older snapshots are then refused."""
             from headrace.operations import deployment
-            from headrace.operations.users import duty
+            from headrace.operations.dimensions import duty
 
-            approved_by = seat.approver(ti, APPROVAL) if planned["needs_approval"] else ""
+            approved_by = dag_support.approver(ti, APPROVAL) if planned["needs_approval"] else ""
             return duty.record(
                 deployment.load(),
                 pipeline,
@@ -117,17 +117,17 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
                 planned,
                 written,
                 approved_by=approved_by,
-                **seat.holder(dag_run),
+                **dag_support.holder(dag_run),
             )
 
         staged = stage(pick())
         checked, planned = check(staged), plan(staged)
-        approve_deletes = seat.approval(APPROVAL, f"Delete more of {full} than its file allows?", "plan", "text")
+        approve_deletes = dag_support.approval(APPROVAL, f"Delete more of {full} than its file allows?", "plan", "text")
         branch, written, verified = deletes_too_many(planned), write(planned), verify(staged)
         checked >> planned >> branch >> [approve_deletes, written]
         approve_deletes >> written >> verified >> record(staged, planned, written)
     return dag
 
 
-for declared in seat.refreshed_dimensions(__file__):
+for declared in dag_support.refreshed_dimensions(__file__):
     refresh_dag(declared.name, declared.pipeline, declared.dimension, declared.schedule)

@@ -16,7 +16,7 @@ driver)
 executor)
 	# The Cassandra connector reads only Java key stores: create one from the CA of the binding, as the driver's session does.
 	ca=${SERVICE_BINDING_ROOT:-/bindings}/cassandra/ca.crt
-	[ ! -f "$ca" ] || python3 -m headrace.contract.truststore "$ca" "$HEADRACE_CASSANDRA_TRUSTSTORE"
+	[ ! -f "$ca" ] || python3 -m headrace.access.truststore "$ca" "$HEADRACE_CASSANDRA_TRUSTSTORE"
 	options=()
 	for name in "${!SPARK_JAVA_OPT_@}"; do options+=("${!name}"); done
 	exec /usr/bin/tini -s -- "$JAVA_HOME/bin/java" "${options[@]}" \

@@ -20,7 +20,7 @@ class LazyApp:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI has no types of its own
         """Serve one request."""
-        from headrace.operations.page_app import app
+        from headrace.orchestration.page_app import app
 
         await app(scope, receive, send)
 

@@ -10,23 +10,25 @@ import os
 import sys
 from pathlib import Path
 
-from headrace.contract import submit
-from headrace.contract.bindings import binding_root
+from headrace.access.bindings import binding_root
+from headrace.batch import finite_job, orphan_files, rebuild, restore_drill, views
+from headrace.batch.reconcile import reconciliation
 from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
 from headrace.contract.job_files import SPECS
 from headrace.contract.load import load_pipeline
+from headrace.driver import logs, queries
+from headrace.driver.error_causes import reason_of
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_job, drill, logs, queries, rebuild, reconcile, upkeep, views
-from headrace.streaming.reasons import reason_of
+from headrace.store import spark_conf
 
 log = logging.getLogger("headrace")
 
 DUTIES = {
     "views": views.run,
-    "reconcile": reconcile.run,
+    "reconcile": reconciliation.run,
     "rebuild": rebuild.run,
-    "drill": drill.run,
-    "upkeep": upkeep.run,
+    "drill": restore_drill.run,
+    "upkeep": orphan_files.run,
 }
 
 
@@ -54,14 +56,14 @@ def _run(duty: str, name: str, run: str) -> None:
         raise HeadraceError(f"{STORAGE_ROOT} is not set. Start batch runs with `headrace batch`, or with the DAG.")
     pipelines = environment.pipelines_folder(Path(__file__).resolve().parent)
     pipeline = load_pipeline(pipelines / f"{name}.yaml")
-    spec = batch_job.job_spec(SPECS[duty], root, name, run)
+    spec = finite_job.job_spec(SPECS[duty], root, name, run)
     conf = dict(environment.spark_conf)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        conf = submit.local_conf(pipeline, environment.spark_ui_port) | conf
+        conf = spark_conf.local_conf(pipeline, environment.spark_ui_port) | conf
     module = queries.load_module(pipelines.parent / "spark_jobs" / f"{name}.py")
-    job = batch_job.start(pipeline, module, root, binding_root(), run, conf)
+    job = finite_job.start(pipeline, module, root, binding_root(), run, conf)
     try:
-        batch_job.report(root, name, run, DUTIES[duty](job, spec))
+        finite_job.report(root, name, run, DUTIES[duty](job, spec))
     finally:
         job.spark.stop()
 

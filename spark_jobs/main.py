@@ -14,17 +14,17 @@ from types import ModuleType
 
 from pyspark.errors import AnalysisException
 
-from headrace.contract import pace, paths, records, submit
-from headrace.contract.bindings import binding_root
+from headrace.access.bindings import binding_root
 from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
-from headrace.contract.driver_files import CheckResult, ExitRecord
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.driver import logs, queries
+from headrace.driver.runtime import Options, check, end_of, run
+from headrace.driver.session import oom_kills
 from headrace.errors import HeadraceError
-from headrace.streaming import logs, queries
-from headrace.streaming.runtime import Options, check, end_of, run
-from headrace.streaming.session import oom_kills
+from headrace.store import pace, paths, records, spark_conf
+from headrace.store.driver_files import CheckResult, ExitRecord
 
 log = logging.getLogger("headrace")
 
@@ -122,7 +122,7 @@ def _prepare(name: str, lock: str | None, environment: DriverEnvironment) -> tup
 
 def _local_conf(pipeline: Pipeline, environment: DriverEnvironment) -> dict[str, str]:
     """Return the settings that spark-submit provides on a cluster; here they make this process start Spark locally."""
-    return {} if "PYSPARK_GATEWAY_PORT" in os.environ else submit.local_conf(pipeline, environment.spark_ui_port)
+    return {} if "PYSPARK_GATEWAY_PORT" in os.environ else spark_conf.local_conf(pipeline, environment.spark_ui_port)
 
 
 if __name__ == "__main__":

@@ -115,22 +115,22 @@ def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """One small Spark session for all tests of Spark semantics: 2 cores, no connector logged in, Iceberg in a tmp lake."""
     import sys
 
-    from headrace.contract import submit
     from headrace.contract.load import load_pipeline
+    from headrace.driver import session
     from headrace.local import class_archive, jars
     from headrace.local.java import find_java
     from headrace.local.settings import Settings
-    from headrace.streaming import session
+    from headrace.store import spark_conf
 
     scratch = tmp_path_factory.mktemp("spark")
     settings = Settings.load()
     java = find_java(settings)
     jars.ensure("spark", settings, java)
     class_archive.ensure(settings, java)
-    os.environ.update(submit.local_environment() | {"JAVA_HOME": java_home, "PYSPARK_PYTHON": sys.executable})
+    os.environ.update(spark_conf.local_environment() | {"JAVA_HOME": java_home, "PYSPARK_PYTHON": sys.executable})
     os.environ["SPARK_LOCAL_DIRS"] = str(scratch)
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
-    conf = submit.spark_conf(pipeline, str(scratch / "lake")) | {
+    conf = spark_conf.spark_conf(pipeline, str(scratch / "lake")) | {
         "spark.master": "local[2]",
         "spark.driver.memory": "1g",
         "spark.ui.enabled": "false",
@@ -159,7 +159,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A real Kafka and a real Cassandra on free ports, provisioned for all pipelines; ended with the run."""
     from headrace.contract.load import load_pipelines
     from headrace.local import platform as local
-    from headrace.operations.provision import provision
+    from headrace.operations.provision.run import provision
     from tests.support.platform import local_settings
 
     settings = local_settings(tmp_path_factory.mktemp("home"))

@@ -15,20 +15,22 @@ import jsonschema
 import pytest
 import yaml
 
-from headrace.contract import cassandra, kafka, names, submit, views
+from headrace.cluster.bootstrap import Bootstrap, Config, System
+from headrace.contract import batch_views, cassandra, kafka, names
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
-from headrace.operations import lineage, page, page_quality
-from headrace.operations.bootstrap import Bootstrap, Config, System
 from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.lineage import graph
 from headrace.operations.pipelines.check import check
 from headrace.operations.quality import duty, plan, suites
 from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.summary import status_of
 from headrace.operations.quality.validate import validate
+from headrace.orchestration import page, page_quality
+from headrace.store import spark_conf
+from tests.cluster_jobs.test_bootstrap import Kept
 from tests.dags.test_integrity import EXPECTED, _probe
 from tests.operations.quality.frames import PARAMETERS, good_frame
-from tests.operations.test_bootstrap import Kept
 from tests.support import charts, howto
 from tests.support.expectations import import_great_expectations
 
@@ -89,9 +91,9 @@ def test_everything_that_servers_need_follows_from_its_description(fifth: Pipeli
     assert {acl.principal for acl in kafka.acls(fifth)} == {f"User:{NAME}"}
     assert {table.name for table in cassandra.tables(fifth)} == {"warmest", "owners"}
     assert {grant.role for grant in cassandra.grants(fifth)} == {NAME}
-    assert submit.spark_conf(fifth, "file:///lake")
-    assert list(views.views(fifth)) == ["warmest"]
-    jobs = lineage.stream_jobs(fifth, lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3a://bucket"))
+    assert spark_conf.spark_conf(fifth, "file:///lake")
+    assert list(batch_views.views(fifth)) == ["warmest"]
+    jobs = graph.stream_jobs(fifth, graph.Places("kafka://k:9092", "cassandra://c:9042", "s3a://bucket"))
     assert set(jobs) == set(names.query_names(fifth))
 
 

@@ -178,7 +178,7 @@ def test_the_reference_of_the_command_line_is_fresh(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "typer",
-        "headrace.cli",
+        "headrace.cli.app",
         "utils",
         "docs",
         "--name",

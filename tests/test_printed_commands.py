@@ -14,7 +14,7 @@ import click
 import pytest
 import typer
 
-from headrace.cli import app
+from headrace.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 IN_QUOTES = re.compile(r"`(?:\.venv/bin/)?headrace ([^`]+)`")

@@ -7,14 +7,14 @@ import io
 import pytest
 from rich.console import Console
 
-from headrace import cli_common
-from headrace.local import demo
+from headrace.cli import common
+from headrace.demo import screen
 
 
 def test_progress_is_one_line_a_step_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(cli_common, "errors", Console(file=written))
-    with cli_common.progress_bars() as report:
+    monkeypatch.setattr(common, "errors", Console(file=written))
+    with common.progress_bars() as report:
         for stage, fraction in (("kafka starts", None), ("jars", 0.5), ("jars", 1.0), ("[red]x", None)):
             report(stage, fraction)
             assert written.getvalue().splitlines()[-1] == stage
@@ -24,5 +24,5 @@ def test_progress_is_one_line_a_step_where_there_is_no_terminal(monkeypatch: pyt
 @pytest.mark.parametrize(("terminal", "lines"), [(False, ["driver pos_sales starts"]), (True, [])])
 def test_the_demo_says_its_steps_where_no_screen_shows_them(terminal: bool, lines: list[str]) -> None:
     written = io.StringIO()
-    demo._step(Console(file=written, force_terminal=terminal), "driver pos_sales starts")
+    screen._step(Console(file=written, force_terminal=terminal), "driver pos_sales starts")
     assert written.getvalue().splitlines() == lines

@@ -57,22 +57,23 @@ def quality(_: str) -> tuple[str, dict[str, Any]]:
 
 def batch_views(_: str) -> tuple[str, dict[str, Any]]:
     """Tell the runs: one cannot be ordered, one leaves a report."""
-    from headrace.operations import lineage_runs, spark_runs
+    from headrace.operations.batch import spark_runs
+    from headrace.operations.lineage import run_events
 
     def plan_views(*_: object) -> list[dict[str, Any]]:
         return [{"name": "views-pos_sales", "fault": "no topic"}, {"name": "views-web_events"}]
 
     spark_runs.plan_views = plan_views  # type: ignore[assignment]
     spark_runs.report = told  # type: ignore[assignment]
-    lineage_runs.emit_views = lambda _, report: {"pipeline": report["pipeline"]}  # type: ignore[assignment]
+    run_events.emit_views = lambda _, report: {"pipeline": report["pipeline"]}  # type: ignore[assignment]
     return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
 
 
 def reconcile(_: str) -> tuple[str, dict[str, Any]]:
     """Tell the runs: one cannot be ordered, one differs."""
     from headrace.errors import HeadraceError
-    from headrace.operations import reconcile as own
-    from headrace.operations import spark_runs
+    from headrace.operations.batch import reconcile as own
+    from headrace.operations.batch import spark_runs
 
     def differs(report: dict[str, Any]) -> None:
         raise HeadraceError(f"{report['pipeline']} differs")

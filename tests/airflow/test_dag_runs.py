@@ -19,20 +19,22 @@ import psutil
 import pytest
 from confluent_kafka import TopicPartition
 
-from headrace.contract import driver_files, generation
-from headrace.contract.bindings import read_kafka
-from headrace.contract.driver_files import Heartbeat
+from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.local import platform
 from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
-from headrace.operations import intent, reconcile, supervision
+from headrace.operations.batch import reconcile
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import desired_state
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
+from headrace.operations.supervisor import memory
+from headrace.store import driver_files, generation
+from headrace.store.driver_files import Heartbeat
 from tests.support.servers import kill
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="airflow")]
@@ -71,7 +73,7 @@ def running(airflow: Airflow, airflow_settings: Settings, own: Deployment) -> It
     await_until(lambda: watermark(own) > lately - timedelta(hours=1), "the watermark is applied")
     yield airflow
     own.launcher().stop(NAME, 0)
-    intent.write(own.root, NAME, "STOPPED", "a test", "over")
+    desired_state.write(own.root, NAME, "STOPPED", "a test", "over")
 
 
 def record(at: datetime, number: int) -> Record:
@@ -164,7 +166,7 @@ def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: A
         lambda: [d for d in own.launcher().find(NAME) if not d.identity.startswith(f"{killed}@")], "a new driver"
     )
     await_until(lambda: heartbeat_pid(own) == driver_pid(own), "the new driver's queries run")
-    action = (supervision.read(own.root, NAME) or supervision.Supervision()).last_action
+    action = (memory.read(own.root, NAME) or memory.Supervision()).last_action
     assert (action and action.kind) == "START"
 
 
@@ -216,7 +218,7 @@ def has_ended(pid: int) -> bool:
 def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, own: Deployment) -> None:
     ended(running, "stream_pause", "success", pipelines=[NAME], reason="a pause")
     assert own.launcher().find(NAME) == []
-    wish = intent.read(own.root, NAME)
+    wish = desired_state.read(own.root, NAME)
     assert (wish.want, wish.reason) == ("PAUSED", "a pause")
     ended(running, "stream_resume", "success", pipelines=[NAME])
     before = driver_pid(own)
@@ -356,9 +358,9 @@ def test_dead_letters_are_replayed_once_they_are_approved(
 
 
 def letters(own: Deployment) -> int:
-    from headrace.operations import dead_letters
+    from headrace.operations.dead_letters import reader
 
-    return len(dead_letters.read(own.bindings, "clicks"))
+    return len(reader.read(own.bindings, "clicks"))
 
 
 def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_data_docs(running: Airflow) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headrace.local.settings import Settings
-from headrace.operations.pools import BATCH_POOL
+from headrace.orchestration.pools import BATCH_POOL
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="airflow")]
 

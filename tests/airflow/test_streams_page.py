@@ -12,7 +12,7 @@ import pytest
 
 from headrace.local import airflow_config
 from headrace.local.java import find_java
-from headrace.operations import intent
+from headrace.operations.drivers import desired_state
 from tests.support.browser import chromium
 
 pytestmark = pytest.mark.platform
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.platform
 PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED", "{place:path}": "index.html"}
 ROUTES_CODE = """
 import json
-from headrace.operations.page_app import app
+from headrace.orchestration.page_app import app
 print(json.dumps([("/headrace" + route.path, sorted(getattr(route, "methods", ()))) for route in app.routes]))
 """
 
@@ -59,9 +59,9 @@ def token(airflow):
 def stalled(airflow_settings):
     """A storage in which pos_sales stalls: the supervisor's own pass may replace it, but not what an operator wants."""
     root = str(airflow_settings.home / "storage")
-    intent.write(root, "pos_sales", "PAUSED", "ana", "<b>moving house</b>")
+    desired_state.write(root, "pos_sales", "PAUSED", "ana", "<b>moving house</b>")
     yield root
-    intent.write(root, "pos_sales", "STOPPED", "the test", "over")
+    desired_state.write(root, "pos_sales", "STOPPED", "the test", "over")
 
 
 def test_every_route_answers_401_without_a_token(url, routes):
@@ -130,7 +130,7 @@ def test_airflows_menu_shows_the_page_in_chromium_and_it_refreshes_itself(url, t
         assert tab.evaluate(f"{frame}.querySelector('#lost').hidden")
         tab.screenshot(artifacts / "streams-page.png")
         assert (artifacts / "streams-page.png").stat().st_size > 20_000
-        intent.write(stalled, "pos_sales", "PAUSED", "ana", "moved meanwhile")
+        desired_state.write(stalled, "pos_sales", "PAUSED", "ana", "moved meanwhile")
         tab.wait_for(f"{frame}.body.innerText.includes('moved meanwhile')", 120)
         tab.evaluate(f"{frame}.querySelector('a[data-out=self]').click()")
         tab.wait_for("location.pathname.startsWith('/dags/stream_start')", 60)

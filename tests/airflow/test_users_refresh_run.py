@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import paths, storage
 from headrace.contract.load import load_pipeline
 from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
-from headrace.operations.users import live
-from headrace.operations.users.snapshot import applied
+from headrace.operations.dimensions import live
+from headrace.operations.dimensions.snapshot import applied
+from headrace.store import paths, small_files
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="airflow")]
 
@@ -48,7 +48,9 @@ def own(deployed: Deployment) -> Iterator[Deployment]:
         for row in ALL.items():
             session.execute(insert, row)
     folder = paths.refresh(deployed.root, PIPELINE, DIMENSION)
-    storage.write_json(f"{folder}/applied.json", {"version": version(0), "extract_ms": EXTRACT_MS, "rows": len(ALL)})
+    small_files.write_json(
+        f"{folder}/applied.json", {"version": version(0), "extract_ms": EXTRACT_MS, "rows": len(ALL)}
+    )
     yield deployed
     clear(deployed)
 

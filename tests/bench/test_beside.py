@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from bench import beside, java_peers, measure, oracle
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 from headrace.local.settings import Settings
 
 LOAD = beside.Load("bench_large", oracle.table(1_000))

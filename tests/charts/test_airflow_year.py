@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.operations import notify, seat
+from headrace.orchestration import dag_support, notify
 from tests.support.charts import EXTRAS, PLACED, containers, kind, named, pods, refusal, render
 
 AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "migrate", "upkeep"}
@@ -57,9 +57,9 @@ def test_connections_come_from_a_secret_and_the_one_of_spark_stays() -> None:
         own = json.loads(
             named(render("airflow", *settings), "ConfigMap", "airflow-headrace")["data"]["connections.json"]
         )
-        assert set(own) == set(seat.CONNECTIONS)
+        assert set(own) == set(dag_support.CONNECTIONS)
         if settings:
-            assert json.loads(environment["AIRFLOW_CONN_SPARK_BATCH"]) == own[seat.SPARK_CONNECTION]
+            assert json.loads(environment["AIRFLOW_CONN_SPARK_BATCH"]) == own[dag_support.SPARK_CONNECTION]
     mounts = {each["mountPath"] for each in _airflow_containers(*EXTRAS)["scheduler"]["volumeMounts"]}
     assert "/etc/airflow-connections" in mounts
 
@@ -85,7 +85,7 @@ def test_the_pool_of_batch_runs_is_made_before_any_part_starts() -> None:
     assert environment["HEADRACE_BATCH_SLOTS"] == "3"
     job = named(render("airflow"), "Job", "airflow-migrate-1")
     (script,) = [word for word in job["spec"]["template"]["spec"]["containers"][0]["args"] if "db migrate" in word]
-    assert f'airflow pools set {seat.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
+    assert f'airflow pools set {dag_support.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
 
 
 @pytest.mark.parametrize("chart", ["kafka", "cassandra"])

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from headrace.operations import exporter, supervision
-from headrace.streaming.progress import Metrics
+from headrace.cluster import exporter
+from headrace.driver.progress import Metrics
+from headrace.operations.supervisor import memory
 from tests.support.charts import MONITORED, OPERATOR, ROOT, kind, named, render
 
 RULES = ROOT / "helm" / "spark" / "files" / "rules.yaml"
@@ -24,7 +25,7 @@ RULES = ROOT / "helm" / "spark" / "files" / "rules.yaml"
 FOREIGN = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
 NAME = re.compile(r"\b(?:headrace|kubelet)_[a-z_]+")
 LABELS = {
-    "verdict": set(supervision.GRAVITY),
+    "verdict": set(memory.GRAVITY),
     "runbook": set(exporter.CHECKPOINT_RUNBOOKS),
     "state": {"OK", "AT_RISK", "LOST"},
 }

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from headrace.access.bindings import OBJECT_STORE
+from headrace.cluster.bootstrap import REFUSED, Config
+from headrace.cluster.provision import REFUSED as JOB_REFUSED
 from headrace.contract import names
-from headrace.contract.bindings import OBJECT_STORE
 from headrace.errors import HeadraceError
-from headrace.operations.bootstrap import REFUSED, Config
 from headrace.operations.deployment import Deployment, KubernetesDrivers
-from headrace.operations.drivers_kubernetes import KubernetesLauncher
-from headrace.operations.provision_cluster import REFUSED as JOB_REFUSED
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
 from tests.support.charts import EXTERNAL_KAFKA, kind, named, pods, refusal, render
 
 

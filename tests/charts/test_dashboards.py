@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.operations import exporter
+from headrace.cluster import exporter
 from tests.charts.test_alerts import FOREIGN, NAME, RULES, printed_metrics, promtool
 from tests.support.charts import MONITORED, ROOT, named, render
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from headrace.cluster.bootstrap import Config
 from headrace.contract import names
-from headrace.operations.bootstrap import Config
 from tests.support.charts import EXTERNAL_KAFKA, helm_template, kind, pods, refusal, render
 
 SHOP = ("producers.webshop.namespace=shop", "producers.webshop.topics={pos,quickstart}")

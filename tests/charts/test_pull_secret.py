@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from headrace.operations.bootstrap import Config
+from headrace.cluster.bootstrap import Config
 from headrace.operations.deployment import Deployment
-from headrace.operations.drivers import StartSpec
-from headrace.operations.drivers_kubernetes import KubernetesLauncher
+from headrace.operations.drivers.interface import StartSpec
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
 from tests.support.charts import CHARTS, PULL_SECRET, VARIANTS, named, pods, refusal, render
 
 IDS = [f"{chart} {' '.join(settings)}".strip() for chart, settings in VARIANTS]

@@ -11,7 +11,7 @@ from itertools import product
 
 import yaml
 
-from headrace.operations.bootstrap import LOGINS
+from headrace.cluster.bootstrap import LOGINS
 from tests.support.charts import NAMESPACES, PULL_SECRET, ROOT, Object, kind, pods, render
 
 SNAPSHOT = ROOT / "tests" / "charts" / "rights.yaml"

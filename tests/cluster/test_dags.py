@@ -29,7 +29,7 @@ _MIX = (
     HEAD
     + """
 import datetime
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.mix import make_mix
 from headrace.operations.produce.run import produce_generated

@@ -26,7 +26,7 @@ KAFKA = """
 import pathlib, time
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 config = read_kafka(pathlib.Path("/bindings")).client_config() | {"log_level": 0}
 topic = f"ha-{int(time.time())}"
 admin = AdminClient(config)  # kept: one that is collected takes its answers with it

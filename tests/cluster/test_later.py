@@ -30,7 +30,7 @@ _SEND = (
     HEAD
     + """
 import pathlib
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.operations.produce import produce_file
 path = pathlib.Path("/tmp/readings.ndjson")
 path.write_text({text!r})

@@ -43,7 +43,7 @@ PRODUCE = (
     HEAD
     + """
 from confluent_kafka import Producer
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
 for n in range({first}, {last}):
     row = {{"city": f"{tag}-{{n}}", "domain": "d.example", "event": "click"}}
@@ -164,8 +164,8 @@ print(len(sources), [file for file in sources if not pathlib.Path(importlib.util
     driver = ["-n", namespace("spark"), POD]
     scheduler = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler"]
     for where, modules in (
-        (driver, ["headrace.streaming.runtime"]),
-        (scheduler, ["airflow.sdk", "kubernetes.client", "headrace.operations.control"]),
+        (driver, ["headrace.driver.runtime"]),
+        (scheduler, ["airflow.sdk", "kubernetes.client", "headrace.operations.drivers.control"]),
     ):
         said = kubectl("exec", *where, "--", "python3", "-c", code.format(modules=modules)).stdout
         count, _, lacking = said.splitlines()[-1].partition(" ")

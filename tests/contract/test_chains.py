@@ -13,7 +13,7 @@ from headrace.contract.kafka import SOURCE_RECORD_BYTES, WRITTEN_RECORD_BYTES, t
 from headrace.contract.load import load_pipelines, read_folder
 from headrace.contract.rules_between import in_order
 from headrace.errors import HeadraceError
-from headrace.operations import lineage
+from headrace.operations.lineage import graph
 
 COLUMNS = {"order_id": {"type": "string", "required": True}, "amount": {"type": "long", "required": True}}
 
@@ -59,8 +59,8 @@ def test_writers_come_before_their_readers(tmp_path: Path) -> None:
 
 def test_the_topic_of_a_chain_has_one_archive_and_one_place_for_dead_letters(tmp_path: Path) -> None:
     loaded = load_pipelines(folder_of(tmp_path, link("a", "orders", "joined"), link("b", "joined", "out")))
-    where = lineage.Places("kafka://k", "cassandra://c", "file:///lake")
-    jobs = {job.name: job for each in loaded.values() for job in lineage.stream_jobs(each, where).values()}
+    where = graph.Places("kafka://k", "cassandra://c", "file:///lake")
+    jobs = {job.name: job for each in loaded.values() for job in graph.stream_jobs(each, where).values()}
     outputs = [dataset.name for job in jobs.values() for dataset in job.outputs]
     assert [name for name in outputs if "archive_joined" in name] == ["b.archive_joined"]
     assert outputs.count("joined_dead_letters") == 1

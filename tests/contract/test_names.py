@@ -6,7 +6,7 @@ import sys
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.contract.paths import generation_paths
+from headrace.store.paths import generation_paths
 
 FORBIDDEN = ("pyspark", "airflow", "cassandra", "great_expectations", "confluent_kafka", "pandas", "pyiceberg")
 

@@ -14,7 +14,7 @@ from headrace.contract import fingerprint, kafka, names
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import lineage
+from headrace.operations.lineage import graph
 from headrace.operations.produce.run import source_of
 from tests.contract.test_chains import link, refusal
 
@@ -99,7 +99,7 @@ def test_an_archive_has_a_name_that_every_table_and_folder_takes(orders: Pipelin
 
 
 def test_lineage_names_the_topic(orders: Pipeline) -> None:
-    jobs = lineage.stream_jobs(orders, lineage.Places("kafka://k", "cassandra://c", "file:///lake"))
+    jobs = graph.stream_jobs(orders, graph.Places("kafka://k", "cassandra://c", "file:///lake"))
     assert [each.name for each in jobs["shipments"].inputs] == [TOPIC, "shop.Shipments"]
     assert [each.name for each in jobs["archive_shop_orders_v1"].inputs] == [TOPIC]
 

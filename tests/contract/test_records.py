@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import records, storage
 from headrace.errors import HeadraceError
+from headrace.store import records, small_files
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def test_a_document_is_the_same_after_json(tmp_path: Path) -> None:
     path = str(tmp_path / "document.json")
     records.write(path, FULL)
     assert records.read(Outer, path) == FULL
-    assert storage.read_json(path)["old_name"] == "r", "the key on disk stays"
+    assert small_files.read_json(path)["old_name"] == "r", "the key on disk stays"
 
 
 def test_a_missing_field_and_a_null_that_may_not_be_have_the_default() -> None:
@@ -53,7 +53,7 @@ def test_an_unknown_field_is_ignored_at_every_depth() -> None:
 @pytest.mark.parametrize("document", [[], "text", {"inner": {}}, {"name": "x", "inner": 3}])
 def test_what_is_no_such_document_is_refused_with_its_path(document: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "document.json")
-    storage.write_json(path, document)
+    small_files.write_json(path, document)
     with pytest.raises(HeadraceError, match=r"document\.json cannot be read: A document of kind (Outer|Inner)"):
         records.read(Outer, path)
 

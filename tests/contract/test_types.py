@@ -3,10 +3,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from headrace.contract.arrow import arrow_schema, arrow_type
+from headrace.contract.arrow_types import arrow_schema, arrow_type
 from headrace.contract.cassandra import cql_type
 from headrace.contract.model import Column, Pipeline, decimal_digits
-from headrace.contract.spark import ddl, ddl_type, source_ddl
+from headrace.contract.spark_types import ddl, ddl_type, source_ddl
 
 TYPES = [
     ("string", "string", pa.string(), "text"),

@@ -137,7 +137,7 @@ def test_a_dag_reads_back_from_its_serialised_form(dags: dict[str, Dag]) -> None
 
 
 def test_tags_come_from_the_closed_list_one_layer_and_one_impact_each(dags: dict[str, Dag]) -> None:
-    from headrace.operations.seat import TAGS
+    from headrace.orchestration.dag_support import TAGS
 
     known = {tag for tags in TAGS.values() for tag in tags}
     for dag_id, dag in dags.items():
@@ -192,7 +192,7 @@ def test_no_task_lives_as_long_as_a_stream(dags: dict[str, Dag]) -> None:
 
 
 def test_pools_and_executors_are_those_that_every_deployment_has(dags: dict[str, Dag]) -> None:
-    from headrace.operations.pools import BATCH_POOL
+    from headrace.orchestration.pools import BATCH_POOL
 
     assert {task["pool"] for _, _, task in _tasks(dags)} == {"default_pool", BATCH_POOL}
     assert {task["executor"] for _, _, task in _tasks(dags)} == {None}
@@ -200,7 +200,7 @@ def test_pools_and_executors_are_those_that_every_deployment_has(dags: dict[str,
 
 def test_what_takes_a_gigabyte_is_bounded_by_one_pool_and_nothing_else_waits_in_it(dags: dict[str, Dag]) -> None:
     """Each finite Spark run, and each pass of Great Expectations. The supervisor never waits for them."""
-    from headrace.operations.pools import BATCH_POOL
+    from headrace.orchestration.pools import BATCH_POOL
 
     heavy = {(dag_id, task_id) for dag_id, task_id, task in _tasks(dags) if task["pool"] == BATCH_POOL}
     spark = {(dag_id, task_id) for dag_id, task_id, _ in _tasks(dags) if task_id == "spark_run"}
@@ -211,7 +211,7 @@ def test_what_takes_a_gigabyte_is_bounded_by_one_pool_and_nothing_else_waits_in_
 def test_every_connection_is_one_that_the_deployments_declare(project: Path, dags: dict[str, Dag]) -> None:
     """A missing one silently becomes master `yarn` (Spark provider)."""
     used = {task["conn_id"] for _, _, task in _tasks(dags) if task["conn_id"]}
-    from headrace.operations.seat import CONNECTIONS
+    from headrace.orchestration.dag_support import CONNECTIONS
 
     assert used <= set(CONNECTIONS)
 

@@ -11,7 +11,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.streaming import batch, source
+from headrace.batch import accounting
+from headrace.driver import source
 from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
 from tests.jobs.events import MICRO
@@ -27,7 +28,7 @@ WINDOW_DDL = "window_start bigint, window_end bigint, product_id string, total_a
 def archived(spark: SparkSession, played: Played, topic: str, query: str) -> DataFrame:
     """Return the accepted records of the archive, each with the batch that took it."""
     accepted = source.accepted(played.given.archive(spark, topic), played.given.pipeline.sources[topic])
-    return batch.batch_of(accepted, ledger_of(played.given, played.found[query], query))
+    return accounting.batch_of(accepted, ledger_of(played.given, played.found[query], query))
 
 
 def table(spark: SparkSession, rows: Sequence[tuple[Any, ...]]) -> DataFrame:
@@ -45,8 +46,8 @@ def test_every_window_and_key_is_speed_plus_late(spark: SparkSession, pos_played
     assert declared.window is not None
     transform = getattr(pos_sales, query)
     records = archived(spark, pos_played, "pos", query).cache()
-    assert records.where(F.col(batch.BATCH).isNull()).count() == 0
-    late = batch.late_windows(records, declared.window, transform)
+    assert records.where(F.col(accounting.BATCH).isNull()).count() == 0
+    late = accounting.late_windows(records, declared.window, transform)
     slide = declared.window.slide or declared.window.size
     expected = pos_played.oracle(query).window_sums(declared.window.size, slide, late=True)
     assert sorted(plain(late)) == sorted(expected), f"HEADRACE_TEST_SEED={pos_played.seed}"
@@ -57,10 +58,10 @@ def test_every_window_and_key_is_speed_plus_late(spark: SparkSession, pos_played
     if query == "final_windows":  # only closed windows are in its sink
         closed = f"unix_millis(window_end) <= {pos_played.found[query].batches[-1].watermark_ms}"
         whole, late = whole.where(closed), late.where(closed)
-    assert plain(batch.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES)) == []
+    assert plain(accounting.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES)) == []
 
     lost = speed.pop(next(iter(speed)))
-    (difference,) = plain(batch.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES))
+    (difference,) = plain(accounting.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES))
     assert difference[:3] == lost[:3], "a row that is missing in the sink is found"
 
 
@@ -68,14 +69,14 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
     """Every impression's rows: those in the sink, plus what late rows would have added, minus what they would have mended."""
     sides = {topic: archived(spark, ads_played, topic, "in_memory").cache() for topic in ("impressions", "clicks")}
     times = dict.fromkeys(sides, "create_date")
-    late = batch.late_joined(sides, times, ad_attribution.attributed)
-    whole = batch.counted(ad_attribution.attributed(**sides))
+    late = accounting.late_joined(sides, times, ad_attribution.attributed)
+    whole = accounting.counted(ad_attribution.attributed(**sides))
     # An impression that waits for a click is in no sink yet: Spark holds it until the watermark has passed its 5 minutes.
     passed = (ads_played.found["in_memory"].batches[-1].watermark_ms - 1) * 1000 - FIVE // MICRO
     settled = f"click_date IS NOT NULL OR unix_micros(impr_date) <= {passed}"
     ddl = "impr_uuid string, impr_date bigint, ad_id string, click_key string, click_date bigint"
     rows = spark.createDataFrame(ads_played.found["in_memory"].rows(), ddl)
-    speed = batch.counted(
+    speed = accounting.counted(
         rows.selectExpr(
             "impr_uuid",
             "timestamp_micros(impr_date) impr_date",
@@ -86,7 +87,9 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
     )
     keys = ["impr_uuid", "impr_date", "ad_id", "click_key", "click_date"]
     told = f"HEADRACE_TEST_SEED={ads_played.seed}"
-    assert plain(batch.reconcile(whole.where(settled), speed, late.where(settled), keys, [batch.ROWS])) == [], told
+    assert (
+        plain(accounting.reconcile(whole.where(settled), speed, late.where(settled), keys, [accounting.ROWS])) == []
+    ), told
     assert late.count() > 0, told
 
 
@@ -104,7 +107,8 @@ def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSe
         [(place,) for place in places], "source struct<topic:string,partition:int,offset:bigint>"
     )
     found = {
-        tuple(row.source): (row[batch.BATCH], row[batch.LATE_MARK]) for row in batch.batch_of(records, ledger).collect()
+        tuple(row.source): (row[accounting.BATCH], row[accounting.LATE_MARK])
+        for row in accounting.batch_of(records, ledger).collect()
     }
     assert [found[place] for place in places] == [
         (None, None), (7, 700), (7, 700), (9, 900), (None, None), (8, 800), (None, None), (9, 900),
@@ -116,7 +120,7 @@ def test_a_join_row_is_late_up_to_the_watermark_itself(spark: SparkSession) -> N
         "SELECT timestamp_micros(x) AS t, y AS _headrace_late_watermark_ms FROM VALUES "
         "(5000, 5L), (5001, 5L), (0, 0L), (1, 0L), (1, NULL) AS (x, y)"
     )
-    in_time, late = batch.split_late(rows, "t")
+    in_time, late = accounting.split_late(rows, "t")
     assert sorted(plain(late)) == [(0, 0), (5000, 5)]
     assert sorted(plain(in_time)) == [(1, 0), (5001, 5)]
 
@@ -130,7 +134,7 @@ def test_reconcile_names_each_key_that_does_not_add_up(spark: SparkSession) -> N
         ("same", "0.30"), ("late", "0.10"), (None, "1.00"), ("much", "1.00"), ("much", "0.01"), ("made", "2.00")
     )
     late = sums(("late", "0.20"))
-    found = {row[0]: row[1:] for row in plain(batch.reconcile(whole, speed, late, ["k"], ["v"]))}
+    found = {row[0]: row[1:] for row in plain(accounting.reconcile(whole, speed, late, ["k"], ["v"]))}
     assert found == {
         "lost": (Decimal("0.10"), 0, 0),
         "much": (Decimal("1.00"), Decimal("1.01"), 0),

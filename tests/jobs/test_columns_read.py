@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import EventTime, Source, SourceColumn
-from headrace.streaming import plan, source
+from headrace.driver import source, spark_plan
 
 pytestmark = pytest.mark.spark
 
@@ -30,7 +30,7 @@ def side(spark: SparkSession) -> DataFrame:
     records = raw.selectExpr(
         "cast(value AS binary) value", "'t' topic", "0 `partition`", "value `offset`", "timestamp"
     )  # fmt: skip
-    return source.accepted(records, SALES, ()).withWatermark("at", "1 minute").alias(plan.SOURCE)
+    return source.accepted(records, SALES, ()).withWatermark("at", "1 minute").alias(spark_plan.SOURCE)
 
 
 def sums(sales: DataFrame) -> DataFrame:
@@ -62,5 +62,5 @@ CASES: dict[str, tuple[Callable[[DataFrame, DataFrame], DataFrame], set[str]]] =
 def test_a_column_is_read_where_it_reaches_the_state_or_a_row(spark: SparkSession, name: str) -> None:
     transform, read = CASES[name]
     frame = transform(side(spark), side(spark))
-    assert plan.columns_read(frame, {"till"}) == read
-    assert plan.columns_read(frame, {"no_such_column"}) == set()
+    assert spark_plan.columns_read(frame, {"till"}) == read
+    assert spark_plan.columns_read(frame, {"no_such_column"}) == set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from headrace.streaming import counted
+from headrace.driver import counted
 
 pytestmark = pytest.mark.spark
 

@@ -15,12 +15,12 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.driver import check, queries
+from headrace.driver.declared import require_declared, transformed, window_of
 from headrace.errors import HeadraceError
-from headrace.streaming import check, queries
-from headrace.streaming.declared import require_declared, transformed, window_of
 from tests.contract.test_other_teams_topics import ORDERS
 
 pytestmark = pytest.mark.spark
@@ -218,7 +218,7 @@ def test_a_folder_is_checked_from_the_command_line(tmp_path: Path, java_home: st
     }.items():
         (tmp_path / folder).parent.mkdir()
         (tmp_path / folder).write_text(text)
-    words = [sys.executable, "-m", "headrace.streaming.check", str(tmp_path)]
+    words = [sys.executable, "-m", "headrace.driver.check", str(tmp_path)]
     environment = {**os.environ, "JAVA_HOME": java_home, "PYSPARK_PYTHON": sys.executable}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from headrace.streaming import decode, source
-from tests.streaming.decode_data import GOOD, KAFKA_TIME, POS, batch
-from tests.streaming.test_decode_kinds import ACCEPTED, REFUSED
+from headrace.driver import decode, source
+from tests.driver.decode_data import GOOD, KAFKA_TIME, POS, batch
+from tests.driver.test_decode_kinds import ACCEPTED, REFUSED
 
 pytestmark = pytest.mark.spark
 RAW = (

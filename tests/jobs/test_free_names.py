@@ -18,20 +18,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import outputs, rules
-from headrace.contract.generation import Generation
+from headrace.batch import accounting, views
+from headrace.batch.reconcile import kinds, lookups, single_rows, sink_frames
+from headrace.contract import rules
 from headrace.contract.model import NAME_PATTERN, CassandraSink
-from headrace.streaming import (
-    batch,
-    reconcile_kinds,
-    reconcile_lookups,
-    reconcile_rows,
-    reconcile_sinks,
-    refusals,
-    sinks,
-    source,
-    views,
-)
+from headrace.driver import refusals, sinks, source
+from headrace.store import file_sink
+from headrace.store.generation import Generation
 from tests.support.sink_ends import load, record, records_frame, write_batch
 
 pytestmark = pytest.mark.spark
@@ -179,39 +172,37 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
         "watermark_ms": 4_000_000_000_000,
         "late_watermark_ms": 0,
     }
-    cut = reconcile_kinds.Cut(Generation("names", "x", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
+    cut = kinds.Cut(Generation("names", "x", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
     typed = source.accepted(records_frame(spark, "things", given), contract, ("source",))
-    placed = batch.batch_of(typed, cut.ledger).cache()
-    accounts = {
-        name: reconcile_kinds.Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")
-    }
+    placed = accounting.batch_of(typed, cut.ledger).cache()
+    accounts = {name: kinds.Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")}
     query = pipeline.queries["totals"]
     job = refusals.taken(jobs["totals"], pipeline, query)
     times = {"things": contract.event_time.column}
     view = views.compute(query, {"things": typed}, times, job, [date(2026, 3, 1)])
     assert view.count() == 3
     assert views.are_sums(query, typed, job)
-    speed = job(placed).withColumn(reconcile_sinks.WRITTEN, F.lit(0).cast("bigint"))
-    reconcile_kinds.running(accounts["totals"], query, job, placed, speed, cut, Decimal(0))
+    speed = job(placed).withColumn(sink_frames.WRITTEN, F.lit(0).cast("bigint"))
+    kinds.running(accounts["totals"], query, job, placed, speed, cut, Decimal(0))
     query, job = pipeline.queries["windows"], jobs["windows"]
-    reconcile_kinds.windows(accounts["windows"], query, job, placed, job(placed), cut, 0, Decimal(0))
+    kinds.windows(accounts["windows"], query, job, placed, job(placed), cut, 0, Decimal(0))
     query = pipeline.queries["copied"]
     made = refusals.taken(jobs["copied"], pipeline, query)(typed, known)
     sent = made.select(F.concat_ws("/", "source.topic", "source.partition", "source.offset").alias("_id"),
                        sinks.json_of(query).alias("value"), F.lit(1).alias("_generation"), F.lit(0).alias("_batch"))  # fmt: skip
-    reconcile_rows.in_topic(accounts["topic"], query, made, reconcile_sinks.placed_by_id(sent, "things"), cut.surely)
+    single_rows.in_topic(accounts["topic"], query, made, sink_frames.placed_by_id(sent, "things"), cut.surely)
     lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
-    directory = outputs.Directory(0, 0, str(lines[-1]))
-    rows = reconcile_sinks.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
-    reconcile_rows.in_files(accounts["files"], query, batch.batch_of(made, cut.ledger), rows, cut.surely, [directory])
+    directory = file_sink.Directory(0, 0, str(lines[-1]))
+    rows = sink_frames.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
+    single_rows.in_files(accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.surely, [directory])
     sink = query.sinks[1]
     assert isinstance(sink, CassandraSink)
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
-    nobody = reconcile_sinks.placed_by_id(sent, "nothing")
-    reconcile_lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
+    nobody = sink_frames.placed_by_id(sent, "nothing")
+    lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
     assert {name: each.differences for name, each in accounts.items() if each.differing} == {}
     return sum(each.compared for each in accounts.values())
 
 
-def placed_rows(made: DataFrame, cut: reconcile_kinds.Cut) -> DataFrame:
-    return batch.batch_of(made.withColumn("z_matched", F.lit(True)), cut.ledger)
+def placed_rows(made: DataFrame, cut: kinds.Cut) -> DataFrame:
+    return accounting.batch_of(made.withColumn("z_matched", F.lit(True)), cut.ledger)

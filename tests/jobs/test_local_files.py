@@ -15,7 +15,7 @@ PROGRAM = """
     from pathlib import Path
     from headrace.contract import submit
     from headrace.contract.load import load_pipeline
-    from headrace.streaming import session
+    from headrace.driver import session
 
     folder, jars = Path(sys.argv[1]), sys.argv[2]
     pipeline = load_pipeline(Path("pipelines/pos_sales.yaml"))
@@ -39,9 +39,9 @@ exec /usr/bin/{name} "$@"
 
 
 def test_batches_of_a_stateful_query_start_no_process_for_their_files(project, java_home, tmp_path):
-    from headrace.contract import submit
     from headrace.local import jars
     from headrace.local.settings import Settings
+    from headrace.store import spark_conf
 
     stubs, seen = tmp_path / "bin", tmp_path / "seen"
     stubs.mkdir()
@@ -55,7 +55,7 @@ def test_batches_of_a_stateful_query_start_no_process_for_their_files(project, j
         [sys.executable, program, tmp_path, class_path],
         cwd=project,
         env=os.environ
-        | submit.local_environment()
+        | spark_conf.local_environment()
         | {"JAVA_HOME": java_home, "PATH": f"{stubs}:{os.environ['PATH']}", "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,

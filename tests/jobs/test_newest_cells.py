@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from headrace.contract.model import CassandraSink
-from headrace.streaming.sinks import WRITETIME, newest_cells, together
+from headrace.driver.sinks import WRITETIME, newest_cells, together
 from tests.support.frames import frame
 from tests.support.replay import plain
 

@@ -19,10 +19,10 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import generation, ledger
-from headrace.contract.checkpoint import BatchRange
 from headrace.contract.model import Query
-from headrace.streaming import counted, refusals, sinks, writer
+from headrace.driver import counted, refusals, sinks, writer
+from headrace.store import generation, ledger
+from headrace.store.checkpoint_log import BatchRange
 
 pytestmark = pytest.mark.spark
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.contract import credentials
-from headrace.contract.bindings import KafkaBinding
+from headrace.access import credentials
+from headrace.access.bindings import KafkaBinding
 from headrace.contract.names import LAKE_CATALOG
+from headrace.driver import session
 from headrace.errors import HeadraceError
-from headrace.streaming import session
 
 ALPHABET = [*"\"\\'$%;={}#!:@/ \t\n\r\f\b\v\a0127anrtxu", "ä", "ß", "€", "漢", "😀", "\u2028", "\x7f", "\x85"]
 FIXED = [

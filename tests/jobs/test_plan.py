@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import Pipeline
+from headrace.driver.spark_plan import SOURCE, require_direct_join, state_inputs, stateful_nodes
 from headrace.errors import HeadraceError
-from headrace.streaming.plan import SOURCE, require_direct_join, state_inputs, stateful_nodes
 from spark_jobs import ad_attribution, pos_sales
 from tests.support.replay import Input, Job, frame_of
 

@@ -8,9 +8,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract.generation import Generation
-from headrace.streaming import batch, reconcile_kinds, source
-from headrace.streaming.reconcile_kinds import Account, Cut
+from headrace.batch import accounting
+from headrace.batch.reconcile import kinds
+from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.driver import source
+from headrace.store.generation import Generation
 from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
 from tests.support.replay import ledger_of
@@ -29,7 +31,7 @@ def cut_of(played: Played, query: str, job: str = "") -> Cut:
 
 def archived(spark: SparkSession, played: Played, topic: str, cut: Cut) -> DataFrame:
     accepted = source.accepted(played.given.archive(spark, topic), played.given.pipeline.sources[topic])
-    return batch.batch_of(accepted, cut.ledger).where(F.col(batch.BATCH).isNotNull()).cache()
+    return accounting.batch_of(accepted, cut.ledger).where(F.col(accounting.BATCH).isNotNull()).cache()
 
 
 @pytest.mark.parametrize("query", ["tumbling", "sliding", "final_windows"])
@@ -43,7 +45,7 @@ def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Pla
     records = archived(spark, pos_played, "pos", cut)
     account = Account(query, "table", "windows")
     declared = pos_played.given.pipeline.queries[query]
-    reconcile_kinds.windows(account, declared, getattr(pos_sales, query), records, rows, cut, 0, Decimal(0))
+    kinds.windows(account, declared, getattr(pos_sales, query), records, rows, cut, 0, Decimal(0))
     assert account.differences == [], f"HEADRACE_TEST_SEED={pos_played.seed}"
     assert account.compared > 0
     assert account.late > 0, f"no window had late rows; HEADRACE_TEST_SEED={pos_played.seed}"
@@ -52,7 +54,7 @@ def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Pla
     (gone,) = lost.collect()
     account = Account(query, "table", "windows")
     others = rows.exceptAll(lost)
-    reconcile_kinds.windows(account, declared, getattr(pos_sales, query), records, others, cut, 0, Decimal(0))
+    kinds.windows(account, declared, getattr(pos_sales, query), records, others, cut, 0, Decimal(0))
     (told,) = account.differences
     assert (told["what"], told["key"]["product_id"]) == ("missing in the sink", gone.product_id)
     assert told["due"]["total_amount"] == gone.total_amount
@@ -77,9 +79,7 @@ def test_every_settled_joined_row_is_what_is_due(spark: SparkSession, ads_played
 
     def compared(speed: DataFrame) -> Account:
         account = Account("attributed", "table", "joined rows")
-        reconcile_kinds.joined(
-            account, query, ad_attribution.attributed, sides, times, speed, cut, 0, milliseconds=milliseconds
-        )
+        kinds.joined(account, query, ad_attribution.attributed, sides, times, speed, cut, 0, milliseconds=milliseconds)
         return account
 
     account = compared(rows)

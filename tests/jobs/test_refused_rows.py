@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract import limits
-from headrace.streaming import sinks
+from headrace.driver import sinks
 from tests.support.sink_ends import Ends, load, record, records_frame, write_batch
 
 pytestmark = pytest.mark.spark

@@ -1,4 +1,4 @@
-"""A real RocksDB state: the files that `contract.statefiles` names are enough to go on, and each of them is needed."""
+"""A real RocksDB state: the files that `store.state_files` names are enough to go on, and each of them is needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.sql.utils import StreamingQueryException
 
-from headrace.contract import checkpoint, state, statefiles, trees
+from headrace.contract import state
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import State
+from headrace.store import checkpoint_log, state_files, trees
 
 pytestmark = pytest.mark.spark
 CHANGELOG = "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled"
@@ -59,13 +60,13 @@ class Counting:
         return found
 
 
-def needed(place: Path) -> dict[str, statefiles.Chain]:
+def needed(place: Path) -> dict[str, state_files.Chain]:
     """Return what each store of a checkpoint needs for the version after its newest batch."""
     files = trees.files(str(place))
-    version = (checkpoint.newest_batch(str(place)) or 0) + 1
+    version = (checkpoint_log.newest_batch(str(place)) or 0) + 1
     return {
-        store: statefiles.needed(files, store, version, lambda path: trees.read_bytes(f"{place}/{path}"))
-        for store in statefiles.stores(files)
+        store: state_files.needed(files, store, version, lambda path: trees.read_bytes(f"{place}/{path}"))
+        for store in state_files.stores(files)
     }
 
 

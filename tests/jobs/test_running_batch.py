@@ -11,8 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from headrace.streaming.session import jvm_pid
-from headrace.streaming.work import SparkStore, busy_of
+from headrace.driver.session import jvm_pid
+from headrace.driver.work import SparkStore, busy_of
 
 pytestmark = pytest.mark.spark
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from headrace.contract.load import load_pipelines
-from headrace.contract.submit import local_environment, spark_conf
+from headrace.store.spark_conf import local_environment, spark_conf
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent.parent

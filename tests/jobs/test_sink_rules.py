@@ -12,19 +12,12 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from headrace.batch import accounting, archive_reader, views
+from headrace.batch.reconcile import kinds, single_rows, sink_frames
 from headrace.contract import names
-from headrace.contract.generation import Generation
 from headrace.contract.model import CassandraSink, KafkaSink, Query
-from headrace.streaming import (
-    batch,
-    batch_archive,
-    complete,
-    reconcile_kinds,
-    reconcile_rows,
-    reconcile_sinks,
-    sinks,
-    views,
-)
+from headrace.driver import complete, sinks
+from headrace.store.generation import Generation
 from tests.support.frames import frame
 from tests.support.replay import plain
 from tests.support.sink_ends import load, record, write_batch
@@ -55,7 +48,9 @@ queries:
     sinks:
       - {kind: cassandra, partition_key: [sensor_id], clustering_key: [read_at], writetime: read_at}
 """
-PLACED = f"source struct<topic:string,partition:int,offset:bigint>, {batch.BATCH} bigint, {batch.LATE_MARK} bigint"
+PLACED = (
+    f"source struct<topic:string,partition:int,offset:bigint>, {accounting.BATCH} bigint, {accounting.LATE_MARK} bigint"
+)
 TEN = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
@@ -109,7 +104,7 @@ def test_a_topic_with_ids_of_an_older_release_is_read_by_its_rows(spark: SparkSe
         ('{"one": "a|b", "two": "c", "value": "3"}', "a\\|b|c", "2", "0"),
     ]
     records = frame(spark, "value string, _id string, _generation int, _batch bigint", rows)
-    found = reconcile_sinks.rows_of(records, query, sink).drop(reconcile_sinks.GENERATION)
+    found = sink_frames.rows_of(records, query, sink).drop(sink_frames.GENERATION)
     assert sorted(plain(found)) == [("a", "b|c", "2"), ("a|b", "c", "3")]
 
 
@@ -250,12 +245,12 @@ def test_a_table_of_key_columns_only_has_a_view_and_is_compared(
     spark.sql("INSERT INTO lake.visits.seen VALUES ('u1', 'a'), ('u2', 'a')")
     sink = query.sinks[0]
     assert isinstance(sink, CassandraSink)
-    speed = reconcile_sinks.cassandra(SimpleNamespace(spark=spark, pipeline=pipeline), "seen", query, sink)  # type: ignore[arg-type]
+    speed = sink_frames.cassandra(SimpleNamespace(spark=spark, pipeline=pipeline), "seen", query, sink)  # type: ignore[arg-type]
     taken = {"batch": 0, "offsets": {"page_visits": {"0": [0, 4]}}, "watermark_ms": 0, "late_watermark_ms": 0}
-    cut = reconcile_kinds.Cut(Generation("visits", "seen", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
-    speed = speed.withColumn(reconcile_kinds.OLD, F.lit(True))
-    account = reconcile_kinds.Account("seen", "table", "running totals")
-    reconcile_kinds.running(account, query, seen, visits, speed, cut, Decimal(0))
+    cut = kinds.Cut(Generation("visits", "seen", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
+    speed = speed.withColumn(kinds.OLD, F.lit(True))
+    account = kinds.Account("seen", "table", "running totals")
+    kinds.running(account, query, seen, visits, speed, cut, Decimal(0))
     assert (account.compared, account.differing) == (3, 1)
     assert [(each["what"], each["key"]) for each in account.differences] == [
         ("missing in the sink", {"user_id": "u1", "page": "b"})
@@ -264,7 +259,7 @@ def test_a_table_of_key_columns_only_has_a_view_and_is_compared(
 
 def test_a_cut_letter_is_compared_with_the_beginning_of_its_record(spark: SparkSession) -> None:
     """C04: a letter too large for Kafka is cut; only one that is no beginning of its record differs."""
-    found = batch_archive.Archive("p", "things", 1, {0: batch_archive.Partition(0, 3, 3, 3, 0)})
+    found = archive_reader.Archive("p", "things", 1, {0: archive_reader.Partition(0, 3, 3, 3, 0)})
     rows = frame(
         spark, "partition int, offset bigint, key binary, value binary, timestamp timestamp, reason string",
         [("0", str(n), None, "abcdef", "2026-03-01 10:00:00", "wrong_type: x") for n in range(3)],
@@ -273,8 +268,8 @@ def test_a_cut_letter_is_compared_with_the_beginning_of_its_record(spark: SparkS
         spark, "_partition int, _offset bigint, key binary, value binary, _cut string",
         [("0", "0", None, "abc", "value of 6 bytes"), ("0", "1", None, "abc", None), ("0", "2", None, "bc", "value of 6 bytes")],
     )  # fmt: skip
-    account = reconcile_kinds.Account("archive_things", "topic", "archive")
-    reconcile_rows.archive(account, found, rows, letters, 0, 0)
+    account = kinds.Account("archive_things", "topic", "archive")
+    single_rows.archive(account, found, rows, letters, 0, 0)
     assert [(each["what"], each["offsets"]) for each in account.differences] == [
         ("a dead letter with other bytes than the archive", {"things/0": [1, 1]}),
         ("a dead letter with other bytes than the archive", {"things/0": [2, 2]}),

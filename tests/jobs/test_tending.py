@@ -15,12 +15,14 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.contract import archived, names, paths, storage
-from headrace.contract.generation import Generation
+from headrace.batch import orphan_files
+from headrace.batch.finite_job import Job
+from headrace.contract import names
 from headrace.contract.job_files import UpkeepSpec
 from headrace.contract.load import load_pipeline
-from headrace.streaming import queries, sinks, tables, upkeep, writer
-from headrace.streaming.batch_job import Job
+from headrace.driver import iceberg_maintenance, queries, sinks, writer
+from headrace.store import archive_notes, paths, small_files
+from headrace.store.generation import Generation
 
 
 def appended(spark: SparkSession, name: str, batches: range) -> None:
@@ -47,22 +49,22 @@ def root_of(spark: SparkSession) -> str:
 
 def versions(root: str, name: str) -> list[str]:
     folder = paths.archive_metadata(root, name, "archive_pos")
-    return sorted(each for each in storage.list_names(folder) if each.endswith(".metadata.json"))
+    return sorted(each for each in small_files.list_names(folder) if each.endswith(".metadata.json"))
 
 
 @pytest.mark.spark
 def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_of_many(spark: SparkSession) -> None:
     root, name = root_of(spark), "tended"
     appended(spark, name, range(8))
-    before, note = versions(root, name), archived.newest(root, name, "archive_pos")
+    before, note = versions(root, name), archive_notes.newest(root, name, "archive_pos")
     job: Any = Job(spark, SimpleNamespace(name=name), {}, root, Path(root) / "none", "run")
-    told = upkeep.run(job, UpkeepSpec())
+    told = orphan_files.run(job, UpkeepSpec())
     assert set(told["tables"]["archive_pos"]) == {"orphans_removed", "seconds"}
     assert versions(root, name) == before, "two processes would commit to one table"
 
-    done = tables.maintain(spark, root, name, "archive_pos", expire_days=0)
+    done = iceberg_maintenance.maintain(spark, root, name, "archive_pos", expire_days=0)
     assert done["files_rewritten"] == 8
-    assert archived.newest(root, name, "archive_pos") == note, "the note of what the archive has was expired"
+    assert archive_notes.newest(root, name, "archive_pos") == note, "the note of what the archive has was expired"
     appended(spark, name, range(8, 9))
     rows = spark.table(names.archive_table(name, "pos")).select("offset").collect()
     assert sorted(row.offset for row in rows) == list(range(9))
@@ -72,8 +74,8 @@ def test_an_archive_on_a_disk_is_tended_by_its_writer_and_by_a_replay_of_the_bat
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters, seen = writer.Counters(), []
-    monkeypatch.setattr(tables, "maintain", lambda *_: seen.append(counters.maintaining) or {})
-    monkeypatch.setattr(sinks, "newest_note", lambda *_: archived.Note("", {}))
+    monkeypatch.setattr(iceberg_maintenance, "maintain", lambda *_: seen.append(counters.maintaining) or {})
+    monkeypatch.setattr(sinks, "newest_note", lambda *_: archive_notes.Note("", {}))
     monkeypatch.setattr(sinks, "not_archived", lambda *_: None)  # a replay finds that all is archived
     pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
     write = writer.archive_write(pipeline, "pos", "/data", {}, "id", counters)
@@ -98,8 +100,8 @@ public class SlowFs extends com.globalmentor.apache.hadoop.fs.BareLocalFileSyste
 BESIDE = """
 import json, pathlib, sys
 from types import SimpleNamespace
-from headrace.streaming import session, upkeep
-from headrace.streaming.batch_job import Job
+from headrace.driver import session, upkeep
+from headrace.batch.finite_job import Job
 
 conf, root, name, folder = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], pathlib.Path(sys.argv[4])
 spark = session.start("beside", conf)
@@ -148,7 +150,7 @@ def test_no_commit_is_lost_to_upkeep_in_another_process_whose_renames_are_slow(
             appended(spark, name, range(number, number + 1))
             number += 1
             if number == 10:
-                tables.maintain(spark, root, name, "archive_pos")
+                iceberg_maintenance.maintain(spark, root, name, "archive_pos")
         (tmp_path / "end").touch()
         assert other.wait(240) == 0, (tmp_path / "log").read_text()[-4000:]
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from headrace.contract import spark as contract_spark
+from headrace.contract import spark_types as contract_spark
 from headrace.contract.load import load_pipelines
 from spark_jobs import ad_attribution, pos_sales, user_logins, web_events
 from tests.jobs.events import BORDERS, MICRO

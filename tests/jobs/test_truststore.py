@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from headrace.contract import truststore
-from headrace.operations.pki import make_authority
+from headrace.access import truststore
+from headrace.cluster.pki import make_authority
 
 
 def test_a_jvm_trusts_every_certificate_of_the_store_and_a_second_write_replaces_the_first(

@@ -8,8 +8,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from headrace.batch import accounting
 from headrace.contract.model import Window
-from headrace.streaming import batch
 
 pytestmark = pytest.mark.spark
 
@@ -29,7 +29,7 @@ def test_windows_off_the_full_step_are_parted_by_their_own_ends(
     window = Window(column="at", size=size * MINUTE, slide=slide * MINUTE, offset=offset * MINUTE)
     times = [SIX + minute * MINUTE for minute in range(0, 60, 3)]
     mark = int((SIX + 31 * MINUTE).timestamp() * 1000)
-    records = spark.createDataFrame([(at, mark) for at in times], f"at timestamp, {batch.LATE_MARK} bigint")
+    records = spark.createDataFrame([(at, mark) for at in times], f"at timestamp, {accounting.LATE_MARK} bigint")
     whole: dict[datetime, int] = {}
     for at in times:
         for start in (SIX + (offset + slide * step) * MINUTE for step in range(-20, 20)):
@@ -37,8 +37,10 @@ def test_windows_off_the_full_step_are_parted_by_their_own_ends(
                 whole[start] = whole.get(start, 0) + 1
     late = {start: count for start, count in whole.items() if start + size * MINUTE <= SIX + 31 * MINUTE}
     assert late
-    assert rows(batch.late_windows(records, window, transform)) == late
-    assert rows(batch.in_time_windows(records, window, transform)) == {s: n for s, n in whole.items() if s not in late}
+    assert rows(accounting.late_windows(records, window, transform)) == late
+    assert rows(accounting.in_time_windows(records, window, transform)) == {
+        s: n for s, n in whole.items() if s not in late
+    }
 
 
 def rows(frame: DataFrame) -> dict[datetime, int]:

@@ -8,10 +8,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from headrace.contract.load import load_pipeline
+from headrace.driver import queries
+from headrace.driver.check import differences
 from headrace.operations.pipelines.new import SINKS, Request, write
 from headrace.operations.pipelines.sample import columns_of
-from headrace.streaming import queries
-from headrace.streaming.check import differences
 
 pytestmark = pytest.mark.spark
 

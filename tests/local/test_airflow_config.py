@@ -13,7 +13,8 @@ from headrace.errors import HeadraceError
 from headrace.local import airflow, airflow_config, doctor, platform
 from headrace.local.java import find_java
 from headrace.local.launcher import starting_launcher, write_deployment
-from headrace.operations import deployment, notify
+from headrace.operations import deployment
+from headrace.orchestration import notify
 from tests.support.platform import local_settings
 
 

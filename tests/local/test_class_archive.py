@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import submit
 from headrace.local import class_archive, jars
 from headrace.local.java import Java, child_environment, find_java
 from headrace.local.settings import Settings
+from headrace.store import spark_conf
 
 START = """
 import sys
@@ -53,7 +53,7 @@ def test_a_driver_takes_its_classes_from_the_archive(java: Java, tmp_path: Path)
     settings, log = Settings.load(), tmp_path / "classes.log"
     options = class_archive.java_options(settings, java)
     assert options
-    environment = dict(child_environment(java)) | submit.local_environment() | {"PYSPARK_PYTHON": sys.executable}
+    environment = dict(child_environment(java)) | spark_conf.local_environment() | {"PYSPARK_PYTHON": sys.executable}
     subprocess.run(
         [sys.executable, "-c", START, f"{options} -Xlog:class+load:file={log}", jars.spark_class_path(settings)],
         env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=300,

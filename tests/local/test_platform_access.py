@@ -13,10 +13,10 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from headrace.contract.bindings import read_cassandra, read_kafka
+from headrace.access.bindings import read_cassandra, read_kafka
 from headrace.local import cassandra, jars, kafka, platform
 from headrace.local.java import find_java
-from headrace.operations import provision
+from headrace.operations.provision import run
 from tests.support.servers import admin_session, new_topic, pids, read_all, refused, wait_until
 
 pytestmark = pytest.mark.platform
@@ -78,7 +78,7 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
     mine, foreign = new_topic(settings, "mine"), new_topic(settings, "foreign")
 
     def told(topics):
-        changes = provision.provision_producer(settings.bindings(), "producer-webshop", "a password", topics)
+        changes = run.provision_producer(settings.bindings(), "producer-webshop", "a password", topics)
         return {(change.pipeline, change.kind, change.name) for change in changes}
 
     def written(topic):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.operations.drivers_kubernetes import KubernetesLauncher
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
 from tests.contract.conftest import broken, good, pipelines  # noqa: F401 - fixtures
 from tests.support.stub_kubernetes import StubApi, launcher_on
 

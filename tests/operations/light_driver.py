@@ -1,6 +1,6 @@
 """A driver without Spark for races and crash loops: `light_driver.py PIPELINE LOCK`, with the environment of a driver.
 
-It takes the driver's lock as `streaming.lock.hold` does (that module would import Spark for each of hundreds), beats
+It takes the driver's lock as `driver.lock.hold` does (that module would import Spark for each of hundreds), beats
 until it is told to stop, and leaves its word. HEADRACE_LIGHT_END names the exit that it ends with at once instead.
 """
 

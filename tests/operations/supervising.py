@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.contract import names
-from headrace.contract.driver_files import CheckResult, ExitRecord, Heartbeat
 from headrace.contract.model import Pipeline
-from headrace.contract.records import from_json
-from headrace.operations.drivers import DEFAULT_START, Driver, LauncherSilentError, StartSpec
-from headrace.operations.intent import DesiredState
-from headrace.operations.verdict import Observation, Position
+from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.drivers.interface import DEFAULT_START, Driver, LauncherSilentError, StartSpec
+from headrace.operations.supervisor.verdict import Observation, Position
+from headrace.store.driver_files import CheckResult, ExitRecord, Heartbeat
+from headrace.store.records import from_json
 
 NOW = 1_800_000_000_000  # milliseconds since 1970
 RUNNING = DesiredState("RUNNING", "start", "ann", NOW - 3_600_000, budget_reset_ms=NOW - 3_600_000)

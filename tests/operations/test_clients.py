@@ -9,10 +9,11 @@ import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import ExecutionProfile
 
-from headrace.contract.bindings import CassandraBinding
-from headrace.operations import clients, pki
+from headrace.access.bindings import CassandraBinding
+from headrace.cluster import pki
+from headrace.driver.session import cassandra_conf
+from headrace.operations import clients
 from headrace.operations.clients import cassandra_tls
-from headrace.streaming.session import cassandra_conf
 
 
 def test_a_binding_without_authority_means_no_tls() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.contract import generation, paths, storage
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations import drivers, intent, streams, supervision, supervisor, tables
-from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations import streams, tables
+from headrace.operations.drivers import desired_state, interface
+from headrace.operations.drivers.local import LocalLauncher
+from headrace.operations.supervisor import cycle, memory
+from headrace.store import generation, paths, small_files
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def beat(launcher: LocalLauncher, pipeline: str, age: float, end: str | None = N
         "queries": [entry],
         "exit": end,
     }
-    storage.write_json(paths.heartbeat(launcher.root, pipeline), value)
+    small_files.write_json(paths.heartbeat(launcher.root, pipeline), value)
 
 
 def state(launcher: LocalLauncher, pipeline: Pipeline) -> str:
@@ -99,12 +101,12 @@ def test_a_row_says_silent_exactly_if_its_verdict_counts_the_driver_as_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Two rules, 20 s and 30 s, once put SILENT and HEALTHY into one row."""
-    intent.write(launcher.root, pipeline.name, "RUNNING", "ann", "start")
+    desired_state.write(launcher.root, pipeline.name, "RUNNING", "ann", "start")
     generation.begin(launcher.root, pipeline.name, "last_login", {})
     started = replace(launcher.find(pipeline.name)[0], started=time.time() - 3600)
     monkeypatch.setattr(LocalLauncher, "find", lambda *_: [started])
     beat(launcher, pipeline.name, age=age)
-    supervisor.run_pass(supervisor.Context(launcher, pipeline, lambda topics: {topic: {} for topic in topics}))
+    cycle.run_pass(cycle.Context(launcher, pipeline, lambda topics: {topic: {} for topic in topics}))
     row = streams.rows(launcher, [pipeline])[0]
     assert (row.driver, row.verdict) == (state, verdict)
 
@@ -114,8 +116,8 @@ def test_a_driver_whose_batches_move_is_not_silent_without_heartbeats(
 ) -> None:
     beat(launcher, pipeline.name, age=60)
     assert state(launcher, pipeline) == "SILENT"
-    moved = supervision.Memory(moved_ms=time.time_ns() // 1_000_000 - 5000)
-    supervision.write(launcher.root, pipeline.name, supervision.Supervision(memory=moved))
+    moved = memory.Memory(moved_ms=time.time_ns() // 1_000_000 - 5000)
+    memory.write(launcher.root, pipeline.name, memory.Supervision(memory=moved))
     assert state(launcher, pipeline) == "RUNNING"
 
 
@@ -180,14 +182,14 @@ def test_the_last_error_of_a_log_is_told(launcher: LocalLauncher, pipeline: Pipe
     launcher.log_file(pipeline.name).write_text(
         "2026-01-01 INFO headrace: x\n2026-01-01 00:00:00,000 ERROR headrace: Kafka is gone: start it.\nnoise\n"
     )
-    assert drivers.last_error(launcher, pipeline.name) == "Kafka is gone: start it."
+    assert interface.last_error(launcher, pipeline.name) == "Kafka is gone: start it."
 
 
 def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline):
     assert {row.verdict for row in streams.rows(launcher, [pipeline])} == {""}
-    intent.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
-    told = supervisor.run_pass(supervisor.Context(launcher, pipeline, lambda topics: {}))
-    assert supervision.read(launcher.root, pipeline.name) == told
+    desired_state.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
+    told = cycle.run_pass(cycle.Context(launcher, pipeline, lambda topics: {}))
+    assert memory.read(launcher.root, pipeline.name) == told
     rows = streams.rows(launcher, [pipeline])
     assert {(row.verdict, row.reason, row.wanted, row.restarts_left) for row in rows} == {
         ("IDLE", "wanted PAUSED by ann: lunch", "PAUSED", 8)
@@ -199,8 +201,8 @@ def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLau
 def test_a_launcher_that_is_silent_makes_a_driver_unknown_not_dead(
     launcher: LocalLauncher, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ):
-    def silent(*_: object) -> list[drivers.Driver]:
-        raise drivers.LauncherSilentError("The API answered 500.")
+    def silent(*_: object) -> list[interface.Driver]:
+        raise interface.LauncherSilentError("The API answered 500.")
 
     monkeypatch.setattr(LocalLauncher, "find", silent)
     assert {(row.driver, row.detail) for row in streams.rows(launcher, [pipeline])} == {

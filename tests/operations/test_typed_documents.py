@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import paths, records, storage
-from headrace.contract.driver_files import CheckResult, ExitRecord, Heartbeat
+from headrace.batch import finite_job
 from headrace.contract.job_files import SPECS, JobProgress
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, supervision
-from headrace.operations.intent import DesiredState
-from headrace.operations.rebuild import RebuildPlan
-from headrace.operations.supervision import Supervision
-from headrace.streaming import batch_job
+from headrace.operations.batch import job_runs
+from headrace.operations.batch.rebuild import RebuildPlan
+from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.supervisor import memory
+from headrace.operations.supervisor.memory import Supervision
+from headrace.store import paths, records, small_files
+from headrace.store.driver_files import CheckResult, ExitRecord, Heartbeat
 
 FIXTURES = Path(__file__).parent / "fixtures" / "documents"
 DOCUMENTS: list[tuple[str, type[Any]]] = [
@@ -91,19 +92,19 @@ def test_what_the_fields_mean_has_not_moved() -> None:
 
 
 def test_a_verdict_that_only_a_newer_release_knows_is_unknown(tmp_path: Path) -> None:
-    storage.write_json(paths.supervision(str(tmp_path), "p"), {"verdict": "DROWSY", "reason": "a nap"})
-    read = supervision.read(str(tmp_path), "p")
+    small_files.write_json(paths.supervision(str(tmp_path), "p"), {"verdict": "DROWSY", "reason": "a nap"})
+    read = memory.read(str(tmp_path), "p")
     assert read is not None
     assert (read.verdict, read.reason) == ("UNKNOWN", "DROWSY (of another release): a nap")
 
 
 @pytest.mark.parametrize("duty", SPECS)
 def test_the_spec_that_a_planner_prepares_is_the_one_that_the_job_reads(duty: Any, tmp_path: Path) -> None:
-    run = batch_runs.prepare(str(tmp_path), duty, "p", SPECS[duty](), "r")
-    assert batch_job.spec(SPECS[duty], str(tmp_path), "p", "r") == run.spec
+    run = job_runs.prepare(str(tmp_path), duty, "p", SPECS[duty](), "r")
+    assert finite_job.spec(SPECS[duty], str(tmp_path), "p", "r") == run.spec
     assert run.spec.given_ms > 0
 
 
 def test_a_run_without_a_spec_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="Run 'r' of p has no job spec: plan it first"):
-        batch_job.spec(SPECS["views"], str(tmp_path), "p", "r")
+        finite_job.spec(SPECS["views"], str(tmp_path), "p", "r")

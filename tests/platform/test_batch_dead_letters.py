@@ -18,10 +18,12 @@ from confluent_kafka import TopicPartition
 
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import dead_letters, dead_letters_replay, lineage, lineage_runs, retention
+from headrace.operations import retention
 from headrace.operations.clients import kafka_admin
-from headrace.operations.dead_letters import Filter
+from headrace.operations.dead_letters import reader, replay
+from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
+from headrace.operations.lineage import graph, run_events
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Message, Stage, make_stage
 
@@ -70,16 +72,16 @@ def _headers(message: Message) -> dict[str, str]:
 
 def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
     _, bindings = place.where
-    letters = dead_letters.read(bindings, TOPIC)
-    assert dead_letters.count_by_word(letters) == {"missing": NO_EVENT, "not_json": BROKEN}
+    letters = reader.read(bindings, TOPIC)
+    assert reader.count_by_word(letters) == {"missing": NO_EVENT, "not_json": BROKEN}
     first = letters[0]
     here = Filter(partition=first.partition, offsets=(first.offset, first.offset))
-    assert dead_letters.read(bindings, TOPIC, here) == [first]
-    assert dead_letters.read(bindings, TOPIC, Filter(since_ms=letters[-1].at_ms + 1)) == []
-    assert len(dead_letters.read(bindings, TOPIC, Filter(reason="missing: event"))) == NO_EVENT
+    assert reader.read(bindings, TOPIC, here) == [first]
+    assert reader.read(bindings, TOPIC, Filter(since_ms=letters[-1].at_ms + 1)) == []
+    assert len(reader.read(bindings, TOPIC, Filter(reason="missing: event"))) == NO_EVENT
     (source,) = [m for m in place.stage.read(TOPIC) if (m.partition, m.offset) == (first.partition, first.offset)]
     assert (first.key, first.value) == (source.key, source.value)
-    assert {group["reason"]: group["letters"] for group in dead_letters.summary(letters)} == {
+    assert {group["reason"]: group["letters"] for group in reader.summary(letters)} == {
         "missing": NO_EVENT,
         "not_json": BROKEN,
     }
@@ -94,34 +96,34 @@ def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_d
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     stage.start_and_wait()
 
-    planned = dead_letters_replay.plan(root, bindings, TOPIC, run="scheduled__2026-11-23T07:05:00+00:00", readers=())
+    planned = replay.plan(root, bindings, TOPIC, run="scheduled__2026-11-23T07:05:00+00:00", readers=())
     assert planned["letters"] == NO_EVENT + BROKEN
     before = len(stage.read(TOPIC))
     with pytest.raises(HeadraceError, match="is not what was approved"):
-        dead_letters_replay.act(root, bindings, TOPIC, planned["run"], "another")
+        replay.act(root, bindings, TOPIC, planned["run"], "another")
     assert len(stage.read(TOPIC)) == before, "nothing is sent before it is approved"
-    done = dead_letters_replay.act(root, bindings, TOPIC, planned["run"], planned["fingerprint"])
+    done = replay.act(root, bindings, TOPIC, planned["run"], planned["fingerprint"])
     assert done["sent"] == NO_EVENT + BROKEN
-    assert dead_letters_replay.act(root, bindings, TOPIC, planned["run"]) == done, "a repeat sends nothing"
+    assert replay.act(root, bindings, TOPIC, planned["run"]) == done, "a repeat sends nothing"
     _lose_the_word(place, str(planned["run"]))
-    assert dead_letters_replay.act(root, bindings, TOPIC, planned["run"])["sent"] == NO_EVENT + BROKEN
+    assert replay.act(root, bindings, TOPIC, planned["run"])["sent"] == NO_EVENT + BROKEN
     stage.await_quiet()
 
     messages = stage.read(TOPIC)
     replays = [m for m in messages if "headrace.replay_of" in _headers(m)]
     assert len(messages) - before == len(replays) == NO_EVENT + BROKEN
     assert len({_headers(m)["headrace.replay_of"] for m in replays}) == len(replays), "each letter once"
-    letters = dead_letters.read(bindings, TOPIC)
-    assert dead_letters.count_by_word(letters) == {"missing": NO_EVENT, "not_json": 2 * BROKEN}
+    letters = reader.read(bindings, TOPIC)
+    assert reader.count_by_word(letters) == {"missing": NO_EVENT, "not_json": 2 * BROKEN}
 
-    again = dead_letters_replay.plan(root, bindings, TOPIC, readers=())
+    again = replay.plan(root, bindings, TOPIC, readers=())
     assert again["letters"] == 0
     assert again["left_out"]["failed_again"] == BROKEN
     assert again["left_out"]["replayed_before"] == NO_EVENT + BROKEN
-    insisted = dead_letters_replay.plan(root, bindings, TOPIC, Filter(reason="not_json"), again=True, readers=())
-    journal = next(j for j in dead_letters_replay.journals(root, TOPIC) if j["run"] == insisted["run"])
+    insisted = replay.plan(root, bindings, TOPIC, Filter(reason="not_json"), again=True, readers=())
+    journal = next(j for j in replay.journals(root, TOPIC) if j["run"] == insisted["run"])
     originals = {letter.id for letter in letters if letter.word == "not_json"} - set(
-        dead_letters_replay.history(root, TOPIC).replays
+        replay.history(root, TOPIC).replays
     )
     assert set(journal["first"].values()) == originals, "the header goes on naming the first coordinates"
 
@@ -129,8 +131,8 @@ def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_d
 def _lose_the_word(place: Place, run: str) -> None:
     """Make it look as if the replay had been killed after sending and before it could say so."""
     root, _ = place.where
-    (journal,) = [each for each in dead_letters_replay.journals(root, TOPIC) if each["run"] == run]
-    dead_letters_replay._write(root, journal | {"state": "running", "sent": {}})
+    (journal,) = [each for each in replay.journals(root, TOPIC) if each["run"] == run]
+    replay._write(root, journal | {"state": "running", "sent": {}})
 
 
 def test_replays_are_in_the_account_and_a_lost_directory_is_named_with_its_batch(place: Place) -> None:
@@ -188,15 +190,15 @@ def _inclusive(record: Any) -> dict[str, list[int]]:
 
 def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Place) -> None:
     stage, deployment = place.stage, place.deployment
-    assert lineage_runs.emit_streams(deployment, stage.name)["events"] == 3
-    told = lineage.events(deployment.root)
-    where = lineage.places(deployment)
-    reached = lineage.downstream(lineage.graph(told), f"{where.kafka}/{TOPIC}")
+    assert run_events.emit_streams(deployment, stage.name)["events"] == 3
+    told = graph.events(deployment.root)
+    where = graph.places(deployment)
+    reached = graph.downstream(graph.graph(told), f"{where.kafka}/{TOPIC}")
     assert f"{where.kafka}/transformed_letters" in reached
     assert any(name.endswith("files/web_events_letters/files") for name in reached)
     assert any(name.endswith(f"web_events_letters.archive_{TOPIC}") for name in reached)
-    assert lineage_runs.emit_streams(deployment, stage.name)["events"] == 3
-    assert len(lineage.events(deployment.root)) == 3, "an endless stream leaves one event"
+    assert run_events.emit_streams(deployment, stage.name)["events"] == 3
+    assert len(graph.events(deployment.root)) == 3, "an endless stream leaves one event"
 
 
 def test_the_retention_guard_knows_where_every_query_stands(place: Place) -> None:

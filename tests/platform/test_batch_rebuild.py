@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, rebuild
+from headrace.operations.batch import job_runs, rebuild
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.send import send
@@ -82,7 +82,7 @@ def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> 
     with pytest.raises(HeadraceError, match="look at a new plan"):
         rebuild.prepare(deployment, replace(planned, fingerprint="old"), by="a test", reason="none")
     given = rebuild.prepare(deployment, planned, by="a test", reason="retention took it", rows_each=300)
-    report = batch_runs.execute(deployment, given)
+    report = job_runs.execute(deployment, given)
     # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
     assert report["batches"] >= 2
     assert stage.generation(query).number == 1, "nothing runs on it before it is finished"
@@ -100,11 +100,11 @@ def empty(stage: Stage, ends: dict[int, int]) -> None:
 
 def read_from(stage: Stage, starts: dict[int, int]) -> list[found.Message]:
     """Return what Kafka still holds, from these offsets on."""
-    from headrace.operations import dead_letters
+    from headrace.operations.dead_letters import reader
 
     return [
         found.Message(
             m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), tuple(m.headers() or ())
         )
-        for m in dead_letters.records(stage.admin, TOPIC, starts)
+        for m in reader.records(stage.admin, TOPIC, starts)
     ]

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import views as contract
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
+from headrace.contract import batch_views as contract
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, lineage, lineage_runs, reconcile, reconcile_repair, serve
+from headrace.operations.batch import job_runs, reconcile, repair, serve
 from headrace.operations.deployment import Deployment
+from headrace.operations.lineage import graph, run_events
 from headrace.operations.produce.send import send
 from tests.support import events, found
 from tests.support.batch import deployment_of, reconciled, viewed
@@ -104,7 +105,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
         f"INSERT INTO {table} (window_start, product_id, window_end, total_amount, sales) VALUES (%s, %s, %s, 1.00, 1)",
         [*place(made_up), deleted["window_end"]],
     )
-    report = batch_runs.execute(deployment, reconcile.plan(deployment, stage.name, queries=["tumbling"]))
+    report = job_runs.execute(deployment, reconcile.plan(deployment, stage.name, queries=["tumbling"]))
     (account,) = [each for each in report["accounts"] if each["query"] == "tumbling"]
     assert account["differing"] == 3
     told = {
@@ -127,11 +128,11 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
         "differs", "missing in the sink", "in the sink without records",
     }  # fmt: skip
 
-    planned = reconcile_repair.plan(deployment, stage.name, report["run"])
+    planned = repair.plan(deployment, stage.name, report["run"])
     assert sorted(row["action"] for row in planned["rows"]) == ["delete", "write", "write"]
     with pytest.raises(HeadraceError, match="look at a new plan"):
-        reconcile_repair.act(deployment, stage.name, report["run"], "what I saw yesterday")
-    done = reconcile_repair.act(deployment, stage.name, report["run"], planned["fingerprint"])
+        repair.act(deployment, stage.name, report["run"], "what I saw yesterday")
+    done = repair.act(deployment, stage.name, report["run"], planned["fingerprint"])
     assert (done["written"], done["deleted"]) == (2, 1)
     after = stage.table(stage.name, "tumbling", "window_start, window_end, product_id, total_amount, sales")
     found.same(found.windows(after), found.windows(rows), "tumbling after the repair")
@@ -170,9 +171,9 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     with pytest.raises(HeadraceError, match="its keys are product_id"):
         serve.query(deployment, stage.name, "tumbling", {"product": product})
 
-    told = lineage_runs.emit_views(deployment, report)
+    told = run_events.emit_views(deployment, report)
     assert told["events"] == 3
-    reached = lineage.downstream(lineage.graph(lineage.events(deployment.root)), f"{stage.name}.batch_tumbling")
+    reached = graph.downstream(graph.graph(graph.events(deployment.root)), f"{stage.name}.batch_tumbling")
     assert any(name.endswith(f"{stage.name}.batch_tumbling") for name in reached)
 
 

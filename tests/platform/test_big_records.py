@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from headrace.contract import pace
-from headrace.contract.bindings import read_kafka
-from headrace.contract.exits import Exit
+from headrace.access.bindings import read_kafka
+from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
+from headrace.store import pace
 from tests.support.drivers import Stage, make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="checkpoints")]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.produce.send import send

@@ -1,7 +1,7 @@
 """The damage matrix on Spark 3.5.7: what Spark itself says of each fault, and what the driver makes of it.
 
 First Spark alone, without our checks, so that the table in ADR 0013 is what was seen; then the driver, which asks
-`contract.soundness` before it starts: it refuses with DAMAGED, changes nothing, and names the runbook.
+`store.integrity` before it starts: it refuses with DAMAGED, changes nothing, and names the runbook.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from headrace.contract import paths, soundness
-from headrace.contract.bindings import read_kafka
-from headrace.contract.exits import Exit
+from headrace.access.bindings import read_kafka
+from headrace.contract.exit_codes import Exit
+from headrace.driver import runtime
+from headrace.driver.session import kafka_options
 from headrace.local.settings import Settings
 from headrace.operations.checkpoints import restore, snapshots, verify
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
-from headrace.streaming import runtime
-from headrace.streaming.session import kafka_options
+from headrace.store import integrity, paths
 from tests.support import found
 from tests.support.drivers import Stage, make_stage
 from tests.support.servers import new_topic
@@ -179,7 +179,7 @@ def test_spark_itself_meets_each_fault_as_the_table_says_and_a_restart_makes_not
 
 def _findings(own: paths.GenerationPaths) -> set[str]:
     # this job writes no ledger
-    return {each.fault for each in soundness.structure(own, stateful=True)} - {"LEDGER_GAP"}
+    return {each.fault for each in integrity.structure(own, stateful=True)} - {"LEDGER_GAP"}
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from tests.support import found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
 from tests.support import found
 from tests.support.drivers import Content, Stage, make_stage

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from headrace.contract import names
-from headrace.contract.checkpoint import newest_batch, read_batch_range
 from headrace.local import jars, kafka
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
+from headrace.store.checkpoint_log import newest_batch, read_batch_range
 from tests.support import found
 from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import outputs, storage, trees
-from headrace.contract.bindings import ROOT_VARIABLE, read_object_store
-from headrace.contract.checkpoint import newest_batch
-from headrace.contract.objects import SCHEME
+from headrace.access.bindings import ROOT_VARIABLE, read_object_store
+from headrace.access.object_store import SCHEME
 from headrace.local import jars
 from headrace.local.settings import Settings
+from headrace.store import file_sink, small_files, trees
+from headrace.store.checkpoint_log import newest_batch
 from tests.support import crash, found
 from tests.support.drivers import SAFE_PATH, Content, Stage, make_stage
 from tests.support.events import Feeder, stream
@@ -87,9 +87,9 @@ def _leave_half(stage: Stage) -> None:
     own = stage.generation("files").paths(stage.root)
     committed = newest_batch(own.checkpoint)
     half = f"{own.files}/batch_id={0 if committed is None else committed + 1}"
-    trees.remove_file(f"{half}/{outputs.WHOLE}")
-    storage.write_text(f"{half}/part-half.json", '{"product_id": "half", "amount": 1}\n')
-    assert half not in [each.path for each in outputs.whole(own.files)]
+    trees.remove_file(f"{half}/{file_sink.WHOLE}")
+    small_files.write_text(f"{half}/part-half.json", '{"product_id": "half", "amount": 1}\n')
+    assert half not in [each.path for each in file_sink.whole(own.files)]
 
 
 def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
 from tests.support import found, racer
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, jvm_of, make_stage

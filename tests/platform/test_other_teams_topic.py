@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.produce import produce_file

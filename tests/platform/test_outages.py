@@ -117,7 +117,7 @@ def _require_reason(loaded: Loaded, before: tuple[int, int], *, system: str) -> 
     print(f"\n{[action['reason'] for action in actions]}, verdicts {sorted({look['verdict'] for look in looks})}")
     if not actions:
         return
-    told = [line for line in log.splitlines() if " ERROR headrace.streaming.runtime: " in line]
+    told = [line for line in log.splitlines() if " ERROR headrace.driver.runtime: " in line]
     assert any(f" ended: {system} " in line or " hangs: batch " in line for line in told), told
     assert {action["kind"] for action in actions} == {"START"}
     assert actions[0]["reason"].startswith(("the driver ended with TRANSIENT: ", "the driver ended with STORE_AWAY: "))

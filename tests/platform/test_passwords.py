@@ -20,10 +20,10 @@ from confluent_kafka.admin import (
 )
 from pyspark.sql import SparkSession
 
-from headrace.contract import bindings
+from headrace.access import bindings
+from headrace.driver import session
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session, kafka_admin, log_in
-from headrace.streaming import session
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
+from headrace.operations.dimensions import load_users
 from headrace.operations.produce import Mix, user_directory
 from headrace.operations.produce.send import send
-from headrace.operations.users import load_users
 from tests.support import found
 from tests.support.drivers import Stage, make_stage
 from tests.support.events import stream

@@ -21,16 +21,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from headrace.contract import bindings, kafka
+from headrace.access import bindings
+from headrace.contract import kafka
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import provision_retire
 from headrace.operations.clients import cassandra_session, kafka_admin, log_in
-from headrace.operations.provision import provision
-from headrace.operations.provision_kafka import acls_of, has_user
-from headrace.operations.provision_plan import ConsentNeededError
+from headrace.operations.provision import retirement
+from headrace.operations.provision.changes import ConsentNeededError
+from headrace.operations.provision.kafka import acls_of, has_user
+from headrace.operations.provision.run import provision
 
 pytestmark = pytest.mark.platform
 
@@ -189,7 +190,7 @@ def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Sett
     provision([own], platform.bindings(), root)
     login = bindings.read_cassandra(root / own.name)
     launcher = SimpleNamespace(find=lambda _: [])
-    with provision_retire.planned(own.name, [], launcher, platform.bindings(), root) as plan:
+    with retirement.planned(own.name, [], launcher, platform.bindings(), root) as plan:
         with pytest.raises(ConsentNeededError, match=rf"`headrace provision --retire {own.name} --consent {own.name}`"):
             plan.carry_out()
         plan.carry_out([own.name])
@@ -200,5 +201,5 @@ def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Sett
     assert not has_user(admin, own.name)
     with pytest.raises(NoHostAvailable), log_in(login):
         pass
-    with provision_retire.planned(own.name, [], launcher, platform.bindings(), root) as plan:
+    with retirement.planned(own.name, [], launcher, platform.bindings(), root) as plan:
         assert plan.changes == []

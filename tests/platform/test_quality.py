@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import intent
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import desired_state
 from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
 from headrace.operations.quality import bounds, duty, read_cassandra, store
@@ -281,7 +281,7 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     assert all(sink in page.read_text() for sink in found)
 
     assert duty.act(deployment, list(found.values()), by="test") == [sales.name]
-    wish = intent.read(sales.root, sales.name)
+    wish = desired_state.read(sales.root, sales.name)
     assert (wish.want, wish.by) == ("PAUSED", "test")
     assert "critical expectations failed for" in wish.reason
     assert sales.launcher.find(sales.name) == []

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
-from tests.streaming.test_decode_kinds import pos
+from tests.driver.test_decode_kinds import pos
 from tests.support import found
 from tests.support.drivers import make_stage
 

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import archived, generation, names, outputs, storage, trees
-from headrace.contract import snapshot as kept
-from headrace.contract.bindings import ROOT_VARIABLE
-from headrace.contract.exits import Exit
+from headrace.access.bindings import ROOT_VARIABLE
+from headrace.access.object_store import SCHEME
+from headrace.contract import names
+from headrace.contract.exit_codes import Exit
 from headrace.contract.job_files import UpkeepSpec
-from headrace.contract.objects import SCHEME
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, generations, upkeep
-from headrace.operations.checkpoints import drill, inspect, restore, snapshots, verify
+from headrace.operations.batch import job_runs
+from headrace.operations.checkpoints import compact, drill, inspect, restore, snapshots, verify
 from headrace.operations.clients import kafka_admin
+from headrace.operations.drivers import generations
 from headrace.operations.produce.record import Record
-from headrace.operations.provision import provision
+from headrace.operations.provision.run import provision
+from headrace.store import archive_notes, file_sink, generation, small_files, trees
+from headrace.store import snapshot as kept
 from tests.support import found
 from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, group_offsets, make_stage
@@ -146,17 +148,17 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
 def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None:
     """Gather and compact everything: all sinks and ledgers read as before, and the archive still knows what it has."""
     archive = names.archive_query(TOPIC)
-    note = archived.newest(stage.root, stage.name, archive)
+    note = archive_notes.newest(stage.root, stage.name, archive)
     ledgers = {query: stage.ledger(query) for query in names.query_names(stage.pipeline)}
     rows = found.lineage_rows(stage, "files", "product_id")
     for _ in range(2):
-        upkeep.gather(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
+        compact.gather(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
     deployment = deployment_of(stage, project)
-    given = batch_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
-    told = batch_runs.execute(deployment, given)
+    given = job_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
+    told = job_runs.execute(deployment, given)
     print(told)
     assert set(told["tables"][archive]) == {"orphans_removed", "seconds"}, "its own writer does the rest"
-    assert archived.newest(stage.root, stage.name, archive) == note
+    assert archive_notes.newest(stage.root, stage.name, archive) == note
     found.same(found.archive(stage, TOPIC), found.as_archived(topics[TOPIC]), "archive")
     assert {query: stage.ledger(query) for query in ledgers} == ledgers
     assert found.lineage_rows(stage, "files", "product_id") == rows
@@ -168,7 +170,7 @@ def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
     deployment = deployment_of(stage, project)
     topics = (TOPIC, f"pos_items{SUFFIX}", names.dead_letter_topic(TOPIC))
 
-    fs, root = storage.locate(stage.root)
+    fs, root = small_files.locate(stage.root)
 
     def touched() -> object:
         there = {
@@ -204,7 +206,7 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
     found.same({name: found.row_of(query, found.parse(m.value)) for name, m in items.items()}, wanted, "items")
 
     now = stage.generation("files")
-    there = outputs.directories(stage.root, stage.name, "files", now.number, now.lineage)
+    there = file_sink.directories(stage.root, stage.name, "files", now.number, now.lineage)
     lines = [line for each in there for line in found.lines_of(each)]
     files = [found.row_of(query, found.parse(line)) for line in lines]
     found.same(sorted(files), sorted(wanted.values()), "files")
@@ -259,13 +261,13 @@ def test_a_topic_that_is_made_again_while_its_driver_runs_ends_it_and_one_comman
         assert stage.stop() == Exit.FINISHED
         assert sorted(int(city[1:]) for city in _cities(stage)) == list(range(100, 200))
         found.same(found.archive(stage, topic), found.as_archived(stage.read(topic)), "archive")
-        assert len(storage.list_names(f"{stage.root}/set-aside")) == 1
+        assert len(small_files.list_names(f"{stage.root}/set-aside")) == 1
     finally:
         stage.kill()
 
 
 def _cities(stage: Stage) -> list[str]:
-    own = outputs.directories(stage.root, stage.name, "files", stage.generation("files").number)
+    own = file_sink.directories(stage.root, stage.name, "files", stage.generation("files").number)
     return [str(found.parse(line)["lower_city"]) for each in own for line in found.lines_of(each)]
 
 
@@ -321,6 +323,6 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         stage.kill()
     first = generation.all_of(stage.root, stage.name, "files")[1]
     assert first.fingerprint, "the first driver wrote its plan into the manifest"
-    own = outputs.directories(stage.root, stage.name, "files", 2)
+    own = file_sink.directories(stage.root, stage.name, "files", 2)
     rows = [found.parse(line) for each in own for line in found.lines_of(each)]
     assert sorted(int(row["lower_city"][1:]) for row in rows) == list(range(50, 100))

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from headrace.contract import names
-from headrace.contract.checkpoint import newest_batch
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
+from headrace.store.checkpoint_log import newest_batch
 from tests.support import found
 from tests.support.drivers import Content, Stage, group_of, make_stage
 from tests.support.expected import accepted
@@ -261,7 +261,7 @@ def test_a_query_that_dies_ends_the_driver_with_the_class_of_its_error(doomed: S
     doomed.await_quiet()
     _sell(doomed, "poison")
     assert doomed.await_end() == Exit.TRANSIENT, doomed.log[-6000:]
-    assert f" ERROR headrace.streaming.runtime: {doomed.name}.spoilt ended: " in doomed.log
+    assert f" ERROR headrace.driver.runtime: {doomed.name}.spoilt ended: " in doomed.log
     assert "the well is poisoned" in doomed.log
     queries = {query["query"]: query for query in doomed.heartbeat()["queries"]}
     assert not any(query["active"] for query in queries.values()), "the other queries were not stopped"

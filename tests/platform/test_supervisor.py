@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from headrace.contract import paths
 from headrace.local.settings import Settings
-from headrace.operations import control
+from headrace.operations.drivers import control
+from headrace.store import paths
 from tests.support import found, fragile
 from tests.support.drivers import SAFE_PATH, Stage, make_stage
 from tests.support.events import Feeder, stream

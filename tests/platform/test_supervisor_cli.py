@@ -35,7 +35,7 @@ class Typed:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run `headrace stream ...` and return what it printed; it must end with `code`."""
         done = subprocess.run(
-            [sys.executable, "-m", "headrace.cli", "stream", *arguments],
+            [sys.executable, "-m", "headrace.cli.app", "stream", *arguments],
             cwd=self._project, env=self._environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 
-from headrace.contract import archived
 from headrace.local.settings import Settings
-from headrace.operations import batch_runs, dead_letters, rebuild, retention, topics
+from headrace.operations import retention, topics
+from headrace.operations.batch import job_runs, rebuild
 from headrace.operations.clients import kafka_admin
+from headrace.operations.dead_letters import reader as dead_letters
 from headrace.operations.quality import offsets
-from headrace.operations.supervisor_observe import KafkaEnds, positions_of
+from headrace.operations.supervisor.observe import KafkaEnds, positions_of
+from headrace.store import archive_notes
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Stage, make_stage
 from tests.support.transactions import Transactions, hanging, make_topics
@@ -146,7 +148,7 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
         }  # fmt: skip
         assert taken(stage, queries) == dict.fromkeys(queries, 6)
         ends_now = {int(p): end for p, end in stage.ends(POS).items()}
-        assert archived.reached(stage.root, stage.name, POS) == ends_now
+        assert archive_notes.reached(stage.root, stage.name, POS) == ends_now
         accounts = reconciled(deployment, stage.name)
         for account in accounts.values():
             assert (account["differing"], account["note"]) == (0, ""), account
@@ -164,9 +166,7 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
         answer.result(30)
     planned = rebuild.plan(deployment, stage.name, "product_totals")
     assert (planned.blockers, planned.again) == ((), 0)
-    report = batch_runs.execute(
-        deployment, rebuild.prepare(deployment, planned, by="a test", reason="retention took it")
-    )
+    report = job_runs.execute(deployment, rebuild.prepare(deployment, planned, by="a test", reason="retention took it"))
     rebuild.finish(deployment, report)
     before = totals(stage)
     second.committed(sales("committed-2", 1))

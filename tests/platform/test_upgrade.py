@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import driver_files
 from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
-from headrace.operations import control, duties, intent, upgrade
+from headrace.operations.drivers import control, desired_state, upgrade
+from headrace.orchestration import tasks
+from headrace.store import driver_files
 from tests.support.drivers import Stage, make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1500)]
@@ -49,7 +50,7 @@ def stage(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
     made = make_stage(
         platform, project, folder, "pos_sales", suffix="_up", queries=["tumbling"], trigger="200 milliseconds"
     )
-    duties.start(made.launcher, made.name, by="a test", reason="test")
+    tasks.start(made.launcher, made.name, by="a test", reason="test")
     yield made
     made.launcher.stop(made.name, 0)
 
@@ -114,7 +115,7 @@ def test_a_release_that_changes_a_key_is_refused_before_anything_is_stopped(
     ):
         _upgrade(stage, release(CHANGES_A_KEY))
     assert stage.launcher.find(stage.name) == before
-    assert intent.read(stage.root, stage.name).release == ""
+    assert desired_state.read(stage.root, stage.name).release == ""
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_bad_release_is_rolled_back_by_itself_and_the_sinks_stay_exact(
         _upgrade(stage, release(bad), seconds=25, feed=20)
     (living,) = stage.launcher.find(stage.name)
     assert living.release == ""
-    wish = intent.read(stage.root, stage.name)
+    wish = desired_state.read(stage.root, stage.name)
     assert (wish.want, wish.release) == ("RUNNING", "")
     assert wish.held_until_ms <= wish.at_ms, "the supervisor is held off no longer"
     _await_sold(stage, sold + 40)
@@ -148,7 +149,7 @@ def test_a_good_release_is_kept_and_is_what_a_restart_runs(stage: Stage, release
     _await_sold(stage, sold + 40)
     driver, new = control.restart(stage.launcher, stage.name, by="a test", reason="test")
     assert new
-    duties.await_queries(stage.launcher, driver, new=new)
+    tasks.await_queries(stage.launcher, driver, new=new)
     (living,) = stage.launcher.find(stage.name)
-    assert living.release == intent.read(stage.root, stage.name).release == place
+    assert living.release == desired_state.read(stage.root, stage.name).release == place
     assert driver_files.heartbeat(stage.root, stage.name) is not None

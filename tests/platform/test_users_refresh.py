@@ -23,7 +23,7 @@ from headrace.contract.names import dead_letter_topic
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
-from headrace.operations.users import duty
+from headrace.operations.dimensions import duty
 from tests.support.drivers import Stage, make_stage
 from tests.support.expectations import import_great_expectations
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from headrace.operations import batch_runs, batch_views, reconcile
+from headrace.operations.batch import job_runs, reconcile, view_plans
 from headrace.operations.deployment import Deployment
 from tests.support.drivers import Stage
 
@@ -19,10 +19,10 @@ def deployment_of(stage: Stage, project: Path) -> Deployment:
 
 def reconciled(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, dict[str, Any]]:
     """Reconcile and return the accounts by query and sink kind: `tumbling table`, `items topic`, `archive_pos topic`."""
-    report = batch_runs.execute(deployment, reconcile.plan(deployment, pipeline, **options))
+    report = job_runs.execute(deployment, reconcile.plan(deployment, pipeline, **options))
     return {f"{account['query']} {account['sink'].split()[0]}": account for account in report["accounts"]}
 
 
 def viewed(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, Any]:
     """Compute batch views and return the report."""
-    return batch_runs.execute(deployment, batch_views.plan(deployment, pipeline, **options))
+    return job_runs.execute(deployment, view_plans.plan(deployment, pipeline, **options))

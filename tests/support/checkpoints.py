@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.contract import generation, ledger, outputs, storage
-from headrace.contract.checkpoint import Offsets, commits_entry, offsets_entry, read_batch_range
-from headrace.contract.driver_files import CheckResult, ExitRecord
-from headrace.contract.generation import Generation
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.operations.drivers import DEFAULT_START, Driver, StartSpec
+from headrace.operations.drivers.interface import DEFAULT_START, Driver, StartSpec
+from headrace.store import file_sink, generation, ledger, small_files
+from headrace.store.checkpoint_log import Offsets, commits_entry, offsets_entry, read_batch_range
+from headrace.store.driver_files import CheckResult, ExitRecord
+from headrace.store.generation import Generation
 
 MINUTE_MS = 60_000
 STATEFUL = {"state_partitions": 2, "mode": "update"}
@@ -56,7 +56,7 @@ class FakeLauncher:
 def put(path: str, content: str | bytes, *, crc: bool = False) -> None:
     """Write a file, and optionally the checksum file that Hadoop's local file system writes next to it."""
     data = content.encode() if isinstance(content, str) else content
-    fs, inner = storage.locate(path)
+    fs, inner = small_files.locate(path)
     folder, _, name = inner.rpartition("/")
     fs.makedirs(folder, exist_ok=True)
     fs.pipe_file(inner, data)
@@ -91,7 +91,7 @@ def write_batch(root: str, made: Generation, batch: int, *, rows_out: int = 5) -
     paths = made.paths(root)
     if made.query == "files" and rows_out:
         put(f"{paths.files}/batch_id={batch}/part-0.json", f'{{"row":{batch}}}\n')
-        put(f"{paths.files}/batch_id={batch}/{outputs.WHOLE}", "")
+        put(f"{paths.files}/batch_id={batch}/{file_sink.WHOLE}", "")
     batch_range = read_batch_range(paths.checkpoint, batch)
     now = time.time_ns() // 1_000_000
     name = f"{made.pipeline}.{made.query}"
@@ -123,7 +123,7 @@ def run(root: str, made: Generation, batches: Iterable[int], *, stateful: bool =
 def purge(root: str, made: Generation, below: int) -> None:
     """Remove what Spark no longer keeps (minBatchesToRetain)."""
     folder = made.paths(root).checkpoint
-    fs, inner = storage.locate(folder)
+    fs, inner = small_files.locate(folder)
     for path in fs.find(inner):
         name = path.rpartition("/")[2].lstrip(".").split(".")[0]
         parent = path[len(inner) :].split("/")[1]
@@ -134,8 +134,8 @@ def purge(root: str, made: Generation, below: int) -> None:
 def rows_of(root: str, made: Generation) -> list[int]:
     """Return the rows that a reader of the file sink sees, sorted."""
     numbers = []
-    for directory in outputs.directories(root, made.pipeline, made.query, made.number, made.lineage):
-        fs, inner = storage.locate(directory.path)
+    for directory in file_sink.directories(root, made.pipeline, made.query, made.number, made.lineage):
+        fs, inner = small_files.locate(directory.path)
         for path in fs.glob(f"{inner}/part-*"):
             numbers += [int(json.loads(line)["row"]) for line in fs.cat_file(path).decode().splitlines()]
     return sorted(numbers)

@@ -92,7 +92,7 @@ def probe_pod(
 _ASK_KAFKA = """
 import pathlib
 from confluent_kafka.admin import AdminClient
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 config = read_kafka(pathlib.Path("/bindings")).client_config()
 config.update({change!r})
 try:
@@ -113,7 +113,7 @@ def asking_kafka(
 
 _ASK_CASSANDRA = """
 import dataclasses, logging, pathlib
-from headrace.contract.bindings import read_cassandra
+from headrace.access.bindings import read_cassandra
 from headrace.operations.clients import log_in
 logging.disable()
 binding = dataclasses.replace(read_cassandra(pathlib.Path("/bindings")), **{change!r})

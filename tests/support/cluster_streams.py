@@ -28,7 +28,7 @@ HEAD = """
 import json, threading, time
 from headrace.contract import driver_files, paths, storage, trees
 from headrace.operations import control, deployment, drivers
-from headrace.operations.drivers import StartSpec
+from headrace.operations.drivers.interface import StartSpec
 told = deployment.load()
 launcher = told.launcher()
 """
@@ -54,7 +54,7 @@ def rows(tag):
 _LOAD = """
 import datetime, json, pathlib, signal, threading, time
 from confluent_kafka import Producer
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 root = pathlib.Path("/bindings")
 over = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: over.set())

@@ -21,8 +21,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import ledger, paths, storage
-from headrace.streaming import groups, queries, sinks, tables, writer
+from headrace.driver import consumer_groups, iceberg_maintenance, queries, sinks, writer
+from headrace.store import ledger, paths, small_files
 
 PLAN = Path(os.environ.get("HEADRACE_CRASH_PLAN", "no plan"))
 ARCHIVE_TRIGGER = timedelta(seconds=1)  # instead of ten, so that the archive is killed as often as the other queries
@@ -144,7 +144,7 @@ def during(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Wrap the runtime."""
     queries.ARCHIVE_TRIGGER = ARCHIVE_TRIGGER
-    tables.MAINTENANCE_BATCHES = MAINTENANCE_BATCHES
+    iceberg_maintenance.MAINTENANCE_BATCHES = MAINTENANCE_BATCHES
     call = writer.Writer.__call__
 
     def batch(self: writer.Writer, frame: Any, number: int) -> None:
@@ -154,7 +154,7 @@ def install() -> None:
 
     writer.Writer.__call__ = batch  # type: ignore[method-assign]
     ledger.write = after(AFTER_LEDGER, before(AFTER_SINK, ledger.write))
-    groups.GroupCommitter.commit = after(AFTER_GROUP, groups.GroupCommitter.commit)  # type: ignore[method-assign]
+    consumer_groups.GroupCommitter.commit = after(AFTER_GROUP, consumer_groups.GroupCommitter.commit)  # type: ignore[method-assign]
     sinks.append_archive = before(MID_ARCHIVE, sinks.append_archive)
     for name in ("write_cassandra", "write_kafka", "write_files", "write_dead_letters", "append_archive"):
         setattr(sinks, name, during(MID_SINK, getattr(sinks, name)))
@@ -180,8 +180,8 @@ def files_of(wanted: dict[str, Any]) -> set[str]:
     root, pipeline = os.environ["HEADRACE_STORAGE_ROOT"], sys.argv[1]
     in_files = wanted["point"] == MID_FILES
     folder = paths.query_files if in_files else paths.query_folder
-    patterns = IN_PLACE if in_files and not storage.renames(root) else FILES[wanted["point"]]
-    fs, base = storage.locate(folder(root, pipeline, wanted["query"]))
+    patterns = IN_PLACE if in_files and not small_files.renames(root) else FILES[wanted["point"]]
+    fs, base = small_files.locate(folder(root, pipeline, wanted["query"]))
     return {path for pattern in patterns for path in fs.glob(f"{base}/[0-9]*/{pattern}")}
 
 

@@ -23,22 +23,24 @@ import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract import driver_files, generation, ledger, names, storage, submit
-from headrace.contract.bindings import read_kafka
-from headrace.contract.checkpoint import newest_batch
+from headrace.access.bindings import read_kafka
+from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.contract.records import to_json
 from headrace.local.launcher import starting_launcher
 from headrace.local.settings import Settings
-from headrace.operations import drivers, processes
+from headrace.operations import processes
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment, LocalDrivers
-from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.drivers import interface as drivers
+from headrace.operations.drivers.local import LocalLauncher
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.operations.produce.summary import Summary
-from headrace.operations.provision import provision
+from headrace.operations.provision.run import provision
+from headrace.store import driver_files, generation, ledger, small_files, spark_conf
+from headrace.store.checkpoint_log import newest_batch
+from headrace.store.records import to_json
 
 Content = dict[str, Any]
 DEADLINE_SECONDS = 300.0
@@ -49,9 +51,9 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 SMALL = {
     "spark.master": "local[2]",
     "spark.driver.memory": "512m",
-    "spark.driver.extraJavaOptions": f"{submit.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
+    "spark.driver.extraJavaOptions": f"{spark_conf.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
     "spark.ui.enabled": "false",
-    submit.ARCHIVE_DELAY: "0s",  # do not wait for more records
+    spark_conf.ARCHIVE_DELAY: "0s",  # do not wait for more records
 }
 
 
@@ -235,7 +237,7 @@ class Stage:
 
 def ledger_record(folder: str, batch: int) -> ledger.Record | None:
     """Return one record of a ledger, if it exists."""
-    record: ledger.Record | None = storage.read_json(f"{folder}/{ledger.record_name(batch)}")
+    record: ledger.Record | None = small_files.read_json(f"{folder}/{ledger.record_name(batch)}")
     return record
 
 

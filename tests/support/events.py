@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.errors import HeadraceError
 from headrace.operations.produce import Mix, UndeliveredError
 from headrace.operations.produce.generate import generate

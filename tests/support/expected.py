@@ -14,9 +14,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from headrace.contract import ledger
 from headrace.contract.model import Source
-from tests.streaming import decode_data
+from headrace.store import ledger
+from tests.driver import decode_data
 from tests.support.drivers import Message
 
 Row = dict[str, Any]

@@ -9,9 +9,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from headrace.contract import ledger, names, outputs, storage, trees
+from headrace.contract import names
 from headrace.contract.model import Query
 from headrace.operations import lake
+from headrace.store import file_sink, ledger, small_files, trees
 from tests.support.drivers import Message, Stage, group_offsets, sources_of
 from tests.support.expected import micros, require_whole_ledger
 
@@ -28,10 +29,10 @@ def parse(value: bytes | None) -> dict[str, Any]:
 def files(stage: Stage, query: str) -> list[dict[str, Any]]:
     """Return all rows of a file sink. Only complete batch directories may exist."""
     folder = stage.generation(query).paths(stage.root).files
-    batches = storage.list_names(folder)
+    batches = small_files.list_names(folder)
     assert all(batch.startswith("batch_id=") for batch in batches), batches
-    assert all(trees.size(f"{folder}/{batch}/{outputs.WHOLE}") is not None for batch in batches)
-    directories = outputs.whole(folder)
+    assert all(trees.size(f"{folder}/{batch}/{file_sink.WHOLE}") is not None for batch in batches)
+    directories = file_sink.whole(folder)
     assert len(directories) == len(batches)
     return [parse(line) for directory in directories for line in lines_of(directory)]
 
@@ -39,11 +40,11 @@ def files(stage: Stage, query: str) -> list[dict[str, Any]]:
 def lineage_rows(stage: Stage, query: str, column: str) -> list[Any]:
     """Return one column of all rows of a file sink, sorted, read along the generation's lineage."""
     now = stage.generation(query)
-    directories = outputs.directories(stage.root, stage.name, query, now.number, now.lineage)
+    directories = file_sink.directories(stage.root, stage.name, query, now.number, now.lineage)
     return sorted(parse(line)[column] for directory in directories for line in lines_of(directory))
 
 
-def lines_of(directory: outputs.Directory) -> list[bytes]:
+def lines_of(directory: file_sink.Directory) -> list[bytes]:
     """Return the lines of one directory of a file sink."""
     parts = [path for path in trees.files(directory.path) if path.startswith("part-")]
     return [line for part in parts for line in trees.read_bytes(f"{directory.path}/{part}").splitlines()]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headrace.streaming import writer
+from headrace.driver import writer
 from tests.support import crash
 
 ASKED = Path(os.environ.get("HEADRACE_FALL", "nothing"))

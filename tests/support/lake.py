@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
+from headrace.batch.finite_job import Job
 from headrace.contract.model import Pipeline
-from headrace.streaming import queries
-from headrace.streaming.batch_job import Job
-from headrace.streaming.queries import ARCHIVE_COLUMNS
+from headrace.driver import queries
+from headrace.driver.queries import ARCHIVE_COLUMNS
 
 
 class Archived(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cassandra.util import Date
 
-from headrace.operations.users import apply, lease, live
+from headrace.operations.dimensions import apply, lease, live
 
 Row = dict[str, tuple[Any, int]]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-from headrace.contract.bindings import OBJECT_STORE, write_binding
+from headrace.access.bindings import OBJECT_STORE, write_binding
 from tests.support.platform import free_ports
 
 BUCKET = "headrace"

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from headrace.streaming import session
+from headrace.driver import session
 
 HELD = 0  # the winner's report
 HEAD_START_SECONDS = 0.05

@@ -25,10 +25,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import TimestampType
 
-from headrace.contract import ledger
-from headrace.contract.checkpoint import BatchRange
 from headrace.contract.model import Pipeline
-from headrace.streaming import source
+from headrace.driver import source
+from headrace.store import ledger
+from headrace.store.checkpoint_log import BatchRange
 
 Event = Mapping[str, Any]
 """The columns of one record: str, Decimal, datetime in UTC without zone, None."""

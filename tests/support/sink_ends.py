@@ -15,11 +15,11 @@ import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract.checkpoint import BatchRange
-from headrace.contract.generation import Generation
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming import counted, refusals, sinks, source, writer
+from headrace.driver import counted, refusals, sinks, source, writer
+from headrace.store.checkpoint_log import BatchRange
+from headrace.store.generation import Generation
 
 RECORD_DDL = (
     "key binary, value binary, topic string, partition int, offset bigint, timestamp timestamp, "

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from headrace.operations.drivers_kubernetes import KubernetesLauncher
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
 
 NAMESPACE = "spark"
 NAME, POD = "pos_sales", "pos-sales-driver"

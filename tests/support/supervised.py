@@ -9,12 +9,13 @@ from typing import Any
 
 import psutil
 
-from headrace.contract import driver_files
-from headrace.contract.records import to_json
-from headrace.operations import control, supervisor
-from headrace.operations.driver_health import LIMITS, Limits
-from headrace.operations.supervisor import Context
-from headrace.operations.supervisor_observe import KafkaEnds
+from headrace.operations.drivers import control
+from headrace.operations.supervisor import cycle
+from headrace.operations.supervisor.cycle import Context
+from headrace.operations.supervisor.driver_health import LIMITS, Limits
+from headrace.operations.supervisor.observe import KafkaEnds
+from headrace.store import driver_files
+from headrace.store.records import to_json
 from tests.support.drivers import DEADLINE_SECONDS, Stage, group_of
 
 
@@ -82,5 +83,5 @@ class Supervised:
     def _run(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            self.looks.append(to_json(supervisor.run_pass(self._context)))
+            self.looks.append(to_json(cycle.run_pass(self._context)))
             self._stop.wait(max(0.0, self._every - (time.monotonic() - began)))

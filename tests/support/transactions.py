@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.operations.clients import kafka_admin
 
 SECONDS = 60

@@ -50,7 +50,7 @@ containers:
   - name: superuser
     image: {{ include "headrace.image" .Values.toolImage }}
     imagePullPolicy: IfNotPresent
-    command: [python3, -m, headrace.operations.superuser]
+    command: [python3, -m, headrace.cluster.cassandra_superuser]
     env:
       - {name: SERVICE_BINDING_ROOT, value: /bindings}
       - {name: HEADRACE_REPLICAS, value: {{ .Values.size | quote }}}

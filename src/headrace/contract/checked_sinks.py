@@ -36,7 +36,7 @@ SCHEMA_ERROR, BEHIND, AHEAD, OFFSET_IN_GRID = (
 # Where a row stands in its sink: of a Kafka record, of a line of a file.
 STANDS = {"kafka": ("_id", "_copies", "_batch", "_partition", "_offset"), "files": ("_batch", "_line")}
 
-# What an archive query writes, without the bytes: a check reads coordinates, times and reasons (streaming.queries).
+# What an archive query writes, without the bytes: a check reads coordinates, times and reasons (driver.queries).
 ARCHIVE_COLUMNS = {
     "topic": Column(type="string", required=True),
     "partition": Column(type="int", required=True),

@@ -1,6 +1,6 @@
 """Limits of the sinks: each defined once, with its source. docs/reference/limits.md documents them.
 
-A row that exceeds a limit is a dead letter (`streaming.refusals`). The numbers are the same for every installation, so
+A row that exceeds a limit is a dead letter (`driver.refusals`). The numbers are the same for every installation, so
 a row is either accepted by all or by none.
 """
 

@@ -10,7 +10,7 @@ from headrace.contract.names import archive_query, dead_letter_topic
 KAFKAS_OWN = "__"
 """The prefix of Kafka's internal topics."""
 MAX_STEPS = 50
-"""Maximum nesting depth of a field: a record may contain at most 100 nested arrays and objects (`streaming.decode`)."""
+"""Maximum nesting depth of a field: a record may contain at most 100 nested arrays and objects (`driver.decode`)."""
 
 
 def metric_name(topic: str) -> str:

@@ -19,14 +19,14 @@ from typing import Any
 
 import psutil
 
-from headrace.contract.bindings import write_private
+from headrace.access.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config as config
 from headrace.local import airflow_upkeep
 from headrace.local.java import Java
 from headrace.local.settings import Settings
 from headrace.operations import processes
-from headrace.operations.pools import BATCH_POOL, BATCH_POOL_TEXT
+from headrace.orchestration.pools import BATCH_POOL, BATCH_POOL_TEXT
 
 API_SERVER = "airflow-api-server"
 # Name of the component, its command-line arguments, and its key in /api/v2/monitor/health.

@@ -8,13 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-from headrace.contract.bindings import write_private
-from headrace.contract.submit import local_environment
+from headrace.access.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local.java import Java, child_environment
 from headrace.local.passwords import secret
 from headrace.local.settings import Settings
-from headrace.operations import deployment, notify
+from headrace.operations import deployment
+from headrace.orchestration import notify
+from headrace.store.spark_conf import local_environment
 
 USER = "admin"
 BATCH_CONNECTION = (

@@ -16,7 +16,7 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from headrace.contract.bindings import CassandraBinding, write_binding, write_private
+from headrace.access.bindings import CassandraBinding, write_binding, write_private
 from headrace.local.java import Java, write_argfile
 from headrace.local.passwords import secret
 from headrace.local.settings import Settings

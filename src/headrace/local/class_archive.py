@@ -1,4 +1,4 @@
-"""The class archive of Spark drivers, created once for all starts: saves half of a start's CPU (`streaming.rehearsal`, ADR 0018).
+"""The class archive of Spark drivers, created once for all starts: saves half of a start's CPU (`driver.rehearsal`, ADR 0018).
 
 An archive is valid for one Java and one class path, which contains the path of the virtual environment; its name encodes
 both. A JVM crashes on a truncated archive, so the name also has the size, and a file of another size is never used.
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.contract import submit
 from headrace.local import jars
 from headrace.local.jars import Progress
 from headrace.local.java import Java, child_environment
 from headrace.local.settings import Settings
+from headrace.store import spark_conf
 
 STAGE = "archive Spark's classes (once)"
 TIMEOUT_SECONDS = 600
@@ -59,8 +59,8 @@ def _make(settings: Settings, java: Java, folder: Path) -> None:
     prefix, key = _key(settings, java)
     aside, output_file = folder / f".{prefix}.new", folder / f"{prefix}.log"
     aside.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "headrace.streaming.rehearsal", str(aside), jars.spark_class_path(settings)]
-    environment = dict(child_environment(java)) | submit.local_environment() | {"PYSPARK_PYTHON": sys.executable}
+    command = [sys.executable, "-m", "headrace.driver.rehearsal", str(aside), jars.spark_class_path(settings)]
+    environment = dict(child_environment(java)) | spark_conf.local_environment() | {"PYSPARK_PYTHON": sys.executable}
     try:
         with output_file.open("w") as output:
             subprocess.run(

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.contract.bindings import write_private
+from headrace.access.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract.bindings import KafkaBinding, write_binding, write_private
-from headrace.contract.credentials import jaas, properties, scram_record
+from headrace.access.bindings import KafkaBinding, write_binding, write_private
+from headrace.access.credentials import jaas, properties, scram_record
 from headrace.errors import HeadraceError
 from headrace.local.java import Java, child_environment, write_argfile
 from headrace.local.passwords import cluster_id, secret

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from headrace.contract import submit
 from headrace.local import airflow_config, class_archive, jars
 from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
 from headrace.operations.deployment import Deployment, LocalDrivers
-from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.drivers.local import LocalLauncher
+from headrace.store import spark_conf
 
 
 def launcher(settings: Settings, project: Path) -> LocalLauncher:
@@ -30,11 +30,11 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
     """Return the launcher that also starts drivers. Raises HeadraceError if Java or a jar is missing."""
     java = find_java(settings)
     # Four drivers on two cores spend most of their first minutes in the JVM's second compiler.
-    java_options = f"{submit.JAVA_OPTIONS} {settings.driver_java_options}".strip()
+    java_options = f"{spark_conf.JAVA_OPTIONS} {settings.driver_java_options}".strip()
     heap = {"spark.driver.memory": settings.driver_heap} if settings.driver_heap else {}
     return replace(
         launcher(settings, project),
-        environment=dict(child_environment(java)) | submit.local_environment(),
+        environment=dict(child_environment(java)) | spark_conf.local_environment(),
         ui_port=settings.spark_ui_port_base,
         conf={
             "spark.driver.extraClassPath": jars.spark_class_path(settings),

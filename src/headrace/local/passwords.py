@@ -7,7 +7,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from headrace.contract.bindings import read_password, write_private
+from headrace.access.bindings import read_password, write_private
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 

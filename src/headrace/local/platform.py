@@ -18,7 +18,7 @@ from typing import Literal
 
 import psutil
 
-from headrace.contract.bindings import write_private
+from headrace.access.bindings import write_private
 from headrace.errors import HeadraceError
 from headrace.local import airflow, airflow_config, cassandra, class_archive, doctor, jars, kafka
 from headrace.local.jars import Progress

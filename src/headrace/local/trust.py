@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headrace.contract import truststore
+from headrace.access import truststore
 from headrace.local.java import Java, wheel_home
 
 

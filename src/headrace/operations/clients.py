@@ -13,7 +13,7 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, N
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
 from confluent_kafka.admin import AdminClient
 
-from headrace.contract.bindings import CassandraBinding, read_cassandra, read_kafka
+from headrace.access.bindings import CassandraBinding, read_cassandra, read_kafka
 from headrace.errors import HeadraceError
 
 

@@ -13,14 +13,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headrace.contract.bindings import write_private
+from headrace.access.bindings import write_private
 from headrace.contract.files import pipeline_names
 from headrace.contract.load import Folder, read_folder
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.drivers import Launcher
-from headrace.operations.drivers_kubernetes import KubernetesLauncher
-from headrace.operations.drivers_local import LocalLauncher
+from headrace.operations.drivers.interface import Launcher
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
+from headrace.operations.drivers.local import LocalLauncher
 
 VARIABLE = "HEADRACE_DEPLOYMENT"
 

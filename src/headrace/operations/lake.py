@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headrace.contract import archived, names, objects, paths
+from headrace.access import object_store
+from headrace.contract import names
+from headrace.store import archive_notes, paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,8 +19,8 @@ def load(root: str, table: str) -> StaticTable | None:
     from pyiceberg.table import StaticTable
 
     folder = f"{paths.lake(root)}/{table.removeprefix(f'{names.LAKE_CATALOG}.').replace('.', '/')}/metadata"
-    metadata = archived.metadata_file(folder)
-    return None if metadata is None else StaticTable.from_metadata(metadata, objects.iceberg_properties(root))
+    metadata = archive_notes.metadata_file(folder)
+    return None if metadata is None else StaticTable.from_metadata(metadata, object_store.iceberg_properties(root))
 
 
 def scan(root: str, table: str, condition: BooleanExpression | None = None) -> pa.Table | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from headrace.contract.bindings import write_private
+from headrace.access.bindings import write_private
 
 _PROGRAMS = ("python", "java")
 

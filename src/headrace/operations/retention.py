@@ -15,16 +15,17 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
-from headrace.contract import generation, ledger, names
-from headrace.contract.bindings import read_kafka
-from headrace.contract.checkpoint import Offsets
+from headrace.access.bindings import read_kafka
+from headrace.contract import names
 from headrace.contract.model import MAX_DURATION, Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import intent
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
-from headrace.operations.intent import DesiredState
+from headrace.operations.drivers import desired_state
+from headrace.operations.drivers.desired_state import DesiredState
+from headrace.store import generation, ledger
+from headrace.store.checkpoint_log import Offsets
 
 WARN_BELOW = 0.25  # of the retention
 TIMEOUT_SECONDS = 15.0
@@ -76,7 +77,7 @@ def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW)
     places = places_of(deployment, described, warn_below, kept)
     states = {place.state for place in places}
     worst: State = "LOST" if "LOST" in states else "AT_RISK" if "AT_RISK" in states else "OK"
-    retired = is_retired(intent.read(deployment.root, pipeline), kept, time.time_ns() // 1_000_000)
+    retired = is_retired(desired_state.read(deployment.root, pipeline), kept, time.time_ns() // 1_000_000)
     left = [place.left_seconds for place in places if place.left_seconds is not None]
     return RetentionReport(
         pipeline=pipeline,

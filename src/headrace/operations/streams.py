@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from headrace.contract import driver_files, names, records
-from headrace.contract.driver_files import Heartbeat
+from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.contract.records import Json
-from headrace.operations import drivers, supervision, supervisor
-from headrace.operations.driver_health import silent_seconds
-from headrace.operations.drivers import Launcher, LauncherSilentError
-from headrace.operations.supervision import Supervision
-from headrace.operations.supervisor_observe import KafkaEnds
+from headrace.operations.drivers import interface
+from headrace.operations.drivers.interface import Launcher, LauncherSilentError
+from headrace.operations.supervisor import cycle, memory
+from headrace.operations.supervisor.driver_health import silent_seconds
+from headrace.operations.supervisor.memory import Supervision
+from headrace.operations.supervisor.observe import KafkaEnds
+from headrace.store import driver_files, records
+from headrace.store.driver_files import Heartbeat
+from headrace.store.records import Json
 
 DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN", "UNKNOWN"]
 
@@ -96,9 +98,9 @@ def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | Non
     result = []
     for pipeline in pipelines:
         judged = (
-            supervisor.describe(supervisor.Context(launcher, pipeline, ends))
+            cycle.describe(cycle.Context(launcher, pipeline, ends))
             if ends
-            else supervision.read(launcher.root, pipeline.name)
+            else memory.read(launcher.root, pipeline.name)
         )
         result += _pipeline_rows(launcher, pipeline, judged)
     return result
@@ -154,7 +156,7 @@ def driver_state(
             return ("STOPPED" if heartbeat.exit in {"FINISHED", "CUT_OFF"} else "DEAD"), f"ended with {heartbeat.exit}"
         return "DEAD", f"no process; last heartbeat {(now_ms - heartbeat.at_ms) / 1000:.0f} s ago"
     where = running[0].where
-    heartbeat = drivers.heartbeat_of(heartbeat, running[0])
+    heartbeat = interface.heartbeat_of(heartbeat, running[0])
     if heartbeat is None or heartbeat.exit:
         return "STARTING", where
     silent = silent_seconds(heartbeat, moved_ms, now_ms)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace.batch.archive_reader import Archive, Partition
+from headrace.batch.reconcile.view_days import chosen
+from headrace.batch.views import behind_of, closed_until
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
-from headrace.streaming.batch_archive import Archive, Partition
-from headrace.streaming.reconcile_views import chosen
-from headrace.streaming.views import behind_of, closed_until
 
 ASKED, HORIZON = date(2026, 3, 20), date(2026, 3, 10)
 

@@ -13,19 +13,23 @@ import pytest
 from openlineage.client.event_v2 import RunEvent
 from openlineage.client.serde import Serde
 
-from headrace.contract import generation, paths, storage, views
+from headrace.batch.reconcile.kinds import Account
+from headrace.contract import batch_views
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, dead_letters, lineage, lineage_emit, reconcile, retention, serve, spark_runs
-from headrace.operations.batch_views import _days
-from headrace.operations.dead_letters import Filter, Letter
+from headrace.operations import retention
+from headrace.operations.batch import job_runs, reconcile, serve, spark_runs
+from headrace.operations.batch.view_plans import _days
+from headrace.operations.dead_letters import reader
+from headrace.operations.dead_letters.reader import Filter, Letter
 from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalDrivers
-from headrace.operations.intent import DesiredState
-from headrace.streaming.reconcile_kinds import Account
+from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.lineage import emit, graph
+from headrace.store import generation, paths, small_files
 
-PLACES = lineage.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
+PLACES = graph.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +52,21 @@ def test_what_has_a_view_and_what_continues_it(pipelines: dict[str, Pipeline]) -
         "user_logins": [],
         "web_events": [],
     }
-    assert {name: list(views.views(pipelines[name])) for name in expected} == expected
-    assert views.speed_windows(pos, "product_totals") == "tumbling"
-    assert views.settles_after(pos) == timedelta(minutes=20)
-    assert views.closed_until(pos, datetime(2026, 3, 2, 0, 19, tzinfo=UTC)) == date(2026, 3, 1)
-    assert views.closed_until(pos, datetime(2026, 3, 2, 0, 20, tzinfo=UTC)) == date(2026, 3, 2)
+    assert {name: list(batch_views.views(pipelines[name])) for name in expected} == expected
+    assert batch_views.speed_windows(pos, "product_totals") == "tumbling"
+    assert batch_views.settles_after(pos) == timedelta(minutes=20)
+    assert batch_views.closed_until(pos, datetime(2026, 3, 2, 0, 19, tzinfo=UTC)) == date(2026, 3, 1)
+    assert batch_views.closed_until(pos, datetime(2026, 3, 2, 0, 20, tzinfo=UTC)) == date(2026, 3, 2)
 
 
 def test_days_far_apart_are_computed_at_once_and_large_ones_are_not() -> None:
     """C27: one late record on each of 400 days were 400 steps, one a day that has no neighbour."""
     days = [date(2025, 1, 1) + timedelta(days=2 * n) for n in range(400)]
-    assert [len(chunk) for chunk in views.chunks(days, dict.fromkeys(days, 1))] == [50] * 8
-    assert [day for chunk in views.chunks(days, {}) for day in chunk] == days
-    assert [len(chunk) for chunk in views.chunks(days[:9], {})] == [7, 2], "days of unknown size, a week at once"
-    large = {days[1]: views.CHUNK_RECORDS + 1, days[0]: 5, days[2]: 5}
-    assert list(views.chunks(days[:3], large)) == [[days[0]], [days[1]], [days[2]]]
+    assert [len(chunk) for chunk in batch_views.chunks(days, dict.fromkeys(days, 1))] == [50] * 8
+    assert [day for chunk in batch_views.chunks(days, {}) for day in chunk] == days
+    assert [len(chunk) for chunk in batch_views.chunks(days[:9], {})] == [7, 2], "days of unknown size, a week at once"
+    large = {days[1]: batch_views.CHUNK_RECORDS + 1, days[0]: 5, days[2]: 5}
+    assert list(batch_views.chunks(days[:3], large)) == [[days[0]], [days[1]], [days[2]]]
 
 
 def test_a_backfill_names_closed_days_in_order() -> None:
@@ -81,28 +85,28 @@ def test_a_backfill_names_closed_days_in_order() -> None:
 
 def test_an_order_names_its_run_and_a_new_order_of_the_run_takes_its_old_report_away(tmp_path: Path) -> None:
     root = str(tmp_path)
-    given = batch_runs.prepare(root, "views", "p", ViewsSpec(), "scheduled__2026-11-23T07:00:00+00:00")
+    given = job_runs.prepare(root, "views", "p", ViewsSpec(), "scheduled__2026-11-23T07:00:00+00:00")
     assert given.arguments == ("views", "p", "scheduled__2026-11-23T07_00_00_00_00")
     folder = paths.batch_run(root, "p", given.run)
     with pytest.raises(HeadraceError, match="left no report"):
-        batch_runs.result(root, "p", given.run)
-    storage.write_json(f"{folder}/report.json", {"rows": 1})
-    assert batch_runs.result(root, "p", given.run) == {"rows": 1}
-    assert batch_runs.prepare(root, "views", "p", ViewsSpec(), given.run).run == given.run
+        job_runs.result(root, "p", given.run)
+    small_files.write_json(f"{folder}/report.json", {"rows": 1})
+    assert job_runs.result(root, "p", given.run) == {"rows": 1}
+    assert job_runs.prepare(root, "views", "p", ViewsSpec(), given.run).run == given.run
     with pytest.raises(HeadraceError, match="left no report"):
-        batch_runs.result(root, "p", given.run)
+        job_runs.result(root, "p", given.run)
 
 
 def test_old_runs_are_removed_and_new_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_runs, "KEPT_RUNS", 3)
-    runs = [batch_runs.prepare(str(tmp_path), "views", "p", ViewsSpec(), f"run-{n}").run for n in range(5)]
-    assert storage.list_names(paths.batch_run(str(tmp_path), "p", "").rstrip("/")) == runs[2:]
+    monkeypatch.setattr(job_runs, "KEPT_RUNS", 3)
+    runs = [job_runs.prepare(str(tmp_path), "views", "p", ViewsSpec(), f"run-{n}").run for n in range(5)]
+    assert small_files.list_names(paths.batch_run(str(tmp_path), "p", "").rstrip("/")) == runs[2:]
 
 
 def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployment: Deployment) -> None:
-    found = batch_runs.environment(deployment, "pos_sales")
+    found = job_runs.environment(deployment, "pos_sales")
     assert found["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
-    assert json.loads(found["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == batch_runs.DRIVER_MEMORY
+    assert json.loads(found["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == job_runs.DRIVER_MEMORY
     assert not [name for name in found if "PASSWORD" in name.upper()]
 
 
@@ -117,7 +121,7 @@ def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployme
     cluster = deployment.model_copy(
         update={"root": "file:///data", "drivers": KubernetesDrivers(kind="kubernetes", **pods)}
     )
-    given = batch_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
+    given = job_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
     told = spark_runs.submission(cluster, given)
     environment = told["env_vars"]
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
@@ -125,10 +129,10 @@ def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployme
     assert environment["HEADRACE_PIPELINES"] == str(deployment.project / "pipelines")
     assert environment["SPARK_LOCAL_IP"] == "127.0.0.1"
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
-    assert conf["spark.driver.memory"] == told["conf"]["spark.driver.memory"] == batch_runs.DRIVER_MEMORY
+    assert conf["spark.driver.memory"] == told["conf"]["spark.driver.memory"] == job_runs.DRIVER_MEMORY
     assert not [key for key in conf if "kubernetes" in key]
     with pytest.raises(HeadraceError, match="started by Airflow: trigger the DAG for views there"):
-        batch_runs.execute(cluster, given)
+        job_runs.execute(cluster, given)
 
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:
@@ -155,7 +159,8 @@ def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: 
         submitted = spark_runs.plan_reconcile(deployment, ["pos_sales", "web_events", "user_logins"], "r", **form)
         places = [each["application_args"][1:] for each in submitted]
         return {
-            name: storage.read_json(f"{paths.batch_run(deployment.root, name, run)}/order.json") for name, run in places
+            name: small_files.read_json(f"{paths.batch_run(deployment.root, name, run)}/order.json")
+            for name, run in places
         }
 
     every = orders(days=0, queries=[])
@@ -221,12 +226,12 @@ def test_an_account_has_one_status_and_passes_only_by_what_it_compared() -> None
     assert (blocked.status, blocked.note) == ("NOT_COMPARED", "the archive is away")
 
 
-def run_event(job: lineage.Job, kind: lineage_emit.Kind = "RUNNING") -> RunEvent:
+def run_event(job: graph.Job, kind: emit.Kind = "RUNNING") -> RunEvent:
     at_ms, run = 1_800_000_000_000, "8d5e6f2c-0000-5000-8000-000000000000"
-    return lineage_emit.event(job, run, kind, at_ms, {"generation": 2})
+    return emit.event(job, run, kind, at_ms, {"generation": 2})
 
 
-def told_of(job: lineage.Job) -> dict[str, Any]:
+def told_of(job: graph.Job) -> dict[str, Any]:
     return Serde.to_dict(run_event(job))
 
 
@@ -234,17 +239,17 @@ def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipeli
     told = [
         told_of(job)
         for pipeline in pipelines.values()
-        for job in [*lineage.stream_jobs(pipeline, PLACES).values(), *lineage.view_jobs(pipeline, PLACES).values()]
+        for job in [*graph.stream_jobs(pipeline, PLACES).values(), *graph.view_jobs(pipeline, PLACES).values()]
     ]
-    edges = lineage.graph(told)
-    reached = lineage.downstream(edges, "kafka://k:9092/pos")
+    edges = graph.graph(told)
+    reached = graph.downstream(edges, "kafka://k:9092/pos")
     assert "cassandra://c:9042/pos_sales.tumbling" in reached
     assert "kafka://k:9092/pos_final_windows" in reached
     assert "s3://bucket/lake/pos_sales.batch_sliding" in reached, "over the archive"
     assert "kafka://k:9092/transformed" not in reached
-    assert "cassandra://c:9042/test_db.users" in lineage.downstream(edges, "kafka://k:9092/logins")
-    assert "kafka://k:9092/logins_dead_letters" in lineage.downstream(edges, "cassandra://c:9042/test_db.users")
-    assert "s3://bucket/files/web_events/files" in lineage.downstream(edges, "kafka://k:9092/quickstart")
+    assert "cassandra://c:9042/test_db.users" in graph.downstream(edges, "kafka://k:9092/logins")
+    assert "kafka://k:9092/logins_dead_letters" in graph.downstream(edges, "cassandra://c:9042/test_db.users")
+    assert "s3://bucket/files/web_events/files" in graph.downstream(edges, "kafka://k:9092/quickstart")
     (tumbling,) = [each for each in told if each["job"]["name"] == "pos_sales.tumbling"]
     fields = {field["name"]: field["type"] for field in tumbling["outputs"][0]["facets"]["schema"]["fields"]}
     assert fields["total_amount"] == "decimal(22,2)"
@@ -265,7 +270,7 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
         def log_message(self, *_: object) -> None:
             return
 
-    job = lineage.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
+    job = graph.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
     first, last = run_event(job), run_event(job, "COMPLETE")
 
     def serve(port: int, *events: RunEvent) -> int:
@@ -274,7 +279,7 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
         thread.start()
         monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
         try:
-            assert lineage_emit.emit(str(tmp_path), events) == ""
+            assert emit.emit(str(tmp_path), events) == ""
         finally:
             server.shutdown()
             server.server_close()
@@ -283,12 +288,12 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
 
     port = serve(0, first)
     assert got == [("/api/v1/lineage", told_of(job))]
-    assert "did not take the events" in lineage_emit.emit(str(tmp_path), [first, last])
+    assert "did not take the events" in emit.emit(str(tmp_path), [first, last])
     serve(port)
     assert [told["eventType"] for _, told in got] == ["RUNNING", "COMPLETE"], "each once, the second when it came back"
     monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
-    assert "no HTTP address" in lineage_emit.emit(str(tmp_path), [first])
-    assert [told["eventType"] for told in lineage.events(str(tmp_path))] == ["COMPLETE"]
+    assert "no HTTP address" in emit.emit(str(tmp_path), [first])
+    assert [told["eventType"] for told in graph.events(str(tmp_path))] == ["COMPLETE"]
 
 
 def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
@@ -317,7 +322,7 @@ def test_a_question_that_cannot_be_answered_names_what_can(deployment: Deploymen
 
 def test_a_total_of_days_that_lack_a_column_is_not_served(deployment: Deployment) -> None:
     state = {"horizon": "2026-03-05", "days": {}, "stale": ["2026-03-01", "2026-03-02"]}
-    storage.write_json(paths.view_state(deployment.root, "pos_sales"), state)
+    small_files.write_json(paths.view_state(deployment.root, "pos_sales"), state)
     with pytest.raises(
         HeadraceError, match=r"2 days of the views of pos_sales lack a column.*: headrace batch views pos_sales"
     ):
@@ -334,7 +339,7 @@ def test_letters_are_chosen_by_all_that_is_given() -> None:
         assert not wrong.takes(letter), wrong
     told = letter.to_json_dict()
     assert (told["key"], told["value"], told["word"]) == ("base64:/w==", None, "missing")
-    assert dead_letters.count_by_word([letter, letter]) == {"missing": 2}
+    assert reader.count_by_word([letter, letter]) == {"missing": 2}
 
 
 def test_the_guard_says_what_is_lost_and_where() -> None:
@@ -367,11 +372,11 @@ def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_
 
 
 def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:
-    from headrace.contract import storage
-    from headrace.operations import intent
+    from headrace.operations.drivers import desired_state
+    from headrace.store import small_files
 
-    intent.write(str(tmp_path), "pos_sales", "STOPPED", "a test", "not yet")
-    storage.write_json(paths.supervision(str(tmp_path), "pos_sales"), {})
+    desired_state.write(str(tmp_path), "pos_sales", "STOPPED", "a test", "not yet")
+    small_files.write_json(paths.supervision(str(tmp_path), "pos_sales"), {})
     assert not reconcile.has_run(str(tmp_path), "pos_sales")
     generation.begin(str(tmp_path), "pos_sales", "items", {})
     assert reconcile.has_run(str(tmp_path), "pos_sales")

@@ -12,14 +12,16 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import archived, generation, ledger, names
-from headrace.contract.generation import Generation
-from headrace.contract.ledger import Record
+from headrace.batch import archive_reader
+from headrace.batch.reconcile import kinds, lookups, single_rows
+from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, Pipeline
-from headrace.contract.outputs import Directory
-from headrace.streaming import batch_archive, reconcile_kinds, reconcile_lookups, reconcile_rows
-from headrace.streaming.reconcile_kinds import Account, Cut
+from headrace.store import archive_notes, generation, ledger
+from headrace.store.file_sink import Directory
+from headrace.store.generation import Generation
+from headrace.store.ledger import Record
 from spark_jobs import pos_sales, web_events
 from tests.support import lake
 from tests.support.lake import Archived, sale
@@ -96,16 +98,12 @@ def test_a_running_total_is_compared_as_of_the_batch_that_wrote_it(spark: SparkS
     sink = totals(spark, [("a", "5.00", 2, 2), ("b", "2.00", 1, 1), ("d", "7.00", 1, 3)])
     account = Account("product_totals", "table", "running totals")
     query = pos.queries["product_totals"]
-    reconcile_kinds.running(
-        account, query, pos_sales.product_totals, given, sink, cut(ledger, seen=1, planned=3), Decimal(0)
-    )
+    kinds.running(account, query, pos_sales.product_totals, given, sink, cut(ledger, seen=1, planned=3), Decimal(0))
     assert account.differences == []
     assert (account.compared, account.pending) == (2, 1)
 
     late = Account("product_totals", "table", "running totals")
-    reconcile_kinds.running(
-        late, query, pos_sales.product_totals, given, sink, cut(ledger, seen=2, planned=3), Decimal(0)
-    )
+    kinds.running(late, query, pos_sales.product_totals, given, sink, cut(ledger, seen=2, planned=3), Decimal(0))
     told = {each["key"]["product_id"]: each for each in late.differences}
     assert set(told) == {"b", "c"}, "b and c lack what batch 2 had for them"
     assert (told["b"]["what"], told["b"]["sink_batch"], told["b"]["expected_batch"]) == ("differs", 1, 2)
@@ -134,7 +132,7 @@ def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
         row = (NOON, NOON + 5 * MINUTE, "a", Decimal(value), 1, STARTED)
         account = Account("tumbling", "table", "windows")
         sink = spark.createDataFrame([row], ddl)
-        reconcile_kinds.windows(account, query, dearest, given, sink, cut(ledger), 0, Decimal(tolerance))
+        kinds.windows(account, query, dearest, given, sink, cut(ledger), 0, Decimal(tolerance))
         return account
 
     assert (compared("3.00").differing, compared("3.00").late) == (0, 1)
@@ -156,7 +154,7 @@ def test_what_an_earlier_generation_left_behind_is_no_difference_where_this_one_
         written = STARTED - 5 if old else STARTED
         rows = [("a", Decimal("1.00"), 1, STARTED, False), ("b", Decimal(total), 1, written, old)]
         account = Account("product_totals", "table", "running totals")
-        reconcile_kinds.running(
+        kinds.running(
             account, pos.queries["product_totals"], pos_sales.product_totals, given, spark.createDataFrame(rows, ddl),
             cut([taken(0, 0, 1)]), Decimal(0),
         )  # fmt: skip
@@ -186,7 +184,7 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
 
     def compared(rows: Sequence[tuple[int, str]]) -> Account:
         account = Account("topic", "topic", "rows")
-        reconcile_rows.in_topic(account, query, web_events.topic(given), sent(rows), ledger)
+        single_rows.in_topic(account, query, web_events.topic(given), sent(rows), ledger)
         return account
 
     whole = [(n, f"e{n}") for n in range(6)]
@@ -213,7 +211,7 @@ def test_files_are_compared_by_directory_also_when_several_batches_share_one(
     def compared(rows: Sequence[tuple[Any, ...]], directories: Sequence[Directory]) -> Account:
         account = Account("files", "files", "rows")
         found = spark.createDataFrame(list(rows), f"{columns}, batch_id bigint")
-        reconcile_rows.in_files(account, web.queries["files"], placed, found, ledger, directories)
+        single_rows.in_files(account, web.queries["files"], placed, found, ledger, directories)
         return account
 
     assert compared(rows, shared).differences == []
@@ -230,7 +228,7 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
     refused = Archived(0, 3, NOON, b"{}", "missing: product_id")
     good = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in (0, 1, 2, 6)]
     lake.lay(spark, pipeline, "pos", [*good, refused])
-    found = batch_archive.pin(spark, pipeline.name, "pos")
+    found = archive_reader.pin(spark, pipeline.name, "pos")
     ddl = "_partition int, _offset bigint, key binary, value binary"
 
     account = Account("archive_pos", "topic", "archive")
@@ -238,10 +236,10 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
     def compared(letters: Sequence[tuple[Any, ...]], since_ms: int = 0, decoded: int = 4) -> list[tuple[Any, ...]]:
         nonlocal account
         account = Account("archive_pos", "topic", "archive")
-        rows = batch_archive.records(spark, found)
-        lost = batch_archive.losses(spark, found, str(tmp_path))
+        rows = archive_reader.records(spark, found)
+        lost = archive_reader.losses(spark, found, str(tmp_path))
         letters_read = spark.createDataFrame(list(letters), ddl).selectExpr("*", UNCUT)
-        reconcile_rows.archive(account, found, rows, letters_read, since_ms, decoded, lost)
+        single_rows.archive(account, found, rows, letters_read, since_ms, decoded, lost)
         return [(each["what"], each["offsets"]) for each in account.differences]
 
     gap = ("missing in the archive", {"pos/0": [4, 5]})
@@ -271,17 +269,17 @@ def test_a_gap_that_the_archives_ledger_explains_is_no_difference_and_a_lost_rec
         own = generation.begin(root, name, names.archive_query("pos"), {})
         for batch, start, end, rows_out in ((0, 0, 4, 3), (1, 4, 9, 1), (2, 9, 10, 0)):
             ledger.write(own.paths(root).ledger, taken(batch, start, end) | {"rows_out": rows_out})
-        reached = archived.reached(root, name, "pos")
+        reached = archive_notes.reached(root, name, "pos")
         assert reached == {0: 10}
-        found = batch_archive.pin(spark, name, "pos", reached)
+        found = archive_reader.pin(spark, name, "pos", reached)
         assert (found.ends, found.covers({"0": 10})) == ({"0": 10}, True), "nothing waits for the marker at the end"
         account = Account("archive_pos", "topic", "archive")
-        every = batch_archive.records(spark, found)
+        every = archive_reader.records(spark, found)
         letters = spark.createDataFrame([], "_partition int, _offset bigint, key binary, value binary").selectExpr(
             "*", UNCUT
         )
-        lost = batch_archive.losses(spark, found, root)
-        reconcile_rows.archive(account, found, every, letters, 0, len(offsets), lost)
+        lost = archive_reader.losses(spark, found, root)
+        single_rows.archive(account, found, every, letters, 0, len(offsets), lost)
         assert account.differing == sum(loss.records for loss in lost)
         return [(each["what"], each["offsets"], each["batches"]) for each in account.differences]
 
@@ -312,7 +310,7 @@ def test_a_looked_up_row_must_have_the_newest_cells_of_all_that_was_matched(spar
 
     def compared(*table: tuple[Any, ...]) -> Account:
         account = Account("last_login", "table", "lookups")
-        reconcile_lookups.newest(account, query, sink, rows, letters, spark.createDataFrame(list(table), columns))
+        lookups.newest(account, query, sink, rows, letters, spark.createDataFrame(list(table), columns))
         return account
 
     good = [("u1", NOON + MINUTE, "web"), ("u2", NOON, "ios"), ("u3", None, None)]

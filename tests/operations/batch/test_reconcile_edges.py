@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from headrace.batch.reconcile import bounds, kinds, lookups
+from headrace.batch.reconcile.kinds import Account
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink
-from headrace.contract.outputs import Directory
-from headrace.streaming import reconcile_bounds, reconcile_kinds, reconcile_lookups
-from headrace.streaming.reconcile_kinds import Account
+from headrace.store.file_sink import Directory
 from spark_jobs import ad_attribution
 from tests.operations.batch.test_reconcile import MINUTE, NOON, cut, milliseconds, taken
 
@@ -46,7 +46,7 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
         ]
         speed = spark.createDataFrame(table, f"{columns}, _entered bigint")
         account = Account("last_login", "table", "lookups")
-        reconcile_lookups.newest(account, query, sink, rows, letters, speed, sure_from=1)
+        lookups.newest(account, query, sink, rows, letters, speed, sure_from=1)
         return account
 
     even = compared("ios", (NOON + MINUTE, "web"))
@@ -63,18 +63,18 @@ def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_an
     since_ms = milliseconds(NOON)
     ledger = [taken(n, 2 * n, 2 * n + 2) | {"began_ms": since_ms + (n - 2) * 60_000} for n in range(4)]
     whole = [Directory(0, 0, "a"), Directory(1, 2, "b"), Directory(3, 3, "c")]
-    assert reconcile_bounds.first_batch(ledger, [], since_ms) == 2
-    assert reconcile_bounds.first_batch(ledger, whole, since_ms) == 3, "a directory of before and after is left out"
-    assert reconcile_bounds.first_batch(ledger, [], since_ms + 999_999) == 4
-    first = reconcile_bounds.first_offsets([ledger], since_ms)
+    assert bounds.first_batch(ledger, [], since_ms) == 2
+    assert bounds.first_batch(ledger, whole, since_ms) == 3, "a directory of before and after is left out"
+    assert bounds.first_batch(ledger, [], since_ms + 999_999) == 4
+    first = bounds.first_offsets([ledger], since_ms)
     assert first == {"pos": {0: 4}}
 
     # Before, within the skew of an event time; before, taken by a batch since; before; since, of another partition.
     rows = [(0, 0, NOON - MINUTE), (0, 4, NOON - 99 * MINUTE), (0, 1, NOON - 99 * MINUTE), (1, 0, NOON)]
     archive = spark.createDataFrame(rows, "partition int, offset bigint, timestamp timestamp")
-    found = reconcile_bounds.recent(archive, pos.sources["pos"], since_ms, first["pos"])
+    found = bounds.recent(archive, pos.sources["pos"], since_ms, first["pos"])
     assert sorted(tuple(row)[:2] for row in found.collect()) == [(0, 0), (0, 4), (1, 0)]
-    assert reconcile_bounds.recent(archive, pos.sources["pos"], 0, first["pos"]).count() == 4
+    assert bounds.recent(archive, pos.sources["pos"], 0, first["pos"]).count() == 4
 
 
 def test_a_joined_row_with_a_cell_changed_by_hand_is_one_difference_with_what_is_due(
@@ -96,7 +96,7 @@ def test_a_joined_row_with_a_cell_changed_by_hand_is_one_difference_with_what_is
 
     def compared(*rows: tuple[Any, ...]) -> list[dict[str, Any]]:
         account = Account("attributed", "table", "joined rows")
-        reconcile_kinds.joined(
+        kinds.joined(
             account, ads.queries["attributed"], ad_attribution.attributed, sides, dict.fromkeys(sides, "create_date"),
             spark.createDataFrame(list(rows), ddl), cut(ledger), 0, milliseconds=True,
         )  # fmt: skip

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from pyspark.sql import Row
 
+from headrace.batch.reconcile.kinds import joined_differences
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, duties_batch, reconcile_repair
-from headrace.streaming.reconcile_kinds import joined_differences
+from headrace.operations.batch import job_runs, repair
+from headrace.orchestration import batch_tasks
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
 AT, CLICKED, BY_HAND = "2026-03-01T12:00:00+00:00", "2026-03-01T12:01:00+00:00", "2030-01-01T00:00:00+00:00"
@@ -45,7 +46,7 @@ def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_wha
     rows = [joined("u1", BY_HAND, due=False), joined("u1", CLICKED, due=True)][::order]
     (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
     assert (told["what"], told["due"], told["speed"]) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
-    (action,) = reconcile_repair.actions(ads.queries["attributed"], "attributed", [told])
+    (action,) = repair.actions(ads.queries["attributed"], "attributed", [told])
     assert (action["action"], action["values"]) == ("write", {"click_date": CLICKED})
 
 
@@ -62,7 +63,7 @@ def test_two_differences_of_one_primary_key_are_one_write_of_what_is_due(pos: Pi
     window = {"window_start": AT, "product_id": "p1"}
     due = {"key": window | {"window_end": "2026-03-01T12:05:00+00:00"}, "due": {"total_amount": "3.00", "sales": 1}}
     strange = {"key": window | {"window_end": BY_HAND}, "due": None}
-    (action,) = reconcile_repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])
+    (action,) = repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])
     assert action["action"] == "write"
     assert action["values"] == {"window_end": "2026-03-01T12:05:00+00:00", "total_amount": "3.00", "sales": 1}
 
@@ -73,11 +74,11 @@ def row_of(action: str, values: dict[str, Any], written: int | None) -> dict[str
 
 
 def test_a_repair_is_later_than_what_is_there_and_writes_a_null_that_is_due(ads: Pipeline) -> None:
-    text, values = reconcile_repair.statement(ads, row_of("write", {"click_date": None}, 100), 50)
+    text, values = repair.statement(ads, row_of("write", {"click_date": None}, 100), 50)
     assert '"click_date"' in text
     assert values[-1] is None
     assert "USING TIMESTAMP 101" in text
-    text, _ = reconcile_repair.statement(ads, row_of("delete", {}, 100), 5_000)
+    text, _ = repair.statement(ads, row_of("delete", {}, 100), 5_000)
     assert text.startswith("DELETE")
     assert "USING TIMESTAMP 5000" in text
 
@@ -109,8 +110,8 @@ def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
         def session(_: object) -> Iterator[Table]:
             yield table
 
-        monkeypatch.setattr(reconcile_repair, "cassandra_session", session)
-        monkeypatch.setattr(batch_runs, "result", lambda *_: {"accounts": [account]})
+        monkeypatch.setattr(repair, "cassandra_session", session)
+        monkeypatch.setattr(job_runs, "result", lambda *_: {"accounts": [account]})
         return SimpleNamespace(pipeline=lambda _: ads, root="", bindings=None)
 
     return prepare
@@ -122,24 +123,24 @@ DIFFERENCE = {"key": dict(zip(KEY, ("u1", AT, "a", "c"), strict=True)), "due": {
 def test_a_repair_shows_old_and_new_values_writes_once_and_reads_the_row_again(repaired: Any) -> None:
     table = Table(datetime(2030, 1, 1), 5)
     own = repaired(table, [DIFFERENCE, DIFFERENCE | {"due": None}])
-    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    planned = repair.plan(own, "ad_attribution", "r")
     shown = f"(click_date: {BY_HAND} -> {CLICKED})"
-    assert shown in reconcile_repair.words(planned["rows"][0])
-    assert shown in duties_batch.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
-    done = reconcile_repair.act(own, "ad_attribution", "r", planned["fingerprint"])
+    assert shown in repair.words(planned["rows"][0])
+    assert shown in batch_tasks.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
+    done = repair.act(own, "ad_attribution", "r", planned["fingerprint"])
     assert (done["written"], done["deleted"], done["verified"], table.done) == (1, 0, 1, ["INSERT"])
 
 
 def test_a_repair_that_did_not_come_through_is_an_error_that_names_the_row(repaired: Any) -> None:
     own = repaired(Table(datetime(2030, 1, 1), 5, deaf=True), [DIFFERENCE])
-    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    planned = repair.plan(own, "ad_attribution", "r")
     with pytest.raises(HeadraceError, match=r"1 of 1 rows are not as the repair of r wrote them.*impr_uuid=u1"):
-        reconcile_repair.act(own, "ad_attribution", "r", planned["fingerprint"])
+        repair.act(own, "ad_attribution", "r", planned["fingerprint"])
 
 
 def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
     own = repaired(Table(None, 9_000_000_000_000_000), [DIFFERENCE])
-    planned = reconcile_repair.plan(own, "ad_attribution", "r")
+    planned = repair.plan(own, "ad_attribution", "r")
     assert planned["rows"] == []
     assert "--new-generation attributed --rows empty" in planned["refused"][0]
 
@@ -148,12 +149,12 @@ def test_a_view_that_differs_is_computed_again_instead(pos: Pipeline) -> None:
     keys = [{"day": day, "product_id": "p1"} for day in ("2026-03-04", "2026-03-01")]
     account = {"query": "product_totals", "sink": "view v", "kind": "batch view", "differing": 2,
                "differences": [{"key": key} for key in keys]}  # fmt: skip
-    told = reconcile_repair._refusal(pos, account)
+    told = repair._refusal(pos, account)
     assert told is not None
     assert "headrace batch views pos_sales --first 2026-03-01 --last 2026-03-04" in told
 
 
 def test_values_are_compared_as_cassandra_keeps_them() -> None:
-    kept = reconcile_repair._kept
+    kept = repair._kept
     assert kept(datetime(2026, 3, 1, 12, 0, 0, 123_000)) == kept(datetime.fromisoformat("2026-03-01T12:00:00.123456Z"))
     assert kept(Decimal("1.50")) == Decimal("1.5")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.streaming.reconcile_retained import EndsAt, complete_since_ms, with_ends
+from headrace.batch.reconcile.retained import EndsAt, complete_since_ms, with_ends
 
 NOW = 1_000
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import paths, storage
 from headrace.contract.job_files import ViewsSpec
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs, spark_runs
+from headrace.operations.batch import job_runs, spark_runs
 from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.store import paths, small_files
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
 ) -> None:
     """B1: the fault belongs to its own task; what was computed of the others is reported, and the fault named at the end."""
 
-    def planned(own: Deployment, name: str, *, run: str, **_: object) -> batch_runs.BatchRun:
+    def planned(own: Deployment, name: str, *, run: str, **_: object) -> job_runs.BatchRun:
         own.pipeline(name)
         if name == "pos_sales":
             raise HeadraceError("Kafka has no topic pos: run `headrace provision`.")
-        return batch_runs.prepare(deployment.root, "views", name, ViewsSpec(), run)
+        return job_runs.prepare(deployment.root, "views", name, ViewsSpec(), run)
 
     monkeypatch.setattr(spark_runs.batch_views, "plan", planned)
     monkeypatch.setattr(spark_runs.reconcile, "plan", planned)
@@ -67,4 +67,4 @@ def test_a_reconciliation_that_left_no_report_hides_no_difference_of_another(dep
 
 
 def _leave_report(deployment: Deployment, pipeline: str, run: str, report: dict[str, object]) -> None:
-    storage.write_json(f"{paths.batch_run(deployment.root, pipeline, run)}/report.json", report)
+    small_files.write_json(f"{paths.batch_run(deployment.root, pipeline, run)}/report.json", report)

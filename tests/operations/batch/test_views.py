@@ -15,13 +15,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import paths, storage
+from headrace.batch import archive_reader, lake_tables, views
+from headrace.batch.reconcile import view_days
+from headrace.batch.reconcile.kinds import Account
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
-from headrace.streaming import batch_archive, batch_tables, reconcile_views, views
-from headrace.streaming.reconcile_kinds import Account
+from headrace.store import paths, small_files
 from spark_jobs import ad_attribution, pos_sales
 from tests.support import lake
 from tests.support.lake import Archived, sale
@@ -164,7 +165,7 @@ def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
     assert rows(spark, pipeline, "product_totals") == oracle(records)
     assert rows(spark, pipeline, "tumbling") == oracle(records, 5, 5)
     assert rows(spark, pipeline, "sliding") == oracle(records, 10, 5)
-    (state,) = [storage.read_json(paths.view_state(str(tmp_path), pipeline.name))]
+    (state,) = [small_files.read_json(paths.view_state(str(tmp_path), pipeline.name))]
     assert state["days"]["2026-03-01"]["records"] == 4
 
 
@@ -200,15 +201,15 @@ def test_a_view_gets_the_column_that_its_query_got_and_its_days_are_computed_aga
 
 def test_a_table_of_the_batch_layer_is_altered_as_far_as_it_can_be(spark: SparkSession) -> None:
     table = "lake.altered.some"
-    batch_tables.ensure(spark, table, "run STRING, n INT, gone INT", "run")
+    lake_tables.ensure(spark, table, "run STRING, n INT, gone INT", "run")
     spark.createDataFrame([("r", 1, 2)], "run STRING, n INT, gone INT").writeTo(table).append()
-    change = batch_tables.ensure(spark, table, "run STRING, n BIGINT, more STRING", "run")
+    change = lake_tables.ensure(spark, table, "run STRING, n BIGINT, more STRING", "run")
     assert (change.added, change.dropped, change.widened) == (("more",), ("gone",), ("n",))
     assert [tuple(row) for row in spark.table(table).collect()] == [("r", 1, None)]
     with pytest.raises(
         HeadraceError, match=r"altered\.some has n as bigint, which cannot be changed to string in place\. Drop it\."
     ):
-        batch_tables.ensure(spark, table, "run STRING, n STRING, more STRING", "run", "Drop it.")
+        lake_tables.ensure(spark, table, "run STRING, n STRING, more STRING", "run", "Drop it.")
 
 
 def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
@@ -222,9 +223,9 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
     views.run(job, order("2026-03-04"))
 
     def compared() -> dict[str, Account]:
-        archives = {"pos": batch_archive.pin(spark, pipeline.name, "pos")}
+        archives = {"pos": archive_reader.pin(spark, pipeline.name, "pos")}
         asked = {"at_ms": 0, "since_ms": 0}
-        return {each.query: each for each in reconcile_views.compare(job, pipeline.queries, archives, asked)}
+        return {each.query: each for each in view_days.compare(job, pipeline.queries, archives, asked)}
 
     even = compared()
     assert {name: (each.differing, each.compared, each.status) for name, each in even.items()} == dict.fromkeys(

@@ -7,8 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from headrace.contract.bindings import ROOT_VARIABLE
-from headrace.contract.objects import SCHEME
+from headrace.access.bindings import ROOT_VARIABLE
+from headrace.access.object_store import SCHEME
 from tests.support.objects import BUCKET
 
 

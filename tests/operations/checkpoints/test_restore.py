@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from headrace.contract import checkpoint, generation, ledger, outputs, paths, storage, trees
-from headrace.contract import snapshot as kept
-from headrace.contract.records import from_json, to_json
 from headrace.errors import HeadraceError
-from headrace.operations import intent
 from headrace.operations.checkpoints import inspect, prune, restore, snapshots, verify
-from headrace.operations.drivers import Driver
+from headrace.operations.drivers import desired_state
+from headrace.operations.drivers.interface import Driver
+from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, small_files, trees
+from headrace.store import snapshot as kept
+from headrace.store.records import from_json, to_json
 from tests.support import checkpoints
 from tests.support.checkpoints import FakeLauncher, begin, plan_batch, rows_of, run, write_batch
 
@@ -31,8 +31,8 @@ def test_a_snapshot_is_the_cut_at_the_newest_commit_while_the_next_batch_is_unde
     own = taken.paths(root)
     assert (taken.generation, taken.batch, taken.reason) == (1, 12, "why")
     assert (
-        checkpoint.batches(own.checkpoint, "offsets")
-        == checkpoint.batches(own.checkpoint, "commits")
+        checkpoint_log.batches(own.checkpoint, "offsets")
+        == checkpoint_log.batches(own.checkpoint, "commits")
         == list(range(3, 13))
     )
     assert [record["batch"] for record in ledger.read(own.ledger)] == list(range(13))
@@ -68,7 +68,7 @@ def test_a_file_that_is_purged_while_it_is_copied_leads_to_a_later_cut(
     monkeypatch.setattr(trees, "copy", purged)
     taken = snapshots.take(root, "pos_sales", "tumbling")
     assert taken.batch == 3
-    assert storage.list_names(paths.snapshots(root, "pos_sales", "tumbling")) == [taken.id]
+    assert small_files.list_names(paths.snapshots(root, "pos_sales", "tumbling")) == [taken.id]
 
 
 def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_batch_over_what_came_after(
@@ -87,11 +87,11 @@ def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_b
     assert (told["generation"], told["sound"], told["again"]) == (2, True, 2 * 60)
     own = now.paths(root)
     assert [record["batch"] for record in ledger.read(own.ledger)] == [0, 1, 2, 3]
-    assert checkpoint.newest_batch(own.checkpoint) == 3
-    pinned = checkpoint.read_batch_range(own.checkpoint, 4)
+    assert checkpoint_log.newest_batch(own.checkpoint) == 3
+    pinned = checkpoint_log.read_batch_range(own.checkpoint, 4)
     # from the cut to the newest planned offsets, judged by the watermarks that batch 4 had at first
     assert (pinned.start, pinned.end) == ({"pos": {0: 40, 1: 40}}, {"pos": {0: 100, 1: 100}})
-    old = checkpoint.read_batch_range(made.paths(root).checkpoint, 4)
+    old = checkpoint_log.read_batch_range(made.paths(root).checkpoint, 4)
     assert (pinned.watermark_ms, pinned.late_watermark_ms) == (old.watermark_ms, old.late_watermark_ms)
 
 
@@ -135,14 +135,14 @@ def test_a_restore_that_broke_off_never_ran_and_the_generation_before_goes_on(
         killed.setattr(generation, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
-    assert storage.list_names(paths.generation_paths(root, "pos_sales", "tumbling", 2).ledger)
+    assert small_files.list_names(paths.generation_paths(root, "pos_sales", "tumbling", 2).ledger)
     assert verify.verify(root, POS, "tumbling").findings == ()
     assert generation.resume_or_begin(root, "pos_sales", "tumbling", checkpoints.STATEFUL) == made
     restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
     assert now.number == 3
-    assert storage.list_names(now.paths(root).folder) == ["checkpoint", "ledger", "manifest.json"]
+    assert small_files.list_names(now.paths(root).folder) == ["checkpoint", "ledger", "manifest.json"]
 
 
 def test_a_query_without_watermark_reads_on_in_batches_of_its_own(root: str) -> None:
@@ -153,7 +153,7 @@ def test_a_query_without_watermark_reads_on_in_batches_of_its_own(root: str) -> 
     restore.restore(FakeLauncher(root), POS, "product_totals", **WHO)
     now = generation.current(root, "pos_sales", "product_totals")
     assert now is not None
-    assert checkpoint.newest_batch(now.paths(root).checkpoint, "offsets") == 3
+    assert checkpoint_log.newest_batch(now.paths(root).checkpoint, "offsets") == 3
 
 
 def test_a_file_sink_reads_the_same_after_restores_of_restores(root: str) -> None:
@@ -166,7 +166,7 @@ def test_a_file_sink_reads_the_same_after_restores_of_restores(root: str) -> Non
         now = generation.current(root, "pos_sales", "files")
         assert now is not None
         assert now.number == number
-        begins = (checkpoint.newest_batch(now.paths(root).checkpoint) or 0) + 1
+        begins = (checkpoint_log.newest_batch(now.paths(root).checkpoint) or 0) + 1
         run(root, now, range(begins, cut), stateful=False)
         snapshots.take(root, "pos_sales", "files")
         run(root, now, range(cut, cut + 2), stateful=False)
@@ -189,10 +189,10 @@ def test_a_restore_is_refused_while_a_driver_lives_or_is_wanted(root: str) -> No
     with pytest.raises(HeadraceError, match=r"its driver runs \(process 1\)"):
         restore.restore(launcher, POS, "tumbling", **WHO)
     launcher.living.clear()
-    intent.write(root, "pos_sales", "RUNNING", "test", "start")
+    desired_state.write(root, "pos_sales", "RUNNING", "test", "start")
     with pytest.raises(HeadraceError, match="is wanted RUNNING"):
         restore.restore(launcher, POS, "tumbling", **WHO)
-    intent.write(root, "pos_sales", "RUNNING", "test", "upgrade", hold_seconds=60)
+    desired_state.write(root, "pos_sales", "RUNNING", "test", "upgrade", hold_seconds=60)
     assert restore.restore(launcher, POS, "tumbling", **WHO)["generation"] == 2
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_generation_can_still_be_left_for_a_snapshot(root: str) -> Non
     run(root, made, range(3))
     snapshots.take(root, "pos_sales", "tumbling")
     run(root, made, range(3, 6))
-    checkpoints.put(checkpoint.offsets_entry(made.paths(root).checkpoint, 5), "")
+    checkpoints.put(checkpoint_log.offsets_entry(made.paths(root).checkpoint, 5), "")
     told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
     assert (told["sound"], told["again"]) == (True, 60), "the ledger tells how far it was"
 
@@ -283,7 +283,7 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     assert rows_of(root, now) == seen == [0, 1, 2]
     assert old.id in {each.id for each in kept.listed(root, "pos_sales", "files")}
     assert prune.plan(root, [_with_files()], keep).items == ()
-    (trashed,) = storage.list_names(paths.trash(root))
+    (trashed,) = small_files.list_names(paths.trash(root))
     assert trees.files(f"{paths.trash(root)}/{trashed}/files/pos_sales/files/0002")
     later = prune.plan(root, [_with_files()], keep, time.time_ns() // 1_000_000 + 2 * prune.DAY_MS)
     assert [item.path for item in later.items if item.delete] == [f"{paths.trash(root)}/{trashed}"]
@@ -317,10 +317,10 @@ def test_a_snapshot_that_was_broken_off_is_none_and_goes_once_a_later_one_is_who
 ) -> None:
     run(root, begin(root), range(3))
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(small_files, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             snapshots.take(root, "pos_sales", "tumbling")
-    (broken,) = storage.list_names(paths.snapshots(root, "pos_sales", "tumbling"))
+    (broken,) = small_files.list_names(paths.snapshots(root, "pos_sales", "tumbling"))
     assert kept.listed(root, "pos_sales", "tumbling") == []
     assert prune.plan(root, [POS], prune.Retention()).items == ()
     snapshots.take(root, "pos_sales", "tumbling")
@@ -354,12 +354,12 @@ def test_a_reader_takes_each_batch_once_whatever_compaction_has_done(root: str) 
         "x",
     ):
         checkpoints.put(f"{folder}/{name}/part-0", "{}")
-        checkpoints.put(f"{folder}/{name}/{outputs.WHOLE}", "")
-    if not storage.renames(folder):  # half-written: what it covers is read, it is not
+        checkpoints.put(f"{folder}/{name}/{file_sink.WHOLE}", "")
+    if not small_files.renames(folder):  # half-written: what it covers is read, it is not
         checkpoints.put(f"{folder}/batch_id=0-4/part-0", "{}")
         checkpoints.put(f"{folder}/batch_id=5/part-0", "{}")
-    found = outputs.valid(outputs.whole(folder))
+    found = file_sink.valid(file_sink.whole(folder))
     assert [(each.first, each.last) for each in found] == [(0, 3), (4, 4)]
-    assert outputs.newest_batch(folder) == 4
-    fs, inner = storage.locate(folder)
-    assert fs.exists(f"{inner}/{outputs.name_of(0, 3)}")
+    assert file_sink.newest_batch(folder) == 4
+    fs, inner = small_files.locate(folder)
+    assert fs.exists(f"{inner}/{file_sink.name_of(0, 3)}")

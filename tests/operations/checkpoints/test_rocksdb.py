@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from headrace.contract import soundness, statefiles, storage, trees
-from headrace.contract.checkpoint import commits_entry
-from headrace.contract.generation import Generation
 from headrace.operations.checkpoints import snapshots
+from headrace.store import integrity, small_files, state_files, trees
+from headrace.store.checkpoint_log import commits_entry
+from headrace.store.generation import Generation
 from tests.support.checkpoints import MINUTE_MS, begin, plan_batch, put, write_batch
 
 UP_TO = 12
@@ -58,7 +58,7 @@ def made(root: str) -> Generation:
 
 
 def faults(root: str, made: Generation) -> list[str]:
-    return [each.fault for each in soundness.structure(made.paths(root), stateful=True)]
+    return [each.fault for each in integrity.structure(made.paths(root), stateful=True)]
 
 
 def test_a_checkpoint_with_full_and_change_files_is_sound(root: str, made: Generation) -> None:
@@ -70,7 +70,7 @@ def test_a_version_needs_the_newest_full_file_its_tables_and_the_changes_after_i
     files = trees.files(folder)
 
     def need(version: int) -> set[str]:
-        chain = statefiles.needed(files, "state/0/1", version, lambda path: trees.read_bytes(f"{folder}/{path}"))
+        chain = state_files.needed(files, "state/0/1", version, lambda path: trees.read_bytes(f"{folder}/{path}"))
         assert chain.missing == ()
         return set(chain.files)
 
@@ -81,7 +81,7 @@ def test_a_version_needs_the_newest_full_file_its_tables_and_the_changes_after_i
 
 
 def remove(path: str) -> None:
-    fs, inner = storage.locate(path)
+    fs, inner = small_files.locate(path)
     fs.rm(inner, recursive=True)
 
 

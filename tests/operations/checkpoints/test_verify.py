@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import generation, ledger, outputs, soundness, storage, trees
-from headrace.contract.checkpoint import commits_entry, offsets_entry, planned_entry, read_entry
-from headrace.contract.exits import Exit
-from headrace.contract.generation import Generation
+from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import verify
+from headrace.store import file_sink, generation, integrity, ledger, small_files, trees
+from headrace.store.checkpoint_log import commits_entry, offsets_entry, planned_entry, read_entry
+from headrace.store.generation import Generation
 from tests.support import checkpoints
 from tests.support.checkpoints import begin, plan_batch, put, run, write_batch
 
@@ -25,7 +25,7 @@ def _faults(root: str, query: str = "tumbling") -> list[tuple[str, str]]:
 
 
 def _remove(path: str) -> None:
-    fs, inner = storage.locate(path)
+    fs, inner = small_files.locate(path)
     fs.rm(inner, recursive=True)
 
 
@@ -105,7 +105,7 @@ def _put_back(root: str, made: Generation) -> None:
 def _start(root: str) -> None:
     """Check what a driver checks before it goes on with the generation."""
     chosen = generation.resume_or_begin(root, "pos_sales", "tumbling", checkpoints.STATEFUL)
-    soundness.require_sound(chosen.paths(root), "pos_sales.tumbling", stateful=True)
+    integrity.require_sound(chosen.paths(root), "pos_sales.tumbling", stateful=True)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -117,7 +117,7 @@ def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: s
     do(root, made)
     found = _faults(root)
     assert (wanted, "critical") in found, found
-    runbook = soundness.RUNBOOKS[wanted]
+    runbook = integrity.RUNBOOKS[wanted]
     assert (ROOT / "docs" / "runbooks" / f"{runbook}.md").is_file()
     with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:
         _start(root)
@@ -146,7 +146,7 @@ def test_a_file_sink_that_is_ahead_or_lacks_a_batch_is_found(root: str) -> None:
     run(root, made, range(4), stateful=False)
     assert _faults(root, "items") == []
     put(f"{made.paths(root).files}/batch_id=4/part-0.json", "{}")
-    put(f"{made.paths(root).files}/batch_id=4/{outputs.WHOLE}", "")
+    put(f"{made.paths(root).files}/batch_id=4/{file_sink.WHOLE}", "")
     assert _faults(root, "items") == [("BEHIND_FILES", "critical")]
 
 
@@ -168,7 +168,7 @@ def test_a_record_or_an_entry_that_cannot_be_read_is_a_finding_and_not_the_end(r
 
 def test_every_fault_has_a_runbook_that_is_there() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("Checkpoint*.md")}
-    assert {page for page in soundness.RUNBOOKS.values() if page} == pages
+    assert {page for page in integrity.RUNBOOKS.values() if page} == pages
 
 
 def test_the_first_generation_after_a_lost_folder_does_not_use_old_output_directories(root: str) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contract import checkpoint, generation, ledger, paths, snapshot, soundness, trees
-from headrace.contract.exits import Exit
+from headrace.contract.exit_codes import Exit
 from headrace.contract.load import load_pipelines
-from headrace.operations import intent
 from headrace.operations.checkpoints import inspect, restore, snapshots
+from headrace.operations.drivers import desired_state
+from headrace.store import checkpoint_log, generation, integrity, ledger, paths, snapshot, trees
 from tests.support.checkpoints import FakeLauncher
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,8 +41,8 @@ def test_its_checkpoints_and_ledgers_are_sound_and_agree_with_its_heartbeat(
     now = generation.current(storage_root, pipeline, query)
     assert now is not None
     folder = now.paths(storage_root)
-    assert soundness.structure(folder, stateful=query in STATEFUL) == []
-    assert checkpoint.newest_batch(folder.checkpoint) == said["batch"]
+    assert integrity.structure(folder, stateful=query in STATEFUL) == []
+    assert checkpoint_log.newest_batch(folder.checkpoint) == said["batch"]
     newest = ledger.newest(folder.ledger)
     assert newest is not None
     assert newest["batch"] == said["batch"]
@@ -53,7 +53,7 @@ def test_its_checkpoints_and_ledgers_are_sound_and_agree_with_its_heartbeat(
 
 
 def test_its_desired_state_and_exit_record_are_read(storage_root: str) -> None:
-    stopped = intent.read(storage_root, "pos_sales")
+    stopped = desired_state.read(storage_root, "pos_sales")
     assert (stopped.want, stopped.release) == ("STOPPED", "")
     said = json.loads(Path(paths.outcome(storage_root, "pos_sales")).read_text())
     assert said["exit"] in {each.name for each in Exit}
@@ -68,7 +68,7 @@ def test_its_snapshots_are_unchanged_and_a_restore_of_one_is_sound(storage_root:
     restored = generation.current(storage_root, "pos_sales", query)
     assert restored is not None
     assert restored.number == 2
-    assert soundness.structure(restored.paths(storage_root), stateful=True) == []
+    assert integrity.structure(restored.paths(storage_root), stateful=True) == []
 
 
 def test_a_snapshot_of_this_release_holds_its_state(storage_root: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from headrace.cli_pipeline import pipeline as command
+from headrace.cli.pipeline import pipeline as command
 from headrace.contract import cassandra, kafka
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
-from headrace.operations import seat
 from headrace.operations.pipelines.check import check
 from headrace.operations.quality.suites import suites
+from headrace.orchestration import dag_support
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tre
     text = text.replace("test_db", "other_db").replace("logins:", "more_logins:").replace("[logins]", "[more_logins]")
     (tree / "pipelines" / "other.yaml").write_text(text)
     for place in (project, tree):
-        named = {each.name for each in seat.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))}
+        named = {each.name for each in dag_support.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))}
         shown = [dag for each in check(place)["pipelines"] for dag in each["dags"]]
         assert sorted(shown) == sorted(f"{name}_refresh" for name in named)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from headrace import cli_pipeline
+from headrace.cli import pipeline
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations.pipelines import check, new
@@ -106,7 +106,7 @@ def test_texts_of_people_cannot_break_the_description(tmp_path: Path) -> None:
 
 
 def run(*words: str, given: str = "") -> tuple[int, str]:
-    done = CliRunner().invoke(cli_pipeline.pipeline, words, input=given)
+    done = CliRunner().invoke(pipeline.pipeline, words, input=given)
     return done.exit_code, f"{done.output}{done.exception or ''}"
 
 
@@ -127,7 +127,7 @@ def test_the_command_asks_where_a_person_is_there_and_refuses_where_none_is(
     code, said = run("new", "orders")
     assert (code, "give --from FILE, --from-topic TOPIC, or --column NAME:TYPE" in said) == (1, True)
     with monkeypatch.context() as person:
-        person.setattr(cli_pipeline, "is_terminal", lambda: True)
+        person.setattr(pipeline, "is_terminal", lambda: True)
         assert run("new", "orders", "--owner", "me", given="id:string!\nat:timestamp!\n\n")[0] == 0
     assert list(load_pipeline(tmp_path / "pipelines" / "orders.yaml").sources["orders_records"].columns) == ["id", "at"]
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.contract.model import Source, SourceColumn
+from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
 from headrace.operations.pipelines.sample import MOST_RECORDS, SampledColumn, columns_of
-from headrace.streaming.decode import make_decoder
-from tests.streaming.decode_data import reasons
+from tests.driver.decode_data import reasons
 
 
 def lines(*records: Any) -> list[bytes]:

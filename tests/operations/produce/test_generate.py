@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Source
+from headrace.driver.decode import judged
 from headrace.operations.produce.accidents import DELAYED_BY, EVENT_TIMES, KEYS, LATE_BY, spoilers_of
 from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.generate import generate, timeline
 from headrace.operations.produce.mix import TOPICS, Mix, make_mix
 from headrace.operations.produce.record import Record
-from headrace.streaming.decode import judged
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 

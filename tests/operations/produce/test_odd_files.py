@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.driver.decode import judged
 from headrace.errors import HeadraceError
 from headrace.operations.produce import parquet
 from headrace.operations.produce.files import read_records
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.rows import SHOWN, OddRows
-from headrace.streaming.decode import judged
+from tests.driver.decode_data import batch
 from tests.operations.produce.test_files import HEADER, POS, WIDE, read, values
-from tests.streaming.decode_data import batch
 
 
 def dead_letters(records: list[Record]) -> dict[bytes | None, str | None]:

@@ -16,8 +16,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from typer.testing import CliRunner
 
-from headrace import cli
-from headrace.contract.bindings import KafkaBinding, read_kafka
+from headrace.access.bindings import KafkaBinding, read_kafka
+from headrace.cli import app
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -106,11 +106,11 @@ def test_a_row_that_was_left_is_exit_code_1(
     project: Path, pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(cli, "read_kafka", lambda _: BINDING)
+    monkeypatch.setattr(app, "read_kafka", lambda _: BINDING)
     path = tmp_path / "x.ndjson"
     for line, code in ((b"{}", 0), (b"x", 0), (b"x" * 17_000_000, 1)):
         path.write_bytes(b'{"product_id":"p"}\n' + line)
-        done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
+        done = CliRunner().invoke(app.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
         assert (done.exit_code, json.loads(done.stdout)["left"]) == (code, code)
 
 
@@ -118,11 +118,11 @@ def test_a_record_that_kafka_refuses_hides_no_bad_row(
     project: Path, pipelines: dict[str, Pipeline], fake: FakeProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(cli, "read_kafka", lambda _: BINDING)
+    monkeypatch.setattr(app, "read_kafka", lambda _: BINDING)
     fake.verdict = lambda value: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE) if value == b"p,1" else None
     path = tmp_path / "x.csv"
     path.write_text("product_id,amount,create_date\np,1\np,1,2\n")
-    done = CliRunner().invoke(cli.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
+    done = CliRunner().invoke(app.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
     told = json.loads(done.stdout)
     assert (told["sent"], told["failed"], told["refused"], told["named"]) == (
         2, 1, 1, ["line 2: 2 cells, but the header has 3"],

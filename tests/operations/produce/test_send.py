@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import producer_config, send

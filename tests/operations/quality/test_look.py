@@ -14,18 +14,20 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from headrace import cli_quality
-from headrace.contract import generation, ledger, paths, storage
-from headrace.contract.checkpoint import BatchRange
-from headrace.contract.generation import Generation
+from headrace.cli import quality
 from headrace.errors import HeadraceError
-from headrace.operations import intent, page_quality, upkeep
+from headrace.operations.checkpoints import compact
 from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, duty, findings, look, plan, position, steps, store
 from headrace.operations.quality.status import EXIT_CODES
 from headrace.operations.quality.summary import coverage_words
 from headrace.operations.quality.validate import Outcome
 from headrace.operations.quality.windows import nothing
+from headrace.orchestration import page_quality
+from headrace.store import generation, ledger, paths, small_files
+from headrace.store.checkpoint_log import BatchRange
+from headrace.store.generation import Generation
 
 NAME, SINK, TOPIC_SINK = "web_events", "files.web_events.files", "kafka.transformed"
 ARCHIVE = "iceberg.web_events.archive_quickstart"
@@ -207,7 +209,7 @@ def test_all_batches_since_the_last_check_are_looked_at_in_steps_and_what_is_lef
     monkeypatch.setattr(bounds, "CHECK_ROWS", 20)
     site.write(*[[GOOD, GOOD]] * 24)
     if gathered:
-        assert upkeep.gather_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
+        assert compact.gather_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
     first, second, third = site.files(), site.files(), site.files()
     assert [each["rows"] for each in (first, second, third)] == [20, 20, 8]
     assert coverage_words(first["coverage"]) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"
@@ -248,7 +250,7 @@ def test_a_fault_in_the_middle_keeps_what_was_seen_and_is_no_pass(site: Site, mo
 def test_a_stream_that_is_dead_while_records_wait_is_stale_at_every_check(site: Site) -> None:
     """B13: without a new batch a check was EMPTY, and its gate open."""
     site.write([GOOD], written_ms=NOW_MS - 900_000)
-    intent.write(site.own.root, NAME, "RUNNING", "test", "test")
+    desired_state.write(site.own.root, NAME, "RUNNING", "test", "test")
     assert site.files()["status"] == "PASSED"
     assert site.files()["status"] == "NOTHING"
     site.kafka.records["quickstart"], site.kafka.fresh = 5, 5
@@ -258,7 +260,7 @@ def test_a_stream_that_is_dead_while_records_wait_is_stale_at_every_check(site: 
         found = site.files()
         assert found["status"] == "STALE"
         assert "is stale: records wait and no batch has finished for 900 s, the pipeline promises 60 s" in shut(found)
-    intent.write(site.own.root, NAME, "PAUSED", "test", "a move")
+    desired_state.write(site.own.root, NAME, "PAUSED", "test", "a move")
     found = site.files()
     assert (found["status"], found["stale"]["wanted"]) == ("STALE", "PAUSED")
     assert "STALE" in duty.gate(found), "a person wants it so: no alarm, and no event either"
@@ -355,19 +357,19 @@ def test_a_quiet_sink_does_not_push_what_was_found_out_of_the_trend(site: Site) 
     for number in range(3):
         summary = look.Summary(SINK, NAME, "files", "NOTHING", nothing("quiet"), NOW_MS + number)
         store.write_report(site.own.root, summary, None)
-    kept = storage.read_json(paths.quality_trend(site.own.root, SINK)) or []
+    kept = small_files.read_json(paths.quality_trend(site.own.root, SINK)) or []
     assert [each["status"] for each in kept] == ["NOTHING", "PASSED"]
 
 
 def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_covered_and_takes_an_acceptance(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_quality, "written_deployment", lambda: site.own)
-    monkeypatch.setattr(cli_quality, "pipelines_of", lambda names: {name: site.own.pipeline(name) for name in names})
+    monkeypatch.setattr(quality, "written_deployment", lambda: site.own)
+    monkeypatch.setattr(quality, "pipelines_of", lambda names: {name: site.own.pipeline(name) for name in names})
     monkeypatch.setattr(bounds, "CHECK_ROWS", 2)
 
     def headrace(*words: str) -> tuple[int, str]:
-        done = CliRunner().invoke(cli_quality.quality, list(words), env={"COLUMNS": "250"})
+        done = CliRunner().invoke(quality.quality, list(words), env={"COLUMNS": "250"})
         assert done.exception is None or isinstance(done.exception, (SystemExit, HeadraceError)), done.exception
         return done.exit_code, done.output
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import ledger
-from headrace.contract.ledger import Record
 from headrace.contract.load import load_pipelines
-from headrace.operations import upkeep
+from headrace.operations.checkpoints import compact
 from headrace.operations.quality import bounds, plan, position, steps, store
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
 from headrace.operations.quality.windows import Grid, closed_windows, finished_batches
+from headrace.store import ledger
+from headrace.store.ledger import Record
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
@@ -159,7 +159,7 @@ def test_the_sums_of_a_ledger_go_on_where_the_last_check_ended_also_after_upkeep
     assert (sums.last, sums.rows_in, sums.rows_out) == (29, 30 * 12, 60)
     for batch in range(30, 60):
         ledger.write(folder, _record(batch, rows_out=3))
-    assert upkeep.gather_ledger(folder, singles=2) == 58
+    assert compact.gather_ledger(folder, singles=2) == 58
     assert position.tally(folder, 1, position.as_json(sums), 59) == position.tally(folder, 1, None, 59)
     assert position.tally(folder, 2, position.as_json(sums), 59).rows_out == 150, "another generation begins anew"
 

@@ -18,14 +18,14 @@ import pytest
 
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
+from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
 from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.suites import suites
 from headrace.operations.quality.summary import failures, gate, status_of
 from headrace.operations.quality.validate import validate
-from headrace.streaming.decode import make_decoder
+from tests.driver.decode_data import reasons
 from tests.operations.quality.frames import PARAMETERS, ROWS, good_frame
-from tests.streaming.decode_data import reasons
 from tests.support.expectations import import_great_expectations
 
 pytestmark = [pytest.mark.slow]

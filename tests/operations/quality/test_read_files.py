@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from headrace.contract import ledger, paths
-from headrace.contract.checkpoint import BatchRange
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality.read import read_files
 from headrace.operations.quality.sinks import sinks_of
+from headrace.store import ledger, paths
+from headrace.store.checkpoint_log import BatchRange
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from headrace.contract import paths, storage
 from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
-from headrace.operations import page, page_quality
 from headrace.operations.quality import docs, store
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.suites import suite_of
 from headrace.operations.quality.summary import Summary, failures, status_of
 from headrace.operations.quality.validate import validate
+from headrace.orchestration import page, page_quality
+from headrace.store import paths, small_files
 from tests.support.expectations import import_great_expectations
 
 PIPELINE, SINK = "user_logins", "stage.user_logins.users"
@@ -55,7 +55,7 @@ def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_o
 
 def test_the_file_of_the_trend_does_not_grow_without_end(tmp_path: Path, project: Path) -> None:
     remember(tmp_path, *(summary(at) for at in range(store.REPORTS_KEPT + 5)))
-    kept = storage.read_json(paths.quality_trend(str(tmp_path), SINK))
+    kept = small_files.read_json(paths.quality_trend(str(tmp_path), SINK))
     assert [each["checked_at_ms"] for each in kept or []] == list(range(store.REPORTS_KEPT + 4, 4, -1))
     assert len(shown(tmp_path, project)[SINK]["checks"]) == page_quality.SHOWN
 
@@ -64,7 +64,7 @@ def test_the_file_of_the_trend_does_not_grow_without_end(tmp_path: Path, project
 def test_a_trend_that_cannot_be_read_says_why_hides_no_other_and_stops_no_check(
     tmp_path: Path, project: Path, content: str
 ) -> None:
-    storage.write_text(paths.quality_trend(str(tmp_path), SINK), content)
+    small_files.write_text(paths.quality_trend(str(tmp_path), SINK), content)
     found = shown(tmp_path, project)
     assert found[SINK]["reason"].startswith("trend not available: ")
     assert {each["reason"] for sink, each in found.items() if sink != SINK} == {None}
@@ -78,7 +78,7 @@ def test_a_trend_that_cannot_be_read_says_why_hides_no_other_and_stops_no_check(
      "validations//a.html", "validations/%2e%2e/a.html", "validations\\..\\a.html", "validations/a.html\n", "static/x.css", ""],
 )  # fmt: skip
 def test_only_pages_of_the_data_docs_are_read(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "read_text", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(small_files, "read_text", lambda path: pytest.fail(f"{path} was read"))
     with pytest.raises(HeadraceError, match="Unknown page"):
         page_quality.data_docs(str(tmp_path), place)
 
@@ -96,7 +96,7 @@ def test_of_a_page_only_the_sections_are_shown_and_nothing_that_acts(tmp_path: P
         "<script>steal()</script><style>a{}</style><svg><a>drawn</a></svg>&lt;b&gt;</section>"
     )
     text = f"<html><script>steal()</script><nav>menu</nav>{section}<footer>subscribe</footer></html>"
-    storage.write_text(f"{paths.quality_docs(str(tmp_path))}/{place}", text)
+    small_files.write_text(f"{paths.quality_docs(str(tmp_path))}/{place}", text)
     told = page_quality.data_docs(str(tmp_path), place)
     assert told == '<h5>Title</h5>✘ failed<a href="../c.html">in</a><a>out</a><a>act</a>&lt;b&gt;'
 
@@ -113,11 +113,11 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     found = summary(AT_MS, status_of(outcomes), failed=failures(outcomes), report=report)
     store.write_report(str(tmp_path), found, result)
     gone = f"{paths.quality_docs(str(tmp_path))}/{docs.page_of(SINK, 'version 0', AT_MS - 1)}"
-    storage.write_text(gone, "the page of a report that is kept no longer")
+    small_files.write_text(gone, "the page of a report that is kept no longer")
     docs.build(str(tmp_path), [suite])
-    assert storage.read_text(gone) is None
+    assert small_files.read_text(gone) is None
     newest = shown(tmp_path, project)[SINK]["newest"]
-    built = storage.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest['page']}") or ""
+    built = small_files.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest['page']}") or ""
     assert "alert(1)" in built
     assert "<script>alert" not in built
     told = page_quality.data_docs(str(tmp_path), newest["page"])

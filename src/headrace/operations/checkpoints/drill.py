@@ -1,18 +1,19 @@
-"""The restore drill as operators run it: a finite Spark run (`streaming.drill`), whose report stays with the snapshot."""
+"""The restore drill as operators run it: a finite Spark run (`batch.restore_drill`), whose report stays with the snapshot."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from headrace.contract import names, paths, storage
-from headrace.contract import snapshot as kept
+from headrace.contract import names
 from headrace.contract.job_files import DrillSpec
-from headrace.contract.records import Json
 from headrace.errors import HeadraceError
-from headrace.operations import batch_runs
-from headrace.operations.batch_runs import BatchRun
+from headrace.operations.batch import job_runs
+from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
+from headrace.store import paths, small_files
+from headrace.store import snapshot as kept
+from headrace.store.records import Json
 
 
 def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str | None = None) -> BatchRun:
@@ -24,15 +25,15 @@ def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str |
     known = [entry.id for entry in kept.listed(root, pipeline, query) if snapshot in ("", entry.id)]
     if not known:
         raise HeadraceError(f"{name} has no snapshot {snapshot}: take one with `headrace checkpoint snapshot {name}`.")
-    return batch_runs.prepare(root, "drill", pipeline, DrillSpec(query=query, snapshot=known[-1]), run)
+    return job_runs.prepare(root, "drill", pipeline, DrillSpec(query=query, snapshot=known[-1]), run)
 
 
 def judge(root: str, pipeline: str, run: str) -> Json:
     """Put the report of a drill beside its snapshot and return it. Raises HeadraceError where the drill failed."""
-    report = batch_runs.result(root, pipeline, run)
+    report = job_runs.result(root, pipeline, run)
     query = str(report["query"]).removeprefix(names.query_name(pipeline, ""))
     drilled = report | {"at_ms": time.time_ns() // 1_000_000}
-    storage.write_json(paths.snapshot_drill(root, pipeline, query, report["snapshot"]), drilled)
+    small_files.write_json(paths.snapshot_drill(root, pipeline, query, report["snapshot"]), drilled)
     if not report["ok"]:
         raise HeadraceError(
             f"The drill of snapshot {report['snapshot']} of {report['query']} failed: {'; '.join(report['differences'])}. "
@@ -50,5 +51,5 @@ def drill(
 ) -> Json:
     """Prepare a drill, carry it out on this machine, and judge it."""
     run = prepare(deployment.root, pipeline, query, snapshot)
-    batch_runs.execute(deployment, run, report)
+    job_runs.execute(deployment, run, report)
     return judge(deployment.root, pipeline, run.run)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from headrace.contract import checkpoint, fingerprint, generation, ledger, names, trees
-from headrace.contract import snapshot as kept
-from headrace.contract.paths import GenerationPaths
-from headrace.contract.records import Json
+from headrace.contract import fingerprint, names
+from headrace.store import checkpoint_log, generation, ledger, trees
+from headrace.store import snapshot as kept
+from headrace.store.paths import GenerationPaths
+from headrace.store.records import Json
 
 
 def inspect(root: str, pipeline: str, query: str) -> Json:
@@ -29,12 +30,12 @@ def inspect(root: str, pipeline: str, query: str) -> Json:
 def has_batch(root: str, pipeline: str, query: str) -> bool:
     """Return whether the query's current generation has a finished batch."""
     now = generation.current(root, pipeline, query)
-    return now is not None and checkpoint.newest_batch(now.paths(root).checkpoint) is not None
+    return now is not None and checkpoint_log.newest_batch(now.paths(root).checkpoint) is not None
 
 
 def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> Json:
-    planned = checkpoint.newest_batch(paths.checkpoint, "offsets")
-    committed = checkpoint.newest_batch(paths.checkpoint)
+    planned = checkpoint_log.newest_batch(paths.checkpoint, "offsets")
+    committed = checkpoint_log.newest_batch(paths.checkpoint)
     newest = ledger.newest(paths.ledger)
     sizes = trees.files(paths.folder)
     return {

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from headrace.contract import generation, names, paths, storage, trees
-from headrace.contract import snapshot as kept
+from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.contract.records import short_id
 from headrace.errors import HeadraceError
+from headrace.store import generation, paths, small_files, trees
+from headrace.store import snapshot as kept
+from headrace.store.records import short_id
 
 DAY_MS = 86_400_000
 _STAMP = "%Y%m%dT%H%M%S%fZ"
@@ -129,11 +130,11 @@ def _generations(
                     f"generation {number} of {pipeline}.{query}: snapshot {needs[number]} needs its output files"
                 )
                 continue
-            # The ledgers of an archive say for ever which offsets held no record (contract.gaps).
+            # The ledgers of an archive say for ever which offsets held no record (store.gaps).
             folder = folders.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else folders.folder
             items += [_item(path, why) for path in (folder, folders.files) if trees.files(path)]
     manifests = {made.number for made in known}
-    for name in storage.list_names(paths.query_folder(root, pipeline, query)):
+    for name in small_files.list_names(paths.query_folder(root, pipeline, query)):
         if name.isdigit() and int(name) not in manifests and int(name) not in current and int(name) < known[-1].number:
             why = f"generation {int(name)} of {pipeline}.{query} has no manifest: a restore that was broken off, or it was lost"
             items.append(_item(paths.generation_paths(root, pipeline, query, int(name)).folder, why))
@@ -151,7 +152,7 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
             why = f"a snapshot of {pipeline}.{query} that is {_days(age)} old"
             items.append(_item(snapshot.paths(root).folder, why))
     complete = {snapshot.id for snapshot in known}
-    for name in storage.list_names(paths.snapshots(root, pipeline, query)):
+    for name in small_files.list_names(paths.snapshots(root, pipeline, query)):
         # taken before one that is complete: nobody writes this any more
         if name not in complete and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
             why = f"a snapshot of {pipeline}.{query} that was broken off"
@@ -160,7 +161,7 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
 
 
 def _trash(root: str, retention: Retention, now_ms: int) -> Iterable[Item]:
-    for name in storage.list_names(paths.trash(root)):
+    for name in small_files.list_names(paths.trash(root)):
         thrown = datetime.strptime(name, _STAMP).replace(tzinfo=UTC).timestamp() * 1000
         if now_ms - thrown > retention.trash_days * DAY_MS:
             path = f"{paths.trash(root)}/{name}"

@@ -17,28 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import (
-    archived,
-    checkpoint,
-    fingerprint,
-    generation,
-    ledger,
-    names,
-    paths,
-    soundness,
-    storage,
-    trees,
-)
-from headrace.contract import snapshot as kept
-from headrace.contract.checkpoint import Offsets
-from headrace.contract.generation import Generation
+from headrace.contract import fingerprint, names
 from headrace.contract.model import Pipeline
-from headrace.contract.records import Json, short_id, to_json
-from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
-from headrace.operations import intent
 from headrace.operations.checkpoints import snapshots, verify
-from headrace.operations.drivers import Launcher
+from headrace.operations.drivers import desired_state
+from headrace.operations.drivers.interface import Launcher
+from headrace.store import archive_notes, checkpoint_log, generation, integrity, ledger, paths, small_files, trees
+from headrace.store import snapshot as kept
+from headrace.store.checkpoint_log import Offsets
+from headrace.store.generation import Generation
+from headrace.store.records import Json, short_id, to_json
+from headrace.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -215,7 +205,7 @@ def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snaps
 def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
     found = [f"its driver runs ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
-    desired = intent.read(launcher.root, pipeline)
+    desired = desired_state.read(launcher.root, pipeline)
     if desired.want == "RUNNING" and not desired.held(time.time_ns() // 1_000_000):
         found.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
     return found
@@ -231,9 +221,9 @@ def _finish(planned: RestorePlan, now: Generation | None) -> RestorePlan:
 def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> Generation:
     """Copy a snapshot into the new generation's folder, hash by hash, and return the generation with its lineage."""
     source, target = chosen.paths(root), made.paths(root)
-    if storage.list_names(target.folder) or storage.list_names(target.files):
+    if small_files.list_names(target.folder) or small_files.list_names(target.files):
         raise HeadraceError(f"{target.folder} is not empty: make a new plan.")
-    storage.write_json(target.draft, {"snapshot": chosen.id, "at_ms": made.at_ms})
+    small_files.write_json(target.draft, {"snapshot": chosen.id, "at_ms": made.at_ms})
     for path, wanted in chosen.files.items():
         if path == _inside(source.manifest, source.folder):
             continue
@@ -247,7 +237,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> 
     if declared and declared.watermark:
         _pin_first_batch(root, chosen, target.checkpoint)
     wrong = [
-        each for each in soundness.structure(target, stateful=snapshots.is_stateful(old)) if each.severity == "critical"
+        each for each in integrity.structure(target, stateful=snapshots.is_stateful(old)) if each.severity == "critical"
     ]
     if wrong:
         raise HeadraceError(f"{wrong[0].where} {wrong[0].what} ({wrong[0].fault}): use an older snapshot.")
@@ -265,9 +255,9 @@ def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
     """RestorePlan the first batch of the restored checkpoint: all that was read after the cut, in one piece."""
     again = _again(root, chosen.pipeline, chosen.query, chosen)
     if _distance(_ends(folder, chosen.batch), again):
-        watermark = checkpoint.next_watermark_ms(folder, chosen.batch)
-        entry = checkpoint.planned_entry(folder, chosen.batch + 1, again, watermark)
-        storage.write_text(checkpoint.offsets_entry(folder, chosen.batch + 1), entry)
+        watermark = checkpoint_log.next_watermark_ms(folder, chosen.batch)
+        entry = checkpoint_log.planned_entry(folder, chosen.batch + 1, again, watermark)
+        small_files.write_text(checkpoint_log.offsets_entry(folder, chosen.batch + 1), entry)
 
 
 def _again(root: str, pipeline: str, query: str, chosen: Snapshot) -> Offsets:
@@ -277,20 +267,20 @@ def _again(root: str, pipeline: str, query: str, chosen: Snapshot) -> Offsets:
     for number in [*ran, *generation.lost(root, pipeline, query)]:
         if number >= chosen.generation:
             own = paths.generation_paths(root, pipeline, query, number)
-            found = archived.latest(found, _newest_ends(own.checkpoint, own.ledger))
+            found = archive_notes.latest(found, _newest_ends(own.checkpoint, own.ledger))
     return found
 
 
 def _newest_ends(folder: str, records: str) -> Offsets:
     """Return the newest end offsets of a generation, by its log or, where that is damaged, by its ledger."""
     found: Offsets = {}
-    for batch in reversed(checkpoint.batches(folder, "offsets")):
+    for batch in reversed(checkpoint_log.batches(folder, "offsets")):
         found = _read(partial(_ends, folder, batch)) or {}
         if found:
             break
     record = _read(partial(ledger.newest, records))
     if record:
-        found = archived.latest(found, ledger.ends(record))
+        found = archive_notes.latest(found, ledger.ends(record))
     return found
 
 
@@ -303,7 +293,7 @@ def _read(reading: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 
 def _ends(folder: str, batch: int) -> Offsets:
-    entry = checkpoint.read_entry(folder, batch)
+    entry = checkpoint_log.read_entry(folder, batch)
     return entry[1] if entry else {}
 
 

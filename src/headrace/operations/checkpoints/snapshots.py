@@ -13,10 +13,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from headrace.contract import checkpoint, generation, ledger, names, paths, soundness, statefiles, storage, trees
+from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.contract.snapshot import Snapshot
 from headrace.errors import HeadraceError
+from headrace.store import checkpoint_log, generation, integrity, ledger, paths, small_files, state_files, trees
+from headrace.store.snapshot import Snapshot
 
 KEPT_BATCHES = 10
 """Log entries that are copied: Spark needs two, and people like to see where it came from."""
@@ -38,7 +39,7 @@ def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int 
         )
     fault: Exception | None = None
     for _ in range(TRIES):
-        cut = checkpoint.newest_batch(chosen.paths(root).checkpoint)
+        cut = checkpoint_log.newest_batch(chosen.paths(root).checkpoint)
         if cut is None:
             raise HeadraceError(
                 f"{name} has no finished batch in generation {chosen.number}: there is nothing to keep yet."
@@ -60,7 +61,7 @@ def take_all(root: str, pipeline: Pipeline, *, reason: str = "") -> dict[str, st
     taken = {}
     for query in names.query_names(pipeline):
         chosen = generation.current(root, pipeline.name, query)
-        if chosen and checkpoint.newest_batch(chosen.paths(root).checkpoint) is not None:
+        if chosen and checkpoint_log.newest_batch(chosen.paths(root).checkpoint) is not None:
             taken[query] = take(root, pipeline.name, query, reason=reason).id
     return taken
 
@@ -79,11 +80,11 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
         hashes[copied] = trees.copy(f"{source.checkpoint}/{path}", copied)
     write_ledger(target.ledger, [record for record in ledger.read(source.ledger) if record["batch"] <= cut])
     hashes[target.manifest] = trees.copy(source.manifest, target.manifest)
-    if storage.read_text(source.topics) is not None:
+    if small_files.read_text(source.topics) is not None:
         hashes[target.topics] = trees.copy(source.topics, target.topics)
     for path in trees.files(target.ledger):
         hashes[f"{target.ledger}/{path}"] = trees.sha256(f"{target.ledger}/{path}")
-    wrong = [each for each in soundness.structure(target, stateful=is_stateful(chosen)) if each.severity == "critical"]
+    wrong = [each for each in integrity.structure(target, stateful=is_stateful(chosen)) if each.severity == "critical"]
     if wrong:
         raise FileNotFoundError(f"{wrong[0].where} {wrong[0].what}")
     snapshot = Snapshot(
@@ -97,7 +98,7 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
         bytes=sum(trees.files(target.folder).values()),
         files={path[len(target.folder) + 1 :]: digest for path, digest in sorted(hashes.items())},
     )
-    storage.write_json(paths.snapshot_record(root, chosen.pipeline, chosen.query, made), asdict(snapshot))
+    small_files.write_json(paths.snapshot_record(root, chosen.pipeline, chosen.query, made), asdict(snapshot))
     return snapshot
 
 
@@ -120,8 +121,8 @@ def _of_cut(folder: str, cut: int) -> list[str]:
     wanted = [path for path in whole if path == "metadata" or path.startswith("sources/") or "/_metadata/" in path]
     for log in ("offsets", "commits"):
         wanted += _log(log, {path for path in whole if path.startswith(f"{log}/")}, cut)
-    for store in statefiles.stores(files):
-        need = statefiles.needed(files, store, cut + 1, lambda path: trees.read_bytes(f"{folder}/{path}"))
+    for store in state_files.stores(files):
+        need = state_files.needed(files, store, cut + 1, lambda path: trees.read_bytes(f"{folder}/{path}"))
         if need.missing:
             raise FileNotFoundError(f"{store}/{need.missing[0]}")
         wanted += [f"{store}/{name}" for name in need.files]

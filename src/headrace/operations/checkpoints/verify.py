@@ -12,14 +12,15 @@ from pathlib import Path
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from headrace.contract import archived, checkpoint, generation, identity, ledger, names, paths, soundness
-from headrace.contract.checkpoint import Offsets
+from headrace.contract import names
 from headrace.contract.model import FilesSink, Pipeline
-from headrace.contract.records import Json, to_json
-from headrace.contract.soundness import Finding
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints.snapshots import is_stateful
 from headrace.operations.clients import kafka_admin
+from headrace.store import archive_notes, checkpoint_log, generation, integrity, ledger, paths, topic_identity
+from headrace.store.checkpoint_log import Offsets
+from headrace.store.integrity import Finding
+from headrace.store.records import Json, to_json
 
 KAFKA_SECONDS = 15
 _URL_BASE64 = str.maketrans("+/", "-_")
@@ -58,8 +59,8 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     if chosen is None:
         return Report(name, None, None, tuple(gone))
     own = chosen.paths(root)
-    findings = gone + _readable(own.checkpoint, lambda: soundness.structure(own, stateful=is_stateful(chosen)))
-    batch = checkpoint.newest_batch(own.checkpoint)
+    findings = gone + _readable(own.checkpoint, lambda: integrity.structure(own, stateful=is_stateful(chosen)))
+    batch = checkpoint_log.newest_batch(own.checkpoint)
     if bindings and batch is not None:
         findings += _readable(own.checkpoint, lambda: kafka_holds(bindings, own.checkpoint, batch))
         findings += _readable(own.topics, lambda: same_topics(bindings, own, pipeline.name))
@@ -82,8 +83,8 @@ def _readable(where: str, look: Callable[[], list[Finding]]) -> list[Finding]:
 
 def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
     """Return where Kafka does not hold any more (or never had) what comes after batch `batch` of a checkpoint."""
-    entry = checkpoint.read_entry(folder, batch)
-    wanted = checkpoint.initial_offsets(folder) | (entry[1] if entry else {})
+    entry = checkpoint_log.read_entry(folder, batch)
+    wanted = checkpoint_log.initial_offsets(folder) | (entry[1] if entry else {})
     try:
         held = kafka_ranges(kafka_admin(bindings), wanted)
     except KafkaException as error:
@@ -107,8 +108,8 @@ def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
 
 
 def same_topics(bindings: Path, own: paths.GenerationPaths, pipeline: str) -> list[Finding]:
-    """Return which topics of a generation, or of a snapshot, were deleted and made again since (`contract.identity`)."""
-    known = identity.read(own)
+    """Return which topics of a generation, or of a snapshot, were deleted and made again since (`store.topic_identity`)."""
+    known = topic_identity.read(own)
     if not known:
         return []
     now = {}
@@ -124,8 +125,8 @@ def same_topics(bindings: Path, own: paths.GenerationPaths, pipeline: str) -> li
                     Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its topics are unknown: {error}")
                 ]
     return [
-        Finding("TOPIC_REPLACED", "critical", topic, identity.sentence(topic, known[topic], now[topic], pipeline))
-        for topic in identity.replaced(known, now)
+        Finding("TOPIC_REPLACED", "critical", topic, topic_identity.sentence(topic, known[topic], now[topic], pipeline))
+        for topic in topic_identity.replaced(known, now)
     ]
 
 
@@ -153,17 +154,17 @@ def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generat
     if declared is None:
         return _archive(root, pipeline.name, query, chosen)
     if any(isinstance(sink, FilesSink) for sink in declared.sinks):
-        return soundness.files_gone(root, chosen)
+        return integrity.files_gone(root, chosen)
     return []
 
 
 def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
     """Check that the archive table has no batch that this generation's checkpoint has not planned, and is there."""
     own = chosen.paths(root)
-    committed = checkpoint.newest_batch(own.checkpoint)
-    newest = archived.newest(root, pipeline, query)
+    committed = checkpoint_log.newest_batch(own.checkpoint)
+    newest = archive_notes.newest(root, pipeline, query)
     # after the table: a batch that a driver plans and appends meanwhile is no fault
-    planned = checkpoint.newest_batch(own.checkpoint, "offsets")
+    planned = checkpoint_log.newest_batch(own.checkpoint, "offsets")
     where = paths.archive_metadata(root, pipeline, query)
     if newest is None:
         rows = any(each["rows_out"] for each in ledger.read(own.ledger))

@@ -11,8 +11,8 @@ from typing import Any
 from headrace.contract import cassandra, kafka, names
 from headrace.contract.load import Folder, read_folder
 from headrace.contract.model import Pipeline, format_duration
-from headrace.contract.paths import generation_paths
 from headrace.operations.quality.suites import suites
+from headrace.store.paths import generation_paths
 
 ROOT = "<storage root>"
 _FIRST = 1

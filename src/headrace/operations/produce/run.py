@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 from headrace.contract.model import Pipeline, Source
 from headrace.errors import HeadraceError
 from headrace.operations.produce.files import count_records, read_records

@@ -17,7 +17,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from headrace.contract.bindings import KafkaBinding
+from headrace.access.bindings import KafkaBinding
 from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.summary import Progress, Report, Summary, TopicAccount, UndeliveredError

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from headrace.contract import paths, storage
+from headrace.store import paths, small_files
 
 
 def build(root: str, suites: Iterable[Mapping[str, Any]]) -> str:
@@ -60,7 +60,9 @@ def _run_time(checked_at_ms: int) -> datetime:
 
 def _reports(root: str, sink: str) -> list[dict[str, Any]]:
     folder = paths.quality_results(root, sink)
-    found = [storage.read_json(f"{folder}/{name}") for name in storage.list_names(folder) if name.endswith(".json")]
+    found = [
+        small_files.read_json(f"{folder}/{name}") for name in small_files.list_names(folder) if name.endswith(".json")
+    ]
     return [report for report in found if report]
 
 
@@ -98,7 +100,7 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 def _copy(source: Path, target: str) -> None:
     """Replace the site in `target` by that in `source`; pages of deleted reports are removed last."""
-    fs, folder = storage.locate(target)
+    fs, folder = small_files.locate(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     made = set()
     for path in sorted(files, key=lambda path: path == source / "index.html"):

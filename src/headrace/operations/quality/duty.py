@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import HeadraceError
-from headrace.operations import control, lineage_runs
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import control
+from headrace.operations.lineage import run_events
 from headrace.operations.quality import bounds, findings, plan
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.sinks import sinks_of, suites_of
@@ -91,7 +92,7 @@ def run_checks(
         return [look.unreadable(own, own.window["reason"]).to_json_dict()]
     one, began = deployment.pipeline(pipeline), time.monotonic()
     found: list[dict[str, Any]] = []
-    with lineage_runs.checking(deployment, one, found):
+    with run_events.checking(deployment, one, found):
         for done, check in enumerate(checks):
             until = began + seconds * (done + 1) / len(checks)
             found.append(look.look(deployment, one, plan.Check(**check), until))

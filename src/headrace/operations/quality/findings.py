@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from headrace.contract import paths, storage
 from headrace.errors import HeadraceError
+from headrace.store import paths, small_files
 
 CLOSED_KEPT = 200
 REPAIRED, ACCEPTED = "repaired", "accepted"
@@ -22,7 +22,7 @@ Finding = dict[str, Any]
 
 def read(root: str, sink: str) -> dict[str, list[Finding]]:
     """Return {"open": [...], "closed": [...]}, oldest first. Raises HeadraceError where the file is broken."""
-    found = storage.read_json(paths.quality_findings(root, sink)) or {}
+    found = small_files.read_json(paths.quality_findings(root, sink)) or {}
     return {"open": list(found.get("open", [])), "closed": list(found.get("closed", []))}
 
 
@@ -76,7 +76,7 @@ def closed(
 
 def write(root: str, sink: str, found: Mapping[str, Sequence[Finding]]) -> None:
     """Replace a sink's findings."""
-    storage.write_json(paths.quality_findings(root, sink), found)
+    small_files.write_json(paths.quality_findings(root, sink), found)
 
 
 def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[Finding]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.contract.model import Pipeline
-from headrace.operations import intent
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import desired_state
 from headrace.operations.quality import findings, merge, plan, position, read, read_cassandra, steps, store
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.plan import Check
@@ -355,7 +355,7 @@ def _stale(root: str, check: Check) -> dict[str, Any]:
     behind, promised = check.parameters.get("behind_seconds", 0.0), check.parameters["freshness_seconds"]
     if behind <= promised:
         return {}
-    intended = intent.read(root, check.pipeline)
+    intended = desired_state.read(root, check.pipeline)
     return {"behind_seconds": behind, "freshness_seconds": promised, "wanted": intended.want}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
-from headrace.contract.bindings import read_kafka
+from headrace.access.bindings import read_kafka
 from headrace.errors import HeadraceError
 
 TIMEOUT_SECONDS = 30

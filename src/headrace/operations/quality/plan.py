@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from headrace.contract import generation, ledger, names
+from headrace.contract import names
 from headrace.contract.model import KafkaSink, Pipeline
 from headrace.contract.names import archive_query
-from headrace.operations import intent
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, offsets, position
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.sinks import (
@@ -27,6 +27,7 @@ from headrace.operations.quality.sinks import (
     totals_query,
 )
 from headrace.operations.quality.windows import Grid, Window, closed_windows, finished_batches, iso, nothing
+from headrace.store import generation, ledger
 
 _MILLISECOND = timedelta(milliseconds=1)
 Earliest = Callable[[CheckedSink, int], int | None]
@@ -137,7 +138,7 @@ def _check(sink: CheckedSink, now: _Now) -> Check:
     own = now.ledgers(sink.query)
     topics = topics_of(now.pipeline, sink.query)
     ends = {topic: now.ends(topic) for topic in topics}
-    intended = intent.read(now.deployment.root, sink.pipeline)
+    intended = desired_state.read(now.deployment.root, sink.pipeline)
     parameters: dict[str, float] = {
         "freshness_seconds": now.pipeline.slo.freshness.total_seconds(),
         "now_ms": now.now_ms,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headrace.contract import ledger, paths, storage
+from headrace.store import ledger, paths, small_files
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Tally:
 
 def read(root: str, sink: str) -> dict[str, Any]:
     """Return the position of a sink; empty for one that was never checked."""
-    found: dict[str, Any] | None = storage.read_json(paths.quality_position(root, sink))
+    found: dict[str, Any] | None = small_files.read_json(paths.quality_position(root, sink))
     if found is not None:
         return found
-    latest = storage.read_json(paths.quality_latest(root, sink))  # of a release that had no positions
+    latest = small_files.read_json(paths.quality_latest(root, sink))  # of a release that had no positions
     window = latest["window"] if latest else {}
     return {name: window[name] for name in ("generation", "last", "until_ms") if name in window}
 
 
 def write(root: str, sink: str, before: Mapping[str, Any], reached: Mapping[str, Any]) -> None:
     """Move the position to what a check reached."""
-    storage.write_json(paths.quality_position(root, sink), {**before, **reached})
+    small_files.write_json(paths.quality_position(root, sink), {**before, **reached})
 
 
 def tally(folder: str, generation: int, before: Mapping[str, Any] | None, newest: int) -> Tally:

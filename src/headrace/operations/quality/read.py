@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from headrace.contract import ledger, names, outputs, paths, storage
+from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import lake
@@ -19,6 +19,7 @@ from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read_topic import STRANGER, json_row, strangers
 from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink
+from headrace.store import file_sink, ledger, paths, small_files
 
 Rows = list[dict[str, Any]]
 
@@ -46,12 +47,12 @@ def frame(
 def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
-    fs, _ = storage.locate(chosen.files)
-    for each in outputs.valid(outputs.whole(chosen.files)):
+    fs, _ = small_files.locate(chosen.files)
+    for each in file_sink.valid(file_sink.whole(chosen.files)):
         if each.last < window["first"] or each.first > window["last"]:
             continue
         batches = _batches(each, chosen.ledger)
-        for path in sorted(fs.glob(f"{storage.locate(each.path)[1]}/part-*")):
+        for path in sorted(fs.glob(f"{small_files.locate(each.path)[1]}/part-*")):
             lines = fs.cat_file(path).decode(errors="replace").splitlines()
             part = path.rpartition("/")[2][:10]  # part-00000; what follows is random
             for number, line in enumerate(lines):
@@ -60,7 +61,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
                     yield json_row(line) | {"_batch": batch, "_line": f"{part}:{number}"}
 
 
-def _batches(directory: outputs.Directory, folder: str) -> Iterator[int]:
+def _batches(directory: file_sink.Directory, folder: str) -> Iterator[int]:
     """Yield the batch of each row of a directory. Compacted rows are in batch order, as many as the ledger says."""
     if directory.first < directory.last:
         for record in ledger.stream(folder, directory.first):

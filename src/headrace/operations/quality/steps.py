@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from headrace.contract import ledger, paths
 from headrace.operations import topics
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
@@ -20,6 +19,7 @@ from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read import read_archive, read_files
 from headrace.operations.quality.sinks import CheckedSink
 from headrace.operations.quality.windows import Window, iso
+from headrace.store import ledger, paths
 
 Rows = list[dict[str, Any]]
 

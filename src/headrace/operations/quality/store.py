@@ -17,7 +17,7 @@ from typing import Any
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
-from headrace.contract import names, paths, storage, trees
+from headrace.contract import names
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
@@ -25,6 +25,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.summary import Summary, coverage_words
 from headrace.operations.quality.validate import Outcome
+from headrace.store import paths, small_files, trees
 
 SERIES_KEPT = timedelta(days=90)
 QUARANTINE_KEPT = timedelta(days=30)
@@ -179,11 +180,11 @@ def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) 
     """
     _remember(root, summary)
     if result is not None:
-        storage.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
+        small_files.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
         folder = paths.quality_results(root, summary.sink)
-        for name in storage.list_names(folder)[:-REPORTS_KEPT]:
+        for name in small_files.list_names(folder)[:-REPORTS_KEPT]:
             trees.remove_file(f"{folder}/{name}")
-    storage.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
+    small_files.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
 
 
 def write_unread(deployment: Deployment, summary: Summary) -> None:
@@ -223,14 +224,14 @@ def _remember(root: str, summary: Summary) -> None:
         "report": bool(summary.report),
     }
     try:
-        known = {(each["checked_at_ms"], each["window"]): each for each in storage.read_json(path) or []}
+        known = {(each["checked_at_ms"], each["window"]): each for each in small_files.read_json(path) or []}
     except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
         known = {}
     newest = max(known, default=None)
     if newest and known[newest]["status"] == entry["status"] == "NOTHING":
         del known[newest]  # a quiet sink does not push out what was found before
     known[entry["checked_at_ms"], entry["window"]] = entry
-    storage.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
+    small_files.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
 
 
 def failed_words(summary: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from headrace.contract import ledger
 from headrace.operations.quality import bounds
+from headrace.store import ledger
 
 Window = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Finite Spark jobs: batch views, reconciliation, rebuild, restore drill and maintenance of Iceberg tables."""

@@ -1,0 +1,360 @@
+"""The identities by kind of query: closed windows, running totals, joined rows. Each function fills an `Account`.
+
+batch = speed + late: of all records that the query's ledger says it read, some were dropped as late, and the transform
+over the others (`due`) is what the sink must hold (`speed`), whatever the transform computes; for sums the three add up.
+The cut is a batch: records of later batches do not count, and rows that later batches may still change are not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
+
+from headrace.batch import accounting as batch
+from headrace.batch.reconcile.sink_frames import WRITTEN
+from headrace.contract import batch_views
+from headrace.contract.model import Query
+from headrace.driver.queries import Transform
+from headrace.store.generation import Generation
+from headrace.store.ledger import Record
+
+PASSED, FAILED, NOT_COMPARED, EMPTY, EXEMPT = "PASSED", "FAILED", "NOT_COMPARED", "EMPTY", "EXEMPT"
+KEEP = 200  # differences of one account that are reported in full
+OLD = "_old"  # whether an earlier generation wrote the sink's row
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The batch up to which a query is compared. `seen` was the newest in the ledger before the sink was read."""
+
+    generation: Generation
+    ledger: Sequence[Record]  # up to and including the cut
+    seen: int
+    planned: int  # the newest batch in the checkpoint; a row of a later one was not written by the stream
+
+    @property
+    def batch(self) -> int:
+        """Return the batch's number, -1 if there is none to compare."""
+        return self.ledger[-1]["batch"] if self.ledger else -1
+
+    @property
+    def surely(self) -> list[Record]:
+        """Return the batches whose rows were in the sink before it was read."""
+        return [record for record in self.ledger if record["batch"] <= self.seen]
+
+    @property
+    def closed_ms(self) -> int:
+        """Return the watermark up to which windows are closed: later batches drop any further rows for them."""
+        return max((record["watermark_ms"] for record in self.surely), default=0)
+
+
+@dataclass
+class Account:
+    """The comparison of one query and sink, and its differences.
+
+    `blocked`: a comparison was due but impossible. `exempt`: this kind of sink is never compared. `note` gives the reason for
+    both.
+    """
+
+    query: str
+    sink: str
+    kind: str
+    generation: int = 0
+    cut: int = -1
+    closed_ms: int | None = None
+    compared: int = 0
+    late: int = 0
+    pending: int = 0
+    differing: int = 0
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
+    blocked: bool = False
+    exempt: bool = False
+
+    @property
+    def status(self) -> str:
+        """Return PASSED, FAILED, NOT_COMPARED (it was impossible), EMPTY (there is nothing to compare) or EXEMPT."""
+        if self.differing:
+            return FAILED
+        if self.compared:
+            return PASSED
+        return NOT_COMPARED if self.blocked else EXEMPT if self.exempt else EMPTY
+
+    def block(self, why: str) -> None:
+        """Record why the comparison was impossible."""
+        self.note, self.blocked = why, True
+
+
+def windows(
+    account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut, since_ms: int,
+    tolerance: Decimal,
+) -> None:  # fmt: skip
+    """Compare every closed window and key. `records` come from `batch.batch_of` and lie in the cut."""
+    assert query.aggregate is not None
+    window = query.aggregate.window
+    assert window is not None
+    keys = batch_views.key(query)
+    values = [name for name in query.columns if name not in keys]
+    account.closed_ms = cut.closed_ms
+    # By its start: a query need not write the end of its windows.
+    end_micros = F.unix_micros(batch_views.WINDOW_START) + F.lit(window.size // timedelta(microseconds=1))
+    inside = (end_micros <= cut.closed_ms * 1000) & (F.unix_millis(batch_views.WINDOW_START) >= since_ms)
+    rows = records.where(F.unix_millis(window.column) >= since_ms)
+    sides = {
+        "due": batch.in_time_windows(rows, window, transform).where(inside),
+        "speed": speed.where(inside),
+        "late": batch.late_windows(rows, window, transform).where(inside),
+    }
+    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, together, F.col("_has_late"))
+        differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
+        reach = [F.unix_micros(window.column) >= F.unix_micros(batch_views.WINDOW_START)]
+        reach += [F.unix_micros(window.column) < end_micros]
+        is_late = end_micros <= F.col(batch.LATE_MARK) * 1000
+        _describe(
+            account, differing, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform
+        )
+    finally:
+        together.unpersist()
+
+
+def running(
+    account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
+    tolerance: Decimal,
+) -> None:  # fmt: skip
+    """Compare every key's total as of the batch that wrote it; a row of a batch beyond the cut is pending.
+
+    A total is never closed, but its writetime identifies its batch (ADR 0006), and nothing of the key came in between. Each key
+    is compared as of that batch or of the newest batch known before the sink was read, whichever is later.
+    """
+    assert query.aggregate is not None
+    keys = list(query.aggregate.keys)
+    values = [name for name in query.columns if name not in keys]
+    if cut.seen > cut.batch:
+        account.block(f"the archive has not reached batch {cut.seen} yet: nothing could be compared")
+        account.pending = speed.count()
+        return
+    number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
+    by_this_generation = number.between(0, cut.planned)
+    as_of = F.when(by_this_generation, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
+    speed = speed.withColumn("_as_of", as_of).persist(StorageLevel.MEMORY_AND_DISK)
+    pending = F.broadcast(speed.where(F.col("_as_of") > cut.batch).select(*keys))
+    account.pending = pending.count()
+    rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
+    rows = rows.where(F.col(batch.BATCH) <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
+    due = transform(rows).select(*keys, *values).join(pending, keys, "left_anti")
+    sides = {"due": due, "speed": speed.where(F.col("_as_of") <= cut.batch)}
+    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, together, F.lit(False))
+        differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
+        _describe(account, differing, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
+    finally:
+        together.unpersist()
+        speed.unpersist()
+
+
+def joined(
+    account: Account, query: Query, transform: Transform, sides: Mapping[str, DataFrame], times: Mapping[str, str],
+    speed: DataFrame, cut: Cut, since_ms: int, *, milliseconds: bool,
+) -> None:  # fmt: skip
+    """Compare the rows of every settled left row: the watermark has passed everything that could still join it.
+
+    Equal rows count once, as in the sink's key and the topic's identity. `milliseconds`: the sink truncates times to
+    milliseconds.
+    """
+    assert query.join is not None
+    columns, key, time_ = list(query.columns), batch_views.key(query), batch_views.day_column(query)
+    upper = batch_views.margin(query)
+    # State is cut in milliseconds, and the range includes both its bounds (tests/support/oracle.py).
+    account.closed_ms = cut.closed_ms - 1 - int(upper.total_seconds() * 1000)
+    inside = (F.unix_millis(time_) <= account.closed_ms) & (F.unix_millis(time_) >= since_ms)
+
+    def rows(frame: DataFrame) -> DataFrame:
+        cut_ = _in_milliseconds(frame) if milliseconds else frame
+        return batch.counted(cut_.select(*columns).dropDuplicates(key).where(inside))
+
+    in_time = {name: batch.split_late(side, times[name])[0] for name, side in sides.items()}
+    due, kept = rows(transform(**sides)), rows(transform(**in_time))
+    late = due.unionByName(kept.withColumn(batch.ROWS, -F.col(batch.ROWS)))
+    late = late.groupBy(*columns).agg(F.sum(batch.ROWS).alias(batch.ROWS)).where(F.col(batch.ROWS) != 0)
+    current = (
+        speed.where(f"NOT {OLD}").unionByName(speed.where(OLD).join(kept, key, "left_semi"))
+        if OLD in speed.columns
+        else speed
+    )
+    together = batch.side_by_side(due, rows(current), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        _count(account, together, F.col(f"_late_{batch.ROWS}") != 0)
+        differing = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
+        keys = differing.select(*key).distinct()
+        account.differing = keys.count()
+        top = [tuple(row) for row in keys.orderBy(*key).limit(KEEP).collect()]
+        named = F.broadcast(
+            differing.sparkSession.createDataFrame(top, keys.schema)
+        )  # not of `found`: a join with itself
+        same = [differing[name].eqNullSafe(named[name]) for name in key]
+        account.differences += joined_differences(differing.join(named, same, "left_semi").collect(), key, columns)
+        differing.unpersist()
+        _place_joined(account, query, sides, columns)
+    finally:
+        together.unpersist()
+
+
+def _judged(differing: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFrame:
+    """Leave out rows of an earlier generation for which this one has read no record: a reset left them."""
+    if OLD not in speed.columns:
+        return differing
+    left = speed.where(OLD).select(*keys)
+    return differing.where("_has_due").unionByName(
+        differing.where("_has_due IS NULL").join(left, list(keys), "left_anti")
+    )
+
+
+def _count(account: Account, sides: DataFrame, late: Column) -> None:
+    counts = sides.agg(F.count(F.lit(1)).alias("all"), F.count(F.when(late, True)).alias("late")).first()
+    assert counts is not None
+    account.compared, account.late = counts["all"], counts["late"]
+
+
+def _describe(
+    account: Account, differing: DataFrame, records: DataFrame, on: Sequence[str], keys: Sequence[str],
+    values: Sequence[str], reach: Sequence[Column], late: Column, speed: DataFrame, cut: Cut,
+    transform: Transform,
+) -> None:  # fmt: skip
+    """Describe the differing keys: their values, the batch that wrote the sink's row, and their batches and offsets."""
+    account.differing = differing.count()
+    if not account.differing:
+        return
+    top = differing.orderBy(*keys).limit(KEEP).collect()
+    differences = {tuple(row[key] for key in keys): _difference(row.asDict(), keys, values) for row in top}
+    named = differing.sparkSession.createDataFrame(
+        [tuple(row[k] for k in keys) for row in top], differing.select(*keys).schema
+    )
+    if WRITTEN in speed.columns:
+        for row in speed.join(F.broadcast(named), list(keys)).select(*keys, WRITTEN).collect():
+            differences[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
+    condition = [records[key].eqNullSafe(named[key]) for key in on] + list(reach)
+    due = transform(records.join(F.broadcast(named), condition, "left_semi")).select(*keys, *values)
+    for row in due.join(F.broadcast(named), list(keys), "left_semi").collect():
+        differences[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
+    behind = records.join(F.broadcast(named), condition).select(
+        *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col("source").alias("_place")
+    )
+    topic, partition = F.col("_place.topic").alias("_topic"), F.col("_place.partition").alias("_partition")
+    parts = behind.groupBy(*keys, topic, partition).agg(
+        F.min("_place.offset").alias("_first"),
+        F.max("_place.offset").alias("_last"),
+        F.sort_array(F.collect_set(batch.BATCH)).alias("_batches"),
+        F.max(F.when(~F.col("_late"), F.col(batch.BATCH))).alias("_expected"),
+    )
+    for row in parts.collect():
+        _add_place(differences[tuple(row[key] for key in keys)], row)
+    account.differences += list(differences.values())
+
+
+def _add_place(difference: dict[str, Any], row: Row) -> None:
+    difference["batches"] = sorted({*difference["batches"], *row["_batches"]})
+    difference["offsets"][f"{row['_topic']}/{row['_partition']}"] = [row["_first"], row["_last"]]
+    newest = [number for number in (difference.get("expected_batch"), row["_expected"]) if number is not None]
+    difference["expected_batch"] = max(newest) if newest else None
+
+
+def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
+    sides = {
+        side: {v: row[f"_{side}_{v}"] for v in values} if row.get(f"_has_{side}") else None
+        for side in ("due", "speed", "late")
+    }
+    return {
+        "what": _what(sides),
+        "key": {key: row[key] for key in keys},
+        "batch": None,
+        **sides,
+        "batches": [],
+        "offsets": {},
+    }
+
+
+def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one difference per key of joined rows that differ: a changed row is one difference, not two.
+
+    `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
+    if there is no such row.
+    """
+    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
+    others = [column for column in columns if column not in key]
+    for row in sorted(rows, key=lambda entry: [str(entry[column]) for column in columns]):
+        place = tuple(row[column] for column in key)
+        difference = by_key.setdefault(
+            place,
+            {"key": dict(zip(key, place, strict=True)), "batch": {"rows": 0}, "late": {"rows": 0}, "due": None,
+             "speed": None, "batches": [], "offsets": {}},
+        )  # fmt: skip
+        difference["batch"]["rows"] += row[f"_batch_{batch.ROWS}"]
+        difference["late"]["rows"] += row[f"_late_{batch.ROWS}"]
+        if row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0:
+            difference["due"] = {column: row[column] for column in others}
+        if row[f"_speed_{batch.ROWS}"] > 0:
+            difference["speed"] = {column: row[column] for column in others}
+    for difference in by_key.values():
+        difference["what"] = _what(difference)
+    return list(by_key.values())
+
+
+def _what(sides: Mapping[str, Any]) -> str:
+    # A row with key columns only exists without any value.
+    if sides["speed"] is None:
+        return "missing in the sink"
+    return "differs" if sides["due"] is not None else "in the sink without records"
+
+
+def _writer(written: int | None, cut: Cut) -> dict[str, Any]:
+    """Return which batch wrote a sink's row, or that none did: a manual write has the clock's time."""
+    if written is None:
+        return {"sink_batch": None, "written": written, "by": "nothing is written there"}
+    number = written - cut.generation.started_micros
+    if number < 0:
+        return {"sink_batch": None, "written": written, "by": "an earlier generation"}
+    if number > cut.planned:
+        return {"sink_batch": None, "written": written, "by": "not this stream"}
+    return {"sink_batch": number, "written": written, "by": f"batch {number}"}
+
+
+def _in_milliseconds(frame: DataFrame) -> DataFrame:
+    return frame.select(
+        *(
+            F.date_trunc("millisecond", f.name).alias(f.name) if isinstance(f.dataType, TimestampType) else f.name
+            for f in frame.schema
+        )
+    )
+
+
+def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame], columns: Sequence[str]) -> None:
+    """Add batches and offsets of the left rows behind joined rows that differ, found by the join's first column."""
+    assert query.join is not None
+    if not account.differences:
+        return
+    column = query.join.using[0]
+    first = next((sink.partition_key[0] for sink in query.sinks if sink.kind == "cassandra"), columns[0])
+    wanted = {str(difference["key"][first]): difference for difference in reversed(account.differences)}
+    rows = (
+        sides[query.join.left]
+        .where(F.col(column).isin(*wanted))
+        .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), "source.*")
+    )
+    for row in rows.collect():
+        for difference in account.differences:
+            if str(difference["key"][first]) == row["_key"]:
+                place = f"{row.topic}/{row.partition}"
+                low, high = difference["offsets"].get(place, [row.offset, row.offset])
+                difference["offsets"][place] = [min(low, row.offset), max(high, row.offset)]
+                difference["batches"] = sorted({*difference["batches"], row.batch})

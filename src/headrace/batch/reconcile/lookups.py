@@ -1,0 +1,119 @@
+"""The identity of rows that are looked up in a table and written back by event time: the newest known cells of each key.
+
+The table's past content is gone, but the misses are on record: an unmatched record is a dead letter. All other accepted
+records were matched, so each of their cells, or a newer one, is in the sink. Keys that are no longer in the table are
+left out: the refresh deleted them.
+
+Two things limit this record. Dead letters expire: for a batch from before the first letter, the matches are unknown.
+And a deletion covers everything older, even if the key returns: a cell from before its row was entered may be gone. Such
+a cell is not due, but if the sink has a cell with its time, that is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
+
+from headrace.batch import accounting
+from headrace.batch.reconcile.kinds import KEEP, Account
+from headrace.batch.reconcile.sink_frames import ENTERED, OFFSET, PARTITION
+from headrace.contract.model import CassandraSink, Query
+
+
+def newest(
+    account: Account, query: Query, sink: CassandraSink, rows: DataFrame, letters: DataFrame, speed: DataFrame,
+    sure_from: int = 0,
+) -> None:  # fmt: skip
+    """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
+
+    `rows` is the transform over the cut's records and today's table, with `source`, `batch.BATCH` and the query's matched
+    column. `letters` are the unmatched records, from `reconcile_sinks.placed_by_id`. `sure_from` is the first batch whose
+    letters are all still there. `speed` may have ENTERED. A newer row in the sink is pending.
+    """
+    assert query.matched is not None
+    key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
+    cells = [name for name in query.columns if name not in key]
+    for name in key:  # Cassandra stores milliseconds, in keys too
+        if isinstance(rows.schema[name].dataType, TimestampType):
+            rows = rows.withColumn(name, F.date_trunc("millisecond", name))
+    unmatched = letters.select(PARTITION, OFFSET).distinct()
+    at = (F.col("source.partition") == F.col(PARTITION)) & (F.col("source.offset") == F.col(OFFSET))
+    matched = rows.where(F.col(query.matched)).join(unmatched, at, "left_anti")
+
+    def newest_of(cell: str, name: str, taken: Column) -> Column:
+        fields = (
+            F.col(time).alias("at"),
+            F.col(cell).alias("value"),
+            F.col(accounting.BATCH).alias("batch"),
+            F.col("source"),
+        )
+        return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*fields))).alias(f"_{name}_{cell}")
+
+    sure, any_ = F.col(accounting.BATCH) >= F.lit(sure_from), F.lit(True)
+    newest_cells = [newest_of(cell, name, which) for cell in cells for name, which in (("due", sure), ("may", any_))]
+    due = matched.groupBy(*key).agg(*newest_cells) if cells else matched.where(sure).select(*key).distinct()
+    # In a time series the time is part of the key: a row exists or not, and is never newer.
+    is_time = time if time in key else f"_is_{time}"
+    entered = F.col(ENTERED) if ENTERED in speed.columns else F.lit(None).cast("bigint")
+    present = speed.select(
+        *key, F.lit(True).alias("_there"), entered.alias(ENTERED), *(F.col(c).alias(f"_is_{c}") for c in cells)
+    )
+    both = due.join(present, key, "left")
+    absent = F.col("_there" if time in key else is_time).isNull()
+    both = both.withColumn("_absent", absent).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        newer = F.lit(False) if time in key else _milliseconds(is_time) > _milliseconds(f"_due_{time}.at")
+        # A table with key columns only: a row exists or not.
+        wrong, fields = (F.col("_absent"), F.lit(True)) if not cells else (F.lit(False), F.lit(False))
+        for c in cells:
+            at = F.unix_micros(f"_due_{c}.at")
+            is_due = F.col(f"_due_{c}").isNotNull() & (F.col(ENTERED).isNull() | (at > F.col(ENTERED)))
+            old = F.col("_absent") | (_milliseconds(is_time) < _milliseconds(f"_due_{c}.at"))
+            wrong, fields = wrong | (is_due & old), fields | is_due
+            for side in ("due", "may"):
+                is_, value = F.col(f"_is_{c}"), F.col(f"_{side}_{c}.value")
+                if isinstance(speed.schema[c].dataType, TimestampType):
+                    is_, value = _milliseconds(f"_is_{c}"), _milliseconds(f"_{side}_{c}.value")
+                same = F.coalesce(_milliseconds(is_time) == _milliseconds(f"_{side}_{c}.at"), F.lit(False))
+                wrong, fields = wrong | (same & ~value.eqNullSafe(is_)), fields | same
+        wrong, fields = F.coalesce(wrong, F.lit(False)), F.coalesce(fields, F.lit(False))
+        account.compared = both.where(fields).count()
+        unknown = both.where(~fields).count()
+        if unknown:
+            account.note = f"for {unknown} keys it is no longer known which records were matched: not compared"
+        account.pending = both.where(newer & ~wrong).count()
+        differing = both.where(wrong)
+        account.differing = differing.count()
+        for row in differing.orderBy(*key).limit(KEEP).collect():
+            account.differences.append(_difference(row.asDict(recursive=True), key, cells))
+    finally:
+        both.unpersist()
+
+
+def _difference(row: Mapping[str, Any], key: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    newest = {c: row[f"_due_{c}"] or row[f"_may_{c}"] for c in cells}
+    behind = [cell for cell in newest.values() if cell]
+    offsets: dict[str, list[int]] = {}
+    for cell in behind:
+        place = f"{cell['source']['topic']}/{cell['source']['partition']}"
+        low, high = offsets.get(place, [cell["source"]["offset"]] * 2)
+        offsets[place] = [min(low, cell["source"]["offset"]), max(high, cell["source"]["offset"])]
+    return {
+        "what": "missing in the sink" if row["_absent"] else "differs",
+        "key": {name: row[name] for name in key},
+        "due": {c: cell and cell["value"] for c, cell in newest.items()},
+        "speed": {c: row[f"_is_{c}"] for c in cells},
+        "batch": None,
+        "late": None,
+        "batches": sorted({cell["batch"] for cell in behind}),
+        "offsets": offsets,
+    }
+
+
+def _milliseconds(name: str) -> Column:
+    return F.unix_millis(F.col(name))

@@ -1,0 +1,374 @@
+"""Reconciliation: compare, query by query, what the streams wrote with what they should have according to the archive.
+
+Exact while the streams run, because of the order of reading: first the ledgers (what each sink must hold at least), then
+the sinks, then the ledgers again, then an archive snapshot that has reached them. See `reconcile_kinds` and
+`reconcile_rows` for the identities. Writes only the report and two Iceberg tables.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, assert_never
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from headrace.batch import accounting, archive_reader, lake_tables, views
+from headrace.batch.archive_reader import Archive
+from headrace.batch.finite_job import Job
+from headrace.batch.reconcile import bounds, kinds, lookups, retained, single_rows, sink_frames, view_days
+from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.contract import names
+from headrace.contract.job_files import ReconcileSpec
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
+from headrace.driver import iceberg_maintenance as tables
+from headrace.driver import refusals, source
+from headrace.store import file_sink, generation, ledger
+from headrace.store.checkpoint_log import newest_batch
+from headrace.store.file_sink import Directory
+from headrace.store.ledger import Record
+
+RUNS_DDL = (
+    "run STRING, at TIMESTAMP, query STRING, sink STRING, kind STRING, generation INT, cut BIGINT, closed TIMESTAMP, "
+    "compared BIGINT, late BIGINT, pending BIGINT, differing BIGINT, note STRING, status STRING"
+)
+DIFFERENCES_DDL = (
+    "run STRING, at TIMESTAMP, query STRING, sink STRING, what STRING, key STRING, batches ARRAY<BIGINT>, "
+    "offsets STRING, detail STRING"
+)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The state of one query before the archive is read: its generation, its newest batch, and its sinks' rows."""
+
+    name: str
+    generation: generation.Generation
+    seen: int
+    rows: Mapping[str, DataFrame]
+    directories: Sequence[Directory] = ()  # those whose rows were read
+    all_directories: Sequence[Directory] = ()
+
+
+def run(job: Job, spec: ReconcileSpec) -> dict[str, Any]:
+    """Reconcile and return the report: one entry per query and sink, and one archive entry per topic.
+
+    The job spec bounds it (`contract.job_files`).
+    """
+    began = time.monotonic()
+    chosen = spec.queries
+    wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
+    job.progress(0, 1, "reading the sinks")
+    since_ms = spec.since_ms
+    observed_by_query = {name: observe(job, name, query, since_ms) for name, query in wanted.items()}
+    with_batches = [observed for observed in observed_by_query.values() if observed]
+    now = {query.name: _ledger(job, query.generation) for query in with_batches}
+    topics = sorted(job.pipeline.sources)
+    ends = _ends(now.values())
+    archives = views.await_archives(job, topics, ends)
+    accounts: list[Account] = []
+    single = [now[query.name] for query in with_batches if _kind(wanted[query.name]) == "rows"]
+    first = bounds.first_offsets(single, since_ms)
+    typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
+    steps = len(with_batches) + len(topics)
+    for number, query in enumerate(with_batches):
+        job.progress(number, steps, query.name)
+        accounts += list(_compare(job, query, now[query.name], archives, typed, spec))
+    accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
+    for number, topic in enumerate(topics):
+        job.progress(len(with_batches) + number, steps, f"archive of {topic}")
+        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
+    accounts += view_days.compare(job, wanted, archives, spec)
+    at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
+    _keep(job, accounts, at)
+    job.progress(steps, steps, "done")
+    return {
+        "run": job.run,
+        "pipeline": job.pipeline.name,
+        "at_ms": spec.at_ms,
+        "differing": sum(account.differing for account in accounts),
+        "pending": sum(account.pending for account in accounts),
+        "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def observe(job: Job, name: str, query: Query, since_ms: int = 0) -> Observed | None:
+    """Read a query's ledger, then its sinks into memory; None if it never wrote a batch.
+
+    Of files only the directories of batches that began since `since_ms` (milliseconds since 1970) are read.
+    """
+    chosen = generation.current(job.root, job.pipeline.name, name)
+    records = _ledger(job, chosen) if chosen else []
+    if chosen is None or not records:
+        return None
+    rows = {}
+    every = file_sink.directories(job.root, job.pipeline.name, name, chosen.number, chosen.lineage)
+    first = bounds.first_batch(records, every, since_ms) if since_ms else 0
+    directories = [directory for directory in every if directory.first >= first]
+    for sink in query.sinks:
+        frame = sink_frames.rows(job, name, query, sink, directories).persist(StorageLevel.MEMORY_AND_DISK)
+        frame.count()
+        rows[sink_frames.sink_name(job, name, sink)] = frame
+    return Observed(name, chosen, records[-1]["batch"], rows, directories, every)
+
+
+def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
+    """Return the newest batch whose records are all in the archive, and the newest one planned in the checkpoint."""
+    inside = [r for r in records if all(_reached(archives.get(t), parts) for t, parts in r["offsets"].items())]
+    planned = newest_batch(observed.generation.paths(job.root).checkpoint, "offsets")
+    return Cut(observed.generation, inside, observed.seen, max(planned or 0, records[-1]["batch"]))
+
+
+def _compare(
+    job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive],
+    typed: Mapping[str, DataFrame], spec: ReconcileSpec,
+) -> Iterator[Account]:  # fmt: skip
+    query, cut = job.pipeline.queries[observed.name], cut_of(job, observed, records, archives)
+    transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
+    since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
+    sides = {
+        topic: accounting.batch_of(typed[topic], cut.ledger)
+        .where(F.col(accounting.BATCH).isNotNull())
+        .persist(StorageLevel.MEMORY_AND_DISK)
+        for topic in query.sources
+    }
+    (first, *_) = query.sources
+    try:
+        for sink in query.sinks:
+            where = sink_frames.sink_name(job, observed.name, sink)
+            account = Account(observed.name, where, _kind(query), observed.generation.number, cut.batch)
+            speed = observed.rows[where]
+            if not cut.surely:
+                account.block("the archive has not reached any of its batches yet: nothing could be compared")
+            elif account.kind == "windows":
+                speed = _with_age(query, sink, speed, observed.generation)
+                late = _complete_since(job, sink, observed.rows[where], since_ms)
+                kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
+            elif account.kind == "running totals" and since_ms:
+                account.exempt, account.note = True, "a total covers all days: not compared with a limit on days"
+            elif account.kind == "running totals":
+                speed = _with_age(query, sink, speed, observed.generation)
+                kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
+            elif account.kind == "joined rows":
+                times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
+                cassandra = isinstance(sink, CassandraSink)
+                speed = _with_age(query, sink, speed, observed.generation)
+                late = _complete_since(job, sink, observed.rows[where], since_ms)
+                kinds.joined(account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra)
+            elif account.kind == "rows":
+                _compare_rows(job, query, sink, account, transform(sides[first]), observed, cut, since_ms)
+            elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
+                _compare_lookups(job, query, sink, account, sides[first], speed, cut)
+            else:
+                account.exempt = True
+                account.note = f"{account.kind} keep no past state to compare with: not compared"
+            yield account
+    finally:
+        for side in sides.values():
+            side.unpersist()
+
+
+def _compare_rows(
+    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, observed: Observed, cut: Cut, since_ms: int
+) -> None:
+    speed = observed.rows[account.sink]
+    match sink:
+        case KafkaSink():
+            kept = _kept(cut.surely, max(since_ms, retained.since_ms(job, sink.topic, speed)))
+            sent = sink_frames.placed_by_id(speed, query.sources[0])
+            if not kept:
+                account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
+            else:
+                single_rows.in_topic(account, query, made, sent, kept)
+        case FilesSink():
+            placed = accounting.batch_of(made, cut.ledger)
+            low = bounds.first_batch(cut.surely, observed.all_directories, since_ms) if since_ms else 0
+            kept = [record for record in cut.surely if record["batch"] >= low]
+            if kept:
+                single_rows.in_files(account, query, placed, speed, kept, observed.directories)
+            else:
+                account.note = "no batch of that time"
+        case CassandraSink():
+            account.exempt = True
+            account.note = "tables of single rows cannot be reconciled yet: not compared"
+        case _:
+            assert_never(sink)
+
+
+def _compare_lookups(
+    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
+) -> None:
+    topic = query.sources[0]
+    full = names.query_name(job.pipeline.name, account.query)
+    every = sink_frames.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
+    every.count()
+    since = retained.since_ms(job, names.dead_letter_topic(topic), every)
+    sure_from = max((record["batch"] + 1 for record in cut.surely if record["began_ms"] < since), default=0)
+    letters = every.where(F.col("_query") == full)
+    tables = {name: job.pipeline.dimensions[name] for name in query.dimensions}
+    dimensions = {
+        name: job.spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()
+    }
+    transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
+    rows = transform(**{topic: records}, **dimensions)
+    placed = accounting.batch_of(rows, cut.surely).where(F.col(accounting.BATCH).isNotNull())
+    unmatched = sink_frames.placed_by_id(letters, topic)
+    lookups.newest(account, query, sink, placed, unmatched, speed, sure_from)
+    every.unpersist()
+
+
+def _kind(query: Query) -> str:
+    if query.dimensions:
+        return "lookups" if query.matched else "lookups without a matched column"
+    if query.join:
+        return "joined rows"
+    if query.aggregate:
+        if query.aggregate.window:
+            return "windows" if query.watermark and query.mode != "complete" else "open windows"
+        return "running totals"
+    return "rows"
+
+
+def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
+    """Return the sink's rows with OLD, whether an earlier generation wrote them; for a topic the newest record per id."""
+    if not isinstance(sink, KafkaSink):
+        return rows.withColumn(kinds.OLD, F.coalesce(F.col(sink_frames.WRITTEN), F.lit(0)) < now.started_micros)
+    records = sink_frames.rows_of(rows, query, sink)
+    old = F.coalesce(F.col(sink_frames.GENERATION), F.lit(0)) < now.number
+    return records.withColumn(kinds.OLD, old).select(*query.columns, kinds.OLD)
+
+
+def _complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
+    """Return the event time from which a sink is complete: retention and ttl delete older rows."""
+    match sink:
+        case KafkaSink():
+            kept = retained.since_ms(job, sink.topic, rows)
+            skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
+            return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
+        case CassandraSink():
+            gone = sink.ttl and int((time.time() - sink.ttl.total_seconds()) * 1000)
+            return max(since_ms, gone or 0)
+        case FilesSink():
+            return since_ms
+        case _:
+            assert_never(sink)
+
+
+def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
+    return [record for record in records if record["began_ms"] >= since_ms]
+
+
+def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
+    """Account for a query that has written no batch: it should have, if there are records in the archive."""
+    query = job.pipeline.queries[name]
+    account = Account(name, sink_frames.sink_name(job, name, query.sinks[0]), _kind(query))
+    account.note = "it has written no batch yet"
+    account.blocked = any(archives[topic].partitions for topic in query.sources)
+    return account
+
+
+def _archive(
+    job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int
+) -> Account:
+    """Account for a topic; `ends` is how far its queries have read.
+
+    A refused record becomes a dead letter first and is archived afterwards, so the letters are read last.
+    """
+    account = Account(names.archive_query(topic), f"topic {names.dead_letter_topic(topic)}", "archive")
+    chosen = generation.current(job.root, job.pipeline.name, account.query)
+    account.generation = chosen.number if chosen else 0
+    if pinned.snapshot is None:
+        account.note, account.blocked = "nothing is archived yet", any(ends.values())
+        return account
+    letters = sink_frames.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
+    letters.count()
+    # Records that a query refused were accepted by the contract, so they are not part of this account.
+    by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
+    placed = sink_frames.placed_by_id(by_contract, topic)
+    since = max(since_ms, retained.since_ms(job, names.dead_letter_topic(topic), letters))
+    rows = archive_reader.records(job.spark, pinned)
+    lost = archive_reader.losses(job.spark, pinned, job.root)
+    single_rows.archive(account, pinned, rows, placed, since, None if since_ms else typed.count(), lost)
+    letters.unpersist()
+    return account
+
+
+def _typed(
+    job: Job, topic: str, pinned: Archive, since_ms: int = 0, first: Mapping[int, int] = MappingProxyType({})
+) -> DataFrame:
+    """Return the accepted records with their coordinates, decoded once for all queries (see `reconcile_bounds.recent`)."""
+    if pinned.snapshot is None:
+        table = job.spark.table(names.archive_table(job.pipeline.name, topic))
+        return archive_reader.accepted(job.pipeline, topic, table, ("source", "kafka_timestamp"))
+    used = [q for q in job.pipeline.queries.values() if topic in q.sources]
+    added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
+    rows = bounds.recent(archive_reader.records(job.spark, pinned), job.pipeline.sources[topic], since_ms, first)
+    columns = tuple(name for name in ("source", "kafka_timestamp", "raw") if name in added | {"source"})
+    return archive_reader.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
+
+
+def _ledger(job: Job, chosen: generation.Generation) -> list[Record]:
+    return ledger.read(chosen.paths(job.root).ledger)
+
+
+def _ends(ledgers: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401 - an iterable of ledgers
+    """Return the highest end of each topic partition over all ledgers."""
+    ends: dict[str, dict[str, int]] = {}
+    for records in ledgers:
+        for topic, parts in records[-1]["offsets"].items():
+            for partition, (_, end) in parts.items():
+                known = ends.setdefault(topic, {})
+                known[partition] = max(known.get(partition, 0), end)
+    return ends
+
+
+def _reached(pinned: Archive | None, parts: Mapping[str, Sequence[int]]) -> bool:
+    return pinned is not None and pinned.covers({partition: end for partition, (_, end) in parts.items()})
+
+
+def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
+    """Write the run into the two report tables; a repeated run replaces its earlier rows."""
+    summary = [
+        (job.run, at, a.query, a.sink, a.kind, a.generation, a.cut, _moment(a.closed_ms), a.compared, a.late, a.pending,
+         a.differing, a.note, a.status)
+        for a in accounts
+    ]  # fmt: skip
+    rest = ("what", "key", "batches", "offsets")
+    named = [
+        (job.run, at, a.query, a.sink, d["what"], _json(d["key"]), d["batches"], _json(d["offsets"]),
+         _json({name: value for name, value in d.items() if name not in rest}))
+        for a in accounts
+        for d in a.differences
+    ]  # fmt: skip
+    for kind, ddl, rows in (("runs", RUNS_DDL, summary), ("differences", DIFFERENCES_DDL, named)):
+        table = names.reconcile_table(job.pipeline.name, kind)
+        lake_tables.ensure(job.spark, table, ddl, "run")
+        job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
+        tables.maintain_own(job.spark, job.root, table)
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+
+
+def _json(value: object) -> str:
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return JSON-safe values: decimals and times as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()  # a collected time is in this process's zone
+    return str(value) if isinstance(value, (Decimal, date)) else value

@@ -1,0 +1,1 @@
+"""The command line `headrace`: one module for each noun."""

@@ -1,0 +1,304 @@
+"""`headrace`: the local platform and its streams from the command line.
+
+Every command that prints state has --json. Exit codes: 0 success, 1 refused or failed (with a message on stderr),
+2 wrong usage, 3 something that should run does not (`status`, `stream status`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from headrace.access.bindings import read_kafka
+from headrace.cli.batch import batch, serve_query
+from headrace.cli.checkpoint import checkpoint
+from headrace.cli.common import (
+    NOT_RUNNING,
+    Json,
+    ProjectFolder,
+    console,
+    errors,
+    launcher,
+    left_out,
+    pairs_of,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    startable_pipelines,
+    starting_launcher,
+)
+from headrace.cli.dead_letters import letters
+from headrace.cli.pipeline import pipeline
+from headrace.cli.provision import provision
+from headrace.cli.quality import quality
+from headrace.cli.stream import stream
+from headrace.cli.upgrade import stream_upgrade
+from headrace.cli.users import users
+from headrace.contract.files import pipeline_names
+from headrace.contract.model import Pipeline
+from headrace.contract.wording import printable
+from headrace.errors import HeadraceError
+from headrace.local import airflow_config, platform
+from headrace.local import doctor as checks
+from headrace.local.settings import Settings
+from headrace.operations import tables
+from headrace.operations.produce.summary import Summary, UndeliveredError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
+app.add_typer(pipeline, name="pipeline")
+app.add_typer(stream, name="stream")
+app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(batch, name="batch")
+app.add_typer(letters, name="dead-letters")
+app.add_typer(quality, name="quality")
+app.add_typer(users, name="users")
+stream.command("upgrade")(stream_upgrade)
+app.command()(provision)
+
+_OK, _NO = Text("ok", style="green"), Text("no", style="red")
+
+
+def main() -> None:
+    """Run the command line; print a HeadraceError as its message.
+
+    If a command skipped a pipeline whose file does not load, it finishes the others and exits with code 1.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if left_out and not end.code:
+            sys.exit(1)
+        raise
+    except HeadraceError as error:
+        errors.print(*str(error).split("\n"), sep="\n", style="red", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start Kafka, Cassandra and Airflow. Adopt running servers and restart crashed ones."""
+    settings = Settings.load()
+    first = settings.airflow and not airflow_config.password_file(settings).exists()
+    with progress_bars() as report:
+        parts = platform.up(settings, report)
+    _show_parts(parts, as_json)
+    if settings.airflow and not as_json:
+        console.print(airflow_config.welcome(settings, with_password=first), soft_wrap=True)
+
+
+@app.command()
+def down() -> None:
+    """Stop Airflow, all drivers, then Kafka and Cassandra. Nothing is lost: after `up` the streams continue."""
+    settings = Settings.load()
+    with progress_bars() as report:
+        platform.stop_scheduling(settings, report)
+        local_launcher = launcher(settings)
+        for name in local_launcher.running():
+            report(f"stopping driver {name}", None)
+            local_launcher.stop(name)
+        platform.down(settings, report)
+    console.print("All drivers and servers are stopped.")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the state of Kafka, Cassandra and Airflow. Exit code 3 if one does not run."""
+    parts = platform.status(Settings.load())
+    _show_parts(parts, as_json)
+    if any(part.state != "RUNNING" for part in parts):
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="kafka, cassandra, airflow-scheduler ... or a pipeline.")],
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of lines from the end.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
+) -> None:
+    """Print the log of a server or of a pipeline's driver."""
+    settings = Settings.load()
+    path = launcher(settings).log_file(name)
+    if not path.exists() and name not in pipeline_names(ProjectFolder / "pipelines"):
+        path = platform.logs(settings, name)
+    if not path.exists():
+        raise HeadraceError(f"{name} has no log yet. Start it with `headrace up` or `headrace stream start`.")
+    with path.open(errors="replace") as handle:
+        for line in handle.readlines()[-lines:]:
+            sys.stdout.write(printable(line, keep="\t\n"))
+        while follow:
+            line = handle.readline()
+            if line:
+                sys.stdout.write(printable(line, keep="\t\n"))
+            else:
+                sys.stdout.flush()
+                time.sleep(0.3)
+
+
+@app.command()
+def clean(
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars and class archives.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Remove all data, checkpoints, logs and passwords of this platform. Refused while something runs."""
+    settings = Settings.load()
+    if not yes:
+        typer.confirm(f"Remove {settings.home} and everything in it?", abort=True)
+    platform.clean(settings, cache=cache)
+    console.print(f"{settings.home} is removed.")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and this installation without changing anything. Exit code 1 if `up` could not start."""
+    results = checks.run(Settings.load())
+    if as_json:
+        print_json([vars(check) for check in results])
+    else:
+        rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in results]
+        console.print(tables.plain(("", "check", "result", "remedy"), rows))
+    if any(not check.ok and check.blocks for check in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with pipelines/ and spark_jobs/; default: this project.")
+    ] = Path(),
+) -> None:
+    """Check pipeline files and plan their queries, to verify that transforms return the declared columns. Needs no server."""
+    local_launcher = starting_launcher(Settings.load())
+    command = [sys.executable, "-m", "headrace.driver.check", str(folder)]
+    environment = {**local_launcher.environment, "PYSPARK_PYTHON": sys.executable}
+    raise typer.Exit(subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
+
+
+@app.command()
+def produce(
+    file: Annotated[
+        Path | None, typer.Option(help="NDJSON, JSON, CSV or Parquet file to send instead of generated events.")
+    ] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Topic of --file, or topics to generate (default: all).")
+    ] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Total number of records over all topics.")] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="Length of the generated timeline in seconds.")] = 60.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Records per second. Default: as fast as possible.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and start produce the same bytes.")] = 1,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the mix: late=0.05, skew=0, users=100 ..."),
+    ] = None,
+    users: Annotated[bool, typer.Option(help="First load the known users into the users table.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Send generated events, or your own file, and show which offsets Kafka acknowledged.
+
+    A malformed row is sent unchanged and becomes a dead letter. Exit code 1 if a row could not be sent.
+    """
+    from headrace.operations.produce import mix as mixes
+    from headrace.operations.produce import run
+
+    settings, pipelines = Settings.load(), pipelines_of()
+    kafka = read_kafka(settings.bindings())
+    with _bar("events acknowledged") as report:
+        if file is not None:
+            if not topic or len(topic) != 1:
+                raise HeadraceError("--file needs exactly one --topic.")
+            try:
+                summary = run.produce_file(kafka, pipelines, file, topic[0], rate, report)
+            except UndeliveredError as error:  # also show what reached Kafka and which rows are bad
+                _show_summary(error.summary, as_json)
+                raise
+        else:
+            options = {"seed": seed, "duration": duration, **pairs_of("--set", "FIELD=VALUE", option)}
+            mix = mixes.make_mix(topic, events, **options)
+            if users and "logins" in mix.topics:
+                _load_users(settings, pipelines, mix)
+            summary = run.produce_generated(kafka, pipelines, mix, rate, report)
+    _show_summary(summary, as_json)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.odd.left:
+        raise typer.Exit(1)
+
+
+def _show_summary(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.to_json_dict())
+        return
+    console.print(tables.produced(summary))
+    for line in tables.odd_rows(summary.odd):
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=10, help="How long to watch.")] = 120.0,
+    rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 190.0,
+) -> None:
+    """Start everything, produce events, and show the streams live. Leaves the platform running."""
+    from headrace.demo.screen import run
+
+    settings = Settings.load()
+    with progress_bars() as report:
+        platform.up(settings, report)
+    run(settings, starting_launcher(settings), startable_pipelines(), seconds, rate, console)
+
+
+def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401
+    from headrace.operations.dimensions import load_users
+    from headrace.operations.produce.accounts import user_directory
+
+    load_users(settings.bindings(), pipelines["user_logins"].dimensions["users"], user_directory(mix))
+
+
+def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
+    if as_json:
+        print_json([vars(part) for part in parts])
+        return
+    rows = [
+        (
+            p.name,
+            tables.coloured(p.state),
+            p.port,
+            p.pid,
+            p.rss and f"{p.rss / 1e6:,.0f} MB",
+            tables.seconds(p.uptime),
+            p.detail,
+        )
+        for p in parts
+    ]
+    console.print(tables.plain(("part", "state", "port", "process", "memory", "up for", ""), rows))
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Any]:
+    """Show a progress bar with the completed and total counts."""
+    with Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors) as progress:
+        task = progress.add_task(text, total=None)
+
+        def report(now: Any) -> None:  # noqa: ANN401 - a Progress of operations.produce
+            progress.update(task, total=now.total, completed=now.acknowledged)
+
+        yield report
+
+
+app.command("serve-query")(serve_query)
+
+
+if __name__ == "__main__":
+    main()

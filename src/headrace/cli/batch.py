@@ -1,0 +1,293 @@
+"""`headrace batch ...`: batch views, reconciliation, repair, retention and lineage; and `headrace serve-query`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.common import (
+    Json,
+    Names,
+    ProjectFolder,
+    console,
+    pairs_of,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    time_of,
+    who,
+)
+from headrace.contract import batch_views as contract
+from headrace.errors import HeadraceError
+from headrace.local import airflow_config, launcher
+from headrace.local.settings import Settings
+from headrace.operations import retention, tables
+from headrace.operations.batch import job_runs, rebuild, reconcile, serve, view_plans
+from headrace.operations.batch import repair as reconcile_repair
+from headrace.operations.batch.job_runs import BatchRun
+from headrace.operations.deployment import Deployment, load
+from headrace.operations.lineage import graph, run_events
+from headrace.store.records import to_json
+
+batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
+DIFFERS = 4
+INCOMPLETE = 5
+
+Run = Annotated[str, typer.Argument(help="A run of `headrace batch reconcile`.")]
+One = Annotated[str, typer.Argument(metavar="PIPELINE")]
+
+
+@batch.command("views")
+def compute(
+    names: Names = None,
+    first: Annotated[str | None, typer.Option("--first", help="First day to backfill, such as 2026-11-23.")] = None,
+    last: Annotated[str | None, typer.Option("--last", help="Last day to backfill, inclusive.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute batch views: closed days that are new or have changed, or a backfill of the given days.
+
+    Exit code 5: the archive lacks records that Kafka has, so closed days may be left for the next run.
+    """
+    deployment = _starting()
+    chosen = [name for name, pipeline in pipelines_of(names).items() if names or contract.views(pipeline)]
+    with progress_bars() as report:
+        reports = [_views(deployment, name, first, last, report) for name in chosen]
+    if as_json:
+        print_json(reports)
+    else:
+        rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
+                for r in reports for view, count in r["rows"].items()]  # fmt: skip
+        console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
+        for line in (line for view_report in reports for line in view_plans.behind(view_report)):
+            console.print(line, soft_wrap=True)
+    if any(view_report["behind"] for view_report in reports):
+        raise typer.Exit(INCOMPLETE)
+
+
+@batch.command("status")
+def status(names: Names = None, as_json: Json = False) -> None:
+    """Show the days in the batch views and their horizon."""
+    deployment = _written()
+    states = [view_plans.status(deployment.root, p) for p in pipelines_of(names).values() if contract.views(p)]
+    if as_json:
+        print_json(states)
+        return
+    rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], s["tables"])
+            for s in states]  # fmt: skip
+    console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
+
+
+@batch.command("reconcile")
+def check(
+    names: Names = None,
+    query: Annotated[list[str] | None, typer.Option(help="Only this query (repeatable).")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Only this number of recent days, without totals.")] = None,
+    tolerance: Annotated[str, typer.Option(help="How much a sum may differ.")] = "0",
+    as_json: Json = False,
+) -> None:
+    """Compare every sink with the archive: batch = speed + late.
+
+    Exit code 4: something differs. Exit code 5: something, or everything, could not be compared.
+    """
+    deployment = _starting()
+    with progress_bars() as report:
+        reports = [
+            _execute(
+                deployment,
+                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
+                f"reconcile {name}",
+                report,
+            )
+            for name in pipelines_of(names)
+            if names or reconcile.has_run(deployment.root, name)
+        ]
+    if as_json:
+        print_json(reports)
+    else:
+        for reconciled in reports:
+            rows = [(a["query"], a["sink"], a["status"], a["compared"], a["late"], a["pending"], a["differing"])
+                    for a in reconciled["accounts"]]  # fmt: skip
+            head = ("query", "sink", "status", "compared", "late", "pending", "differ")
+            console.print(tables.plain(head, rows, title=f"{reconciled['pipeline']}, run {reconciled['run']}"))
+            for account in reconciled["accounts"]:
+                if account["differing"] or account["note"]:
+                    detail = reconcile.words(account) if account["differing"] else account["note"]
+                    console.print(f"{account['query']}: {detail}", soft_wrap=True)
+    if any(reconciled["differing"] for reconciled in reports):
+        raise typer.Exit(DIFFERS)
+    if any(reconcile.not_compared(reconciled) for reconciled in reports):
+        raise typer.Exit(INCOMPLETE)
+
+
+@batch.command("trend")
+def trend(
+    pipeline: One,
+    limit: Annotated[int, typer.Option(min=1, help="Number of newest entries.")] = 40,
+    as_json: Json = False,
+) -> None:
+    """Show the results of reconciliations over time."""
+    entries = reconcile.trend(_written().root, next(iter(pipelines_of([pipeline]))), limit)
+    if as_json:
+        print_json(entries)
+        return
+    rows = [
+        (f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r.get("status"), r["compared"], r["late"], r["differing"])
+        for r in entries
+    ]
+    console.print(tables.plain(("at", "query", "sink", "status", "compared", "late", "differ"), rows))
+
+
+@batch.command("repair")
+def repair(
+    pipeline: One,
+    run: Run,
+    act: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a repair of a run's differences would write; with --act, write it and reconcile again."""
+    deployment = _written()
+    planned = reconcile_repair.plan(deployment, pipeline, run)
+    if act is not None:
+        done = reconcile_repair.act(deployment, pipeline, run, act)
+        if as_json:
+            print_json(done)
+        else:
+            again = " ".join(f"--query {name}" for name in reconcile_repair.queries_of(planned))
+            console.print(f"{done['written']} rows written, {done['deleted']} deleted, {done['verified']} verified.")
+            console.print(f"Now: headrace batch reconcile {pipeline} {again}")
+        return
+    if as_json:
+        print_json(planned)
+        return
+    rows = planned["rows"]
+    for row in rows:
+        console.print(f"{reconcile_repair.words(row)}.", soft_wrap=True)
+    for why in planned["refused"]:
+        console.print(f"Not repaired: {why}.")
+    if rows:
+        console.print(
+            f"Nothing was changed. To carry it out: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
+        )
+
+
+@batch.command("rebuild")
+def rebuild_query(
+    pipeline: One,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    act: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the generation.")] = "rebuilt from the archive",
+    as_json: Json = False,
+) -> None:
+    """Show how a query would be rebuilt from the archive; with --act, rebuild it: a new generation, with the stream stopped."""
+    deployment = _starting()
+    planned = rebuild.plan(deployment, pipeline, query)
+    if act is None:
+        if as_json:
+            print_json(to_json(planned))
+            return
+        console.print(
+            f"Generation {planned.number} of {pipeline}.{query}: {planned.archived} offsets from the archive, "
+            f"then {planned.again} from Kafka."
+        )
+        for blocker in planned.blockers:
+            console.print(f"Blocked: {blocker}.")
+        if not planned.blockers:
+            console.print(f"To carry it out: headrace batch rebuild {pipeline} {query} --act {planned.fingerprint}")
+        return
+    run = rebuild.prepare(deployment, replace(planned, fingerprint=act), by=who(), reason=reason)
+    with progress_bars() as report:
+        done = rebuild.finish(deployment, _execute(deployment, run, f"rebuild {query}", report))
+    if as_json:
+        print_json(done)
+    else:
+        console.print(f"Generation {done['generation']} is ready. Now: headrace stream start {pipeline}")
+
+
+@batch.command("retention")
+def guard(names: Names = None, as_json: Json = False) -> None:
+    """Show when Kafka will delete records that a query has not read. Exit code 4 if records are lost or at risk."""
+    deployment = _written()
+    reports = [retention.guard(deployment, name) for name in pipelines_of(names)]
+    if as_json:
+        print_json([to_json(report) for report in reports])
+    else:
+        rows = []
+        for report in reports:
+            seconds = report.least_left_seconds
+            where = ", ".join(f"{place.query} {place.topic}/{place.partition}" for place in report.places)
+            rows.append((report.pipeline, report.state, None if seconds is None else f"{seconds / 3600:.1f} h", where))
+        console.print(tables.plain(("pipeline", "", "least time left", "where"), rows))
+        for topic in sorted({topic for report in reports for topic in report.bounded_by_bytes}):
+            console.print(f"{topic} is also limited by size: Kafka may delete records before their retention time.")
+    if any(report.state in ("LOST", "AT_RISK") for report in reports):
+        raise typer.Exit(DIFFERS)
+
+
+@batch.command("lineage")
+def show_lineage(names: Names = None, as_json: Json = False) -> None:
+    """Emit OpenLineage events of the streams, and show what they read and write."""
+    deployment = _written()
+    for name in pipelines_of(names):
+        run_events.emit_streams(deployment, name)
+    events = graph.events(deployment.root)
+    if as_json:
+        print_json(events)
+        return
+    rows = [(e["job"]["name"], [d["name"] for d in e["inputs"]], [d["name"] for d in e["outputs"]])
+            for e in events]  # fmt: skip
+    console.print(tables.plain(("job", "reads", "writes"), rows))
+
+
+def serve_query(
+    pipeline: One,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Value of a key column.")] = None,
+    since: Annotated[str | None, typer.Option(help="First event time, such as 2026-11-23 or 2026-11-23T10:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of the event times, exclusive. Default: now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a query's rows: batch up to the horizon, speed after it. Times are UTC."""
+    keys = pairs_of("--key", "COLUMN=VALUE", key)
+    answer = serve.query(_written(), pipeline, query, keys, since=time_of(since), until=time_of(until))
+    if as_json:
+        print_json(answer.to_json_dict())
+        return
+    shown = answer.to_json_dict()
+    columns = list(shown["rows"][0]) if shown["rows"] else []
+    console.print(tables.plain(columns, [tuple(row.values()) for row in shown["rows"]]))
+    console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")
+
+
+def written_deployment() -> Deployment:
+    """Return the deployment that `headrace up` wrote. Raises HeadraceError if there is none."""
+    return load(airflow_config.deployment_file(Settings.load()))
+
+
+_written = written_deployment
+
+
+def _starting() -> Deployment:
+    return launcher.write_deployment(Settings.load(), ProjectFolder.resolve())
+
+
+def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
+    run = view_plans.plan(deployment, name, first=first, last=last)
+    run_events.start_views(deployment, name, run.run)
+    try:
+        result = _execute(deployment, run, f"views of {name}", report)
+    except HeadraceError as error:
+        run_events.fail_views(deployment, name, run.run, str(error))
+        raise
+    run_events.emit_views(deployment, result)
+    return result
+
+
+def _execute(deployment: Deployment, run: BatchRun, what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+    report(what, None)
+    return job_runs.execute(deployment, run, lambda stage, done: report(what, done))

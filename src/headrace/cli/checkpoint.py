@@ -1,0 +1,249 @@
+"""`headrace checkpoint ...`: inspect, verify, snapshot, restore, prune and drill checkpoints.
+
+Arguments are PIPELINE or PIPELINE.QUERY. Commands that change something show their plan first and need --act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.common import (
+    Json,
+    ProjectFolder,
+    console,
+    launcher,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    starting_launcher,
+    who,
+)
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.local.launcher import write_deployment
+from headrace.local.settings import Settings
+from headrace.operations import tables
+from headrace.operations.checkpoints import compact, drill, inspect, prune, restore, snapshots, verify
+from headrace.store.records import to_json
+
+checkpoint = typer.Typer(no_args_is_help=True, help="Inspect, verify, snapshot, restore, prune and drill checkpoints.")
+
+Specs = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE[.QUERY]]...", help="Default: all.")]
+Spec = Annotated[str, typer.Argument(metavar="PIPELINE.QUERY")]
+Act = Annotated[bool, typer.Option("--act", help="Carry out the plan; without it the plan is only shown.")]
+
+
+@checkpoint.command("inspect")
+def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
+    """Show generations, offsets, state, ledger and snapshots. Reads files only."""
+    root = launcher(Settings.load()).root
+    queries = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
+    if as_json:
+        print_json(queries)
+        return
+    rows = [
+        (
+            query_state["query"],
+            f"{one['generation']}{' *' if one['generation'] == query_state['current'] else ''}",
+            one["committed_batch"],
+            one["age_seconds"],
+            one["state_bytes"],
+            one["ledger_records"],
+            one["fingerprint"],
+            len([kept for kept in query_state["snapshots"] if kept["generation"] == one["generation"]]),
+        )
+        for query_state in queries
+        for one in query_state["generations"]
+    ]
+    heads = ("query", "generation", "batch", "age s", "state bytes", "ledger records", "fingerprint", "snapshots")
+    console.print(tables.plain(heads, rows))
+    kept = [
+        (query_state["query"], one["id"], one["batch"], one["reason"])
+        for query_state in queries
+        for one in query_state["snapshots"]
+    ]
+    if kept:
+        console.print(tables.plain(("query", "snapshot", "batch", "reason"), kept))
+
+
+@checkpoint.command("verify")
+def checkpoint_verify(
+    specs: Specs = None,
+    kafka: Annotated[bool, typer.Option(help="Also ask Kafka whether it still has the offsets.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Verify structure, Kafka's offsets and the sinks. Exit code 1 if there is a critical finding."""
+    settings = Settings.load()
+    root = launcher(settings).root
+    bindings = settings.bindings() if kafka else None
+    reports = [verify.verify(root, pipeline, query, bindings) for pipeline, query in _named(specs)]
+    if as_json:
+        print_json([report.to_json_dict() for report in reports])
+    else:
+        rows = [
+            (report.query, finding.severity, finding.fault, f"{finding.where} {finding.what}", finding.runbook)
+            for report in reports
+            for finding in report.findings
+        ]
+        if rows:
+            console.print(tables.plain(("query", "", "fault", "what", "runbook"), rows))
+        sound = sum(report.sound for report in reports)
+        console.print(f"{sound} of {len(reports)} checkpoints are sound.")
+    if not all(report.sound for report in reports):
+        raise typer.Exit(1)
+
+
+@checkpoint.command("snapshot")
+def checkpoint_snapshot(
+    specs: Specs = None,
+    generation: Annotated[int | None, typer.Option(min=1, help="Default: the current one.")] = None,
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the snapshot.")] = "by hand",
+    as_json: Json = False,
+) -> None:
+    """Take a consistent snapshot of each query, running or not, with a hash of every file."""
+    root = launcher(Settings.load()).root
+    wanted = _named(specs)
+    if not specs:  # all queries that have committed a batch
+        wanted = [(p, q) for p, q in wanted if inspect.has_batch(root, p.name, q)]
+    taken = [
+        snapshots.take(root, pipeline.name, query, reason=reason, number=generation).summary()
+        for pipeline, query in wanted
+    ]
+    if as_json:
+        print_json(taken)
+    else:
+        rows = [
+            (names.query_name(t["pipeline"], t["query"]), t["id"], t["batch"], t["files"], t["bytes"]) for t in taken
+        ]
+        console.print(tables.plain(("query", "snapshot", "batch", "files", "bytes"), rows))
+
+
+@checkpoint.command("restore")
+def checkpoint_restore(
+    spec: Spec,
+    snapshot: Annotated[str, typer.Option("--from", metavar="SNAPSHOT", help="Default: the newest.")] = "",
+    reset: Annotated[bool, typer.Option("--reset", help="Begin with empty state instead of a snapshot.")] = False,
+    at: Annotated[
+        datetime | None, typer.Option(help="With --reset: the broker time (UTC) to begin at. Default: the beginning.")
+    ] = None,
+    act: Act = False,
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the manifest.")] = "by hand",
+    as_json: Json = False,
+) -> None:
+    """Restore a query from a snapshot, or reset it; always begins a new generation. Exit code 1 if it is blocked."""
+    settings = Settings.load()
+    local_launcher, (pipeline, query) = launcher(settings), _one(spec)
+    if at and not reset:
+        raise HeadraceError("--at needs --reset: a snapshot has its own offsets.")
+    if reset:
+        starting = int(at.replace(tzinfo=UTC).timestamp() * 1000) if at else None
+        planned = restore.plan_reset(local_launcher, pipeline, query, starting)
+    else:
+        planned = restore.plan(local_launcher, pipeline, query, snapshot or None, settings.bindings())
+    done: dict[str, Any] = to_json(planned) | {"acted": False}
+    if act:
+        made = restore.act(local_launcher, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
+        report = verify.verify(local_launcher.root, pipeline, query, settings.bindings())
+        done |= {"acted": True, "sound": report.sound, "generation": made.number}
+    _show(done, as_json)
+    if planned.blockers or done.get("sound") is False:
+        raise typer.Exit(1)
+
+
+@checkpoint.command("prune")
+def checkpoint_prune(
+    specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
+    generation_days: Annotated[
+        float, typer.Option(min=0, help="Keep a generation for this many days after it ended.")
+    ] = 14,
+    snapshot_days: Annotated[float, typer.Option(min=0, help="Keep a snapshot for this many days.")] = 30,
+    keep: Annotated[int, typer.Option(min=1, help="Number of snapshots of each query to keep regardless of age.")] = 3,
+    trash_days: Annotated[float, typer.Option(min=0, help="Keep files in the trash for this many days.")] = 7,
+    act: Act = False,
+    as_json: Json = False,
+) -> None:
+    """Move old generations and snapshots to the trash, and delete what has been there long enough."""
+    root = launcher(Settings.load()).root
+    retention = prune.Retention(generation_days, snapshot_days, keep, trash_days)
+    pipelines = list(pipelines_of(specs).values())
+    planned = prune.plan(root, pipelines, retention)
+    if act:
+        planned = prune.act(root, pipelines, retention, planned.fingerprint)
+    if as_json:
+        print_json(to_json(planned) | {"bytes": planned.bytes, "acted": act})
+        return
+    rows = [("deleted" if item.delete else "to the trash", item.path, item.bytes, item.why) for item in planned.items]
+    console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to prune.")
+    for sentence in planned.kept:
+        console.print(f"Kept: {sentence}.", highlight=False, soft_wrap=True)
+    if rows and not act:
+        console.print("This is only the plan. To carry it out, add --act.")
+
+
+@checkpoint.command("drill")
+def checkpoint_drill(
+    spec: Spec,
+    snapshot: Annotated[str, typer.Option("--from", metavar="SNAPSHOT", help="Default: the newest.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Let Spark continue from a snapshot in a scratch folder and compare the result with the stream. Changes nothing else."""
+    settings = Settings.load()
+    starting_launcher(settings)  # raises HeadraceError if Java or jars are missing
+    pipeline, query = _one(spec)
+    deployment = write_deployment(settings, ProjectFolder.resolve())
+    with progress_bars() as report:
+        report(f"drill of {spec}", None)
+        result = drill.drill(deployment, pipeline.name, query, snapshot)
+    _show(result, as_json)
+
+
+@checkpoint.command("gather")
+def checkpoint_gather(
+    specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compact small files: ledger records into segments, closed output directories into larger ones."""
+    root = launcher(Settings.load()).root
+    merged = [row for pipeline in pipelines_of(specs).values() for row in compact.gather(root, pipeline)]
+    if as_json:
+        print_json(merged)
+    else:
+        rows = [(row["query"], row["ledger_records"], row["directories"], row["removed"]) for row in merged]
+        console.print(tables.plain(("query", "records merged", "directories created", "directories removed"), rows))
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(values)
+        return
+    rows = [
+        (key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
+        for key, value in values.items()
+    ]
+    console.print(tables.plain(("", ""), rows))
+
+
+def _named(specs: Sequence[str] | None) -> list[tuple[Pipeline, str]]:
+    """Return (pipeline, query) for each argument; a pipeline stands for all its queries."""
+    wanted: Iterable[str] = specs or list(pipelines_of())
+    return [chosen for spec in wanted for chosen in _queries(spec)]
+
+
+def _one(spec: str) -> tuple[Pipeline, str]:
+    if "." not in spec:
+        raise HeadraceError(f"{spec!r} names a pipeline, but one query is needed: write PIPELINE.QUERY.")
+    return _queries(spec)[0]
+
+
+def _queries(spec: str) -> list[tuple[Pipeline, str]]:
+    name, _, query = spec.partition(".")
+    pipeline = pipelines_of([name])[name]
+    known = names.query_names(pipeline)
+    if query and query not in known:
+        raise HeadraceError(f"Unknown query {query!r} of {name}. Known queries: {', '.join(known)}.")
+    return [(pipeline, query_name) for query_name in ([query] if query else known)]

@@ -1,0 +1,147 @@
+"""`headrace dead-letters list|show|replay`: records that the contract refused, and how to send them again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from headrace.cli.batch import written_deployment
+from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, who
+from headrace.errors import HeadraceError
+from headrace.operations import tables
+from headrace.operations.dead_letters import reader
+from headrace.operations.dead_letters import replay as dead_letters_replay
+from headrace.operations.dead_letters.reader import Filter
+
+letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: list, show and replay them.")
+
+Topic = Annotated[str, typer.Argument(help="A source topic.")]
+Reason = Annotated[str | None, typer.Option(help="The reason code, or the beginning of the reason.")]
+Partition = Annotated[int | None, typer.Option(min=0, help="Partition of the refused record.")]
+Offsets = Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Offsets of the refused records.")]
+Since = Annotated[str | None, typer.Option(help="Refused at or after this time, such as 2026-11-23T10:00 (UTC).")]
+Until = Annotated[str | None, typer.Option(help="Refused before this time.")]
+
+
+@letters.command("list")
+def list_(
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Source topics. Default: all.")
+    ] = None,
+    reason: Reason = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Show the number of dead letters by topic and reason."""
+    deployment = written_deployment()
+    chosen = _filter(reason, None, None, since, until)
+    groups = reader.summary(
+        letter for topic in _topics(topics) for letter in reader.read(deployment.bindings, topic, chosen)
+    )
+    if as_json:
+        print_json(groups)
+        return
+    rows = [(g["topic"], g["reason"], g["letters"], _clock(g["first_ms"]), _clock(g["last_ms"]), g["example"])
+            for g in groups]  # fmt: skip
+    console.print(tables.plain(("topic", "reason", "letters", "first", "last", "example"), rows))
+
+
+@letters.command("show")
+def show(
+    topic: Topic,
+    reason: Reason = None,
+    partition: Partition = None,
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of letters.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show single dead letters with their bytes, and whether they were replayed."""
+    deployment = written_deployment()
+    _topics([topic])
+    letters_found = reader.read(deployment.bindings, topic, _filter(reason, partition, offsets, since, until), limit)
+    known = dead_letters_replay.history(deployment.root, topic)
+    shown = [
+        letter.to_json_dict()
+        | {"replayed_by": known.replayed.get(letter.id), "replay_of": known.replays.get(letter.id)}
+        for letter in letters_found
+    ]
+    if as_json:
+        print_json(shown)
+        return
+    rows = [(s["id"], _clock(s["at_ms"]), s["reason"], s["replayed_by"] or s["replay_of"] or "", s["value"])
+            for s in shown]  # fmt: skip
+    console.print(tables.plain(("record", "refused", "reason", "replay", "value"), rows))
+
+
+@letters.command("replay")
+def replay(
+    topic: Topic,
+    reason: Reason = None,
+    partition: Partition = None,
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    again: Annotated[
+        bool, typer.Option(help="Include letters that were replayed before, and repeated failures.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of letters.")] = dead_letters_replay.MAX_LETTERS,
+    run: Annotated[str | None, typer.Option(help="Continue a planned or interrupted replay.")] = None,
+    act: Annotated[bool, typer.Option("--act", help="Send the letters; without it the plan is only shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters to their topic again, after the cause is fixed. Only shows the plan unless --act is given."""
+    deployment = written_deployment()
+    _topics([topic])
+    chosen = _filter(reason, partition, offsets, since, until)
+    if run is None or not act:
+        planned = dead_letters_replay.plan(
+            deployment.root, deployment.bindings, topic, chosen, again=again, limit=limit, run=run, by=who(),
+            readers=dead_letters_replay.readers_of(deployment.pipelines().values(), topic),
+        )  # fmt: skip
+        run = str(planned["run"])
+    else:
+        planned = {"run": run, "topic": topic}
+    done = planned | dead_letters_replay.act(deployment.root, deployment.bindings, topic, run) if act else planned
+    if as_json:
+        print_json(done)
+    elif act:
+        console.print(f"{done['sent']} letters of {topic} were sent again (run {run}).")
+    else:
+        reasons = ", ".join(f"{count} {name}" for name, count in planned["reasons"].items()) or "none"
+        out = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in planned["left_out"].items() if count)
+        console.print(f"Would send {planned['letters']} letters of {topic}: {reasons}. Left out: {out or 'none'}.")
+        if taken := dead_letters_replay.taken_words(planned):
+            console.print(taken, soft_wrap=True)
+        console.print(f"Nothing was sent. To send them: headrace dead-letters replay {topic} --run {run} --act")
+
+
+def _topics(names: list[str] | None) -> list[str]:
+    known = [topic for pipeline in pipelines_of().values() for topic in pipeline.sources]
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise HeadraceError(f"Unknown source topic {unknown[0]!r}. Known source topics: {', '.join(known)}.")
+    return names or known
+
+
+def _filter(
+    reason: str | None, partition: int | None, offsets: str | None, since: str | None, until: str | None
+) -> Filter:
+    return Filter(reason, partition, _range(offsets), milliseconds_of(since), milliseconds_of(until))
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit():
+        raise HeadraceError(f"--offsets takes FIRST-LAST such as 120-180, not {text!r}.")
+    return int(first), int(last or first)
+
+
+def _clock(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%m-%d %H:%M:%S}"

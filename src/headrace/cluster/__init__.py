@@ -1,0 +1,1 @@
+"""Programs that only run on Kubernetes: the jobs and the exporter of the charts."""

@@ -1,0 +1,1 @@
+"""The demo: a live screen and the first rows of each sink."""

@@ -1,0 +1,207 @@
+"""Check that a transform's result matches the pipeline file: columns, exact types, keys, window, output mode.
+
+Works on the plan alone, before a query starts and in the check of an upgrade; no record is read. Differences are refused,
+because everything else (tables, topics, views, reconciliation, quality) follows the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from py4j.protocol import Py4JError
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame
+
+from headrace.contract.exit_codes import Exit
+from headrace.contract.model import KafkaSink, Query, Window, format_duration
+from headrace.contract.spark_types import ddl_type
+from headrace.contract.wording import listed
+from headrace.driver import spark_plan
+from headrace.driver.java import named, singleton
+from headrace.errors import HeadraceError
+
+# Spark's TimeWindowing: (time - offset) % slide gives the last window start before a time; the end is start plus size.
+_TIME_WINDOW = re.compile(
+    r"named_struct\(start, .*?LongType\) - (?P<offset>-?\d+)\) % (?P<slide>\d+)\).*"
+    r" \+ (?P<size>\d+)\), LongType, Timestamp(?:NTZ)?Type",
+    re.DOTALL,
+)
+_ALIAS = re.compile(r"^(?P<made>.*) AS (?P<name>\w+)#(?P<id>\d+)L?(?:-T\d+ms)?$", re.DOTALL)
+_COLUMN = re.compile(r"^(?P<name>\w+)#(?P<id>\d+)L?(?:-T\d+ms)?$")
+
+
+def transformed(transform: Callable[..., DataFrame], frames: dict[str, DataFrame], query_name: str) -> DataFrame:
+    """Return a transform's frame. Raises HeadraceError(REFUSED) if it fails, because it would fail at every restart."""
+    try:
+        frame = transform(**frames)
+    except Py4JError:  # the JVM ended or does not answer, which is not a fault of the transform
+        raise
+    except Exception as error:
+        raise _refusal(f"The transform of {query_name} cannot be planned: {_first_line(error)}.") from error
+    if not isinstance(frame, DataFrame):
+        raise _refusal(f"The transform of {query_name} returns {type(frame).__name__}. It must return a DataFrame.")
+    return frame
+
+
+def require_declared(frame: DataFrame, pipeline: str, name: str, query: Query) -> None:
+    """Raise HeadraceError(REFUSED) with one line for each difference between a streaming frame and its declaration."""
+    faults = [*_columns(frame, query), *_companions(frame, query), *_mode(frame, query)]
+    if not faults:  # the rest can be compared only if all columns are there
+        faults = [*_keys(frame, query), *_window(frame, query)]
+    if faults:
+        place = f"{pipeline}.{name}: spark_jobs/{pipeline}.py and pipelines/{pipeline}.yaml differ"
+        raise _refusal("\n".join(f"{place}: {sentence}." for sentence in faults))
+
+
+def _refusal(sentence: str) -> HeadraceError:
+    return HeadraceError(sentence, exit_code=Exit.REFUSED)
+
+
+def _columns(frame: DataFrame, query: Query) -> Iterator[str]:
+    """Yield a sentence for each declared column that the result lacks, has twice, or has with another type."""
+    wanted = {name: ddl_type(column.type) for name, column in query.columns.items()}
+    if query.matched:
+        wanted[query.matched] = "boolean"
+    types_by_name: dict[str, list[str]] = {}
+    for field in frame.schema:
+        types_by_name.setdefault(field.name.lower(), []).append(field.dataType.simpleString())
+    for name, kind in wanted.items():
+        types = types_by_name.get(name, [])
+        if not types:
+            yield f"the result lacks column {name} ({kind}) and has {listed(frame.columns)}; return it, or change the file"
+        elif len(types) > 1:
+            yield f"the result has column {name} {len(types)} times; rename or drop the others"
+        elif types[0] != kind:
+            yield f"column {name} is declared as {kind}, but the result has {types[0]}; {_cast(name, kind, types[0])}"
+
+
+def _companions(frame: DataFrame, query: Query) -> Iterator[str]:
+    """Yield a sentence for each platform column that a sink or dead letter needs and the result lacks."""
+    columns = {name.lower() for name in frame.columns}
+    if (
+        any(isinstance(sink, KafkaSink) and sink.identity == "source" for sink in query.sinks)
+        and "source" not in columns
+    ):
+        yield "a Kafka sink identifies its rows by `source`, but the result lacks it; select it too, or declare identity"
+    if query.matched and "source" not in columns:
+        yield "dead letters of rows without a match need `source`, but the result lacks it; select it too"
+
+
+def _cast(name: str, kind: str, actual: str) -> str:
+    cast = f'cast it in the result: F.col("{name}").cast("{kind}")'
+    if actual in {"string", "boolean", "int", "timestamp", "date"} or actual.startswith("decimal"):
+        return f"{cast}, or declare {actual}"
+    return f"{cast}, or declare long" if actual == "bigint" else cast
+
+
+def _mode(frame: DataFrame, query: Query) -> Iterator[str]:
+    """Yield Spark's refusal of the query's output mode."""
+    modes = named(frame.sparkSession, "org.apache.spark.sql.streaming.OutputMode")
+    mode = {"append": modes.Append, "update": modes.Update, "complete": modes.Complete}[query.mode]()
+    checker = singleton(frame.sparkSession, "org.apache.spark.sql.catalyst.analysis.UnsupportedOperationChecker")
+    try:
+        checker.checkForStreaming(frame._jdf.queryExecution().analyzed(), mode)
+    except AnalysisException as error:
+        yield f"Spark cannot run it in mode {query.mode}: {_first_line(error)}"
+
+
+def _keys(frame: DataFrame, query: Query) -> Iterator[str]:
+    """Yield a sentence if the file's grouping keys differ from those of the plan's only aggregate."""
+    lines = spark_plan.transform_lines(frame)
+    aggregates = [line for line in lines if line.startswith("Aggregate ")]
+    if query.aggregate is None:
+        if aggregates:
+            yield "the transform groups rows, but the query declares no aggregate; declare its keys and window"
+        return
+    if not aggregates:
+        yield "the query declares an aggregate, but the transform does not group; remove it from the file, or group"
+        return
+    if len(aggregates) > 1:  # it is unknown to which of two the keys refer
+        return
+    grouped = _names_of_groups(aggregates[0], lines)
+    declared = set(query.aggregate.keys)
+    missing = sorted(key for key in declared if not any(key in names for names in grouped))
+    more = sorted(min(names) for names in grouped if names and not names & (declared | {"window", "session_window"}))
+    if missing:
+        yield f"aggregate.keys has {listed(missing)}, but the transform does not group by it; correct one of the two"
+    if more:
+        yield (
+            f"the transform groups by {listed(more)}, but aggregate.keys lacks it, so groups would overwrite each other; "
+            "add it to the keys, or do not group by it"
+        )
+
+
+def _names_of_groups(aggregate: str, lines: list[str]) -> list[set[str]]:
+    """Return all names of each grouping expression of a plan's aggregate, except windows and constants.
+
+    The names are that of the column, of the column it was copied from, and of the alias it is given above.
+    """
+    groups, made = ([*spark_plan.lists_of(aggregate), "", ""])[:2]
+    entries = [entry for line in lines if line.startswith("Project") for part in spark_plan.lists_of(line)
+               for entry in spark_plan.split_of(part)]  # fmt: skip
+    aliases = [match for entry in (*entries, *spark_plan.split_of(made)) if (match := _ALIAS.match(entry))]
+    return [
+        _names_of(group, aliases)
+        for group in spark_plan.split_of(groups)
+        if "#" in group and not _TIME_WINDOW.search(spark_plan.expanded(group, lines))
+    ]
+
+
+def _names_of(group: str, aliases: list[re.Match[str]]) -> set[str]:
+    known = {_without_marks(group)}
+    for _ in aliases:  # follow chains of renames
+        for alias in aliases:
+            both = {_without_marks(alias["made"]), f"{alias['name']}#{alias['id']}"}
+            known |= both if both & known else set()
+    return {text.partition("#")[0] for text in known if _COLUMN.match(text)}
+
+
+def _without_marks(text: str) -> str:
+    """Return a column's text as name#id, any other text unchanged."""
+    column = _COLUMN.match(text)
+    return f"{column['name']}#{column['id']}" if column else text
+
+
+def _window(frame: DataFrame, query: Query) -> Iterator[str]:
+    """Yield a sentence for each of size, slide and offset in which the plan's window differs from the declared one."""
+    window = query.aggregate.window if query.aggregate else None
+    actual = window_of(frame)
+    if window is None or actual is None:
+        return
+    for setting, has, says in zip(("size", "slide", "offset"), actual, _declared(window), strict=True):
+        if has == says:
+            continue
+        if setting == "offset":
+            yield (
+                f"windows begin {format_duration(has)} after multiples of {format_duration(actual[1])} since 1970 in "
+                f"UTC, but aggregate.window.offset is declared as {format_duration(says)}; write offset: "
+                f"{format_duration(has)}, or correct the start time in F.window"
+            )
+        else:
+            yield (
+                f"aggregate.window.{setting} is declared as {format_duration(says)}, but the transform has "
+                f"{format_duration(has)}; correct one of the two"
+            )
+
+
+def _declared(window: Window) -> tuple[timedelta, timedelta, timedelta]:
+    return window.size, window.slide or window.size, window.offset
+
+
+def window_of(frame: DataFrame) -> tuple[timedelta, timedelta, timedelta] | None:
+    """Return (size, slide, offset) of the time window that a plan groups by, or None if F.window made none.
+
+    The offset is in [0, slide). A window that a transform computes by other means is not recognised.
+    """
+    for line in spark_plan.transform_lines(frame):
+        match = _TIME_WINDOW.search(line)
+        if match:
+            size, slide, offset = (timedelta(microseconds=int(match[key])) for key in ("size", "slide", "offset"))
+            return size, slide, offset % slide
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

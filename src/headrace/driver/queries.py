@@ -1,0 +1,363 @@
+"""From a pipeline to its running queries: read, decode, watermark, transform, and start on the current generation."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from headrace.access.bindings import KafkaBinding
+from headrace.contract import fingerprint, names, state
+from headrace.contract.exit_codes import Exit
+from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.driver import cassandra_guard, counted, refusals, source, spark_plan, writer
+from headrace.driver.consumer_groups import GroupCommitter
+from headrace.driver.declared import require_declared, transformed
+from headrace.driver.session import kafka_options
+from headrace.errors import HeadraceError
+from headrace.store import archive_notes, generation, integrity, spark_conf, topic_identity, trees
+from headrace.store import paths as places
+from headrace.store.checkpoint_log import Offsets, newest_batch, read_entry
+from headrace.store.spark_conf import ARCHIVE_TRIGGER
+
+log = logging.getLogger(__name__)
+
+_MILLISECOND = timedelta(milliseconds=1)
+ARCHIVE_COLUMNS = (
+    "key BINARY, value BINARY, headers ARRAY<STRUCT<key: STRING, value: BINARY>>, topic STRING, `partition` INT, "
+    "`offset` BIGINT, timestamp TIMESTAMP, reason STRING"
+)
+
+Transform = Callable[..., DataFrame]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started query with its generation and its counters."""
+
+    name: str
+    query: StreamingQuery
+    generation: generation.Generation
+    trigger_ms: int
+    counters: writer.Counters
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Objects shared by all queries of one driver."""
+
+    spark: SparkSession
+    pipeline: Pipeline
+    transforms: Mapping[str, Transform]
+    root: str
+    kafka: KafkaBinding
+    groups: GroupCommitter
+    gate: writer.Gate
+
+
+def load_module(path: Path) -> ModuleType:
+    """Return the pipeline's transforms. Raises HeadraceError(REFUSED) if the file is missing or cannot be imported."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise HeadraceError(
+            f"{path} is missing. Write the pipeline's transforms there, one function per query.", exit_code=Exit.REFUSED
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does on import, it would do at every restart
+        raise HeadraceError(
+            f"{path} cannot be imported ({type(error).__name__}: {error}). Correct it.", exit_code=Exit.REFUSED
+        ) from error
+    return module
+
+
+def transforms_of(pipeline: Pipeline, module: ModuleType) -> dict[str, Transform]:
+    """Return the transform of each declared query. Raises HeadraceError(REFUSED), naming a missing function."""
+    missing = [name for name in pipeline.queries if not callable(getattr(module, name, None))]
+    if missing:
+        raise HeadraceError(
+            f"spark_jobs/{pipeline.name}.py lacks {', '.join(missing)}. Write one function for each query of "
+            f"pipelines/{pipeline.name}.yaml, with the query's name.",
+            exit_code=Exit.REFUSED,
+        )
+    return {name: _by_topic(pipeline, getattr(module, name)) for name in pipeline.queries}
+
+
+def _by_topic(pipeline: Pipeline, transform: Transform) -> Transform:
+    """Return a transform whose sources are named by topic, as everywhere except in the pipeline's file (ADR 42)."""
+    if all(pipeline.source_name(topic) == topic for topic in pipeline.sources):
+        return transform
+
+    def renamed(*args: DataFrame, **frames: DataFrame) -> DataFrame:
+        return transform(*args, **{pipeline.source_name(name): frame for name, frame in frames.items()})
+
+    return renamed
+
+
+def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
+    """Check every query of the pipeline, then start them all. If one check refuses, none is started.
+
+    `new_generations` names queries that begin a new generation; `request` identifies the start that asks for it.
+    """
+    asked = dict.fromkeys(new_generations, request)
+    ids = driver.groups.topic_ids(driver.pipeline.sources)
+    for topic in driver.pipeline.sources:
+        query = names.archive_query(topic)
+        new = query in asked and not generation.begun_by(driver.root, driver.pipeline.name, query, request)
+        _require_archive_of(driver, topic, ids, new=new)
+    planned = _plan(driver, new_generations)
+    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
+    for name, _, chosen in begun:
+        topic_identity.require_same(
+            chosen.paths(driver.root), _topics_of(driver.pipeline, name, ids), driver.pipeline.name
+        )
+    _require_committed(driver, [chosen for _, _, chosen in begun])
+    return [_start(driver, place, name, frame, chosen) for place, (name, frame, chosen) in enumerate(begun)]
+
+
+def _topics_of(pipeline: Pipeline, name: str, ids: topic_identity.TopicIds) -> topic_identity.TopicIds:
+    """Return the ids of the topics that a query reads."""
+    declared = pipeline.queries.get(name)
+    topics = declared.sources if declared else [names.archived_topic(pipeline, name)]
+    return {topic: ids[topic] for topic in topics if topic in ids}
+
+
+def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
+    """Return for each query what its checkpoint cannot take of the current plan; nothing is started or written."""
+    changes_by_query = {}
+    for name, _, marks in _plan(driver):
+        now = generation.current(driver.root, driver.pipeline.name, name)
+        changes = fingerprint.differences(now.fingerprint, marks) if now and now.fingerprint else []
+        if changes:
+            changes_by_query[name] = changes
+    return changes_by_query
+
+
+def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, DataFrame, dict[str, Any]]]:
+    """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) if a plan is not allowed."""
+    pipeline = driver.pipeline
+    planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
+    for name, query in pipeline.queries.items():
+        if query.dimensions:
+            spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
+        frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
+        require_declared(frame, pipeline.name, name, query)
+        marks = fingerprint.declared(pipeline, name) | plan_marks(frame)
+        now = None if name in new else generation.current(driver.root, pipeline.name, name)
+        planned.append((name, frame, _without_unused(frame, query, now.fingerprint if now else {}, marks)))
+    for topic in pipeline.sources:
+        create_archive(driver.spark, pipeline.name, topic)
+        begins = _starting_ms(driver, names.archive_query(topic), new)
+        frame = archive_frame(driver, topic, begins)
+        planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
+    return planned
+
+
+def _without_unused(frame: DataFrame, query: Query, old: dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
+    """Return a query's fingerprint without source columns that were added since `old` and that the query does not read."""
+    added = fingerprint.added_columns(old, marks)
+    if not added:
+        return marks
+    # A stateless query writes only its declared columns, whatever else the transform returns.
+    if refusals.of_one_record(query):
+        frame = frame.select(*(f"`{name}`" for name in (*query.columns, *([query.matched] if query.matched else ()))))
+    read = spark_plan.columns_read(frame, set().union(*added.values()))
+    return fingerprint.without(marks, {topic: columns - read for topic, columns in added.items()})
+
+
+def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
+    """Return the frame of a topic's archive query: every record unchanged, with the reason if it is refused."""
+    kafka = kafka_options(driver.kafka)
+    waits = spark_conf.archive_options(driver.pipeline, str(driver.spark.conf.get(spark_conf.ARCHIVE_DELAY)))
+    raw = source.stream(driver.spark, driver.pipeline, topic, kafka, headers=True, starting_ms=starting_ms, more=waits)
+    return source.judged(raw, driver.pipeline.sources[topic])
+
+
+def _starting_ms(driver: Driver, name: str, new: frozenset[str]) -> int | None:
+    """Return the broker time at which an operator's reset begins the query; None: the beginning of the topic."""
+    now = generation.current(driver.root, driver.pipeline.name, name)
+    return now.starting_ms if now and name not in new else None
+
+
+def plan_marks(frame: DataFrame) -> dict[str, Any]:
+    """Return the plan's part of a fingerprint."""
+    return {"plan": spark_plan.stateful_nodes(frame), "state_inputs": spark_plan.state_inputs(frame)}
+
+
+def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_ms: int | None = None) -> DataFrame:
+    """Return the query's frame: over the streams, or over the topics' current content as a batch (for its plan)."""
+    pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
+    frames: dict[str, DataFrame] = {}
+    for topic in query.sources:
+        contract = pipeline.sources[topic]
+        if streaming:
+            raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms)
+        else:
+            raw = source.as_batch(driver.spark, pipeline, topic, kafka)
+        typed = source.accepted(raw, contract, source.added_columns(query, contract))
+        marked = source.watermarked(typed, topic, query, contract) if streaming else typed
+        frames[topic] = marked.alias(spark_plan.SOURCE)
+    for dimension in query.dimensions:
+        table = pipeline.dimensions[dimension]
+        frames[dimension] = driver.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
+    return transformed(driver.transforms[name], frames, names.query_name(pipeline.name, name))
+
+
+def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
+    """Create the archive table of a topic if it is absent, partitioned by day of broker time."""
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {names.archive_table(pipeline, topic)} ({ARCHIVE_COLUMNS}) USING iceberg "
+        "PARTITIONED BY (days(timestamp)) TBLPROPERTIES ('write.metadata.delete-after-commit.enabled'='true', "
+        "'write.metadata.previous-versions-max'='20', 'commit.retry.num-retries'='10')"
+    )
+
+
+def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str | None) -> generation.Generation:
+    pipeline = driver.pipeline.name
+    if request is None:
+        chosen = generation.resume_or_begin(driver.root, pipeline, name, marks)
+    else:
+        chosen = generation.begin(driver.root, pipeline, name, marks, request)
+    # Spark 3.5 continues in cases where it must not: without metadata, or behind its own sinks.
+    stateful = marks.get("state_partitions") is not None
+    integrity.require_sound(chosen.paths(driver.root), names.query_name(pipeline, name), stateful=stateful)
+    return chosen
+
+
+def _require_archive_of(driver: Driver, topic: str, ids: topic_identity.TopicIds, *, new: bool) -> None:
+    """Raise HeadraceError(REFUSED) if the archive belongs to a deleted topic of the same name.
+
+    The archive takes offsets below its note for replays, so the new topic's first records would be left out. If the archive
+    query begins a new generation (`new`), the old table is set aside and replaced by an empty one.
+    """
+    pipeline, query = driver.pipeline.name, names.archive_query(topic)
+    noted = archive_notes.newest(driver.root, pipeline, query)
+    known = {topic: noted.topic_id} if noted and noted.topic_id else {}
+    if new and topic_identity.replaced(known, ids):
+        table = f"{places.lake(driver.root)}/{pipeline}/{query}"
+        aside = f"{places.set_aside(driver.root)}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}/{pipeline}/{query}"
+        log.warning(
+            "%s archives the previous topic %s, which was deleted and recreated: moving it to %s", table, topic, aside
+        )
+        trees.move(table, aside)
+        return
+    topic_identity.refuse(known, ids, pipeline)
+
+
+def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -> None:
+    """Raise HeadraceError(TRANSIENT) if a checkpoint's position is beyond the beginning of an open transaction.
+
+    A release that read uncommitted records left it there. Spark would take the end before its position for lost data, and
+    plan that batch permanently. Once the transaction has ended, the start succeeds.
+    """
+    stands: Offsets = {}
+    for begun_generation in begun:
+        folder = begun_generation.paths(driver.root).checkpoint
+        newest = newest_batch(folder, "offsets")
+        entry = read_entry(folder, newest) if newest is not None else None
+        stands = archive_notes.latest(stands, entry[1] if entry else {})
+    try:
+        stable = driver.groups.end_offsets(stands)
+        places = [(t, p) for t, parts in stands.items() for p, offset in parts.items() if offset > stable[t][p]]
+        written = driver.groups.end_offsets(stands, committed=False) if places else {}
+    except Py4JError as error:
+        log.warning("cannot determine the last stable offsets in Kafka: %s", error)
+        return
+    for topic, partition in places:
+        if stands[topic][partition] <= written[topic][partition]:  # otherwise it is another topic of this name
+            raise HeadraceError(
+                f"{topic}/{partition} was read up to offset {stands[topic][partition]}, but a transaction that began at "
+                f"{stable[topic][partition]} is still open. The start succeeds once it has ended "
+                '(docs/runbooks/LAGGING.md, "Behind an open transaction").',
+                exit_code=Exit.TRANSIENT,
+            )
+
+
+def stagger(trigger: timedelta, place: int) -> timedelta:
+    """Return the trigger interval of the query at position `place` (0, 1, ...): the declared one, or up to a fifth more.
+
+    Spark fires at multiples of the interval (ProcessingTimeExecutor), so queries with equal intervals would all begin a batch
+    at the same instant and compete for the same cores. Slightly different intervals drift apart.
+    """
+    return trigger * (1 + 0.02 * (place % 11))
+
+
+def _link(driver: Driver, name: str, query: Query, counters: writer.Counters) -> cassandra_guard.Link | None:
+    """Return the query's view of Cassandra if its batches need it; its counters show when it waits."""
+    if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
+        full_name, connector = names.query_name(driver.pipeline.name, name), cassandra_guard.connector_of(driver.spark)
+        return cassandra_guard.Link(
+            full_name,
+            connect=lambda: cassandra_guard.control_connection(connector),
+            renew=lambda session: cassandra_guard.close_session(driver.spark, connector, session),
+            pause=driver.gate.pause,
+            report=lambda what: setattr(counters, "waits", what),
+        )
+    return None
+
+
+def use_state_store(spark: SparkSession, query: Query | None) -> None:
+    """Set the state store of the query that starts next; an archive query (None) has no state."""
+    for key, value in (state.conf(query) if query else {}).items():
+        spark.conf.set(key, value)
+
+
+def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
+    pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
+    paths, counters = chosen.paths(driver.root), writer.Counters()
+    topics = topic_identity.read(paths)
+    declared = pipeline.queries.get(name)
+    if declared:
+        records = partial(source.reread, driver.spark, pipeline, declared.sources[0], kafka)
+        letters = writer.letters_write(declared, kafka, records)
+        write = writer.declared_write(pipeline, name, declared, paths, kafka, letters)
+        frame = refusals.judged(frame, pipeline, declared)
+        mode, trigger = declared.mode, declared.trigger
+        required = refusals.must_hold(declared)
+        cassandra = _link(driver, name, declared, counters)
+        often, refused = writer.reads_often(declared), refusals.REFUSED
+    else:
+        topic = names.archived_topic(pipeline, name)
+        write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
+        letters, required, cassandra, often, refused = None, (), None, True, "reason IS NOT NULL"
+        mode, trigger = "append", ARCHIVE_TRIGGER
+    batches = writer.Writer(
+        driver.spark,
+        chosen,
+        paths,
+        write,
+        driver.groups,
+        driver.gate,
+        counters,
+        required,
+        cassandra,
+        often,
+        refused,
+        topics=topics,
+        letters=letters,
+    )
+    full_name = names.query_name(pipeline.name, name)
+    # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.
+    driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+    use_state_store(driver.spark, declared)
+    query = (
+        (frame if often else counted.observed(frame))
+        .writeStream.queryName(full_name)
+        .outputMode(mode)
+        .trigger(processingTime=f"{stagger(trigger, place) // _MILLISECOND} milliseconds")
+        .option("checkpointLocation", paths.checkpoint)
+        .foreachBatch(batches)
+        .start()
+    )
+    return Running(full_name, query, chosen, trigger // _MILLISECOND, counters)

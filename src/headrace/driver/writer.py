@@ -1,0 +1,336 @@
+"""The single foreachBatch writer for every query.
+
+For each batch, in this order, every step idempotent:
+1. read the batch's entry in the checkpoint's offset log (Spark wrote it before the batch ran);
+2. write the rows to the sinks;
+3. write the ledger record next to the checkpoint;
+4. publish the offsets as a Kafka consumer group.
+Spark then writes its commit. If killed anywhere before that, Spark runs the same batch id over the same offsets again.
+
+A batch that is read once is counted and checked by the job that writes it. One that is read more often is persisted, and
+counted and checked first (ADR 0036).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from py4j.protocol import Py4JError
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from headrace.contract import names
+from headrace.contract.exit_codes import TOLD_TO_STOP
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
+from headrace.driver import complete, counted, iceberg_maintenance, refusals, sinks
+from headrace.driver.cassandra_guard import Link
+from headrace.driver.consumer_groups import GroupCommitter
+from headrace.driver.error_causes import NULL_IN_REQUIRED, reason_of, writing
+from headrace.errors import HeadraceError
+from headrace.store import ledger, topic_identity
+from headrace.store.checkpoint_log import read_batch_range
+from headrace.store.generation import Generation
+from headrace.store.paths import GenerationPaths
+from headrace.store.topic_identity import TopicIds
+
+log = logging.getLogger(__name__)
+
+_LACKS = "headrace: a row lacks"  # different from the text of a refusal, for which `reasons` searches in all errors
+_LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
+
+ASKED_SECONDS = 10.0
+"""Maximum age of an answer about topic ids before a batch; also how long to wait before asking a silent Kafka again."""
+ANSWER_MS = 2_000
+
+Write = Callable[[DataFrame, sinks.Batch], None]
+"""Writes a batch. If called without a count (`Writer.often`), it reads all rows of the frame in one job."""
+
+
+@dataclass
+class Counters:
+    """Statistics of one query since its driver started. Written by the writer, read by heartbeat and metrics."""
+
+    batches: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    newest: ledger.Record | None = None
+    running_batch: int | None = None
+    waits: str = ""  # what the running batch waits for, as text
+    maintaining: bool = False  # the running batch is written, and its table is being maintained
+
+
+@dataclass
+class Gate:
+    """Lets batches through until the driver is told to stop; then a new batch waits here, before it writes anything."""
+
+    closed: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def enter(self) -> None:
+        """Return at once while open. When closed, wait until the query is ended (its batch will be replayed)."""
+        if self.closed.is_set():
+            self.ended.wait()
+            raise InterruptedError(TOLD_TO_STOP)
+
+    def pause(self, seconds: float) -> None:
+        """Wait inside a batch; the wait ends when the driver's grace period does."""
+        if self.ended.wait(seconds):
+            raise InterruptedError(TOLD_TO_STOP)
+
+
+@dataclass
+class Asked:
+    """When one query's writer last asked Kafka for the ids of its topics, in seconds of the monotonic clock."""
+
+    answered_s: float = float("-inf")
+    silent_s: float = float("-inf")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Everything that writes one query's batches."""
+
+    spark: SparkSession
+    generation: Generation
+    paths: GenerationPaths
+    write: Write
+    groups: GroupCommitter
+    gate: Gate
+    counters: Counters
+    required: tuple[str, ...] = ()
+    link: Link | None = None  # set if the batch needs Cassandra
+    often: bool = False  # whether `write` reads the frame more than once
+    refused: str = "false"  # SQL: which rows go to the dead letters, for a frame that is read more than once
+    letters: Write | None = None  # writes those rows to the dead letters, for a frame that is read once
+    topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
+    asked: Asked = field(default_factory=Asked)
+
+    @property
+    def query(self) -> str:
+        """Return `<pipeline>.<query>`."""
+        return names.query_name(self.generation.pipeline, self.generation.query)
+
+    def __call__(self, frame: DataFrame, number: int) -> None:
+        """Write one batch (Spark calls this as foreachBatch)."""
+        self.gate.enter()
+        self.counters.running_batch = number
+        try:
+            self._write_batch(frame, number)
+        finally:
+            self.counters.running_batch = None
+
+    def _require_same_topics(self, *, age_s: float = 0) -> None:
+        """Raise HeadraceError if a topic was replaced since the start; an answer up to `age_s` seconds old is accepted.
+
+        If Kafka does not answer, the batch continues: its own reads decide. Kafka is not asked again for a while.
+        """
+        now_s = time.monotonic()
+        if not self.topics or now_s < max(self.asked.answered_s + age_s, self.asked.silent_s + ASKED_SECONDS):
+            return
+        try:
+            now = self.groups.topic_ids(self.topics, wait_ms=ANSWER_MS)
+        except Py4JError as error:
+            self.asked.silent_s = time.monotonic()
+            log.warning("%s: the ids of its topics are currently unknown: %s", self.query, reason_of(error))
+            return
+        self.asked.answered_s = now_s
+        topic_identity.refuse(self.topics, now, self.generation.pipeline)
+
+    def _write_batch(self, frame: DataFrame, number: int) -> None:
+        began_ms = _now_ms()
+        batch_range = read_batch_range(self.paths.checkpoint, number)
+        self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of a replaced topic is written
+        batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
+
+        running = counted.execution(self.spark)
+        read: int | None = None
+
+        def work() -> int:
+            nonlocal read
+            if self.often:
+                rows = self._count_and_write(frame, batch)
+                read = counted.records(running)
+                return rows
+            written = self._write_once(frame, batch)
+            read = counted.records(running)
+            if self.letters and written.refused:
+                self.letters(frame, batch)  # such rows are rare, so the plan and its scan run again for them
+            return written.rows
+
+        if self.often:
+            frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
+        try:
+            rows_out = self.link.run_when_available(work) if self.link else work()
+        finally:
+            if self.often:
+                frame.unpersist()
+        self._require_same_topics()  # rows are read while they are written, and count only once the ledger has them
+        # If Cassandra's outage ended a try, the scan runs again in part, or not at all if a shuffle has its rows. The count over
+        # all tries is at least the number of records, and there are never more records than offsets.
+        rows_in = batch_range.offsets if read is None else min(read, batch_range.offsets)
+        record = ledger.make_record(
+            self.query,
+            self.generation.number,
+            batch_range,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            began_ms=began_ms,
+            written_ms=_now_ms(),
+        )
+        ledger.write(self.paths.ledger, record)
+        self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)
+        self.counters.batches += 1
+        self.counters.rows_in += rows_in
+        self.counters.rows_out += rows_out
+        self.counters.newest = record
+        log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, rows_in, rows_out, _now_ms() - began_ms)
+
+    def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
+        """Write a frame in one job and return its counts. The job fails on null in a required column.
+
+        With ANSI mode off an overflow is null, and null overwrites nothing: an old total would silently stay. Rows that the
+        job wrote before it failed are like those of a killed driver: the next write of them is equal or newer.
+        """
+        running = counted.execution(self.spark)
+        before = counted.counts(running)  # of a try that Cassandra's outage ended
+        try:
+            self.write(without_nulls(frame, self.required), batch)
+        except Exception as error:
+            columns = lacking(f"{error}\n{error.__cause__}", self.required)
+            if columns:
+                raise self._refusal(batch.number, columns) from error
+            raise
+        now = counted.counts(running)
+        return counted.Counts(now.rows - before.rows, now.refused - before.refused)
+
+    def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
+        """Count a persisted frame and its nulls, then write it, if it has rows; return the number of rows."""
+        broken = [F.count_if(F.col(name).isNull()) for name in self.required]
+        counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused)), *broken).first()
+        assert counts is not None
+        rows_out, refused, *broken_rows = map(int, counts)
+        nulls = [name for name, count in zip(self.required, broken_rows, strict=True) if count]
+        if nulls:
+            raise self._refusal(batch.number, ", ".join(nulls))
+        if rows_out:
+            self.write(frame, replace(batch, refused=refused))
+        return rows_out
+
+    def _refusal(self, number: int, columns: str) -> HeadraceError:
+        return HeadraceError(
+            f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it. "
+            "Widen the column's type or correct the transform, then begin a new generation."
+        )
+
+
+def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
+    """Return the frame; any job that reads a row without a required value fails, naming the columns."""
+    if not required:
+        return frame
+    lacks = " OR ".join(f"`{name}` IS NULL" for name in required)
+    lacking = ", ".join(f"CASE WHEN `{name}` IS NULL THEN '{name}' END" for name in required)
+    message = f"concat('{_LACKS} ', concat_ws(', ', {lacking}))"
+    return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({message}) AS BOOLEAN) ELSE true END")
+
+
+def lacking(text: str, required: tuple[str, ...]) -> str | None:
+    """Return the columns that an error from `without_nulls` names, or None if the text is of another error.
+
+    The text of another error may show the job's plan, which contains the check itself.
+    """
+    return next((columns for columns in _LACKED.findall(text) if set(columns.split(", ")) <= set(required)), None)
+
+
+def reads_often(query: Query) -> bool:
+    """Return whether the write of a batch reads its frame more than once."""
+    return bool(query.matched) or len(query.sinks) > 1 or query.mode == "complete"
+
+
+def letters_write(query: Query, kafka: dict[str, str], records: refusals.Records) -> Write:
+    """Return the write of a query's refused rows to the dead letters of its first source; `records` finds their records."""
+    topic = query.sources[0]
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+            sinks.write_dead_letters(refusals.letters(frame, query, batch, records), topic, batch, kafka)
+
+    return write
+
+
+def declared_write(
+    pipeline: Pipeline, name: str, query: Query, paths: GenerationPaths, kafka: dict[str, str], letters: Write
+) -> Write:
+    """Return the write step of a declared query: rows with a reason to the dead letters, the others to every sink.
+
+    The frame comes from `refusals.judged`. Refused rows that were not counted are left to the caller.
+    """
+    results = complete.results(pipeline, name, query)
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        rows = frame
+        if batch.refused:
+            letters(frame, batch)
+        if batch.refused != 0:
+            rows = frame.where(F.col(refusals.REASON).isNull())
+        for sink in query.sinks:
+            match sink:
+                case CassandraSink():
+                    with writing(f"Cassandra table {'.'.join(names.cassandra_table(pipeline.name, name, sink))}"):
+                        sinks.write_cassandra(rows.select(*query.columns), pipeline, name, sink, batch)
+                        for result in results:
+                            if result.sink is sink:
+                                result.settle(rows, batch.writetime_micros)
+                case KafkaSink():
+                    with writing(f"Kafka topic {sink.topic}"):
+                        sinks.write_kafka(rows, query, sink, batch, kafka)
+                case FilesSink():
+                    with writing(f"Folder {paths.files}"):
+                        sinks.write_files(rows, paths.files, query, batch.number)
+                case _:
+                    assert_never(sink)
+
+    return write
+
+
+def archive_write(
+    pipeline: Pipeline, topic: str, root: str, kafka: dict[str, str], topic_id: str, counters: Counters
+) -> Write:
+    """Return the write step of an archive query: refused records to the dead letters, then everything to Iceberg.
+
+    In this order, because the Iceberg snapshot marks the offsets as done: a replay that finds them may skip both. Every few
+    batches the table is maintained, also in a replay: if the driver was killed during it, it is not done.
+    """
+    table = names.archive_table(pipeline.name, topic)
+
+    def write(frame: DataFrame, batch: sinks.Batch) -> None:
+        append(frame, batch)
+        if batch.number % iceberg_maintenance.MAINTENANCE_BATCHES == iceberg_maintenance.MAINTENANCE_BATCHES - 1:
+            counters.maintaining = True
+            try:
+                iceberg_maintenance.maintain_own(frame.sparkSession, root, table)
+            finally:
+                counters.maintaining = False
+
+    def append(frame: DataFrame, batch: sinks.Batch) -> None:
+        fresh = sinks.not_archived(frame, sinks.newest_note(frame.sparkSession, table).ends, batch)
+        if fresh is None:
+            return
+        if batch.refused != 0:
+            refused = fresh.where(F.col("reason").isNotNull()).withColumn("id", sinks.coordinates())
+            with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+                sinks.write_dead_letters(refused, topic, batch, kafka)
+        with writing(f"Iceberg table {table}"):
+            sinks.append_archive(fresh, table, batch, topic_id)
+
+    return write
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

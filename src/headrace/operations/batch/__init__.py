@@ -1,0 +1,1 @@
+"""Batch work for operators: plans, runs, reports and repairs."""

@@ -1,0 +1,177 @@
+"""Finite Spark runs for operators: write the job spec, start the run on this machine, read its report.
+
+The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that with
+SparkSubmitOperator and the arguments and environment of this module; the command line starts it as a child process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from headrace.access.bindings import ROOT_VARIABLE
+from headrace.contract.driver_environment import DriverEnvironment
+from headrace.contract.job_files import Duty, JobProgress, JobSpec
+from headrace.errors import HeadraceError
+from headrace.operations.deployment import Deployment
+from headrace.operations.drivers.interface import last_error_entry
+from headrace.operations.drivers.local import LocalLauncher
+from headrace.store import paths, records, small_files, spark_conf, trees
+from headrace.store.records import Json
+
+OnProgress = Callable[[str, float | None], None]
+
+KEPT_RUNS = 500  # folders of old runs a pipeline; results stay in the report tables
+DRIVER_MEMORY = "1536m"
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """A run whose job spec is written."""
+
+    duty: Duty
+    pipeline: str
+    run: str
+    spec: JobSpec
+
+    @property
+    def arguments(self) -> tuple[str, str, str]:
+        """Return the arguments of `spark_jobs/batch.py`."""
+        return self.duty, self.pipeline, self.run
+
+
+def prepare(root: str, duty: Duty, pipeline: str, spec: JobSpec, run: str | None = None) -> BatchRun:
+    """Write the job spec of a run and return the run.
+
+    `run` names it (an Airflow run id will do); the same name again is the same run, which replaces its own results.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", run) if run else _new_name(duty)
+    folder = paths.batch_run(root, pipeline, name)
+    spec = replace(spec, given_ms=time.time_ns() // 1_000_000)
+    trees.remove_file(f"{folder}/report.json")
+    records.write(f"{folder}/order.json", spec)
+    _prune(root, pipeline)
+    return BatchRun(duty, pipeline, name, spec)
+
+
+def result(root: str, pipeline: str, run: str) -> Json:
+    """Return the report of a run. Raises HeadraceError if it did not end well."""
+    report: Json | None = small_files.read_json(f"{paths.batch_run(root, pipeline, run)}/report.json")
+    if report is None:
+        raise HeadraceError(f"Run {run} of {pipeline} left no report: the last line of its log says why.")
+    return report
+
+
+def progress(root: str, pipeline: str, run: str) -> JobProgress | None:
+    """Return how far a run is; None before it has written that."""
+    return records.read(JobProgress, f"{paths.batch_run(root, pipeline, run)}/progress.json")
+
+
+def environment_of(deployment: Deployment) -> DriverEnvironment:
+    """Return what a batch run is started with, on this machine or on a cluster in Airflow's own pod."""
+    launcher = deployment.launcher()
+    # What a driver's pod gets on a cluster (executors, event logs) is not for a batch run.
+    local = launcher if isinstance(launcher, LocalLauncher) else None
+    # Minutes of heavy work: here the second compiler is worth its cost.
+    conf = {
+        "spark.driver.memory": DRIVER_MEMORY,
+        "spark.driver.extraJavaOptions": spark_conf.JAVA_OPTIONS,
+        "spark.ui.enabled": "false",
+    }
+    return DriverEnvironment(
+        storage_root=deployment.root,
+        pipelines=str(deployment.project / "pipelines"),
+        spark_conf=(dict(local.conf) if local else {}) | conf,
+        spark_ui_port=local.ui_port if local else DriverEnvironment.spark_ui_port,
+    )
+
+
+def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
+    """Return all variables of a batch run. None is secret: the admin's bindings are files."""
+    launcher = deployment.launcher()
+    started_with = environment_of(deployment)
+    if isinstance(launcher, LocalLauncher):
+        scratch = launcher.tmp_dir / f"batch-{pipeline}"
+        variables = launcher.variables(pipeline, started_with, scratch)
+    else:
+        scratch = Path(tempfile.gettempdir()) / f"batch-{pipeline}"
+        variables = spark_conf.local_environment() | started_with.to_env()
+    return variables | {
+        ROOT_VARIABLE: str(deployment.bindings),
+        "SPARK_LOCAL_DIRS": str(scratch),
+        "TMPDIR": str(scratch),
+    }
+
+
+def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = None) -> Json:
+    """Carry out a run on this machine and return its report. Raises HeadraceError with the last error of the run.
+
+    One run a pipeline at a time: a second one waits.
+    """
+    duty, pipeline = run.duty, run.pipeline
+    launcher = deployment.launcher()
+    if not isinstance(launcher, LocalLauncher):
+        raise HeadraceError(f"Batch runs of a cluster are started by Airflow: trigger the DAG for {duty} there.")
+    env = environment(deployment, pipeline)
+    scratch = Path(env["TMPDIR"])
+    log = launcher.log_dir / f"batch-{pipeline}-{duty}.log"
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    entry = deployment.project / "spark_jobs" / "batch.py"
+    with _alone(launcher.run_dir / f"batch-{pipeline}.lock"), log.open("wb") as output:
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        argv = [sys.executable, str(entry), *run.arguments]
+        child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            while child.poll() is None:
+                time.sleep(0.3)
+                _show_progress(deployment.root, run, report)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait(60)
+            shutil.rmtree(scratch, ignore_errors=True)
+    if child.returncode:
+        raise HeadraceError(
+            last_error_entry(log.read_text(errors="replace"))
+            or f"Run {run.run} of {pipeline} ended with {child.returncode}: see {log}."
+        )
+    return result(deployment.root, pipeline, run.run)
+
+
+def _show_progress(root: str, run: BatchRun, report: OnProgress | None) -> None:
+    newest = progress(root, run.pipeline, run.run) if report else None
+    if report and newest:
+        report(newest.stage, newest.done / max(newest.of, 1))
+
+
+def _new_name(duty: str) -> str:
+    return f"{duty}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def _prune(root: str, pipeline: str) -> None:
+    folder = paths.batch_run(root, pipeline, "").rstrip("/")
+    names = small_files.list_names(folder)
+    if len(names) > KEPT_RUNS:
+        specs = {name: small_files.read_json(f"{folder}/{name}/order.json") or {} for name in names}
+        oldest = sorted(names, key=lambda name: (specs[name].get("given_ms", 0), name))
+        for name in oldest[: len(names) - KEPT_RUNS]:
+            trees.remove(f"{folder}/{name}")
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,261 @@
+"""Bounded repair of a Cassandra table after a reconciliation: the named rows of closed windows and of settled joins.
+
+No later batch of the stream writes such a row, so it can be written with the clock's time; the next generation begins
+later than that and wins again (ADR 0006). A running total is open: whatever is written under it wins or loses against
+the next batch at random, so it is not repaired but rebuilt by a new generation.
+
+Plan (reads only) -> approval -> act, which first checks that each row still is as the plan saw it, then writes one action a
+primary key, reads these keys again and compares them with what is due -> reconcile again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
+from cassandra.util import Date
+
+from headrace.contract import batch_views, names
+from headrace.contract.cassandra import quoted
+from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.contract.wording import printable
+from headrace.errors import HeadraceError
+from headrace.operations.batch import job_runs
+from headrace.operations.clients import cassandra_session
+from headrace.operations.deployment import Deployment
+from headrace.store.records import Json, short_id
+
+MAX_ROWS = 200
+KINDS = ("windows", "joined rows")
+AHEAD_MICROS = 60_000_000  # a row that is written further ahead of the clock than this is not repaired
+
+
+def plan(deployment: Deployment, pipeline: str, run: str) -> Json:
+    """Return what a repair after a reconciliation run would write: {pipeline, run, rows, refused, fingerprint}, JSON-safe.
+
+    Each row has query, action (write or delete), key, values (what would be there), `is` (what the table has now) and
+    `written` (its newest writetime, microseconds). `refused` names each account or row that is not repaired, why, and what
+    to do instead.
+    """
+    found = deployment.pipeline(pipeline)
+    report = job_runs.result(deployment.root, pipeline, run)
+    rows: list[Json] = []
+    refused: list[str] = []
+    with cassandra_session(deployment.bindings) as session:
+        for account in report["accounts"]:
+            why = _refusal(found, account)
+            if why:
+                refused.append(why)
+            elif account["differing"]:
+                wanted = actions(found.queries[account["query"]], account["query"], account["differences"])
+                rows += [row | _now(session, found, row) for row in wanted]
+    now = _now_micros()
+    refused += [_ahead(found, row) for row in rows if _is_ahead(row, now)]
+    rows = [row for row in rows if not _is_ahead(row, now)]
+    return {"pipeline": pipeline, "run": run, "rows": rows, "refused": refused, "fingerprint": _fingerprint(rows)}
+
+
+def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> Json:
+    """Carry out the repair that was approved by its fingerprint; returns {pipeline, run, written, deleted, verified}.
+
+    Raises HeadraceError if a row is not as it was planned (then look at a new plan; a repeat after it was done raises too),
+    or if a row is not as it was written when it is read again.
+    """
+    planned = plan(deployment, pipeline, run)
+    if planned["fingerprint"] != approved:
+        raise HeadraceError(f"{pipeline} is not as it was when the repair of {run} was planned: look at a new plan.")
+    found = deployment.pipeline(pipeline)
+    rows = planned["rows"]
+    with cassandra_session(deployment.bindings) as session:
+        for row in rows:
+            _run(session, *statement(found, row, _now_micros()))
+        wrong = [row for row in rows if not _is_as_due(session, found, row)]
+    if wrong:
+        again = " ".join(f"--query {name}" for name in queries_of({"rows": wrong}))
+        raise HeadraceError(
+            f"{len(wrong)} of {len(rows)} rows are not as the repair of {run} wrote them, the first is {words(wrong[0])}: "
+            f"somebody writes them too. Compare them again: headrace batch reconcile {pipeline} {again}"
+        )
+    written = sum(row["action"] == "write" for row in rows)
+    return {
+        "pipeline": pipeline, "run": run, "written": written, "deleted": len(rows) - written, "verified": len(rows),
+    }  # fmt: skip
+
+
+def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """Return one action a primary key for the differences of an account: {query, action, key, values}, in their order.
+
+    What is due wins: a row that changed in a column outside the primary key can be two differences, one of the row that is
+    missing and one of the row that should not be there. Both are the same row of the table.
+    """
+    sink = _sink(query)
+    primary = (*sink.partition_key, *sink.clustering_key)
+    found: dict[tuple[str, ...], Json] = {}
+    for difference in differences:
+        key = {column: difference["key"][column] for column in primary}
+        due = difference["due"]
+        place = tuple(map(str, key.values()))
+        if due is None:
+            found.setdefault(place, {"query": name, "action": "delete", "key": key, "values": {}})
+        else:
+            rest = {column: value for column, value in difference["key"].items() if column not in key}
+            found[place] = {"query": name, "action": "write", "key": key, "values": rest | due}
+    return list(found.values())
+
+
+def statement(pipeline: Pipeline, row: Mapping[str, Any], now_micros: int) -> tuple[str, list[Any]]:
+    """Return the CQL of one row of a plan and its values. It is later than what is there; a null is written as a null."""
+    query = pipeline.queries[row["query"]]
+    sink = _sink(query)
+    table = quoted(*names.cassandra_table(pipeline.name, row["query"], sink))
+    at = max(now_micros, (row["written"] or 0) + 1)
+    if row["action"] == "delete":
+        where = " AND ".join(f'"{column}" = %s' for column in row["key"])
+        text = f"DELETE FROM {table} USING TIMESTAMP {at} WHERE {where}"  # noqa: S608 - quoted names
+        return text, [_cell(query, c, v) for c, v in row["key"].items()]
+    cells = row["key"] | row["values"]
+    columns, marks = ", ".join(f'"{c}"' for c in cells), ", ".join(["%s"] * len(cells))
+    ttl = f" AND TTL {int(sink.ttl.total_seconds())}" if sink.ttl else ""
+    text = f"INSERT INTO {table} ({columns}) VALUES ({marks}) USING TIMESTAMP {at}{ttl}"  # noqa: S608 - quoted names
+    return text, [_cell(query, c, v) for c, v in cells.items()]
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """Return one row of a plan in words: the action, the key, and each value that changes as `old -> new`."""
+    before, after = row["is"], row["values"] if row["action"] == "write" else None
+    columns = after if before is None else before if after is None else before | after
+    changes = [
+        f"{column}: {_shown(before, column)} -> {_shown(after, column)}"
+        for column in columns or {}
+        if before is None or after is None or str(before.get(column)) != str(after.get(column))
+    ]
+    key = ", ".join(f"{name}={value}" for name, value in row["key"].items())
+    return printable(f"{row['action']} {row['query']} {key} ({', '.join(changes) or 'the row itself'})")
+
+
+def queries_of(planned: Mapping[str, Any]) -> list[str]:
+    """Return the queries to reconcile again after a repair."""
+    return sorted({row["query"] for row in planned["rows"]})
+
+
+def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
+    if not account["differing"]:
+        return None
+    name = account["query"]
+    again = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
+    if account["kind"] == "batch view":
+        days = sorted(
+            str(value)
+            for each in account["differences"]
+            for value in [each["key"][batch_views.day(pipeline.queries[name])]]
+        )
+        return (
+            f"{name}: a batch view is computed, not repaired: headrace batch views {pipeline.name} --first {days[0]} "
+            f"--last {days[-1]}"
+        )
+    if not account["sink"].startswith("table "):
+        return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {again}"
+    if account["kind"] not in KINDS:
+        return f"{name}: {account['kind']} are open, a repaired row would lose or win against the next batch; {again}"
+    if account["differing"] > len(account["differences"]) or account["differing"] > MAX_ROWS:
+        return f"{name}: {account['differing']} rows are more than a bounded repair takes ({MAX_ROWS}); {again}"
+    return None
+
+
+def _is_ahead(row: Mapping[str, Any], now_micros: int) -> bool:
+    return (row["written"] or 0) > now_micros + AHEAD_MICROS
+
+
+def _ahead(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(row["written"] / 1_000_000, UTC)
+    return (
+        f"{row['query']}: {row['key']} has the writetime {at:%Y-%m-%d %H:%M:%S}, which is to come, and a repair that wins would "
+        f"win against the next generation too; empty the table: headrace stream restart {pipeline.name} "
+        f"--new-generation {row['query']} --rows empty"
+    )
+
+
+def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple[Json | None, int | None]:
+    """Return the values of a row's other columns (None: there is no row) and the newest writetime of its cells."""
+    query = pipeline.queries[row["query"]]
+    cells = [column for column in query.columns if column not in row["key"]]
+    table = quoted(*names.cassandra_table(pipeline.name, row["query"], _sink(query)))
+    times = [f'WRITETIME("{column}")' for column in cells]
+    selected = ", ".join([*(f'"{column}"' for column in cells), *times]) or "*"
+    where = " AND ".join(f'"{column}" = %s' for column in row["key"])
+    text = f"SELECT {selected} FROM {table} WHERE {where}"  # noqa: S608 - quoted names
+    found = _run(session, text, [_cell(query, c, v) for c, v in row["key"].items()]).one()
+    if found is None:
+        return None, None
+    values = list(found)
+    written = [time_ for time_ in values[len(cells) : 2 * len(cells)] if time_ is not None]
+    return dict(zip(cells, values, strict=False)), max(written, default=None)
+
+
+def _now(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> Json:
+    values, written = _read(session, pipeline, row)
+    shown = None if values is None else {name: _plain(value) for name, value in values.items()}
+    return {"is": shown, "written": written}
+
+
+def _is_as_due(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> bool:
+    values, _ = _read(session, pipeline, row)
+    if row["action"] == "delete" or values is None:
+        return (values is None) is (row["action"] == "delete")
+    query = pipeline.queries[row["query"]]
+    return all(_kept(values[c]) == _kept(_cell(query, c, v)) for c, v in row["values"].items())
+
+
+def _kept(value: Any) -> Any:  # noqa: ANN401 - CQL values
+    """Return a value as Cassandra keeps it: times in whole milliseconds, in UTC; a date as Python's."""
+    if isinstance(value, datetime):
+        at = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        return at.replace(microsecond=at.microsecond // 1000 * 1000)
+    return value.date() if isinstance(value, Date) else value
+
+
+def _plain(value: Any) -> str | None:  # noqa: ANN401 - CQL values
+    """Return a value as the report of a reconciliation has it."""
+    kept = _kept(value)
+    return None if kept is None else kept.isoformat() if isinstance(kept, datetime) else str(kept)
+
+
+def _shown(values: Mapping[str, Any] | None, column: str) -> str:
+    if values is None:
+        return "no row"
+    return "null" if values.get(column) is None else str(values[column])
+
+
+def _run(session: Session, statement: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a ResultSet
+    return session.execute(SimpleStatement(statement, consistency_level=ConsistencyLevel.LOCAL_QUORUM), values)
+
+
+def _cell(query: Query, column: str, value: Any) -> Any:  # noqa: ANN401 - JSON value in, CQL value out
+    kind = query.columns[column].type
+    if value is None:
+        return None
+    if kind == "date":
+        return date.fromisoformat(value)
+    if kind == "timestamp":
+        return datetime.fromisoformat(value).astimezone(UTC)
+    if kind.startswith("decimal"):
+        return Decimal(value)
+    return int(Decimal(value)) if kind in ("int", "long") else value
+
+
+def _sink(query: Query) -> CassandraSink:
+    return next(sink for sink in query.sinks if isinstance(sink, CassandraSink))
+
+
+def _now_micros() -> int:
+    return time.time_ns() // 1_000
+
+
+def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
+    return short_id(rows)

@@ -1,0 +1,267 @@
+"""The serving view: batch up to the horizon, speed after it, as one answer.
+
+The batch layer's rows are exact: late records are in them. The speed layer's rows are seconds old, and lack what came late.
+The horizon is the first day (UTC) that the batch views do not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
+
+from headrace.contract import batch_views, names
+from headrace.contract.cassandra import quoted
+from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.errors import HeadraceError
+from headrace.operations import lake
+from headrace.operations.clients import cassandra_session
+from headrace.operations.deployment import Deployment
+from headrace.store import paths, small_files
+from headrace.store.records import Json
+
+MAX_WINDOWS = 20_000
+CONCURRENCY = 64
+LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows with their `layer` (batch, speed or both), and the horizon between the layers; times are aware, in UTC."""
+
+    pipeline: str
+    query: str
+    horizon: datetime | None
+    rows: list[Json]
+
+    def to_json_dict(self) -> Json:
+        """Return the answer with times and decimals as text."""
+        return {key: _text(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one query: the values of key columns, and the event times [since, until)."""
+
+    deployment: Deployment
+    pipeline: Pipeline
+    name: str
+    keys: Mapping[str, Any]
+    since: datetime | None
+    until: datetime
+    horizon: datetime | None
+
+    @property
+    def query(self) -> Query:
+        """Return the query that is asked."""
+        return self.pipeline.queries[self.name]
+
+
+def query(
+    deployment: Deployment,
+    pipeline: str,
+    name: str,
+    keys: Mapping[str, Any] | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Answer:
+    """Return a query's rows, batch up to the horizon and speed after it.
+
+    `keys` narrows to values of key columns (text is converted). Windows and joined rows are those that begin in
+    [since, until); running totals are since the beginning and take neither. Without a batch view yet all is speed.
+    Raises HeadraceError that names what may be asked.
+    """
+    found = deployment.pipeline(pipeline)
+    served = batch_views.views(found)
+    if name not in served:
+        raise HeadraceError(f"{pipeline} serves no {name!r}: there is {', '.join(served) or 'nothing'}.")
+    horizon = horizon_of(deployment.root, pipeline)
+    asked = Asked(deployment, found, name, _typed(found, name, keys or {}), since, until or datetime.now(UTC), horizon)
+    answers = {"running": _running, "window": _windows, "join": _joined}
+    return Answer(pipeline, name, horizon, answers[batch_views.kind(asked.query)](asked))
+
+
+def horizon_of(root: str, pipeline: str) -> datetime | None:
+    """Return the beginning of the first day that the batch views do not hold; None before the first run."""
+    state: Json = small_files.read_json(paths.view_state(root, pipeline)) or {}
+    if not state.get("horizon"):
+        return None
+    day = date.fromisoformat(state["horizon"])
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _windows(asked: Asked) -> list[Json]:
+    since = asked.since or asked.horizon
+    if since is None:
+        raise HeadraceError(f"{asked.pipeline.name} has no batch views yet: say from when with --since.")
+    rows = _batch(asked, batch_views.WINDOW_START, since)
+    begin = max(since, asked.horizon) if asked.horizon else since
+    return rows + _layer(_speed_windows(asked, asked.name, begin), "speed")
+
+
+def _running(asked: Asked) -> list[Json]:
+    """Sum the days of the view and the windows after it; before the first view the table of totals is the answer."""
+    if asked.since is not None:
+        raise HeadraceError(f"{asked.name} holds totals since the beginning: ask a windowed query for a span of time.")
+    keys, values = batch_views.key(asked.query), batch_views.values(asked.query)
+    if asked.horizon is None:
+        return _layer(_speed_table(asked), "speed")
+    continued = batch_views.speed_windows(asked.pipeline, asked.name)
+    state = small_files.read_json(paths.view_state(asked.deployment.root, asked.pipeline.name)) or {}
+    if state.get("stale"):
+        raise HeadraceError(
+            f"{len(state['stale'])} days of the views of {asked.pipeline.name} lack a column that came later. Compute them "
+            f"first: headrace batch views {asked.pipeline.name}"
+        )
+    if not state.get("sums", {}).get(asked.name, True):
+        raise HeadraceError(
+            f"{asked.pipeline.name}.{asked.name} cannot be served: its days do not add up to its totals (a maximum, a "
+            "mean ...); ask its table, or a windowed query."
+        )
+    if continued is None:
+        raise HeadraceError(
+            f"{asked.pipeline.name}.{asked.name} cannot be served: no tumbling query has its keys and sums, to go on "
+            "from the horizon."
+        )
+    sums: dict[tuple[Any, ...], Json] = {}
+    for row in [*_batch(asked, None, None), *_layer(_speed_windows(asked, continued, asked.horizon), "speed")]:
+        key = tuple(row[name] for name in keys)
+        total = sums.setdefault(key, dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: row[LAYER]})
+        for value in values:
+            total[value] += row[value]
+        if total[LAYER] != row[LAYER]:
+            total[LAYER] = "both"
+    return [sums[key] for key in sorted(sums)]
+
+
+def _joined(asked: Asked) -> list[Json]:
+    time_, sink = batch_views.day_column(asked.query), _sink(asked.query)
+    missing = [name for name in sink.partition_key if name not in asked.keys]
+    if missing:
+        raise HeadraceError(f"{asked.name} is served by key: give {', '.join(f'{name}=...' for name in missing)}.")
+    rows = _batch(asked, time_, asked.since)
+    begin = max(filter(None, (asked.since, asked.horizon)), default=None)
+    found = [row for row in _speed_table(asked) if (begin is None or row[time_] >= begin) and row[time_] < asked.until]
+    return rows + _layer(found, "speed")
+
+
+def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[Json]:
+    """Return the view's rows before the horizon."""
+    from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
+
+    if asked.horizon is None or (since is not None and since >= asked.horizon):
+        return []
+    condition: BooleanExpression = LessThan(batch_views.day(asked.query), asked.horizon.date().isoformat())
+    for name, value in asked.keys.items():
+        condition = And(condition, EqualTo(name, value))
+    if time_:
+        condition = And(condition, LessThan(time_, asked.until.isoformat()))
+        if since:
+            condition = And(condition, GreaterThanOrEqual(time_, since.isoformat()))
+    table = lake.scan(asked.deployment.root, names.batch_view_table(asked.pipeline.name, asked.name), condition)
+    rows = [] if table is None else table.to_pylist()
+    order = sorted(rows, key=lambda row: tuple(str(row[name]) for name in batch_views.key(asked.query)))
+    return _layer([{name: row[name] for name in asked.query.columns if name in row} for row in order], "batch")
+
+
+def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[Json]:
+    """Return the rows of a windowed query's table whose window begins in [begin, until), each window read by its key."""
+    query_ = asked.pipeline.queries[name]
+    assert query_.aggregate is not None
+    assert query_.aggregate.window is not None
+    sink = _sink(query_)
+    known = {batch_views.WINDOW_START, *asked.keys}
+    missing = [column for column in sink.partition_key if column not in known]
+    if missing:
+        raise HeadraceError(f"{name} is stored by {', '.join(missing)}: give {missing[0]}=... to read it.")
+    step = query_.aggregate.window.slide or query_.aggregate.window.size
+    starts = _starts(begin, asked.until, step, query_.aggregate.window.offset)
+    where = [batch_views.WINDOW_START] + [column for column in asked.keys if column in batch_views.key(query_)]
+    values = [[start, *(asked.keys[column] for column in where[1:])] for start in starts]
+    with cassandra_session(asked.deployment.bindings) as session:
+        statement = session.prepare(_select(asked.pipeline, name, query_, where))
+        answers = execute_concurrent_with_args(session, statement, values, concurrency=CONCURRENCY)
+        rows = [_aware(row._asdict()) for _, found in answers for row in found]
+    return sorted(rows, key=lambda row: tuple(str(row[column]) for column in batch_views.key(query_)))
+
+
+def _speed_table(asked: Asked) -> list[Json]:
+    sink = _sink(asked.query)
+    where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in asked.keys]
+    if any(name not in where for name in sink.partition_key):
+        where = []
+    with cassandra_session(asked.deployment.bindings) as session:
+        rows = _read(session, _select(asked.pipeline, asked.name, asked.query, where), [asked.keys[n] for n in where])
+    return [row for row in rows if all(row[name] == value for name, value in asked.keys.items())]
+
+
+def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Json]:
+    return [_aware(row._asdict()) for row in session.execute(session.prepare(statement), values)]
+
+
+def _select(pipeline: Pipeline, name: str, query_: Query, where: Sequence[str]) -> str:
+    columns = ", ".join(f'"{column}"' for column in query_.columns)
+    table = quoted(*names.cassandra_table(pipeline.name, name, _sink(query_)))
+    condition = " AND ".join(f'"{column}" = ?' for column in where)
+    return f"SELECT {columns} FROM {table}" + (f" WHERE {condition}" if condition else "")  # noqa: S608 - quoted names
+
+
+def _sink(query_: Query) -> CassandraSink:
+    for sink in query_.sinks:
+        if isinstance(sink, CassandraSink):
+            return sink
+    raise HeadraceError("Only queries with a Cassandra table are served: the speed layer is read from there.")
+
+
+def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta = timedelta(0)) -> list[datetime]:
+    """Return the window starts in [begin, until); windows begin `offset` after whole steps since 1970."""
+    micro = timedelta(microseconds=1)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC) + offset
+    first = -(-(begin - epoch) // step)
+    count = max(0, -(-(until - epoch - first * step) // step))
+    if count > MAX_WINDOWS:
+        raise HeadraceError(f"{count} windows are too many to read one by one: ask for at most {MAX_WINDOWS * step}.")
+    assert step >= micro
+    return [epoch + (first + number) * step for number in range(count)]
+
+
+def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Json:
+    query_ = pipeline.queries[name]
+    allowed = [
+        column for column in batch_views.key(query_) if column not in (batch_views.WINDOW_START, batch_views.WINDOW_END)
+    ]
+    typed: Json = {}
+    for column, value in keys.items():
+        if column not in allowed:
+            raise HeadraceError(f"{column!r} is no key of {name}: its keys are {', '.join(allowed)}.")
+        kind = query_.columns[column].type
+        try:
+            convert: Any = int if kind in ("int", "long") else Decimal if kind.startswith("decimal") else None
+            typed[column] = convert(value) if convert and isinstance(value, str) else value
+        except (ValueError, InvalidOperation) as error:
+            raise HeadraceError(f"{column}={value!r} is no {kind}.") from error
+    return typed
+
+
+def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[Json]:
+    return [dict(row) | {LAYER: layer} for row in rows]
+
+
+def _aware(row: Json) -> Json:
+    return {k: v.replace(tzinfo=UTC) if isinstance(v, datetime) and v.tzinfo is None else v for k, v in row.items()}
+
+
+def _text(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, Mapping):
+        return {key: _text(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_text(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value) if isinstance(value, (Decimal, date)) else value

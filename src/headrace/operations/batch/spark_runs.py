@@ -1,0 +1,175 @@
+"""Finite Spark runs for DAGs: plan one, return what SparkSubmitOperator needs, read the report.
+
+The operator runs `spark-submit` by the declared connection; what only a JVM's start can take (class path, heap, JVM
+options) is its `conf`, everything else goes through the entry point's environment. Nothing here is secret.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from headrace.contract import batch_views, names
+from headrace.contract.job_files import UpkeepSpec
+from headrace.errors import HeadraceError
+from headrace.operations.batch import job_runs, rebuild, reconcile, view_plans
+from headrace.operations.batch.job_runs import BatchRun
+from headrace.operations.checkpoints import drill
+from headrace.operations.deployment import Deployment
+from headrace.operations.lineage import run_events
+from headrace.store import snapshot as kept
+from headrace.store.records import Json, from_json
+
+_AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
+
+
+def submission(deployment: Deployment, run: BatchRun) -> Json:
+    """Return the arguments of a SparkSubmitOperator for a run."""
+    environment = job_runs.environment(deployment, run.pipeline)
+    # spark-submit and the Python that it starts are those of this installation.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
+    conf = job_runs.environment_of(deployment).spark_conf
+    return {
+        "name": f"{run.duty}-{run.pipeline}",
+        "application": str(deployment.project / "spark_jobs" / "batch.py"),
+        "application_args": list(run.arguments),
+        "conf": {key: conf[key] for key in _AT_START if key in conf},
+        "env_vars": environment,
+    }
+
+
+def plan_views(
+    deployment: Deployment, pipelines: Iterable[str], run: str, first: str | None = None, last: str | None = None
+) -> list[Json]:
+    """Plan the batch views of pipelines; those without views are left out. Returns one entry each, as `_planned` does."""
+
+    def prepare(name: str) -> BatchRun:
+        prepared = view_plans.plan(deployment, name, first=first or None, last=last or None, run=f"{run}-{name}")
+        run_events.start_views(deployment, name, prepared.run)
+        return prepared
+
+    return [_planned(deployment, "views", name, prepare) for name in pipelines if not _has_no_views(deployment, name)]
+
+
+def plan_reconcile(
+    deployment: Deployment,
+    pipelines: Iterable[str],
+    run: str,
+    days: float | None = None,
+    queries: Sequence[str] = (),
+) -> list[Json]:
+    """Plan the reconciliation of pipelines; one that never ran has nothing to compare. Returns one entry each (`_planned`).
+
+    `days` bounds it (0 or None: all days, as `reconcile.plan`); `queries` are `<pipeline>.<query>` (none: all of them).
+    """
+    wanted = {name: reconcile.queries_of(name, queries) for name in pipelines}
+
+    def prepare(name: str) -> BatchRun:
+        return reconcile.plan(deployment, name, days=days or None, queries=wanted[name], run=f"{run}-{name}")
+
+    return [
+        _planned(deployment, "reconcile", name, prepare)
+        for name, chosen in wanted.items()
+        if (chosen is None or chosen) and reconcile.has_run(deployment.root, name)
+    ]
+
+
+def _planned(deployment: Deployment, duty: str, pipeline: str, prepare: Callable[[str], BatchRun]) -> Json:
+    """Return the submission of one pipeline, or {"name", "fault"} if it cannot be planned.
+
+    The fault is the mapped task's (`seat.spark_run`), so that one pipeline does not keep the others from running.
+    """
+    try:
+        return submission(deployment, prepare(pipeline))
+    except HeadraceError as fault:
+        return {"name": f"{duty}-{pipeline}", "fault": str(fault)}
+
+
+def _has_no_views(deployment: Deployment, name: str) -> bool:
+    """Return whether a pipeline is known to have no views: for one whose file does not load, its plan says so."""
+    try:
+        return not batch_views.views(deployment.pipeline(name))
+    except HeadraceError:
+        return False
+
+
+def reports(deployment: Deployment, submitted: Iterable[Json]) -> tuple[list[Json], list[str]]:
+    """Return the reports of the runs that ended well, and one sentence for each of the others."""
+    known, faults = [], []
+    for run in submitted:
+        try:
+            known.append(report(deployment, run))
+        except HeadraceError as fault:
+            faults.append(f"{run['name']} did not run to its end: {fault}")
+    return known, faults
+
+
+def require_all(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
+    """Return the names of the runs. Raises HeadraceError that names every one that left no report."""
+    known = list(submitted)
+    _, faults = reports(deployment, known)
+    if faults:
+        raise HeadraceError(" ".join(faults))
+    return [str(run["name"]) for run in known]
+
+
+def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
+    """Return the summaries of reconciliations.
+
+    Raises HeadraceError that names the differences of all that differ, and the runs that did not end well.
+    """
+    known, faults = reports(deployment, submitted)
+    for result in known:
+        try:
+            reconcile.require_even(result)
+        except HeadraceError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise HeadraceError(" ".join(faults))
+    return [reconcile.summary(result) for result in known]
+
+
+def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
+    """Plan the drill of the newest snapshot of every query that has one. Returns one submission each."""
+    runs = [
+        drill.prepare(deployment.root, name, query, run=f"{run}-{name}-{query}")
+        for name in pipelines
+        for query in names.query_names(deployment.pipeline(name))
+        if kept.listed(deployment.root, name, query)
+    ]
+    return [submission(deployment, prepared) for prepared in runs]
+
+
+def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
+    """Put every drill's report beside its snapshot. Raises HeadraceError for the first that failed, after all are kept."""
+    reports_kept, faults = [], []
+    for submission_of in submitted:
+        _, pipeline, run = submission_of["application_args"]
+        try:
+            reports_kept.append(drill.judge(deployment.root, pipeline, run))
+        except HeadraceError as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]
+    return reports_kept
+
+
+def order_rebuild(deployment: Deployment, planned: Json, run: str, *, by: str, reason: str) -> Json:
+    """Prepare the rebuild that was approved. Returns its submission; raises HeadraceError as `rebuild.prepare` does."""
+    approved = from_json(rebuild.RebuildPlan, planned)
+    return submission(deployment, rebuild.prepare(deployment, approved, by=by, reason=reason, run=run))
+
+
+def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
+    """Plan the upkeep of the pipelines' Iceberg tables. Returns one submission each."""
+    runs = [job_runs.prepare(deployment.root, "upkeep", name, UpkeepSpec(), f"{run}-{name}") for name in pipelines]
+    return [submission(deployment, prepared) for prepared in runs]
+
+
+def report(deployment: Deployment, submitted: Json) -> Json:
+    """Return the report of a run that was submitted. Raises HeadraceError if it left none, or could not be planned."""
+    if "fault" in submitted:
+        raise HeadraceError(str(submitted["fault"]))
+    _, pipeline, run = submitted["application_args"]
+    return job_runs.result(deployment.root, pipeline, run)

@@ -1,0 +1,91 @@
+"""Batch views for operators: plan the days, and what the views hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+from headrace.contract import batch_views, names
+from headrace.contract.job_files import Ends, ViewsSpec
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.batch import job_runs
+from headrace.operations.batch.job_runs import BatchRun
+from headrace.operations.checkpoints.verify import kafka_ranges
+from headrace.operations.clients import kafka_admin
+from headrace.operations.deployment import Deployment
+from headrace.operations.supervisor.observe import KafkaEnds
+from headrace.store import paths, small_files
+from headrace.store.records import Json
+
+
+def plan(
+    deployment: Deployment,
+    pipeline: str,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    run: str | None = None,
+    now: datetime | None = None,
+) -> BatchRun:
+    """Write the job spec of a pipeline's views and return the run.
+
+    Without days: those that are closed and new, and those that late records touched. `first` and `last` (ISO days,
+    both included) request a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
+    """
+    described = deployment.pipeline(pipeline)
+    wanted = batch_views.views(described)
+    if not wanted:
+        raise HeadraceError(f"{pipeline} has no batch views: it keeps no state by event time.")
+    closed = batch_views.closed_until(described, now or datetime.now(UTC))
+    topics = sorted({topic for query in wanted.values() for topic in query.sources})
+    days = _days(first, last, closed)
+    ends = KafkaEnds(deployment.bindings)(topics)
+    held = kafka_ranges(kafka_admin(deployment.bindings), ends)
+    begins: Ends = {topic: {} for topic in topics}
+    for (topic, partition), (begin, _) in sorted(held.items()):
+        begins[topic][str(partition)] = begin
+    spec = ViewsSpec(
+        closed_until=str(closed),
+        begins=begins,
+        ends={topic: {str(p): end for p, end in sorted(parts.items())} for topic, parts in ends.items()},
+        days=days,
+    )
+    return job_runs.prepare(deployment.root, "views", pipeline, spec, run)
+
+
+def status(root: str, pipeline: Pipeline) -> Json:
+    """Return the views of a pipeline: tables, horizon (first day that is not in them), days and their newest run.
+
+    `stale` are the days that were computed before a view got a column, and that the next run computes again.
+    """
+    state: Json = small_files.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
+    return {
+        "pipeline": pipeline.name,
+        "tables": [names.batch_view_table(pipeline.name, query) for query in batch_views.views(pipeline)],
+        "horizon": state.get("horizon"),
+        "days": state["days"],
+        "stale": state.get("stale", []),
+    }
+
+
+def behind(report: Json) -> list[str]:
+    """Return, in words, each partition of which the archive lacked records when the views of a report were computed."""
+    return [
+        f"{report['pipeline']}: the archive of {place['topic']}/{place['partition']} is at {place['reached']} of {place['end']}: "
+        f"see headrace stream status {report['pipeline']}"
+        for place in report["behind"]
+    ]
+
+
+def _days(first: str | None, last: str | None, closed: date) -> tuple[str, ...] | None:
+    if first is None and last is None:
+        return None
+    try:
+        begin, end = date.fromisoformat(first or last or ""), date.fromisoformat(last or first or "")
+    except ValueError as error:
+        raise HeadraceError(f"A backfill takes days as 2026-11-23: {error}.") from error
+    if end < begin:
+        raise HeadraceError(f"The backfill ends on {end}, before it begins on {begin}.")
+    if end >= closed:
+        raise HeadraceError(f"{end} is not closed yet: days before {closed} can be computed.")
+    return tuple(str(day) for day in [*batch_views.between(begin, end), end])

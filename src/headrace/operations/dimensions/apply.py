@@ -1,0 +1,208 @@
+"""Writes a refresh's difference to the live table, and nothing else, with the time of the extract.
+
+So an older snapshot that arrives late changes nothing (Cassandra keeps the cell with the greater write time), a repeated
+write is idempotent, and a row that a stream joins is never missing between two writes: there is no truncate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
+
+from headrace.contract.cassandra import quoted
+from headrace.contract.model import Dimension, Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.clients import cassandra_session
+from headrace.operations.dimensions import lease
+from headrace.operations.dimensions.diff import DELETE, UPSERT, Plan, diff
+from headrace.operations.dimensions.snapshot import applied, begun
+from headrace.operations.dimensions.stage import read_parquet
+from headrace.store import paths, small_files
+
+CONCURRENCY = 64
+CHUNK = 5_000
+
+Report = Callable[[int, int], None]
+
+
+def apply(
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    plan: Plan,
+    *,
+    holder: str,
+    by: str,
+    approved_by: str = "",
+    report: Report | None = None,
+) -> dict[str, int]:
+    """Write a plan's rows: upserts first, then deletes. Returns the number of each. May be repeated after a failure.
+
+    `holder` identifies the run that writes: it takes the dimension's lease and keeps it until `record`. Raises HeadraceError if
+    another run holds the lease, if the plan lacks a required approval, if another refresh came in between, or if the
+    difference is not the one that was planned (and perhaps approved).
+    """
+    if plan.needs_approval and not approved_by:
+        raise HeadraceError(f"{plan.text} Approve it, or correct the extract.")
+    table, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
+    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
+        require_plan(root, pipeline, dimension, plan)
+        now = {"version": plan.version, "extract_ms": plan.extract_ms, "by": by}
+        small_files.write_json(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
+        rows = read_parquet(plan.diff).to_pylist()
+        upserts = [row for row in rows if row["op"] == UPSERT]
+        deletes = [row for row in rows if row["op"] == DELETE]
+
+        def renew(done: int, total: int) -> None:
+            lease.take(session, pipeline.name, dimension, holder, by)
+            if report:
+                report(done, total)
+
+        done = 0
+        for changed, group in groupby(sorted(upserts, key=_columns), key=_columns):
+            names = [*table.key, *changed]
+            values = [tuple(row[name] for name in names) for row in group]
+            done = _write(session, _insert(table, names, micros), values, done, len(rows), renew)
+        keys = [tuple(row[name] for name in table.key) for row in deletes]
+        _write(session, _delete(table, micros), keys, done, len(rows), renew)
+    return {"upserted": len(upserts), "deleted": len(deletes)}
+
+
+@contextmanager
+def held(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> Iterator[None]:
+    """Hold the lease of a dimension, also afterwards. A HeadraceError releases it, because nothing more will be written."""
+    lease.take(session, pipeline, dimension, holder, by)
+    try:
+        yield
+    except HeadraceError:
+        lease.release(session, pipeline, dimension, holder)
+        raise
+
+
+def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
+    """Release the lease of a dimension, if the holder has it."""
+    with cassandra_session(bindings) as session:
+        lease.release(session, pipeline, dimension, holder)
+
+
+def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> None:
+    """Raise HeadraceError unless a plan may still be carried out; this is the recheck after an approval."""
+    now, last = applied(root, pipeline.name, dimension), begun(root, pipeline.name, dimension).get("version", "")
+    if now.get("version", "") != plan.after:
+        raise HeadraceError(
+            f"Version {now.get('version', 'none')} of {dimension} has been applied since the plan for {plan.version} was made. "
+            "Plan again."
+        )
+    if last not in {plan.begun, plan.version}:
+        raise HeadraceError(
+            f"A refresh of {dimension} to version {last} began after the plan for {plan.version} was made, and has not ended. "
+            "Plan again."
+        )
+    fs, inner = small_files.locate(plan.diff)
+    if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != plan.sha256:
+        raise HeadraceError(f"{plan.diff} is not what was planned. Start the refresh again from its first step.")
+
+
+def verify(
+    root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any], *, holder: str, by: str
+) -> dict[str, int]:
+    """Compare again after the writes. Raises HeadraceError if the table still differs from the stage."""
+    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
+        return _verify(root, bindings, pipeline, dimension, staged)
+
+
+def _verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any]) -> dict[str, int]:
+    left = diff(root, bindings, pipeline, dimension, staged, "left.parquet")
+    if left.inserts or left.updates or left.deletes:
+        raise HeadraceError(
+            f"{dimension} still differs from version {left.version} after the refresh ({left.inserts} rows missing, "
+            f"{left.updates} different, {left.deletes} surplus). A writer with a later time changes its columns; find it."
+        )
+    return {"rows": left.stage_rows, "newer": left.newer}
+
+
+def record(
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    staged: dict[str, Any],
+    plan: Plan,
+    written: dict[str, int],
+    *,
+    holder: str,
+    by: str,
+    approved_by: str = "",
+) -> dict[str, Any]:
+    """Record what was applied, when, by whom and who approved it; release the lease, and return the record.
+
+    From now on older snapshots are refused.
+    """
+    entry = {
+        "version": plan.version,
+        "extract_ms": plan.extract_ms,
+        "source": staged["place"],
+        "sha256": staged["sha256"],
+        "rows": staged["rows"],
+        "inserts": plan.inserts,
+        "updates": plan.updates,
+        "deletes": plan.deletes,
+        "newer": plan.newer,
+        **written,
+        "by": by,
+        "approved_by": approved_by if plan.needs_approval else "",
+        "reasons": plan.reasons,
+        "at_ms": time.time_ns() // 1_000_000,
+    }
+    folder = paths.refresh(root, pipeline.name, dimension)
+    with cassandra_session(bindings) as session:
+        lease.take(session, pipeline.name, dimension, holder, by)
+        small_files.write_json(f"{folder}/{plan.version}/record.json", entry)
+        small_files.write_json(f"{folder}/applied.json", entry)
+        lease.release(session, pipeline.name, dimension, holder)
+    return entry
+
+
+def _columns(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row["changed"])
+
+
+def _insert(dimension: Dimension, names: Sequence[str], micros: int) -> str:
+    """Return the upsert of the key and the changed columns: unchanged columns are not written, so they get no tombstone."""
+    marks = ", ".join("?" * len(names))
+    columns = ", ".join(map(quoted, names))
+    table = quoted(dimension.keyspace, dimension.table)
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) USING TIMESTAMP {micros}"  # noqa: S608 - quoted names
+
+
+def _delete(dimension: Dimension, micros: int) -> str:
+    """Return the delete of a row as of the extract: one tombstone. Later writes of a stream stay."""
+    where = " AND ".join(f"{quoted(name)} = ?" for name in dimension.key)
+    table = quoted(dimension.keyspace, dimension.table)
+    return f"DELETE FROM {table} USING TIMESTAMP {micros} WHERE {where}"  # noqa: S608 - quoted names
+
+
+def _write(
+    session: Session, statement: str, values: Sequence[tuple[Any, ...]], done: int, total: int, report: Report | None
+) -> int:
+    if not values:
+        return done
+    prepared = session.prepare(statement)
+    prepared.consistency_level = ConsistencyLevel.LOCAL_QUORUM
+    for first in range(0, len(values), CHUNK):
+        chunk = values[first : first + CHUNK]
+        execute_concurrent_with_args(session, prepared, chunk, concurrency=CONCURRENCY)
+        done += len(chunk)
+        if report:
+            report(done, total)
+    return done

@@ -1,0 +1,182 @@
+"""The difference between a stage and the live table, and the plan based on it. Nothing is written to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.contract.cassandra import directory_columns
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.dimensions import live as live_table
+from headrace.operations.dimensions.kept import history, reasons_to_ask
+from headrace.operations.dimensions.snapshot import applied, begun, settings
+from headrace.operations.dimensions.stage import read_parquet, stage_schema, write_parquet
+
+UPSERT, DELETE = "upsert", "delete"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh would write. `newer` rows were written after the extract and stay unchanged.
+
+    `diff` is the file with the rows, `sha256` its hash; `after` is the version that was applied when the plan was made, `begun`
+    the one that was begun last. `reasons` say why it needs approval; empty if it needs none.
+    """
+
+    version: str
+    extract_ms: int
+    diff: str
+    sha256: str
+    after: str
+    live_rows: int
+    stage_rows: int
+    inserts: int
+    updates: int
+    deletes: int
+    unchanged: int
+    newer: int
+    delete_percent: float
+    max_delete_percent: int
+    reasons: list[str] = field(default_factory=list)
+    begun: str = ""
+
+    @property
+    def needs_approval(self) -> bool:
+        """Return whether the plan needs approval."""
+        return bool(self.reasons)
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, including `text` and `needs_approval`; `from_json_dict` reads them."""
+        return asdict(self) | {"needs_approval": self.needs_approval, "text": self.text}
+
+    @classmethod
+    def from_json_dict(cls, value: Mapping[str, Any]) -> Plan:
+        """Return the plan from the result of `to_json_dict`."""
+        return cls(
+            **{name: field_value for name, field_value in value.items() if name not in {"needs_approval", "text"}}
+        )
+
+    @property
+    def text(self) -> str:
+        """Return the plan as text for the approver."""
+        return (
+            f"Version {self.version}: {self.inserts} new, {self.updates} changed, {self.deletes} deleted "
+            f"({self.delete_percent} % of {self.live_rows}; up to {self.max_delete_percent} % need no approval), "
+            f"{self.unchanged} unchanged, {self.newer} kept because they are newer."
+            + (f" It needs approval: {'; '.join(self.reasons)}." if self.reasons else "")
+        )
+
+
+@dataclass
+class _Counts:
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    unchanged: int = 0
+    newer: int = 0
+
+
+def diff(
+    root: str,
+    bindings: Path,
+    pipeline: Pipeline,
+    dimension: str,
+    staged: dict[str, Any],
+    name: str = "difference.parquet",
+) -> Plan:
+    """Compare a stage with the live table and write the difference next to the stage, into a file called `name`.
+
+    Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
+    """
+    refresh, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
+    wanted = _keyed(staged, read_parquet(staged["stage"]), len(pipeline.dimensions[dimension].key))
+    live = live_table.read(bindings, pipeline, dimension)
+    counts = _Counts()
+    rows = list(_changes(wanted, live, int(staged["extract_ms"]) * 1000, counts))
+    names = [field.name for field in schema]
+    columns = directory_columns(pipeline, dimension)
+    table = pa.Table.from_pylist(
+        [
+            {"op": op, "changed": changed, **dict(zip(names, row, strict=False))}  # for a deleted row only the key
+            for op, row, changed in _named(rows, columns)
+        ],
+        schema=pa.schema([pa.field("op", pa.string()), pa.field("changed", pa.list_(pa.string())), *schema]),
+    )
+    path = str(staged["stage"]).rpartition("/")[0] + f"/{name}"
+    percent = round(100 * counts.deletes / len(live), 2) if live else 0.0
+    return Plan(
+        version=staged["version"],
+        extract_ms=staged["extract_ms"],
+        diff=path,
+        sha256=write_parquet(path, table),
+        after=applied(root, pipeline.name, dimension).get("version", ""),
+        live_rows=len(live),
+        stage_rows=len(wanted),
+        delete_percent=percent,
+        max_delete_percent=refresh.max_delete_percent,
+        reasons=reasons_to_ask(
+            refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes
+        ),
+        begun=begun(root, pipeline.name, dimension).get("version", ""),
+        **asdict(counts),
+    )
+
+
+def _keyed(staged: dict[str, Any], table: pa.Table, width: int) -> dict[live_table.Key, tuple[Any, ...]]:
+    rows = list(zip(*(map(_stored, column.to_pylist()) for column in table.columns), strict=True))
+    by_key = {row[:width]: row[width:] for row in rows}
+    if len(by_key) != len(rows) or any(part is None for key in by_key for part in key):
+        raise HeadraceError(
+            f"{staged['place']} has a key that is duplicated or null. Correct the extract and drop it again."
+        )
+    return by_key
+
+
+def _changes(
+    wanted: dict[live_table.Key, tuple[Any, ...]], live: live_table.Live, extract_micros: int, counts: _Counts
+) -> Iterator[tuple[str, tuple[Any, ...], list[int]]]:
+    """Yield (op, key and values, positions of the changed values); for a row to delete only the key.
+
+    Rows that are newer than the extract are left out.
+    """
+    for key, values in wanted.items():
+        if key not in live:
+            counts.inserts += 1
+            yield UPSERT, (*key, *values), [at for at, value in enumerate(values) if value is not None]
+            continue
+        known, written = live[key]
+        changed = [at for at, value in enumerate(values) if value != known[at]]
+        if not changed:
+            counts.unchanged += 1
+        elif written >= extract_micros:
+            counts.newer += 1
+        else:
+            counts.updates += 1
+            yield UPSERT, (*key, *values), changed
+    for key, (_, written) in live.items():
+        if key in wanted:
+            continue
+        if written >= extract_micros:
+            counts.newer += 1
+        else:
+            counts.deletes += 1
+            yield DELETE, key, []
+
+
+def _named(
+    rows: list[tuple[str, tuple[Any, ...], list[int]]], columns: list[str]
+) -> Iterator[tuple[str, tuple[Any, ...], list[str]]]:
+    for op, row, changed in rows:
+        yield op, row, [columns[at] for at in changed]
+
+
+def _stored(value: Any) -> Any:  # noqa: ANN401 - a cell, as Cassandra keeps it: times to the millisecond
+    if isinstance(value, datetime):
+        return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    return value

@@ -1,0 +1,216 @@
+"""The steps of a refresh, in order, as functions whose arguments and results are plain JSON.
+
+pick, stage, check, plan, (approval if plan["needs_approval"]), apply, verify, record; `refresh` runs all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from headrace.contract.names import stage_name
+from headrace.errors import HeadraceError
+from headrace.operations.deployment import Deployment
+from headrace.operations.dimensions.kept import history, remove_old, rows_before
+from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, settings
+from headrace.operations.dimensions.snapshot import pick as pick_snapshot
+from headrace.operations.lineage import run_events
+
+
+def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
+    """Return (pipeline, dimension) of every dimension with a refresh."""
+    return [
+        (pipeline.name, name)
+        for pipeline in deployment.pipelines().values()
+        for name, dimension in pipeline.dimensions.items()
+        if dimension.refresh
+    ]
+
+
+def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
+    """Return the snapshot to refresh from, or {"skip": reason} if none is newer than the applied one.
+
+    First removes staged rows that are older than the dimension's `keep`.
+    """
+    remove_old(deployment.root, deployment.pipeline(pipeline), dimension)
+    snapshot = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
+    return {"skip": snapshot} if isinstance(snapshot, str) else snapshot.to_json_dict()
+
+
+def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the snapshot into the stage. Raises HeadraceError for an invalid snapshot."""
+    from headrace.operations.dimensions import stage as stages
+
+    spec = deployment.pipeline(pipeline)
+    staged = stages.stage(deployment.root, deployment.bindings, spec, dimension, Snapshot(**snapshot))
+    run_events.emit_refresh(deployment, pipeline, dimension, staged["version"], "START")
+    return staged
+
+
+def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the stage's suite. Returns its summary; raises HeadraceError if a critical expectation failed."""
+    from headrace.operations.dimensions.live import count
+    from headrace.operations.dimensions.stage import read_parquet
+    from headrace.operations.quality import store
+    from headrace.operations.quality.plan import Check
+    from headrace.operations.quality.suites import suite_of
+    from headrace.operations.quality.summary import Summary, failures, gate, status_of
+    from headrace.operations.quality.validate import validate
+
+    spec, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
+    before = rows_before(history(deployment.root, pipeline, dimension))
+    before = before or applied(deployment.root, pipeline, dimension).get("rows") or 0
+    before = before or count(deployment.bindings, spec, dimension)
+    least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
+    key = tuple(spec.dimensions[dimension].key)
+    frame = read_parquet(str(staged["stage"])).to_pandas()
+    window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
+    parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
+    task = Check(name, pipeline, dimension, window, parameters)
+    outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
+    rows = store.quarantine_rows(task, outcomes, key)
+    summary = Summary(
+        sink=name,
+        pipeline=pipeline,
+        query=dimension,
+        status=status_of(outcomes),
+        window=window,
+        checked_at_ms=int(staged["extract_ms"]),
+        rows=len(frame),
+        expectations=len(outcomes),
+        quarantined=len(rows),
+        failed=failures(outcomes),
+        report=store.report_path(deployment.root, task),
+    )
+    store.record(deployment.bindings, summary, rows)
+    store.write_report(deployment.root, summary, result)
+    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
+        gate(summary.to_json_dict())
+    return summary.to_json_dict()
+
+
+def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the refresh would write (see `diff.Plan.to_json_dict`)."""
+    from headrace.operations.dimensions.diff import diff
+
+    spec = deployment.pipeline(pipeline)
+    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
+        return diff(deployment.root, deployment.bindings, spec, dimension, dict(staged)).to_json_dict()
+
+
+def apply(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    planned: Mapping[str, Any],
+    *,
+    holder: str,
+    by: str,
+    approved_by: str = "",
+    report: Any = None,  # noqa: ANN401 - an apply.Report
+) -> dict[str, int]:
+    """Recheck the plan and write it; returns {"upserted", "deleted"}. Repeating it after a failure writes the same.
+
+    `holder` identifies the run: no other one may write the dimension until `record`. `by` started it, `approved_by` approved it.
+    """
+    from headrace.operations.dimensions import apply as writes
+
+    spec, plan = deployment.pipeline(pipeline), _plan(planned)
+    with run_events.refreshing(deployment, pipeline, dimension, plan.version):
+        return writes.apply(
+            deployment.root,
+            deployment.bindings,
+            spec,
+            dimension,
+            plan,
+            holder=holder,
+            by=by,
+            approved_by=approved_by,
+            report=report,
+        )
+
+
+def verify(
+    deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any], *, holder: str, by: str
+) -> dict[str, int]:
+    """Compare the table with the stage again; returns {"rows", "newer"}. Raises HeadraceError if they differ."""
+    from headrace.operations.dimensions import apply as writes
+
+    spec = deployment.pipeline(pipeline)
+    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
+        return writes.verify(deployment.root, deployment.bindings, spec, dimension, dict(staged), holder=holder, by=by)
+
+
+def record(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    staged: Mapping[str, Any],
+    planned: Mapping[str, Any],
+    written: Mapping[str, int],
+    *,
+    holder: str,
+    by: str,
+    approved_by: str = "",
+) -> dict[str, Any]:
+    """Record the version as applied, release the lease, and return the record."""
+    from headrace.operations.dimensions import apply as writes
+
+    spec = deployment.pipeline(pipeline)
+    entry = writes.record(
+        deployment.root, deployment.bindings, spec, dimension, dict(staged), _plan(planned), dict(written),
+        holder=holder, by=by, approved_by=approved_by,
+    )  # fmt: skip
+    run_events.emit_refresh(deployment, pipeline, dimension, entry["version"], "COMPLETE", rows=sum(written.values()))
+    return entry
+
+
+def refresh(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    *,
+    by: str,
+    approve: bool = False,
+    report: Any = None,  # noqa: ANN401 - an apply.Report
+) -> dict[str, Any]:
+    """Run all steps in order, for the command line. Returns the record, or {"skip": reason}."""
+    snapshot = pick(deployment, pipeline, dimension)
+    if "skip" in snapshot:
+        return snapshot
+    staged = stage(deployment, pipeline, dimension, snapshot)
+    check(deployment, pipeline, dimension, staged)
+    planned = plan(deployment, pipeline, dimension, staged)
+    run = {"holder": f"command {uuid.uuid4().hex}", "by": by}
+    approved = by if approve else ""
+    try:
+        written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report, **run)
+        verify(deployment, pipeline, dimension, staged, **run)
+        return record(deployment, pipeline, dimension, staged, planned, written, approved_by=approved, **run)
+    except BaseException:  # this process ends, so nothing else would use its lease
+        from cassandra import DriverException
+
+        from headrace.operations.dimensions.apply import release
+
+        with suppress(HeadraceError, DriverException):  # the first error matters more; the lease expires by itself
+            release(deployment.bindings, pipeline, dimension, run["holder"])
+        raise
+
+
+def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
+    """Return the applied version, the complete snapshots in the drop folder, and those still being written."""
+    complete, waiting = in_drop(deployment.root, pipeline, dimension)
+    return {
+        "applied": applied(deployment.root, pipeline, dimension),
+        "complete": [snapshot.place for snapshot in complete],
+        "unfinished": waiting,
+    }
+
+
+def _plan(planned: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a diff.Plan
+    from headrace.operations.dimensions.diff import Plan
+
+    return Plan.from_json_dict(planned)

@@ -1,0 +1,1 @@
+"""Drivers as the operator sees them: launchers, desired state, control and upgrades."""

@@ -1,0 +1,228 @@
+"""The pods of one namespace, as the Kubernetes API reports them, and what a driver's pod says about its state.
+
+An API that fails, is slow or refuses is LauncherSilentError: unknown, never dead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headrace.contract import names
+from headrace.contract.exit_codes import Exit
+from headrace.errors import HeadraceError
+from headrace.operations.drivers.interface import Driver, LauncherSilentError
+from headrace.store.driver_files import ExitRecord
+
+POLL_SECONDS = 0.3
+# The API's grace period 0 takes the name away at once, without the kubelet's word that the process ended: then two
+# drivers could write. 1 kills as fast and waits for that word (Kubernetes, "Forced Pod termination").
+KILL_SECONDS = 1
+
+# ErrImagePull is not among them: it is the first failed try, and the registry may answer the second.
+_NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_JVM_OUT_OF_MEMORY = 3  # by -XX:+ExitOnOutOfMemoryError
+_IN_CLUSTER = "https://kubernetes.default.svc"
+_TRIES = 3
+_REQUEST_SECONDS = (3.05, 10)  # to connect, to read
+
+
+@dataclass(frozen=True)
+class Pods:
+    """The pods of a namespace; `kubeconfig` None is the pod's own account. All methods raise LauncherSilentError."""
+
+    namespace: str
+    kubeconfig: Path | None = None
+
+    def listed(self, selector: str) -> list[Any]:
+        """Return the pods with these labels, in whatever phase, oldest first."""
+        found = self._ask(
+            lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, **_timeout()), absent=()
+        )
+        return sorted(
+            found.items if found else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)
+        )
+
+    def read(self, name: str) -> Any | None:  # noqa: ANN401 - the client has no types
+        """Return the pod of this name, or None if there is none."""
+        return self._ask(lambda api: api.read_namespaced_pod(name, self.namespace, **_timeout()), absent=(404,))
+
+    def log_tail(self, name: str, lines: int) -> str:
+        """Return the end of the log of a driver's pod; empty where it is gone or has not started."""
+        answer = self._ask(
+            lambda api: api.read_namespaced_pod_log(
+                name,
+                self.namespace,
+                container="driver",
+                tail_lines=lines,
+                _preload_content=False,  # the client would give the repr of the bytes (seen with 36.0.3)
+                **_timeout(),
+            ),
+            absent=(400, 404),  # 400: the container has not started
+        )
+        return answer.data.decode(errors="replace") if answer else ""
+
+    def delete(self, pod: Any, grace: int) -> None:  # noqa: ANN401
+        """Delete this very pod: one that has taken its name in between has another UID and stays."""
+        from kubernetes import client  # type: ignore[import-untyped]
+
+        options = client.V1DeleteOptions(
+            grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=pod.metadata.uid)
+        )
+        self._ask(
+            lambda api: api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options, **_timeout()),
+            absent=(404, 409),
+        )
+
+    def await_gone(self, pod: Any, seconds: float) -> bool:  # noqa: ANN401
+        """Wait until this very pod is gone. Returns whether its driver was seen to be killed (exit code 137)."""
+        deadline = time.monotonic() + seconds
+        killed = False
+        while True:
+            now = self.read(pod.metadata.name)
+            if now is None or now.metadata.uid != pod.metadata.uid:
+                return killed
+            killed |= exit_code(now) == 137
+            if time.monotonic() > deadline:
+                raise LauncherSilentError(
+                    f"Pod {self.namespace}/{pod.metadata.name} was deleted and is not gone after {seconds:.0f} s, so it may "
+                    "still write: see that its node is up; if the node is lost for good, delete the pod with --force."
+                )
+            time.sleep(POLL_SECONDS)
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - the client has no types
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        try:
+            if self.kubeconfig:
+                config.load_kube_config(str(self.kubeconfig), client_configuration=settings)
+            else:
+                config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException as error:
+            raise HeadraceError(
+                f"No Kubernetes API can be reached ({error}): run inside the cluster or name a kubeconfig."
+            ) from error
+        settings.retries = False  # `_ask` repeats, and knows after which errors
+        return client.CoreV1Api(client.ApiClient(settings))
+
+    @property
+    def server(self) -> str:
+        """Return the address that spark-submit reaches the API at."""
+        return str(self._client.api_client.configuration.host) if self.kubeconfig else _IN_CLUSTER
+
+    def _ask(self, request: Callable[[Any], Any], absent: tuple[int, ...]) -> Any | None:  # noqa: ANN401
+        """Return the API's answer, None for a status in `absent`; repeats what may pass by itself.
+
+        Raises LauncherSilentError where it stays without an answer, or the account has no right.
+        """
+        from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
+        from urllib3.exceptions import HTTPError
+
+        answer = ""
+        for attempt in range(_TRIES):
+            try:
+                return request(self._client)
+            except ApiException as error:
+                if error.status in absent:
+                    return None
+                answer = f"{error.status} {error.reason}"
+                if error.status in (401, 403):
+                    break
+            except HTTPError as error:
+                answer = f"{type(error).__name__}: {error}"[:200]
+            if attempt < _TRIES - 1:
+                time.sleep(0.2 * 2**attempt)
+        hint = "see that the API server answers"
+        if answer.startswith(("401", "403")):
+            hint = f"give the account its role there, or correct the namespace {self.namespace}"
+        raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({answer}): {hint}.")
+
+
+def _timeout() -> dict[str, Any]:
+    return {"_request_timeout": _REQUEST_SECONDS}
+
+
+def runs(pod: Any) -> bool:  # noqa: ANN401 - the client has no types
+    """Return whether a pod may still write: Pending, Running or Unknown."""
+    return pod.status.phase not in ("Succeeded", "Failed")
+
+
+def exit_code(pod: Any) -> int | None:  # noqa: ANN401
+    """Return the exit code of the driver's container, or None while it runs."""
+    for status in pod.status.container_statuses or []:
+        if status.name == "driver" and status.state.terminated:
+            return int(status.state.terminated.exit_code)
+    return None
+
+
+def ended_for_want(pod: Any) -> ExitRecord | None:  # noqa: ANN401
+    """Return the exit record of a pod that had too little memory or disk; None for any other end.
+
+    OOMKilled is the kernel's, exit code 3 the JVM's by -XX:+ExitOnOutOfMemoryError, Evicted the kubelet's with what lacked.
+    """
+    found = next((s for s in pod.status.container_statuses or [] if s.name == "driver" and s.state.terminated), None)
+    terminated = found.state.terminated if found else None
+    if pod.status.reason == "Evicted":
+        said = str(pod.status.message or "")
+        end = Exit.DISK_FULL if "ephemeral" in said or "disk" in said else Exit.OUT_OF_MEMORY
+        error = f"its pod was evicted: {said}"
+    elif terminated and terminated.reason == "OOMKilled":
+        end, error = Exit.OUT_OF_MEMORY, "its container was killed for want of memory (OOMKilled, exit code 137)"
+    elif terminated and terminated.exit_code == _JVM_OUT_OF_MEMORY:
+        end, error = (
+            Exit.OUT_OF_MEMORY,
+            'the JVM ran out of memory and ended ("Terminating due to java.lang.OutOfMemoryError")',
+        )
+    else:
+        return None
+    at = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
+    return ExitRecord(
+        exit=end.name,
+        error=error,
+        at_ms=int(at.timestamp() * 1000),
+        instance=(pod.metadata.labels or {}).get(names.LIFE_LABEL, ""),
+    )
+
+
+def driver_of(pipeline: str, pod: Any, settings: str) -> Driver:  # noqa: ANN401
+    """Return the driver that a pod is. `settings` is the label that the deployment would give it now."""
+    meta = pod.metadata
+    pending = pod.status.phase == "Pending"
+    leaving = " (being deleted)" if meta.deletion_timestamp else ""
+    labels = meta.labels or {}
+    return Driver(
+        pipeline=pipeline,
+        identity=meta.uid,
+        started=meta.creation_timestamp.timestamp(),
+        where=f"pod {meta.namespace}/{meta.name}{f' ({waits_for(pod)})' if pending else leaving}",
+        pending=pending,
+        release=(meta.annotations or {}).get(names.RELEASE_LABEL, ""),
+        instance=labels.get(names.LIFE_LABEL, ""),
+        outdated=labels.get(names.SETTINGS_LABEL, settings) != settings,
+    )
+
+
+def lacks_image(pod: Any) -> bool:  # noqa: ANN401
+    """Return whether the kubelet has tried to get the pod's image and could not: waiting longer is for a person to choose."""
+    return any(
+        status.state.waiting and status.state.waiting.reason in _NO_IMAGE
+        for status in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    )
+
+
+def waits_for(pod: Any) -> str:  # noqa: ANN401
+    """Return in words why a pod is not running yet: no node has room, its image cannot be pulled, ..."""
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"{condition.reason}: {condition.message}"
+    statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+    for status in statuses:
+        if status.state.waiting and status.state.waiting.reason:
+            return f"{status.state.waiting.reason}: {status.state.waiting.message or status.name}"
+    return "Pending"

@@ -1,0 +1,264 @@
+"""Lineage as OpenLineage events: from topic to table across foreachBatch, which Spark's own listener cannot see.
+
+What a job reads and writes follows from its pipeline file, so the events are made from there (dataset names by the
+OpenLineage naming conventions). When they are made is in `lineage_runs`; where they go, in `lineage_emit`: to files below the
+storage root, and to an HTTP endpoint where OPENLINEAGE_URL names one.
+
+Column lineage says what the file says and no more: a key that is grouped by or joined on is itself, a column of the same name
+comes from it in some way, a window comes from the event time. What else a transform reads is not known here, and not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, assert_never
+
+from headrace.access.bindings import read_cassandra, read_kafka
+from headrace.contract import batch_views, names
+from headrace.contract.cassandra import directory_columns
+from headrace.contract.model import CassandraSink, Column, FilesSink, KafkaSink, Pipeline, Query, Sink
+from headrace.operations.deployment import Deployment
+from headrace.store import paths, small_files
+
+NAMESPACE = "headrace"
+
+Event = dict[str, Any]
+
+
+How = Literal["IDENTITY", "TRANSFORMATION", "GROUP_BY", "JOIN"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A column of an input that an output, or a column of it, comes from; `how` in OpenLineage's words (a subtype)."""
+
+    namespace: str
+    name: str
+    column: str
+    how: How
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset by its OpenLineage name; `columns` becomes its schema facet.
+
+    Of an output, `origins` are those of each column, and `whole` the columns that decide which rows there are.
+    """
+
+    namespace: str
+    name: str
+    columns: Mapping[str, str]
+    origins: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
+    whole: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job with what it reads and writes."""
+
+    name: str
+    kind: Literal["STREAMING", "BATCH"]
+    description: str
+    owner: str
+    inputs: tuple[Dataset, ...]
+    outputs: tuple[Dataset, ...]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the systems of a deployment are, as dataset namespaces."""
+
+    kafka: str
+    cassandra: str
+    root: str
+
+
+def places(deployment: Deployment) -> Places:
+    """Return the namespaces of a deployment, from the admin's bindings; no secret is in them."""
+    kafka, cassandra = read_kafka(deployment.bindings), read_cassandra(deployment.bindings)
+    return Places(
+        f"kafka://{kafka.bootstrap_servers.split(',')[0]}",
+        f"cassandra://{cassandra.contact_points[0]}:{cassandra.port}",
+        deployment.root if "://" in deployment.root else f"file://{deployment.root}",
+    )
+
+
+def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
+    """Return the job of every query of a pipeline, declared or archive, by the query's short name."""
+    jobs = {}
+    for name, query in pipeline.queries.items():
+        inputs = [_topic(where, topic, pipeline.sources[topic].columns) for topic in query.sources]
+        for dimension in query.dimensions:
+            table = pipeline.dimensions[dimension]
+            inputs.append(_table(where, table.keyspace, table.table, table.columns))
+        outputs = [_sink(where, pipeline, name, query, sink) for sink in query.sinks]
+        if query.matched:
+            outputs += [_topic(where, names.dead_letter_topic(topic), {}) for topic in query.sources]
+        traced = [_traced(output, inputs, pipeline, query) for output in outputs]
+        jobs[name] = _job(pipeline, name, "STREAMING", query.description, inputs, traced)
+    for topic, source in pipeline.sources.items():
+        outputs = [_lake(where, names.archive_table(pipeline.name, topic), {})]
+        outputs.append(_topic(where, names.dead_letter_topic(topic), {}))
+        name = names.archive_query(topic)
+        told = f"Every record of {topic} as it came."
+        jobs[name] = _job(pipeline, name, "STREAMING", told, [_topic(where, topic, source.columns)], outputs)
+    return jobs
+
+
+def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
+    """Return the batch job of every view, by the query's short name."""
+    return {
+        name: _job(
+            pipeline,
+            f"batch_{name}",
+            "BATCH",
+            f"{query.description} By day, over the archive.",
+            [_lake(where, names.archive_table(pipeline.name, topic), {}) for topic in query.sources],
+            [_lake(where, names.batch_view_table(pipeline.name, name), batch_views.columns(query))],
+        )
+        for name, query in batch_views.views(pipeline).items()
+    }
+
+
+def refresh_job(pipeline: Pipeline, dimension: str, where: Places, source: Dataset) -> Job:
+    """Return the job that refreshes a dimension from its directory. Its columns are copied."""
+    own = pipeline.dimensions[dimension]
+    copied = [*own.key, *directory_columns(pipeline, dimension)]
+    columns = _types({name: own.columns[name] for name in copied})
+    read = replace(source, columns=columns)
+    table = _table(where, own.keyspace, own.table, {name: own.columns[name] for name in copied})
+    origins = {name: (Origin(read.namespace, read.name, name, "IDENTITY"),) for name in copied}
+    told = f"Brings {dimension} up to its directory."
+    return _job(pipeline, f"refresh_{dimension}", "BATCH", told, [read], [replace(table, origins=origins)])
+
+
+def drop_folder(pipeline: Pipeline, dimension: str, where: Places) -> Dataset:
+    """Return the folder that a dimension's snapshots are dropped into."""
+    folder = paths.refresh_drop(where.root, pipeline.name, dimension).removeprefix(f"{where.root}/")
+    return Dataset(where.root, folder, {})
+
+
+def quality_job(pipeline: Pipeline, query: str, where: Places) -> Job:
+    """Return the job that checks the sinks of a query: it reads them and writes nothing."""
+    stream = stream_jobs(pipeline, where)[query]
+    dead = {names.dead_letter_topic(topic) for topic in pipeline.sources}
+    read = [replace(each, origins={}, whole=()) for each in stream.outputs if each.name not in dead]
+    return _job(pipeline, f"quality_{query}", "BATCH", f"Checks the sinks of {query}.", read, [])
+
+
+def _traced(output: Dataset, inputs: Sequence[Dataset], pipeline: Pipeline, query: Query) -> Dataset:
+    """Return an output of a query with where its columns come from, as far as the file says it."""
+    keys = set(query.aggregate.keys if query.aggregate else ())
+    joined = set(query.join.using if query.join else ())
+    window = query.aggregate.window.column if query.aggregate and query.aggregate.window else None
+
+    def origins_of(column: str) -> tuple[Origin, ...]:
+        how: How = "IDENTITY" if column in keys | joined else "TRANSFORMATION"
+        found = window if window and column in (batch_views.WINDOW_START, batch_views.WINDOW_END) else column
+        return tuple(Origin(each.namespace, each.name, found, how) for each in inputs if found in each.columns)
+
+    whole: list[Origin] = []
+    for each in inputs:
+        grouped = [name for name in (*sorted(keys), window) if name and name in each.columns]
+        whole += [Origin(each.namespace, each.name, name, "GROUP_BY") for name in grouped]
+        whole += [Origin(each.namespace, each.name, name, "JOIN") for name in sorted(joined) if name in each.columns]
+    for dimension in query.dimensions:
+        own = pipeline.dimensions[dimension]
+        whole += [
+            Origin(each.namespace, each.name, name, "JOIN")
+            for each in inputs
+            for name in own.key
+            if each.name == f"{own.keyspace}.{own.table}"
+        ]
+    if not output.columns:
+        return output
+    found = {column: origins for column in output.columns if (origins := origins_of(column))}
+    return replace(output, origins=found, whole=tuple(whole))
+
+
+def events(root: str) -> list[Event]:
+    """Return the newest event of each job, by job name."""
+    newest = {}
+    for job in small_files.list_names(paths.lineage(root)):
+        told = [event for run in runs(root, job) for event in run]
+        if told:
+            newest[job] = sorted(told, key=lambda event: str(event["eventTime"]))[
+                -1
+            ]  # of one time, the last of its run
+    return [newest[job] for job in sorted(newest)]
+
+
+def runs(root: str, job: str) -> list[list[Event]]:
+    """Return the events of each run of a job that is kept, those of a run in their order."""
+    folder, found = f"{paths.lineage(root)}/{job}", []
+    for name in small_files.list_names(folder):
+        told = small_files.read_json(f"{folder}/{name}") if name.endswith(".json") else None
+        if told:  # one event: a file of before runs had several
+            found.append([told] if isinstance(told, dict) else list(told))
+    return found
+
+
+def graph(told: Iterable[Event]) -> set[tuple[str, str]]:
+    """Return the edges dataset -> job and job -> dataset of events; a dataset is `<namespace>/<name>`."""
+    edges: set[tuple[str, str]] = set()
+    for each in told:
+        job = each["job"]["name"]
+        edges |= {(f"{d['namespace']}/{d['name']}", job) for d in each["inputs"]}
+        edges |= {(job, f"{d['namespace']}/{d['name']}") for d in each["outputs"]}
+    return edges
+
+
+def downstream(edges: Iterable[tuple[str, str]], start: str) -> set[str]:
+    """Return everything that can be reached from a dataset or job."""
+    forward: dict[str, set[str]] = {}
+    for source, target in edges:
+        forward.setdefault(source, set()).add(target)
+    found: set[str] = set()
+    open_ = {start}
+    while open_:
+        open_ = {target for each in open_ for target in forward.get(each, ())} - found
+        found |= open_
+    return found
+
+
+def _job(
+    pipeline: Pipeline,
+    name: str,
+    kind: Literal["STREAMING", "BATCH"],
+    description: str,
+    inputs: Sequence[Dataset],
+    outputs: Sequence[Dataset],
+) -> Job:
+    full = names.query_name(pipeline.name, name)
+    return Job(full, kind, description, pipeline.owner, tuple(inputs), tuple(outputs))
+
+
+def _sink(where: Places, pipeline: Pipeline, name: str, query: Query, sink: Sink) -> Dataset:
+    match sink:
+        case CassandraSink():
+            return _table(where, *names.cassandra_table(pipeline.name, name, sink), query.columns)
+        case KafkaSink():
+            return _topic(where, sink.topic, query.columns)
+        case FilesSink():
+            folder = paths.query_files(where.root, pipeline.name, name).removeprefix(f"{where.root}/")
+            return Dataset(where.root, folder, _types(query.columns))
+        case _:
+            assert_never(sink)
+
+
+def _topic(where: Places, name: str, columns: Mapping[str, Column]) -> Dataset:
+    return Dataset(where.kafka, name, _types(columns))
+
+
+def _table(where: Places, keyspace: str, table: str, columns: Mapping[str, Column]) -> Dataset:
+    return Dataset(where.cassandra, f"{keyspace}.{table}", _types(columns))
+
+
+def _lake(where: Places, table: str, columns: Mapping[str, Column]) -> Dataset:
+    name = table.removeprefix(f"{names.LAKE_CATALOG}.")
+    return Dataset(paths.lake(where.root), name, _types(columns))
+
+
+def _types(columns: Mapping[str, Column]) -> dict[str, str]:
+    return {name: column.type for name, column in columns.items()}

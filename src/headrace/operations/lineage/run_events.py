@@ -1,0 +1,256 @@
+"""When lineage events are made, and for which runs. Event times are those of what happened, not of when it was noticed.
+
+A stream's run is one life of its driver, for each query: START when the driver started, RUNNING with its newest batch, COMPLETE
+when it was stopped, ABORT when it was killed or broken off, FAIL when it failed. A finite job emits START as it begins and
+COMPLETE or FAIL as it ends. A run that ended without an exit record (its process was killed) gets ABORT when the next run begins.
+
+Lineage never fails what it is about: an event that cannot be made or written is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from headrace.contract import names
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.deployment import Deployment
+from headrace.operations.lineage.graph import (
+    Dataset,
+    Job,
+    drop_folder,
+    places,
+    quality_job,
+    refresh_job,
+    runs,
+    stream_jobs,
+    view_jobs,
+)
+from headrace.store import driver_files, generation, ledger, small_files
+from headrace.store.driver_files import Heartbeat
+from headrace.store.records import Json
+
+if TYPE_CHECKING:
+    from headrace.operations.lineage.emit import Kind
+
+log = logging.getLogger(__name__)
+_RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # names of runs are derived from it
+_ENDS: dict[str, Kind] = {"FINISHED": "COMPLETE", "CUT_OFF": "ABORT"}
+
+
+def emit_streams(deployment: Deployment, pipeline: str) -> Json:
+    """Emit what is new of the run of each query; returns {pipeline, events, http}, where http is an error or ""."""
+    from headrace.operations.lineage import emit
+
+    found, where, root = deployment.pipeline(pipeline), places(deployment), deployment.root
+    heartbeat = driver_files.heartbeat(root, pipeline)
+    instance = heartbeat.instance if heartbeat else ""
+    running = deployment.launcher().find(pipeline)
+    started_ms = int(running[0].started * 1000) if running and heartbeat and running[0].instance == instance else None
+    events = []
+    for name, job in stream_jobs(found, where).items():
+        now = generation.current(root, pipeline, name)
+        newest = ledger.newest(now.paths(root).ledger) if now else None
+        if now is None or newest is None or heartbeat is None:
+            continue
+        run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}/{instance}"))
+        told = {"generation": now.number, "batch": newest["batch"], "offsets": newest["offsets"]}
+        first_ms = min(started_ms or now.started_micros // 1000, newest["written_ms"])
+        events += _aborted(root, job, but=run)
+        events.append(emit.event(job, run, "START", first_ms, {"generation": now.number}))
+        events.append(emit.event(job, run, "RUNNING", newest["written_ms"], told))
+        ended = _end(root, pipeline, heartbeat, alive=started_ms is not None)
+        if ended:
+            kind, at_ms, error = ended
+            events.append(emit.event(job, run, kind, max(at_ms, newest["written_ms"]), told, error=error))
+    return {"pipeline": pipeline, "events": len(events), "http": emit.emit(root, events)}
+
+
+def _end(root: str, pipeline: str, heartbeat: Heartbeat, *, alive: bool) -> tuple[Kind, int, str] | None:
+    """Return how and when the driver of a heartbeat ended; None while it runs."""
+    if heartbeat.exit:
+        error = "" if heartbeat.exit in _ENDS else f"{heartbeat.exit} {heartbeat.why}".strip()
+        return _ENDS.get(heartbeat.exit, "FAIL"), heartbeat.at_ms, error
+    if alive:
+        return None
+    record = driver_files.exit_record(root, pipeline)
+    return "ABORT", record.at_ms if record and record.instance == heartbeat.instance else heartbeat.at_ms, ""
+
+
+def start_views(deployment: Deployment, pipeline: str, run: str) -> None:
+    """Emit START for each batch view of a run that begins."""
+    with _quietly(pipeline):
+        for job in view_jobs(deployment.pipeline(pipeline), places(deployment)).values():
+            _emit(deployment, job, _view_run(job, run), "START", {"run": run})
+
+
+def fail_views(deployment: Deployment, pipeline: str, run: str, error: str) -> None:
+    """Emit FAIL for each batch view of a run that failed."""
+    with _quietly(pipeline):
+        for job in view_jobs(deployment.pipeline(pipeline), places(deployment)).values():
+            _emit(deployment, job, _view_run(job, run), "FAIL", {"run": run}, error=error)
+
+
+def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> Json:
+    """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
+    from headrace.operations.lineage import emit
+
+    pipeline = report["pipeline"]
+    found, where = deployment.pipeline(pipeline), places(deployment)
+    events = [
+        emit.event(
+            job, _view_run(job, report["run"]), "COMPLETE", _now_ms(), {"days": report["days"], "run": report["run"]},
+            report["rows"][name],
+        )
+        for name, job in view_jobs(found, where).items()
+    ]  # fmt: skip
+    return {"pipeline": pipeline, "events": len(events), "http": emit.emit(deployment.root, events)}
+
+
+def emit_refresh(
+    deployment: Deployment,
+    pipeline: str,
+    dimension: str,
+    version: str,
+    kind: Kind,
+    *,
+    rows: int | None = None,
+    error: str = "",
+) -> None:
+    """Emit an event of the refresh of a dimension to a version."""
+    with _quietly(f"{pipeline}.{dimension}"):
+        found, where = deployment.pipeline(pipeline), places(deployment)
+        job = refresh_job(found, dimension, where, _source(deployment, found, dimension))
+        run = str(uuid.uuid5(_RUNS, f"{job.name}/{version}/{_attempt(deployment, pipeline, dimension, version)}"))
+        _emit(deployment, job, run, kind, {"version": version}, rows, error)
+
+
+@contextmanager
+def refreshing(deployment: Deployment, pipeline: str, dimension: str, version: str) -> Iterator[None]:
+    """Emit FAIL for the refresh where the block raises an error of ours; the error goes on."""
+    try:
+        yield
+    except HeadraceError as error:
+        emit_refresh(deployment, pipeline, dimension, version, "FAIL", error=str(error))
+        raise
+
+
+@contextmanager
+def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Emit START for the quality job of each query, and its end with the results that `summaries` holds then."""
+    run = uuid.uuid4()
+    jobs: dict[str, Job] = {}
+    with _quietly(pipeline.name):
+        where = places(deployment)
+        jobs = {query: quality_job(pipeline, query, where) for query in names.query_names(pipeline)}
+    for job in jobs.values():
+        with _quietly(pipeline.name):
+            _emit(deployment, job, str(uuid.uuid5(run, job.name)), "START", {})
+    try:
+        yield
+    except BaseException as error:
+        for job in jobs.values():
+            with _quietly(pipeline.name):
+                kind: Kind = "FAIL" if isinstance(error, Exception) else "ABORT"
+                _emit(deployment, job, str(uuid.uuid5(run, job.name)), kind, {}, error=str(error))
+        raise
+    for query, job in jobs.items():
+        with _quietly(pipeline.name):
+            own = [each for each in summaries if each["query"] == query]
+            told = {"statuses": {each["sink"]: each["status"] for each in own}}
+            _emit(
+                deployment,
+                job,
+                str(uuid.uuid5(run, job.name)),
+                "COMPLETE",
+                told,
+                checks=_assertions(pipeline, job, own),
+            )
+
+
+def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the results of expectations by the name of the dataset that they are about; nothing of a sink not looked at."""
+    from openlineage.client.generated.data_quality_assertions_dataset import Assertion
+
+    from headrace.operations.quality.suites import suite_of
+
+    found: dict[str, list[Any]] = {}
+    for each in (each for each in summaries if each["expectations"]):
+        name = next((read.name for read in job.inputs if each["sink"].endswith(read.name)), job.inputs[0].name)
+        failed = {one["id"] for one in each["failed"]}
+        for one in suite_of(pipeline, each["sink"])["expectations"]:
+            severity = "error" if one.get("severity") == "critical" else "warn"
+            column = one["kwargs"].get("column")
+            found.setdefault(name, []).append(Assertion(one["type"], one["id"] not in failed, column, severity))
+    return found
+
+
+def _emit(
+    deployment: Deployment,
+    job: Job,
+    run: str,
+    kind: Kind,
+    told: Mapping[str, Any],
+    rows: int | None = None,
+    error: str = "",
+    checks: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    from headrace.operations.lineage import emit
+
+    before = _aborted(deployment.root, job, but=run) if kind == "START" else []
+    now = emit.event(job, run, kind, _now_ms(), told, rows, error, checks)
+    if away := emit.emit(deployment.root, [*before, now]):
+        log.warning("lineage: %s", away)
+
+
+def _aborted(root: str, job: Job, *, but: str) -> list[Any]:
+    """Return ABORT, now, for the runs of a job that neither go on (`but`) nor have ended."""
+    from headrace.operations.lineage import emit
+
+    found = []
+    for told in runs(root, job.name):
+        last, begun = told[-1], told[0]["run"]["runId"]
+        if begun != but and last["eventType"] not in emit.ENDS:
+            at_ms = max(_now_ms(), int(datetime.fromisoformat(last["eventTime"]).timestamp() * 1000))
+            found.append(emit.event(job, begun, "ABORT", at_ms, {}))
+    return found
+
+
+def _view_run(job: Job, run: str) -> str:
+    return str(uuid.uuid5(_RUNS, f"{job.name}/{run}"))
+
+
+def _source(deployment: Deployment, pipeline: Pipeline, dimension: str) -> Dataset:
+    from headrace.access.bindings import read_database
+
+    own = pipeline.dimensions[dimension].refresh
+    if own is None or own.source == "files":
+        return drop_folder(pipeline, dimension, places(deployment))
+    binding = read_database(deployment.bindings, f"{dimension}-source")
+    scheme = binding.driver.partition("+")[0].replace("postgresql", "postgres")
+    return Dataset(f"{scheme}://{binding.host}:{binding.port}", f"{binding.database}.{own.table}", {})
+
+
+def _attempt(deployment: Deployment, pipeline: str, dimension: str, version: str) -> int:
+    from headrace.store import paths
+
+    folder = f"{paths.refresh(deployment.root, pipeline, dimension)}/{version}"
+    return int((small_files.read_json(f"{folder}/staged.json") or {}).get("at_ms", 0))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def _quietly(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (HeadraceError, OSError, ValueError, KeyError) as error:
+        log.warning("no lineage event of %s: %s", what, error)

@@ -1,0 +1,1 @@
+"""Provisioning of Kafka and Cassandra from the pipeline files."""

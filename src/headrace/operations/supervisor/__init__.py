@@ -1,0 +1,1 @@
+"""The supervisor: observe, judge, decide, act."""

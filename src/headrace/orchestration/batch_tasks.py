@@ -1,0 +1,78 @@
+"""What the tasks around batch layer and dead letters do, one function a task: plans with words for a person, and rechecks."""
+
+from __future__ import annotations
+
+from headrace.contract.wording import code_span
+from headrace.errors import HeadraceError
+from headrace.operations.batch import rebuild, repair
+from headrace.operations.dead_letters import replay
+from headrace.operations.dead_letters.reader import Filter
+from headrace.operations.deployment import Deployment
+from headrace.store.records import Json, to_json
+
+SHOWN = 20
+
+
+def plan_repair(deployment: Deployment, pipeline: str, run: str) -> Json:
+    """Return the plan of a repair with `words` for a person. Raises HeadraceError if there is nothing to repair."""
+    plan = repair.plan(deployment, pipeline, run)
+    if not plan["rows"]:
+        why = f": {'; '.join(plan['refused'])}" if plan["refused"] else ""
+        raise HeadraceError(f"Run {run} of {pipeline} left nothing that can be repaired{why}.")
+    lines = [f"- {code_span(repair.words(row))}" for row in plan["rows"]]
+    more = [f"- and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    refused = [f"Not repaired: {code_span(why)}" for why in plan["refused"]]
+    return {
+        "pipeline": pipeline,
+        "run": run,
+        "rows": len(plan["rows"]),
+        "fingerprint": plan["fingerprint"],
+        "words": "\n".join([*lines[:SHOWN], *more, *refused]),
+    }
+
+
+def recheck_repair(deployment: Deployment, planned: Json) -> Json:
+    """Return the same plan if it is still valid. Raises HeadraceError if a row has changed meanwhile."""
+    now = plan_repair(deployment, planned["pipeline"], planned["run"])
+    if now["fingerprint"] != planned["fingerprint"]:
+        raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it again.")
+    return now
+
+
+def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
+    """Return the plan of a rebuild with `words` for a person. Raises HeadraceError if something blocks it."""
+    plan = rebuild.plan(deployment, pipeline, query)
+    if plan.blockers:
+        raise HeadraceError(f"{pipeline}.{query} cannot be rebuilt now: {'; '.join(plan.blockers)}.")
+    words = (
+        f"Generation {plan.number} of **{pipeline}.{query}** is made from {plan.archived:,} offsets of the archive, "
+        f"then {plan.again:,} are read from Kafka. Its rows are written into its sinks; the present generation stays as it is."
+    )
+    return to_json(plan) | {"words": words}
+
+
+def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> Json:
+    """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError if there is none."""
+    plan = replay.plan(
+        deployment.root, deployment.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
+        readers=replay.readers_of(deployment.pipelines().values(), topic),
+    )  # fmt: skip
+    taken = replay.taken_words(plan)
+    if not plan["letters"]:
+        raise HeadraceError(f"No dead letter of {topic} can be replayed; left out: {plan['left_out']}. {taken}".strip())
+    reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
+    return plan | {
+        "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken}".strip()
+    }
+
+
+def recheck_replay(deployment: Deployment, planned: Json) -> Json:
+    """Return the plan if its letters still are the approved ones. Raises HeadraceError if some were replayed meanwhile."""
+    known = replay.history(deployment.root, planned["topic"])
+    journal = next(each for each in replay.journals(deployment.root, planned["topic"]) if each["run"] == planned["run"])
+    if replay.fingerprint(journal["ids"]) != planned["fingerprint"]:
+        raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it again.")
+    meanwhile = [letter for letter in journal["ids"] if known.replayed.get(letter, planned["run"]) != planned["run"]]
+    if meanwhile and not journal["again"]:
+        raise HeadraceError(f"{len(meanwhile)} letters were replayed since this was approved: plan it again.")
+    return planned

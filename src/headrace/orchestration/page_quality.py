@@ -1,0 +1,127 @@
+"""What the Streams page shows of quality: how the newest checks of each sink went, and the Data Docs.
+
+Read from files alone, so that the page is as quick without Cassandra. Great Expectations' pages load styles and scripts from
+the internet and hold values of records: of them only text, tables and links between them are shown, in our own frame.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from html.parser import HTMLParser
+
+from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.quality.docs import page_of
+from headrace.operations.quality.sinks import suites_of
+from headrace.store import paths, small_files
+from headrace.store.records import Json
+
+SHOWN = 20
+"""Checks of one sink."""
+
+HOME = "index.html"
+"""Our own: Great Expectations fills its first page by a script from the internet."""
+
+_SEGMENT = r"/(?!\.)[A-Za-z0-9_.-]+"
+_PAGE = re.compile(rf"(validations|expectations)({_SEGMENT})+\.html")
+_LINK = re.compile(r"[A-Za-z0-9_./#-]+")
+_TAGS = re.compile(
+    "a|b|br|caption|code|dd|div|dl|dt|em|h[1-6]|hr|li|ol|p|pre|small|span|strong|table|tbody|td|th|thead|tr|ul"
+)
+_VOID = re.compile("area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr")
+_DROPPED = {"script", "style", "template", "noscript", "iframe", "object", "svg"}
+# Great Expectations says by an icon alone whether an expectation held; the icons' font is on the internet.
+_ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangle": "⚠ "}
+
+
+def checks(root: str, pipeline: Pipeline) -> list[Json]:
+    """Return for each suite of a pipeline: sink, checks (oldest first, at most SHOWN), newest, and reason.
+
+    A check has checked_at_ms, status, window, rows, coverage (in words), failed (in words), why nothing was looked at,
+    and page, its page of the Data Docs ("": it has none). `reason` says why there is no trend, where its file cannot be read.
+    """
+    return [_checks(root, sink) for sink in suites_of(pipeline)]
+
+
+def _checks(root: str, sink: str) -> Json:
+    try:
+        found = [
+            {
+                "checked_at_ms": int(each["checked_at_ms"]),
+                "status": str(each["status"]),
+                "window": str(each["window"]),
+                "rows": int(each["rows"]),
+                "failed": [str(text) for text in each["failed"]],
+                "coverage": str(each.get("coverage", "")),
+                "why": str(each.get("reason", "")),
+                "page": page_of(sink, str(each["window"]), int(each["checked_at_ms"]))
+                if each.get("report", True)
+                else "",
+            }
+            for each in small_files.read_json(paths.quality_trend(root, sink)) or []
+        ][:SHOWN][::-1]
+    except (HeadraceError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        return {"sink": sink, "checks": [], "newest": None, "reason": f"trend not available: {error}"}
+    return {"sink": sink, "checks": found, "newest": found[-1] if found else None, "reason": None}
+
+
+def data_docs(root: str, place: str) -> str:
+    """Return a page of the Data Docs as HTML without scripts, styles and addresses of others.
+
+    `place` is relative to the first page. Raises HeadraceError for any other path, and where there is no such page.
+    """
+    text = small_files.read_text(f"{paths.quality_docs(root)}/{place}") if _PAGE.fullmatch(place) else None
+    if text is None:
+        raise HeadraceError(
+            f"Unknown page {place!r} of the Data Docs: the DAG `quality`, or `headrace quality docs`, builds them."
+        )
+    reader = _Sections()
+    reader.feed(text)
+    reader.close()
+    return "".join(reader.kept)
+
+
+class _Sections(HTMLParser):
+    """Keeps what stands in the sections of a page of Great Expectations, by a closed list of tags; texts are escaped."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.kept: list[str] = []
+        self._open: list[tuple[str, bool]] = []  # tags below the outermost section, and whether each is shown
+        self._dropped = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        classes = attributes.get("class", "").split()
+        if not self._open and "ge-section" not in classes:
+            return
+        if not self._dropped:
+            self.kept += [text for name, text in _ICONS.items() if name in classes]
+        shown = _TAGS.fullmatch(tag) is not None and not self._dropped
+        if shown:
+            self.kept.append(f"<{tag}{_attributes(tag, attributes)}>")
+        if not _VOID.fullmatch(tag):
+            self._open.append((tag, shown))
+            self._dropped += tag in _DROPPED
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in {name for name, _ in self._open}:
+            return
+        while True:  # what was left open within ends with it
+            name, shown = self._open.pop()
+            self._dropped -= name in _DROPPED
+            if shown:
+                self.kept.append(f"</{name}>")
+            if name == tag:
+                return
+
+    def handle_data(self, data: str) -> None:
+        if self._open and not self._dropped:
+            self.kept.append(escape(data))
+
+
+def _attributes(tag: str, attributes: dict[str, str]) -> str:
+    href, anchor = attributes.get("href", ""), attributes.get("id", "")
+    found = f' href="{href}"' if tag == "a" and _LINK.fullmatch(href) and not href.startswith("/") else ""
+    return found + (f' id="{anchor}"' if re.fullmatch(r"[A-Za-z0-9_-]+", anchor) else "")

@@ -1,0 +1,187 @@
+"""What the operator's tasks do, one function a task: set the desired state by `control`, then wait until it is reached.
+
+Called by DAGs; each takes plain values and returns a small JSON-safe dict, so that a test needs no Airflow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from headrace.contract import names
+from headrace.errors import HeadraceError
+from headrace.operations.checkpoints import prune as prune_checkpoints
+from headrace.operations.checkpoints import restore as restore_checkpoints
+from headrace.operations.checkpoints import snapshots
+from headrace.operations.checkpoints import verify as verify_checkpoints
+from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import control, desired_state, interface
+from headrace.operations.drivers.interface import Driver, Launcher
+from headrace.store.records import Json, from_json, to_json
+
+START_SECONDS = 300.0
+"""How long a driver may take until its queries run; a pod may wait that long for a node and an image."""
+
+
+def start(
+    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = (), request: str = ""
+) -> Json:
+    """Start the driver or adopt it, and wait until its queries run. Raises HeadraceError with the driver's error.
+
+    `request` names the start: a task that is tried again goes on with the same one.
+    """
+    driver, new = control.start(
+        launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
+    )
+    return await_queries(launcher, driver, new=new)
+
+
+def resume(launcher: Launcher, pipeline: str, *, by: str) -> Json:
+    """Start a paused pipeline again and wait until its queries run. A repeat after it was started waits only."""
+    if desired_state.read(launcher.root, pipeline).want == "RUNNING" and (running := launcher.find(pipeline)):
+        return await_queries(launcher, running[0], new=False)
+    driver, new = control.resume(launcher, pipeline, by=by)
+    return await_queries(launcher, driver, new=new)
+
+
+def restart(
+    launcher: Launcher, pipeline: str, *, by: str, reason: str, new_generations: Sequence[str] = (), request: str = ""
+) -> Json:
+    """Stop the driver, start a new one and wait until its queries run. `request` as in `start`."""
+    driver, new = control.restart(
+        launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
+    )
+    return await_queries(launcher, driver, new=new)
+
+
+def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:
+    """Stop the driver and return how it ended."""
+    return _ended(pipeline, control.stop(launcher, pipeline, by=by, reason=reason))
+
+
+def pause(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:
+    """Stop the driver until it is resumed, and return how it ended."""
+    return _ended(pipeline, control.pause(launcher, pipeline, by=by, reason=reason))
+
+
+def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Json:
+    """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
+    heartbeat = interface.await_first_heartbeat(launcher, driver, seconds)
+    ended = [state.query for state in heartbeat.queries if not state.active]
+    if ended:
+        raise HeadraceError(f"{', '.join(ended)} ended at once: see `headrace logs {driver.pipeline}`.")
+    return {
+        "pipeline": driver.pipeline,
+        "driver": driver.identity,
+        "where": driver.where,
+        "started": new,
+        "generations": {state.query: state.generation for state in heartbeat.queries},
+        "seconds": round(time.time() - driver.started, 1),
+    }
+
+
+def _ended(pipeline: str, gentle: bool | None) -> Json:
+    return {"pipeline": pipeline, "ended": interface.end_in_words(gentle)}
+
+
+def verify_and_snapshot(deployment: Deployment, pipeline: str) -> Json:
+    """Verify every query and take a snapshot of the sound ones. Raises HeadraceError, after the others, if one is not."""
+    described = deployment.pipeline(pipeline)
+    taken: dict[str, str] = {}
+    faults = []
+    for report in verify_checkpoints.verify_all(deployment.root, [described], deployment.bindings):
+        if report.generation is None:
+            continue
+        query = report.query.removeprefix(names.query_name(pipeline, ""))
+        if report.sound:
+            taken[query] = snapshots.take(deployment.root, pipeline, query, reason="nightly").id
+        else:
+            worst = next(finding for finding in report.findings if finding.severity == "critical")
+            faults.append(f"{report.query}: {worst.what} at {worst.where}, see {worst.runbook}")
+    if faults:
+        raise HeadraceError(f"Checkpoints are not sound, and no snapshot of them was taken: {'; '.join(faults)}.")
+    return {"pipeline": pipeline, "taken": taken}
+
+
+def verify(deployment: Deployment, pipeline: str, query: str) -> Json:
+    """Verify one query. Raises HeadraceError if its checkpoint is not sound."""
+    report = verify_checkpoints.verify(deployment.root, deployment.pipeline(pipeline), query, deployment.bindings)
+    if not report.sound:
+        faults = "; ".join(f"{finding.what} at {finding.where}, see {finding.runbook}" for finding in report.findings)
+        raise HeadraceError(f"{report.query} is not sound: {faults}.")
+    return {"query": report.query, "sound": True, "findings": len(report.findings)}
+
+
+def plan_restore(deployment: Deployment, pipeline: str, query: str, snapshot: str = "") -> Json:
+    """Return the plan of a restore, JSON-safe, with `words` for a person. Raises HeadraceError if it is blocked."""
+    described = deployment.pipeline(pipeline)
+    if query not in names.query_names(described):
+        raise HeadraceError(
+            f"Unknown query {query!r} of {pipeline}. Known queries: {', '.join(names.query_names(described))}."
+        )
+    plan = restore_checkpoints.plan(deployment.launcher(), described, query, snapshot or None, deployment.bindings)
+    if plan.blockers:
+        raise HeadraceError(f"{pipeline}.{query} cannot be restored now: {'; '.join(plan.blockers)}.")
+    words = [
+        (
+            f"**{pipeline}.{query}** goes back to batch {plan.batch} of generation {plan.source_generation}, as generation "
+            f"{plan.new_generation}, from snapshot `{plan.snapshot}`."
+        ),
+        f"{plan.again:,} offsets are read again. The present generation stays as it is.",
+        *(f"Mind: {warning}" for warning in plan.warnings),
+    ]
+    return to_json(plan) | {"words": "\n\n".join(words)}
+
+
+def recheck_restore(deployment: Deployment, planned: Json) -> Json:
+    """Return the same plan if it is still valid. Raises HeadraceError if something has changed meanwhile."""
+    now = plan_restore(deployment, planned["pipeline"], planned["query"], planned["snapshot"])
+    if now["fingerprint"] != planned["fingerprint"]:
+        raise HeadraceError(
+            f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: make a new plan."
+        )
+    return now
+
+
+def restore(deployment: Deployment, planned: Json, *, by: str, reason: str) -> Json:
+    """Carry out a plan of `plan_restore`; returns {pipeline, query, generation}."""
+    described = deployment.pipeline(planned["pipeline"])
+    plan = from_json(restore_checkpoints.RestorePlan, planned)
+    made = restore_checkpoints.act(
+        deployment.launcher(), described, plan, by=by, reason=reason, bindings=deployment.bindings
+    )
+    return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
+
+
+def plan_prune(deployment: Deployment, retention: Json) -> Json:
+    """Return the plan of a prune with `words` for a person, or {} where there is nothing to do."""
+    kept = prune_checkpoints.Retention(**retention)
+    plan = prune_checkpoints.plan(deployment.root, deployment.pipelines().values(), kept)
+    if not plan.items:
+        return {}
+    lines = [
+        f"- {'delete' if item.delete else 'to the trash'}: {item.why}, {item.bytes:,} bytes" for item in plan.items
+    ]
+    more = [f"- and {len(lines) - 50} more"] if len(lines) > 50 else []
+    return {
+        "fingerprint": plan.fingerprint,
+        "retention": retention,
+        "items": len(plan.items),
+        "words": "\n".join(lines[:50] + more),
+    }
+
+
+def recheck_prune(deployment: Deployment, planned: Json) -> Json:
+    """Return the same plan if it is still valid. Raises HeadraceError if there is other work by now."""
+    now = plan_prune(deployment, planned["retention"])
+    if now.get("fingerprint") != planned["fingerprint"]:
+        raise HeadraceError("The work of a prune is not what was approved: make a new plan.")
+    return now
+
+
+def prune(deployment: Deployment, planned: Json) -> Json:
+    """Carry out a plan of `plan_prune`; returns how many trees went where."""
+    kept = prune_checkpoints.Retention(**planned["retention"])
+    done = prune_checkpoints.act(deployment.root, list(deployment.pipelines().values()), kept, planned["fingerprint"])
+    deleted = sum(item.delete for item in done.items)
+    return {"trashed": len(done.items) - deleted, "deleted": deleted}

@@ -1,0 +1,147 @@
+"""The command line of the batch layer: exit codes, JSON, plans that change nothing, errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli import app, batch, dead_letters
+from headrace.errors import HeadraceError
+from headrace.operations import retention
+from headrace.operations.batch import job_runs, repair
+from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.store import paths, small_files
+
+DIFFERENCE = {
+    "what": "missing in the sink",
+    "key": {"product_id": "p7"},
+    "batches": [3],
+    "offsets": {"pos/0": [5, 9]},
+}
+ACCOUNT = {
+    "query": "tumbling", "sink": "table pos_sales.tumbling", "kind": "windows", "compared": 9, "late": 1, "pending": 0,
+    "note": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    monkeypatch.chdir(project)
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
+    found = Deployment(
+        project=project,
+        root=str(tmp_path / "storage"),
+        bindings=tmp_path / "admin",
+        drivers=LocalDrivers(**folders, environment={}),
+    )
+    small_files.write_json(paths.generation_paths(found.root, "pos_sales", "tumbling", 1).manifest, {})
+    for module in (batch, dead_letters):
+        monkeypatch.setattr(module, "written_deployment", lambda: found)
+    monkeypatch.setattr(batch, "_written", lambda: found)
+    monkeypatch.setattr(batch, "_starting", lambda: found)
+    return found
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app.app, list(words))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def executed(differing: int) -> Any:
+        status = "FAILED" if differing else "PASSED"
+        account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
+        return lambda _, given, __: {
+            "pipeline": given.pipeline, "run": given.run, "differing": differing, "accounts": [account],
+        }  # fmt: skip
+
+    monkeypatch.setattr(job_runs, "execute", executed(0))
+    assert run("batch", "reconcile", "pos_sales", "--json")[0] == 0
+    monkeypatch.setattr(job_runs, "execute", executed(1))
+    code, told = run("batch", "reconcile", "pos_sales", "--query", "tumbling")
+    assert code == 4
+    assert "tumbling: missing in the sink product_id=p7, batches 3, pos/0 5-9" in told
+    code, told = run("batch", "reconcile", "--json")
+    assert code == 4
+    assert [each["pipeline"] for each in json.loads(told)] == ["pos_sales"], "the others never ran"
+
+
+def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = ACCOUNT | {
+        "compared": 0,
+        "differing": 0,
+        "differences": [],
+        "status": "NOT_COMPARED",
+        "note": "no archive",
+    }
+    told = {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]}
+    monkeypatch.setattr(job_runs, "execute", lambda *_: told)
+    code, shown = run("batch", "reconcile", "pos_sales")
+    assert code == 5
+    assert "NOT_COMPARED" in shown
+    assert "tumbling: no archive" in shown
+
+
+def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
+    own: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"query": "tumbling", "action": "write", "key": {"product_id": "p7"}, "values": {"sales": 3},
+           "is": {"sales": "2"}, "written": 7}  # fmt: skip
+    planned = {"pipeline": "pos_sales", "run": "r", "rows": [row], "refused": ["items: a topic"], "fingerprint": "f00"}
+    acted: list[str] = []
+
+    def act(_: Deployment, pipeline: str, run: str, approved: str) -> dict[str, Any]:
+        acted.append(approved)
+        return {"pipeline": pipeline, "run": run, "written": 1, "deleted": 0, "verified": 1}
+
+    monkeypatch.setattr(repair, "plan", lambda *_: planned)
+    monkeypatch.setattr(repair, "act", act)
+    code, told = run("batch", "repair", "pos_sales", "r")
+    assert (code, acted) == (0, [])
+    assert "write tumbling product_id=p7 (sales: 2 -> 3)" in " ".join(told.split())
+    assert "Not repaired: items: a topic" in " ".join(told.split())
+    code, told = run("batch", "repair", "pos_sales", "r", "--act", "f00")
+    assert (code, acted) == (0, ["f00"])
+    assert "1 rows written, 0 deleted, 1 verified" in told
+
+
+def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
+    own: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
+    told = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
+    monkeypatch.setattr(retention, "guard", lambda *_: told)
+    code, shown = run("batch", "retention", "pos_sales")
+    assert code == 4
+    assert "pos is also limited by size" in shown
+    monkeypatch.setattr(retention, "guard", lambda *_: replace(told, state="RETIRED"))
+    assert run("batch", "retention", "pos_sales")[0] == 0
+    monkeypatch.setattr(retention, "guard", lambda *_: retention.RetentionReport("pos_sales", "OK"))
+    assert run("batch", "retention", "pos_sales")[0] == 0
+
+
+def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
+    for words, told in (
+        (("dead-letters", "list", "--since", "yesterday"), "is not a time. Write 2026-11-23"),
+        (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),
+        (("dead-letters", "list", "poss"), "Unknown source topic 'poss'"),
+        (("serve-query", "pos_sales", "tumbling", "--key", "p1"), "--key takes COLUMN=VALUE"),
+        (("serve-query", "pos_sales", "tumbling", "--since", "noon"), "is not a time. Write 2026-11-23"),
+        (("batch", "rebuild", "pos_sales", "items2"), "Unknown query 'items2' of pos_sales"),
+        (("batch", "repair", "pos_sales", "never"), "Run never of pos_sales left no report"),
+    ):
+        with pytest.raises(HeadraceError, match=told):
+            run(*words)
+
+
+def test_the_status_of_views_is_there_before_the_first_run(own: Deployment) -> None:
+    code, told = run("batch", "status", "pos_sales", "--json")
+    assert code == 0
+    assert json.loads(told)[0]["horizon"] is None

@@ -1,0 +1,184 @@
+"""What the exporter says of a deployment: verdicts, checks, checkpoints, and how a part that cannot be read shows."""
+
+import datetime
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from headrace.cluster import exporter, pki
+from headrace.operations import retention
+from headrace.operations.batch import reconcile
+from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.drivers import desired_state
+from headrace.operations.supervisor import memory
+from headrace.store import paths, small_files
+from headrace.store.driver_files import ExitRecord
+
+
+@pytest.fixture
+def deployed(tmp_path, project):
+    local = LocalDrivers(run_dir=tmp_path, log_dir=tmp_path, tmp_dir=tmp_path, driver_bindings=tmp_path, environment={})
+    return Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "none", drivers=local)
+
+
+def scraped(exporting):
+    registry = CollectorRegistry()
+    registry.register(exporting)
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def supervised(deployed, pipeline, verdict, **more):
+    at_ms = int(time.time() * 1000) - 90_000
+    memory.write(deployed.root, pipeline, memory.Supervision(verdict=verdict, at_ms=at_ms, **more))
+
+
+def wanted(deployed, pipeline, want="RUNNING"):
+    desired_state.write(deployed.root, pipeline, want, by="t", reason="test")
+
+
+def test_a_pipeline_has_one_verdict_and_one_that_nobody_looked_at_is_unknown(deployed):
+    supervised(deployed, "pos_sales", "MISSING", restarts_left=3)
+    wanted(deployed, "pos_sales")
+    found = scraped(exporter.Exporter(lambda: deployed))
+    told = {key[1:]: value for key, value in found.items() if key[0] == "headrace_pipeline_verdict"}
+    assert sum(value for key, value in told.items() if "pos_sales" in key) == 1
+    assert told["MISSING", "pos_sales"] == told["UNKNOWN", "web_events"] == 1
+    assert found["headrace_pipeline_wanted", "pos_sales"] == 1
+    assert found["headrace_pipeline_wanted", "web_events"] == 0
+    assert found["headrace_pipeline_restarts_left", "pos_sales"] == 3
+    assert found["headrace_pipeline_supervised_age_seconds", "pos_sales"] >= 90
+    assert found["headrace_exporter_part_up", "verdicts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ended", "error", "runbook"),
+    [
+        ("DAMAGED", "x lacks it (FILES_GONE). See docs/runbooks/CheckpointBehindSinks.md, usually: y", "CheckpointBehindSinks"),
+        ("REFUSED", "recreated. See docs/runbooks/CheckpointOffsetsGone.md for what happens", "CheckpointOffsetsGone"),
+        ("DAMAGED", "some data may have been lost (failOnDataLoss)", "CheckpointOffsetsGone"),
+        ("DAMAGED", "CANNOT_LOAD_STATE_STORE: error reading delta file", "CheckpointStateDamaged"),
+        ("DAMAGED", "Incomplete log file", "CheckpointLogDamaged"),
+        ("REFUSED", "the plan changed", ""),
+        ("TRANSIENT", "see docs/runbooks/CheckpointBehindSinks.md", ""),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_driver_names_the_runbook_of_its_checkpoint(ended, error, runbook):
+    assert exporter.checkpoint_fault(ExitRecord(exit=ended, error=error)) == runbook
+    assert runbook == "" or runbook in exporter.CHECKPOINT_RUNBOOKS
+
+
+def test_the_runbooks_of_checkpoints_are_those_that_findings_name():
+    from headrace.store.integrity import RUNBOOKS
+
+    assert set(exporter.CHECKPOINT_RUNBOOKS) == set(RUNBOOKS.values()) - {""}
+
+
+def test_a_checkpoint_fault_is_over_when_a_driver_runs_again_or_nobody_wants_one(deployed):
+    small_files.write_json(
+        paths.outcome(deployed.root, "pos_sales"), {"exit": "DAMAGED", "error": "Incomplete log file"}
+    )
+    key = ("headrace_checkpoint_fault", "CheckpointLogDamaged", "pos_sales")
+    wanted(deployed, "pos_sales")
+    supervised(deployed, "pos_sales", "CRASH_LOOP")
+    assert scraped(exporter.Exporter(lambda: deployed))[key] == 1
+    supervised(deployed, "pos_sales", "HEALTHY")
+    assert scraped(exporter.Exporter(lambda: deployed))[key] == 0
+
+
+def test_a_sink_fails_if_its_newest_check_did_and_one_without_checks_says_nothing(deployed):
+    checks = [{"checked_at_ms": 1_000, "status": "PASSED"}, {"checked_at_ms": 2_000, "status": "FAILED"}]
+    small_files.write_json(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling"), checks)
+    found = scraped(exporter.Exporter(lambda: deployed))
+    failed = {key[1:]: value for key, value in found.items() if key[0] == "headrace_quality_failed"}
+    assert failed == {("cassandra.pos_sales.tumbling", "pos_sales"): 1}
+
+
+def test_a_pipeline_that_cannot_be_read_is_unknown_and_hides_no_other(deployed):
+    path = Path(paths.supervision(deployed.root, "pos_sales"))
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    supervised(deployed, "web_events", "HEALTHY")
+    found = scraped(exporter.Exporter(lambda: deployed))
+    assert found["headrace_pipeline_verdict", "UNKNOWN", "pos_sales"] == 1
+    assert found["headrace_pipeline_verdict", "HEALTHY", "web_events"] == 1
+
+
+def test_a_part_that_cannot_be_read_is_down_and_hides_no_other(deployed):
+    Path(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling")).mkdir(parents=True)
+    exporting = exporter.Exporter(lambda: deployed)
+    exporting.ask()  # no binding is there: neither Kafka nor a node can be asked
+    found = scraped(exporting)
+    up = {key[1]: value for key, value in found.items() if key[0] == "headrace_exporter_part_up"}
+    assert up == {
+        "verdicts": 1, "checks": 0, "volumes": 1, "retention": 0, "reconciliation": 1, "certificates": 0,
+    }  # fmt: skip
+
+
+def test_the_newest_reconciliation_counts_differences_by_query(deployed, monkeypatch):
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=2)
+    rows = [
+        {"run": "new", "at": at, "query": "tumbling", "sink": "a", "differing": 2},
+        {"run": "new", "at": at, "query": "tumbling", "sink": "b", "differing": 1},
+        {"run": "new", "at": at, "query": "items", "sink": "a", "differing": 0},
+        {"run": "old", "at": at, "query": "sliding", "sink": "a", "differing": 9},
+    ]
+    monkeypatch.setattr(reconcile, "trend", lambda root, name: rows if name == "pos_sales" else [])
+    told = {sample[:2]: sample[2] for sample in exporter.accounts(deployed)}
+    assert told["headrace_reconcile_differing", ("pos_sales", "tumbling")] == 3
+    assert told["headrace_reconcile_differing", ("pos_sales", "items")] == 0
+    assert ("headrace_reconcile_differing", ("pos_sales", "sliding")) not in told
+    assert 7_000 < told["headrace_reconcile_age_seconds", ("pos_sales",)] < 8_000
+
+
+def test_retention_has_a_state_and_the_time_that_is_left(deployed, monkeypatch):
+    monkeypatch.setattr(
+        retention,
+        "guard",
+        lambda _, name: retention.RetentionReport(name, "AT_RISK", (), 60.0 if name == "pos_sales" else None),
+    )
+    told = {sample[:2]: sample[2] for sample in exporter.margins(deployed)}
+    assert told["headrace_retention_state", ("pos_sales", "AT_RISK")] == 1
+    assert told["headrace_retention_state", ("pos_sales", "LOST")] == 0
+    assert told["headrace_retention_left_seconds", ("pos_sales",)] == 60
+    assert ("headrace_retention_left_seconds", ("web_events",)) not in told
+
+
+def test_a_certificate_is_the_one_that_the_server_presents(tmp_path):
+    authority = pki.make_authority("test")
+    (tmp_path / "leaf.pem").write_text(pki.make_leaf(authority, "kafka", ["localhost"]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "leaf.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            plain, _ = listening.accept()
+            with plain, context.wrap_socket(plain, server_side=True) as connection:
+                connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        shown = exporter.presented("127.0.0.1", listening.getsockname()[1])
+        thread.join(30)
+    assert pki.LEAF_DAYS - 1 < pki.days_left(shown) < pki.LEAF_DAYS
+
+
+def test_every_metric_has_a_text_and_a_name_that_begins_with_the_project(deployed):
+    for name, (text, labels) in exporter.METRICS.items():
+        assert re.fullmatch(r"headrace_[a-z_]+", name)
+        assert text.endswith(".")
+        assert labels
+    assert json.dumps(sorted(exporter.METRICS)) == json.dumps(
+        sorted(family.name for family in exporter.Exporter(lambda: deployed).collect())
+    )

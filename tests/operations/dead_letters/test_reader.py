@@ -1,0 +1,192 @@
+"""Reading dead letters without Kafka: what the client is asked for, and what it may answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, TopicPartition
+
+from headrace.errors import HeadraceError
+from headrace.operations import topics
+from headrace.operations.dead_letters import reader
+from headrace.operations.dead_letters import replay as replays
+
+
+class Message:
+    """A record, as far as reading looks at it."""
+
+    def __init__(self, partition: int, offset: int) -> None:
+        self.partition, self.offset = (lambda: partition), (lambda: offset)
+
+    def error(self) -> None:
+        return None
+
+
+class End(Message):
+    """What the client says where it stands at the end of a partition."""
+
+    def error(self) -> Any:
+        return SimpleNamespace(code=lambda: KafkaError._PARTITION_EOF)
+
+
+class Client:
+    """Stands for `confluent_kafka.Consumer`, which waits the whole timeout if it is asked for more than there is."""
+
+    def __init__(self, ends: dict[int, int], gone: frozenset[tuple[int, int]] = frozenset()) -> None:
+        self.ends, self.waited, self.closed = ends, 0, False
+        self.waiting = [Message(p, o) for p, end in ends.items() for o in range(end) if (p, o) not in gone]
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=dict.fromkeys(self.ends))})
+
+    def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
+        return 0, self.ends[place.partition]
+
+    def assign(self, places: list[TopicPartition]) -> None:
+        pass
+
+    def consume(self, number: int, timeout: float) -> list[Message]:
+        given, self.waiting = self.waiting[:number], self.waiting[number:]
+        self.waited += len(given) < number
+        return given
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _read(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[tuple[int, int]]:
+    binding = SimpleNamespace(reader_config=lambda _: {})
+    monkeypatch.setattr(topics, "read_kafka", lambda _: binding)
+    monkeypatch.setattr(topics, "Consumer", lambda _: client)
+    return [(each.partition(), each.offset()) for each in reader.records(Path("bindings"), "pos")]
+
+
+@pytest.mark.parametrize("ends", [{0: 1}, {0: 3, 1: 0, 2: 7}, {0: 5_001}])
+def test_a_topic_is_read_without_a_wait_for_records_that_are_not_there(
+    ends: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(ends)
+    assert _read(monkeypatch, client) == [(p, o) for p, end in ends.items() for o in range(end)]
+    assert (client.waited, client.closed) == (0, True)
+
+
+def test_offsets_that_hold_no_record_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client({0: 4, 1: 2}, gone=frozenset({(0, 1), (1, 0)}))
+    assert _read(monkeypatch, client) == [(0, 0), (0, 2), (0, 3), (1, 1)]
+
+
+def test_nothing_is_waited_for_where_the_last_offsets_hold_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 1)
+    client = Client({0: 4, 1: 2}, gone=frozenset({(0, 2), (0, 3), (1, 0), (1, 1)}))
+    client.waiting += [End(0, 4), End(1, 2)]
+    assert _read(monkeypatch, client) == [(0, 0), (0, 1)]
+
+
+def test_a_silent_kafka_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0)
+    with pytest.raises(HeadraceError, match="Kafka delivered no record of pos"):
+        _read(monkeypatch, Client({0: 1}, gone=frozenset({(0, 0)})))
+
+
+class Told:
+    """A letter as Kafka gives it."""
+
+    def __init__(self, key: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
+        self._key, self._headers = key, headers
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self._headers
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_000
+
+
+def _told(offset: int, query: str, *own: tuple[str, bytes | None]) -> Told:
+    place = [("headrace.topic", b"pos"), ("headrace.partition", b"1"), ("headrace.offset", b"%d" % offset)]
+    ours = [
+        ("headrace.query", query.encode()),
+        ("headrace.id", b"pos/1/%d" % offset),
+        ("headrace.reason", b"unmatched: id"),
+    ]
+    return Told(b"k", [*ours, *place, *own])
+
+
+def _letters(monkeypatch: pytest.MonkeyPatch, *told: Told) -> list[reader.Letter]:
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+    return reader.read(Path("bindings"), "pos")
+
+
+def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [("trace", b"\xff"), ("record.headrace.id", b"mine"), ("record.own", b"1"), ("none", None)]
+    (letter,) = _letters(monkeypatch, _told(7, "pos.allowed", *own))
+    assert letter.headers == (("trace", b"\xff"), ("headrace.id", b"mine"), ("record.own", b"1"), ("none", None))
+    assert letter.whole
+    assert letter.to_json_dict()["headers"][0] == ["trace", "base64:/w=="]
+
+
+def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D01: the second query's letter was taken for a repeat of the first's."""
+    found = _letters(monkeypatch, *(_told(7, query) for query in ("pos.allowed", "pos.known", "pos.known")))
+    assert [(each.id, each.query) for each in found] == [("pos/1/7", "pos.allowed"), ("pos/1/7", "pos.known")]
+
+
+def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = [
+        ("headrace.query", b"pos.totals"),
+        ("headrace.id", b"pos.totals/1/7/A0"),
+        ("headrace.reason", b"not_written: k"),
+    ]
+    cut, total = _letters(
+        monkeypatch, _told(7, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")), Told(None, row)
+    )[::-1]
+    assert (cut.cut, cut.whole) == ("value of 9 bytes", False)
+    assert (total.id, total.topic, total.partition, total.offset, total.whole) == (
+        "pos.totals/1/7/A0",
+        "pos",
+        -1,
+        -1,
+        False,
+    )
+
+
+def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no_whole_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = [_told(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")), _told(7, "pos.known", ("trace", b"1")),
+            _told(8, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes"))]  # fmt: skip
+    sent: list[tuple[str, int, bytes, bytes, list[tuple[str, bytes]]]] = []
+
+    class Producer:
+        def __init__(self, _: Any) -> None:
+            pass
+
+        def produce(self, topic: str, value: bytes, key: bytes, partition: int, headers: Any, on_delivery: Any) -> None:
+            sent.append((topic, partition, value, key, headers))
+            on_delivery(None, SimpleNamespace(topic=lambda: topic, partition=lambda: 0, offset=lambda: 9))
+
+        def poll(self, _: float) -> None:
+            pass
+
+        def flush(self, _: float) -> int:
+            return 0
+
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+    monkeypatch.setattr(replays, "Producer", Producer)
+    monkeypatch.setattr(replays, "producer_config", lambda *_, **__: {})
+    monkeypatch.setattr(replays, "read_kafka", lambda _: None)
+    monkeypatch.setattr(replays, "KafkaEnds", lambda _: lambda topics: {topics[0]: {0: 9}})
+    done = replays.replay(str(tmp_path), Path("bindings"), "pos", run="r1", readers=("pos.allowed", "pos.known"))
+    assert (done["letters"], done["sent"], done["left_out"]["no_whole_record"]) == (1, 1, 1)
+    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/1/7"), ("headrace.replay", b"r1")]
+    assert sent == [("pos", 1, b"{}", b"k", headers)], "the partition is the record's own (C29)"

@@ -1,0 +1,63 @@
+"""A replay doubles nothing: a record that another query has taken is not sent again (B12)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headrace.contract.load import load_pipeline
+from headrace.errors import HeadraceError
+from headrace.operations.dead_letters import reader, replay
+from headrace.operations.dead_letters.reader import Filter, Letter
+from headrace.orchestration import batch_tasks
+
+OTHERS = ["user_logins.last_login", "user_logins.logins_per_device"]
+
+
+def letter(offset: int, query: str, reason: str) -> Letter:
+    return Letter(f"logins/0/{offset}", "logins", 0, offset, 1_000, reason, f"user_logins.{query}", "3", b"k", b"{}")
+
+
+UNMATCHED = letter(1, "last_login", "unmatched: login_id")
+REFUSED = letter(2, "archive_logins", "missing: login_id")
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, root: Path, *letters: Letter, readers: list[str]) -> dict[str, Any]:
+    def read(_: Path, __: str, chosen: Filter = reader.ALL) -> list[Letter]:
+        return [each for each in letters if chosen.takes(each)]
+
+    monkeypatch.setattr(reader, "read", read)
+    return replay.plan(str(root), Path("bindings"), "logins", readers=readers)
+
+
+def test_a_letter_of_the_only_query_of_a_topic_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS[:1])["letters"] == 2
+
+
+def test_a_record_that_a_second_query_counted_is_left_out_with_the_reason_and_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS)
+    assert (found["letters"], found["reasons"], found["left_out"]["taken_by_another_query"]) == (1, {"missing": 1}, 1)
+    told = replay.taken_words(found)
+    assert "user_logins.logins_per_device accepted their records" in told
+    assert "headrace stream restart user_logins --new-generation last_login --rows keep" in told
+
+
+def test_a_record_that_all_queries_refused_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    both = letter(1, "logins_per_device", "not_written: device")
+    assert planned(monkeypatch, tmp_path, UNMATCHED, both, readers=OTHERS)["letters"] == 1
+
+
+def test_the_dag_refuses_a_replay_that_would_only_double(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path
+) -> None:
+    logins = load_pipeline(project / "pipelines" / "user_logins.yaml")
+    second = logins.model_copy(update={"queries": logins.queries | {"logins_per_device": logins.queries["last_login"]}})
+    own: Any = SimpleNamespace(root=str(tmp_path), bindings=Path("b"), pipelines=lambda: {"user_logins": second})
+    planned(monkeypatch, tmp_path, UNMATCHED, readers=OTHERS)
+    with pytest.raises(HeadraceError, match="would count them twice"):
+        batch_tasks.plan_replay(own, "logins", "unmatched", again=False, run="r", by="me")

@@ -1,0 +1,51 @@
+"""What the kubelet says of a driver that could leave no word itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace.contract import names
+from headrace.operations.drivers.kubernetes import KubernetesLauncher
+from tests.support.stub_kubernetes import NAME, POD, StubApi
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "told"),
+    [
+        ({"reason": "OOMKilled", "exitCode": 137}, "OUT_OF_MEMORY", "OOMKilled"),
+        ({"reason": "Error", "exitCode": 3}, "OUT_OF_MEMORY", "Terminating due to java.lang.OutOfMemoryError"),
+        ({"reason": "Error", "exitCode": 20}, None, ""),
+        ({"reason": "Error", "exitCode": 137}, None, ""),  # a SIGKILL of whomever
+    ],
+)
+def test_a_pod_that_ended_for_want_of_memory_is_told_with_its_life(
+    api: StubApi, launcher: KubernetesLauncher, status: dict[str, Any], end: str | None, told: str
+) -> None:
+    assert launcher.ended(NAME) is None
+    finished = {"finishedAt": "2026-06-30T12:00:00Z"}
+    container = {"name": "driver", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+    container |= {"state": {"terminated": status | finished}}
+    api.plant(POD, "Failed", labels={names.LIFE_LABEL: "L1"}, status={"containerStatuses": [container]})
+    found = launcher.ended(NAME)
+    assert (found and found.exit) == end
+    if found:
+        assert (found.instance, found.at_ms) == ("L1", 1_782_820_800_000)
+        assert told in found.error
+
+
+@pytest.mark.parametrize(
+    ("message", "end"),
+    [
+        ("The node was low on resource: ephemeral-storage. Threshold quantity: ...", "DISK_FULL"),
+        ("The node was low on resource: memory. Threshold quantity: 100Mi", "OUT_OF_MEMORY"),
+    ],
+)
+def test_an_evicted_pod_is_told_by_what_its_node_lacked(
+    api: StubApi, launcher: KubernetesLauncher, message: str, end: str
+) -> None:
+    api.plant(POD, "Failed", status={"reason": "Evicted", "message": message})
+    found = launcher.ended(NAME)
+    assert found is not None
+    assert (found.exit, message in found.error) == (end, True)
