@@ -24,12 +24,18 @@ ENTRY_POINTS = {"__init__", "main", "batch"}  # of spark_jobs/: what spark-submi
 ALLOWED = {
     "errors": set[str](),
     "contract": {"errors"},
-    "streaming": {"errors", "contract"},
-    "operations": {"errors", "contract"},
-    "local": {"errors", "contract", "operations"},
-    "cli": {"errors", "contract", "operations", "local"},
-    "spark_jobs": {"errors", "contract", "streaming"},
-    "dags": {"errors", "contract", "operations"},
+    "access": {"errors"},
+    "store": {"errors", "contract", "access"},
+    "driver": {"errors", "contract", "access", "store"},
+    "batch": {"errors", "contract", "access", "store", "driver"},
+    "operations": {"errors", "contract", "access", "store"},
+    "orchestration": {"errors", "contract", "access", "store", "operations"},
+    "cluster": {"errors", "contract", "access", "store", "operations"},
+    "local": {"errors", "contract", "access", "store", "operations", "orchestration"},
+    "demo": {"errors", "contract", "access", "store", "operations", "local"},
+    "cli": {"errors", "contract", "access", "store", "operations", "local", "demo"},
+    "spark_jobs": {"errors", "contract", "access", "store", "driver", "batch"},
+    "dags": {"errors", "contract", "store", "operations", "orchestration"},
 }
 
 
@@ -55,8 +61,7 @@ def _part(path: Path) -> str:
     """Return the part of the repository that a file belongs to: a package of headrace, or a top folder."""
     if not path.is_relative_to(SOURCES):
         return path.relative_to(ROOT).parts[0]
-    part = path.relative_to(SOURCES).parts[0].removesuffix(".py")
-    return "cli" if part.startswith("cli") else part
+    return path.relative_to(SOURCES).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize(
@@ -69,14 +74,43 @@ def test_imports_point_one_way(path: Path) -> None:
     names = [name.split(".") for name in _imports(path)]
     used = {name[1] for name in names if name[0] == "headrace" and len(name) > 1} - {"__version__", part}
     used |= {name[0] for name in names if name[0] in ("dags", "spark_jobs", "tests", "bench")}
-    used = {"cli" if name.startswith("cli") else name for name in used} - {part}
+    used -= {part}
     assert used <= ALLOWED[part], f"{part} may not import {sorted(used - ALLOWED[part])}"
+
+
+def _modules() -> dict[str, Path]:
+    """Return every module of headrace by its dotted name."""
+    found = {}
+    for path in _python_files("src"):
+        parts = path.relative_to(SOURCES.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = _modules()
+    imports = {
+        name: {used if used in modules else used.rpartition(".")[0] for used in _imports(path)} & set(modules) - {name}
+        for name, path in modules.items()
+    }
+    for _ in modules:  # take away what imports nothing that is left, as often as there are modules
+        leaves = {name for name, used in imports.items() if not used}
+        imports = {name: used - leaves for name, used in imports.items() if name not in leaves}
+    assert imports == {}
+
+
+def test_the_contract_touches_no_file_but_where_pipeline_files_are_loaded_and_their_schema_is_written() -> None:
+    touching = re.compile(
+        r"\bopen\(|read_text|write_text|read_bytes|write_bytes|iterdir|glob\(|fsspec|socket|urllib\.request"
+    )
+    touches = {path.stem for path in _python_files("src/headrace/contract") if touching.search(path.read_text())}
+    assert touches == {"files", "load", "schema"}
 
 
 def test_where_a_path_lies_is_asked_in_one_place() -> None:
     # fsspec alone would not know the object store's login, nor its ways (ADR 0023).
     asking = {path for path in _python_files("src", "spark_jobs", "dags", "plugins") if "url_to_fs" in path.read_text()}
-    assert asking == {SOURCES / "contract" / "storage.py"}
+    assert asking == {SOURCES / "store" / "small_files.py"}
 
 
 def test_great_expectations_is_imported_inside_functions_only() -> None:
@@ -159,7 +193,7 @@ def _literals(path: Path) -> Iterator[str]:
 # What may be written in one file only: everybody else asks that file's functions.
 DERIVED = {
     re.compile(r"_dead_letters|^headrace\.\{?|(^|\W)archive_"): SOURCES / "contract" / "names.py",
-    re.compile(r"(^|/)checkpoints?/|(^|/)ledger$|heartbeat\.json|manifest\.json"): SOURCES / "contract" / "paths.py",
+    re.compile(r"(^|/)checkpoints?/|(^|/)ledger$|heartbeat\.json|manifest\.json"): SOURCES / "store" / "paths.py",
 }
 # Header names and metrics begin with the project's name too; they name no group.
 NOT_DERIVED = re.compile(r"^headrace\.(id|reason|query|generation|batch|topic|partition|offset|[a-z_.]*)$")
@@ -186,7 +220,9 @@ def test_the_names_of_a_pipelines_file_are_written_nowhere_else() -> None:
     words = topics | set(PIPELINES)
     generic = [
         SOURCES / "contract",
-        SOURCES / "streaming",
+        SOURCES / "store",
+        SOURCES / "driver",
+        SOURCES / "batch",
         ROOT / "spark_jobs" / "main.py",
         ROOT / "spark_jobs" / "batch.py",
     ]
