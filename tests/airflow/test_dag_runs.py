@@ -41,8 +41,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(
 
 NAME = "ad_attribution"
 STATELESS = "archive_clicks"
-# The DAGs whose form has a choice of pipelines.
-CHOOSING = (
+CHOOSING = (  # the DAGs whose form has a choice of pipelines
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "checkpoint_snapshot",
     "checkpoint_drill", "sink_upkeep", "quality", "batch_views", "reconcile",
 )  # fmt: skip
@@ -50,7 +49,6 @@ CHOOSING = (
 
 @pytest.fixture(scope="module")
 def own(airflow_settings: Settings) -> Deployment:
-    """The deployment that Airflow's tasks read."""
     return deployments.load(airflow_settings.home / "deployment.json")
 
 

@@ -48,7 +48,7 @@ def test_a_failed_write_tells_its_sink_through_all_that_is_wrapped_around_it() -
     with pytest.raises(SinkError) as raised, writing("Cassandra table pos_sales.tumbling"):
         raise RuntimeError(JAVA)
     assert str(raised.value) == told
-    assert reason_of(f"{JAVA}\nheadrace.streaming.reasons.SinkError: {told}\n\n=== Streaming Query ===\n") == told
+    assert reason_of(f"{JAVA}\nheadrace.driver.error_causes.SinkError: {told}\n\n=== Streaming Query ===\n") == told
 
 
 LOST = "SparkException: Job aborted due to stage failure: ExecutorLostFailure (executor 1 exited caused by one of "

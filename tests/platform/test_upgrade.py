@@ -149,7 +149,7 @@ def test_a_good_release_is_kept_and_is_what_a_restart_runs(stage: Stage, release
     _await_sold(stage, sold + 40)
     driver, new = control.restart(stage.launcher, stage.name, by="a test", reason="test")
     assert new
-    tasks.await_queries(stage.launcher, driver, new=new)
+    control.await_queries(stage.launcher, driver, new=new)
     (living,) = stage.launcher.find(stage.name)
     assert living.release == desired_state.read(stage.root, stage.name).release == place
     assert driver_files.heartbeat(stage.root, stage.name) is not None

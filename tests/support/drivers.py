@@ -45,10 +45,8 @@ from headrace.store.records import to_json
 Content = dict[str, Any]
 DEADLINE_SECONDS = 300.0
 POLL_SECONDS = 0.2
-# An entry point in this folder must not find the folder's platform.py when it imports Python's.
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-# These drivers run for a minute: the JVM's second compiler would never pay off.
-SMALL = {
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # or an entry point finds its folder's platform.py in place of Python's
+SMALL = {  # these drivers run for a minute: the JVM's second compiler would never pay off
     "spark.master": "local[2]",
     "spark.driver.memory": "512m",
     "spark.driver.extraJavaOptions": f"{spark_conf.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",

@@ -5,7 +5,6 @@ Called by DAGs; each takes plain values and returns a small JSON-safe dict, so t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from headrace.contract import names
@@ -16,11 +15,8 @@ from headrace.operations.checkpoints import snapshots
 from headrace.operations.checkpoints import verify as verify_checkpoints
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control, desired_state, interface
-from headrace.operations.drivers.interface import Driver, Launcher
+from headrace.operations.drivers.interface import Launcher
 from headrace.store.records import Json, from_json, to_json
-
-START_SECONDS = 300.0
-"""How long a driver may take until its queries run; a pod may wait that long for a node and an image."""
 
 
 def start(
@@ -33,15 +29,15 @@ def start(
     driver, new = control.start(
         launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
     )
-    return await_queries(launcher, driver, new=new)
+    return control.await_queries(launcher, driver, new=new)
 
 
 def resume(launcher: Launcher, pipeline: str, *, by: str) -> Json:
     """Start a paused pipeline again and wait until its queries run. A repeat after it was started waits only."""
     if desired_state.read(launcher.root, pipeline).want == "RUNNING" and (running := launcher.find(pipeline)):
-        return await_queries(launcher, running[0], new=False)
+        return control.await_queries(launcher, running[0], new=False)
     driver, new = control.resume(launcher, pipeline, by=by)
-    return await_queries(launcher, driver, new=new)
+    return control.await_queries(launcher, driver, new=new)
 
 
 def restart(
@@ -51,7 +47,7 @@ def restart(
     driver, new = control.restart(
         launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
     )
-    return await_queries(launcher, driver, new=new)
+    return control.await_queries(launcher, driver, new=new)
 
 
 def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:
@@ -62,22 +58,6 @@ def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:
 def pause(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:
     """Stop the driver until it is resumed, and return how it ended."""
     return _ended(pipeline, control.pause(launcher, pipeline, by=by, reason=reason))
-
-
-def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Json:
-    """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
-    heartbeat = interface.await_first_heartbeat(launcher, driver, seconds)
-    ended = [state.query for state in heartbeat.queries if not state.active]
-    if ended:
-        raise HeadraceError(f"{', '.join(ended)} ended at once: see `headrace logs {driver.pipeline}`.")
-    return {
-        "pipeline": driver.pipeline,
-        "driver": driver.identity,
-        "where": driver.where,
-        "started": new,
-        "generations": {state.query: state.generation for state in heartbeat.queries},
-        "seconds": round(time.time() - driver.started, 1),
-    }
 
 
 def _ended(pipeline: str, gentle: bool | None) -> Json:

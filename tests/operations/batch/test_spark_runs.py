@@ -31,7 +31,7 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
             raise HeadraceError("Kafka has no topic pos: run `headrace provision`.")
         return job_runs.prepare(deployment.root, "views", name, ViewsSpec(), run)
 
-    monkeypatch.setattr(spark_runs.batch_views, "plan", planned)
+    monkeypatch.setattr(spark_runs.view_plans, "plan", planned)
     monkeypatch.setattr(spark_runs.reconcile, "plan", planned)
     monkeypatch.setattr(spark_runs.reconcile, "has_run", lambda *_: True)
     chosen = ["pos_sales", "web_events", "ad_attribution", "nobody"]

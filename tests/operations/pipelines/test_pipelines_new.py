@@ -69,7 +69,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path: Path,
 def test_a_topic_that_another_pipeline_has_is_refused_before_anything_is_written(tmp_path: Path, project: Path) -> None:
     shutil.copytree(project / "pipelines", tmp_path / "pipelines")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(HeadraceError, match=r"orders and pos_sales both own topic pos: one pipeline"):
+    with pytest.raises(HeadraceError, match=r"orders and pos_sales both own topic pos: only one pipeline"):
         new.write(tmp_path, request(topic="pos"))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -78,7 +78,7 @@ def test_a_topic_that_another_pipeline_has_is_refused_before_anything_is_written
     ("wrong", "says"),
     [
         ({"name": "Orders"}, "'Orders' is not a pipeline name"),
-        ({"name": "admin"}, r"pipelines/admin\.yaml: name: admin is taken by the platform"),
+        ({"name": "admin"}, r"pipelines/admin\.yaml: name: admin is reserved by the platform"),
         ({"topic": "a b"}, "'a b' is not a topic"),
         ({"key": "orderid"}, "--key: unknown column 'orderid'; allowed: .*did you mean 'order_id'"),
         ({"key": "city"}, r"sources.shop_orders_v1.key: city may be null"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -13,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from headrace.contract import names
-from headrace.contract.load import by_name, load_pipelines
+from headrace.contract.load import by_name
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import control, desired_state
 from headrace.operations.drivers.interface import LauncherSilentError
@@ -386,23 +384,3 @@ def test_a_restart_repeats_new_generations_only_under_one_name_and_a_living_driv
     control.pause(context.launcher, NAME, by="ann", reason="lunch")
     control.resume(context.launcher, NAME, by="ann")
     assert imagined(context).starts[-1].new_generations == ()
-
-
-def test_a_pass_over_all_pipelines_of_this_project_is_cheap(tmp_path: Path, project: Path) -> None:
-    """Below 10 s of processor time are promised; Kafka's two answers are imagined here, checkpoints are real files."""
-    began = time.process_time()
-    for name, pipeline in load_pipelines(project / "pipelines").items():
-        launcher = Imagined(str(tmp_path))
-        control.start(launcher, name, by="ann")
-        for query in names.query_names(pipeline):
-            folder = Path(generation.begin(str(tmp_path), name, query, {}).paths(str(tmp_path)).checkpoint)
-            for log in ("offsets", "commits"):
-                (folder / log).mkdir(parents=True)
-                for batch in range(100):  # what Spark retains
-                    offsets = json.dumps({topic: {"0": batch, "1": batch} for topic in pipeline.sources})
-                    (folder / log / str(batch)).write_text(f'v1\n{{"batchWatermarkMs":0}}\n{offsets}\n')
-        told = run_pass(Context(launcher, pipeline, lambda topics: {topic: {0: 99, 1: 100} for topic in topics}))
-        assert [query.batch for query in told.queries] == [99] * len(told.queries)
-    spent = time.process_time() - began
-    print(f"\n{spent:.2f} s of processor time, with making the files")
-    assert spent < 10

@@ -95,7 +95,7 @@ def test_a_start_is_not_told_by_the_heartbeat_of_a_driver_that_was_killed_in_the
     launcher.stop(NAME, 0)
     small_files.write_json(paths.heartbeat(launcher.root, NAME), last)
     with pytest.raises(HeadraceError, match="ended at its start"):
-        tasks.await_queries(launcher, driver, new=False)
+        control.await_queries(launcher, driver, new=False)
 
 
 def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLauncher, tmp_path: Path, seed: int):

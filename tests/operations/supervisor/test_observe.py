@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,14 @@ from confluent_kafka import IsolationLevel
 
 from headrace.access.bindings import write_binding
 from headrace.contract import names
+from headrace.contract.load import load_pipelines
 from headrace.errors import HeadraceError
+from headrace.operations.drivers import control
 from headrace.operations.supervisor import observe
+from headrace.operations.supervisor.cycle import Context, run_pass
 from headrace.operations.supervisor.observe import KafkaEnds, positions_of
 from headrace.store import generation
+from tests.operations.supervising import Imagined
 from tests.operations.supervisor.test_verdict import PIPELINE
 from tests.support.platform import free_ports
 
@@ -85,3 +90,23 @@ def test_a_checkpoint_that_cannot_be_read_is_told_of_that_query_alone(tmp_path: 
     found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
     assert "offsets/0 is missing or truncated" in found["last_login"].error
     assert not found[names.archive_query(TOPIC)].error
+
+
+def test_a_pass_over_all_pipelines_of_this_project_is_cheap(tmp_path: Path, project: Path) -> None:
+    """Below 10 s of processor time are promised; Kafka's two answers are imagined here, checkpoints are real files."""
+    began = time.process_time()
+    for name, pipeline in load_pipelines(project / "pipelines").items():
+        launcher = Imagined(str(tmp_path))
+        control.start(launcher, name, by="ann")
+        for query in names.query_names(pipeline):
+            folder = Path(generation.begin(str(tmp_path), name, query, {}).paths(str(tmp_path)).checkpoint)
+            for log in ("offsets", "commits"):
+                (folder / log).mkdir(parents=True)
+                for batch in range(100):  # what Spark retains
+                    offsets = json.dumps({topic: {"0": batch, "1": batch} for topic in pipeline.sources})
+                    (folder / log / str(batch)).write_text(f'v1\n{{"batchWatermarkMs":0}}\n{offsets}\n')
+        told = run_pass(Context(launcher, pipeline, lambda topics: {topic: {0: 99, 1: 100} for topic in topics}))
+        assert [query.batch for query in told.queries] == [99] * len(told.queries)
+    spent = time.process_time() - began
+    print(f"\n{spent:.2f} s of processor time, with making the files")
+    assert spent < 10

@@ -6,15 +6,19 @@ started at the same moment is stopped again by its next pass.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import desired_state
-from headrace.operations.drivers.interface import Driver, Launcher
+from headrace.operations.drivers.interface import Driver, Launcher, await_first_heartbeat
+from headrace.store.records import Json
 
 CLOCK_MS = 1000  # a driver's start is known to a second
+START_SECONDS = 300.0
+"""How long a driver may take until its queries run; a pod may wait that long for a node and an image."""
 
 
 class PausedError(HeadraceError):
@@ -120,3 +124,19 @@ def restart(
     if not (repeated and running and running[0].started * 1000 >= desired.at_ms - CLOCK_MS):
         launcher.stop(pipeline)
     return launcher.submit(pipeline, desired.start_spec())
+
+
+def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Json:
+    """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
+    heartbeat = await_first_heartbeat(launcher, driver, seconds)
+    ended = [state.query for state in heartbeat.queries if not state.active]
+    if ended:
+        raise HeadraceError(f"{', '.join(ended)} ended at once: see `headrace logs {driver.pipeline}`.")
+    return {
+        "pipeline": driver.pipeline,
+        "driver": driver.identity,
+        "where": driver.where,
+        "started": new,
+        "generations": {state.query: state.generation for state in heartbeat.queries},
+        "seconds": round(time.time() - driver.started, 1),
+    }

@@ -20,11 +20,10 @@ from pathlib import Path
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import restore, snapshots
-from headrace.operations.drivers import desired_state, interface
+from headrace.operations.drivers import control, desired_state, interface
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Launcher, StartSpec
 from headrace.operations.supervisor.observe import SILENCE, KafkaEnds, positions_of
-from headrace.orchestration import tasks
 from headrace.store import driver_files, records
 from headrace.store.driver_files import Heartbeat, QueryState
 from headrace.store.records import Json
@@ -117,7 +116,7 @@ def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
         raise HeadraceError(
             f"Another start of {pipeline} with {driver.release or 'the deployment'} came first: upgrade again."
         )
-    return tasks.await_queries(launcher, driver, new=new) | {"at_ms": time.time_ns() // 1_000_000}
+    return control.await_queries(launcher, driver, new=new) | {"at_ms": time.time_ns() // 1_000_000}
 
 
 def watch(
