@@ -51,7 +51,7 @@ HEADRACE_NOTIFY_TO: {{ .Values.notify.to | quote }}
 {{- regexReplaceAll "^https?://[^/]+" .Values.baseUrl "" -}}
 {{- end }}
 
-{{/* A driver lives for weeks: its event log is rolled, and the history server compacts what is rolled. */}}
+{{/* A driver runs for weeks: its event log is rolled, and the history server compacts rolled files. */}}
 {{- define "airflow.eventLog" -}}
 {{- with .Values.driver.eventLogDir }}
 {{- if not $.Values.storage.sharedVolume }}
@@ -199,7 +199,7 @@ spec:
         headrace/api-server: allowed
         {{- end }}
       annotations:
-        # Not the deployment file: each task reads it anew, and the kubelet changes it below running pods. A scheduler that
+        # Not the deployment file: each task reads it again, and the kubelet changes it below running pods. A scheduler that
         # restarts takes the supervisor's tasks along, for a change that is one driver's.
         headrace/config: {{ include "airflow.environment" $root | sha256sum }}
         {{- with $root.Values.place.annotations }}

@@ -32,7 +32,7 @@ class ClusterSecrets:
         _api().create_namespaced_secret(namespace, client.V1Secret(metadata=meta, string_data=content, type=kind))
 
     def replace(self, namespace: str, name: str, content: Content) -> None:
-        """Write a Secret that is there anew. It is a patch, the right that the Job has, so keys that go are named (null)."""
+        """Replace the content of an existing Secret. It is a patch, because the Job may only patch; removed keys are null."""
         gone = (self.read(namespace, name) or {}).keys() - content.keys()
         _api().patch_namespaced_secret(name, namespace, {"stringData": content, "data": dict.fromkeys(gone)})
 

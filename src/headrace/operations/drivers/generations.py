@@ -40,10 +40,10 @@ def named(pipeline: Pipeline, asked: Sequence[str]) -> list[str]:
 def prepare(
     launcher: Launcher, bindings: Path, pipeline: Pipeline, queries: Sequence[str], rows: str, request: str = ""
 ) -> None:
-    """Do with the tables of queries that begin anew what the operator says: `rows` is "keep", "empty", or "" (not said).
+    """Keep or empty the tables of queries that begin a new generation: `rows` is "keep", "empty", or "" (no choice).
 
-    Raises HeadraceError where a table has rows and nothing is said, with what would become of them and the three ways;
-    and where tables shall be emptied while a driver may write. The repeat of a `request` that was given changes nothing.
+    Raises HeadraceError if a table has rows and no choice was made (the message says what would happen to them, and the
+    three choices), and if a table is to be emptied while a driver may write. A repeated `request` changes nothing.
     """
     if rows not in {"", KEEP, EMPTY}:
         raise HeadraceError(
