@@ -103,10 +103,10 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
     wait_until(lambda: KafkaError.TOPIC_AUTHORIZATION_FAILED in _polled(consumer, refusals))
     consumer.close()
     assert refusals <= {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
-    assert told([foreign]) == {("producer-webshop", "right taken", mine), ("producer-webshop", "right", foreign)}
+    assert told([foreign]) == {("producer-webshop", "right revoked", mine), ("producer-webshop", "right", foreign)}
     wait_until(lambda: written(foreign) == [None])
     assert written(mine) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
-    assert told([]) == {("producer-webshop", "right taken", foreign)}
+    assert told([]) == {("producer-webshop", "right revoked", foreign)}
     assert told([]) == set()
     with pytest.raises(KafkaException):
         AdminClient(login).list_topics(timeout=5)

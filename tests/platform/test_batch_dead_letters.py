@@ -171,7 +171,7 @@ def test_letters_and_rows_that_retention_took_are_no_differences_and_what_came_l
     archive, topic = accounts[f"archive_{TOPIC} topic"], accounts["topic topic"]
     assert (archive["status"], archive["differing"]) == ("PASSED", 0), archive["differences"]
     assert (topic["status"], topic["differing"], topic["compared"]) == ("EMPTY", 0, 0), topic
-    assert "retention took it" in topic["note"]
+    assert "retention deleted it" in topic["note"]
 
     place.stage.send([_record(n, event="view") for n in range(4)])
     place.stage.await_quiet()
