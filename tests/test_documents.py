@@ -120,3 +120,20 @@ def test_the_index_of_decisions_lists_each_page_with_its_title() -> None:
     titles = {page.name: page.read_text().partition("\n")[0].removeprefix("# ") for page in pages}
     index = (ROOT / "docs" / "adr" / "README.md").read_text()
     assert {name: title for title, name in re.findall(r"\[(\d+\. .+?)\]\((0[\w-]+\.md)\)", index)} == titles
+
+
+IMPORT = re.compile(r"^\s*from (headrace[\w.]*) import ([\w, ]+)", re.MULTILINE)
+
+
+def test_imports_that_pages_and_embedded_scripts_show_exist() -> None:
+    """Code in a text is seen by no linter: pages, and the scripts that tests run inside pods and other processes."""
+    lost = set()
+    for path in [*PAGES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("docs/**/*.md")]:
+        for module, imported in IMPORT.findall(path.read_text()):
+            source = ROOT / "src" / module.replace(".", "/")
+            for name in (part.split(" as ")[0].strip() for part in imported.split(",")):
+                package = source.is_dir() and ((source / name).is_dir() or (source / f"{name}.py").exists())
+                text = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+                if name and not package and not (text.exists() and re.search(rf"\b{name}\b", text.read_text())):
+                    lost.add(f"{path.relative_to(ROOT)}: {module}.{name}")
+    assert lost == set()

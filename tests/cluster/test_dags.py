@@ -45,8 +45,8 @@ _DROP = (
 now = datetime.datetime.now(datetime.UTC)
 path = f"{paths.refresh_drop(told.root, 'user_logins', 'users')}/users-{now:%Y%m%dT%H%M%SZ}.csv"
 lines = ["login_id,user_name", *(f"{u['login_id']},{u['user_name']}" for u in user_directory(old))]
-storage.write_text(path, "\\n".join(lines) + "\\n")
-storage.write_text(path + ".done", "")
+small_files.write_text(path, "\\n".join(lines) + "\\n")
+small_files.write_text(path + ".done", "")
 answer = len(lines) - 1
 """
 )

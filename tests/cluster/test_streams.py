@@ -29,7 +29,7 @@ START = (
     HEAD
     + """
 driver, new = control.start(launcher, name, by="e2e")
-beat = drivers.await_first_heartbeat(launcher, driver, 300)
+beat = interface.await_first_heartbeat(launcher, driver, 300)
 answer = {"new": new, "identity": driver.identity, "queries": len(beat.queries)}
 """
 )

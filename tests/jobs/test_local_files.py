@@ -13,13 +13,13 @@ pytestmark = pytest.mark.spark
 PROGRAM = """
     import sys
     from pathlib import Path
-    from headrace.contract import submit
     from headrace.contract.load import load_pipeline
     from headrace.driver import session
+    from headrace.store import spark_conf
 
     folder, jars = Path(sys.argv[1]), sys.argv[2]
     pipeline = load_pipeline(Path("pipelines/pos_sales.yaml"))
-    conf = submit.spark_conf(pipeline, str(folder / "lake")) | submit.local_conf(pipeline, 0) | {
+    conf = spark_conf.spark_conf(pipeline, str(folder / "lake")) | spark_conf.local_conf(pipeline, 0) | {
         "spark.ui.enabled": "false", "spark.driver.memory": "512m", "spark.driver.extraClassPath": jars,
     }
     spark = session.start("files", conf)

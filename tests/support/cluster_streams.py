@@ -26,9 +26,10 @@ RATE = 20  # records per second and topic
 
 HEAD = """
 import json, threading, time
-from headrace.contract import driver_files, paths, storage, trees
-from headrace.operations import control, deployment, drivers
+from headrace.operations import deployment
+from headrace.operations.drivers import control, interface
 from headrace.operations.drivers.interface import StartSpec
+from headrace.store import driver_files, paths, small_files, trees
 told = deployment.load()
 launcher = told.launcher()
 """
@@ -45,7 +46,7 @@ def rows(tag):
     valid = [name for name in names if name.endswith(".json") and name.rpartition("/")[0] + "/" in whole]
     for name in valid:
         if name not in texts:
-            texts[name] = storage.read_text(f"{folder}/{name}") or ""
+            texts[name] = small_files.read_text(f"{folder}/{name}") or ""
     cities = [json.loads(line)["lower_city"] for name in valid for line in texts[name].splitlines()]
     return sorted(int(city.rpartition("-")[2]) for city in cities if city.startswith(tag + "-"))
 """
@@ -234,7 +235,7 @@ def stop_all() -> None:
 
 def supervision(*pipelines: str) -> dict[str, dict[str, Any]]:
     """Return the supervisor's state file of each pipeline."""
-    read = "storage.read_json(paths.supervision(launcher.root, name))"
+    read = "small_files.read_json(paths.supervision(launcher.root, name))"
     files: dict[str, dict[str, Any]] = inside(
         HEAD + f"answer = {{name: {read} for name in {pipelines!r}}}", "api-server"
     )

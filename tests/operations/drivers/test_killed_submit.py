@@ -25,7 +25,7 @@ PLACES = 10
 STARTER = """
 import os, signal, sys
 from pathlib import Path
-from headrace.operations import control
+from headrace.operations.drivers import control
 from headrace.operations.drivers.local import LocalLauncher
 folder, main, pipeline, nth = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 launcher = LocalLauncher(
