@@ -100,7 +100,8 @@ public class SlowFs extends com.globalmentor.apache.hadoop.fs.BareLocalFileSyste
 BESIDE = """
 import json, pathlib, sys
 from types import SimpleNamespace
-from headrace.driver import session, upkeep
+from headrace.batch import orphan_files
+from headrace.driver import session
 from headrace.batch.finite_job import Job
 
 conf, root, name, folder = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], pathlib.Path(sys.argv[4])
@@ -108,7 +109,7 @@ spark = session.start("beside", conf)
 job = Job(spark, SimpleNamespace(name=name), {}, root, folder, "run")
 rounds = 0
 while not (folder / "end").exists():
-    upkeep.run(job, UpkeepSpec())
+    orphan_files.run(job, UpkeepSpec())
     rounds += 1
     (folder / "rounds").write_text(str(rounds))
 spark.stop()
