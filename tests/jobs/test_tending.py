@@ -101,6 +101,7 @@ BESIDE = """
 import json, pathlib, sys
 from types import SimpleNamespace
 from headrace.batch import orphan_files
+from headrace.contract.job_files import UpkeepSpec
 from headrace.driver import session
 from headrace.batch.finite_job import Job
 
