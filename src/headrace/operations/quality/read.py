@@ -48,7 +48,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
     """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
     fs, _ = small_files.locate(chosen.files)
-    for each in file_sink.valid(file_sink.whole(chosen.files)):
+    for each in file_sink.valid(file_sink.complete(chosen.files)):
         if each.last < window["first"] or each.first > window["last"]:
             continue
         batches = _batches(each, chosen.ledger)
