@@ -192,12 +192,12 @@ def restore_all(
 def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snapshot:
     name = names.query_name(pipeline, query)
     if snapshot:
-        found = kept.read(root, pipeline, query, snapshot)
-        if found is None:
+        chosen = kept.read(root, pipeline, query, snapshot)
+        if chosen is None:
             raise HeadraceError(
                 f"There is no snapshot {snapshot!r} of {name}: see `headrace checkpoint inspect {name}`."
             )
-        return found
+        return chosen
     known = kept.listed(root, pipeline, query)
     if not known:
         raise HeadraceError(f"{name} has no snapshot: take one with `headrace checkpoint snapshot {name}`.")
