@@ -90,8 +90,8 @@ def test_a_directory_without_its_mark_is_not_whole_and_hides_nothing(root: str) 
     for name in ("batch_id=0", "batch_id=1", "batch_id=0-1", "batch_id=2"):
         small_files.write_text(f"{root}/{name}/part-0", "{}")
     for name in ("batch_id=0", "batch_id=1"):
-        small_files.write_text(f"{root}/{name}/{file_sink.WHOLE}", "")
-    assert [(each.first, each.last) for each in file_sink.valid(file_sink.whole(root))] == [(0, 0), (1, 1)]
+        small_files.write_text(f"{root}/{name}/{file_sink.COMPLETE_MARK}", "")
+    assert [(each.first, each.last) for each in file_sink.valid(file_sink.complete(root))] == [(0, 0), (1, 1)]
     assert file_sink.newest_batch(root) == 1
 
 

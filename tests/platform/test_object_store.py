@@ -87,9 +87,9 @@ def _leave_half(stage: Stage) -> None:
     own = stage.generation("files").paths(stage.root)
     committed = newest_batch(own.checkpoint)
     half = f"{own.files}/batch_id={0 if committed is None else committed + 1}"
-    trees.remove_file(f"{half}/{file_sink.WHOLE}")
+    trees.remove_file(f"{half}/{file_sink.COMPLETE_MARK}")
     small_files.write_text(f"{half}/part-half.json", '{"product_id": "half", "amount": 1}\n')
-    assert half not in [each.path for each in file_sink.whole(own.files)]
+    assert half not in [each.path for each in file_sink.complete(own.files)]
 
 
 def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(

@@ -91,7 +91,7 @@ def write_batch(root: str, made: Generation, batch: int, *, rows_out: int = 5) -
     paths = made.paths(root)
     if made.query == "files" and rows_out:
         put(f"{paths.files}/batch_id={batch}/part-0.json", f'{{"row":{batch}}}\n')
-        put(f"{paths.files}/batch_id={batch}/{file_sink.WHOLE}", "")
+        put(f"{paths.files}/batch_id={batch}/{file_sink.COMPLETE_MARK}", "")
     batch_range = read_batch_range(paths.checkpoint, batch)
     now = time.time_ns() // 1_000_000
     name = f"{made.pipeline}.{made.query}"

@@ -31,8 +31,8 @@ def files(stage: Stage, query: str) -> list[dict[str, Any]]:
     folder = stage.generation(query).paths(stage.root).files
     batches = small_files.list_names(folder)
     assert all(batch.startswith("batch_id=") for batch in batches), batches
-    assert all(trees.size(f"{folder}/{batch}/{file_sink.WHOLE}") is not None for batch in batches)
-    directories = file_sink.whole(folder)
+    assert all(trees.size(f"{folder}/{batch}/{file_sink.COMPLETE_MARK}") is not None for batch in batches)
+    directories = file_sink.complete(folder)
     assert len(directories) == len(batches)
     return [parse(line) for directory in directories for line in lines_of(directory)]
 

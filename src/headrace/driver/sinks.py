@@ -247,7 +247,7 @@ def write_files(frame: DataFrame, folder: str, query: Query, batch: int) -> None
     fs = final.getFileSystem(frame.sparkSession._jsc.hadoopConfiguration())
     rows = frame.select(*query.columns).write.mode("overwrite").option("timestampFormat", JSON_TIMESTAMP)
     if object_store.is_object(folder):
-        if fs.exists(path(final, file_sink.WHOLE)):
+        if fs.exists(path(final, file_sink.COMPLETE_MARK)):
             _only_read(frame)
             return
         rows.json(final.toString())

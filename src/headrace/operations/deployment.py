@@ -1,6 +1,6 @@
-"""Where a deployment is: the one file that gives Airflow's tasks what the command line knows from its settings.
+"""The deployment file: it gives Airflow's tasks what the command line knows from its settings.
 
-`headrace up` writes it locally, the Airflow chart mounts it; HEADRACE_DEPLOYMENT names it. It has no secret.
+`headrace up` writes it locally, the Airflow chart mounts it, and HEADRACE_DEPLOYMENT names it. It contains no secret.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ VARIABLE = "HEADRACE_DEPLOYMENT"
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused."""
+    """A model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LocalDrivers(Strict):
-    """The fields of a LocalLauncher that the deployment does not have."""
+    """The fields of a LocalLauncher that are not in the deployment itself."""
 
     kind: Literal["local"] = "local"
     run_dir: Path
@@ -46,7 +46,7 @@ class LocalDrivers(Strict):
 
     @classmethod
     def of(cls, launcher: LocalLauncher) -> LocalDrivers:
-        """Return the fields of a launcher; what the deployment itself has (project, root) is left out."""
+        """Return the fields of a launcher without those of the deployment itself (project, root)."""
         return cls(
             run_dir=launcher.run_dir,
             log_dir=launcher.log_dir,
@@ -75,7 +75,7 @@ class LocalDrivers(Strict):
 
 
 class KubernetesDrivers(Strict):
-    """The fields of a KubernetesLauncher that the deployment does not have."""
+    """The fields of a KubernetesLauncher that are not in the deployment itself."""
 
     kind: Literal["kubernetes"]
     namespace: str
@@ -99,7 +99,7 @@ class KubernetesDrivers(Strict):
 
 
 class Deployment(Strict):
-    """One deployment: the project's files, the storage root, the admin's bindings, and what starts drivers."""
+    """One deployment: the project's files, the storage root, the admin's bindings, and the launcher of drivers."""
 
     project: Path = Field(description="folder with pipelines/ and spark_jobs/")
     root: str = Field(description="storage root: a folder, or s3a://bucket/prefix")
@@ -107,38 +107,38 @@ class Deployment(Strict):
     drivers: Annotated[LocalDrivers | KubernetesDrivers, Field(discriminator="kind")]
 
     def launcher(self) -> Launcher:
-        """Return what starts and ends this deployment's drivers."""
+        """Return the launcher, which starts and stops this deployment's drivers."""
         return self.drivers.launcher(self.project, self.root)
 
     def folder(self, release: str = "") -> Folder:
-        """Return what the pipeline files hold, of the project or of a release that is a folder.
+        """Return the content of the pipeline files, of the project or of a release that is a folder.
 
-        The files of a release that is an image are in it: the project's own stand for them.
+        A release that is an image contains its own files; then the project's files are returned instead.
         """
         folder = Path(release) if release and self.drivers.kind == "local" else self.project
         return read_folder(folder / "pipelines")
 
     def pipelines(self) -> Mapping[str, Pipeline]:
-        """Return the project's pipelines by name: those whose files load. A broken file hides no other pipeline."""
+        """Return the project's pipelines by name. A file that does not load is left out and hides no other pipeline."""
         return self.folder().pipelines
 
     def pipeline(self, name: str, release: str = "") -> Pipeline:
-        """Return one pipeline, of the project or of a release. Raises HeadraceError for its own file's faults only."""
+        """Return one pipeline, of the project or of a release. Raises HeadraceError only for faults of that pipeline's file."""
         return self.folder(release).pipeline(name)
 
     def write(self, path: Path) -> None:
-        """Write the file that `load` reads."""
+        """Write the deployment file, which `load` reads."""
         write_private(path, self.model_dump_json(indent=1) + "\n")
 
 
 def load(path: Path | None = None) -> Deployment:
-    """Return the deployment of a file, or of the one that HEADRACE_DEPLOYMENT names. Raises HeadraceError."""
-    named = path or Path(os.environ.get(VARIABLE, ""))
-    if named == Path():
+    """Return the deployment in a file (default: the file that HEADRACE_DEPLOYMENT names). Raises HeadraceError."""
+    file = path or Path(os.environ.get(VARIABLE, ""))
+    if file == Path():
         raise HeadraceError(f"{VARIABLE} is not set: it names the deployment's file, which `headrace up` writes.")
     try:
-        return Deployment.model_validate(json.loads(named.read_text()))
+        return Deployment.model_validate(json.loads(file.read_text()))
     except FileNotFoundError as error:
-        raise HeadraceError(f"{named} is missing: `headrace up` writes it, or the Airflow chart mounts it.") from error
+        raise HeadraceError(f"{file} is missing: `headrace up` writes it, or the Airflow chart mounts it.") from error
     except (ValueError, ValidationError) as error:
-        raise HeadraceError(f"{named} is no deployment file ({error}): write it again with `headrace up`.") from error
+        raise HeadraceError(f"{file} is no deployment file ({error}): write it again with `headrace up`.") from error

@@ -1,4 +1,4 @@
-"""Small reads of the lake's Iceberg tables without Spark: batch views for serving, report tables for people."""
+"""Small reads of the lake's Iceberg tables without Spark: batch views for serving, and report tables."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Server processes that survive the shell that started them.
 
-A process is ours if its pid, start time and command line agree with the record; a recycled pid never does.
+A process is ours if its pid, start time and command line match the record; those of a recycled pid never match.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from headrace.access.bindings import write_private
 
 _PROGRAMS = ("python", "java")
 
-# A dropped Popen of a living child warns; kept here, a child of this process is also reaped once it ends.
+# A garbage-collected Popen of a running child warns. With this list, a child is also reaped when it ends.
 _children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is written down of a process: `created` is psutil's start time (epoch seconds), `mark` is in its argv."""
+    """The record of a process: `created` is psutil's start time (epoch seconds), `mark` is one of its arguments."""
 
     name: str
     pid: int
@@ -35,9 +35,9 @@ class Record:
 
 
 def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping[str, str], output: Path) -> Record:
-    """Start a process in a session of its own, output appended to a file, and record it. `mark` is one of argv.
+    """Start a process in a new session, append its output to a file, and record it. `mark` is one of `argv`.
 
-    Once this returns, the machine shows the process under its command line, or it has ended.
+    When this returns, the process has its new command line, or it has ended.
     """
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with output.open("ab") as handle:
@@ -48,17 +48,17 @@ def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping
     process = psutil.Process(child.pid)
     record = Record(name, child.pid, process.create_time(), mark)
     _write(run_dir, record)
-    # Linux tells Popen of the exec before the new command line is in place: 0.1 ms, 20 ms on a busy machine.
+    # Linux reports the exec to Popen before the new command line is visible: 0.1 ms, 20 ms on a busy machine.
     with contextlib.suppress(psutil.NoSuchProcess):
-        while _lives(process) and not _command_line(process):
+        while _is_alive(process) and not _command_line(process):
             time.sleep(0.001)
     return record
 
 
 def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
-    """Return our living process of this name: by its record, else by its mark (its starter died before it wrote).
+    """Return our running process of this name: by its record, else by its mark (its starter died before it wrote the record).
 
-    All that we start is Java or Python: an editor or a pager that has the marked file open is not ours.
+    All our processes are Java or Python: an editor or a pager that has the marked file open is not ours.
     """
     _reap()
     record = read_record(name, run_dir)
@@ -66,19 +66,19 @@ def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
         return process
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
-        if mark in words[1:] and Path(words[0]).name.startswith(_PROGRAMS) and _lives(process):
+        if mark in words[1:] and Path(words[0]).name.startswith(_PROGRAMS) and _is_alive(process):
             _write(run_dir, Record(name, process.pid, process.create_time(), mark))
             return process
     return None
 
 
 def living(record: Record) -> psutil.Process | None:
-    """Return the process that a record speaks of, or None if it ended or its pid belongs to another now."""
+    """Return the process of a record, or None if it ended or its pid now belongs to another process."""
     try:
         process = psutil.Process(record.pid)
-        # One clock tick is 10 ms; a pid is not recycled within half a second of its first owner's start.
+        # One clock tick is 10 ms; a pid is not recycled within half a second of the first process's start.
         same = abs(process.create_time() - record.created) < 0.5
-        if not same or not _lives(process):
+        if not same or not _is_alive(process):
             return None
         # A killed process has lost its command line while it still holds its ports.
         words = _command_line(process)
@@ -88,19 +88,19 @@ def living(record: Record) -> psutil.Process | None:
 
 
 def holder(path: Path) -> psutil.Process | None:
-    """Return the living process that holds a lock on a file (flock or fcntl), or None; of others' files it sees nothing."""
+    """Return the running process that holds a lock on a file (flock or fcntl), or None. Other users' files are not visible."""
     try:
         inode = path.stat().st_ino
         locks = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None
-    # 3: POSIX  ADVISORY  WRITE 4711 08:01:131099 0 EOF; of a lock that is waited for a line "3: -> POSIX ..." more
+    # 3: POSIX  ADVISORY  WRITE 4711 08:01:131099 0 EOF; a process that waits for the lock adds a line "3: -> POSIX ..."
     for fields in (line.split() for line in locks if "->" not in line):
         if len(fields) > 5 and fields[5].rpartition(":")[2] == str(inode) and int(fields[4]) > 0:
             with contextlib.suppress(psutil.Error, OSError):
                 process = psutil.Process(int(fields[4]))
-                opened = (each.readlink() for each in Path(f"/proc/{process.pid}/fd").iterdir())
-                if path.resolve() in opened and _lives(process):
+                opened = (link.readlink() for link in Path(f"/proc/{process.pid}/fd").iterdir())
+                if path.resolve() in opened and _is_alive(process):
                     return process
     return None
 
@@ -117,7 +117,7 @@ def stop(process: psutil.Process, timeout: float) -> bool:
 
 
 def read_record(name: str, run_dir: Path) -> Record | None:
-    """Return the record of a name, or None if there is none that can be read."""
+    """Return the record of a name, or None if no readable record exists."""
     try:
         return Record(**json.loads((run_dir / f"{name}.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -132,7 +132,7 @@ def records(run_dir: Path) -> Iterator[Record]:
 
 
 def forget(name: str, run_dir: Path) -> None:
-    """Remove the record: the process was ended on purpose."""
+    """Remove the record of a process that was stopped on purpose."""
     (run_dir / f"{name}.json").unlink(missing_ok=True)
 
 
@@ -150,7 +150,7 @@ def _write(run_dir: Path, record: Record) -> None:
     write_private(run_dir / f"{record.name}.json", json.dumps(asdict(record)))
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     """Return whether a process still holds its ports and files: a zombie does until its last thread has ended."""
     try:
         return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or _ends(process))
@@ -170,9 +170,9 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 def _wait_until_gone(process: psutil.Process, timeout: float) -> bool:
-    """Wait up to `timeout` seconds. Not psutil's wait: that waits for ever for a zombie that nobody reaps."""
+    """Wait up to `timeout` seconds. psutil's wait would wait for ever for a zombie that is never reaped."""
     deadline = time.monotonic() + timeout
-    while _lives(process):
+    while _is_alive(process):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

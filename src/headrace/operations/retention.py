@@ -1,7 +1,7 @@
-"""Retention guard: how long until Kafka removes what a query has not read yet.
+"""Retention guard: the time until Kafka removes records that a query has not read yet.
 
-A query that stands behind the beginning of its topic has lost records (its driver ends as DAMAGED, `failOnDataLoss`); one
-whose next record is old will. The time left is the topic's retention minus the age of the next record to read.
+A query whose next offset is before the beginning of its topic has lost records (its driver ends as DAMAGED, `failOnDataLoss`).
+A query whose next record is old will soon lose records. The time left is the topic's retention minus the age of that record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOR_EVER = timedelta.max
 
 @dataclass(frozen=True)
 class Kept:
-    """How long Kafka keeps a topic's records now; `bytes_`: it removes the oldest beyond so many too (None: it does not)."""
+    """How long Kafka keeps a topic's records. Beyond `bytes_` it also removes the oldest ones (None: no such limit)."""
 
     time: timedelta
     bytes_: int | None = None
@@ -44,7 +44,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a query stands in one partition. `left_seconds` is None where it has read all that can be read."""
+    """The position of a query in one partition. `left_seconds` is None if the query has read everything."""
 
     query: str
     topic: str
@@ -58,9 +58,9 @@ class Place:
 
 @dataclass(frozen=True)
 class RetentionReport:
-    """How near each query of a pipeline is to losing records. `state` is the worst, or RETIRED for a pipeline that ended.
+    """How close each query of a pipeline is to losing records. `state` is the worst one, or RETIRED for a retired pipeline.
 
-    `places` are those that are not OK; `bounded_by_bytes` the topics from which Kafka removes records by size too.
+    `places` are the positions that are not OK. `bounded_by_bytes` are the topics whose records Kafka also removes by size.
     """
 
     pipeline: str
@@ -89,10 +89,10 @@ def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW)
 
 
 def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, Kept]:
-    """Return how long Kafka keeps each topic's records. Raises HeadraceError where it does not answer."""
-    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+    """Return how long Kafka keeps each topic's records. Raises HeadraceError if Kafka does not answer."""
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
     kept = {}
-    for resource, future in admin.describe_configs(asked, request_timeout=TIMEOUT_SECONDS).items():
+    for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS).items():
         try:
             settings = {name: str(entry.value) for name, entry in future.result(TIMEOUT_SECONDS).items()}
         except (KafkaException, TimeoutError) as error:
@@ -104,7 +104,7 @@ def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, Kept]:
 
 
 def kept_of(settings: Mapping[str, str]) -> Kept:
-    """Return what the settings of a topic say. One that is only compacted keeps the newest record of each key for ever."""
+    """Return the retention in the settings of a topic. A topic that is only compacted keeps records for ever."""
     if "delete" not in settings.get("cleanup.policy", "delete"):
         return Kept(FOR_EVER)
     milliseconds, size = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
@@ -113,13 +113,13 @@ def kept_of(settings: Mapping[str, str]) -> Kept:
 
 
 def is_retired(desired: DesiredState, kept: Mapping[str, Kept], now_ms: int) -> bool:
-    """Return whether a pipeline is stopped, and has been for longer than each of its topics keeps a record."""
+    """Return whether a pipeline has been stopped for longer than any of its topics keeps a record."""
     stopped = timedelta(milliseconds=now_ms - desired.at_ms)
     return desired.want == "STOPPED" and desired.at_ms > 0 and all(stopped > bound.time for bound in kept.values())
 
 
 def require_kept(report: RetentionReport) -> None:
-    """Raise HeadraceError that names the first place where records are lost or soon will be."""
+    """Raise HeadraceError that names the first position where records are lost or will soon be lost."""
     if report.state in ("OK", "RETIRED"):
         return
     first = next(place for place in report.places if place.state == report.state)
@@ -136,24 +136,24 @@ def require_kept(report: RetentionReport) -> None:
 
 
 def places_of(deployment: Deployment, pipeline: Pipeline, warn_below: float, kept: Mapping[str, Kept]) -> list[Place]:
-    """Return where every query of a pipeline stands in every partition that it has read from; `kept` is by topic."""
+    """Return the position of every query of a pipeline in every partition that it has read. `kept` is by topic."""
     admin = kafka_admin(deployment.bindings)
-    wanted: dict[str, Offsets] = {}
+    next_offsets: dict[str, Offsets] = {}
     for name in names.query_names(pipeline):
-        now = generation.current(deployment.root, pipeline.name, name)
-        newest = ledger.newest(now.paths(deployment.root).ledger) if now else None
+        current = generation.current(deployment.root, pipeline.name, name)
+        newest = ledger.newest(current.paths(deployment.root).ledger) if current else None
         if newest:
-            wanted[name] = ledger.ends(newest)
-    asked: Offsets = {}
-    for topics in wanted.values():
+            next_offsets[name] = ledger.ends(newest)
+    offsets: Offsets = {}
+    for topics in next_offsets.values():
         for topic, parts in topics.items():
-            asked.setdefault(topic, {}).update(parts)
-    ranges = kafka_ranges(admin, asked)
+            offsets.setdefault(topic, {}).update(parts)
+    ranges = kafka_ranges(admin, offsets)
     ages = _Ages(deployment)
     try:
         return [
             _place(name, topic, partition, offset, ranges[topic, partition], ages, warn_below, kept[topic].time)
-            for name, topics in wanted.items()
+            for name, topics in next_offsets.items()
             for topic, parts in topics.items()
             for partition, offset in sorted(parts.items())
             if (topic, partition) in ranges
@@ -167,22 +167,22 @@ def _place(
     topic: str,
     partition: int,
     offset: int,
-    held: tuple[int, int],
+    available: tuple[int, int],
     ages: _Ages,
     warn_below: float,
     kept: timedelta,
 ) -> Place:
     retention = kept / timedelta(seconds=1)
-    if offset < held[0]:
-        return Place(name, topic, partition, "LOST", offset, *held, 0.0)
-    age = ages.seconds(topic, partition, offset) if offset < held[1] else None
+    if offset < available[0]:
+        return Place(name, topic, partition, "LOST", offset, *available, 0.0)
+    age = ages.seconds(topic, partition, offset) if offset < available[1] else None
     left = None if age is None or kept == FOR_EVER else retention - age
     risky = left is not None and left < warn_below * retention
-    return Place(name, topic, partition, "AT_RISK" if risky else "OK", offset, *held, left)
+    return Place(name, topic, partition, "AT_RISK" if risky else "OK", offset, *available, left)
 
 
 class _Ages:
-    """Asks Kafka for the time of single records; queries that stand at one place ask once."""
+    """Asks Kafka for the time of single records. Queries with the same position share one request."""
 
     def __init__(self, deployment: Deployment) -> None:
         config = read_kafka(deployment.bindings).reader_config("headrace.retention")
@@ -190,9 +190,10 @@ class _Ages:
         self._known: dict[tuple[str, int, int], float | None] = {}
 
     def seconds(self, topic: str, partition: int, offset: int) -> float | None:
-        """Return the age of the record at an offset, or of the next one that is there.
+        """Return the age of the record at an offset, or of the next existing record.
 
-        None where a reader of committed records gets none: only markers or aborted records follow, or a transaction is open.
+        None if a reader of committed records receives no record: only markers or aborted records follow, or a
+        transaction is open.
         """
         place = (topic, partition, offset)
         if place not in self._known:
@@ -205,5 +206,5 @@ class _Ages:
         return self._known[place]
 
     def close(self) -> None:
-        """Leave Kafka."""
+        """Close the consumer."""
         self._consumer.close()

@@ -1,4 +1,4 @@
-"""Reads a topic between given offsets, without committing offsets of a group."""
+"""Reads a topic between given offsets, without committing group offsets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reader(bindings: Path, topic: str, name: str, *, uncommitted: bool = False) 
     """Yield a consumer that commits nothing; `name` is its group. Raises HeadraceError if Kafka refuses it.
 
     `uncommitted`: include the records of open and aborted transactions, to find records that we sent ourselves: they are in
-    no transaction but may be behind an open one.
+    no transaction, but may come after an open one.
     """
     config = read_kafka(bindings).reader_config(f"headrace.{name}") | {"enable.partition.eof": "true"}
     consumer = Consumer(config | ({"isolation.level": "read_uncommitted"} if uncommitted else {}))
@@ -51,13 +51,13 @@ def between(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]
     if not ends:
         return
     consumer.assign([TopicPartition(topic, partition, first) for partition, first in position.items()])
-    heard = time.monotonic()
+    last_delivery = time.monotonic()
     while ends:
         # Kafka's client waits until it has the requested number of records, so never request more than there are.
         left = sum(past - position[partition] for partition, past in ends.items())
         messages = consumer.consume(min(left, BATCH), timeout=POLL_SECONDS)
-        heard = time.monotonic() if messages else heard
-        if time.monotonic() - heard > TIMEOUT_SECONDS:
+        last_delivery = time.monotonic() if messages else last_delivery
+        if time.monotonic() - last_delivery > TIMEOUT_SECONDS:
             raise HeadraceError(
                 f"Kafka delivered no record of {topic} for {TIMEOUT_SECONDS:.0f} s, at {position} of {ends}. Check "
                 "`headrace status`."

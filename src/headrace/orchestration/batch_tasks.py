@@ -1,4 +1,4 @@
-"""What the tasks around batch layer and dead letters do, one function a task: plans with words for a person, and rechecks."""
+"""The tasks of the batch layer and of dead letters, one function for each task: plans with a text for a person, and rechecks."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def plan_repair(deployment: Deployment, pipeline: str, run: str) -> Json:
 
 def recheck_repair(deployment: Deployment, planned: Json) -> Json:
     """Return the same plan if it is still valid. Raises HeadraceError if a row has changed meanwhile."""
-    now = plan_repair(deployment, planned["pipeline"], planned["run"])
-    if now["fingerprint"] != planned["fingerprint"]:
+    replanned = plan_repair(deployment, planned["pipeline"], planned["run"])
+    if replanned["fingerprint"] != planned["fingerprint"]:
         raise HeadraceError(f"Rows of {planned['pipeline']} have changed since the repair was approved: plan it again.")
-    return now
+    return replanned
 
 
 def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
@@ -52,24 +52,28 @@ def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
 
 
 def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> Json:
-    """Choose letters, write the plan down, and return it with `words`. Raises HeadraceError if there is none."""
+    """Choose letters, store the plan, and return it with `words`. Raises HeadraceError if no letter can be replayed."""
     plan = replay.plan(
         deployment.root, deployment.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
         readers=replay.readers_of(deployment.pipelines().values(), topic),
     )  # fmt: skip
-    taken = replay.taken_words(plan)
+    taken_text = replay.taken_words(plan)
     if not plan["letters"]:
-        raise HeadraceError(f"No dead letter of {topic} can be replayed; left out: {plan['left_out']}. {taken}".strip())
+        raise HeadraceError(
+            f"No dead letter of {topic} can be replayed; left out: {plan['left_out']}. {taken_text}".strip()
+        )
     reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
     return plan | {
-        "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken}".strip()
+        "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken_text}".strip()
     }
 
 
 def recheck_replay(deployment: Deployment, planned: Json) -> Json:
-    """Return the plan if its letters still are the approved ones. Raises HeadraceError if some were replayed meanwhile."""
+    """Return the plan if its letters are still the approved ones. Raises HeadraceError if some were replayed meanwhile."""
     known = replay.history(deployment.root, planned["topic"])
-    journal = next(each for each in replay.journals(deployment.root, planned["topic"]) if each["run"] == planned["run"])
+    journal = next(
+        entry for entry in replay.journals(deployment.root, planned["topic"]) if entry["run"] == planned["run"]
+    )
     if replay.fingerprint(journal["ids"]) != planned["fingerprint"]:
         raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it again.")
     meanwhile = [letter for letter in journal["ids"] if known.replayed.get(letter, planned["run"]) != planned["run"]]

@@ -105,14 +105,14 @@ def chosen_pipelines(params: Json | None = None) -> list[str]:
     return chosen((params or {})["pipelines"])
 
 
-def approval(task_id: str, subject: str, planned_by: str, told: str = "words") -> BaseOperator:
-    """Return a task that shows a text from the plan of `planned_by` and waits for approval. Rejected if nobody responds."""
+def approval(task_id: str, subject: str, planned_by: str, key: str = "words") -> BaseOperator:
+    """Return a task that shows the text `key` of the plan of `planned_by` and waits for approval. No response: rejected."""
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
     return ApprovalOperator(
         task_id=task_id,
         subject=subject,
-        body=f"{{{{ ti.xcom_pull(task_ids='{planned_by}')['{told}'] }}}}",
+        body=f"{{{{ ti.xcom_pull(task_ids='{planned_by}')['{key}'] }}}}",
         defaults="Reject",
         response_timeout=ANSWER_WITHIN,
         execution_timeout=None,
@@ -253,14 +253,14 @@ def reason_param(default: str) -> Param:
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """Return the pipelines of a form, each once. Raises HeadraceError if none is chosen."""
+    """Return the pipelines of a form without duplicates. Raises HeadraceError if none is chosen."""
     if not names:
         raise HeadraceError("No pipeline was chosen. Trigger the DAG again and choose at least one.")
     return list(dict.fromkeys(names))
 
 
 def request_of(run_id: str | None, pipeline: str) -> str:
-    """Return the identifier of a start by a run: the same for all tries of a task. Valid as a Kubernetes label."""
+    """Return the identifier of a start that a run requests: the same for all tries of a task. Valid as a Kubernetes label."""
     return hashlib.sha256(f"{run_id}/{pipeline}".encode()).hexdigest()[:32]
 
 
@@ -270,7 +270,7 @@ def holder(dag_run: Any) -> dict[str, str]:  # noqa: ANN401 - Airflow's DagRun a
 
 
 def approver(ti: Any, task_id: str) -> str:  # noqa: ANN401 - Airflow's task instance
-    """Return the name of the person who approved in a task of `approval`. Raises HeadraceError if nobody did."""
+    """Return the name of the person who approved in a task of `approval`. Raises HeadraceError if it was not approved."""
     answer = ti.xcom_pull(task_ids=task_id) or {}
     user = answer.get("responded_by_user") or {}
     name = user.get("name") or user.get("id")

@@ -1,7 +1,7 @@
-"""What the Streams page shows: every pipeline and query with its verdict, from the files that all tools share.
+"""The content of the Streams page: every pipeline and query with its verdict, from the files that all tools share.
 
-`plugins/streams_page.py` serves it behind Airflow's login. It asks Kafka nothing and changes nothing: the
-verdicts are the supervisor's, with their age. Templates escape everything; no binding is read, so no secret can show.
+`plugins/streams_page.py` serves it behind Airflow's login. It sends no request to Kafka and changes nothing: the verdicts are
+the supervisor's, with their age. Templates escape all values. No binding is read, so no secret can appear.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from headrace.store import driver_files, records
 from headrace.store.records import Json
 
 SUPERVISED_SECONDS = 180
-"""Two passes and a little: an older verdict is shown as old."""
+"""A little longer than two passes: an older verdict is shown as stale."""
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -38,10 +38,10 @@ _templates = Environment(
 
 
 def overview(deployment: Deployment) -> list[Json]:
-    """Return every pipeline with its queries, the gravest verdict first, as plain JSON values.
+    """Return every pipeline with its queries, the most severe verdict first, as plain JSON values.
 
     Ages are in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets. A pipeline whose
-    files cannot be read is UNKNOWN with the reason; it does not hide the others.
+    files cannot be read is UNKNOWN, with the reason, and does not hide the others.
     """
     launcher = deployment.launcher()
     described = _described(deployment.project)
@@ -90,18 +90,18 @@ def _pipeline(launcher: Launcher, pipeline: Pipeline) -> Json:
 
 
 def _unknown(reason: str) -> Json:
-    """Return the state of a pipeline of which nothing is known but a reason."""
-    nothing = _nothing() | dict.fromkeys(("wanted", "driver", "spark_ui"))
-    return nothing | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
+    """Return the state of a pipeline of which only the reason for its unknown state is known."""
+    fields = _nothing() | dict.fromkeys(("wanted", "driver", "spark_ui"))
+    return fields | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
 
 
 def _nothing() -> Json:
-    """Return the fields of a supervision that is not known."""
+    """Return the fields of an unknown supervision."""
     return dict.fromkeys(("supervised_ms", "runbook", "restarts_left", "next_start_ms", "last_action"))
 
 
 def _stray(launcher: Launcher, name: str, reason: str) -> Json:
-    """Return a pipeline whose file does not load or is gone: UNKNOWN, with the queries of its last heartbeat."""
+    """Return a pipeline whose file does not load or is missing: UNKNOWN, with the queries of its last heartbeat."""
     shown: Json = {"name": name, "owner": "", "description": "", "quality": []}
     try:
         rows = streams.stray_rows(launcher, name, reason)
@@ -144,7 +144,7 @@ def _state(launcher: Launcher, pipeline: Pipeline) -> Json:
 
 
 def _verdict(newest: Supervision | None) -> Json:
-    """Return what the supervisor says of a pipeline, or that none has made a pass over it."""
+    """Return the supervisor's verdict on a pipeline, or UNKNOWN if no supervisor has made a pass over it."""
     if newest is None:
         return _nothing() | {
             "verdict": "UNKNOWN",
@@ -175,7 +175,7 @@ def _described(project: Path) -> Folder:
 
 @lru_cache(maxsize=1)
 def _loaded(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Folder:
-    """Return what the pipeline files hold; read again once one comes, goes or changes. The page is asked often."""
+    """Return the content of the pipeline files. Cached until a file is added, removed or changed: requests are frequent."""
     del stamps
     return read_folder(folder)
 
@@ -183,17 +183,17 @@ def _loaded(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Folder:
 def _changed_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return 0
 
 
 def _ago(at_ms: int | None) -> str:
-    """Return how long ago a time was, in words."""
+    """Return the age of a time as text."""
     return "" if not at_ms else f"{_span(time.time() - at_ms / 1000)} ago"
 
 
 def _span(seconds: float | None) -> str:
-    """Return a length of time in its two largest units."""
+    """Return a duration in its two largest units."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)

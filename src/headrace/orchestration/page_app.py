@@ -1,7 +1,7 @@
 """The Streams page as a FastAPI app behind Airflow's own login; `plugins/streams_page.py` mounts it in the API server.
 
-Airflow does not authenticate the apps of plugins (apache/airflow#72655): every route here depends on Airflow's own
-dependencies, which take the bearer token or the cookie of the UI and ask the auth manager for the right to see DAGs.
+Airflow does not authenticate the apps of plugins (apache/airflow#72655). So every route here uses Airflow's own dependencies:
+they take the bearer token or the cookie of the UI, and check with the auth manager that the user may see DAGs.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from headrace.operations import deployment
 from headrace.orchestration import page, page_quality
 from headrace.store.records import Json
 
-# Who may see the supervisor's runs, or its logs, may see the streams, or their logs. The DAG is named here: without it
-# Airflow's dependency would take `?dag_id=` from the request, where a caller could name another one.
+# A user who may see the supervisor's runs may see the streams; one who may see its logs may see the streams' logs. The DAG is
+# fixed here: otherwise Airflow's dependency would take `?dag_id=` from the request, and a caller could name another DAG.
 SUPERVISOR = "streams_supervisor"
 SEE_RUNS = Depends(requires_access_dag("GET", DagAccessEntity.RUN, SUPERVISOR))
 SEE_LOGS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_LOGS, SUPERVISOR))
 
-# Data Docs show values of rows that broke an expectation, as what the checks return does.
+# Data Docs show values of rows that broke an expectation, as the results of the checks do.
 SEE_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.XCOM, "quality"))
 
-# Without its documentation pages, which would be unguarded routes.
+# Without FastAPI's documentation pages, which would be unguarded routes.
 app = FastAPI(title="Streams", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[SEE_RUNS])
 
 
 @app.get("/")
 def streams() -> HTMLResponse:
-    """Return the page; it refreshes itself."""
+    """Return the page, which refreshes itself."""
     return _page("streams.html", title="Streams", pipelines=page.overview(deployment.load()))
 
 
@@ -46,20 +46,20 @@ def pipelines() -> HTMLResponse:
 
 @app.get("/streams.json")
 def streams_json() -> list[Json]:
-    """Return what the page shows, for tools."""
+    """Return the content of the page as JSON, for tools."""
     return page.overview(deployment.load())
 
 
 @app.get("/log/{pipeline}", dependencies=[SEE_LOGS])
 def log(pipeline: str, lines: Annotated[int, Query(ge=1, le=5000)] = 400) -> HTMLResponse:
-    """Return the end of a driver's log."""
+    """Return the last lines of a driver's log."""
     text = page.log_tail(deployment.load(), pipeline, lines)
     return _page("log.html", title=f"Driver log of {pipeline}", text=text, lines=lines)
 
 
 @app.get("/runbook/{verdict}")
 def runbook(verdict: str) -> HTMLResponse:
-    """Return what to do about a verdict."""
+    """Return the runbook of a verdict."""
     return _page("runbook.html", title=f"Runbook {verdict}", text=page.runbook(deployment.load(), verdict))
 
 

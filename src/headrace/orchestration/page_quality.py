@@ -1,7 +1,7 @@
-"""What the Streams page shows of quality: how the newest checks of each sink went, and the Data Docs.
+"""The quality part of the Streams page: the newest checks of each sink, and the Data Docs.
 
-Read from files alone, so that the page is as quick without Cassandra. Great Expectations' pages load styles and scripts from
-the internet and hold values of records: of them only text, tables and links between them are shown, in our own frame.
+It only reads files, so the page is as fast without Cassandra. Great Expectations' pages load styles and scripts from the
+internet and contain values of records. The page shows only their text, tables and links between them, in its own frame.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from headrace.store import paths, small_files
 from headrace.store.records import Json
 
 SHOWN = 20
-"""Checks of one sink."""
+"""The number of shown checks of one sink."""
 
 HOME = "index.html"
-"""Our own: Great Expectations fills its first page by a script from the internet."""
+"""The first page is ours, because Great Expectations fills its first page by a script from the internet."""
 
 _SEGMENT = r"/(?!\.)[A-Za-z0-9_.-]+"
 _PAGE = re.compile(rf"(validations|expectations)({_SEGMENT})+\.html")
@@ -31,45 +31,45 @@ _TAGS = re.compile(
 )
 _VOID = re.compile("area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr")
 _DROPPED = {"script", "style", "template", "noscript", "iframe", "object", "svg"}
-# Great Expectations says by an icon alone whether an expectation held; the icons' font is on the internet.
+# Great Expectations shows only by an icon whether an expectation was met; the font of the icons is on the internet.
 _ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangle": "⚠ "}
 
 
 def checks(root: str, pipeline: Pipeline) -> list[Json]:
     """Return for each suite of a pipeline: sink, checks (oldest first, at most SHOWN), newest, and reason.
 
-    A check has checked_at_ms, status, window, rows, coverage (in words), failed (in words), why nothing was looked at,
-    and page, its page of the Data Docs ("": it has none). `reason` says why there is no trend, where its file cannot be read.
+    A check has checked_at_ms, status, window, rows, coverage (text), failed (texts), why (the reason why nothing was checked) and
+    page (its page of the Data Docs, or ""). `reason` says why the trend is missing if its file cannot be read.
     """
     return [_checks(root, sink) for sink in suites_of(pipeline)]
 
 
 def _checks(root: str, sink: str) -> Json:
     try:
-        found = [
+        shown = [
             {
-                "checked_at_ms": int(each["checked_at_ms"]),
-                "status": str(each["status"]),
-                "window": str(each["window"]),
-                "rows": int(each["rows"]),
-                "failed": [str(text) for text in each["failed"]],
-                "coverage": str(each.get("coverage", "")),
-                "why": str(each.get("reason", "")),
-                "page": page_of(sink, str(each["window"]), int(each["checked_at_ms"]))
-                if each.get("report", True)
+                "checked_at_ms": int(check["checked_at_ms"]),
+                "status": str(check["status"]),
+                "window": str(check["window"]),
+                "rows": int(check["rows"]),
+                "failed": [str(text) for text in check["failed"]],
+                "coverage": str(check.get("coverage", "")),
+                "why": str(check.get("reason", "")),
+                "page": page_of(sink, str(check["window"]), int(check["checked_at_ms"]))
+                if check.get("report", True)
                 else "",
             }
-            for each in small_files.read_json(paths.quality_trend(root, sink)) or []
+            for check in small_files.read_json(paths.quality_trend(root, sink)) or []
         ][:SHOWN][::-1]
     except (HeadraceError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         return {"sink": sink, "checks": [], "newest": None, "reason": f"trend not available: {error}"}
-    return {"sink": sink, "checks": found, "newest": found[-1] if found else None, "reason": None}
+    return {"sink": sink, "checks": shown, "newest": shown[-1] if shown else None, "reason": None}
 
 
 def data_docs(root: str, place: str) -> str:
-    """Return a page of the Data Docs as HTML without scripts, styles and addresses of others.
+    """Return a page of the Data Docs as HTML without scripts, styles and external addresses.
 
-    `place` is relative to the first page. Raises HeadraceError for any other path, and where there is no such page.
+    `place` is relative to the first page. Raises HeadraceError for any other path, and if the page does not exist.
     """
     text = small_files.read_text(f"{paths.quality_docs(root)}/{place}") if _PAGE.fullmatch(place) else None
     if text is None:
@@ -83,7 +83,7 @@ def data_docs(root: str, place: str) -> str:
 
 
 class _Sections(HTMLParser):
-    """Keeps what stands in the sections of a page of Great Expectations, by a closed list of tags; texts are escaped."""
+    """Keeps the sections of a page of Great Expectations, by a closed list of tags. Texts are escaped."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -108,7 +108,7 @@ class _Sections(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in {name for name, _ in self._open}:
             return
-        while True:  # what was left open within ends with it
+        while True:  # unclosed inner tags end with it
             name, shown = self._open.pop()
             self._dropped -= name in _DROPPED
             if shown:
@@ -123,5 +123,5 @@ class _Sections(HTMLParser):
 
 def _attributes(tag: str, attributes: dict[str, str]) -> str:
     href, anchor = attributes.get("href", ""), attributes.get("id", "")
-    found = f' href="{href}"' if tag == "a" and _LINK.fullmatch(href) and not href.startswith("/") else ""
-    return found + (f' id="{anchor}"' if re.fullmatch(r"[A-Za-z0-9_-]+", anchor) else "")
+    kept = f' href="{href}"' if tag == "a" and _LINK.fullmatch(href) and not href.startswith("/") else ""
+    return kept + (f' id="{anchor}"' if re.fullmatch(r"[A-Za-z0-9_-]+", anchor) else "")

@@ -1,6 +1,6 @@
-"""What the operator's tasks do, one function a task: set the desired state by `control`, then wait until it is reached.
+"""The operator's tasks, one function for each task: set the desired state with `control`, then wait until it is reached.
 
-Called by DAGs; each takes plain values and returns a small JSON-safe dict, so that a test needs no Airflow.
+DAGs call them. They take plain values and return a small JSON-safe dict, so that a test needs no Airflow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def start(
 ) -> Json:
     """Start the driver or adopt it, and wait until its queries run. Raises HeadraceError with the driver's error.
 
-    `request` names the start: a task that is tried again goes on with the same one.
+    `request` identifies the start: a retry of the task continues with the same start.
     """
     driver, new = control.start(
         launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
@@ -33,7 +33,7 @@ def start(
 
 
 def resume(launcher: Launcher, pipeline: str, *, by: str) -> Json:
-    """Start a paused pipeline again and wait until its queries run. A repeat after it was started waits only."""
+    """Start a paused pipeline again and wait until its queries run. A repeat after the start only waits."""
     if desired_state.read(launcher.root, pipeline).want == "RUNNING" and (running := launcher.find(pipeline)):
         return control.await_queries(launcher, running[0], new=False)
     driver, new = control.resume(launcher, pipeline, by=by)
@@ -65,7 +65,7 @@ def _ended(pipeline: str, gentle: bool | None) -> Json:
 
 
 def verify_and_snapshot(deployment: Deployment, pipeline: str) -> Json:
-    """Verify every query and take a snapshot of the sound ones. Raises HeadraceError, after the others, if one is not."""
+    """Verify every query and take a snapshot of the sound ones. Then raise HeadraceError if any query is not sound."""
     described = deployment.pipeline(pipeline)
     taken: dict[str, str] = {}
     faults = []
@@ -115,26 +115,26 @@ def plan_restore(deployment: Deployment, pipeline: str, query: str, snapshot: st
 
 def recheck_restore(deployment: Deployment, planned: Json) -> Json:
     """Return the same plan if it is still valid. Raises HeadraceError if something has changed meanwhile."""
-    now = plan_restore(deployment, planned["pipeline"], planned["query"], planned["snapshot"])
-    if now["fingerprint"] != planned["fingerprint"]:
+    replanned = plan_restore(deployment, planned["pipeline"], planned["query"], planned["snapshot"])
+    if replanned["fingerprint"] != planned["fingerprint"]:
         raise HeadraceError(
             f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: make a new plan."
         )
-    return now
+    return replanned
 
 
 def restore(deployment: Deployment, planned: Json, *, by: str, reason: str) -> Json:
-    """Carry out a plan of `plan_restore`; returns {pipeline, query, generation}."""
+    """Carry out a plan of `plan_restore`. Returns {pipeline, query, generation}."""
     described = deployment.pipeline(planned["pipeline"])
     plan = from_json(restore_checkpoints.RestorePlan, planned)
-    made = restore_checkpoints.act(
+    restored = restore_checkpoints.act(
         deployment.launcher(), described, plan, by=by, reason=reason, bindings=deployment.bindings
     )
-    return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
+    return {"pipeline": restored.pipeline, "query": restored.query, "generation": restored.number}
 
 
 def plan_prune(deployment: Deployment, retention: Json) -> Json:
-    """Return the plan of a prune with `words` for a person, or {} where there is nothing to do."""
+    """Return the plan of a prune with `words` for a person, or {} if there is nothing to do."""
     kept = prune_checkpoints.Retention(**retention)
     plan = prune_checkpoints.plan(deployment.root, deployment.pipelines().values(), kept)
     if not plan.items:
@@ -152,15 +152,15 @@ def plan_prune(deployment: Deployment, retention: Json) -> Json:
 
 
 def recheck_prune(deployment: Deployment, planned: Json) -> Json:
-    """Return the same plan if it is still valid. Raises HeadraceError if there is other work by now."""
-    now = plan_prune(deployment, planned["retention"])
-    if now.get("fingerprint") != planned["fingerprint"]:
+    """Return the same plan if it is still valid. Raises HeadraceError if the work has changed."""
+    replanned = plan_prune(deployment, planned["retention"])
+    if replanned.get("fingerprint") != planned["fingerprint"]:
         raise HeadraceError("The work of a prune is not what was approved: make a new plan.")
-    return now
+    return replanned
 
 
 def prune(deployment: Deployment, planned: Json) -> Json:
-    """Carry out a plan of `plan_prune`; returns how many trees went where."""
+    """Carry out a plan of `plan_prune`. Returns how many trees were moved to the trash and how many were deleted."""
     kept = prune_checkpoints.Retention(**planned["retention"])
     done = prune_checkpoints.act(deployment.root, list(deployment.pipelines().values()), kept, planned["fingerprint"])
     deleted = sum(item.delete for item in done.items)

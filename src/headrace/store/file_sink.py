@@ -17,7 +17,7 @@ from headrace.store.paths import generation_paths
 
 _NAME = re.compile(r"^batch_id=(\d+)(?:-(\d+))?$")
 
-WHOLE = "_SUCCESS"
+COMPLETE_MARK = "_SUCCESS"
 """The file that Spark, and compaction, write into a directory last."""
 
 
@@ -41,12 +41,12 @@ def parse(folder: str, names: Iterable[str]) -> list[Directory]:
     return sorted(result)
 
 
-def whole(folder: str) -> list[Directory]:
+def complete(folder: str) -> list[Directory]:
     """Return the complete directories of a folder, valid or not, in batch order."""
     if small_files.renames(folder):
         return parse(folder, small_files.list_names(folder))
     inside = [path.split("/") for path in trees.files(folder)]
-    return parse(folder, (path[0] for path in inside if path[1:] == [WHOLE]))
+    return parse(folder, (path[0] for path in inside if path[1:] == [COMPLETE_MARK]))
 
 
 def valid(directories: Iterable[Directory]) -> list[Directory]:
@@ -65,7 +65,7 @@ def name_of(first: int, last: int) -> str:
 
 def newest_batch(folder: str) -> int | None:
     """Return the highest batch in a generation's folder, or None if it is empty."""
-    return max((directory.last for directory in whole(folder)), default=None)
+    return max((directory.last for directory in complete(folder)), default=None)
 
 
 def directories(
@@ -79,7 +79,7 @@ def directories(
     after = -1
     for generation, cut in [*lineage, (number, None)]:
         folder = generation_paths(root, pipeline, query, generation).files
-        present = valid(whole(folder))
+        present = valid(complete(folder))
         result += [
             directory for directory in present if directory.first > after and (cut is None or directory.last <= cut)
         ]

@@ -354,11 +354,11 @@ def test_a_reader_takes_each_batch_once_whatever_compaction_has_done(root: str) 
         "x",
     ):
         checkpoints.put(f"{folder}/{name}/part-0", "{}")
-        checkpoints.put(f"{folder}/{name}/{file_sink.WHOLE}", "")
+        checkpoints.put(f"{folder}/{name}/{file_sink.COMPLETE_MARK}", "")
     if not small_files.renames(folder):  # half-written: what it covers is read, it is not
         checkpoints.put(f"{folder}/batch_id=0-4/part-0", "{}")
         checkpoints.put(f"{folder}/batch_id=5/part-0", "{}")
-    found = file_sink.valid(file_sink.whole(folder))
+    found = file_sink.valid(file_sink.complete(folder))
     assert [(each.first, each.last) for each in found] == [(0, 3), (4, 4)]
     assert file_sink.newest_batch(folder) == 4
     fs, inner = small_files.locate(folder)

@@ -146,7 +146,7 @@ def test_a_file_sink_that_is_ahead_or_lacks_a_batch_is_found(root: str) -> None:
     run(root, made, range(4), stateful=False)
     assert _faults(root, "items") == []
     put(f"{made.paths(root).files}/batch_id=4/part-0.json", "{}")
-    put(f"{made.paths(root).files}/batch_id=4/{file_sink.WHOLE}", "")
+    put(f"{made.paths(root).files}/batch_id=4/{file_sink.COMPLETE_MARK}", "")
     assert _faults(root, "items") == [("BEHIND_FILES", "critical")]
 
 

@@ -1,7 +1,7 @@
 """Finite Spark runs for operators: write the job spec, start the run on this machine, read its report.
 
-The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that with
-SparkSubmitOperator and the arguments and environment of this module; the command line starts it as a child process.
+The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that program with
+SparkSubmitOperator, and with the arguments and the environment of this module. The command line starts it as a child process.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from headrace.store.records import Json
 
 OnProgress = Callable[[str, float | None], None]
 
-KEPT_RUNS = 500  # folders of old runs a pipeline; results stay in the report tables
+KEPT_RUNS = 500  # folders of old runs of each pipeline; results stay in the report tables
 DRIVER_MEMORY = "1536m"
 
 
 @dataclass(frozen=True)
 class BatchRun:
-    """A run whose job spec is written."""
+    """A run with a written job spec."""
 
     duty: Duty
     pipeline: str
@@ -54,7 +54,7 @@ class BatchRun:
 def prepare(root: str, duty: Duty, pipeline: str, spec: JobSpec, run: str | None = None) -> BatchRun:
     """Write the job spec of a run and return the run.
 
-    `run` names it (an Airflow run id will do); the same name again is the same run, which replaces its own results.
+    `run` is its name (such as an Airflow run id). The same name means the same run, whose earlier results are replaced.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run) if run else _new_name(duty)
     folder = paths.batch_run(root, pipeline, name)
@@ -66,7 +66,7 @@ def prepare(root: str, duty: Duty, pipeline: str, spec: JobSpec, run: str | None
 
 
 def result(root: str, pipeline: str, run: str) -> Json:
-    """Return the report of a run. Raises HeadraceError if it did not end well."""
+    """Return the report of a run. Raises HeadraceError if it failed."""
     report: Json | None = small_files.read_json(f"{paths.batch_run(root, pipeline, run)}/report.json")
     if report is None:
         raise HeadraceError(f"Run {run} of {pipeline} left no report: the last line of its log says why.")
@@ -74,16 +74,16 @@ def result(root: str, pipeline: str, run: str) -> Json:
 
 
 def progress(root: str, pipeline: str, run: str) -> JobProgress | None:
-    """Return how far a run is; None before it has written that."""
+    """Return the progress of a run; None before the run has written any."""
     return records.read(JobProgress, f"{paths.batch_run(root, pipeline, run)}/progress.json")
 
 
 def environment_of(deployment: Deployment) -> DriverEnvironment:
-    """Return what a batch run is started with, on this machine or on a cluster in Airflow's own pod."""
+    """Return the settings of a batch run, on this machine or, on a cluster, in Airflow's pod."""
     launcher = deployment.launcher()
-    # What a driver's pod gets on a cluster (executors, event logs) is not for a batch run.
+    # The settings of driver pods on a cluster (executors, event logs) do not apply to a batch run.
     local = launcher if isinstance(launcher, LocalLauncher) else None
-    # Minutes of heavy work: here the second compiler is worth its cost.
+    # A batch run computes for minutes, so the second JIT compiler is worth its cost.
     conf = {
         "spark.driver.memory": DRIVER_MEMORY,
         "spark.driver.extraJavaOptions": spark_conf.JAVA_OPTIONS,
@@ -98,7 +98,7 @@ def environment_of(deployment: Deployment) -> DriverEnvironment:
 
 
 def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
-    """Return all variables of a batch run. None is secret: the admin's bindings are files."""
+    """Return all environment variables of a batch run. They contain no secret: the admin's bindings are files."""
     launcher = deployment.launcher()
     started_with = environment_of(deployment)
     if isinstance(launcher, LocalLauncher):
@@ -117,7 +117,7 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
 def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = None) -> Json:
     """Carry out a run on this machine and return its report. Raises HeadraceError with the last error of the run.
 
-    One run a pipeline at a time: a second one waits.
+    Each pipeline has one run at a time: a second run waits.
     """
     duty, pipeline = run.duty, run.pipeline
     launcher = deployment.launcher()

@@ -1,6 +1,6 @@
-"""Rebuild of a query from the archive for operators: plan, job spec, and the manifest that makes the result the one that runs.
+"""Rebuild of a query from the archive, for operators: plan, job spec, and the manifest that makes the result current.
 
-For a query that retention has overtaken (`retention`). Plan -> approval -> Spark run (`batch/rebuild.py`) -> finish.
+It is for a query that lost records to retention (`retention`). Plan -> approval -> Spark run (`batch/rebuild.py`) -> finish.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from headrace.store import generation
 from headrace.store.generation import Generation
 from headrace.store.records import Json, short_id
 
-ROWS_EACH = 1_000_000  # archived records a batch
+ROWS_EACH = 1_000_000  # archived records in each batch
 
 
 @dataclass(frozen=True)
 class RebuildPlan:
     """What a rebuild would do, JSON-safe for an approval.
 
-    `number` is that of the new generation; `archived` offsets come from the archive, `again` are then read from Kafka.
-    `first` is where Kafka begins. A blocker names its remedy. `fingerprint` is the id of the plan.
+    `number` is the number of the new generation. `archived` offsets come from the archive; `again` offsets are then read from
+    Kafka. `first` is the first offset in Kafka of each partition. `fingerprint` is the id of the plan.
     """
 
     pipeline: str = ""
@@ -44,7 +44,7 @@ class RebuildPlan:
 
 
 def plan(deployment: Deployment, pipeline: str, query: str) -> RebuildPlan:
-    """Return what a rebuild would do. Changes nothing. Raises HeadraceError for an unknown query, or one that never ran."""
+    """Return what a rebuild would do. Changes nothing. Raises HeadraceError if the query is unknown or never ran."""
     described = deployment.pipeline(pipeline)
     if query not in described.queries:
         raise HeadraceError(f"Unknown query {query!r} of {pipeline}. Known queries: {', '.join(described.queries)}.")
@@ -55,12 +55,12 @@ def plan(deployment: Deployment, pipeline: str, query: str) -> RebuildPlan:
     for topic in described.queries[query].sources:
         ends = archived.reached(deployment.root, pipeline, topic)
         partitions = range(described.sources[topic].partitions)
-        held = kafka_ranges(kafka_admin(deployment.bindings), {topic: dict.fromkeys(partitions, 0)})
+        ranges = kafka_ranges(kafka_admin(deployment.bindings), {topic: dict.fromkeys(partitions, 0)})
         if not ends:
             blockers.append(
                 f"the archive of {topic} does not say how far it is: let the pipeline archive one batch more"
             )
-        for (_, partition), (begin, end) in sorted(held.items()):
+        for (_, partition), (begin, end) in sorted(ranges.items()):
             reached = ends.get(partition, 0)
             from_archive += reached
             again += max(0, end - max(begin, reached))
@@ -91,22 +91,22 @@ def prepare(
     run: str | None = None,
     rows_each: int = ROWS_EACH,
 ) -> BatchRun:
-    """Write the job spec of the rebuild that was approved, and return the run.
+    """Write the job spec of an approved rebuild and return the run.
 
-    Raises HeadraceError if something blocks it, or it is no longer what was planned.
+    Raises HeadraceError if something blocks the rebuild, or if it differs from the plan.
     """
     pipeline, query = approved.pipeline, approved.query
-    now = plan(deployment, pipeline, query)
+    replanned = plan(deployment, pipeline, query)
     name = names.query_name(pipeline, query)
-    if now.blockers:
-        raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(now.blockers)}.")
-    if now.fingerprint != approved.fingerprint:
+    if replanned.blockers:
+        raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(replanned.blockers)}.")
+    if replanned.fingerprint != approved.fingerprint:
         raise HeadraceError(f"{name} is not as it was when its rebuild was planned: look at a new plan.")
     spec = RebuildSpec(
         query=query,
-        number=now.number,
+        number=replanned.number,
         started_micros=generation.next_start_micros(deployment.root, pipeline, query),
-        first=now.first,
+        first=replanned.first,
         rows_each=rows_each,
         reason=reason,
         by=by,
@@ -116,22 +116,22 @@ def prepare(
 
 
 def finish(deployment: Deployment, report: Json) -> Json:
-    """Write the manifest of a rebuilt generation: the next start goes on from it. Returns {pipeline, query, generation}.
+    """Write the manifest of a rebuilt generation: the next start continues from it. Returns {pipeline, query, generation}.
 
-    Raises HeadraceError if a driver came up meanwhile or another generation was begun: then nothing is changed.
+    Raises HeadraceError, and changes nothing, if a driver was started meanwhile or another generation began.
     """
     values = dict(report["generation"])
     values["lineage"] = tuple(values["lineage"])
-    made = Generation(**values)
-    name = names.query_name(made.pipeline, made.query)
-    current = generation.current(deployment.root, made.pipeline, made.query)
-    if current and current.number == made.number and current.started_micros == made.started_micros:
-        return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
-    if deployment.launcher().find(made.pipeline):
+    rebuilt = Generation(**values)
+    name = names.query_name(rebuilt.pipeline, rebuilt.query)
+    current = generation.current(deployment.root, rebuilt.pipeline, rebuilt.query)
+    if current and current.number == rebuilt.number and current.started_micros == rebuilt.started_micros:
+        return {"pipeline": rebuilt.pipeline, "query": rebuilt.query, "generation": rebuilt.number}
+    if deployment.launcher().find(rebuilt.pipeline):
         raise HeadraceError(
-            f"A driver of {made.pipeline} came up meanwhile: stop it and finish the rebuild of {name} again."
+            f"A driver of {rebuilt.pipeline} came up meanwhile: stop it and finish the rebuild of {name} again."
         )
-    if current and current.number >= made.number:
+    if current and current.number >= rebuilt.number:
         raise HeadraceError(f"{name} has begun generation {current.number} meanwhile: plan its rebuild again.")
-    generation.write(deployment.root, made)
-    return {"pipeline": made.pipeline, "query": made.query, "generation": made.number}
+    generation.write(deployment.root, rebuilt)
+    return {"pipeline": rebuilt.pipeline, "query": rebuilt.query, "generation": rebuilt.number}

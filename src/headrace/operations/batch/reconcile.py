@@ -1,6 +1,6 @@
-"""Reconciliation for operators: plan a run, judge its report, and show how it went over time.
+"""Reconciliation for operators: plan a run, judge its report, and show the results over time.
 
-The work itself is Spark's (`batch/reconcile/reconciliation.py`); here is what DAG and command line need of it.
+Spark does the comparison (`batch/reconcile/reconciliation.py`). This module has what DAGs and the command line need.
 """
 
 from __future__ import annotations
@@ -34,33 +34,35 @@ def plan(
 ) -> BatchRun:
     """Write the job spec of a reconciliation and return the run.
 
-    `queries`: short names (None: all). `days`: windows, joined rows and batches of single rows of the last so many days only,
-    and no running totals, which are of all days (None: all). `tolerance`: by how much a sum may differ. Raises HeadraceError.
+    `queries`: short names (None: all). `days`: only windows, joined rows and batches of single rows of the last `days` days;
+    running totals are left out, because they span all days (None: everything). `tolerance`: the largest accepted difference
+    of a sum.
+    Raises HeadraceError for an unknown query or an invalid tolerance.
     """
     known = deployment.pipeline(pipeline).queries
     unknown = [query for query in queries or () if query not in known]
     if unknown:
         raise HeadraceError(f"Unknown query {unknown[0]!r} of {pipeline}. Known queries: {', '.join(known)}.")
     try:
-        allowed = Decimal(tolerance)
+        tolerated = Decimal(tolerance)
     except InvalidOperation as error:
         raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.") from error
-    if not allowed.is_finite() or allowed < 0:
+    if not tolerated.is_finite() or tolerated < 0:
         raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.")
     now = time.time_ns() // 1_000_000
     spec = ReconcileSpec(
         queries=tuple(queries) if queries else None,
         since_ms=max(0, now - int(days * DAY_MS)) if days is not None else 0,
-        tolerance=str(allowed),
+        tolerance=str(tolerated),
         at_ms=now,
     )
     return job_runs.prepare(deployment.root, "reconcile", pipeline, spec, run)
 
 
 def queries_of(pipeline: str, chosen: Sequence[str]) -> list[str] | None:
-    """Return the short names of a pipeline's queries among `<pipeline>.<query>`; None (all of them) where none is chosen at all.
+    """Return the short names of a pipeline's queries among `<pipeline>.<query>`; None (all queries) if `chosen` is empty.
 
-    A name without a pipeline is refused: two pipelines may have a query of one name.
+    Raises HeadraceError for a name without a pipeline: two pipelines may have queries with the same name.
     """
     bare = [name for name in chosen if not name.partition(".")[2]]
     if bare:
@@ -71,15 +73,15 @@ def queries_of(pipeline: str, chosen: Sequence[str]) -> list[str] | None:
 
 
 def has_run(root: str, pipeline: str) -> bool:
-    """Return whether a query of the pipeline ever ran: before that there is nothing to compare.
+    """Return whether a query of the pipeline ever ran: before that, nothing can be compared.
 
-    A query has a folder of its own; what operators, supervisor and driver leave beside it are files, with a dot.
+    A query has a folder. Operators, supervisor and driver write files beside it, whose names contain a dot.
     """
     return any("." not in name for name in small_files.list_names(paths.pipeline_folder(root, pipeline)))
 
 
 def summary(report: Json, named: int = 3) -> Json:
-    """Return a report small enough for an XCom: one entry an account, the first few differences of each named."""
+    """Return a report that is small enough for an XCom: one entry for each account, with its first `named` differences."""
     return {
         "run": report["run"],
         "pipeline": report["pipeline"],
@@ -96,56 +98,58 @@ def summary(report: Json, named: int = 3) -> Json:
 
 
 def require_even(report: Json) -> None:
-    """Raise HeadraceError that names the first difference of each account that does not add up, or what was not compared.
+    """Raise HeadraceError with the first difference of each account that does not add up, and with what was not compared.
 
-    An account that could not be compared is no success, and neither is a report in which nothing was compared at all.
+    An account that could not be compared is a failure. So is a report in which nothing was compared.
     """
-    told = []
-    wrong = [account for account in report["accounts"] if account["differing"]]
-    if wrong:
-        named = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in wrong)
-        told.append(f"{report['pipeline']} does not add up: {named}.")
-    lacking = not_compared(report)
-    if lacking:
-        told.append(f"{report['pipeline']} was not compared: {'; '.join(lacking)}.")
-    if told:
-        raise HeadraceError(f"{' '.join(told)} See docs/runbooks/ReconcileDifference.md, run {report['run']}.")
+    messages = []
+    differing = [account for account in report["accounts"] if account["differing"]]
+    if differing:
+        named = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in differing)
+        messages.append(f"{report['pipeline']} does not add up: {named}.")
+    uncompared = not_compared(report)
+    if uncompared:
+        messages.append(f"{report['pipeline']} was not compared: {'; '.join(uncompared)}.")
+    if messages:
+        raise HeadraceError(f"{' '.join(messages)} See docs/runbooks/ReconcileDifference.md, run {report['run']}.")
 
 
 def not_compared(report: Json) -> list[str]:
-    """Return, in words, each account that was to be compared and was not; if no account compared anything, that.
+    """Return a text for each account that should have been compared but was not, or one text if no account compared anything.
 
-    A report without any account (nothing ran) has nothing to compare.
+    A report without accounts (nothing ran) has nothing to compare.
     """
     accounts = report["accounts"]
-    found = [f"{each['query']} ({each['note']})" for each in accounts if each["status"] == "NOT_COMPARED"]
-    if not found and accounts and not any(each["compared"] for each in accounts):
-        notes = sorted({each["note"] for each in accounts if each["note"]})
-        found = [f"nothing of it ({', '.join(notes) or 'no record, no closed window'})"]
-    return found
+    messages = [
+        f"{account['query']} ({account['note']})" for account in accounts if account["status"] == "NOT_COMPARED"
+    ]
+    if not messages and accounts and not any(account["compared"] for account in accounts):
+        notes = sorted({account["note"] for account in accounts if account["note"]})
+        messages = [f"nothing of it ({', '.join(notes) or 'no record, no closed window'})"]
+    return messages
 
 
 def words(account: Json) -> str:
-    """Return the first difference of an account in words: what, key, batches and offsets."""
+    """Return the first difference of an account as text: what, key, batches and offsets."""
     if not account["differences"]:
         return "none named"
     first = account["differences"][0]
     key = ", ".join(f"{name}={value}" for name, value in first["key"].items())
     batches = _short(first["batches"])
-    offsets = ", ".join(f"{place} {low}-{high}" for place, (low, high) in sorted(first["offsets"].items()))
+    offsets = ", ".join(f"{partition} {low}-{high}" for partition, (low, high) in sorted(first["offsets"].items()))
     parts = [f"{first['what']} {key}".strip(), f"batches {batches}" if batches else "", offsets]
     return printable(", ".join(part for part in parts if part))
 
 
 def trend(root: str, pipeline: str, limit: int = 100) -> list[Json]:
-    """Return the newest accounts of all runs, newest first: what was compared and how much differed."""
+    """Return the newest accounts of all runs, newest first: what was compared and how many rows differed."""
     table = names.reconcile_table(pipeline, "runs")
     rows = lake.rows(root, table)
     return sorted(rows, key=lambda row: (row["at"], row["query"], row["sink"]), reverse=True)[:limit]
 
 
 def differences(root: str, pipeline: str, run: str) -> list[Json]:
-    """Return the differences of one run as the report table has them."""
+    """Return the differences of one run as stored in the report table."""
     return [row for row in lake.rows(root, names.reconcile_table(pipeline, "differences")) if row["run"] == run]
 
 

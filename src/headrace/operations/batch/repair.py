@@ -1,11 +1,11 @@
-"""Bounded repair of a Cassandra table after a reconciliation: the named rows of closed windows and of settled joins.
+"""Bounded repair of a Cassandra table after a reconciliation: single rows of closed windows and of settled joins.
 
-No later batch of the stream writes such a row, so it can be written with the clock's time; the next generation begins
-later than that and wins again (ADR 0006). A running total is open: whatever is written under it wins or loses against
-the next batch at random, so it is not repaired but rebuilt by a new generation.
+No later batch of the stream writes such a row, so the repair can use the current time as the writetime. The next generation
+starts later and therefore wins again (ADR 0006). A running total is still open: a repaired value would win or lose against the
+next batch at random. It is therefore not repaired but rebuilt by a new generation.
 
-Plan (reads only) -> approval -> act, which first checks that each row still is as the plan saw it, then writes one action a
-primary key, reads these keys again and compares them with what is due -> reconcile again.
+Plan (reads only) -> approval -> act -> reconcile again. `act` first checks that each row is still as planned. Then it writes one
+action for each primary key, reads these keys again and compares them with the values that are due.
 """
 
 from __future__ import annotations
@@ -33,49 +33,48 @@ from headrace.store.records import Json, short_id
 
 MAX_ROWS = 200
 KINDS = ("windows", "joined rows")
-AHEAD_MICROS = 60_000_000  # a row that is written further ahead of the clock than this is not repaired
+AHEAD_MICROS = 60_000_000  # a row whose writetime is further ahead of the clock is not repaired
 
 
 def plan(deployment: Deployment, pipeline: str, run: str) -> Json:
     """Return what a repair after a reconciliation run would write: {pipeline, run, rows, refused, fingerprint}, JSON-safe.
 
-    Each row has query, action (write or delete), key, values (what would be there), `is` (what the table has now) and
-    `written` (its newest writetime, microseconds). `refused` names each account or row that is not repaired, why, and what
-    to do instead.
+    Each row has query, action (write or delete), key, values (the new values), `is` (the present values) and `written` (its
+    newest writetime, microseconds). `refused` names each account or row that is not repaired, with the reason and the remedy.
     """
-    found = deployment.pipeline(pipeline)
+    described = deployment.pipeline(pipeline)
     report = job_runs.result(deployment.root, pipeline, run)
     rows: list[Json] = []
     refused: list[str] = []
     with cassandra_session(deployment.bindings) as session:
         for account in report["accounts"]:
-            why = _refusal(found, account)
+            why = _refusal(described, account)
             if why:
                 refused.append(why)
             elif account["differing"]:
-                wanted = actions(found.queries[account["query"]], account["query"], account["differences"])
-                rows += [row | _now(session, found, row) for row in wanted]
+                wanted = actions(described.queries[account["query"]], account["query"], account["differences"])
+                rows += [row | _now(session, described, row) for row in wanted]
     now = _now_micros()
-    refused += [_ahead(found, row) for row in rows if _is_ahead(row, now)]
+    refused += [_ahead(described, row) for row in rows if _is_ahead(row, now)]
     rows = [row for row in rows if not _is_ahead(row, now)]
     return {"pipeline": pipeline, "run": run, "rows": rows, "refused": refused, "fingerprint": _fingerprint(rows)}
 
 
 def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> Json:
-    """Carry out the repair that was approved by its fingerprint; returns {pipeline, run, written, deleted, verified}.
+    """Carry out the repair with the approved fingerprint. Returns {pipeline, run, written, deleted, verified}.
 
-    Raises HeadraceError if a row is not as it was planned (then look at a new plan; a repeat after it was done raises too),
-    or if a row is not as it was written when it is read again.
+    Raises HeadraceError if a row differs from the plan (a new plan is needed then; a repeat of a finished repair raises too), or
+    if a row that is read again differs from what was written.
     """
     planned = plan(deployment, pipeline, run)
     if planned["fingerprint"] != approved:
         raise HeadraceError(f"{pipeline} is not as it was when the repair of {run} was planned: look at a new plan.")
-    found = deployment.pipeline(pipeline)
+    described = deployment.pipeline(pipeline)
     rows = planned["rows"]
     with cassandra_session(deployment.bindings) as session:
         for row in rows:
-            _run(session, *statement(found, row, _now_micros()))
-        wrong = [row for row in rows if not _is_as_due(session, found, row)]
+            _run(session, *statement(described, row, _now_micros()))
+        wrong = [row for row in rows if not _is_as_due(session, described, row)]
     if wrong:
         again = " ".join(f"--query {name}" for name in queries_of({"rows": wrong}))
         raise HeadraceError(
@@ -89,28 +88,28 @@ def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> Json:
 
 
 def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Return one action a primary key for the differences of an account: {query, action, key, values}, in their order.
+    """Return one action for each primary key in the differences of an account: {query, action, key, values}, in their order.
 
-    What is due wins: a row that changed in a column outside the primary key can be two differences, one of the row that is
-    missing and one of the row that should not be there. Both are the same row of the table.
+    The row that is due wins. A row that changed in a column outside the primary key can appear as two differences: one for the
+    missing row and one for the surplus row. Both are the same row of the table.
     """
     sink = _sink(query)
     primary = (*sink.partition_key, *sink.clustering_key)
-    found: dict[tuple[str, ...], Json] = {}
+    by_key: dict[tuple[str, ...], Json] = {}
     for difference in differences:
         key = {column: difference["key"][column] for column in primary}
         due = difference["due"]
-        place = tuple(map(str, key.values()))
+        primary_key = tuple(map(str, key.values()))
         if due is None:
-            found.setdefault(place, {"query": name, "action": "delete", "key": key, "values": {}})
+            by_key.setdefault(primary_key, {"query": name, "action": "delete", "key": key, "values": {}})
         else:
             rest = {column: value for column, value in difference["key"].items() if column not in key}
-            found[place] = {"query": name, "action": "write", "key": key, "values": rest | due}
-    return list(found.values())
+            by_key[primary_key] = {"query": name, "action": "write", "key": key, "values": rest | due}
+    return list(by_key.values())
 
 
 def statement(pipeline: Pipeline, row: Mapping[str, Any], now_micros: int) -> tuple[str, list[Any]]:
-    """Return the CQL of one row of a plan and its values. It is later than what is there; a null is written as a null."""
+    """Return the CQL of one row of a plan, and its values. Its timestamp is later than the present row's."""
     query = pipeline.queries[row["query"]]
     sink = _sink(query)
     table = quoted(*names.cassandra_table(pipeline.name, row["query"], sink))
@@ -120,14 +119,14 @@ def statement(pipeline: Pipeline, row: Mapping[str, Any], now_micros: int) -> tu
         text = f"DELETE FROM {table} USING TIMESTAMP {at} WHERE {where}"  # noqa: S608 - quoted names
         return text, [_cell(query, c, v) for c, v in row["key"].items()]
     cells = row["key"] | row["values"]
-    columns, marks = ", ".join(f'"{c}"' for c in cells), ", ".join(["%s"] * len(cells))
+    columns, placeholders = ", ".join(f'"{c}"' for c in cells), ", ".join(["%s"] * len(cells))
     ttl = f" AND TTL {int(sink.ttl.total_seconds())}" if sink.ttl else ""
-    text = f"INSERT INTO {table} ({columns}) VALUES ({marks}) USING TIMESTAMP {at}{ttl}"  # noqa: S608 - quoted names
+    text = f"INSERT INTO {table} ({columns}) VALUES ({placeholders}) USING TIMESTAMP {at}{ttl}"  # noqa: S608 - quoted names
     return text, [_cell(query, c, v) for c, v in cells.items()]
 
 
 def words(row: Mapping[str, Any]) -> str:
-    """Return one row of a plan in words: the action, the key, and each value that changes as `old -> new`."""
+    """Return one row of a plan as text: the action, the key, and each changed value as `old -> new`."""
     before, after = row["is"], row["values"] if row["action"] == "write" else None
     columns = after if before is None else before if after is None else before | after
     changes = [
@@ -148,23 +147,23 @@ def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
     if not account["differing"]:
         return None
     name = account["query"]
-    again = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
+    remedy = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
     if account["kind"] == "batch view":
         days = sorted(
             str(value)
-            for each in account["differences"]
-            for value in [each["key"][batch_views.day(pipeline.queries[name])]]
+            for difference in account["differences"]
+            for value in [difference["key"][batch_views.day(pipeline.queries[name])]]
         )
         return (
             f"{name}: a batch view is computed, not repaired: headrace batch views {pipeline.name} --first {days[0]} "
             f"--last {days[-1]}"
         )
     if not account["sink"].startswith("table "):
-        return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {again}"
+        return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {remedy}"
     if account["kind"] not in KINDS:
-        return f"{name}: {account['kind']} are open, a repaired row would lose or win against the next batch; {again}"
+        return f"{name}: {account['kind']} are open, a repaired row would lose or win against the next batch; {remedy}"
     if account["differing"] > len(account["differences"]) or account["differing"] > MAX_ROWS:
-        return f"{name}: {account['differing']} rows are more than a bounded repair takes ({MAX_ROWS}); {again}"
+        return f"{name}: {account['differing']} rows are more than a bounded repair takes ({MAX_ROWS}); {remedy}"
     return None
 
 
@@ -182,7 +181,7 @@ def _ahead(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
 
 
 def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple[Json | None, int | None]:
-    """Return the values of a row's other columns (None: there is no row) and the newest writetime of its cells."""
+    """Return the values of a row's other columns (None: the row does not exist) and the newest writetime of its cells."""
     query = pipeline.queries[row["query"]]
     cells = [column for column in query.columns if column not in row["key"]]
     table = quoted(*names.cassandra_table(pipeline.name, row["query"], _sink(query)))
@@ -190,11 +189,11 @@ def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple
     selected = ", ".join([*(f'"{column}"' for column in cells), *times]) or "*"
     where = " AND ".join(f'"{column}" = %s' for column in row["key"])
     text = f"SELECT {selected} FROM {table} WHERE {where}"  # noqa: S608 - quoted names
-    found = _run(session, text, [_cell(query, c, v) for c, v in row["key"].items()]).one()
-    if found is None:
+    stored = _run(session, text, [_cell(query, c, v) for c, v in row["key"].items()]).one()
+    if stored is None:
         return None, None
-    values = list(found)
-    written = [time_ for time_ in values[len(cells) : 2 * len(cells)] if time_ is not None]
+    values = list(stored)
+    written = [writetime for writetime in values[len(cells) : 2 * len(cells)] if writetime is not None]
     return dict(zip(cells, values, strict=False)), max(written, default=None)
 
 
@@ -213,15 +212,15 @@ def _is_as_due(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> 
 
 
 def _kept(value: Any) -> Any:  # noqa: ANN401 - CQL values
-    """Return a value as Cassandra keeps it: times in whole milliseconds, in UTC; a date as Python's."""
+    """Return a value as Cassandra stores it: times rounded down to milliseconds, in UTC; a date as a Python date."""
     if isinstance(value, datetime):
-        at = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        return at.replace(microsecond=at.microsecond // 1000 * 1000)
+        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
     return value.date() if isinstance(value, Date) else value
 
 
 def _plain(value: Any) -> str | None:  # noqa: ANN401 - CQL values
-    """Return a value as the report of a reconciliation has it."""
+    """Return a value in the format of a reconciliation report."""
     kept = _kept(value)
     return None if kept is None else kept.isoformat() if isinstance(kept, datetime) else str(kept)
 

@@ -1,7 +1,7 @@
-"""The serving view: batch up to the horizon, speed after it, as one answer.
+"""The serving view: one answer from the batch layer up to the horizon and the speed layer after it.
 
-The batch layer's rows are exact: late records are in them. The speed layer's rows are seconds old, and lack what came late.
-The horizon is the first day (UTC) that the batch views do not hold.
+The batch layer's rows are exact: they include late records. The speed layer's rows are seconds old and lack late records.
+The horizon is the first day (UTC) that the batch views do not contain.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYER = "layer"
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows with their `layer` (batch, speed or both), and the horizon between the layers; times are aware, in UTC."""
+    """Rows with their `layer` (batch, speed or both), and the horizon between the layers. Times are timezone-aware, in UTC."""
 
     pipeline: str
     query: str
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of one query: the values of key columns, and the event times [since, until)."""
+    """A request for rows of one query: the values of key columns, and the event times [since, until)."""
 
     deployment: Deployment
     pipeline: Pipeline
@@ -58,7 +58,7 @@ class Asked:
 
     @property
     def query(self) -> Query:
-        """Return the query that is asked."""
+        """Return the requested query."""
         return self.pipeline.queries[self.name]
 
 
@@ -71,24 +71,26 @@ def query(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Answer:
-    """Return a query's rows, batch up to the horizon and speed after it.
+    """Return a query's rows: from the batch layer up to the horizon, from the speed layer after it.
 
-    `keys` narrows to values of key columns (text is converted). Windows and joined rows are those that begin in
-    [since, until); running totals are since the beginning and take neither. Without a batch view yet all is speed.
-    Raises HeadraceError that names what may be asked.
+    `keys` restricts the rows to values of key columns (text is converted). Windows and joined rows are those that begin in
+    [since, until). Running totals count from the beginning and accept neither bound. Before the first run of the batch views
+    all rows come from the speed layer. Raises HeadraceError that names what can be requested.
     """
-    found = deployment.pipeline(pipeline)
-    served = batch_views.views(found)
+    described = deployment.pipeline(pipeline)
+    served = batch_views.views(described)
     if name not in served:
         raise HeadraceError(f"{pipeline} serves no {name!r}: there is {', '.join(served) or 'nothing'}.")
     horizon = horizon_of(deployment.root, pipeline)
-    asked = Asked(deployment, found, name, _typed(found, name, keys or {}), since, until or datetime.now(UTC), horizon)
-    answers = {"running": _running, "window": _windows, "join": _joined}
-    return Answer(pipeline, name, horizon, answers[batch_views.kind(asked.query)](asked))
+    request = Asked(
+        deployment, described, name, _typed(described, name, keys or {}), since, until or datetime.now(UTC), horizon
+    )
+    readers = {"running": _running, "window": _windows, "join": _joined}
+    return Answer(pipeline, name, horizon, readers[batch_views.kind(request.query)](request))
 
 
 def horizon_of(root: str, pipeline: str) -> datetime | None:
-    """Return the beginning of the first day that the batch views do not hold; None before the first run."""
+    """Return the start of the first day that the batch views do not contain; None before their first run."""
     state: Json = small_files.read_json(paths.view_state(root, pipeline)) or {}
     if not state.get("horizon"):
         return None
@@ -96,41 +98,43 @@ def horizon_of(root: str, pipeline: str) -> datetime | None:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _windows(asked: Asked) -> list[Json]:
-    since = asked.since or asked.horizon
+def _windows(request: Asked) -> list[Json]:
+    since = request.since or request.horizon
     if since is None:
-        raise HeadraceError(f"{asked.pipeline.name} has no batch views yet: say from when with --since.")
-    rows = _batch(asked, batch_views.WINDOW_START, since)
-    begin = max(since, asked.horizon) if asked.horizon else since
-    return rows + _layer(_speed_windows(asked, asked.name, begin), "speed")
+        raise HeadraceError(f"{request.pipeline.name} has no batch views yet: say from when with --since.")
+    rows = _batch(request, batch_views.WINDOW_START, since)
+    begin = max(since, request.horizon) if request.horizon else since
+    return rows + _layer(_speed_windows(request, request.name, begin), "speed")
 
 
-def _running(asked: Asked) -> list[Json]:
-    """Sum the days of the view and the windows after it; before the first view the table of totals is the answer."""
-    if asked.since is not None:
-        raise HeadraceError(f"{asked.name} holds totals since the beginning: ask a windowed query for a span of time.")
-    keys, values = batch_views.key(asked.query), batch_views.values(asked.query)
-    if asked.horizon is None:
-        return _layer(_speed_table(asked), "speed")
-    continued = batch_views.speed_windows(asked.pipeline, asked.name)
-    state = small_files.read_json(paths.view_state(asked.deployment.root, asked.pipeline.name)) or {}
+def _running(request: Asked) -> list[Json]:
+    """Return the sums of the view's days and the windows after them; before the first view, the table of totals."""
+    if request.since is not None:
+        raise HeadraceError(
+            f"{request.name} holds totals since the beginning: ask a windowed query for a span of time."
+        )
+    keys, values = batch_views.key(request.query), batch_views.values(request.query)
+    if request.horizon is None:
+        return _layer(_speed_table(request), "speed")
+    windowed = batch_views.speed_windows(request.pipeline, request.name)
+    state = small_files.read_json(paths.view_state(request.deployment.root, request.pipeline.name)) or {}
     if state.get("stale"):
         raise HeadraceError(
-            f"{len(state['stale'])} days of the views of {asked.pipeline.name} lack a column that came later. Compute them "
-            f"first: headrace batch views {asked.pipeline.name}"
+            f"{len(state['stale'])} days of the views of {request.pipeline.name} lack a column that came later. Compute them "
+            f"first: headrace batch views {request.pipeline.name}"
         )
-    if not state.get("sums", {}).get(asked.name, True):
+    if not state.get("sums", {}).get(request.name, True):
         raise HeadraceError(
-            f"{asked.pipeline.name}.{asked.name} cannot be served: its days do not add up to its totals (a maximum, a "
+            f"{request.pipeline.name}.{request.name} cannot be served: its days do not add up to its totals (a maximum, a "
             "mean ...); ask its table, or a windowed query."
         )
-    if continued is None:
+    if windowed is None:
         raise HeadraceError(
-            f"{asked.pipeline.name}.{asked.name} cannot be served: no tumbling query has its keys and sums, to go on "
+            f"{request.pipeline.name}.{request.name} cannot be served: no tumbling query has its keys and sums, to go on "
             "from the horizon."
         )
     sums: dict[tuple[Any, ...], Json] = {}
-    for row in [*_batch(asked, None, None), *_layer(_speed_windows(asked, continued, asked.horizon), "speed")]:
+    for row in [*_batch(request, None, None), *_layer(_speed_windows(request, windowed, request.horizon), "speed")]:
         key = tuple(row[name] for name in keys)
         total = sums.setdefault(key, dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: row[LAYER]})
         for value in values:
@@ -140,65 +144,71 @@ def _running(asked: Asked) -> list[Json]:
     return [sums[key] for key in sorted(sums)]
 
 
-def _joined(asked: Asked) -> list[Json]:
-    time_, sink = batch_views.day_column(asked.query), _sink(asked.query)
-    missing = [name for name in sink.partition_key if name not in asked.keys]
+def _joined(request: Asked) -> list[Json]:
+    time_column, sink = batch_views.day_column(request.query), _sink(request.query)
+    missing = [name for name in sink.partition_key if name not in request.keys]
     if missing:
-        raise HeadraceError(f"{asked.name} is served by key: give {', '.join(f'{name}=...' for name in missing)}.")
-    rows = _batch(asked, time_, asked.since)
-    begin = max(filter(None, (asked.since, asked.horizon)), default=None)
-    found = [row for row in _speed_table(asked) if (begin is None or row[time_] >= begin) and row[time_] < asked.until]
-    return rows + _layer(found, "speed")
+        raise HeadraceError(f"{request.name} is served by key: give {', '.join(f'{name}=...' for name in missing)}.")
+    rows = _batch(request, time_column, request.since)
+    begin = max(filter(None, (request.since, request.horizon)), default=None)
+    speed_rows = [
+        row
+        for row in _speed_table(request)
+        if (begin is None or row[time_column] >= begin) and row[time_column] < request.until
+    ]
+    return rows + _layer(speed_rows, "speed")
 
 
-def _batch(asked: Asked, time_: str | None, since: datetime | None) -> list[Json]:
+def _batch(request: Asked, time_column: str | None, since: datetime | None) -> list[Json]:
     """Return the view's rows before the horizon."""
     from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
-    if asked.horizon is None or (since is not None and since >= asked.horizon):
+    if request.horizon is None or (since is not None and since >= request.horizon):
         return []
-    condition: BooleanExpression = LessThan(batch_views.day(asked.query), asked.horizon.date().isoformat())
-    for name, value in asked.keys.items():
+    condition: BooleanExpression = LessThan(batch_views.day(request.query), request.horizon.date().isoformat())
+    for name, value in request.keys.items():
         condition = And(condition, EqualTo(name, value))
-    if time_:
-        condition = And(condition, LessThan(time_, asked.until.isoformat()))
+    if time_column:
+        condition = And(condition, LessThan(time_column, request.until.isoformat()))
         if since:
-            condition = And(condition, GreaterThanOrEqual(time_, since.isoformat()))
-    table = lake.scan(asked.deployment.root, names.batch_view_table(asked.pipeline.name, asked.name), condition)
+            condition = And(condition, GreaterThanOrEqual(time_column, since.isoformat()))
+    table = lake.scan(request.deployment.root, names.batch_view_table(request.pipeline.name, request.name), condition)
     rows = [] if table is None else table.to_pylist()
-    order = sorted(rows, key=lambda row: tuple(str(row[name]) for name in batch_views.key(asked.query)))
-    return _layer([{name: row[name] for name in asked.query.columns if name in row} for row in order], "batch")
+    ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in batch_views.key(request.query)))
+    return _layer([{name: row[name] for name in request.query.columns if name in row} for row in ordered], "batch")
 
 
-def _speed_windows(asked: Asked, name: str, begin: datetime) -> list[Json]:
-    """Return the rows of a windowed query's table whose window begins in [begin, until), each window read by its key."""
-    query_ = asked.pipeline.queries[name]
+def _speed_windows(request: Asked, name: str, begin: datetime) -> list[Json]:
+    """Return the rows of a windowed query's table whose window begins in [begin, until). Each window is read by its key."""
+    query_ = request.pipeline.queries[name]
     assert query_.aggregate is not None
     assert query_.aggregate.window is not None
     sink = _sink(query_)
-    known = {batch_views.WINDOW_START, *asked.keys}
-    missing = [column for column in sink.partition_key if column not in known]
+    key_columns = {batch_views.WINDOW_START, *request.keys}
+    missing = [column for column in sink.partition_key if column not in key_columns]
     if missing:
         raise HeadraceError(f"{name} is stored by {', '.join(missing)}: give {missing[0]}=... to read it.")
     step = query_.aggregate.window.slide or query_.aggregate.window.size
-    starts = _starts(begin, asked.until, step, query_.aggregate.window.offset)
-    where = [batch_views.WINDOW_START] + [column for column in asked.keys if column in batch_views.key(query_)]
-    values = [[start, *(asked.keys[column] for column in where[1:])] for start in starts]
-    with cassandra_session(asked.deployment.bindings) as session:
-        statement = session.prepare(_select(asked.pipeline, name, query_, where))
+    starts = _starts(begin, request.until, step, query_.aggregate.window.offset)
+    where = [batch_views.WINDOW_START] + [column for column in request.keys if column in batch_views.key(query_)]
+    values = [[start, *(request.keys[column] for column in where[1:])] for start in starts]
+    with cassandra_session(request.deployment.bindings) as session:
+        statement = session.prepare(_select(request.pipeline, name, query_, where))
         answers = execute_concurrent_with_args(session, statement, values, concurrency=CONCURRENCY)
-        rows = [_aware(row._asdict()) for _, found in answers for row in found]
+        rows = [_aware(row._asdict()) for _, answer in answers for row in answer]
     return sorted(rows, key=lambda row: tuple(str(row[column]) for column in batch_views.key(query_)))
 
 
-def _speed_table(asked: Asked) -> list[Json]:
-    sink = _sink(asked.query)
-    where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in asked.keys]
+def _speed_table(request: Asked) -> list[Json]:
+    sink = _sink(request.query)
+    where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in request.keys]
     if any(name not in where for name in sink.partition_key):
         where = []
-    with cassandra_session(asked.deployment.bindings) as session:
-        rows = _read(session, _select(asked.pipeline, asked.name, asked.query, where), [asked.keys[n] for n in where])
-    return [row for row in rows if all(row[name] == value for name, value in asked.keys.items())]
+    with cassandra_session(request.deployment.bindings) as session:
+        rows = _read(
+            session, _select(request.pipeline, request.name, request.query, where), [request.keys[n] for n in where]
+        )
+    return [row for row in rows if all(row[name] == value for name, value in request.keys.items())]
 
 
 def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Json]:
@@ -220,7 +230,7 @@ def _sink(query_: Query) -> CassandraSink:
 
 
 def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta = timedelta(0)) -> list[datetime]:
-    """Return the window starts in [begin, until); windows begin `offset` after whole steps since 1970."""
+    """Return the window starts in [begin, until): multiples of `step` since 1970, plus `offset`."""
     micro = timedelta(microseconds=1)
     epoch = datetime(1970, 1, 1, tzinfo=UTC) + offset
     first = -(-(begin - epoch) // step)
@@ -242,8 +252,8 @@ def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Json:
             raise HeadraceError(f"{column!r} is no key of {name}: its keys are {', '.join(allowed)}.")
         kind = query_.columns[column].type
         try:
-            convert: Any = int if kind in ("int", "long") else Decimal if kind.startswith("decimal") else None
-            typed[column] = convert(value) if convert and isinstance(value, str) else value
+            converter: Any = int if kind in ("int", "long") else Decimal if kind.startswith("decimal") else None
+            typed[column] = converter(value) if converter and isinstance(value, str) else value
         except (ValueError, InvalidOperation) as error:
             raise HeadraceError(f"{column}={value!r} is no {kind}.") from error
     return typed

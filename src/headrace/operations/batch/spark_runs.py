@@ -1,7 +1,7 @@
-"""Finite Spark runs for DAGs: plan one, return what SparkSubmitOperator needs, read the report.
+"""Finite Spark runs for DAGs: plan a run, return the arguments of SparkSubmitOperator, read the report.
 
-The operator runs `spark-submit` by the declared connection; what only a JVM's start can take (class path, heap, JVM
-options) is its `conf`, everything else goes through the entry point's environment. Nothing here is secret.
+The operator runs `spark-submit` with the declared connection. Settings that the JVM reads only at its start (class path, heap,
+JVM options) are in `conf`; everything else is in the entry point's environment. Nothing here is secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver
 def submission(deployment: Deployment, run: BatchRun) -> Json:
     """Return the arguments of a SparkSubmitOperator for a run."""
     environment = job_runs.environment(deployment, run.pipeline)
-    # spark-submit and the Python that it starts are those of this installation.
+    # Use the spark-submit and the Python of this installation.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
     conf = job_runs.environment_of(deployment).spark_conf
     return {
@@ -42,7 +42,7 @@ def submission(deployment: Deployment, run: BatchRun) -> Json:
 def plan_views(
     deployment: Deployment, pipelines: Iterable[str], run: str, first: str | None = None, last: str | None = None
 ) -> list[Json]:
-    """Plan the batch views of pipelines; those without views are left out. Returns one entry each, as `_planned` does."""
+    """Plan the batch views of pipelines that have any. Returns one entry of `_planned` for each of them."""
 
     def prepare(name: str) -> BatchRun:
         prepared = view_plans.plan(deployment, name, first=first or None, last=last or None, run=f"{run}-{name}")
@@ -59,9 +59,9 @@ def plan_reconcile(
     days: float | None = None,
     queries: Sequence[str] = (),
 ) -> list[Json]:
-    """Plan the reconciliation of pipelines; one that never ran has nothing to compare. Returns one entry each (`_planned`).
+    """Plan the reconciliation of pipelines that ever ran. Returns one entry of `_planned` for each of them.
 
-    `days` bounds it (0 or None: all days, as `reconcile.plan`); `queries` are `<pipeline>.<query>` (none: all of them).
+    `days` limits the reconciliation (0 or None: all days; see `reconcile.plan`). `queries` are `<pipeline>.<query>` (empty: all).
     """
     wanted = {name: reconcile.queries_of(name, queries) for name in pipelines}
 
@@ -78,7 +78,7 @@ def plan_reconcile(
 def _planned(deployment: Deployment, duty: str, pipeline: str, prepare: Callable[[str], BatchRun]) -> Json:
     """Return the submission of one pipeline, or {"name", "fault"} if it cannot be planned.
 
-    The fault is the mapped task's (`seat.spark_run`), so that one pipeline does not keep the others from running.
+    The mapped task (`dag_support.spark_run`) fails with the fault, so one pipeline does not keep the others from running.
     """
     try:
         return submission(deployment, prepare(pipeline))
@@ -87,7 +87,7 @@ def _planned(deployment: Deployment, duty: str, pipeline: str, prepare: Callable
 
 
 def _has_no_views(deployment: Deployment, name: str) -> bool:
-    """Return whether a pipeline is known to have no views: for one whose file does not load, its plan says so."""
+    """Return whether a pipeline is known to have no views. False if its file does not load: planning then reports the fault."""
     try:
         return not batch_views.views(deployment.pipeline(name))
     except HeadraceError:
@@ -95,7 +95,7 @@ def _has_no_views(deployment: Deployment, name: str) -> bool:
 
 
 def reports(deployment: Deployment, submitted: Iterable[Json]) -> tuple[list[Json], list[str]]:
-    """Return the reports of the runs that ended well, and one sentence for each of the others."""
+    """Return the reports of the successful runs, and one sentence for each of the others."""
     known, faults = [], []
     for run in submitted:
         try:
@@ -106,7 +106,7 @@ def reports(deployment: Deployment, submitted: Iterable[Json]) -> tuple[list[Jso
 
 
 def require_all(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
-    """Return the names of the runs. Raises HeadraceError that names every one that left no report."""
+    """Return the names of the runs. Raises HeadraceError that names every run without a report."""
     known = list(submitted)
     _, faults = reports(deployment, known)
     if faults:
@@ -117,7 +117,7 @@ def require_all(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
 def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
     """Return the summaries of reconciliations.
 
-    Raises HeadraceError that names the differences of all that differ, and the runs that did not end well.
+    Raises HeadraceError that names the differences of every report that differs, and the runs that failed.
     """
     known, faults = reports(deployment, submitted)
     for result in known:
@@ -131,7 +131,7 @@ def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[J
 
 
 def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
-    """Plan the drill of the newest snapshot of every query that has one. Returns one submission each."""
+    """Plan the drill of the newest snapshot of every query that has one. Returns one submission for each of them."""
     runs = [
         drill.prepare(deployment.root, name, query, run=f"{run}-{name}-{query}")
         for name in pipelines
@@ -142,7 +142,7 @@ def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> l
 
 
 def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
-    """Put every drill's report beside its snapshot. Raises HeadraceError for the first that failed, after all are kept."""
+    """Store every drill's report beside its snapshot, then raise HeadraceError for the first drill that failed."""
     reports_kept, faults = [], []
     for submission_of in submitted:
         _, pipeline, run = submission_of["application_args"]
@@ -156,19 +156,19 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json
 
 
 def order_rebuild(deployment: Deployment, planned: Json, run: str, *, by: str, reason: str) -> Json:
-    """Prepare the rebuild that was approved. Returns its submission; raises HeadraceError as `rebuild.prepare` does."""
+    """Prepare the approved rebuild and return its submission. Raises HeadraceError as `rebuild.prepare` does."""
     approved = from_json(rebuild.RebuildPlan, planned)
     return submission(deployment, rebuild.prepare(deployment, approved, by=by, reason=reason, run=run))
 
 
 def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
-    """Plan the upkeep of the pipelines' Iceberg tables. Returns one submission each."""
+    """Plan the maintenance of the pipelines' Iceberg tables. Returns one submission for each pipeline."""
     runs = [job_runs.prepare(deployment.root, "upkeep", name, UpkeepSpec(), f"{run}-{name}") for name in pipelines]
     return [submission(deployment, prepared) for prepared in runs]
 
 
 def report(deployment: Deployment, submitted: Json) -> Json:
-    """Return the report of a run that was submitted. Raises HeadraceError if it left none, or could not be planned."""
+    """Return the report of a submitted run. Raises HeadraceError if it left no report, or could not be planned."""
     if "fault" in submitted:
         raise HeadraceError(str(submitted["fault"]))
     _, pipeline, run = submitted["application_args"]

@@ -1,4 +1,4 @@
-"""Batch views for operators: plan the days, and what the views hold."""
+"""Batch views for operators: plan the days, and show the state of the views."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def plan(
 ) -> BatchRun:
     """Write the job spec of a pipeline's views and return the run.
 
-    Without days: those that are closed and new, and those that late records touched. `first` and `last` (ISO days,
-    both included) request a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
+    Without `first` and `last`: the closed new days, and the days that received late records. `first` and `last` (ISO days, both
+    included) request a backfill: these days are computed again. Raises HeadraceError for days that are not closed.
     """
     described = deployment.pipeline(pipeline)
     wanted = batch_views.views(described)
@@ -40,9 +40,9 @@ def plan(
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
     days = _days(first, last, closed)
     ends = KafkaEnds(deployment.bindings)(topics)
-    held = kafka_ranges(kafka_admin(deployment.bindings), ends)
+    ranges = kafka_ranges(kafka_admin(deployment.bindings), ends)
     begins: Ends = {topic: {} for topic in topics}
-    for (topic, partition), (begin, _) in sorted(held.items()):
+    for (topic, partition), (begin, _) in sorted(ranges.items()):
         begins[topic][str(partition)] = begin
     spec = ViewsSpec(
         closed_until=str(closed),
@@ -54,9 +54,9 @@ def plan(
 
 
 def status(root: str, pipeline: Pipeline) -> Json:
-    """Return the views of a pipeline: tables, horizon (first day that is not in them), days and their newest run.
+    """Return the views of a pipeline: tables, horizon (the first day not in them), days and their newest run.
 
-    `stale` are the days that were computed before a view got a column, and that the next run computes again.
+    `stale` are the days that were computed before a view got a new column. The next run computes them again.
     """
     state: Json = small_files.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
     return {
@@ -69,11 +69,11 @@ def status(root: str, pipeline: Pipeline) -> Json:
 
 
 def behind(report: Json) -> list[str]:
-    """Return, in words, each partition of which the archive lacked records when the views of a report were computed."""
+    """Return a text for each partition whose records were not all in the archive when the views of a report were computed."""
     return [
-        f"{report['pipeline']}: the archive of {place['topic']}/{place['partition']} is at {place['reached']} of {place['end']}: "
+        f"{report['pipeline']}: the archive of {lag['topic']}/{lag['partition']} is at {lag['reached']} of {lag['end']}: "
         f"see headrace stream status {report['pipeline']}"
-        for place in report["behind"]
+        for lag in report["behind"]
     ]
 
 

@@ -1,4 +1,4 @@
-"""The restore drill as operators run it: a finite Spark run (`batch.restore_drill`), whose report stays with the snapshot."""
+"""The restore drill for operators: a finite Spark run (`batch.restore_drill`). Its report is stored beside the snapshot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str |
 
 
 def judge(root: str, pipeline: str, run: str) -> Json:
-    """Put the report of a drill beside its snapshot and return it. Raises HeadraceError where the drill failed."""
+    """Store the report of a drill beside its snapshot and return it. Raises HeadraceError if the drill failed."""
     report = job_runs.result(root, pipeline, run)
     query = str(report["query"]).removeprefix(names.query_name(pipeline, ""))
     drilled = report | {"at_ms": time.time_ns() // 1_000_000}
@@ -49,7 +49,7 @@ def drill(
     snapshot: str = "",
     report: Callable[[str, float | None], None] | None = None,
 ) -> Json:
-    """Prepare a drill, carry it out on this machine, and judge it."""
+    """Prepare a drill, run it on this machine, and judge its report."""
     run = prepare(deployment.root, pipeline, query, snapshot)
     job_runs.execute(deployment, run, report)
     return judge(deployment.root, pipeline, run.run)

@@ -1,4 +1,4 @@
-"""What there is of a query's checkpoint, read from files alone: safe beside a running driver."""
+"""Inspection of a query's checkpoint. It only reads files, so it is safe beside a running driver."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from headrace.store.records import Json
 def inspect(root: str, pipeline: str, query: str) -> Json:
     """Return the generations of a query, oldest first, and its snapshots, as JSON values.
 
-    Times are milliseconds since 1970, ages seconds, sizes bytes; what is not known is None.
+    Times are milliseconds since 1970, ages are seconds, sizes are bytes. An unknown value is None.
     """
-    found = generation.all_of(root, pipeline, query)
+    generations = generation.all_of(root, pipeline, query)
     now_ms = time.time_ns() // 1_000_000
     return {
         "query": names.query_name(pipeline, query),
-        "current": found[-1].number if found else None,
-        "generations": [_generation(each, each.paths(root), now_ms) for each in found],
-        "snapshots": [each.summary() for each in kept.listed(root, pipeline, query)],
+        "current": generations[-1].number if generations else None,
+        "generations": [_generation(one, one.paths(root), now_ms) for one in generations],
+        "snapshots": [snapshot.summary() for snapshot in kept.listed(root, pipeline, query)],
     }
 
 
 def has_batch(root: str, pipeline: str, query: str) -> bool:
     """Return whether the query's current generation has a finished batch."""
-    now = generation.current(root, pipeline, query)
-    return now is not None and checkpoint_log.newest_batch(now.paths(root).checkpoint) is not None
+    current = generation.current(root, pipeline, query)
+    return current is not None and checkpoint_log.newest_batch(current.paths(root).checkpoint) is not None
 
 
 def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: int) -> Json:

@@ -1,7 +1,7 @@
-"""Prune: old generations and snapshots go to the trash, and from there, after a second period, for good.
+"""Prune: old generations and snapshots move to the trash. After a second period they are deleted.
 
-Nothing inside the current generation is ever touched: Spark manages what it keeps there. A plan only reads; `act` computes
-it again and refuses if it differs.
+Nothing inside the current generation is touched, because Spark manages those files. A plan only reads. `act` computes the plan
+again and refuses if it differs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 @dataclass(frozen=True)
 class Retention:
-    """How long things stay. Generations count from when the next one began, snapshots from when they were taken."""
+    """Retention periods. A generation's age counts from the start of the next one, a snapshot's age from when it was taken."""
 
     generation_days: float = 14
     snapshot_days: float = 30
-    snapshots: int = 3  # the newest of each query stay whatever their age
+    snapshots: int = 3  # the newest of each query are kept regardless of age
     trash_days: float = 7
 
 
 @dataclass(frozen=True)
 class Item:
-    """One tree that would go: to the trash, or (`delete`) out of it for good."""
+    """One tree to remove: it moves to the trash, or (`delete`) is deleted from the trash."""
 
     path: str
     delete: bool
@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What a prune would do; `fingerprint` is what an approval is for. `kept` says what is old and stays, and why."""
+    """What a prune would do. An approval names the `fingerprint`. `kept` lists what is old but stays, with the reason."""
 
     items: tuple[Item, ...]
     fingerprint: str
@@ -53,31 +53,31 @@ class PrunePlan:
 
     @property
     def bytes(self) -> int:
-        """Return how many bytes would go."""
+        """Return how many bytes would be removed."""
         return sum(item.bytes for item in self.items)
 
 
 def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> PrunePlan:
-    """Return what a prune would take away now. Nothing is changed."""
+    """Return what a prune would remove now. Changes nothing."""
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     items: list[Item] = []
-    stay: list[str] = []
+    kept_reasons: list[str] = []
     for pipeline in pipelines:
         for query in names.query_names(pipeline):
-            leaving = _snapshots(root, pipeline.name, query, retention, now)
-            needs = _needs(root, pipeline.name, query, {item.path for item in leaving})
-            going, kept_for = _generations(root, pipeline.name, query, retention, now, needs)
-            items += [*going, *leaving]
-            stay += kept_for
+            old_snapshots = _snapshots(root, pipeline.name, query, retention, now)
+            needs = _needs(root, pipeline.name, query, {item.path for item in old_snapshots})
+            old_generations, reasons = _generations(root, pipeline.name, query, retention, now, needs)
+            items += [*old_generations, *old_snapshots]
+            kept_reasons += reasons
     items += _trash(root, retention, now)
     basis = [(item.path, item.delete) for item in items]
-    return PrunePlan(tuple(items), short_id(basis), tuple(stay))
+    return PrunePlan(tuple(items), short_id(basis), tuple(kept_reasons))
 
 
 def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerprint: str) -> PrunePlan:
-    """Carry out the plan with this fingerprint and return it. Raises HeadraceError if the plan differs by now.
+    """Carry out the plan with this fingerprint and return it. Raises HeadraceError if the plan has changed.
 
-    Broken off half way, the next plan has the rest.
+    If this is interrupted, the next plan contains the rest.
     """
     planned = plan(root, pipelines, retention)
     if planned.fingerprint != fingerprint:
@@ -94,15 +94,15 @@ def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerpr
     return planned
 
 
-def _needs(root: str, pipeline: str, query: str, leaving: Iterable[str]) -> dict[int, str]:
-    """Return generation -> a snapshot that stays and is restored with that generation's output files.
+def _needs(root: str, pipeline: str, query: str, removed_folders: Iterable[str]) -> dict[int, str]:
+    """Return generation -> a kept snapshot whose restore needs that generation's output files.
 
-    A snapshot holds no output files: a restore reads those of its generation, and of the ones that this came from.
+    A snapshot contains no output files. A restore reads those of the snapshot's generation and of its lineage.
     """
     needs: dict[int, str] = {}
     for snapshot in kept.listed(root, pipeline, query):
         folders = snapshot.paths(root)
-        if folders.folder not in leaving:
+        if folders.folder not in removed_folders:
             source = generation.read(folders.manifest)
             lineage = source.lineage if source else ()
             needs |= dict.fromkeys((snapshot.generation, *(number for number, _ in lineage)), snapshot.id)
@@ -112,12 +112,12 @@ def _needs(root: str, pipeline: str, query: str, leaving: Iterable[str]) -> dict
 def _generations(
     root: str, pipeline: str, query: str, retention: Retention, now_ms: int, needs: Mapping[int, str]
 ) -> tuple[list[Item], list[str]]:
-    """Return what goes, and a sentence about each old generation that stays because a snapshot needs its files."""
+    """Return what to remove, and a sentence for each old generation that stays because a snapshot needs its files."""
     known = generation.all_of(root, pipeline, query)
     if not known:
         return [], []
     items: list[Item] = []
-    stay: list[str] = []
+    kept_reasons: list[str] = []
     current = {known[-1].number} | {number for number, _ in known[-1].lineage}
     # a start may be ahead of the clock (`generation.next_start_micros`)
     ages = {old.number: max(0, now_ms - later.started_micros // 1000) for old, later in pairwise(known)}
@@ -126,26 +126,26 @@ def _generations(
             why = f"generation {number} of {pipeline}.{query} was followed by another {_days(age)} ago"
             folders = paths.generation_paths(root, pipeline, query, number)
             if number in needs and trees.files(folders.files):
-                stay.append(
+                kept_reasons.append(
                     f"generation {number} of {pipeline}.{query}: snapshot {needs[number]} needs its output files"
                 )
                 continue
-            # The ledgers of an archive say for ever which offsets held no record (store.gaps).
+            # An archive's ledgers stay for ever: they say which offsets held no record (store.gaps).
             folder = folders.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else folders.folder
             items += [_item(path, why) for path in (folder, folders.files) if trees.files(path)]
-    manifests = {made.number for made in known}
+    manifests = {entry.number for entry in known}
     for name in small_files.list_names(paths.query_folder(root, pipeline, query)):
         if name.isdigit() and int(name) not in manifests and int(name) not in current and int(name) < known[-1].number:
             why = f"generation {int(name)} of {pipeline}.{query} has no manifest: a restore that was broken off, or it was lost"
             items.append(_item(paths.generation_paths(root, pipeline, query, int(name)).folder, why))
-    return items, stay
+    return items, kept_reasons
 
 
 def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_ms: int) -> list[Item]:
     items: list[Item] = []
     known = kept.listed(root, pipeline, query)
-    now = generation.current(root, pipeline, query)
-    keep = {snapshot.id for snapshot in known[-max(1, retention.snapshots) :]} | {now.snapshot if now else ""}
+    current = generation.current(root, pipeline, query)
+    keep = {snapshot.id for snapshot in known[-max(1, retention.snapshots) :]} | {current.snapshot if current else ""}
     for snapshot in known:
         age = now_ms - snapshot.taken_ms
         if snapshot.id not in keep and age > retention.snapshot_days * DAY_MS:
@@ -153,7 +153,7 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
             items.append(_item(snapshot.paths(root).folder, why))
     complete = {snapshot.id for snapshot in known}
     for name in small_files.list_names(paths.snapshots(root, pipeline, query)):
-        # taken before one that is complete: nobody writes this any more
+        # older than a complete snapshot, so no process writes it any more
         if name not in complete and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
             why = f"a snapshot of {pipeline}.{query} that was broken off"
             items.append(_item(paths.snapshot_paths(root, pipeline, query, name).folder, why))
@@ -162,10 +162,10 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
 
 def _trash(root: str, retention: Retention, now_ms: int) -> Iterable[Item]:
     for name in small_files.list_names(paths.trash(root)):
-        thrown = datetime.strptime(name, _STAMP).replace(tzinfo=UTC).timestamp() * 1000
-        if now_ms - thrown > retention.trash_days * DAY_MS:
+        trashed_ms = datetime.strptime(name, _STAMP).replace(tzinfo=UTC).timestamp() * 1000
+        if now_ms - trashed_ms > retention.trash_days * DAY_MS:
             path = f"{paths.trash(root)}/{name}"
-            yield Item(path, delete=True, why=f"in the trash for {_days(now_ms - thrown)}", bytes=_bytes(path))
+            yield Item(path, delete=True, why=f"in the trash for {_days(now_ms - trashed_ms)}", bytes=_bytes(path))
 
 
 def _item(path: str, why: str) -> Item:

@@ -1,11 +1,11 @@
 """Restore and reset: always a new generation, and with it a new ledger and a new file-sink directory.
 
-RestorePlan (reads only), then act with the plan's fingerprint: what was approved is what is done. The manifest is written last:
-until then the new folder is nobody's, and its number is never used again (`generation.next_number`).
+`plan` only reads. `act` takes the plan's fingerprint, so it does exactly what was approved. The manifest is written last: until
+then the new folder belongs to no generation, and its number is never reused (`generation.next_number`).
 
-The sinks stay exact (ADR 0013): tables by the new generation's greater writetime, topics by the records' identities, files
-by a new directory, the archive by the offsets that its newest snapshot notes. What was read after the cut is read again
-in one first batch where the query has a watermark: in smaller ones a row that was counted could become late.
+The sinks stay exact (ADR 0013): tables by the greater writetime of the new generation, topics by the identities of the
+records, files by a new directory, the archive by the offsets that its newest snapshot notes. If the query has a watermark,
+all records after the cut are read again in one first batch: in smaller batches a row that was counted could become late.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from headrace.store.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What a restore or a reset would do. `blockers` must be empty to act; `fingerprint` is what an approval is for.
+    """What a restore or a reset would do. `act` requires that `blockers` is empty. An approval names the `fingerprint`.
 
-    `snapshot` is "" for a reset; `batch` is the last one taken over (None: none); `again` are the offsets that the new
-    generation reads again; `starting_ms` the broker time of a reset (None: the topic's beginning).
+    `snapshot` is "" for a reset. `batch` is the last batch that is taken over (None for a reset). `again` is the number of
+    offsets that the new generation reads again. `starting_ms` is the broker time of a reset (None: the topic's beginning).
     """
 
     pipeline: str
@@ -55,23 +55,25 @@ class RestorePlan:
 def plan(
     launcher: Launcher, pipeline: Pipeline, query: str, snapshot: str | None = None, bindings: Path | None = None
 ) -> RestorePlan:
-    """Return what a restore from a snapshot (default: the newest) would do. Nothing is changed.
+    """Return what a restore from a snapshot (default: the newest) would do. Changes nothing.
 
-    Raises HeadraceError where there is no such snapshot.
+    Raises HeadraceError if the snapshot does not exist.
     """
     root = launcher.root
     chosen = _choose(root, pipeline.name, query, snapshot)
     again = _again(root, pipeline.name, query, chosen)
-    own = chosen.paths(root)
-    in_the_way = blockers(launcher, pipeline.name)
-    wrong = kept.damaged(root, chosen)
-    if wrong:
-        in_the_way.append(f"{len(wrong)} file(s) of the snapshot have another hash than when it was taken: {wrong[0]}")
+    folders = chosen.paths(root)
+    blocked_by = blockers(launcher, pipeline.name)
+    damaged = kept.damaged(root, chosen)
+    if damaged:
+        blocked_by.append(
+            f"{len(damaged)} file(s) of the snapshot have another hash than when it was taken: {damaged[0]}"
+        )
     if bindings:
-        found = verify.kafka_holds(bindings, own.checkpoint, chosen.batch)
-        found += verify.same_topics(bindings, own, pipeline.name)
-        in_the_way += [f"{each.where} {each.what} ({each.fault})" for each in found]
-    now = generation.current(root, pipeline.name, query)
+        findings = verify.kafka_holds(bindings, folders.checkpoint, chosen.batch)
+        findings += verify.same_topics(bindings, folders, pipeline.name)
+        blocked_by += [f"{finding.where} {finding.what} ({finding.fault})" for finding in findings]
+    current = generation.current(root, pipeline.name, query)
     return _finish(
         RestorePlan(
             pipeline=pipeline.name,
@@ -80,21 +82,21 @@ def plan(
             source_generation=chosen.generation,
             batch=chosen.batch,
             new_generation=generation.next_number(root, pipeline.name, query),
-            again=_distance(_ends(own.checkpoint, chosen.batch), again),
+            again=_distance(_ends(folders.checkpoint, chosen.batch), again),
             starting_ms=None,
-            blockers=tuple(in_the_way),
+            blockers=tuple(blocked_by),
             warnings=tuple(_foreign(root, pipeline.name, query, chosen)),
             fingerprint=chosen.digest,
         ),
-        now,
+        current,
     )
 
 
 def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: int | None = None) -> RestorePlan:
-    """Return what a reset would do: a new generation that begins with empty state at a broker time, or at the beginning."""
+    """Return what a reset would do: a new generation with empty state, from a broker time or from the topic's beginning."""
     root = launcher.root
-    now = generation.current(root, pipeline.name, query)
-    if now is None and not generation.lost(root, pipeline.name, query):
+    current = generation.current(root, pipeline.name, query)
+    if current is None and not generation.lost(root, pipeline.name, query):
         raise HeadraceError(f"{names.query_name(pipeline.name, query)} never ran: it begins at the beginning anyway.")
     warnings = []
     declared = pipeline.queries.get(query)
@@ -105,7 +107,7 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
             pipeline=pipeline.name,
             query=query,
             snapshot="",
-            source_generation=now.number if now else None,
+            source_generation=current.number if current else None,
             batch=None,
             new_generation=generation.next_number(root, pipeline.name, query),
             again=0,
@@ -114,7 +116,7 @@ def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: 
             warnings=tuple(warnings),
             fingerprint="reset",
         ),
-        now,
+        current,
     )
 
 
@@ -127,20 +129,20 @@ def act(
     reason: str,
     bindings: Path | None = None,
 ) -> Generation:
-    """Carry out a plan and return the new generation. Raises HeadraceError if anything is not as it was planned."""
+    """Carry out a plan and return the new generation. Raises HeadraceError if anything has changed since the plan."""
     if planned.snapshot:
-        now = plan(launcher, pipeline, planned.query, planned.snapshot, bindings)
+        replanned = plan(launcher, pipeline, planned.query, planned.snapshot, bindings)
     else:
-        now = plan_reset(launcher, pipeline, planned.query, planned.starting_ms)
+        replanned = plan_reset(launcher, pipeline, planned.query, planned.starting_ms)
     name = names.query_name(pipeline.name, planned.query)
-    if now.blockers:
-        raise HeadraceError(f"{name} cannot be restored: {'; '.join(now.blockers)}.")
-    if now.fingerprint != planned.fingerprint:
+    if replanned.blockers:
+        raise HeadraceError(f"{name} cannot be restored: {'; '.join(replanned.blockers)}.")
+    if replanned.fingerprint != planned.fingerprint:
         raise HeadraceError(f"{name} is not as it was when this was planned: look at a new plan.")
-    made = Generation(
+    restored = Generation(
         pipeline=pipeline.name,
         query=planned.query,
-        number=now.new_generation,
+        number=replanned.new_generation,
         started_micros=generation.next_start_micros(launcher.root, pipeline.name, planned.query),
         fingerprint={},
         reason=reason,
@@ -149,15 +151,15 @@ def act(
         starting_ms=planned.starting_ms,
     )
     if planned.snapshot:
-        made = _copy(
-            launcher.root, pipeline, _choose(launcher.root, pipeline.name, planned.query, planned.snapshot), made
+        restored = _copy(
+            launcher.root, pipeline, _choose(launcher.root, pipeline.name, planned.query, planned.snapshot), restored
         )
     if launcher.find(pipeline.name):
         raise HeadraceError(
             f"A driver of {pipeline.name} came up meanwhile: nothing was changed; stop it and make a new plan."
         )
-    generation.write(launcher.root, made)
-    return made
+    generation.write(launcher.root, restored)
+    return restored
 
 
 def restore(
@@ -170,17 +172,17 @@ def restore(
     reason: str,
     bindings: Path | None = None,
 ) -> Json:
-    """RestorePlan, act and verify in one go, for who decides without a person (the upgrade's way back)."""
+    """Plan, act and verify in one call, for code that decides without a person (the rollback of an upgrade)."""
     planned = plan(launcher, pipeline, query, snapshot, bindings)
-    made = act(launcher, pipeline, planned, by=by, reason=reason, bindings=bindings)
+    restored = act(launcher, pipeline, planned, by=by, reason=reason, bindings=bindings)
     report = verify.verify(launcher.root, pipeline, query, bindings)
-    return to_json(planned) | {"generation": made.number, "sound": report.sound, "findings": len(report.findings)}
+    return to_json(planned) | {"generation": restored.number, "sound": report.sound, "findings": len(report.findings)}
 
 
 def restore_all(
     launcher: Launcher, pipeline: Pipeline, taken: dict[str, str], *, by: str, reason: str, bindings: Path | None = None
 ) -> Json:
-    """Restore every query of `snapshots.take_all`'s answer."""
+    """Restore every query in the result of `snapshots.take_all`."""
     return {
         query: restore(launcher, pipeline, query, snapshot, by=by, reason=reason, bindings=bindings)
         for query, snapshot in taken.items()
@@ -190,12 +192,12 @@ def restore_all(
 def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snapshot:
     name = names.query_name(pipeline, query)
     if snapshot:
-        found = kept.read(root, pipeline, query, snapshot)
-        if found is None:
+        chosen = kept.read(root, pipeline, query, snapshot)
+        if chosen is None:
             raise HeadraceError(
                 f"There is no snapshot {snapshot!r} of {name}: see `headrace checkpoint inspect {name}`."
             )
-        return found
+        return chosen
     known = kept.listed(root, pipeline, query)
     if not known:
         raise HeadraceError(f"{name} has no snapshot: take one with `headrace checkpoint snapshot {name}`.")
@@ -203,56 +205,60 @@ def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snaps
 
 
 def blockers(launcher: Launcher, pipeline: str) -> list[str]:
-    """Return why a driver of the pipeline may write, with the command that ends that; empty where none can."""
-    found = [f"its driver runs ({each.where}): headrace stream stop {pipeline}" for each in launcher.find(pipeline)]
+    """Return each reason why a driver of the pipeline may write, with the command that stops it. Empty if no driver can."""
+    reasons = [
+        f"its driver runs ({driver.where}): headrace stream stop {pipeline}" for driver in launcher.find(pipeline)
+    ]
     desired = desired_state.read(launcher.root, pipeline)
     if desired.want == "RUNNING" and not desired.held(time.time_ns() // 1_000_000):
-        found.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
-    return found
+        reasons.append(f"{pipeline} is wanted RUNNING and would be started any moment: headrace stream stop {pipeline}")
+    return reasons
 
 
-def _finish(planned: RestorePlan, now: Generation | None) -> RestorePlan:
-    """Put into the fingerprint all that an approval rests on."""
-    basis = [planned.fingerprint, planned.new_generation, planned.starting_ms, now.number if now else 0]
-    basis += [fingerprint.digest(now.fingerprint) if now else "", planned.pipeline, planned.query]
+def _finish(planned: RestorePlan, current: Generation | None) -> RestorePlan:
+    """Return the plan with a fingerprint of everything that an approval depends on."""
+    basis = [planned.fingerprint, planned.new_generation, planned.starting_ms, current.number if current else 0]
+    basis += [fingerprint.digest(current.fingerprint) if current else "", planned.pipeline, planned.query]
     return replace(planned, fingerprint=short_id(basis))
 
 
-def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, made: Generation) -> Generation:
-    """Copy a snapshot into the new generation's folder, hash by hash, and return the generation with its lineage."""
-    source, target = chosen.paths(root), made.paths(root)
+def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, restored: Generation) -> Generation:
+    """Copy a snapshot into the new generation's folder, compare each hash, and return the generation with its lineage."""
+    source, target = chosen.paths(root), restored.paths(root)
     if small_files.list_names(target.folder) or small_files.list_names(target.files):
         raise HeadraceError(f"{target.folder} is not empty: make a new plan.")
-    small_files.write_json(target.draft, {"snapshot": chosen.id, "at_ms": made.at_ms})
-    for path, wanted in chosen.files.items():
+    small_files.write_json(target.draft, {"snapshot": chosen.id, "at_ms": restored.at_ms})
+    for path, digest in chosen.files.items():
         if path == _inside(source.manifest, source.folder):
             continue
-        if trees.copy(f"{source.folder}/{path}", f"{target.folder}/{path}") != wanted:
+        if trees.copy(f"{source.folder}/{path}", f"{target.folder}/{path}") != digest:
             raise HeadraceError(
                 f"{source.folder}/{path} has another hash than when it was taken: use an older snapshot."
             )
-    old = generation.read(source.manifest)
-    assert old is not None, source.manifest
+    origin = generation.read(source.manifest)
+    assert origin is not None, source.manifest
     declared = pipeline.queries.get(chosen.query)
     if declared and declared.watermark:
         _pin_first_batch(root, chosen, target.checkpoint)
-    wrong = [
-        each for each in integrity.structure(target, stateful=snapshots.is_stateful(old)) if each.severity == "critical"
+    critical = [
+        finding
+        for finding in integrity.structure(target, stateful=snapshots.is_stateful(origin))
+        if finding.severity == "critical"
     ]
-    if wrong:
-        raise HeadraceError(f"{wrong[0].where} {wrong[0].what} ({wrong[0].fault}): use an older snapshot.")
-    lineage = tuple(each for each in old.lineage if each[1] < chosen.batch)
+    if critical:
+        raise HeadraceError(f"{critical[0].where} {critical[0].what} ({critical[0].fault}): use an older snapshot.")
+    lineage = tuple(ancestor for ancestor in origin.lineage if ancestor[1] < chosen.batch)
     return replace(
-        made,
-        fingerprint=old.fingerprint,
+        restored,
+        fingerprint=origin.fingerprint,
         snapshot=chosen.id,
         lineage=(*lineage, (chosen.generation, chosen.batch)),
-        starting_ms=old.starting_ms,
+        starting_ms=origin.starting_ms,
     )
 
 
 def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
-    """RestorePlan the first batch of the restored checkpoint: all that was read after the cut, in one piece."""
+    """Plan the first batch of the restored checkpoint: all records that were read after the cut, in one batch."""
     again = _again(root, chosen.pipeline, chosen.query, chosen)
     if _distance(_ends(folder, chosen.batch), again):
         watermark = checkpoint_log.next_watermark_ms(folder, chosen.batch)
@@ -261,31 +267,31 @@ def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
 
 
 def _again(root: str, pipeline: str, query: str, chosen: Snapshot) -> Offsets:
-    """Return up to where this generation and those after it have read: the greatest planned offset of each partition."""
-    found: Offsets = {}
-    ran = [each.number for each in generation.all_of(root, pipeline, query)]
-    for number in [*ran, *generation.lost(root, pipeline, query)]:
+    """Return the greatest planned offset of each partition over the snapshot's generation and all later ones."""
+    latest: Offsets = {}
+    known = [one.number for one in generation.all_of(root, pipeline, query)]
+    for number in [*known, *generation.lost(root, pipeline, query)]:
         if number >= chosen.generation:
-            own = paths.generation_paths(root, pipeline, query, number)
-            found = archive_notes.latest(found, _newest_ends(own.checkpoint, own.ledger))
-    return found
+            folders = paths.generation_paths(root, pipeline, query, number)
+            latest = archive_notes.latest(latest, _newest_ends(folders.checkpoint, folders.ledger))
+    return latest
 
 
 def _newest_ends(folder: str, records: str) -> Offsets:
-    """Return the newest end offsets of a generation, by its log or, where that is damaged, by its ledger."""
-    found: Offsets = {}
+    """Return the newest end offsets of a generation, from its log and its ledger. A damaged one of them is left out."""
+    ends: Offsets = {}
     for batch in reversed(checkpoint_log.batches(folder, "offsets")):
-        found = _read(partial(_ends, folder, batch)) or {}
-        if found:
+        ends = _read(partial(_ends, folder, batch)) or {}
+        if ends:
             break
     record = _read(partial(ledger.newest, records))
     if record:
-        found = archive_notes.latest(found, ledger.ends(record))
-    return found
+        ends = archive_notes.latest(ends, ledger.ends(record))
+    return ends
 
 
 def _read(reading: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Return what a damaged checkpoint still tells, or None."""
+    """Return what `reading` returns, or None if the checkpoint is damaged there."""
     try:
         return reading()
     except (ValueError, KeyError, HeadraceError):
@@ -306,13 +312,13 @@ def _distance(start: Offsets, end: Offsets) -> int:
 
 
 def _foreign(root: str, pipeline: str, query: str, chosen: Snapshot) -> list[str]:
-    """Tell of generations after the snapshot's that did not come from it: rows that only they wrote stay in the tables."""
-    later = [each for each in generation.all_of(root, pipeline, query) if each.number > chosen.generation]
-    strange = [each.number for each in later if chosen.generation not in {number for number, _ in each.lineage}]
-    if not strange:
+    """Return a warning about later generations that do not descend from the snapshot: their rows stay in the tables."""
+    later = [one for one in generation.all_of(root, pipeline, query) if one.number > chosen.generation]
+    unrelated = [one.number for one in later if chosen.generation not in {number for number, _ in one.lineage}]
+    if not unrelated:
         return []
-    told = f"generation(s) {strange} began after this snapshot: rows that only they wrote stay in Cassandra"
-    return [f"{told} until their window or key is written again"]
+    warning = f"generation(s) {unrelated} began after this snapshot: rows that only they wrote stay in Cassandra"
+    return [f"{warning} until their window or key is written again"]
 
 
 def _inside(path: str, folder: str) -> str:

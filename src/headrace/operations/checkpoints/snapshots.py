@@ -1,8 +1,8 @@
 """Snapshots: a consistent cut of a query's checkpoint at its newest committed batch N, taken while the query may run.
 
-Spark writes offsets/N, then the state's version N + 1, then commits/N, each in one piece, and changes none of them
-afterwards. So everything up to N is at rest once commits/N is there; it only may be purged or compacted while it is
-copied, and then a later cut is taken. What lies beyond N is left out.
+Spark writes offsets/N, then version N + 1 of the state, then commits/N. It writes each of them atomically and never changes it
+afterwards. So everything up to N is final once commits/N exists. Spark may still purge or compact these files during the
+copy; then a later cut is taken. Files beyond N are left out.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from headrace.store import checkpoint_log, generation, integrity, ledger, paths,
 from headrace.store.snapshot import Snapshot
 
 KEPT_BATCHES = 10
-"""Log entries that are copied: Spark needs two, and people like to see where it came from."""
+"""The number of log entries that are copied. Spark needs two; the others show people the history."""
 TRIES = 5
 
 
 def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int | None = None) -> Snapshot:
-    """Take a snapshot of a query's current generation (or of `number`); its driver may run. Returns it.
+    """Take a snapshot of a query's current generation (or of generation `number`) and return it. The driver may run.
 
-    Raises HeadraceError where there is no committed batch, or the checkpoint is not sound.
+    Raises HeadraceError if there is no committed batch, or if the checkpoint is not sound.
     """
     name = names.query_name(pipeline, query)
     chosen = generation.current(root, pipeline, query)
@@ -45,12 +45,12 @@ def take(root: str, pipeline: str, query: str, *, reason: str = "", number: int 
                 f"{name} has no finished batch in generation {chosen.number}: there is nothing to keep yet."
             )
         now = datetime.now(UTC)
-        made = f"{chosen.number:04d}-{cut:010d}-{now:%Y%m%dT%H%M%S%f}"
+        snapshot_id = f"{chosen.number:04d}-{cut:010d}-{now:%Y%m%dT%H%M%S%f}"
         try:
-            return _take(root, chosen, cut, made, reason)
-        except (FileNotFoundError, ValueError) as error:  # purged meanwhile, or half of it is there
+            return _take(root, chosen, cut, snapshot_id, reason)
+        except (FileNotFoundError, ValueError) as error:  # purged meanwhile, or only partly written
             fault = error
-            trees.remove(paths.snapshot_paths(root, pipeline, query, made).folder)
+            trees.remove(paths.snapshot_paths(root, pipeline, query, snapshot_id).folder)
     raise HeadraceError(
         f"{name} lacks files that batch {cut} of generation {chosen.number} needs ({fault}): headrace checkpoint verify {name}"
     )
@@ -71,9 +71,9 @@ def is_stateful(chosen: generation.Generation) -> bool:
     return chosen.fingerprint.get("state_partitions") is not None
 
 
-def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason: str) -> Snapshot:
+def _take(root: str, chosen: generation.Generation, cut: int, snapshot_id: str, reason: str) -> Snapshot:
     source = chosen.paths(root)
-    target = paths.snapshot_paths(root, chosen.pipeline, chosen.query, made)
+    target = paths.snapshot_paths(root, chosen.pipeline, chosen.query, snapshot_id)
     hashes = {}
     for path in _of_cut(source.checkpoint, cut):
         copied = f"{target.checkpoint}/{path}"
@@ -84,11 +84,15 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
         hashes[target.topics] = trees.copy(source.topics, target.topics)
     for path in trees.files(target.ledger):
         hashes[f"{target.ledger}/{path}"] = trees.sha256(f"{target.ledger}/{path}")
-    wrong = [each for each in integrity.structure(target, stateful=is_stateful(chosen)) if each.severity == "critical"]
-    if wrong:
-        raise FileNotFoundError(f"{wrong[0].where} {wrong[0].what}")
+    critical = [
+        finding
+        for finding in integrity.structure(target, stateful=is_stateful(chosen))
+        if finding.severity == "critical"
+    ]
+    if critical:
+        raise FileNotFoundError(f"{critical[0].where} {critical[0].what}")
     snapshot = Snapshot(
-        id=made,
+        id=snapshot_id,
         pipeline=chosen.pipeline,
         query=chosen.query,
         generation=chosen.number,
@@ -98,29 +102,29 @@ def _take(root: str, chosen: generation.Generation, cut: int, made: str, reason:
         bytes=sum(trees.files(target.folder).values()),
         files={path[len(target.folder) + 1 :]: digest for path, digest in sorted(hashes.items())},
     )
-    small_files.write_json(paths.snapshot_record(root, chosen.pipeline, chosen.query, made), asdict(snapshot))
+    small_files.write_json(paths.snapshot_record(root, chosen.pipeline, chosen.query, snapshot_id), asdict(snapshot))
     return snapshot
 
 
 def write_ledger(folder: str, records: Iterable[ledger.Record]) -> None:
-    """Write records as segments, one for each run of batches without a gap."""
+    """Write records as segments, one for each run of batches without gaps."""
     run: list[ledger.Record] = []
-    for each in records:
-        if run and each["batch"] != run[-1]["batch"] + 1:
+    for record in records:
+        if run and record["batch"] != run[-1]["batch"] + 1:
             ledger.write_segment(folder, run)
             run = []
-        run.append(each)
+        run.append(record)
     if run:
         ledger.write_segment(folder, run)
 
 
 def _of_cut(folder: str, cut: int) -> list[str]:
-    """Return the files of a checkpoint that a start after batch `cut` needs. Raises FileNotFoundError if one is gone."""
+    """Return the files of a checkpoint that a start after batch `cut` needs. Raises FileNotFoundError if one is missing."""
     files = trees.files(folder)
-    whole = [path for path in files if not path.rpartition("/")[2].startswith(".")]
-    wanted = [path for path in whole if path == "metadata" or path.startswith("sources/") or "/_metadata/" in path]
+    complete = [path for path in files if not path.rpartition("/")[2].startswith(".")]
+    wanted = [path for path in complete if path == "metadata" or path.startswith("sources/") or "/_metadata/" in path]
     for log in ("offsets", "commits"):
-        wanted += _log(log, {path for path in whole if path.startswith(f"{log}/")}, cut)
+        wanted += _log(log, {path for path in complete if path.startswith(f"{log}/")}, cut)
     for store in state_files.stores(files):
         need = state_files.needed(files, store, cut + 1, lambda path: trees.read_bytes(f"{folder}/{path}"))
         if need.missing:
@@ -130,10 +134,10 @@ def _of_cut(folder: str, cut: int) -> list[str]:
 
 
 def _log(log: str, files: set[str], cut: int) -> list[str]:
-    """Return the newest entries of a log up to the cut, without a gap."""
+    """Return the newest entries of a log up to the cut, without gaps."""
     ids = sorted((int(name) for path in files if (name := path.rpartition("/")[2]).isdigit()), reverse=True)
     ids = [batch for batch in ids if batch <= cut][:KEPT_BATCHES]
-    broken = next((place for place, (a, b) in enumerate(pairwise(ids), 1) if b != a - 1), len(ids))
-    if not ids or ids[0] != cut or (cut > 0 and broken < 2 and log == "offsets"):
+    length = next((position for position, (a, b) in enumerate(pairwise(ids), 1) if b != a - 1), len(ids))
+    if not ids or ids[0] != cut or (cut > 0 and length < 2 and log == "offsets"):
         raise FileNotFoundError(f"{log}/{cut if not ids or ids[0] != cut else cut - 1}")
-    return [f"{log}/{batch}" for batch in ids[:broken]]
+    return [f"{log}/{batch}" for batch in ids[:length]]

@@ -1,6 +1,6 @@
-"""Verify a checkpoint: L1 structure, L2 Kafka still holds what it goes on with, L3 no sink is ahead of it.
+"""Verify a checkpoint: L1 its structure is sound, L2 Kafka still has the records that it reads next, L3 no sink is ahead of it.
 
-Read-only and safe beside a running driver. What cannot be asked is a finding of its own, never taken for sound.
+Read-only and safe beside a running driver. A check that cannot be carried out is a separate finding, never a success.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, Kafk
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of one query; `generation` and `batch` (committed) are None where it has not run."""
+    """The findings of one query. `generation` and `batch` (committed) are None if the query has not run."""
 
     query: str
     generation: int | None
@@ -48,23 +48,25 @@ class Report:
 
 
 def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:
-    """Verify the current generation of one query. Without `bindings` (the admin's) Kafka is not asked."""
+    """Verify the current generation of one query. Without `bindings` (the admin's), Kafka is not queried."""
     name = names.query_name(pipeline.name, query)
     chosen = generation.current(root, pipeline.name, query)
-    gone = [
-        Finding("MANIFEST_GONE", "critical", names.query_name(pipeline.name, query), told)
+    missing = [
+        Finding("MANIFEST_GONE", "critical", names.query_name(pipeline.name, query), message)
         for number in generation.lost(root, pipeline.name, query)
-        for told in [generation.manifest_gone(root, pipeline.name, query, number)]
+        for message in [generation.manifest_gone(root, pipeline.name, query, number)]
     ]
     if chosen is None:
-        return Report(name, None, None, tuple(gone))
-    own = chosen.paths(root)
-    findings = gone + _readable(own.checkpoint, lambda: integrity.structure(own, stateful=is_stateful(chosen)))
-    batch = checkpoint_log.newest_batch(own.checkpoint)
+        return Report(name, None, None, tuple(missing))
+    folders = chosen.paths(root)
+    findings = missing + _readable(
+        folders.checkpoint, lambda: integrity.structure(folders, stateful=is_stateful(chosen))
+    )
+    batch = checkpoint_log.newest_batch(folders.checkpoint)
     if bindings and batch is not None:
-        findings += _readable(own.checkpoint, lambda: kafka_holds(bindings, own.checkpoint, batch))
-        findings += _readable(own.topics, lambda: same_topics(bindings, own, pipeline.name))
-    findings += _readable(own.ledger, lambda: _sinks(root, pipeline, query, chosen))
+        findings += _readable(folders.checkpoint, lambda: kafka_holds(bindings, folders.checkpoint, batch))
+        findings += _readable(folders.topics, lambda: same_topics(bindings, folders, pipeline.name))
+    findings += _readable(folders.ledger, lambda: _sinks(root, pipeline, query, chosen))
     return Report(name, chosen.number, batch, tuple(dict.fromkeys(findings)))
 
 
@@ -73,80 +75,85 @@ def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None =
     return [verify(root, pipeline, query, bindings) for pipeline in pipelines for query in names.query_names(pipeline)]
 
 
-def _readable(where: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a look finds; what it cannot read is a finding, not the end of the verification."""
+def _readable(where: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of a check. A file that it cannot read is a finding and does not end the verification."""
     try:
-        return look()
+        return check()
     except (HeadraceError, ValueError, KeyError, IndexError) as error:
         return [Finding("LOG_BROKEN", "critical", where, f"has a file that cannot be read: {error}")]
 
 
 def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
-    """Return where Kafka does not hold any more (or never had) what comes after batch `batch` of a checkpoint."""
+    """Return a finding for each partition where Kafka no longer has (or never had) the records after batch `batch`."""
     entry = checkpoint_log.read_entry(folder, batch)
     wanted = checkpoint_log.initial_offsets(folder) | (entry[1] if entry else {})
     try:
-        held = kafka_ranges(kafka_admin(bindings), wanted)
+        ranges = kafka_ranges(kafka_admin(bindings), wanted)
     except KafkaException as error:
         return [Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its offsets are unknown: {error}")]
-    found = []
+    findings = []
     for topic, parts in wanted.items():
         for partition, offset in parts.items():
             where = f"{topic}/{partition}"
-            have = held.get((topic, partition))
-            if have is None:
-                found.append(
+            bounds = ranges.get((topic, partition))
+            if bounds is None:
+                findings.append(
                     Finding("TOPIC_GONE", "critical", where, f"is not there, the checkpoint goes on at {offset}")
                 )
-            elif offset < have[0]:
-                what = f"begins at {have[0]}, the checkpoint goes on at {offset}: {have[0] - offset} records are lost to it"
-                found.append(Finding("OFFSETS_EXPIRED", "critical", where, what))
-            elif offset > have[1]:
-                what = f"ends at {have[1]}, the checkpoint is at {offset}: the topic was deleted and made again"
-                found.append(Finding("OFFSETS_AHEAD", "critical", where, what))
-    return found
+            elif offset < bounds[0]:
+                what = f"begins at {bounds[0]}, the checkpoint goes on at {offset}: {bounds[0] - offset} records are lost to it"
+                findings.append(Finding("OFFSETS_EXPIRED", "critical", where, what))
+            elif offset > bounds[1]:
+                what = f"ends at {bounds[1]}, the checkpoint is at {offset}: the topic was deleted and made again"
+                findings.append(Finding("OFFSETS_AHEAD", "critical", where, what))
+    return findings
 
 
-def same_topics(bindings: Path, own: paths.GenerationPaths, pipeline: str) -> list[Finding]:
-    """Return which topics of a generation, or of a snapshot, were deleted and made again since (`store.topic_identity`)."""
-    known = topic_identity.read(own)
-    if not known:
+def same_topics(bindings: Path, folders: paths.GenerationPaths, pipeline: str) -> list[Finding]:
+    """Return a finding for each topic of a generation or snapshot that was deleted and recreated (`store.topic_identity`)."""
+    recorded_ids = topic_identity.read(folders)
+    if not recorded_ids:
         return []
-    now = {}
-    admin = kafka_admin(bindings)  # named: a client that nothing holds is closed, and its answers never come
-    answers = admin.describe_topics(TopicCollection(sorted(known)), request_timeout=KAFKA_SECONDS)
+    current_ids = {}
+    admin = kafka_admin(bindings)  # keep a reference: an unreferenced client is closed, and its answers never arrive
+    answers = admin.describe_topics(TopicCollection(sorted(recorded_ids)), request_timeout=KAFKA_SECONDS)
     for topic, answer in answers.items():
         try:
-            # as Java writes it: the URL's alphabet, no padding
-            now[topic] = str(answer.result(KAFKA_SECONDS + 5).topic_id).translate(_URL_BASE64).rstrip("=")
+            # in Java's notation: the URL-safe alphabet without padding
+            current_ids[topic] = str(answer.result(KAFKA_SECONDS + 5).topic_id).translate(_URL_BASE64).rstrip("=")
         except KafkaException as error:
             if error.args[0].code() not in _ABSENT:
                 return [
                     Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its topics are unknown: {error}")
                 ]
     return [
-        Finding("TOPIC_REPLACED", "critical", topic, topic_identity.sentence(topic, known[topic], now[topic], pipeline))
-        for topic in topic_identity.replaced(known, now)
+        Finding(
+            "TOPIC_REPLACED",
+            "critical",
+            topic,
+            topic_identity.sentence(topic, recorded_ids[topic], current_ids[topic], pipeline),
+        )
+        for topic in topic_identity.replaced(recorded_ids, current_ids)
     ]
 
 
 def kafka_ranges(admin: AdminClient, wanted: Offsets) -> dict[tuple[str, int], tuple[int, int]]:
-    """Return (topic, partition) -> (first offset held, end). A partition that is not there is left out.
+    """Return (topic, partition) -> (first available offset, end). A partition that does not exist is left out.
 
-    Raises KafkaException where Kafka does not answer.
+    Raises KafkaException if Kafka does not answer.
     """
-    found: dict[tuple[str, int], list[int]] = {}
+    ends_of: dict[tuple[str, int], list[int]] = {}
     for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
-        asked = {TopicPartition(topic, partition): spec for topic, parts in wanted.items() for partition in parts}
-        for place, future in admin.list_offsets(asked, request_timeout=KAFKA_SECONDS).items() if asked else ():
+        requests = {TopicPartition(topic, partition): spec for topic, parts in wanted.items() for partition in parts}
+        for place, future in admin.list_offsets(requests, request_timeout=KAFKA_SECONDS).items() if requests else ():
             try:
                 offset = int(future.result(KAFKA_SECONDS + 5).offset)
             except KafkaException as error:
                 if error.args[0].code() in _ABSENT:
                     continue
                 raise
-            found.setdefault((place.topic, place.partition), []).append(offset)
-    return {place: (ends[0], ends[1]) for place, ends in found.items() if len(ends) == 2}
+            ends_of.setdefault((place.topic, place.partition), []).append(offset)
+    return {place: (ends[0], ends[1]) for place, ends in ends_of.items() if len(ends) == 2}
 
 
 def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generation) -> list[Finding]:
@@ -159,15 +166,15 @@ def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generat
 
 
 def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
-    """Check that the archive table has no batch that this generation's checkpoint has not planned, and is there."""
-    own = chosen.paths(root)
-    committed = checkpoint_log.newest_batch(own.checkpoint)
+    """Check that the archive table exists and has no batch that this generation's checkpoint has not planned."""
+    folders = chosen.paths(root)
+    committed = checkpoint_log.newest_batch(folders.checkpoint)
     newest = archive_notes.newest(root, pipeline, query)
-    # after the table: a batch that a driver plans and appends meanwhile is no fault
-    planned = checkpoint_log.newest_batch(own.checkpoint, "offsets")
+    # read after the table: a batch that a driver plans and appends meanwhile is no fault
+    planned = checkpoint_log.newest_batch(folders.checkpoint, "offsets")
     where = paths.archive_metadata(root, pipeline, query)
     if newest is None:
-        rows = any(each["rows_out"] for each in ledger.read(own.ledger))
+        rows = any(record["rows_out"] for record in ledger.read(folders.ledger))
         lost = committed is not None and rows
         return [Finding("ARCHIVE_GONE", "critical", where, "has no batch, the ledger has rows")] if lost else []
     if newest.generation == chosen.number and newest.batch > (-1 if planned is None else planned):

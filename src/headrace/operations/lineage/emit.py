@@ -1,6 +1,6 @@
-"""OpenLineage's own client for our jobs: events with their facets, as files and to an HTTP endpoint.
+"""Lineage events with their facets, made with OpenLineage's client, written to files and posted to an HTTP endpoint.
 
-Apart from `lineage`, for the client's import takes a third of a second, which no command should pay that emits nothing.
+This is a separate module because the import of the client takes a third of a second: only commands that emit events pay for it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Kind = Literal["START", "RUNNING", "COMPLETE", "ABORT", "FAIL"]
 ENDS = ("COMPLETE", "ABORT", "FAIL")
 WAITING_KEPT = 5_000
 RUNS_KEPT = 50
-"""Files a job, one a run; once there are twice as many the oldest go."""
+"""Files kept for each job, one for each run. Once there are twice as many, the oldest are removed."""
 
 
 @attr.define
 class HeadraceRunFacet(RunFacet):
-    """What one event of ours says of its run: generation, batch and offsets of a stream, or run and days of a view."""
+    """The facet of a run: generation, batch and offsets of a stream, or run and days of a view. `told` is the JSON key."""
 
     told: Json
 
@@ -58,36 +58,37 @@ def event(
     run: str,
     kind: Kind,
     at_ms: int,
-    told: Mapping[str, Any],
+    details: Mapping[str, Any],
     rows: int | None = None,
     error: str = "",
     checks: Mapping[str, Sequence[Assertion]] | None = None,
 ) -> RunEvent:
-    """Return one event. `run` is a UUID, `at_ms` milliseconds since 1970, `rows` what the first output got.
+    """Return one event. `run` is a UUID, `at_ms` milliseconds since 1970, `details` the content of the run's facet.
 
-    `error` is why the run failed; `checks` are the results of expectations by the name of the input that they are about.
+    `rows` is the number of rows that the first output received. `error` says why the run failed. `checks` are the results of
+    expectations, by the name of their input dataset.
     """
     facets: Json = {
         "jobType": job_type_job.JobTypeJobFacet(job.kind, "HEADRACE", "QUERY"),
         "documentation": documentation_job.DocumentationJobFacet(job.description),
         "ownership": ownership_job.OwnershipJobFacet([ownership_job.Owner(job.owner, "MAINTAINER")]),
     }
-    about_run: Json = {"headrace": HeadraceRunFacet(dict(told))}
+    run_facets: Json = {"headrace": HeadraceRunFacet(dict(details))}
     if error:
-        about_run["errorMessage"] = error_message_run.ErrorMessageRunFacet(error[:1_000], "python")
-    outputs = [OutputDataset(each.namespace, each.name, facets=_facets(each)) for each in job.outputs]
+        run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(error[:1_000], "python")
+    outputs = [OutputDataset(dataset.namespace, dataset.name, facets=_facets(dataset)) for dataset in job.outputs]
     if rows is not None:
         counted = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=rows)
         outputs[0].outputFacets = {"outputStatistics": counted}
     inputs = [InputDataset(each.namespace, each.name, facets=_facets(each)) for each in job.inputs]
     for each in inputs:
         if checks and each.name in checks:
-            asserted = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(list(checks[each.name]))
-            each.inputFacets = {"dataQualityAssertions": asserted}
+            assertions = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(list(checks[each.name]))
+            each.inputFacets = {"dataQualityAssertions": assertions}
     return RunEvent(
         eventType=RunState[kind],
         eventTime=datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-        run=Run(run, about_run),
+        run=Run(run, run_facets),
         job=RunJob(NAMESPACE, job.name, facets),
         inputs=inputs,
         outputs=outputs,
@@ -96,29 +97,29 @@ def event(
 
 
 def emit(root: str, events: Sequence[RunEvent]) -> str:
-    """Write events to files, one a job and run, and post them where OPENLINEAGE_URL says. Returns the error of that, or "".
+    """Write events to files, one for each job and run, and post them to OPENLINEAGE_URL. Returns the error of the post, or "".
 
-    Of a run the newest event of each kind is kept, so an endless job leaves one small file. An event that is there already is
-    neither written nor posted again, and a run that has ended stays so.
+    The file of a run keeps the newest event of each kind, so an endless job leaves one small file. A known event is neither
+    written nor posted again. A run that has ended gets no further event.
 
-    The endpoint and key are the client's own variables too (OPENLINEAGE_ENDPOINT, OPENLINEAGE_API_KEY). An endpoint that
-    is away never fails a duty: the files have the events, and the next call posts what it has not taken.
+    The endpoint and the key are the client's variables too (OPENLINEAGE_ENDPOINT, OPENLINEAGE_API_KEY). An unreachable endpoint
+    never fails a duty: the files have the events, and the next call posts those that the endpoint has not accepted.
     """
-    new = [told for each in events if _keep(root, told := Serde.to_dict(each))]
+    new = [content for each in events if _keep(root, content := Serde.to_dict(each))]
     url = os.environ.get("OPENLINEAGE_URL", "")
     if not url:
         return ""
     if not url.startswith(("http://", "https://")):
         return f"OPENLINEAGE_URL is no HTTP address: {url}"
     waiting = small_files.read_json(paths.lineage_waiting(root)) or []
-    left, error = _post(url, [*waiting, *new])
-    if left != waiting:
-        small_files.write_json(paths.lineage_waiting(root), left[-WAITING_KEPT:])
+    unsent, error = _post(url, [*waiting, *new])
+    if unsent != waiting:
+        small_files.write_json(paths.lineage_waiting(root), unsent[-WAITING_KEPT:])
     return error
 
 
 def _post(url: str, events: list[Json]) -> tuple[list[Json], str]:
-    """Post events in their order. Returns those that were not taken, and why the first of them was not."""
+    """Post events in their order. Returns the events that were not accepted, and the error of the first of them."""
     if not events:
         return [], ""
     key = os.environ.get("OPENLINEAGE_API_KEY", "")
@@ -131,30 +132,30 @@ def _post(url: str, events: list[Json]) -> tuple[list[Json], str]:
             "retry": {"total": HTTP_TRIES, "connect": HTTP_TRIES, "read": HTTP_TRIES},
         })
     )  # fmt: skip
-    done = 0
+    accepted = 0
     try:
-        for done, each in enumerate(events):  # noqa: B007 - which one is told below
-            transport.emit(cast(RunEvent, each))  # it takes the JSON values of an event too
+        for accepted, content in enumerate(events):  # noqa: B007 - the handler below needs the index
+            transport.emit(cast(RunEvent, content))  # it also accepts an event as JSON values
     except (OSError, ValueError, RuntimeError) as error:
-        return events[done:], f"{url} did not take the events: {error}"
+        return events[accepted:], f"{url} did not take the events: {error}"
     finally:
         transport.close()
     return [], ""
 
 
-def _keep(root: str, told: Json) -> bool:
-    """Write an event into the file of its run. Returns whether it says something new."""
-    folder = f"{paths.lineage(root)}/{told['job']['name']}"
-    path = f"{folder}/{told['run']['runId']}.json"
+def _keep(root: str, content: Json) -> bool:
+    """Write an event into the file of its run. Returns whether the event is new."""
+    folder = f"{paths.lineage(root)}/{content['job']['name']}"
+    path = f"{folder}/{content['run']['runId']}.json"
     known = small_files.read_json(path)
     if known is None:
         _thin_out(folder)
-    before = {each["eventType"]: each for each in ([known] if isinstance(known, dict) else known or [])}
-    kind = told["eventType"]
-    if before.keys() & {*ENDS} or (kind in before and before[kind]["eventTime"] >= told["eventTime"]):
+    before = {entry["eventType"]: entry for entry in ([known] if isinstance(known, dict) else known or [])}
+    kind = content["eventType"]
+    if before.keys() & {*ENDS} or (kind in before and before[kind]["eventTime"] >= content["eventTime"]):
         return False
     order = ("START", "RUNNING", *ENDS)
-    small_files.write_json(path, [each for name in order if (each := (before | {kind: told}).get(name))])
+    small_files.write_json(path, [entry for name in order if (entry := (before | {kind: content}).get(name))])
     return True
 
 
@@ -164,27 +165,29 @@ def _thin_out(folder: str) -> None:
         return
 
     def newest(name: str) -> str:
-        told = small_files.read_json(f"{folder}/{name}") or []
-        return max((str(each["eventTime"]) for each in ([told] if isinstance(told, dict) else told)), default="")
+        content = small_files.read_json(f"{folder}/{name}") or []
+        return max(
+            (str(entry["eventTime"]) for entry in ([content] if isinstance(content, dict) else content)), default=""
+        )
 
     for name in sorted(names, key=newest)[:-RUNS_KEPT]:
         trees.remove_file(f"{folder}/{name}")
 
 
 def _facets(dataset: Dataset) -> Json:
-    found: Json = {}
+    facets: Json = {}
     if dataset.columns:
         fields = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in dataset.columns.items()]
-        found["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)
+        facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)
     if dataset.origins or dataset.whole:
-        found["columnLineage"] = column_lineage_dataset.ColumnLineageDatasetFacet(
+        facets["columnLineage"] = column_lineage_dataset.ColumnLineageDatasetFacet(
             fields={
                 column: column_lineage_dataset.Fields([_input_field(origin) for origin in origins])
                 for column, origins in dataset.origins.items()
             },
             dataset=[_input_field(origin) for origin in dataset.whole],
         )
-    return found
+    return facets
 
 
 def _input_field(origin: Origin) -> column_lineage_dataset.InputField:

@@ -1,11 +1,11 @@
 """Lineage as OpenLineage events: from topic to table across foreachBatch, which Spark's own listener cannot see.
 
-What a job reads and writes follows from its pipeline file, so the events are made from there (dataset names by the
-OpenLineage naming conventions). When they are made is in `lineage_runs`; where they go, in `lineage_emit`: to files below the
-storage root, and to an HTTP endpoint where OPENLINEAGE_URL names one.
+The inputs and outputs of a job follow from its pipeline file, so the events are made from that file. Dataset names follow the
+OpenLineage naming conventions. `run_events` decides when events are made. `emit` writes them to files below the storage root,
+and posts them to the HTTP endpoint that OPENLINEAGE_URL names.
 
-Column lineage says what the file says and no more: a key that is grouped by or joined on is itself, a column of the same name
-comes from it in some way, a window comes from the event time. What else a transform reads is not known here, and not said.
+Column lineage contains only what the file says: a grouping or join key is the identity of the input column, a column of the
+same name is a transformation of it, and a window comes from the event time. Other inputs of a transform are not known here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ How = Literal["IDENTITY", "TRANSFORMATION", "GROUP_BY", "JOIN"]
 
 @dataclass(frozen=True)
 class Origin:
-    """A column of an input that an output, or a column of it, comes from; `how` in OpenLineage's words (a subtype)."""
+    """An input column from which an output, or one of its columns, is derived. `how` is OpenLineage's subtype."""
 
     namespace: str
     name: str
@@ -41,9 +41,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset by its OpenLineage name; `columns` becomes its schema facet.
+    """A dataset by its OpenLineage name. `columns` becomes its schema facet.
 
-    Of an output, `origins` are those of each column, and `whole` the columns that decide which rows there are.
+    For an output, `origins` holds the origins of each column, and `whole` the origins that decide which rows the output has.
     """
 
     namespace: str
@@ -55,7 +55,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Job:
-    """A job with what it reads and writes."""
+    """A job with its inputs and outputs."""
 
     name: str
     kind: Literal["STREAMING", "BATCH"]
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the systems of a deployment are, as dataset namespaces."""
+    """The systems of a deployment as dataset namespaces."""
 
     kafka: str
     cassandra: str
@@ -75,7 +75,7 @@ class Places:
 
 
 def places(deployment: Deployment) -> Places:
-    """Return the namespaces of a deployment, from the admin's bindings; no secret is in them."""
+    """Return the namespaces of a deployment, from the admin's bindings. They contain no secret."""
     kafka, cassandra = read_kafka(deployment.bindings), read_cassandra(deployment.bindings)
     return Places(
         f"kafka://{kafka.bootstrap_servers.split(',')[0]}",
@@ -101,8 +101,8 @@ def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
         outputs = [_lake(where, names.archive_table(pipeline.name, topic), {})]
         outputs.append(_topic(where, names.dead_letter_topic(topic), {}))
         name = names.archive_query(topic)
-        told = f"Every record of {topic} as it came."
-        jobs[name] = _job(pipeline, name, "STREAMING", told, [_topic(where, topic, source.columns)], outputs)
+        description = f"Every record of {topic} as it came."
+        jobs[name] = _job(pipeline, name, "STREAMING", description, [_topic(where, topic, source.columns)], outputs)
     return jobs
 
 
@@ -123,18 +123,18 @@ def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
 
 def refresh_job(pipeline: Pipeline, dimension: str, where: Places, source: Dataset) -> Job:
     """Return the job that refreshes a dimension from its directory. Its columns are copied."""
-    own = pipeline.dimensions[dimension]
-    copied = [*own.key, *directory_columns(pipeline, dimension)]
-    columns = _types({name: own.columns[name] for name in copied})
-    read = replace(source, columns=columns)
-    table = _table(where, own.keyspace, own.table, {name: own.columns[name] for name in copied})
-    origins = {name: (Origin(read.namespace, read.name, name, "IDENTITY"),) for name in copied}
-    told = f"Brings {dimension} up to its directory."
-    return _job(pipeline, f"refresh_{dimension}", "BATCH", told, [read], [replace(table, origins=origins)])
+    declared = pipeline.dimensions[dimension]
+    copied = [*declared.key, *directory_columns(pipeline, dimension)]
+    columns = _types({name: declared.columns[name] for name in copied})
+    input_ = replace(source, columns=columns)
+    table = _table(where, declared.keyspace, declared.table, {name: declared.columns[name] for name in copied})
+    origins = {name: (Origin(input_.namespace, input_.name, name, "IDENTITY"),) for name in copied}
+    description = f"Brings {dimension} up to its directory."
+    return _job(pipeline, f"refresh_{dimension}", "BATCH", description, [input_], [replace(table, origins=origins)])
 
 
 def drop_folder(pipeline: Pipeline, dimension: str, where: Places) -> Dataset:
-    """Return the folder that a dimension's snapshots are dropped into."""
+    """Return the drop folder of a dimension's snapshots."""
     folder = paths.refresh_drop(where.root, pipeline.name, dimension).removeprefix(f"{where.root}/")
     return Dataset(where.root, folder, {})
 
@@ -142,84 +142,90 @@ def drop_folder(pipeline: Pipeline, dimension: str, where: Places) -> Dataset:
 def quality_job(pipeline: Pipeline, query: str, where: Places) -> Job:
     """Return the job that checks the sinks of a query: it reads them and writes nothing."""
     stream = stream_jobs(pipeline, where)[query]
-    dead = {names.dead_letter_topic(topic) for topic in pipeline.sources}
-    read = [replace(each, origins={}, whole=()) for each in stream.outputs if each.name not in dead]
+    dead_letters = {names.dead_letter_topic(topic) for topic in pipeline.sources}
+    read = [replace(output, origins={}, whole=()) for output in stream.outputs if output.name not in dead_letters]
     return _job(pipeline, f"quality_{query}", "BATCH", f"Checks the sinks of {query}.", read, [])
 
 
 def _traced(output: Dataset, inputs: Sequence[Dataset], pipeline: Pipeline, query: Query) -> Dataset:
-    """Return an output of a query with where its columns come from, as far as the file says it."""
+    """Return an output of a query with the origins of its columns, as far as the pipeline file states them."""
     keys = set(query.aggregate.keys if query.aggregate else ())
     joined = set(query.join.using if query.join else ())
     window = query.aggregate.window.column if query.aggregate and query.aggregate.window else None
 
     def origins_of(column: str) -> tuple[Origin, ...]:
         how: How = "IDENTITY" if column in keys | joined else "TRANSFORMATION"
-        found = window if window and column in (batch_views.WINDOW_START, batch_views.WINDOW_END) else column
-        return tuple(Origin(each.namespace, each.name, found, how) for each in inputs if found in each.columns)
+        source_column = window if window and column in (batch_views.WINDOW_START, batch_views.WINDOW_END) else column
+        return tuple(
+            Origin(dataset.namespace, dataset.name, source_column, how)
+            for dataset in inputs
+            if source_column in dataset.columns
+        )
 
-    whole: list[Origin] = []
+    row_origins: list[Origin] = []
     for each in inputs:
         grouped = [name for name in (*sorted(keys), window) if name and name in each.columns]
-        whole += [Origin(each.namespace, each.name, name, "GROUP_BY") for name in grouped]
-        whole += [Origin(each.namespace, each.name, name, "JOIN") for name in sorted(joined) if name in each.columns]
+        row_origins += [Origin(each.namespace, each.name, name, "GROUP_BY") for name in grouped]
+        row_origins += [
+            Origin(each.namespace, each.name, name, "JOIN") for name in sorted(joined) if name in each.columns
+        ]
     for dimension in query.dimensions:
-        own = pipeline.dimensions[dimension]
-        whole += [
+        declared = pipeline.dimensions[dimension]
+        row_origins += [
             Origin(each.namespace, each.name, name, "JOIN")
             for each in inputs
-            for name in own.key
-            if each.name == f"{own.keyspace}.{own.table}"
+            for name in declared.key
+            if each.name == f"{declared.keyspace}.{declared.table}"
         ]
     if not output.columns:
         return output
-    found = {column: origins for column in output.columns if (origins := origins_of(column))}
-    return replace(output, origins=found, whole=tuple(whole))
+    column_origins = {column: origins for column in output.columns if (origins := origins_of(column))}
+    return replace(output, origins=column_origins, whole=tuple(row_origins))
 
 
 def events(root: str) -> list[Event]:
     """Return the newest event of each job, by job name."""
     newest = {}
     for job in small_files.list_names(paths.lineage(root)):
-        told = [event for run in runs(root, job) for event in run]
-        if told:
-            newest[job] = sorted(told, key=lambda event: str(event["eventTime"]))[
+        job_events = [event for run in runs(root, job) for event in run]
+        if job_events:
+            newest[job] = sorted(job_events, key=lambda event: str(event["eventTime"]))[
                 -1
-            ]  # of one time, the last of its run
+            ]  # of events at the same time: the last of its run
     return [newest[job] for job in sorted(newest)]
 
 
 def runs(root: str, job: str) -> list[list[Event]]:
-    """Return the events of each run of a job that is kept, those of a run in their order."""
-    folder, found = f"{paths.lineage(root)}/{job}", []
+    """Return the events of each stored run of a job, in their order within the run."""
+    folder, stored = f"{paths.lineage(root)}/{job}", []
     for name in small_files.list_names(folder):
-        told = small_files.read_json(f"{folder}/{name}") if name.endswith(".json") else None
-        if told:  # one event: a file of before runs had several
-            found.append([told] if isinstance(told, dict) else list(told))
-    return found
+        content = small_files.read_json(f"{folder}/{name}") if name.endswith(".json") else None
+        if content:  # a file from an older release holds one event, not a list
+            stored.append([content] if isinstance(content, dict) else list(content))
+    return stored
 
 
-def graph(told: Iterable[Event]) -> set[tuple[str, str]]:
-    """Return the edges dataset -> job and job -> dataset of events; a dataset is `<namespace>/<name>`."""
+def graph(emitted: Iterable[Event]) -> set[tuple[str, str]]:
+    """Return the edges dataset -> job and job -> dataset of some events. A dataset is `<namespace>/<name>`."""
     edges: set[tuple[str, str]] = set()
-    for each in told:
-        job = each["job"]["name"]
-        edges |= {(f"{d['namespace']}/{d['name']}", job) for d in each["inputs"]}
-        edges |= {(job, f"{d['namespace']}/{d['name']}") for d in each["outputs"]}
+    for entry in emitted:
+        job = entry["job"]["name"]
+        edges |= {(f"{d['namespace']}/{d['name']}", job) for d in entry["inputs"]}
+        edges |= {(job, f"{d['namespace']}/{d['name']}") for d in entry["outputs"]}
     return edges
 
 
 def downstream(edges: Iterable[tuple[str, str]], start: str) -> set[str]:
-    """Return everything that can be reached from a dataset or job."""
+    """Return everything that is reachable from a dataset or job."""
     forward: dict[str, set[str]] = {}
     for source, target in edges:
         forward.setdefault(source, set()).add(target)
-    found: set[str] = set()
-    open_ = {start}
-    while open_:
-        open_ = {target for each in open_ for target in forward.get(each, ())} - found
-        found |= open_
-    return found
+    reached: set[str] = set()
+    frontier = {start}
+    while frontier:
+        frontier = {target for node in frontier for target in forward.get(node, ())} - reached
+        reached |= frontier
+    return reached
 
 
 def _job(

@@ -1,10 +1,10 @@
-"""When lineage events are made, and for which runs. Event times are those of what happened, not of when it was noticed.
+"""The lineage events of runs. The time of an event is when it happened, not when it was noticed.
 
-A stream's run is one life of its driver, for each query: START when the driver started, RUNNING with its newest batch, COMPLETE
-when it was stopped, ABORT when it was killed or broken off, FAIL when it failed. A finite job emits START as it begins and
-COMPLETE or FAIL as it ends. A run that ended without an exit record (its process was killed) gets ABORT when the next run begins.
+A run of a stream is one driver instance, for each query: START when the driver started, RUNNING with its newest batch, COMPLETE
+when it was stopped, ABORT when it was killed or cut off, FAIL when it failed. A finite job emits START when it begins and
+COMPLETE or FAIL when it ends. A run that ended without an exit record (its process was killed) gets ABORT at the next START.
 
-Lineage never fails what it is about: an event that cannot be made or written is logged.
+Lineage never fails the job itself: an event that cannot be made or written is only logged.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ if TYPE_CHECKING:
     from headrace.operations.lineage.emit import Kind
 
 log = logging.getLogger(__name__)
-_RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # names of runs are derived from it
+_RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # the namespace of run ids
 _ENDS: dict[str, Kind] = {"FINISHED": "COMPLETE", "CUT_OFF": "ABORT"}
 
 
 def emit_streams(deployment: Deployment, pipeline: str) -> Json:
-    """Emit what is new of the run of each query; returns {pipeline, events, http}, where http is an error or ""."""
+    """Emit the new events of each query's run. Returns {pipeline, events, http}, where http is an error or ""."""
     from headrace.operations.lineage import emit
 
-    found, where, root = deployment.pipeline(pipeline), places(deployment), deployment.root
+    described, where, root = deployment.pipeline(pipeline), places(deployment), deployment.root
     heartbeat = driver_files.heartbeat(root, pipeline)
     instance = heartbeat.instance if heartbeat else ""
     running = deployment.launcher().find(pipeline)
     started_ms = int(running[0].started * 1000) if running and heartbeat and running[0].instance == instance else None
     events = []
-    for name, job in stream_jobs(found, where).items():
-        now = generation.current(root, pipeline, name)
-        newest = ledger.newest(now.paths(root).ledger) if now else None
-        if now is None or newest is None or heartbeat is None:
+    for name, job in stream_jobs(described, where).items():
+        current = generation.current(root, pipeline, name)
+        newest = ledger.newest(current.paths(root).ledger) if current else None
+        if current is None or newest is None or heartbeat is None:
             continue
-        run = str(uuid.uuid5(_RUNS, f"{job.name}/{now.number}/{now.started_micros}/{instance}"))
-        told = {"generation": now.number, "batch": newest["batch"], "offsets": newest["offsets"]}
-        first_ms = min(started_ms or now.started_micros // 1000, newest["written_ms"])
+        run = str(uuid.uuid5(_RUNS, f"{job.name}/{current.number}/{current.started_micros}/{instance}"))
+        details = {"generation": current.number, "batch": newest["batch"], "offsets": newest["offsets"]}
+        first_ms = min(started_ms or current.started_micros // 1000, newest["written_ms"])
         events += _aborted(root, job, but=run)
-        events.append(emit.event(job, run, "START", first_ms, {"generation": now.number}))
-        events.append(emit.event(job, run, "RUNNING", newest["written_ms"], told))
+        events.append(emit.event(job, run, "START", first_ms, {"generation": current.number}))
+        events.append(emit.event(job, run, "RUNNING", newest["written_ms"], details))
         ended = _end(root, pipeline, heartbeat, alive=started_ms is not None)
         if ended:
             kind, at_ms, error = ended
-            events.append(emit.event(job, run, kind, max(at_ms, newest["written_ms"]), told, error=error))
+            events.append(emit.event(job, run, kind, max(at_ms, newest["written_ms"]), details, error=error))
     return {"pipeline": pipeline, "events": len(events), "http": emit.emit(root, events)}
 
 
@@ -98,17 +98,17 @@ def fail_views(deployment: Deployment, pipeline: str, run: str, error: str) -> N
 
 
 def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> Json:
-    """Emit one COMPLETE event a view after a run of batch views, with how many rows were written."""
+    """Emit one COMPLETE event for each view after a run of batch views, with the number of written rows."""
     from headrace.operations.lineage import emit
 
     pipeline = report["pipeline"]
-    found, where = deployment.pipeline(pipeline), places(deployment)
+    described, where = deployment.pipeline(pipeline), places(deployment)
     events = [
         emit.event(
             job, _view_run(job, report["run"]), "COMPLETE", _now_ms(), {"days": report["days"], "run": report["run"]},
             report["rows"][name],
         )
-        for name, job in view_jobs(found, where).items()
+        for name, job in view_jobs(described, where).items()
     ]  # fmt: skip
     return {"pipeline": pipeline, "events": len(events), "http": emit.emit(deployment.root, events)}
 
@@ -125,15 +125,15 @@ def emit_refresh(
 ) -> None:
     """Emit an event of the refresh of a dimension to a version."""
     with _quietly(f"{pipeline}.{dimension}"):
-        found, where = deployment.pipeline(pipeline), places(deployment)
-        job = refresh_job(found, dimension, where, _source(deployment, found, dimension))
+        described, where = deployment.pipeline(pipeline), places(deployment)
+        job = refresh_job(described, dimension, where, _source(deployment, described, dimension))
         run = str(uuid.uuid5(_RUNS, f"{job.name}/{version}/{_attempt(deployment, pipeline, dimension, version)}"))
         _emit(deployment, job, run, kind, {"version": version}, rows, error)
 
 
 @contextmanager
 def refreshing(deployment: Deployment, pipeline: str, dimension: str, version: str) -> Iterator[None]:
-    """Emit FAIL for the refresh where the block raises an error of ours; the error goes on."""
+    """Emit FAIL for the refresh if the block raises HeadraceError. The error is raised again."""
     try:
         yield
     except HeadraceError as error:
@@ -143,7 +143,7 @@ def refreshing(deployment: Deployment, pipeline: str, dimension: str, version: s
 
 @contextmanager
 def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-    """Emit START for the quality job of each query, and its end with the results that `summaries` holds then."""
+    """Emit START for the quality job of each query, and its end with the results that `summaries` then contains."""
     run = uuid.uuid4()
     jobs: dict[str, Job] = {}
     with _quietly(pipeline.name):
@@ -162,33 +162,33 @@ def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Map
         raise
     for query, job in jobs.items():
         with _quietly(pipeline.name):
-            own = [each for each in summaries if each["query"] == query]
-            told = {"statuses": {each["sink"]: each["status"] for each in own}}
+            query_summaries = [summary for summary in summaries if summary["query"] == query]
+            details = {"statuses": {one["sink"]: one["status"] for one in query_summaries}}
             _emit(
                 deployment,
                 job,
                 str(uuid.uuid5(run, job.name)),
                 "COMPLETE",
-                told,
-                checks=_assertions(pipeline, job, own),
+                details,
+                checks=_assertions(pipeline, job, query_summaries),
             )
 
 
 def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the results of expectations by the name of the dataset that they are about; nothing of a sink not looked at."""
+    """Return the results of expectations by the name of their dataset. A sink that was not checked has none."""
     from openlineage.client.generated.data_quality_assertions_dataset import Assertion
 
     from headrace.operations.quality.suites import suite_of
 
-    found: dict[str, list[Any]] = {}
+    assertions: dict[str, list[Any]] = {}
     for each in (each for each in summaries if each["expectations"]):
         name = next((read.name for read in job.inputs if each["sink"].endswith(read.name)), job.inputs[0].name)
-        failed = {one["id"] for one in each["failed"]}
+        failed = {expectation["id"] for expectation in each["failed"]}
         for one in suite_of(pipeline, each["sink"])["expectations"]:
             severity = "error" if one.get("severity") == "critical" else "warn"
             column = one["kwargs"].get("column")
-            found.setdefault(name, []).append(Assertion(one["type"], one["id"] not in failed, column, severity))
-    return found
+            assertions.setdefault(name, []).append(Assertion(one["type"], one["id"] not in failed, column, severity))
+    return assertions
 
 
 def _emit(
@@ -196,7 +196,7 @@ def _emit(
     job: Job,
     run: str,
     kind: Kind,
-    told: Mapping[str, Any],
+    details: Mapping[str, Any],
     rows: int | None = None,
     error: str = "",
     checks: Mapping[str, Sequence[Any]] | None = None,
@@ -204,22 +204,22 @@ def _emit(
     from headrace.operations.lineage import emit
 
     before = _aborted(deployment.root, job, but=run) if kind == "START" else []
-    now = emit.event(job, run, kind, _now_ms(), told, rows, error, checks)
-    if away := emit.emit(deployment.root, [*before, now]):
-        log.warning("lineage: %s", away)
+    event = emit.event(job, run, kind, _now_ms(), details, rows, error, checks)
+    if fault := emit.emit(deployment.root, [*before, event]):
+        log.warning("lineage: %s", fault)
 
 
 def _aborted(root: str, job: Job, *, but: str) -> list[Any]:
-    """Return ABORT, now, for the runs of a job that neither go on (`but`) nor have ended."""
+    """Return an ABORT event for each run of a job that has no end, except the current run (`but`)."""
     from headrace.operations.lineage import emit
 
-    found = []
-    for told in runs(root, job.name):
-        last, begun = told[-1], told[0]["run"]["runId"]
-        if begun != but and last["eventType"] not in emit.ENDS:
+    aborts = []
+    for recorded in runs(root, job.name):
+        last, run = recorded[-1], recorded[0]["run"]["runId"]
+        if run != but and last["eventType"] not in emit.ENDS:
             at_ms = max(_now_ms(), int(datetime.fromisoformat(last["eventTime"]).timestamp() * 1000))
-            found.append(emit.event(job, begun, "ABORT", at_ms, {}))
-    return found
+            aborts.append(emit.event(job, run, "ABORT", at_ms, {}))
+    return aborts
 
 
 def _view_run(job: Job, run: str) -> str:
@@ -229,12 +229,12 @@ def _view_run(job: Job, run: str) -> str:
 def _source(deployment: Deployment, pipeline: Pipeline, dimension: str) -> Dataset:
     from headrace.access.bindings import read_database
 
-    own = pipeline.dimensions[dimension].refresh
-    if own is None or own.source == "files":
+    refresh = pipeline.dimensions[dimension].refresh
+    if refresh is None or refresh.source == "files":
         return drop_folder(pipeline, dimension, places(deployment))
     binding = read_database(deployment.bindings, f"{dimension}-source")
     scheme = binding.driver.partition("+")[0].replace("postgresql", "postgres")
-    return Dataset(f"{scheme}://{binding.host}:{binding.port}", f"{binding.database}.{own.table}", {})
+    return Dataset(f"{scheme}://{binding.host}:{binding.port}", f"{binding.database}.{refresh.table}", {})
 
 
 def _attempt(deployment: Deployment, pipeline: str, dimension: str, version: str) -> int:

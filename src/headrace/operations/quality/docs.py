@@ -1,4 +1,4 @@
-"""Build Data Docs from the kept reports. One task writes them, after the checks: no two tasks write one site."""
+"""Build Data Docs from the kept reports. One task writes them after the checks, so two tasks never write the same site."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build(root: str, suites: Iterable[Mapping[str, Any]]) -> str:
 
 
 def page_of(sink: str, window: str, checked_at_ms: int) -> str:
-    """Return the page of one check, relative to the first page, as Great Expectations names it."""
+    """Return the path of a check's page, relative to the first page, as Great Expectations names it."""
     at = _run_time(checked_at_ms).strftime("%Y%m%dT%H%M%S.%fZ")
     return f"validations/{sink.replace('.', '/')}/{_run_name(window)}/{at}/{sink}.html"
 
@@ -60,10 +60,10 @@ def _run_time(checked_at_ms: int) -> datetime:
 
 def _reports(root: str, sink: str) -> list[dict[str, Any]]:
     folder = paths.quality_results(root, sink)
-    found = [
+    contents = [
         small_files.read_json(f"{folder}/{name}") for name in small_files.list_names(folder) if name.endswith(".json")
     ]
-    return [report for report in found if report]
+    return [report for report in contents if report]
 
 
 def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN401 - a GX context
@@ -83,11 +83,11 @@ def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN4
 
 def escaped(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with its values escaped for HTML: Great Expectations writes values into its pages unescaped."""
-    found = [
+    results = [
         {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}
         for each in result["results"]
     ]
-    return {**result, "results": found}
+    return {**result, "results": results}
 
 
 def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
@@ -99,14 +99,14 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 
 def _copy(source: Path, target: str) -> None:
-    """Replace the site in `target` by that in `source`; pages of deleted reports are removed last."""
+    """Replace the site in `target` by the site in `source`. Pages of deleted reports are removed last."""
     fs, folder = small_files.locate(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
-    made = set()
+    written = set()
     for path in sorted(files, key=lambda path: path == source / "index.html"):
-        place = f"{folder}/{path.relative_to(source).as_posix()}"
-        fs.makedirs(place.rpartition("/")[0], exist_ok=True)
-        fs.pipe_file(place, path.read_bytes())
-        made.add(place)
-    for place in set(fs.find(folder)) - made:
-        fs.rm_file(place)
+        page = f"{folder}/{path.relative_to(source).as_posix()}"
+        fs.makedirs(page.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(page, path.read_bytes())
+        written.add(page)
+    for page in set(fs.find(folder)) - written:
+        fs.rm_file(page)

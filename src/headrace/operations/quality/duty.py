@@ -88,17 +88,17 @@ def run_checks(
     from headrace.operations.quality import look
 
     if [check["sink"] for check in checks] == [pipeline]:  # its file does not load
-        own = plan.Check(**checks[0])
-        return [look.unreadable(own, own.window["reason"]).to_json_dict()]
+        only = plan.Check(**checks[0])
+        return [look.unreadable(only, only.window["reason"]).to_json_dict()]
     one, began = deployment.pipeline(pipeline), time.monotonic()
-    found: list[dict[str, Any]] = []
-    with run_events.checking(deployment, one, found):
+    summaries: list[dict[str, Any]] = []
+    with run_events.checking(deployment, one, summaries):
         for done, check in enumerate(checks):
             until = began + seconds * (done + 1) / len(checks)
-            found.append(look.look(deployment, one, plan.Check(**check), until))
+            summaries.append(look.look(deployment, one, plan.Check(**check), until))
             if report:
                 report(str(check["sink"]), (done + 1) / len(checks))
-    return found
+    return summaries
 
 
 def complete(

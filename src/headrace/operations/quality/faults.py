@@ -9,7 +9,7 @@ from headrace.errors import HeadraceError
 
 
 def words(error: BaseException) -> str:
-    """Return the sentence of a HeadraceError; of another error its type and first line."""
+    """Return the message of a HeadraceError; for another error, its type and first line."""
     if isinstance(error, HeadraceError):
         return printable(str(error))
     if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):

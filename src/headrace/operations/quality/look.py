@@ -169,8 +169,8 @@ def _validate_step(
     if frame.empty and not _expects_rows(deployment, sink, check, step):
         return
     parameters = _parameters(deployment, pipeline, sink, check, step)
-    own = _of_rows(suite) if partial else suite
-    outcomes, result = validate(own, frame, sink.key, parameters)
+    step_suite = _of_rows(suite) if partial else suite
+    outcomes, result = validate(step_suite, frame, sink.key, parameters)
     progress.outcomes.append(outcomes)
     progress.results.append(result)
     progress.lacking += read.missing_batches(step.window, frame)
@@ -327,20 +327,20 @@ def _window_read(check: Check, progress: _Progress) -> dict[str, Any]:
 def _coverage(check: Check, progress: _Progress) -> dict[str, Any]:
     """Return what was read and what is left: rows, batches or windows. `more`: the table has further rows."""
     left = dict(check.window.get("left", {}))
-    found: dict[str, Any] = {"rows": progress.rows}
+    coverage: dict[str, Any] = {"rows": progress.rows}
     if check.window["kind"] == "batches":
-        found["batches"] = progress.batches
+        coverage["batches"] = progress.batches
         left["batches"] += check.window["batches"] - progress.batches
         left["rows"] += (
             max(0, check.window["rows"] - progress.rows) if progress.batches < check.window["batches"] else 0
         )
     if check.window["kind"] == "closed":
-        found["windows"] = progress.windows
+        coverage["windows"] = progress.windows
         left["windows"] += len(check.window["starts_ms"]) - progress.windows
     if check.window["kind"] == "table":
-        found["more"] = progress.reached.get("token") is not None
+        coverage["more"] = progress.reached.get("token") is not None
     passed_over = {name: check.window[name] for name in ("expired", "replaced") if name in check.window}
-    return found | {"left": left} | passed_over
+    return coverage | {"left": left} | passed_over
 
 
 def _shown(finding: findings.Finding) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The results of several steps of one check as one result: an expectation held if it held in every step."""
+"""The results of several steps of one check as one result: an expectation is met if it is met in every step."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from headrace.operations.quality.validate import MAX_KEYS, Outcome
 
 
 def outcomes(steps: Sequence[Sequence[Outcome]], rows: int) -> list[Outcome]:
-    """Return one outcome an expectation: unexpected rows summed, the rows of all steps up to MAX_KEYS.
+    """Return one outcome for each expectation: the sum of unexpected rows, and the rows of all steps up to MAX_KEYS.
 
-    `rows` is how many rows all steps have. The observed value and the error are those of the first step that failed.
+    `rows` is the number of rows of all steps. The observed value and the error are those of the first step that failed.
     """
     if len(steps) == 1:
         return list(steps[0])
-    found: dict[str, Outcome] = {}
+    merged: dict[str, Outcome] = {}
     for step in steps:
-        for each in step:
-            found[each.id] = _both(found[each.id], each) if each.id in found else each
-    return [replace(each, percent=round(100 * each.unexpected / max(1, rows), 4)) for each in found.values()]
+        for outcome in step:
+            merged[outcome.id] = _both(merged[outcome.id], outcome) if outcome.id in merged else outcome
+    return [replace(outcome, percent=round(100 * outcome.unexpected / max(1, rows), 4)) for outcome in merged.values()]
 
 
 def _both(first: Outcome, second: Outcome) -> Outcome:
@@ -34,22 +34,22 @@ def _both(first: Outcome, second: Outcome) -> Outcome:
 
 
 def results(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return Great Expectations' results of the steps as one: of each expectation that of the first step that failed."""
+    """Return Great Expectations' results of all steps as one: for each expectation, that of the first failed step."""
     merged = dict(steps[0])
     chosen: dict[str, Any] = {}
     for step in steps:
-        for each in step["results"]:
-            name = each["expectation_config"]["id"]
-            if name not in chosen or (chosen[name]["success"] and not each["success"]):
-                chosen[name] = each
+        for result in step["results"]:
+            name = result["expectation_config"]["id"]
+            if name not in chosen or (chosen[name]["success"] and not result["success"]):
+                chosen[name] = result
     merged["results"] = list(chosen.values())
-    held = sum(bool(each["success"]) for each in merged["results"])
+    met = sum(bool(result["success"]) for result in merged["results"])
     count = len(merged["results"])
-    merged["success"] = held == count
+    merged["success"] = met == count
     merged["statistics"] = {
         "evaluated_expectations": count,
-        "successful_expectations": held,
-        "unsuccessful_expectations": count - held,
-        "success_percent": 100 * held / count if count else None,
+        "successful_expectations": met,
+        "unsuccessful_expectations": count - met,
+        "success_percent": 100 * met / count if count else None,
     }
     return merged

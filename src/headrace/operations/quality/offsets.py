@@ -1,4 +1,4 @@
-"""Where topics end, and from which offset on they hold what was written since a time."""
+"""The ends of topics, and the offsets of the records since a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Offsets:
-    """Asks Kafka for offsets; it reads and commits nothing."""
+    """Asks Kafka for offsets. It reads no record and commits nothing."""
 
     consumer: Consumer
 
     def partitions(self, topic: str) -> list[int]:
-        """Return the topic's partitions. Raises HeadraceError where there is no such topic."""
+        """Return the topic's partitions. Raises HeadraceError if the topic does not exist."""
         known = self.consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic]
         if known.error is not None:
             raise HeadraceError(f"Kafka has no topic {topic} ({known.error}): run `headrace provision`.")
@@ -33,29 +33,29 @@ class Offsets:
         return {partition: self._watermarks(topic, partition)[1] for partition in self.partitions(topic)}
 
     def begins(self, topic: str) -> dict[int, int]:
-        """Return partition -> its first offset that is still there."""
+        """Return partition -> its first available offset."""
         return {partition: self._watermarks(topic, partition)[0] for partition in self.partitions(topic)}
 
     def since(self, topic: str, at_ms: int) -> dict[str, list[int]]:
-        """Return partition -> [start, end) of the records that the broker took at or after a time (ms since 1970)."""
-        asked = [TopicPartition(topic, partition, at_ms) for partition in self.partitions(topic)]
-        found: dict[str, list[int]] = {}
-        for start in self.consumer.offsets_for_times(asked, timeout=TIMEOUT_SECONDS):
+        """Return partition -> [start, end) of the records that the broker received at or after a time (ms since 1970)."""
+        requests = [TopicPartition(topic, partition, at_ms) for partition in self.partitions(topic)]
+        ranges: dict[str, list[int]] = {}
+        for start in self.consumer.offsets_for_times(requests, timeout=TIMEOUT_SECONDS):
             end = self._watermarks(topic, start.partition)[1]
             first = end if start.offset in {OFFSET_END, -1} else start.offset
-            found[str(start.partition)] = [first, end]
-        return found
+            ranges[str(start.partition)] = [first, end]
+        return ranges
 
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
-        found: tuple[int, int] = self.consumer.get_watermark_offsets(
+        watermarks: tuple[int, int] = self.consumer.get_watermark_offsets(
             TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS
         )
-        return found
+        return watermarks
 
 
 @contextmanager
 def reader(bindings: Path, group: str = "headrace.quality") -> Iterator[Offsets]:
-    """Give an Offsets with the binding's login. Raises HeadraceError where Kafka does not answer."""
+    """Yield an Offsets with the binding's login. Raises HeadraceError if Kafka does not answer."""
     binding = read_kafka(bindings)
     consumer = Consumer(binding.reader_config(group))
     try:

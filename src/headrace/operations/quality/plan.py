@@ -35,7 +35,7 @@ Earliest = Callable[[CheckedSink, int], int | None]
 
 @dataclass(frozen=True)
 class Check:
-    """One sink, and which of its rows are read.
+    """One sink, and the rows of it that are read.
 
     `window` has `kind` (batches, closed, table, nothing, unreadable), `name` (what the quarantine calls it), `left` (what
     a bound left for the next check) and, by kind: generation, first, last, batches, rows, cursor, ends | starts_ms,
@@ -57,7 +57,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """A query's current generation and its newest ledger record; None where it never ran."""
+    """A query's current generation and its newest ledger record; None if the query never ran."""
 
     generation: generation.Generation | None = None
     folder: str = ""
@@ -66,9 +66,9 @@ class _Ledger:
 
 @dataclass(frozen=True)
 class _Now:
-    """What all checks of one plan share. `ends`, `old` and `ledgers` raise for what cannot be read.
+    """The values that all checks of one plan share. `ends`, `old` and `ledgers` raise an error if the source cannot be read.
 
-    `old` gives the ends of a topic's records that are older than the pipeline's promised freshness.
+    `old` returns the ends of a topic's records that are older than the pipeline's promised freshness.
     """
 
     deployment: Deployment
@@ -105,14 +105,14 @@ def plan(deployment: Deployment, pipeline: Pipeline, *, since_ms: int | None = N
         return [_planned(sink, now) for sink in sinks_of(pipeline)]
 
 
-def _once(asked: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a function that calls `asked` once for each name. It raises a remembered error again without a further call."""
+def _once(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function that calls `function` once for each name. It raises a remembered error again without a further call."""
     known: dict[str, Any] = {}
 
-    def answer(name: str) -> Any:  # noqa: ANN401 - what `asked` returns
+    def answer(name: str) -> Any:  # noqa: ANN401 - what `function` returns
         if name not in known:
             try:
-                known[name] = asked(name)
+                known[name] = function(name)
             except Exception as error:  # it is raised below
                 known[name] = error
         if isinstance(known[name], Exception):
@@ -135,7 +135,7 @@ def unreadable(sink: str, pipeline: str, query: str, reason: str) -> Check:
 
 
 def _check(sink: CheckedSink, now: _Now) -> Check:
-    own = now.ledgers(sink.query)
+    query_ledger = now.ledgers(sink.query)
     topics = topics_of(now.pipeline, sink.query)
     ends = {topic: now.ends(topic) for topic in topics}
     intended = desired_state.read(now.deployment.root, sink.pipeline)
@@ -144,25 +144,27 @@ def _check(sink: CheckedSink, now: _Now) -> Check:
         "now_ms": now.now_ms,
         "rows_in": _rows_in(ends),
     }
-    if own.newest is None or own.generation is None:
+    if query_ledger.newest is None or query_ledger.generation is None:
         waiting = intended.want == "RUNNING" and _have_records(topics, now)
         parameters["behind_seconds"] = max(0.0, (now.now_ms - intended.at_ms) / 1000) if waiting else 0.0
         window = nothing(f"{sink.query} has not finished a batch yet")
         return Check(sink.name, sink.pipeline, sink.query, window, parameters)
     before = position.read(now.deployment.root, sink.name)
-    sums = position.tally(own.folder, own.generation.number, before.get("sums"), own.newest["batch"])
+    sums = position.tally(
+        query_ledger.folder, query_ledger.generation.number, before.get("sums"), query_ledger.newest["batch"]
+    )
     parameters |= {
         "rows_min": int(sums.rows_out > 0),
-        "rows_taken": sums.rows_in if _letters_are_written(own.newest, topics, now) else 0,
-        "behind_seconds": behind_seconds(own.newest, {topic: now.old(topic) for topic in topics}, now.now_ms),
+        "rows_taken": sums.rows_in if _letters_are_written(query_ledger.newest, topics, now) else 0,
+        "behind_seconds": behind_seconds(query_ledger.newest, {topic: now.old(topic) for topic in topics}, now.now_ms),
     }
-    window = _window(sink, own, before, now)
+    window = _window(sink, query_ledger, before, now)
     window |= {"sums": position.as_json(sums)} | ({} if now.since_ms is None else {"since_ms": now.since_ms})
     return Check(sink.name, sink.pipeline, sink.query, window, parameters, _references(now, sink))
 
 
 def _letters_are_written(newest: ledger.Record, topics: Iterable[str], now: _Now) -> bool:
-    """Return whether the archive queries, which write the dead letters, have read all that a query has."""
+    """Return whether the archive queries, which write the dead letters, have read all records that a query has read."""
     for topic in topics:
         archived = now.ledgers(archive_query(topic)).newest
         of_topic: Any = newest | {"watermark_ms": 0, "offsets": {topic: newest["offsets"].get(topic, {})}}
@@ -171,13 +173,13 @@ def _letters_are_written(newest: ledger.Record, topics: Iterable[str], now: _Now
     return True
 
 
-def _window(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
-    assert own.newest is not None
+def _window(sink: CheckedSink, query_ledger: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+    assert query_ledger.newest is not None
     start = {} if now.since_ms is not None else before
     grid = _grid(now.pipeline, sink)
     if grid:
         since = now.since_ms if now.since_ms is not None else start.get("until_ms")
-        return _closed(sink, own.newest["watermark_ms"], grid, since, now.earliest)
+        return _closed(sink, query_ledger.newest["watermark_ms"], grid, since, now.earliest)
     if sink.kind == "cassandra":
         return {
             "kind": "table",
@@ -185,25 +187,25 @@ def _window(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _No
             "at_ms": now.now_ms,
             "token": start.get("token"),
         }
-    return _batches(sink, own, start, now)
+    return _batches(sink, query_ledger, start, now)
 
 
 def _closed(sink: CheckedSink, watermark_ms: int, grid: Grid, since_ms: int | None, earliest: Earliest) -> Window:
     """Return the closed windows since the last check. A gap longer than one check is skipped up to the next row."""
-    found = closed_windows(watermark_ms, grid, since_ms)
-    if found["kind"] == "nothing" or (since_ms is not None and not found["left"]["windows"]):
-        return found
-    first = earliest(sink, found["starts_ms"][0])
+    window = closed_windows(watermark_ms, grid, since_ms)
+    if window["kind"] == "nothing" or (since_ms is not None and not window["left"]["windows"]):
+        return window
+    first = earliest(sink, window["starts_ms"][0])
     if first is None:
         return nothing("no window of the table has closed since the last check")
     return closed_windows(watermark_ms, grid, first + grid.size - 1)
 
 
-def _batches(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
-    assert own.generation is not None
-    number = own.generation.number
+def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+    assert query_ledger.generation is not None
+    number = query_ledger.generation.number
     first = before.get("last", -1) + 1 if before.get("generation") == number else 0
-    records = (each for each in ledger.stream(own.folder, first) if each["generation"] == number)
+    records = (each for each in ledger.stream(query_ledger.folder, first) if each["generation"] == number)
     gone_ms = _expired_before(sink, now) if sink.kind == "kafka" else 0
     window = finished_batches(records, now.since_ms or 0, gone_ms)
     window["generation"] = number
@@ -220,7 +222,7 @@ def _batches(sink: CheckedSink, own: _Ledger, before: Mapping[str, Any], now: _N
 
 
 def _expired_before(sink: CheckedSink, now: _Now) -> int:
-    """Return before which time a topic may have lost rows to retention; 0 where it has lost none."""
+    """Return the time before which a topic may have lost rows to retention; 0 if it has lost none."""
     declared = next(
         each for each in now.pipeline.queries[sink.query].sinks
         if isinstance(each, KafkaSink) and each.topic == sink.place[0]
@@ -233,8 +235,8 @@ def _expired_before(sink: CheckedSink, now: _Now) -> int:
 def _replaced(now: _Now, sink: CheckedSink, before: Mapping[str, Any]) -> int:
     """Return how many finished batches of an earlier generation were not checked before this generation replaced it."""
     number = before.get("generation")
-    own = now.ledgers(sink.query).generation
-    if number is None or own is None or number == own.number:
+    current = now.ledgers(sink.query).generation
+    if number is None or current is None or number == current.number:
         return 0
     earlier = [
         each for each in generation.all_of(now.deployment.root, sink.pipeline, sink.query) if each.number == number
@@ -250,7 +252,7 @@ def _earliest(deployment: Deployment, sink: CheckedSink, after_ms: int) -> int |
 
 
 def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
-    """Return the grid of a table with one partition a window; None for every other sink."""
+    """Return the grid of a table with one partition for each window; None for every other sink."""
     query = pipeline.queries.get(sink.query)
     if sink.kind != "cassandra" or query is None or query.aggregate is None or query.aggregate.window is None:
         return None
@@ -283,19 +285,19 @@ def _have_records(topics: Iterable[str], now: _Now) -> bool:
 
 def _references(now: _Now, sink: CheckedSink) -> dict[str, bool]:
     """Return reference query -> whether it has read as far as this sink's query: only then its rows are compared."""
-    own = now.ledgers(sink.query).newest
-    found = {}
+    newest = now.ledgers(sink.query).newest
+    comparable = {}
     for name in (totals_query(now.pipeline, sink.query), parts_query(now.pipeline, sink.query)):
-        if name and own:
+        if name and newest:
             other = now.ledgers(name).newest
-            found[name] = other is not None and _covers(other, own)
-    return found
+            comparable[name] = other is not None and _covers(other, newest)
+    return comparable
 
 
-def _covers(other: ledger.Record, own: ledger.Record) -> bool:
-    return other["watermark_ms"] >= own["watermark_ms"] * bool(other["watermark_ms"]) and all(
+def _covers(other: ledger.Record, record: ledger.Record) -> bool:
+    return other["watermark_ms"] >= record["watermark_ms"] * bool(other["watermark_ms"]) and all(
         other["offsets"].get(topic, {}).get(partition, [0, 0])[1] >= end
-        for topic, partitions in own["offsets"].items()
+        for topic, partitions in record["offsets"].items()
         for partition, (_, end) in partitions.items()
     )
 
@@ -316,9 +318,9 @@ def moving(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, taken:
     """
     topics = topics_of(pipeline, sink.query)
     with offsets.reader(deployment.bindings) as kafka:
-        there = _rows_in({topic: kafka.ends(topic) for topic in topics})
+        rows_in = _rows_in({topic: kafka.ends(topic) for topic in topics})
         refused = _rows_in({topic: kafka.ends(names.dead_letter_topic(topic)) for topic in topics})
-    return {"rows_in": there, "rows_least": max(0, int(taken) - refused)}
+    return {"rows_in": rows_in, "rows_least": max(0, int(taken) - refused)}
 
 
 def topics_of(pipeline: Pipeline, query: str) -> list[str]:

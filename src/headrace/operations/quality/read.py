@@ -48,7 +48,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
     """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
     fs, _ = small_files.locate(chosen.files)
-    for each in file_sink.valid(file_sink.whole(chosen.files)):
+    for each in file_sink.valid(file_sink.complete(chosen.files)):
         if each.last < window["first"] or each.first > window["last"]:
             continue
         batches = _batches(each, chosen.ledger)
@@ -87,12 +87,12 @@ def read_archive(root: str, sink: CheckedSink, spans: Mapping[str, Sequence[int]
         for p, (start, end) in spans.items()
         if end > start
     ]
-    there = [field.name for field in loaded.schema().fields]
+    columns = [field.name for field in loaded.schema().fields]
     if not wanted:
-        return [], there
+        return [], columns
     row_filter = Or(*wanted) if len(wanted) > 1 else wanted[0]
-    shown = [name for name in sink.columns if name in there]
-    return loaded.scan(row_filter=row_filter, selected_fields=tuple(shown)).to_arrow().to_pylist(), there
+    shown = [name for name in sink.columns if name in columns]
+    return loaded.scan(row_filter=row_filter, selected_fields=tuple(shown)).to_arrow().to_pylist(), columns
 
 
 def missing_batches(window: Mapping[str, Any], frame: pd.DataFrame, limit: int = 20) -> list[dict[str, int]]:
@@ -103,10 +103,10 @@ def missing_batches(window: Mapping[str, Any], frame: pd.DataFrame, limit: int =
     if window["kind"] != "batches" or "_batch" not in frame:
         return []
     copies = frame.get("_copies", pd.Series(1, index=frame.index))
-    there = copies.groupby(frame["_batch"]).sum().to_dict()
+    rows_of = copies.groupby(frame["_batch"]).sum().to_dict()
     wrong = []
     for batch, expected in window["rows_out"].items():
-        found = int(there.get(int(batch), 0))
-        if found < expected or (found > expected and "_copies" not in frame):
-            wrong.append({"batch": int(batch), "expected": expected, "found": found})
+        present = int(rows_of.get(int(batch), 0))
+        if present < expected or (present > expected and "_copies" not in frame):
+            wrong.append({"batch": int(batch), "expected": expected, "found": present})
     return wrong[:limit]

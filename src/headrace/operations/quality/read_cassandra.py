@@ -26,36 +26,36 @@ from headrace.operations.quality.sinks import WINDOW_START, CheckedSink, parts_q
 
 CONCURRENCY = 16
 PAGE_ROWS = 5_000
-# Murmur3Partitioner: no row has this token, which stands for the beginning of the ring.
+# Murmur3Partitioner: no row has this token. It marks the beginning of the ring.
 FIRST_TOKEN = -(2**63)
 
 Rows = list[dict[str, Any]]
 
 
 def is_empty(bindings: Path, sink: CheckedSink) -> bool:
-    """Return whether the sink's table has no row at all."""
+    """Return whether the sink's table has no row."""
     with cassandra_session(bindings) as session:
         return not session.execute(_prepare(session, f"SELECT * FROM {quoted(*sink.place)} LIMIT 1")).all()  # noqa: S608
 
 
 def columns_of(session: Session, place: tuple[str, ...]) -> list[str]:
-    """Return the columns of a table (keyspace, name). Raises HeadraceError where there is no such table."""
-    found = session.execute(
+    """Return the columns of a table (keyspace, name). Raises HeadraceError if the table does not exist."""
+    described = session.execute(
         "SELECT column_name FROM system_schema.columns WHERE keyspace_name = %s AND table_name = %s", place
     )
-    columns = [row.column_name for row in found]
+    columns = [row.column_name for row in described]
     if not columns:
         raise HeadraceError(f"Cassandra has no table {'.'.join(place)}: run `headrace provision`.")
     return columns
 
 
 def earliest_window(bindings: Path, sink: CheckedSink, after_ms: int) -> int | None:
-    """Return the first window start at or after a time (milliseconds since 1970) that the table has a row of."""
+    """Return the first window start at or after a time (milliseconds since 1970) of which the table has a row."""
     with cassandra_session(bindings) as session:
         columns_of(session, sink.place)
         select = _prepare(session, f'SELECT DISTINCT "{WINDOW_START}" FROM {quoted(*sink.place)}')  # noqa: S608
-        found = (int(row[0].replace(tzinfo=UTC).timestamp() * 1000) for row in session.execute(select))
-        return min((start for start in found if start >= after_ms), default=None)
+        starts = (int(row[0].replace(tzinfo=UTC).timestamp() * 1000) for row in session.execute(select))
+        return min((start for start in starts if start >= after_ms), default=None)
 
 
 def windows(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) -> Rows:
@@ -71,13 +71,13 @@ def portions(session: Session, sink: CheckedSink, after: int | None, size: int) 
     """
     token = f"token({', '.join(map(quoted, _partition_key(session, sink.place)))})"
     columns = ", ".join(map(quoted, columns_of(session, sink.place)))
-    asked = f"SELECT {token} AS headrace_token, {columns} FROM {quoted(*sink.place)} WHERE {token} > ?"  # noqa: S608
-    select = _prepare(session, asked)
+    statement = f"SELECT {token} AS headrace_token, {columns} FROM {quoted(*sink.place)} WHERE {token} > ?"  # noqa: S608
+    select = _prepare(session, statement)
     yield from cut(session.execute(select, (FIRST_TOKEN if after is None else after,)), size)
 
 
 def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[Rows, int | None]]:
-    """Cut rows in token order into portions that never part a token."""
+    """Split rows in token order into portions that never split a token."""
     portion: Rows = []
     last: int | None = None
     for each in rows:
@@ -130,12 +130,12 @@ def _cells(frame: pd.DataFrame, keys: Sequence[str]) -> Iterable[tuple[Any, ...]
 
 
 def _known(session: Session, place: tuple[str, str], keys: Sequence[str], frame: pd.DataFrame) -> list[bool | None]:
-    """Return for each row whether the table has its keys (its whole partition key); None where a key is null."""
+    """Return for each row whether the table has its keys (the complete partition key); None where a key is null."""
     wanted = {tuple(key) for _, *key in _cells(frame, keys) if not any(pd.isna(part) for part in key)}
     where = " AND ".join(f'"{key}" = ?' for key in keys)
     select = _prepare(session, f"SELECT {', '.join(map(quoted, keys))} FROM {quoted(*place)} WHERE {where}")  # noqa: S608
-    there = {tuple(row[key] for key in keys) for row in _all(session, select, sorted(wanted))}
-    return [tuple(key) in there if tuple(key) in wanted else None for _, *key in _cells(frame, keys)]
+    existing = {tuple(row[key] for key in keys) for row in _all(session, select, sorted(wanted))}
+    return [tuple(key) in existing if tuple(key) in wanted else None for _, *key in _cells(frame, keys)]
 
 
 def _sums(
@@ -154,9 +154,9 @@ def _sums(
     rows = windows(session, _place(pipeline, parts), [int(at.timestamp() * 1000) for at in inside])
     sums: dict[tuple[Any, ...], dict[str, Decimal]] = {}
     for row in rows:
-        own = row[WINDOW_START].replace(tzinfo=UTC)
+        long_start = row[WINDOW_START].replace(tzinfo=UTC)
         for shift in shifts:
-            cell = sums.setdefault((pd.Timestamp(own - shift), *(row[key] for key in keys)), {})
+            cell = sums.setdefault((pd.Timestamp(long_start - shift), *(row[key] for key in keys)), {})
             for name in sink.numbers:
                 cell[name] = cell.get(name, Decimal(0)) + (row[name] or 0)
     return sums

@@ -1,4 +1,4 @@
-"""Reads a sink's topic from where the last check ended, so that each record is checked once, whoever wrote it."""
+"""Reads a sink's topic from the end of the last check, so that each record of any writer is checked once."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ def onward(
 ) -> tuple[Rows, dict[str, int], dict[str, int]]:
     """Return (rows, start, end): the records from the cursor on until the window's batches have all their rows.
 
-    Without a cursor it begins at the time of the first batch. `read_to` are ends up to which every record is
-    read: records of strangers after the newest batch are included. Batches follow each other in every partition, but Kafka
-    gives one partition sooner than another: the end of each is before its first record of a later batch.
+    Without a cursor it begins at the time of the first batch. If `read_to` is set, every record up to these ends is read, so
+    records of other writers after the newest batch are included. Batches are in order within each partition, but Kafka delivers
+    one partition sooner than another. So the end of each partition is before its first record of a later batch.
     """
     topic = sink.place[0]
     kafka = Offsets(consumer)
-    began = {p: start for p, (start, _) in kafka.since(topic, window["began_ms"] - bounds.CLOCKS_APART_MS).items()}
+    since_start = {
+        p: start for p, (start, _) in kafka.since(topic, window["began_ms"] - bounds.CLOCKS_APART_MS).items()
+    }
     begins = {str(p): first for p, first in kafka.begins(topic).items()}
-    start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else began[p] for p in begins}
+    start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else since_start[p] for p in begins}
     late = kafka.since(topic, window["written_ms"] + bounds.CLOCKS_APART_MS)
     ends = {p: max(start[p], (read_to or {}).get(p, late[p][0])) for p in begins}
     reached = dict(start)
@@ -46,13 +48,13 @@ def onward(
     if missing <= 0 and read_to is None:
         return rows, start, reached
     for message in topics.between(consumer, topic, {int(p): (start[p], end) for p, end in ends.items()}):
-        place = str(message.partition())
-        if place in later:
+        partition = str(message.partition())
+        if partition in later:
             continue
         if read_to is None and _is_later(message, sink, window):
-            later.add(place)
+            later.add(partition)
             continue
-        reached[place] = message.offset() + 1
+        reached[partition] = message.offset() + 1
         row = own_record(message, sink, window)
         if row is None:
             continue
@@ -66,16 +68,18 @@ def onward(
 
 
 def again(consumer: Consumer, sink: CheckedSink, window: Window) -> Rows:
-    """Return the rows of a window's ranges once more. Those that retention has removed are not there."""
+    """Return the rows of a window's ranges again, without those that retention has removed."""
     begins = Offsets(consumer).begins(sink.place[0])
     ranges = {int(p): (max(start, begins[int(p)]), end) for p, (start, end) in window["ranges"].items()}
-    return [row for each in topics.between(consumer, sink.place[0], ranges) if (row := own_record(each, sink, window))]
+    return [
+        row for message in topics.between(consumer, sink.place[0], ranges) if (row := own_record(message, sink, window))
+    ]
 
 
 def own_record(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> dict[str, Any] | None:  # noqa: ANN401 - a confluent_kafka.Message
     """Return the row of a record of the window's batches, or of one that no batch of this query wrote; else None.
 
-    Records of other batches and generations of the query are left out: a check of their own has them.
+    Records of other batches and generations of the query are left out: other checks read them.
     """
     where = {"_partition": message.partition(), "_offset": message.offset()}
     headers = _headers(message)
@@ -102,8 +106,8 @@ def _headers(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_kafk
 def _written_by(headers: Mapping[str, str], sink: CheckedSink) -> tuple[int, int] | None:
     """Return (generation, batch) of the query's batch that wrote a record, or None where none did."""
     batch, number = headers.get("headrace.batch", ""), headers.get("headrace.generation", "")
-    own = names.query_name(sink.pipeline, sink.query)
-    ours = batch.isdecimal() and number.isdecimal() and headers.get("headrace.query", own) == own
+    query = names.query_name(sink.pipeline, sink.query)
+    ours = batch.isdecimal() and number.isdecimal() and headers.get("headrace.query", query) == query
     return (int(number), int(batch)) if ours else None
 
 
@@ -112,15 +116,15 @@ def distinct(rows: Rows) -> Rows:
 
     A stranger's record is a row of its own, and counts as no copy of any.
     """
-    found: dict[Any, dict[str, Any]] = {}
+    first_copies: dict[Any, dict[str, Any]] = {}
     for row in rows:
         if "_stranger" in row:
-            found[row["_partition"], row["_offset"], STRANGER] = row | {"_copies": 0}
+            first_copies[row["_partition"], row["_offset"], STRANGER] = row | {"_copies": 0}
             continue
         content = json.dumps({k: v for k, v in row.items() if not k.startswith("_")}, sort_keys=True, default=str)
-        first = found.setdefault((row["_id"], content), row | {"_copies": 0})
+        first = first_copies.setdefault((row["_id"], content), row | {"_copies": 0})
         first["_copies"] += 1
-    return list(found.values())
+    return list(first_copies.values())
 
 
 def json_row(value: bytes | str | None) -> dict[str, Any]:

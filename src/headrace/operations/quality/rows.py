@@ -34,13 +34,13 @@ def frame_of(rows: Sequence[Row], sink: CheckedSink, found: Sequence[str] | None
     `found` are the columns that the sink has (a table's; default: all that a row has, besides the contract's). Cells
     that have no value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
     """
-    there = {name for row in rows for name in row}.union(STANDS.get(sink.kind, ()))
-    extra = [] if found is not None else sorted(there - set(sink.columns))
-    own = [name for name in sink.columns if found is None or name in found]
+    present = {name for row in rows for name in row}.union(STANDS.get(sink.kind, ()))
+    extra = [] if found is not None else sorted(present - set(sink.columns))
+    columns = [name for name in sink.columns if found is None or name in found]
     others = [name for name in found or [] if name not in sink.columns]
     errors: list[list[str]] = [[] for _ in rows]
     frame = pd.DataFrame(index=pd.RangeIndex(len(rows)))
-    for name in own:
+    for name in columns:
         frame[name] = _column([row.get(name) for row in rows], name, sink.columns[name], errors)
     for name in extra:
         added = [row.get(name) for row in rows]

@@ -1,4 +1,4 @@
-"""The sinks and suites of all pipelines, by name. What a sink has follows from the contract (`contract.checked_sinks`)."""
+"""The sinks and suites of all pipelines, by name. A sink's properties follow from the contract (`contract.checked_sinks`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def suites_of(pipeline: Pipeline) -> list[str]:
 
 
 def find(pipelines: Iterable[Pipeline], sink: str) -> CheckedSink:
-    """Return the sink of a name. Raises HeadraceError that lists the known sinks."""
+    """Return the sink with a name. Raises HeadraceError that lists the known sinks."""
     known = {each.name: each for pipeline in pipelines for each in sinks_of(pipeline)}
     if sink not in known:
         raise HeadraceError(f"Unknown sink {sink!r}. Known sinks: {', '.join(sorted(known))}.")

@@ -1,6 +1,6 @@
-"""What a check of a sink can end with, and what follows: for the gate, for the asset, for the exit code.
+"""The status of a check of a sink, and its consequences for the gate, the asset and the exit code.
 
-One place, so that the gate, the command line, the Streams page and the documents say the same (docs/howto/quality.md).
+They are in one module, so that the gate, the command line, the Streams page and the documents agree (docs/howto/quality.md).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MEANING: dict[Status, str] = {
 """From the worst to the best for a run of several sinks."""
 
 GOOD: frozenset[Status] = frozenset({"PASSED", "WARNED"})
-"""Only these give the sink's asset an event: rows were checked, and may be used."""
+"""Only these statuses emit an event of the sink's asset: rows were checked, and may be used."""
 
 EXIT_CODES: dict[Status, int] = {"FAILED": 1, "UNREADABLE": 3, "STALE": 4, "WARNED": 0, "PASSED": 0, "NOTHING": 5}
-"""Of `headrace quality run`, by the worst status of all its sinks. NOTHING is the worst only where no sink had a row."""
+"""Exit codes of `headrace quality run`, by the worst status of its sinks. NOTHING is the worst only if no sink had a row."""
 
 
 def worst(statuses: Iterable[str]) -> Status:
-    """Return the worst status of several; NOTHING where there is none."""
-    found = set(statuses)
-    return next((each for each in MEANING if each in found), "NOTHING")
+    """Return the worst of several statuses; NOTHING if there are no statuses."""
+    present = set(statuses)
+    return next((status for status in MEANING if status in present), "NOTHING")
 
 
 def exit_code(statuses: Iterable[str]) -> int:

@@ -1,7 +1,7 @@
 """Reads a check in bounded steps, oldest first. The rows of a step are validated and released before the next step is read.
 
-A step's window is enough to read the same rows again: so a later check sees that a finding was repaired. `reached` is how far the
-sink is checked once the step is done.
+A step's window is enough to read the same rows again, so a later check can see that a finding was repaired. `reached` is the
+position up to which the sink is checked after the step.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ class Step:
 
     @property
     def rows_out(self) -> int:
-        """Return the number of rows that the ledger has for the step's batches."""
+        """Return the number of rows in the ledger for the step's batches."""
         return sum(self.window.get("rows_out", {}).values())
 
 
 def steps(deployment: Deployment, sink: CheckedSink, check: Check) -> Iterator[Step]:
-    """Yield a check's steps. Raises what a library raises where the sink cannot be read."""
+    """Yield a check's steps. Raises the library's error if the sink cannot be read."""
     if check.window["kind"] == "batches":
-        own = paths.generation_paths(deployment.root, sink.pipeline, sink.query, check.window["generation"])
-        groups = grouped(_records(own.ledger, check.window["generation"], check.window["first"], check.window["last"]))
+        folders = paths.generation_paths(deployment.root, sink.pipeline, sink.query, check.window["generation"])
+        groups = grouped(
+            _records(folders.ledger, check.window["generation"], check.window["first"], check.window["last"])
+        )
         if sink.kind == "kafka":
             yield from _topic_steps(deployment, sink, check.window, groups)
         else:
@@ -112,13 +114,13 @@ def _window_of(group: list[ledger.Record]) -> Window:
 
 def spans(group: Iterable[ledger.Record]) -> dict[str, list[int]]:
     """Return partition -> [start, end) of the source offsets that consecutive batches took (an archive has one topic)."""
-    found: dict[str, list[int]] = {}
+    ranges: dict[str, list[int]] = {}
     for record in group:
         for partitions in record["offsets"].values():
             for partition, (start, end) in partitions.items():
-                known = found.setdefault(partition, [start, end])
+                known = ranges.setdefault(partition, [start, end])
                 known[1] = end
-    return found
+    return ranges
 
 
 def _batch_step(deployment: Deployment, sink: CheckedSink, window: Window) -> Step:
@@ -126,8 +128,8 @@ def _batch_step(deployment: Deployment, sink: CheckedSink, window: Window) -> St
     if sink.kind == "files":
         rows = list(read_files(deployment.root, sink, window))
         return Step(window, rows, None, window["count"], reached)
-    rows, found = read_archive(deployment.root, sink, window["spans"])
-    return Step(window, rows, found, window["count"], reached, window["spans"])
+    rows, columns = read_archive(deployment.root, sink, window["spans"])
+    return Step(window, rows, columns, window["count"], reached, window["spans"])
 
 
 def _topic_steps(
@@ -136,12 +138,14 @@ def _topic_steps(
     with topics.reader(deployment.bindings, sink.place[0], "quality") as consumer:
         cursor: Mapping[str, int] | None = window.get("cursor")
         for group in groups:
-            own = _window_of(group)
-            read_to = window.get("ends") if own["last"] == window["last"] else None
-            rows, start, cursor = read_topic.onward(consumer, sink, own, cursor, read_to)
-            own["ranges"] = {p: [start[p], end] for p, end in cursor.items()}
-            reached = {"generation": own["generation"], "last": own["last"], "cursor": dict(cursor)}
-            yield Step(own, read_topic.distinct(rows), None, own["count"], reached, own["ranges"])
+            step_window = _window_of(group)
+            read_to = window.get("ends") if step_window["last"] == window["last"] else None
+            rows, start, cursor = read_topic.onward(consumer, sink, step_window, cursor, read_to)
+            step_window["ranges"] = {p: [start[p], end] for p, end in cursor.items()}
+            reached = {"generation": step_window["generation"], "last": step_window["last"], "cursor": dict(cursor)}
+            yield Step(
+                step_window, read_topic.distinct(rows), None, step_window["count"], reached, step_window["ranges"]
+            )
 
 
 def _closed_steps(deployment: Deployment, sink: CheckedSink, window: Mapping[str, Any]) -> Iterator[Step]:
@@ -172,5 +176,5 @@ def _table_steps(deployment: Deployment, sink: CheckedSink, window: Mapping[str,
         portions = read_cassandra.portions(session, sink, window.get("token"), bounds.STEP_ROWS)
         columns = read_cassandra.columns_of(session, sink.place)
         for rows, token in islice(portions, max(1, bounds.CHECK_ROWS // bounds.STEP_ROWS)):
-            own = {"kind": "table", "name": window["name"], "token": token}
-            yield Step(own, rows, columns, reached={"token": token})
+            step_window = {"kind": "table", "name": window["name"], "token": token}
+            yield Step(step_window, rows, columns, reached={"token": token})

@@ -1,4 +1,4 @@
-"""Where results go: full reports and the newest of the series as files, the series and the quarantine as tables of Cassandra.
+"""Storage of results: full reports and the newest of the series as files, the series and the quarantine as tables of Cassandra.
 
 Every write may be repeated: a retry of a check writes the same report, the same row of the series and the same rows of
 the quarantine (key: sink, window, expectation, row key), at the check's own time.
@@ -73,10 +73,10 @@ QUARANTINE = Table(
 
 
 def ensure_tables(session: Session) -> None:
-    """Make the keyspace and both tables if they are absent: as many replicas as there are nodes, at most three."""
-    there = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
-    if there is not None and {RESULTS.name, QUARANTINE.name} <= set(there.tables):
-        _add_columns(session, there.tables[RESULTS.name].columns)
+    """Create the keyspace and both tables if they are missing: one replica for each node, at most three."""
+    keyspace = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
+    if keyspace is not None and {RESULTS.name, QUARANTINE.name} <= set(keyspace.tables):
+        _add_columns(session, keyspace.tables[RESULTS.name].columns)
         return
     nodes = len(session.cluster.metadata.all_hosts())
     session.execute(create_keyspace(names.QUALITY_KEYSPACE, min(3, nodes)))
@@ -84,10 +84,10 @@ def ensure_tables(session: Session) -> None:
         session.execute(create_table(table))
 
 
-def _add_columns(session: Session, there: Container[str]) -> None:
-    """Add to the series what a release before this one did not have."""
+def _add_columns(session: Session, existing: Container[str]) -> None:
+    """Add to the series the columns that an earlier release did not have."""
     for name, kind in RESULTS.columns.items():
-        if name not in there:
+        if name not in existing:
             session.execute(
                 f"ALTER TABLE {quoted(RESULTS.keyspace, RESULTS.name)} ADD IF NOT EXISTS {quoted(name)} {kind}"
             )
@@ -114,7 +114,7 @@ def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str
 
 
 def record(bindings: Path, summary: Summary, quarantined: Sequence[Mapping[str, Any]]) -> None:
-    """Write a check's row of the series and its failing rows; once more changes nothing."""
+    """Write a check's row of the series and its failing rows; a repeat changes nothing."""
     critical = sum(each["severity"] == "critical" for each in summary.failed)
     result = {
         "sink": summary.sink,
@@ -146,7 +146,7 @@ def _write(session: Session, table: Table, rows: Sequence[Mapping[str, Any]], at
 
 def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, list[dict[str, Any]]]:
     """Return sink -> its newest checks, newest first: checked_at (ISO), status, window, rows, critical, warnings ..."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    series: dict[str, list[dict[str, Any]]] = {}
     with cassandra_session(bindings) as session:
         ensure_tables(session)
         select = session.prepare(
@@ -155,10 +155,10 @@ def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, li
         )
         for sink in sinks:
             rows = [row._asdict() for row in session.execute(select, (sink, limit))]
-            found[sink] = [
+            series[sink] = [
                 row | {"checked_at": _iso(row["checked_at"]), "failed": json.loads(row["failed"])} for row in rows
             ]
-    return found
+    return series
 
 
 def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) 
 
 
 def write_unread(deployment: Deployment, summary: Summary) -> None:
-    """Keep that a sink could not be read, as far as that can be kept: what failed may be the place to keep it in."""
+    """Record that a sink could not be read. The store itself may be what failed, so its errors are only logged."""
     keeps: list[Callable[[], None]] = [
         lambda: write_report(deployment.root, summary, None),
         lambda: record(deployment.bindings, summary, []),
@@ -225,7 +225,7 @@ def _remember(root: str, summary: Summary) -> None:
     }
     try:
         known = {(each["checked_at_ms"], each["window"]): each for each in small_files.read_json(path) or []}
-    except (HeadraceError, LookupError, TypeError):  # no check fails for what only shows it
+    except (HeadraceError, LookupError, TypeError):  # no check fails because of its display
         known = {}
     newest = max(known, default=None)
     if newest and known[newest]["status"] == entry["status"] == "NOTHING":

@@ -57,7 +57,7 @@ class _Wanted:
 
     @property
     def place(self) -> tuple[str, tuple[str, ...]]:
-        """Return what a declared expectation replaces: the type and the columns."""
+        """Return the type and the columns, by which a declared expectation replaces a derived one."""
         return self.type, columns_of(self.arguments)
 
 
@@ -121,8 +121,8 @@ def _of_sink(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
 
 
 def _columns_and_types(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
-    there = [*sink.columns, *added_columns(pipeline, sink), *(_ARCHIVED_BYTES if sink.kind == "iceberg" else ())]
-    yield _columns(there, "A column too many or too few: the sink and the pipeline file differ.")
+    columns = [*sink.columns, *added_columns(pipeline, sink), *(_ARCHIVED_BYTES if sink.kind == "iceberg" else ())]
+    yield _columns(columns, "A column too many or too few: the sink and the pipeline file differ.")
     why = "A cell that has no value of its column's type, or a field that the contract does not know."
     yield _Wanted("expect_column_values_to_be_null", {"column": SCHEMA_ERROR}, why)
     for name, column in sink.columns.items():
@@ -163,7 +163,7 @@ def _volume(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
 
 
 def _most_keys(pipeline: Pipeline, sink: CheckedSink) -> int | None:
-    """Return how many rows a table of running totals has at most, where the sources bound every key."""
+    """Return the largest number of rows of a table of running totals, if the sources bound every key."""
     query = pipeline.queries[sink.query]
     if query.aggregate is None or query.aggregate.window is not None or not query.aggregate.keys:
         return None
@@ -173,8 +173,8 @@ def _most_keys(pipeline: Pipeline, sink: CheckedSink) -> int | None:
 
 def _max_distinct(pipeline: Pipeline, query: Query, key: str) -> int | None:
     columns = [pipeline.sources[topic].columns.get(key) for topic in query.sources]
-    found = [column.max_distinct for column in columns if column and column.max_distinct]
-    return max(found, default=None)
+    distinct = [column.max_distinct for column in columns if column and column.max_distinct]
+    return max(distinct, default=None)
 
 
 def _one_row_an_identity(pipeline: Pipeline, sink: CheckedSink) -> bool:
@@ -293,7 +293,7 @@ def _between_queries(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]
 
 
 def _sum_of_parts(query: Query, parts: str, name: str) -> _Wanted:
-    """Return that a long window is the sum of its short ones: exactly, unless late rows are dropped.
+    """Return the expectation that a long window is the sum of its short ones: exactly, unless late rows are dropped.
 
     A short window closes before the long ones that begin with it. A row that is late for the first and not for the second
     is in the sum of one only, and no check can see which: reconciliation does, which reads the archive.
@@ -347,7 +347,7 @@ def _stage_suite(pipeline: Pipeline, name: str, dimension: str) -> Suite:
 
 
 def text(suite: Mapping[str, Any]) -> str:
-    """Return the file of a suite."""
+    """Return the content of a suite's file."""
     return json.dumps(suite, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -108,7 +108,7 @@ def gate(summary: Mapping[str, Any]) -> str:
 
 
 def stale_words(stale: Mapping[str, Any]) -> str:
-    """Return in words for how long records have waited."""
+    """Return as text how long records have waited."""
     if not stale:
         return "no batch has finished for longer than the pipeline promises"
     wanted = "" if stale["wanted"] == "RUNNING" else f"; the stream is wanted {stale['wanted']}"
@@ -119,7 +119,7 @@ def stale_words(stale: Mapping[str, Any]) -> str:
 
 
 def coverage_words(coverage: Mapping[str, Any]) -> str:
-    """Return what a check read and what it left, in words: 1,200 of 5,000 rows, 3 of 9 batches; ..."""
+    """Return as text what a check read and what it left: 1,200 of 5,000 rows, 3 of 9 batches; ..."""
     if not coverage:
         return ""
     left = coverage.get("left", {})

@@ -1,4 +1,4 @@
-"""What of a sink one check takes: of closed windows and of finished batches the oldest, and how many it leaves."""
+"""The part of a sink that one check reads: the oldest closed windows or finished batches, and the number of those left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def nothing(reason: str) -> Window:
 
 
 class Grid(NamedTuple):
-    """Where windows lie, in milliseconds: their size, the time between two starts, and how long after 1970 they begin."""
+    """The grid of windows, in milliseconds: size, time between two starts, and offset of the starts from 1970."""
 
     size: int
     slide: int
@@ -29,8 +29,8 @@ class Grid(NamedTuple):
 def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Window:
     """Return the window starts (milliseconds) of windows that ended at or before the watermark and after `since_ms`.
 
-    The oldest CHECK_WINDOWS; `left` counts the others. The newest finished batch's watermark closes them: the next batch
-    drops rows of such a window (SPARK-42376).
+    Only the oldest CHECK_WINDOWS are returned; `left` counts the others. The newest finished batch's watermark closes them: the
+    next batch drops rows of such a window (SPARK-42376).
     """
     size_ms, slide_ms, offset_ms = grid
     last = (watermark_ms - size_ms - offset_ms) // slide_ms * slide_ms + offset_ms
@@ -53,10 +53,10 @@ def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Windo
 
 
 def finished_batches(records: Iterable[ledger.Record], since_ms: int = 0, gone_ms: int = 0) -> Window:
-    """Return the window of the oldest finished batches that one check takes: first, last, batches, rows.
+    """Return the window of the oldest finished batches that one check reads: first, last, batches, rows.
 
-    At most CHECK_ROWS rows and CHECK_BATCHES batches, one in any case; `left` counts those after them. Batches that were
-    written before `since_ms` are passed over, those before `gone_ms` are counted in `expired`: their rows may be gone.
+    At most CHECK_ROWS rows and CHECK_BATCHES batches, but at least one batch; `left` counts the later ones. Batches written
+    before `since_ms` are skipped. Those written before `gone_ms` are counted in `expired`: retention may have removed their rows.
     """
     taken, left, expired = _Count(), _Count(), _Count()
     for record in records:
@@ -86,7 +86,7 @@ class _Count:
     last: int = -1
 
     def has_room_for(self, record: ledger.Record) -> bool:
-        """Return whether a check that has these may take one more."""
+        """Return whether a check with these batches may read one more."""
         return self.batches < bounds.CHECK_BATCHES and self.rows + record["rows_out"] <= bounds.CHECK_ROWS
 
     def add(self, record: ledger.Record) -> None:
@@ -96,5 +96,5 @@ class _Count:
 
 
 def iso(milliseconds: int) -> str:
-    """Return a time as people write it: to the second, UTC."""
+    """Return a time in ISO format, to the second, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
