@@ -39,8 +39,8 @@ class Check:
 
     `window` has `kind` (batches, closed, table, nothing, unreadable), `name` (what the quarantine calls it), `left` (what
     a bound left for the next check) and, by kind: generation, first, last, batches, rows, cursor, ends | starts_ms,
-    until_ms | at_ms, token | reason. `parameters` are what the suite's $PARAMETERs stand for; `references` says which
-    other queries may be judged by.
+    until_ms | at_ms, token | reason. `parameters` are the values of the suite's $PARAMETERs; `references` says which
+    other queries may be used for comparison.
     """
 
     sink: str
@@ -263,10 +263,10 @@ def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
 
 
 def behind_seconds(newest: ledger.Record, old: Mapping[str, Mapping[int, int]], now_ms: int) -> float:
-    """Return the age of a query's newest batch while records wait for longer than is promised, else 0.
+    """Return the age of a query's newest batch if records have waited longer than the promised freshness, else 0.
 
-    `old` has topic -> partition -> end of the records that are older than the promise: a record that has just come to a
-    quiet topic makes no stream late.
+    `old` has topic -> partition -> end of the records that are older than the promise. So a new record in a quiet topic does
+    not make a stream late.
     """
     waiting = any(
         end > newest["offsets"].get(topic, {}).get(str(partition), [0, 0])[1]
@@ -284,7 +284,7 @@ def _have_records(topics: Iterable[str], now: _Now) -> bool:
 
 
 def _references(now: _Now, sink: CheckedSink) -> dict[str, bool]:
-    """Return reference query -> whether it has read as far as this sink's query: only then its rows are compared."""
+    """Return reference query -> whether it has read as far as this sink's query. Only then are its rows compared."""
     newest = now.ledgers(sink.query).newest
     comparable = {}
     for name in (totals_query(now.pipeline, sink.query), parts_query(now.pipeline, sink.query)):
@@ -313,8 +313,8 @@ def _read_ledger(root: str, pipeline: str, query: str) -> _Ledger:
 def moving(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, taken: float) -> dict[str, float]:
     """Return the bounds of the sums of a table that changes while it is read; called after the read.
 
-    `rows_in`: all records that the query's topics ever had. `rows_least`: records that its batches had taken when the check was
-    planned (`taken`), less the dead letters of its topics.
+    `rows_in`: all records that the query's topics ever had. `rows_least`: records that its batches had read when the check was
+    planned (`taken`), minus the dead letters of its topics.
     """
     topics = topics_of(pipeline, sink.query)
     with offsets.reader(deployment.bindings) as kafka:

@@ -45,16 +45,16 @@ def frame(
 
 
 def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of finished batches with `_batch` and `_line` (file and line): never of one being written."""
+    """Yield the rows of finished batches with `_batch` and `_line` (file and line), never of a batch that is being written."""
     chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
     fs, _ = small_files.locate(chosen.files)
-    for each in file_sink.valid(file_sink.complete(chosen.files)):
-        if each.last < window["first"] or each.first > window["last"]:
+    for directory in file_sink.valid(file_sink.complete(chosen.files)):
+        if directory.last < window["first"] or directory.first > window["last"]:
             continue
-        batches = _batches(each, chosen.ledger)
-        for path in sorted(fs.glob(f"{small_files.locate(each.path)[1]}/part-*")):
+        batches = _batches(directory, chosen.ledger)
+        for path in sorted(fs.glob(f"{small_files.locate(directory.path)[1]}/part-*")):
             lines = fs.cat_file(path).decode(errors="replace").splitlines()
-            part = path.rpartition("/")[2][:10]  # part-00000; what follows is random
+            part = path.rpartition("/")[2][:10]  # part-00000; the rest of the name is random
             for number, line in enumerate(lines):
                 batch = next(batches)
                 if window["first"] <= batch <= window["last"]:
@@ -62,7 +62,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
 
 
 def _batches(directory: file_sink.Directory, folder: str) -> Iterator[int]:
-    """Yield the batch of each row of a directory. Compacted rows are in batch order, as many as the ledger says."""
+    """Yield the batch of each row of a directory. Compacted rows are in batch order, with the counts of the ledger."""
     if directory.first < directory.last:
         for record in ledger.stream(folder, directory.first):
             if record["batch"] >= directory.last:
@@ -96,9 +96,9 @@ def read_archive(root: str, sink: CheckedSink, spans: Mapping[str, Sequence[int]
 
 
 def missing_batches(window: Mapping[str, Any], frame: pd.DataFrame, limit: int = 20) -> list[dict[str, int]]:
-    """Return the batches of a window that do not hold the rows that the ledger says: batch, expected, found.
+    """Return the batches of a window whose row count differs from the ledger: batch, expected, found.
 
-    A topic may hold copies, of a batch that ran twice: there only too few are wrong.
+    A topic may contain copies from a batch that ran twice: there only a smaller count is wrong.
     """
     if window["kind"] != "batches" or "_batch" not in frame:
         return []

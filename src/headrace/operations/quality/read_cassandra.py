@@ -65,9 +65,9 @@ def windows(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) 
 
 
 def portions(session: Session, sink: CheckedSink, after: int | None, size: int) -> Iterator[tuple[Rows, int | None]]:
-    """Yield (rows, token) of a table in the order of its tokens, from behind the token `after` on (None: all of it).
+    """Yield (rows, token) of a table in the order of its tokens, after the token `after` (None: from the start).
 
-    A portion has at least `size` rows and never parts a partition; `token` is its last one, None at the table's end.
+    A portion has at least `size` rows and never splits a partition. `token` is its last token, None at the table's end.
     """
     token = f"token({', '.join(map(quoted, _partition_key(session, sink.place)))})"
     columns = ", ".join(map(quoted, columns_of(session, sink.place)))
@@ -99,9 +99,9 @@ def _partition_key(session: Session, place: tuple[str, ...]) -> list[str]:
 def with_references(
     bindings: Path, pipeline: Pipeline, sink: CheckedSink, frame: pd.DataFrame, covered: Mapping[str, bool]
 ) -> pd.DataFrame:
-    """Return the frame with what other tables say of its rows: `_known_in_<query>`, `_<query>_<column>`.
+    """Return the frame with columns from the tables of other queries: `_known_in_<query>`, `_<query>_<column>`.
 
-    A query that has not yet read as far as the sink's own says nothing: its column is null.
+    If a query has not yet read as far as the sink's query, its column is null.
     """
     totals, parts = totals_query(pipeline, sink.query), parts_query(pipeline, sink.query)
     if WINDOW_START not in frame or not (totals or parts):
@@ -176,9 +176,9 @@ def _prepare(session: Session, statement: str) -> PreparedStatement:
 
 def _all(session: Session, statement: PreparedStatement, values: Sequence[tuple[Any, ...]]) -> Rows:
     """Run one statement for each tuple of values, CONCURRENCY at a time, and return the rows of all."""
-    found: Rows = []
-    for _, rows in execute_concurrent_with_args(
+    rows: Rows = []
+    for _, answer in execute_concurrent_with_args(
         session, statement, values, concurrency=CONCURRENCY, results_generator=True
     ):
-        found.extend(row._asdict() for row in rows)
-    return found
+        rows.extend(row._asdict() for row in answer)
+    return rows

@@ -112,9 +112,9 @@ def _written_by(headers: Mapping[str, str], sink: CheckedSink) -> tuple[int, int
 
 
 def distinct(rows: Rows) -> Rows:
-    """Return the records without repeats, `_copies` says of how many: one id may come again, but saying the same.
+    """Return the records without copies. `_copies` is their number: an id may appear again, but only with the same content.
 
-    A stranger's record is a row of its own, and counts as no copy of any.
+    A record of another writer is a separate row and is never counted as a copy.
     """
     first_copies: dict[Any, dict[str, Any]] = {}
     for row in rows:

@@ -31,8 +31,8 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)"
 def frame_of(rows: Sequence[Row], sink: CheckedSink, found: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the rows with typed columns and `_schema_error`.
 
-    `found` are the columns that the sink has (a table's; default: all that a row has, besides the contract's). Cells
-    that have no value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
+    `found` are the columns of the sink (of a table; default: all columns of the rows, besides the contract's). Cells without a
+    value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
     """
     present = {name for row in rows for name in row}.union(STANDS.get(sink.kind, ()))
     extra = [] if found is not None else sorted(present - set(sink.columns))

@@ -176,7 +176,7 @@ def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> l
 def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
     """Write the trend's file, the full report if there is one, then the newest summary of the sink.
 
-    Older reports beyond REPORTS_KEPT go.
+    Reports beyond the newest REPORTS_KEPT are removed.
     """
     _remember(root, summary)
     if result is not None:
@@ -201,16 +201,16 @@ def write_unread(deployment: Deployment, summary: Summary) -> None:
 
 
 def report_path(root: str, check: Check) -> str:
-    """Return the file of a check's report: its time and window, so that a retry writes it again."""
+    """Return the file of a check's report, named by time and window, so that a retry overwrites it."""
     at = f"{int(check.parameters.get('now_ms', 0)):015d}"
     window = re.sub(r"[^0-9A-Za-z]+", "-", check.window["name"])
     return f"{paths.quality_results(root, check.sink)}/{at}-{window}.json"
 
 
 def _remember(root: str, summary: Summary) -> None:
-    """Add a check to the file that the Streams page reads, so that it needs no Cassandra: newest first, REPORTS_KEPT of them.
+    """Add a check to the trend file, which the Streams page reads instead of Cassandra: newest first, at most REPORTS_KEPT.
 
-    Two checks of one sink in the same moment may leave one of them: the series in Cassandra has both.
+    If two checks of one sink end at the same moment, the file may have only one of them. The series in Cassandra has both.
     """
     path = paths.quality_trend(root, summary.sink)
     entry = {
@@ -229,13 +229,13 @@ def _remember(root: str, summary: Summary) -> None:
         known = {}
     newest = max(known, default=None)
     if newest and known[newest]["status"] == entry["status"] == "NOTHING":
-        del known[newest]  # a quiet sink does not push out what was found before
+        del known[newest]  # a quiet sink does not push out earlier results
     known[entry["checked_at_ms"], entry["window"]] = entry
     small_files.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
 
 
 def failed_words(summary: Mapping[str, Any]) -> list[str]:
-    """Return what failed, and the open findings of earlier checks, in words."""
+    """Return the failed expectations, and the open findings of earlier checks, as texts."""
     failed = [
         f"{each['expectation']} ({'accepted by ' + each['accepted']['by'] if each.get('accepted') else each['severity']})"
         for each in summary["failed"]

@@ -102,7 +102,7 @@ def _with_id(suite: str, wanted: _Wanted) -> dict[str, Any]:
 
 
 def _declared(sink: CheckedSink) -> list[_Wanted]:
-    """Return what the file declares for a sink; what the sink says replaces what its query says of the same columns."""
+    """Return the expectations declared for a sink. Those of the sink replace those of its query on the same columns."""
     of_sink = {(each.type, each.columns) for key, each in sink.expectations if ".sinks." in key and each.columns}
     return [
         _as_wanted(each)
@@ -143,7 +143,7 @@ def _parameter(name: str) -> dict[str, str]:
 
 
 def _volume(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
-    """Yield what the ledger counts. A table has its newest rows only, and none of those that its time to live removed."""
+    """Yield expectations on the row count, from the ledger. A table has only its newest rows, minus the expired ones."""
     if sink.kind == "cassandra":
         if getattr(sink.declared, "ttl", None) is None:
             why = "The ledger says that rows were written: an empty table has lost them."
@@ -178,9 +178,9 @@ def _max_distinct(pipeline: Pipeline, query: Query, key: str) -> int | None:
 
 
 def _one_row_an_identity(pipeline: Pipeline, sink: CheckedSink) -> bool:
-    """Return whether no two rows of a query can have one identity: a group has one row, and so has a record.
+    """Return whether two rows of a query never have the same identity: a group has one row, and so has a record.
 
-    A join gives as many rows as records match, and two equal records give two equal rows.
+    A join returns one row for each match, so two equal records return two equal rows.
     """
     query = pipeline.queries[sink.query]
     if query.join is not None:
@@ -195,7 +195,7 @@ def _freshness(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
 
 
 def _skew(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
-    """No time lies after the check by more than the accepted skew, where all times of the sources are event times."""
+    """Yield: no time is later than the check by more than the accepted skew. Only if all times of the sources are event times."""
     if not sink.times or not _only_event_times(pipeline, sink):
         return
     query = pipeline.queries.get(sink.query)
@@ -214,13 +214,13 @@ _USUAL_SKEW: timedelta = EventTime.model_fields["accepted_skew"].default
 
 
 def _closed(query: Query, sink: CheckedSink) -> bool:
-    """Return whether a check reads closed windows only: of a table with one partition a window, or of append mode."""
+    """Return whether a check reads only closed windows: for a table with one partition for each window, or in append mode."""
     by_start = isinstance(sink.declared, CassandraSink) and sink.declared.partition_key == [WINDOW_START]
     return by_start or query.mode == "append"
 
 
 def _only_event_times(pipeline: Pipeline, sink: CheckedSink) -> bool:
-    """Return whether every time that the sink's query reads is an event time; another may well lie in the future."""
+    """Return whether every time that the sink's query reads is an event time. Other times may be in the future."""
     query = pipeline.queries.get(sink.query)
     if query is None:
         return True  # an archive has Kafka's time
@@ -282,7 +282,7 @@ def _in_set(column: str, value: object, why: str) -> _Wanted:
 
 
 def _between_queries(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
-    """Yield what one query's rows say of another's: keys that must be known, and sums of smaller windows."""
+    """Yield expectations on the rows of another query: keys that must be known, and sums of smaller windows."""
     added = added_columns(pipeline, sink)
     totals, parts = checked_sinks.totals_query(pipeline, sink.query), checked_sinks.parts_query(pipeline, sink.query)
     if f"_known_in_{totals}" in added:

@@ -1,4 +1,4 @@
-"""The result of a check, small and JSON-safe: for XCom, for the trend, for people."""
+"""The result of a check, small and JSON-safe: for XCom, the trend and people."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Summary:
     """One check of one sink. `status` is one of `status.MEANING`; `window.reason` says why nothing was checked.
 
     `failed` has for each failed expectation: id, expectation, severity, why, unexpected, percent, observed, error,
-    examples, and `accepted` where a person accepted it. `batches` are those that do not hold as many rows as the ledger
-    says. `coverage` is what was checked and what is left (`coverage_words`). `open` are the critical findings that
-    keep the gate shut (`findings`). `stale` has behind_seconds, freshness_seconds and wanted, where the sink is.
+    examples, and `accepted` if a person accepted it. `batches` are the batches whose row count differs from the ledger.
+    `coverage` is what was checked and what is left (`coverage_words`). `open` are the critical findings that keep the gate
+    closed (`findings`). `stale` has behind_seconds, freshness_seconds and wanted if the sink is stale.
     """
 
     sink: str
@@ -77,15 +77,15 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def is_good(summary: Mapping[str, Any]) -> bool:
-    """Return whether a check read rows that may be used: only then the sink's asset gets an event."""
+    """Return whether a check read rows that may be used: only then does the sink's asset get an event."""
     return summary["status"] in GOOD
 
 
 def gate(summary: Mapping[str, Any]) -> str:
-    """Return one line about a check. Raises HeadraceError, one sentence, where the sink's gate is closed.
+    """Return one line about a check. Raises HeadraceError with one sentence if the sink's gate is closed.
 
-    These close a gate: an open critical finding, of this check or an earlier one; a sink that could not be read; a stream that is
-    behind although it should run.
+    A gate is closed by: an open critical finding, of this check or an earlier one; a sink that could not be read; a stream that
+    is behind although it should run.
     """
     where = f"{summary['sink']} ({summary['window']['name']})"
     see = f"see `headrace quality show {summary['sink']}` and the runbook QualityCritical"

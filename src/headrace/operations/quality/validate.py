@@ -47,9 +47,9 @@ def validate(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Return one outcome for each expectation, and Great Expectations' own result as plain JSON values.
 
-    `key` names a row; `parameters` are the values of the suite's $PARAMETERs. An expectation that cannot be evaluated (its column
-    is missing) has failed, and `error` says why. Raises HeadraceError for a suite that Great Expectations does not accept and
-    for an unknown parameter.
+    `key` identifies a row; `parameters` are the values of the suite's $PARAMETERs. An expectation that cannot be evaluated (its
+    column is missing) has failed, and `error` says why. Raises HeadraceError for a suite that Great Expectations does not accept
+    and for an unknown parameter.
     """
     import great_expectations as gx
     from great_expectations.core.expectation_suite import ExpectationSuite
@@ -66,7 +66,7 @@ def validate(
         raise HeadraceError(
             f"The suite {suite['name']} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
         ) from error
-    kept = {each.id for each in loaded.expectations}  # Great Expectations logs what it does not know and goes on
+    kept = {each.id for each in loaded.expectations}  # Great Expectations logs unknown types and continues without them
     lost = [each["type"] for each in suite["expectations"] if each["id"] not in kept]
     if lost:
         raise HeadraceError(
@@ -122,7 +122,7 @@ def _first_line(error: object) -> str:
 
 
 def _without_lists(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the result without one entry a row: its partial lists of 20 stay, and so the report stays small."""
+    """Return the result without the lists of all rows. Its partial lists of 20 rows stay, so the report is small."""
     for each in result.get("results", []):
         for name in ("unexpected_list", "unexpected_index_list", "unexpected_index_query"):
             each.get("result", {}).pop(name, None)
@@ -130,7 +130,7 @@ def _without_lists(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_safe(value: Any) -> Any:  # noqa: ANN401 - JSON values
-    """Return a value that JSON has: exact decimals as text, times in ISO form, bytes as hex, NaN and NaT as null."""
+    """Return a value as JSON: exact decimals as text, times in ISO form, bytes as hex, NaN and NaT as null."""
     if isinstance(value, Mapping):
         return {str(name): json_safe(each) for name, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
