@@ -77,7 +77,7 @@ def cassandra_sink(variant: str, pipeline: Pipeline, topic: str, folder: str) ->
     begun = generation.begin(folder, pipeline.name, QUERY, {})
     paths = begun.paths(folder)
     query, kafka, spark = pipeline.queries[QUERY], session.kafka_options(binding), SparkSession.active()
-    letters = writer.letters_write(query, kafka, partial(source.again, spark, pipeline, topic, kafka))
+    letters = writer.letters_write(query, kafka, partial(source.reread, spark, pipeline, topic, kafka))
     write = writer.declared_write(pipeline, QUERY, query, paths, kafka, letters)
     complete = writer.Writer(
         spark, begun, paths, write, GroupCommitter(spark, binding), writer.Gate(), writer.Counters(),

@@ -113,7 +113,7 @@ def test_a_transform_gets_its_sources_by_their_names_where_their_topics_have_oth
             "aggregate.keys has pump, but the transform does not group by it",
         ),
         (lambda sales: sales.groupBy("pumpe").count(), "The transform of fuel.q cannot be planned: [UNRESOLVED_COLUMN"),
-        (lambda sales: None, "The transform of fuel.q returns NoneType: return a DataFrame."),
+        (lambda sales: None, "The transform of fuel.q returns NoneType. It must return a DataFrame."),
     ],
 )  # fmt: skip
 def test_a_result_that_is_not_as_declared_is_refused(

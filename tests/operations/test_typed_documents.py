@@ -101,10 +101,10 @@ def test_a_verdict_that_only_a_newer_release_knows_is_unknown(tmp_path: Path) ->
 @pytest.mark.parametrize("duty", SPECS)
 def test_the_spec_that_a_planner_prepares_is_the_one_that_the_job_reads(duty: Any, tmp_path: Path) -> None:
     run = job_runs.prepare(str(tmp_path), duty, "p", SPECS[duty](), "r")
-    assert finite_job.spec(SPECS[duty], str(tmp_path), "p", "r") == run.spec
+    assert finite_job.job_spec(SPECS[duty], str(tmp_path), "p", "r") == run.spec
     assert run.spec.given_ms > 0
 
 
 def test_a_run_without_a_spec_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(HeadraceError, match="Run 'r' of p has no job spec: plan it first"):
-        finite_job.spec(SPECS["views"], str(tmp_path), "p", "r")
+    with pytest.raises(HeadraceError, match="There is no job spec for run 'r' of p. Plan the run first"):
+        finite_job.job_spec(SPECS["views"], str(tmp_path), "p", "r")
