@@ -106,5 +106,5 @@ def test_the_spec_that_a_planner_prepares_is_the_one_that_the_job_reads(duty: An
 
 
 def test_a_run_without_a_spec_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(HeadraceError, match="There is no job spec for run 'r' of p. Plan the run first"):
+    with pytest.raises(HeadraceError, match=r"There is no job spec for run 'r' of p\. Plan the run first"):
         finite_job.job_spec(SPECS["views"], str(tmp_path), "p", "r")
