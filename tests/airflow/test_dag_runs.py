@@ -350,9 +350,7 @@ def test_dead_letters_are_replayed_once_they_are_approved(
     assert answered(running, "dead_letter_replay", "Reject", **form)["replay_act"] == "skipped"
     assert answered(running, "dead_letter_replay", "Approve", **form)["replay_act"] == "success"
     refused = ended(running, "dead_letter_replay", "failed", **form)
-    assert "No dead letter of clicks can be replayed" in running.task_log(
-        "dead_letter_replay", refused, "plan_replay"
-    )
+    assert "No dead letter of clicks can be replayed" in running.task_log("dead_letter_replay", refused, "plan_replay")
 
 
 def letters(own: Deployment) -> int:

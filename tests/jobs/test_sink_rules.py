@@ -190,7 +190,9 @@ def test_statements_reach_the_drivers_own_builder(spark: SparkSession, monkeypat
     """Only the session is a stub: the Java driver's statement and its level are real."""
     given: list[Any] = []
     session = type("Session", (), {"execute": lambda _, each: given.append(each), "close": lambda _: None})()
-    monkeypatch.setattr(complete.cassandra_guard, "connector_of", lambda _: type("C", (), {"openSession": lambda _: session})())
+    monkeypatch.setattr(
+        complete.cassandra_guard, "connector_of", lambda _: type("C", (), {"openSession": lambda _: session})()
+    )
     complete._execute(spark, ["DELETE 1", "DELETE 2"], "LOCAL_QUORUM")
     assert [(each.getQuery(), str(each.getConsistencyLevel())) for each in given] == [
         ("DELETE 1", "LOCAL_QUORUM"),
