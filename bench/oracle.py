@@ -29,13 +29,21 @@ def table(count: int, *, closing: bool = True) -> pa.Table:
 
 def totals(loaded: pa.Table) -> dict[str, int]:
     """Return count, sum of cents and sum of event times (epoch seconds) of all events."""
-    row = duckdb.query("SELECT count(*), sum(cents)::BIGINT, sum(seconds)::BIGINT FROM loaded").fetchall()[0]
+    row = _row("SELECT count(*), sum(cents)::BIGINT, sum(seconds)::BIGINT FROM loaded", loaded)
     return dict(zip(("events", "cents", "seconds"), row, strict=True))
 
 
 def windows(loaded: pa.Table) -> int:
     """Return how many windows and products a load has, without the closing events."""
-    return int(duckdb.query(f"SELECT count(*) FROM ({WINDOWS})").fetchall()[0][0])
+    return int(_row(f"SELECT count(*) FROM ({WINDOWS})", loaded)[0])
+
+
+def _row(sql: str, loaded: pa.Table) -> tuple[Any, ...]:
+    """Return the one row of a query over `loaded`, on a connection that nothing else uses."""
+    with duckdb.connect() as connection:
+        connection.register("loaded", loaded)
+        (row,) = connection.execute(sql).fetchall()
+    return row
 
 
 def require_totals(report: Mapping[str, Any], loaded: pa.Table) -> str:

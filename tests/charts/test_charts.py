@@ -229,7 +229,9 @@ def test_the_size_of_one_pipelines_driver_is_a_value_and_an_unknown_pipeline_is_
     launcher = told("pos_sales").launcher()
     assert isinstance(launcher, KubernetesLauncher)
     assert launcher.pipeline_conf == {"pos_sales": {"spark.executor.memory": "2g"}}
-    with pytest.raises(HeadraceError, match=r"Unknown pipeline 'pos_sale' .* correct driver.pipelineConf of chart airflow"):
+    with pytest.raises(
+        HeadraceError, match=r"Unknown pipeline 'pos_sale' .* correct driver.pipelineConf of chart airflow"
+    ):
         told("pos_sale").launcher()
     assert "secret" in refusal("airflow", "driver.pipelineConf.pos_sales.spark\\.s3a\\.secret\\.key=x").lower()
 
