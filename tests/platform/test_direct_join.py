@@ -105,7 +105,7 @@ def _int_key(content: Content) -> None:
     content["dimensions"]["users_int"]["columns"]["login_id"]["type"] = "int"
     del content["dimensions"]["users_int"]["quality"]  # a pattern for texts
     sink = content["queries"]["last_login"]["sinks"][0]
-    del sink["keyspace"], sink["table"]
+    del sink["keyspace"], sink["table"], sink["quality"]
 
 
 @pytest.mark.parametrize(
