@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from headrace.batch import archive_reader, lake_tables, views
 from headrace.batch.reconcile import view_days
 from headrace.batch.reconcile.kinds import Account
-from headrace.contract.job_files import ViewsSpec
+from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
@@ -224,7 +224,7 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
 
     def compared() -> dict[str, Account]:
         archives = {"pos": archive_reader.pin(spark, pipeline.name, "pos")}
-        asked = {"at_ms": 0, "since_ms": 0}
+        asked = ReconcileSpec(at_ms=0, since_ms=0)
         return {each.query: each for each in view_days.compare(job, pipeline.queries, archives, asked)}
 
     even = compared()
