@@ -54,7 +54,9 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.quality import duty
 
-        return duty.run_checks(deployment.load(), planned["pipeline"], planned["checks"], report=dag_support.told)
+        return duty.run_checks(
+            deployment.load(), planned["pipeline"], planned["checks"], report=dag_support.log_progress
+        )
 
     @task(trigger_rule=dag_support.AFTER_ALL)
     def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
+from headrace.contract import names
 from headrace.orchestration import dag_support
 
 APPROVAL = "approve_deletes"
@@ -16,7 +17,7 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
     """Return the DAG that refreshes one dimension of one pipeline; its asset is `dimension_<name>`."""
     full = f"{pipeline}.{dimension}"
     with DAG(
-        f"{name}_refresh",
+        names.refresh_dag(name),
         schedule=dag_support.at(schedule) if schedule else None,
         **dag_support.dag_arguments(
             doc=dag_support.document(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from headrace.contract.model import CassandraSink, Pipeline
 
@@ -140,3 +142,18 @@ def sink_name(kind: str, *place: str) -> str:
 def stage_name(pipeline: str, dimension: str) -> str:
     """Return the name of a dimension's stage: the rows that a refresh has read but not yet written."""
     return sink_name("stage", pipeline, dimension)
+
+
+def refresh_names(refreshed: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return (pipeline, dimension) -> name of its refresh, for all refreshed dimensions of a project.
+
+    The name is the dimension's, prefixed with the pipeline if two pipelines refresh a dimension of that name.
+    """
+    pairs = list(refreshed)
+    times = Counter(dimension for _, dimension in pairs)
+    return {pair: pair[1] if times[pair[1]] == 1 else "_".join(pair) for pair in pairs}
+
+
+def refresh_dag(name: str) -> str:
+    """Return the id of the DAG of a refresh (`refresh_names`)."""
+    return f"{name}_refresh"

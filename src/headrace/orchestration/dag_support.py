@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from airflow.sdk import (
 from headrace.contract import files
 from headrace.contract.cron import cron_problem
 from headrace.contract.model import Refresh
+from headrace.contract.names import refresh_names
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers.interface import LauncherSilentError
@@ -179,20 +179,15 @@ class Refreshed:
 
 
 def refreshed_dimensions(dag_file: str) -> list[Refreshed]:
-    """Return every dimension that the project's files refresh from a directory.
-
-    The name is the dimension's, prefixed with the pipeline if two pipelines have a dimension of that name.
-    """
-    candidates = [
-        (pipeline, name, spec["refresh"])
+    """Return every dimension that the project's files refresh from a directory; its name is that of `refresh_names`."""
+    refreshes = {
+        (pipeline, name): spec["refresh"]
         for pipeline, content in _readable(dag_file).items()
         for name, spec in (content.get("dimensions") or {}).items()
         if spec.get("refresh") is not None  # `refresh: {}` means all defaults
-    ]
-    times = Counter(name for _, name, _ in candidates)
+    }
     return [
-        Refreshed(name if times[name] == 1 else f"{pipeline}_{name}", pipeline, name, _schedule(refresh))
-        for pipeline, name, refresh in sorted(candidates, key=lambda candidate: candidate[:2])
+        Refreshed(name, *pair, _schedule(refreshes[pair])) for pair, name in refresh_names(sorted(refreshes)).items()
     ]
 
 
@@ -284,7 +279,7 @@ def who(dag_run: object) -> str:
     return f"{getattr(dag_run, 'triggering_user_name', None) or getattr(dag_run, 'run_type', 'a run')} (Airflow)"
 
 
-def told(what: str, fraction: float) -> None:
+def log_progress(what: str, fraction: float) -> None:
     """Write progress into the task's log."""
     say(f"{what}: {fraction:.0%}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,13 +130,8 @@ def _suite(suite: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refresh_dags(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> list[str]:
-    """Return the DAGs that only this pipeline has: one for each dimension that is refreshed. All other DAGs serve every pipeline.
-
-    A DAG has the pipeline's name in front where two pipelines refresh a dimension of one name (`dags/users_refresh.py`).
-    """
-    times = Counter(name for one in {**others, pipeline.name: pipeline}.values() for name in _refreshed(one))
-    return [f"{name if times[name] == 1 else f'{pipeline.name}_{name}'}_refresh" for name in _refreshed(pipeline)]
-
-
-def _refreshed(pipeline: Pipeline) -> list[str]:
-    return [name for name, dimension in pipeline.dimensions.items() if dimension.refresh]
+    """Return the DAGs that only this pipeline has: one per refreshed dimension. All other DAGs serve every pipeline."""
+    every = {**others, pipeline.name: pipeline}.values()
+    refreshed = [(one.name, name) for one in every for name, dimension in one.dimensions.items() if dimension.refresh]
+    known = names.refresh_names(refreshed)
+    return [names.refresh_dag(known[pair]) for pair in refreshed if pair[0] == pipeline.name]
