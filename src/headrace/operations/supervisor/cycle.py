@@ -207,15 +207,7 @@ def _act(
         return replace(action, reason=f"{action.reason}; it could not be started: {error}"), memory, ""
     if driver is None:
         return replace(action, reason=f"{action.reason}; undone, an operator decided otherwise"), memory, ""
-    started = replace(
-        memory,
-        driver=driver.identity,
-        instance=driver.instance,
-        request=observation.desired.request,
-        started_ms=int(driver.started * 1000),
-        first_beat_ms=0,
-    )
-    return action, started, ""
+    return action, memory.following(driver, observation.desired.request), ""
 
 
 def _why(action: Action) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.drivers.interface import Driver
 from headrace.store import paths, records
 
 Verdict = Literal[
@@ -84,6 +85,17 @@ class Memory:
     same_end: str = ""
     same_ends: int = 0
     held: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def following(self, driver: Driver, request: str) -> Memory:
+        """Return the memory with `driver` as the one that ran last, first observed under the desired state `request`."""
+        return replace(
+            self,
+            driver=driver.identity,
+            instance=driver.instance,
+            request=request,
+            started_ms=int(driver.started * 1000),
+            first_beat_ms=0,
+        )
 
     def restarts_since(self, desired: DesiredState) -> tuple[int, ...]:
         """Return the restarts that count: those after the operator last reset the budget."""

@@ -94,15 +94,7 @@ def remember(observation: Observation, memory: Memory) -> Memory:
     if observation.drivers is None:
         return memory
     if len(observation.drivers) == 1 and observation.drivers[0].identity != memory.driver:
-        driver = observation.drivers[0]
-        memory = replace(
-            memory,
-            driver=driver.identity,
-            instance=driver.instance,
-            request=observation.desired.request,
-            started_ms=int(driver.started * 1000),
-            first_beat_ms=0,
-        )
+        memory = memory.following(observation.drivers[0], observation.desired.request)
     if observation.drivers and not memory.first_beat_ms and heartbeat_of(observation.heartbeat, observation.drivers[0]):
         memory = replace(memory, first_beat_ms=observation.now_ms, calm_since_ms=0)
     marks, held = dict(memory.marks), dict(memory.held)
