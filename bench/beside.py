@@ -146,7 +146,7 @@ class Bench:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Start the servers, load, run all rounds, write and print the result; end everything that was started."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("The bench was told to end."))  # so that servers end
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("The bench was stopped."))  # so that servers end
     settings = smoke._settings()
     shutil.rmtree(settings.home, ignore_errors=True)
     result = _earlier(options)

@@ -166,8 +166,8 @@ def _description(request: Request, key: str, event_time: str, sink: SinkKind, sh
 
 _ABOUT: dict[SinkKind, str] = {
     "cassandra": "Newest record of each {key}.",
-    "kafka": "One row a record, as a Kafka topic.",
-    "files": "One row a record, as JSON files.",
+    "kafka": "One row per record, as a Kafka topic.",
+    "files": "One row per record, as JSON files.",
 }
 
 
@@ -204,9 +204,9 @@ def _transform(request: Request, sink: SinkKind, shown: Sequence[SampledColumn])
     source, query = _source_name(request), _QUERIES[sink]
     parts = "".join(f'        "{name}",\n' for name in [*(column.name for column in shown), "source"])
     listed = ", ".join(column.name for column in shown)
-    about = f"Return {listed}, source: one row a record."
+    about = f"Return {listed}, source: one row per record."
     if len(about) > 110:
-        about = "Return the columns of the file and source: one row a record."
+        about = "Return the columns of the file and source: one row per record."
     title = f"{request.name.replace('_', ' ').capitalize()}. A row before: one record of {request.topic}; after: the same row."
     lines = [
         f'"""{title}"""',
