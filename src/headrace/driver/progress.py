@@ -93,6 +93,7 @@ def observe(
         rows_in=counters.rows_in,
         rows_out=counters.rows_out,
         batches=counters.batches,
+        reading_batches=counters.reading_batches,
         lag=_lag(last),
         watermark_ms=_watermark_ms(last),
         state_rows=sum(int(op["numRowsTotal"]) for op in operators),

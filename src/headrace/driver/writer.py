@@ -58,6 +58,7 @@ class Counters:
     """Statistics of one query since its driver started. Written by the writer, read by heartbeat and metrics."""
 
     batches: int = 0
+    reading_batches: int = 0  # those that took offsets: Spark also runs batches without, to move the watermark
     rows_in: int = 0
     rows_out: int = 0
     newest: ledger.Record | None = None
@@ -187,6 +188,7 @@ class Writer:
         ledger.write(self.paths.ledger, record)
         self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)
         self.counters.batches += 1
+        self.counters.reading_batches += batch_range.offsets > 0
         self.counters.rows_in += rows_in
         self.counters.rows_out += rows_out
         self.counters.newest = record

@@ -32,7 +32,8 @@ class QueryState:
 
     `moved_ms` is when the query last moved, `work` what its running batch has done. `state_rows` counts all that the query
     remembers, `groups` the groups of its aggregates. Rates are in offsets a second over the newest batches: `taken_rate` of
-    what the query takes, `arrival_rate` of what its topics receive.
+    what the query takes, `arrival_rate` of what its topics receive. `reading_batches` counts the batches that took offsets,
+    None where the driver's release does not count them.
     """
 
     query: str = ""
@@ -50,6 +51,7 @@ class QueryState:
     rows_in: int = 0
     rows_out: int = 0
     batches: int = 0
+    reading_batches: int | None = None
     lag: int | None = None
     watermark_ms: int | None = None
     state_rows: int = 0

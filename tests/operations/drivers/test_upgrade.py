@@ -84,6 +84,14 @@ def test_a_good_release_is_kept_and_the_supervisor_is_let_go(launcher: Releases)
     assert (desired.want, desired.release, desired.held_until_ms <= desired.at_ms) == ("RUNNING", NEW, True)
 
 
+def test_a_batch_without_offsets_does_not_show_that_a_release_is_good(launcher: Releases) -> None:
+    """The old driver left a planned batch that only moves the watermark; the new one runs it, and stalls at the first record."""
+    launcher.beats = {"reading_batches": 0}
+    with pytest.raises(HeadraceError, match=r"stalls: after 1 s .*last_login 0 of 3"):
+        _run(launcher, seconds=1)
+    assert desired_state.read(launcher.root, NAME).release == ""
+
+
 def test_the_batches_of_another_driver_are_not_taken_for_those_of_the_release(launcher: Releases) -> None:
     """The hold of a dead clock ran out, and a supervisor started the old release again."""
     launcher.batches = 0

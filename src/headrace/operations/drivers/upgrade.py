@@ -161,7 +161,11 @@ def watch(
 
 @dataclass
 class _Observed:
-    """What a watch has observed so far: batches a query since the first heartbeat, and queries with nothing to do."""
+    """What a watch has observed so far: batches a query since the first heartbeat, and queries with nothing to do.
+
+    A batch without offsets does not count: it runs no record through the new transform. Spark plans one after a batch that
+    moved the watermark (`spark.sql.streaming.noDataMicroBatches.enabled`), and the old driver may leave it to the new one.
+    """
 
     batches: int
     lag: Behind
@@ -180,7 +184,8 @@ class _Observed:
         }
         self._calm_since = {name: self._calm_since.get(name, now) for name, lag in lags.items() if lag == 0}
         for state in states:
-            self.done[state.query] = state.batches - self._first.setdefault(state.query, state.batches)
+            count = state.batches if state.reading_batches is None else state.reading_batches
+            self.done[state.query] = count - self._first.setdefault(state.query, count)
         self.idle = [
             name
             for name, since in self._calm_since.items()
