@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from tests.support import interrupted
+
 # No deadline: a wall-clock assertion is a flake on a busy machine.
 hypothesis_settings.register_profile("anywhere", deadline=None)
 hypothesis_settings.register_profile("ci", deadline=None, derandomize=True)
@@ -85,6 +87,13 @@ def _place(item: pytest.Item) -> int:
     return next(
         (place for place, mark in enumerate(("platform", "spark", "slow"), 1) if item.get_closest_marker(mark)), 4
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """End the servers of this run also where it is interrupted or killed."""
+    with interrupted.guard(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="session")
