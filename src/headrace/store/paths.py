@@ -7,6 +7,7 @@
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
     <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
     <root>/set-aside/<when>/<pipeline>/<table>/                      the archive of a topic that was deleted and recreated
+    <root>/acts/<when>-<id>.json                                     which plan was carried out, by whom, who approved it (ADR 48)
     <root>/trash/<when>/...                                          what prune removed, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
     <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  results of the suites
@@ -153,6 +154,11 @@ def set_aside(root: str) -> str:
 def trash(root: str) -> str:
     """Return the folder for removed files that wait to be deleted."""
     return f"{root}/trash"
+
+
+def act(root: str, at_ms: int, plan: str) -> str:
+    """Return the file that records a plan that was carried out: when it began, and the plan's id (`operations.plans`)."""
+    return f"{root}/acts/{at_ms}-{plan}.json"
 
 
 def archive_metadata(root: str, pipeline: str, archive_query: str) -> str:
