@@ -244,6 +244,11 @@ def test_a_run_fails_where_one_of_its_mapped_tasks_did(dags: dict[str, Dag]) -> 
     assert "complete" in leaves["batch_views"]
     assert leaves["reconcile"] == leaves["checkpoint_drill"] == ["judge"]
     assert "gate" in leaves["quality"]
+    assert leaves["sink_upkeep"] == ["gather", "spark_run"]
+
+
+def test_the_compaction_of_a_pipeline_that_fails_stops_no_upkeep_of_the_others(dags: dict[str, Dag]) -> None:
+    assert _before(dags["sink_upkeep"], "plan_upkeep") == set()
 
 
 def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default_and_a_recheck(
