@@ -56,7 +56,11 @@ STREAMS = [
 ]
 STORES = [
     Plot("Time until Kafka deletes unread records", "headrace_retention_left_seconds", PIPELINE, "s"),
-    Plot("Failed critical expectations", "headrace_quality_failed", "{{sink}}"),
+    Plot(
+        "Sinks whose newest check did not pass",
+        'headrace_quality_status{status!~"PASSED|NOTHING"} == 1',
+        "{{sink}} {{status}}",
+    ),
     Plot("Time since the newest check", "headrace_quality_age_seconds", "{{sink}}", "s"),
     Plot("Differences in the newest reconciliation", "headrace_reconcile_differing", "{{pipeline}}.{{query}}"),
     Plot("Time since the newest reconciliation", "headrace_reconcile_age_seconds", PIPELINE, "s"),

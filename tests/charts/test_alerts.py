@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from headrace.cluster import exporter
 from headrace.driver.progress import Metrics
+from headrace.operations.quality.status import MEANING
 from headrace.operations.supervisor import memory
 from tests.support.charts import MONITORED, OPERATOR, ROOT, kind, named, render
 
@@ -27,7 +28,8 @@ NAME = re.compile(r"\b(?:headrace|kubelet)_[a-z_]+")
 LABELS = {
     "verdict": set(memory.GRAVITY),
     "runbook": set(exporter.CHECKPOINT_RUNBOOKS),
-    "state": {"OK", "AT_RISK", "LOST"},
+    "state": set(exporter.RETENTION_STATES),
+    "status": set(MEANING),
 }
 
 

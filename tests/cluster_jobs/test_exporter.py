@@ -18,6 +18,7 @@ from headrace.operations import retention
 from headrace.operations.batch import reconcile
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
+from headrace.operations.quality.status import MEANING
 from headrace.operations.supervisor import memory
 from headrace.store import paths, small_files
 from headrace.store.driver_files import ExitRecord
@@ -97,12 +98,33 @@ def test_a_checkpoint_fault_is_over_when_a_driver_runs_again_or_nobody_wants_one
     assert scraped(exporter.Exporter(lambda: deployed))[key] == 0
 
 
-def test_a_sink_fails_if_its_newest_check_did_and_one_without_checks_says_nothing(deployed):
-    checks = [{"checked_at_ms": 1_000, "status": "PASSED"}, {"checked_at_ms": 2_000, "status": "FAILED"}]
+@pytest.mark.parametrize("status", MEANING)
+def test_a_sink_has_the_status_of_its_newest_check_and_one_without_checks_says_nothing(deployed, status):
+    checks = [{"checked_at_ms": 1_000, "status": "FAILED"}, {"checked_at_ms": 2_000, "status": status}]
     small_files.write_json(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling"), checks)
     found = scraped(exporter.Exporter(lambda: deployed))
-    failed = {key[1:]: value for key, value in found.items() if key[0] == "headrace_quality_failed"}
-    assert failed == {("cassandra.pos_sales.tumbling", "pos_sales"): 1}
+    shown = {key[1:]: value for key, value in found.items() if key[0] == "headrace_quality_status"}
+    assert shown == {(each, "cassandra.pos_sales.tumbling", "pos_sales"): float(each == status) for each in MEANING}
+
+
+def test_the_files_of_one_pipeline_that_cannot_be_read_hide_no_check_and_no_margin_of_another(deployed, monkeypatch):
+    Path(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling")).mkdir(parents=True)
+    small_files.write_json(
+        paths.quality_trend(deployed.root, "kafka.transformed"), [{"checked_at_ms": 1_000, "status": "FAILED"}]
+    )
+
+    def guard(_, name):
+        if name == "pos_sales":
+            raise OSError("Kafka does not answer")
+        return retention.RetentionReport(name, "RETIRED")
+
+    monkeypatch.setattr(retention, "guard", guard)
+    exporting = exporter.Exporter(lambda: deployed)
+    exporting.ask()
+    found = scraped(exporting)
+    assert found["headrace_exporter_part_up", "checks"] == found["headrace_exporter_part_up", "retention"] == 0
+    assert found["headrace_quality_status", "FAILED", "kafka.transformed", "web_events"] == 1
+    assert found["headrace_retention_state", "RETIRED", "web_events"] == 1
 
 
 def test_a_pipeline_that_cannot_be_read_is_unknown_and_hides_no_other(deployed):

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -35,6 +36,8 @@ from headrace.operations.batch import reconcile
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality.sinks import suites_of
+from headrace.operations.quality.status import MEANING
+from headrace.operations.retention import RetentionReport, RetentionState
 from headrace.operations.supervisor import memory
 from headrace.store import driver_files, paths, small_files
 from headrace.store.driver_files import ExitRecord
@@ -54,11 +57,14 @@ METRICS = {
         "1 if the newest driver ended because of its checkpoint and none runs.",
         ("pipeline", "runbook"),
     ),
-    "headrace_quality_failed": ("1 if a critical expectation failed in the newest check.", ("pipeline", "sink")),
+    "headrace_quality_status": (
+        "1 for the status of the newest check, 0 for the others.",
+        ("pipeline", "sink", "status"),
+    ),
     "headrace_quality_age_seconds": ("Since the newest check.", ("pipeline", "sink")),
     "headrace_reconcile_differing": ("Differences in the newest reconciliation.", ("pipeline", "query")),
     "headrace_reconcile_age_seconds": ("Since the newest reconciliation.", ("pipeline",)),
-    "headrace_retention_state": ("1 for the state now: OK, AT_RISK or LOST.", ("pipeline", "state")),
+    "headrace_retention_state": ("1 for the current state, 0 for the others.", ("pipeline", "state")),
     "headrace_retention_left_seconds": ("Until Kafka removes a record that was not read.", ("pipeline",)),
     "headrace_certificate_days_left": ("Until a certificate ends.", ("system",)),
     "headrace_volume_free_bytes": ("Free space.", ("volume",)),
@@ -66,6 +72,8 @@ METRICS = {
 }
 Sample = tuple[str, tuple[str, ...], float]
 """Name of a metric, values of its labels, value."""
+
+RETENTION_STATES: tuple[RetentionState, ...] = get_args(RetentionState)
 
 _RUNBOOK = re.compile(r"docs/runbooks/(Checkpoint\w+)\.md")
 _KAFKA = re.compile(r"failOnDataLoss|[Oo]ffsets? out of range|OffsetOutOfRange|data may have been lost")
@@ -108,13 +116,28 @@ def _all(own: Callable[[], Deployment], parts: dict[str, Callable[[Deployment], 
     """Return the samples of these parts; one that fails hides no other."""
     found: list[Sample] = []
     for part, read in parts.items():
+        up = 1.0
         try:
-            samples, up = list(read(own())), 1.0
+            for sample in read(own()):
+                found.append(sample)  # noqa: PERF402 - what came before a fault stays
         except Exception as error:  # whatever it is, the other parts are worth having
             _log.warning("%s cannot be read: %s", part, error)
-            samples, up = [], 0.0
-        found += [*samples, ("headrace_exporter_part_up", (part,), up)]
+            up = 0.0
+        found.append(("headrace_exporter_part_up", (part,), up))
     return found
+
+
+def _of_each(own: Deployment, read: Callable[[Pipeline], Iterable[Sample]]) -> Iterator[Sample]:
+    """Yield the samples of each pipeline. One that cannot be read hides no other; its error is raised at the end."""
+    fault: Exception | None = None
+    for pipeline in own.pipelines().values():
+        try:
+            yield from list(read(pipeline))
+        except Exception as error:
+            _log.warning("%s cannot be read: %s", pipeline.name, error)
+            fault = error
+    if fault:
+        raise fault
 
 
 def verdicts(own: Deployment) -> Iterator[Sample]:
@@ -173,15 +196,18 @@ def checkpoint_fault(record: ExitRecord | None) -> str:
 
 
 def checks(own: Deployment) -> Iterator[Sample]:
-    """Yield how the newest check of each sink went; none for a sink that was never checked."""
-    now = time.time()
-    for pipeline in own.pipelines().values():
-        for sink in suites_of(pipeline):
-            trend = small_files.read_json(paths.quality_trend(own.root, sink)) or []
-            if trend:
-                newest = max(trend, key=lambda each: each["checked_at_ms"])
-                yield "headrace_quality_failed", (pipeline.name, sink), float(newest["status"] == "FAILED")
-                yield "headrace_quality_age_seconds", (pipeline.name, sink), now - newest["checked_at_ms"] / 1000
+    """Yield the status of the newest check of each sink; none for a sink that was never checked."""
+    return _of_each(own, lambda pipeline: _newest_checks(own.root, pipeline))
+
+
+def _newest_checks(root: str, pipeline: Pipeline) -> Iterator[Sample]:
+    for sink in suites_of(pipeline):
+        trend = small_files.read_json(paths.quality_trend(root, sink)) or []
+        if trend:
+            newest = max(trend, key=lambda each: each["checked_at_ms"])
+            for status in MEANING:
+                yield "headrace_quality_status", (pipeline.name, sink, status), float(newest["status"] == status)
+            yield "headrace_quality_age_seconds", (pipeline.name, sink), time.time() - newest["checked_at_ms"] / 1000
 
 
 def volumes(own: Deployment) -> Iterator[Sample]:
@@ -196,18 +222,19 @@ def volumes(own: Deployment) -> Iterator[Sample]:
 
 def margins(own: Deployment) -> Iterator[Sample]:
     """Yield how long Kafka keeps what each pipeline has not read (`retention.guard`)."""
-    for name in own.pipelines():
-        report = retention.guard(own, name)
-        for state in ("OK", "AT_RISK", "LOST"):
-            yield "headrace_retention_state", (name, state), float(report.state == state)
-        if report.least_left_seconds is not None:
-            yield "headrace_retention_left_seconds", (name,), report.least_left_seconds
+    return _of_each(own, lambda pipeline: _margin(retention.guard(own, pipeline.name)))
+
+
+def _margin(report: RetentionReport) -> Iterator[Sample]:
+    for state in RETENTION_STATES:
+        yield "headrace_retention_state", (report.pipeline, state), float(report.state == state)
+    if report.least_left_seconds is not None:
+        yield "headrace_retention_left_seconds", (report.pipeline,), report.least_left_seconds
 
 
 def accounts(own: Deployment) -> Iterator[Sample]:
     """Yield the differences of each pipeline's newest reconciliation, by query."""
-    for pipeline in own.pipelines().values():
-        yield from _newest_account(own.root, pipeline)
+    return _of_each(own, lambda pipeline: _newest_account(own.root, pipeline))
 
 
 def _newest_account(root: str, pipeline: Pipeline) -> Iterator[Sample]:

@@ -31,6 +31,7 @@ WARN_BELOW = 0.25  # of the retention
 TIMEOUT_SECONDS = 15.0
 
 State = Literal["OK", "AT_RISK", "LOST"]
+RetentionState = Literal["OK", "AT_RISK", "LOST", "RETIRED"]
 FOR_EVER = timedelta.max
 
 
@@ -64,7 +65,7 @@ class RetentionReport:
     """
 
     pipeline: str
-    state: Literal["OK", "AT_RISK", "LOST", "RETIRED"]
+    state: RetentionState
     places: tuple[Place, ...] = ()
     least_left_seconds: float | None = None
     bounded_by_bytes: tuple[str, ...] = ()
