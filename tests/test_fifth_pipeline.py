@@ -78,11 +78,11 @@ def deployed(tree: Path, tmp_path: Path) -> Deployment:
 def test_its_description_loads_beside_the_others_and_editors_accept_it(tree: Path, fifth: Pipeline) -> None:
     content = yaml.safe_load((tree / "pipelines" / f"{NAME}.yaml").read_text())
     jsonschema.validate(content, json.loads((tree / "pipelines" / "schema.json").read_text()))
-    found = check(tree)
-    assert found["faults"] == []
-    (shown,) = [each for each in found["pipelines"] if each["name"] == NAME]
-    assert shown["dags"] == ["owners_refresh"]
-    assert [each["name"] for each in shown["suites"]] == list(suites.suites(fifth))
+    checked = check(tree)
+    assert checked.faults == ()
+    (created,) = [created for created in checked.pipelines if created.name == NAME]
+    assert created.dags == ("owners_refresh",)
+    assert [suite.name for suite in created.suites] == list(suites.suites(fifth))
 
 
 def test_everything_that_servers_need_follows_from_its_description(fifth: Pipeline) -> None:

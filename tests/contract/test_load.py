@@ -87,6 +87,14 @@ def test_a_missing_file_names_its_near_match() -> None:
     assert refusal(ROOT / "pipelines" / "pos_sale.yaml").endswith("Did you mean pos_sales.yaml?")
 
 
+def test_a_link_to_a_missing_file_is_refused_as_a_link_and_not_with_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "lost.yaml"
+    path.symlink_to("gone.yaml")
+    assert refusal(path) == f"{path} links to gone.yaml, which does not exist. Correct or remove the link."
+    with pytest.raises(HeadraceError, match=r"lost\.yaml links to gone\.yaml"):
+        load_pipelines(tmp_path)
+
+
 def test_a_folder_without_pipelines_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="No pipeline file"):
         load_pipelines(tmp_path)

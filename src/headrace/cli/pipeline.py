@@ -6,7 +6,7 @@ import getpass
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from headrace.operations import tables
 from headrace.operations.pipelines import check as checking
 from headrace.operations.pipelines import new as making
 from headrace.operations.pipelines.sample import MOST_RECORDS, SampledColumn, columns_of
+from headrace.store.records import to_json
 
 pipeline = typer.Typer(no_args_is_help=True, help="Pipeline files: begin a new pipeline, check all files.")
 
@@ -31,40 +32,37 @@ def check(names: Names = None, folder: Folder = ProjectFolder, as_json: Json = F
     """
     result = checking.check(folder, names or ())
     if as_json:
-        print_json(result)
+        print_json(to_json(result))
     else:
-        for one in result["pipelines"]:
-            _show(one)
-        for fault in result["faults"]:
+        for created in result.pipelines:
+            title = (created.name, f"{created.owner}: {created.description}")
+            console.print(tables.plain(title, _rows(created)))
+        for fault in result.faults:
             errors.print(fault, style="red", soft_wrap=True)
-        if not result["faults"]:
-            right = ", ".join(one["name"] for one in result["pipelines"])
-            console.print(f"{len(result['pipelines'])} pipelines are right: {right}.", soft_wrap=True)
-    if result["faults"]:
+        if not result.faults:
+            right = ", ".join(created.name for created in result.pipelines)
+            console.print(f"{len(result.pipelines)} pipelines are right: {right}.", soft_wrap=True)
+    if result.faults:
         raise typer.Exit(1)
 
 
-def _show(one: dict[str, Any]) -> None:
-    console.print(tables.plain((one["name"], f"{one['owner']}: {one['description']}"), _rows(one)))
-
-
-def _rows(one: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("topic", f"{each['name']}, {each['partitions']} partitions") for each in one["topics"]]
-    for table in one["tables"]:
-        key = ", ".join(f"{name} {table['columns'][name]}" for name in table["partition_key"] + table["clustering_key"])
-        rest = set(table["partition_key"] + table["clustering_key"])
-        columns = ", ".join(f"{name} {kind}" for name, kind in table["columns"].items() if name not in rest)
-        rows.append(("table" if table["written"] else "table (read)", f"{table['name']}: key {key}; {columns}"))
-    rows += [("archive", each) for each in one["archives"]]
-    users = one["users"]
-    rows.append(("Kafka user", f"{users['kafka']}: {len(users['kafka_rights'])} rights"))
-    rows.append(("Cassandra role", f"{users['cassandra']}: {', '.join(users['cassandra_rights'])}"))
-    for query in one["queries"]:
-        rows.append(("query", f"{query['name']}, {query['mode']}: {query['checkpoint']}"))
-        rows += [("files", query["files"])] if query["files"] else []
-    for suite in one["suites"]:
-        rows.append(("suite", f"{suite['name']}: {suite['expectations']} expectations, {suite['critical']} critical"))
-    return rows + [("DAG", each) for each in one["dags"]]
+def _rows(created: checking.Created) -> list[tuple[str, str]]:
+    rows = [("topic", f"{topic.name}, {topic.partitions} partitions") for topic in created.topics]
+    for table in created.tables:
+        keys = table.partition_key + table.clustering_key
+        key = ", ".join(f"{name} {table.columns[name]}" for name in keys)
+        columns = ", ".join(f"{name} {kind}" for name, kind in table.columns.items() if name not in keys)
+        rows.append(("table" if table.written else "table (read)", f"{table.name}: key {key}; {columns}"))
+    rows += [("archive", name) for name in created.archives]
+    users = created.users
+    rows.append(("Kafka user", f"{users.kafka}: {len(users.kafka_rights)} rights"))
+    rows.append(("Cassandra role", f"{users.cassandra}: {', '.join(users.cassandra_rights)}"))
+    for query in created.queries:
+        rows.append(("query", f"{query.name}, {query.mode}: {query.checkpoint}"))
+        rows += [("files", query.files)] if query.files else []
+    for suite in created.suites:
+        rows.append(("suite", f"{suite.name}: {suite.expectations} expectations, {suite.critical} critical"))
+    return rows + [("DAG", name) for name in created.dags]
 
 
 @pipeline.command()

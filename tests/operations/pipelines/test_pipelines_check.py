@@ -17,6 +17,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.pipelines.check import check
 from headrace.operations.quality.suites import suites
 from headrace.orchestration import dag_support
+from headrace.store.records import to_json
 
 
 @pytest.fixture
@@ -27,21 +28,36 @@ def tree(tmp_path: Path, project: Path) -> Path:
 
 
 def test_every_pipeline_shows_what_it_creates(project: Path) -> None:
-    found = check(project)
-    assert found["faults"] == []
-    assert json.loads(json.dumps(found)) == found
-    shown = {each["name"]: each for each in found["pipelines"]}
+    checked = check(project)
+    assert checked.faults == ()
+    assert json.loads(json.dumps(to_json(checked))) == to_json(checked)
+    shown = {created.name: created for created in checked.pipelines}
     pipelines = load_pipelines(project / "pipelines")
     assert list(shown) == list(pipelines)
-    for name, one in pipelines.items():
-        assert {each["name"] for each in shown[name]["topics"]} == {topic.name for topic in kafka.topics(one)}
-        tables = {each["name"]: each for each in shown[name]["tables"]}
-        for table in cassandra.tables(one):
-            told = tables[f"{table.keyspace}.{table.name}"]
-            assert told["columns"] == table.columns
-            assert (*told["partition_key"], *told["clustering_key"]) == table.key
-        assert [each["name"] for each in shown[name]["suites"]] == list(suites(one))
-        assert len(shown[name]["queries"]) == len(one.queries) + len(one.sources)
+    for name, pipeline in pipelines.items():
+        created = shown[name]
+        assert {topic.name for topic in created.topics} == {topic.name for topic in kafka.topics(pipeline)}
+        tables = {table.name: table for table in created.tables}
+        for declared in cassandra.tables(pipeline):
+            table = tables[f"{declared.keyspace}.{declared.name}"]
+            assert table.columns == declared.columns
+            assert (*table.partition_key, *table.clustering_key) == declared.key
+        assert [suite.name for suite in created.suites] == list(suites(pipeline))
+        assert len(created.queries) == len(pipeline.queries) + len(pipeline.sources)
+
+
+def test_the_json_of_a_check_keeps_its_keys(project: Path) -> None:
+    result = to_json(check(project, ["pos_sales"]))
+    (created,) = result["pipelines"]
+    assert list(result) == ["faults", "pipelines"]
+    assert list(created) == [
+        "name", "owner", "description", "topics", "tables", "archives", "users", "queries", "suites", "dags",
+    ]  # fmt: skip
+    assert list(created["topics"][0]) == ["name", "partitions", "config"]
+    assert list(created["tables"][0]) == ["name", "columns", "partition_key", "clustering_key", "written"]
+    assert list(created["users"]) == ["kafka", "kafka_rights", "cassandra", "cassandra_rights"]
+    assert list(created["queries"][0]) == ["name", "group", "mode", "trigger", "checkpoint", "files"]
+    assert list(created["suites"][0]) == ["name", "expectations", "critical"]
 
 
 def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tree: Path) -> None:
@@ -50,18 +66,18 @@ def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tre
     (tree / "pipelines" / "other.yaml").write_text(text)
     for place in (project, tree):
         named = {each.name for each in dag_support.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))}
-        shown = [dag for each in check(place)["pipelines"] for dag in each["dags"]]
+        shown = [dag for created in check(place).pipelines for dag in created.dags]
         assert sorted(shown) == sorted(f"{name}_refresh" for name in named)
 
 
 def test_a_fault_of_one_file_is_told_and_the_others_are_shown(tree: Path) -> None:
     path = tree / "pipelines" / "pos_sales.yaml"
     path.write_text(path.read_text().replace("owner: retail-data", "owner: 1"))
-    found = check(tree)
-    assert [line.split(": ", 1)[1] for line in found["faults"]] == ["owner: Input should be a valid string (it is 1)."]
-    assert "pos_sales" not in [each["name"] for each in found["pipelines"]]
-    assert check(tree, ["web_events"])["faults"] == [], "another pipeline's fault is not asked for"
-    assert len(check(tree, ["pos_sales"])["faults"]) == 1
+    checked = check(tree)
+    assert [line.split(": ", 1)[1] for line in checked.faults] == ["owner: Input should be a valid string (it is 1)."]
+    assert "pos_sales" not in [created.name for created in checked.pipelines]
+    assert check(tree, ["web_events"]).faults == (), "another pipeline's fault is not asked for"
+    assert len(check(tree, ["pos_sales"]).faults) == 1
     with pytest.raises(HeadraceError, match="pos_sale'"):
         check(tree, ["pos_sale"])
 
@@ -83,7 +99,7 @@ def test_a_query_without_its_transform_is_a_fault(tree: Path, text: str | None, 
     path.unlink()
     if text is not None:
         path.write_text(text)
-    (fault,) = check(tree)["faults"]
+    (fault,) = check(tree).faults
     assert fault.startswith(f"{path}: ")
     assert says in fault
 

@@ -44,7 +44,7 @@ def test_both_files_are_written_and_the_description_loads(tmp_path: Path, sink: 
     assert [each.kind for each in query.sinks] == [sink]
     (function,) = [node for node in ast.parse(transform.read_text()).body if isinstance(node, ast.FunctionDef)]
     assert [function.name, *(each.arg for each in function.args.args)] == [*made.queries, "shop_orders_v1"]
-    assert check.check(tmp_path)["faults"] == []
+    assert check.check(tmp_path).faults == ()
 
 
 def test_without_an_event_time_the_rows_go_to_files_and_a_table_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headrace.contract import cassandra, kafka, names
 from headrace.contract.load import Folder, read_folder
@@ -17,8 +17,83 @@ ROOT = "<storage root>"
 _FIRST = 1
 
 
-def check(project: Path, chosen: Sequence[str] = ()) -> dict[str, Any]:
-    """Return `faults` (sentences) and `pipelines` (what each one creates) as plain JSON values.
+@dataclass(frozen=True)
+class Topic:
+    """A topic, with its configuration as Kafka names it."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, `<keyspace>.<table>`. `columns`: name -> CQL type. `written`: the pipeline writes it, not only reads it."""
+
+    name: str
+    columns: Mapping[str, str]
+    partition_key: tuple[str, ...]
+    clustering_key: tuple[str, ...]
+    written: bool
+
+
+@dataclass(frozen=True)
+class Users:
+    """The Kafka user and the Cassandra role of a pipeline, with their rights as text."""
+
+    kafka: str
+    kafka_rights: tuple[str, ...]
+    cassandra: str
+    cassandra_rights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckedQuery:
+    """A query: its consumer group, its first checkpoint, and its folder of output files ("": it writes none)."""
+
+    name: str
+    group: str
+    mode: str
+    trigger: str
+    checkpoint: str
+    files: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An expectation suite, by the numbers of its expectations."""
+
+    name: str
+    expectations: int
+    critical: int
+
+
+@dataclass(frozen=True)
+class Created:
+    """What a pipeline creates."""
+
+    name: str
+    owner: str
+    description: str
+    topics: tuple[Topic, ...]
+    tables: tuple[Table, ...]
+    archives: tuple[str, ...]
+    users: Users
+    queries: tuple[CheckedQuery, ...]
+    suites: tuple[Suite, ...]
+    dags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of a check: `faults` are sentences."""
+
+    faults: tuple[str, ...]
+    pipelines: tuple[Created, ...]
+
+
+def check(project: Path, chosen: Sequence[str] = ()) -> Checked:
+    """Return the faults of the pipeline files, and what each pipeline creates.
 
     `project` holds pipelines/ and spark_jobs/. `chosen` limits both to these pipelines; without it all are checked. Raises
     HeadraceError for an unknown name, and where the project has no pipeline file.
@@ -31,14 +106,14 @@ def check(project: Path, chosen: Sequence[str] = ()) -> dict[str, Any]:
     described = {name: one for name, one in folder.pipelines.items() if not chosen or name in chosen}
     for one in described.values():
         faults += transform_faults(project, one)
-    return {"faults": faults, "pipelines": [creates(one, folder.pipelines) for one in described.values()]}
+    return Checked(tuple(faults), tuple(creates(one, folder.pipelines) for one in described.values()))
 
 
 def _faults(folder: Folder, chosen: Sequence[str]) -> list[str]:
     if not chosen:
         return folder.faults()
-    said = [text for each in (folder.broken, folder.clashes) for name, text in each.items() if name in chosen]
-    return list(dict.fromkeys(line for text in said for line in text.splitlines()))
+    texts = [text for faults in (folder.broken, folder.clashes) for name, text in faults.items() if name in chosen]
+    return list(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
 
 def transform_faults(project: Path, pipeline: Pipeline) -> list[str]:
@@ -68,65 +143,56 @@ def _defined(tree: ast.Module) -> Iterator[str]:
             yield from (alias.asname or alias.name for alias in node.names)
 
 
-def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> dict[str, Any]:
+def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> Created:
     """Return what a pipeline creates. `others` are all pipelines of the project: the names of DAGs depend on them."""
-    return {
-        "name": pipeline.name,
-        "owner": pipeline.owner,
-        "description": pipeline.description,
-        "topics": [_topic(topic) for topic in kafka.topics(pipeline)],
-        "tables": [_table(table) for table in cassandra.tables(pipeline)],
-        "archives": [names.archive_table(pipeline.name, topic) for topic in pipeline.sources],
-        "users": _users(pipeline),
-        "queries": [_query(pipeline, name) for name in names.query_names(pipeline)],
-        "suites": [_suite(suite) for suite in suites(pipeline).values()],
-        "dags": refresh_dags(pipeline, others),
-    }
+    return Created(
+        pipeline.name,
+        pipeline.owner,
+        pipeline.description,
+        topics=tuple(Topic(topic.name, topic.partitions, topic.config) for topic in kafka.topics(pipeline)),
+        tables=tuple(_table(table) for table in cassandra.tables(pipeline)),
+        archives=tuple(names.archive_table(pipeline.name, topic) for topic in pipeline.sources),
+        users=_users(pipeline),
+        queries=tuple(_query(pipeline, name) for name in names.query_names(pipeline)),
+        suites=tuple(
+            Suite(suite["name"], len(suite["expectations"]), _critical(suite["expectations"]))
+            for suite in suites(pipeline).values()
+        ),
+        dags=tuple(refresh_dags(pipeline, others)),
+    )
 
 
-def _topic(topic: kafka.Topic) -> dict[str, Any]:
-    return {"name": topic.name, "partitions": topic.partitions, "config": topic.config}
+def _table(table: cassandra.Table) -> Table:
+    name = f"{table.keyspace}.{table.name}"
+    return Table(name, table.columns, tuple(table.partition_key), tuple(table.clustering_key), not table.shared)
 
 
-def _table(table: cassandra.Table) -> dict[str, Any]:
-    return {
-        "name": f"{table.keyspace}.{table.name}",
-        "columns": table.columns,
-        "partition_key": list(table.partition_key),
-        "clustering_key": list(table.clustering_key),
-        "written": not table.shared,
-    }
-
-
-def _users(pipeline: Pipeline) -> dict[str, Any]:
+def _users(pipeline: Pipeline) -> Users:
     user = names.principal(pipeline.name)
-    return {
-        "kafka": user,
-        "kafka_rights": [f"{acl.operation} {acl.resource} {acl.name} ({acl.pattern})" for acl in kafka.acls(pipeline)],
-        "cassandra": user,
-        "cassandra_rights": [
-            f"{grant.permission} {grant.keyspace}.{grant.table}" for grant in cassandra.grants(pipeline)
-        ],
-    }
+    acls, grants = kafka.acls(pipeline), cassandra.grants(pipeline)
+    return Users(
+        user,
+        tuple(f"{acl.operation} {acl.resource} {acl.name} ({acl.pattern})" for acl in acls),
+        user,
+        tuple(f"{grant.permission} {grant.keyspace}.{grant.table}" for grant in grants),
+    )
 
 
-def _query(pipeline: Pipeline, name: str) -> dict[str, Any]:
+def _query(pipeline: Pipeline, name: str) -> CheckedQuery:
     declared = pipeline.queries.get(name)
     folders = generation_paths(ROOT, pipeline.name, name, _FIRST)
-    return {
-        "name": names.query_name(pipeline.name, name),
-        "group": names.consumer_group(pipeline.name, name),
-        "mode": declared.mode if declared else "append",
-        "trigger": format_duration(declared.trigger) if declared else "",
-        "checkpoint": folders.checkpoint,
-        "files": folders.files if declared and any(sink.kind == "files" for sink in declared.sinks) else "",
-    }
+    return CheckedQuery(
+        names.query_name(pipeline.name, name),
+        names.consumer_group(pipeline.name, name),
+        mode=declared.mode if declared else "append",
+        trigger=format_duration(declared.trigger) if declared else "",
+        checkpoint=folders.checkpoint,
+        files=folders.files if declared and any(sink.kind == "files" for sink in declared.sinks) else "",
+    )
 
 
-def _suite(suite: Mapping[str, Any]) -> dict[str, Any]:
-    expectations = suite["expectations"]
-    critical = sum(each["severity"] == "critical" for each in expectations)
-    return {"name": suite["name"], "expectations": len(expectations), "critical": critical}
+def _critical(expectations: Iterable[Mapping[str, object]]) -> int:
+    return sum(expectation["severity"] == "critical" for expectation in expectations)
 
 
 def refresh_dags(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> list[str]:
