@@ -28,7 +28,7 @@ def test_a_run_waits_for_a_persons_answer_and_does_what_it_says(airflow, choice,
     airflow.wait_for_dag("probe_question")
     run_id = airflow.trigger("probe_question")
     question = airflow.wait_for_question("probe_question", run_id)
-    assert question["subject"] == "Go on?"
+    assert question.subject == "Go on?"
     assert airflow.wait("probe_question", run_id, answer=choice) == "success", airflow.task_states(
         "probe_question", run_id
     )

@@ -97,13 +97,13 @@ def ended(airflow: Airflow, dag_id: str, state: str, seconds: float = 600, **con
 def require(airflow: Airflow, dag_id: str, run_id: str, state: str, seconds: float = 600) -> None:
     found = airflow.wait(dag_id, run_id, seconds)
     assert found == state, json.dumps({
-        f"{each['task_id']}[{each['map_index']}]": [
-            each["state"],
-            airflow.task_log(dag_id, run_id, each["task_id"], max(1, each["try_number"]), each["map_index"])[-1500:]
-            if each["state"] == "failed"
+        instance.name: [
+            instance.state,
+            airflow.task_log(dag_id, run_id, instance.task_id, max(1, instance.try_number), instance.map_index)[-1500:]
+            if instance.state == "failed"
             else "",
         ]
-        for each in airflow.task_instances(dag_id, run_id)
+        for instance in airflow.task_instances(dag_id, run_id)
     }, indent=1)  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def answered(airflow: Airflow, dag_id: str, answer: str, **conf: Any) -> dict[st
     """Run a DAG that asks, answer it, and return how its tasks ended."""
     run_id = airflow.trigger(dag_id, conf)
     question = airflow.wait_for_question(dag_id, run_id, 300)
-    assert question["body"], "a person must see what is to be approved"
+    assert question.body, "a person must see what is to be approved"
     airflow.wait(dag_id, run_id, answer=answer)
     require(airflow, dag_id, run_id, "success")
     return airflow.task_states(dag_id, run_id)
@@ -386,9 +386,9 @@ def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
         answer.result(30)
     lost = ended(running, "lake_guard", "failed")
     states = {
-        each["map_index"]: each["state"]
-        for each in running.task_instances("lake_guard", lost)
-        if each["task_id"] == "guard"
+        instance.map_index: instance.state
+        for instance in running.task_instances("lake_guard", lost)
+        if instance.task_id == "guard"
     }
     (failed,) = [index for index, state in states.items() if state == "failed"]
     assert "records to retention: see docs/runbooks/RetentionLost.md" in running.task_log(

@@ -111,7 +111,7 @@ def test_a_snapshot_with_other_columns_fails_in_one_sentence_and_the_table_stays
         "lacks user_name and has surplus columns full_name. A snapshot has exactly the columns login_id, user_name"
         in log
     )
-    assert [each["try_number"] for each in airflow.task_instances(DAG, run_id) if each["task_id"] == "stage"] == [1]
+    assert [task.try_number for task in airflow.task_instances(DAG, run_id) if task.task_id == "stage"] == [1]
     assert users(own, project) == ALL
 
 
@@ -132,8 +132,8 @@ def test_deletes_above_the_cap_ask_and_a_rejection_leaves_the_table(
     drop(own, 10, "login_id,user_name", FEW)
     run_id = airflow.trigger(DAG)
     question = airflow.wait_for_question(DAG, run_id)
-    assert question["subject"] == "Delete more of user_logins.users than its file allows?"
-    assert "20 deleted (40.0 % of 50; up to 5 % need no approval)" in question["body"]
+    assert question.subject == "Delete more of user_logins.users than its file allows?"
+    assert "20 deleted (40.0 % of 50; up to 5 % need no approval)" in str(question.body)
     assert airflow.wait(DAG, run_id, answer="Reject") == "success", states(airflow, run_id)
     told = states(airflow, run_id)
     assert [told[name] for name in ("write", "verify", "record")] == ["skipped"] * 3

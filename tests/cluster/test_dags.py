@@ -146,11 +146,8 @@ def _succeeds(api: Airflow, dag: str, form: dict[str, object]) -> str:
     began = time.monotonic()
     run, state = api.run(dag, form, 2400)
     print(f"\n{dag}: {state} after {time.monotonic() - began:.0f} s")
-    failed = [each for each in api.task_instances(dag, run) if each["state"] == "failed"]
-    logs = [
-        api.task_log(dag, run, each["task_id"], max(1, each["try_number"]), each["map_index"])[-3000:]
-        for each in failed
-    ]
+    failed = [task for task in api.task_instances(dag, run) if task.state == "failed"]
+    logs = [api.task_log(dag, run, task.task_id, max(1, task.try_number), task.map_index)[-3000:] for task in failed]
     assert state == "success", "\n".join(logs)
     return run
 

@@ -61,7 +61,7 @@ def test_a_run_that_ends_without_a_question_is_told_at_once():
 def test_a_question_that_was_answered_is_no_question():
     asked = [{"subject": "old", "response_received": True}, {"subject": "new", "response_received": False}]
     with airflow({f"{RUN}/hitlDetails": {"hitl_details": asked}}) as client:
-        assert client.wait_for_question("d", "r")["subject"] == "new"
+        assert client.wait_for_question("d", "r").subject == "new"
 
 
 def test_a_dag_that_does_not_come_is_told_with_the_import_errors():

@@ -52,6 +52,7 @@ from headrace.local import doctor as checks
 from headrace.local.settings import Settings
 from headrace.operations import tables
 from headrace.operations.produce.summary import Summary, UndeliveredError
+from headrace.store.records import to_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(pipeline, name="pipeline")
@@ -238,7 +239,7 @@ def produce(
 
 def _show_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
-        print_json(summary.to_json_dict())
+        print_json(to_json(summary.result()))
         return
     console.print(tables.produced(summary))
     for line in tables.odd_rows(summary.odd):

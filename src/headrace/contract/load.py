@@ -159,7 +159,9 @@ def _read(path: Path) -> Any:  # noqa: ANN401 - any YAML value; the model checks
     except FileNotFoundError as error:
         if path.is_symlink():
             target = path.readlink()
-            raise HeadraceError(f"{path} links to {target}, which does not exist. Correct or remove the link.") from error
+            raise HeadraceError(
+                f"{path} links to {target}, which does not exist. Correct or remove the link."
+            ) from error
         near = get_close_matches(path.name, [other.name for other in pipeline_files(path.parent)], n=1)
         hint = f"Did you mean {near[0]}?" if near else "Check the name."
         raise HeadraceError(f"No pipeline file {path}. {hint}") from error

@@ -14,7 +14,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.cassandra import quoted
@@ -47,15 +47,15 @@ class Result:
         existing = _keys(spark, self.keyspace, self.table, key)
         kept = rows.select(*(_stored(rows, name).alias(name) for name in key))
         gone = existing.join(kept, key, "left_anti").select(*(_literal(existing, name).alias(name) for name in key))
-        _execute(spark, self._deletions((row.asDict() for row in gone.collect()), writetime), self.sink.consistency)
+        _execute(spark, self._deletions(gone.collect(), writetime), self.sink.consistency)
         self._last = tuple(summary)
 
-    def _deletions(self, rows: Iterable[dict[str, Any]], writetime: int) -> Iterator[str]:
+    def _deletions(self, rows: Iterable[Row], writetime: int) -> Iterator[str]:
         key = {*self.sink.partition_key, *self.sink.clustering_key}
         cells = [quoted(name) for name in self.query.columns if name not in key] if self.shared else []
         what = f"DELETE {', '.join(cells)}".rstrip() + f" FROM {quoted(self.keyspace, self.table)}"
         for row in rows:
-            where = " AND ".join(f"{quoted(name)} = {literal(value)}" for name, value in row.items())
+            where = " AND ".join(f"{quoted(name)} = {literal(value)}" for name, value in row.asDict().items())
             yield f"{what} USING TIMESTAMP {writetime} WHERE {where}"
 
 

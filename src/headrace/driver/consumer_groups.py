@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
@@ -37,7 +38,7 @@ class GroupCommitter:
         settings = {name.removeprefix("kafka."): value for name, value in kafka_options(binding).items()}
         settings |= {"request.timeout.ms": str(TIMEOUT_MS), "default.api.timeout.ms": str(TIMEOUT_MS)}
         self._admin = java.named(spark, "org.apache.kafka.clients.admin.AdminClient").create(self._map(settings))
-        self._sent: dict[str, Any] = {}  # group -> KafkaFuture of its newest commit
+        self._sent: dict[str, JavaObject] = {}  # group -> KafkaFuture of its newest commit
 
     def commit(self, group: str, offsets: Offsets) -> None:
         """Send the offsets of a finished batch. A failure is logged at the next call, which sends newer offsets anyway."""

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from importlib import metadata
-from typing import Any
 
 import psutil
 
@@ -62,28 +62,24 @@ def command(settings: Settings, java: Java, name: str) -> list[str]:
     return [sys.executable, "-P", "-m", "headrace.local.airflow_child", mark(settings, name), *arguments]
 
 
-def health(settings: Settings, timeout: float = 5) -> dict[str, Any] | None:
-    """Return the health report of all components from the API server, or None if it does not answer."""
+def _health(settings: Settings, component: str) -> Mapping[str, str | None]:
+    """Return the status and the newest heartbeat of a component; empty if the API server does not know them or answer."""
     try:
         address = f"http://{settings.host}:{settings.airflow_port}/api/v2/monitor/health"
-        with urllib.request.urlopen(address, timeout=timeout) as answer:
-            report: dict[str, Any] = json.load(answer)
-            return report
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return json.load(answer).get(component) or {}
     except (OSError, ValueError):
-        return None
+        return {}
 
 
 def answers(settings: Settings, name: str) -> bool:
     """Return whether a component works: its heartbeat is fresh and from the running process."""
-    components = health(settings)
+    _, component = COMPONENTS[name]
+    health = _health(settings, component)
     record = processes.read_record(name, settings.run_dir)
-    if components is None or record is None:
+    if record is None or health.get("status") != "healthy":
         return False
-    _, key = COMPONENTS[name]
-    part = components.get(key) or {}
-    if part.get("status") != "healthy":
-        return False
-    beat = part.get(f"latest_{key}_heartbeat")
+    beat = health.get(f"latest_{component}_heartbeat")
     return beat is None or datetime.fromisoformat(beat).timestamp() >= record.created
 
 

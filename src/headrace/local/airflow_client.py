@@ -15,12 +15,38 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config
 from headrace.local.settings import Settings
+from headrace.store.records import from_json
 
 ENDED = ("success", "failed")
 POLL_SECONDS = 0.5
 TRIES = 4
 SETTLED_SECONDS = 3.0  # between a question and its answer; see `Airflow.wait`
 RunState = Literal["success", "failed"]
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """What the API says about a task of a run. `map_index` is -1 for a task that is not mapped."""
+
+    task_id: str = ""
+    map_index: int = -1
+    state: str | None = None
+    try_number: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the task's name; that of a mapped task is `task[index]`."""
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that a task of a run asks a person."""
+
+    subject: str = ""
+    body: str | None = None
+    response_received: bool = False
+    task_instance: TaskInstance = TaskInstance()
 
 
 @dataclass(frozen=True)
@@ -97,9 +123,9 @@ class Airflow:
                 raise HeadraceError(
                     f"Run {run_id} of {dag_id} is {state} after {seconds:.0f} s: {self._describe(dag_id, run_id)}."
                 )
-            if answer and (asked := self.questions(dag_id, run_id)):
+            if answer and (questions := self.questions(dag_id, run_id)):
                 time.sleep(SETTLED_SECONDS)
-                self.answer(dag_id, run_id, asked[0]["task_instance"]["task_id"], [answer])
+                self.answer(dag_id, run_id, questions[0].task_instance.task_id, [answer])
             time.sleep(POLL_SECONDS)
         return "success" if state == "success" else "failed"
 
@@ -108,14 +134,14 @@ class Airflow:
         run_id = self.trigger(dag_id, conf)
         return run_id, self.wait(dag_id, run_id, seconds)
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run as the API returns them: task_id, map_index, state, try_number ..."""
-        instances: list[dict[str, Any]] = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100)["task_instances"]
-        return instances
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return the task instances of a run."""
+        listed = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100)["task_instances"]
+        return [from_json(TaskInstance, instance) for instance in listed]
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """Return the state of each task of a run; mapped tasks are named `task[index]`."""
-        return {_name(instance): instance["state"] for instance in self.task_instances(dag_id, run_id)}
+        return {instance.name: instance.state for instance in self.task_instances(dag_id, run_id)}
 
     def returned(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:  # noqa: ANN401 - JSON values
         """Return the return value of a task."""
@@ -128,22 +154,23 @@ class Airflow:
         events = self.get(path, map_index=map_index, full_content=True)["content"]
         return "\n".join(_line(event) for event in events)
 
-    def questions(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the run's unanswered questions: subject, body, options, task_instance."""
-        asked = self.get(f"{_run(dag_id, run_id)}/hitlDetails")["hitl_details"]
-        return [question for question in asked if not question["response_received"]]
+    def questions(self, dag_id: str, run_id: str) -> list[Question]:
+        """Return the run's unanswered questions."""
+        listed = self.get(f"{_run(dag_id, run_id)}/hitlDetails")["hitl_details"]
+        questions = [from_json(Question, question) for question in listed]
+        return [question for question in questions if not question.response_received]
 
-    def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 120) -> Question:
         """Wait until a task of the run asks a question and return it. Raises HeadraceError if the run ends before."""
         deadline = time.monotonic() + seconds
-        while not (asked := self.questions(dag_id, run_id)):
+        while not (questions := self.questions(dag_id, run_id)):
             state = self.state(dag_id, run_id)
             if state in ENDED or time.monotonic() > deadline:
                 raise HeadraceError(
                     f"Run {run_id} of {dag_id} is {state} and has not asked a question: {self._describe(dag_id, run_id)}."
                 )
             time.sleep(POLL_SECONDS)
-        return asked[0]
+        return questions[0]
 
     def answer(
         self,
@@ -183,8 +210,8 @@ def connect(url: str, user: str, password: str) -> Airflow:
 
 def _json(answer: httpx.Response) -> Any:  # noqa: ANN401 - JSON values
     if not answer.is_success:
-        asked = f"{answer.request.method} {answer.request.url.path}"
-        raise HeadraceError(f"Airflow answered {answer.status_code} to {asked}: {answer.text[:500]}")
+        request = f"{answer.request.method} {answer.request.url.path}"
+        raise HeadraceError(f"Airflow answered {answer.status_code} to {request}: {answer.text[:500]}")
     return answer.json() if answer.content else None
 
 
@@ -198,8 +225,3 @@ def _line(event: Any) -> str:  # noqa: ANN401 - JSON values
 
 def _run(dag_id: str, run_id: str) -> str:
     return f"/dags/{dag_id}/dagRuns/{run_id}"
-
-
-def _name(instance: Mapping[str, Any]) -> str:
-    index = instance["map_index"]
-    return str(instance["task_id"]) if index < 0 else f"{instance['task_id']}[{index}]"

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import yaml
@@ -102,7 +101,7 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
     etc = settings.home / "etc" / NAME
     data = settings.home / "data" / NAME
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(etc / "cassandra.yaml", yaml.safe_dump(server_config(settings, data), sort_keys=False))
+    write_private(etc / "cassandra.yaml", _server_yaml(settings, data))
     write_private(etc / "logback.xml", _logback(settings))
     write_private(etc / "jmx.password", f"{ADMIN} {secret('cassandra-admin', settings)}\n")
     write_private(etc / "jmx.access", f"{ADMIN} readwrite\n")
@@ -147,10 +146,10 @@ def prepare(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
     return [str(java.binary), write_argfile(etc / "java.args", options)]
 
 
-def server_config(settings: Settings, data: Path) -> dict[str, Any]:
-    """Return cassandra.yaml."""
+def _server_yaml(settings: Settings, data: Path) -> str:
+    """Return the text of cassandra.yaml."""
     seeds = {"seeds": f"{settings.host}:{settings.cassandra_storage_port}"}
-    return {
+    config = {
         "cluster_name": "headrace",
         "num_tokens": 1,
         "initial_token": "0",
@@ -198,6 +197,7 @@ def server_config(settings: Settings, data: Path) -> dict[str, Any]:
         "auto_snapshot": False,
         "storage_compatibility_mode": "NONE",
     }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def usable(settings: Settings) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +21,7 @@ from headrace.operations.produce.rows import OddRows
 from headrace.operations.produce.summary import Summary
 from headrace.operations.streams import QueryRow
 
-_STYLE: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "header_style": "bold", "pad_edge": False}
+_new = partial(Table, box=box.SIMPLE, title_justify="left", header_style="bold", pad_edge=False)
 WIDE = 130  # width of a terminal that fits every column of a query
 _COLOURS = {
     "RUNNING": "green",
@@ -41,7 +42,7 @@ _COLOURS = {
 
 def queries(rows: Iterable[QueryRow], title: str = "", *, width: int = WIDE) -> Table:
     """Return one line per query: driver, verdict, generation, batch, rows, lag, ages, watermark; fewer columns if narrow."""
-    table = Table(title=title or None, **_STYLE)
+    table = _new(title=title or None)
     table.add_column("query", no_wrap=True)
     rows = list(rows)
     # If only one of the two fits: the verdict says more, once a supervisor has run.
@@ -80,7 +81,7 @@ _ONLY_WIDE = {"gen", "batch", "took", "running", "zero lag in", "state", "rows o
 
 def verdicts(rows: Sequence[QueryRow]) -> Table:
     """Return one line per reason: the queries, their desired state, restarts left, and the reason of the verdict."""
-    table = Table(**_STYLE)
+    table = _new()
     for name in ("query", "verdict", "wanted"):
         table.add_column(name, no_wrap=True)
     table.add_column("left", justify="right")
@@ -94,7 +95,7 @@ def verdicts(rows: Sequence[QueryRow]) -> Table:
 
 def plain(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """Return a table whose cells and headings are shown by `literal`; headings too, because a query's columns are user data."""
-    table = Table(title=literal(title) if title else None, **_STYLE)
+    table = _new(title=literal(title) if title else None)
     for column in columns:
         table.add_column(literal(column))
     for row in rows:
@@ -112,7 +113,7 @@ def literal(cell: object) -> Text:
 
 def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Return a few rows of each sink: sink name -> rows."""
-    table = Table("sink", "first rows", **_STYLE)
+    table = _new("sink", "first rows")
     for sink, rows in results.items():
         lines = [", ".join(f"{k}={_cell(v)}" for k, v in row.items()) for row in rows]
         table.add_row(sink, literal(lines) if lines else Text("none yet", style="dim"))
@@ -124,7 +125,7 @@ def produced(summary: Summary) -> Table:
     title = f"{summary.acknowledged:,} records acknowledged in {summary.elapsed:.1f} s"
     if summary.paced:
         title += f"; at most {summary.max_lateness:.1f} s behind the plan"
-    table = Table("topic", title=title, **_STYLE)
+    table = _new("topic", title=title)
     for name in ("sent", "acknowledged", "failed", "bytes"):
         table.add_column(name, justify="right")
     table.add_column("partition: offsets")

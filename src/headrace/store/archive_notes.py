@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from headrace.contract import names
-from headrace.store import generation, ledger, small_files
+from headrace.store import generation, ledger, records, small_files
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.paths import archive_metadata
 
@@ -52,12 +51,11 @@ class Archived:
 def newest(root: str, pipeline: str, query: str) -> Archived | None:
     """Return the newest note of the archive query's table, or None if the table does not exist or holds no batch."""
     for snapshot in _snapshots(archive_metadata(root, pipeline, query)):
-        identity = snapshot["summary"].get(SNAPSHOT_BATCH)
+        identity = snapshot.summary.get(SNAPSHOT_BATCH)
         if identity:
             number, batch = identity.rsplit("/", 2)[1:]
-            ends = ends_of(snapshot["summary"].get(SNAPSHOT_OFFSETS))
-            topic_id = snapshot["summary"].get(SNAPSHOT_TOPIC) or ""
-            return Archived(int(number), int(batch), ends, int(snapshot["timestamp-ms"]), topic_id)
+            ends = ends_of(snapshot.summary.get(SNAPSHOT_OFFSETS))
+            return Archived(int(number), int(batch), ends, snapshot.at_ms, snapshot.summary.get(SNAPSHOT_TOPIC, ""))
     return None
 
 
@@ -107,15 +105,30 @@ def latest(*mappings: Offsets) -> Offsets:
     return merged
 
 
-def _snapshots(folder: str) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Snapshot:
+    """The fields of a snapshot that are read, by the names of Iceberg's table spec."""
+
+    id: int = records.key("snapshot-id")
+    at_ms: int = records.key("timestamp-ms")
+    parent: int | None = records.key("parent-snapshot-id", None)
+    summary: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The fields of a metadata file that are read."""
+
+    current: int | None = records.key("current-snapshot-id", None)
+    snapshots: tuple[_Snapshot, ...] = ()
+
+
+def _snapshots(folder: str) -> Iterator[_Snapshot]:
     """Yield the snapshots of a table, newest first, following their parents."""
     newest_file = metadata_file(folder)
-    text = small_files.read_text(newest_file) if newest_file else None
-    if not text:
-        return
-    table = json.loads(text)
-    by_id = {each["snapshot-id"]: each for each in table.get("snapshots", ())}
-    snapshot = by_id.get(table.get("current-snapshot-id"))
+    table = (records.read(_Metadata, newest_file) if newest_file else None) or _Metadata()
+    by_id = {snapshot.id: snapshot for snapshot in table.snapshots}
+    snapshot = by_id.get(table.current) if table.current is not None else None
     while snapshot is not None:
         yield snapshot
-        snapshot = by_id.get(snapshot.get("parent-snapshot-id"))
+        snapshot = by_id.get(snapshot.parent) if snapshot.parent is not None else None

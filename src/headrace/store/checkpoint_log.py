@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from headrace.errors import HeadraceError
 from headrace.store import small_files
@@ -170,5 +169,5 @@ def _read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
 
 
 def _parse(text: str) -> Offsets:
-    topics: dict[str, dict[str, Any]] = json.loads(text)
+    topics: dict[str, dict[str, int]] = json.loads(text)
     return {topic: {int(p): int(o) for p, o in parts.items()} for topic, parts in topics.items()}

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headrace.store import paths, small_files, trees
+from headrace.store import paths, records, small_files, trees
 from headrace.store.paths import GenerationPaths
 
 
@@ -54,8 +54,7 @@ def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:
 
 def read(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot | None:
     """Return one snapshot by its id, or None if there is no complete one."""
-    values = small_files.read_json(paths.snapshot_record(root, pipeline, query, snapshot))
-    return Snapshot(**values) if values else None
+    return records.read(Snapshot, paths.snapshot_record(root, pipeline, query, snapshot))
 
 
 def damaged(root: str, snapshot: Snapshot) -> list[str]:

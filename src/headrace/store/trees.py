@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import fsspec
 
@@ -28,23 +27,26 @@ def files(folder: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     waiting = [inner.rstrip("/")]
     while waiting:
-        for entry in _entries(fs, waiting.pop()):
-            path = str(entry["name"]).rstrip("/")
-            if entry["type"] == "directory":
+        for path, size in _entries(fs, waiting.pop()).items():
+            if size is None:
                 waiting.append(path)
             else:
-                sizes[path[len(inner.rstrip("/")) + 1 :]] = int(entry["size"])
+                sizes[path[len(inner.rstrip("/")) + 1 :]] = size
     return dict(sorted(sizes.items()))
 
 
-def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
-    """Return the entries of a folder. fsspec's `find` omits the entire folder if one file in it disappears meanwhile."""
+def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, int | None]:
+    """Return path -> bytes for the entries of a folder, None for a folder.
+
+    fsspec's `find` omits the entire folder if one file in it disappears meanwhile.
+    """
     for _ in range(_TRIES):
         try:
-            return list(fs.ls(folder, detail=True, refresh=True))
+            entries = fs.ls(folder, detail=True, refresh=True)
+            return {e["name"].rstrip("/"): None if e["type"] == "directory" else int(e["size"]) for e in entries}
         except FileNotFoundError:
             if not fs.exists(folder):
-                return []
+                return {}
     raise OSError(f"{folder} changes faster than it can be listed.")
 
 

@@ -26,6 +26,7 @@ from headrace.operations.produce import UndeliveredError, make_mix, produce_file
 from headrace.operations.produce.generate import generate
 from headrace.operations.produce.run import source_of
 from headrace.operations.produce.send import send
+from headrace.store.records import to_json
 from tests.operations.produce.test_send import BINDING, FakeProducer
 
 
@@ -59,7 +60,7 @@ def test_the_summary_says_how_many_rows_were_sent_refused_and_left(
     rows = ["p1,1,2026-01-01 00:00:00", "p2,1", "p3,1,soon", '"' + "x" * 17_000_000, "p4,1,2026-01-01"]
     path.write_text("product_id,amount,create_date\n" + "\n".join(rows))
     summary = produce_file(BINDING, pipelines, path, "pos", None)
-    told = summary.to_json_dict()
+    told = to_json(summary.result())
     assert (told["sent"], told["acknowledged"], told["refused"], told["left"]) == (4, 4, 1, 1)
     assert told["named"] == [
         "line 3: 2 cells, but the header has 3",
@@ -95,7 +96,7 @@ def test_an_interrupt_counts_the_rows_of_parquet_that_are_left(
             os.kill(os.getpid(), signal.SIGINT)
 
     fake.produce = interrupted  # type: ignore[method-assign]
-    told = produce_file(BINDING, pipelines, path, "pos", None).to_json_dict()
+    told = to_json(produce_file(BINDING, pipelines, path, "pos", None).result())
     assert signal.getsignal(signal.SIGINT) is before
     assert told["interrupted"]
     assert told["sent"] + told["left"] == 50
@@ -150,7 +151,7 @@ def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, in
 @pytest.mark.platform
 def test_what_the_summary_says_is_what_kafka_holds(binding: KafkaBinding, pipelines: dict[str, Pipeline]) -> None:
     mix, start = make_mix(events=3_000, seed=7, malformed=0.02), datetime.now(UTC)
-    told = produce_generated(binding, pipelines, mix, None, start=start).to_json_dict()
+    told = to_json(produce_generated(binding, pipelines, mix, None, start=start).result())
     planned = list(generate(mix, start))
     assert told["sent"] == told["acknowledged"] == len(planned)
     for topic, account in told["topics"].items():
@@ -174,7 +175,7 @@ def test_what_the_summary_says_is_what_kafka_holds(binding: KafkaBinding, pipeli
 @pytest.mark.platform
 def test_a_paced_run_keeps_event_times_behind_the_broker(binding: KafkaBinding, pipelines: dict[str, Pipeline]) -> None:
     mix = make_mix(topics=["logins"], events=300, late=0, delayed=0, duplicates=0, malformed=0)
-    told = produce_generated(binding, pipelines, mix, 100).to_json_dict()
+    told = to_json(produce_generated(binding, pipelines, mix, 100).result())
     assert told["topics"]["logins"]["planned_rate"] == pytest.approx(100, rel=0.05)
     for message in read_back(binding, "logins", told["topics"]["logins"]["offsets"]):
         happened = datetime.fromisoformat(json.loads(message.value())["login_at"]).replace(tzinfo=UTC)
@@ -192,7 +193,7 @@ def test_a_file_reaches_its_topic_bad_lines_too(
         b'{"product_id":"p2"}',
     ]
     path.write_bytes(b"\n".join(lines))
-    told = produce_file(binding, pipelines, path, "pos", None).to_json_dict()
+    told = to_json(produce_file(binding, pipelines, path, "pos", None).result())
     found = read_back(binding, "pos", told["topics"]["pos"]["offsets"])
     assert Counter((message.key(), message.value()) for message in found) == Counter(
         zip([b"p1", None, b"p2"], lines, strict=True)

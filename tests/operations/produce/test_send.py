@@ -13,6 +13,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import producer_config, send
 from headrace.operations.produce.summary import Progress, UndeliveredError
+from headrace.store.records import to_json
 
 BINDING = KafkaBinding("127.0.0.1:1", "SASL_PLAINTEXT", "SCRAM-SHA-512", "someone", "secret")
 
@@ -88,7 +89,7 @@ def test_a_full_buffer_delays_but_loses_and_reorders_nothing(paced: bool) -> Non
 
 
 def test_the_summary_has_the_acknowledged_offsets_bytes_and_kinds() -> None:
-    told = send(records(10), BINDING, ["pos"], paced=False, make_producer=FakeProducer()).to_json_dict()
+    told = to_json(send(records(10), BINDING, ["pos"], paced=False, make_producer=FakeProducer()).result())
     topic = told["topics"]["pos"]
     assert topic["offsets"] == {"0": {"first": 42, "last": 51}}
     assert topic["bytes"] == 10 * 3
@@ -130,7 +131,7 @@ def test_a_paced_record_never_leaves_before_its_time_and_lateness_is_told() -> N
     summary = send(records(50, gap=0.004), BINDING, ["pos"], paced=True, make_producer=Clocked())
     assert all(at >= number * 0.004 for number, at in enumerate(left))
     assert summary.max_lateness >= 0
-    assert summary.to_json_dict()["topics"]["pos"]["planned_rate"] == pytest.approx(255.1, abs=0.1)
+    assert summary.result().topics["pos"].planned_rate == pytest.approx(255.1, abs=0.1)
 
 
 def test_a_sender_that_falls_behind_says_by_how_much() -> None:

@@ -41,7 +41,10 @@ class Pods:
     def listed(self, selector: str) -> list[Any]:
         """Return the pods with these labels, in whatever phase, oldest first."""
         found = self._ask(
-            lambda api: api.list_namespaced_pod(self.namespace, label_selector=selector, **_timeout()), absent=()
+            lambda api: api.list_namespaced_pod(
+                self.namespace, label_selector=selector, _request_timeout=_REQUEST_SECONDS
+            ),
+            absent=(),
         )
         return sorted(
             found.items if found else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)
@@ -49,7 +52,9 @@ class Pods:
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401 - the client has no types
         """Return the pod of this name, or None if there is none."""
-        return self._ask(lambda api: api.read_namespaced_pod(name, self.namespace, **_timeout()), absent=(404,))
+        return self._ask(
+            lambda api: api.read_namespaced_pod(name, self.namespace, _request_timeout=_REQUEST_SECONDS), absent=(404,)
+        )
 
     def log_tail(self, name: str, lines: int) -> str:
         """Return the end of the log of a driver's pod; empty where it is gone or has not started."""
@@ -60,7 +65,7 @@ class Pods:
                 container="driver",
                 tail_lines=lines,
                 _preload_content=False,  # the client would give the repr of the bytes (seen with 36.0.3)
-                **_timeout(),
+                _request_timeout=_REQUEST_SECONDS,
             ),
             absent=(400, 404),  # 400: the container has not started
         )
@@ -74,7 +79,9 @@ class Pods:
             grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=pod.metadata.uid)
         )
         self._ask(
-            lambda api: api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options, **_timeout()),
+            lambda api: api.delete_namespaced_pod(
+                pod.metadata.name, self.namespace, body=options, _request_timeout=_REQUEST_SECONDS
+            ),
             absent=(404, 409),
         )
 
@@ -142,10 +149,6 @@ class Pods:
         if answer.startswith(("401", "403")):
             hint = f"give the account its role there, or correct the namespace {self.namespace}"
         raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({answer}): {hint}.")
-
-
-def _timeout() -> dict[str, Any]:
-    return {"_request_timeout": _REQUEST_SECONDS}
 
 
 def runs(pod: Any) -> bool:  # noqa: ANN401 - the client has no types

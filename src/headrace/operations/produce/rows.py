@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from headrace.contract.wording import printable
 
@@ -41,7 +41,3 @@ class OddRows:
     def _name(self, text: str) -> None:
         if len(self.named) < SHOWN:
             self.named.append(text)
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the counts and names as JSON values."""
-        return {"refused": self.refused, "left": self.left, "named": list(self.named)}

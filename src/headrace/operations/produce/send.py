@@ -39,7 +39,7 @@ def send(
     paced: bool,
     total: int | None = None,
     report: Report | None = None,
-    make_producer: Callable[[dict[str, Any]], Any] = Producer,
+    make_producer: Callable[[dict[str, object]], Any] = Producer,
 ) -> Summary:
     """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or has failed.
 
@@ -73,7 +73,7 @@ def send(
     return summary
 
 
-def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, Any]:
+def producer_config(binding: KafkaBinding, *, paced: bool) -> dict[str, str | int | bool]:
     """Return the librdkafka configuration: durable, in order, with the same partitioning as Java's producer."""
     return {
         **binding.client_config(),

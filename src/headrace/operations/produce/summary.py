@@ -55,6 +55,47 @@ class TopicAccount:
         self.first_error = self.first_error or reason
 
 
+@dataclass(frozen=True)
+class OffsetRange:
+    """The first and the last offset of a partition, both included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class TopicResult:
+    """The result of one topic: rates in records per second, `offsets` by partition."""
+
+    sent: int
+    acknowledged: int
+    failed: int
+    first_error: str | None
+    bytes: int
+    kinds: dict[str, int]
+    offsets: dict[str, OffsetRange]
+    planned_rate: float | None
+    achieved_rate: float | None
+    max_lateness_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run as `headrace produce --json` prints it: rates in records per second, times in seconds."""
+
+    sent: int
+    acknowledged: int
+    failed: int
+    elapsed_s: float
+    achieved_rate: float | None
+    max_lateness_s: float
+    interrupted: bool
+    refused: int
+    left: int
+    named: tuple[str, ...]
+    topics: dict[str, TopicResult]
+
+
 @dataclass
 class Summary:
     """The result of a run. Offset ranges are inclusive; records of other producers can lie in between."""
@@ -85,36 +126,38 @@ class Summary:
         """Return the maximum delay behind the plan, in seconds."""
         return max((account.max_lateness for account in self.topics.values()), default=0.0)
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON types; rates in records per second, times in seconds."""
-        return {
-            "sent": self.sent,
-            "acknowledged": self.acknowledged,
-            "failed": self.failed,
-            "elapsed_s": round(self.elapsed, 3),
-            "achieved_rate": _rate(self.acknowledged, self.elapsed),
-            "max_lateness_s": round(self.max_lateness, 3),
-            "interrupted": self.interrupted,
-            **self.odd.to_json_dict(),
-            "topics": {topic: self._topic(account) for topic, account in sorted(self.topics.items())},
-        }
+    def result(self) -> Result:
+        """Return the summary as a document."""
+        return Result(
+            sent=self.sent,
+            acknowledged=self.acknowledged,
+            failed=self.failed,
+            elapsed_s=round(self.elapsed, 3),
+            achieved_rate=_rate(self.acknowledged, self.elapsed),
+            max_lateness_s=round(self.max_lateness, 3),
+            interrupted=self.interrupted,
+            refused=self.odd.refused,
+            left=self.odd.left,
+            named=tuple(self.odd.named),
+            topics={topic: self._topic(account) for topic, account in sorted(self.topics.items())},
+        )
 
-    def _topic(self, account: TopicAccount) -> dict[str, Any]:
-        return {
-            "sent": account.sent,
-            "acknowledged": account.acknowledged,
-            "failed": account.failed,
-            "first_error": account.first_error,
-            "bytes": account.bytes,
-            "kinds": dict(sorted(account.kinds.items())),
-            "offsets": {
-                str(partition): {"first": account.first_offsets[partition], "last": last}
+    def _topic(self, account: TopicAccount) -> TopicResult:
+        return TopicResult(
+            sent=account.sent,
+            acknowledged=account.acknowledged,
+            failed=account.failed,
+            first_error=account.first_error,
+            bytes=account.bytes,
+            kinds=dict(sorted(account.kinds.items())),
+            offsets={
+                str(partition): OffsetRange(account.first_offsets[partition], last)
                 for partition, last in sorted(account.last_offsets.items())
             },
-            "planned_rate": _rate(account.sent, account.last_planned) if self.paced else None,
-            "achieved_rate": _rate(account.acknowledged, self.elapsed),
-            "max_lateness_s": round(account.max_lateness, 3),
-        }
+            planned_rate=_rate(account.sent, account.last_planned) if self.paced else None,
+            achieved_rate=_rate(account.acknowledged, self.elapsed),
+            max_lateness_s=round(account.max_lateness, 3),
+        )
 
 
 class UndeliveredError(HeadraceError):
