@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from headrace.cli import app, batch, dead_letters
+from headrace.cli import app
 from headrace.errors import HeadraceError
 from headrace.operations import retention
 from headrace.operations.batch import job_runs, repair
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.store import paths, small_files
+from tests.cli.conftest import use
 
 DIFFERENCE = {
     "what": "missing in the sink",
@@ -40,10 +41,7 @@ def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deplo
         drivers=LocalDrivers(**folders, environment={}),
     )
     small_files.write_json(paths.generation_paths(found.root, "pos_sales", "tumbling", 1).manifest, {})
-    for module in (batch, dead_letters):
-        monkeypatch.setattr(module, "written_deployment", lambda: found)
-    monkeypatch.setattr(batch, "_written", lambda: found)
-    monkeypatch.setattr(batch, "_starting", lambda: found)
+    use(found, tmp_path / "deployment.json", monkeypatch)
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from headrace.cli import app, batch, common, dead_letters
+from headrace.cli import app, common
 from headrace.contract.wording import code_span, printable
 from headrace.errors import HeadraceError
 from headrace.operations import tables
@@ -23,6 +23,7 @@ from headrace.operations.dead_letters.reader import Letter
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.streams import QueryRow
 from headrace.store import paths, small_files
+from tests.cli.conftest import use
 
 # What a person must see of it, letter by letter.
 NASTY = {
@@ -60,9 +61,7 @@ def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deplo
     folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
     drivers = LocalDrivers(**folders, environment={})
     found = Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
-    for module in (batch, dead_letters):
-        monkeypatch.setattr(module, "written_deployment", lambda: found)
-    monkeypatch.setattr(batch, "_written", lambda: found)
+    use(found, tmp_path / "deployment.json", monkeypatch)
     return found
 
 
@@ -122,9 +121,6 @@ def test_a_served_row_shows_a_product_named_like_markup(
 def test_an_example_of_a_failed_expectation_is_shown_as_it_is(
     own: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headrace.cli import quality
-
-    monkeypatch.setattr(quality, "written_deployment", lambda: own)
     failed = {"expectation": "not_null([/x])", "severity": "critical", "why": "[b]", "unexpected": 0, "percent": 0.0,
               "observed": "[/sale]\x1b[2K", "error": "", "examples": ["[/row]\nforged"]}  # fmt: skip
     summary = {"sink": "kafka.pos_items", "status": "FAILED", "rows": 1, "sampled": False, "window": {"name": "[/w]"},

@@ -11,25 +11,23 @@ from typer.testing import CliRunner
 
 from headrace.cli.app import app
 from headrace.errors import HeadraceError
-from headrace.local import airflow_config
-from headrace.local.settings import Settings
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.store import paths, small_files
+from tests.cli.conftest import use
 
 SINK = "kafka.pos_items"
 
 
 @pytest.fixture
 def root(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The storage root of a deployment that `headrace up` wrote."""
-    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    """The storage root of a deployment."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(project)
     drivers = LocalDrivers(
         run_dir=tmp_path, log_dir=tmp_path, tmp_dir=tmp_path, driver_bindings=tmp_path, environment={}
     )
     made = Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path, drivers=drivers)
-    made.write(airflow_config.deployment_file(Settings.load()))
+    use(made, tmp_path / "deployment.json", monkeypatch)
     return made.root
 
 

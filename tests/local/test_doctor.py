@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import threading
 
 import psutil
 import pytest
@@ -178,3 +179,21 @@ def test_down_and_status_of_a_platform_that_never_was_do_nothing(tmp_path):
     platform.down(settings)
     assert [part.state for part in platform.status(settings)] == ["STOPPED", "STOPPED"]
     assert not settings.home.exists()
+
+
+def test_the_port_of_a_server_that_was_just_killed_is_waited_for():
+    """The kernel still holds the port, and no process listens on it: a socket that is bound and does not listen."""
+    with socket.socket() as dying:
+        dying.bind(("127.0.0.1", 0))
+        port = dying.getsockname()[1]
+        release = threading.Timer(0.5, dying.close)
+        release.start()
+        assert doctor._why_taken("127.0.0.1", port) is None
+        release.join()
+
+
+def test_a_port_that_stays_taken_is_reported_without_a_holder_if_none_is_known(monkeypatch):
+    monkeypatch.setattr(doctor, "RELEASE_SECONDS", 0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        assert doctor._why_taken("127.0.0.1", other.getsockname()[1]) == "is taken"

@@ -24,17 +24,17 @@ from headrace.cli.checkpoint import checkpoint
 from headrace.cli.common import (
     NOT_RUNNING,
     Json,
-    ProjectFolder,
     console,
+    deployed,
     errors,
-    launcher,
     left_out,
     pairs_of,
     pipelines_of,
     print_json,
     progress_bars,
+    project,
     startable_pipelines,
-    starting_launcher,
+    this_machine,
 )
 from headrace.cli.dead_letters import letters
 from headrace.cli.pipeline import pipeline
@@ -47,10 +47,11 @@ from headrace.contract.files import pipeline_names
 from headrace.contract.model import Pipeline
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
-from headrace.local import airflow_config, platform
+from headrace.local import airflow_config, launcher, platform
 from headrace.local import doctor as checks
 from headrace.local.settings import Settings
 from headrace.operations import tables
+from headrace.operations.deployment import Deployment
 from headrace.operations.produce.summary import Summary, UndeliveredError
 from headrace.store.records import to_json
 
@@ -89,7 +90,7 @@ def main() -> None:
 @app.command()
 def up(as_json: Json = False) -> None:
     """Start Kafka, Cassandra and Airflow. Adopt running servers and restart crashed ones."""
-    settings = Settings.load()
+    settings = this_machine("up", "Use Terraform or Helm: docs/howto/deploy.md.")
     first = settings.airflow and not airflow_config.password_file(settings).exists()
     with progress_bars() as report:
         parts = platform.up(settings, report)
@@ -101,13 +102,13 @@ def up(as_json: Json = False) -> None:
 @app.command()
 def down() -> None:
     """Stop Airflow, all drivers, then Kafka and Cassandra. Nothing is lost: after `up` the streams continue."""
-    settings = Settings.load()
+    settings = this_machine("down", "To stop the streams: `headrace stream stop`.")
     with progress_bars() as report:
         platform.stop_scheduling(settings, report)
-        local_launcher = launcher(settings)
-        for name in local_launcher.running():
+        drivers = launcher.launcher(settings, Path().resolve())
+        for name in drivers.running():
             report(f"stopping driver {name}", None)
-            local_launcher.stop(name)
+            drivers.stop(name)
         platform.down(settings, report)
     console.print("All drivers and servers are stopped.")
 
@@ -115,7 +116,9 @@ def down() -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the state of Kafka, Cassandra and Airflow. Exit code 3 if one does not run."""
-    parts = platform.status(Settings.load())
+    parts = platform.status(
+        this_machine("status", "For the streams: `headrace stream status`; for servers: `kubectl get pods -A`.")
+    )
     _show_parts(parts, as_json)
     if any(part.state != "RUNNING" for part in parts):
         raise typer.Exit(NOT_RUNNING)
@@ -128,9 +131,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
 ) -> None:
     """Print the log of a server or of a pipeline's driver."""
+    deployment = deployed()
+    if deployment.drivers.kind != "local":
+        sys.stdout.write(printable(_pod_log(deployment, name, lines, follow=follow), keep="\t\n") + "\n")
+        return
     settings = Settings.load()
-    path = launcher(settings).log_file(name)
-    if not path.exists() and name not in pipeline_names(ProjectFolder / "pipelines"):
+    path = launcher.launcher(settings, Path().resolve()).log_file(name)
+    if not path.exists() and name not in pipeline_names(project() / "pipelines"):
         path = platform.logs(settings, name)
     if not path.exists():
         raise HeadraceError(f"{name} has no log yet. Start it with `headrace up` or `headrace stream start`.")
@@ -146,13 +153,21 @@ def logs(
                 time.sleep(0.3)
 
 
+def _pod_log(deployment: Deployment, name: str, lines: int, *, follow: bool) -> str:
+    if follow or name not in pipeline_names(deployment.project / "pipelines"):
+        raise HeadraceError(
+            "On a cluster this command shows the log of a pipeline's driver. For all else use `kubectl logs`."
+        )
+    return deployment.launcher().log_tail(name, lines)
+
+
 @app.command()
 def clean(
     cache: Annotated[bool, typer.Option("--cache", help="Also remove the cached jars and class archives.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove all data, checkpoints, logs and passwords of this platform. Refused while something runs."""
-    settings = Settings.load()
+    settings = this_machine("clean", "Use `terraform destroy`: docs/howto/deploy.md.")
     if not yes:
         typer.confirm(f"Remove {settings.home} and everything in it?", abort=True)
     platform.clean(settings, cache=cache)
@@ -179,9 +194,9 @@ def check(
     ] = Path(),
 ) -> None:
     """Check pipeline files and plan their queries, to verify that transforms return the declared columns. Needs no server."""
-    local_launcher = starting_launcher(Settings.load())
+    drivers = launcher.starting_launcher(Settings.load(), Path().resolve())
     command = [sys.executable, "-m", "headrace.driver.check", str(folder)]
-    environment = {**local_launcher.environment, "PYSPARK_PYTHON": sys.executable}
+    environment = {**drivers.environment, "PYSPARK_PYTHON": sys.executable}
     raise typer.Exit(subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode)
 
 
@@ -213,8 +228,8 @@ def produce(
     from headrace.operations.produce import mix as mixes
     from headrace.operations.produce import run
 
-    settings, pipelines = Settings.load(), pipelines_of()
-    kafka = read_kafka(settings.bindings())
+    deployment, pipelines = deployed(), pipelines_of()
+    kafka = read_kafka(deployment.bindings)
     with _bar("events acknowledged") as report:
         if file is not None:
             if not topic or len(topic) != 1:
@@ -228,7 +243,7 @@ def produce(
             options = {"seed": seed, "duration": duration, **pairs_of("--set", "FIELD=VALUE", option)}
             mix = mixes.make_mix(topic, events, **options)
             if users and "logins" in mix.topics:
-                _load_users(settings, pipelines, mix)
+                _load_users(deployment, pipelines, mix)
             summary = run.produce_generated(kafka, pipelines, mix, rate, report)
     _show_summary(summary, as_json)
     if summary.interrupted:
@@ -254,17 +269,17 @@ def demo(
     """Start everything, produce events, and show the streams live. Leaves the platform running."""
     from headrace.demo.screen import run
 
-    settings = Settings.load()
+    settings = this_machine("demo", "Send records with `headrace produce`.")
     with progress_bars() as report:
         platform.up(settings, report)
-    run(settings, starting_launcher(settings), startable_pipelines(), seconds, rate, console)
+    run(settings, launcher.starting_launcher(settings, Path().resolve()), startable_pipelines(), seconds, rate, console)
 
 
-def _load_users(settings: Settings, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401
+def _load_users(deployment: Deployment, pipelines: Mapping[str, Pipeline], mix: Any) -> None:  # noqa: ANN401
     from headrace.operations.dimensions import load_users
     from headrace.operations.produce.accounts import user_directory
 
-    load_users(settings.bindings(), pipelines["user_logins"].dimensions["users"], user_directory(mix))
+    load_users(deployment.bindings, pipelines["user_logins"].dimensions["users"], user_directory(mix))
 
 
 def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:

@@ -10,24 +10,22 @@ import typer
 from headrace.cli.common import (
     Json,
     Names,
-    ProjectFolder,
     console,
     pairs_of,
     pipelines_of,
     print_json,
     progress_bars,
+    provisioned,
     time_of,
     who,
 )
 from headrace.contract import batch_views as contract
 from headrace.errors import HeadraceError
-from headrace.local import airflow_config, launcher
-from headrace.local.settings import Settings
 from headrace.operations import retention, tables
 from headrace.operations.batch import job_runs, rebuild, reconcile, serve, view_plans
 from headrace.operations.batch import repair as reconcile_repair
 from headrace.operations.batch.job_runs import BatchRun
-from headrace.operations.deployment import Deployment, load
+from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
 from headrace.store.records import to_json
 
@@ -50,7 +48,7 @@ def compute(
 
     Exit code 5: the archive lacks records that Kafka has, so closed days may be left for the next run.
     """
-    deployment = _starting()
+    deployment = provisioned(starting=True)
     chosen = [name for name, pipeline in pipelines_of(names).items() if names or contract.views(pipeline)]
     with progress_bars() as report:
         reports = [_views(deployment, name, first, last, report) for name in chosen]
@@ -69,7 +67,7 @@ def compute(
 @batch.command("status")
 def status(names: Names = None, as_json: Json = False) -> None:
     """Show the days in the batch views and their horizon."""
-    deployment = _written()
+    deployment = provisioned()
     states = [view_plans.status(deployment.root, p) for p in pipelines_of(names).values() if contract.views(p)]
     if as_json:
         print_json(states)
@@ -91,7 +89,7 @@ def check(
 
     Exit code 4: something differs. Exit code 5: something, or everything, could not be compared.
     """
-    deployment = _starting()
+    deployment = provisioned(starting=True)
     with progress_bars() as report:
         reports = [
             _execute(
@@ -128,7 +126,7 @@ def trend(
     as_json: Json = False,
 ) -> None:
     """Show the results of reconciliations over time."""
-    entries = reconcile.trend(_written().root, next(iter(pipelines_of([pipeline]))), limit)
+    entries = reconcile.trend(provisioned().root, next(iter(pipelines_of([pipeline]))), limit)
     if as_json:
         print_json(entries)
         return
@@ -149,7 +147,7 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Show what a repair of a run's differences would write; with --act, write it and reconcile again."""
-    deployment = _written()
+    deployment = provisioned()
     planned = reconcile_repair.plan(deployment, pipeline, run)
     if act is not None:
         done = reconcile_repair.act(deployment, pipeline, run, act)
@@ -185,7 +183,7 @@ def rebuild_query(
     as_json: Json = False,
 ) -> None:
     """Show how a query would be rebuilt from the archive; with --act, rebuild it: a new generation, with the stream stopped."""
-    deployment = _starting()
+    deployment = provisioned(starting=True)
     planned = rebuild.plan(deployment, pipeline, query)
     if act is None:
         if as_json:
@@ -212,7 +210,7 @@ def rebuild_query(
 @batch.command("retention")
 def guard(names: Names = None, as_json: Json = False) -> None:
     """Show when Kafka will delete records that a query has not read. Exit code 4 if records are lost or at risk."""
-    deployment = _written()
+    deployment = provisioned()
     reports = [retention.guard(deployment, name) for name in pipelines_of(names)]
     if as_json:
         print_json([to_json(report) for report in reports])
@@ -232,7 +230,7 @@ def guard(names: Names = None, as_json: Json = False) -> None:
 @batch.command("lineage")
 def show_lineage(names: Names = None, as_json: Json = False) -> None:
     """Emit OpenLineage events of the streams, and show what they read and write."""
-    deployment = _written()
+    deployment = provisioned()
     for name in pipelines_of(names):
         run_events.emit_streams(deployment, name)
     events = graph.events(deployment.root)
@@ -254,7 +252,7 @@ def serve_query(
 ) -> None:
     """Show a query's rows: batch up to the horizon, speed after it. Times are UTC."""
     keys = pairs_of("--key", "COLUMN=VALUE", key)
-    answer = serve.query(_written(), pipeline, query, keys, since=time_of(since), until=time_of(until))
+    answer = serve.query(provisioned(), pipeline, query, keys, since=time_of(since), until=time_of(until))
     if as_json:
         print_json(answer.to_json_dict())
         return
@@ -262,18 +260,6 @@ def serve_query(
     columns = list(shown["rows"][0]) if shown["rows"] else []
     console.print(tables.plain(columns, [tuple(row.values()) for row in shown["rows"]]))
     console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")
-
-
-def written_deployment() -> Deployment:
-    """Return the deployment that `headrace up` wrote. Raises HeadraceError if there is none."""
-    return load(airflow_config.deployment_file(Settings.load()))
-
-
-_written = written_deployment
-
-
-def _starting() -> Deployment:
-    return launcher.write_deployment(Settings.load(), ProjectFolder.resolve())
 
 
 def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -13,20 +13,16 @@ import typer
 
 from headrace.cli.common import (
     Json,
-    ProjectFolder,
     console,
-    launcher,
+    deployed,
     pipelines_of,
     print_json,
     progress_bars,
-    starting_launcher,
     who,
 )
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.local.launcher import write_deployment
-from headrace.local.settings import Settings
 from headrace.operations import tables
 from headrace.operations.checkpoints import compact, drill, inspect, prune, restore, snapshots, verify
 from headrace.store.records import to_json
@@ -41,7 +37,7 @@ Act = Annotated[bool, typer.Option("--act", help="Carry out the plan; without it
 @checkpoint.command("inspect")
 def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
     """Show generations, offsets, state, ledger and snapshots. Reads files only."""
-    root = launcher(Settings.load()).root
+    root = deployed().root
     queries = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
     if as_json:
         print_json(queries)
@@ -78,9 +74,9 @@ def checkpoint_verify(
     as_json: Json = False,
 ) -> None:
     """Verify structure, Kafka's offsets and the sinks. Exit code 1 if there is a critical finding."""
-    settings = Settings.load()
-    root = launcher(settings).root
-    bindings = settings.bindings() if kafka else None
+    deployment = deployed()
+    root = deployment.root
+    bindings = deployment.bindings if kafka else None
     reports = [verify.verify(root, pipeline, query, bindings) for pipeline, query in _named(specs)]
     if as_json:
         print_json([report.to_json_dict() for report in reports])
@@ -106,7 +102,7 @@ def checkpoint_snapshot(
     as_json: Json = False,
 ) -> None:
     """Take a consistent snapshot of each query, running or not, with a hash of every file."""
-    root = launcher(Settings.load()).root
+    root = deployed().root
     wanted = _named(specs)
     if not specs:  # all queries that have committed a batch
         wanted = [(p, q) for p, q in wanted if inspect.has_batch(root, p.name, q)]
@@ -136,19 +132,19 @@ def checkpoint_restore(
     as_json: Json = False,
 ) -> None:
     """Restore a query from a snapshot, or reset it; always begins a new generation. Exit code 1 if it is blocked."""
-    settings = Settings.load()
-    local_launcher, (pipeline, query) = launcher(settings), _one(spec)
+    deployment, (pipeline, query) = deployed(), _one(spec)
+    launcher = deployment.launcher()
     if at and not reset:
         raise HeadraceError("--at needs --reset: a snapshot has its own offsets.")
     if reset:
         starting = int(at.replace(tzinfo=UTC).timestamp() * 1000) if at else None
-        planned = restore.plan_reset(local_launcher, pipeline, query, starting)
+        planned = restore.plan_reset(launcher, pipeline, query, starting)
     else:
-        planned = restore.plan(local_launcher, pipeline, query, snapshot or None, settings.bindings())
+        planned = restore.plan(launcher, pipeline, query, snapshot or None, deployment.bindings)
     done: dict[str, Any] = to_json(planned) | {"acted": False}
     if act:
-        made = restore.act(local_launcher, pipeline, planned, by=who(), reason=reason, bindings=settings.bindings())
-        report = verify.verify(local_launcher.root, pipeline, query, settings.bindings())
+        made = restore.act(launcher, pipeline, planned, by=who(), reason=reason, bindings=deployment.bindings)
+        report = verify.verify(launcher.root, pipeline, query, deployment.bindings)
         done |= {"acted": True, "sound": report.sound, "generation": made.number}
     _show(done, as_json)
     if planned.blockers or done.get("sound") is False:
@@ -168,7 +164,7 @@ def checkpoint_prune(
     as_json: Json = False,
 ) -> None:
     """Move old generations and snapshots to the trash, and delete what has been there long enough."""
-    root = launcher(Settings.load()).root
+    root = deployed().root
     retention = prune.Retention(generation_days, snapshot_days, keep, trash_days)
     pipelines = list(pipelines_of(specs).values())
     planned = prune.plan(root, pipelines, retention)
@@ -192,10 +188,7 @@ def checkpoint_drill(
     as_json: Json = False,
 ) -> None:
     """Let Spark continue from a snapshot in a scratch folder and compare the result with the stream. Changes nothing else."""
-    settings = Settings.load()
-    starting_launcher(settings)  # raises HeadraceError if Java or jars are missing
-    pipeline, query = _one(spec)
-    deployment = write_deployment(settings, ProjectFolder.resolve())
+    deployment, (pipeline, query) = deployed(starting=True), _one(spec)
     with progress_bars() as report:
         report(f"drill of {spec}", None)
         result = drill.drill(deployment, pipeline.name, query, snapshot)
@@ -208,7 +201,7 @@ def checkpoint_gather(
     as_json: Json = False,
 ) -> None:
     """Compact small files: ledger records into segments, closed output directories into larger ones."""
-    root = launcher(Settings.load()).root
+    root = deployed().root
     merged = [row for pipeline in pipelines_of(specs).values() for row in compact.gather(root, pipeline)]
     if as_json:
         print_json(merged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -25,7 +27,8 @@ from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.local import launcher as local
 from headrace.local.settings import Settings
-from headrace.operations.drivers.local import LocalLauncher
+from headrace.operations.deployment import VARIABLE, Deployment, load
+from headrace.operations.drivers.interface import Launcher
 
 
 class LiteralConsole(Console):
@@ -48,7 +51,6 @@ NOT_RUNNING = 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all pipelines.")]
-ProjectFolder = Path()
 left_out: set[str] = set()
 """Pipelines that this command skipped. It processes the others and exits with code 1 instead of 0."""
 
@@ -76,15 +78,15 @@ def startable_pipelines(names: Sequence[str] | None = None) -> Mapping[str, Pipe
 
 def folder() -> Folder:
     """Return the content of this project's pipelines folder. Raises HeadraceError only if it has no pipeline file."""
-    return read_folder(ProjectFolder / "pipelines")
+    return read_folder(project() / "pipelines")
 
 
-def known_names(local_launcher: LocalLauncher, names: Sequence[str] | None) -> list[str]:
+def known_names(launcher: Launcher, names: Sequence[str] | None) -> list[str]:
     """Return the given names, or all: those with a pipeline file, even a broken one, and those whose driver runs.
 
     For commands that must work whatever the files contain. Raises HeadraceError for a name that is neither.
     """
-    known = dict.fromkeys([*pipeline_names(ProjectFolder / "pipelines"), *local_launcher.running()])
+    known = dict.fromkeys([*pipeline_names(project() / "pipelines"), *launcher.running()])
     return [by_name({known_name: known_name for known_name in known}, name) for name in names] if names else list(known)
 
 
@@ -94,19 +96,56 @@ def _leave_out(faults: Mapping[str, str]) -> None:
     left_out.update(faults)
 
 
-def launcher(settings: Settings) -> LocalLauncher:
-    """Return the launcher that finds and stops drivers; it needs neither Java nor jars."""
-    return local.launcher(settings, ProjectFolder.resolve())
+def deployed(*, starting: bool = False) -> Deployment:
+    """Return the deployment that this command works on.
+
+    HEADRACE_DEPLOYMENT names its file in a pod of the cluster and in a task of Airflow. Without it the deployment is the
+    project in the working folder on this machine; with `starting` its launcher can also start drivers, and HeadraceError is
+    raised if Java or jars are missing.
+    """
+    if os.environ.get(VARIABLE):
+        if starting:
+            _airflow_logs_to_stderr()
+        return load()
+    return local.deployment(Settings.load(), Path().resolve(), starting=starting)
+
+
+def _airflow_logs_to_stderr() -> None:
+    """Airflow's hook, which starts pods, logs to standard output. That is for what the command prints."""
+    import airflow.providers.apache.spark.hooks.spark_submit  # noqa: F401 - its import configures structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+def provisioned(*, starting: bool = False) -> Deployment:
+    """Return the deployment as `deployed` does. Raises HeadraceError if its servers have never been started here."""
+    deployment = deployed(starting=starting)
+    if not (deployment.bindings / "kafka").exists():
+        raise HeadraceError(f"No platform was started here: {deployment.bindings} is missing. Run `headrace up` first.")
+    return deployment
+
+
+def this_machine(command: str, instead: str) -> Settings:
+    """Return the settings of this machine. Raises HeadraceError where the deployment is a cluster; `instead` says what to do."""
+    if os.environ.get(VARIABLE) and load().drivers.kind != "local":
+        raise HeadraceError(
+            f"The command {command} manages the servers of one machine, and this is a cluster. {instead}"
+        )
+    return Settings.load()
+
+
+def project() -> Path:
+    """Return the folder with pipelines/ and spark_jobs/ of the deployment."""
+    return load().project if os.environ.get(VARIABLE) else Path()
 
 
 def who() -> str:
-    """Return the user who runs this command, as recorded with the desired state."""
-    return f"{getpass.getuser()} (command line)"
-
-
-def starting_launcher(settings: Settings) -> LocalLauncher:
-    """Return the launcher that also starts drivers. Raises HeadraceError if Java or jars are missing."""
-    return local.starting_launcher(settings, ProjectFolder.resolve())
+    """Return the user who runs this command, as recorded with the desired state. A pod's user may have no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"user {os.getuid()}"
+    return f"{user} (command line)"
 
 
 def print_json(value: object) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.batch import written_deployment
-from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, who
+from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, provisioned, who
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.dead_letters import reader
@@ -36,7 +35,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show the number of dead letters by topic and reason."""
-    deployment = written_deployment()
+    deployment = provisioned()
     chosen = _filter(reason, None, None, since, until)
     groups = reader.summary(
         letter for topic in _topics(topics) for letter in reader.read(deployment.bindings, topic, chosen)
@@ -61,7 +60,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show single dead letters with their bytes, and whether they were replayed."""
-    deployment = written_deployment()
+    deployment = provisioned()
     _topics([topic])
     letters_found = reader.read(deployment.bindings, topic, _filter(reason, partition, offsets, since, until), limit)
     known = dead_letters_replay.history(deployment.root, topic)
@@ -95,7 +94,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send dead letters to their topic again, after the cause is fixed. Only shows the plan unless --act is given."""
-    deployment = written_deployment()
+    deployment = provisioned()
     _topics([topic])
     chosen = _filter(reason, partition, offsets, since, until)
     if run is None or not act:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import Json, Names, ProjectFolder, console, errors, print_json
+from headrace.cli.common import Json, Names, console, deployed, errors, print_json
 from headrace.errors import HeadraceError
-from headrace.local.settings import Settings
 from headrace.operations import tables
 from headrace.operations.pipelines import check as checking
 from headrace.operations.pipelines import new as making
@@ -25,7 +24,7 @@ Folder = Annotated[Path, typer.Option(help="Folder with pipelines/ and spark_job
 
 
 @pipeline.command()
-def check(names: Names = None, folder: Folder = ProjectFolder, as_json: Json = False) -> None:
+def check(names: Names = None, folder: Folder = Path(), as_json: Json = False) -> None:
     """Check the pipeline files and show what each pipeline creates. Needs no server; `headrace check` also plans the queries.
 
     Exit codes: 0 every checked file is right; 1 a file has a fault, or a name is unknown.
@@ -105,7 +104,7 @@ def new(
         event_time,
         sink,  # type: ignore[arg-type]
     )
-    written = making.write(ProjectFolder, request)
+    written = making.write(Path(), request)
     if as_json:
         print_json([str(path) for path in written])
         return
@@ -124,7 +123,7 @@ def _columns(sample: Path | None, from_topic: str | None, given: list[str] | Non
     if from_topic:
         from headrace.operations.pipelines.from_topic import records
 
-        return columns_of(records(Settings.load().bindings(), from_topic))
+        return columns_of(records(deployed().bindings, from_topic))
     return [making.column_of(text) for text in given or _asked()]
 
 

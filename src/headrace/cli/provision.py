@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import Json, Names, console, errors, folder, launcher, print_json, startable_pipelines
+from headrace.cli.common import (
+    Json,
+    Names,
+    console,
+    deployed,
+    errors,
+    folder,
+    print_json,
+    startable_pipelines,
+    this_machine,
+)
 from headrace.errors import HeadraceError
-from headrace.local.settings import Settings
 from headrace.operations import tables
 
 CHANGES = 2  # exit code of --plan if something would change, as in `terraform plan -detailed-exitcode`
@@ -39,14 +48,15 @@ def provision(
     from headrace.operations.provision import changes, retirement
     from headrace.operations.provision import run as provisioning
 
-    settings, consented, root = Settings.load(), consent or [], Settings.load().home / "bindings"
+    settings = this_machine("provision", "The provisioning Job of chart airflow does this: docs/howto/deploy.md.")
+    consented, root = consent or [], settings.home / "bindings"
     if retire:
         if names:
             raise HeadraceError("--retire takes one pipeline whose file is gone, and no other pipeline names.")
         changes.check_consents(consented, [retire])
         content = folder()
         known = {*content.pipelines, *content.broken}
-        open_plan = retirement.planned(retire, known, launcher(settings), settings.bindings(), root)
+        open_plan = retirement.planned(retire, known, deployed().launcher(), settings.bindings(), root)
     else:
         pipelines = list(startable_pipelines(names).values())
         changes.check_consents(consented, provisioning.consentable(pipelines))

@@ -7,8 +7,17 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from headrace.cli.batch import written_deployment
-from headrace.cli.common import Json, Names, console, milliseconds_of, pipelines_of, print_json, progress_bars, who
+from headrace.cli.common import (
+    Json,
+    Names,
+    console,
+    milliseconds_of,
+    pipelines_of,
+    print_json,
+    progress_bars,
+    provisioned,
+    who,
+)
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import tables
@@ -49,7 +58,7 @@ def run(
     Exit codes: 0 everything checked passed or only warned; 1 a critical finding is new or open; 3 a sink could not be read;
     4 a stream is behind its service level objective; 5 no sink had anything to check.
     """
-    deployment, since_ms = written_deployment(), milliseconds_of(since)
+    deployment, since_ms = provisioned(), milliseconds_of(since)
     summaries: list[dict[str, Any]] = []
     with progress_bars() as report:
         for name in pipelines_of(names):
@@ -70,7 +79,7 @@ def run(
 @quality.command()
 def show(sink: Sink, as_json: Json = False) -> None:
     """Show the newest check of a sink: each failed expectation, its purpose, and the rows that violate it."""
-    deployment = written_deployment()
+    deployment = provisioned()
     duty.require_suite(deployment, sink)
     latest = small_files.read_json(paths.quality_latest(deployment.root, sink))
     if latest is None:
@@ -110,7 +119,7 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Accept the open critical findings of a sink, so that the next check opens its gate."""
-    accepted = duty.accept(written_deployment(), sink, finding or [], by=who(), reason=reason)
+    accepted = duty.accept(provisioned(), sink, finding or [], by=who(), reason=reason)
     if as_json:
         print_json(accepted)
         return
@@ -126,7 +135,7 @@ def trend(
     as_json: Json = False,
 ) -> None:
     """Show the results of a sink's checks over time."""
-    deployment = written_deployment()
+    deployment = provisioned()
     if sink is not None:
         duty.require_suite(deployment, sink)
     history = duty.trend(deployment, None if sink is None else [sink], limit if sink else 1)
@@ -151,7 +160,7 @@ def quarantine(
     """Show the rows that violate an expectation, by key."""
     from headrace.operations.quality import store
 
-    deployment = written_deployment()
+    deployment = provisioned()
     duty.require_suite(deployment, sink)
     latest = small_files.read_json(paths.quality_latest(deployment.root, sink)) or {"window": {"name": ""}}
     rows = store.quarantined(deployment.bindings, sink, window or latest["window"]["name"])
@@ -165,7 +174,7 @@ def quarantine(
 @quality.command()
 def docs() -> None:
     """Build the Data Docs of all stored checks and print their path."""
-    console.print(duty.build_docs(written_deployment()), soft_wrap=True)
+    console.print(duty.build_docs(provisioned()), soft_wrap=True)
 
 
 _DEFAULTS = Summary("", "", "", "NOTHING", {}, 0).to_json_dict()

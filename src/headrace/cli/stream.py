@@ -13,23 +13,22 @@ from headrace.cli.common import (
     Json,
     Names,
     console,
+    deployed,
     errors,
     folder,
     known_names,
-    launcher,
     pipelines_of,
     print_json,
     progress_bars,
     startable_pipelines,
-    starting_launcher,
     who,
 )
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations import streams, tables
+from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control, generations, interface
-from headrace.operations.drivers.interface import Driver
-from headrace.operations.drivers.local import LocalLauncher
+from headrace.operations.drivers.interface import Driver, Launcher
 from headrace.operations.supervisor import cycle, memory
 from headrace.operations.supervisor.memory import Supervision
 from headrace.operations.supervisor.observe import KafkaEnds
@@ -62,24 +61,22 @@ def stream_start(
     queries = _new_generations(names, new_generation, rows)
     _start_each(
         names,
-        lambda local_launcher, name: control.start(local_launcher, name, by=who(), new_generations=queries),
+        lambda launcher, name: control.start(launcher, name, by=who(), new_generations=queries),
         wait,
         as_json,
     )
 
 
-def _start_each(
-    names: Names, begin: Callable[[LocalLauncher, str], tuple[Driver, bool]], wait: bool, as_json: bool
-) -> None:
+def _start_each(names: Names, begin: Callable[[Launcher, str], tuple[Driver, bool]], wait: bool, as_json: bool) -> None:
     """Start the drivers of the named pipelines with `begin`, wait until their queries run, and show them."""
-    settings = Settings.load()
     pipelines = startable_pipelines(names)
-    _check_logins(settings, pipelines)
-    local_launcher = starting_launcher(settings)
+    deployment = deployed(starting=True)
+    _check_logins(deployment, pipelines)
+    launcher, timeout_s = deployment.launcher(), Settings.load().start_timeout_s
     started = {}
     for name in pipelines:
         try:
-            started[name] = begin(local_launcher, name)
+            started[name] = begin(launcher, name)
         except control.PausedError as paused:
             if names:  # the user named it
                 raise
@@ -89,7 +86,7 @@ def _start_each(
             for name, (driver, new) in started.items():
                 report(f"starting driver {name}", None)
                 if new:
-                    interface.await_first_heartbeat(local_launcher, driver, settings.start_timeout_s)
+                    interface.await_first_heartbeat(launcher, driver, timeout_s)
     if as_json:
         print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
     else:
@@ -97,9 +94,15 @@ def _start_each(
         console.print(tables.plain(("pipeline", "driver", ""), rows))
 
 
-def _check_logins(settings: Settings, names: Iterable[str]) -> None:
-    """Raise HeadraceError, before any driver starts, for pipelines without a login from provisioning."""
-    absent = [name for name in names if not (settings.bindings(name) / "cassandra" / "password").exists()]
+def _check_logins(deployment: Deployment, names: Iterable[str]) -> None:
+    """Raise HeadraceError, before any driver starts, for pipelines without a login from provisioning.
+
+    In a cluster the logins are Secrets, which only the pods of the drivers see.
+    """
+    if deployment.drivers.kind != "local":
+        return
+    logins = deployment.drivers.driver_bindings
+    absent = [name for name in names if not (logins / name / "cassandra" / "password").exists()]
     if absent:
         raise HeadraceError(
             f"{', '.join(absent)}: topics, tables and login are missing. Run `headrace provision {' '.join(absent)}` first."
@@ -109,10 +112,8 @@ def _check_logins(settings: Settings, names: Iterable[str]) -> None:
 @stream.command("stop")
 def stream_stop(names: Names = None, as_json: Json = False) -> None:
     """Stop drivers. A running batch may finish within the grace period."""
-    local_launcher = launcher(Settings.load())
-    _show_ends(
-        {name: control.stop(local_launcher, name, by=who()) for name in known_names(local_launcher, names)}, as_json
-    )
+    launcher = deployed().launcher()
+    _show_ends({name: control.stop(launcher, name, by=who()) for name in known_names(launcher, names)}, as_json)
 
 
 def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
@@ -126,14 +127,14 @@ def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
 @stream.command("status")
 def stream_status(names: Names = None, as_json: Json = False) -> None:
     """Show every query: verdict and reason, rows, lag, batch age, watermark. Exit code 3 if one does not work."""
-    settings = Settings.load()
-    local_launcher, described = launcher(settings), folder()
-    strays = streams.strays(local_launcher, described.pipelines, described.broken)
+    deployment, described = deployed(), folder()
+    launcher = deployment.launcher()
+    strays = streams.strays(launcher, described.pipelines, described.broken)
     if names:
         strays = {name: strays[name] for name in names if name in strays}
     pipelines = described.pipelines.values() if not names else [described.pipeline(n) for n in names if n not in strays]
-    rows = streams.rows(local_launcher, pipelines, settings.bindings())
-    rows += [row for name, reason in strays.items() for row in streams.stray_rows(local_launcher, name, reason)]
+    rows = streams.rows(launcher, pipelines, deployment.bindings)
+    rows += [row for name, reason in strays.items() for row in streams.stray_rows(launcher, name, reason)]
     if as_json:
         print_json([row.to_json_dict() for row in rows])
     else:
@@ -146,12 +147,9 @@ def stream_status(names: Names = None, as_json: Json = False) -> None:
 @stream.command("pause")
 def stream_pause(names: Names = None, reason: Reason = "", as_json: Json = False) -> None:
     """Stop drivers until `resume`. The reason is shown with the pipeline's state."""
-    local_launcher = launcher(Settings.load())
+    launcher = deployed().launcher()
     _show_ends(
-        {
-            name: control.pause(local_launcher, name, by=who(), reason=reason)
-            for name in known_names(local_launcher, names)
-        },
+        {name: control.pause(launcher, name, by=who(), reason=reason) for name in known_names(launcher, names)},
         as_json,
     )
 
@@ -159,7 +157,7 @@ def stream_pause(names: Names = None, reason: Reason = "", as_json: Json = False
 @stream.command("resume")
 def stream_resume(names: Names = None, wait: Wait = True, as_json: Json = False) -> None:
     """Start paused drivers again. Refused for a pipeline that is not paused."""
-    _start_each(names, lambda local_launcher, name: control.resume(local_launcher, name, by=who()), wait, as_json)
+    _start_each(names, lambda launcher, name: control.resume(launcher, name, by=who()), wait, as_json)
 
 
 @stream.command("restart")
@@ -175,9 +173,7 @@ def stream_restart(
     queries = _new_generations(names, new_generation, rows)
     _start_each(
         names,
-        lambda local_launcher, name: control.restart(
-            local_launcher, name, by=who(), reason=reason, new_generations=queries
-        ),
+        lambda launcher, name: control.restart(launcher, name, by=who(), reason=reason, new_generations=queries),
         wait,
         as_json,
     )
@@ -193,9 +189,9 @@ def stream_supervise(
     as_json: Json = False,
 ) -> None:
     """Keep drivers running without Airflow: observe, judge, restart within the budget. Ends with Ctrl-C."""
-    settings = Settings.load()
-    local_launcher, ends = starting_launcher(settings), KafkaEnds(settings.bindings())
-    contexts = [cycle.Context(local_launcher, pipeline, ends) for pipeline in pipelines_of(names).values()]
+    deployment = deployed(starting=True)
+    launcher, ends = deployment.launcher(), KafkaEnds(deployment.bindings)
+    contexts = [cycle.Context(launcher, pipeline, ends) for pipeline in pipelines_of(names).values()]
     shown: dict[str, tuple[str, str]] = {}
     while True:
         began = time.monotonic()
@@ -226,7 +222,7 @@ def _new_generations(names: Names, asked: Sequence[str] | None, rows: str) -> li
         return []
     if names is None or len(names) != 1:
         raise HeadraceError("--new-generation needs exactly one pipeline.")
-    settings, pipeline = Settings.load(), startable_pipelines(names)[names[0]]
+    deployment, pipeline = deployed(), startable_pipelines(names)[names[0]]
     queries = generations.named(pipeline, asked)
-    generations.prepare(launcher(settings), settings.bindings(), pipeline, queries, rows)
+    generations.prepare(deployment.launcher(), deployment.bindings, pipeline, queries, rows)
     return queries

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.batch import written_deployment
-from headrace.cli.common import Json, console, print_json, progress_bars, who
+from headrace.cli.common import Json, console, print_json, progress_bars, provisioned, who
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.deployment import Deployment
@@ -21,7 +20,7 @@ Dimension = Annotated[str | None, typer.Argument(help="PIPELINE.DIMENSION. Defau
 @users.command()
 def status(as_json: Json = False) -> None:
     """Show the applied version of each refreshed dimension and the waiting snapshots."""
-    deployment = written_deployment()
+    deployment = provisioned()
     states = {
         f"{pipeline}.{name}": duty.status(deployment, pipeline, name) for pipeline, name in duty.dimensions(deployment)
     }
@@ -39,7 +38,7 @@ def status(as_json: Json = False) -> None:
 @users.command()
 def plan(dimension: Dimension = None, as_json: Json = False) -> None:
     """Show what a refresh would write, without writing to the table."""
-    deployment = written_deployment()
+    deployment = provisioned()
     pipeline, name = _chosen(deployment, dimension)
     snapshot = duty.pick(deployment, pipeline, name)
     if "skip" in snapshot:
@@ -61,7 +60,7 @@ def refresh(
     as_json: Json = False,
 ) -> None:
     """Refresh from the newest complete snapshot. Does nothing if it is not newer than the applied one."""
-    deployment = written_deployment()
+    deployment = provisioned()
     pipeline, name = _chosen(deployment, dimension)
     with progress_bars() as bars:
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,6 +26,8 @@ from headrace.operations import deployment, processes
 
 PYTHON = ((3, 11), (3, 13))  # from (inclusive) to (exclusive)
 PYSPARK = "3.5.7"
+TAKEN = "is taken"
+RELEASE_SECONDS = 10
 AIRFLOW_MB = 1280  # measured: its four components, their idle workers and a few tasks
 _MB = 1024 * 1024
 
@@ -228,6 +231,20 @@ def _running(settings: Settings) -> set[str]:
 
 
 def _why_taken(host: str, port: int) -> str | None:
+    """Return why a port cannot be opened, None if it can.
+
+    A killed server keeps its port until the kernel has released its memory, and has no process that listens any more: such
+    a port is waited for.
+    """
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while True:
+        why = _why_not_free(host, port)
+        if why != TAKEN or time.monotonic() > deadline:
+            return why
+        time.sleep(0.1)
+
+
+def _why_not_free(host: str, port: int) -> str | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: a port in TIME_WAIT is free
         try:
@@ -236,15 +253,17 @@ def _why_taken(host: str, port: int) -> str | None:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return f"cannot be opened ({error.strerror})"
-            return f"is taken{_holder(port)}"
+            return f"{TAKEN}{_holder(port)}"
     return None
 
 
 def _holder(port: int) -> str:
+    """Return ` by NAME (pid PID)`, or nothing if that is unknown or the process is ending (it has no command line any more)."""
     try:
         for item in psutil.net_connections("tcp"):
             if item.laddr and item.laddr.port == port and item.status == psutil.CONN_LISTEN and item.pid:
-                return f" by {psutil.Process(item.pid).name()} (pid {item.pid})"
+                process = psutil.Process(item.pid)
+                return f" by {process.name()} (pid {item.pid})" if process.cmdline() else ""
     except (psutil.Error, OSError):
         pass
     return ""

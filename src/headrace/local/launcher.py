@@ -45,11 +45,16 @@ def starting_launcher(settings: Settings, project: Path) -> LocalLauncher:
     )
 
 
+def deployment(settings: Settings, project: Path, *, starting: bool = False) -> Deployment:
+    """Return the deployment of this machine. With `starting` its launcher can also start drivers (see `starting_launcher`)."""
+    drivers = (starting_launcher if starting else launcher)(settings, project)
+    return Deployment(
+        project=project, root=drivers.root, bindings=settings.bindings(), drivers=LocalDrivers.of(drivers)
+    )
+
+
 def write_deployment(settings: Settings, project: Path) -> Deployment:
     """Write the file that gives Airflow's tasks the same launcher as the command line; return its content."""
-    starting = starting_launcher(settings, project)
-    deployment = Deployment(
-        project=project, root=starting.root, bindings=settings.bindings(), drivers=LocalDrivers.of(starting)
-    )
-    deployment.write(airflow_config.deployment_file(settings))
-    return deployment
+    written = deployment(settings, project, starting=True)
+    written.write(airflow_config.deployment_file(settings))
+    return written

@@ -28,6 +28,7 @@ from headrace.orchestration import page_quality
 from headrace.store import generation, ledger, paths, small_files
 from headrace.store.checkpoint_log import BatchRange
 from headrace.store.generation import Generation
+from tests.cli.conftest import use
 
 NAME, SINK, TOPIC_SINK = "web_events", "files.web_events.files", "kafka.transformed"
 ARCHIVE = "iceberg.web_events.archive_quickstart"
@@ -362,9 +363,9 @@ def test_a_quiet_sink_does_not_push_what_was_found_out_of_the_trend(site: Site) 
 
 
 def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_covered_and_takes_an_acceptance(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(quality, "written_deployment", lambda: site.own)
+    use(site.own, tmp_path / "deployment.json", monkeypatch)
     monkeypatch.setattr(quality, "pipelines_of", lambda names: {name: site.own.pipeline(name) for name in names})
     monkeypatch.setattr(bounds, "CHECK_ROWS", 2)
 
