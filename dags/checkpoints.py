@@ -205,7 +205,7 @@ with DAG(
     prune_act(rechecked_prune)
 
 with DAG(
-    "sink_upkeep",
+    "checkpoint_compact",
     schedule=dag_support.at("23 1 * * *"),
     **dag_support.dag_arguments(
         doc=dag_support.document(
@@ -213,7 +213,7 @@ with DAG(
             "Iceberg table rewrites its small files.) The streams may run meanwhile. No reader misses or doubles a row.",
             inputs="ledgers, JSON sinks, Iceberg tables.",
             effects="rewrites files; what readers see stays the same.",
-            command="headrace checkpoint gather",
+            command="headrace checkpoint compact",
             runbook="howto/operate-streams.md",
         ),
         tags=("operations", "lake", "checkpoints", "writes"),

@@ -11,7 +11,7 @@ from headrace.orchestration import dag_support
 TOPICS = dag_support.topics_of(__file__)
 
 with DAG(
-    "dead_letter_replay",
+    "dead_letters_replay",
     schedule=None,
     **dag_support.dag_arguments(
         doc=dag_support.document(

@@ -68,7 +68,7 @@ with DAG(
     dag_support.spark_run.expand(submission=runs) >> judge(runs)  # type: ignore[arg-type]
 
 with DAG(
-    "reconcile_repair",
+    "batch_repair",
     schedule=None,
     **dag_support.dag_arguments(
         doc=dag_support.document(

@@ -43,7 +43,7 @@ NAME = "ad_attribution"
 STATELESS = "archive_clicks"
 CHOOSING = (  # the DAGs whose form has a choice of pipelines
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "checkpoint_snapshot",
-    "checkpoint_drill", "sink_upkeep", "quality", "batch_views", "reconcile",
+    "checkpoint_drill", "checkpoint_compact", "quality", "batch_views", "reconcile",
 )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, own
 
 
 def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
-    ended(running, "sink_upkeep", "success", pipelines=[NAME])
+    ended(running, "checkpoint_compact", "success", pipelines=[NAME])
 
 
 def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(running: Airflow) -> None:
@@ -287,8 +287,8 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     (told,) = running.returned("reconcile", run_id, "judge")
     assert told["differing"] == 0
     assert all(each["compared"] for each in told["accounts"] if each["query"] == "attributed")
-    repair = ended(running, "reconcile_repair", "failed", pipeline=NAME, run=told["run"])
-    assert "nothing that can be repaired" in running.task_log("reconcile_repair", repair, "plan_repair")
+    repair = ended(running, "batch_repair", "failed", pipeline=NAME, run=told["run"])
+    assert "nothing that can be repaired" in running.task_log("batch_repair", repair, "plan_repair")
 
 
 def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_approved(
@@ -309,9 +309,9 @@ def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_a
         assert f"impr_uuid={gone.impr_uuid}" in log
         form = {"pipeline": NAME, "run": reconcile.trend(own.root, NAME)[0]["run"]}
         assert form["run"] in log, "the operator is told what to put into the form"
-        assert answered(running, "reconcile_repair", "Reject", **form)["repair_act"] == "skipped"
+        assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
-        assert answered(running, "reconcile_repair", "Approve", **form)["repair_act"] == "success"
+        assert answered(running, "batch_repair", "Approve", **form)["repair_act"] == "success"
         assert is_back()
 
 
@@ -319,12 +319,12 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
     running: Airflow, airflow_settings: Settings, own: Deployment
 ) -> None:
     form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
-    refused = ended(running, "query_rebuild", "failed", **form)
-    assert "attributed cannot be rebuilt now" in running.task_log("query_rebuild", refused, "plan_rebuild")
+    refused = ended(running, "batch_rebuild", "failed", **form)
+    assert "attributed cannot be rebuilt now" in running.task_log("batch_rebuild", refused, "plan_rebuild")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a rebuild")
-    assert answered(running, "query_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
+    assert answered(running, "batch_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
     before = generation.current(own.root, NAME, "attributed")
-    assert answered(running, "query_rebuild", "Approve", **form)["rebuild_act"] == "success"
+    assert answered(running, "batch_rebuild", "Approve", **form)["rebuild_act"] == "success"
     now = generation.current(own.root, NAME, "attributed")
     assert before is not None
     assert now is not None
@@ -347,10 +347,10 @@ def test_dead_letters_are_replayed_once_they_are_approved(
     send_records(airflow_settings, [Record("clicks", b"k", b"not JSON", 0.0)])
     form = {"topic": "clicks", "reason": "", "again": False}
     await_until(lambda: letters(own) == 1, "the refused record is a dead letter")
-    assert answered(running, "dead_letter_replay", "Reject", **form)["replay_act"] == "skipped"
-    assert answered(running, "dead_letter_replay", "Approve", **form)["replay_act"] == "success"
-    refused = ended(running, "dead_letter_replay", "failed", **form)
-    assert "No dead letter of clicks can be replayed" in running.task_log("dead_letter_replay", refused, "plan_replay")
+    assert answered(running, "dead_letters_replay", "Reject", **form)["replay_act"] == "skipped"
+    assert answered(running, "dead_letters_replay", "Approve", **form)["replay_act"] == "success"
+    refused = ended(running, "dead_letters_replay", "failed", **form)
+    assert "No dead letter of clicks can be replayed" in running.task_log("dead_letters_replay", refused, "plan_replay")
 
 
 def letters(own: Deployment) -> int:
@@ -375,7 +375,7 @@ def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_
 def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
     running: Airflow, airflow_settings: Settings, own: Deployment
 ) -> None:
-    ended(running, "lake_guard", "success")
+    ended(running, "batch_retention", "success")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
     send_records(airflow_settings, [record(datetime.now(UTC) - timedelta(hours=1), 2001) for _ in range(5)])
     admin = kafka_admin(own.bindings)
@@ -384,15 +384,15 @@ def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
     ]
     for answer in admin.delete_records(everything).values():
         answer.result(30)
-    lost = ended(running, "lake_guard", "failed")
+    lost = ended(running, "batch_retention", "failed")
     states = {
         instance.map_index: instance.state
-        for instance in running.task_instances("lake_guard", lost)
+        for instance in running.task_instances("batch_retention", lost)
         if instance.task_id == "guard"
     }
     (failed,) = [index for index, state in states.items() if state == "failed"]
     assert "records to retention: see docs/runbooks/RetentionLost.md" in running.task_log(
-        "lake_guard", lost, "guard", 1, failed
+        "batch_retention", lost, "guard", 1, failed
     )
-    blocked = ended(running, "query_rebuild", "failed", pipeline=NAME, query="attributed", reason="a test")
-    assert "what lies between is lost" in running.task_log("query_rebuild", blocked, "plan_rebuild")
+    blocked = ended(running, "batch_rebuild", "failed", pipeline=NAME, query="attributed", reason="a test")
+    assert "what lies between is lost" in running.task_log("batch_rebuild", blocked, "plan_rebuild")

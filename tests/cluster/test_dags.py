@@ -131,8 +131,9 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
         ("quality", {"pipelines": list(ALL)}),
         ("checkpoint_snapshot", {"pipelines": list(ALL)}),
         ("checkpoint_drill", {"pipelines": [SMALL]}),
-        ("sink_upkeep", {"pipelines": [SMALL]}),
-        ("lake_guard", {}),
+        ("checkpoint_compact", {"pipelines": [SMALL]}),
+        ("batch_retention", {}),
+        ("batch_lineage", {}),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

@@ -23,7 +23,7 @@ from headrace.contract import batch_views as contract
 from headrace.errors import HeadraceError
 from headrace.operations import retention, tables
 from headrace.operations.batch import job_runs, rebuild, reconcile, serve, view_plans
-from headrace.operations.batch import repair as reconcile_repair
+from headrace.operations.batch import repair as batch_repair
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
@@ -148,13 +148,13 @@ def repair(
 ) -> None:
     """Show what a repair of a run's differences would write; with --act, write it and reconcile again."""
     deployment = provisioned()
-    planned = reconcile_repair.plan(deployment, pipeline, run)
+    planned = batch_repair.plan(deployment, pipeline, run)
     if act is not None:
-        done = reconcile_repair.act(deployment, pipeline, run, act)
+        done = batch_repair.act(deployment, pipeline, run, act)
         if as_json:
             print_json(done)
         else:
-            again = " ".join(f"--query {name}" for name in reconcile_repair.queries_of(planned))
+            again = " ".join(f"--query {name}" for name in batch_repair.queries_of(planned))
             console.print(f"{done['written']} rows written, {done['deleted']} deleted, {done['verified']} verified.")
             console.print(f"Now: headrace batch reconcile {pipeline} {again}")
         return
@@ -163,7 +163,7 @@ def repair(
         return
     rows = planned["rows"]
     for row in rows:
-        console.print(f"{reconcile_repair.words(row)}.", soft_wrap=True)
+        console.print(f"{batch_repair.words(row)}.", soft_wrap=True)
     for why in planned["refused"]:
         console.print(f"Not repaired: {why}.")
     if rows:

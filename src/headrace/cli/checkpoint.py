@@ -195,8 +195,8 @@ def checkpoint_drill(
     _show(result, as_json)
 
 
-@checkpoint.command("gather")
-def checkpoint_gather(
+@checkpoint.command("compact")
+def checkpoint_compact(
     specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
     as_json: Json = False,
 ) -> None:

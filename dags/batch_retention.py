@@ -1,4 +1,4 @@
-"""Check every hour whether retention threatens unread records, and emit the lineage of the streams."""
+"""Check every hour whether retention threatens unread records."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from headrace.orchestration import dag_support
 PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
-    "lake_guard",
+    "batch_retention",
     schedule=dag_support.at("47 * * * *"),
     **dag_support.dag_arguments(
         doc=dag_support.document(
             "Compare the position of every query with what Kafka still holds. A task fails if Kafka has removed, or will "
-            "soon remove, records that a query has not read. Also emit the lineage of the streams as OpenLineage events.",
+            "soon remove, records that a query has not read.",
             inputs="ledgers, Kafka's first and last offsets.",
-            effects="writes lineage events below the storage root, and posts them to OPENLINEAGE_URL if it is set.",
+            effects="none. A failed task raises the alarm.",
             command="headrace batch retention",
             runbook="runbooks/RetentionLost.md",
         ),
-        tags=("batch", "kafka", "lake", "writes"),
+        tags=("batch", "kafka", "reads"),
         minutes=30,
     ),
 ):
@@ -37,13 +37,4 @@ with DAG(
         retention.require_kept(report)
         return records.to_json(report)
 
-    @task(map_index_template="{{ pipeline }}")
-    def emit_lineage(pipeline: str) -> dict[str, Any]:
-        """Emit one event per query that runs or has run."""
-        from headrace.operations import deployment
-        from headrace.operations.lineage import run_events
-
-        return run_events.emit_streams(deployment.load(), pipeline)
-
     guard.expand(pipeline=PIPELINES)
-    emit_lineage.expand(pipeline=PIPELINES)

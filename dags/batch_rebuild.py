@@ -11,7 +11,7 @@ from headrace.orchestration import dag_support
 PIPELINES = dag_support.pipeline_names(__file__)
 
 with DAG(
-    "query_rebuild",
+    "batch_rebuild",
     schedule=None,
     **dag_support.dag_arguments(
         doc=dag_support.document(
