@@ -75,9 +75,11 @@ with DAG(
         """Emit one event per computed view."""
         from headrace.operations import deployment
         from headrace.operations.lineage import run_events
+        from headrace.store.job_reports import ViewsReport
+        from headrace.store.records import from_json
 
         own = deployment.load()
-        return [run_events.emit_views(own, each) for each in reports]
+        return [run_events.emit_views(own, from_json(ViewsReport, report)) for report in reports]
 
     runs = plan_views()
     reports = computed(runs)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def batch_views(_: str) -> tuple[str, dict[str, Any]]:
 
     spark_runs.plan_views = plan_views  # type: ignore[assignment]
     spark_runs.report = told  # type: ignore[assignment]
-    run_events.emit_views = lambda _, report: {"pipeline": report["pipeline"]}  # type: ignore[assignment]
+    run_events.emit_views = lambda _, report: {"pipeline": report.pipeline}  # type: ignore[assignment]
     return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
 
 

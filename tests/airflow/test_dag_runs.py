@@ -307,7 +307,7 @@ def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_a
         log = running.task_log("reconcile", run_id, "judge")
         assert "attributed: 1 (missing in the sink" in log
         assert f"impr_uuid={gone.impr_uuid}" in log
-        form = {"pipeline": NAME, "run": reconcile.trend(own.root, NAME)[0]["run"]}
+        form = {"pipeline": NAME, "run": reconcile.trend(own.root, NAME)[0].run}
         assert form["run"] in log, "the operator is told what to put into the form"
         assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()

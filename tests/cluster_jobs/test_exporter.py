@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from headrace.cluster import exporter, pki
 from headrace.operations import retention
 from headrace.operations.batch import reconcile
+from headrace.operations.batch.reconcile import ComparedRow
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality.status import MEANING
@@ -151,10 +152,10 @@ def test_a_part_that_cannot_be_read_is_down_and_hides_no_other(deployed):
 def test_the_newest_reconciliation_counts_differences_by_query(deployed, monkeypatch):
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=2)
     rows = [
-        {"run": "new", "at": at, "query": "tumbling", "sink": "a", "differing": 2},
-        {"run": "new", "at": at, "query": "tumbling", "sink": "b", "differing": 1},
-        {"run": "new", "at": at, "query": "items", "sink": "a", "differing": 0},
-        {"run": "old", "at": at, "query": "sliding", "sink": "a", "differing": 9},
+        ComparedRow("new", at, "tumbling", "a", "windows", 1, 7, None, 9, 0, 0, 2, ""),
+        ComparedRow("new", at, "tumbling", "b", "windows", 1, 7, None, 9, 0, 0, 1, ""),
+        ComparedRow("new", at, "items", "a", "windows", 1, 7, None, 9, 0, 0, 0, ""),
+        ComparedRow("old", at, "sliding", "a", "windows", 1, 7, None, 9, 0, 0, 9, ""),
     ]
     monkeypatch.setattr(reconcile, "trend", lambda root, name: rows if name == "pos_sales" else [])
     told = {sample[:2]: sample[2] for sample in exporter.accounts(deployed)}

@@ -25,6 +25,7 @@ from headrace.contract.model import NAME_PATTERN, CassandraSink
 from headrace.driver import refusals, sinks, source
 from headrace.store import file_sink
 from headrace.store.generation import Generation
+from headrace.store.job_reports import Account
 from tests.support.sink_ends import load, record, records_frame, write_batch
 
 pytestmark = pytest.mark.spark
@@ -175,7 +176,7 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     cut = kinds.Cut(Generation("names", "x", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
     typed = source.accepted(records_frame(spark, "things", given), contract, ("source",))
     placed = accounting.batch_of(typed, cut.ledger).cache()
-    accounts = {name: kinds.Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")}
+    accounts = {name: Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")}
     query = pipeline.queries["totals"]
     job = refusals.taken(jobs["totals"], pipeline, query)
     times = {"things": contract.event_time.column}

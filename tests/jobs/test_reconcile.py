@@ -10,9 +10,10 @@ from pyspark.sql import functions as F
 
 from headrace.batch import accounting
 from headrace.batch.reconcile import kinds
-from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.batch.reconcile.kinds import Cut
 from headrace.driver import source
 from headrace.store.generation import Generation
+from headrace.store.job_reports import Account
 from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
 from tests.support.replay import ledger_of
@@ -56,11 +57,11 @@ def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Pla
     others = rows.exceptAll(lost)
     kinds.windows(account, declared, getattr(pos_sales, query), records, others, cut, 0, Decimal(0))
     (told,) = account.differences
-    assert (told["what"], told["key"]["product_id"]) == ("missing in the sink", gone.product_id)
-    assert told["due"]["total_amount"] == gone.total_amount
+    assert (told.what, told.key["product_id"]) == ("missing in the sink", gone.product_id)
+    assert told.due["total_amount"] == str(gone.total_amount)
     wrote = [b.number for b in pos_played.found[query].batches if tuple(gone)[2:] in {row[2:] for row in b.rows}]
     if query != "final_windows":  # an append-mode row comes when its window closes, later than its records
-        assert told["expected_batch"] in wrote
+        assert told.expected_batch in wrote
 
 
 @pytest.mark.parametrize("milliseconds", [False, True])
@@ -91,5 +92,5 @@ def test_every_settled_joined_row_is_what_is_due(spark: SparkSession, ads_played
     lost = rows.where(~(rows.impr_uuid.eqNullSafe(first.impr_uuid) & rows.impr_date.eqNullSafe(first.impr_date)))
     told = compared(lost).differences
     assert told
-    assert {(each["what"], each["key"]["impr_uuid"]) for each in told} == {("missing in the sink", first.impr_uuid)}
-    assert all(each["offsets"] and each["batches"] for each in told)
+    assert {(each.what, each.key["impr_uuid"]) for each in told} == {("missing in the sink", first.impr_uuid)}
+    assert all(each.offsets and each.batches for each in told)

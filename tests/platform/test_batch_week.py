@@ -24,6 +24,8 @@ from headrace.operations.batch import job_runs, reconcile, repair, serve
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
 from headrace.operations.produce.send import send
+from headrace.store.job_reports import ReconcileReport, ViewsReport
+from headrace.store.records import from_json
 from tests.support import events, found
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Stage, make_stage
@@ -123,8 +125,8 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     assert of(deleted)["offsets"]
     assert of(made_up)["what"] == "in the sink without records"
     with pytest.raises(HeadraceError, match="tumbling: 3"):
-        reconcile.require_even(report)
-    assert {row["what"] for row in reconcile.differences(deployment.root, stage.name, report["run"])} == {
+        reconcile.require_even(from_json(ReconcileReport, report))
+    assert {row.what for row in reconcile.differences(deployment.root, stage.name, report["run"])} == {
         "differs", "missing in the sink", "in the sink without records",
     }  # fmt: skip
 
@@ -138,7 +140,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     found.same(found.windows(after), found.windows(rows), "tumbling after the repair")
     even(reconciled(deployment, stage.name, queries=["tumbling"]))
     newest = reconcile.trend(deployment.root, stage.name)
-    assert [row["differing"] for row in newest if row["query"] == "tumbling"][:2] == [0, 3]
+    assert [row.differing for row in newest if row.query == "tumbling"][:2] == [0, 3]
 
 
 def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(week: Week) -> None:
@@ -171,7 +173,7 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     with pytest.raises(HeadraceError, match="its keys are product_id"):
         serve.query(deployment, stage.name, "tumbling", {"product": product})
 
-    told = run_events.emit_views(deployment, report)
+    told = run_events.emit_views(deployment, from_json(ViewsReport, report))
     assert told["events"] == 3
     reached = graph.downstream(graph.graph(graph.events(deployment.root)), f"{stage.name}.batch_tumbling")
     assert any(name.endswith(f"{stage.name}.batch_tumbling") for name in reached)

@@ -52,7 +52,8 @@ def lines_of(directory: file_sink.Directory) -> list[bytes]:
 
 def archive(stage: Stage, topic: str) -> list[ArchiveRow]:
     """Return all rows of a topic's archive, in order, as pyiceberg reads it, including repeats."""
-    rows = lake.rows(stage.root, names.archive_table(stage.name, topic))
+    content = lake.scan(stage.root, names.archive_table(stage.name, topic))
+    rows = [] if content is None else content.to_pylist()
     return sorted(
         (
             row["partition"],

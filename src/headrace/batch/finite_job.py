@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyspark.sql import SparkSession
 
@@ -58,9 +58,10 @@ def job_spec(kind: type[Spec], root: str, pipeline: str, run: str) -> Spec:
     return written
 
 
-def report(root: str, pipeline: str, run: str, content: Mapping[str, Any]) -> None:
-    """Write the report of a run atomically; its existence means that the run succeeded."""
-    small_files.write_json(f"{paths.batch_run(root, pipeline, run)}/report.json", dict(content))
+def report(root: str, pipeline: str, run: str, content: object) -> None:
+    """Write the report of a run (`store.job_reports`) atomically; its existence means that the run succeeded."""
+    document = dict(content) if isinstance(content, Mapping) else records.to_json(content)
+    small_files.write_json(f"{paths.batch_run(root, pipeline, run)}/report.json", document)
 
 
 def start(pipeline: Pipeline, module: ModuleType, root: str, bindings: Path, run: str, conf: Mapping[str, str]) -> Job:

@@ -7,29 +7,29 @@ expires old snapshots (`driver.iceberg_maintenance`, ADR 0032).
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import UpkeepSpec
 from headrace.driver import iceberg_maintenance
+from headrace.store.job_reports import TableUpkeep, UpkeepReport
 
 
-def run(job: Job, spec: UpkeepSpec) -> dict[str, Any]:
-    """Remove the orphan files of every table of the pipeline. Returns table -> orphans removed, seconds."""
+def run(job: Job, spec: UpkeepSpec) -> UpkeepReport:
+    """Remove the orphan files of every table of the pipeline, and return what was removed."""
     rows = job.spark.sql(f"SHOW TABLES IN {names.LAKE_CATALOG}.{job.pipeline.name}").collect()
     every = sorted(str(row["tableName"]) for row in rows)
     results = {}
     for number, table in enumerate(every):
         job.progress(number, len(every), table)
         results[table] = _table(job, table, spec.orphan_days)
-    return {"pipeline": job.pipeline.name, "tables": results}
+    return UpkeepReport(job.pipeline.name, results)
 
 
-def _table(job: Job, table: str, orphan_days: float) -> dict[str, Any]:
+def _table(job: Job, table: str, orphan_days: float) -> TableUpkeep:
     began = time.monotonic()
     before = iceberg_maintenance.moment(time.time_ns() / 1_000_000 - orphan_days * iceberg_maintenance.DAY_MS)
     removed = iceberg_maintenance.call(
         job.spark, "remove_orphan_files", f"{job.pipeline.name}.{table}", f"older_than => {before}"
     )
-    return {"orphans_removed": len(removed), "seconds": round(time.monotonic() - began, 1)}
+    return TableUpkeep(len(removed), round(time.monotonic() - began, 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -27,6 +27,7 @@ from headrace.errors import HeadraceError
 from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, small_files, trees
 from headrace.store import snapshot as kept
 from headrace.store.checkpoint_log import Offsets
+from headrace.store.job_reports import DrillReport
 from headrace.store.snapshot import Snapshot
 
 TIMEOUT_SECONDS = 600.0
@@ -52,10 +53,10 @@ class Drill:
     outcome: Outcome = field(default_factory=Outcome)
 
 
-def run(job: Job, spec: DrillSpec) -> dict[str, Any]:
+def run(job: Job, spec: DrillSpec) -> DrillReport:
     """Drill the snapshot that the job spec names (query, snapshot; "" is the newest) and return the report.
 
-    `ok`: a batch ran and nothing differs; `compared`: what was available for comparison. Raises HeadraceError if the
+    Raises HeadraceError if the
     snapshot is damaged or Spark cannot continue from it.
     """
     began = time.monotonic()
@@ -74,7 +75,7 @@ def run(job: Job, spec: DrillSpec) -> dict[str, Any]:
         result = _compare(drill, job, progress)
     finally:
         trees.remove(scratch)
-    return result | {"seconds": round(time.monotonic() - began, 1)}
+    return replace(result, seconds=round(time.monotonic() - began, 1))
 
 
 def _choose(root: str, pipeline: str, query: str, snapshot: str) -> Snapshot:
@@ -170,7 +171,7 @@ def _keep(drill: Drill, columns: list[str]) -> Callable[[DataFrame, int], None]:
     return write
 
 
-def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, Any]:
+def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> DrillReport:
     chosen, live = drill.chosen, drill.live
     batch = checkpoint_log.read_batch_range(f"{drill.scratch}/copy", chosen.batch + 1)
     committed = checkpoint_log.newest_batch(f"{drill.scratch}/copy")
@@ -196,19 +197,19 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> dict[str, A
             if differing is not None:
                 same("lines of the output files that differ", differing, 0)
     operators = progress.get("stateOperators", [])
-    return {
-        "query": names.query_name(chosen.pipeline, chosen.query),
-        "snapshot": chosen.id,
-        "generation": chosen.generation,
-        "batch": batch.batch,
-        "rows_in": int(progress.get("numInputRows", 0)),
-        "rows_out": drill.outcome.rows_out,
-        "watermark_ms": batch.watermark_ms,
-        "state_rows": sum(int(operator["numRowsTotal"]) for operator in operators),
-        "compared": compared,
-        "differences": differences,
-        "ok": drill.outcome.rows_out is not None and not differences,
-    }
+    return DrillReport(
+        query=names.query_name(chosen.pipeline, chosen.query),
+        snapshot=chosen.id,
+        generation=chosen.generation,
+        batch=batch.batch,
+        rows_in=int(progress.get("numInputRows", 0)),
+        rows_out=drill.outcome.rows_out,
+        watermark_ms=batch.watermark_ms,
+        state_rows=sum(int(operator["numRowsTotal"]) for operator in operators),
+        compared=tuple(compared),
+        differences=tuple(differences),
+        ok=drill.outcome.rows_out is not None and not differences,
+    )
 
 
 def _differing_lines(drill: Drill, root: str) -> int | None:

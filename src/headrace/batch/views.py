@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from operator import or_
-from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -28,14 +27,16 @@ from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.spark_types import ddl
 from headrace.driver import iceberg_maintenance
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, paths, small_files
+from headrace.store import archive_notes, view_state
+from headrace.store.job_reports import Behind, ViewsReport
+from headrace.store.view_state import ViewDay, ViewState
 
 WAIT_SECONDS = 60.0
 SNAPSHOT_RUN = "headrace-run"
 _MICRO = timedelta(microseconds=1)
 
 
-def run(job: Job, spec: ViewsSpec) -> dict[str, Any]:
+def run(job: Job, spec: ViewsSpec) -> ViewsReport:
     """Compute days of all views of a pipeline and return the report.
 
     The job spec says which days (`contract.job_files`).
@@ -44,14 +45,11 @@ def run(job: Job, spec: ViewsSpec) -> dict[str, Any]:
     wanted = batch_views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
     archives = await_archives(job, topics, spec.ends)
-    state: dict[str, Any] = small_files.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
-    old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
+    state = view_state.read(job.root, job.pipeline.name)
     behind = behind_of(archives, spec)
-    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec.closed_until), old)
-    _alter(job, wanted, state)
-    sizes = {
-        date.fromisoformat(day): int(entry["records"]) for day, entry in state["days"].items() if "records" in entry
-    }
+    closed = closed_until(job.pipeline, archives, behind, date.fromisoformat(spec.closed_until), state.horizon_day)
+    state = _alter(job, wanted, state)
+    sizes = {date.fromisoformat(day): computed.records for day, computed in state.days.items()}
     chosen = spec.days
     if chosen is not None:
         days = [date.fromisoformat(day) for day in chosen]
@@ -70,28 +68,33 @@ def run(job: Job, spec: ViewsSpec) -> dict[str, Any]:
         counts, sums, sizes = _write(job, archives, wanted, chunk)
         for name, count in counts.items():
             rows[name] += count
-        state["sums"] = {name: state.get("sums", {}).get(name, True) and sums[name] for name in sums}
-        stamp = {"run": job.run, "at_ms": time.time_ns() // 1_000_000}
-        state["days"] |= {str(day): stamp | {"records": sizes.get(day, 0)} for day in chunk}
-        state["stale"] = sorted({*state.get("stale", ())} - {str(day) for day in chunk})
-        small_files.write_json(paths.view_state(job.root, job.pipeline.name), state)
+        at_ms = time.time_ns() // 1_000_000
+        computed = {str(day): ViewDay(job.run, at_ms, sizes.get(day, 0)) for day in chunk}
+        state = replace(
+            state,
+            days=state.days | computed,
+            stale=tuple(day for day in state.stale if day not in computed),
+            sums={name: state.sums.get(name, True) and sums[name] for name in sums},
+        )
+        view_state.write(job.root, job.pipeline.name, state)
+    ends = {topic: archive.ends for topic, archive in archives.items()}
     if chosen is None and closed:
-        state |= {"horizon": str(closed), "covered": {topic: archive.ends for topic, archive in archives.items()}}
-        small_files.write_json(paths.view_state(job.root, job.pipeline.name), state)
+        state = replace(state, horizon=str(closed), covered=ends)
+        view_state.write(job.root, job.pipeline.name, state)
     for name in wanted:
         iceberg_maintenance.maintain_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
     job.progress(len(chunks), len(chunks), "done")
-    return {
-        "run": job.run,
-        "pipeline": job.pipeline.name,
-        "days": [str(day) for day in days],
-        "rows": rows,
-        "horizon": state.get("horizon"),
-        "archive": {topic: archive.ends for topic, archive in archives.items()},
-        "repeats": {topic: archive.repeats for topic, archive in archives.items()},
-        "behind": [asdict(partition) for partition in behind],
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    return ViewsReport(
+        run=job.run,
+        pipeline=job.pipeline.name,
+        days=tuple(str(day) for day in days),
+        rows=rows,
+        horizon=state.horizon,
+        archive=ends,
+        repeats={topic: archive.repeats for topic, archive in archives.items()},
+        behind=tuple(behind),
+        seconds=round(time.monotonic() - began, 1),
+    )
 
 
 def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, str], transform: Callable[..., DataFrame],
@@ -127,25 +130,22 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
 
 
 def due(
-    job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any], closed: date, sizes: dict[date, int]
+    job: Job, archives: Mapping[str, Archive], state: ViewState, closed: date, sizes: dict[date, int]
 ) -> list[date]:
     """Return the closed days that the views lack, that have new records since the last run, or that are stale.
 
     Adds the number of new records to `sizes` (day -> records).
     """
-    old = date.fromisoformat(state["horizon"]) if state.get("horizon") else None
     moved, fresh = touched(job, archives, state)
     days = {day for day in moved if day < closed}
-    days |= set(batch_views.between(old, closed)) if old else set()
-    days |= {date.fromisoformat(day) for day in state.get("stale", ())}
+    days |= set(batch_views.between(state.horizon_day, closed)) if state.horizon_day else set()
+    days |= {date.fromisoformat(day) for day in state.stale}
     for day in days:
-        # The size of a day is unknown if it was computed before records were counted.
-        if day in sizes or str(day) not in state["days"]:
-            sizes[day] = sizes.get(day, 0) + fresh.get(day, 0)
+        sizes[day] = sizes.get(day, 0) + fresh.get(day, 0)
     return sorted(days)
 
 
-def touched(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any]) -> tuple[set[date], dict[date, int]]:
+def touched(job: Job, archives: Mapping[str, Archive], state: ViewState) -> tuple[set[date], dict[date, int]]:
     """Return the days of rows with new records since the state was written, and the number of new records by day."""
     days: set[date] = set()
     fresh: dict[date, int] = {}
@@ -153,9 +153,7 @@ def touched(job: Job, archives: Mapping[str, Archive], state: Mapping[str, Any])
         if archive.snapshot is None:
             continue
         day = F.to_date(time_of(job.pipeline.sources[topic])).alias("day")
-        came = archive_reader.beyond(
-            archive_reader.records(job.spark, archive), state.get("covered", {}).get(topic, {})
-        )
+        came = archive_reader.beyond(archive_reader.records(job.spark, archive), state.covered.get(topic, {}))
         typed = archive_reader.accepted(job.pipeline, topic, came, ())
         rows = typed.groupBy(day).agg(F.count(F.lit(1)).alias("records")).collect()
         for row in rows:
@@ -267,16 +265,6 @@ def _write(
     return counts, sums, sizes
 
 
-@dataclass(frozen=True)
-class Behind:
-    """A partition for which the archive lacks records that Kafka holds: [reached, end)."""
-
-    topic: str
-    partition: int
-    reached: int
-    end: int
-
-
 def behind_of(archives: Mapping[str, Archive], spec: ViewsSpec) -> list[Behind]:
     """Return where the archives have not reached the job spec's `ends`. A partition that Kafka has emptied lacks nothing."""
     lagging = []
@@ -313,12 +301,13 @@ def _words(behind: Sequence[Behind]) -> str:
     return f"the archive has not reached {places}. See `headrace stream status`."
 
 
-def _alter(job: Job, wanted: Mapping[str, Query], state: dict[str, Any]) -> None:
+def _alter(job: Job, wanted: Mapping[str, Query], state: ViewState) -> ViewState:
     """Create the views' tables; if one gained columns, all days that it holds are stale until they are computed again."""
     changes = [create(job.spark, job.pipeline.name, name, query) for name, query in wanted.items()]
-    if any(change.added for change in changes) and state["days"]:
-        state["stale"] = sorted(state["days"])
-        small_files.write_json(paths.view_state(job.root, job.pipeline.name), state)
+    if any(change.added for change in changes) and state.days:
+        state = replace(state, stale=tuple(sorted(state.days)))
+        view_state.write(job.root, job.pipeline.name, state)
+    return state
 
 
 def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:

@@ -27,7 +27,8 @@ from headrace.operations.batch import repair as batch_repair
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
-from headrace.store.records import to_json
+from headrace.store.job_reports import ReconcileReport, ViewsReport
+from headrace.store.records import from_json, to_json
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
 DIFFERS = 4
@@ -53,14 +54,14 @@ def compute(
     with progress_bars() as report:
         reports = [_views(deployment, name, first, last, report) for name in chosen]
     if as_json:
-        print_json(reports)
+        print_json([to_json(view_report) for view_report in reports])
     else:
-        rows = [(r["pipeline"], len(r["days"]), view, count, f"{r['seconds']:.0f} s", r["horizon"])
-                for r in reports for view, count in r["rows"].items()]  # fmt: skip
+        rows = [(r.pipeline, len(r.days), view, count, f"{r.seconds:.0f} s", r.horizon)
+                for r in reports for view, count in r.rows.items()]  # fmt: skip
         console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
         for line in (line for view_report in reports for line in view_plans.behind(view_report)):
             console.print(line, soft_wrap=True)
-    if any(view_report["behind"] for view_report in reports):
+    if any(view_report.behind for view_report in reports):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -70,10 +71,9 @@ def status(names: Names = None, as_json: Json = False) -> None:
     deployment = provisioned()
     states = [view_plans.status(deployment.root, p) for p in pipelines_of(names).values() if contract.views(p)]
     if as_json:
-        print_json(states)
+        print_json([to_json(state) for state in states])
         return
-    rows = [(s["pipeline"], len(s["days"]), min(s["days"], default=""), s["horizon"], s["tables"])
-            for s in states]  # fmt: skip
+    rows = [(s.pipeline, len(s.days), min(s.days, default=""), s.horizon, s.tables) for s in states]
     console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
 
 
@@ -92,28 +92,32 @@ def check(
     deployment = provisioned(starting=True)
     with progress_bars() as report:
         reports = [
-            _execute(
-                deployment,
-                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
-                f"reconcile {name}",
-                report,
+            from_json(
+                ReconcileReport,
+                _execute(
+                    deployment,
+                    reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
+                    f"reconcile {name}",
+                    report,
+                ),
             )
             for name in pipelines_of(names)
             if names or reconcile.has_run(deployment.root, name)
         ]
     if as_json:
-        print_json(reports)
+        print_json([to_json(reconciled) for reconciled in reports])
     else:
         for reconciled in reports:
-            rows = [(a["query"], a["sink"], a["status"], a["compared"], a["late"], a["pending"], a["differing"])
-                    for a in reconciled["accounts"]]  # fmt: skip
+            rows = [
+                (a.query, a.sink, a.status, a.compared, a.late, a.pending, a.differing) for a in reconciled.accounts
+            ]
             head = ("query", "sink", "status", "compared", "late", "pending", "differ")
-            console.print(tables.plain(head, rows, title=f"{reconciled['pipeline']}, run {reconciled['run']}"))
-            for account in reconciled["accounts"]:
-                if account["differing"] or account["note"]:
-                    detail = reconcile.words(account) if account["differing"] else account["note"]
-                    console.print(f"{account['query']}: {detail}", soft_wrap=True)
-    if any(reconciled["differing"] for reconciled in reports):
+            console.print(tables.plain(head, rows, title=f"{reconciled.pipeline}, run {reconciled.run}"))
+            for account in reconciled.accounts:
+                if account.differing or account.note:
+                    detail = reconcile.words(account) if account.differing else account.note
+                    console.print(f"{account.query}: {detail}", soft_wrap=True)
+    if any(reconciled.differing for reconciled in reports):
         raise typer.Exit(DIFFERS)
     if any(reconcile.not_compared(reconciled) for reconciled in reports):
         raise typer.Exit(INCOMPLETE)
@@ -128,12 +132,9 @@ def trend(
     """Show the results of reconciliations over time."""
     entries = reconcile.trend(provisioned().root, next(iter(pipelines_of([pipeline]))), limit)
     if as_json:
-        print_json(entries)
+        print_json([to_json(entry) for entry in entries])
         return
-    rows = [
-        (f"{r['at']:%m-%d %H:%M}", r["query"], r["sink"], r.get("status"), r["compared"], r["late"], r["differing"])
-        for r in entries
-    ]
+    rows = [(f"{e.at:%m-%d %H:%M}", e.query, e.sink, e.status, e.compared, e.late, e.differing) for e in entries]
     console.print(tables.plain(("at", "query", "sink", "status", "compared", "late", "differ"), rows))
 
 
@@ -262,11 +263,11 @@ def serve_query(
     console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")
 
 
-def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> dict[str, Any]:  # noqa: ANN401
+def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> ViewsReport:  # noqa: ANN401
     run = view_plans.plan(deployment, name, first=first, last=last)
     run_events.start_views(deployment, name, run.run)
     try:
-        result = _execute(deployment, run, f"views of {name}", report)
+        result = from_json(ViewsReport, _execute(deployment, run, f"views of {name}", report))
     except HeadraceError as error:
         run_events.fail_views(deployment, name, run.run, str(error))
         raise

@@ -241,12 +241,12 @@ def _newest_account(root: str, pipeline: Pipeline) -> Iterator[Sample]:
     rows = reconcile.trend(root, pipeline.name)
     differing: dict[str, int] = {}
     for row in rows:
-        if row["run"] == rows[0]["run"]:
-            differing[row["query"]] = differing.get(row["query"], 0) + int(row["differing"])
+        if row.run == rows[0].run:
+            differing[row.query] = differing.get(row.query, 0) + row.differing
     for query, number in differing.items():
         yield "headrace_reconcile_differing", (pipeline.name, query), float(number)
     if rows:
-        yield "headrace_reconcile_age_seconds", (pipeline.name,), time.time() - rows[0]["at"].timestamp()
+        yield "headrace_reconcile_age_seconds", (pipeline.name,), time.time() - rows[0].at.timestamp()
 
 
 def certificates(own: Deployment) -> Iterator[Sample]:

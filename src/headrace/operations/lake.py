@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headrace.access import object_store
 from headrace.contract import names
 from headrace.store import archive_notes, paths
+from headrace.store.records import Record, from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +32,7 @@ def scan(root: str, table: str, condition: BooleanExpression | None = None) -> p
     return (loaded.scan() if condition is None else loaded.scan(row_filter=condition)).to_arrow()
 
 
-def rows(root: str, table: str, condition: BooleanExpression | None = None) -> list[dict[str, Any]]:
-    """Return rows of a table as dicts; empty if the table does not exist."""
-    content = scan(root, table, condition)
-    return [] if content is None else content.to_pylist()
+def rows(kind: type[Record], root: str, table: str) -> list[Record]:
+    """Return the rows of a table as dataclasses; empty if the table does not exist."""
+    content = scan(root, table)
+    return [] if content is None else [from_json(kind, row) for row in content.to_pylist()]

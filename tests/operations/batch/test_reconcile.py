@@ -14,13 +14,14 @@ from pyspark.sql import functions as F
 
 from headrace.batch import archive_reader
 from headrace.batch.reconcile import kinds, lookups, single_rows
-from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.store import archive_notes, generation, ledger
 from headrace.store.file_sink import Directory
 from headrace.store.generation import Generation
+from headrace.store.job_reports import Account
 from headrace.store.ledger import Record
 from spark_jobs import pos_sales, web_events
 from tests.support import lake
@@ -104,11 +105,11 @@ def test_a_running_total_is_compared_as_of_the_batch_that_wrote_it(spark: SparkS
 
     late = Account("product_totals", "table", "running totals")
     kinds.running(late, query, pos_sales.product_totals, given, sink, cut(ledger, seen=2, planned=3), Decimal(0))
-    told = {each["key"]["product_id"]: each for each in late.differences}
+    told = {each.key["product_id"]: each for each in late.differences}
     assert set(told) == {"b", "c"}, "b and c lack what batch 2 had for them"
-    assert (told["b"]["what"], told["b"]["sink_batch"], told["b"]["expected_batch"]) == ("differs", 1, 2)
-    assert told["b"]["offsets"] == {"pos/0": [1, 3]}
-    assert told["c"]["what"] == "missing in the sink"
+    assert (told["b"].what, told["b"].sink_batch, told["b"].expected_batch) == ("differs", 1, 2)
+    assert told["b"].offsets == {"pos/0": (1, 3)}
+    assert told["c"].what == "missing in the sink"
 
 
 def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
@@ -137,9 +138,9 @@ def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
 
     assert (compared("3.00").differing, compared("3.00").late) == (0, 1)
     (told,) = compared("9.00").differences
-    assert told["due"]["total_amount"] == Decimal("3.00")
-    assert told["batch"]["total_amount"] == Decimal("9.00")
-    assert (told["batches"], told["expected_batch"], told["offsets"]) == ([0, 1], 0, {"pos/0": [0, 1]})
+    assert told.due["total_amount"] == "3.00"
+    assert told.batch["total_amount"] == "9.00"
+    assert (told.batches, told.expected_batch, told.offsets) == ((0, 1), 0, {"pos/0": (0, 1)})
     assert compared("3.01").differing == 1
     assert compared("3.01", tolerance="0.01").differing == 0
 
@@ -162,7 +163,7 @@ def test_what_an_earlier_generation_left_behind_is_no_difference_where_this_one_
 
     assert compared("9.00", old=True).differing == 0
     (told,) = compared("9.00", old=False).differences
-    assert told["what"] == "in the sink without records"
+    assert told.what == "in the sink without records"
 
 
 def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference(
@@ -191,9 +192,9 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
     assert compared([*whole, whole[3], (7, "of a later batch")]).differences == []
     account = compared([row for row in whole if row[0] not in (3, 4, 1)] + [(1, "other")])
     assert account.differing == 3
-    assert [(each["what"], each["batches"], each["offsets"], each["rows"]) for each in account.differences] == [
-        ("differs", [0], {"quickstart/0": [1, 1]}, 1),
-        ("missing in the sink", [1], {"quickstart/0": [3, 4]}, 2),
+    assert [(each.what, each.batches, each.offsets, each.rows) for each in account.differences] == [
+        ("differs", (0,), {"quickstart/0": (1, 1)}, 1),
+        ("missing in the sink", (1,), {"quickstart/0": (3, 4)}, 2),
     ]
 
 
@@ -216,9 +217,9 @@ def test_files_are_compared_by_directory_also_when_several_batches_share_one(
 
     assert compared(rows, shared).differences == []
     lost = compared([row for row in rows if row[3] != 2], [shared[0], shared[2]])
-    assert [(each["what"], each["batches"]) for each in lost.differences] == [("missing in the sink", [2])]
+    assert [(each.what, each.batches) for each in lost.differences] == [("missing in the sink", (2,))]
     one_row_less = compared(rows[1:], shared)
-    assert [(each["what"], each["batches"]) for each in one_row_less.differences] == [("differs", [0, 1])]
+    assert [(each.what, each.batches) for each in one_row_less.differences] == [("differs", (0, 1))]
 
 
 def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
@@ -240,15 +241,15 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
         lost = archive_reader.losses(spark, found, str(tmp_path))
         letters_read = spark.createDataFrame(list(letters), ddl).selectExpr("*", UNCUT)
         single_rows.archive(account, found, rows, letters_read, since_ms, decoded, lost)
-        return [(each["what"], each["offsets"]) for each in account.differences]
+        return [(each.what, each.offsets) for each in account.differences]
 
-    gap = ("missing in the archive", {"pos/0": [4, 5]})
+    gap = ("missing in the archive", {"pos/0": (4, 5)})
     own = (0, 3, None, b"{}")
     assert compared([own, own]) == [gap]
-    assert compared([]) == [gap, ("refused, but no dead letter", {"pos/0": [3, 3]})]
+    assert compared([]) == [gap, ("refused, but no dead letter", {"pos/0": (3, 3)})]
     assert compared([own, (0, 2, b"a", b"?"), (0, 9, b"a", b"beyond the archive")]) == [
         gap,
-        ("a dead letter, but not refused in the archive", {"pos/0": [2, 2]}),
+        ("a dead letter, but not refused in the archive", {"pos/0": (2, 2)}),
     ]
     assert compared([(0, 3, None, b"other")])[1][0] == "a dead letter with other bytes than the archive"
     assert compared([], since_ms=milliseconds(NOON) + 1) == [gap], "what retention took is no difference"
@@ -281,13 +282,13 @@ def test_a_gap_that_the_archives_ledger_explains_is_no_difference_and_a_lost_rec
         lost = archive_reader.losses(spark, found, root)
         single_rows.archive(account, found, every, letters, 0, len(offsets), lost)
         assert account.differing == sum(loss.records for loss in lost)
-        return [(each["what"], each["offsets"], each["batches"]) for each in account.differences]
+        return [(each.what, each.offsets, each.batches) for each in account.differences]
 
     assert told("archive_explained", (0, 1, 2, 8)) == []
     among = "missing in the archive: 1 records among these 2 offsets"
-    assert told("archive_lost", (0, 1, 8)) == [(among, {"pos/0": [2, 3]}, [0])]
+    assert told("archive_lost", (0, 1, 8)) == [(among, {"pos/0": (2, 3)}, (0,))]
     assert told("archive_lost_last", (0, 1, 2)) == [
-        ("missing in the archive: 1 records among these 5 offsets", {"pos/0": [4, 8]}, [1])
+        ("missing in the archive: 1 records among these 5 offsets", {"pos/0": (4, 8)}, (1,))
     ]
 
 
@@ -318,10 +319,10 @@ def test_a_looked_up_row_must_have_the_newest_cells_of_all_that_was_matched(spar
     ahead = compared(("u1", NOON + 9 * MINUTE, "ios"), good[1])
     assert (ahead.differences, ahead.pending) == ([], 1)
     (old,) = compared(("u1", NOON, "web"), good[1]).differences
-    assert (old["what"], old["key"], old["batches"], old["offsets"]) == (
-        "differs", {"login_id": "u1"}, [0, 1], {"logins/0": [0, 1]},
+    assert (old.what, old.key, old.batches, old.offsets) == (
+        "differs", {"login_id": "u1"}, (0, 1), {"logins/0": (0, 1)},
     )  # fmt: skip
     (other,) = compared(good[0], ("u2", NOON, "web")).differences
-    assert (other["key"], other["due"]["last_device"]) == ({"login_id": "u2"}, "ios")
+    assert (other.key, other.due["last_device"]) == ({"login_id": "u2"}, "ios")
     (missing,) = compared(good[0]).differences
-    assert (missing["what"], missing["key"]) == ("missing in the sink", {"login_id": "u2"})
+    assert (missing.what, missing.key) == ("missing in the sink", {"login_id": "u2"})

@@ -9,10 +9,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from headrace.batch.reconcile import bounds, kinds, lookups
-from headrace.batch.reconcile.kinds import Account
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink
 from headrace.store.file_sink import Directory
+from headrace.store.job_reports import Account, Difference
 from spark_jobs import ad_attribution
 from tests.operations.batch.test_reconcile import MINUTE, NOON, cut, milliseconds, taken
 
@@ -52,8 +52,8 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
     even = compared("ios", (NOON + MINUTE, "web"))
     assert (even.differences, even.compared) == ([], 2)
     assert "for 2 keys it is no longer known" in even.note
-    assert [each["key"] for each in compared("web", (NOON + MINUTE, "web")).differences] == [{"login_id": "u2"}]
-    assert [each["key"] for each in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
+    assert [each.key for each in compared("web", (NOON + MINUTE, "web")).differences] == [{"login_id": "u2"}]
+    assert [each.key for each in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
 
 
 def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_and_batches_are_made_of(
@@ -94,7 +94,7 @@ def test_a_joined_row_with_a_cell_changed_by_hand_is_one_difference_with_what_is
     ddl = "impr_uuid string, impr_date timestamp, ad_id string, click_key string, click_date timestamp"
     key = (NOON + MINUTE).strftime("%Y-%m-%dT%H:%M:%S.000000")
 
-    def compared(*rows: tuple[Any, ...]) -> list[dict[str, Any]]:
+    def compared(*rows: tuple[Any, ...]) -> list[Difference]:
         account = Account("attributed", "table", "joined rows")
         kinds.joined(
             account, ads.queries["attributed"], ad_attribution.attributed, sides, dict.fromkeys(sides, "create_date"),
@@ -106,7 +106,7 @@ def test_a_joined_row_with_a_cell_changed_by_hand_is_one_difference_with_what_is
     right, none = ("u1", NOON, "a", key, NOON + MINUTE), ("u2", NOON, "a", "none", None)
     assert compared(right, none) == []
     (told,) = compared((*right[:-1], NOON + 9 * MINUTE), none)
-    assert (told["what"], told["key"]["impr_uuid"], told["due"], told["speed"], told["batches"]) == (
-        "differs", "u1", {"click_date": NOON + MINUTE}, {"click_date": NOON + 9 * MINUTE}, [0],
+    assert (told.what, told.key["impr_uuid"], told.due, told.speed, told.batches) == (
+        "differs", "u1", {"click_date": (NOON + MINUTE).isoformat()}, {"click_date": (NOON + 9 * MINUTE).isoformat()}, (0,),
     )  # fmt: skip
-    assert [(each["what"], each["due"]) for each in compared(right)] == [("missing in the sink", {"click_date": None})]
+    assert [(each.what, each.due) for each in compared(right)] == [("missing in the sink", {"click_date": None})]

@@ -19,6 +19,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs, repair
 from headrace.orchestration import batch_tasks
+from headrace.store.records import to_json
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
 AT, CLICKED, BY_HAND = "2026-03-01T12:00:00+00:00", "2026-03-01T12:01:00+00:00", "2030-01-01T00:00:00+00:00"
@@ -45,16 +46,16 @@ def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_wha
 ) -> None:
     rows = [joined("u1", BY_HAND, due=False), joined("u1", CLICKED, due=True)][::order]
     (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
-    assert (told["what"], told["due"], told["speed"]) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
-    (action,) = repair.actions(ads.queries["attributed"], "attributed", [told])
+    assert (told.what, told.due, told.speed) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
+    (action,) = repair.actions(ads.queries["attributed"], "attributed", [to_json(told)])
     assert (action["action"], action["values"]) == ("write", {"click_date": CLICKED})
 
 
 def test_a_joined_row_that_is_only_on_one_side_keeps_its_name() -> None:
     missing = joined_differences([joined("u1", CLICKED, due=True)], KEY, [*KEY, "click_date"])
     strange = joined_differences([joined("u2", None, due=False)], KEY, [*KEY, "click_date"])
-    assert (missing[0]["what"], missing[0]["speed"]) == ("missing in the sink", None)
-    assert (strange[0]["what"], strange[0]["due"]) == ("in the sink without records", None)
+    assert (missing[0].what, missing[0].speed) == ("missing in the sink", None)
+    assert (strange[0].what, strange[0].due) == ("in the sink without records", None)
 
 
 @pytest.mark.parametrize("order", [1, -1])

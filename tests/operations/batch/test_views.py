@@ -17,12 +17,12 @@ from pyspark.sql import functions as F
 
 from headrace.batch import archive_reader, lake_tables, views
 from headrace.batch.reconcile import view_days
-from headrace.batch.reconcile.kinds import Account
 from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
 from headrace.store import paths, small_files
+from headrace.store.job_reports import Account
 from spark_jobs import ad_attribution, pos_sales
 from tests.support import lake
 from tests.support.lake import Archived, sale
@@ -89,13 +89,13 @@ def test_every_view_equals_the_records_of_its_days(
     refused = Archived(0, 10_000, START + timedelta(days=3), good_today, "overflow: once")
     lake.lay(spark, pipeline, "pos", [*records, refused])
     report = views.run(lake.job(spark, pipeline, pos_sales, tmp_path, "one"), order("2026-03-09"))
-    assert report["horizon"] == "2026-03-09"
-    assert {str(START.date() + timedelta(days=n)) for n in range(8)} <= set(report["days"])
+    assert report.horizon == "2026-03-09"
+    assert {str(START.date() + timedelta(days=n)) for n in range(8)} <= set(report.days)
     assert rows(spark, pipeline, "product_totals") == within(oracle(records), 8)
     assert rows(spark, pipeline, "tumbling") == within(oracle(records, 5, 5), 8)
     # The first window of a sliding row begins before its record, so before the first day too.
     assert within(rows(spark, pipeline, "sliding"), 8) == within(oracle(records, 10, 5), 8)
-    assert report["rows"]["product_totals"] == len(within(oracle(records), 8))
+    assert report.rows["product_totals"] == len(within(oracle(records), 8))
 
 
 def test_a_day_that_is_computed_again_is_replaced_and_a_touched_day_is_found(
@@ -105,20 +105,20 @@ def test_a_day_that_is_computed_again_is_replaced_and_a_touched_day_is_found(
     hours = [START + timedelta(days=n, hours=1) for n in range(4)]
     lake.lay(spark, pipeline, "pos", lake.numbered([(at, sale("p0", "1.00", at)) for at in hours]))
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
-    assert views.run(job, order("2026-03-04"))["horizon"] == "2026-03-04"
+    assert views.run(job, order("2026-03-04")).horizon == "2026-03-04"
     before = rows(spark, pipeline, "product_totals")
     assert before == [(date(2026, 3, n), "p0", Decimal("1.00"), 1) for n in (1, 2, 3)]
     again = views.run(job, order("2026-03-04", ["2026-03-02"]))
-    assert again["days"] == ["2026-03-02"]
+    assert again.days == ["2026-03-02"]
     assert rows(spark, pipeline, "product_totals") == before
-    assert views.run(job, order("2026-03-04"))["days"] == [], "nothing new came"
+    assert views.run(job, order("2026-03-04")).days == (), "nothing new came"
 
     late = Archived(0, 2, START + timedelta(days=5), sale("p0", "0.50", START + timedelta(days=1, hours=2)))
     lake.lay(spark, pipeline, "pos", [late, late])  # twice: as a restored archive query may leave it
     report = views.run(job, order("2026-03-06"))
-    assert report["repeats"] == {"pos": 1}
-    assert "2026-03-02" in report["days"]
-    assert "2026-03-03" not in report["days"]
+    assert report.repeats == {"pos": 1}
+    assert "2026-03-02" in report.days
+    assert "2026-03-03" not in report.days
     assert rows(spark, pipeline, "product_totals") == [
         (date(2026, 3, 1), "p0", Decimal("1.00"), 1),
         (date(2026, 3, 2), "p0", Decimal("1.50"), 2),
@@ -145,7 +145,7 @@ def test_an_archive_that_is_behind_moves_the_horizon_back(
     lake.lay(spark, pipeline, "pos", lake.numbered([(START + timedelta(hours=30), sale("p0", "1.00", START))]))
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
     behind = ViewsSpec(closed_until="2026-03-20", ends={"pos": {"0": 9}})
-    assert views.run(job, behind)["horizon"] == "2026-03-02"
+    assert views.run(job, behind).horizon == "2026-03-02"
 
 
 def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
@@ -160,7 +160,7 @@ def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
     object.__setattr__(job, "progress", lambda done, of, stage: steps.append(stage))
     report = views.run(job, order("2026-05-01"))
-    assert len(report["days"]) == 24 + 12, "the days, those after, and those before by their sliding windows"
+    assert len(report.days) == 24 + 12, "the days, those after, and those before by their sliding windows"
     assert len(steps) == 2
     assert rows(spark, pipeline, "product_totals") == oracle(records)
     assert rows(spark, pipeline, "tumbling") == oracle(records, 5, 5)
@@ -194,9 +194,9 @@ def test_a_view_gets_the_column_that_its_query_got_and_its_days_are_computed_aga
 
     job = lake.job(spark, wider, pos_sales, tmp_path, "two")
     job = replace(job, transforms=dict(job.transforms) | {"product_totals": product_totals})
-    assert "2026-03-01" in views.run(job, order("2026-03-03"))["days"]
+    assert "2026-03-01" in views.run(job, order("2026-03-03")).days
     assert rows(spark, wider, "product_totals") == [(date(2026, 3, 1), "p0", Decimal("5.00"), 2, Decimal("4.00"))]
-    assert views.run(job, order("2026-03-03"))["days"] == [], "nothing is stale any more"
+    assert views.run(job, order("2026-03-03")).days == (), "nothing is stale any more"
 
 
 def test_a_table_of_the_batch_layer_is_altered_as_far_as_it_can_be(spark: SparkSession) -> None:
@@ -228,8 +228,8 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
         return {each.query: each for each in view_days.compare(job, pipeline.queries, archives, asked)}
 
     even = compared()
-    assert {name: (each.differing, each.compared, each.status) for name, each in even.items()} == dict.fromkeys(
-        ("product_totals", "tumbling", "sliding"), (0, 4, "PASSED")
+    assert {name: (each.differing, each.compared, each.blocked) for name, each in even.items()} == dict.fromkeys(
+        ("product_totals", "tumbling", "sliding"), (0, 4, False)
     )
     spark.sql(f"UPDATE lake.{pipeline.name}.batch_product_totals SET sales = 7 WHERE day = DATE '2026-03-02'")
     spark.sql(f"DELETE FROM lake.{pipeline.name}.batch_tumbling WHERE day = DATE '2026-03-03'")
@@ -237,11 +237,11 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
     spark.sql(f"INSERT INTO lake.{pipeline.name}.batch_sliding {again}")
     found = compared()
     (told,) = found["product_totals"].differences
-    assert (told["what"], str(told["key"]["day"]), told["due"]["sales"], told["speed"]["sales"]) == (
+    assert (told.what, told.key["day"], told.due["sales"], told.speed["sales"]) == (
         "differs", "2026-03-02", 1, 7,
     )  # fmt: skip
-    assert [each["what"] for each in found["tumbling"].differences] == ["missing in the view"]
-    assert {each["what"] for each in found["sliding"].differences} == {"in the view more than once"}
+    assert [each.what for each in found["tumbling"].differences] == ["missing in the view"]
+    assert {each.what for each in found["sliding"].differences} == {"in the view more than once"}
 
     late = Archived(0, 3, START + timedelta(days=5), sale("p0", "0.50", hours[1]))
     lake.lay(spark, pipeline, "pos", [late])

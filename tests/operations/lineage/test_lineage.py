@@ -26,6 +26,7 @@ from headrace.operations.lineage.graph import Dataset, Job, Places, quality_job,
 from headrace.operations.quality.suites import suite_of
 from headrace.store import driver_files, small_files
 from headrace.store.driver_files import Heartbeat
+from headrace.store.job_reports import ViewsReport
 from headrace.store.records import from_json
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -188,7 +189,7 @@ def test_batch_views_start_and_complete_or_fail(deployment: Any) -> None:
     job = "pos_sales.batch_tumbling"
     assert [kinds(run) for run in kept(deployment.root)[job]] == [["START"]]
     views = view_jobs(deployment.pipeline("pos_sales"), PLACES)
-    report = {"pipeline": "pos_sales", "run": "one", "days": ["2026-03-01"], "rows": dict.fromkeys(views, 5)}
+    report = ViewsReport("one", "pos_sales", ("2026-03-01",), dict.fromkeys(views, 5))
     assert run_events.emit_views(deployment, report)["events"] == len(views)
     (run,) = kept(deployment.root)[job]
     assert kinds(run) == ["START", "COMPLETE"]

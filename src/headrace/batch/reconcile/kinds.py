@@ -7,9 +7,9 @@ The cut is a batch: records of later batches do not count, and rows that later b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,9 +24,9 @@ from headrace.contract import batch_views
 from headrace.contract.model import Query
 from headrace.driver.queries import Transform
 from headrace.store.generation import Generation
+from headrace.store.job_reports import Account, Cell, Difference
 from headrace.store.ledger import Record
 
-PASSED, FAILED, NOT_COMPARED, EMPTY, EXEMPT = "PASSED", "FAILED", "NOT_COMPARED", "EMPTY", "EXEMPT"
 KEEP = 200  # differences of one account that are reported in full
 OLD = "_old"  # whether an earlier generation wrote the sink's row
 
@@ -54,43 +54,6 @@ class Cut:
     def closed_ms(self) -> int:
         """Return the watermark up to which windows are closed: later batches drop any further rows for them."""
         return max((record["watermark_ms"] for record in self.surely), default=0)
-
-
-@dataclass
-class Account:
-    """The comparison of one query and sink, and its differences.
-
-    `blocked`: a comparison was due but impossible. `exempt`: this kind of sink is never compared. `note` gives the reason for
-    both.
-    """
-
-    query: str
-    sink: str
-    kind: str
-    generation: int = 0
-    cut: int = -1
-    closed_ms: int | None = None
-    compared: int = 0
-    late: int = 0
-    pending: int = 0
-    differing: int = 0
-    differences: list[dict[str, Any]] = field(default_factory=list)
-    note: str = ""
-    blocked: bool = False
-    exempt: bool = False
-
-    @property
-    def status(self) -> str:
-        """Return PASSED, FAILED, NOT_COMPARED (it was impossible), EMPTY (there is nothing to compare) or EXEMPT."""
-        if self.differing:
-            return FAILED
-        if self.compared:
-            return PASSED
-        return NOT_COMPARED if self.blocked else EXEMPT if self.exempt else EMPTY
-
-    def block(self, why: str) -> None:
-        """Record why the comparison was impossible."""
-        self.note, self.blocked = why, True
 
 
 def windows(
@@ -242,11 +205,13 @@ def _describe(
     )
     if WRITTEN in speed.columns:
         for row in speed.join(F.broadcast(named), list(keys)).select(*keys, WRITTEN).collect():
-            differences[tuple(row[key] for key in keys)] |= _writer(row[WRITTEN], cut)
+            key = tuple(row[name] for name in keys)
+            differences[key] = _with_writer(differences[key], row[WRITTEN], cut)
     condition = [records[key].eqNullSafe(named[key]) for key in on] + list(reach)
     due = transform(records.join(F.broadcast(named), condition, "left_semi")).select(*keys, *values)
     for row in due.join(F.broadcast(named), list(keys), "left_semi").collect():
-        differences[tuple(row[key] for key in keys)]["batch"] = {value: row[value] for value in values}
+        key = tuple(row[name] for name in keys)
+        differences[key] = replace(differences[key], batch=cells((value, row[value]) for value in values))
     behind = records.join(F.broadcast(named), condition).select(
         *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col("source").alias("_place")
     )
@@ -258,75 +223,95 @@ def _describe(
         F.max(F.when(~F.col("_late"), F.col(batch.BATCH))).alias("_expected"),
     )
     for row in parts.collect():
-        _add_place(differences[tuple(row[key] for key in keys)], row)
-    account.differences += list(differences.values())
+        key = tuple(row[name] for name in keys)
+        difference = placed(
+            differences[key], row["_topic"], row["_partition"], (row["_first"], row["_last"]), row["_batches"]
+        )
+        newest = [number for number in (difference.expected_batch, row["_expected"]) if number is not None]
+        differences[key] = replace(difference, expected_batch=max(newest, default=None))
+    account.differences += differences.values()
 
 
-def _add_place(difference: dict[str, Any], row: Row) -> None:
-    difference["batches"] = sorted({*difference["batches"], *row["_batches"]})
-    difference["offsets"][f"{row['_topic']}/{row['_partition']}"] = [row["_first"], row["_last"]]
-    newest = [number for number in (difference.get("expected_batch"), row["_expected"]) if number is not None]
-    difference["expected_batch"] = max(newest) if newest else None
+def placed(
+    difference: Difference, topic: str, partition: int, offsets: tuple[int, int], batches: Iterable[int]
+) -> Difference:
+    """Return a difference with further records behind it: their first and last offset, and their batches."""
+    place = f"{topic}/{partition}"
+    low, high = difference.offsets.get(place, offsets)
+    return replace(
+        difference,
+        batches=tuple(sorted({*difference.batches, *batches})),
+        offsets=difference.offsets | {place: (min(low, offsets[0]), max(high, offsets[1]))},
+    )
 
 
-def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
-    sides = {
-        side: {v: row[f"_{side}_{v}"] for v in values} if row.get(f"_has_{side}") else None
+def cells(values: Iterable[tuple[str, Any]]) -> dict[str, Cell]:
+    """Return named values as JSON has them: decimals and times as text."""
+    return {name: _cell(value) for name, value in values}
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, Mapping):
+        return {str(key): _cell(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cell(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()  # a collected time is in this process's zone
+    return str(value) if isinstance(value, (Decimal, date)) else value
+
+
+def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[str]) -> Difference:
+    due, speed, late = (
+        cells((value, row[f"_{side}_{value}"]) for value in values) if row.get(f"_has_{side}") else None
         for side in ("due", "speed", "late")
-    }
-    return {
-        "what": _what(sides),
-        "key": {key: row[key] for key in keys},
-        "batch": None,
-        **sides,
-        "batches": [],
-        "offsets": {},
-    }
+    )
+    return Difference(_what(due, speed), cells((key, row[key]) for key in keys), due=due, speed=speed, late=late)
 
 
-def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[Difference]:
     """Return one difference per key of joined rows that differ: a changed row is one difference, not two.
 
     `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
     if there is no such row.
     """
-    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
-    others = [column for column in columns if column not in key]
+    by_key: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda entry: [str(entry[column]) for column in columns]):
-        place = tuple(row[column] for column in key)
-        difference = by_key.setdefault(
-            place,
-            {"key": dict(zip(key, place, strict=True)), "batch": {"rows": 0}, "late": {"rows": 0}, "due": None,
-             "speed": None, "batches": [], "offsets": {}},
-        )  # fmt: skip
-        difference["batch"]["rows"] += row[f"_batch_{batch.ROWS}"]
-        difference["late"]["rows"] += row[f"_late_{batch.ROWS}"]
+        by_key.setdefault(tuple(row[column] for column in key), []).append(row)
+    return [_joined_difference(same, key, [c for c in columns if c not in key]) for same in by_key.values()]
+
+
+def _joined_difference(rows: Sequence[Row], key: Sequence[str], others: Sequence[str]) -> Difference:
+    due = speed = None
+    for row in rows:
         if row[f"_batch_{batch.ROWS}"] - row[f"_late_{batch.ROWS}"] > 0:
-            difference["due"] = {column: row[column] for column in others}
+            due = cells((column, row[column]) for column in others)
         if row[f"_speed_{batch.ROWS}"] > 0:
-            difference["speed"] = {column: row[column] for column in others}
-    for difference in by_key.values():
-        difference["what"] = _what(difference)
-    return list(by_key.values())
+            speed = cells((column, row[column]) for column in others)
+    return Difference(
+        _what(due, speed),
+        cells((column, rows[0][column]) for column in key),
+        batch={"rows": sum(row[f"_batch_{batch.ROWS}"] for row in rows)},
+        due=due,
+        speed=speed,
+        late={"rows": sum(row[f"_late_{batch.ROWS}"] for row in rows)},
+    )
 
 
-def _what(sides: Mapping[str, Any]) -> str:
+def _what(due: Mapping[str, Cell] | None, speed: Mapping[str, Cell] | None) -> str:
     # A row with key columns only exists without any value.
-    if sides["speed"] is None:
+    if speed is None:
         return "missing in the sink"
-    return "differs" if sides["due"] is not None else "in the sink without records"
+    return "differs" if due is not None else "in the sink without records"
 
 
-def _writer(written: int | None, cut: Cut) -> dict[str, Any]:
-    """Return which batch wrote a sink's row, or that none did: a manual write has the clock's time."""
+def _with_writer(difference: Difference, written: int | None, cut: Cut) -> Difference:
+    """Return a difference with the batch that wrote the sink's row, or that none did: another write has the clock's time."""
     if written is None:
-        return {"sink_batch": None, "written": written, "by": "nothing is written there"}
+        return replace(difference, by="nothing is written there")
     number = written - cut.generation.started_micros
-    if number < 0:
-        return {"sink_batch": None, "written": written, "by": "an earlier generation"}
-    if number > cut.planned:
-        return {"sink_batch": None, "written": written, "by": "not this stream"}
-    return {"sink_batch": number, "written": written, "by": f"batch {number}"}
+    if 0 <= number <= cut.planned:
+        return replace(difference, sink_batch=number, written=written, by=f"batch {number}")
+    return replace(difference, written=written, by="an earlier generation" if number < 0 else "not this stream")
 
 
 def _in_milliseconds(frame: DataFrame) -> DataFrame:
@@ -345,16 +330,16 @@ def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame]
         return
     column = query.join.using[0]
     first = next((sink.partition_key[0] for sink in query.sinks if sink.kind == "cassandra"), columns[0])
-    wanted = {str(difference["key"][first]): difference for difference in reversed(account.differences)}
+    wanted = {str(difference.key[first]) for difference in account.differences}
     rows = (
         sides[query.join.left]
         .where(F.col(column).isin(*wanted))
         .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), "source.*")
     )
     for row in rows.collect():
-        for difference in account.differences:
-            if str(difference["key"][first]) == row["_key"]:
-                place = f"{row.topic}/{row.partition}"
-                low, high = difference["offsets"].get(place, [row.offset, row.offset])
-                difference["offsets"][place] = [min(low, row.offset), max(high, row.offset)]
-                difference["batches"] = sorted({*difference["batches"], row.batch})
+        account.differences = [
+            placed(difference, row.topic, row.partition, (row.offset, row.offset), [row.batch])
+            if str(difference.key[first]) == row["_key"]
+            else difference
+            for difference in account.differences
+        ]

@@ -20,9 +20,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import TimestampType
 
 from headrace.batch import accounting
-from headrace.batch.reconcile.kinds import KEEP, Account
+from headrace.batch.reconcile.kinds import KEEP, cells, placed
 from headrace.batch.reconcile.sink_frames import ENTERED, OFFSET, PARTITION
 from headrace.contract.model import CassandraSink, Query
+from headrace.store.job_reports import Account, Difference
 
 
 def newest(
@@ -37,7 +38,7 @@ def newest(
     """
     assert query.matched is not None
     key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
-    cells = [name for name in query.columns if name not in key]
+    columns = [name for name in query.columns if name not in key]
     for name in key:  # Cassandra stores milliseconds, in keys too
         if isinstance(rows.schema[name].dataType, TimestampType):
             rows = rows.withColumn(name, F.date_trunc("millisecond", name))
@@ -55,13 +56,13 @@ def newest(
         return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*fields))).alias(f"_{name}_{cell}")
 
     sure, any_ = F.col(accounting.BATCH) >= F.lit(sure_from), F.lit(True)
-    newest_cells = [newest_of(cell, name, which) for cell in cells for name, which in (("due", sure), ("may", any_))]
-    due = matched.groupBy(*key).agg(*newest_cells) if cells else matched.where(sure).select(*key).distinct()
+    newest_cells = [newest_of(cell, name, which) for cell in columns for name, which in (("due", sure), ("may", any_))]
+    due = matched.groupBy(*key).agg(*newest_cells) if columns else matched.where(sure).select(*key).distinct()
     # In a time series the time is part of the key: a row exists or not, and is never newer.
     is_time = time if time in key else f"_is_{time}"
     entered = F.col(ENTERED) if ENTERED in speed.columns else F.lit(None).cast("bigint")
     present = speed.select(
-        *key, F.lit(True).alias("_there"), entered.alias(ENTERED), *(F.col(c).alias(f"_is_{c}") for c in cells)
+        *key, F.lit(True).alias("_there"), entered.alias(ENTERED), *(F.col(c).alias(f"_is_{c}") for c in columns)
     )
     both = due.join(present, key, "left")
     absent = F.col("_there" if time in key else is_time).isNull()
@@ -69,8 +70,8 @@ def newest(
     try:
         newer = F.lit(False) if time in key else _milliseconds(is_time) > _milliseconds(f"_due_{time}.at")
         # A table with key columns only: a row exists or not.
-        wrong, fields = (F.col("_absent"), F.lit(True)) if not cells else (F.lit(False), F.lit(False))
-        for c in cells:
+        wrong, fields = (F.col("_absent"), F.lit(True)) if not columns else (F.lit(False), F.lit(False))
+        for c in columns:
             at = F.unix_micros(f"_due_{c}.at")
             is_due = F.col(f"_due_{c}").isNotNull() & (F.col(ENTERED).isNull() | (at > F.col(ENTERED)))
             old = F.col("_absent") | (_milliseconds(is_time) < _milliseconds(f"_due_{c}.at"))
@@ -90,29 +91,23 @@ def newest(
         differing = both.where(wrong)
         account.differing = differing.count()
         for row in differing.orderBy(*key).limit(KEEP).collect():
-            account.differences.append(_difference(row.asDict(recursive=True), key, cells))
+            account.differences.append(_difference(row.asDict(recursive=True), key, columns))
     finally:
         both.unpersist()
 
 
-def _difference(row: Mapping[str, Any], key: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
-    newest = {c: row[f"_due_{c}"] or row[f"_may_{c}"] for c in cells}
-    behind = [cell for cell in newest.values() if cell]
-    offsets: dict[str, list[int]] = {}
-    for cell in behind:
-        place = f"{cell['source']['topic']}/{cell['source']['partition']}"
-        low, high = offsets.get(place, [cell["source"]["offset"]] * 2)
-        offsets[place] = [min(low, cell["source"]["offset"]), max(high, cell["source"]["offset"])]
-    return {
-        "what": "missing in the sink" if row["_absent"] else "differs",
-        "key": {name: row[name] for name in key},
-        "due": {c: cell and cell["value"] for c, cell in newest.items()},
-        "speed": {c: row[f"_is_{c}"] for c in cells},
-        "batch": None,
-        "late": None,
-        "batches": sorted({cell["batch"] for cell in behind}),
-        "offsets": offsets,
-    }
+def _difference(row: Mapping[str, Any], key: Sequence[str], names: Sequence[str]) -> Difference:
+    newest = {name: row[f"_due_{name}"] or row[f"_may_{name}"] for name in names}
+    difference = Difference(
+        "missing in the sink" if row["_absent"] else "differs",
+        cells((name, row[name]) for name in key),
+        due=cells((name, cell and cell["value"]) for name, cell in newest.items()),
+        speed=cells((name, row[f"_is_{name}"]) for name in names),
+    )
+    for cell in filter(None, newest.values()):
+        source = cell["source"]
+        difference = placed(difference, source["topic"], source["partition"], (source["offset"],) * 2, [cell["batch"]])
+    return difference
 
 
 def _milliseconds(name: str) -> Column:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -24,7 +24,7 @@ from headrace.batch import accounting, archive_reader, lake_tables, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
 from headrace.batch.reconcile import bounds, kinds, lookups, retained, single_rows, sink_frames, view_days
-from headrace.batch.reconcile.kinds import Account, Cut
+from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
@@ -33,7 +33,9 @@ from headrace.driver import refusals, source
 from headrace.store import file_sink, generation, ledger
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
+from headrace.store.job_reports import Account, ReconcileReport
 from headrace.store.ledger import Record
+from headrace.store.records import to_json
 
 RUNS_DDL = (
     "run STRING, at TIMESTAMP, query STRING, sink STRING, kind STRING, generation INT, cut BIGINT, closed TIMESTAMP, "
@@ -57,7 +59,7 @@ class Observed:
     all_directories: Sequence[Directory] = ()
 
 
-def run(job: Job, spec: ReconcileSpec) -> dict[str, Any]:
+def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     """Reconcile and return the report: one entry per query and sink, and one archive entry per topic.
 
     The job spec bounds it (`contract.job_files`).
@@ -87,17 +89,19 @@ def run(job: Job, spec: ReconcileSpec) -> dict[str, Any]:
         accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
     accounts += view_days.compare(job, wanted, archives, spec)
     at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
+    for account in accounts:
+        account.judge()
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
-    return {
-        "run": job.run,
-        "pipeline": job.pipeline.name,
-        "at_ms": spec.at_ms,
-        "differing": sum(account.differing for account in accounts),
-        "pending": sum(account.pending for account in accounts),
-        "accounts": [_plain(asdict(account) | {"status": account.status}) for account in accounts],
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    return ReconcileReport(
+        run=job.run,
+        pipeline=job.pipeline.name,
+        at_ms=spec.at_ms,
+        differing=sum(account.differing for account in accounts),
+        pending=sum(account.pending for account in accounts),
+        accounts=tuple(accounts),
+        seconds=round(time.monotonic() - began, 1),
+    )
 
 
 def observe(job: Job, name: str, query: Query, since_ms: int = 0) -> Observed | None:
@@ -343,8 +347,8 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
     ]  # fmt: skip
     rest = ("what", "key", "batches", "offsets")
     named = [
-        (job.run, at, a.query, a.sink, d["what"], _json(d["key"]), d["batches"], _json(d["offsets"]),
-         _json({name: value for name, value in d.items() if name not in rest}))
+        (job.run, at, a.query, a.sink, d.what, _json(d.key), list(d.batches), _json(d.offsets),
+         _json({name: value for name, value in to_json(d).items() if name not in rest}))
         for a in accounts
         for d in a.differences
     ]  # fmt: skip
@@ -360,15 +364,4 @@ def _moment(milliseconds: int | None) -> datetime | None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(_plain(value), sort_keys=True)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
-    """Return JSON-safe values: decimals and times as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()  # a collected time is in this process's zone
-    return str(value) if isinstance(value, (Decimal, date)) else value
+    return json.dumps(value, sort_keys=True)

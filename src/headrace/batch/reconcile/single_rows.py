@@ -6,8 +6,7 @@ differ are compared row by row. A duplicate from an at-least-once write is not a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,12 +14,13 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, archive_reader
 from headrace.batch.archive_reader import Archive
 from headrace.batch.reconcile import sink_frames
-from headrace.batch.reconcile.kinds import KEEP, Account
+from headrace.batch.reconcile.kinds import KEEP
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
 from headrace.contract.model import Query
 from headrace.driver import sinks
 from headrace.store.file_sink import Directory
 from headrace.store.gaps import Loss
+from headrace.store.job_reports import Account, Difference
 from headrace.store.ledger import Record
 
 BUCKET = 4096  # source offsets
@@ -99,18 +99,17 @@ def in_files(
         first, past = bounds([record for record in ledger if record["batch"] in batches])
         missing = row.found_rows is None
         what = "missing in the sink" if missing else "in the sink without records" if not row.made_rows else "differs"
+        topic = query.sources[0]
         account.differences.append(
-            {
-                "what": what,
-                "key": {"batch": row.batch},
-                "batch": {"rows": row.made_rows or 0},
-                "speed": {"rows": row.found_rows or 0},
-                "late": {"rows": 0},
-                "batches": batches,
-                "offsets": {
-                    f"{query.sources[0]}/{p}": [first[p], end - 1] for p, end in past.items() if end > first[p]
-                },
-            }
+            Difference(
+                what,
+                {"batch": row.batch},
+                batch={"rows": row.made_rows or 0},
+                speed={"rows": row.found_rows or 0},
+                late={"rows": 0},
+                batches=tuple(batches),
+                offsets={f"{topic}/{p}": (first[p], end - 1) for p, end in past.items() if end > first[p]},
+            )
         )
     del account.differences[KEEP:]
 
@@ -169,24 +168,18 @@ def archive(
     spots = wrong.select(PARTITION, OFFSET, what.alias("what")).orderBy(PARTITION, OFFSET)
     account.differing += spots.count()
     for row in spots.limit(KEEP).collect():
-        place = (snapshot.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1)
-        account.differences.append(_place_difference(row.what, *place))
+        account.differences.append(_range(row.what, snapshot.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1))
     del account.differences[KEEP:]
 
 
-def _lost(loss: Loss, topic: str) -> list[dict[str, Any]]:
+def _lost(loss: Loss, topic: str) -> list[Difference]:
     """Return the places of a loss: if some of a batch's offsets never held a record, the lost ones are among its gaps."""
     spans = [(partition, span) for partition, parts in sorted(loss.spans.items()) for span in parts]
     among = sum(past - first for _, (first, past) in spans)
     what = "missing in the archive"
     if loss.records < among:
         what += f": {loss.records} records among these {among} offsets"
-    differences = [
-        _place_difference(what, topic, p, first, past - 1, past - first) for p, (first, past) in spans[:KEEP]
-    ]
-    for parts in differences:
-        parts["batches"] = [] if loss.batch is None else [loss.batch]
-    return differences
+    return [_range(what, topic, p, first, past - 1, past - first, loss.batch) for p, (first, past) in spans[:KEEP]]
 
 
 def _as_sent(name: str) -> Column:
@@ -226,21 +219,22 @@ def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[Re
         .collect()
     )
     account.differing += sum(row["count"] for row in rows)
-    for row in rows[:KEEP]:
-        difference = _place_difference(row.what, topic, row[PARTITION], row.low, row.high, row["count"])
-        difference["batches"] = [] if row.batch is None else [row.batch]
-        account.differences.append(difference)
+    account.differences += [
+        _range(row.what, topic, row[PARTITION], row.low, row.high, row["count"], row.batch) for row in rows[:KEEP]
+    ]
 
 
-def _place_difference(what: str, topic: str, partition: int, first: int, last: int, count: int) -> dict[str, Any]:
-    key: Mapping[str, Any] = {"topic": topic, "partition": partition}
-    return {
-        "what": what,
-        "key": dict(key),
-        "rows": count,
-        "batches": [],
-        "offsets": {f"{topic}/{partition}": [first, last]},
-    }
+def _range(
+    what: str, topic: str, partition: int, first: int, last: int, count: int, batch: int | None = None
+) -> Difference:
+    """Return the difference of `count` records of a partition, of offsets from `first` to `last`."""
+    return Difference(
+        what,
+        {"topic": topic, "partition": partition},
+        batches=() if batch is None else (batch,),
+        offsets={f"{topic}/{partition}": (first, last)},
+        rows=count,
+    )
 
 
 def _with_bucket(rows: DataFrame) -> DataFrame:

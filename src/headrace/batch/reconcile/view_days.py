@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, Window
@@ -17,12 +16,13 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile.kinds import KEEP, Account
+from headrace.batch.reconcile.kinds import KEEP, cells
 from headrace.contract import batch_views as contract
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import Query
-from headrace.store import paths, small_files
+from headrace.store import view_state
+from headrace.store.job_reports import Account, Difference
 
 KIND = "batch view"
 NEWEST, OLDER = 7, 7  # number of days that one run compares
@@ -36,15 +36,15 @@ def compare(
 
     A day that is stale, or has new records since the newest run of the views, is pending: the next run computes it.
     """
-    state: dict[str, Any] = small_files.read_json(paths.view_state(job.root, job.pipeline.name)) or {"days": {}}
-    held = sorted(date.fromisoformat(day) for day in state["days"])
+    state = view_state.read(job.root, job.pipeline.name)
+    held = sorted(date.fromisoformat(day) for day in state.days)
     served = {name: query for name, query in contract.views(job.pipeline).items() if name in wanted}
     if not held or not served:
         return []
     days = chosen(held, spec.at_ms, spec.since_ms)
     topics = {topic for query in served.values() for topic in query.sources}
     moving = views.touched(job, {topic: archives[topic] for topic in topics}, state)[0]
-    moving |= {date.fromisoformat(day) for day in state.get("stale", ())}
+    moving |= {date.fromisoformat(day) for day in state.stale}
     settled = [day for day in days if day not in moving]
     accounts = [Account(name, f"view {names.batch_view_table(job.pipeline.name, name)}", KIND) for name in served]
     for account in accounts:
@@ -114,23 +114,18 @@ def _with_count(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
     return rows.withColumn(accounting.ROWS, F.count(F.lit(1)).over(Window.partitionBy(*keys)))
 
 
-def _difference(row: Row, keys: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
+def _difference(row: Row, keys: Sequence[str], values: Sequence[str]) -> Difference:
     present, wanted = bool(row["_has_speed"]), bool(row["_has_due"])
     twice = present and row[f"_speed_{accounting.ROWS}"] > 1
-    missing, strange = "missing in the view", "in the view without records"
-    return {
-        "what": missing
-        if not present
-        else strange
-        if not wanted
-        else "in the view more than once"
-        if twice
-        else "differs",
-        "key": {key: row[key] for key in keys},
-        "due": {value: row[f"_due_{value}"] for value in values} if wanted else None,
-        "speed": {value: row[f"_speed_{value}"] for value in values} if present else None,
-        "batch": None,
-        "late": None,
-        "batches": [],
-        "offsets": {},
-    }
+    if not present:
+        what = "missing in the view"
+    elif not wanted:
+        what = "in the view without records"
+    else:
+        what = "in the view more than once" if twice else "differs"
+    return Difference(
+        what,
+        cells((key, row[key]) for key in keys),
+        due=cells((value, row[f"_due_{value}"]) for value in values) if wanted else None,
+        speed=cells((value, row[f"_speed_{value}"]) for value in values) if present else None,
+    )

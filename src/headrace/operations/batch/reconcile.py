@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
 from headrace.contract import names
@@ -18,7 +20,7 @@ from headrace.operations.batch import job_runs
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.store import paths, small_files
-from headrace.store.records import Json
+from headrace.store.job_reports import Account, ReconcileReport
 
 DAY_MS = 86_400_000
 
@@ -67,9 +69,8 @@ def queries_of(pipeline: str, chosen: Sequence[str]) -> list[str] | None:
     bare = [name for name in chosen if not name.partition(".")[2]]
     if bare:
         raise HeadraceError(f"{bare[0]!r} names no query: write PIPELINE.QUERY, such as pos_sales.tumbling.")
-    return (
-        [query for name, _, query in (each.partition(".") for each in chosen) if name == pipeline] if chosen else None
-    )
+    parts = [name.partition(".") for name in chosen]
+    return [query for name, _, query in parts if name == pipeline] if chosen else None
 
 
 def has_run(root: str, pipeline: str) -> bool:
@@ -80,77 +81,99 @@ def has_run(root: str, pipeline: str) -> bool:
     return any("." not in name for name in small_files.list_names(paths.pipeline_folder(root, pipeline)))
 
 
-def summary(report: Json, named: int = 3) -> Json:
-    """Return a report that is small enough for an XCom: one entry for each account, with its first `named` differences."""
-    return {
-        "run": report["run"],
-        "pipeline": report["pipeline"],
-        "at_ms": report["at_ms"],
-        "differing": report["differing"],
-        "pending": report["pending"],
-        "seconds": report["seconds"],
-        "accounts": [
-            {key: value for key, value in account.items() if key != "differences"}
-            | {"differences": account["differences"][:named]}
-            for account in report["accounts"]
-        ],
-    }
+def summary(report: ReconcileReport, named: int = 3) -> ReconcileReport:
+    """Return a report that is small enough for an XCom: of each account the first `named` differences."""
+    accounts = (replace(account, differences=account.differences[:named]) for account in report.accounts)
+    return replace(report, accounts=tuple(accounts))
 
 
-def require_even(report: Json) -> None:
+def require_even(report: ReconcileReport) -> None:
     """Raise HeadraceError with the first difference of each account that does not add up, and with what was not compared.
 
     An account that could not be compared is a failure. So is a report in which nothing was compared.
     """
     messages = []
-    differing = [account for account in report["accounts"] if account["differing"]]
+    differing = [account for account in report.accounts if account.differing]
     if differing:
-        named = "; ".join(f"{account['query']}: {account['differing']} ({words(account)})" for account in differing)
-        messages.append(f"{report['pipeline']} does not add up: {named}.")
+        named = "; ".join(f"{account.query}: {account.differing} ({words(account)})" for account in differing)
+        messages.append(f"{report.pipeline} does not add up: {named}.")
     uncompared = not_compared(report)
     if uncompared:
-        messages.append(f"{report['pipeline']} was not compared: {'; '.join(uncompared)}.")
+        messages.append(f"{report.pipeline} was not compared: {'; '.join(uncompared)}.")
     if messages:
-        raise HeadraceError(f"{' '.join(messages)} See docs/runbooks/ReconcileDifference.md, run {report['run']}.")
+        raise HeadraceError(f"{' '.join(messages)} See docs/runbooks/ReconcileDifference.md, run {report.run}.")
 
 
-def not_compared(report: Json) -> list[str]:
+def not_compared(report: ReconcileReport) -> list[str]:
     """Return a text for each account that should have been compared but was not, or one text if no account compared anything.
 
     A report without accounts (nothing ran) has nothing to compare.
     """
-    accounts = report["accounts"]
-    messages = [
-        f"{account['query']} ({account['note']})" for account in accounts if account["status"] == "NOT_COMPARED"
-    ]
-    if not messages and accounts and not any(account["compared"] for account in accounts):
-        notes = sorted({account["note"] for account in accounts if account["note"]})
+    accounts = report.accounts
+    messages = [f"{account.query} ({account.note})" for account in accounts if account.status == "NOT_COMPARED"]
+    if not messages and accounts and not any(account.compared for account in accounts):
+        notes = sorted({account.note for account in accounts if account.note})
         messages = [f"nothing of it ({', '.join(notes) or 'no record, no closed window'})"]
     return messages
 
 
-def words(account: Json) -> str:
+def words(account: Account) -> str:
     """Return the first difference of an account as text: what, key, batches and offsets."""
-    if not account["differences"]:
+    if not account.differences:
         return "none named"
-    first = account["differences"][0]
-    key = ", ".join(f"{name}={value}" for name, value in first["key"].items())
-    batches = _short(first["batches"])
-    offsets = ", ".join(f"{partition} {low}-{high}" for partition, (low, high) in sorted(first["offsets"].items()))
-    parts = [f"{first['what']} {key}".strip(), f"batches {batches}" if batches else "", offsets]
+    first = account.differences[0]
+    key = ", ".join(f"{name}={value}" for name, value in first.key.items())
+    batches = _short(first.batches)
+    offsets = ", ".join(f"{partition} {low}-{high}" for partition, (low, high) in sorted(first.offsets.items()))
+    parts = [f"{first.what} {key}".strip(), f"batches {batches}" if batches else "", offsets]
     return printable(", ".join(part for part in parts if part))
 
 
-def trend(root: str, pipeline: str, limit: int = 100) -> list[Json]:
+@dataclass(frozen=True)
+class ComparedRow:
+    """A row of the table of all runs: an account. `at` and `closed` are times; `closed` is that of the newest closed window."""
+
+    run: str
+    at: datetime
+    query: str
+    sink: str
+    kind: str
+    generation: int
+    cut: int
+    closed: datetime | None
+    compared: int
+    late: int
+    pending: int
+    differing: int
+    note: str
+    status: str | None = None
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """A row of the table of differences. `key`, `offsets` and `detail` are JSON."""
+
+    run: str
+    at: datetime
+    query: str
+    sink: str
+    what: str
+    key: str
+    batches: tuple[int, ...]
+    offsets: str
+    detail: str
+
+
+def trend(root: str, pipeline: str, limit: int = 100) -> list[ComparedRow]:
     """Return the newest accounts of all runs, newest first: what was compared and how many rows differed."""
-    table = names.reconcile_table(pipeline, "runs")
-    rows = lake.rows(root, table)
-    return sorted(rows, key=lambda row: (row["at"], row["query"], row["sink"]), reverse=True)[:limit]
+    rows = lake.rows(ComparedRow, root, names.reconcile_table(pipeline, "runs"))
+    return sorted(rows, key=lambda row: (row.at, row.query, row.sink), reverse=True)[:limit]
 
 
-def differences(root: str, pipeline: str, run: str) -> list[Json]:
+def differences(root: str, pipeline: str, run: str) -> list[DifferenceRow]:
     """Return the differences of one run as stored in the report table."""
-    return [row for row in lake.rows(root, names.reconcile_table(pipeline, "differences")) if row["run"] == run]
+    rows = lake.rows(DifferenceRow, root, names.reconcile_table(pipeline, "differences"))
+    return [row for row in rows if row.run == run]
 
 
 def _short(batches: Sequence[int]) -> str:

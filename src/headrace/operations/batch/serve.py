@@ -22,7 +22,7 @@ from headrace.errors import HeadraceError
 from headrace.operations import lake
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
-from headrace.store import paths, small_files
+from headrace.store import view_state
 from headrace.store.records import Json
 
 MAX_WINDOWS = 20_000
@@ -45,7 +45,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A request for rows of one query: the values of key columns, and the event times [since, until)."""
 
     deployment: Deployment
@@ -82,7 +82,7 @@ def query(
     if name not in served:
         raise HeadraceError(f"{pipeline} serves no {name!r}: there is {', '.join(served) or 'nothing'}.")
     horizon = horizon_of(deployment.root, pipeline)
-    request = Asked(
+    request = Request(
         deployment, described, name, _typed(described, name, keys or {}), since, until or datetime.now(UTC), horizon
     )
     readers = {"running": _running, "window": _windows, "join": _joined}
@@ -91,14 +91,11 @@ def query(
 
 def horizon_of(root: str, pipeline: str) -> datetime | None:
     """Return the start of the first day that the batch views do not contain; None before their first run."""
-    state: Json = small_files.read_json(paths.view_state(root, pipeline)) or {}
-    if not state.get("horizon"):
-        return None
-    day = date.fromisoformat(state["horizon"])
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+    day = view_state.read(root, pipeline).horizon_day
+    return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _windows(request: Asked) -> list[Json]:
+def _windows(request: Request) -> list[Json]:
     since = request.since or request.horizon
     if since is None:
         raise HeadraceError(f"{request.pipeline.name} has no batch views yet: say from when with --since.")
@@ -107,7 +104,7 @@ def _windows(request: Asked) -> list[Json]:
     return rows + _layer(_speed_windows(request, request.name, begin), "speed")
 
 
-def _running(request: Asked) -> list[Json]:
+def _running(request: Request) -> list[Json]:
     """Return the sums of the view's days and the windows after them; before the first view, the table of totals."""
     if request.since is not None:
         raise HeadraceError(
@@ -117,13 +114,13 @@ def _running(request: Asked) -> list[Json]:
     if request.horizon is None:
         return _layer(_speed_table(request), "speed")
     windowed = batch_views.speed_windows(request.pipeline, request.name)
-    state = small_files.read_json(paths.view_state(request.deployment.root, request.pipeline.name)) or {}
-    if state.get("stale"):
+    state = view_state.read(request.deployment.root, request.pipeline.name)
+    if state.stale:
         raise HeadraceError(
-            f"{len(state['stale'])} days of the views of {request.pipeline.name} lack a column that came later. Compute them "
+            f"{len(state.stale)} days of the views of {request.pipeline.name} lack a column that came later. Compute them "
             f"first: headrace batch views {request.pipeline.name}"
         )
-    if not state.get("sums", {}).get(request.name, True):
+    if not state.sums.get(request.name, True):
         raise HeadraceError(
             f"{request.pipeline.name}.{request.name} cannot be served: its days do not add up to its totals (a maximum, a "
             "mean ...); ask its table, or a windowed query."
@@ -144,7 +141,7 @@ def _running(request: Asked) -> list[Json]:
     return [sums[key] for key in sorted(sums)]
 
 
-def _joined(request: Asked) -> list[Json]:
+def _joined(request: Request) -> list[Json]:
     time_column, sink = batch_views.day_column(request.query), _sink(request.query)
     missing = [name for name in sink.partition_key if name not in request.keys]
     if missing:
@@ -159,7 +156,7 @@ def _joined(request: Asked) -> list[Json]:
     return rows + _layer(speed_rows, "speed")
 
 
-def _batch(request: Asked, time_column: str | None, since: datetime | None) -> list[Json]:
+def _batch(request: Request, time_column: str | None, since: datetime | None) -> list[Json]:
     """Return the view's rows before the horizon."""
     from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -178,7 +175,7 @@ def _batch(request: Asked, time_column: str | None, since: datetime | None) -> l
     return _layer([{name: row[name] for name in request.query.columns if name in row} for row in ordered], "batch")
 
 
-def _speed_windows(request: Asked, name: str, begin: datetime) -> list[Json]:
+def _speed_windows(request: Request, name: str, begin: datetime) -> list[Json]:
     """Return the rows of a windowed query's table whose window begins in [begin, until). Each window is read by its key."""
     query_ = request.pipeline.queries[name]
     assert query_.aggregate is not None
@@ -199,7 +196,7 @@ def _speed_windows(request: Asked, name: str, begin: datetime) -> list[Json]:
     return sorted(rows, key=lambda row: tuple(str(row[column]) for column in batch_views.key(query_)))
 
 
-def _speed_table(request: Asked) -> list[Json]:
+def _speed_table(request: Request) -> list[Json]:
     sink = _sink(request.query)
     where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in request.keys]
     if any(name not in where for name in sink.partition_key):

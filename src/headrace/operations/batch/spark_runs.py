@@ -19,7 +19,8 @@ from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import run_events
 from headrace.store import snapshot as kept
-from headrace.store.records import Json, from_json
+from headrace.store.job_reports import ReconcileReport
+from headrace.store.records import Json, from_json, to_json
 
 _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
 
@@ -120,14 +121,15 @@ def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[J
     Raises HeadraceError that names the differences of every report that differs, and the runs that failed.
     """
     known, faults = reports(deployment, submitted)
-    for result in known:
+    results = [from_json(ReconcileReport, report) for report in known]
+    for result in results:
         try:
             reconcile.require_even(result)
         except HeadraceError as fault:
             faults.append(str(fault))
     if faults:
         raise HeadraceError(" ".join(faults))
-    return [reconcile.summary(result) for result in known]
+    return [to_json(reconcile.summary(result)) for result in results]
 
 
 def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:

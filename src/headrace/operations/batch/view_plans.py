@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from headrace.contract import batch_views, names
@@ -14,8 +15,9 @@ from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.supervisor.observe import KafkaEnds
-from headrace.store import paths, small_files
-from headrace.store.records import Json
+from headrace.store import view_state
+from headrace.store.job_reports import ViewsReport
+from headrace.store.view_state import ViewDay
 
 
 def plan(
@@ -53,27 +55,33 @@ def plan(
     return job_runs.prepare(deployment.root, "views", pipeline, spec, run)
 
 
-def status(root: str, pipeline: Pipeline) -> Json:
-    """Return the views of a pipeline: tables, horizon (the first day not in them), days and their newest run.
+@dataclass(frozen=True)
+class ViewsStatus:
+    """The views of a pipeline: tables, horizon (the first day not in them), days and their newest run.
 
     `stale` are the days that were computed before a view got a new column. The next run computes them again.
     """
-    state: Json = small_files.read_json(paths.view_state(root, pipeline.name)) or {"days": {}}
-    return {
-        "pipeline": pipeline.name,
-        "tables": [names.batch_view_table(pipeline.name, query) for query in batch_views.views(pipeline)],
-        "horizon": state.get("horizon"),
-        "days": state["days"],
-        "stale": state.get("stale", []),
-    }
+
+    pipeline: str
+    tables: tuple[str, ...]
+    horizon: str | None
+    days: dict[str, ViewDay]
+    stale: tuple[str, ...]
 
 
-def behind(report: Json) -> list[str]:
+def status(root: str, pipeline: Pipeline) -> ViewsStatus:
+    """Return the state of a pipeline's views."""
+    state = view_state.read(root, pipeline.name)
+    tables = tuple(names.batch_view_table(pipeline.name, query) for query in batch_views.views(pipeline))
+    return ViewsStatus(pipeline.name, tables, state.horizon, state.days, state.stale)
+
+
+def behind(report: ViewsReport) -> list[str]:
     """Return a text for each partition whose records were not all in the archive when the views of a report were computed."""
     return [
-        f"{report['pipeline']}: the archive of {lag['topic']}/{lag['partition']} is at {lag['reached']} of {lag['end']}: "
-        f"see headrace stream status {report['pipeline']}"
-        for lag in report["behind"]
+        f"{report.pipeline}: the archive of {lag.topic}/{lag.partition} is at {lag.reached} of {lag.end}: "
+        f"see headrace stream status {report.pipeline}"
+        for lag in report.behind
     ]
 
 

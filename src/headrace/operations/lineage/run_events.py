@@ -34,6 +34,7 @@ from headrace.operations.lineage.graph import (
 )
 from headrace.store import driver_files, generation, ledger, small_files
 from headrace.store.driver_files import Heartbeat
+from headrace.store.job_reports import ViewsReport
 from headrace.store.records import Json
 
 if TYPE_CHECKING:
@@ -97,20 +98,17 @@ def fail_views(deployment: Deployment, pipeline: str, run: str, error: str) -> N
             _emit(deployment, job, _view_run(job, run), "FAIL", {"run": run}, error=error)
 
 
-def emit_views(deployment: Deployment, report: Mapping[str, Any]) -> Json:
+def emit_views(deployment: Deployment, report: ViewsReport) -> Json:
     """Emit one COMPLETE event for each view after a run of batch views, with the number of written rows."""
     from headrace.operations.lineage import emit
 
-    pipeline = report["pipeline"]
-    described, where = deployment.pipeline(pipeline), places(deployment)
+    described, where = deployment.pipeline(report.pipeline), places(deployment)
+    details = {"days": list(report.days), "run": report.run}
     events = [
-        emit.event(
-            job, _view_run(job, report["run"]), "COMPLETE", _now_ms(), {"days": report["days"], "run": report["run"]},
-            report["rows"][name],
-        )
+        emit.event(job, _view_run(job, report.run), "COMPLETE", _now_ms(), details, report.rows[name])
         for name, job in view_jobs(described, where).items()
-    ]  # fmt: skip
-    return {"pipeline": pipeline, "events": len(events), "http": emit.emit(deployment.root, events)}
+    ]
+    return {"pipeline": report.pipeline, "events": len(events), "http": emit.emit(deployment.root, events)}
 
 
 def emit_refresh(
