@@ -2,6 +2,8 @@
 
 Spark defines what may change on a checkpoint (Structured Streaming guide, "Recovery semantics after changes in a
 streaming query"). The fingerprint holds only what may NOT change: no trigger, no rate limit, no watermark delay.
+
+It stays a JSON object, unlike other documents (ADR 47): a mark that this release does not know must refuse the start.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def declared(pipeline: Pipeline, query: str) -> dict[str, Any]:
     } | ({"state_store": "rocksdb"} if state.store_of(spec) == "rocksdb" else {})
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _source(source: Source) -> dict[str, dict[str, str] | str | None]:
     return {
         "columns": {name: _read(name, column) for name, column in sorted(source.columns.items())},
         "event_time": source.event_time.column if source.event_time else None,
@@ -50,7 +52,7 @@ def _read(name: str, column: SourceColumn) -> str:
     return column.type if path == (name,) else f"{column.type} from {json.dumps(path, ensure_ascii=False)}"
 
 
-def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:
+def _aggregate(pipeline: Pipeline, query: str) -> dict[str, list[str] | dict[str, str] | None] | None:
     aggregate = pipeline.queries[query].aggregate
     if aggregate is None:
         return None
@@ -68,7 +70,7 @@ def _aggregate(pipeline: Pipeline, query: str) -> dict[str, Any] | None:
     }
 
 
-def archive_declared(topic: str) -> dict[str, Any]:
+def archive_declared(topic: str) -> dict[str, str]:
     """Return the fingerprint of an archive query: it stores raw records, so only its topic matters."""
     return {"archive": topic}
 

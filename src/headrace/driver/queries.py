@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -116,8 +116,10 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
         query = names.archive_query(topic)
         new = query in asked and not generation.begun_by(driver.root, driver.pipeline.name, query, request)
         _require_archive_of(driver, topic, ids, new=new)
-    planned = _plan(driver, new_generations)
-    begun = [(name, frame, _generation(driver, name, marks, asked.get(name))) for name, frame, marks in planned]
+    begun = [
+        (plan.name, plan.frame, _generation(driver, plan, asked.get(plan.name)))
+        for plan in _plans(driver, new_generations)
+    ]
     for name, _, chosen in begun:
         topic_identity.require_same(
             chosen.paths(driver.root), _topics_of(driver.pipeline, name, ids), driver.pipeline.name
@@ -136,44 +138,55 @@ def _topics_of(pipeline: Pipeline, name: str, ids: topic_identity.TopicIds) -> t
 def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
     """Return for each query what its checkpoint cannot take of the current plan; nothing is started or written."""
     changes_by_query = {}
-    for name, _, marks in _plan(driver):
-        now = generation.current(driver.root, driver.pipeline.name, name)
-        changes = fingerprint.differences(now.fingerprint, marks) if now and now.fingerprint else []
+    for plan in _plans(driver):
+        now = generation.current(driver.root, driver.pipeline.name, plan.name)
+        changes = fingerprint.differences(now.fingerprint, plan.marks) if now and now.fingerprint else []
         if changes:
-            changes_by_query[name] = changes
+            changes_by_query[plan.name] = changes
     return changes_by_query
 
 
-def _plan(driver: Driver, new: frozenset[str] = frozenset()) -> list[tuple[str, DataFrame, dict[str, Any]]]:
-    """Return (name, frame, fingerprint) of every query. Raises HeadraceError(REFUSED) if a plan is not allowed."""
+@dataclass(frozen=True)
+class _Plan:
+    """A query that is to run: its frame, and the marks of its fingerprint."""
+
+    name: str
+    frame: DataFrame
+    marks: dict[str, Any]
+
+
+def _plans(driver: Driver, new: frozenset[str] = frozenset()) -> list[_Plan]:
+    """Return the plan of every query. Raises HeadraceError(REFUSED) if a plan is not allowed."""
     pipeline = driver.pipeline
-    planned: list[tuple[str, DataFrame, dict[str, Any]]] = []
+    plans = []
     for name, query in pipeline.queries.items():
         if query.dimensions:
             spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
         frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
         require_declared(frame, pipeline.name, name, query)
-        marks = fingerprint.declared(pipeline, name) | plan_marks(frame)
+        plan = _Plan(name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame))
         now = None if name in new else generation.current(driver.root, pipeline.name, name)
-        planned.append((name, frame, _without_unused(frame, query, now.fingerprint if now else {}, marks)))
+        plans.append(_without_unused(plan, query, now) if now else plan)
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
         begins = _starting_ms(driver, names.archive_query(topic), new)
         frame = archive_frame(driver, topic, begins)
-        planned.append((names.archive_query(topic), frame, fingerprint.archive_declared(topic)))
-    return planned
+        plans.append(_Plan(names.archive_query(topic), frame, dict(fingerprint.archive_declared(topic))))
+    return plans
 
 
-def _without_unused(frame: DataFrame, query: Query, old: dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
-    """Return a query's fingerprint without source columns that were added since `old` and that the query does not read."""
-    added = fingerprint.added_columns(old, marks)
+def _without_unused(plan: _Plan, query: Query, now: generation.Generation) -> _Plan:
+    """Return a plan without the marks of source columns that were added since `now` began and that the query does not read."""
+    added = fingerprint.added_columns(now.fingerprint, plan.marks)
     if not added:
-        return marks
+        return plan
     # A stateless query writes only its declared columns, whatever else the transform returns.
+    frame = plan.frame
     if refusals.of_one_record(query):
         frame = frame.select(*(f"`{name}`" for name in (*query.columns, *([query.matched] if query.matched else ()))))
     read = spark_plan.columns_read(frame, set().union(*added.values()))
-    return fingerprint.without(marks, {topic: columns - read for topic, columns in added.items()})
+    unused = {topic: columns - read for topic, columns in added.items()}
+    return replace(plan, marks=fingerprint.without(plan.marks, unused))
 
 
 def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
@@ -190,7 +203,7 @@ def _starting_ms(driver: Driver, name: str, new: frozenset[str]) -> int | None:
     return now.starting_ms if now and name not in new else None
 
 
-def plan_marks(frame: DataFrame) -> dict[str, Any]:
+def plan_marks(frame: DataFrame) -> dict[str, list[str] | dict[str, str]]:
     """Return the plan's part of a fingerprint."""
     return {"plan": spark_plan.stateful_nodes(frame), "state_inputs": spark_plan.state_inputs(frame)}
 
@@ -223,15 +236,15 @@ def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
     )
 
 
-def _generation(driver: Driver, name: str, marks: dict[str, Any], request: str | None) -> generation.Generation:
+def _generation(driver: Driver, plan: _Plan, request: str | None) -> generation.Generation:
     pipeline = driver.pipeline.name
     if request is None:
-        chosen = generation.resume_or_begin(driver.root, pipeline, name, marks)
+        chosen = generation.resume_or_begin(driver.root, pipeline, plan.name, plan.marks)
     else:
-        chosen = generation.begin(driver.root, pipeline, name, marks, request)
+        chosen = generation.begin(driver.root, pipeline, plan.name, plan.marks, request)
     # Spark 3.5 continues in cases where it must not: without metadata, or behind its own sinks.
-    stateful = marks.get("state_partitions") is not None
-    integrity.require_sound(chosen.paths(driver.root), names.query_name(pipeline, name), stateful=stateful)
+    stateful = plan.marks.get("state_partitions") is not None
+    integrity.require_sound(chosen.paths(driver.root), names.query_name(pipeline, plan.name), stateful=stateful)
     return chosen
 
 

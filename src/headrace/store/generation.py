@@ -7,14 +7,14 @@ worse, would not (Spark guide, "Recovery Semantics after Changes in a Streaming 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace import __version__
 from headrace.contract import fingerprint, names
 from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
-from headrace.store import checkpoint_log, ledger, small_files, snapshot, trees
+from headrace.store import checkpoint_log, ledger, records, small_files, snapshot, trees
 from headrace.store.paths import GenerationPaths, generation_paths, query_files, query_folder
 
 MARGIN_MICROS = 1_000_000
@@ -50,9 +50,6 @@ class Generation:
         return generation_paths(root, self.pipeline, self.query, self.number)
 
 
-_KEYS = {field.name for field in fields(Generation)}
-
-
 def current(root: str, pipeline: str, query: str) -> Generation | None:
     """Return the newest generation with a manifest, or None if the query never ran."""
     for number in reversed(_numbers(query_folder(root, pipeline, query))):
@@ -71,17 +68,13 @@ def all_of(root: str, pipeline: str, query: str) -> list[Generation]:
 
 def read(manifest: str) -> Generation | None:
     """Return the generation of a manifest, or None if the file does not exist. Ignores keys of newer releases."""
-    values = small_files.read_json(manifest)
-    if values is None:
-        return None
-    lineage = tuple((int(number), int(batch)) for number, batch in values.pop("lineage", ()))
-    return Generation(**{key: value for key, value in values.items() if key in _KEYS}, lineage=lineage)
+    return records.read(Generation, manifest)
 
 
 def write(root: str, generation: Generation) -> None:
     """Write a generation's manifest atomically. From then on it is the current one if its number is the highest."""
     paths = generation.paths(root)
-    small_files.write_json(paths.manifest, asdict(generation))
+    records.write(paths.manifest, generation)
     trees.remove_file(paths.draft)
 
 
