@@ -210,7 +210,7 @@ def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deploy
     assert found["web_events"]["verdict"] == "HEALTHY"
     assert found["pos_sales"]["verdict"] == "UNKNOWN"
     assert "colour: unknown key" in found["pos_sales"]["reason"]
-    assert "No pipeline file" in found["lost"]["reason"]
+    assert "lost.yaml links to nowhere, which does not exist" in found["lost"]["reason"]
     assert "colour: unknown key" in html(deployed)
     assert page.log_tail(deployed, "pos_sales", 5) == ""
     shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)
