@@ -7,6 +7,7 @@ Commands simulate an operator at a bad moment: a refusal is a correct answer, no
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import signal
 import threading
@@ -133,6 +134,24 @@ def _command(*arguments: str, pipeline: bool = True) -> Act:
     return act
 
 
+def _prune(ground: Ground, rng: random.Random) -> None:
+    """Prune what may be pruned, as an operator who carries out the plan that was printed."""
+    words = (
+        "checkpoint",
+        "prune",
+        rng.choice(ground.pipelines),
+        "--snapshot-days",
+        "0",
+        "--keep",
+        "1",
+        "--trash-days",
+        "0",
+    )
+    planned = ground.headrace(*words, "--json")
+    if planned.returncode == 0:
+        ground.headrace(*words, "--act", json.loads(planned.stdout)["id"])
+
+
 def _two_starts(ground: Ground, rng: random.Random) -> None:
     """Two operators start one pipeline at the same moment, in parallel to the supervisor."""
     name = rng.choice(ground.pipelines)
@@ -158,7 +177,7 @@ FAULTS: dict[str, Act] = {
     "restart": _command("stream", "restart", "--reason", "chaos"),
     "upgrade": _command("stream", "upgrade", "--batches", "1", "--minutes", "3"),
     "snapshot": _command("checkpoint", "snapshot"),
-    "prune": _command("checkpoint", "prune", "--snapshot-days", "0", "--keep", "1", "--trash-days", "0", "--act"),
+    "prune": _prune,
     "gather": _command("checkpoint", "gather"),
     "provision": _command("provision", pipeline=False),
 }

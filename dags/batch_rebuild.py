@@ -9,6 +9,7 @@ from airflow.sdk import DAG, task
 from headrace.orchestration import dag_support
 
 PIPELINES = dag_support.pipeline_names(__file__)
+APPROVAL = "approve_rebuild"
 
 with DAG(
     "batch_rebuild",
@@ -16,8 +17,8 @@ with DAG(
     **dag_support.dag_arguments(
         doc=dag_support.document(
             "Make a new generation of one query. Its first batches come from the archive, and it continues from Kafka: "
-            "nothing is skipped, and nothing is counted twice. The stream must be stopped. Steps: plan, approval (default: "
-            "Reject), plan again and compare, Spark run, manifest of the new generation.",
+            "nothing is skipped, and nothing is counted twice. The stream must be stopped. Steps: plan, approval of its id "
+            "(default: Reject), Spark run of exactly that plan, manifest of the new generation.",
             inputs="the Iceberg archive, the ledgers, Kafka's offsets.",
             effects="writes rows to the sinks of the query, and makes a new generation; the old one stays unchanged.",
             command="headrace batch rebuild",
@@ -43,22 +44,20 @@ with DAG(
         return batch_tasks.plan_rebuild(deployment.load(), form["pipeline"], form["query"])
 
     @task
-    def recheck_rebuild(
+    def order_rebuild(
         planned: dict[str, Any],
         params: dict[str, Any] | None = None,
+        ti: Any = None,  # noqa: ANN401 - Airflow's
         dag_run: object = None,
         run_id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Prepare the approved run. Fail if the plan has changed since."""
+        """Prepare the approved run. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
 
-        reason = (params or {})["reason"]
-        return [
-            spark_runs.order_rebuild(
-                deployment.load(), planned, run_id or "", by=dag_support.who(dag_run), reason=reason
-            )
-        ]
+        form = params or {}
+        approval = dag_support.approved(planned, ti, dag_run, APPROVAL, form["reason"])
+        return [spark_runs.order_rebuild(deployment.load(), form["pipeline"], form["query"], run_id or "", approval)]
 
     @task
     def rebuild_act(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,8 +71,8 @@ with DAG(
 
     planned = plan_rebuild()
     approve_rebuild = dag_support.approval(
-        "approve_rebuild", "Rebuild {{ params.pipeline }}.{{ params.query }} from the archive?", "plan_rebuild"
+        APPROVAL, "Rebuild {{ params.pipeline }}.{{ params.query }} from the archive?", "plan_rebuild"
     )
-    ordered = recheck_rebuild(planned)
+    ordered = order_rebuild(planned)
     planned >> approve_rebuild >> ordered
     dag_support.spark_run.expand(submission=ordered) >> rebuild_act(ordered)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from airflow.sdk import DAG, Asset, Param, task
 from headrace.orchestration import dag_support
 
 PIPELINES = dag_support.pipeline_names(__file__)
+APPROVE_RESTORE, APPROVE_PRUNE = "approve_restore", "approve_prune"
 SNAPSHOTS = Asset("checkpoint_snapshots", uri="headrace://snapshots")
 
 with DAG(
@@ -88,8 +89,8 @@ with DAG(
     **dag_support.dag_arguments(
         doc=dag_support.document(
             "Restore one query from a snapshot. This always makes a new generation and a new file-sink directory, so that no "
-            "row is lost silently. The stream must be stopped. Steps: plan, approval (default: Reject), plan again and "
-            "compare, act, verify.",
+            "row is lost silently. The stream must be stopped. Steps: plan, approval of its id (default: Reject), act on exactly "
+            "that plan, verify.",
             inputs="a snapshot, the state of the checkpoint.",
             effects="makes a new generation of the query; the old one stays unchanged.",
             command="headrace checkpoint restore",
@@ -118,22 +119,18 @@ with DAG(
         return tasks.plan_restore(deployment.load(), form["pipeline"], form["query"], form["snapshot"])
 
     @task
-    def recheck_restore(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again. Fail if the plan differs from the approved one."""
-        from headrace.operations import deployment
-        from headrace.orchestration import tasks
-
-        return tasks.recheck_restore(deployment.load(), planned)
-
-    @task
     def restore_act(
-        planned: dict[str, Any], params: dict[str, Any] | None = None, dag_run: object = None
+        planned: dict[str, Any],
+        params: dict[str, Any] | None = None,
+        ti: Any = None,  # noqa: ANN401 - Airflow's
+        dag_run: object = None,
     ) -> dict[str, Any]:
-        """Make a new generation from the snapshot."""
+        """Make a new generation from the snapshot. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment
         from headrace.orchestration import tasks
 
-        return tasks.restore(deployment.load(), planned, by=dag_support.who(dag_run), reason=(params or {})["reason"])
+        approval = dag_support.approved(planned, ti, dag_run, APPROVE_RESTORE, (params or {})["reason"])
+        return tasks.restore(deployment.load(), planned, approval)
 
     @task
     def verify_restored(made: dict[str, Any]) -> dict[str, Any]:
@@ -145,11 +142,11 @@ with DAG(
 
     planned = plan_restore()
     approve_restore = dag_support.approval(
-        "approve_restore", "Restore {{ params.pipeline }}.{{ params.query }} from a snapshot?", "plan_restore"
+        APPROVE_RESTORE, "Restore {{ params.pipeline }}.{{ params.query }} from a snapshot?", "plan_restore"
     )
-    rechecked = recheck_restore(planned)
-    planned >> approve_restore >> rechecked
-    verify_restored(restore_act(rechecked))
+    restored = restore_act(planned)
+    planned >> approve_restore >> restored
+    verify_restored(restored)
 
 with DAG(
     "checkpoint_prune",
@@ -183,26 +180,22 @@ with DAG(
         return tasks.plan_prune(deployment.load(), params or {})
 
     @task
-    def recheck_prune(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again. Fail if the plan differs from the approved one."""
+    def prune_act(
+        planned: dict[str, Any],
+        params: dict[str, Any] | None = None,
+        ti: Any = None,  # noqa: ANN401 - Airflow's
+        dag_run: object = None,
+    ) -> dict[str, Any]:
+        """Move what the plan names to the trash, or delete it from the trash. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment
         from headrace.orchestration import tasks
 
-        return tasks.recheck_prune(deployment.load(), planned)
-
-    @task
-    def prune_act(planned: dict[str, Any]) -> dict[str, Any]:
-        """Move what the plan names to the trash, or delete it from the trash."""
-        from headrace.operations import deployment
-        from headrace.orchestration import tasks
-
-        return tasks.prune(deployment.load(), planned)
+        approval = dag_support.approved(planned, ti, dag_run, APPROVE_PRUNE)
+        return tasks.prune(deployment.load(), params or {}, approval)
 
     planned_prune = plan_prune()
-    approve_prune = dag_support.approval("approve_prune", "Prune old checkpoints?", "plan_prune")
-    rechecked_prune = recheck_prune(planned_prune)  # type: ignore[arg-type]
-    planned_prune >> approve_prune >> rechecked_prune
-    prune_act(rechecked_prune)
+    approve_prune = dag_support.approval(APPROVE_PRUNE, "Prune old checkpoints?", "plan_prune")
+    planned_prune >> approve_prune >> prune_act(planned_prune)  # type: ignore[arg-type]
 
 with DAG(
     "checkpoint_compact",

@@ -30,10 +30,11 @@ from headrace.operations.batch import reconcile
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
+from headrace.operations.plans import Act
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.operations.supervisor import memory
-from headrace.store import driver_files, generation
+from headrace.store import driver_files, generation, records, small_files
 from headrace.store.driver_files import Heartbeat
 from tests.support.servers import kill
 
@@ -115,6 +116,12 @@ def answered(airflow: Airflow, dag_id: str, answer: str, **conf: Any) -> dict[st
     airflow.wait(dag_id, run_id, answer=answer)
     require(airflow, dag_id, run_id, "success")
     return airflow.task_states(dag_id, run_id)
+
+
+def approvals(own: Deployment) -> list[tuple[str, str, str]]:
+    """Return kind, subject and approver of every plan that was carried out, oldest first."""
+    acts = [records.read(Act, f"{own.root}/acts/{name}") for name in sorted(small_files.list_names(f"{own.root}/acts"))]
+    return [(act.plan.kind, act.plan.subject, act.approval.approved_by) for act in acts if act]
 
 
 def await_until(fact: Any, what: str, seconds: float = 300) -> None:
@@ -252,12 +259,15 @@ def test_snapshots_are_taken_and_a_drill_restores_them(running: Airflow) -> None
 def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(running: Airflow, own: Deployment) -> None:
     form = {"pipeline": NAME, "query": STATELESS, "snapshot": "", "reason": "a test"}
     refused = ended(running, "checkpoint_restore", "failed", **form)
-    assert "cannot be restored now" in running.task_log("checkpoint_restore", refused, "plan_restore")
+    assert f"The restore of {NAME}.{STATELESS} is blocked" in running.task_log(
+        "checkpoint_restore", refused, "plan_restore"
+    )
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a restore")
     unpaused = ended(running, "stream_resume", "failed", pipelines=[NAME])
     assert "is not paused (desired state STOPPED)" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
     assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
     states = answered(running, "checkpoint_restore", "Approve", **form)
+    assert approvals(own)[-1] == ("restore", f"{NAME}.{STATELESS}", "admin (Airflow)")
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="restored")
     state = (driver_files.heartbeat(own.root, NAME) or Heartbeat()).query(f"{NAME}.{STATELESS}")
@@ -269,6 +279,7 @@ def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, own
     ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
     assert answered(running, "checkpoint_prune", "Reject", **form)["prune_act"] == "skipped"
     assert answered(running, "checkpoint_prune", "Approve", **form)["prune_act"] == "success"
+    assert (approvals(own)[-1][0], approvals(own)[-1][2]) == ("prune", "admin (Airflow)")
 
 
 def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
@@ -320,11 +331,12 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
 ) -> None:
     form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
     refused = ended(running, "batch_rebuild", "failed", **form)
-    assert "attributed cannot be rebuilt now" in running.task_log("batch_rebuild", refused, "plan_rebuild")
+    assert f"The rebuild of {NAME}.attributed is blocked" in running.task_log("batch_rebuild", refused, "plan_rebuild")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a rebuild")
     assert answered(running, "batch_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
     before = generation.current(own.root, NAME, "attributed")
     assert answered(running, "batch_rebuild", "Approve", **form)["rebuild_act"] == "success"
+    assert approvals(own)[-1] == ("rebuild", f"{NAME}.attributed", "admin (Airflow)")
     now = generation.current(own.root, NAME, "attributed")
     assert before is not None
     assert now is not None

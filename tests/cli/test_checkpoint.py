@@ -55,17 +55,34 @@ def test_verify_ends_with_1_where_something_critical_is_found(root: str) -> None
     assert _call("verify", "--no-kafka", "pos_sales").exit_code == 1
 
 
-def test_a_reset_and_a_prune_are_plans_until_they_are_told_to_act(root: str) -> None:
-    planned = _json("restore", "pos_sales.tumbling", "--reset", "--at", "2026-01-01T00:00:00")
-    assert (planned["acted"], planned["new_generation"], planned["starting_ms"]) == (False, 2, 1_767_225_600_000)
+def test_a_reset_is_carried_out_with_the_id_of_its_plan_and_with_no_other(root: str) -> None:
+    words = ("restore", "pos_sales.tumbling", "--reset", "--at", "2026-01-01T00:00:00")
+    planned = _json(*words)
+    assert planned["items"][0]["detail"] == "with empty state, from 2026-01-01T00:00:00+00:00 of its topics"
+    *_, last = _call(*words).stdout.splitlines()
+    assert last.endswith(
+        f"headrace checkpoint restore pos_sales.tumbling --reset --at '2026-01-01 00:00:00' --act {planned['id']}"
+    )
+    begin(root)
+    refused = _call(*words, "--act", planned["id"])
+    assert refused.exit_code == 1
+    assert f"The situation changed since plan {planned['id']}" in str(refused.exception)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
-    assert now.number == 1
+    assert (now.number, _json(*words)["id"] != planned["id"]) == (2, True)
+
+
+def test_a_prune_is_carried_out_with_the_id_of_its_plan_and_with_no_other(root: str) -> None:
     assert _json("prune", "--generation-days", "0")["items"] == []
+    assert "There is nothing to do for the prune of" in _call("prune", "--generation-days", "0").stdout
     begin(root)
-    (item,) = _json("prune", "--generation-days", "0")["items"]
-    assert item["path"].endswith("checkpoints/pos_sales/tumbling/0001")
-    assert _json("prune", "--generation-days", "0", "--act")["acted"] is True
+    planned = _json("prune", "--generation-days", "0")
+    (item,) = planned["items"]
+    assert (item["action"], item["target"]) == ("move to the trash", "checkpoints/pos_sales/tumbling/0001")
+    refused = _call("prune", "--generation-days", "0", "--act", "3f2a9c01")
+    assert "The situation changed since plan 3f2a9c01" in str(refused.exception)
+    assert _json("prune", "--generation-days", "0") == planned, "nothing was moved"
+    assert _json("prune", "--generation-days", "0", "--act", planned["id"])["id"] == planned["id"]
     assert _json("prune", "--generation-days", "0")["items"] == []
 
 

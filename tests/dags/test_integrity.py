@@ -35,12 +35,12 @@ CRITICAL_EDGES = [
     ("stream_upgrade", "watch", "keep"),
     ("stream_upgrade", "watch", "roll_back"),
     ("checkpoint_drill", "spark_run", "judge"),
-    ("checkpoint_restore", "approve_restore", "recheck_restore"),
+    ("checkpoint_restore", "approve_restore", "restore_act"),
     ("checkpoint_restore", "restore_act", "verify_restored"),
     ("batch_views", "spark_run", "computed"),
     ("reconcile", "spark_run", "judge"),
-    ("batch_rebuild", "approve_rebuild", "recheck_rebuild"),
-    ("batch_rebuild", "recheck_rebuild", "spark_run"),
+    ("batch_rebuild", "approve_rebuild", "order_rebuild"),
+    ("batch_rebuild", "order_rebuild", "spark_run"),
     ("batch_rebuild", "spark_run", "rebuild_act"),
     ("quality", "plan_checks", "run_checks"),
     ("quality", "together", "gate"),
@@ -263,9 +263,7 @@ def test_the_compaction_of_a_pipeline_that_fails_stops_no_upkeep_of_the_others(d
     assert _before(dags["checkpoint_compact"], "plan_upkeep") == set()
 
 
-def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default_and_a_recheck(
-    dags: dict[str, Dag],
-) -> None:
+def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default(dags: dict[str, Dag]) -> None:
     gated = {dag_id for dag_id, dag in dags.items() if "destructive" in dag["tags"]}
     for dag_id, task_id, task in _tasks(dags):
         if not re.search(r"(^|_)act$", task_id):
@@ -275,7 +273,6 @@ def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default_and
         approvals = [name for name in before if dags[dag_id]["tasks"][name]["type"] == "ApprovalOperator"]
         assert approvals, f"{dag_id}.{task_id} has no approval before it"
         assert task["trigger_rule"].endswith("ALL_SUCCESS") or task["trigger_rule"] == "all_success"
-        assert any("recheck" in name and set(approvals) & _before(dags[dag_id], name) for name in before), dag_id
     for dag_id in gated:
         tasks = dags[dag_id]["tasks"]
         assert any(re.search(r"(^|_)act$", name) for name in tasks), f"{dag_id} names no act"

@@ -15,7 +15,6 @@ from headrace.batch import finite_job
 from headrace.contract.job_files import SPECS, JobProgress
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs
-from headrace.operations.batch.rebuild import RebuildPlan
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.supervisor import memory
 from headrace.operations.supervisor.memory import Supervision
@@ -33,7 +32,6 @@ DOCUMENTS: list[tuple[str, type[Any]]] = [
     ("supervision", Supervision),
     *((f"order-{duty}", kind) for duty, kind in SPECS.items()),
     ("progress", JobProgress),
-    ("plan-rebuild", RebuildPlan),
     ("report-views", ViewsReport),
     ("report-reconcile", ReconcileReport),
     ("report-drill", DrillReport),

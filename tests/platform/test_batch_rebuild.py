@@ -18,6 +18,7 @@ from headrace.local.settings import Settings
 from headrace.operations.batch import job_runs, rebuild
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
+from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
 from tests.support import events, found
 from tests.support.batch import deployment_of
@@ -71,17 +72,20 @@ def test_a_rebuilt_query_goes_on_from_kafka_and_is_exact(
     empty(stage, {int(p): int(end) for p, end in stage.ends(TOPIC).items()})
     planned = rebuild.plan(deployment, stage.name, "tumbling")
     assert any("the archive ends at" in blocker for blocker in planned.blockers), planned
-    with pytest.raises(HeadraceError, match=r"cannot be rebuilt: .*what lies between is lost"):
-        rebuild.prepare(deployment, planned, by="a test", reason="none")
+    with pytest.raises(HeadraceError, match=r"The rebuild of .* is blocked: .*what lies between is lost"):
+        rebuild.prepare(deployment, stage.name, "tumbling", Approval(planned.id, by="a test", reason="none"))
 
 
 def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> None:
     planned = rebuild.plan(deployment, stage.name, query)
     assert planned.blockers == ()
-    assert (planned.archived, planned.again, planned.number) == (archived, 0, 2)
-    with pytest.raises(HeadraceError, match="look at a new plan"):
-        rebuild.prepare(deployment, replace(planned, fingerprint="old"), by="a test", reason="none")
-    given = rebuild.prepare(deployment, planned, by="a test", reason="retention took it", rows_each=300)
+    assert planned.items[0].target == "generation 2"
+    assert planned.items[0].note == f"{archived:,} offsets from the archive, then 0 from Kafka"
+    approval = Approval(planned.id, by="a test", reason="retention took it")
+    assert rebuild.plan(deployment, stage.name, query).id == planned.id
+    with pytest.raises(HeadraceError, match="The situation changed since plan 3f2a9c01"):
+        rebuild.prepare(deployment, stage.name, query, replace(approval, plan="3f2a9c01"))
+    given = rebuild.prepare(deployment, stage.name, query, approval, rows_each=300)
     report = job_runs.execute(deployment, given)
     # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
     assert report["batches"] >= 2

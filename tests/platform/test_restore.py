@@ -21,6 +21,7 @@ from headrace.operations.batch import job_runs
 from headrace.operations.checkpoints import compact, drill, inspect, restore, snapshots, verify
 from headrace.operations.clients import kafka_admin
 from headrace.operations.drivers import generations
+from headrace.operations.plans import Approval
 from headrace.operations.produce.record import Record
 from headrace.operations.provision.run import provision
 from headrace.store import archive_notes, file_sink, generation, small_files, trees
@@ -117,7 +118,7 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
         now = stage.generation(query)
         cut = kept.read(stage.root, stage.name, query, taken[query])
         assert cut is not None
-        assert (now.number, now.lineage, told[query]["sound"]) == (2, ((1, cut.batch),), True)
+        assert (now.number, now.lineage, told[query].sound) == (2, ((1, cut.batch),), True)
         # the ledger goes on where the cut was, and remembers what was before
         assert stage.ledger(query) == before[query][: cut.batch + 1]
         assert before[query][-1]["batch"] > cut.batch, f"{query} took no batch after the cut: nothing is restored"
@@ -295,7 +296,8 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         assert stage.stop() == 0
         for query, at in (("files", middle_ms), (archive, None)):
             planned = restore.plan_reset(stage.launcher, stage.pipeline, query, at)
-            made = restore.act(stage.launcher, stage.pipeline, planned, by="test", reason="again from the middle")
+            approval = Approval(planned.id, by="test", reason="again from the middle")
+            made = restore.reset(stage.launcher, stage.pipeline, query, approval, at)
             assert (made.number, made.starting_ms, made.reason, made.fingerprint) == (
                 2,
                 at,

@@ -16,6 +16,7 @@ from headrace.operations import retention, topics
 from headrace.operations.batch import job_runs, rebuild
 from headrace.operations.clients import kafka_admin
 from headrace.operations.dead_letters import reader as dead_letters
+from headrace.operations.plans import Approval
 from headrace.operations.quality import offsets
 from headrace.operations.supervisor.observe import KafkaEnds, positions_of
 from headrace.store import archive_notes
@@ -165,8 +166,10 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
     for answer in admin.delete_records(places).values():
         answer.result(30)
     planned = rebuild.plan(deployment, stage.name, "product_totals")
-    assert (planned.blockers, planned.again) == ((), 0)
-    report = job_runs.execute(deployment, rebuild.prepare(deployment, planned, by="a test", reason="retention took it"))
+    assert planned.blockers == ()
+    assert planned.items[0].note.endswith("then 0 from Kafka")
+    approval = Approval(planned.id, by="a test", reason="retention took it")
+    report = job_runs.execute(deployment, rebuild.prepare(deployment, stage.name, "product_totals", approval))
     rebuild.finish(deployment, report)
     before = totals(stage)
     second.committed(sales("committed-2", 1))

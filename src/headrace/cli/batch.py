@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from headrace.cli.common import (
     time_of,
     who,
 )
+from headrace.cli.plans import Act, approval, show
 from headrace.contract import batch_views as contract
 from headrace.errors import HeadraceError
 from headrace.operations import retention, tables
@@ -175,31 +175,19 @@ def repair(
 
 @batch.command("rebuild")
 def rebuild_query(
+    context: typer.Context,
     pipeline: One,
     query: Annotated[str, typer.Argument(metavar="QUERY")],
-    act: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
-    ] = None,
+    act: Act = "",
     reason: Annotated[str, typer.Option(help="The reason, recorded in the generation.")] = "rebuilt from the archive",
     as_json: Json = False,
 ) -> None:
-    """Show how a query would be rebuilt from the archive; with --act, rebuild it: a new generation, with the stream stopped."""
+    """Rebuild a query from the archive: a new generation, with the stream stopped. Exit code 1 if it is blocked or refused."""
     deployment = provisioned(starting=True)
-    planned = rebuild.plan(deployment, pipeline, query)
-    if act is None:
-        if as_json:
-            print_json(to_json(planned))
-            return
-        console.print(
-            f"Generation {planned.number} of {pipeline}.{query}: {planned.archived} offsets from the archive, "
-            f"then {planned.again} from Kafka."
-        )
-        for blocker in planned.blockers:
-            console.print(f"Blocked: {blocker}.")
-        if not planned.blockers:
-            console.print(f"To carry it out: headrace batch rebuild {pipeline} {query} --act {planned.fingerprint}")
+    if not act:
+        show(context, rebuild.plan(deployment, pipeline, query), as_json)
         return
-    run = rebuild.prepare(deployment, replace(planned, fingerprint=act), by=who(), reason=reason)
+    run = rebuild.prepare(deployment, pipeline, query, approval(act, who(), reason))
     with progress_bars() as report:
         done = rebuild.finish(deployment, _execute(deployment, run, f"rebuild {query}", report))
     if as_json:

@@ -1,6 +1,6 @@
 """`headrace checkpoint ...`: inspect, verify, snapshot, restore, prune and drill checkpoints.
 
-Arguments are PIPELINE or PIPELINE.QUERY. Commands that change something show their plan first and need --act.
+Arguments are PIPELINE or PIPELINE.QUERY. Restore and prune show their plan and carry it out with --act ID (ADR 48).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from headrace.cli.common import (
     progress_bars,
     who,
 )
+from headrace.cli.plans import Act, approval, show
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import tables
+from headrace.operations import plans, tables
 from headrace.operations.checkpoints import compact, drill, inspect, prune, restore, snapshots, verify
 from headrace.store.records import to_json
 
@@ -31,7 +32,6 @@ checkpoint = typer.Typer(no_args_is_help=True, help="Inspect, verify, snapshot, 
 
 Specs = Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE[.QUERY]]...", help="Default: all.")]
 Spec = Annotated[str, typer.Argument(metavar="PIPELINE.QUERY")]
-Act = Annotated[bool, typer.Option("--act", help="Carry out the plan; without it the plan is only shown.")]
 
 
 @checkpoint.command("inspect")
@@ -121,38 +121,45 @@ def checkpoint_snapshot(
 
 @checkpoint.command("restore")
 def checkpoint_restore(
+    context: typer.Context,
     spec: Spec,
     snapshot: Annotated[str, typer.Option("--from", metavar="SNAPSHOT", help="Default: the newest.")] = "",
     reset: Annotated[bool, typer.Option("--reset", help="Begin with empty state instead of a snapshot.")] = False,
     at: Annotated[
         datetime | None, typer.Option(help="With --reset: the broker time (UTC) to begin at. Default: the beginning.")
     ] = None,
-    act: Act = False,
+    act: Act = "",
     reason: Annotated[str, typer.Option(help="The reason, recorded in the manifest.")] = "by hand",
     as_json: Json = False,
 ) -> None:
-    """Restore a query from a snapshot, or reset it; always begins a new generation. Exit code 1 if it is blocked."""
+    """Restore a query from a snapshot, or reset it; always begins a new generation. Exit code 1 if it is blocked or refused."""
     deployment, (pipeline, query) = deployed(), _one(spec)
     launcher = deployment.launcher()
     if at and not reset:
         raise HeadraceError("--at needs --reset: a snapshot has its own offsets.")
+    starting = int(at.replace(tzinfo=UTC).timestamp() * 1000) if at else None
+    chosen = "" if reset else restore.choose(launcher.root, pipeline.name, query, snapshot).id
+    if not act and reset:
+        show(context, restore.plan_reset(launcher, pipeline, query, starting), as_json)
+        return
+    bindings = deployment.bindings
+    if not act:
+        show(context, restore.plan(launcher, pipeline, query, chosen, bindings), as_json, snapshot=chosen)
+        return
+    approved = approval(act, who(), reason)
     if reset:
-        starting = int(at.replace(tzinfo=UTC).timestamp() * 1000) if at else None
-        planned = restore.plan_reset(launcher, pipeline, query, starting)
+        made = restore.reset(launcher, pipeline, query, approved, starting)
     else:
-        planned = restore.plan(launcher, pipeline, query, snapshot or None, deployment.bindings)
-    done: dict[str, Any] = to_json(planned) | {"acted": False}
-    if act:
-        made = restore.act(launcher, pipeline, planned, by=who(), reason=reason, bindings=deployment.bindings)
-        report = verify.verify(launcher.root, pipeline, query, deployment.bindings)
-        done |= {"acted": True, "sound": report.sound, "generation": made.number}
-    _show(done, as_json)
-    if planned.blockers or done.get("sound") is False:
+        made = restore.act(launcher, pipeline, query, approved, chosen, bindings)
+    done = restore.verified(launcher, pipeline, made, act, bindings)
+    _show(to_json(done), as_json)
+    if not done.sound:
         raise typer.Exit(1)
 
 
 @checkpoint.command("prune")
 def checkpoint_prune(
+    context: typer.Context,
     specs: Annotated[list[str] | None, typer.Argument(metavar="[PIPELINE]...", help="Default: all.")] = None,
     generation_days: Annotated[
         float, typer.Option(min=0, help="Keep a generation for this many days after it ended.")
@@ -160,25 +167,21 @@ def checkpoint_prune(
     snapshot_days: Annotated[float, typer.Option(min=0, help="Keep a snapshot for this many days.")] = 30,
     keep: Annotated[int, typer.Option(min=1, help="Number of snapshots of each query to keep regardless of age.")] = 3,
     trash_days: Annotated[float, typer.Option(min=0, help="Keep files in the trash for this many days.")] = 7,
-    act: Act = False,
+    act: Act = "",
     as_json: Json = False,
 ) -> None:
     """Move old generations and snapshots to the trash, and delete what has been there long enough."""
     root = deployed().root
     retention = prune.Retention(generation_days, snapshot_days, keep, trash_days)
-    pipelines = list(pipelines_of(specs).values())
-    planned = prune.plan(root, pipelines, retention)
-    if act:
-        planned = prune.act(root, pipelines, retention, planned.fingerprint)
-    if as_json:
-        print_json(to_json(planned) | {"bytes": planned.bytes, "acted": act})
+    pipelines = pipelines_of(specs).values()
+    if not act:
+        show(context, prune.plan(root, pipelines, retention), as_json)
         return
-    rows = [("deleted" if item.delete else "to the trash", item.path, item.bytes, item.why) for item in planned.items]
-    console.print(tables.plain(("", "folder", "bytes", "why"), rows) if rows else "There is nothing to prune.")
-    for sentence in planned.kept:
-        console.print(f"Kept: {sentence}.", highlight=False, soft_wrap=True)
-    if rows and not act:
-        console.print("This is only the plan. To carry it out, add --act.")
+    done = prune.act(root, pipelines, retention, approval(act, who()))
+    if as_json:
+        print_json(plans.to_json(done))
+    else:
+        console.print(f"{len(done.items)} folders were moved to the trash or deleted.")
 
 
 @checkpoint.command("drill")

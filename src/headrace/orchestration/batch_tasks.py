@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from headrace.contract.wording import code_span
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.batch import rebuild, repair
 from headrace.operations.dead_letters import replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
-from headrace.store.records import Json, to_json
+from headrace.store.records import Json
 
 SHOWN = 20
 
@@ -40,15 +41,8 @@ def recheck_repair(deployment: Deployment, planned: Json) -> Json:
 
 
 def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
-    """Return the plan of a rebuild with `words` for a person. Raises HeadraceError if something blocks it."""
-    plan = rebuild.plan(deployment, pipeline, query)
-    if plan.blockers:
-        raise HeadraceError(f"{pipeline}.{query} cannot be rebuilt now: {'; '.join(plan.blockers)}.")
-    words = (
-        f"Generation {plan.number} of **{pipeline}.{query}** is made from {plan.archived:,} offsets of the archive, "
-        f"then {plan.again:,} are read from Kafka. Its rows are written into its sinks; the present generation stays as it is."
-    )
-    return to_json(plan) | {"words": words}
+    """Return the plan of a rebuild for its approval. Raises HeadraceError if something blocks it."""
+    return plans.for_approval(rebuild.plan(deployment, pipeline, query))
 
 
 def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> Json:

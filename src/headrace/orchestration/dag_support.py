@@ -33,6 +33,7 @@ from headrace.contract.names import refresh_names
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers.interface import LauncherSilentError
+from headrace.operations.plans import Approval
 from headrace.orchestration import notify
 from headrace.orchestration.pools import BATCH_POOL
 from headrace.store.records import Json
@@ -272,6 +273,16 @@ def approver(ti: Any, task_id: str) -> str:  # noqa: ANN401 - Airflow's task ins
     if "Approve" not in answer.get("chosen_options", ()) or not name:
         raise HeadraceError(f"The task {task_id} was not approved. Start the run again and answer there.")
     return f"{name} (Airflow)"
+
+
+def approved(planned: Json, ti: Any, dag_run: object, task_id: str, reason: str = "") -> Approval:  # noqa: ANN401
+    """Return the approval that the task `task_id` got for a plan (`plans.for_approval`): what an acting task passes on.
+
+    Raises HeadraceError if the plan was not approved.
+    """
+    return Approval(
+        planned.get("plan", "of an earlier release"), by=who(dag_run), approved_by=approver(ti, task_id), reason=reason
+    )
 
 
 def who(dag_run: object) -> str:

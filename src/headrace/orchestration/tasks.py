@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from headrace.contract import names
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.checkpoints import prune as prune_checkpoints
 from headrace.operations.checkpoints import restore as restore_checkpoints
 from headrace.operations.checkpoints import snapshots
@@ -16,7 +17,8 @@ from headrace.operations.checkpoints import verify as verify_checkpoints
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control, desired_state, interface
 from headrace.operations.drivers.interface import Launcher
-from headrace.store.records import Json, from_json, to_json
+from headrace.operations.plans import Approval
+from headrace.store.records import Json
 
 
 def start(
@@ -93,75 +95,36 @@ def verify(deployment: Deployment, pipeline: str, query: str) -> Json:
 
 
 def plan_restore(deployment: Deployment, pipeline: str, query: str, snapshot: str = "") -> Json:
-    """Return the plan of a restore, JSON-safe, with `words` for a person. Raises HeadraceError if it is blocked."""
+    """Return the plan of a restore for its approval, and the snapshot that was chosen. Raises HeadraceError if it is blocked."""
     described = deployment.pipeline(pipeline)
     if query not in names.query_names(described):
         raise HeadraceError(
             f"Unknown query {query!r} of {pipeline}. Known queries: {', '.join(names.query_names(described))}."
         )
-    plan = restore_checkpoints.plan(deployment.launcher(), described, query, snapshot or None, deployment.bindings)
-    if plan.blockers:
-        raise HeadraceError(f"{pipeline}.{query} cannot be restored now: {'; '.join(plan.blockers)}.")
-    words = [
-        (
-            f"**{pipeline}.{query}** goes back to batch {plan.batch} of generation {plan.source_generation}, as generation "
-            f"{plan.new_generation}, from snapshot `{plan.snapshot}`."
-        ),
-        f"{plan.again:,} offsets are read again. The present generation stays as it is.",
-        *(f"Mind: {warning}" for warning in plan.warnings),
-    ]
-    return to_json(plan) | {"words": "\n\n".join(words)}
+    chosen = restore_checkpoints.choose(deployment.root, pipeline, query, snapshot).id
+    plan = restore_checkpoints.plan(deployment.launcher(), described, query, chosen, deployment.bindings)
+    return plans.for_approval(plan) | {"pipeline": pipeline, "query": query, "snapshot": chosen}
 
 
-def recheck_restore(deployment: Deployment, planned: Json) -> Json:
-    """Return the same plan if it is still valid. Raises HeadraceError if something has changed meanwhile."""
-    replanned = plan_restore(deployment, planned["pipeline"], planned["query"], planned["snapshot"])
-    if replanned["fingerprint"] != planned["fingerprint"]:
-        raise HeadraceError(
-            f"{planned['pipeline']}.{planned['query']} is not as it was when the restore was approved: make a new plan."
-        )
-    return replanned
-
-
-def restore(deployment: Deployment, planned: Json, *, by: str, reason: str) -> Json:
+def restore(deployment: Deployment, planned: Json, approval: Approval) -> Json:
     """Carry out a plan of `plan_restore`. Returns {pipeline, query, generation}."""
     described = deployment.pipeline(planned["pipeline"])
-    plan = from_json(restore_checkpoints.RestorePlan, planned)
     restored = restore_checkpoints.act(
-        deployment.launcher(), described, plan, by=by, reason=reason, bindings=deployment.bindings
+        deployment.launcher(), described, planned["query"], approval, planned["snapshot"], deployment.bindings
     )
     return {"pipeline": restored.pipeline, "query": restored.query, "generation": restored.number}
 
 
 def plan_prune(deployment: Deployment, retention: Json) -> Json:
-    """Return the plan of a prune with `words` for a person, or {} if there is nothing to do."""
+    """Return the plan of a prune for its approval, or {} if there is nothing to do."""
     kept = prune_checkpoints.Retention(**retention)
     plan = prune_checkpoints.plan(deployment.root, deployment.pipelines().values(), kept)
-    if not plan.items:
-        return {}
-    lines = [
-        f"- {'delete' if item.delete else 'to the trash'}: {item.why}, {item.bytes:,} bytes" for item in plan.items
-    ]
-    more = [f"- and {len(lines) - 50} more"] if len(lines) > 50 else []
-    return {
-        "fingerprint": plan.fingerprint,
-        "retention": retention,
-        "items": len(plan.items),
-        "words": "\n".join(lines[:50] + more),
-    }
+    return plans.for_approval(plan) if plan.items else {}
 
 
-def recheck_prune(deployment: Deployment, planned: Json) -> Json:
-    """Return the same plan if it is still valid. Raises HeadraceError if the work has changed."""
-    replanned = plan_prune(deployment, planned["retention"])
-    if replanned.get("fingerprint") != planned["fingerprint"]:
-        raise HeadraceError("The work of a prune is not what was approved: make a new plan.")
-    return replanned
-
-
-def prune(deployment: Deployment, planned: Json) -> Json:
+def prune(deployment: Deployment, retention: Json, approval: Approval) -> Json:
     """Carry out a plan of `plan_prune`. Returns how many trees were moved to the trash and how many were deleted."""
-    kept = prune_checkpoints.Retention(**planned["retention"])
-    done = prune_checkpoints.act(deployment.root, list(deployment.pipelines().values()), kept, planned["fingerprint"])
-    deleted = sum(item.delete for item in done.items)
+    kept = prune_checkpoints.Retention(**retention)
+    done = prune_checkpoints.act(deployment.root, deployment.pipelines().values(), kept, approval)
+    deleted = sum(item.action == prune_checkpoints.DELETE for item in done.items)
     return {"trashed": len(done.items) - deleted, "deleted": deleted}

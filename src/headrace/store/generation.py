@@ -140,7 +140,7 @@ def manifest_gone(root: str, pipeline: str, query: str, number: int) -> str:
     return (
         f"{generation_paths(root, pipeline, query, number).manifest} is missing (MANIFEST_GONE). An earlier generation would "
         f"continue, and its rows would lose against those of generation {number}. See docs/runbooks/CheckpointLogDamaged.md, "
-        f"usually: headrace stream stop {pipeline}; headrace checkpoint restore {name}{again} --act; "
+        f"usually: headrace stream stop {pipeline}; headrace checkpoint restore {name}{again}; the command that it prints; "
         f"headrace stream start {pipeline}"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -11,9 +10,9 @@ from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import inspect, prune, restore, snapshots, verify
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.interface import Driver
-from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, small_files, trees
+from headrace.operations.plans import Act, Approval
+from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, records, small_files, trees
 from headrace.store import snapshot as kept
-from headrace.store.records import from_json, to_json
 from tests.support import checkpoints
 from tests.support.checkpoints import FakeLauncher, begin, plan_batch, rows_of, run, write_batch
 
@@ -79,12 +78,14 @@ def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_b
     taken = snapshots.take(root, "pos_sales", "tumbling")
     run(root, made, range(4, 9))
     plan_batch(root, made, 9)
+    planned = restore.plan(FakeLauncher(root), POS, "tumbling", taken.id)
+    assert planned.items[0].note == "120 offsets are read again"
     told = restore.restore(FakeLauncher(root), POS, "tumbling", taken.id, **WHO)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
     assert (now.number, now.lineage, now.snapshot, now.fingerprint) == (2, ((1, 3),), taken.id, made.fingerprint)
     assert now.started_micros > made.started_micros
-    assert (told["generation"], told["sound"], told["again"]) == (2, True, 2 * 60)
+    assert (told.plan, told.generation, told.sound) == (planned.id, 2, True)
     own = now.paths(root)
     assert [record["batch"] for record in ledger.read(own.ledger)] == [0, 1, 2, 3]
     assert checkpoint_log.newest_batch(own.checkpoint) == 3
@@ -105,11 +106,13 @@ def test_a_generation_that_lost_its_manifest_is_restored_and_what_it_had_read_is
     trees.remove_file(made.paths(root).manifest)
     report = verify.verify(root, POS, "tumbling")
     assert [each.fault for each in report.findings] == ["MANIFEST_GONE"]
-    assert "headrace checkpoint restore pos_sales.tumbling --act" in report.findings[0].what
+    assert "headrace checkpoint restore pos_sales.tumbling; the command that it prints" in report.findings[0].what
+    planned = restore.plan(FakeLauncher(root), POS, "tumbling")
     told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
-    assert (now.number, now.snapshot, told["again"], told["sound"]) == (3, taken.id, 2 * 50, True)
+    assert (now.number, now.snapshot, told.sound) == (3, taken.id, True)
+    assert planned.items[0].note == "100 offsets are read again"
     assert now.started_micros > made.started_micros + 8
     assert generation.lost(root, "pos_sales", "tumbling") == []
 
@@ -119,9 +122,9 @@ def test_a_generation_that_lost_its_manifest_and_has_no_snapshot_is_reset(root: 
     run(root, made, range(4))
     trees.remove_file(made.paths(root).manifest)
     planned = restore.plan_reset(FakeLauncher(root), POS, "tumbling")
-    assert planned.new_generation == 2
-    assert "totals in the sinks fall" in planned.warnings[0]
-    assert restore.act(FakeLauncher(root), POS, planned, **WHO).number == 2
+    assert [(item.action, item.target) for item in planned.items] == [("begin", "generation 2")]
+    assert "totals in the sinks fall" in planned.notes[0]
+    assert restore.reset(FakeLauncher(root), POS, "tumbling", Approval(planned.id, **WHO)).number == 2
     assert verify.verify(root, POS, "tumbling").findings == ()
 
 
@@ -193,7 +196,7 @@ def test_a_restore_is_refused_while_a_driver_lives_or_is_wanted(root: str) -> No
     with pytest.raises(HeadraceError, match="is wanted RUNNING"):
         restore.restore(launcher, POS, "tumbling", **WHO)
     desired_state.write(root, "pos_sales", "RUNNING", "test", "upgrade", hold_seconds=60)
-    assert restore.restore(launcher, POS, "tumbling", **WHO)["generation"] == 2
+    assert restore.restore(launcher, POS, "tumbling", **WHO).generation == 2
 
 
 def test_a_driver_that_comes_up_during_a_restore_keeps_its_generation(
@@ -214,21 +217,55 @@ def test_a_driver_that_comes_up_during_a_restore_keeps_its_generation(
     assert generation.current(root, "pos_sales", "tumbling") == made
     launcher.living = []
     monkeypatch.setattr(trees, "copy", copy)
-    assert restore.restore(launcher, POS, "tumbling", **WHO)["generation"] == 3, "a half restore was used"
+    assert restore.restore(launcher, POS, "tumbling", **WHO).generation == 3, "a half restore was used"
 
 
-def test_what_was_approved_is_what_is_done(root: str) -> None:
+def test_a_restore_does_what_was_approved_or_nothing(root: str) -> None:
     made = begin(root)
     run(root, made, range(3))
     snapshots.take(root, "pos_sales", "tumbling")
     planned = restore.plan(FakeLauncher(root), POS, "tumbling")
     assert generation.current(root, "pos_sales", "tumbling") == made, "a plan changes nothing"
-    assert from_json(restore.RestorePlan, json.loads(json.dumps(to_json(planned)))) == planned
-    begin(root)
-    with pytest.raises(HeadraceError, match="is not as it was when this was planned"):
-        restore.act(FakeLauncher(root), POS, planned, **WHO)
-    later = restore.plan(FakeLauncher(root), POS, "tumbling")
-    assert later.warnings[0].startswith("generation(s) [2] began after this snapshot")
+    assert restore.plan(FakeLauncher(root), POS, "tumbling").id == planned.id, "the same situation"
+    run(root, made, range(3, 5))
+    same = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert (same.id, same.items[0].note) == (planned.id, "40 offsets are read again"), "the lag is a note"
+    later = begin(root)
+    with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id}"):
+        restore.act(FakeLauncher(root), POS, "tumbling", Approval(planned.id, **WHO))
+    assert generation.current(root, "pos_sales", "tumbling") == later
+    assert small_files.list_names(f"{root}/acts") == []
+    now = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert now.notes[0].startswith("Generation(s) [2] began after this snapshot")
+    done = restore.act(FakeLauncher(root), POS, "tumbling", Approval(now.id, approved_by="mia", **WHO))
+    assert (done.number, done.by, done.reason) == (3, "test", "test")
+    (name,) = small_files.list_names(f"{root}/acts")
+    act = records.read(Act, f"{root}/acts/{name}")
+    assert act is not None
+    assert (act.plan, act.approval.approved_by) == (now, "mia")
+
+
+def test_the_plan_of_a_restore_is_another_after_a_newer_snapshot_a_changed_file_or_for_a_reset(root: str) -> None:
+    made = begin(root)
+    run(root, made, range(3))
+    taken = snapshots.take(root, "pos_sales", "tumbling")
+    planned = restore.plan(FakeLauncher(root), POS, "tumbling")
+    run(root, made, range(3, 5))
+    snapshots.take(root, "pos_sales", "tumbling")
+    newest = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert newest.id != planned.id
+    assert restore.plan(FakeLauncher(root), POS, "tumbling", taken.id).id == planned.id, "it was pinned"
+    checkpoints.put(f"{taken.paths(root).checkpoint}/state/0/1/2.delta", b"other")
+    assert restore.plan(FakeLauncher(root), POS, "tumbling", taken.id).blockers
+    resets = [restore.plan_reset(FakeLauncher(root), POS, "tumbling", at) for at in (None, 1, 2)]
+    assert len({newest.id, *(plan.id for plan in resets)}) == 4
+
+
+def test_a_snapshot_is_restored_where_every_generation_is_gone(root: str) -> None:
+    run(root, begin(root), range(3))
+    snapshots.take(root, "pos_sales", "tumbling")
+    trees.remove(paths.query_folder(root, "pos_sales", "tumbling"))
+    assert restore.restore(FakeLauncher(root), POS, "tumbling", **WHO).sound
 
 
 def test_a_damaged_generation_can_still_be_left_for_a_snapshot(root: str) -> None:
@@ -237,16 +274,20 @@ def test_a_damaged_generation_can_still_be_left_for_a_snapshot(root: str) -> Non
     snapshots.take(root, "pos_sales", "tumbling")
     run(root, made, range(3, 6))
     checkpoints.put(checkpoint_log.offsets_entry(made.paths(root).checkpoint, 5), "")
-    told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
-    assert (told["sound"], told["again"]) == (True, 60), "the ledger tells how far it was"
+    planned = restore.plan(FakeLauncher(root), POS, "tumbling")
+    assert planned.items[0].note == "60 offsets are read again", "the ledger tells how far it was"
+    assert restore.restore(FakeLauncher(root), POS, "tumbling", **WHO).sound
 
 
 def test_a_reset_takes_the_plan_of_its_first_driver_and_notes_time_and_reason(root: str) -> None:
     run(root, begin(root), range(3))
     planned = restore.plan_reset(FakeLauncher(root), POS, "tumbling", 1_700_000_000_000)
-    made = restore.act(FakeLauncher(root), POS, planned, **WHO)
+    assert planned.items[0].detail == "with empty state, from 2023-11-14T22:13:20+00:00 of its topics"
+    with pytest.raises(HeadraceError, match="The situation changed"):
+        restore.reset(FakeLauncher(root), POS, "tumbling", Approval(planned.id, **WHO))
+    made = restore.reset(FakeLauncher(root), POS, "tumbling", Approval(planned.id, **WHO), 1_700_000_000_000)
     assert (made.number, made.starting_ms, made.reason, made.fingerprint) == (2, 1_700_000_000_000, "test", {})
-    assert "state begins empty" in planned.warnings[0]
+    assert "State begins empty" in planned.notes[0]
     taken_up = generation.resume_or_begin(root, "pos_sales", "tumbling", {"mode": "other"})
     assert (taken_up.number, taken_up.fingerprint, taken_up.reason) == (2, {"mode": "other"}, "test")
 
@@ -272,13 +313,18 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     keep = prune.Retention(generation_days=0, snapshot_days=0, snapshots=1, trash_days=1)
     assert prune.plan(root, [_with_files()], prune.Retention()).items == ()
     planned = prune.plan(root, [_with_files()], keep)
-    gone = [item.path[len(root) + 1 :] for item in planned.items]
+    assert prune.plan(root, [_with_files()], keep, time.time_ns() // 1_000_000 + 1000).id == planned.id, (
+        "ages are notes"
+    )
+    gone = [item.target for item in planned.items]
     assert gone[:2] == ["checkpoints/pos_sales/files/0002", "files/pos_sales/files/0002"]
     # of four snapshots, the newest and the one that the current generation came from stay
     assert [path.startswith("snapshots/") for path in gone[2:]] == [True, True]
-    with pytest.raises(HeadraceError, match="look at a new plan"):
-        prune.act(root, [_with_files()], keep, "other")
-    prune.act(root, [_with_files()], keep, planned.fingerprint)
+    snapshots.take(root, "pos_sales", "files")
+    with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id}"):
+        prune.act(root, [_with_files()], keep, Approval(planned.id, **WHO))
+    assert all(trees.files(f"{root}/{path}") for path in gone), "nothing was moved"
+    prune.act(root, [_with_files()], keep, Approval(prune.plan(root, [_with_files()], keep).id, **WHO))
     assert [each.number for each in generation.all_of(root, "pos_sales", "files")] == [1, 3]
     assert rows_of(root, now) == seen == [0, 1, 2]
     assert old.id in {each.id for each in kept.listed(root, "pos_sales", "files")}
@@ -286,7 +332,8 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     (trashed,) = small_files.list_names(paths.trash(root))
     assert trees.files(f"{paths.trash(root)}/{trashed}/files/pos_sales/files/0002")
     later = prune.plan(root, [_with_files()], keep, time.time_ns() // 1_000_000 + 2 * prune.DAY_MS)
-    assert [item.path for item in later.items if item.delete] == [f"{paths.trash(root)}/{trashed}"]
+    assert [item.target for item in later.items if item.action == prune.DELETE] == [f"trash/{trashed}"]
+    assert later.items[-1].note.startswith("in the trash for 2.0 days, ")
 
 
 def test_prune_keeps_the_output_files_that_a_kept_snapshot_is_restored_with_and_takes_them_with_it(root: str) -> None:
@@ -297,7 +344,7 @@ def test_prune_keeps_the_output_files_that_a_kept_snapshot_is_restored_with_and_
     later = time.time_ns() // 1_000_000 + 15 * prune.DAY_MS
     planned = prune.plan(root, [_with_files()], prune.Retention(), later)
     assert planned.items == ()
-    assert planned.kept == (f"generation 1 of pos_sales.files: snapshot {taken.id} needs its output files",)
+    assert planned.notes == (f"Generation 1 of pos_sales.files stays: snapshot {taken.id} needs its output files.",)
     restore.restore(FakeLauncher(root), _with_files(), "files", taken.id, **WHO)
     now = generation.current(root, "pos_sales", "files")
     assert now is not None
@@ -308,7 +355,7 @@ def test_prune_keeps_the_output_files_that_a_kept_snapshot_is_restored_with_and_
         snapshots.take(root, "pos_sales", "files")
     much_later = later + 30 * prune.DAY_MS
     keep = prune.Retention(snapshots=1)
-    gone = [item.path[len(root) + 1 :] for item in prune.plan(root, [_with_files()], keep, much_later).items]
+    gone = [item.target for item in prune.plan(root, [_with_files()], keep, much_later).items]
     assert {"files/pos_sales/files/0001", f"snapshots/pos_sales/files/{taken.id}"} <= set(gone)
 
 
@@ -325,7 +372,8 @@ def test_a_snapshot_that_was_broken_off_is_none_and_goes_once_a_later_one_is_who
     assert prune.plan(root, [POS], prune.Retention()).items == ()
     snapshots.take(root, "pos_sales", "tumbling")
     (item,) = prune.plan(root, [POS], prune.Retention()).items
-    assert (item.path.endswith(broken), item.why) == (True, "a snapshot of pos_sales.tumbling that was broken off")
+    assert item.target.endswith(broken)
+    assert item.note.startswith("a snapshot of pos_sales.tumbling that was broken off, ")
 
 
 def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:

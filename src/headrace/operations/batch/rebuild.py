@@ -1,55 +1,62 @@
 """Rebuild of a query from the archive, for operators: plan, job spec, and the manifest that makes the result current.
 
-It is for a query that lost records to retention (`retention`). Plan -> approval -> Spark run (`batch/rebuild.py`) -> finish.
+It is for a query that lost records to retention (`retention`). Plan -> approval (ADR 48) -> Spark run (`batch/rebuild.py`) ->
+finish.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headrace.contract import names
 from headrace.contract.job_files import Ends, RebuildSpec
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.batch import job_runs
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.checkpoints import restore
 from headrace.operations.checkpoints.verify import kafka_ranges
 from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
+from headrace.operations.plans import Approval, Plan
 from headrace.store import archive_notes as archived
 from headrace.store import generation
 from headrace.store.generation import Generation
-from headrace.store.records import Json, short_id
+from headrace.store.records import Json
 
 ROWS_EACH = 1_000_000  # archived records in each batch
 
 
 @dataclass(frozen=True)
-class RebuildPlan:
-    """What a rebuild would do, JSON-safe for an approval.
+class _Survey:
+    """What a rebuild would read: `archived` offsets from the archive, then `again` from Kafka, which begins at `first`."""
 
-    `number` is the number of the new generation. `archived` offsets come from the archive; `again` offsets are then read from
-    Kafka. `first` is the first offset in Kafka of each partition. `fingerprint` is the id of the plan.
-    """
-
-    pipeline: str = ""
-    query: str = ""
-    number: int = 0
-    archived: int = 0
-    again: int = 0
-    first: Ends = field(default_factory=dict)
-    blockers: tuple[str, ...] = ()
-    fingerprint: str = ""
+    archived: int
+    again: int
+    first: Ends
+    blockers: tuple[str, ...]
 
 
-def plan(deployment: Deployment, pipeline: str, query: str) -> RebuildPlan:
+def plan(deployment: Deployment, pipeline: str, query: str) -> Plan:
     """Return what a rebuild would do. Changes nothing. Raises HeadraceError if the query is unknown or never ran."""
     described = deployment.pipeline(pipeline)
     if query not in described.queries:
         raise HeadraceError(f"Unknown query {query!r} of {pipeline}. Known queries: {', '.join(described.queries)}.")
-    reset = restore.plan_reset(deployment.launcher(), described, query)
-    blockers = list(reset.blockers)
+    restore.require_ran(deployment.root, pipeline, query)
+    return _plan(deployment, pipeline, query, _survey(deployment, described, query))
+
+
+def _plan(deployment: Deployment, pipeline: str, query: str, surveyed: _Survey) -> Plan:
+    note = f"{surveyed.archived:,} offsets from the archive, then {surveyed.again:,} from Kafka"
+    items = restore.succession(deployment.root, pipeline, query, "from the archive, then from Kafka", note)
+    return Plan("rebuild", names.query_name(pipeline, query), items, surveyed.blockers)
+
+
+def _survey(deployment: Deployment, described: Pipeline, query: str) -> _Survey:
+    pipeline = described.name
+    blockers = restore.blockers(deployment.launcher(), pipeline)
     from_archive, again = 0, 0
     first: Ends = {}
     for topic in described.queries[query].sources:
@@ -69,47 +76,28 @@ def plan(deployment: Deployment, pipeline: str, query: str) -> RebuildPlan:
                     f"{topic}/{partition}: the archive ends at {reached}, Kafka begins at {begin}, what lies between is lost"
                 )
             first.setdefault(topic, {})[str(partition)] = begin
-    basis = [pipeline, query, reset.new_generation, reset.fingerprint, blockers]
-    return RebuildPlan(
-        pipeline=pipeline,
-        query=query,
-        number=reset.new_generation,
-        archived=from_archive,
-        again=again,
-        first=first,
-        blockers=tuple(blockers),
-        fingerprint=short_id(basis),
-    )
+    return _Survey(from_archive, again, first, tuple(blockers))
 
 
 def prepare(
     deployment: Deployment,
-    approved: RebuildPlan,
-    *,
-    by: str,
-    reason: str,
+    pipeline: str,
+    query: str,
+    approval: Approval,
     run: str | None = None,
     rows_each: int = ROWS_EACH,
 ) -> BatchRun:
-    """Write the job spec of an approved rebuild and return the run.
-
-    Raises HeadraceError if something blocks the rebuild, or if it differs from the plan.
-    """
-    pipeline, query = approved.pipeline, approved.query
-    replanned = plan(deployment, pipeline, query)
-    name = names.query_name(pipeline, query)
-    if replanned.blockers:
-        raise HeadraceError(f"{name} cannot be rebuilt: {'; '.join(replanned.blockers)}.")
-    if replanned.fingerprint != approved.fingerprint:
-        raise HeadraceError(f"{name} is not as it was when its rebuild was planned: look at a new plan.")
+    """Write the job spec of an approved rebuild and return the run. Raises HeadraceError as `plans.begin` does."""
+    surveyed = _survey(deployment, deployment.pipeline(pipeline), query)
+    plans.begin(deployment.root, _plan(deployment, pipeline, query, surveyed), approval)
     spec = RebuildSpec(
         query=query,
-        number=replanned.number,
+        number=generation.next_number(deployment.root, pipeline, query),
         started_micros=generation.next_start_micros(deployment.root, pipeline, query),
-        first=replanned.first,
+        first=surveyed.first,
         rows_each=rows_each,
-        reason=reason,
-        by=by,
+        reason=approval.reason,
+        by=approval.by,
         at_ms=time.time_ns() // 1_000_000,
     )
     return job_runs.prepare(deployment.root, "rebuild", pipeline, spec, run)

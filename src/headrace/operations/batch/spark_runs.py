@@ -18,9 +18,10 @@ from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import run_events
+from headrace.operations.plans import Approval
 from headrace.store import snapshot as kept
 from headrace.store.job_reports import ReconcileReport
-from headrace.store.records import Json, from_json, to_json
+from headrace.store.records import Json, to_json
 
 _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
 
@@ -157,10 +158,9 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json
     return reports_kept
 
 
-def order_rebuild(deployment: Deployment, planned: Json, run: str, *, by: str, reason: str) -> Json:
+def order_rebuild(deployment: Deployment, pipeline: str, query: str, run: str, approval: Approval) -> Json:
     """Prepare the approved rebuild and return its submission. Raises HeadraceError as `rebuild.prepare` does."""
-    approved = from_json(rebuild.RebuildPlan, planned)
-    return submission(deployment, rebuild.prepare(deployment, approved, by=by, reason=reason, run=run))
+    return submission(deployment, rebuild.prepare(deployment, pipeline, query, approval, run))
 
 
 def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:

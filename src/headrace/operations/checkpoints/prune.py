@@ -1,7 +1,7 @@
 """Prune: old generations and snapshots move to the trash. After a second period they are deleted.
 
-Nothing inside the current generation is touched, because Spark manages those files. A plan only reads. `act` computes the plan
-again and refuses if it differs.
+Nothing inside the current generation is touched, because Spark manages those files. `plan` only reads; `act` carries out the
+approved plan (ADR 48).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from itertools import pairwise
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import plans
+from headrace.operations.plans import Approval, Item, Plan
 from headrace.store import generation, paths, small_files, trees
 from headrace.store import snapshot as kept
-from headrace.store.records import short_id
 
 DAY_MS = 86_400_000
+TRASH, DELETE = "move to the trash", "delete"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -33,64 +35,39 @@ class Retention:
     trash_days: float = 7
 
 
-@dataclass(frozen=True)
-class Item:
-    """One tree to remove: it moves to the trash, or (`delete`) is deleted from the trash."""
-
-    path: str
-    delete: bool
-    why: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class PrunePlan:
-    """What a prune would do. An approval names the `fingerprint`. `kept` lists what is old but stays, with the reason."""
-
-    items: tuple[Item, ...]
-    fingerprint: str
-    kept: tuple[str, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """Return how many bytes would be removed."""
-        return sum(item.bytes for item in self.items)
-
-
-def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> PrunePlan:
-    """Return what a prune would remove now. Changes nothing."""
+def plan(root: str, pipelines: Iterable[Pipeline], retention: Retention, now_ms: int | None = None) -> Plan:
+    """Return what a prune would remove now, in paths below the root; `notes` name what is old but stays. Changes nothing."""
     now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     items: list[Item] = []
     kept_reasons: list[str] = []
-    for pipeline in pipelines:
+    chosen = list(pipelines)
+    for pipeline in chosen:
         for query in names.query_names(pipeline):
             old_snapshots = _snapshots(root, pipeline.name, query, retention, now)
-            needs = _needs(root, pipeline.name, query, {item.path for item in old_snapshots})
+            needs = _needs(root, pipeline.name, query, {f"{root}/{item.target}" for item in old_snapshots})
             old_generations, reasons = _generations(root, pipeline.name, query, retention, now, needs)
             items += [*old_generations, *old_snapshots]
             kept_reasons += reasons
     items += _trash(root, retention, now)
-    basis = [(item.path, item.delete) for item in items]
-    return PrunePlan(tuple(items), short_id(basis), tuple(kept_reasons))
+    return Plan("prune", ", ".join(pipeline.name for pipeline in chosen), tuple(items), notes=tuple(kept_reasons))
 
 
-def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, fingerprint: str) -> PrunePlan:
-    """Carry out the plan with this fingerprint and return it. Raises HeadraceError if the plan has changed.
+def act(root: str, pipelines: Iterable[Pipeline], retention: Retention, approval: Approval) -> Plan:
+    """Carry out the approved plan and return it. Raises HeadraceError as `plans.begin` does.
 
     If this is interrupted, the next plan contains the rest.
     """
     planned = plan(root, pipelines, retention)
-    if planned.fingerprint != fingerprint:
-        raise HeadraceError("The work of a prune is not what it was when this was planned: look at a new plan.")
+    plans.begin(root, planned, approval)
     stamp = datetime.now(UTC).strftime(_STAMP)
     for item in planned.items:
-        if item.delete:
-            trees.remove(item.path)
+        if item.action == DELETE:
+            trees.remove(f"{root}/{item.target}")
         else:
-            trees.move(item.path, f"{paths.trash(root)}/{stamp}/{item.path[len(root) + 1 :]}")
-    left = [item.path for item in planned.items if trees.files(item.path)]
+            trees.move(f"{root}/{item.target}", f"{paths.trash(root)}/{stamp}/{item.target}")
+    left = [item.target for item in planned.items if trees.files(f"{root}/{item.target}")]
     if left:
-        raise HeadraceError(f"{left[0]} is still there after it was taken away: look for what writes there.")
+        raise HeadraceError(f"{root}/{left[0]} is still there after it was taken away: find what writes there.")
     return planned
 
 
@@ -127,17 +104,17 @@ def _generations(
             folders = paths.generation_paths(root, pipeline, query, number)
             if number in needs and trees.files(folders.files):
                 kept_reasons.append(
-                    f"generation {number} of {pipeline}.{query}: snapshot {needs[number]} needs its output files"
+                    f"Generation {number} of {pipeline}.{query} stays: snapshot {needs[number]} needs its output files."
                 )
                 continue
             # An archive's ledgers stay for ever: they say which offsets held no record (store.gaps).
             folder = folders.checkpoint if query.startswith(names.ARCHIVE_PREFIX) else folders.folder
-            items += [_item(path, why) for path in (folder, folders.files) if trees.files(path)]
+            items += [_item(root, path, why) for path in (folder, folders.files) if trees.files(path)]
     manifests = {entry.number for entry in known}
     for name in small_files.list_names(paths.query_folder(root, pipeline, query)):
         if name.isdigit() and int(name) not in manifests and int(name) not in current and int(name) < known[-1].number:
             why = f"generation {int(name)} of {pipeline}.{query} has no manifest: a restore that was broken off, or it was lost"
-            items.append(_item(paths.generation_paths(root, pipeline, query, int(name)).folder, why))
+            items.append(_item(root, paths.generation_paths(root, pipeline, query, int(name)).folder, why))
     return items, kept_reasons
 
 
@@ -150,13 +127,13 @@ def _snapshots(root: str, pipeline: str, query: str, retention: Retention, now_m
         age = now_ms - snapshot.taken_ms
         if snapshot.id not in keep and age > retention.snapshot_days * DAY_MS:
             why = f"a snapshot of {pipeline}.{query} that is {_days(age)} old"
-            items.append(_item(snapshot.paths(root).folder, why))
+            items.append(_item(root, snapshot.paths(root).folder, why))
     complete = {snapshot.id for snapshot in known}
     for name in small_files.list_names(paths.snapshots(root, pipeline, query)):
         # older than a complete snapshot, so no process writes it any more
         if name not in complete and known and name.rpartition("-")[2] < known[-1].id.rpartition("-")[2]:
             why = f"a snapshot of {pipeline}.{query} that was broken off"
-            items.append(_item(paths.snapshot_paths(root, pipeline, query, name).folder, why))
+            items.append(_item(root, paths.snapshot_paths(root, pipeline, query, name).folder, why))
     return items
 
 
@@ -164,16 +141,12 @@ def _trash(root: str, retention: Retention, now_ms: int) -> Iterable[Item]:
     for name in small_files.list_names(paths.trash(root)):
         trashed_ms = datetime.strptime(name, _STAMP).replace(tzinfo=UTC).timestamp() * 1000
         if now_ms - trashed_ms > retention.trash_days * DAY_MS:
-            path = f"{paths.trash(root)}/{name}"
-            yield Item(path, delete=True, why=f"in the trash for {_days(now_ms - trashed_ms)}", bytes=_bytes(path))
+            yield _item(root, f"{paths.trash(root)}/{name}", f"in the trash for {_days(now_ms - trashed_ms)}", DELETE)
 
 
-def _item(path: str, why: str) -> Item:
-    return Item(path, delete=False, why=why, bytes=_bytes(path))
-
-
-def _bytes(path: str) -> int:
-    return sum(trees.files(path).values())
+def _item(root: str, path: str, why: str, action: str = TRASH) -> Item:
+    size = sum(trees.files(path).values())
+    return Item(action, path[len(root) + 1 :], note=f"{why}, {size:,} bytes")
 
 
 def _days(milliseconds: float) -> str:

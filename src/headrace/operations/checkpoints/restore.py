@@ -1,6 +1,6 @@
 """Restore and reset: always a new generation, and with it a new ledger and a new file-sink directory.
 
-`plan` only reads. `act` takes the plan's fingerprint, so it does exactly what was approved. The manifest is written last: until
+`plan` and `plan_reset` only read; `act` and `reset` carry out the approved plan (ADR 48). The manifest is written last: until
 then the new folder belongs to no generation, and its number is never reused (`generation.next_number`).
 
 The sinks stay exact (ADR 0013): tables by the greater writetime of the new generation, topics by the identities of the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,48 +21,38 @@ from typing import Any
 from headrace.contract import fingerprint, names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.checkpoints import snapshots, verify
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.interface import Launcher
+from headrace.operations.plans import Approval, Item, Plan
 from headrace.store import archive_notes, checkpoint_log, generation, integrity, ledger, paths, small_files, trees
 from headrace.store import snapshot as kept
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.generation import Generation
-from headrace.store.records import Json, short_id, to_json
 from headrace.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
-class RestorePlan:
-    """What a restore or a reset would do. `act` requires that `blockers` is empty. An approval names the `fingerprint`.
+class Restored:
+    """The result of a restore or a reset: the plan's id, the new generation, and what `verify` says about it."""
 
-    `snapshot` is "" for a reset. `batch` is the last batch that is taken over (None for a reset). `again` is the number of
-    offsets that the new generation reads again. `starting_ms` is the broker time of a reset (None: the topic's beginning).
-    """
-
-    pipeline: str
+    plan: str
     query: str
-    snapshot: str
-    source_generation: int | None
-    batch: int | None
-    new_generation: int
-    again: int
-    starting_ms: int | None
-    blockers: tuple[str, ...]
-    warnings: tuple[str, ...]
-    fingerprint: str
+    generation: int
+    sound: bool
+    findings: int
 
 
 def plan(
     launcher: Launcher, pipeline: Pipeline, query: str, snapshot: str | None = None, bindings: Path | None = None
-) -> RestorePlan:
+) -> Plan:
     """Return what a restore from a snapshot (default: the newest) would do. Changes nothing.
 
     Raises HeadraceError if the snapshot does not exist.
     """
     root = launcher.root
-    chosen = _choose(root, pipeline.name, query, snapshot)
-    again = _again(root, pipeline.name, query, chosen)
+    chosen = choose(root, pipeline.name, query, snapshot)
     folders = chosen.paths(root)
     blocked_by = blockers(launcher, pipeline.name)
     damaged = kept.damaged(root, chosen)
@@ -73,93 +64,84 @@ def plan(
         findings = verify.kafka_holds(bindings, folders.checkpoint, chosen.batch)
         findings += verify.same_topics(bindings, folders, pipeline.name)
         blocked_by += [f"{finding.where} {finding.what} ({finding.fault})" for finding in findings]
-    current = generation.current(root, pipeline.name, query)
-    return _finish(
-        RestorePlan(
-            pipeline=pipeline.name,
-            query=query,
-            snapshot=chosen.id,
-            source_generation=chosen.generation,
-            batch=chosen.batch,
-            new_generation=generation.next_number(root, pipeline.name, query),
-            again=_distance(_ends(folders.checkpoint, chosen.batch), again),
-            starting_ms=None,
-            blockers=tuple(blocked_by),
-            warnings=tuple(_foreign(root, pipeline.name, query, chosen)),
-            fingerprint=chosen.digest,
+    origin = f"from snapshot {chosen.id}, batch {chosen.batch} of generation {chosen.generation}"
+    again = _distance(_ends(folders.checkpoint, chosen.batch), _again(root, pipeline.name, query, chosen))
+    return Plan(
+        "restore",
+        names.query_name(pipeline.name, query),
+        succession(
+            root, pipeline.name, query, f"{origin}, files {chosen.digest[:12]}", f"{again:,} offsets are read again"
         ),
-        current,
+        tuple(blocked_by),
+        tuple(_foreign(root, pipeline.name, query, chosen)),
     )
 
 
-def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: int | None = None) -> RestorePlan:
-    """Return what a reset would do: a new generation with empty state, from a broker time or from the topic's beginning."""
-    root = launcher.root
-    current = generation.current(root, pipeline.name, query)
-    if current is None and not generation.lost(root, pipeline.name, query):
-        raise HeadraceError(f"{names.query_name(pipeline.name, query)} never ran: it begins at the beginning anyway.")
-    warnings = []
+def plan_reset(launcher: Launcher, pipeline: Pipeline, query: str, starting_ms: int | None = None) -> Plan:
+    """Return what a reset would do: a new generation with empty state, from a broker time or from the topic's beginning.
+
+    Raises HeadraceError if the query never ran.
+    """
+    require_ran(launcher.root, pipeline.name, query)
     declared = pipeline.queries.get(query)
-    if declared and (declared.aggregate or declared.join):
-        warnings.append("state begins empty: totals in the sinks fall, and windows that are read in part are wrong")
-    return _finish(
-        RestorePlan(
-            pipeline=pipeline.name,
-            query=query,
-            snapshot="",
-            source_generation=current.number if current else None,
-            batch=None,
-            new_generation=generation.next_number(root, pipeline.name, query),
-            again=0,
-            starting_ms=starting_ms,
-            blockers=tuple(blockers(launcher, pipeline.name)),
-            warnings=tuple(warnings),
-            fingerprint="reset",
-        ),
-        current,
+    stateful = declared and (declared.aggregate or declared.join)
+    state = "State begins empty: totals in the sinks fall, and windows that are read in part are wrong."
+    at = "the beginning" if starting_ms is None else datetime.fromtimestamp(starting_ms / 1000, UTC).isoformat()
+    return Plan(
+        "reset",
+        names.query_name(pipeline.name, query),
+        succession(launcher.root, pipeline.name, query, f"with empty state, from {at} of its topics"),
+        tuple(blockers(launcher, pipeline.name)),
+        (state,) if stateful else (),
     )
+
+
+def require_ran(root: str, pipeline: str, query: str) -> None:
+    """Raise HeadraceError if the query never ran."""
+    if generation.current(root, pipeline, query) is None and not generation.lost(root, pipeline, query):
+        raise HeadraceError(f"{names.query_name(pipeline, query)} never ran: it begins at the beginning anyway.")
+
+
+def succession(root: str, pipeline: str, query: str, origin: str, note: str = "") -> tuple[Item, ...]:
+    """Return the items of a plan that begins a generation: the new one with its origin, and the current one that it leaves."""
+    current = generation.current(root, pipeline, query)
+    begun = Item("begin", f"generation {generation.next_number(root, pipeline, query)}", origin, note)
+    if current is None:
+        return (begun,)
+    plan_of_it = fingerprint.digest(current.fingerprint)[:12] if current.fingerprint else "none yet"
+    return begun, Item("leave", f"generation {current.number}", f"fingerprint {plan_of_it}")
 
 
 def act(
     launcher: Launcher,
     pipeline: Pipeline,
-    planned: RestorePlan,
-    *,
-    by: str,
-    reason: str,
+    query: str,
+    approval: Approval,
+    snapshot: str | None = None,
     bindings: Path | None = None,
 ) -> Generation:
-    """Carry out a plan and return the new generation. Raises HeadraceError if anything has changed since the plan."""
-    if planned.snapshot:
-        replanned = plan(launcher, pipeline, planned.query, planned.snapshot, bindings)
-    else:
-        replanned = plan_reset(launcher, pipeline, planned.query, planned.starting_ms)
-    name = names.query_name(pipeline.name, planned.query)
-    if replanned.blockers:
-        raise HeadraceError(f"{name} cannot be restored: {'; '.join(replanned.blockers)}.")
-    if replanned.fingerprint != planned.fingerprint:
-        raise HeadraceError(f"{name} is not as it was when this was planned: look at a new plan.")
-    restored = Generation(
-        pipeline=pipeline.name,
-        query=planned.query,
-        number=replanned.new_generation,
-        started_micros=generation.next_start_micros(launcher.root, pipeline.name, planned.query),
-        fingerprint={},
-        reason=reason,
-        by=by,
-        at_ms=time.time_ns() // 1_000_000,
-        starting_ms=planned.starting_ms,
+    """Carry out the approved restore and return the new generation. Raises HeadraceError as `plans.begin` does."""
+    chosen = choose(launcher.root, pipeline.name, query, snapshot)
+    plans.begin(launcher.root, plan(launcher, pipeline, query, chosen.id, bindings), approval)
+    return _write(
+        launcher, _copy(launcher.root, pipeline, chosen, _next(launcher.root, pipeline.name, query, approval))
     )
-    if planned.snapshot:
-        restored = _copy(
-            launcher.root, pipeline, _choose(launcher.root, pipeline.name, planned.query, planned.snapshot), restored
-        )
-    if launcher.find(pipeline.name):
-        raise HeadraceError(
-            f"A driver of {pipeline.name} came up meanwhile: nothing was changed; stop it and make a new plan."
-        )
-    generation.write(launcher.root, restored)
-    return restored
+
+
+def reset(
+    launcher: Launcher, pipeline: Pipeline, query: str, approval: Approval, starting_ms: int | None = None
+) -> Generation:
+    """Carry out the approved reset and return the new generation. Raises HeadraceError as `plans.begin` does."""
+    plans.begin(launcher.root, plan_reset(launcher, pipeline, query, starting_ms), approval)
+    return _write(launcher, replace(_next(launcher.root, pipeline.name, query, approval), starting_ms=starting_ms))
+
+
+def verified(
+    launcher: Launcher, pipeline: Pipeline, made: Generation, plan_id: str, bindings: Path | None = None
+) -> Restored:
+    """Verify the generation that a plan began, and return the result."""
+    report = verify.verify(launcher.root, pipeline, made.query, bindings)
+    return Restored(plan_id, report.query, made.number, report.sound, len(report.findings))
 
 
 def restore(
@@ -171,17 +153,17 @@ def restore(
     by: str,
     reason: str,
     bindings: Path | None = None,
-) -> Json:
+) -> Restored:
     """Plan, act and verify in one call, for code that decides without a person (the rollback of an upgrade)."""
     planned = plan(launcher, pipeline, query, snapshot, bindings)
-    restored = act(launcher, pipeline, planned, by=by, reason=reason, bindings=bindings)
-    report = verify.verify(launcher.root, pipeline, query, bindings)
-    return to_json(planned) | {"generation": restored.number, "sound": report.sound, "findings": len(report.findings)}
+    approval = Approval(planned.id, by=by, reason=reason)
+    made = act(launcher, pipeline, query, approval, snapshot, bindings)
+    return verified(launcher, pipeline, made, planned.id, bindings)
 
 
 def restore_all(
     launcher: Launcher, pipeline: Pipeline, taken: dict[str, str], *, by: str, reason: str, bindings: Path | None = None
-) -> Json:
+) -> dict[str, Restored]:
     """Restore every query in the result of `snapshots.take_all`."""
     return {
         query: restore(launcher, pipeline, query, snapshot, by=by, reason=reason, bindings=bindings)
@@ -189,7 +171,8 @@ def restore_all(
     }
 
 
-def _choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snapshot:
+def choose(root: str, pipeline: str, query: str, snapshot: str | None) -> Snapshot:
+    """Return a snapshot of a query (default: the newest). Raises HeadraceError if it does not exist."""
     name = names.query_name(pipeline, query)
     if snapshot:
         chosen = kept.read(root, pipeline, query, snapshot)
@@ -215,11 +198,27 @@ def blockers(launcher: Launcher, pipeline: str) -> list[str]:
     return reasons
 
 
-def _finish(planned: RestorePlan, current: Generation | None) -> RestorePlan:
-    """Return the plan with a fingerprint of everything that an approval depends on."""
-    basis = [planned.fingerprint, planned.new_generation, planned.starting_ms, current.number if current else 0]
-    basis += [fingerprint.digest(current.fingerprint) if current else "", planned.pipeline, planned.query]
-    return replace(planned, fingerprint=short_id(basis))
+def _next(root: str, pipeline: str, query: str, approval: Approval) -> Generation:
+    return Generation(
+        pipeline=pipeline,
+        query=query,
+        number=generation.next_number(root, pipeline, query),
+        started_micros=generation.next_start_micros(root, pipeline, query),
+        fingerprint={},
+        reason=approval.reason,
+        by=approval.by,
+        at_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _write(launcher: Launcher, made: Generation) -> Generation:
+    """Write the manifest, which makes a generation the current one, unless a driver was started meanwhile."""
+    if launcher.find(made.pipeline):
+        raise HeadraceError(
+            f"A driver of {made.pipeline} came up meanwhile: nothing was changed; stop it and make a new plan."
+        )
+    generation.write(launcher.root, made)
+    return made
 
 
 def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, restored: Generation) -> Generation:
@@ -312,13 +311,13 @@ def _distance(start: Offsets, end: Offsets) -> int:
 
 
 def _foreign(root: str, pipeline: str, query: str, chosen: Snapshot) -> list[str]:
-    """Return a warning about later generations that do not descend from the snapshot: their rows stay in the tables."""
+    """Return a note about later generations that do not descend from the snapshot: their rows stay in the tables."""
     later = [one for one in generation.all_of(root, pipeline, query) if one.number > chosen.generation]
     unrelated = [one.number for one in later if chosen.generation not in {number for number, _ in one.lineage}]
     if not unrelated:
         return []
-    warning = f"generation(s) {unrelated} began after this snapshot: rows that only they wrote stay in Cassandra"
-    return [f"{warning} until their window or key is written again"]
+    note = f"Generation(s) {unrelated} began after this snapshot: rows that only they wrote stay in Cassandra"
+    return [f"{note} until their window or key is written again."]
 
 
 def _inside(path: str, folder: str) -> str:
