@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Param, task
 from headrace.orchestration import dag_support
 
 TOPICS = dag_support.topics_of(__file__)
+APPROVAL = "approve_replay"
 
 with DAG(
     "dead_letters_replay",
@@ -16,7 +17,7 @@ with DAG(
     **dag_support.dag_arguments(
         doc=dag_support.document(
             "Send the refused records of one topic to it again: each letter once, never in a loop. Steps: plan, approval "
-            "(default: Reject), compare with the plan again, act.",
+            "of its id (default: Reject), act on exactly that plan.",
             inputs="the dead-letter topic, the journals of earlier replays.",
             effects="appends records to the source topic.",
             command="headrace dead-letters replay",
@@ -38,44 +39,30 @@ with DAG(
 ):
 
     @task
-    def plan_replay(
-        params: dict[str, Any] | None = None, run_id: str | None = None, dag_run: object = None
-    ) -> dict[str, Any]:
-        """Select the letters and write the plan. Nothing is sent."""
+    def plan_replay(params: dict[str, Any] | None = None, dag_run: object = None) -> dict[str, Any]:
+        """Select the letters and store the plan. Nothing is sent."""
         from headrace.operations import deployment
         from headrace.orchestration import batch_tasks
 
         form = params or {}
         return batch_tasks.plan_replay(
-            deployment.load(),
-            form["topic"],
-            form["reason"],
-            again=form["again"],
-            run=run_id or "",
-            by=dag_support.who(dag_run),
+            deployment.load(), form["topic"], form["reason"], again=form["again"], by=dag_support.who(dag_run)
         )
 
     @task
-    def recheck_replay(planned: dict[str, Any]) -> dict[str, Any]:
-        """Fail if the list of letters differs from the approved one, or if one of them was replayed meanwhile."""
+    def replay_act(
+        planned: dict[str, Any],
+        params: dict[str, Any] | None = None,
+        ti: Any = None,  # noqa: ANN401 - Airflow's
+        dag_run: object = None,
+    ) -> dict[str, Any]:
+        """Send the letters. Fail if one of them was replayed or deleted since the plan. A retry sends nothing twice."""
         from headrace.operations import deployment
         from headrace.orchestration import batch_tasks
 
-        return batch_tasks.recheck_replay(deployment.load(), planned)
-
-    @task
-    def replay_act(planned: dict[str, Any]) -> dict[str, Any]:
-        """Send the letters. A retry sends nothing twice."""
-        from headrace.operations import deployment
-        from headrace.operations.dead_letters import replay
-
-        own = deployment.load()
-        return replay.act(own.root, own.bindings, planned["topic"], planned["run"], planned["fingerprint"])
+        approval = dag_support.approved(planned, ti, dag_run, APPROVAL)
+        return batch_tasks.replay_letters(deployment.load(), (params or {})["topic"], approval)
 
     planned = plan_replay()
-    approve_replay = dag_support.approval(
-        "approve_replay", "Replay dead letters into {{ params.topic }}?", "plan_replay"
-    )
-    rechecked = recheck_replay(planned)
-    planned >> approve_replay >> rechecked
-    replay_act(rechecked)
+    approve_replay = dag_support.approval(APPROVAL, "Replay dead letters into {{ params.topic }}?", "plan_replay")
+    planned >> approve_replay >> replay_act(planned)

@@ -362,7 +362,10 @@ def test_dead_letters_are_replayed_once_they_are_approved(
     assert answered(running, "dead_letters_replay", "Reject", **form)["replay_act"] == "skipped"
     assert answered(running, "dead_letters_replay", "Approve", **form)["replay_act"] == "success"
     refused = ended(running, "dead_letters_replay", "failed", **form)
-    assert "No dead letter of clicks can be replayed" in running.task_log("dead_letters_replay", refused, "plan_replay")
+    assert approvals(own)[-1] == ("replay", "clicks", "admin (Airflow)")
+    assert "There is nothing to do for the replay of clicks" in running.task_log(
+        "dead_letters_replay", refused, "plan_replay"
+    )
 
 
 def letters(own: Deployment) -> int:

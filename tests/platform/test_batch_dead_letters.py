@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from headrace.operations.dead_letters import reader, replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
+from headrace.operations.plans import Approval
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Message, Stage, make_stage
 
@@ -73,7 +75,7 @@ def _headers(message: Message) -> dict[str, str]:
 def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
     _, bindings = place.where
     letters = reader.read(bindings, TOPIC)
-    assert reader.count_by_word(letters) == {"missing": NO_EVENT, "not_json": BROKEN}
+    assert Counter(letter.word for letter in letters) == {"missing": NO_EVENT, "not_json": BROKEN}
     first = letters[0]
     here = Filter(partition=first.partition, offsets=(first.offset, first.offset))
     assert reader.read(bindings, TOPIC, here) == [first]
@@ -81,7 +83,7 @@ def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
     assert len(reader.read(bindings, TOPIC, Filter(reason="missing: event"))) == NO_EVENT
     (source,) = [m for m in place.stage.read(TOPIC) if (m.partition, m.offset) == (first.partition, first.offset)]
     assert (first.key, first.value) == (source.key, source.value)
-    assert {group["reason"]: group["letters"] for group in reader.summary(letters)} == {
+    assert {group.reason: group.letters for group in reader.summary(letters)} == {
         "missing": NO_EVENT,
         "not_json": BROKEN,
     }
@@ -96,17 +98,19 @@ def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_d
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     stage.start_and_wait()
 
-    planned = replay.plan(root, bindings, TOPIC, run="scheduled__2026-11-23T07:05:00+00:00", readers=())
-    assert planned["letters"] == NO_EVENT + BROKEN
+    planned = replay.plan(root, bindings, TOPIC, readers=())
+    assert len(planned.items) == NO_EVENT + BROKEN
+    assert replay.plan(root, bindings, TOPIC, readers=()).id == planned.id
     before = len(stage.read(TOPIC))
-    with pytest.raises(HeadraceError, match="is not what was approved"):
-        replay.act(root, bindings, TOPIC, planned["run"], "another")
+    with pytest.raises(HeadraceError, match="There is no plan 3f2a9c01 of a replay"):
+        replay.act(root, bindings, TOPIC, Approval("3f2a9c01", by="a test"), readers=())
     assert len(stage.read(TOPIC)) == before, "nothing is sent before it is approved"
-    done = replay.act(root, bindings, TOPIC, planned["run"], planned["fingerprint"])
-    assert done["sent"] == NO_EVENT + BROKEN
-    assert replay.act(root, bindings, TOPIC, planned["run"]) == done, "a repeat sends nothing"
-    _lose_the_word(place, str(planned["run"]))
-    assert replay.act(root, bindings, TOPIC, planned["run"])["sent"] == NO_EVENT + BROKEN
+    approval = Approval(planned.id, by="a test", approved_by="mia")
+    done = replay.act(root, bindings, TOPIC, approval, readers=())
+    assert done.sent == NO_EVENT + BROKEN
+    assert replay.act(root, bindings, TOPIC, approval, readers=()) == done, "a repeat sends nothing"
+    _lose_the_word(place, planned.id)
+    assert replay.act(root, bindings, TOPIC, approval, readers=()) == done
     stage.await_quiet()
 
     messages = stage.read(TOPIC)
@@ -114,25 +118,27 @@ def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_d
     assert len(messages) - before == len(replays) == NO_EVENT + BROKEN
     assert len({_headers(m)["headrace.replay_of"] for m in replays}) == len(replays), "each letter once"
     letters = reader.read(bindings, TOPIC)
-    assert reader.count_by_word(letters) == {"missing": NO_EVENT, "not_json": 2 * BROKEN}
+    assert Counter(letter.word for letter in letters) == {"missing": NO_EVENT, "not_json": 2 * BROKEN}
 
     again = replay.plan(root, bindings, TOPIC, readers=())
-    assert again["letters"] == 0
-    assert again["left_out"]["failed_again"] == BROKEN
-    assert again["left_out"]["replayed_before"] == NO_EVENT + BROKEN
+    assert again.items == ()
+    assert again.notes == (
+        f"{BROKEN} letters failed again after a replay (--again includes them): they are left out.",
+        f"{NO_EVENT + BROKEN} letters were replayed before (--again includes them): they are left out.",
+    )
     insisted = replay.plan(root, bindings, TOPIC, Filter(reason="not_json"), again=True, readers=())
-    journal = next(j for j in replay.journals(root, TOPIC) if j["run"] == insisted["run"])
+    journal = next(j for j in replay.journals(root, TOPIC) if j.run == insisted.id)
     originals = {letter.id for letter in letters if letter.word == "not_json"} - set(
         replay.history(root, TOPIC).replays
     )
-    assert set(journal["first"].values()) == originals, "the header goes on naming the first coordinates"
+    assert set(journal.first.values()) == originals, "the header goes on naming the first coordinates"
 
 
 def _lose_the_word(place: Place, run: str) -> None:
     """Make it look as if the replay had been killed after sending and before it could say so."""
     root, _ = place.where
-    (journal,) = [each for each in replay.journals(root, TOPIC) if each["run"] == run]
-    replay._write(root, journal | {"state": "running", "sent": {}})
+    (journal,) = [each for each in replay.journals(root, TOPIC) if each.run == run]
+    replay._write(root, replace(journal, state="running", sent={}))
 
 
 def test_replays_are_in_the_account_and_a_lost_directory_is_named_with_its_batch(place: Place) -> None:

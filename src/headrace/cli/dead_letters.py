@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, provisioned, who
+from headrace.cli.plans import Act, approval
+from headrace.cli.plans import show as show_plan
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.dead_letters import reader
 from headrace.operations.dead_letters import replay as dead_letters_replay
 from headrace.operations.dead_letters.reader import Filter
+from headrace.store.records import to_json
 
+FILTERS = ("reason", "partition", "offsets", "since", "until", "again", "limit")
 letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: list, show and replay them.")
 
 Topic = Annotated[str, typer.Argument(help="A source topic.")]
@@ -41,10 +45,9 @@ def list_(
         letter for topic in _topics(topics) for letter in reader.read(deployment.bindings, topic, chosen)
     )
     if as_json:
-        print_json(groups)
+        print_json([to_json(group) for group in groups])
         return
-    rows = [(g["topic"], g["reason"], g["letters"], _clock(g["first_ms"]), _clock(g["last_ms"]), g["example"])
-            for g in groups]  # fmt: skip
+    rows = [(g.topic, g.reason, g.letters, _clock(g.first_ms), _clock(g.last_ms), g.example) for g in groups]
     console.print(tables.plain(("topic", "reason", "letters", "first", "last", "example"), rows))
 
 
@@ -65,20 +68,18 @@ def show(
     letters_found = reader.read(deployment.bindings, topic, _filter(reason, partition, offsets, since, until), limit)
     known = dead_letters_replay.history(deployment.root, topic)
     shown = [
-        letter.to_json_dict()
-        | {"replayed_by": known.replayed.get(letter.id), "replay_of": known.replays.get(letter.id)}
-        for letter in letters_found
+        reader.shown(letter, known.replayed.get(letter.id), known.replays.get(letter.id)) for letter in letters_found
     ]
     if as_json:
-        print_json(shown)
+        print_json([to_json(letter) for letter in shown])
         return
-    rows = [(s["id"], _clock(s["at_ms"]), s["reason"], s["replayed_by"] or s["replay_of"] or "", s["value"])
-            for s in shown]  # fmt: skip
+    rows = [(s.id, _clock(s.at_ms), s.reason, s.replayed_by or s.replay_of or "", s.value) for s in shown]
     console.print(tables.plain(("record", "refused", "reason", "replay", "value"), rows))
 
 
 @letters.command("replay")
 def replay(
+    context: typer.Context,
     topic: Topic,
     reason: Reason = None,
     partition: Partition = None,
@@ -89,34 +90,26 @@ def replay(
         bool, typer.Option(help="Include letters that were replayed before, and repeated failures.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of letters.")] = dead_letters_replay.MAX_LETTERS,
-    run: Annotated[str | None, typer.Option(help="Continue a planned or interrupted replay.")] = None,
-    act: Annotated[bool, typer.Option("--act", help="Send the letters; without it the plan is only shown.")] = False,
+    act: Act = "",
     as_json: Json = False,
 ) -> None:
-    """Send dead letters to their topic again, after the cause is fixed. Only shows the plan unless --act is given."""
+    """Send dead letters to their topic again, after the cause is fixed. With --act, the letters are those of the plan."""
     deployment = provisioned()
     _topics([topic])
-    chosen = _filter(reason, partition, offsets, since, until)
-    if run is None or not act:
+    readers = dead_letters_replay.readers_of(deployment.pipelines().values(), topic)
+    if not act:
+        chosen = _filter(reason, partition, offsets, since, until)
         planned = dead_letters_replay.plan(
-            deployment.root, deployment.bindings, topic, chosen, again=again, limit=limit, run=run, by=who(),
-            readers=dead_letters_replay.readers_of(deployment.pipelines().values(), topic),
-        )  # fmt: skip
-        run = str(planned["run"])
-    else:
-        planned = {"run": run, "topic": topic}
-    done = planned | dead_letters_replay.act(deployment.root, deployment.bindings, topic, run) if act else planned
+            deployment.root, deployment.bindings, topic, chosen, readers=readers, again=again, limit=limit, by=who()
+        )
+        show_plan(context, planned, as_json, **dict.fromkeys(FILTERS))  # the plan's letters are stored under its id
+        return
+    approved = approval(act, who())
+    done = dead_letters_replay.act(deployment.root, deployment.bindings, topic, approved, readers=readers)
     if as_json:
-        print_json(done)
-    elif act:
-        console.print(f"{done['sent']} letters of {topic} were sent again (run {run}).")
+        print_json(to_json(done))
     else:
-        reasons = ", ".join(f"{count} {name}" for name, count in planned["reasons"].items()) or "none"
-        out = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in planned["left_out"].items() if count)
-        console.print(f"Would send {planned['letters']} letters of {topic}: {reasons}. Left out: {out or 'none'}.")
-        if taken := dead_letters_replay.taken_words(planned):
-            console.print(taken, soft_wrap=True)
-        console.print(f"Nothing was sent. To send them: headrace dead-letters replay {topic} --run {run} --act")
+        console.print(f"{done.sent} letters of {topic} were sent again.")
 
 
 def _topics(names: list[str] | None) -> list[str]:

@@ -9,7 +9,8 @@ from headrace.operations.batch import rebuild, repair
 from headrace.operations.dead_letters import replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
-from headrace.store.records import Json
+from headrace.operations.plans import Approval
+from headrace.store.records import Json, to_json
 
 SHOWN = 20
 
@@ -45,32 +46,14 @@ def plan_rebuild(deployment: Deployment, pipeline: str, query: str) -> Json:
     return plans.for_approval(rebuild.plan(deployment, pipeline, query))
 
 
-def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, run: str, by: str) -> Json:
-    """Choose letters, store the plan, and return it with `words`. Raises HeadraceError if no letter can be replayed."""
-    plan = replay.plan(
-        deployment.root, deployment.bindings, topic, Filter(reason=reason or None), again=again, run=run, by=by,
-        readers=replay.readers_of(deployment.pipelines().values(), topic),
-    )  # fmt: skip
-    taken_text = replay.taken_words(plan)
-    if not plan["letters"]:
-        raise HeadraceError(
-            f"No dead letter of {topic} can be replayed; left out: {plan['left_out']}. {taken_text}".strip()
-        )
-    reasons = ", ".join(f"{count} {code_span(word)}" for word, count in sorted(plan["reasons"].items()))
-    return plan | {
-        "words": f"{plan['letters']} letters of **{topic}**: {reasons}. Left out: {plan['left_out']}. {taken_text}".strip()
-    }
+def plan_replay(deployment: Deployment, topic: str, reason: str, *, again: bool, by: str) -> Json:
+    """Choose letters and return their plan for its approval. Raises HeadraceError if no letter can be replayed."""
+    chosen, readers = Filter(reason=reason or None), replay.readers_of(deployment.pipelines().values(), topic)
+    plan = replay.plan(deployment.root, deployment.bindings, topic, chosen, readers=readers, again=again, by=by)
+    return plans.for_approval(plan)
 
 
-def recheck_replay(deployment: Deployment, planned: Json) -> Json:
-    """Return the plan if its letters are still the approved ones. Raises HeadraceError if some were replayed meanwhile."""
-    known = replay.history(deployment.root, planned["topic"])
-    journal = next(
-        entry for entry in replay.journals(deployment.root, planned["topic"]) if entry["run"] == planned["run"]
-    )
-    if replay.fingerprint(journal["ids"]) != planned["fingerprint"]:
-        raise HeadraceError(f"Replay {planned['run']} is not what was approved: plan it again.")
-    meanwhile = [letter for letter in journal["ids"] if known.replayed.get(letter, planned["run"]) != planned["run"]]
-    if meanwhile and not journal["again"]:
-        raise HeadraceError(f"{len(meanwhile)} letters were replayed since this was approved: plan it again.")
-    return planned
+def replay_letters(deployment: Deployment, topic: str, approval: Approval) -> Json:
+    """Send the letters of an approved plan. Returns {plan, topic, sent}."""
+    readers = replay.readers_of(deployment.pipelines().values(), topic)
+    return to_json(replay.act(deployment.root, deployment.bindings, topic, approval, readers=readers))

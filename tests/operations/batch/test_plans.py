@@ -332,9 +332,8 @@ def test_letters_are_chosen_by_all_that_is_given() -> None:
         Filter(until_ms=1_000), Filter(ids=frozenset({"pos/1/8"})),
     ):  # fmt: skip
         assert not wrong.takes(letter), wrong
-    told = letter.to_json_dict()
-    assert (told["key"], told["value"], told["word"]) == ("base64:/w==", None, "missing")
-    assert reader.count_by_word([letter, letter]) == {"missing": 2}
+    told = reader.shown(letter)
+    assert (told.key, told.value, told.word) == ("base64:/w==", None, "missing")
 
 
 def test_the_guard_says_what_is_lost_and_where() -> None:

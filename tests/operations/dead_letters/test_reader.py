@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,9 @@ from headrace.errors import HeadraceError
 from headrace.operations import topics
 from headrace.operations.dead_letters import reader
 from headrace.operations.dead_letters import replay as replays
+from headrace.operations.plans import Approval, Item
+from headrace.store import paths, small_files
+from headrace.store.records import to_json
 
 
 class Message:
@@ -129,8 +133,8 @@ def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch)
     own = [("trace", b"\xff"), ("record.headrace.id", b"mine"), ("record.own", b"1"), ("none", None)]
     (letter,) = _letters(monkeypatch, _told(7, "pos.allowed", *own))
     assert letter.headers == (("trace", b"\xff"), ("headrace.id", b"mine"), ("record.own", b"1"), ("none", None))
-    assert letter.whole
-    assert letter.to_json_dict()["headers"][0] == ["trace", "base64:/w=="]
+    assert letter.is_complete
+    assert to_json(reader.shown(letter))["headers"][0] == ["trace", "base64:/w=="]
 
 
 def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +143,7 @@ def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.Mo
     assert [(each.id, each.query) for each in found] == [("pos/1/7", "pos.allowed"), ("pos/1/7", "pos.known")]
 
 
-def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_record(
+def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_complete_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = [
@@ -150,8 +154,8 @@ def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_recor
     cut, total = _letters(
         monkeypatch, _told(7, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")), Told(None, row)
     )[::-1]
-    assert (cut.cut, cut.whole) == ("value of 9 bytes", False)
-    assert (total.id, total.topic, total.partition, total.offset, total.whole) == (
+    assert (cut.cut, cut.is_complete) == ("value of 9 bytes", False)
+    assert (total.id, total.topic, total.partition, total.offset, total.is_complete) == (
         "pos.totals/1/7/A0",
         "pos",
         -1,
@@ -160,7 +164,7 @@ def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_whole_recor
     )
 
 
-def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no_whole_record(
+def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no_complete_record(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told = [_told(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")), _told(7, "pos.known", ("trace", b"1")),
@@ -186,7 +190,55 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
     monkeypatch.setattr(replays, "producer_config", lambda *_, **__: {})
     monkeypatch.setattr(replays, "read_kafka", lambda _: None)
     monkeypatch.setattr(replays, "KafkaEnds", lambda _: lambda topics: {topics[0]: {0: 9}})
-    done = replays.replay(str(tmp_path), Path("bindings"), "pos", run="r1", readers=("pos.allowed", "pos.known"))
-    assert (done["letters"], done["sent"], done["left_out"]["no_whole_record"]) == (1, 1, 1)
-    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/1/7"), ("headrace.replay", b"r1")]
+    own, readers = (str(tmp_path), Path("bindings"), "pos"), ("pos.allowed", "pos.known")
+    planned = replays.plan(*own, readers=readers)
+    assert planned.items == (Item("send", "pos/1/7", "unmatched"),)
+    assert planned.notes == ("1 letters hold no complete record: they are left out.",)
+    assert replays.plan(*own, readers=readers).id == planned.id, "the same situation"
+    told.append(_told(9, "pos.archive_pos"))
+    assert replays.plan(*own, readers=readers).id != planned.id, "another letter"
+    with pytest.raises(HeadraceError, match=r"There is no plan 3f2a9c01 of a replay of pos\. See the plan of now"):
+        replays.act(*own, Approval("3f2a9c01", by="mia"), readers=readers)
+    assert sent == []
+    done = replays.act(*own, Approval(planned.id, by="mia"), readers=readers)
+    assert (done.plan, done.sent) == (planned.id, 1), "the letter that came after the plan is not part of it"
+    assert replays.act(*own, Approval(planned.id, by="mia"), readers=readers) == done
+    headers = [("trace", b"1"), ("headrace.replay_of", b"pos/1/7"), ("headrace.replay", planned.id.encode())]
     assert sent == [("pos", 1, b"{}", b"k", headers)], "the partition is the record's own (C29)"
+    again = replays.plan(*own, readers=readers, again=True)
+    assert again.items[0] == Item("send", "pos/1/7", f"unmatched, replayed before by {planned.id}")
+    assert len({again.id, planned.id}) == 2, "a letter that is sent again is another plan"
+
+
+def test_a_plan_whose_letters_were_replayed_or_deleted_since_is_refused_and_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = [_told(7, "pos.allowed"), _told(8, "pos.allowed")]
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+    monkeypatch.setattr(replays, "KafkaEnds", lambda _: pytest.fail("nothing may be sent"))
+    own = (str(tmp_path), Path("bindings"), "pos")
+    planned = replays.plan(*own, readers=())
+    del told[0]
+    with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id} for the replay of pos"):
+        replays.act(*own, Approval(planned.id, by="mia"), readers=())
+    told.insert(0, _told(7, "pos.allowed"))
+    replays._write(
+        str(tmp_path), replays.Journal("other", "pos", ids=("pos/1/8",), first={"pos/1/8": "pos/1/8"}, state="done")
+    )
+    with pytest.raises(HeadraceError, match="The situation changed"):
+        replays.act(*own, Approval(planned.id, by="mia"), readers=())
+
+
+def test_a_journal_of_an_earlier_release_is_read_and_its_interrupted_run_is_continued_by_its_name(
+    tmp_path: Path,
+) -> None:
+    document = {
+        "run": "replay-20261101T080000-ab12", "topic": "pos", "by": "mia", "at_ms": 5, "again": False,
+        "ids": ["pos/1/7"], "first": {"pos/1/7": "pos/1/3"}, "from": {"0": 9}, "sent": {"pos/1/7": "pos/0/9"},
+        "state": "running",
+    }  # fmt: skip
+    small_files.write_json(f"{paths.replays(str(tmp_path), 'pos')}/{document['run']}.json", document)
+    (journal,) = replays.journals(str(tmp_path), "pos")
+    assert (journal.ids, journal.starts, journal.state) == (("pos/1/7",), {0: 9}, "running")
+    assert replays.history(str(tmp_path), "pos").replays == {"pos/0/9": "pos/1/3"}
+    assert json.loads(json.dumps(to_json(journal))) == document

@@ -12,6 +12,7 @@ from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dead_letters import reader, replay
 from headrace.operations.dead_letters.reader import Filter, Letter
+from headrace.operations.plans import Item, Plan
 from headrace.orchestration import batch_tasks
 
 OTHERS = ["user_logins.last_login", "user_logins.logins_per_device"]
@@ -25,7 +26,7 @@ UNMATCHED = letter(1, "last_login", "unmatched: login_id")
 REFUSED = letter(2, "archive_logins", "missing: login_id")
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, root: Path, *letters: Letter, readers: list[str]) -> dict[str, Any]:
+def planned(monkeypatch: pytest.MonkeyPatch, root: Path, *letters: Letter, readers: list[str]) -> Plan:
     def read(_: Path, __: str, chosen: Filter = reader.ALL) -> list[Letter]:
         return [each for each in letters if chosen.takes(each)]
 
@@ -34,22 +35,26 @@ def planned(monkeypatch: pytest.MonkeyPatch, root: Path, *letters: Letter, reade
 
 
 def test_a_letter_of_the_only_query_of_a_topic_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS[:1])["letters"] == 2
+    assert planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS[:1]).items == (
+        Item("send", "logins/0/1", "unmatched"),
+        Item("send", "logins/0/2", "missing"),
+    )
 
 
 def test_a_record_that_a_second_query_counted_is_left_out_with_the_reason_and_a_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS)
-    assert (found["letters"], found["reasons"], found["left_out"]["taken_by_another_query"]) == (1, {"missing": 1}, 1)
-    told = replay.taken_words(found)
+    assert found.items == (Item("send", "logins/0/2", "missing"),)
+    (told,) = found.notes
+    assert told.startswith("1 letters are not sent: ")
     assert "user_logins.logins_per_device accepted their records" in told
     assert "headrace stream restart user_logins --new-generation last_login --rows keep" in told
 
 
 def test_a_record_that_all_queries_refused_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     both = letter(1, "logins_per_device", "not_written: device")
-    assert planned(monkeypatch, tmp_path, UNMATCHED, both, readers=OTHERS)["letters"] == 1
+    assert len(planned(monkeypatch, tmp_path, UNMATCHED, both, readers=OTHERS).items) == 1
 
 
 def test_the_dag_refuses_a_replay_that_would_only_double(
@@ -60,4 +65,4 @@ def test_the_dag_refuses_a_replay_that_would_only_double(
     own: Any = SimpleNamespace(root=str(tmp_path), bindings=Path("b"), pipelines=lambda: {"user_logins": second})
     planned(monkeypatch, tmp_path, UNMATCHED, readers=OTHERS)
     with pytest.raises(HeadraceError, match="would count them twice"):
-        batch_tasks.plan_replay(own, "logins", "unmatched", again=False, run="r", by="me")
+        batch_tasks.plan_replay(own, "logins", "unmatched", again=False, by="me")

@@ -8,9 +8,8 @@ aggregate or join has no record: its id is `<query>/<generation>/<batch>/<hash>`
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class Letter:
     cut: str = ""
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether the letter contains one complete record, which could be sent again."""
         return self.offset >= 0 and not self.cut
 
@@ -56,10 +55,39 @@ class Letter:
         """Return the reason's stable code, such as `missing`."""
         return self.reason.partition(":")[0]
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the letter as JSON values: bytes as text if they are UTF-8, otherwise in base64."""
-        fields = {"word": self.word, "key": _bytes(self.key), "value": _bytes(self.value)}
-        return asdict(self) | fields | {"headers": [[name, _bytes(value)] for name, value in self.headers]}
+
+@dataclass(frozen=True)
+class Group:
+    """The letters of a topic with one reason code: their number, when the first and the last was written, and one of them."""
+
+    topic: str
+    reason: str
+    letters: int
+    first_ms: int
+    last_ms: int
+    example: str
+    example_id: str
+
+
+@dataclass(frozen=True)
+class ShownLetter:
+    """A letter for people: bytes as text if they are UTF-8, otherwise in base64; what is known about its replay."""
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+    reason: str
+    word: str
+    query: str
+    batch: str
+    key: str | None
+    value: str | None
+    headers: tuple[tuple[str, str | None], ...]
+    cut: str
+    replayed_by: str | None
+    replay_of: str | None
 
 
 @dataclass(frozen=True)
@@ -104,28 +132,32 @@ def read(bindings: Path, topic: str, chosen: Filter = ALL, limit: int | None = N
     return letters if limit is None else letters[:limit]
 
 
-def summary(letters: Iterable[Letter]) -> list[dict[str, Any]]:
-    """Return one entry per topic and reason code: the number, the first and last time, one example."""
+def shown(letter: Letter, replayed_by: str | None = None, replay_of: str | None = None) -> ShownLetter:
+    """Return a letter for people, with the run that replayed it and the first coordinates if it is a replay itself."""
+    return ShownLetter(
+        letter.id, letter.topic, letter.partition, letter.offset, letter.at_ms, letter.reason, letter.word,
+        letter.query, letter.batch, _text(letter.key), _text(letter.value),
+        tuple((name, _text(value)) for name, value in letter.headers), letter.cut, replayed_by, replay_of,
+    )  # fmt: skip
+
+
+def summary(letters: Iterable[Letter]) -> list[Group]:
+    """Return one group for each topic and reason code, the largest first."""
     groups: dict[tuple[str, str], list[Letter]] = {}
     for letter in letters:
         groups.setdefault((letter.topic, letter.word), []).append(letter)
     return [
-        {
-            "topic": topic,
-            "reason": code,
-            "letters": len(group),
-            "first_ms": min(entry.at_ms for entry in group),
-            "last_ms": max(entry.at_ms for entry in group),
-            "example": group[-1].reason,
-            "example_id": group[-1].id,
-        }
+        Group(
+            topic,
+            code,
+            len(group),
+            min(entry.at_ms for entry in group),
+            max(entry.at_ms for entry in group),
+            group[-1].reason,
+            group[-1].id,
+        )
         for (topic, code), group in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-
-
-def count_by_word(letters: Iterable[Letter]) -> dict[str, int]:
-    """Return reason code -> number of letters."""
-    return dict(Counter(letter.word for letter in letters))
 
 
 def records(
@@ -199,7 +231,7 @@ def _of_the_record(headers: Iterable[tuple[str, bytes | None]]) -> Iterator[tupl
             yield name, value
 
 
-def _bytes(value: bytes | None) -> str | None:
+def _text(value: bytes | None) -> str | None:
     if value is None:
         return None
     try:

@@ -7,21 +7,17 @@ was itself a replay is a repeated failure: it is shown as such and left out unle
 If a query, not the contract, refused a letter, its record was accepted: every other query of the topic has read it and
 would read it twice. Such a letter is replayed only if there is no other query.
 
-Each replay has a journal below the storage root, written before anything is sent: an interrupted replay is completed by
-the same run, which first looks up in the topic which letters were sent.
+Each plan of a replay is stored as a journal below the storage root, under the plan's id (ADR 48): letters that arrive later do
+not change it, and an interrupted replay is completed by the same id, which first looks up in the topic which letters were sent.
 """
 
 from __future__ import annotations
 
-import getpass
-import re
 import time
-import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import KafkaError, Producer
 
@@ -29,21 +25,47 @@ from headrace.access.bindings import read_kafka
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.dead_letters import reader
 from headrace.operations.dead_letters.reader import Filter, Letter
+from headrace.operations.plans import Approval, Item, Plan
 from headrace.operations.produce.send import producer_config
 from headrace.operations.supervisor.observe import KafkaEnds
-from headrace.store import paths, small_files
-from headrace.store.records import short_id
+from headrace.store import paths, records, small_files
 
 HEADER_REPLAY_OF = "headrace.replay_of"
 HEADER_REPLAY = "headrace.replay"
 MAX_LETTERS = 10_000
 ACKNOWLEDGED_SECONDS = 60.0
 
-Journal = dict[str, Any]
-"""run, topic, by, at_ms, again, ids (of the letters), first (id -> first coordinates), from (partition -> end at the start),
-sent (id -> coordinates of the new record), state: planned, running or done."""
+
+@dataclass(frozen=True)
+class Journal:
+    """One replay on disk. `run` is the id of its plan (a name in journals of earlier releases); `ids` are those of its letters.
+
+    `first` is letter id -> first coordinates, `starts` partition -> end of the topic when the replay began, `sent` letter id ->
+    coordinates of the new record.
+    """
+
+    run: str
+    topic: str
+    by: str = ""
+    at_ms: int = 0
+    again: bool = False
+    ids: tuple[str, ...] = ()
+    first: dict[str, str] = field(default_factory=dict)
+    starts: Mapping[int, int] = records.key("from", factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)
+    state: Literal["planned", "running", "done"] = "planned"
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The result of a replay: how many letters of its plan were sent, in all tries together."""
+
+    plan: str
+    topic: str
+    sent: int
 
 
 @dataclass(frozen=True)
@@ -59,19 +81,18 @@ def history(root: str, topic: str) -> History:
     replayed: dict[str, str] = {}
     replays: dict[str, str] = {}
     for journal in journals(root, topic):
-        if journal["state"] != "planned":
-            replayed |= dict.fromkeys(journal["ids"], journal["run"])
-            replays |= {new: journal["first"][letter] for letter, new in journal["sent"].items()}
+        if journal.state != "planned":
+            replayed |= dict.fromkeys(journal.ids, journal.run)
+            replays |= {new: journal.first[letter] for letter, new in journal.sent.items()}
     return History(replayed, replays)
 
 
 def journals(root: str, topic: str) -> list[Journal]:
     """Return the journals of a topic's replays, oldest first."""
     folder = paths.replays(root, topic)
-    entries = [
-        small_files.read_json(f"{folder}/{name}") for name in small_files.list_names(folder) if name.endswith(".json")
-    ]
-    return sorted((journal for journal in entries if journal), key=lambda journal: (journal["at_ms"], journal["run"]))
+    listed = [name for name in small_files.list_names(folder) if name.endswith(".json")]
+    entries = [records.read(Journal, f"{folder}/{name}") for name in listed]
+    return sorted((journal for journal in entries if journal), key=lambda journal: (journal.at_ms, journal.run))
 
 
 def plan(
@@ -83,61 +104,54 @@ def plan(
     readers: Collection[str],
     again: bool = False,
     limit: int = MAX_LETTERS,
-    run: str | None = None,
     by: str = "",
-) -> dict[str, Any]:
-    """Select the letters of a replay, write its journal, and return the plan. Nothing is sent.
+) -> Plan:
+    """Select the letters of a replay, store them as a journal under the plan's id, and return the plan. Nothing is sent.
 
     `readers` are the queries that read the topic (`readers_of`): a record that one of them has accepted is left out. `again`
-    includes repeated failures and letters that an earlier run replayed. Returns {run, topic, letters, reasons,
-    left_out, taken_by, refused_by, fingerprint}; an approval refers to `fingerprint`.
+    includes repeated failures and letters that an earlier run replayed. Notes say what is left out and why.
     """
     known = history(root, topic)
+    planned = _select(known, bindings, topic, chosen, readers, again=again, limit=limit)
+    before = _journal(root, topic, planned.id)
+    if planned.items and (before is None or before.state == "planned"):
+        ids = tuple(item.target for item in planned.items)
+        first = {letter: known.replays.get(letter, letter) for letter in ids}
+        _write(root, Journal(planned.id, topic, by, time.time_ns() // 1_000_000, again, ids, first))
+    return planned
+
+
+def _select(
+    known: History, bindings: Path, topic: str, chosen: Filter, readers: Collection[str], *, again: bool, limit: int
+) -> Plan:
     read = reader.read(bindings, topic, chosen)
     # Two queries may have refused one record, which is sent once.
-    candidates = list({entry.id: entry for entry in reversed(read) if entry.whole}.values())[::-1]
-    parts = {entry.id for entry in read if not entry.whole}
-    seconds = [entry for entry in candidates if entry.id in known.replays]
-    done = [entry for entry in candidates if entry.id in known.replayed]
-    out = set() if again else {entry.id for entry in (*seconds, *done)}
+    candidates = list({entry.id: entry for entry in reversed(read) if entry.is_complete}.values())[::-1]
+    parts = {entry.id for entry in read if not entry.is_complete}
+    seconds = {entry.id for entry in candidates if entry.id in known.replays}
+    done = {entry.id for entry in candidates if entry.id in known.replayed}
     every = reader.read(bindings, topic, Filter(ids=frozenset(entry.id for entry in candidates)))
     taken = taken_by(every, readers)
-    out |= taken.keys()
-    letters = [entry for entry in candidates if entry.id not in out][:limit]
-    ids = [entry.id for entry in letters]
-    journal: Journal = {
-        "run": _safe(run) if run else f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}",
-        "topic": topic,
-        "by": by or getpass.getuser(),
-        "at_ms": time.time_ns() // 1_000_000,
-        "again": again,
-        "ids": ids,
-        "first": {letter: known.replays.get(letter, letter) for letter in ids},
-        "from": {},
-        "sent": {},
-        "state": "planned",
+    out = taken.keys() | (set() if again else seconds | done)
+    ready = [entry for entry in candidates if entry.id not in out]
+    counted = {
+        "failed again after a replay (--again includes them)": 0 if again else len(seconds),
+        "were replayed before (--again includes them)": 0 if again else len(done),
+        "hold no complete record": len(parts),
+        f"are beyond the limit of {limit}": max(0, len(ready) - limit),
     }
-    before = _journal(root, topic, journal["run"])
-    if before and before["state"] != "planned":
-        journal = before  # a run that was begun is completed, not planned again
-    else:
-        _write(root, journal)
-    return {
-        "run": journal["run"],
-        "topic": topic,
-        "letters": len(journal["ids"]),
-        "reasons": reader.count_by_word(letters),
-        "left_out": {
-            "failed_again": len(seconds) if not again else 0,
-            "replayed_before": len(done) if not again else 0,
-            "no_whole_record": len(parts),
-            "taken_by_another_query": len(taken),
-            "beyond_the_limit": max(0, len(candidates) - len(out) - len(letters)),
-        },
-        "taken_by": sorted({name for entry in taken.values() for name in entry}),
-        "refused_by": sorted({entry.query for entry in every if entry.id in taken}),
-        "fingerprint": fingerprint(journal["ids"]),
-    }
+    left_out = [f"{count} letters {why}: they are left out." for why, count in counted.items() if count]
+    return Plan(
+        "replay",
+        topic,
+        tuple(
+            Item(
+                "send", entry.id, ", replayed before by ".join(filter(None, (entry.word, known.replayed.get(entry.id))))
+            )
+            for entry in ready[:limit]
+        ),
+        notes=(*left_out, *_taken_words(taken, every)),
+    )
 
 
 def readers_of(pipelines: Iterable[Pipeline], topic: str) -> list[str]:
@@ -166,74 +180,57 @@ def taken_by(letters: Iterable[Letter], readers: Collection[str]) -> dict[str, l
     return {letter_id: queries for letter_id, queries in others.items() if queries}
 
 
-def taken_words(planned: Mapping[str, Any]) -> str:
-    """Return why letters of a plan were left out because of other queries, and the alternative; "" if none were."""
-    count = planned["left_out"]["taken_by_another_query"]
-    if not count:
-        return ""
-    places = [name.partition(".") for name in planned["refused_by"]]
+def _taken_words(taken: Mapping[str, list[str]], letters: Iterable[Letter]) -> list[str]:
+    """Return why letters are left out because of other queries, and the alternative; nothing if none are."""
+    if not taken:
+        return []
+    places = [name.partition(".") for name in sorted({entry.query for entry in letters if entry.id in taken})]
     again = "; ".join(f"headrace stream restart {p} --new-generation {query} --rows keep" for p, _, query in places)
-    return (
-        f"{count} letters are not sent: {', '.join(planned['taken_by'])} accepted their records and would count them twice. "
-        f"Let the query that refused them read its topic again: {again}"
-    )
+    others = ", ".join(sorted({name for queries in taken.values() for name in queries}))
+    doubled = f"{len(taken)} letters are not sent: {others} accepted their records and would count them twice."
+    return [f"{doubled} Let the query that refused them read its topic again: {again}"]
 
 
-def act(root: str, bindings: Path, topic: str, run: str, approved: str | None = None) -> dict[str, Any]:
-    """Send the letters of a plan to their topic and return {run, topic, sent, state}; a repeat sends nothing twice.
+def act(root: str, bindings: Path, topic: str, approval: Approval, *, readers: Collection[str]) -> Replayed:
+    """Send the letters of the approved plan to their topic. A repeat continues where it stopped, and sends nothing twice.
 
-    Raises HeadraceError if the plan is not the approved one, a letter no longer exists, or Kafka did not accept a record.
+    Raises HeadraceError if there is no such plan, as `plans.begin` does if a letter of the plan was replayed or deleted since,
+    or if Kafka did not accept a record.
     """
-    journal = _journal(root, topic, run)
+    journal = _journal(root, topic, approval.plan)
     if journal is None:
-        raise HeadraceError(f"There is no planned replay {run!r} of {topic}. Plan it first.")
-    if approved is not None and fingerprint(journal["ids"]) != approved:
-        raise HeadraceError(f"Replay {run} is not what was approved. Check its plan again.")
-    if journal["state"] == "planned":
-        repeated = [letter for letter in journal["ids"] if letter in history(root, topic).replayed]
-        if repeated and not journal["again"]:
-            raise HeadraceError(f"{len(repeated)} letters have been replayed since this was planned. Plan it again.")
-        ends = KafkaEnds(bindings)([topic])[topic]
-        journal |= {"state": "running", "from": {str(p): end for p, end in ends.items()}}
-        _write(root, journal)
-    elif journal["state"] == "running":
-        journal["sent"] = _got_through(bindings, journal)
-        _write(root, journal)
-    if journal["state"] != "done":
-        _send(root, bindings, journal)
-        journal["state"] = "done"
-        _write(root, journal)
-    return {"run": run, "topic": topic, "sent": len(journal["sent"]), "state": journal["state"]}
-
-
-def replay(root: str, bindings: Path, topic: str, chosen: Filter = reader.ALL, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Plan and act in one step, without an approval; options as in `plan`."""
-    planned = plan(root, bindings, topic, chosen, **options)
-    return planned | act(root, bindings, topic, planned["run"], planned["fingerprint"])
-
-
-def fingerprint(ids: Sequence[str]) -> str:
-    """Return the identifier of an approval for exactly these letters."""
-    return short_id("\n".join(sorted(ids)))
+        raise HeadraceError(
+            f"There is no plan {approval.plan} of a replay of {topic}. See the plan of now: headrace dead-letters replay {topic}"
+        )
+    if journal.state == "planned":
+        chosen = Filter(ids=frozenset(journal.ids))
+        known, limit = history(root, topic), len(journal.ids)
+        plans.begin(root, _select(known, bindings, topic, chosen, readers, again=journal.again, limit=limit), approval)
+        journal = _write(root, replace(journal, state="running", starts=KafkaEnds(bindings)([topic])[topic]))
+    elif journal.state == "running":
+        journal = _write(root, replace(journal, sent=_got_through(bindings, journal)))
+    if journal.state != "done":
+        journal = _write(root, replace(_send(root, bindings, journal), state="done"))
+    return Replayed(journal.run, topic, len(journal.sent))
 
 
 def _got_through(bindings: Path, journal: Journal) -> dict[str, str]:
     """Return letter -> coordinates for everything that an interrupted run has sent, from the headers in the topic."""
-    starts = {int(partition): end for partition, end in journal["from"].items()}
-    firsts = {first: letter for letter, first in journal["first"].items()}
+    firsts = {first: letter for letter, first in journal.first.items()}
     coordinates = {}
     # A replayed record behind another producer's open transaction has been sent all the same.
-    for message in reader.records(bindings, journal["topic"], starts, uncommitted=True):
+    for message in reader.records(bindings, journal.topic, journal.starts, uncommitted=True):
         headers = reader.headers_of(message)
-        if headers.get(HEADER_REPLAY) == journal["run"]:
+        if headers.get(HEADER_REPLAY) == journal.run:
             letter = firsts[headers[HEADER_REPLAY_OF]]
-            coordinates[letter] = f"{journal['topic']}/{message.partition()}/{message.offset()}"
+            coordinates[letter] = f"{journal.topic}/{message.partition()}/{message.offset()}"
     return coordinates
 
 
-def _send(root: str, bindings: Path, journal: Journal) -> None:
-    wanted = frozenset(journal["ids"]) - journal["sent"].keys()
-    letters = {letter.id: letter for letter in reader.read(bindings, journal["topic"], Filter(ids=wanted))}.values()
+def _send(root: str, bindings: Path, journal: Journal) -> Journal:
+    """Send the letters of a journal that were not sent yet, and return the journal with their coordinates."""
+    wanted = frozenset(journal.ids) - journal.sent.keys()
+    letters = {letter.id: letter for letter in reader.read(bindings, journal.topic, Filter(ids=wanted))}.values()
     gone = wanted - {letter.id for letter in letters}
     if gone:
         raise HeadraceError(f"{len(gone)} letters, among them {min(gone)}, were deleted by retention. Plan again.")
@@ -242,31 +239,31 @@ def _send(root: str, bindings: Path, journal: Journal) -> None:
     producer = Producer(producer_config(read_kafka(bindings), paced=False) | {"client.id": "headrace-replay"})
     for letter in letters:
         producer.produce(
-            journal["topic"],
+            journal.topic,
             letter.value,
             letter.key,
             partition=letter.partition,  # the partition of its key, whatever partitioner the producer uses
             headers=[
                 *((name, value) for name, value in letter.headers if name not in (HEADER_REPLAY_OF, HEADER_REPLAY)),
-                (HEADER_REPLAY_OF, journal["first"][letter.id].encode()),
-                (HEADER_REPLAY, journal["run"].encode()),
+                (HEADER_REPLAY_OF, journal.first[letter.id].encode()),
+                (HEADER_REPLAY, journal.run.encode()),
             ],
             on_delivery=_noting(letter, sent, failed),
         )
         producer.poll(0)
     left = producer.flush(ACKNOWLEDGED_SECONDS)
-    journal["sent"] |= sent
-    _write(root, journal)
+    journal = _write(root, replace(journal, sent=journal.sent | sent))
     if left or failed:
         why = failed[0].str() if failed else "no answer in time"
         raise HeadraceError(
-            f"{len(wanted) - len(sent)} of {len(wanted)} letters were not sent ({why}). Repeat run {journal['run']}; "
+            f"{len(wanted) - len(sent)} of {len(wanted)} letters were not sent ({why}). Run the same command again; "
             "it continues where it stopped."
         )
+    return journal
 
 
-def _noting(letter: Letter, sent: dict[str, str], failed: list[KafkaError]) -> Any:  # noqa: ANN401 - a delivery callback
-    def note(error: KafkaError | None, message: Any) -> None:  # noqa: ANN401
+def _noting(letter: Letter, sent: dict[str, str], failed: list[KafkaError]) -> Callable[[KafkaError | None, Any], None]:
+    def note(error: KafkaError | None, message: Any) -> None:  # noqa: ANN401 - a confluent_kafka Message
         if error is not None:
             failed.append(error)
         else:
@@ -275,15 +272,14 @@ def _noting(letter: Letter, sent: dict[str, str], failed: list[KafkaError]) -> A
     return note
 
 
-def _safe(run: str) -> str:
-    """Return a run's name as a file name, because an Airflow run id contains colons and plus signs."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", run)
+def _path(root: str, topic: str, run: str) -> str:
+    return f"{paths.replays(root, topic)}/{run}.json"
 
 
 def _journal(root: str, topic: str, run: str) -> Journal | None:
-    journal: Journal | None = small_files.read_json(f"{paths.replays(root, topic)}/{_safe(run)}.json")
+    return records.read(Journal, _path(root, topic, run))
+
+
+def _write(root: str, journal: Journal) -> Journal:
+    records.write(_path(root, journal.topic, journal.run), journal)
     return journal
-
-
-def _write(root: str, journal: Journal) -> None:
-    small_files.write_json(f"{paths.replays(root, journal['topic'])}/{journal['run']}.json", journal)
