@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Asset, Param, task
 from headrace.orchestration import dag_support
 
 PIPELINES = dag_support.pipeline_names(__file__)
+APPROVAL = "approve_repair"
 VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
 
 with DAG(
@@ -73,7 +74,7 @@ with DAG(
     **dag_support.dag_arguments(
         doc=dag_support.document(
             "Repair the rows of a Cassandra table that a reconciliation named: rows of closed windows and settled joins, up "
-            "to a limit. Steps: plan, approval (default: Reject), plan again and compare, act.",
+            "to a limit. Steps: plan, approval of its id (default: Reject), act on exactly that plan.",
             inputs="the report of a reconciliation run.",
             effects="writes or deletes rows of serving tables.",
             command="headrace batch repair",
@@ -98,23 +99,20 @@ with DAG(
         return batch_tasks.plan_repair(deployment.load(), form["pipeline"], form["run"])
 
     @task
-    def recheck_repair(planned: dict[str, Any]) -> dict[str, Any]:
-        """Plan again. Fail if the plan differs from the approved one."""
+    def repair_act(
+        planned: dict[str, Any],
+        params: dict[str, Any] | None = None,
+        ti: Any = None,  # noqa: ANN401 - Airflow's
+        dag_run: object = None,
+    ) -> dict[str, Any]:
+        """Write and delete the rows of the plan. Fail if one of them has changed since."""
         from headrace.operations import deployment
         from headrace.orchestration import batch_tasks
 
-        return batch_tasks.recheck_repair(deployment.load(), planned)
-
-    @task
-    def repair_act(planned: dict[str, Any]) -> dict[str, Any]:
-        """Write and delete the rows of the plan."""
-        from headrace.operations import deployment
-        from headrace.operations.batch import repair
-
-        return repair.act(deployment.load(), planned["pipeline"], planned["run"], planned["fingerprint"])
+        form = params or {}
+        approval = dag_support.approved(planned, ti, dag_run, APPROVAL)
+        return batch_tasks.repair_rows(deployment.load(), form["pipeline"], form["run"], approval)
 
     planned = plan_repair()
-    approve_repair = dag_support.approval("approve_repair", "Repair rows of {{ params.pipeline }}?", "plan_repair")
-    rechecked = recheck_repair(planned)
-    planned >> approve_repair >> rechecked
-    repair_act(rechecked)
+    approve_repair = dag_support.approval(APPROVAL, "Repair rows of {{ params.pipeline }}?", "plan_repair")
+    planned >> approve_repair >> repair_act(planned)

@@ -299,7 +299,7 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     assert told["differing"] == 0
     assert all(each["compared"] for each in told["accounts"] if each["query"] == "attributed")
     repair = ended(running, "batch_repair", "failed", pipeline=NAME, run=told["run"])
-    assert "nothing that can be repaired" in running.task_log("batch_repair", repair, "plan_repair")
+    assert "There is nothing to do for the repair" in running.task_log("batch_repair", repair, "plan_repair")
 
 
 def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_approved(
@@ -323,6 +323,7 @@ def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_a
         assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
         assert answered(running, "batch_repair", "Approve", **form)["repair_act"] == "success"
+        assert (approvals(own)[-1][0], approvals(own)[-1][2]) == ("repair", "admin (Airflow)")
         assert is_back()
 
 

@@ -15,6 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.operations import retention
 from headrace.operations.batch import job_runs, repair
 from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.plans import Approval, Item, Plan
 from headrace.store import paths, small_files
 from tests.cli.conftest import use
 
@@ -90,24 +91,25 @@ def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, mon
 def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"query": "tumbling", "action": "write", "key": {"product_id": "p7"}, "values": {"sales": 3},
-           "is": {"sales": "2"}, "written": 7}  # fmt: skip
-    planned = {"pipeline": "pos_sales", "run": "r", "rows": [row], "refused": ["items: a topic"], "fingerprint": "f00"}
+    item = Item("write", "tumbling product_id=p7", "sales: 2 -> 3")
+    planned = Plan("repair", "pos_sales after run r", (item,), notes=("Not repaired: items: a topic.",))
     acted: list[str] = []
 
-    def act(_: Deployment, pipeline: str, run: str, approved: str) -> dict[str, Any]:
-        acted.append(approved)
-        return {"pipeline": pipeline, "run": run, "written": 1, "deleted": 0, "verified": 1}
+    def act(_: Deployment, pipeline: str, run: str, approval: Approval) -> repair.Repaired:
+        acted.append(approval.plan)
+        return repair.Repaired(approval.plan, pipeline, run, 1, 0, 1, ("tumbling",))
 
     monkeypatch.setattr(repair, "plan", lambda *_: planned)
     monkeypatch.setattr(repair, "act", act)
     code, told = run("batch", "repair", "pos_sales", "r")
     assert (code, acted) == (0, [])
-    assert "write tumbling product_id=p7 (sales: 2 -> 3)" in " ".join(told.split())
-    assert "Not repaired: items: a topic" in " ".join(told.split())
-    code, told = run("batch", "repair", "pos_sales", "r", "--act", "f00")
-    assert (code, acted) == (0, ["f00"])
+    assert "write tumbling product_id=p7: sales: 2 -> 3" in told
+    assert "Not repaired: items: a topic." in told
+    assert told.splitlines()[-1].endswith(f"headrace batch repair pos_sales r --act {planned.id}")
+    code, told = run("batch", "repair", "pos_sales", "r", "--act", planned.id)
+    assert (code, acted) == (0, [planned.id])
     assert "1 rows written, 0 deleted, 1 verified" in told
+    assert "Now: headrace batch reconcile pos_sales --query tumbling" in told
 
 
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(

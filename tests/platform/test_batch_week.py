@@ -23,6 +23,7 @@ from headrace.local.settings import Settings
 from headrace.operations.batch import job_runs, reconcile, repair, serve
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
+from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
 from headrace.store.job_reports import ReconcileReport, ViewsReport
 from headrace.store.records import from_json
@@ -131,11 +132,12 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     }  # fmt: skip
 
     planned = repair.plan(deployment, stage.name, report["run"])
-    assert sorted(row["action"] for row in planned["rows"]) == ["delete", "write", "write"]
-    with pytest.raises(HeadraceError, match="look at a new plan"):
-        repair.act(deployment, stage.name, report["run"], "what I saw yesterday")
-    done = repair.act(deployment, stage.name, report["run"], planned["fingerprint"])
-    assert (done["written"], done["deleted"]) == (2, 1)
+    assert sorted(item.action for item in planned.items) == ["delete", "write", "write"]
+    assert repair.plan(deployment, stage.name, report["run"]).id == planned.id
+    with pytest.raises(HeadraceError, match="The situation changed since plan 3f2a9c01"):
+        repair.act(deployment, stage.name, report["run"], Approval("3f2a9c01", by="a test"))
+    done = repair.act(deployment, stage.name, report["run"], Approval(planned.id, by="a test"))
+    assert (done.written, done.deleted) == (2, 1)
     after = stage.table(stage.name, "tumbling", "window_start, window_end, product_id, total_amount, sales")
     found.same(found.windows(after), found.windows(rows), "tumbling after the repair")
     even(reconciled(deployment, stage.name, queries=["tumbling"]))

@@ -139,38 +139,19 @@ def trend(
 
 
 @batch.command("repair")
-def repair(
-    pipeline: One,
-    run: Run,
-    act: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="Carry out the plan with this fingerprint.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show what a repair of a run's differences would write; with --act, write it and reconcile again."""
+def repair(context: typer.Context, pipeline: One, run: Run, act: Act = "", as_json: Json = False) -> None:
+    """Repair the rows that a reconciliation run found different. With --act, write them and read them again."""
     deployment = provisioned()
-    planned = batch_repair.plan(deployment, pipeline, run)
-    if act is not None:
-        done = batch_repair.act(deployment, pipeline, run, act)
-        if as_json:
-            print_json(done)
-        else:
-            again = " ".join(f"--query {name}" for name in batch_repair.queries_of(planned))
-            console.print(f"{done['written']} rows written, {done['deleted']} deleted, {done['verified']} verified.")
-            console.print(f"Now: headrace batch reconcile {pipeline} {again}")
+    if not act:
+        show(context, batch_repair.plan(deployment, pipeline, run), as_json)
         return
+    done = reconcile_repair.act(deployment, pipeline, run, approval(act, who()))
     if as_json:
-        print_json(planned)
-        return
-    rows = planned["rows"]
-    for row in rows:
-        console.print(f"{batch_repair.words(row)}.", soft_wrap=True)
-    for why in planned["refused"]:
-        console.print(f"Not repaired: {why}.")
-    if rows:
-        console.print(
-            f"Nothing was changed. To carry it out: headrace batch repair {pipeline} {run} --act {planned['fingerprint']}"
-        )
+        print_json(to_json(done))
+    else:
+        again = " ".join(f"--query {name}" for name in done.queries)
+        console.print(f"{done.written} rows written, {done.deleted} deleted, {done.verified} verified.")
+        console.print(f"Now: headrace batch reconcile {pipeline} {again}")
 
 
 @batch.command("rebuild")

@@ -8,16 +8,18 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from pyspark.sql import Row
+from pyspark.sql import Row as SparkRow
 
 from headrace.batch.reconcile.kinds import joined_differences
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs, repair
+from headrace.operations.batch.repair import Row
+from headrace.operations.plans import Approval
 from headrace.orchestration import batch_tasks
 from headrace.store.records import to_json
 
@@ -35,9 +37,9 @@ def pos(project: Path) -> Pipeline:
     return load_pipeline(project / "pipelines" / "pos_sales.yaml")
 
 
-def joined(uuid: str, clicked: str | None, *, due: bool) -> Row:
+def joined(uuid: str, clicked: str | None, *, due: bool) -> SparkRow:
     sides = {"_batch__headrace_rows": int(due), "_speed__headrace_rows": int(not due), "_late__headrace_rows": 0}
-    return Row(impr_uuid=uuid, impr_date=AT, ad_id="a", click_key="c", click_date=clicked, **sides)
+    return SparkRow(impr_uuid=uuid, impr_date=AT, ad_id="a", click_key="c", click_date=clicked, **sides)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -48,7 +50,7 @@ def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_wha
     (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
     assert (told.what, told.due, told.speed) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
     (action,) = repair.actions(ads.queries["attributed"], "attributed", [to_json(told)])
-    assert (action["action"], action["values"]) == ("write", {"click_date": CLICKED})
+    assert (action.action, action.values) == ("write", {"click_date": CLICKED})
 
 
 def test_a_joined_row_that_is_only_on_one_side_keeps_its_name() -> None:
@@ -65,13 +67,13 @@ def test_two_differences_of_one_primary_key_are_one_write_of_what_is_due(pos: Pi
     due = {"key": window | {"window_end": "2026-03-01T12:05:00+00:00"}, "due": {"total_amount": "3.00", "sales": 1}}
     strange = {"key": window | {"window_end": BY_HAND}, "due": None}
     (action,) = repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])
-    assert action["action"] == "write"
-    assert action["values"] == {"window_end": "2026-03-01T12:05:00+00:00", "total_amount": "3.00", "sales": 1}
+    assert action.action == "write"
+    assert action.values == {"window_end": "2026-03-01T12:05:00+00:00", "total_amount": "3.00", "sales": 1}
 
 
-def row_of(action: str, values: dict[str, Any], written: int | None) -> dict[str, Any]:
+def row_of(action: Literal["write", "delete"], values: dict[str, Any], written: int | None) -> Row:
     key = {"impr_uuid": "u1", "impr_date": AT, "ad_id": "a", "click_key": "c"}
-    return {"query": "attributed", "action": action, "key": key, "values": values, "is": None, "written": written}
+    return Row("attributed", action, key, values, None, written)
 
 
 def test_a_repair_is_later_than_what_is_there_and_writes_a_null_that_is_due(ads: Pipeline) -> None:
@@ -102,7 +104,7 @@ class Table:
 
 
 @pytest.fixture
-def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
+def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def prepare(table: Table, differences: list[dict[str, Any]]) -> Any:
         account = {"query": "attributed", "sink": "table a.attributed", "kind": "joined rows",
                    "differing": len(differences), "differences": differences}  # fmt: skip
@@ -113,7 +115,7 @@ def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(repair, "cassandra_session", session)
         monkeypatch.setattr(job_runs, "result", lambda *_: {"accounts": [account]})
-        return SimpleNamespace(pipeline=lambda _: ads, root="", bindings=None)
+        return SimpleNamespace(pipeline=lambda _: ads, root=str(tmp_path), bindings=None)
 
     return prepare
 
@@ -125,25 +127,39 @@ def test_a_repair_shows_old_and_new_values_writes_once_and_reads_the_row_again(r
     table = Table(datetime(2030, 1, 1), 5)
     own = repaired(table, [DIFFERENCE, DIFFERENCE | {"due": None}])
     planned = repair.plan(own, "ad_attribution", "r")
-    shown = f"(click_date: {BY_HAND} -> {CLICKED})"
-    assert shown in repair.words(planned["rows"][0])
-    assert shown in batch_tasks.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
-    done = repair.act(own, "ad_attribution", "r", planned["fingerprint"])
-    assert (done["written"], done["deleted"], done["verified"], table.done) == (1, 0, 1, ["INSERT"])
+    (item,) = planned.items
+    assert (item.action, item.detail) == ("write", f"click_date: {BY_HAND} -> {CLICKED} (writetime 5)")
+    assert item.target.startswith("attributed impr_uuid=u1, ")
+    assert item.detail in batch_tasks.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
+    assert repair.plan(own, "ad_attribution", "r").id == planned.id
+    done = repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
+    assert (done.written, done.deleted, done.verified, table.done) == (1, 0, 1, ["INSERT"])
+    assert done.queries == ("attributed",)
+
+
+@pytest.mark.parametrize("now", [(datetime(2030, 1, 1), 6), (datetime(2030, 1, 2), 5), None])
+def test_a_row_that_changed_since_the_plan_refuses_the_repair_and_nothing_is_written(repaired: Any, now: Any) -> None:
+    table = Table(datetime(2030, 1, 1), 5)
+    own = repaired(table, [DIFFERENCE])
+    planned = repair.plan(own, "ad_attribution", "r")
+    table.row = now
+    with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id}"):
+        repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
+    assert table.done == []
 
 
 def test_a_repair_that_did_not_come_through_is_an_error_that_names_the_row(repaired: Any) -> None:
     own = repaired(Table(datetime(2030, 1, 1), 5, deaf=True), [DIFFERENCE])
     planned = repair.plan(own, "ad_attribution", "r")
     with pytest.raises(HeadraceError, match=r"1 of 1 rows are not as the repair of r wrote them.*impr_uuid=u1"):
-        repair.act(own, "ad_attribution", "r", planned["fingerprint"])
+        repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
 
 
 def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
     own = repaired(Table(None, 9_000_000_000_000_000), [DIFFERENCE])
     planned = repair.plan(own, "ad_attribution", "r")
-    assert planned["rows"] == []
-    assert "--new-generation attributed --rows empty" in planned["refused"][0]
+    assert planned.items == ()
+    assert "--new-generation attributed --rows empty" in planned.notes[0]
 
 
 def test_a_view_that_differs_is_computed_again_instead(pos: Pipeline) -> None:

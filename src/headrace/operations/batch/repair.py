@@ -4,17 +4,18 @@ No later batch of the stream writes such a row, so the repair can use the curren
 starts later and therefore wins again (ADR 0006). A running total is still open: a repaired value would win or lose against the
 next batch at random. It is therefore not repaired but rebuilt by a new generation.
 
-Plan (reads only) -> approval -> act -> reconcile again. `act` first checks that each row is still as planned. Then it writes one
-action for each primary key, reads these keys again and compares them with the values that are due.
+Plan (reads only) -> approval (ADR 48) -> act -> reconcile again. `act` first checks that each row is still as planned. Then it
+writes one action for each primary key, reads these keys again and compares them with the values that are due.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
@@ -26,25 +27,85 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.batch import job_runs
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
-from headrace.store.records import Json, short_id
+from headrace.operations.plans import Approval, Item, Plan
 
 MAX_ROWS = 200
 KINDS = ("windows", "joined rows")
 AHEAD_MICROS = 60_000_000  # a row whose writetime is further ahead of the clock is not repaired
 
 
-def plan(deployment: Deployment, pipeline: str, run: str) -> Json:
-    """Return what a repair after a reconciliation run would write: {pipeline, run, rows, refused, fingerprint}, JSON-safe.
+@dataclass(frozen=True)
+class Row:
+    """One action on the row of a primary key: `values` are the new values of the other columns (JSON values of the report).
 
-    Each row has query, action (write or delete), key, values (the new values), `is` (the present values) and `written` (its
-    newest writetime, microseconds). `refused` names each account or row that is not repaired, with the reason and the remedy.
+    `present` are the values that the row has now (None: there is no row), `written` is its newest writetime, in microseconds.
+    """
+
+    query: str
+    action: Literal["write", "delete"]
+    key: Mapping[str, Any]
+    values: Mapping[str, Any]
+    present: Mapping[str, str | None] | None = None
+    written: int | None = None
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The result of a repair. `queries` are those to reconcile again."""
+
+    plan: str
+    pipeline: str
+    run: str
+    written: int
+    deleted: int
+    verified: int
+    queries: tuple[str, ...]
+
+
+def plan(deployment: Deployment, pipeline: str, run: str) -> Plan:
+    """Return what a repair after a reconciliation run would write. Changes nothing.
+
+    Notes name each account or row that is not repaired, with the reason and the remedy.
+    """
+    return _plan(pipeline, run, *_rows(deployment, deployment.pipeline(pipeline), run))
+
+
+def act(deployment: Deployment, pipeline: str, run: str, approval: Approval) -> Repaired:
+    """Carry out the approved repair.
+
+    Raises HeadraceError as `plans.begin` does (after a finished repair too), or if a row that is read again differs from what
+    was written.
     """
     described = deployment.pipeline(pipeline)
-    report = job_runs.result(deployment.root, pipeline, run)
-    rows: list[Json] = []
+    rows, refused = _rows(deployment, described, run)
+    plans.begin(deployment.root, _plan(pipeline, run, rows, refused), approval)
+    with cassandra_session(deployment.bindings) as session:
+        for row in rows:
+            _run(session, *statement(described, row, _now_micros()))
+        wrong = [row for row in rows if not _is_as_due(session, described, row)]
+    if wrong:
+        again = " ".join(f"--query {name}" for name in _queries_of(wrong))
+        raise HeadraceError(
+            f"{len(wrong)} of {len(rows)} rows are not as the repair of {run} wrote them, the first is {_item(wrong[0])}: "
+            f"somebody writes them too. Compare them again: headrace batch reconcile {pipeline} {again}"
+        )
+    written = sum(row.action == "write" for row in rows)
+    return Repaired(approval.plan, pipeline, run, written, len(rows) - written, len(rows), _queries_of(rows))
+
+
+def _plan(pipeline: str, run: str, rows: Sequence[Row], refused: Sequence[str]) -> Plan:
+    notes = tuple(f"Not repaired: {why}." for why in refused)
+    return Plan("repair", f"{pipeline} after run {run}", tuple(map(_item, rows)), notes=notes)
+
+
+def _rows(deployment: Deployment, described: Pipeline, run: str) -> tuple[list[Row], list[str]]:
+    """Return the rows to write or delete as they are now, and why others are refused."""
+    report = job_runs.result(deployment.root, described.name, run)
+    rows: list[Row] = []
     refused: list[str] = []
     with cassandra_session(deployment.bindings) as session:
         for account in report["accounts"]:
@@ -53,94 +114,67 @@ def plan(deployment: Deployment, pipeline: str, run: str) -> Json:
                 refused.append(why)
             elif account["differing"]:
                 wanted = actions(described.queries[account["query"]], account["query"], account["differences"])
-                rows += [row | _now(session, described, row) for row in wanted]
+                rows += [_now(session, described, row) for row in wanted]
     now = _now_micros()
     refused += [_ahead(described, row) for row in rows if _is_ahead(row, now)]
-    rows = [row for row in rows if not _is_ahead(row, now)]
-    return {"pipeline": pipeline, "run": run, "rows": rows, "refused": refused, "fingerprint": _fingerprint(rows)}
+    return [row for row in rows if not _is_ahead(row, now)], refused
 
 
-def act(deployment: Deployment, pipeline: str, run: str, approved: str) -> Json:
-    """Carry out the repair with the approved fingerprint. Returns {pipeline, run, written, deleted, verified}.
-
-    Raises HeadraceError if a row differs from the plan (a new plan is needed then; a repeat of a finished repair raises too), or
-    if a row that is read again differs from what was written.
-    """
-    planned = plan(deployment, pipeline, run)
-    if planned["fingerprint"] != approved:
-        raise HeadraceError(f"{pipeline} is not as it was when the repair of {run} was planned: look at a new plan.")
-    described = deployment.pipeline(pipeline)
-    rows = planned["rows"]
-    with cassandra_session(deployment.bindings) as session:
-        for row in rows:
-            _run(session, *statement(described, row, _now_micros()))
-        wrong = [row for row in rows if not _is_as_due(session, described, row)]
-    if wrong:
-        again = " ".join(f"--query {name}" for name in queries_of({"rows": wrong}))
-        raise HeadraceError(
-            f"{len(wrong)} of {len(rows)} rows are not as the repair of {run} wrote them, the first is {words(wrong[0])}: "
-            f"somebody writes them too. Compare them again: headrace batch reconcile {pipeline} {again}"
-        )
-    written = sum(row["action"] == "write" for row in rows)
-    return {
-        "pipeline": pipeline, "run": run, "written": written, "deleted": len(rows) - written, "verified": len(rows),
-    }  # fmt: skip
-
-
-def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Return one action for each primary key in the differences of an account: {query, action, key, values}, in their order.
+def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return one action for each primary key in the differences of an account, in their order.
 
     The row that is due wins. A row that changed in a column outside the primary key can appear as two differences: one for the
     missing row and one for the surplus row. Both are the same row of the table.
     """
     sink = _sink(query)
     primary = (*sink.partition_key, *sink.clustering_key)
-    by_key: dict[tuple[str, ...], Json] = {}
+    by_key: dict[tuple[str, ...], Row] = {}
     for difference in differences:
         key = {column: difference["key"][column] for column in primary}
         due = difference["due"]
         primary_key = tuple(map(str, key.values()))
         if due is None:
-            by_key.setdefault(primary_key, {"query": name, "action": "delete", "key": key, "values": {}})
+            by_key.setdefault(primary_key, Row(name, "delete", key, {}))
         else:
             rest = {column: value for column, value in difference["key"].items() if column not in key}
-            by_key[primary_key] = {"query": name, "action": "write", "key": key, "values": rest | due}
+            by_key[primary_key] = Row(name, "write", key, rest | due)
     return list(by_key.values())
 
 
-def statement(pipeline: Pipeline, row: Mapping[str, Any], now_micros: int) -> tuple[str, list[Any]]:
+def statement(pipeline: Pipeline, row: Row, now_micros: int) -> tuple[str, list[Any]]:
     """Return the CQL of one row of a plan, and its values. Its timestamp is later than the present row's."""
-    query = pipeline.queries[row["query"]]
+    query = pipeline.queries[row.query]
     sink = _sink(query)
-    table = quoted(*names.cassandra_table(pipeline.name, row["query"], sink))
-    at = max(now_micros, (row["written"] or 0) + 1)
-    if row["action"] == "delete":
-        where = " AND ".join(f'"{column}" = %s' for column in row["key"])
+    table = quoted(*names.cassandra_table(pipeline.name, row.query, sink))
+    at = max(now_micros, (row.written or 0) + 1)
+    if row.action == "delete":
+        where = " AND ".join(f'"{column}" = %s' for column in row.key)
         text = f"DELETE FROM {table} USING TIMESTAMP {at} WHERE {where}"  # noqa: S608 - quoted names
-        return text, [_cell(query, c, v) for c, v in row["key"].items()]
-    cells = row["key"] | row["values"]
+        return text, [_cell(query, c, v) for c, v in row.key.items()]
+    cells = {**row.key, **row.values}
     columns, placeholders = ", ".join(f'"{c}"' for c in cells), ", ".join(["%s"] * len(cells))
     ttl = f" AND TTL {int(sink.ttl.total_seconds())}" if sink.ttl else ""
     text = f"INSERT INTO {table} ({columns}) VALUES ({placeholders}) USING TIMESTAMP {at}{ttl}"  # noqa: S608 - quoted names
     return text, [_cell(query, c, v) for c, v in cells.items()]
 
 
-def words(row: Mapping[str, Any]) -> str:
-    """Return one row of a plan as text: the action, the key, and each changed value as `old -> new`."""
-    before, after = row["is"], row["values"] if row["action"] == "write" else None
-    columns = after if before is None else before if after is None else before | after
+def _item(row: Row) -> Item:
+    """Return one row as an item of a plan: the key, each changed value as `old -> new`, and the present row's writetime."""
+    before, after = row.present, row.values if row.action == "write" else None
     changes = [
         f"{column}: {_shown(before, column)} -> {_shown(after, column)}"
-        for column in columns or {}
+        for column in {**(before or {}), **(after or {})}
         if before is None or after is None or str(before.get(column)) != str(after.get(column))
     ]
-    key = ", ".join(f"{name}={value}" for name, value in row["key"].items())
-    return printable(f"{row['action']} {row['query']} {key} ({', '.join(changes) or 'the row itself'})")
+    key = ", ".join(f"{name}={value}" for name, value in row.key.items())
+    written = f" (writetime {row.written})" if row.written else ""
+    return Item(
+        row.action, printable(f"{row.query} {key}"), printable(f"{', '.join(changes) or 'the row itself'}{written}")
+    )
 
 
-def queries_of(planned: Mapping[str, Any]) -> list[str]:
-    """Return the queries to reconcile again after a repair."""
-    return sorted({row["query"] for row in planned["rows"]})
+def _queries_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(sorted({row.query for row in rows}))
 
 
 def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
@@ -167,29 +201,29 @@ def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_ahead(row: Mapping[str, Any], now_micros: int) -> bool:
-    return (row["written"] or 0) > now_micros + AHEAD_MICROS
+def _is_ahead(row: Row, now_micros: int) -> bool:
+    return (row.written or 0) > now_micros + AHEAD_MICROS
 
 
-def _ahead(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
-    at = datetime.fromtimestamp(row["written"] / 1_000_000, UTC)
+def _ahead(pipeline: Pipeline, row: Row) -> str:
+    at = datetime.fromtimestamp((row.written or 0) / 1_000_000, UTC)
     return (
-        f"{row['query']}: {row['key']} has the writetime {at:%Y-%m-%d %H:%M:%S}, which is to come, and a repair that wins would "
+        f"{row.query}: {dict(row.key)} has the writetime {at:%Y-%m-%d %H:%M:%S}, which is to come, and a repair that wins would "
         f"win against the next generation too; empty the table: headrace stream restart {pipeline.name} "
-        f"--new-generation {row['query']} --rows empty"
+        f"--new-generation {row.query} --rows empty"
     )
 
 
-def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple[Json | None, int | None]:
+def _read(session: Session, pipeline: Pipeline, row: Row) -> tuple[dict[str, Any] | None, int | None]:
     """Return the values of a row's other columns (None: the row does not exist) and the newest writetime of its cells."""
-    query = pipeline.queries[row["query"]]
-    cells = [column for column in query.columns if column not in row["key"]]
-    table = quoted(*names.cassandra_table(pipeline.name, row["query"], _sink(query)))
+    query = pipeline.queries[row.query]
+    cells = [column for column in query.columns if column not in row.key]
+    table = quoted(*names.cassandra_table(pipeline.name, row.query, _sink(query)))
     times = [f'WRITETIME("{column}")' for column in cells]
     selected = ", ".join([*(f'"{column}"' for column in cells), *times]) or "*"
-    where = " AND ".join(f'"{column}" = %s' for column in row["key"])
+    where = " AND ".join(f'"{column}" = %s' for column in row.key)
     text = f"SELECT {selected} FROM {table} WHERE {where}"  # noqa: S608 - quoted names
-    stored = _run(session, text, [_cell(query, c, v) for c, v in row["key"].items()]).one()
+    stored = _run(session, text, [_cell(query, c, v) for c, v in row.key.items()]).one()
     if stored is None:
         return None, None
     values = list(stored)
@@ -197,18 +231,18 @@ def _read(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> tuple
     return dict(zip(cells, values, strict=False)), max(written, default=None)
 
 
-def _now(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> Json:
+def _now(session: Session, pipeline: Pipeline, row: Row) -> Row:
     values, written = _read(session, pipeline, row)
     shown = None if values is None else {name: _plain(value) for name, value in values.items()}
-    return {"is": shown, "written": written}
+    return replace(row, present=shown, written=written)
 
 
-def _is_as_due(session: Session, pipeline: Pipeline, row: Mapping[str, Any]) -> bool:
+def _is_as_due(session: Session, pipeline: Pipeline, row: Row) -> bool:
     values, _ = _read(session, pipeline, row)
-    if row["action"] == "delete" or values is None:
-        return (values is None) is (row["action"] == "delete")
-    query = pipeline.queries[row["query"]]
-    return all(_kept(values[c]) == _kept(_cell(query, c, v)) for c, v in row["values"].items())
+    if row.action == "delete" or values is None:
+        return (values is None) is (row.action == "delete")
+    query = pipeline.queries[row.query]
+    return all(_kept(values[c]) == _kept(_cell(query, c, v)) for c, v in row.values.items())
 
 
 def _kept(value: Any) -> Any:  # noqa: ANN401 - CQL values
@@ -254,7 +288,3 @@ def _sink(query: Query) -> CassandraSink:
 
 def _now_micros() -> int:
     return time.time_ns() // 1_000
-
-
-def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
-    return short_id(rows)
