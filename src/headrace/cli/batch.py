@@ -145,7 +145,7 @@ def repair(context: typer.Context, pipeline: One, run: Run, act: Act = "", as_js
     if not act:
         show(context, batch_repair.plan(deployment, pipeline, run), as_json)
         return
-    done = reconcile_repair.act(deployment, pipeline, run, approval(act, who()))
+    done = batch_repair.act(deployment, pipeline, run, approval(act, who()))
     if as_json:
         print_json(to_json(done))
     else:
