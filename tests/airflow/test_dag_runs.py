@@ -28,14 +28,15 @@ from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
 from headrace.operations.batch import reconcile
 from headrace.operations.clients import cassandra_session, kafka_admin
+from headrace.operations.dead_letters import reader as dead_letters
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
-from headrace.operations.plans import Act
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.operations.supervisor import memory
-from headrace.store import driver_files, generation, records, small_files
+from headrace.store import driver_files, generation
 from headrace.store.driver_files import Heartbeat
+from tests.support.acts import approvals
 from tests.support.servers import kill
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="airflow")]
@@ -116,12 +117,6 @@ def answered(airflow: Airflow, dag_id: str, answer: str, **conf: Any) -> dict[st
     airflow.wait(dag_id, run_id, answer=answer)
     require(airflow, dag_id, run_id, "success")
     return airflow.task_states(dag_id, run_id)
-
-
-def approvals(own: Deployment) -> list[tuple[str, str, str]]:
-    """Return kind, subject and approver of every plan that was carried out, oldest first."""
-    acts = [records.read(Act, f"{own.root}/acts/{name}") for name in sorted(small_files.list_names(f"{own.root}/acts"))]
-    return [(act.plan.kind, act.plan.subject, act.approval.approved_by) for act in acts if act]
 
 
 def await_until(fact: Any, what: str, seconds: float = 300) -> None:
@@ -267,7 +262,7 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(run
     assert "is not paused (desired state STOPPED)" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
     assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
     states = answered(running, "checkpoint_restore", "Approve", **form)
-    assert approvals(own)[-1] == ("restore", f"{NAME}.{STATELESS}", "admin (Airflow)")
+    assert approvals(own.root)[-1] == ("restore", f"{NAME}.{STATELESS}", "admin (Airflow)")
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="restored")
     state = (driver_files.heartbeat(own.root, NAME) or Heartbeat()).query(f"{NAME}.{STATELESS}")
@@ -279,7 +274,7 @@ def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, own
     ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
     assert answered(running, "checkpoint_prune", "Reject", **form)["prune_act"] == "skipped"
     assert answered(running, "checkpoint_prune", "Approve", **form)["prune_act"] == "success"
-    assert (approvals(own)[-1][0], approvals(own)[-1][2]) == ("prune", "admin (Airflow)")
+    assert approvals(own.root)[-1][::2] == ("prune", "admin (Airflow)")
 
 
 def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
@@ -323,7 +318,7 @@ def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_a
         assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
         assert answered(running, "batch_repair", "Approve", **form)["repair_act"] == "success"
-        assert (approvals(own)[-1][0], approvals(own)[-1][2]) == ("repair", "admin (Airflow)")
+        assert approvals(own.root)[-1][::2] == ("repair", "admin (Airflow)")
         assert is_back()
 
 
@@ -337,7 +332,7 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
     assert answered(running, "batch_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
     before = generation.current(own.root, NAME, "attributed")
     assert answered(running, "batch_rebuild", "Approve", **form)["rebuild_act"] == "success"
-    assert approvals(own)[-1] == ("rebuild", f"{NAME}.attributed", "admin (Airflow)")
+    assert approvals(own.root)[-1] == ("rebuild", f"{NAME}.attributed", "admin (Airflow)")
     now = generation.current(own.root, NAME, "attributed")
     assert before is not None
     assert now is not None
@@ -359,20 +354,13 @@ def test_dead_letters_are_replayed_once_they_are_approved(
 ) -> None:
     send_records(airflow_settings, [Record("clicks", b"k", b"not JSON", 0.0)])
     form = {"topic": "clicks", "reason": "", "again": False}
-    await_until(lambda: letters(own) == 1, "the refused record is a dead letter")
+    await_until(lambda: len(dead_letters.read(own.bindings, "clicks")) == 1, "the refused record is a dead letter")
     assert answered(running, "dead_letters_replay", "Reject", **form)["replay_act"] == "skipped"
     assert answered(running, "dead_letters_replay", "Approve", **form)["replay_act"] == "success"
     refused = ended(running, "dead_letters_replay", "failed", **form)
-    assert approvals(own)[-1] == ("replay", "clicks", "admin (Airflow)")
-    assert "There is nothing to do for the replay of clicks" in running.task_log(
-        "dead_letters_replay", refused, "plan_replay"
-    )
-
-
-def letters(own: Deployment) -> int:
-    from headrace.operations.dead_letters import reader
-
-    return len(reader.read(own.bindings, "clicks"))
+    assert approvals(own.root)[-1] == ("replay", "clicks", "admin (Airflow)")
+    log = running.task_log("dead_letters_replay", refused, "plan_replay")
+    assert "There is nothing to do for the replay of clicks" in log
 
 
 def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_data_docs(running: Airflow) -> None:
@@ -401,12 +389,8 @@ def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
     for answer in admin.delete_records(everything).values():
         answer.result(30)
     lost = ended(running, "batch_retention", "failed")
-    states = {
-        instance.map_index: instance.state
-        for instance in running.task_instances("batch_retention", lost)
-        if instance.task_id == "guard"
-    }
-    (failed,) = [index for index, state in states.items() if state == "failed"]
+    guards = [each for each in running.task_instances("batch_retention", lost) if each.task_id == "guard"]
+    (failed,) = [guard.map_index for guard in guards if guard.state == "failed"]
     assert "records to retention: see docs/runbooks/RetentionLost.md" in running.task_log(
         "batch_retention", lost, "guard", 1, failed
     )

@@ -10,15 +10,12 @@ import pytest
 
 from headrace.errors import HeadraceError
 from headrace.operations import plans
-from headrace.operations.plans import Act, Approval, Item, Plan
+from headrace.operations.plans import Approval, Item, Plan
 from headrace.store import records
+from tests.support.acts import acts
 
 PLAN = Plan("prune", "all pipelines", (Item("move to the trash", "snapshots/a", "", "31.2 days old"),))
 BLOCKED = replace(PLAN, blockers=("its driver runs (process 7): headrace stream stop pos_sales",))
-
-
-def acts(root: Path) -> list[Act]:
-    return [records.from_json(Act, json.loads(path.read_text())) for path in sorted((root / "acts").glob("*.json"))]
 
 
 def test_the_id_is_the_same_for_the_same_work_whatever_its_notes_say() -> None:
@@ -54,7 +51,7 @@ def test_a_plan_is_the_same_after_json() -> None:
 def test_who_carries_out_a_plan_and_who_approved_it_is_recorded_when_it_begins(tmp_path: Path) -> None:
     approval = Approval(PLAN.id, by="scheduled (Airflow)", approved_by="mia (Airflow)", reason="disk")
     plans.begin(str(tmp_path), PLAN, approval)
-    (act,) = acts(tmp_path)
+    (act,) = acts(str(tmp_path))
     assert (act.plan, act.approval) == (PLAN, approval)
 
 
@@ -75,7 +72,7 @@ def test_another_plan_than_the_approved_one_is_refused_and_nothing_is_recorded(
     with pytest.raises(HeadraceError, match=told) as refused:
         plans.begin(str(tmp_path), now, Approval(PLAN.id, by="a test"))
     assert refused.value.exit_code == 1, "as the command line documents for a refusal"
-    assert acts(tmp_path) == []
+    assert acts(str(tmp_path)) == []
 
 
 def test_a_blocked_plan_is_not_begun_with_its_own_id_either(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.contract.load import load_pipeline
-from headrace.contract.model import Pipeline
+from headrace.contract.model import FilesSink, Pipeline
 from headrace.operations.drivers.interface import DEFAULT_START, Driver, StartSpec
 from headrace.store import file_sink, generation, ledger, small_files
 from headrace.store.checkpoint_log import Offsets, commits_entry, offsets_entry, read_batch_range
@@ -139,3 +139,10 @@ def rows_of(root: str, made: Generation) -> list[int]:
         for path in fs.glob(f"{inner}/part-*"):
             numbers += [int(json.loads(line)["row"]) for line in fs.cat_file(path).decode().splitlines()]
     return sorted(numbers)
+
+
+def with_files() -> Pipeline:
+    """Return pos_sales with one query, which writes files."""
+    described = pos_sales()
+    items = described.queries["items"].model_copy(update={"sinks": [FilesSink(kind="files")]})
+    return described.model_copy(update={"queries": {"files": items}})
