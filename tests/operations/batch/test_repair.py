@@ -21,7 +21,7 @@ from headrace.operations.batch import job_runs, repair
 from headrace.operations.batch.repair import Row
 from headrace.operations.plans import Approval
 from headrace.orchestration import batch_tasks
-from headrace.store.records import to_json
+from headrace.store.job_reports import Account, Difference
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
 AT, CLICKED, BY_HAND = "2026-03-01T12:00:00+00:00", "2026-03-01T12:01:00+00:00", "2030-01-01T00:00:00+00:00"
@@ -49,7 +49,7 @@ def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_wha
     rows = [joined("u1", BY_HAND, due=False), joined("u1", CLICKED, due=True)][::order]
     (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
     assert (told.what, told.due, told.speed) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
-    (action,) = repair.actions(ads.queries["attributed"], "attributed", [to_json(told)])
+    (action,) = repair.actions(ads.queries["attributed"], "attributed", [told])
     assert (action.action, action.values) == ("write", {"click_date": CLICKED})
 
 
@@ -64,8 +64,8 @@ def test_a_joined_row_that_is_only_on_one_side_keeps_its_name() -> None:
 def test_two_differences_of_one_primary_key_are_one_write_of_what_is_due(pos: Pipeline, order: int) -> None:
     """The end of a window is no part of the table's key: changed by hand it is another window to a comparison."""
     window = {"window_start": AT, "product_id": "p1"}
-    due = {"key": window | {"window_end": "2026-03-01T12:05:00+00:00"}, "due": {"total_amount": "3.00", "sales": 1}}
-    strange = {"key": window | {"window_end": BY_HAND}, "due": None}
+    due = Difference(key=window | {"window_end": "2026-03-01T12:05:00+00:00"}, due={"total_amount": "3.00", "sales": 1})
+    strange = Difference(key=window | {"window_end": BY_HAND})
     (action,) = repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])
     assert action.action == "write"
     assert action.values == {"window_end": "2026-03-01T12:05:00+00:00", "total_amount": "3.00", "sales": 1}
@@ -164,8 +164,8 @@ def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
 
 def test_a_view_that_differs_is_computed_again_instead(pos: Pipeline) -> None:
     keys = [{"day": day, "product_id": "p1"} for day in ("2026-03-04", "2026-03-01")]
-    account = {"query": "product_totals", "sink": "view v", "kind": "batch view", "differing": 2,
-               "differences": [{"key": key} for key in keys]}  # fmt: skip
+    differences = [Difference(key=dict(key)) for key in keys]
+    account = Account("product_totals", "view v", "batch view", differing=2, differences=differences)
     told = repair._refusal(pos, account)
     assert told is not None
     assert "headrace batch views pos_sales --first 2026-03-01 --last 2026-03-04" in told

@@ -32,6 +32,8 @@ from headrace.operations.batch import job_runs
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval, Item, Plan
+from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
+from headrace.store.records import from_json
 
 MAX_ROWS = 200
 KINDS = ("windows", "joined rows")
@@ -47,8 +49,8 @@ class Row:
 
     query: str
     action: Literal["write", "delete"]
-    key: Mapping[str, Any]
-    values: Mapping[str, Any]
+    key: Mapping[str, Cell]
+    values: Mapping[str, Cell]
     present: Mapping[str, str | None] | None = None
     written: int | None = None
 
@@ -104,23 +106,23 @@ def _plan(pipeline: str, run: str, rows: Sequence[Row], refused: Sequence[str]) 
 
 def _rows(deployment: Deployment, described: Pipeline, run: str) -> tuple[list[Row], list[str]]:
     """Return the rows to write or delete as they are now, and why others are refused."""
-    report = job_runs.result(deployment.root, described.name, run)
+    report = from_json(ReconcileReport, job_runs.result(deployment.root, described.name, run))
     rows: list[Row] = []
     refused: list[str] = []
     with cassandra_session(deployment.bindings) as session:
-        for account in report["accounts"]:
+        for account in report.accounts:
             why = _refusal(described, account)
             if why:
                 refused.append(why)
-            elif account["differing"]:
-                wanted = actions(described.queries[account["query"]], account["query"], account["differences"])
+            elif account.differing:
+                wanted = actions(described.queries[account.query], account.query, account.differences)
                 rows += [_now(session, described, row) for row in wanted]
     now = _now_micros()
     refused += [_ahead(described, row) for row in rows if _is_ahead(row, now)]
     return [row for row in rows if not _is_ahead(row, now)], refused
 
 
-def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -> list[Row]:
+def actions(query: Query, name: str, differences: Sequence[Difference]) -> list[Row]:
     """Return one action for each primary key in the differences of an account, in their order.
 
     The row that is due wins. A row that changed in a column outside the primary key can appear as two differences: one for the
@@ -130,14 +132,13 @@ def actions(query: Query, name: str, differences: Sequence[Mapping[str, Any]]) -
     primary = (*sink.partition_key, *sink.clustering_key)
     by_key: dict[tuple[str, ...], Row] = {}
     for difference in differences:
-        key = {column: difference["key"][column] for column in primary}
-        due = difference["due"]
+        key = {column: difference.key[column] for column in primary}
         primary_key = tuple(map(str, key.values()))
-        if due is None:
+        if difference.due is None:
             by_key.setdefault(primary_key, Row(name, "delete", key, {}))
         else:
-            rest = {column: value for column, value in difference["key"].items() if column not in key}
-            by_key[primary_key] = Row(name, "write", key, rest | due)
+            rest = {column: value for column, value in difference.key.items() if column not in key}
+            by_key[primary_key] = Row(name, "write", key, rest | difference.due)
     return list(by_key.values())
 
 
@@ -177,27 +178,27 @@ def _queries_of(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(sorted({row.query for row in rows}))
 
 
-def _refusal(pipeline: Pipeline, account: Mapping[str, Any]) -> str | None:
-    if not account["differing"]:
+def _refusal(pipeline: Pipeline, account: Account) -> str | None:
+    if not account.differing:
         return None
-    name = account["query"]
+    name = account.query
     remedy = f"begin a new generation: headrace stream restart {pipeline.name} --new-generation {name} --rows keep"
-    if account["kind"] == "batch view":
+    if account.kind == "batch view":
         days = sorted(
             str(value)
-            for difference in account["differences"]
-            for value in [difference["key"][batch_views.day(pipeline.queries[name])]]
+            for difference in account.differences
+            for value in [difference.key[batch_views.day(pipeline.queries[name])]]
         )
         return (
             f"{name}: a batch view is computed, not repaired: headrace batch views {pipeline.name} --first {days[0]} "
             f"--last {days[-1]}"
         )
-    if not account["sink"].startswith("table "):
-        return f"{name}: a {account['sink'].split()[0]} sink is not repaired row by row; {remedy}"
-    if account["kind"] not in KINDS:
-        return f"{name}: {account['kind']} are open, a repaired row would lose or win against the next batch; {remedy}"
-    if account["differing"] > len(account["differences"]) or account["differing"] > MAX_ROWS:
-        return f"{name}: {account['differing']} rows are more than a bounded repair takes ({MAX_ROWS}); {remedy}"
+    if not account.sink.startswith("table "):
+        return f"{name}: a {account.sink.split()[0]} sink is not repaired row by row; {remedy}"
+    if account.kind not in KINDS:
+        return f"{name}: {account.kind} are open, a repaired row would lose or win against the next batch; {remedy}"
+    if account.differing > len(account.differences) or account.differing > MAX_ROWS:
+        return f"{name}: {account.differing} rows are more than a bounded repair takes ({MAX_ROWS}); {remedy}"
     return None
 
 

@@ -21,7 +21,7 @@ from headrace.operations.lineage import run_events
 from headrace.operations.plans import Approval
 from headrace.store import snapshot as kept
 from headrace.store.job_reports import ReconcileReport
-from headrace.store.records import Json, to_json
+from headrace.store.records import Json, from_json, to_json
 
 _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
 
