@@ -10,6 +10,7 @@ from headrace.contract.job_files import ViewsSpec
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs, spark_runs
 from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.operations.drivers import desired_state
 from headrace.store import paths, small_files
 
 
@@ -41,13 +42,30 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
     assert "'nobody'" in runs[2]["fault"]
     reconciled = spark_runs.plan_reconcile(deployment, ["pos_sales", "ad_attribution"], "night")
     assert ["fault" in each for each in reconciled] == [True, False]
-    _leave_report(deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": 1})
+    _leave_report(deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": {"attributed": 1}})
     found, faults = spark_runs.reports(deployment, runs)
-    assert found == [{"pipeline": "ad_attribution", "rows": 1}]
+    assert found == [{"pipeline": "ad_attribution", "rows": {"attributed": 1}}]
     assert faults[0].startswith("views-pos_sales did not run to its end: Kafka has no topic pos")
     with pytest.raises(HeadraceError, match=r"views-pos_sales did not run to its end.*views-nobody did not run"):
-        spark_runs.require_all(deployment, runs)
-    assert spark_runs.require_all(deployment, runs[1:2]) == ["views-ad_attribution"]
+        spark_runs.judge_views(deployment, runs)
+    assert spark_runs.judge_views(deployment, runs[1:2]) == ["views-ad_attribution"]
+
+
+@pytest.mark.parametrize(("want", "fails"), [("RUNNING", True), ("STOPPED", False)])
+def test_views_that_lack_days_because_the_archive_is_behind_fail_while_the_stream_should_run(
+    deployment: Deployment, want: str, fails: bool
+) -> None:
+    desired_state.write(deployment.root, "pos_sales", want, by="ann", reason="test")
+    lag = {"topic": "pos", "partition": 1, "reached": 7, "end": 9}
+    _leave_report(deployment, "pos_sales", "night", {"pipeline": "pos_sales", "behind": [lag]})
+    runs = [{"name": "views-pos_sales", "application_args": ["views", "pos_sales", "night"]}]
+    if fails:
+        with pytest.raises(
+            HeadraceError, match=r"the archive of pos/1 is at 7 of 9: see headrace stream status pos_sales"
+        ):
+            spark_runs.judge_views(deployment, runs)
+    else:
+        assert spark_runs.judge_views(deployment, runs) == ["views-pos_sales"]
 
 
 def test_a_reconciliation_that_left_no_report_hides_no_difference_of_another(deployment: Deployment) -> None:

@@ -17,10 +17,11 @@ from headrace.operations.batch import job_runs, rebuild, reconcile, view_plans
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.checkpoints import drill
 from headrace.operations.deployment import Deployment
+from headrace.operations.drivers import desired_state
 from headrace.operations.lineage import run_events
 from headrace.operations.plans import Approval
 from headrace.store import snapshot as kept
-from headrace.store.job_reports import ReconcileReport
+from headrace.store.job_reports import ReconcileReport, ViewsReport
 from headrace.store.records import Json, from_json, to_json
 
 _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
@@ -107,13 +108,20 @@ def reports(deployment: Deployment, submitted: Iterable[Json]) -> tuple[list[Jso
     return known, faults
 
 
-def require_all(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
-    """Return the names of the runs. Raises HeadraceError that names every run without a report."""
-    known = list(submitted)
-    _, faults = reports(deployment, known)
+def judge_views(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
+    """Return the names of the runs.
+
+    Raises HeadraceError that names every run without a report, and every partition whose archive was behind, so that the
+    horizon stays where it is. The archive of a pipeline that is paused or stopped may be behind.
+    """
+    runs = list(submitted)
+    known, faults = reports(deployment, runs)
+    for views in (from_json(ViewsReport, report) for report in known):
+        if views.behind and desired_state.read(deployment.root, views.pipeline).want == "RUNNING":
+            faults += [f"{text}." for text in view_plans.behind(views)]
     if faults:
         raise HeadraceError(" ".join(faults))
-    return [str(run["name"]) for run in known]
+    return [str(run["name"]) for run in runs]
 
 
 def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
