@@ -1,8 +1,8 @@
 """The entry point of finite Spark jobs: `batch.py DUTY PIPELINE RUN`, run by spark-submit or, on one machine, by Python.
 
-DUTY is `views`, `reconcile`, `drill`, `rebuild` or `upkeep`; the run's job spec (order.json), written by its planner, says
-exactly what to do. The environment is that of `main.py` (`contract.driver_environment`). Exit code 0: report.json exists;
-1: it does not, and the last line of the log says why.
+DUTY is `views`, `reconcile`, `drill`, `rebuild`, `find` or `upkeep`; the run's job spec (order.json), written by its
+planner, says exactly what to do. The environment is that of `main.py` (`contract.driver_environment`). Exit code 0:
+report.json exists; 1: it does not, and the last line of the log says why.
 """
 
 import logging
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from headrace.access.bindings import binding_root
-from headrace.batch import finite_job, orphan_files, rebuild, restore_drill, views
+from headrace.batch import find_records, finite_job, orphan_files, rebuild, restore_drill, views
 from headrace.batch.reconcile import reconciliation
 from headrace.contract.driver_environment import STORAGE_ROOT, DriverEnvironment
 from headrace.contract.job_files import SPECS
@@ -28,6 +28,7 @@ DUTIES = {
     "reconcile": reconciliation.run,
     "rebuild": rebuild.run,
     "drill": restore_drill.run,
+    "find": find_records.run,
     "upkeep": orphan_files.run,
 }
 

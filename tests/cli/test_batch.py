@@ -16,7 +16,7 @@ from headrace.operations import retention
 from headrace.operations.batch import job_runs, repair
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.plans import Approval, Item, Plan
-from headrace.store import paths, small_files
+from headrace.store import paths, quarantine, small_files, trees
 from tests.cli.conftest import use
 
 DIFFERENCE = {
@@ -132,6 +132,15 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
         (("dead-letters", "list", "--since", "yesterday"), "is not a time. Write 2026-11-23"),
         (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),
         (("dead-letters", "list", "poss"), "Unknown source topic 'poss'"),
+        (("dead-letters", "quarantine", "pos_sales", "--offsets", "pos:0:1"), "--offsets needs --query"),
+        (
+            ("dead-letters", "quarantine", "pos_sales", "--query", "items", "--offsets", "1-2"),
+            "takes TOPIC:PARTITION:FIRST",
+        ),
+        (
+            ("dead-letters", "find", "pos_sales", "--query", "items"),
+            "items has no batch that was planned and not committed",
+        ),
         (("serve-query", "pos_sales", "tumbling", "--key", "p1"), "--key takes COLUMN=VALUE"),
         (("serve-query", "pos_sales", "tumbling", "--since", "noon"), "is not a time. Write 2026-11-23"),
         (("batch", "rebuild", "pos_sales", "items2"), "Unknown query 'items2' of pos_sales"),
@@ -145,3 +154,17 @@ def test_the_status_of_views_is_there_before_the_first_run(own: Deployment) -> N
     code, told = run("batch", "status", "pos_sales", "--json")
     assert code == 0
     assert json.loads(told)[0]["horizon"] is None
+
+
+def test_the_quarantine_is_listed_and_a_pipeline_without_a_crash_has_no_batch_to_search(own: Deployment) -> None:
+    entry = quarantine.Entry("pos", 0, 41, 42, query="items", reason="poison", by="ada", since=1, until=3)
+    quarantine.write(own.root, "pos_sales", quarantine.Quarantine((entry,)))
+    code, told = run("dead-letters", "quarantine", "pos_sales")
+    assert code == 0
+    assert all(word in told for word in ("items", "poison", "ada"))
+    assert json.loads(run("dead-letters", "quarantine", "pos_sales", "--json")[1])["entries"][0]["last"] == 42
+    trees.remove(paths.pipeline_folder(own.root, "pos_sales"))
+    code, told = run("dead-letters", "find", "pos_sales")
+    assert (code, told.strip()) == (
+        0, "No query of pos_sales has a batch that was planned and not committed: no record ended a driver."
+    )  # fmt: skip

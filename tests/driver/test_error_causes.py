@@ -19,6 +19,20 @@ Caused by: com.datastax.oss.driver.api.core.AllNodesFailedException: Could not r
 Identifier: pos_sales.tumbling [id = 1, runId = 2]
 """
 
+UDF = """An exception was raised by the Python Proxy. Return Message: Traceback (most recent call last):
+py4j.protocol.Py4JJavaError: An error occurred while calling o120.save.
+: org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 1.0 failed 1 times: org.apache.spark.api.python.PythonException: Traceback (most recent call last):
+  File "spark_jobs/pos_sales.py", line 9, in checked
+ValueError: cannot take poison
+
+\tat org.apache.spark.api.python.BasePythonRunner$ReaderIterator.handlePythonException(PythonRunner.scala:572)
+Caused by: org.apache.spark.api.python.PythonException: Traceback (most recent call last):
+  File "spark_jobs/pos_sales.py", line 9, in checked
+ValueError: cannot take poison
+
+\tat org.apache.spark.api.python.BasePythonRunner$ReaderIterator.handlePythonException(PythonRunner.scala:572)
+"""  # noqa: E501 - as Spark prints it
+
 
 @pytest.mark.parametrize(
     ("text", "reason"),
@@ -32,6 +46,7 @@ Identifier: pos_sales.tumbling [id = 1, runId = 2]
             id="Java's only one",
         ),
         pytest.param("Traceback:\n  line 3\nbuiltins.ValueError: no\n", "ValueError: no", id="Python's"),
+        pytest.param(UDF, "ValueError: cannot take poison", id="that of a Python function inside Java's"),
         pytest.param("something\nelse", "something", id="the first line of what is neither"),
         pytest.param("", "", id="nothing of nothing"),
         pytest.param("x" * 2 * LENGTH, "x" * LENGTH, id="not more than fits a line"),

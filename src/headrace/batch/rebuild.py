@@ -30,10 +30,11 @@ from headrace.contract.model import Query
 from headrace.driver import error_causes, queries, refusals, sinks, source, writer
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, checkpoint_log, integrity, ledger, small_files, trees
+from headrace.store import archive_notes, checkpoint_log, integrity, ledger, quarantine, small_files, trees
 from headrace.store.checkpoint_log import BatchRange, Offsets
 from headrace.store.generation import Generation
 from headrace.store.paths import GenerationPaths
+from headrace.store.quarantine import Entries
 
 RAW = "key binary, value binary, topic string, `partition` int, `offset` bigint, timestamp timestamp"
 
@@ -59,6 +60,7 @@ class Rebuild:
     made: Generation
     paths: GenerationPaths
     scratch: str
+    passed: Entries = ()  # the records that the new generation passes over
 
     @property
     def query(self) -> Query:
@@ -86,8 +88,7 @@ def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
     trees.remove(paths.folder)  # left by an aborted attempt; without a manifest it belongs to no generation
     trees.remove(paths.files)
     small_files.write_json(paths.draft, {"reason": made.reason, "at_ms": made.at_ms})
-    rebuild = Rebuild(job, name, made, paths, f"{paths.folder}/rebuild")
-    topics = list(rebuild.query.sources)
+    topics = list(job.pipeline.queries[name].sources)
     pipeline = job.pipeline.name
     reached = {topic: archive_notes.reached(job.root, pipeline, topic) for topic in topics}
     archives = {topic: archive_reader.pin(job.spark, pipeline, topic, reached[topic]) for topic in topics}
@@ -96,6 +97,8 @@ def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
     small_files.write_json(
         paths.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id}
     )
+    passed = quarantine.passed_by(job.root, made)  # by the ids of its topics
+    rebuild = Rebuild(job, name, made, paths, f"{paths.folder}/rebuild", passed)
     cuts = _cuts(job, archives, spec.rows_each)
     starts = {t: _starts(a, _offsets(spec.first.get(t, {}))) for t, a in archives.items()}
     progress = Progress(starts, starts, starts)
@@ -107,7 +110,7 @@ def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
         job.progress(number, len(cuts), f"chunk {number + 1} of {len(cuts)}")
         progress.records = _lay(rebuild, rows, progress.read, cut, number)
         progress.chunk = cut
-        _feed(rebuild, progress, rows[topics[0]])
+        _feed(rebuild, progress, rows)
         progress.read = cut
     job.progress(len(cuts), len(cuts), "writing the offset log")
     _to_kafka(rebuild, progress)
@@ -179,7 +182,7 @@ def _lay(rebuild: Rebuild, rows: Mapping[str, DataFrame], start: Offsets, end: O
     return count
 
 
-def _feed(rebuild: Rebuild, progress: Progress, records: DataFrame) -> None:
+def _feed(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFrame]) -> None:
     """Run the query over the last chunk, until it and the batch that advances the watermark are committed."""
     job, query = rebuild.job, rebuild.query
     frames: dict[str, DataFrame] = {}
@@ -188,11 +191,9 @@ def _feed(rebuild: Rebuild, progress: Progress, records: DataFrame) -> None:
         raw = (
             job.spark.readStream.schema(RAW).option("recursiveFileLookup", "true").parquet(f"{rebuild.scratch}/{topic}")
         )
-        typed = source.accepted(raw, contract, source.added_columns(query, contract))
+        typed = source.accepted(raw, contract, source.added_columns(query, contract), rebuild.passed)
         frames[topic] = source.watermarked(typed, topic, query, contract)
-    for dimension in query.dimensions:
-        table = job.pipeline.dimensions[dimension]
-        frames[dimension] = job.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
+    frames |= queries.dimension_frames(job.spark, job.pipeline, query)
     frame = job.transforms[rebuild.name](**frames)
     queries.use_state_store(job.spark, query)
     running = (
@@ -206,10 +207,11 @@ def _feed(rebuild: Rebuild, progress: Progress, records: DataFrame) -> None:
     running.awaitTermination()
 
 
-def _writing(rebuild: Rebuild, progress: Progress, records: DataFrame) -> Any:  # noqa: ANN401 - a foreachBatch function
+def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFrame]) -> Any:  # noqa: ANN401 - a foreachBatch function
     job = rebuild.job
     kafka = kafka_options(read_kafka(job.bindings))
-    letters = writer.letters_write(rebuild.query, kafka, lambda _: records)
+    letters = writer.letters_write(rebuild.query, kafka, lambda _: records[rebuild.query.sources[0]])
+    pass_over = writer.passed_write(rebuild.passed, kafka, lambda topic, _: records[topic])
     write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka, letters)
     full = names.query_name(job.pipeline.name, rebuild.name)
     required = refusals.must_hold(rebuild.query)
@@ -227,13 +229,22 @@ def _writing(rebuild: Rebuild, progress: Progress, records: DataFrame) -> Any:  
                 raise HeadraceError(
                     f"{full} has {error_causes.NULL_IN_REQUIRED}. Correct the transform before the rebuild."
                 )
+            batch = sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1]))
+            quarantined = pass_over(batch)
             if counts[0]:
-                write(frame, sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1])))
+                write(frame, batch)
         finally:
             frame.unpersist()
         now = time.time_ns() // 1_000_000
         record = ledger.make_record(
-            full, rebuild.made.number, taken, rows_in=rows_in, rows_out=int(counts[0]), began_ms=began, written_ms=now
+            full,
+            rebuild.made.number,
+            taken,
+            rows_in=rows_in,
+            rows_out=int(counts[0]),
+            began_ms=began,
+            written_ms=now,
+            quarantined=quarantined,
         )
         ledger.write(rebuild.paths.ledger, record)
 

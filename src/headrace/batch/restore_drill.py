@@ -24,7 +24,7 @@ from headrace.driver import queries, sinks, writer
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.error_causes import reason_of
 from headrace.errors import HeadraceError
-from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, small_files, trees
+from headrace.store import checkpoint_log, file_sink, generation, ledger, paths, quarantine, small_files, trees
 from headrace.store import snapshot as kept
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.job_reports import DrillReport
@@ -126,7 +126,8 @@ def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
     name = drill.chosen.query
     declared = driver.pipeline.queries.get(name)
     if declared:
-        frame, mode = queries.build(driver, name, declared, streaming=True), declared.mode
+        passed = quarantine.passed_by(driver.root, generation.read(drill.chosen.paths(driver.root).manifest))
+        frame, mode = queries.build(driver, name, declared, streaming=True, passed=passed), declared.mode
         columns = list(declared.columns)
     else:
         frame, mode = queries.archive_frame(driver, names.archived_topic(driver.pipeline, name)), "append"

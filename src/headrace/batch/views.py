@@ -25,10 +25,11 @@ from headrace.contract import batch_views, names
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.spark_types import ddl
-from headrace.driver import iceberg_maintenance
+from headrace.driver import iceberg_maintenance, source
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, view_state
+from headrace.store import archive_notes, quarantine, view_state
 from headrace.store.job_reports import Behind, ViewsReport
+from headrace.store.quarantine import parse_range
 from headrace.store.view_state import ViewDay, ViewState
 
 WAIT_SECONDS = 60.0
@@ -79,7 +80,7 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
         view_state.write(job.root, job.pipeline.name, state)
     ends = {topic: archive.ends for topic, archive in archives.items()}
     if chosen is None and closed:
-        state = replace(state, horizon=str(closed), covered=ends)
+        state = replace(state, horizon=str(closed), covered=ends, quarantined=_quarantined(job))
         view_state.write(job.root, job.pipeline.name, state)
     for name in wanted:
         iceberg_maintenance.maintain_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))
@@ -120,11 +121,11 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
     else:
         assert query.join is not None
         left, right = query.join.left, query.join.right
-        inputs = {
+        both = {
             left: _within(sides[left], times[left], days),
             right: _within(sides[right], times[right], days, batch_views.margin(query)),
         }
-        rows = transform(**inputs).dropDuplicates(batch_views.key(query))
+        rows = transform(**both).dropDuplicates(batch_views.key(query))
         rows = rows.withColumn(batch_views.day(query), F.to_date(batch_views.day_column(query)))
     return rows.select(*batch_views.columns(query))
 
@@ -146,14 +147,25 @@ def due(
 
 
 def touched(job: Job, archives: Mapping[str, Archive], state: ViewState) -> tuple[set[date], dict[date, int]]:
-    """Return the days of rows with new records since the state was written, and the number of new records by day."""
+    """Return the days of rows with new records since the state was written, and the number of new records by day.
+
+    Records that were put into the quarantine, or taken out of it, since then count as new.
+    """
     days: set[date] = set()
     fresh: dict[date, int] = {}
+    now = _quarantined(job)
+    changed = [parse_range(text) for name in now for text in {*state.quarantined.get(name, ())} ^ {*now[name]}]
     for topic, archive in archives.items():
         if archive.snapshot is None:
             continue
         day = F.to_date(time_of(job.pipeline.sources[topic])).alias("day")
-        came = archive_reader.beyond(archive_reader.records(job.spark, archive), state.covered.get(topic, {}))
+        records = archive_reader.records(job.spark, archive)
+        came = archive_reader.beyond(records, state.covered.get(topic, {}))
+        came = (
+            came.union(records.where(source.among([part for part in changed if part.topic == topic])))
+            if changed
+            else came
+        )
         typed = archive_reader.accepted(job.pipeline, topic, came, ())
         rows = typed.groupBy(day).agg(F.count(F.lit(1)).alias("records")).collect()
         for row in rows:
@@ -170,6 +182,7 @@ def sides(
     The caller unpersists the frames.
     """
     frames, times = {}, {}
+    passed = any(_quarantined(job).values())
     longest = max(batch_views.margin(query) for query in wanted.values())
     for topic, archive in archives.items():
         contract = job.pipeline.sources[topic]
@@ -182,9 +195,21 @@ def sides(
             if archive.snapshot is not None
             else job.spark.table(names.archive_table(job.pipeline.name, topic))
         )
-        typed = archive_reader.accepted(job.pipeline, topic, rows, ())
+        typed = archive_reader.accepted(job.pipeline, topic, rows, ("source",) if passed else ())
         frames[topic] = _within(typed, times[topic], days, longest).persist(StorageLevel.MEMORY_AND_DISK)
     return frames, times
+
+
+def inputs(job: Job, name: str, own_sides: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
+    """Return the frames of `sides` that a query reads, without the records that it passes over (ADR 0049)."""
+    passed = quarantine.passed_by_query(job.root, job.pipeline.name, name)
+    return {topic: source.without(own_sides[topic], passed, "source.") for topic in job.pipeline.queries[name].sources}
+
+
+def _quarantined(job: Job) -> dict[str, tuple[str, ...]]:
+    """Return which offset ranges each query with a view passes over."""
+    own = (job.root, job.pipeline.name)
+    return {n: tuple(sorted(map(str, quarantine.passed_by_query(*own, n)))) for n in batch_views.views(job.pipeline)}
 
 
 def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[str, int]]) -> dict[str, Archive]:
@@ -249,13 +274,13 @@ def _write(
     try:
         for name, query in wanted.items():
             table = names.batch_view_table(job.pipeline.name, name)
-            inputs = {topic: own_sides[topic] for topic in query.sources}
-            frame = compute(query, inputs, times, job.transforms[name], days)
+            own = inputs(job, name, own_sides)
+            frame = compute(query, own, times, job.transforms[name], days)
             replaced = F.col(batch_views.day(query)).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
             if batch_views.kind(query) == "running":
-                sums[name] = are_sums(query, own_sides[query.sources[0]], job.transforms[name])
+                sums[name] = are_sums(query, own[query.sources[0]], job.transforms[name])
         for topic, side in own_sides.items():
             for row in side.groupBy(F.to_date(times[topic]).alias("day")).agg(F.count(F.lit(1)).alias("n")).collect():
                 sizes[row.day] = sizes.get(row.day, 0) + row.n

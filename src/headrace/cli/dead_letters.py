@@ -1,4 +1,4 @@
-"""`headrace dead-letters list|show|replay`: records that the contract refused, and how to send them again."""
+"""`headrace dead-letters list|show|replay`: refused records, and how to send them again. The others: `cli.quarantine`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli import quarantine
 from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, provisioned, who
 from headrace.cli.plans import Act, approval
 from headrace.cli.plans import show as show_plan
@@ -18,7 +19,12 @@ from headrace.operations.dead_letters.reader import Filter
 from headrace.store.records import to_json
 
 FILTERS = ("reason", "partition", "offsets", "since", "until", "again", "limit")
-letters = typer.Typer(no_args_is_help=True, help="Records that the contract refused: list, show and replay them.")
+letters = typer.Typer(
+    no_args_is_help=True,
+    help="Refused records: list, show and replay them, and find and pass over one that ends a query.",
+)
+letters.command("find")(quarantine.find)
+letters.command("quarantine")(quarantine.quarantine)
 
 Topic = Annotated[str, typer.Argument(help="A source topic.")]
 Reason = Annotated[str | None, typer.Option(help="The reason code, or the beginning of the reason.")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Duty = Literal["views", "reconcile", "rebuild", "drill", "upkeep"]
+Duty = Literal["views", "reconcile", "rebuild", "drill", "find", "upkeep"]
 
 Ends = dict[str, dict[str, int]]
 """topic -> partition (text, as JSON has it) -> offset of the next record to read."""
@@ -76,6 +76,20 @@ class DrillSpec(JobSpec):
 
 
 @dataclass(frozen=True)
+class FindSpec(JobSpec):
+    """Find the records on which a query's transform fails, among those of its planned batch: [starts, ends).
+
+    The search ends after `limit` records.
+    """
+
+    query: str = ""
+    batch: int = 0
+    starts: Ends = field(default_factory=dict)
+    ends: Ends = field(default_factory=dict)
+    limit: int = 20
+
+
+@dataclass(frozen=True)
 class UpkeepSpec(JobSpec):
     """Remove files of the pipeline's Iceberg tables that belong to no snapshot and are older than `orphan_days`.
 
@@ -90,6 +104,7 @@ SPECS: dict[str, type[JobSpec]] = {
     "reconcile": ReconcileSpec,
     "rebuild": RebuildSpec,
     "drill": DrillSpec,
+    "find": FindSpec,
     "upkeep": UpkeepSpec,
 }
 

@@ -59,6 +59,9 @@ _STEP = re.compile(r"^[\w.]*SinkError: (.+)$", re.MULTILINE)
 _JAVA = re.compile(r"^(?:Caused by: |: )(?:[\w$]+\.)*([\w$]+(?:Exception|Error)(?:: .+)?)$", re.MULTILINE)
 _PYTHON = re.compile(r"^(?:\w+\.)*(\w+(?:Exception|Error): .+)$", re.MULTILINE)
 
+_OF_A_WORKER = "PythonException: Traceback"
+"""Java's cause if a Python function failed; the function's own error follows it."""
+
 
 class SinkError(RuntimeError):
     """A batch could not be written to a sink; one line with the sink and the root cause."""
@@ -89,6 +92,6 @@ def reason_of(error: object) -> str:
     text = str(error)
     for pattern in (_STEP, _JAVA, _PYTHON):
         causes: list[str] = pattern.findall(text)
-        if causes:
+        if causes and _OF_A_WORKER not in causes[-1]:
             return causes[-1][:LENGTH]
     return (text.splitlines() or [""])[0][:LENGTH]

@@ -25,7 +25,7 @@ from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.declared import require_declared, transformed
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, generation, integrity, spark_conf, topic_identity, trees
+from headrace.store import archive_notes, generation, integrity, quarantine, spark_conf, topic_identity, trees
 from headrace.store import paths as places
 from headrace.store.checkpoint_log import Offsets, newest_batch, read_entry
 from headrace.store.spark_conf import ARCHIVE_TRIGGER
@@ -112,13 +112,13 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
     """
     asked = dict.fromkeys(new_generations, request)
     ids = driver.groups.topic_ids(driver.pipeline.sources)
+    fresh = {q for q in new_generations if not generation.begun_by(driver.root, driver.pipeline.name, q, request)}
     for topic in driver.pipeline.sources:
         query = names.archive_query(topic)
-        new = query in asked and not generation.begun_by(driver.root, driver.pipeline.name, query, request)
-        _require_archive_of(driver, topic, ids, new=new)
+        _require_archive_of(driver, topic, ids, new=query in fresh)
     begun = [
         (plan.name, plan.frame, _generation(driver, plan, asked.get(plan.name)))
-        for plan in _plans(driver, new_generations)
+        for plan in _plans(driver, ids, frozenset(fresh))
     ]
     for name, _, chosen in begun:
         topic_identity.require_same(
@@ -138,7 +138,7 @@ def _topics_of(pipeline: Pipeline, name: str, ids: topic_identity.TopicIds) -> t
 def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
     """Return for each query what its checkpoint cannot take of the current plan; nothing is started or written."""
     changes_by_query = {}
-    for plan in _plans(driver):
+    for plan in _plans(driver, {}):
         now = generation.current(driver.root, driver.pipeline.name, plan.name)
         changes = fingerprint.differences(now.fingerprint, plan.marks) if now and now.fingerprint else []
         if changes:
@@ -155,17 +155,21 @@ class _Plan:
     marks: dict[str, Any]
 
 
-def _plans(driver: Driver, new: frozenset[str] = frozenset()) -> list[_Plan]:
-    """Return the plan of every query. Raises HeadraceError(REFUSED) if a plan is not allowed."""
+def _plans(driver: Driver, ids: topic_identity.TopicIds, new: frozenset[str] = frozenset()) -> list[_Plan]:
+    """Return the plan of every query. Raises HeadraceError(REFUSED) if a plan is not allowed.
+
+    `new` are the queries that begin a new generation, `ids` the ids of their topics.
+    """
     pipeline = driver.pipeline
     plans = []
     for name, query in pipeline.queries.items():
         if query.dimensions:
             spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
-        frame = build(driver, name, query, streaming=True, starting_ms=_starting_ms(driver, name, new))
+        now = None if name in new else generation.current(driver.root, pipeline.name, name)
+        passed = quarantine.passed_by(driver.root, now or generation.next_of(driver.root, pipeline.name, name), ids)
+        frame = build(driver, name, query, streaming=True, starting_ms=now.starting_ms if now else None, passed=passed)
         require_declared(frame, pipeline.name, name, query)
         plan = _Plan(name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame))
-        now = None if name in new else generation.current(driver.root, pipeline.name, name)
         plans.append(_without_unused(plan, query, now) if now else plan)
     for topic in pipeline.sources:
         create_archive(driver.spark, pipeline.name, topic)
@@ -208,8 +212,19 @@ def plan_marks(frame: DataFrame) -> dict[str, list[str] | dict[str, str]]:
     return {"plan": spark_plan.stateful_nodes(frame), "state_inputs": spark_plan.state_inputs(frame)}
 
 
-def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_ms: int | None = None) -> DataFrame:
-    """Return the query's frame: over the streams, or over the topics' current content as a batch (for its plan)."""
+def build(
+    driver: Driver,
+    name: str,
+    query: Query,
+    *,
+    streaming: bool,
+    starting_ms: int | None = None,
+    passed: quarantine.Entries = (),
+) -> DataFrame:
+    """Return the query's frame: over the streams, or over the topics' current content as a batch (for its plan).
+
+    The query passes over the records of `passed`.
+    """
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     frames: dict[str, DataFrame] = {}
     for topic in query.sources:
@@ -218,13 +233,17 @@ def build(driver: Driver, name: str, query: Query, *, streaming: bool, starting_
             raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms)
         else:
             raw = source.as_batch(driver.spark, pipeline, topic, kafka)
-        typed = source.accepted(raw, contract, source.added_columns(query, contract))
+        typed = source.accepted(raw, contract, source.added_columns(query, contract), passed)
         marked = source.watermarked(typed, topic, query, contract) if streaming else typed
         frames[topic] = marked.alias(spark_plan.SOURCE)
-    for dimension in query.dimensions:
-        table = pipeline.dimensions[dimension]
-        frames[dimension] = driver.spark.table(f"{names.CASSANDRA_CATALOG}.{table.keyspace}.{table.table}")
+    frames |= dimension_frames(driver.spark, pipeline, query)
     return transformed(driver.transforms[name], frames, names.query_name(pipeline.name, name))
+
+
+def dimension_frames(spark: SparkSession, pipeline: Pipeline, query: Query) -> dict[str, DataFrame]:
+    """Return the tables that a query joins with, by the name of their parameter."""
+    tables = {name: pipeline.dimensions[name] for name in query.dimensions}
+    return {name: spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()}
 
 
 def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
@@ -338,12 +357,15 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         frame = refusals.judged(frame, pipeline, declared)
         mode, trigger = declared.mode, declared.trigger
         required = refusals.must_hold(declared)
+        entries = quarantine.passed_by(driver.root, chosen)
+        again = partial(source.between, driver.spark, pipeline, kafka)
+        passed = writer.passed_write(entries, kafka, again) if entries else None
         cassandra = _link(driver, name, declared, counters)
         often, refused = writer.reads_often(declared), refusals.REFUSED
     else:
         topic = names.archived_topic(pipeline, name)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
-        letters, required, cassandra, often, refused = None, (), None, True, "reason IS NOT NULL"
+        letters, required, passed, cassandra, often, refused = None, (), None, None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(
         driver.spark,
@@ -359,6 +381,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         refused,
         topics=topics,
         letters=letters,
+        passed=passed,
     )
     full_name = names.query_name(pipeline.name, name)
     # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.

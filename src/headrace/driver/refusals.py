@@ -19,8 +19,9 @@ from pyspark.sql import functions as F
 from headrace.contract import limits
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, Sink, decimal_digits
 from headrace.contract.spark_types import ddl_type
-from headrace.driver import sinks
+from headrace.driver import sinks, source
 from headrace.driver.columns import REASON_LENGTH
+from headrace.store.quarantine import Entries
 
 REASON = "_headrace_reason"
 """The column that `judged` adds. User columns never begin with an underscore (`contract.model.NAME_PATTERN`)."""
@@ -28,7 +29,7 @@ REASON = "_headrace_reason"
 REFUSED = f"{REASON} IS NOT NULL"
 """SQL: the condition for rows that go to no sink."""
 
-UNMATCHED, NOT_WRITTEN = "unmatched", "not_written"
+UNMATCHED, NOT_WRITTEN, QUARANTINED = "unmatched", "not_written", "quarantined"
 """The codes of reasons that a query gives. All other reasons are the contract's (`driver.decode`)."""
 
 Transform = Callable[..., DataFrame]
@@ -71,7 +72,7 @@ def taken(transform: Transform, pipeline: Pipeline, query: Query) -> Transform:
 
 def by_a_query(reason: Column) -> Column:
     """Return whether a reason (never null) was given by a query, not by the contract."""
-    return reduce(lambda one, other: one | other, (reason.startswith(f"{code}:") for code in (UNMATCHED, NOT_WRITTEN)))
+    return F.substring_index(reason, ":", 1).isin(UNMATCHED, NOT_WRITTEN, QUARANTINED)
 
 
 def letters(frame: DataFrame, query: Query, batch: sinks.Batch, records: Records) -> DataFrame:
@@ -100,6 +101,17 @@ def letters(frame: DataFrame, query: Query, batch: sinks.Batch, records: Records
         F.col(REASON).alias("reason"),
         identity.alias("id"),
     )
+
+
+def quarantined(records: DataFrame, passed: Entries) -> DataFrame:
+    """Return the letters of the records that a query passes over, in the columns that `sinks.write_dead_letters` takes.
+
+    `records` is any frame that has the records, with key, value, headers, topic, partition and offset.
+    """
+    reasons = (F.when(source.among([entry]), F.lit(f"{QUARANTINED}: {entry.reason}")) for entry in passed)
+    reason = F.substring(F.coalesce(*reasons), 1, REASON_LENGTH)
+    inside = records.where(source.among(passed)).select("key", "value", "headers", "topic", "partition", "offset")
+    return inside.withColumn("reason", reason).withColumn("id", sinks.coordinates())
 
 
 def _rules(frame: DataFrame, pipeline: Pipeline, query: Query) -> Iterator[tuple[Column, Column]]:

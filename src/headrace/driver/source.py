@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from types import MappingProxyType
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import Pipeline, Query, Source, format_duration
 from headrace.driver import decode
 from headrace.store import pace, spark_conf
+from headrace.store.quarantine import Entries, OffsetRange
 
 
 def stream(
@@ -52,14 +55,31 @@ def reread(
     `places` are a few rows of the running batch, so Kafka still has them; other records in between are returned as well.
     """
     bounds = places.groupBy("partition").agg(F.min("offset").alias("first"), F.max("offset").alias("last")).collect()
+    ranges = [OffsetRange(topic, row.partition, row["first"], row["last"]) for row in bounds]
+    return between(spark, pipeline, kafka, topic, ranges)
+
+
+def between(
+    spark: SparkSession, pipeline: Pipeline, kafka: Mapping[str, str], topic: str, ranges: Sequence[OffsetRange]
+) -> DataFrame:
+    """Return the records of a topic between the first and the last of these offsets of each partition.
+
+    Columns: those of `stream`, with headers. Kafka must still have all of them.
+    """
+    firsts: dict[str, int] = {}
+    pasts: dict[str, int] = {}
+    for part in ranges:
+        number = str(part.partition)
+        firsts[number] = min(part.first, firsts.get(number, part.first))
+        pasts[number] = max(part.last + 1, pasts.get(number, 0))
     options = _options(spark, pipeline, topic, kafka)
     name = options.pop("subscribe")
     for unused in ("maxOffsetsPerTrigger", "startingOffsets"):
         options.pop(unused, None)
     options |= {
-        "assign": json.dumps({name: [row.partition for row in bounds]}),
-        "startingOffsets": json.dumps({name: {str(row.partition): row["first"] for row in bounds}}),
-        "endingOffsets": json.dumps({name: {str(row.partition): row["last"] + 1 for row in bounds}}),
+        "assign": json.dumps({name: [int(number) for number in firsts]}),
+        "startingOffsets": json.dumps({name: firsts}),
+        "endingOffsets": json.dumps({name: pasts}),
         "includeHeaders": "true",
     }
     return spark.read.format("kafka").options(**options).load()
@@ -82,12 +102,33 @@ def added_columns(query: Query, source: Source) -> tuple[str, ...]:
     return (*decode.USUAL, "raw") if query.matched else decode.USUAL
 
 
-def accepted(raw: DataFrame, source: Source, added: tuple[str, ...] = decode.USUAL) -> DataFrame:
+def among(ranges: Sequence[OffsetRange], of: str = "") -> Column:
+    """Return whether a record is in one of the ranges; `of` names the struct with its coordinates, such as "source."."""
+    return reduce(
+        or_,
+        (
+            (F.col(f"{of}topic") == part.topic)
+            & (F.col(f"{of}partition") == part.partition)
+            & F.col(f"{of}offset").between(part.first, part.last)
+            for part in ranges
+        ),
+        F.lit(False),
+    )
+
+
+def without(frame: DataFrame, passed: Entries, of: str = "") -> DataFrame:
+    """Return the records that a query does not pass over (ADR 0049); without entries the frame itself. `of` as in `among`."""
+    return frame.where(~among(passed, of)) if passed else frame
+
+
+def accepted(raw: DataFrame, source: Source, added: tuple[str, ...] = decode.USUAL, passed: Entries = ()) -> DataFrame:
     """Return the accepted records of a raw frame (stream, archive or Kafka batch), typed by the contract.
 
     Columns: the source's columns, then those of `added`: `source` (topic, partition, offset), `kafka_timestamp`, `raw`.
+    Records that the query passes over (`passed`) are left out before they are decoded.
     """
     decoder = decode.make_decoder(source, added)
+    raw = without(raw, passed)
     return raw.select(*decoder.needs).mapInArrow(decoder.accepted, decode.accepted_ddl(source, added))
 
 

@@ -34,10 +34,11 @@ from headrace.driver.cassandra_guard import Link
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.error_causes import NULL_IN_REQUIRED, reason_of, writing
 from headrace.errors import HeadraceError
-from headrace.store import ledger, topic_identity
+from headrace.store import ledger, quarantine, topic_identity
 from headrace.store.checkpoint_log import read_batch_range
 from headrace.store.generation import Generation
 from headrace.store.paths import GenerationPaths
+from headrace.store.quarantine import Entries
 from headrace.store.topic_identity import TopicIds
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ ANSWER_MS = 2_000
 
 Write = Callable[[DataFrame, sinks.Batch], None]
 """Writes a batch. If called without a count (`Writer.often`), it reads all rows of the frame in one job."""
+
+Passed = Callable[[sinks.Batch], int]
+"""Writes the dead letters of the quarantined records of a batch and returns their number (ADR 0049)."""
 
 
 @dataclass
@@ -111,6 +115,7 @@ class Writer:
     refused: str = "false"  # SQL: which rows go to the dead letters, for a frame that is read more than once
     letters: Write | None = None  # writes those rows to the dead letters, for a frame that is read once
     topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
+    passed: Passed | None = None  # writes the letters of the records that the query passes over, if it does
     asked: Asked = field(default_factory=Asked)
 
     @property
@@ -149,7 +154,7 @@ class Writer:
         batch_range = read_batch_range(self.paths.checkpoint, number)
         self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of a replaced topic is written
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
-
+        quarantined = self.passed(batch) if self.passed else 0
         running = counted.execution(self.spark)
         read: int | None = None
 
@@ -184,6 +189,7 @@ class Writer:
             rows_out=rows_out,
             began_ms=began_ms,
             written_ms=_now_ms(),
+            quarantined=quarantined,
         )
         ledger.write(self.paths.ledger, record)
         self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)
@@ -262,6 +268,26 @@ def letters_write(query: Query, kafka: dict[str, str], records: refusals.Records
     def write(frame: DataFrame, batch: sinks.Batch) -> None:
         with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
             sinks.write_dead_letters(refusals.letters(frame, query, batch, records), topic, batch, kafka)
+
+    return write
+
+
+def passed_write(passed: Entries, kafka: dict[str, str], records: Callable[[str, Entries], DataFrame]) -> Passed:
+    """Return the write of a query's quarantined records to the dead letters of their topics.
+
+    `records` finds the records of a topic, and possibly others. A repeated batch writes letters with the same ids.
+    """
+
+    def write(batch: sinks.Batch) -> int:
+        here = quarantine.inside(passed, batch.starts, batch.ends)
+        count = 0
+        for topic in sorted({entry.topic for entry in here}):
+            entries = tuple(entry for entry in here if entry.topic == topic)
+            letters = refusals.quarantined(records(topic, entries), entries)
+            with writing(f"Kafka topic {names.dead_letter_topic(topic)}"):
+                sinks.write_dead_letters(letters, topic, batch, kafka)
+            count += letters.count()
+        return count
 
     return write
 

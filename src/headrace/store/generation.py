@@ -45,6 +45,11 @@ class Generation:
     lineage: tuple[tuple[int, int], ...] = ()
     starting_ms: int | None = None
 
+    @property
+    def line(self) -> int:
+        """Return the generation that read the topics from their beginning: the first that this one was restored from."""
+        return self.lineage[0][0] if self.lineage else self.number
+
     def paths(self, root: str) -> GenerationPaths:
         """Return this generation's folders below a storage root."""
         return generation_paths(root, self.pipeline, self.query, self.number)
@@ -103,6 +108,17 @@ def next_number(root: str, pipeline: str, query: str) -> int:
     return max((number for folder in folders for number in _numbers(folder)), default=0) + 1
 
 
+def next_of(root: str, pipeline: str, query: str) -> Generation:
+    """Return the generation that a query would begin now; nothing is written."""
+    return Generation(
+        pipeline=pipeline,
+        query=query,
+        number=next_number(root, pipeline, query),
+        started_micros=next_start_micros(root, pipeline, query),
+        fingerprint={},
+    )
+
+
 def next_start_micros(root: str, pipeline: str, query: str) -> int:
     """Return the start of a new generation: now, but above every earlier writetime, whatever the clock says.
 
@@ -159,14 +175,7 @@ def begin(root: str, pipeline: str, query: str, plan: dict[str, Any], request: s
     before = current(root, pipeline, query)
     if before and begun_by(root, pipeline, query, request):
         return resume_or_begin(root, pipeline, query, plan)
-    generation = Generation(
-        pipeline=pipeline,
-        query=query,
-        number=next_number(root, pipeline, query),
-        started_micros=next_start_micros(root, pipeline, query),
-        fingerprint=plan,
-        request=request,
-    )
+    generation = replace(next_of(root, pipeline, query), fingerprint=plan, request=request)
     write(root, generation)
     return generation
 

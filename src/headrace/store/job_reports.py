@@ -139,6 +139,33 @@ class DrillReport:
 
 
 @dataclass(frozen=True)
+class FailingRecord:
+    """A record on which a transform fails."""
+
+    topic: str
+    partition: int
+    offset: int
+    error: str
+
+
+@dataclass(frozen=True)
+class FindReport:
+    """The search in a batch of `offsets`: the `records` that fail alone, and the error of all `together` (None: none).
+
+    `complete` is False if the search ended at its limit. `runs` counts the Spark jobs.
+    """
+
+    query: str = ""
+    batch: int = 0
+    offsets: int = 0
+    runs: int = 0
+    records: tuple[FailingRecord, ...] = ()
+    together: str | None = None
+    complete: bool = True
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class TableUpkeep:
     """The upkeep of one table."""
 

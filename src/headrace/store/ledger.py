@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from headrace.store import small_files
 from headrace.store.checkpoint_log import BatchRange, Offsets
@@ -27,6 +27,7 @@ class Record(TypedDict):
     """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end).
 
     `rows_in` is the number of records that Kafka delivered for these offsets: fewer, if some hold none (ADR 0031).
+    `quarantined` is how many of them the query passed over (ADR 0049); absent for none.
     """
 
     query: str
@@ -39,6 +40,7 @@ class Record(TypedDict):
     rows_out: int
     began_ms: int
     written_ms: int
+    quarantined: NotRequired[int]
 
 
 def make_record(
@@ -50,9 +52,10 @@ def make_record(
     began_ms: int,
     written_ms: int,
     rows_in: int | None = None,
+    quarantined: int = 0,
 ) -> Record:
     """Return the record of a batch whose rows are in the sinks; `rows_in` None means that every offset held a record."""
-    return Record(
+    record = Record(
         query=query,
         generation=generation,
         batch=batch.batch,
@@ -67,6 +70,7 @@ def make_record(
         began_ms=began_ms,
         written_ms=written_ms,
     )
+    return record | {"quarantined": quarantined} if quarantined else record
 
 
 def offsets_taken(record: Record) -> int:

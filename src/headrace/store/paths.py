@@ -3,6 +3,7 @@
     <root>/checkpoints/<pipeline>/heartbeat.json, outcome.json      written by the driver
     <root>/checkpoints/<pipeline>/pace.json                         written by the driver or the supervisor after an end
     <root>/checkpoints/<pipeline>/intent.json, supervision.json     written by operators, by the supervisor
+    <root>/checkpoints/<pipeline>/quarantine.json                   written by operators: records that a query passes over
     <root>/checkpoints/<pipeline>/<query>/<generation>/manifest.json, checkpoint/, ledger/
     <root>/files/<pipeline>/<query>/<generation>/batch_id=<n>/      a new generation has a new directory (ADR 0006)
     <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
@@ -92,6 +93,11 @@ def pace(root: str, pipeline: str) -> str:
 def check(root: str, pipeline: str) -> str:
     """Return the file in which the check of a release records what the checkpoints cannot take over."""
     return f"{pipeline_folder(root, pipeline)}/check.json"
+
+
+def quarantine(root: str, pipeline: str) -> str:
+    """Return the file with the records that queries of the pipeline pass over (`store.quarantine`)."""
+    return f"{pipeline_folder(root, pipeline)}/quarantine.json"
 
 
 def intent(root: str, pipeline: str) -> str:

@@ -27,7 +27,7 @@ class ViewState:
 
     `horizon`: the first day that the views do not hold; None before their first run. `covered`: topic -> partition -> offset
     up to which they contain the archive. `stale`: days that lack a column. `sums`: whether the running totals of a query are
-    sums, so that days add up.
+    sums, so that days add up. `quarantined`: the offset ranges that a query passed over (`store.quarantine`).
     """
 
     days: dict[str, ViewDay] = field(default_factory=dict)
@@ -35,6 +35,7 @@ class ViewState:
     covered: dict[str, dict[str, int]] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
     sums: dict[str, bool] = field(default_factory=dict)
+    quarantined: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def horizon_day(self) -> date | None:

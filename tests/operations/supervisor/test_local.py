@@ -147,7 +147,10 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
         time.sleep(0.02)
     assert kinds == ["START"] * LIMITS.restarts + ["GIVE_UP"]
     assert told.verdict == "CRASH_LOOP"
-    assert told.reason == "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent"
+    assert told.reason == (
+        "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent. If a record is to blame, "
+        f"this names it: headrace stream stop {NAME}; headrace dead-letters find {NAME}"
+    )
     starts = launcher.run_dir / "starts"
     assert len(starts.read_text()) == 1 + LIMITS.restarts
     for _ in range(5):

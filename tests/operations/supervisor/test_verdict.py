@@ -142,10 +142,10 @@ def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setti
     assert verdict(seen(PIPELINE, drivers=(), exit_record=word), replace(again, same_end="TRANSIENT"))[0] == "MISSING"
     found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word), again)
     assert found == "CRASH_LOOP"
-    assert (
-        why
-        == f"the driver ended with {end.name}: it lacked; {HELPS[end]}; 3 drivers in a row ended so, the next would too"
-    )
+    same = f"the driver ended with {end.name}: it lacked; {HELPS[end]}; 3 drivers in a row ended so, the next would too"
+    search = f"headrace stream stop {PIPELINE.name}; headrace dead-letters find {PIPELINE.name}"
+    of_a_record = f". If a record is to blame, this names it: {search}" if end is Exit.WORKER_LOST else ""
+    assert why == same + of_a_record
     given_back = replace(RUNNING, budget_reset_ms=NOW)
     assert verdict(seen(PIPELINE, drivers=(), exit_record=word, desired=given_back), again)[0] == "MISSING"
 

@@ -23,14 +23,14 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, archive_reader, lake_tables, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile import bounds, kinds, lookups, retained, single_rows, sink_frames, view_days
+from headrace.batch.reconcile import bounds, kinds, lookups, quarantined, retained, single_rows, sink_frames, view_days
 from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.driver import iceberg_maintenance as tables
-from headrace.driver import refusals, source
-from headrace.store import file_sink, generation, ledger
+from headrace.driver import queries, refusals, source
+from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
 from headrace.store.job_reports import Account, ReconcileReport
@@ -83,6 +83,9 @@ def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     for number, query in enumerate(with_batches):
         job.progress(number, steps, query.name)
         accounts += list(_compare(job, query, now[query.name], archives, typed, spec))
+        accounts += quarantined.compare(
+            job, query.name, cut_of(job, query, now[query.name], archives), archives, since_ms
+        )
     accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
     for number, topic in enumerate(topics):
         job.progress(len(with_batches) + number, steps, f"archive of {topic}")
@@ -138,8 +141,9 @@ def _compare(
     query, cut = job.pipeline.queries[observed.name], cut_of(job, observed, records, archives)
     transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
     since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
+    passed = quarantine.passed_by(job.root, observed.generation)
     sides = {
-        topic: accounting.batch_of(typed[topic], cut.ledger)
+        topic: accounting.batch_of(source.without(typed[topic], passed, "source."), cut.ledger)
         .where(F.col(accounting.BATCH).isNotNull())
         .persist(StorageLevel.MEMORY_AND_DISK)
         for topic in query.sources
@@ -217,10 +221,7 @@ def _compare_lookups(
     since = retained.since_ms(job, names.dead_letter_topic(topic), every)
     sure_from = max((record["batch"] + 1 for record in cut.surely if record["began_ms"] < since), default=0)
     letters = every.where(F.col("_query") == full)
-    tables = {name: job.pipeline.dimensions[name] for name in query.dimensions}
-    dimensions = {
-        name: job.spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()
-    }
+    dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
     transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
     rows = transform(**{topic: records}, **dimensions)
     placed = accounting.batch_of(rows, cut.surely).where(F.col(accounting.BATCH).isNotNull())

@@ -145,6 +145,17 @@ def archive(
     refused = rows.where(F.col("reason").isNotNull()).where(recent)
     refused = refused.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
     letters = archive_reader.before(letters, snapshot.ends, OFFSET, PARTITION)
+    lettered(account, snapshot.topic, refused, letters, since_ms, "not refused in the archive")
+
+
+def lettered(
+    account: Account, topic: str, refused: DataFrame, letters: DataFrame, since_ms: int, otherwise: str
+) -> None:
+    """Check that each refused record is a dead letter with its bytes, and each dead letter a refused record.
+
+    Both have PARTITION, OFFSET, key and value; letters also `_cut`. `otherwise` says what a surplus letter's record is. If
+    `since_ms` is not 0, the dead-letter topic is complete only from then, and surplus letters say nothing.
+    """
     theirs = letters.groupBy(PARTITION, OFFSET).agg(
         F.first("key").alias("sent_key"),
         F.first("value").alias("sent_value"),
@@ -162,13 +173,13 @@ def archive(
         wrong = wrong.where(F.col("here").isNotNull())
     what = (
         F.when(F.col("there").isNull(), "refused, but no dead letter")
-        .when(F.col("here").isNull(), "a dead letter, but not refused in the archive")
+        .when(F.col("here").isNull(), f"a dead letter, but {otherwise}")
         .otherwise("a dead letter with other bytes than the archive")
     )
     spots = wrong.select(PARTITION, OFFSET, what.alias("what")).orderBy(PARTITION, OFFSET)
     account.differing += spots.count()
     for row in spots.limit(KEEP).collect():
-        account.differences.append(_range(row.what, snapshot.topic, row[PARTITION], row[OFFSET], row[OFFSET], 1))
+        account.differences.append(_range(row.what, topic, row[PARTITION], row[OFFSET], row[OFFSET], 1))
     del account.differences[KEEP:]
 
 

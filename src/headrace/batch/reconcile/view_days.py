@@ -56,7 +56,7 @@ def compare(
         try:
             for account in (candidate for candidate in accounts if not candidate.blocked):
                 query = served[account.query]
-                _compare(account, job, query, {t: sides[t] for t in query.sources}, times, settled)
+                _compare(account, job, query, views.inputs(job, account.query, sides), times, settled)
         finally:
             for side in sides.values():
                 side.unpersist()

@@ -27,6 +27,9 @@ NO_RESTART = {
 }
 """Ends that a restart cannot repair (contract.exit_codes), and what leads on."""
 
+OF_A_RECORD = (Exit.TRANSIENT.name, Exit.WORKER_LOST.name)
+"""Ends that a record can cause on which a transform fails (ADR 49)."""
+
 STOPPED = ("ended without an error", TOLD_TO_STOP)
 """What a heartbeat says of a query that its driver stopped because another one had ended."""
 
@@ -114,7 +117,7 @@ def remember(observation: Observation, memory: Memory) -> Memory:
 
 def judge(pipeline: Pipeline, observation: Observation, memory: Memory, limits: Limits = LIMITS) -> Judgement:
     """Return the verdict on a pipeline. `memory` is what `remember` made of this pass; nothing is decided here."""
-    overall = _of_pipeline(observation, memory, limits)
+    overall = _of_pipeline(pipeline.name, observation, memory, limits)
     if overall is not None:
         return Judgement(overall, dict.fromkeys(names.query_names(pipeline), overall))
     findings = {query: _of_query(pipeline, query, observation, memory, limits) for query in names.query_names(pipeline)}
@@ -158,7 +161,7 @@ def stall_seconds(pipeline: Pipeline, query: str, limits: Limits) -> float:
     return max(limits.stall, 2 * pipeline.slo.freshness.total_seconds(), 3 * _trigger(pipeline, query).total_seconds())
 
 
-def _of_pipeline(observation: Observation, memory: Memory, limits: Limits) -> Finding | None:
+def _of_pipeline(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Finding | None:
     """Return the verdict that holds for all queries alike, or None if each query is to be judged."""
     desired = observation.desired
     if observation.drivers is None:
@@ -171,7 +174,7 @@ def _of_pipeline(observation: Observation, memory: Memory, limits: Limits) -> Fi
             return Finding("IDLE", f"{why}; {_where(observation)} still runs", actionable=late)
         return Finding("IDLE", why)
     if not observation.drivers:
-        return _of_missing(observation, memory, limits)
+        return _of_missing(pipeline, observation, memory, limits)
     if observation.unknown:
         return Finding("UNKNOWN", observation.unknown)
     if len(observation.drivers) > 1:
@@ -179,7 +182,7 @@ def _of_pipeline(observation: Observation, memory: Memory, limits: Limits) -> Fi
     return _of_driver(observation, observation.drivers[0], memory, limits)
 
 
-def _of_missing(observation: Observation, memory: Memory, limits: Limits) -> Finding:
+def _of_missing(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Finding:
     """Judge a pipeline that should run and has no driver."""
     desired, record = observation.desired, last_exit(observation, memory)
     end = record.exit if record else ""
@@ -194,14 +197,19 @@ def _of_missing(observation: Observation, memory: Memory, limits: Limits) -> Fin
     if observation.unknown:
         return Finding("UNKNOWN", observation.unknown)
     helps = HELPS.get(Exit[end]) if end in Exit.__members__ else None
+    search = (
+        f". If a record is to blame, this names it: headrace stream stop {pipeline}; headrace dead-letters find {pipeline}"
+        if end in OF_A_RECORD
+        else ""
+    )
     used = len(memory.restarts_since(desired))
     if helps:
         ended = f"{ended.rstrip('.')}; {helps}"
         if used and memory.same_end == end and memory.same_ends >= limits.same_ends:
-            why = f"{ended}; {memory.same_ends} drivers in a row ended so, the next would too"
+            why = f"{ended}; {memory.same_ends} drivers in a row ended so, the next would too{search}"
             return Finding("CRASH_LOOP", why, actionable=True, end=end)
     if used >= limits.restarts and end != Exit.STORE_AWAY.name:
-        why = f"{ended or 'no driver runs'} after {used} restarts; the budget is spent"
+        why = f"{ended or 'no driver runs'} after {used} restarts; the budget is spent{search}"
         return Finding("CRASH_LOOP", why, actionable=True, end=end)
     why = ended or ("the driver vanished without an exit record" if _ran(observation, memory) else "no driver runs")
     if observation.now_ms - desired.at_ms < limits.head_start * 1000:
