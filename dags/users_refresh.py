@@ -84,10 +84,9 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations.dimensions import duty
 
             # If the plan needs an approval, only an approval leads here.
-            approved_by = dag_support.approver(ti, APPROVAL) if planned["needs_approval"] else ""
-            return duty.apply(
-                deployment.load(), pipeline, dimension, planned, approved_by=approved_by, **dag_support.holder(dag_run)
-            )
+            approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
+            holder = dag_support.holder(dag_run)["holder"]
+            return duty.apply(deployment.load(), pipeline, dimension, planned, approval, holder=holder)
 
         @task
         def verify(staged: dict[str, Any], dag_run: Any = None) -> dict[str, int]:  # noqa: ANN401 - Airflow's
@@ -109,21 +108,15 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
 
-            approved_by = dag_support.approver(ti, APPROVAL) if planned["needs_approval"] else ""
+            approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
+            holder = dag_support.holder(dag_run)["holder"]
             return duty.record(
-                deployment.load(),
-                pipeline,
-                dimension,
-                staged,
-                planned,
-                written,
-                approved_by=approved_by,
-                **dag_support.holder(dag_run),
+                deployment.load(), pipeline, dimension, staged, planned, written, approval, holder=holder
             )
 
         staged = stage(pick())
         checked, planned = check(staged), plan(staged)
-        approve_deletes = dag_support.approval(APPROVAL, f"Delete more of {full} than its file allows?", "plan", "text")
+        approve_deletes = dag_support.approval(APPROVAL, f"Delete more of {full} than its file allows?", "plan")
         branch, written, verified = deletes_too_many(planned), write(planned), verify(staged)
         checked >> planned >> branch >> [approve_deletes, written]
         approve_deletes >> written >> verified >> record(staged, planned, written)

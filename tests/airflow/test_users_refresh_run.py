@@ -134,6 +134,7 @@ def test_deletes_above_the_cap_ask_and_a_rejection_leaves_the_table(
     question = airflow.wait_for_question(DAG, run_id)
     assert question.subject == "Delete more of user_logins.users than its file allows?"
     assert "20 deleted (40.0 % of 50; up to 5 % need no approval)" in str(question.body)
+    assert "refresh of `user_logins.users`" in str(question.body)
     assert airflow.wait(DAG, run_id, answer="Reject") == "success", states(airflow, run_id)
     told = states(airflow, run_id)
     assert [told[name] for name in ("write", "verify", "record")] == ["skipped"] * 3

@@ -78,7 +78,7 @@ def test_show_tells_what_failed_why_and_in_which_rows_and_batches(root: str) -> 
         (["quality", "show", SINK], "kafka.pos_items has not been checked yet. Run `headrace quality run`."),
         (["quality", "show", "kafka.nope"], "Unknown sink or stage 'kafka.nope'. Known sinks and stages: cassandra."),
         (["quality", "run", "--since", "today"], "'today' is not a time. Write 2026-11-23 or 2026-11-23T10:00 (UTC)."),
-        (["users", "plan", "a.b"], "Unknown dimension 'a.b'. Dimensions with a refresh: user_logins.users."),
+        (["users", "refresh", "a.b"], "Unknown dimension 'a.b'. Dimensions with a refresh: user_logins.users."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -282,6 +282,16 @@ def test_a_destructive_act_stands_behind_an_approval_that_rejects_by_default(dag
                 assert task["response_timeout"], f"{dag_id}.{name}"
 
 
+def test_each_approval_is_passed_on_with_the_id_of_its_plan(project: Path) -> None:
+    """The acting task refuses another plan (ADR 48), so no task that plans again lies between approval and act."""
+    for path in sorted((project / "dags").glob("*.py")):
+        text = path.read_text()
+        asked = set(re.findall(r"dag_support\.approval\(\s*(\w+),", text))
+        passed_on = set(re.findall(r"dag_support\.approved\(planned, ti, dag_run, (\w+)", text))
+        assert asked == passed_on, path.name
+        assert "recheck" not in text, path.name
+
+
 def test_the_forms_offer_the_pipelines_of_the_project(project: Path, dags: dict[str, Dag]) -> None:
     assert dags["stream_start"]["params"]["pipelines"] == sorted(load_pipelines(project / "pipelines"))
     for dag_id in ("stream_stop", "stream_pause", "stream_resume", "stream_restart"):

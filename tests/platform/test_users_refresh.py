@@ -24,6 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import duty
+from headrace.operations.plans import Approval
 from tests.support.drivers import Stage, make_stage
 from tests.support.expectations import import_great_expectations
 
@@ -57,7 +58,11 @@ def _drop_table(stage: Stage, at: datetime, columns: dict[str, list[Any]], mark:
 
 def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
     (dimension,) = stage.pipeline.dimensions
-    told = duty.refresh(stage.deployment, stage.name, dimension, by="test", approve=approve)
+    plan = duty.prepare(stage.deployment, stage.name, dimension).plan
+    if not plan.items:
+        return {"skip": plan.notes[0]}
+    approval = Approval(plan.id, by="test", approved_by="test" if approve else "")
+    told = duty.refresh(stage.deployment, stage.name, dimension, approval)
     return json.loads(json.dumps(told))
 
 
@@ -220,22 +225,23 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     plan = duty.plan(deployment, stage.name, name, staged)
     Path(plan["diff"]).write_bytes(b"other")
     with pytest.raises(HeadraceError, match="is not what was planned"):
-        duty.apply(deployment, stage.name, name, plan, **RUN)
+        duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
     assert _names(stage) == {}
     plan = duty.plan(deployment, stage.name, name, staged)
     assert _refresh(stage)["inserts"] == 2
     with pytest.raises(HeadraceError, match="has been applied since the plan"):
-        duty.apply(deployment, stage.name, name, plan, **RUN)
+        duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
 
     # While one run writes, another waits; what it left is free for the next.
     _drop(stage, now + timedelta(seconds=30), {"a": "A", "b": "B1"})
     staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))
     plan = duty.plan(deployment, stage.name, name, staged)
-    written = duty.apply(deployment, stage.name, name, plan, **RUN)
+    written = duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
     with pytest.raises(HeadraceError, match=r"Another refresh of .* is writing, by test since"):
         _refresh(stage)
     assert duty.verify(deployment, stage.name, name, staged, **RUN)["rows"] == 2
-    duty.record(deployment, stage.name, name, staged, plan, written, **RUN)
+    approval = Approval(plan["plan"], by="test")
+    duty.record(deployment, stage.name, name, staged, plan, written, approval, holder=RUN["holder"])
 
     # A row that was written after the extract is left as it is, whichever way it differs.
     stage.cql("UPDATE test_db.users_plan SET user_name = 'By hand' WHERE login_id = 'a'")

@@ -1,12 +1,13 @@
-"""`headrace users status|plan|refresh`: the dimensions that come from a directory."""
+"""`headrace users status|refresh`: the dimensions that come from a directory."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headrace.cli.common import Json, console, print_json, progress_bars, provisioned, who
+from headrace.cli.plans import Act, approval, show
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.deployment import Deployment
@@ -36,30 +37,13 @@ def status(as_json: Json = False) -> None:
 
 
 @users.command()
-def plan(dimension: Dimension = None, as_json: Json = False) -> None:
-    """Show what a refresh would write, without writing to the table."""
-    deployment = provisioned()
-    pipeline, name = _chosen(deployment, dimension)
-    snapshot = duty.pick(deployment, pipeline, name)
-    if "skip" in snapshot:
-        _show_result(snapshot, as_json)
-        return
-    staged = duty.stage(deployment, pipeline, name, snapshot)
-    duty.check(deployment, pipeline, name, staged)
-    planned = duty.plan(deployment, pipeline, name, staged)
-    if as_json:
-        print_json(planned)
-    else:
-        console.print(planned["text"], soft_wrap=True)
-
-
-@users.command()
 def refresh(
+    context: typer.Context,
     dimension: Dimension = None,
-    approve: Annotated[bool, typer.Option("--approve", help="Also apply a plan that needs approval.")] = False,
+    act: Act = "",
     as_json: Json = False,
 ) -> None:
-    """Refresh from the newest complete snapshot. Does nothing if it is not newer than the applied one."""
+    """Refresh from the newest complete snapshot. Nothing to do if it is not newer than the applied one."""
     deployment = provisioned()
     pipeline, name = _chosen(deployment, dimension)
     with progress_bars() as bars:
@@ -68,19 +52,17 @@ def refresh(
             bars(f"writing {name}", done / total if total else 1.0)
 
         bars(f"comparing {name}", None)
-        result = duty.refresh(deployment, pipeline, name, by=who(), approve=approve, report=report)
-    _show_result(result, as_json)
-
-
-def _show_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-    elif "skip" in result:
-        console.print(result["skip"], soft_wrap=True)
+        if act:
+            record = duty.refresh(deployment, pipeline, name, approval(act, who()), report=report)
+        else:
+            planned = duty.prepare(deployment, pipeline, name).plan
+    if not act:
+        show(context, planned, as_json)
+    elif as_json:
+        print_json(record)
     else:
-        console.print(
-            f"Version {result['version']}: {result['inserts']} new, {result['updates']} changed, {result['deletes']} deleted."
-        )
+        rows = f"{record['inserts']} new, {record['updates']} changed, {record['deletes']} deleted"
+        console.print(f"Version {record['version']}: {rows}.")
 
 
 def _chosen(deployment: Deployment, dimension: str | None) -> tuple[str, str]:

@@ -106,14 +106,14 @@ def chosen_pipelines(params: Json | None = None) -> list[str]:
     return chosen((params or {})["pipelines"])
 
 
-def approval(task_id: str, subject: str, planned_by: str, key: str = "words") -> BaseOperator:
-    """Return a task that shows the text `key` of the plan of `planned_by` and waits for approval. No response: rejected."""
+def approval(task_id: str, subject: str, planned_by: str) -> BaseOperator:
+    """Return a task that shows the plan of `planned_by` (`plans.for_approval`) and waits for approval. No response: rejected."""
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
     return ApprovalOperator(
         task_id=task_id,
         subject=subject,
-        body=f"{{{{ ti.xcom_pull(task_ids='{planned_by}')['{key}'] }}}}",
+        body=f"{{{{ ti.xcom_pull(task_ids='{planned_by}')['words'] }}}}",
         defaults="Reject",
         response_timeout=ANSWER_WITHIN,
         execution_timeout=None,
@@ -278,11 +278,10 @@ def approver(ti: Any, task_id: str) -> str:  # noqa: ANN401 - Airflow's task ins
 def approved(planned: Json, ti: Any, dag_run: object, task_id: str, reason: str = "") -> Approval:  # noqa: ANN401
     """Return the approval that the task `task_id` got for a plan (`plans.for_approval`): what an acting task passes on.
 
-    Raises HeadraceError if the plan was not approved.
+    "" as `task_id`: the plan needs no approval. Raises HeadraceError if the plan was not approved.
     """
-    return Approval(
-        planned.get("plan", "of an earlier release"), by=who(dag_run), approved_by=approver(ti, task_id), reason=reason
-    )
+    person = approver(ti, task_id) if task_id else ""
+    return Approval(planned.get("plan", "of an earlier release"), by=who(dag_run), approved_by=person, reason=reason)
 
 
 def who(dag_run: object) -> str:

@@ -15,9 +15,10 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import apply, kept, lease
-from headrace.operations.dimensions.diff import Plan, diff
+from headrace.operations.dimensions.diff import Difference, diff
 from headrace.operations.dimensions.snapshot import Snapshot, pick
 from headrace.operations.dimensions.stage import stage
+from headrace.operations.plans import Approval
 from headrace.store import paths, small_files
 from tests.support.light_cassandra import LightCassandra
 
@@ -106,7 +107,7 @@ class Refresh:
         path.write_text(text)
         path.with_name(f"{path.name}.done").touch()
 
-    def plan(self, text: str | None = None) -> tuple[dict[str, Any], Plan]:
+    def plan(self, text: str | None = None) -> tuple[dict[str, Any], Difference]:
         if text is not None:
             self.drop(text)
         found = pick(self.root, self.pipeline, self.dimension)
@@ -114,15 +115,22 @@ class Refresh:
         staged = stage(self.root, Path(self.root), self.pipeline, self.dimension, found)
         return staged, diff(self.root, Path(self.root), self.pipeline, self.dimension, staged)
 
-    def write(self, plan: Plan, holder: str = "run", approved_by: str = "") -> dict[str, int]:
-        return apply.apply(
-            self.root, Path(self.root), self.pipeline, self.dimension, plan, holder=holder, by=holder, approved_by=approved_by
-        )  # fmt: skip
+    def id_of(self, difference: Difference) -> str:
+        return difference.plan(f"{self.pipeline.name}.{self.dimension}").id
 
-    def finish(self, staged: dict[str, Any], plan: Plan, holder: str = "run", approved_by: str = "") -> dict[str, Any]:
+    def approval(self, difference: Difference, by: str, approved_by: str) -> Approval:
+        return Approval(self.id_of(difference), by=by, approved_by=approved_by)
+
+    def write(self, difference: Difference, holder: str = "run", approved_by: str = "") -> dict[str, int]:
+        own = (self.root, Path(self.root), self.pipeline, self.dimension)
+        return apply.apply(*own, difference, self.approval(difference, holder, approved_by), holder=holder)
+
+    def finish(
+        self, staged: dict[str, Any], difference: Difference, holder: str = "run", approved_by: str = ""
+    ) -> dict[str, Any]:
         own = (self.root, Path(self.root), self.pipeline, self.dimension, staged)
         apply.verify(*own, holder=holder, by=holder)
-        return apply.record(*own, plan, {}, holder=holder, by=holder, approved_by=approved_by)
+        return apply.record(*own, difference, {}, self.approval(difference, holder, approved_by), holder=holder)
 
     def refresh(self, text: str, approved_by: str = "") -> dict[str, Any]:
         staged, plan = self.plan(text)
@@ -201,15 +209,34 @@ def test_a_refresh_that_was_killed_leaves_older_plans_void(staff: Refresh, table
 def test_the_record_says_who_began_and_who_approved(staff: Refresh) -> None:
     staff.refresh(STAFF + "".join(map(person, range(100))))
     staged, plan = staff.plan(STAFF + "".join(map(person, range(90))))
-    assert plan.reasons == [
+    assert plan.reasons == (
         "it deletes more than 5 % of 100 rows",
         "it has 90 rows, more than 5 % fewer than 100, the most in the last 1 refreshes",
-    ]
+    )
     with pytest.raises(HeadraceError, match="It needs approval: it deletes more than 5 %"):
         staff.write(plan)
     staff.write(plan, approved_by="Mia")
     told = staff.finish(staged, plan, approved_by="Mia")
-    assert (told["by"], told["approved_by"]) == ("run", "Mia")
+    assert (told["plan"], told["by"], told["approved_by"]) == (staff.id_of(plan), "run", "Mia")
+
+
+def test_the_plan_of_a_refresh_is_the_same_for_the_same_rows_and_another_for_others(
+    staff: Refresh, table: LightCassandra
+) -> None:
+    people = [person(number) for number in range(100)]
+    staff.refresh(STAFF + "".join(people))
+    _, plan = staff.plan(STAFF + "".join(people[:99]))
+    assert staff.id_of(staff.plan()[1]) == staff.id_of(plan), "the same snapshot"
+    _, later = staff.plan(STAFF + "".join(reversed(people[:99])))
+    assert staff.id_of(later) == staff.id_of(plan), "a later extract with the same rows, in another order"
+    _, fewer = staff.plan(STAFF + "".join(people[:98]))
+    assert staff.id_of(fewer) != staff.id_of(plan)
+    before, own = table.values(), (staff.root, Path(staff.root), staff.pipeline, "staff")
+    with pytest.raises(HeadraceError, match=r"The situation changed since plan \S+ for the refresh of badges\.staff"):
+        apply.apply(*own, fewer, Approval(staff.id_of(plan), by="mia", approved_by="mia"), holder="run")
+    assert (table.values(), table.leases) == (before, {})
+    staff.refresh(STAFF + "".join(people[:97]))
+    assert staff.id_of(staff.plan(STAFF + "".join(people[:97]))[1]) != staff.id_of(plan)
 
 
 def test_a_directory_that_shrinks_a_little_each_time_is_asked_about(staff: Refresh) -> None:
@@ -217,14 +244,14 @@ def test_a_directory_that_shrinks_a_little_each_time_is_asked_about(staff: Refre
     staff.refresh(STAFF + "".join(map(person, range(97))))
     _, plan = staff.plan(STAFF + "".join(map(person, range(94))))
     assert plan.deletes == 3
-    assert plan.reasons == ["it has 94 rows, more than 5 % fewer than 100, the most in the last 2 refreshes"]
+    assert plan.reasons == ("it has 94 rows, more than 5 % fewer than 100, the most in the last 2 refreshes",)
 
 
 def test_what_was_approved_is_the_measure_from_then_on(staff: Refresh) -> None:
     staff.refresh(STAFF + "".join(map(person, range(100))))
     staff.refresh(STAFF + "".join(map(person, range(60))), approved_by="Mia")
     _, plan = staff.plan(STAFF + "".join(map(person, range(58))))
-    assert plan.reasons == []
+    assert plan.reasons == ()
 
 
 def test_deletes_that_never_were_so_many_are_asked_about() -> None:

@@ -21,11 +21,13 @@ from cassandra.concurrent import execute_concurrent_with_args
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import Dimension, Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import lease
-from headrace.operations.dimensions.diff import DELETE, UPSERT, Plan, diff
+from headrace.operations.dimensions.diff import DELETE, UPSERT, Difference, diff
 from headrace.operations.dimensions.snapshot import applied, begun
 from headrace.operations.dimensions.stage import read_parquet
+from headrace.operations.plans import Approval
 from headrace.store import paths, small_files
 
 CONCURRENCY = 64
@@ -39,32 +41,32 @@ def apply(
     bindings: Path,
     pipeline: Pipeline,
     dimension: str,
-    plan: Plan,
+    difference: Difference,
+    approval: Approval,
     *,
     holder: str,
-    by: str,
-    approved_by: str = "",
     report: Report | None = None,
 ) -> dict[str, int]:
-    """Write a plan's rows: upserts first, then deletes. Returns the number of each. May be repeated after a failure.
+    """Write a difference's rows: upserts first, then deletes. Returns the number of each. May be repeated after a failure.
 
     `holder` identifies the run that writes: it takes the dimension's lease and keeps it until `record`. Raises HeadraceError if
-    another run holds the lease, if the plan lacks a required approval, if another refresh came in between, or if the
-    difference is not the one that was planned (and perhaps approved).
+    another run holds the lease, if a required approval is missing or is that of another plan, if another refresh came in
+    between, or if the file with the rows is not the one that was planned.
     """
-    if plan.needs_approval and not approved_by:
-        raise HeadraceError(f"{plan.text} Approve it, or correct the extract.")
-    table, micros = pipeline.dimensions[dimension], plan.extract_ms * 1000
-    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
-        require_plan(root, pipeline, dimension, plan)
-        now = {"version": plan.version, "extract_ms": plan.extract_ms, "by": by}
+    if difference.needs_approval and not approval.approved_by:
+        raise HeadraceError(f"{difference.text} Approve it, or correct the extract.")
+    plans.require(difference.plan(f"{pipeline.name}.{dimension}"), approval.plan)
+    table, micros = pipeline.dimensions[dimension], difference.extract_ms * 1000
+    with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, approval.by):
+        require_unchanged(root, pipeline, dimension, difference)
+        now = {"version": difference.version, "extract_ms": difference.extract_ms, "by": approval.by}
         small_files.write_json(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
-        rows = read_parquet(plan.diff).to_pylist()
+        rows = read_parquet(difference.diff).to_pylist()
         upserts = [row for row in rows if row["op"] == UPSERT]
         deletes = [row for row in rows if row["op"] == DELETE]
 
         def renew(done: int, total: int) -> None:
-            lease.take(session, pipeline.name, dimension, holder, by)
+            lease.take(session, pipeline.name, dimension, holder, approval.by)
             if report:
                 report(done, total)
 
@@ -95,22 +97,21 @@ def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
         lease.release(session, pipeline, dimension, holder)
 
 
-def require_plan(root: str, pipeline: Pipeline, dimension: str, plan: Plan) -> None:
-    """Raise HeadraceError unless a plan may still be carried out; this is the recheck after an approval."""
+def require_unchanged(root: str, pipeline: Pipeline, dimension: str, difference: Difference) -> None:
+    """Raise HeadraceError if another refresh came in between, or if the file with the rows has changed."""
     now, last = applied(root, pipeline.name, dimension), begun(root, pipeline.name, dimension).get("version", "")
-    if now.get("version", "") != plan.after:
+    since = f"the plan for {difference.version} was made"
+    if now.get("version", "") != difference.after:
         raise HeadraceError(
-            f"Version {now.get('version', 'none')} of {dimension} has been applied since the plan for {plan.version} was made. "
-            "Plan again."
+            f"Version {now.get('version', 'none')} of {dimension} has been applied since {since}. Plan again."
         )
-    if last not in {plan.begun, plan.version}:
+    if last not in {difference.begun, difference.version}:
         raise HeadraceError(
-            f"A refresh of {dimension} to version {last} began after the plan for {plan.version} was made, and has not ended. "
-            "Plan again."
+            f"A refresh of {dimension} to version {last} began after {since}, and has not ended. Plan again."
         )
-    fs, inner = small_files.locate(plan.diff)
-    if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != plan.sha256:
-        raise HeadraceError(f"{plan.diff} is not what was planned. Start the refresh again from its first step.")
+    fs, inner = small_files.locate(difference.diff)
+    if not fs.exists(inner) or hashlib.sha256(fs.cat_file(inner)).hexdigest() != difference.sha256:
+        raise HeadraceError(f"{difference.diff} is not what was planned. Start the refresh again from its first step.")
 
 
 def verify(
@@ -137,37 +138,37 @@ def record(
     pipeline: Pipeline,
     dimension: str,
     staged: dict[str, Any],
-    plan: Plan,
+    difference: Difference,
     written: dict[str, int],
+    approval: Approval,
     *,
     holder: str,
-    by: str,
-    approved_by: str = "",
 ) -> dict[str, Any]:
     """Record what was applied, when, by whom and who approved it; release the lease, and return the record.
 
     From now on older snapshots are refused.
     """
     entry = {
-        "version": plan.version,
-        "extract_ms": plan.extract_ms,
+        "version": difference.version,
+        "extract_ms": difference.extract_ms,
         "source": staged["place"],
         "sha256": staged["sha256"],
         "rows": staged["rows"],
-        "inserts": plan.inserts,
-        "updates": plan.updates,
-        "deletes": plan.deletes,
-        "newer": plan.newer,
+        "inserts": difference.inserts,
+        "updates": difference.updates,
+        "deletes": difference.deletes,
+        "newer": difference.newer,
         **written,
-        "by": by,
-        "approved_by": approved_by if plan.needs_approval else "",
-        "reasons": plan.reasons,
+        "plan": approval.plan,
+        "by": approval.by,
+        "approved_by": approval.approved_by if difference.needs_approval else "",
+        "reasons": difference.reasons,
         "at_ms": time.time_ns() // 1_000_000,
     }
     folder = paths.refresh(root, pipeline.name, dimension)
     with cassandra_session(bindings) as session:
-        lease.take(session, pipeline.name, dimension, holder, by)
-        small_files.write_json(f"{folder}/{plan.version}/record.json", entry)
+        lease.take(session, pipeline.name, dimension, holder, approval.by)
+        small_files.write_json(f"{folder}/{difference.version}/record.json", entry)
         small_files.write_json(f"{folder}/applied.json", entry)
         lease.release(session, pipeline.name, dimension, holder)
     return entry

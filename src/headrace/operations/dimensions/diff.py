@@ -1,9 +1,9 @@
-"""The difference between a stage and the live table, and the plan based on it. Nothing is written to the table."""
+"""The difference between a stage and the live table, and the plan based on it (ADR 48). Nothing is written to the table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from headrace.operations.dimensions import live as live_table
 from headrace.operations.dimensions.kept import history, reasons_to_ask
 from headrace.operations.dimensions.snapshot import applied, begun, settings
 from headrace.operations.dimensions.stage import read_parquet, stage_schema, write_parquet
+from headrace.operations.plans import Item, Plan
 
 UPSERT, DELETE = "upsert", "delete"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Difference:
     """What a refresh would write. `newer` rows were written after the extract and stay unchanged.
 
-    `diff` is the file with the rows, `sha256` its hash; `after` is the version that was applied when the plan was made, `begun`
-    the one that was begun last. `reasons` say why it needs approval; empty if it needs none.
+    `diff` is the file with the rows, `sha256` its hash; `after` is the version that was applied when it was computed, `begun` the
+    one that was begun last. `reasons` say why it needs approval; empty if it needs none.
     """
 
     version: str
@@ -43,34 +44,33 @@ class Plan:
     newer: int
     delete_percent: float
     max_delete_percent: int
-    reasons: list[str] = field(default_factory=list)
+    reasons: tuple[str, ...] = ()
     begun: str = ""
 
     @property
     def needs_approval(self) -> bool:
-        """Return whether the plan needs approval."""
+        """Return whether the refresh needs approval."""
         return bool(self.reasons)
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, including `text` and `needs_approval`; `from_json_dict` reads them."""
-        return asdict(self) | {"needs_approval": self.needs_approval, "text": self.text}
-
-    @classmethod
-    def from_json_dict(cls, value: Mapping[str, Any]) -> Plan:
-        """Return the plan from the result of `to_json_dict`."""
-        return cls(
-            **{name: field_value for name, field_value in value.items() if name not in {"needs_approval", "text"}}
-        )
 
     @property
     def text(self) -> str:
-        """Return the plan as text for the approver."""
+        """Return the difference as text for the approver."""
         return (
             f"Version {self.version}: {self.inserts} new, {self.updates} changed, {self.deletes} deleted "
             f"({self.delete_percent} % of {self.live_rows}; up to {self.max_delete_percent} % need no approval), "
             f"{self.unchanged} unchanged, {self.newer} kept because they are newer."
             + (f" It needs approval: {'; '.join(self.reasons)}." if self.reasons else "")
         )
+
+    def plan(self, subject: str) -> Plan:
+        """Return the plan of the refresh of a dimension (`subject`) by this difference.
+
+        Its id follows from the rows to write and the version before. The version that is applied is a note: an extract from a
+        database has a new one each time.
+        """
+        rows = f"{self.inserts} new, {self.updates} changed and {self.deletes} deleted rows"
+        item = Item("write", rows, f"hash {self.sha256[:12]}, after version {self.after or 'none'}")
+        return Plan("refresh", subject, (item,), notes=(self.text,))
 
 
 @dataclass
@@ -89,7 +89,7 @@ def diff(
     dimension: str,
     staged: dict[str, Any],
     name: str = "difference.parquet",
-) -> Plan:
+) -> Difference:
     """Compare a stage with the live table and write the difference next to the stage, into a file called `name`.
 
     Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
@@ -98,7 +98,9 @@ def diff(
     wanted = _keyed(staged, read_parquet(staged["stage"]), len(pipeline.dimensions[dimension].key))
     live = live_table.read(bindings, pipeline, dimension)
     counts = _Counts()
-    rows = list(_changes(wanted, live, int(staged["extract_ms"]) * 1000, counts))
+    width = len(pipeline.dimensions[dimension].key)
+    changes = _changes(wanted, live, int(staged["extract_ms"]) * 1000, counts)
+    rows = sorted(changes, key=lambda change: (change[0], change[1][:width]))  # the same rows have the same hash
     names = [field.name for field in schema]
     columns = directory_columns(pipeline, dimension)
     table = pa.Table.from_pylist(
@@ -110,7 +112,7 @@ def diff(
     )
     path = str(staged["stage"]).rpartition("/")[0] + f"/{name}"
     percent = round(100 * counts.deletes / len(live), 2) if live else 0.0
-    return Plan(
+    return Difference(
         version=staged["version"],
         extract_ms=staged["extract_ms"],
         diff=path,
@@ -120,8 +122,8 @@ def diff(
         stage_rows=len(wanted),
         delete_percent=percent,
         max_delete_percent=refresh.max_delete_percent,
-        reasons=reasons_to_ask(
-            refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes
+        reasons=tuple(
+            reasons_to_ask(refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes)
         ),
         begun=begun(root, pipeline.name, dimension).get("version", ""),
         **asdict(counts),

@@ -1,6 +1,7 @@
 """The steps of a refresh, in order, as functions whose arguments and results are plain JSON.
 
-pick, stage, check, plan, (approval if plan["needs_approval"]), apply, verify, record; `refresh` runs all of them.
+pick, stage, check, plan, (approval if plan["needs_approval"]), apply, verify, record. `prepare` runs them up to the plan (ADR
+48), `refresh` all of them.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ import math
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
+from headrace.operations import plans
 from headrace.operations.deployment import Deployment
 from headrace.operations.dimensions.kept import history, remove_old, rows_before
 from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, settings
 from headrace.operations.dimensions.snapshot import pick as pick_snapshot
 from headrace.operations.lineage import run_events
+from headrace.operations.plans import Approval, Plan
+from headrace.store.records import from_json, to_json
+
+if TYPE_CHECKING:
+    from headrace.operations.dimensions.diff import Difference
 
 
 def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
@@ -93,12 +101,18 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
 
 
 def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the refresh would write (see `diff.Plan.to_json_dict`)."""
+    """Return the difference (`diff.Difference`) with `needs_approval`, and its plan for an approval (`plans.for_approval`)."""
+    difference = _difference(deployment, pipeline, dimension, staged)
+    shown = plans.for_approval(difference.plan(f"{pipeline}.{dimension}"))
+    return to_json(difference) | {"needs_approval": difference.needs_approval} | shown
+
+
+def _difference(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> Difference:
     from headrace.operations.dimensions.diff import diff
 
     spec = deployment.pipeline(pipeline)
     with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return diff(deployment.root, deployment.bindings, spec, dimension, dict(staged)).to_json_dict()
+        return diff(deployment.root, deployment.bindings, spec, dimension, dict(staged))
 
 
 def apply(
@@ -106,31 +120,22 @@ def apply(
     pipeline: str,
     dimension: str,
     planned: Mapping[str, Any],
+    approval: Approval,
     *,
     holder: str,
-    by: str,
-    approved_by: str = "",
     report: Any = None,  # noqa: ANN401 - an apply.Report
 ) -> dict[str, int]:
-    """Recheck the plan and write it; returns {"upserted", "deleted"}. Repeating it after a failure writes the same.
+    """Check the plan again and write it; returns {"upserted", "deleted"}. Repeating it after a failure writes the same.
 
-    `holder` identifies the run: no other one may write the dimension until `record`. `by` started it, `approved_by` approved it.
+    `holder` identifies the run: no other one may write the dimension until `record`.
     """
     from headrace.operations.dimensions import apply as writes
+    from headrace.operations.dimensions.diff import Difference
 
-    spec, plan = deployment.pipeline(pipeline), _plan(planned)
-    with run_events.refreshing(deployment, pipeline, dimension, plan.version):
-        return writes.apply(
-            deployment.root,
-            deployment.bindings,
-            spec,
-            dimension,
-            plan,
-            holder=holder,
-            by=by,
-            approved_by=approved_by,
-            report=report,
-        )
+    spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
+    own = (deployment.root, deployment.bindings, spec, dimension)
+    with run_events.refreshing(deployment, pipeline, dimension, difference.version):
+        return writes.apply(*own, difference, approval, holder=holder, report=report)
 
 
 def verify(
@@ -151,52 +156,65 @@ def record(
     staged: Mapping[str, Any],
     planned: Mapping[str, Any],
     written: Mapping[str, int],
+    approval: Approval,
     *,
     holder: str,
-    by: str,
-    approved_by: str = "",
 ) -> dict[str, Any]:
     """Record the version as applied, release the lease, and return the record."""
     from headrace.operations.dimensions import apply as writes
+    from headrace.operations.dimensions.diff import Difference
 
-    spec = deployment.pipeline(pipeline)
-    entry = writes.record(
-        deployment.root, deployment.bindings, spec, dimension, dict(staged), _plan(planned), dict(written),
-        holder=holder, by=by, approved_by=approved_by,
-    )  # fmt: skip
+    spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
+    own = (deployment.root, deployment.bindings, spec, dimension, dict(staged))
+    entry = writes.record(*own, difference, dict(written), approval, holder=holder)
     run_events.emit_refresh(deployment, pipeline, dimension, entry["version"], "COMPLETE", rows=sum(written.values()))
     return entry
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A refresh before its first write. Without a snapshot to refresh from, the plan has no items, and a note says why."""
+
+    plan: Plan
+    staged: Mapping[str, Any]
+    difference: Difference | None
+
+
+def prepare(deployment: Deployment, pipeline: str, dimension: str) -> Prepared:
+    """Pick, stage, check and compare, for the command line. Writes nothing to the table."""
+    snapshot = pick(deployment, pipeline, dimension)
+    if "skip" in snapshot:
+        return Prepared(Plan("refresh", f"{pipeline}.{dimension}", (), notes=(snapshot["skip"],)), {}, None)
+    staged = stage(deployment, pipeline, dimension, snapshot)
+    check(deployment, pipeline, dimension, staged)
+    difference = _difference(deployment, pipeline, dimension, staged)
+    return Prepared(difference.plan(f"{pipeline}.{dimension}"), staged, difference)
 
 
 def refresh(
     deployment: Deployment,
     pipeline: str,
     dimension: str,
+    approval: Approval,
     *,
-    by: str,
-    approve: bool = False,
     report: Any = None,  # noqa: ANN401 - an apply.Report
 ) -> dict[str, Any]:
-    """Run all steps in order, for the command line. Returns the record, or {"skip": reason}."""
-    snapshot = pick(deployment, pipeline, dimension)
-    if "skip" in snapshot:
-        return snapshot
-    staged = stage(deployment, pipeline, dimension, snapshot)
-    check(deployment, pipeline, dimension, staged)
-    planned = plan(deployment, pipeline, dimension, staged)
-    run = {"holder": f"command {uuid.uuid4().hex}", "by": by}
-    approved = by if approve else ""
+    """Run all steps in order, for the command line, and return the record. Raises HeadraceError if the plan has changed."""
+    prepared = prepare(deployment, pipeline, dimension)
+    plans.require(prepared.plan, approval.plan)
+    staged, difference = prepared.staged, to_json(prepared.difference)
+    holder = f"command {uuid.uuid4().hex}"
     try:
-        written = apply(deployment, pipeline, dimension, planned, approved_by=approved, report=report, **run)
-        verify(deployment, pipeline, dimension, staged, **run)
-        return record(deployment, pipeline, dimension, staged, planned, written, approved_by=approved, **run)
+        written = apply(deployment, pipeline, dimension, difference, approval, holder=holder, report=report)
+        verify(deployment, pipeline, dimension, staged, holder=holder, by=approval.by)
+        return record(deployment, pipeline, dimension, staged, difference, written, approval, holder=holder)
     except BaseException:  # this process ends, so nothing else would use its lease
         from cassandra import DriverException
 
         from headrace.operations.dimensions.apply import release
 
         with suppress(HeadraceError, DriverException):  # the first error matters more; the lease expires by itself
-            release(deployment.bindings, pipeline, dimension, run["holder"])
+            release(deployment.bindings, pipeline, dimension, holder)
         raise
 
 
@@ -208,9 +226,3 @@ def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, A
         "complete": [snapshot.place for snapshot in complete],
         "unfinished": waiting,
     }
-
-
-def _plan(planned: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a diff.Plan
-    from headrace.operations.dimensions.diff import Plan
-
-    return Plan.from_json_dict(planned)
