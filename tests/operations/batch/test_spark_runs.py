@@ -42,7 +42,9 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
     assert "'nobody'" in runs[2]["fault"]
     reconciled = spark_runs.plan_reconcile(deployment, ["pos_sales", "ad_attribution"], "night")
     assert ["fault" in each for each in reconciled] == [True, False]
-    _leave_report(deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": {"attributed": 1}})
+    _leave_report(
+        deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": {"attributed": 1}}
+    )
     found, faults = spark_runs.reports(deployment, runs)
     assert found == [{"pipeline": "ad_attribution", "rows": {"attributed": 1}}]
     assert faults[0].startswith("views-pos_sales did not run to its end: Kafka has no topic pos")
