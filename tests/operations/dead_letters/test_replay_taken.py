@@ -52,6 +52,16 @@ def test_a_record_that_a_second_query_counted_is_left_out_with_the_reason_and_a_
     assert "headrace stream restart user_logins --new-generation last_login --rows keep" in told
 
 
+def test_a_quarantined_record_is_taken_out_before_its_query_reads_the_topic_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    apart = letter(1, "last_login", "quarantined: the transform fails on it")
+    (_, first) = planned(monkeypatch, tmp_path, apart, readers=OTHERS).notes
+    assert "take the records out of the quarantine" in first
+    assert first.endswith("headrace dead-letters quarantine user_logins")
+    assert len(planned(monkeypatch, tmp_path, apart, readers=OTHERS[:1]).items) == 1, "no other query has accepted it"
+
+
 def test_a_record_that_all_queries_refused_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     both = letter(1, "logins_per_device", "not_written: device")
     assert len(planned(monkeypatch, tmp_path, UNMATCHED, both, readers=OTHERS).items) == 1

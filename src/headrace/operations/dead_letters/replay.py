@@ -184,11 +184,18 @@ def _taken_words(taken: Mapping[str, list[str]], letters: Iterable[Letter]) -> l
     """Return why letters are left out because of other queries, and the alternative; nothing if none are."""
     if not taken:
         return []
-    places = [name.partition(".") for name in sorted({entry.query for entry in letters if entry.id in taken})]
+    refused = [entry for entry in letters if entry.id in taken]
+    places = [name.partition(".") for name in sorted({entry.query for entry in refused})]
     again = "; ".join(f"headrace stream restart {p} --new-generation {query} --rows keep" for p, _, query in places)
     others = ", ".join(sorted({name for queries in taken.values() for name in queries}))
     doubled = f"{len(taken)} letters are not sent: {others} accepted their records and would count them twice."
-    return [f"{doubled} Let the query that refused them read its topic again: {again}"]
+    apart = sorted({entry.query.partition(".")[0] for entry in refused if entry.word == "quarantined"})
+    out = [
+        f"Before that, stop the pipeline and take the records out of the quarantine, which would leave them out again (option "
+        f"--release). Its ranges: headrace dead-letters quarantine {pipeline}"
+        for pipeline in apart
+    ]
+    return [f"{doubled} Let the query that refused them read its topic again: {again}", *out]
 
 
 def act(root: str, bindings: Path, topic: str, approval: Approval, *, readers: Collection[str]) -> Replayed:
