@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, AssetAlias, task
 
 from headrace.orchestration import dag_support
+from headrace.store import records
+
+if TYPE_CHECKING:
+    from headrace.operations.quality.summary import Summary
 
 PIPELINES = dag_support.pipeline_names(__file__)
 PASSED = AssetAlias("sinks_that_passed")
+
+
+def _summaries(documents: Iterable[dict[str, Any]]) -> list[Summary]:
+    from headrace.operations.quality.summary import Summary
+
+    return [records.from_json(Summary, document) for document in documents]
+
 
 with DAG(
     "quality",
@@ -37,9 +49,10 @@ with DAG(
     def plan_checks(pipeline: str) -> dict[str, Any]:
         """Fix the windows, batches and offsets to check, so that a retry checks the same."""
         from headrace.operations import deployment
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
 
-        return {"pipeline": pipeline, "checks": duty.plan_checks(deployment.load(), pipeline)}
+        checks = tasks.plan_checks(deployment.load(), pipeline)
+        return {"pipeline": pipeline, "checks": [records.to_json(check) for check in checks]}
 
     # Imports Great Expectations once for all sinks of a pipeline: 10 s and half a gigabyte.
     @task(
@@ -52,29 +65,32 @@ with DAG(
     def run_checks(planned: dict[str, Any]) -> list[dict[str, Any]]:
         """Read, validate and save. Findings and unreadable sinks are results of this task, not errors."""
         from headrace.operations import deployment
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
+        from headrace.operations.quality.plan import Check
 
-        return duty.run_checks(
-            deployment.load(), planned["pipeline"], planned["checks"], report=dag_support.log_progress
-        )
+        checks = [records.from_json(Check, check) for check in planned["checks"]]
+        done = tasks.run_checks(deployment.load(), planned["pipeline"], checks, report=dag_support.log_progress)
+        return [records.to_json(summary) for summary in done]
 
     @task(trigger_rule=dag_support.AFTER_ALL)
     def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Return the summaries of all sinks. A check that crashed has one too, so it does not block the gates of other sinks."""
         from headrace.operations import deployment
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
 
-        return duty.complete(deployment.load(), chosen, found)
+        summaries = tasks.complete(deployment.load(), chosen, _summaries(each for part in found for each in part))
+        return [records.to_json(summary) for summary in summaries]
 
     @task(outlets=[PASSED], retries=0, map_index_template="{{ summary['sink'] }}")
     def gate(summary: dict[str, Any], outlet_events: Any = None) -> dict[str, Any]:  # noqa: ANN401 - Airflow's accessor
         """Fail if the gate of the sink is closed, skip if nothing was checked, else update the asset of the sink."""
         from airflow.sdk.exceptions import AirflowSkipException
 
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
 
-        line = duty.gate(summary)
-        if not duty.is_good(summary):
+        (checked,) = _summaries([summary])
+        line = tasks.gate(checked)
+        if not tasks.is_good(checked):
             raise AirflowSkipException(line)
         dag_support.say(line)
         outlet_events[PASSED].add(Asset(f"sink_{summary['sink']}", uri=f"headrace://sinks/{summary['sink']}"))
@@ -84,17 +100,17 @@ with DAG(
     def pause(summaries: list[dict[str, Any]], dag_run: object = None) -> list[str]:
         """Pause the pipelines that have a failed critical expectation and `on_critical: pause`."""
         from headrace.operations import deployment
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
 
-        return duty.act(deployment.load(), summaries, by=dag_support.who(dag_run))
+        return tasks.act(deployment.load(), _summaries(summaries), by=dag_support.who(dag_run))
 
     @task(max_active_tis_per_dag=1)
     def data_docs(summaries: list[dict[str, Any]]) -> str:
         """Build the Data Docs of all saved results. Only one task writes them at a time."""
         from headrace.operations import deployment
-        from headrace.operations.quality import duty
+        from headrace.operations.quality import tasks
 
-        return duty.build_docs(deployment.load()) if summaries else ""
+        return tasks.build_docs(deployment.load()) if summaries else ""
 
     pipelines = dag_support.chosen_pipelines()
     found = run_checks.expand(planned=plan_checks.expand(pipeline=pipelines))  # type: ignore[arg-type]

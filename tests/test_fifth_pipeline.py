@@ -22,7 +22,7 @@ from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.lineage import graph
 from headrace.operations.pipelines.check import check
-from headrace.operations.quality import duty, plan, suites
+from headrace.operations.quality import plan, suites, tasks
 from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.summary import status_of
 from headrace.operations.quality.validate import validate
@@ -103,8 +103,8 @@ def test_its_suites_are_rendered_and_checked_without_a_file_of_their_own(tree: P
     rendered = {path.stem for path in (tree / suites.FOLDER).iterdir()}
     assert set(suites.suites(fifth)) <= rendered
     shutil.rmtree(tree / suites.FOLDER)
-    alarms = suites.suite_of(fifth, "kafka.fridge_alarms")["expectations"]
-    assert [each["kwargs"] for each in alarms if each["severity"] == "warning"][1] == {
+    alarms = suites.suite_of(fifth, "kafka.fridge_alarms").expectations
+    assert [each.kwargs for each in alarms if each.severity == "warning"][1] == {
         "column": "celsius",
         "max_value": 60,
     }
@@ -137,10 +137,10 @@ def test_its_checks_are_planned_beside_those_of_the_others(
 
     monkeypatch.setattr(plan.offsets, "reader", reader)
     for name in deployed.pipelines():
-        planned = json.loads(json.dumps(duty.plan_checks(deployed, name)))
-        assert {each["window"]["kind"] for each in planned} == {"nothing"}
-        assert [each["sink"] for each in planned] == duty.sink_names(deployed, name)
-    assert set(suites.suites(fifth)) <= set(duty.suite_names(deployed))
+        planned = tasks.plan_checks(deployed, name)
+        assert {each.window.kind for each in planned} == {"nothing"}
+        assert [each.sink for each in planned] == tasks.sink_names(deployed, name)
+    assert set(suites.suites(fifth)) <= set(tasks.suite_names(deployed))
 
 
 @pytest.mark.slow

@@ -13,45 +13,41 @@ from types import SimpleNamespace
 from typing import Any
 
 
-def summary(pipeline: str, sink: str, status: str) -> dict[str, Any]:
+def summary(pipeline: str, sink: str, status: Any) -> Any:
     """Return what a check of a sink gives."""
-    from headrace.operations.quality.summary import Summary
+    from headrace.operations.quality.summary import Failure, Summary
+    from headrace.operations.quality.windows import Batches
 
-    failed = [
-        {"id": "1", "expectation": "a(x)", "severity": "critical", "why": "Why.", "unexpected": 1, "percent": 1.0,
-         "observed": None, "error": "", "examples": []}
-    ]  # fmt: skip
-    window = {"kind": "batches", "name": "batches 0 to 1"}
-    made = Summary(sink, pipeline, "q", status, window, 0, rows=1, failed=failed if status == "FAILED" else [])  # type: ignore[arg-type]
-    return made.to_json_dict()
+    failed = (Failure("1", "a(x)", "critical", "Why.", 1, 1.0),) if status == "FAILED" else ()
+    return Summary(sink, pipeline, "q", status, Batches(name="batches 0 to 1"), 0, rows=1, failed=failed)
 
 
 def quality(_: str) -> tuple[str, dict[str, Any]]:
     """Tell the checks: one pipeline cannot be planned, one dies while it runs, one has a sink of each kind."""
     from headrace.errors import HeadraceError
-    from headrace.operations.quality import duty
+    from headrace.operations.quality import plan, tasks
 
     statuses = {"good": "PASSED", "bad": "FAILED", "lost": "UNREADABLE", "old": "STALE", "quiet": "NOTHING"}
 
-    def plan_checks(_: object, pipeline: str) -> list[dict[str, Any]]:
+    def plan_checks(_: object, pipeline: str) -> list[Any]:
         if pipeline == "pos_sales":
             raise HeadraceError("the plan died")
-        return [{"sink": pipeline}]
+        return [plan.unreadable(pipeline, pipeline, "", "")]
 
-    def run_checks(_: object, pipeline: str, __: object, **___: object) -> list[dict[str, Any]]:
+    def run_checks(_: object, pipeline: str, __: object, **___: object) -> list[Any]:
         if pipeline == "user_logins":
             raise HeadraceError("the run died")
         return [summary(pipeline, name, status) for name, status in statuses.items()]
 
     paused: list[str] = []
 
-    def act(_: object, summaries: list[dict[str, Any]], **__: object) -> list[str]:
-        paused.extend(each["sink"] for each in summaries if each["status"] == "FAILED")
+    def act(_: object, summaries: list[Any], **__: object) -> list[str]:
+        paused.extend(each.sink for each in summaries if each.status == "FAILED")
         return paused
 
-    duty.plan_checks, duty.run_checks, duty.act = plan_checks, run_checks, act  # type: ignore[assignment]
-    duty._sinks_or_self = lambda _, pipeline: [f"{pipeline}.sink"]
-    duty.build_docs = lambda _: "index.html"
+    tasks.plan_checks, tasks.run_checks, tasks.act = plan_checks, run_checks, act  # type: ignore[assignment]
+    tasks._sinks_or_self = lambda _, pipeline: [f"{pipeline}.sink"]
+    tasks.build_docs = lambda _: "index.html"
     return "quality", {"pipelines": ["pos_sales", "user_logins", "web_events"]}
 
 

@@ -122,7 +122,7 @@ def test_an_example_of_a_failed_expectation_is_shown_as_it_is(
     own: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = {"expectation": "not_null([/x])", "severity": "critical", "why": "[b]", "unexpected": 0, "percent": 0.0,
-              "observed": "[/sale]\x1b[2K", "error": "", "examples": ["[/row]\nforged"]}  # fmt: skip
+              "observed": "[/sale]\x1b[2K", "error": "", "examples": [{"a": "[/row]\nforged"}]}  # fmt: skip
     summary = {"sink": "kafka.pos_items", "status": "FAILED", "rows": 1, "sampled": False, "window": {"name": "[/w]"},
                "failed": [failed], "batches": []}  # fmt: skip
     small_files.write_json(paths.quality_latest(own.root, "kafka.pos_items"), summary)

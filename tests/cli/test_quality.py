@@ -54,6 +54,15 @@ def _summary(**values: Any) -> dict[str, Any]:
     } | values
 
 
+def test_show_says_why_an_expectation_could_not_be_judged(root: str) -> None:
+    """It said "found: None": the error was shown only beside failing rows, and there are none."""
+    summary = _summary()
+    summary["failed"][0] |= {"unexpected": 0, "error": "the column x does not exist", "examples": []}
+    small_files.write_json(paths.quality_latest(root, SINK), summary)
+    shown = CliRunner().invoke(app, ["quality", "show", SINK])
+    assert "found: the column x does not exist" in shown.output
+
+
 def test_show_tells_what_failed_why_and_in_which_rows_and_batches(root: str) -> None:
     small_files.write_json(paths.quality_latest(root, SINK), _summary())
     shown = CliRunner().invoke(app, ["quality", "show", SINK])

@@ -101,7 +101,7 @@ def test_a_checkpoint_fault_is_over_when_a_driver_runs_again_or_nobody_wants_one
 
 @pytest.mark.parametrize("status", MEANING)
 def test_a_sink_has_the_status_of_its_newest_check_and_one_without_checks_says_nothing(deployed, status):
-    checks = [{"checked_at_ms": 1_000, "status": "FAILED"}, {"checked_at_ms": 2_000, "status": status}]
+    checks = [{"checked_at_ms": 2_000, "status": status}, {"checked_at_ms": 1_000, "status": "FAILED"}]
     small_files.write_json(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling"), checks)
     found = scraped(exporter.Exporter(lambda: deployed))
     shown = {key[1:]: value for key, value in found.items() if key[0] == "headrace_quality_status"}

@@ -16,6 +16,11 @@ from headrace.contract.job_files import SPECS, JobProgress
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs
 from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.quality.findings import Findings
+from headrace.operations.quality.plan import Check
+from headrace.operations.quality.position import Position
+from headrace.operations.quality.summary import Summary
+from headrace.operations.quality.windows import Batches, BatchesStep, Nothing
 from headrace.operations.supervisor import memory
 from headrace.operations.supervisor.memory import Supervision
 from headrace.store import paths, records, small_files
@@ -40,11 +45,16 @@ DOCUMENTS: list[tuple[str, type[Any]]] = [
     ("views", ViewState),
     ("report-find", FindReport),
     ("quarantine", Quarantine),
+    ("quality-check", Check),
+    ("quality-summary", Summary),
+    ("quality-findings", Findings),
+    ("quality-position", Position),
 ]
 
 BY_NAME = {
     "changes", "offsets", "begins", "starts", "ends", "first", "marks", "held", "archive", "repeats", "tables", "days", "covered",
     "sums", "rows", "key", "batch", "due", "speed", "late",
+    "left", "parameters", "references", "rows_out", "spans",
 }  # fmt: skip
 
 
@@ -90,7 +100,7 @@ def test_every_field_that_an_older_release_did_not_write_has_a_default(name: str
     for lacking in document:
         older = records.from_json(kind, {key: value for key, value in document.items() if key != lacking})
         written = records.to_json(older)
-        assert written.pop(lacking) == records.to_json(kind())[lacking]
+        assert written.pop(lacking, None) == records.to_json(kind()).get(lacking)
         rest = {key: value for key, value in document.items() if key != lacking}
         assert known(json.loads(json.dumps(written)), rest) == rest
 
@@ -107,6 +117,15 @@ def test_what_the_fields_mean_has_not_moved() -> None:
     assert last.last_action.kind == "START"
     desired = records.from_json(DesiredState, fixture("intent"))
     assert (desired.want, desired.new_generations) == ("RUNNING", ("last_login",))
+
+
+def test_a_window_is_read_as_the_type_of_its_kind_and_one_of_an_unknown_kind_keeps_its_name() -> None:
+    assert isinstance(records.from_json(Check, fixture("quality-check")).window, Batches)
+    (finding,) = records.from_json(Findings, fixture("quality-findings")).open
+    assert isinstance(finding.window, BatchesStep)
+    assert finding.window.rows_out == {"3": 1}
+    of_another_release = {"window": {"kind": "sample", "name": "every tenth row", "share": 0.1}}
+    assert records.from_json(Summary, of_another_release).window == Nothing(kind="sample", name="every tenth row")
 
 
 def test_a_verdict_that_only_a_newer_release_knows_is_unknown(tmp_path: Path) -> None:

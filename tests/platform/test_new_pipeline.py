@@ -16,7 +16,7 @@ from headrace.local.settings import Settings
 from headrace.operations.pipelines import from_topic
 from headrace.operations.pipelines.sample import columns_of
 from headrace.operations.produce import produce_file
-from headrace.operations.quality import duty
+from headrace.operations.quality import tasks
 from tests.support import found, howto
 from tests.support.drivers import make_stage
 from tests.support.expectations import import_great_expectations
@@ -69,8 +69,8 @@ def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
     }  # fmt: skip
 
     import_great_expectations()
-    summaries = duty.run_checks(stage.deployment, "fridges", duty.plan_checks(stage.deployment, "fridges"))
-    assert {each["sink"]: each["status"] for each in summaries} == {
+    summaries = tasks.run_checks(stage.deployment, "fridges", tasks.plan_checks(stage.deployment, "fridges"))
+    assert {each.sink: each.status for each in summaries} == {
         "cassandra.fridges.warmest": "PASSED",
         "kafka.fridge_alarms": "PASSED",
         "iceberg.fridges.archive_fridge_readings": "WARNED",  # one of three records is a dead letter

@@ -24,8 +24,10 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
-from headrace.operations.quality import bounds, duty, read_cassandra, store
+from headrace.operations.quality import bounds, read_cassandra, store, tasks
 from headrace.operations.quality.sinks import find
+from headrace.operations.quality.summary import WrongBatch
+from headrace.store import records
 from tests.support.drivers import Content, Stage, make_stage
 from tests.support.expectations import import_great_expectations
 from tests.support.expected import accepted, final_watermark
@@ -70,52 +72,56 @@ def sales(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def checked(sales: Stage) -> dict[str, Content]:
+def checked(sales: Stage) -> dict[str, Any]:
     """The first pass over all sinks of pos_sales, by sink."""
     import_great_expectations()
     return _pass(sales.deployment, sales.name)
 
 
-def _pass(deployment: Deployment, pipeline: str, since_ms: int | None = None) -> dict[str, Content]:
-    checks = json.loads(json.dumps(duty.plan_checks(deployment, pipeline, since_ms=since_ms)))
-    summaries = duty.run_checks(deployment, pipeline, checks)
-    return {each["sink"]: json.loads(json.dumps(each)) for each in summaries}
+def _pass(deployment: Deployment, pipeline: str, since_ms: int | None = None) -> dict[str, Any]:
+    checks = [_through_json(each) for each in tasks.plan_checks(deployment, pipeline, since_ms=since_ms)]
+    return {each.sink: _through_json(each) for each in tasks.run_checks(deployment, pipeline, checks)}
+
+
+def _through_json(document: Any) -> Any:
+    """Pass a document between tasks, as Airflow does."""
+    return records.from_json(type(document), json.loads(json.dumps(records.to_json(document))))
 
 
 def _sink(stage: Stage, query: str) -> str:
     return f"cassandra.{stage.name}.{query}"
 
 
-def test_all_sinks_of_a_healthy_pipeline_keep_their_suites(sales: Stage, checked: dict[str, Content]) -> None:
+def test_all_sinks_of_a_healthy_pipeline_keep_their_suites(sales: Stage, checked: dict[str, Any]) -> None:
     assert len(checked) == 7
-    assert {sink: each["failed"] for sink, each in checked.items() if each["status"] != "PASSED"} == {}
-    assert all(each["rows"] > 0 and not each["sampled"] for each in checked.values())
+    assert {sink: each.failed for sink, each in checked.items() if each.status != "PASSED"} == {}
+    assert all(each.rows > 0 and not each.sampled for each in checked.values())
     archive = checked[f"iceberg.{sales.name}.archive_pos{SUFFIX}"]
-    assert archive["rows"] == 3_000
-    assert sum(end - start for start, end in archive["window"]["offsets"].values()) == 3_000
+    assert archive.rows == 3_000
+    assert sum(end - start for start, end in archive.window.offsets.values()) == 3_000
     totals = checked[_sink(sales, "product_totals")]
-    assert totals["rows"] == len(sales.table(sales.name, "product_totals"))
+    assert totals.rows == len(sales.table(sales.name, "product_totals"))
     for each in checked.values():
-        assert duty.gate(each).startswith(f"{each['sink']} ({each['window']['name']}): PASSED")
+        assert tasks.gate(each).startswith(f"{each.sink} ({each.window.name}): PASSED")
 
 
-def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dict[str, Content]) -> None:
-    window = checked[_sink(sales, "tumbling")]["window"]
+def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dict[str, Any]) -> None:
+    window = checked[_sink(sales, "tumbling")].window
     watermark = sales.ledger("tumbling")[-1]["watermark_ms"]
-    assert window["kind"] == "closed"
-    assert window["until_ms"] <= watermark < window["until_ms"] + 5 * 60_000
+    assert window.kind == "closed"
+    assert window.until_ms <= watermark < window.until_ms + 5 * 60_000
     known = {
         int(row["window_end"].replace(tzinfo=UTC).timestamp() * 1000) for row in sales.table(sales.name, "tumbling")
     }
     assert max(known) > watermark, "open windows are there, and were left"
 
 
-def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str, Content]) -> None:
-    again = {each["sink"]: each for each in duty.plan_checks(sales.deployment, sales.name)}
+def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str, Any]) -> None:
+    again = {each.sink: each for each in tasks.plan_checks(sales.deployment, sales.name)}
     for sink, check in again.items():
-        if checked[sink]["window"]["kind"] == "batches":
-            assert check["window"].get("first", 10**9) > checked[sink]["window"]["last"]
-    assert again[_sink(sales, "tumbling")]["window"]["kind"] == "nothing"
+        if checked[sink].window.kind == "batches":
+            assert getattr(check.window, "first", 10**9) > checked[sink].window.last
+    assert again[_sink(sales, "tumbling")].window.kind == "nothing"
 
 
 def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales: Stage) -> None:
@@ -135,7 +141,7 @@ def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales
 
 
 def test_the_checks_of_a_backlog_look_at_every_row_once(
-    sales: Stage, checked: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+    sales: Stage, checked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B2, on real sinks: with small bounds a check leaves a rest, and the next one goes on behind it."""
     monkeypatch.setattr(bounds, "STEP_ROWS", 200)
@@ -150,20 +156,18 @@ def test_the_checks_of_a_backlog_look_at_every_row_once(
     rows: dict[str, int] = dict.fromkeys(checked, 0)
     for _ in range(20):
         found = _pass(sales.deployment, sales.name)
-        assert {each["status"] for each in found.values()} <= {"PASSED", "NOTHING"}
+        assert {each.status for each in found.values()} <= {"PASSED", "NOTHING"}
         for sink, each in found.items():
-            if each["window"]["kind"] != "table":
-                rows[sink] += each["rows"]
-        if not any(sum(each["coverage"]["left"].values()) for each in found.values()):
+            if each.window.kind != "table":
+                rows[sink] += each.rows
+        if not any(sum(each.coverage.left.values()) for each in found.values()):
             break
     assert {sink: count for sink, count in rows.items() if count} == {
-        sink: each["rows"] for sink, each in checked.items() if each["window"]["kind"] != "table"
+        sink: each.rows for sink, each in checked.items() if each.window.kind != "table"
     }
 
 
-def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(
-    sales: Stage, checked: dict[str, Content]
-) -> None:
+def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(sales: Stage, checked: dict[str, Any]) -> None:
     """B24: a record without our headers was passed over."""
     sales.send([("pos" + SUFFIX, b"p", json.dumps(_sale()).encode())])
     sales.await_quiet()
@@ -178,22 +182,22 @@ def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(
     )
     assert producer.flush(60) == 0
     found = _pass(sales.deployment, sales.name)[items]
-    assert found["status"] == "FAILED"
+    assert found.status == "FAILED"
     strange = "column_values_to_be_null(_schema_error)"
-    (row,) = next(each["examples"] for each in found["failed"] if each["expectation"] == strange)
+    (row,) = next(each.examples for each in found.failed if each.expectation == strange)
     assert (row["_partition"], row["_offset"]) == placed[0]
     assert row["_schema_error"] == "no batch of this query wrote this record"
-    duty.accept(sales.deployment, items, [], by="test", reason="it was the test")
+    tasks.accept(sales.deployment, items, [], by="test", reason="it was the test")
     sales.send([("pos" + SUFFIX, b"p", json.dumps(_sale()).encode())])
     sales.await_quiet()
-    assert _pass(sales.deployment, sales.name)[items]["status"] == "PASSED", "it is counted once"
+    assert _pass(sales.deployment, sales.name)[items].status == "PASSED", "it is counted once"
 
 
 def _sale() -> Content:
     return {"product_id": "p-1", "amount": 1, "create_date": (datetime.now(UTC) - timedelta(minutes=1)).isoformat()}
 
 
-def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked: dict[str, Content]) -> None:
+def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked: dict[str, Any]) -> None:
     """B1: it silenced the quality of all pipelines."""
     statements = sales.cql(
         "SELECT keyspace_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'leaderboard'",
@@ -202,32 +206,30 @@ def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked:
     assert len(statements) == 1
     (pipeline,) = sales.deployment.pipelines().values()
     gone = find([pipeline], _sink(sales, "leaderboard"))
-    sinks = [each for each in duty.plan_checks(sales.deployment, sales.name) if each["sink"] == gone.name]
+    sinks = [each for each in tasks.plan_checks(sales.deployment, sales.name) if each.sink == gone.name]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "headrace.operations.quality.look.find",
+            "headrace.operations.quality.checks.find",
             lambda pipelines, name: (
                 find(pipelines, name)
                 if name != gone.name
                 else dataclasses.replace(gone, place=(gone.place[0], "dropped"))
             ),
         )
-        others = duty.plan_checks(sales.deployment, sales.name)
-        found = {each["sink"]: each for each in duty.run_checks(sales.deployment, sales.name, others)}
+        others = tasks.plan_checks(sales.deployment, sales.name)
+        found = {each.sink: each for each in tasks.run_checks(sales.deployment, sales.name, others)}
     assert sinks
-    assert found[gone.name]["status"] == "UNREADABLE"
-    assert "Cassandra has no table" in found[gone.name]["window"]["reason"]
-    assert not [
-        each for sink, each in found.items() if sink != gone.name and each["status"] in {"UNREADABLE", "FAILED"}
-    ]
+    assert found[gone.name].status == "UNREADABLE"
+    assert "Cassandra has no table" in found[gone.name].window.reason
+    assert not [each for sink, each in found.items() if sink != gone.name and each.status in {"UNREADABLE", "FAILED"}]
 
 
 def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(
-    sales: Stage, checked: dict[str, Content]
+    sales: Stage, checked: dict[str, Any]
 ) -> None:
     deployment = sales.deployment
-    window = checked[_sink(sales, "tumbling")]["window"]
-    start = datetime.fromtimestamp(window["until_ms"] / 1000, UTC) - timedelta(minutes=10)  # the last window but one
+    window = checked[_sink(sales, "tumbling")].window
+    start = datetime.fromtimestamp(window.until_ms / 1000, UTC) - timedelta(minutes=10)  # the last window but one
     table = f'"{sales.name}"'
     (product, *_) = [
         row["product_id"]
@@ -245,21 +247,21 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     )
     place = _plant_record(sales)
 
-    checks_before = len(duty.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
-    checks = duty.plan_checks(deployment, sales.name, since_ms=1)
-    found = {each["sink"]: each for each in duty.run_checks(deployment, sales.name, checks)}
-    bad = {sink for sink, each in found.items() if each["status"] == "FAILED"}
+    checks_before = len(tasks.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
+    checks = tasks.plan_checks(deployment, sales.name, since_ms=1)
+    found = {each.sink: each for each in tasks.run_checks(deployment, sales.name, checks)}
+    bad = {sink for sink, each in found.items() if each.status == "FAILED"}
     items = f"kafka.pos_items{SUFFIX}"
     assert bad == {_sink(sales, "product_totals"), _sink(sales, "tumbling"), items}
     for sink in bad:
         with pytest.raises(HeadraceError, match="critical expectation"):
-            duty.gate(found[sink])
+            tasks.gate(found[sink])
 
     def keys(sink: str, expectation: str) -> list[Any]:
-        rows = store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"])
-        return [json.loads(row["row_key"]) for row in rows if row["expectation"] == expectation]
+        rows = store.quarantined(deployment.bindings, sink, found[sink].window.name)
+        return [json.loads(row.row_key) for row in rows if row.expectation == expectation]
 
-    before = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
+    before = {sink: store.quarantined(deployment.bindings, sink, found[sink].window.name) for sink in bad}
     assert keys(_sink(sales, "product_totals"), "column_values_to_be_between(sales)") == [[product]]
     at = start.isoformat()
     lengths = "column_values_to_be_in_set(_window_start_to_window_end_seconds)"
@@ -268,19 +270,19 @@ def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_strea
     assert keys(_sink(sales, "tumbling"), known) == [[at, "nobody"]]
     assert keys(items, "column_values_to_match_regex(product_id)") == [list(place)]
 
-    duty.run_checks(deployment, sales.name, checks)
-    after = {sink: store.quarantined(deployment.bindings, sink, found[sink]["window"]["name"]) for sink in bad}
+    tasks.run_checks(deployment, sales.name, checks)
+    after = {sink: store.quarantined(deployment.bindings, sink, found[sink].window.name) for sink in bad}
     assert after == before, "a retry of the same checks adds nothing"
-    series = duty.trend(deployment, [items])[items]
+    series = tasks.trend(deployment, [items])[items]
     assert len(series) == checks_before + 1, "one row a check"
-    assert series[0]["status"] == "FAILED", "newest first"
-    assert series[-1]["status"] == "PASSED"
+    assert series[0].status == "FAILED", "newest first"
+    assert series[-1].status == "PASSED"
 
-    page = Path(duty.build_docs(deployment))
+    page = Path(tasks.build_docs(deployment))
     assert page.name == "index.html"
     assert all(sink in page.read_text() for sink in found)
 
-    assert duty.act(deployment, list(found.values()), by="test") == [sales.name]
+    assert tasks.act(deployment, list(found.values()), by="test") == [sales.name]
     wish = desired_state.read(sales.root, sales.name)
     assert (wish.want, wish.by) == ("PAUSED", "test")
     assert "critical expectations failed for" in wish.reason
@@ -321,8 +323,8 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
     half.mkdir()
     (half / "part-00000-x.json").write_text('{"lower_city": "hal')
     found = _pass(deployment, stage.name)
-    assert {sink: each["failed"] for sink, each in found.items() if each["status"] != "PASSED"} == {}
-    assert found[f"files.{stage.name}.files"]["rows"] == sum(batches.values())
+    assert {sink: each.failed for sink, each in found.items() if each.status != "PASSED"} == {}
+    assert found[f"files.{stage.name}.files"].rows == sum(batches.values())
 
     lost = max(batches)
     shutil.rmtree(folder / f"batch_id={lost}")
@@ -330,12 +332,12 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
     part = next(path for path in sorted(kept.glob("part-*")) if path.read_text())
     part.write_text(part.read_text() + '{"lower_city": "UPPER", "domain": "d", "behavior": "d:x", "more": 1}\n')
     files = _pass(deployment, stage.name, since_ms=1)[f"files.{stage.name}.files"]
-    assert files["status"] == "FAILED"
-    assert files["batches"] == [
-        {"batch": min(batches), "expected": batches[min(batches)], "found": batches[min(batches)] + 1},
-        {"batch": lost, "expected": batches[lost], "found": 0},
-    ]
-    failed = {each["expectation"]: each["examples"] for each in files["failed"]}
+    assert files.status == "FAILED"
+    assert files.batches == (
+        WrongBatch(batch=min(batches), expected=batches[min(batches)], found=batches[min(batches)] + 1),
+        WrongBatch(batch=lost, expected=batches[lost], found=0),
+    )
+    failed = {each.expectation: each.examples for each in files.failed}
     assert set(failed) == {
         "table_columns_to_match_set()",
         "table_row_count_to_equal()",
@@ -351,14 +353,14 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
 ) -> None:
     stage = make_stage(platform, project, tmp_path, "ad_attribution", suffix="_never")
     found = _pass(stage.deployment, stage.name)
-    assert {each["status"] for each in found.values()} == {"NOTHING"}
-    assert {each["window"]["reason"] for each in found.values()} == {
+    assert {each.status for each in found.values()} == {"NOTHING"}
+    assert {each.window.reason for each in found.values()} == {
         f"{query} has not finished a batch yet"
         for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")
     }
-    (refused,) = duty.plan_checks(stage.deployment, "nope")
-    assert refused["window"]["kind"] == "unreadable"
-    assert "Unknown pipeline 'nope'" in refused["window"]["reason"]
-    (told,) = duty.run_checks(stage.deployment, "nope", [refused])
+    (refused,) = tasks.plan_checks(stage.deployment, "nope")
+    assert refused.window.kind == "unreadable"
+    assert "Unknown pipeline 'nope'" in refused.window.reason
+    (told,) = tasks.run_checks(stage.deployment, "nope", [refused])
     with pytest.raises(HeadraceError, match="Unknown pipeline 'nope'"):
-        duty.gate(told)
+        tasks.gate(told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -21,12 +21,11 @@ from headrace.cli.common import (
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import tables
-from headrace.operations.quality import duty
+from headrace.operations.quality import tasks
 from headrace.operations.quality.status import exit_code
-from headrace.operations.quality.store import failed_words
-from headrace.operations.quality.summary import Summary, coverage_words, stale_words
+from headrace.operations.quality.summary import Summary, coverage_words, failed_words, stale_words
 from headrace.operations.quality.windows import iso
-from headrace.store import paths, small_files
+from headrace.store import paths, records, small_files
 
 quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, show their results.")
 
@@ -59,19 +58,19 @@ def run(
     4 a stream is behind its service level objective; 5 no sink had anything to check.
     """
     deployment, since_ms = provisioned(), milliseconds_of(since)
-    summaries: list[dict[str, Any]] = []
+    summaries: list[Summary] = []
     with progress_bars() as report:
         for name in pipelines_of(names):
-            checks = duty.plan_checks(deployment, name, since_ms=since_ms)
-            summaries += duty.run_checks(deployment, name, checks, lambda _, share, name=name: report(name, share))  # type: ignore[misc]
+            checks = tasks.plan_checks(deployment, name, since_ms=since_ms)
+            summaries += tasks.run_checks(deployment, name, checks, lambda _, share, name=name: report(name, share))  # type: ignore[misc]
         if docs:
             report("Data Docs", None)
-            duty.build_docs(deployment)
+            tasks.build_docs(deployment)
     if as_json:
-        print_json(summaries)
+        print_json([records.to_json(summary) for summary in summaries])
     else:
         console.print(tables.plain(_HEAD, [_line(summary) for summary in summaries]))
-    code = exit_code(summary["status"] for summary in summaries)
+    code = exit_code(summary.status for summary in summaries)
     if code:
         raise typer.Exit(code)
 
@@ -80,31 +79,27 @@ def run(
 def show(sink: Sink, as_json: Json = False) -> None:
     """Show the newest check of a sink: each failed expectation, its purpose, and the rows that violate it."""
     deployment = provisioned()
-    duty.require_suite(deployment, sink)
-    latest = small_files.read_json(paths.quality_latest(deployment.root, sink))
-    if latest is None:
+    tasks.require_suite(deployment, sink)
+    document = small_files.read_json(paths.quality_latest(deployment.root, sink))
+    if document is None:
         raise HeadraceError(f"{sink} has not been checked yet. Run `headrace quality run`.")
     if as_json:
-        print_json(latest)
+        print_json(document)
         return
-    latest = {**_DEFAULTS, **latest}
+    latest = records.from_json(Summary, document)
     console.print(tables.plain(_HEAD, [_line(latest)]))
-    for entry in latest["failed"]:
-        console.print(Text(printable(entry["expectation"]), style="bold"), f"{entry['severity']}: {entry['why']}")
-        observed = (
-            entry["error"] or f"{entry['unexpected']} rows ({entry['percent']} %)"
-            if entry["unexpected"]
-            else entry["observed"]
-        )
-        console.print(f"  found: {observed}")
-        for row in entry["examples"]:
+    for entry in latest.failed:
+        console.print(Text(printable(entry.expectation), style="bold"), f"{entry.severity}: {entry.why}")
+        broken = f"{entry.unexpected} rows ({entry.percent} %)" if entry.unexpected else entry.observed
+        console.print(f"  found: {entry.error or broken}")
+        for row in entry.examples:
             console.print(f"  {row}")
-    for batch in latest["batches"]:
-        console.print(f"  batch {batch['batch']}: {batch['found']} rows, but {batch['expected']} in the ledger")
-    for entry in latest["open"]:
-        failed = ", ".join(expectation["expectation"] for expectation in entry["expectations"])
+    for batch in latest.batches:
+        console.print(f"  batch {batch.batch}: {batch.found} rows, but {batch.expected} in the ledger")
+    for finding in latest.open:
+        failed = ", ".join(each.expectation for each in finding.expectations)
         console.print(
-            f"open finding {entry['id']} since {iso(entry['found_at_ms'])}, {printable(entry['window']['name'])}: {failed}",
+            f"open finding {finding.id} since {iso(finding.found_at_ms)}, {printable(finding.window.name)}: {failed}",
             soft_wrap=True, markup=False,
         )  # fmt: skip
 
@@ -119,12 +114,12 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Accept the open critical findings of a sink, so that the next check opens its gate."""
-    accepted = duty.accept(provisioned(), sink, finding or [], by=who(), reason=reason)
+    accepted = tasks.accept(provisioned(), sink, finding or [], by=who(), reason=reason)
     if as_json:
-        print_json(accepted)
+        print_json([records.to_json(each) for each in accepted])
         return
     for entry in accepted:
-        message = f"Accepted {entry['id']} of {sink} ({entry['window']['name']}) as {entry['by']}: {entry['reason']}"
+        message = f"Accepted {entry.id} of {sink} ({entry.window.name}) as {entry.by}: {entry.reason}"
         console.print(printable(message), soft_wrap=True, markup=False)
 
 
@@ -137,14 +132,14 @@ def trend(
     """Show the results of a sink's checks over time."""
     deployment = provisioned()
     if sink is not None:
-        duty.require_suite(deployment, sink)
-    history = duty.trend(deployment, None if sink is None else [sink], limit if sink else 1)
+        tasks.require_suite(deployment, sink)
+    history = tasks.trend(deployment, None if sink is None else [sink], limit if sink else 1)
     if as_json:
-        print_json(history)
+        print_json({name: [records.to_json(check) for check in series] for name, series in history.items()})
         return
     rows = [
-        (name, check["checked_at"], _coloured(check["status"]), tables.number(check["rows"]), check["window"],
-         f"{check['critical']} critical, {check['warnings']} warnings" if check["failed"] else "")
+        (name, check.checked_at, _coloured(check.status), tables.number(check.rows), check.window,
+         f"{check.critical} critical, {check.warnings} warnings" if check.failed else "")
         for name, series in history.items()
         for check in series
     ]  # fmt: skip
@@ -161,32 +156,28 @@ def quarantine(
     from headrace.operations.quality import store
 
     deployment = provisioned()
-    duty.require_suite(deployment, sink)
-    latest = small_files.read_json(paths.quality_latest(deployment.root, sink)) or {"window": {"name": ""}}
-    rows = store.quarantined(deployment.bindings, sink, window or latest["window"]["name"])
+    tasks.require_suite(deployment, sink)
+    latest = records.read(Summary, paths.quality_latest(deployment.root, sink)) or Summary()
+    rows = store.quarantined(deployment.bindings, sink, window or latest.window.name)
     if as_json:
-        print_json(rows)
+        print_json([records.to_json(row) for row in rows])
         return
-    shown = [(row["expectation"], row["severity"], row["row_key"], row["row"]) for row in rows]
+    shown = [(row.expectation, row.severity, row.row_key, row.row) for row in rows]
     console.print(tables.plain(("expectation", "severity", "key", "row"), shown))
 
 
 @quality.command()
 def docs() -> None:
     """Build the Data Docs of all stored checks and print their path."""
-    console.print(duty.build_docs(provisioned()), soft_wrap=True)
+    console.print(tasks.build_docs(provisioned()), soft_wrap=True)
 
 
-_DEFAULTS = Summary("", "", "", "NOTHING", {}, 0).to_json_dict()
-"""Defaults for a summary that an earlier release wrote."""
-
-
-def _line(summary: dict[str, Any]) -> tuple[object, ...]:
-    window, failures = summary["window"], failed_words(summary)
-    covered = coverage_words(summary["coverage"]) or f"{summary['rows']:,} rows"
-    if summary["status"] == "STALE":
-        failures.append(stale_words(summary["stale"]))
-    return summary["sink"], _coloured(summary["status"]), covered, window.get("reason") or window["name"], failures
+def _line(summary: Summary) -> tuple[object, ...]:
+    window, failures = summary.window, failed_words(summary)
+    covered = coverage_words(summary.coverage) or f"{summary.rows:,} rows"
+    if summary.status == "STALE":
+        failures.append(stale_words(summary.stale))
+    return summary.sink, _coloured(summary.status), covered, window.reason or window.name, failures
 
 
 def _coloured(status: str) -> Text:

@@ -35,11 +35,12 @@ from headrace.operations import deployment, retention
 from headrace.operations.batch import reconcile
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
+from headrace.operations.quality import trend
 from headrace.operations.quality.sinks import suites_of
 from headrace.operations.quality.status import MEANING
 from headrace.operations.retention import RetentionReport, RetentionState
 from headrace.operations.supervisor import memory
-from headrace.store import driver_files, paths, small_files
+from headrace.store import driver_files
 from headrace.store.driver_files import ExitRecord
 
 PORT = 9109
@@ -202,12 +203,10 @@ def checks(own: Deployment) -> Iterator[Sample]:
 
 def _newest_checks(root: str, pipeline: Pipeline) -> Iterator[Sample]:
     for sink in suites_of(pipeline):
-        trend = small_files.read_json(paths.quality_trend(root, sink)) or []
-        if trend:
-            newest = max(trend, key=lambda each: each["checked_at_ms"])
+        for newest in trend.read(root, sink)[:1]:
             for status in MEANING:
-                yield "headrace_quality_status", (pipeline.name, sink, status), float(newest["status"] == status)
-            yield "headrace_quality_age_seconds", (pipeline.name, sink), time.time() - newest["checked_at_ms"] / 1000
+                yield "headrace_quality_status", (pipeline.name, sink, status), float(newest.status == status)
+            yield "headrace_quality_age_seconds", (pipeline.name, sink), time.time() - newest.checked_at_ms / 1000
 
 
 def volumes(own: Deployment) -> Iterator[Sample]:

@@ -6,7 +6,7 @@ compares the list with the installed Great Expectations.
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic.json_schema import JsonSchemaValue
 
 _COLUMN = {"column": "column!"}
 _PAIR = {"column_A": "column!", "column_B": "column!"}
@@ -83,7 +83,7 @@ OF_TEXTS = frozenset(
 """Expectations whose columns must be strings."""
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonSchemaValue:
     """Return the JSON Schema of one declared expectation: an object with one name and its arguments."""
     return {
         "type": "object",
@@ -94,7 +94,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _of(arguments: dict[str, str]) -> dict[str, Any]:
+def _of(arguments: dict[str, str]) -> JsonSchemaValue:
     known = arguments | OWN_ARGUMENTS
     required = sorted(name for name, kind in arguments.items() if kind.endswith("!"))
     properties = {name: _value(kind.rstrip("!")) for name, kind in known.items()}
@@ -102,7 +102,7 @@ def _of(arguments: dict[str, str]) -> dict[str, Any]:
     return made | ({"required": required} if required else {})
 
 
-def _value(kind: str) -> dict[str, Any]:
+def _value(kind: str) -> JsonSchemaValue:
     if kind in CHOICES:
         return {"enum": list(CHOICES[kind])}
     if kind in {"bound", "number"}:
@@ -113,7 +113,7 @@ def _value(kind: str) -> dict[str, Any]:
             "required": ["$PARAMETER"],
         }
         return {"anyOf": [{"type": "number"}, parameter]}
-    plain: dict[str, dict[str, Any]] = {
+    plain: dict[str, JsonSchemaValue] = {
         "share": {"type": "number", "minimum": 0, "maximum": 1},
         "boolean": {"type": "boolean"},
         "values": {"type": "array", "minItems": 1},

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.quality import trend
 from headrace.operations.quality.docs import page_of
 from headrace.operations.quality.sinks import suites_of
 from headrace.store import paths, small_files
@@ -48,20 +49,18 @@ def _checks(root: str, sink: str) -> Json:
     try:
         shown = [
             {
-                "checked_at_ms": int(check["checked_at_ms"]),
-                "status": str(check["status"]),
-                "window": str(check["window"]),
-                "rows": int(check["rows"]),
-                "failed": [str(text) for text in check["failed"]],
-                "coverage": str(check.get("coverage", "")),
-                "why": str(check.get("reason", "")),
-                "page": page_of(sink, str(check["window"]), int(check["checked_at_ms"]))
-                if check.get("report", True)
-                else "",
+                "checked_at_ms": check.checked_at_ms,
+                "status": check.status,
+                "window": check.window,
+                "rows": check.rows,
+                "failed": list(check.failed),
+                "coverage": check.coverage,
+                "why": check.reason,
+                "page": page_of(sink, check.window, check.checked_at_ms) if check.report else "",
             }
-            for check in small_files.read_json(paths.quality_trend(root, sink)) or []
-        ][:SHOWN][::-1]
-    except (HeadraceError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+            for check in trend.read(root, sink)[:SHOWN][::-1]
+        ]
+    except (HeadraceError, OSError, TypeError, ValueError, OverflowError) as error:
         return {"sink": sink, "checks": [], "newest": None, "reason": f"trend not available: {error}"}
     return {"sink": sink, "checks": shown, "newest": shown[-1] if shown else None, "reason": None}
 

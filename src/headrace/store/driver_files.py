@@ -51,7 +51,7 @@ class QueryState:
     rows_in: int = 0
     rows_out: int = 0
     batches: int = 0
-    reading_batches: int | None = None
+    reading_batches: int | None = records.optional()
     lag: int | None = None
     watermark_ms: int | None = None
     state_rows: int = 0

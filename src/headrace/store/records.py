@@ -4,6 +4,8 @@
 - A field that the document lacks (an older release wrote it), or that is null and may not be, gets the default of the
   dataclass.
 - The key of a field is its name, or what `key` says: files keep the keys that installations have on disk.
+- A field made by `optional` is left out while it has its default.
+- A union of dataclasses is told apart by the field `kind`; the first of them takes a kind that no other has.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ Json = dict[str, Any]
 """A JSON object: what a file holds, before it is read into a dataclass."""
 
 _KEY = "json key"
+_OPTIONAL = "left out of JSON while it has its default"
 _MISSING: Any = object()
 
 
@@ -37,9 +40,17 @@ def key(name: str, default: Any = _MISSING, factory: Callable[[], Any] | None = 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def optional(default: Any = None, factory: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 - as `field`
+    """Return a dataclass field that JSON lacks while it has its default."""
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata={_OPTIONAL: factory()})
+    return dataclasses.field(default=default, metadata={_OPTIONAL: default})
+
+
 def to_json(record: object) -> Json:
     """Return a dataclass as plain JSON values, the dataclasses inside it too."""
-    return {name: _plain(getattr(record, attribute)) for attribute, name, _ in _shape(type(record))}
+    values = ((name, getattr(record, attribute), omitted) for attribute, name, _, omitted in _shape(type(record)))
+    return {name: _plain(value) for name, value, omitted in values if value != omitted}
 
 
 def from_json(kind: type[Record], document: object) -> Record:
@@ -51,7 +62,7 @@ def from_json(kind: type[Record], document: object) -> Record:
         raise HeadraceError(f"{_title(kind)} is a JSON object, not {type(document).__name__}: restore the file.")
     values = {
         attribute: _typed(hint, document[name])
-        for attribute, name, hint in _shape(kind)
+        for attribute, name, hint, _ in _shape(kind)
         if name in document and (document[name] is not None or _may_be_null(hint))
     }
     try:
@@ -82,15 +93,16 @@ def short_id(basis: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_SHAPES: dict[type, tuple[tuple[str, str, Any], ...]] = {}
+_SHAPES: dict[type, tuple[tuple[str, str, Any, Any], ...]] = {}
 
 
-def _shape(kind: type) -> tuple[tuple[str, str, Any], ...]:
-    """Return attribute, JSON key and type of every field; found out once a class."""
+def _shape(kind: type) -> tuple[tuple[str, str, Any, Any], ...]:
+    """Return attribute, JSON key, type and the value that is left out, of every field; found out once a class."""
     if kind not in _SHAPES:
         hints = get_type_hints(kind)
         _SHAPES[kind] = tuple(
-            (field.name, field.metadata.get(_KEY, field.name), hints[field.name]) for field in dataclasses.fields(kind)
+            (each.name, each.metadata.get(_KEY, each.name), hints[each.name], each.metadata.get(_OPTIONAL, _MISSING))
+            for each in dataclasses.fields(kind)
         )
     return _SHAPES[kind]
 
@@ -119,7 +131,7 @@ def _typed(hint: Any, value: Any) -> Any:  # noqa: ANN401 - JSON values
         return None
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _typed(next(option for option in inner if option is not type(None)), value)
+        return _typed(_chosen([option for option in inner if option is not type(None)], value), value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_json(hint, value)
     if origin is tuple and inner[-1] is Ellipsis:
@@ -131,3 +143,8 @@ def _typed(hint: Any, value: Any) -> Any:  # noqa: ANN401 - JSON values
     if origin in (dict, Mapping):
         return {inner[0](name): _typed(inner[1], item) for name, item in value.items()}
     return value
+
+
+def _chosen(options: Sequence[Any], value: Any) -> Any:  # noqa: ANN401 - types, and a JSON value
+    kind = value.get("kind", _MISSING) if isinstance(value, Mapping) else _MISSING
+    return next((option for option in options if getattr(option, "kind", None) == kind), options[0])

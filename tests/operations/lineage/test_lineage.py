@@ -24,6 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.lineage import emit, graph, run_events
 from headrace.operations.lineage.graph import Dataset, Job, Places, quality_job, refresh_job, stream_jobs, view_jobs
 from headrace.operations.quality.suites import suite_of
+from headrace.operations.quality.summary import Failure, Summary
 from headrace.store import driver_files, small_files
 from headrace.store.driver_files import Heartbeat
 from headrace.store.job_reports import ViewsReport
@@ -217,14 +218,12 @@ def test_a_refresh_starts_and_completes_and_one_that_is_refused_fails(deployment
 def test_checks_start_and_complete_with_what_each_expectation_found(deployment: Any) -> None:
     pipeline = deployment.pipeline("user_logins")
     (sink,) = [each for each in lineage_runs_sinks(pipeline) if each.query == "last_login"]
-    suite = suite_of(pipeline, sink.name)["expectations"]
-    summaries: list[dict[str, Any]] = []
+    suite = suite_of(pipeline, sink.name).expectations
+    summaries: list[Summary] = []
     with run_events.checking(deployment, pipeline, summaries):
         assert [kinds(run) for run in kept(deployment.root)["user_logins.quality_last_login"]] == [["START"]]
-        failed = [{"id": suite[0]["id"]}]
-        summaries.append(
-            {"query": "last_login", "sink": sink.name, "status": "FAILED", "expectations": 9, "failed": failed}
-        )
+        failed = (Failure(id=suite[0].id),)
+        summaries.append(Summary(query="last_login", sink=sink.name, status="FAILED", expectations=9, failed=failed))
     (run,) = kept(deployment.root)["user_logins.quality_last_login"]
     assert kinds(run) == ["START", "COMPLETE"]
     asserted = run[1]["inputs"][0]["inputFacets"]["dataQualityAssertions"]["assertions"]

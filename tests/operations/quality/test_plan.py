@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from headrace.operations.quality.plan import Check
 from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
-from headrace.operations.quality.windows import Grid, closed_windows, finished_batches
+from headrace.operations.quality.windows import (
+    Batches,
+    Grid,
+    Nothing,
+    Passed,
+    Table,
+    closed_windows,
+    finished_batches,
+)
 from headrace.store import ledger
 from headrace.store.ledger import Record
 
@@ -54,22 +63,22 @@ def test_a_window_is_read_once_and_only_when_it_has_closed(
 ) -> None:
     window = closed_windows(watermark * MINUTE, Grid(5 * MINUTE, 5 * MINUTE), None if since is None else since * MINUTE)
     if starts is None:
-        assert window["kind"] == "nothing"
+        assert isinstance(window, Nothing)
     else:
-        assert window["starts_ms"] == [start * MINUTE for start in starts]
-        assert window["until_ms"] == (starts[-1] + 5) * MINUTE
+        assert window.starts_ms == tuple(start * MINUTE for start in starts)
+        assert window.until_ms == (starts[-1] + 5) * MINUTE
 
 
 def test_sliding_windows_have_closed_when_their_whole_size_is_behind_the_watermark() -> None:
     window = closed_windows(62 * MINUTE, Grid(10 * MINUTE, 5 * MINUTE), 45 * MINUTE)
-    assert window["starts_ms"] == [40 * MINUTE, 45 * MINUTE, 50 * MINUTE]
+    assert window.starts_ms == (40 * MINUTE, 45 * MINUTE, 50 * MINUTE)
 
 
 @pytest.mark.parametrize(("since", "starts"), [(None, [3, 13, 23, 33, 43]), (33, [33, 43]), (32, [23, 33, 43])])
 def test_windows_with_an_offset_are_read_by_their_own_starts(since: int | None, starts: list[int]) -> None:
     grid = Grid(10 * MINUTE, 10 * MINUTE, 3 * MINUTE)
     window = closed_windows(60 * MINUTE, grid, None if since is None else since * MINUTE)
-    assert window["starts_ms"] == [start * MINUTE for start in starts]
+    assert window.starts_ms == tuple(start * MINUTE for start in starts)
 
 
 def test_windows_beyond_the_bound_are_left_for_the_next_check_and_counted() -> None:
@@ -80,12 +89,12 @@ def test_windows_beyond_the_bound_are_left_for_the_next_check_and_counted() -> N
     seen: list[int] = []
     for _ in range(10):
         window = closed_windows(closed * size, Grid(size, size), until)
-        if window["kind"] == "nothing":
+        if isinstance(window, Nothing):
             break
-        assert len(window["starts_ms"]) <= bounds.CHECK_WINDOWS
-        assert window["left"]["windows"] == closed - len(seen) - len(window["starts_ms"])
-        seen += window["starts_ms"]
-        until = window["until_ms"]
+        assert len(window.starts_ms) <= bounds.CHECK_WINDOWS
+        assert window.left["windows"] == closed - len(seen) - len(window.starts_ms)
+        seen += window.starts_ms
+        until = window.until_ms
     assert seen == [number * size for number in range(10 * bounds.CHECK_WINDOWS)]
 
 
@@ -109,7 +118,7 @@ def test_where_windows_begin_is_asked_of_the_table_only_where_a_check_cannot_cou
     sink = find(PIPELINES.values(), "cassandra.pos_sales.tumbling")
     until = None if since is None else since * size
     window = plan._closed(sink, (10**6 + 3) * size, Grid(size, size), until, earliest)
-    assert window["starts_ms"] == [(first + number) * size for number in range(3)]
+    assert window.starts_ms == tuple((first + number) * size for number in range(3))
     assert asks == ([] if asked is None else [asked * size])
 
 
@@ -119,26 +128,26 @@ def test_finished_batches_are_those_since_the_last_check_the_oldest_first_and_th
     """It was the newest ones that were taken, and the position moved past the others (B2)."""
     monkeypatch.setattr(bounds, "CHECK_ROWS", 100_000)
     records = [_record(batch, rows_out=40_000, written_ms=batch * 1000) for batch in range(10)]
-    window = finished_batches(records)
-    assert (window["first"], window["last"], window["batches"], window["rows"]) == (0, 1, 2, 80_000)
-    assert window["left"] == {"batches": 8, "rows": 320_000}
-    window = finished_batches(records[9:])
-    assert (window["first"], window["last"], window["left"]) == (9, 9, {"batches": 0, "rows": 0})
-    assert finished_batches([])["kind"] == "nothing"
-    assert finished_batches(records, since_ms=9_000)["first"] == 9
+    window = finished_batches(1, records)
+    assert (window.first, window.last, window.batches, window.rows) == (0, 1, 2, 80_000)
+    assert window.left == {"batches": 8, "rows": 320_000}
+    window = finished_batches(1, records[9:])
+    assert (window.first, window.last, window.left) == (9, 9, {"batches": 0, "rows": 0})
+    assert finished_batches(1, []).kind == "nothing"
+    assert finished_batches(1, records, since_ms=9_000).first == 9
     large = [_record(0, rows_out=10**9), _record(1)]
-    assert finished_batches(large)["last"] == 0, "one batch is taken whole"
+    assert finished_batches(1, large).last == 0, "one batch is taken whole"
     monkeypatch.setattr(bounds, "CHECK_BATCHES", 3)
-    assert finished_batches([_record(batch, rows_out=0) for batch in range(5)])["left"]["batches"] == 2
+    assert finished_batches(1, [_record(batch, rows_out=0) for batch in range(5)]).left["batches"] == 2
 
 
 def test_batches_whose_rows_retention_may_have_taken_are_passed_over_and_counted() -> None:
     records = [_record(batch, rows_out=10, written_ms=batch * 1000) for batch in range(6)]
-    window = finished_batches(records, gone_ms=4_000)
-    assert (window["first"], window["last"]) == (4, 5)
-    assert window["expired"] == {"batches": 4, "rows": 40}
-    window = finished_batches(records, gone_ms=10_000)
-    assert (window["kind"], window["passed"], window["expired"]["batches"]) == ("nothing", 5, 6)
+    window = finished_batches(1, records, gone_ms=4_000)
+    assert (window.first, window.last) == (4, 5)
+    assert window.expired == Passed(batches=4, rows=40)
+    window = finished_batches(1, records, gone_ms=10_000)
+    assert (window.kind, window.passed, window.expired.batches) == ("nothing", 5, 6)
 
 
 def test_a_check_is_read_in_steps_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +169,8 @@ def test_the_sums_of_a_ledger_go_on_where_the_last_check_ended_also_after_upkeep
     for batch in range(30, 60):
         ledger.write(folder, _record(batch, rows_out=3))
     assert compact.gather_ledger(folder, singles=2) == 58
-    assert position.tally(folder, 1, position.as_json(sums), 59) == position.tally(folder, 1, None, 59)
-    assert position.tally(folder, 2, position.as_json(sums), 59).rows_out == 150, "another generation begins anew"
+    assert position.tally(folder, 1, sums, 59) == position.tally(folder, 1, None, 59)
+    assert position.tally(folder, 2, sums, 59).rows_out == 150, "another generation begins anew"
 
 
 def test_the_offsets_of_consecutive_batches_are_one_range_a_partition() -> None:
@@ -176,33 +185,25 @@ def test_a_query_judges_another_only_when_it_has_read_as_much() -> None:
     assert not plan._covers(_record(9, end=10, watermark=99), own)
 
 
-def test_a_check_and_a_summary_pass_between_tasks_as_json() -> None:
-    check = Check("kafka.a", "p", "q", {"kind": "batches", "name": "n"}, {"rows_out": 1}, {"totals": True})
-    assert Check(**json.loads(json.dumps(check.to_json_dict()))) == check
-    summary = Summary("kafka.a", "p", "q", "PASSED", {"name": "n"}, 5)
-    assert Summary(**json.loads(json.dumps(summary.to_json_dict()))) == summary
-
-
 def _outcome(**values: Any) -> Outcome:
     return Outcome("id-1", "expect_a", ("x",), "critical", "Why.", False, **values)
 
 
 def test_the_quarantine_has_one_row_a_sink_window_expectation_and_key() -> None:
-    check = Check("kafka.a", "p", "q", {"kind": "batches", "name": "batches 1 to 2"}, {"now_ms": 0})
+    check = Check("kafka.a", "p", "q", Batches(name="batches 1 to 2"), {"now_ms": 0})
     rows = ({"k": 1, "x": "1.50"}, {"k": 1, "x": "1.50"}, {"k": None, "x": "ł"})
     found = store.quarantine_rows(check, [_outcome(rows=rows)], ("k",))
-    assert [row["row_key"] for row in found] == ["[1]", "[null]"]
-    assert {(row["sink"], row["window"], row["expectation"]) for row in found} == {
-        ("kafka.a", "batches 1 to 2", "a(x)")
-    }
-    assert found[1]["row"] == '{"k": null, "x": "ł"}'
-    assert all(set(row) == set(store.QUARANTINE.columns) for row in found)
+    assert [row.row_key for row in found] == ["[1]", "[null]"]
+    assert {(row.sink, row.window, row.expectation) for row in found} == {("kafka.a", "batches 1 to 2", "a(x)")}
+    assert found[1].row == '{"k": null, "x": "ł"}'
+    for kind, table in ((store.QuarantinedRow, store.QUARANTINE), (store.SeriesRow, store.RESULTS)):
+        assert [each.name for each in fields(kind)] == list(table.columns)
 
 
 def test_reports_are_kept_by_number_and_written_again_by_a_retry(tmp_path: Path) -> None:
     root, sink = str(tmp_path), "kafka.a"
     for at in [*range(store.REPORTS_KEPT + 5), 3, store.REPORTS_KEPT + 4]:
-        check = Check(sink, "p", "q", {"kind": "table", "name": f"table at {at}"}, {"now_ms": at})
+        check = Check(sink, "p", "q", Table(name=f"table at {at}"), {"now_ms": at})
         path = store.report_path(root, check)
         store.write_report(root, Summary(sink, "p", "q", "PASSED", check.window, at, report=path), {"success": True})
     kept = sorted((tmp_path / "quality" / "results" / sink).iterdir())

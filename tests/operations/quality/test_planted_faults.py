@@ -9,6 +9,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from headrace.contract.model import Pipeline
 from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
 from headrace.operations.quality.sinks import sinks_of
-from headrace.operations.quality.suites import suites
-from headrace.operations.quality.summary import failures, gate, status_of
+from headrace.operations.quality.suites import Suite, SuiteExpectation, suites
+from headrace.operations.quality.summary import Summary, failures, gate, status_of
 from headrace.operations.quality.validate import validate
+from headrace.operations.quality.windows import Batches
 from tests.driver.decode_data import reasons
 from tests.operations.quality.frames import PARAMETERS, ROWS, good_frame
 from tests.support.expectations import import_great_expectations
@@ -57,9 +59,9 @@ def _good(name: str, rows: int = ROWS) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 def _every() -> Iterator[Any]:
     for name in SUITES:
-        for each in SUITES[name]["expectations"]:
-            columns = [each["kwargs"][key] for key in ("column", "column_A", "column_list") if key in each["kwargs"]]
-            yield pytest.param(name, each["id"], id=f"{name}-{each['type']}-{columns}")
+        for each in SUITES[name].expectations:
+            columns = [each.kwargs[key] for key in ("column", "column_A", "column_list") if key in each.kwargs]
+            yield pytest.param(name, each.id, id=f"{name}-{each.type}-{columns}")
 
 
 def _cells(kwargs: Content, *wrong: Any) -> Callable[[pd.DataFrame], Planted]:
@@ -171,10 +173,10 @@ def test_a_sink_that_has_lost_all_its_rows_fails_by_their_number(name: str) -> N
 def test_a_planted_fault_is_found_and_its_keys_are_named(name: str, expectation_id: str) -> None:
     suite = SUITES[name]
     good, key = _good(name)
-    (expectation,) = [each for each in suite["expectations"] if each["id"] == expectation_id]
-    plant = _faults(expectation["type"].removeprefix("expect_"), expectation["kwargs"])
+    (expectation,) = [each for each in suite.expectations if each.id == expectation_id]
+    plant = _faults(expectation.type.removeprefix("expect_"), expectation.kwargs)
     frame, parameters, at = plant(good)
-    (outcome,), _ = validate(suite | {"expectations": [expectation]}, frame, key, PARAMETERS | parameters)
+    (outcome,), _ = validate(replace(suite, expectations=(expectation,)), frame, key, PARAMETERS | parameters)
     assert not outcome.success
     assert outcome.error == ""
     assert outcome.id == expectation_id
@@ -282,7 +284,7 @@ def test_a_parameter_that_no_check_gives_is_refused_in_one_sentence() -> None:
     ],
 )
 def test_an_expectation_that_great_expectations_does_not_take_is_refused(kind: str, kwargs: Content) -> None:
-    suite = {"name": "a", "expectations": [{"type": kind, "kwargs": kwargs, "id": "1", "severity": "critical"}]}
+    suite = Suite("a", "1", (SuiteExpectation("1", kind, kwargs, "critical", {}),))
     with pytest.raises(HeadraceError, match=r"The suite a is not valid"):
         validate(suite, pd.DataFrame({"a": [1]}), (), {})
 
@@ -293,15 +295,15 @@ def test_the_gate_stops_at_a_critical_finding_and_lets_a_warning_pass() -> None:
     frame = good_frame(pipeline, sink)
     frame.loc[4, "product_id"] = None
     outcomes, _ = validate(suite, frame, sink.key, PARAMETERS)
-    found = {
-        "sink": sink.name,
-        "window": {"name": "batches 0 to 1"},
-        "status": status_of(outcomes),
-        "failed": failures(outcomes),
-        "rows": len(frame),
-        "expectations": len(outcomes),
-    }
-    assert found["status"] == "FAILED"
+    found = Summary(
+        sink=sink.name,
+        window=Batches(name="batches 0 to 1"),
+        status=status_of(outcomes),
+        failed=failures(outcomes),
+        rows=len(frame),
+        expectations=len(outcomes),
+    )
+    assert found.status == "FAILED"
     with pytest.raises(
         HeadraceError, match=r"kafka\.pos_items \(batches 0 to 1\) breaks 1 critical expectation"
     ) as told:
@@ -312,13 +314,13 @@ def test_the_gate_stops_at_a_critical_finding_and_lets_a_warning_pass() -> None:
     odd = good_frame(pipeline, sink)
     odd.loc[4, "amount"] = Decimal(2_000_000)
     outcomes, _ = validate(suite, odd, sink.key, PARAMETERS)
-    found |= {"status": status_of(outcomes), "failed": failures(outcomes)}
-    assert found["status"] == "WARNED"
+    found = replace(found, status=status_of(outcomes), failed=failures(outcomes))
+    assert found.status == "WARNED"
     assert "warning: column_values_to_be_between(amount) in 1 rows" in gate(found)
 
     late = good_frame(pipeline, sink).assign(_behind_seconds=99.5)
     outcomes, _ = validate(suite, late, sink.key, PARAMETERS)
-    found |= {"status": status_of(outcomes), "failed": failures(outcomes)}
-    assert found["status"] == "STALE"
+    found = replace(found, status=status_of(outcomes), failed=failures(outcomes))
+    assert found.status == "STALE"
     with pytest.raises(HeadraceError, match="is stale: no batch has finished for longer than the pipeline promises"):
         gate(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality.read import read_files
 from headrace.operations.quality.sinks import sinks_of
+from headrace.operations.quality.windows import BatchesStep
 from headrace.store import ledger, paths
 from headrace.store.checkpoint_log import BatchRange
 
@@ -28,6 +29,6 @@ def test_gathered_rows_keep_their_batches_and_a_covered_directory_is_not_read_tw
     for batch, size in sizes.items():
         taken = BatchRange(batch, {}, {}, 0, 0)
         ledger.write(own.ledger, ledger.make_record("q", 1, taken, rows_out=size, began_ms=0, written_ms=0))
-    window = {"generation": 1, "first": 1, "last": 3}
+    window = BatchesStep(generation=1, first=1, last=3)
     found = [(row["_batch"], row["domain"]) for row in read_files(str(tmp_path), sink, window)]
     assert found == [(batch, row["domain"]) for batch in (2, 3) for row in rows[batch]]

@@ -12,6 +12,7 @@ import pytest
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality import read_cassandra, read_topic
 from headrace.operations.quality.sinks import find
+from headrace.operations.quality.windows import BatchesStep
 
 PROJECT = Path(__file__).resolve().parents[3]
 SINK = find(load_pipelines(PROJECT / "pipelines").values(), "kafka.pos_items")
@@ -68,7 +69,7 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
 
 
 def onward(first: int, last: int, rows_out: dict[str, int], cursor: Any, whole: Any = None) -> Any:
-    window = {"generation": 2, "first": first, "last": last, "rows_out": rows_out, "began_ms": 0, "written_ms": 0}
+    window = BatchesStep(generation=2, first=first, last=last, rows_out=rows_out)
     consumer: Any = None
     return read_topic.onward(consumer, SINK, window, cursor, whole)
 
@@ -132,7 +133,8 @@ def test_a_stranger_behind_the_newest_batch_is_found_where_everything_is_read(to
     rows, _, cursor = onward(0, 0, {"0": 1}, None, {"0": 4})
     assert [(row["_offset"], "_stranger" in row) for row in rows] == [(0, False), (3, True)]
     assert cursor == {"0": 4}
-    again = read_topic.again(None, SINK, {"generation": 2, "first": 0, "last": 0, "ranges": {"0": [0, 4]}})  # type: ignore[arg-type]
+    window = BatchesStep(generation=2, first=0, last=0, ranges={"0": [0, 4]})
+    again = read_topic.again(None, SINK, window)  # type: ignore[arg-type]
     assert again == rows, "a finding's window reads the same again"
 
 

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from headrace.contract.load import load_pipelines
-from headrace.operations.quality.read import missing_batches
+from headrace.operations.quality.read import wrong_batches
 from headrace.operations.quality.read_topic import distinct, json_row
 from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink, find
+from headrace.operations.quality.summary import WrongBatch
 from headrace.operations.quality.validate import json_safe
+from headrace.operations.quality.windows import BatchesStep
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
@@ -129,15 +131,15 @@ def test_a_record_cannot_pass_for_what_a_check_adds(value: bytes | None, row: di
 
 
 def test_a_batch_with_too_few_rows_is_named_and_in_a_file_one_with_too_many() -> None:
-    window = {"kind": "batches", "rows_out": {"1": 2, "2": 2, "3": 1}}
+    window = BatchesStep(rows_out={"1": 2, "2": 2, "3": 1})
     files = pd.DataFrame({"_batch": [1, 1, 1, 2]})
-    assert missing_batches(window, files) == [
-        {"batch": 1, "expected": 2, "found": 3},
-        {"batch": 2, "expected": 2, "found": 1},
-        {"batch": 3, "expected": 1, "found": 0},
+    assert wrong_batches(window, files) == [
+        WrongBatch(batch=1, expected=2, found=3),
+        WrongBatch(batch=2, expected=2, found=1),
+        WrongBatch(batch=3, expected=1, found=0),
     ]
     topic = pd.DataFrame({"_batch": [1, 2, 3], "_copies": [4, 2, 1]})
-    assert missing_batches(window, topic) == []
+    assert wrong_batches(window, topic) == []
 
 
 def test_keys_and_values_are_exact_in_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from headrace.errors import HeadraceError
 from headrace.operations.quality import docs, store
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.suites import suite_of
-from headrace.operations.quality.summary import Summary, failures, status_of
+from headrace.operations.quality.summary import Failure, Summary, failures, status_of
 from headrace.operations.quality.validate import validate
+from headrace.operations.quality.windows import StageVersion
 from headrace.orchestration import page, page_quality
 from headrace.store import paths, small_files
 from tests.support.expectations import import_great_expectations
@@ -25,13 +27,13 @@ AT_MS = 1_795_435_984_547
 
 
 def summary(at_ms: int, status: Any = "PASSED", window: str = "version 1", **more: Any) -> Summary:
-    return Summary(SINK, PIPELINE, "users", status, {"kind": "stage", "name": window}, at_ms, **more)
+    return Summary(SINK, PIPELINE, "users", status, StageVersion(name=window), at_ms, **more)
 
 
 def remember(root: Path, *found: Summary) -> None:
     for number, each in enumerate(found):
         path = f"{root}/report-{number}.json"
-        store.write_report(str(root), Summary(**each.to_json_dict() | {"report": path}), {"results": []})
+        store.write_report(str(root), replace(each, report=path), {"results": []})
 
 
 def shown(root: Path, project: Path) -> dict[str, Any]:
@@ -42,8 +44,8 @@ def shown(root: Path, project: Path) -> dict[str, Any]:
 def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_once(
     tmp_path: Path, project: Path
 ) -> None:
-    failed = {"expectation": "not_be_null(user_name)", "severity": "critical"}
-    remember(tmp_path, summary(2000, "WARNED"), summary(1000), summary(3000, "FAILED", failed=[failed]), summary(2000))
+    failed = Failure(expectation="not_be_null(user_name)", severity="critical")
+    remember(tmp_path, summary(2000, "WARNED"), summary(1000), summary(3000, "FAILED", failed=(failed,)), summary(2000))
     found = shown(tmp_path, project)[SINK]
     assert [(each["checked_at_ms"], each["status"]) for each in found["checks"]] == [
         (1000, "PASSED"),
@@ -106,7 +108,7 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
 ) -> None:
     import_great_expectations()
     frame = pd.DataFrame({"login_id": [EVIL, "b"], "user_name": ["a", None]})
-    check = Check(SINK, PIPELINE, "users", {"kind": "stage", "name": "version 1"}, {"rows_min": 1, "now_ms": AT_MS})
+    check = Check(SINK, PIPELINE, "users", StageVersion(name="version 1"), {"rows_min": 1, "now_ms": AT_MS})
     suite = suite_of(load_pipelines(project / "pipelines")[PIPELINE], SINK)
     outcomes, result = validate(suite, frame, ("login_id",), check.parameters)
     report = store.report_path(str(tmp_path), check)

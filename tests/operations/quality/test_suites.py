@@ -17,7 +17,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.quality import suites as rendering
 from headrace.operations.quality.sinks import added_columns, find, sinks_of, stages_of
-from headrace.operations.quality.suites import suite_of, suites, text
+from headrace.operations.quality.suites import Suite, suite_of, suites, text
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
@@ -36,8 +36,8 @@ def _columns(kwargs: dict[str, Any]) -> set[str]:
     return named | set(kwargs.get("column_list", ()))
 
 
-def _found(suite: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
-    return [(each["type"].removeprefix("expect_"), each["kwargs"], each["severity"]) for each in suite["expectations"]]
+def _found(suite: Suite) -> list[tuple[str, dict[str, Any], str]]:
+    return [(each.type.removeprefix("expect_"), each.kwargs, each.severity) for each in suite.expectations]
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_a_suite_of_another_pipeline_is_refused_with_those_there_are() -> None:
 
 
 def test_every_id_is_given_once_and_the_same_each_time() -> None:
-    ids = [suite["id"] for suite in SUITES.values()]
-    ids += [each["id"] for suite in SUITES.values() for each in suite["expectations"]]
+    ids = [suite.id for suite in SUITES.values()]
+    ids += [each.id for suite in SUITES.values() for each in suite.expectations]
     again = [suite for pipeline in PIPELINES.values() for suite in suites(pipeline).values()]
     assert again == list(SUITES.values())
     assert {str(uuid.UUID(each)) for each in ids} == set(ids)
@@ -93,33 +93,33 @@ def test_every_id_is_given_once_and_the_same_each_time() -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_says_its_name_why_and_how_severe(name: str) -> None:
     suite = SUITES[name]
-    for each in suite["expectations"]:
-        assert each["meta"]["why"].endswith("."), each
-        assert each["severity"] in {"critical", "warning"}, each
-    assert any(each["severity"] == "critical" for each in suite["expectations"])
+    for each in suite.expectations:
+        assert each.meta["why"].endswith("."), each
+        assert each.severity in {"critical", "warning"}, each
+    assert any(each.severity == "critical" for each in suite.expectations)
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_speaks_of_columns_that_its_sink_has(name: str) -> None:
     pipeline, sink = SINKS[name]
     there = {*sink.columns, *added_columns(pipeline, sink)}
-    for each in SUITES[name]["expectations"]:
-        assert _columns(each["kwargs"]) <= there, each
+    for each in SUITES[name].expectations:
+        assert _columns(each.kwargs) <= there, each
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_names_exactly_the_columns_that_a_check_reads(name: str) -> None:
     pipeline, sink = SINKS[name]
     archived = {"key", "value", "headers"} if sink.kind == "iceberg" else set()
-    (schema,) = [each for each in SUITES[name]["expectations"] if each["type"] == "expect_table_columns_to_match_set"]
-    assert set(schema["kwargs"]["column_set"]) == {*sink.columns, *added_columns(pipeline, sink)} | archived
-    assert schema["kwargs"]["exact_match"] is True
+    (schema,) = [each for each in SUITES[name].expectations if each.type == "expect_table_columns_to_match_set"]
+    assert set(schema.kwargs["column_set"]) == {*sink.columns, *added_columns(pipeline, sink)} | archived
+    assert schema.kwargs["exact_match"] is True
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_asks_for_types_required_columns_volume_freshness_and_one_row_a_key(name: str) -> None:
     _, sink = SINKS[name]
-    found = [(each["type"].removeprefix("expect_"), each["kwargs"]) for each in SUITES[name]["expectations"]]
+    found = [(each.type.removeprefix("expect_"), each.kwargs) for each in SUITES[name].expectations]
     not_null = {kwargs["column"] for kind, kwargs in found if kind == "column_values_to_not_be_null"}
     assert {column for column, spec in sink.columns.items() if spec.required} <= not_null
     assert ("column_values_to_be_null", {"column": "_schema_error"}) in found
@@ -132,8 +132,8 @@ def test_a_suite_asks_for_types_required_columns_volume_freshness_and_one_row_a_
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_has_only_parameters_that_a_check_gives(name: str) -> None:
     given = GIVEN_TO_STAGES if name in STAGES else GIVEN
-    for each in SUITES[name]["expectations"]:
-        for value in each["kwargs"].values():
+    for each in SUITES[name].expectations:
+        for value in each.kwargs.values():
             assert not isinstance(value, dict) or (set(value) == {"$PARAMETER"} and value["$PARAMETER"] in given), each
 
 
@@ -141,7 +141,7 @@ def test_a_suite_has_only_parameters_that_a_check_gives(name: str) -> None:
 def test_windows_bounds_and_skews_are_those_of_the_pipeline_file(name: str) -> None:
     pipeline, sink = SINKS[name]
     query = pipeline.queries.get(sink.query)
-    kwargs = {(each["kwargs"].get("column"), each["type"]): each["kwargs"] for each in SUITES[name]["expectations"]}
+    kwargs = {(each.kwargs.get("column"), each.type): each.kwargs for each in SUITES[name].expectations}
     if query and query.aggregate and query.aggregate.window:
         size = query.aggregate.window.size.total_seconds()
     if query and query.aggregate and query.aggregate.window and "window_end" in sink.columns:
@@ -211,8 +211,8 @@ def test_a_declared_expectation_without_severity_is_critical_and_says_where_it_c
         content["queries"]["files"]["quality"] = [{"expect_column_values_to_be_unique": {"column": "domain"}}]
 
     suite = suite_of(changed("web_events", edit), "files.web_events.files")
-    (unique,) = [each for each in suite["expectations"] if each["type"].endswith("unique")]
-    assert (unique["severity"], unique["meta"]["why"]) == ("critical", "The pipeline file declares it.")
+    (unique,) = [each for each in suite.expectations if each.type.endswith("unique")]
+    assert (unique.severity, unique.meta["why"]) == ("critical", "The pipeline file declares it.")
 
 
 def test_a_table_whose_rows_expire_may_be_empty_and_judges_no_other_query(changed: Changed) -> None:

@@ -67,6 +67,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     from headrace.operations.quality.suites import suite_of
     from headrace.operations.quality.summary import Summary, failures, gate, status_of
     from headrace.operations.quality.validate import validate
+    from headrace.operations.quality.windows import StageVersion
 
     spec, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
     before = rows_before(history(deployment.root, pipeline, dimension))
@@ -75,7 +76,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
     key = tuple(spec.dimensions[dimension].key)
     frame = read_parquet(str(staged["stage"])).to_pandas()
-    window = {"kind": "stage", "name": f"version {staged['version']}", "version": staged["version"]}
+    window = StageVersion(name=f"version {staged['version']}", version=staged["version"])
     parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
     task = Check(name, pipeline, dimension, window, parameters)
     outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
@@ -96,8 +97,8 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     store.record(deployment.bindings, summary, rows)
     store.write_report(deployment.root, summary, result)
     with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        gate(summary.to_json_dict())
-    return summary.to_json_dict()
+        gate(summary)
+    return to_json(summary)
 
 
 def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from headrace.store.records import Json
 
 if TYPE_CHECKING:
     from headrace.operations.lineage.emit import Kind
+    from headrace.operations.quality.summary import Summary
 
 log = logging.getLogger(__name__)
 _RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # the namespace of run ids
@@ -140,7 +141,7 @@ def refreshing(deployment: Deployment, pipeline: str, dimension: str, version: s
 
 
 @contextmanager
-def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Summary]) -> Iterator[None]:
     """Emit START for the quality job of each query, and its end with the results that `summaries` then contains."""
     run = uuid.uuid4()
     jobs: dict[str, Job] = {}
@@ -160,8 +161,8 @@ def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Map
         raise
     for query, job in jobs.items():
         with _quietly(pipeline.name):
-            query_summaries = [summary for summary in summaries if summary["query"] == query]
-            details = {"statuses": {one["sink"]: one["status"] for one in query_summaries}}
+            query_summaries = [summary for summary in summaries if summary.query == query]
+            details = {"statuses": {one.sink: one.status for one in query_summaries}}
             _emit(
                 deployment,
                 job,
@@ -172,20 +173,20 @@ def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Map
             )
 
 
-def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Summary]) -> dict[str, list[Any]]:
     """Return the results of expectations by the name of their dataset. A sink that was not checked has none."""
     from openlineage.client.generated.data_quality_assertions_dataset import Assertion
 
     from headrace.operations.quality.suites import suite_of
 
     assertions: dict[str, list[Any]] = {}
-    for each in (each for each in summaries if each["expectations"]):
-        name = next((read.name for read in job.inputs if each["sink"].endswith(read.name)), job.inputs[0].name)
-        failed = {expectation["id"] for expectation in each["failed"]}
-        for one in suite_of(pipeline, each["sink"])["expectations"]:
-            severity = "error" if one.get("severity") == "critical" else "warn"
-            column = one["kwargs"].get("column")
-            assertions.setdefault(name, []).append(Assertion(one["type"], one["id"] not in failed, column, severity))
+    for each in (each for each in summaries if each.expectations):
+        name = next((read.name for read in job.inputs if each.sink.endswith(read.name)), job.inputs[0].name)
+        failed = {failure.id for failure in each.failed}
+        for one in suite_of(pipeline, each.sink).expectations:
+            severity = "error" if one.severity == "critical" else "warn"
+            column = one.kwargs.get("column")
+            assertions.setdefault(name, []).append(Assertion(one.type, one.id not in failed, column, severity))
     return assertions
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> Created:
         users=_users(pipeline),
         queries=tuple(_query(pipeline, name) for name in names.query_names(pipeline)),
         suites=tuple(
-            Suite(suite["name"], len(suite["expectations"]), _critical(suite["expectations"]))
+            Suite(suite.name, len(suite.expectations), sum(each.severity == "critical" for each in suite.expectations))
             for suite in suites(pipeline).values()
         ),
         dags=tuple(refresh_dags(pipeline, others)),
@@ -189,10 +189,6 @@ def _query(pipeline: Pipeline, name: str) -> CheckedQuery:
         checkpoint=folders.checkpoint,
         files=folders.files if declared and any(sink.kind == "files" for sink in declared.sinks) else "",
     )
-
-
-def _critical(expectations: Iterable[Mapping[str, object]]) -> int:
-    return sum(expectation["severity"] == "critical" for expectation in expectations)
 
 
 def refresh_dags(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> list[str]:

@@ -10,10 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from headrace.store import paths, small_files
+from headrace.operations.quality.suites import Suite
+from headrace.operations.quality.summary import Report
+from headrace.store import paths, records, small_files
+from headrace.store.records import Json
 
 
-def build(root: str, suites: Iterable[Mapping[str, Any]]) -> str:
+def build(root: str, suites: Iterable[Suite]) -> str:
     """Write the site of all kept reports of these suites to `<root>/quality/docs` and return its first page.
 
     The site is built in a temporary folder first. Then existing pages are replaced, the first page last.
@@ -33,12 +36,12 @@ def build(root: str, suites: Iterable[Mapping[str, Any]]) -> str:
             "quality", {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
         )
         for suite in suites:
-            reports = _reports(root, suite["name"])
+            reports = _reports(root, suite.name)
             if not reports:
                 continue
-            context.suites.add(ExpectationSuite(**suite))
+            context.suites.add(ExpectationSuite(**records.to_json(suite)))
             for report in reports:
-                _add(context, suite["name"], report)
+                _add(context, suite.name, report)
         context.build_data_docs()
         _copy(Path(scratch), paths.quality_docs(root))
     return f"{paths.quality_docs(root)}/index.html"
@@ -58,15 +61,13 @@ def _run_time(checked_at_ms: int) -> datetime:
     return datetime.fromtimestamp(checked_at_ms / 1000, UTC)
 
 
-def _reports(root: str, sink: str) -> list[dict[str, Any]]:
+def _reports(root: str, sink: str) -> list[Report]:
     folder = paths.quality_results(root, sink)
-    contents = [
-        small_files.read_json(f"{folder}/{name}") for name in small_files.list_names(folder) if name.endswith(".json")
-    ]
-    return [report for report in contents if report]
+    names = (name for name in small_files.list_names(folder) if name.endswith(".json"))
+    return [report for name in names if (report := records.read(Report, f"{folder}/{name}"))]
 
 
-def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN401 - a GX context
+def _add(context: Any, sink: str, report: Report) -> None:  # noqa: ANN401 - a GX context
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.resource_identifiers import (
@@ -74,14 +75,13 @@ def _add(context: Any, sink: str, report: dict[str, Any]) -> None:  # noqa: ANN4
         ValidationResultIdentifier,
     )
 
-    summary = report["summary"]
-    result = expectationSuiteValidationResultSchema.load(escaped(report["result"]))
-    run = RunIdentifier(_run_name(summary["window"]["name"]), _run_time(summary["checked_at_ms"]))
+    result = expectationSuiteValidationResultSchema.load(escaped(report.result))
+    run = RunIdentifier(_run_name(report.summary.window.name), _run_time(report.summary.checked_at_ms))
     key = ValidationResultIdentifier(ExpectationSuiteIdentifier(sink), run, sink)
     context.validation_results_store.set(key, result)
 
 
-def escaped(result: Mapping[str, Any]) -> dict[str, Any]:
+def escaped(result: Json) -> Json:
     """Return a result with its values escaped for HTML: Great Expectations writes values into its pages unescaped."""
     results = [
         {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}

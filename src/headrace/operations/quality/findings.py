@@ -1,87 +1,130 @@
 """Critical findings that stay open until a person accepts them or a later check shows them repaired.
 
-Each sink has one file: the `open` findings, and the newest `closed` ones with how, by whom, why and when. A finding lists the
-expectations that one window broke. It is repaired when the same window, read again, meets them.
+Each sink has one file. A finding lists the expectations that one window broke. It is repaired when the same window, read again,
+meets them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from headrace.errors import HeadraceError
-from headrace.store import paths, small_files
+from headrace.operations.quality.summary import Failure, OpenExpectation, OpenFinding, OpenWindow
+from headrace.operations.quality.windows import BatchesStep, StepWindow, TableStep
+from headrace.store import paths, records
+from headrace.store.records import Json
 
 CLOSED_KEPT = 200
 REPAIRED, ACCEPTED = "repaired", "accepted"
 
-Finding = dict[str, Any]
+
+@dataclass(frozen=True)
+class Broken:
+    """An expectation that a window broke (see `summary.Failure`)."""
+
+    id: str = ""
+    expectation: str = ""
+    why: str = ""
+    unexpected: int = 0
+    error: str = ""
+    examples: tuple[Json, ...] = ()
 
 
-def read(root: str, sink: str) -> dict[str, list[Finding]]:
-    """Return {"open": [...], "closed": [...]}, oldest first. Raises HeadraceError if the file is broken."""
-    content = small_files.read_json(paths.quality_findings(root, sink)) or {}
-    return {"open": list(content.get("open", [])), "closed": list(content.get("closed", []))}
+@dataclass(frozen=True)
+class Finding:
+    """A window that broke critical expectations."""
+
+    id: str = ""
+    window: StepWindow = field(default_factory=BatchesStep)
+    found_at_ms: int = 0
+    expectations: tuple[Broken, ...] = ()
+
+    @property
+    def ids(self) -> set[str]:
+        """Return the ids of the broken expectations."""
+        return {each.id for each in self.expectations}
+
+    @property
+    def shown(self) -> OpenFinding:
+        """Return what a summary says of an open finding."""
+        broken = tuple(OpenExpectation(each.expectation, each.why, each.unexpected) for each in self.expectations)
+        return OpenFinding(self.id, OpenWindow(self.window.kind, self.window.name), self.found_at_ms, broken)
 
 
-def make(sink: str, window: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], at_ms: int) -> Finding:
+@dataclass(frozen=True)
+class ClosedFinding(Finding):
+    """A finding that was REPAIRED or ACCEPTED (`how`), by whom, why and when."""
+
+    how: str = ""
+    by: str = ""
+    reason: str = ""
+    at_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The findings of a sink, oldest first; of the closed ones the newest CLOSED_KEPT."""
+
+    open: tuple[Finding, ...] = ()
+    closed: tuple[ClosedFinding, ...] = ()
+
+
+def read(root: str, sink: str) -> Findings:
+    """Return the findings of a sink. Raises HeadraceError if the file is broken."""
+    return records.read(Findings, paths.quality_findings(root, sink)) or Findings()
+
+
+def make(sink: str, window: StepWindow, failed: Sequence[Failure], at_ms: int) -> Finding:
     """Return the finding of a window whose critical expectations `failed`; the same window gives the same id."""
-    place = window["kind"] if window["kind"] == "table" else window["name"]
-    return {
-        "id": hashlib.sha256(f"{sink}/{place}".encode()).hexdigest()[:10],
-        "window": dict(window),
-        "found_at_ms": at_ms,
-        "expectations": [
-            {name: each[name] for name in ("id", "expectation", "why", "unexpected", "error", "examples")}
-            for each in failed
-        ],
-    }
+    place = window.kind if isinstance(window, TableStep) else window.name
+    broken = tuple(
+        Broken(each.id, each.expectation, each.why, each.unexpected, each.error, each.examples) for each in failed
+    )
+    return Finding(hashlib.sha256(f"{sink}/{place}".encode()).hexdigest()[:10], window, at_ms, broken)
 
 
-def opened(known: Mapping[str, Sequence[Finding]], new: Iterable[Finding]) -> dict[str, list[Finding]]:
+def opened(known: Findings, new: Iterable[Finding]) -> Findings:
     """Return the findings with new ones added. A finding that is already open keeps the time when it was first found.
 
     A finding that a person accepted stays accepted while the same window breaks no further expectation. A table is one
     window.
     """
-    open_findings = {each["id"]: each for each in known["open"]}
-    accepted = {each["id"]: each for each in known["closed"] if each["how"] == ACCEPTED}
+    open_findings = {each.id: each for each in known.open}
+    accepted = {each.id: each for each in known.closed if each.how == ACCEPTED}
     for each in new:
-        if each["id"] in accepted and not _is_worse(accepted[each["id"]], each):
+        if each.id in accepted and not _is_worse(accepted[each.id], each):
             continue
-        first = open_findings.get(each["id"], each)["found_at_ms"]
-        open_findings[each["id"]] = {**each, "found_at_ms": first}
-    return {"open": list(open_findings.values()), "closed": list(known["closed"])}
+        open_findings[each.id] = replace(each, found_at_ms=open_findings.get(each.id, each).found_at_ms)
+    return replace(known, open=tuple(open_findings.values()))
 
 
 def _is_worse(accepted: Finding, finding: Finding) -> bool:
     """Return whether a finding has an expectation that was not accepted, or more rows that break one."""
-    rows = {each["id"]: each["unexpected"] for each in accepted["expectations"]}
-    return any(each["unexpected"] > rows.get(each["id"], -1) for each in finding["expectations"])
+    rows = {each.id: each.unexpected for each in accepted.expectations}
+    return any(each.unexpected > rows.get(each.id, -1) for each in finding.expectations)
 
 
-def closed(
-    known: Mapping[str, Sequence[Finding]], ids: Iterable[str], how: str, *, by: str, reason: str, at_ms: int
-) -> dict[str, list[Finding]]:
+def closed(known: Findings, ids: Iterable[str], how: str, *, by: str, reason: str, at_ms: int) -> Findings:
     """Return the findings with those of `ids` closed."""
     closing = set(ids)
-    closed_now = [
-        {**each, "how": how, "by": by, "reason": reason, "at_ms": at_ms}
-        for each in known["open"]
-        if each["id"] in closing
-    ]
-    kept = [each for each in known["open"] if each["id"] not in closing]
-    return {"open": kept, "closed": [*known["closed"], *closed_now][-CLOSED_KEPT:]}
+    closed_now = tuple(
+        ClosedFinding(each.id, each.window, each.found_at_ms, each.expectations, how, by, reason, at_ms)
+        for each in known.open
+        if each.id in closing
+    )
+    kept = tuple(each for each in known.open if each.id not in closing)
+    return Findings(kept, (*known.closed, *closed_now)[-CLOSED_KEPT:])
 
 
-def write(root: str, sink: str, content: Mapping[str, Sequence[Finding]]) -> None:
+def write(root: str, sink: str, content: Findings) -> None:
     """Replace a sink's findings."""
-    small_files.write_json(paths.quality_findings(root, sink), content)
+    records.write(paths.quality_findings(root, sink), content)
 
 
-def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[Finding]:
+def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[ClosedFinding]:
     """Accept open findings of a sink (all of them if `ids` is empty) and return them.
 
     Raises HeadraceError for a reason of fewer than three characters, and for an id that is not open.
@@ -89,7 +132,7 @@ def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) ->
     if len(reason.strip()) < 3:
         raise HeadraceError("An acceptance needs a reason of at least three characters: --reason 'TEXT'.")
     known = read(root, sink)
-    open_ids = [each["id"] for each in known["open"]]
+    open_ids = [each.id for each in known.open]
     for each in ids:
         if each not in open_ids:
             raise HeadraceError(
@@ -102,4 +145,4 @@ def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) ->
     chosen = list(ids) or open_ids
     updated = closed(known, chosen, ACCEPTED, by=by, reason=reason.strip(), at_ms=now_ms)
     write(root, sink, updated)
-    return [each for each in updated["closed"] if each["id"] in set(chosen) and each["at_ms"] == now_ms]
+    return [each for each in updated.closed if each.id in set(chosen) and each.at_ms == now_ms]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from headrace.operations.quality.validate import MAX_KEYS, Outcome
+from headrace.store.records import Json
 
 
 def outcomes(steps: Sequence[Sequence[Outcome]], rows: int) -> list[Outcome]:
@@ -33,10 +33,10 @@ def _both(first: Outcome, second: Outcome) -> Outcome:
     )
 
 
-def results(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def results(steps: Sequence[Json]) -> Json:
     """Return Great Expectations' results of all steps as one: for each expectation, that of the first failed step."""
     merged = dict(steps[0])
-    chosen: dict[str, Any] = {}
+    chosen: Json = {}
     for step in steps:
         for result in step["results"]:
             name = result["expectation_config"]["id"]

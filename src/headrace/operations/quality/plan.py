@@ -1,6 +1,6 @@
 """Plan what a check reads: finished batches, closed windows, or a complete table, from where the last check ended.
 
-A check is small and JSON-safe. The task that plans hands it to the tasks that read; a retry reads the same rows again. A check
+A check is a small document. The task that plans hands it to the tasks that read; a retry reads the same rows again. A check
 names a beginning and an end; `steps` reads the rows between them in bounded steps.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 from headrace.contract import names
 from headrace.contract.model import KafkaSink, Pipeline
@@ -19,6 +19,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, offsets, position
 from headrace.operations.quality.faults import words
+from headrace.operations.quality.position import Position
 from headrace.operations.quality.sinks import (
     WINDOW_START,
     CheckedSink,
@@ -26,33 +27,39 @@ from headrace.operations.quality.sinks import (
     sinks_of,
     totals_query,
 )
-from headrace.operations.quality.windows import Grid, Window, closed_windows, finished_batches, iso, nothing
+from headrace.operations.quality.windows import (
+    Batches,
+    Closed,
+    Grid,
+    Nothing,
+    Table,
+    Unreadable,
+    Window,
+    closed_windows,
+    finished_batches,
+    iso,
+    nothing,
+)
 from headrace.store import generation, ledger
 
 _MILLISECOND = timedelta(milliseconds=1)
+Answer = TypeVar("Answer")
 Earliest = Callable[[CheckedSink, int], int | None]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sink, and the rows of it that are read.
+    """One sink, and its window: the rows that are read.
 
-    `window` has `kind` (batches, closed, table, nothing, unreadable), `name` (what the quarantine calls it), `left` (what
-    a bound left for the next check) and, by kind: generation, first, last, batches, rows, cursor, ends | starts_ms,
-    until_ms | at_ms, token | reason. `parameters` are the values of the suite's $PARAMETERs; `references` says which
-    other queries may be used for comparison.
+    `parameters` are the values of the suite's $PARAMETERs; `references` says which other queries may be used for comparison.
     """
 
-    sink: str
-    pipeline: str
-    query: str
-    window: Window
+    sink: str = ""
+    pipeline: str = ""
+    query: str = ""
+    window: Window = field(default_factory=Nothing)
     parameters: dict[str, float] = field(default_factory=dict)
     references: dict[str, bool] = field(default_factory=dict)
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the check as plain JSON values; `Check(**...)` takes them back."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -105,19 +112,20 @@ def plan(deployment: Deployment, pipeline: Pipeline, *, since_ms: int | None = N
         return [_planned(sink, now) for sink in sinks_of(pipeline)]
 
 
-def _once(function: Callable[[str], Any]) -> Callable[[str], Any]:
+def _once(function: Callable[[str], Answer]) -> Callable[[str], Answer]:
     """Return a function that calls `function` once for each name. It raises a remembered error again without a further call."""
-    known: dict[str, Any] = {}
+    known: dict[str, Answer | Exception] = {}
 
-    def answer(name: str) -> Any:  # noqa: ANN401 - what `function` returns
+    def answer(name: str) -> Answer:
         if name not in known:
             try:
                 known[name] = function(name)
             except Exception as error:  # it is raised below
                 known[name] = error
-        if isinstance(known[name], Exception):
-            raise known[name]
-        return known[name]
+        result = known[name]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     return answer
 
@@ -131,7 +139,7 @@ def _planned(sink: CheckedSink, now: _Now) -> Check:
 
 def unreadable(sink: str, pipeline: str, query: str, reason: str) -> Check:
     """Return the check of a sink that cannot be read."""
-    return Check(sink, pipeline, query, {"kind": "unreadable", "name": "not checked", "reason": reason})
+    return Check(sink, pipeline, query, Unreadable(reason=reason))
 
 
 def _check(sink: CheckedSink, now: _Now) -> Check:
@@ -147,19 +155,18 @@ def _check(sink: CheckedSink, now: _Now) -> Check:
     if query_ledger.newest is None or query_ledger.generation is None:
         waiting = intended.want == "RUNNING" and _have_records(topics, now)
         parameters["behind_seconds"] = max(0.0, (now.now_ms - intended.at_ms) / 1000) if waiting else 0.0
-        window = nothing(f"{sink.query} has not finished a batch yet")
-        return Check(sink.name, sink.pipeline, sink.query, window, parameters)
+        reason = f"{sink.query} has not finished a batch yet"
+        return Check(sink.name, sink.pipeline, sink.query, nothing(reason), parameters)
     before = position.read(now.deployment.root, sink.name)
     sums = position.tally(
-        query_ledger.folder, query_ledger.generation.number, before.get("sums"), query_ledger.newest["batch"]
+        query_ledger.folder, query_ledger.generation.number, before.sums, query_ledger.newest["batch"]
     )
     parameters |= {
         "rows_min": int(sums.rows_out > 0),
         "rows_taken": sums.rows_in if _letters_are_written(query_ledger.newest, topics, now) else 0,
         "behind_seconds": behind_seconds(query_ledger.newest, {topic: now.old(topic) for topic in topics}, now.now_ms),
     }
-    window = _window(sink, query_ledger, before, now)
-    window |= {"sums": position.as_json(sums)} | ({} if now.since_ms is None else {"since_ms": now.since_ms})
+    window = replace(_window(sink, query_ledger, before, now), sums=sums, since_ms=now.since_ms)
     return Check(sink.name, sink.pipeline, sink.query, window, parameters, _references(now, sink))
 
 
@@ -167,58 +174,49 @@ def _letters_are_written(newest: ledger.Record, topics: Iterable[str], now: _Now
     """Return whether the archive queries, which write the dead letters, have read all records that a query has read."""
     for topic in topics:
         archived = now.ledgers(archive_query(topic)).newest
-        of_topic: Any = newest | {"watermark_ms": 0, "offsets": {topic: newest["offsets"].get(topic, {})}}
+        of_topic: ledger.Record = {**newest, "watermark_ms": 0, "offsets": {topic: newest["offsets"].get(topic, {})}}
         if archived is None or not _covers(archived, of_topic):
             return False
     return True
 
 
-def _window(sink: CheckedSink, query_ledger: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+def _window(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _Now) -> Window:
     assert query_ledger.newest is not None
-    start = {} if now.since_ms is not None else before
+    start = Position() if now.since_ms is not None else before
     grid = _grid(now.pipeline, sink)
     if grid:
-        since = now.since_ms if now.since_ms is not None else start.get("until_ms")
+        since = now.since_ms if now.since_ms is not None else start.until_ms
         return _closed(sink, query_ledger.newest["watermark_ms"], grid, since, now.earliest)
     if sink.kind == "cassandra":
-        return {
-            "kind": "table",
-            "name": f"table at {iso(now.now_ms)}",
-            "at_ms": now.now_ms,
-            "token": start.get("token"),
-        }
+        return Table(name=f"table at {iso(now.now_ms)}", at_ms=now.now_ms, token=start.token)
     return _batches(sink, query_ledger, start, now)
 
 
-def _closed(sink: CheckedSink, watermark_ms: int, grid: Grid, since_ms: int | None, earliest: Earliest) -> Window:
+def _closed(
+    sink: CheckedSink, watermark_ms: int, grid: Grid, since_ms: int | None, earliest: Earliest
+) -> Nothing | Closed:
     """Return the closed windows since the last check. A gap longer than one check is skipped up to the next row."""
     window = closed_windows(watermark_ms, grid, since_ms)
-    if window["kind"] == "nothing" or (since_ms is not None and not window["left"]["windows"]):
+    if isinstance(window, Nothing) or (since_ms is not None and not window.left["windows"]):
         return window
-    first = earliest(sink, window["starts_ms"][0])
+    first = earliest(sink, window.starts_ms[0])
     if first is None:
         return nothing("no window of the table has closed since the last check")
     return closed_windows(watermark_ms, grid, first + grid.size - 1)
 
 
-def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Mapping[str, Any], now: _Now) -> Window:
+def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _Now) -> Nothing | Batches:
     assert query_ledger.generation is not None
     number = query_ledger.generation.number
-    first = before.get("last", -1) + 1 if before.get("generation") == number else 0
+    first = before.last + 1 if before.generation == number else 0
     records = (each for each in ledger.stream(query_ledger.folder, first) if each["generation"] == number)
     gone_ms = _expired_before(sink, now) if sink.kind == "kafka" else 0
-    window = finished_batches(records, now.since_ms or 0, gone_ms)
-    window["generation"] = number
-    if window["kind"] == "batches":
-        window["name"] = f"generation {number} batches {window['first']} to {window['last']}"
-    replaced = _replaced(now, sink, before)
-    if replaced:
-        window["replaced"] = replaced
-    if sink.kind == "kafka":
-        window["cursor"] = before.get("cursor")
-        if not window["left"]["batches"]:
-            window["ends"] = {str(partition): end for partition, end in now.kafka.ends(sink.place[0]).items()}
-    return window
+    window = finished_batches(number, records, now.since_ms or 0, gone_ms)
+    window = replace(window, replaced=_replaced(now, sink, before))
+    if sink.kind != "kafka":
+        return window
+    ends = None if window.left["batches"] else {str(p): end for p, end in now.kafka.ends(sink.place[0]).items()}
+    return replace(window, cursor=before.cursor, ends=ends)
 
 
 def _expired_before(sink: CheckedSink, now: _Now) -> int:
@@ -232,17 +230,18 @@ def _expired_before(sink: CheckedSink, now: _Now) -> int:
     return now.now_ms - declared.retention // _MILLISECOND + bounds.RETENTION_MARGIN_MS
 
 
-def _replaced(now: _Now, sink: CheckedSink, before: Mapping[str, Any]) -> int:
+def _replaced(now: _Now, sink: CheckedSink, before: Position) -> int:
     """Return how many finished batches of an earlier generation were not checked before this generation replaced it."""
-    number = before.get("generation")
     current = now.ledgers(sink.query).generation
-    if number is None or current is None or number == current.number:
+    if current is None or before.generation in {0, current.number}:
         return 0
     earlier = [
-        each for each in generation.all_of(now.deployment.root, sink.pipeline, sink.query) if each.number == number
+        each
+        for each in generation.all_of(now.deployment.root, sink.pipeline, sink.query)
+        if each.number == before.generation
     ]
     runs = ledger.runs(earlier[0].paths(now.deployment.root).ledger) if earlier else []
-    return sum(max(0, run.stop - max(run.start, before.get("last", -1) + 1)) for run in runs)
+    return sum(max(0, run.stop - max(run.start, before.last + 1)) for run in runs)
 
 
 def _earliest(deployment: Deployment, sink: CheckedSink, after_ms: int) -> int | None:

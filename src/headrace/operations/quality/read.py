@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any
 
 import pandas as pd
 
@@ -17,26 +16,31 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.quality import read_cassandra
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read_topic import STRANGER, json_row, strangers
-from headrace.operations.quality.rows import frame_of, with_facts
+from headrace.operations.quality.rows import Row, frame_of, with_facts
 from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink
+from headrace.operations.quality.summary import WrongBatch
+from headrace.operations.quality.windows import BatchesStep, StepWindow, TableStep
 from headrace.store import file_sink, ledger, paths, small_files
-
-Rows = list[dict[str, Any]]
 
 
 def frame(
-    deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, check: Check, rows: Rows, found: Sequence[str] | None
+    deployment: Deployment,
+    pipeline: Pipeline,
+    sink: CheckedSink,
+    check: Check,
+    window: StepWindow,
+    rows: list[Row],
+    found: Sequence[str] | None,
 ) -> pd.DataFrame:
-    """Return rows as a frame with all columns that a suite may name. `found` are the columns that the sink has."""
+    """Return the rows of a step's window with all columns that a suite may name. `found` are the columns that the sink has."""
     others = [at for at, _ in strangers(rows)]
     query = pipeline.queries.get(sink.query)
-    window = query.aggregate.window if query and query.aggregate else None
     made = with_facts(
         frame_of(rows, sink, found),
         sink,
-        window,
+        query.aggregate.window if query and query.aggregate else None,
         behind_seconds=check.parameters.get("behind_seconds", 0.0),
-        now_ms=time.time_ns() // 1_000_000 if check.window["kind"] == "table" else int(check.parameters["now_ms"]),
+        now_ms=time.time_ns() // 1_000_000 if isinstance(window, TableStep) else int(check.parameters["now_ms"]),
     )
     if others:
         errors = made.loc[others, SCHEMA_ERROR]
@@ -44,12 +48,12 @@ def frame(
     return read_cassandra.with_references(deployment.bindings, pipeline, sink, made, check.references)
 
 
-def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def read_files(root: str, sink: CheckedSink, window: BatchesStep) -> Iterator[Row]:
     """Yield the rows of finished batches with `_batch` and `_line` (file and line), never of a batch that is being written."""
-    chosen = paths.generation_paths(root, sink.pipeline, sink.query, window["generation"])
+    chosen = paths.generation_paths(root, sink.pipeline, sink.query, window.generation)
     fs, _ = small_files.locate(chosen.files)
     for directory in file_sink.valid(file_sink.complete(chosen.files)):
-        if directory.last < window["first"] or directory.first > window["last"]:
+        if directory.last < window.first or directory.first > window.last:
             continue
         batches = _batches(directory, chosen.ledger)
         for path in sorted(fs.glob(f"{small_files.locate(directory.path)[1]}/part-*")):
@@ -57,7 +61,7 @@ def read_files(root: str, sink: CheckedSink, window: Mapping[str, Any]) -> Itera
             part = path.rpartition("/")[2][:10]  # part-00000; the rest of the name is random
             for number, line in enumerate(lines):
                 batch = next(batches)
-                if window["first"] <= batch <= window["last"]:
+                if window.first <= batch <= window.last:
                     yield json_row(line) | {"_batch": batch, "_line": f"{part}:{number}"}
 
 
@@ -71,7 +75,7 @@ def _batches(directory: file_sink.Directory, folder: str) -> Iterator[int]:
     yield from repeat(directory.last)
 
 
-def read_archive(root: str, sink: CheckedSink, spans: Mapping[str, Sequence[int]]) -> tuple[Rows, list[str]]:
+def read_archive(root: str, sink: CheckedSink, spans: Mapping[str, Sequence[int]]) -> tuple[list[Row], list[str]]:
     """Return the archive's rows in offset ranges (partition -> [start, end)), and the names of the table's columns."""
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan, Or
 
@@ -95,18 +99,17 @@ def read_archive(root: str, sink: CheckedSink, spans: Mapping[str, Sequence[int]
     return loaded.scan(row_filter=row_filter, selected_fields=tuple(shown)).to_arrow().to_pylist(), columns
 
 
-def missing_batches(window: Mapping[str, Any], frame: pd.DataFrame, limit: int = 20) -> list[dict[str, int]]:
-    """Return the batches of a window whose row count differs from the ledger: batch, expected, found.
+def wrong_batches(window: StepWindow, frame: pd.DataFrame, limit: int = 20) -> list[WrongBatch]:
+    """Return the batches of a window whose row count differs from the ledger.
 
     A topic may contain copies from a batch that ran twice: there only a smaller count is wrong.
     """
-    if window["kind"] != "batches" or "_batch" not in frame:
+    if not isinstance(window, BatchesStep) or "_batch" not in frame:
         return []
     copies = frame.get("_copies", pd.Series(1, index=frame.index))
     rows_of = copies.groupby(frame["_batch"]).sum().to_dict()
-    wrong = []
-    for batch, expected in window["rows_out"].items():
-        present = int(rows_of.get(int(batch), 0))
-        if present < expected or (present > expected and "_copies" not in frame):
-            wrong.append({"batch": int(batch), "expected": expected, "found": present})
+    counts = [WrongBatch(int(batch), rows, int(rows_of.get(int(batch), 0))) for batch, rows in window.rows_out.items()]
+    wrong = [
+        each for each in counts if each.found < each.expected or (each.found > each.expected and "_copies" not in frame)
+    ]
     return wrong[:limit]

@@ -22,14 +22,13 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
+from headrace.operations.quality.rows import Row
 from headrace.operations.quality.sinks import WINDOW_START, CheckedSink, parts_query, totals_query
 
 CONCURRENCY = 16
 PAGE_ROWS = 5_000
 # Murmur3Partitioner: no row has this token. It marks the beginning of the ring.
 FIRST_TOKEN = -(2**63)
-
-Rows = list[dict[str, Any]]
 
 
 def is_empty(bindings: Path, sink: CheckedSink) -> bool:
@@ -58,13 +57,15 @@ def earliest_window(bindings: Path, sink: CheckedSink, after_ms: int) -> int | N
         return min((start for start in starts if start >= after_ms), default=None)
 
 
-def windows(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) -> Rows:
+def windows(session: Session, place: tuple[str, ...], starts_ms: Iterable[int]) -> list[Row]:
     """Return the rows of the windows that start at these times (milliseconds since 1970)."""
     select = _prepare(session, f'SELECT * FROM {quoted(*place)} WHERE "{WINDOW_START}" = ?')  # noqa: S608 - quoted names
     return _all(session, select, [(datetime.fromtimestamp(start / 1000, UTC),) for start in starts_ms])
 
 
-def portions(session: Session, sink: CheckedSink, after: int | None, size: int) -> Iterator[tuple[Rows, int | None]]:
+def portions(
+    session: Session, sink: CheckedSink, after: int | None, size: int
+) -> Iterator[tuple[list[Row], int | None]]:
     """Yield (rows, token) of a table in the order of its tokens, after the token `after` (None: from the start).
 
     A portion has at least `size` rows and never splits a partition. `token` is its last token, None at the table's end.
@@ -76,9 +77,9 @@ def portions(session: Session, sink: CheckedSink, after: int | None, size: int) 
     yield from cut(session.execute(select, (FIRST_TOKEN if after is None else after,)), size)
 
 
-def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[Rows, int | None]]:
+def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[list[Row], int | None]]:
     """Split rows in token order into portions that never split a token."""
-    portion: Rows = []
+    portion: list[Row] = []
     last: int | None = None
     for each in rows:
         row = each._asdict()
@@ -174,9 +175,9 @@ def _prepare(session: Session, statement: str) -> PreparedStatement:
     return prepared
 
 
-def _all(session: Session, statement: PreparedStatement, values: Sequence[tuple[Any, ...]]) -> Rows:
+def _all(session: Session, statement: PreparedStatement, values: Sequence[tuple[Any, ...]]) -> list[Row]:
     """Run one statement for each tuple of values, CONCURRENCY at a time, and return the rows of all."""
-    rows: Rows = []
+    rows: list[Row] = []
     for _, answer in execute_concurrent_with_args(
         session, statement, values, concurrency=CONCURRENCY, results_generator=True
     ):

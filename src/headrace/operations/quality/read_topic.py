@@ -13,18 +13,18 @@ from headrace.contract import names
 from headrace.operations import topics
 from headrace.operations.quality import bounds
 from headrace.operations.quality.offsets import Offsets
+from headrace.operations.quality.rows import Row
 from headrace.operations.quality.sinks import CheckedSink
-from headrace.operations.quality.windows import Window
+from headrace.operations.quality.windows import BatchesStep
 
-Rows = list[dict[str, Any]]
 Cursor = Mapping[str, int]
 
 STRANGER = "no batch of this query wrote this record"
 
 
 def onward(
-    consumer: Consumer, sink: CheckedSink, window: Window, cursor: Cursor | None, read_to: Cursor | None
-) -> tuple[Rows, dict[str, int], dict[str, int]]:
+    consumer: Consumer, sink: CheckedSink, window: BatchesStep, cursor: Cursor | None, read_to: Cursor | None
+) -> tuple[list[Row], dict[str, int], dict[str, int]]:
     """Return (rows, start, end): the records from the cursor on until the window's batches have all their rows.
 
     Without a cursor it begins at the time of the first batch. If `read_to` is set, every record up to these ends is read, so
@@ -33,18 +33,16 @@ def onward(
     """
     topic = sink.place[0]
     kafka = Offsets(consumer)
-    since_start = {
-        p: start for p, (start, _) in kafka.since(topic, window["began_ms"] - bounds.CLOCKS_APART_MS).items()
-    }
+    since_start = {p: start for p, (start, _) in kafka.since(topic, window.began_ms - bounds.CLOCKS_APART_MS).items()}
     begins = {str(p): first for p, first in kafka.begins(topic).items()}
     start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else since_start[p] for p in begins}
-    late = kafka.since(topic, window["written_ms"] + bounds.CLOCKS_APART_MS)
+    late = kafka.since(topic, window.written_ms + bounds.CLOCKS_APART_MS)
     ends = {p: max(start[p], (read_to or {}).get(p, late[p][0])) for p in begins}
     reached = dict(start)
-    missing = sum(window["rows_out"].values())
+    missing = sum(window.rows_out.values())
     known: set[tuple[int, str]] = set()
     later: set[str] = set()
-    rows: Rows = []
+    rows: list[Row] = []
     if missing <= 0 and read_to is None:
         return rows, start, reached
     for message in topics.between(consumer, topic, {int(p): (start[p], end) for p, end in ends.items()}):
@@ -67,16 +65,16 @@ def onward(
     return rows, start, {p: reached[p] if p in later else end for p, end in ends.items()}
 
 
-def again(consumer: Consumer, sink: CheckedSink, window: Window) -> Rows:
+def again(consumer: Consumer, sink: CheckedSink, window: BatchesStep) -> list[Row]:
     """Return the rows of a window's ranges again, without those that retention has removed."""
     begins = Offsets(consumer).begins(sink.place[0])
-    ranges = {int(p): (max(start, begins[int(p)]), end) for p, (start, end) in window["ranges"].items()}
+    ranges = {int(p): (max(start, begins[int(p)]), end) for p, (start, end) in window.ranges.items()}
     return [
         row for message in topics.between(consumer, sink.place[0], ranges) if (row := own_record(message, sink, window))
     ]
 
 
-def own_record(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> dict[str, Any] | None:  # noqa: ANN401 - a confluent_kafka.Message
+def own_record(message: Any, sink: CheckedSink, window: BatchesStep) -> Row | None:  # noqa: ANN401 - a confluent_kafka.Message
     """Return the row of a record of the window's batches, or of one that no batch of this query wrote; else None.
 
     Records of other batches and generations of the query are left out: other checks read them.
@@ -88,15 +86,15 @@ def own_record(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> di
         named = {"_id": headers.get("headrace.id"), "_batch": None, "_stranger": True}
         return json_row(message.value()) | where | named
     generation, batch = written
-    if generation != window["generation"] or not window["first"] <= batch <= window["last"]:
+    if generation != window.generation or not window.first <= batch <= window.last:
         return None
     return json_row(message.value()) | where | {"_id": headers.get("headrace.id"), "_batch": batch}
 
 
-def _is_later(message: Any, sink: CheckedSink, window: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a confluent_kafka.Message
+def _is_later(message: Any, sink: CheckedSink, window: BatchesStep) -> bool:  # noqa: ANN401 - a confluent_kafka.Message
     """Return whether a batch after the window's last one wrote a record."""
     written = _written_by(_headers(message), sink)
-    return written is not None and written > (window["generation"], window["last"])
+    return written is not None and written > (window.generation, window.last)
 
 
 def _headers(message: Any) -> dict[str, str]:  # noqa: ANN401 - a confluent_kafka.Message
@@ -111,12 +109,12 @@ def _written_by(headers: Mapping[str, str], sink: CheckedSink) -> tuple[int, int
     return (int(number), int(batch)) if ours else None
 
 
-def distinct(rows: Rows) -> Rows:
+def distinct(rows: list[Row]) -> list[Row]:
     """Return the records without copies. `_copies` is their number: an id may appear again, but only with the same content.
 
     A record of another writer is a separate row and is never counted as a copy.
     """
-    first_copies: dict[Any, dict[str, Any]] = {}
+    first_copies: dict[Any, Row] = {}
     for row in rows:
         if "_stranger" in row:
             first_copies[row["_partition"], row["_offset"], STRANGER] = row | {"_copies": 0}
@@ -127,7 +125,7 @@ def distinct(rows: Rows) -> Rows:
     return list(first_copies.values())
 
 
-def json_row(value: bytes | str | None) -> dict[str, Any]:
+def json_row(value: bytes | str | None) -> Row:
     """Return a JSON object with exact numbers. Names that a check adds are not taken from a record."""
     try:
         parsed = json.loads(value or b"null", parse_float=Decimal)
@@ -138,7 +136,7 @@ def json_row(value: bytes | str | None) -> dict[str, Any]:
     return {name.lstrip("_") or "unnamed": each for name, each in parsed.items()}
 
 
-def strangers(rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
+def strangers(rows: list[Row]) -> Iterator[tuple[int, Row]]:
     """Yield position and row of each record that no batch of the query wrote, and take its mark away."""
     for at, row in enumerate(rows):
         if row.pop("_stranger", False):

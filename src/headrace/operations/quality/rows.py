@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import combinations
@@ -22,7 +22,8 @@ from headrace.operations.quality.sinks import (
     CheckedSink,
 )
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+"""Column -> cell, with the columns that a check adds. Cells are as Kafka's JSON, Cassandra or Iceberg give them."""
 
 _INTEGERS = {"int": 2**31, "long": 2**63}
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")

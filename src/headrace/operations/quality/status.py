@@ -16,7 +16,7 @@ MEANING: dict[Status, str] = {
     "STALE": "records wait, and no batch has finished for longer than the pipeline promises",
     "WARNED": "every critical expectation held, and another one did not",
     "PASSED": "every expectation held for the checked rows",
-    "NOTHING": "there was nothing new to look at",
+    "NOTHING": "there was nothing new to check",
 }
 """From the worst to the best for a run of several sinks."""
 

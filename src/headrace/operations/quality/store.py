@@ -9,28 +9,29 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
 from headrace.contract import names
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
-from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
+from headrace.operations.quality import trend
 from headrace.operations.quality.plan import Check
-from headrace.operations.quality.summary import Summary, coverage_words
-from headrace.operations.quality.validate import Outcome
-from headrace.store import paths, small_files, trees
+from headrace.operations.quality.summary import Failure, Report, Summary, coverage_words
+from headrace.operations.quality.validate import CRITICAL, Outcome
+from headrace.store import paths, records, small_files, trees
+from headrace.store.records import Json
 
 SERIES_KEPT = timedelta(days=90)
 QUARANTINE_KEPT = timedelta(days=30)
 # Full reports of one sink that are kept, and so shown in the Data Docs and on the Streams page.
-REPORTS_KEPT = 30
+REPORTS_KEPT = trend.CHECKS_KEPT
 
 RESULTS = Table(
     names.QUALITY_KEYSPACE,
@@ -72,6 +73,38 @@ QUARANTINE = Table(
 )
 
 
+@dataclass(frozen=True)
+class SeriesRow:
+    """One check of the series; `checked_at` in ISO form, the number of failed expectations by severity."""
+
+    sink: str
+    checked_at: str
+    status: str
+    window: str
+    rows: int
+    expectations: int
+    failed: tuple[Failure, ...]
+    critical: int
+    warnings: int
+    seconds: float
+    coverage: str | None
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """A failing row of an expectation; `row_key` and `row` are JSON text, `found_at` in ISO form."""
+
+    sink: str
+    window: str
+    expectation_id: str
+    row_key: str
+    expectation: str
+    severity: str
+    why: str
+    row: str
+    found_at: str
+
+
 def ensure_tables(session: Session) -> None:
     """Create the keyspace and both tables if they are missing: one replica for each node, at most three."""
     keyspace = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
@@ -93,60 +126,68 @@ def _add_columns(session: Session, existing: Container[str]) -> None:
             )
 
 
-def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one row for each failing row of each failed expectation, by the table's columns."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str]) -> list[QuarantinedRow]:
+    """Return one row for each failing row of each failed expectation."""
+    rows: dict[tuple[str, str], QuarantinedRow] = {}
     for outcome in (outcome for outcome in outcomes if not outcome.success):
         for row in outcome.rows:
             row_key = json.dumps([row.get(name) for name in key], ensure_ascii=False)
-            rows[outcome.id, row_key] = {
-                "sink": check.sink,
-                "window": check.window["name"],
-                "expectation_id": outcome.id,
-                "row_key": row_key,
-                "expectation": outcome.text,
-                "severity": outcome.severity,
-                "why": outcome.why,
-                "row": json.dumps(row, ensure_ascii=False, sort_keys=True),
-                "found_at": _utc(check.parameters.get("now_ms", 0)),
-            }
+            rows[outcome.id, row_key] = QuarantinedRow(
+                sink=check.sink,
+                window=check.window.name,
+                expectation_id=outcome.id,
+                row_key=row_key,
+                expectation=outcome.text,
+                severity=outcome.severity,
+                why=outcome.why,
+                row=json.dumps(row, ensure_ascii=False, sort_keys=True),
+                found_at=_utc(check.parameters.get("now_ms", 0)),
+            )
     return list(rows.values())
 
 
-def record(bindings: Path, summary: Summary, quarantined: Sequence[Mapping[str, Any]]) -> None:
+def record(bindings: Path, summary: Summary, quarantined: Sequence[QuarantinedRow]) -> None:
     """Write a check's row of the series and its failing rows; a repeat changes nothing."""
-    critical = sum(each["severity"] == "critical" for each in summary.failed)
-    result = {
-        "sink": summary.sink,
-        "checked_at": _utc(summary.checked_at_ms),
-        "status": summary.status,
-        "window": summary.window["name"],
-        "rows": summary.rows,
-        "expectations": summary.expectations,
-        "failed": json.dumps(summary.failed, ensure_ascii=False),
-        "critical": critical,
-        "warnings": len(summary.failed) - critical,
-        "seconds": summary.seconds,
-        "coverage": coverage_words(summary.coverage),
-    }
+    critical = sum(each.severity == CRITICAL for each in summary.failed)
+    result = SeriesRow(
+        sink=summary.sink,
+        checked_at=_utc(summary.checked_at_ms),
+        status=summary.status,
+        window=summary.window.name,
+        rows=summary.rows,
+        expectations=summary.expectations,
+        failed=summary.failed,
+        critical=critical,
+        warnings=len(summary.failed) - critical,
+        seconds=summary.seconds,
+        coverage=coverage_words(summary.coverage),
+    )
     with cassandra_session(bindings) as session:
         ensure_tables(session)
         _write(session, RESULTS, [result], summary.checked_at_ms * 1000)
         _write(session, QUARANTINE, quarantined, summary.checked_at_ms * 1000)
 
 
-def _write(session: Session, table: Table, rows: Sequence[Mapping[str, Any]], at_micros: int) -> None:
+def _write(session: Session, table: Table, rows: Sequence[SeriesRow | QuarantinedRow], at_micros: int) -> None:
     columns = list(table.columns)
     insert = session.prepare(
         f"INSERT INTO {quoted(table.keyspace, table.name)} ({', '.join(map(quoted, columns))}) "  # noqa: S608 - quoted names
         f"VALUES ({', '.join('?' * len(columns))}) USING TIMESTAMP {at_micros}"
     )
-    execute_concurrent_with_args(session, insert, [[row[name] for name in columns] for row in rows], concurrency=32)
+    cells = [[_cell(row[name], kind) for name, kind in table.columns.items()] for row in map(records.to_json, rows)]
+    execute_concurrent_with_args(session, insert, cells, concurrency=32)
 
 
-def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, list[dict[str, Any]]]:
-    """Return sink -> its newest checks, newest first: checked_at (ISO), status, window, rows, critical, warnings ..."""
-    series: dict[str, list[dict[str, Any]]] = {}
+def _cell(value: object, kind: str) -> object:
+    """Return a JSON value as Cassandra takes it: times as such, lists as JSON text."""
+    if kind == "timestamp":
+        return datetime.fromisoformat(str(value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+
+def series(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, list[SeriesRow]]:
+    """Return sink -> its newest checks, newest first."""
+    found: dict[str, list[SeriesRow]] = {}
     with cassandra_session(bindings) as session:
         ensure_tables(session)
         select = session.prepare(
@@ -154,37 +195,40 @@ def trend(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, li
             "ORDER BY checked_at DESC LIMIT ?"
         )
         for sink in sinks:
-            rows = [row._asdict() for row in session.execute(select, (sink, limit))]
-            series[sink] = [
-                row | {"checked_at": _iso(row["checked_at"]), "failed": json.loads(row["failed"])} for row in rows
+            found[sink] = [
+                records.from_json(
+                    SeriesRow,
+                    row._asdict() | {"checked_at": _iso(row.checked_at), "failed": json.loads(row.failed)},
+                )
+                for row in session.execute(select, (sink, limit))
             ]
-    return series
+    return found
 
 
-def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> list[dict[str, Any]]:
-    """Return the failing rows that a check of this window found; `row` and `row_key` are JSON text."""
+def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> list[QuarantinedRow]:
+    """Return the failing rows that a check of this window found."""
     with cassandra_session(bindings) as session:
         ensure_tables(session)
         select = session.prepare(
             f"SELECT * FROM {quoted(QUARANTINE.keyspace, QUARANTINE.name)} "  # noqa: S608 - quoted names
             "WHERE sink = ? AND window = ? LIMIT ?"
         )
-        rows = [row._asdict() for row in session.execute(select, (sink, window, limit))]
-    return [row | {"found_at": _iso(row["found_at"])} for row in rows]
+        rows = session.execute(select, (sink, window, limit))
+        return [QuarantinedRow(**row._asdict() | {"found_at": _iso(row.found_at)}) for row in rows]
 
 
-def write_report(root: str, summary: Summary, result: Mapping[str, Any] | None) -> None:
+def write_report(root: str, summary: Summary, result: Json | None) -> None:
     """Write the trend's file, the full report if there is one, then the newest summary of the sink.
 
     Reports beyond the newest REPORTS_KEPT are removed.
     """
-    _remember(root, summary)
+    trend.remember(root, summary)
     if result is not None:
-        small_files.write_json(summary.report, {"summary": summary.to_json_dict(), "result": result})
+        records.write(summary.report, Report(summary, result))
         folder = paths.quality_results(root, summary.sink)
         for name in small_files.list_names(folder)[:-REPORTS_KEPT]:
             trees.remove_file(f"{folder}/{name}")
-    small_files.write_json(paths.quality_latest(root, summary.sink), summary.to_json_dict())
+    records.write(paths.quality_latest(root, summary.sink), summary)
 
 
 def write_unread(deployment: Deployment, summary: Summary) -> None:
@@ -203,49 +247,12 @@ def write_unread(deployment: Deployment, summary: Summary) -> None:
 def report_path(root: str, check: Check) -> str:
     """Return the file of a check's report, named by time and window, so that a retry overwrites it."""
     at = f"{int(check.parameters.get('now_ms', 0)):015d}"
-    window = re.sub(r"[^0-9A-Za-z]+", "-", check.window["name"])
+    window = re.sub(r"[^0-9A-Za-z]+", "-", check.window.name)
     return f"{paths.quality_results(root, check.sink)}/{at}-{window}.json"
 
 
-def _remember(root: str, summary: Summary) -> None:
-    """Add a check to the trend file, which the Streams page reads instead of Cassandra: newest first, at most REPORTS_KEPT.
-
-    If two checks of one sink end at the same moment, the file may have only one of them. The series in Cassandra has both.
-    """
-    path = paths.quality_trend(root, summary.sink)
-    entry = {
-        "checked_at_ms": summary.checked_at_ms,
-        "status": summary.status,
-        "window": summary.window["name"],
-        "rows": summary.rows,
-        "failed": failed_words(summary.to_json_dict()),
-        "coverage": coverage_words(summary.coverage),
-        "reason": str(summary.window.get("reason", "")),
-        "report": bool(summary.report),
-    }
-    try:
-        known = {(each["checked_at_ms"], each["window"]): each for each in small_files.read_json(path) or []}
-    except (HeadraceError, LookupError, TypeError):  # no check fails because of its display
-        known = {}
-    newest = max(known, default=None)
-    if newest and known[newest]["status"] == entry["status"] == "NOTHING":
-        del known[newest]  # a quiet sink does not push out earlier results
-    known[entry["checked_at_ms"], entry["window"]] = entry
-    small_files.write_json(path, [known[key] for key in sorted(known, reverse=True)][:REPORTS_KEPT])
-
-
-def failed_words(summary: Mapping[str, Any]) -> list[str]:
-    """Return the failed expectations, and the open findings of earlier checks, as texts."""
-    failed = [
-        f"{each['expectation']} ({'accepted by ' + each['accepted']['by'] if each.get('accepted') else each['severity']})"
-        for each in summary["failed"]
-    ]
-    name = summary["window"]["name"]
-    return failed + [f"open: {each['window']['name']}" for each in summary["open"] if each["window"]["name"] != name]
-
-
-def _utc(milliseconds: float) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def _utc(milliseconds: float) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
 def _iso(moment: datetime) -> str:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from headrace.contract import checked_sinks
 from headrace.contract.cassandra import directory_columns
@@ -36,9 +35,10 @@ from headrace.contract.model import CassandraSink, EventTime, KafkaSink, Pipelin
 from headrace.contract.model_quality import Expectation, columns_of
 from headrace.errors import HeadraceError
 from headrace.operations.quality.sinks import stages_of
+from headrace.store import records
+from headrace.store.records import Json
 
 FOLDER = "expectations"
-Suite = dict[str, Any]
 
 _NAMESPACE = uuid.UUID("6f1f0a5e-6a0b-5d43-9d0f-2a3f0b7f1c55")
 # What an archive table has besides the columns that a check reads.
@@ -47,11 +47,33 @@ _ROWS_WRITTEN = "The ledger's rows of these batches: a row is lost or there twic
 
 
 @dataclass(frozen=True)
+class SuiteExpectation:
+    """One expectation of a suite. `kwargs` are the arguments of Great Expectations; `meta` says `why` it is there."""
+
+    id: str
+    type: str
+    kwargs: Json
+    severity: str
+    meta: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as Great Expectations takes it."""
+
+    name: str
+    id: str
+    expectations: tuple[SuiteExpectation, ...]
+    meta: dict[str, str] = field(default_factory=dict)
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """One expectation before it has an id."""
 
     type: str
-    arguments: dict[str, Any]
+    arguments: Json
     why: str
     severity: str = "critical"
 
@@ -80,25 +102,15 @@ def _suite(name: str, derived: Iterable[_Wanted], declared: Iterable[_Wanted]) -
     own = list(declared)
     replaced = {each.place for each in own if each.place[1]}
     kept = [each for each in derived if each.place not in replaced]
-    return {
-        "name": name,
-        "id": str(uuid.uuid5(_NAMESPACE, name)),
-        "expectations": [_with_id(name, each) for each in (*kept, *own)],
-        "meta": {},
-        "notes": None,
-    }
+    expectations = tuple(_with_id(name, each) for each in (*kept, *own))
+    return Suite(name, str(uuid.uuid5(_NAMESPACE, name)), expectations)
 
 
-def _with_id(suite: str, wanted: _Wanted) -> dict[str, Any]:
+def _with_id(suite: str, wanted: _Wanted) -> SuiteExpectation:
     """Return an expectation. Its id follows from suite, type and arguments: a finding names what it broke by it."""
     said = f"{suite} {wanted.type} {json.dumps(wanted.arguments, sort_keys=True)}"
-    return {
-        "id": str(uuid.uuid5(_NAMESPACE, said)),
-        "type": wanted.type,
-        "kwargs": wanted.arguments,
-        "severity": wanted.severity,
-        "meta": {"why": wanted.why},
-    }
+    expectation_id = str(uuid.uuid5(_NAMESPACE, said))
+    return SuiteExpectation(expectation_id, wanted.type, wanted.arguments, wanted.severity, {"why": wanted.why})
 
 
 def _declared(sink: CheckedSink) -> list[_Wanted]:
@@ -298,11 +310,7 @@ def _sum_of_parts(query: Query, parts: str, name: str) -> _Wanted:
     A short window closes before the long ones that begin with it. A row that is late for the first and not for the second
     is in the sum of one only, and no check can see which: reconciliation does, which reads the archive.
     """
-    arguments: dict[str, Any] = {
-        "column_A": name,
-        "column_B": f"_{parts}_{name}",
-        "ignore_row_if": "either_value_is_missing",
-    }
+    arguments: Json = {"column_A": name, "column_B": f"_{parts}_{name}", "ignore_row_if": "either_value_is_missing"}
     why = f"A window is the sum of the windows of {parts} inside it."
     if query.late == "drop":
         arguments["mostly"] = 0.9
@@ -346,9 +354,9 @@ def _stage_suite(pipeline: Pipeline, name: str, dimension: str) -> Suite:
     return _suite(name, derived, map(_as_wanted, spec.quality))
 
 
-def text(suite: Mapping[str, Any]) -> str:
+def text(suite: Suite) -> str:
     """Return the content of a suite's file."""
-    return json.dumps(suite, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(records.to_json(suite), indent=2, ensure_ascii=False) + "\n"
 
 
 def render(project: Path) -> None:

@@ -10,6 +10,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import HeadraceError
+from headrace.operations.quality.suites import Suite
+from headrace.store import records
+from headrace.store.records import Json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +37,7 @@ class Outcome:
     percent: float = 0.0
     observed: Any = None
     error: str = ""
-    rows: tuple[dict[str, Any], ...] = ()
+    rows: tuple[Json, ...] = ()
 
     @property
     def text(self) -> str:
@@ -43,9 +46,9 @@ class Outcome:
 
 
 def validate(
-    suite: Mapping[str, Any], frame: pd.DataFrame, key: Sequence[str], parameters: Mapping[str, float]
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """Return one outcome for each expectation, and Great Expectations' own result as plain JSON values.
+    suite: Suite, frame: pd.DataFrame, key: Sequence[str], parameters: Mapping[str, float]
+) -> tuple[list[Outcome], Json]:
+    """Return one outcome for each expectation, and Great Expectations' own result in its JSON.
 
     `key` identifies a row; `parameters` are the values of the suite's $PARAMETERs. An expectation that cannot be evaluated (its
     column is missing) has failed, and `error` says why. Raises HeadraceError for a suite that Great Expectations does not accept
@@ -58,19 +61,19 @@ def validate(
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("frames").add_dataframe_asset(suite["name"])
+    asset = context.data_sources.add_pandas("frames").add_dataframe_asset(suite.name)
     batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": frame})
     try:
-        loaded = ExpectationSuite(**dict(suite))
+        loaded = ExpectationSuite(**records.to_json(suite))
     except (GreatExpectationsError, TypeError, ValueError) as error:
         raise HeadraceError(
-            f"The suite {suite['name']} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
+            f"The suite {suite.name} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
         ) from error
     kept = {each.id for each in loaded.expectations}  # Great Expectations logs unknown types and continues without them
-    lost = [each["type"] for each in suite["expectations"] if each["id"] not in kept]
+    lost = [each.type for each in suite.expectations if each.id not in kept]
     if lost:
         raise HeadraceError(
-            f"The suite {suite['name']} is not valid: Great Expectations does not accept {', '.join(lost)}. Correct the name "
+            f"The suite {suite.name} is not valid: Great Expectations does not accept {', '.join(lost)}. Correct the name "
             "or the arguments below `quality:` in the pipeline file."
         )
     try:  # not added to the context, which would give its expectations new ids
@@ -79,7 +82,7 @@ def validate(
         )
     except SuiteParameterError as error:
         raise HeadraceError(
-            f"The suite {suite['name']} uses an unknown parameter ({_first_line(error)}). Known parameters: "
+            f"The suite {suite.name} uses an unknown parameter ({_first_line(error)}). Known parameters: "
             f"{', '.join(sorted(parameters))}. Correct `quality:` in the pipeline file."
         ) from error
     outcomes = [_outcome(each, frame, key) for each in result.results]
@@ -121,7 +124,7 @@ def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:300]
 
 
-def _without_lists(result: dict[str, Any]) -> dict[str, Any]:
+def _without_lists(result: Json) -> Json:
     """Return the result without the lists of all rows. Its partial lists of 20 rows stay, so the report is small."""
     for each in result.get("results", []):
         for name in ("unexpected_list", "unexpected_index_list", "unexpected_index_query"):

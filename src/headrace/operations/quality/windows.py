@@ -1,21 +1,174 @@
-"""The part of a sink that one check reads: the oldest closed windows or finished batches, and the number of those left."""
+"""The part of a sink that one check reads, its window: planned, read in steps, and in the result as far as it was read.
+
+The planned window is the oldest closed windows or finished batches, and the number of those left. `name` is what the quarantine
+calls a window, `kind` tells the types apart in JSON. Times are milliseconds since 1970.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from headrace.operations.quality import bounds
-from headrace.store import ledger
+from headrace.operations.quality.position import Tally
+from headrace.store import ledger, records
 
-Window = dict[str, Any]
+Ranges = dict[str, list[int]]
+"""Partition (text, as JSON has it) -> [start, end) of offsets."""
 
 
-def nothing(reason: str) -> Window:
+@dataclass(frozen=True)
+class _Window:
+    """What every window has. `reason` says why nothing, or no more, was read; `since_ms` is where a person lets a check begin."""
+
+    kind: str = ""
+    name: str = ""
+    reason: str = records.optional("")
+    sums: Tally | None = records.optional()
+    since_ms: int | None = records.optional()
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Batches that a check passes over: retention may have removed their rows."""
+
+    batches: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class _OfBatches(_Window):
+    """What a window of batches has, also if no batch is new.
+
+    `left`: batches and rows for the next check. `expired` counts batches that are passed over, `passed` is the last of them;
+    `replaced` counts those of an earlier generation. Of a topic: `cursor`, where the last check ended, and `ends`, up to where
+    this one reads.
+    """
+
+    generation: int = records.optional(0)
+    left: dict[str, int] = records.optional(factory=dict)
+    expired: Passed | None = records.optional()
+    passed: int = records.optional(-1)
+    replaced: int = records.optional(0)
+    cursor: dict[str, int] | None = records.optional()
+    ends: dict[str, int] | None = records.optional()
+
+
+@dataclass(frozen=True)
+class Nothing(_OfBatches):
+    """There is nothing to read."""
+
+    kind: str = "nothing"
+
+
+@dataclass(frozen=True)
+class Unreadable(_Window):
+    """The sink cannot be read."""
+
+    kind: str = "unreadable"
+    name: str = "not checked"
+
+
+@dataclass(frozen=True)
+class Batches(_OfBatches):
+    """Finished batches of a generation. `offsets` are the ranges that were read."""
+
+    kind: str = "batches"
+    first: int = 0
+    last: int = 0
+    batches: int = 0
+    rows: int = 0
+    offsets: Ranges = records.optional(factory=dict)
+
+
+@dataclass(frozen=True)
+class Closed(_Window):
+    """Closed windows, by their starts. `left`: windows for the next check."""
+
+    kind: str = "closed"
+    starts_ms: tuple[int, ...] = records.optional(())
+    until_ms: int = 0
+    size_ms: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table(_Window):
+    """A table in the order of its tokens, after `token` (None: from the start)."""
+
+    kind: str = "table"
+    at_ms: int = 0
+    token: int | None = None
+
+
+@dataclass(frozen=True)
+class StageVersion(_Window):
+    """A version of a dimension in its stage."""
+
+    kind: str = "stage"
+    version: str = ""
+
+
+Window = Nothing | Unreadable | Batches | Closed | Table | StageVersion
+
+
+@dataclass(frozen=True)
+class BatchesStep:
+    """Consecutive batches that one step reads: `count` of them, `rows_out` by batch.
+
+    `spans` are the source offsets that they took, `ranges` the offsets of a sink's topic that were read.
+    """
+
+    kind: str = "batches"
+    name: str = ""
+    generation: int = 0
+    first: int = 0
+    last: int = 0
+    count: int = 0
+    began_ms: int = 0
+    written_ms: int = 0
+    rows_out: dict[str, int] = field(default_factory=dict)
+    spans: Ranges = field(default_factory=dict)
+    ranges: Ranges = records.optional(factory=dict)
+
+
+@dataclass(frozen=True)
+class ClosedStep:
+    """Closed windows that one step reads."""
+
+    kind: str = "closed"
+    name: str = ""
+    starts_ms: tuple[int, ...] = ()
+    until_ms: int = 0
+
+
+@dataclass(frozen=True)
+class TableStep:
+    """A portion of a table up to `token` (None: its end)."""
+
+    kind: str = "table"
+    name: str = ""
+    token: int | None = None
+
+
+StepWindow = BatchesStep | ClosedStep | TableStep
+
+
+def nothing(reason: str) -> Nothing:
     """Return the window of a check that has nothing to read."""
-    return {"kind": "nothing", "name": "nothing", "reason": reason}
+    return Nothing(name="nothing", reason=reason)
+
+
+def batches_name(generation: int, first: int, last: int) -> str:
+    """Return the name of a window of batches."""
+    return f"generation {generation} batches {first} to {last}"
+
+
+def windows_name(first_ms: int, until_ms: int) -> str:
+    """Return the name of a window of closed windows."""
+    return f"windows {iso(first_ms)} to {iso(until_ms)}"
 
 
 class Grid(NamedTuple):
@@ -26,7 +179,7 @@ class Grid(NamedTuple):
     offset: int = 0
 
 
-def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Window:
+def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Nothing | Closed:
     """Return the window starts (milliseconds) of windows that ended at or before the watermark and after `since_ms`.
 
     Only the oldest CHECK_WINDOWS are returned; `left` counts the others. The newest finished batch's watermark closes them: the
@@ -42,24 +195,22 @@ def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Windo
         return nothing("no window has closed since the last check")
     taken = starts[: bounds.CHECK_WINDOWS]
     until = taken[-1] + size_ms
-    return {
-        "kind": "closed",
-        "name": f"windows {iso(taken[0])} to {iso(until)}",
-        "starts_ms": list(taken),
-        "until_ms": until,
-        "size_ms": size_ms,
-        "left": {"windows": len(starts) - len(taken)},
-    }
+    left = {"windows": len(starts) - len(taken)}
+    return Closed(
+        name=windows_name(taken[0], until), starts_ms=tuple(taken), until_ms=until, size_ms=size_ms, left=left
+    )
 
 
-def finished_batches(records: Iterable[ledger.Record], since_ms: int = 0, gone_ms: int = 0) -> Window:
-    """Return the window of the oldest finished batches that one check reads: first, last, batches, rows.
+def finished_batches(
+    generation: int, batches: Iterable[ledger.Record], since_ms: int = 0, gone_ms: int = 0
+) -> Nothing | Batches:
+    """Return the window of a generation's oldest finished batches that one check reads.
 
     At most CHECK_ROWS rows and CHECK_BATCHES batches, but at least one batch; `left` counts the later ones. Batches written
     before `since_ms` are skipped. Those written before `gone_ms` are counted in `expired`: retention may have removed their rows.
     """
     taken, left, expired = _Count(), _Count(), _Count()
-    for record in records:
+    for record in batches:
         if record["written_ms"] < since_ms:
             continue
         if record["written_ms"] < gone_ms:
@@ -68,14 +219,25 @@ def finished_batches(records: Iterable[ledger.Record], since_ms: int = 0, gone_m
             left.add(record)
         else:
             taken.add(record)
-    window: Window = {"left": {"batches": left.batches, "rows": left.rows}}
-    if expired.batches:
-        window |= {"expired": {"batches": expired.batches, "rows": expired.rows}, "passed": expired.last}
-    if not taken.batches:
-        return nothing("no batch has finished since the last check") | window
-    return {
-        "kind": "batches", "first": taken.first, "last": taken.last, "batches": taken.batches, "rows": taken.rows
-    } | window  # fmt: skip
+    window = Batches(
+        generation=generation,
+        name=batches_name(generation, taken.first, taken.last),
+        first=taken.first,
+        last=taken.last,
+        batches=taken.batches,
+        rows=taken.rows,
+    )
+    chosen = (
+        window
+        if taken.batches
+        else replace(nothing("no batch has finished since the last check"), generation=generation)
+    )
+    return replace(
+        chosen,
+        left={"batches": left.batches, "rows": left.rows},
+        expired=Passed(expired.batches, expired.rows) if expired.batches else None,
+        passed=expired.last,
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The plain functions that DAGs and the command line call. Values between them are plain JSON.
+"""The functions that the tasks of the DAG `quality` and the command line call.
 
 `plan_checks` fixes windows, batches and offsets. `run_checks` reads, validates and keeps the results: a finding and an unreadable
 sink are results, not errors. `gate` raises HeadraceError for one sink whose gate is closed. `act` pauses a pipeline whose file
@@ -8,18 +8,24 @@ declares it. Only one process runs `build_docs`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control
 from headrace.operations.lineage import run_events
 from headrace.operations.quality import bounds, findings, plan
 from headrace.operations.quality.faults import words
+from headrace.operations.quality.findings import ClosedFinding
+from headrace.operations.quality.plan import Check
 from headrace.operations.quality.sinks import sinks_of, suites_of
 from headrace.operations.quality.suites import suites
-from headrace.operations.quality.summary import gate, is_good
+from headrace.operations.quality.summary import Summary, gate, is_good
+
+if TYPE_CHECKING:
+    from headrace.operations.quality.store import SeriesRow
 
 __all__ = [
     "accept",
@@ -56,8 +62,8 @@ def require_suite(deployment: Deployment, name: str) -> None:
         raise HeadraceError(f"Unknown sink or stage {name!r}. Known sinks and stages: {', '.join(sorted(known))}.")
 
 
-def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[dict[str, Any]]:
-    """Return the planned check of each sink of a pipeline, as plain JSON values (see `plan.Check`).
+def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None = None) -> list[Check]:
+    """Return the planned check of each sink of a pipeline.
 
     A sink whose check cannot be planned gets an `unreadable` check with the reason. A pipeline whose file does not load gets one
     such check in its name.
@@ -65,57 +71,48 @@ def plan_checks(deployment: Deployment, pipeline: str, *, since_ms: int | None =
     try:
         one = deployment.pipeline(pipeline)
     except HeadraceError as fault:
-        return [plan.unreadable(pipeline, pipeline, "", str(fault)).to_json_dict()]
+        return [plan.unreadable(pipeline, pipeline, "", str(fault))]
     try:
-        checks = plan.plan(deployment, one, since_ms=since_ms)
+        return plan.plan(deployment, one, since_ms=since_ms)
     except Exception as error:  # a pipeline's fault is its own result
-        checks = [plan.unreadable(sink.name, pipeline, sink.query, words(error)) for sink in sinks_of(one)]
-    return [check.to_json_dict() for check in checks]
+        return [plan.unreadable(sink.name, pipeline, sink.query, words(error)) for sink in sinks_of(one)]
 
 
 def run_checks(
     deployment: Deployment,
     pipeline: str,
-    checks: Sequence[Mapping[str, Any]],
+    checks: Sequence[Check],
     report: Progress | None = None,
     seconds: float = bounds.CHECK_SECONDS,
-) -> list[dict[str, Any]]:
-    """Carry out checks of one pipeline in this process and return their summaries (see `summary.Summary`).
+) -> list[Summary]:
+    """Carry out checks of one pipeline in this process and return their summaries.
 
     Findings and unreadable sinks are results, not errors: `gate` raises for them. No check begins a further step after its even
     share of `seconds`; the next run reads the rest. Great Expectations is imported once for all checks.
     """
-    from headrace.operations.quality import look
+    from headrace.operations.quality.checks import run_check, unreadable
 
-    if [check["sink"] for check in checks] == [pipeline]:  # its file does not load
-        only = plan.Check(**checks[0])
-        return [look.unreadable(only, only.window["reason"]).to_json_dict()]
+    if [check.sink for check in checks] == [pipeline]:  # its file does not load
+        return [unreadable(checks[0], checks[0].window.reason)]
     one, began = deployment.pipeline(pipeline), time.monotonic()
-    summaries: list[dict[str, Any]] = []
+    summaries: list[Summary] = []
     with run_events.checking(deployment, one, summaries):
         for done, check in enumerate(checks):
             until = began + seconds * (done + 1) / len(checks)
-            summaries.append(look.look(deployment, one, plan.Check(**check), until))
+            summaries.append(run_check(deployment, one, check, until))
             if report:
-                report(str(check["sink"]), (done + 1) / len(checks))
+                report(check.sink, (done + 1) / len(checks))
     return summaries
 
 
-def complete(
-    deployment: Deployment, chosen: Sequence[str], found: Sequence[Sequence[Mapping[str, Any]]]
-) -> list[dict[str, Any]]:
+def complete(deployment: Deployment, chosen: Sequence[str], found: Sequence[Summary]) -> list[Summary]:
     """Return the summaries of all sinks of the chosen pipelines. A sink whose task died is UNREADABLE."""
-    from headrace.operations.quality import look
+    from headrace.operations.quality.checks import unreadable
 
-    summaries = [dict(summary) for each in found for summary in each]
-    checked = {summary["pipeline"] for summary in summaries}
-    for name in chosen:
-        if name in checked:
-            continue
-        reason = "the task that plans or runs its checks failed: see the log of plan_checks and run_checks"
-        checks = [plan.unreadable(sink, name, "", reason) for sink in _sinks_or_self(deployment, name)]
-        summaries += [look.unreadable(check, reason).to_json_dict() for check in checks]
-    return summaries
+    reason = "the task that plans or runs its checks failed: see the log of plan_checks and run_checks"
+    missing = set(chosen) - {summary.pipeline for summary in found}
+    sinks = [(sink, name) for name in chosen if name in missing for sink in _sinks_or_self(deployment, name)]
+    return [*found, *(unreadable(plan.unreadable(sink, name, "", reason), reason) for sink, name in sinks)]
 
 
 def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
@@ -125,30 +122,26 @@ def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
         return [pipeline]
 
 
-def act(deployment: Deployment, summaries: Sequence[Mapping[str, Any]], *, by: str) -> list[str]:
+def act(deployment: Deployment, summaries: Sequence[Summary], *, by: str) -> list[str]:
     """Pause the pipelines with a failed critical expectation whose file says `quality: {on_critical: pause}`.
 
     Returns the names of the paused pipelines. The reason names the sinks; `headrace stream resume` resumes a stream.
     """
     paused = []
     pipelines = deployment.pipelines()
-    broken = [each for each in summaries if _breaks_now(each)]
-    for name in dict.fromkeys(str(each["pipeline"]) for each in broken):
+    # An older finding does not pause a resumed stream again.
+    broken = [each for each in summaries if any(failure.closes_gate for failure in each.failed)]
+    for name in dict.fromkeys(each.pipeline for each in broken):
         if name not in pipelines or pipelines[name].quality.on_critical != "pause":
             continue
-        sinks = [each["sink"] for each in broken if each["pipeline"] == name]
+        sinks = [each.sink for each in broken if each.pipeline == name]
         reason = f"critical expectations failed for {', '.join(sinks)}: see `headrace quality show {sinks[0]}`"
         control.pause(deployment.launcher(), name, by=by, reason=reason)
         paused.append(name)
     return paused
 
 
-def _breaks_now(summary: Mapping[str, Any]) -> bool:
-    """Return whether this check itself has a critical failure: an older finding does not pause a resumed stream again."""
-    return any(each["severity"] == "critical" and not each.get("accepted") for each in summary["failed"])
-
-
-def accept(deployment: Deployment, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[dict[str, Any]]:
+def accept(deployment: Deployment, sink: str, ids: Sequence[str], *, by: str, reason: str) -> list[ClosedFinding]:
     """Accept open critical findings of a sink and return them: the next check opens its gate. Raises HeadraceError."""
     require_suite(deployment, sink)
     return findings.accept(deployment.root, sink, ids, by=by, reason=reason)
@@ -162,12 +155,12 @@ def build_docs(deployment: Deployment) -> str:
     return docs.build(deployment.root, [suite for each in pipelines for suite in suites(each).values()])
 
 
-def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[Any]]:
-    """Return sink -> its newest checks, newest first, as plain JSON values."""
+def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[SeriesRow]]:
+    """Return sink -> its newest checks, newest first."""
     from headrace.operations.quality import store
 
-    return store.trend(deployment.bindings, sinks or suite_names(deployment), limit)
+    return store.series(deployment.bindings, sinks or suite_names(deployment), limit)
 
 
-def _pipelines(deployment: Deployment, name: str | None) -> list[Any]:
+def _pipelines(deployment: Deployment, name: str | None) -> list[Pipeline]:
     return [deployment.pipeline(name)] if name is not None else list(deployment.pipelines().values())

@@ -1,4 +1,4 @@
-"""Whole checks without servers: a JSON file sink and its ledger are real; Kafka's ends are told, Cassandra takes nothing."""
+"""Complete checks without servers: a JSON file sink and its ledger are real; Kafka's ends are given, Cassandra takes nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import compact
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
-from headrace.operations.quality import bounds, duty, findings, look, plan, position, steps, store
+from headrace.operations.quality import bounds, checks, findings, plan, position, steps, store, tasks, trend
+from headrace.operations.quality.position import Position
 from headrace.operations.quality.status import EXIT_CODES
-from headrace.operations.quality.summary import coverage_words
+from headrace.operations.quality.suites import Suite
+from headrace.operations.quality.summary import Summary, coverage_words
 from headrace.operations.quality.validate import Outcome
 from headrace.operations.quality.windows import nothing
 from headrace.orchestration import page_quality
-from headrace.store import generation, ledger, paths, small_files
+from headrace.store import generation, ledger, paths, records
 from headrace.store.checkpoint_log import BatchRange
 from headrace.store.generation import Generation
 from tests.cli.conftest import use
@@ -38,7 +40,7 @@ NOW_MS = 1_800_000_000_000
 
 
 def judged(
-    suite: dict[str, Any], frame: pd.DataFrame, key: tuple[str, ...], parameters: dict[str, float]
+    suite: Suite, frame: pd.DataFrame, key: tuple[str, ...], parameters: dict[str, float]
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Judge as Great Expectations would (`test_planted_faults`), two expectations only and without its 10 s."""
     del key
@@ -47,13 +49,20 @@ def judged(
         "table_row_count_to_equal()": [] if len(frame) == parameters["rows_out"] else [len(frame)],
     }
     outcomes, results = [], []
-    for each in suite["expectations"]:
-        columns = (each["kwargs"]["column"],) if "column" in each["kwargs"] else ()
-        made = Outcome(each["id"], each["type"], columns, each["severity"], each["meta"]["why"], True)
+    for each in suite.expectations:
+        columns = (each.kwargs["column"],) if "column" in each.kwargs else ()
+        made = Outcome(each.id, each.type, columns, each.severity, each.meta["why"], True)
         wrong = wanted.get(made.text, [])
         outcomes.append(replace(made, success=not wrong, unexpected=len(wrong)))
-        results.append({"success": not wrong, "expectation_config": {"id": each["id"]}})
+        results.append({"success": not wrong, "expectation_config": {"id": each.id}})
     return outcomes, {"results": results}
+
+
+def through_json(document: Any) -> Any:
+    """Pass a document between tasks, as Airflow does."""
+    again = records.from_json(type(document), json.loads(json.dumps(records.to_json(document))))
+    assert again == document
+    return again
 
 
 @dataclass
@@ -105,12 +114,12 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "part-00000.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def check(self, seconds: float = 600, since_ms: int | None = None) -> dict[str, dict[str, Any]]:
-        planned = json.loads(json.dumps(duty.plan_checks(self.own, NAME, since_ms=since_ms)))
-        found = duty.run_checks(self.own, NAME, planned, seconds=seconds)
-        return {each["sink"]: json.loads(json.dumps(each)) for each in found}
+    def check(self, seconds: float = 600, since_ms: int | None = None) -> dict[str, Summary]:
+        planned = [through_json(each) for each in tasks.plan_checks(self.own, NAME, since_ms=since_ms)]
+        found = tasks.run_checks(self.own, NAME, planned, seconds=seconds)
+        return {each.sink: through_json(each) for each in found}
 
-    def files(self, **how: Any) -> dict[str, Any]:
+    def files(self, **how: Any) -> Any:
         return self.check(**how)[SINK]
 
 
@@ -127,14 +136,14 @@ def site(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Site
 
     monkeypatch.setattr(plan.offsets, "reader", reader)
     monkeypatch.setattr(plan.time, "time_ns", lambda: NOW_MS * 1_000_000)
-    monkeypatch.setattr(look, "validate", judged)
+    monkeypatch.setattr(checks, "validate", judged)
     monkeypatch.setattr(store, "record", lambda _, summary, rows: made.kept.append((summary, rows)))
     return made
 
 
-def shut(summary: dict[str, Any]) -> str:
+def shut(summary: Summary) -> str:
     with pytest.raises(HeadraceError) as told:
-        duty.gate(summary)
+        tasks.gate(summary)
     return str(told.value)
 
 
@@ -158,18 +167,18 @@ def test_a_sink_that_cannot_be_read_is_its_own_result_and_hides_no_other(
 
     monkeypatch.setattr(steps, "steps", dropped)
     found = site.check()
-    assert {sink: each["status"] for sink, each in found.items()} == {
+    assert {sink: each.status for sink, each in found.items()} == {
         SINK: "PASSED",
         TOPIC_SINK: "UNREADABLE",
         ARCHIVE: "UNREADABLE",
     }
-    assert duty.gate(found[SINK]).startswith(f"{SINK} (generation 1 batches 0 to 1): PASSED, 2 rows, 2 batches")
+    assert tasks.gate(found[SINK]).startswith(f"{SINK} (generation 1 batches 0 to 1): PASSED, 2 rows, 2 batches")
     assert "could not be read: Kafka has no topic transformed" in shut(found[TOPIC_SINK])
     assert shut(found[ARCHIVE]).endswith("could not be read: ConnectionError: the table was dropped")
-    assert duty.act(site.own, list(found.values()), by="test") == []
+    assert tasks.act(site.own, list(found.values()), by="test") == []
     shown = {each["sink"]: each["newest"] for each in page_quality.checks(site.own.root, site.own.pipeline(NAME))}
     assert (shown[TOPIC_SINK]["status"], shown[TOPIC_SINK]["page"]) == ("UNREADABLE", "")
-    assert position.read(site.own.root, ARCHIVE) == {}, "what was not looked at is looked at next"
+    assert position.read(site.own.root, ARCHIVE) == Position(), "what was not checked is checked next"
 
 
 def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
@@ -177,7 +186,7 @@ def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
 ) -> None:
     del site.kafka.records["quickstart"]
     found = site.check()
-    assert {each["status"] for each in found.values()} == {"UNREADABLE"}
+    assert {each.status for each in found.values()} == {"UNREADABLE"}
     assert set(found) == {SINK, TOPIC_SINK, ARCHIVE}
 
     @contextmanager
@@ -186,23 +195,23 @@ def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
         yield
 
     monkeypatch.setattr(plan.offsets, "reader", away)
-    assert {each["window"]["reason"] for each in site.check().values()} == {"Kafka did not answer."}
-    (of_none,) = duty.run_checks(site.own, "nobody", duty.plan_checks(site.own, "nobody"))
-    assert (of_none["sink"], of_none["status"]) == ("nobody", "UNREADABLE")
+    assert {each.window.reason for each in site.check().values()} == {"Kafka did not answer."}
+    (of_none,) = tasks.run_checks(site.own, "nobody", tasks.plan_checks(site.own, "nobody"))
+    assert (of_none.sink, of_none.status) == ("nobody", "UNREADABLE")
 
 
-def test_the_sinks_of_a_check_that_died_could_not_be_looked_at(site: Site) -> None:
+def test_the_sinks_of_a_check_that_died_are_unreadable(site: Site) -> None:
     site.write([GOOD])
     alive = list(site.check().values())
-    told = duty.complete(site.own, [NAME, "user_logins"], [alive])
+    told = tasks.complete(site.own, [NAME, "user_logins"], alive)
     assert told[: len(alive)] == alive
-    assert {each["pipeline"] for each in told[len(alive) :]} == {"user_logins"}
-    assert {each["status"] for each in told[len(alive) :]} == {"UNREADABLE"}
+    assert {each.pipeline for each in told[len(alive) :]} == {"user_logins"}
+    assert {each.status for each in told[len(alive) :]} == {"UNREADABLE"}
     assert "see the log of plan_checks and run_checks" in shut(told[-1])
 
 
 @pytest.mark.parametrize("gathered", [False, True])
-def test_all_batches_since_the_last_check_are_looked_at_in_steps_and_what_is_left_is_counted(
+def test_all_batches_since_the_last_check_are_read_in_steps_and_what_is_left_is_counted(
     site: Site, monkeypatch: pytest.MonkeyPatch, gathered: bool
 ) -> None:
     """B2: a bound cut away the oldest, which were never checked, and the check said PASSED."""
@@ -212,12 +221,12 @@ def test_all_batches_since_the_last_check_are_looked_at_in_steps_and_what_is_lef
     if gathered:
         assert compact.gather_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
     first, second, third = site.files(), site.files(), site.files()
-    assert [each["rows"] for each in (first, second, third)] == [20, 20, 8]
-    assert coverage_words(first["coverage"]) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"
-    assert coverage_words(third["coverage"]) == "8 rows, 4 batches"
-    assert [each["window"]["first"] for each in (first, second, third)] == [0, 10, 20]
-    assert {each["status"] for each in (first, second, third)} == {"PASSED"}
-    assert site.files()["status"] == "NOTHING"
+    assert [each.rows for each in (first, second, third)] == [20, 20, 8]
+    assert coverage_words(first.coverage) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"
+    assert coverage_words(third.coverage) == "8 rows, 4 batches"
+    assert [each.window.first for each in (first, second, third)] == [0, 10, 20]
+    assert {each.status for each in (first, second, third)} == {"PASSED"}
+    assert site.files().status == "NOTHING"
 
 
 def test_a_check_whose_time_is_over_keeps_what_it_saw_and_the_next_one_goes_on(
@@ -226,9 +235,9 @@ def test_a_check_whose_time_is_over_keeps_what_it_saw_and_the_next_one_goes_on(
     monkeypatch.setattr(bounds, "STEP_ROWS", 4)
     site.write(*[[GOOD, GOOD]] * 6)
     found = site.files(seconds=-1)
-    assert found["window"]["name"] == "generation 1 batches 0 to 1"
-    assert coverage_words(found["coverage"]) == "4 of 12 rows, 2 of 6 batches; the next check reads the rest"
-    assert site.files()["rows"] == 8
+    assert found.window.name == "generation 1 batches 0 to 1"
+    assert coverage_words(found.coverage) == "4 of 12 rows, 2 of 6 batches; the next check reads the rest"
+    assert site.files().rows == 8
 
 
 def test_a_fault_in_the_middle_keeps_what_was_seen_and_is_no_pass(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,129 +246,128 @@ def test_a_fault_in_the_middle_keeps_what_was_seen_and_is_no_pass(site: Site, mo
     as_it_is: Callable[..., Any] = steps._batch_step
 
     def breaks(deployment: Any, sink: Any, window: Any) -> Any:
-        if window["first"] == 2:
+        if window.first == 2:
             raise OSError("the disk is away")
         return as_it_is(deployment, sink, window)
 
     with monkeypatch.context() as broken:
         broken.setattr(steps, "_batch_step", breaks)
         found = site.files()
-    assert (found["status"], found["rows"], found["window"]["reason"]) == ("UNREADABLE", 4, "OSError: the disk is away")
-    assert site.files()["window"]["first"] == 2
+    assert (found.status, found.rows, found.window.reason) == ("UNREADABLE", 4, "OSError: the disk is away")
+    assert site.files().window.first == 2
 
 
 def test_a_stream_that_is_dead_while_records_wait_is_stale_at_every_check(site: Site) -> None:
     """B13: without a new batch a check was EMPTY, and its gate open."""
     site.write([GOOD], written_ms=NOW_MS - 900_000)
     desired_state.write(site.own.root, NAME, "RUNNING", "test", "test")
-    assert site.files()["status"] == "PASSED"
-    assert site.files()["status"] == "NOTHING"
+    assert site.files().status == "PASSED"
+    assert site.files().status == "NOTHING"
     site.kafka.records["quickstart"], site.kafka.fresh = 5, 5
-    assert site.files()["status"] == "NOTHING", "a record that has just come to a quiet topic makes no stream late"
+    assert site.files().status == "NOTHING", "a record that has just come to a quiet topic makes no stream late"
     site.kafka.fresh = 4
     for _ in range(2):
         found = site.files()
-        assert found["status"] == "STALE"
+        assert found.status == "STALE"
         assert "is stale: records wait and no batch has finished for 900 s, the pipeline promises 60 s" in shut(found)
     desired_state.write(site.own.root, NAME, "PAUSED", "test", "a move")
     found = site.files()
-    assert (found["status"], found["stale"]["wanted"]) == ("STALE", "PAUSED")
-    assert "STALE" in duty.gate(found), "a person wants it so: no alarm, and no event either"
-    assert not duty.is_good(found)
+    assert (found.status, found.stale.wanted) == ("STALE", "PAUSED")
+    assert "STALE" in tasks.gate(found), "a person wants it so: no alarm, and no event either"
+    assert not tasks.is_good(found)
 
 
-def test_nothing_to_look_at_is_never_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_check_is_never_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     found = site.files()
-    assert (found["status"], found["rows"]) == ("NOTHING", 0)
-    assert not duty.is_good(found)
-    assert "has not finished a batch yet" in duty.gate(found)
+    assert (found.status, found.rows) == ("NOTHING", 0)
+    assert not tasks.is_good(found)
+    assert "has not finished a batch yet" in tasks.gate(found)
     with monkeypatch.context() as without:
-        without.setattr(look, "suite_of", lambda *_: pytest.fail("there is nothing to judge"))
-        assert site.files()["status"] == "NOTHING"
+        without.setattr(checks, "suite_of", lambda *_: pytest.fail("there is nothing to judge"))
+        assert site.files().status == "NOTHING"
     site.write([], [])
     found = site.files()
-    assert (found["status"], found["window"]["reason"]) == ("NOTHING", "nothing was written there")
-    assert not duty.is_good(found)
+    assert (found.status, found.window.reason) == ("NOTHING", "nothing was written there")
+    assert not tasks.is_good(found)
 
 
 def test_a_critical_finding_keeps_the_gate_shut_until_a_later_check_shows_it_repaired(site: Site) -> None:
     """B14: the next check passed, and the asset had its event although nothing was repaired."""
     site.write([GOOD], [GOOD, BAD])
     found = site.files()
-    assert (found["status"], len(found["open"])) == ("FAILED", 1)
+    assert (found.status, len(found.open)) == ("FAILED", 1)
     assert "column_values_to_match_regex(lower_city)" in shut(found)
-    assert site.files()["status"] == "FAILED", "there is nothing new, and it is not repaired"
+    assert site.files().status == "FAILED", "there is nothing new, and it is not repaired"
     site.write([GOOD])
     found = site.files()
-    assert (found["status"], found["failed"], found["rows"]) == ("FAILED", [], 1)
+    assert (found.status, found.failed, found.rows) == ("FAILED", (), 1)
     assert "has 1 open critical finding(s), of generation 1 batches 0 to 1" in shut(found)
-    assert duty.act(site.own, [found], by="test") == []
+    assert tasks.act(site.own, [found], by="test") == []
     site.put(1, [GOOD, GOOD])
     site.write([GOOD])
     found = site.files()
-    assert (found["status"], found["open"]) == ("PASSED", [])
-    assert duty.is_good(found)
-    (closed,) = findings.read(site.own.root, SINK)["closed"]
-    assert (closed["how"], closed["by"]) == ("repaired", "a later check")
+    assert (found.status, found.open) == ("PASSED", ())
+    assert tasks.is_good(found)
+    (closed,) = findings.read(site.own.root, SINK).closed
+    assert (closed.how, closed.by) == ("repaired", "a later check")
 
 
 def test_a_finding_whose_window_cannot_be_read_again_stays_open(site: Site) -> None:
     site.write([GOOD], [BAD])
-    assert site.files()["status"] == "FAILED"
+    assert site.files().status == "FAILED"
     shutil.rmtree(Path(paths.generation_paths(site.own.root, NAME, "files", 1).files) / "batch_id=1")
     site.write([GOOD])
-    assert site.files()["status"] == "FAILED", "that the bad row is gone together with others repairs nothing"
+    assert site.files().status == "FAILED", "that the bad row is gone together with others repairs nothing"
 
 
 def test_a_person_accepts_a_finding_with_a_reason_and_the_next_check_opens_the_gate(site: Site) -> None:
     site.write([GOOD], [BAD])
-    (finding,) = site.files()["open"]
+    (finding,) = site.files().open
     for reason, ids, told in (
         ("", [], "needs a reason"),
-        ("seen", ["nope"], f"has no open finding 'nope'. Open findings: {finding['id']}"),
+        ("seen", ["nope"], f"has no open finding 'nope'. Open findings: {finding.id}"),
     ):
         with pytest.raises(HeadraceError, match=told):
-            duty.accept(site.own, SINK, ids, by="ana", reason=reason)
-    (accepted,) = duty.accept(site.own, SINK, [], by="ana (command line)", reason="the city is spelt so")
-    assert (accepted["by"], accepted["reason"], accepted["how"]) == (
+            tasks.accept(site.own, SINK, ids, by="ana", reason=reason)
+    (accepted,) = tasks.accept(site.own, SINK, [], by="ana (command line)", reason="the city is spelt so")
+    assert (accepted.by, accepted.reason, accepted.how) == (
         "ana (command line)", "the city is spelt so", "accepted"
     )  # fmt: skip
-    assert site.files()["status"] == "NOTHING"
+    assert site.files().status == "NOTHING"
     site.write([GOOD])
-    assert site.files()["status"] == "PASSED"
+    assert site.files().status == "PASSED"
     site.write([BAD])
-    assert site.files()["status"] == "FAILED", "acceptance is of what was there, not of what comes"
+    assert site.files().status == "FAILED", "acceptance is of what was there, not of what comes"
     with pytest.raises(HeadraceError, match="Unknown sink or stage"):
-        duty.accept(site.own, "kafka.nope", [], by="ana", reason="a reason")
+        tasks.accept(site.own, "kafka.nope", [], by="ana", reason="a reason")
 
 
 def test_a_check_that_cannot_be_kept_is_no_pass_and_is_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.write([GOOD])
     with monkeypatch.context() as away:
         away.setattr(store, "record", lambda *_: (_ for _ in ()).throw(OSError("Cassandra is away")))
-        assert site.files()["status"] == "UNREADABLE"
+        assert site.files().status == "UNREADABLE"
     found = site.files()
-    assert (found["status"], found["rows"]) == ("PASSED", 1)
+    assert (found.status, found.rows) == ("PASSED", 1)
 
 
-def test_a_retry_of_a_check_looks_at_the_same_and_a_check_from_a_time_on_moves_nothing(site: Site) -> None:
+def test_a_retry_of_a_check_reads_the_same_and_a_check_from_a_time_on_moves_nothing(site: Site) -> None:
     site.write([GOOD], [GOOD])
-    planned = duty.plan_checks(site.own, NAME)
-    once, twice = (duty.run_checks(site.own, NAME, planned)[0] for _ in range(2))
-    assert once | {"seconds": 0} == twice | {"seconds": 0}
+    planned = tasks.plan_checks(site.own, NAME)
+    once, twice = (tasks.run_checks(site.own, NAME, planned)[0] for _ in range(2))
+    assert replace(once, seconds=0) == replace(twice, seconds=0)
     site.write([GOOD])
-    assert site.files(since_ms=1)["rows"] == 3
-    assert site.files()["window"]["first"] == 2
+    assert site.files(since_ms=1).rows == 3
+    assert site.files().window.first == 2
 
 
 def test_a_quiet_sink_does_not_push_what_was_found_out_of_the_trend(site: Site) -> None:
     site.write([GOOD])
     site.files()
     for number in range(3):
-        summary = look.Summary(SINK, NAME, "files", "NOTHING", nothing("quiet"), NOW_MS + number)
+        summary = Summary(SINK, NAME, "files", "NOTHING", nothing("quiet"), NOW_MS + number)
         store.write_report(site.own.root, summary, None)
-    kept = small_files.read_json(paths.quality_trend(site.own.root, SINK)) or []
-    assert [each["status"] for each in kept] == ["NOTHING", "PASSED"]
+    assert [each.status for each in trend.read(site.own.root, SINK)] == ["NOTHING", "PASSED"]
 
 
 def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_covered_and_takes_an_acceptance(
