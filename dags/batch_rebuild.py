@@ -64,10 +64,11 @@ with DAG(
         """Make the rebuilt generation the current one, from which the next start continues."""
         from headrace.operations import deployment
         from headrace.operations.batch import rebuild, spark_runs
+        from headrace.store.records import to_json
 
         own = deployment.load()
         (submitted,) = runs
-        return rebuild.finish(own, spark_runs.report(own, submitted))
+        return to_json(rebuild.finish(own, spark_runs.report(own, submitted)))
 
     planned = plan_rebuild()
     approve_rebuild = dag_support.approval(

@@ -78,7 +78,7 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
 
-        return [dict(each) for each in spark_runs.judge_drills(deployment.load(), drills)]
+        return spark_runs.judge_drills(deployment.load(), drills)
 
     drills = plan_drills()
     dag_support.spark_run.expand(submission=drills) >> judge(drills)  # type: ignore[arg-type]
@@ -220,9 +220,10 @@ with DAG(
         """Compact small files of ledgers and JSON sinks."""
         from headrace.operations import deployment
         from headrace.operations.checkpoints import compact
+        from headrace.store.records import to_json
 
         own = deployment.load()
-        return compact.gather(own.root, own.pipeline(pipeline))
+        return [to_json(each) for each in compact.gather(own.root, own.pipeline(pipeline))]
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:

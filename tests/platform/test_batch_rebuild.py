@@ -90,8 +90,9 @@ def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> 
     # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
     assert report["batches"] >= 2
     assert stage.generation(query).number == 1, "nothing runs on it before it is finished"
-    assert rebuild.finish(deployment, report) == {"pipeline": stage.name, "query": query, "generation": 2}
-    assert rebuild.finish(deployment, report)["generation"] == 2, "may be repeated"
+    done = rebuild.finish(deployment, report)
+    assert (done.pipeline, done.query, done.generation) == (stage.name, query, 2)
+    assert rebuild.finish(deployment, report) == done, "may be repeated"
 
 
 def empty(stage: Stage, ends: dict[int, int]) -> None:

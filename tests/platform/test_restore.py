@@ -142,7 +142,7 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
     _require_exact(stage, oracle, topics)
     assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
     shown = inspect.inspect(stage.root, stage.name, "tumbling")
-    assert (shown["current"], len(shown["generations"]), len(shown["snapshots"])) == (2, 2, 1)
+    assert (shown.current, len(shown.generations), len(shown.snapshots)) == (2, 2, 1)
     _require_upkeep(stage, project, topics)
 
 
@@ -186,13 +186,13 @@ def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
     for query in ("tumbling", "files"):
         told = drill.drill(deployment, stage.name, query)
         print(told)
-        assert (told["ok"], told["snapshot"], told["differences"]) == (True, taken[query], [])
+        assert (told.ok, told.snapshot, told.differences) == (True, taken[query], ())
         # a window query's batch after the cut may be one without rows that only closes windows; a file sink has none such
-        assert told["rows_in"] > 0 or query == "tumbling"
+        assert told.rows_in > 0 or query == "tumbling"
         wanted = {"offsets", "rows out", "watermark"} | (
             {"lines of the output files that differ"} if query == "files" else set()
         )
-        assert set(told["compared"]) == wanted
+        assert set(told.compared) == wanted
     assert touched() == before
     assert trees.files(f"{stage.root}/scratch") == {}
 

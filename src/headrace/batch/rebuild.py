@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyspark import StorageLevel
@@ -33,6 +33,7 @@ from headrace.errors import HeadraceError
 from headrace.store import archive_notes, checkpoint_log, integrity, ledger, quarantine, small_files, trees
 from headrace.store.checkpoint_log import BatchRange, Offsets
 from headrace.store.generation import Generation
+from headrace.store.job_reports import RebuildReport
 from headrace.store.paths import GenerationPaths
 from headrace.store.quarantine import Entries
 
@@ -68,7 +69,7 @@ class Rebuild:
         return self.job.pipeline.queries[self.name]
 
 
-def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
+def run(job: Job, spec: RebuildSpec) -> RebuildReport:
     """Rebuild the query that the job spec names and return the report, with the future manifest of the generation."""
     began = time.monotonic()
     name = spec.query
@@ -92,7 +93,7 @@ def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
     pipeline = job.pipeline.name
     reached = {topic: archive_notes.reached(job.root, pipeline, topic) for topic in topics}
     archives = {topic: archive_reader.pin(job.spark, pipeline, topic, reached[topic]) for topic in topics}
-    _require_whole(job, archives)
+    _require_complete(job, archives)
     noted = {topic: archive_notes.newest(job.root, job.pipeline.name, names.archive_query(topic)) for topic in topics}
     small_files.write_json(
         paths.topics, {topic: note.topic_id for topic, note in noted.items() if note and note.topic_id}
@@ -119,18 +120,18 @@ def run(job: Job, spec: RebuildSpec) -> dict[str, Any]:
     wrong = [finding for finding in integrity.structure(paths, stateful=stateful) if finding.severity == "critical"]
     if wrong:
         raise HeadraceError(f"The rebuilt {wrong[0].where} {wrong[0].what} ({wrong[0].fault}). Report this as a bug.")
-    return {
-        "pipeline": job.pipeline.name,
-        "query": name,
-        "generation": asdict(made),
-        "batches": len(progress.ends),
-        "records": sum(sum(part.distinct for part in a.partitions.values()) for a in archives.values()),
-        "ends": {topic: {str(p): end for p, end in parts.items()} for topic, parts in progress.read.items()},
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    return RebuildReport(
+        generation=made,
+        pipeline=job.pipeline.name,
+        query=name,
+        batches=len(progress.ends),
+        records=sum(sum(part.distinct for part in a.partitions.values()) for a in archives.values()),
+        ends={topic: _texts(parts) for topic, parts in progress.read.items()},
+        seconds=round(time.monotonic() - began, 1),
+    )
 
 
-def _require_whole(job: Job, archives: Mapping[str, Archive]) -> None:
+def _require_complete(job: Job, archives: Mapping[str, Archive]) -> None:
     for topic, archive in archives.items():
         lacking = sum(loss.records for loss in archive_reader.losses(job.spark, archive, job.root))
         if archive.snapshot is None or lacking:

@@ -172,9 +172,9 @@ def rebuild_query(
     with progress_bars() as report:
         done = rebuild.finish(deployment, _execute(deployment, run, f"rebuild {query}", report))
     if as_json:
-        print_json(done)
+        print_json(to_json(done))
     else:
-        console.print(f"Generation {done['generation']} is ready. Now: headrace stream start {pipeline}")
+        console.print(f"Generation {done.generation} is ready. Now: headrace stream start {pipeline}")
 
 
 @batch.command("retention")

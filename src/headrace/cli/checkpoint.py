@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,29 +40,25 @@ def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
     root = deployed().root
     queries = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
     if as_json:
-        print_json(queries)
+        print_json([to_json(inspected) for inspected in queries])
         return
     rows = [
         (
-            query_state["query"],
-            f"{one['generation']}{' *' if one['generation'] == query_state['current'] else ''}",
-            one["committed_batch"],
-            one["age_seconds"],
-            one["state_bytes"],
-            one["ledger_records"],
-            one["fingerprint"],
-            len([kept for kept in query_state["snapshots"] if kept["generation"] == one["generation"]]),
+            inspected.query,
+            f"{one.generation}{' *' if one.generation == inspected.current else ''}",
+            one.committed_batch,
+            one.age_seconds,
+            one.state_bytes,
+            one.ledger_records,
+            one.fingerprint,
+            len([kept for kept in inspected.snapshots if kept.generation == one.generation]),
         )
-        for query_state in queries
-        for one in query_state["generations"]
+        for inspected in queries
+        for one in inspected.generations
     ]
     heads = ("query", "generation", "batch", "age s", "state bytes", "ledger records", "fingerprint", "snapshots")
     console.print(tables.plain(heads, rows))
-    kept = [
-        (query_state["query"], one["id"], one["batch"], one["reason"])
-        for query_state in queries
-        for one in query_state["snapshots"]
-    ]
+    kept = [(inspected.query, one.id, one.batch, one.reason) for inspected in queries for one in inspected.snapshots]
     if kept:
         console.print(tables.plain(("query", "snapshot", "batch", "reason"), kept))
 
@@ -107,15 +103,13 @@ def checkpoint_snapshot(
     if not specs:  # all queries that have committed a batch
         wanted = [(p, q) for p, q in wanted if inspect.has_batch(root, p.name, q)]
     taken = [
-        snapshots.take(root, pipeline.name, query, reason=reason, number=generation).summary()
+        snapshots.take(root, pipeline.name, query, reason=reason, number=generation).summary
         for pipeline, query in wanted
     ]
     if as_json:
-        print_json(taken)
+        print_json([to_json(summary) for summary in taken])
     else:
-        rows = [
-            (names.query_name(t["pipeline"], t["query"]), t["id"], t["batch"], t["files"], t["bytes"]) for t in taken
-        ]
+        rows = [(names.query_name(t.pipeline, t.query), t.id, t.batch, t.files, t.bytes) for t in taken]
         console.print(tables.plain(("query", "snapshot", "batch", "files", "bytes"), rows))
 
 
@@ -152,7 +146,7 @@ def checkpoint_restore(
     else:
         made = restore.act(launcher, pipeline, query, approved, chosen, bindings)
     done = restore.verified(launcher, pipeline, made, act, bindings)
-    _show(to_json(done), as_json)
+    _show(done, as_json)
     if not done.sound:
         raise typer.Exit(1)
 
@@ -207,13 +201,14 @@ def checkpoint_compact(
     root = deployed().root
     merged = [row for pipeline in pipelines_of(specs).values() for row in compact.gather(root, pipeline)]
     if as_json:
-        print_json(merged)
+        print_json([to_json(row) for row in merged])
     else:
-        rows = [(row["query"], row["ledger_records"], row["directories"], row["removed"]) for row in merged]
+        rows = [(row.query, row.ledger_records, row.directories, row.removed) for row in merged]
         console.print(tables.plain(("query", "records merged", "directories created", "directories removed"), rows))
 
 
-def _show(values: dict[str, Any], as_json: bool) -> None:
+def _show(record: object, as_json: bool) -> None:
+    values = to_json(record)
     if as_json:
         print_json(values)
         return

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from headrace.contract.job_files import Ends
+from headrace.store.generation import Generation
 
 Status = Literal["PASSED", "FAILED", "NOT_COMPARED", "EMPTY", "EXEMPT"]
 Cell = str | int | float | bool | None
@@ -162,6 +163,19 @@ class FindReport:
     records: tuple[FailingRecord, ...] = ()
     together: str | None = None
     complete: bool = True
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RebuildReport:
+    """A rebuilt query: its future manifest (`generation`), and how many archived records went through how many batches."""
+
+    generation: Generation
+    pipeline: str = ""
+    query: str = ""
+    batches: int = 0
+    records: int = 0
+    ends: Ends = field(default_factory=dict)
     seconds: float = 0.0
 
 

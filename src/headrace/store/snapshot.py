@@ -7,11 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from headrace.store import paths, records, small_files, trees
 from headrace.store.paths import GenerationPaths
+
+
+@dataclass(frozen=True)
+class SnapshotSummary:
+    """One snapshot, for people. `files` is the number of its files."""
+
+    id: str
+    pipeline: str
+    query: str
+    generation: int
+    batch: int
+    taken_ms: int
+    reason: str
+    bytes: int
+    files: int
 
 
 @dataclass(frozen=True)
@@ -37,9 +51,10 @@ class Snapshot:
         """Return one hash over all files."""
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
-    def summary(self) -> dict[str, Any]:
-        """Return the snapshot as JSON values, without the list of its files."""
-        return asdict(self) | {"files": len(self.files)}
+    @property
+    def summary(self) -> SnapshotSummary:
+        """Return the snapshot with the number of its files instead of the list."""
+        return SnapshotSummary(**{**vars(self), "files": len(self.files)})
 
 
 def listed(root: str, pipeline: str, query: str) -> list[Snapshot]:

@@ -293,12 +293,12 @@ def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:
     snapshots.take(root, "pos_sales", "tumbling")
     restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
     told = inspect.inspect(root, "pos_sales", "tumbling")
-    first, second = told["generations"]
-    assert (told["current"], len(told["snapshots"])) == (2, 1)
-    assert (first["planned_batch"], first["committed_batch"], first["ledger_records"]) == (2, 2, 3)
-    assert first["offsets"] == {"pos": {"0": 30, "1": 30}}
-    assert first["state_bytes"] > 0
-    assert (second["lineage"], second["fingerprint"]) == (((1, 2),), first["fingerprint"])
+    first, second = told.generations
+    assert (told.current, len(told.snapshots)) == (2, 1)
+    assert (first.planned_batch, first.committed_batch, first.ledger_records) == (2, 2, 3)
+    assert first.offsets == {"pos": {"0": 30, "1": 30}}
+    assert first.state_bytes > 0
+    assert (second.lineage, second.fingerprint) == (((1, 2),), first.fingerprint)
 
 
 def test_a_reader_takes_each_batch_once_whatever_compaction_has_done(root: str) -> None:

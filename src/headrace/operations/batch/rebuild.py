@@ -23,8 +23,8 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval, Plan
 from headrace.store import archive_notes as archived
 from headrace.store import generation
-from headrace.store.generation import Generation
-from headrace.store.records import Json
+from headrace.store.job_reports import RebuildReport
+from headrace.store.records import Json, from_json
 
 ROWS_EACH = 1_000_000  # archived records in each batch
 
@@ -103,18 +103,26 @@ def prepare(
     return job_runs.prepare(deployment.root, "rebuild", pipeline, spec, run)
 
 
-def finish(deployment: Deployment, report: Json) -> Json:
-    """Write the manifest of a rebuilt generation: the next start continues from it. Returns {pipeline, query, generation}.
+@dataclass(frozen=True)
+class Rebuilt:
+    """The result of a rebuild: the generation from which the next start continues."""
+
+    pipeline: str
+    query: str
+    generation: int
+
+
+def finish(deployment: Deployment, report: Json) -> Rebuilt:
+    """Write the manifest of a rebuilt generation, of the report of its run (`RebuildReport`). It may be repeated.
 
     Raises HeadraceError, and changes nothing, if a driver was started meanwhile or another generation began.
     """
-    values = dict(report["generation"])
-    values["lineage"] = tuple(values["lineage"])
-    rebuilt = Generation(**values)
+    rebuilt = from_json(RebuildReport, report).generation
     name = names.query_name(rebuilt.pipeline, rebuilt.query)
+    done = Rebuilt(rebuilt.pipeline, rebuilt.query, rebuilt.number)
     current = generation.current(deployment.root, rebuilt.pipeline, rebuilt.query)
     if current and current.number == rebuilt.number and current.started_micros == rebuilt.started_micros:
-        return {"pipeline": rebuilt.pipeline, "query": rebuilt.query, "generation": rebuilt.number}
+        return done
     if deployment.launcher().find(rebuilt.pipeline):
         raise HeadraceError(
             f"A driver of {rebuilt.pipeline} came up meanwhile: stop it and finish the rebuild of {name} again."
@@ -122,4 +130,4 @@ def finish(deployment: Deployment, report: Json) -> Json:
     if current and current.number >= rebuilt.number:
         raise HeadraceError(f"{name} has begun generation {current.number} meanwhile: plan its rebuild again.")
     generation.write(deployment.root, rebuilt)
-    return {"pipeline": rebuilt.pipeline, "query": rebuilt.query, "generation": rebuilt.number}
+    return done

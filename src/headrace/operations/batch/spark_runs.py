@@ -158,7 +158,7 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json
     for submission_of in submitted:
         _, pipeline, run = submission_of["application_args"]
         try:
-            reports_kept.append(drill.judge(deployment.root, pipeline, run))
+            reports_kept.append(to_json(drill.judge(deployment.root, pipeline, run)))
         except HeadraceError as fault:
             faults.append(fault)
     if faults:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from headrace.contract import names
 from headrace.contract.model import FilesSink, Pipeline
@@ -48,8 +47,8 @@ class Gathered:
 
 def gather(
     root: str, pipeline: Pipeline, *, closed_seconds: float = CLOSED_SECONDS, singles: int = SINGLES_KEPT
-) -> list[dict[str, Any]]:
-    """Compact the ledger records and output directories of every query of a pipeline. Return the results, JSON-safe."""
+) -> list[Gathered]:
+    """Compact the ledger records and output directories of every query of a pipeline. Return one result for each query."""
     results = []
     for query in names.query_names(pipeline):
         current = generation.current(root, pipeline.name, query)
@@ -64,7 +63,7 @@ def gather(
             for each in generations:
                 done = gather_files(root, each, closed_seconds)
                 written, removed = written + done[0], removed + done[1]
-        results.append(vars(Gathered(names.query_name(pipeline.name, query), records, written, removed)))
+        results.append(Gathered(names.query_name(pipeline.name, query), records, written, removed))
     return results
 
 

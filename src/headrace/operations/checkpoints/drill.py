@@ -13,7 +13,8 @@ from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.store import paths, small_files
 from headrace.store import snapshot as kept
-from headrace.store.records import Json
+from headrace.store.job_reports import DrillReport
+from headrace.store.records import from_json, to_json
 
 
 def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str | None = None) -> BatchRun:
@@ -28,18 +29,18 @@ def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str |
     return job_runs.prepare(root, "drill", pipeline, DrillSpec(query=query, snapshot=known[-1]), run)
 
 
-def judge(root: str, pipeline: str, run: str) -> Json:
+def judge(root: str, pipeline: str, run: str) -> DrillReport:
     """Store the report of a drill beside its snapshot and return it. Raises HeadraceError if the drill failed."""
-    report = job_runs.result(root, pipeline, run)
-    query = str(report["query"]).removeprefix(names.query_name(pipeline, ""))
-    drilled = report | {"at_ms": time.time_ns() // 1_000_000}
-    small_files.write_json(paths.snapshot_drill(root, pipeline, query, report["snapshot"]), drilled)
-    if not report["ok"]:
+    report = from_json(DrillReport, job_runs.result(root, pipeline, run))
+    query = report.query.removeprefix(names.query_name(pipeline, ""))
+    stored = to_json(report) | {"at_ms": time.time_ns() // 1_000_000}
+    small_files.write_json(paths.snapshot_drill(root, pipeline, query, report.snapshot), stored)
+    if not report.ok:
         raise HeadraceError(
-            f"The drill of snapshot {report['snapshot']} of {report['query']} failed: {'; '.join(report['differences'])}. "
-            "Do not rely on it: take a new one, drill that, and look at docs/runbooks/CheckpointStateDamaged.md."
+            f"The drill of snapshot {report.snapshot} of {report.query} failed: {'; '.join(report.differences)}. "
+            "Do not rely on it: take a new one, drill that, and see docs/runbooks/CheckpointStateDamaged.md."
         )
-    return drilled
+    return report
 
 
 def drill(
@@ -48,7 +49,7 @@ def drill(
     query: str,
     snapshot: str = "",
     report: Callable[[str, float | None], None] | None = None,
-) -> Json:
+) -> DrillReport:
     """Prepare a drill, run it on this machine, and judge its report."""
     run = prepare(deployment.root, pipeline, query, snapshot)
     job_runs.execute(deployment, run, report)
