@@ -96,7 +96,7 @@ def test_a_snapshot_in_the_drop_folder_becomes_the_table(airflow: Airflow, own: 
     assert users(own, project) == changed
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 2, "deleted": 0}
     known = applied(own.root, PIPELINE, DIMENSION)
-    assert (known["version"], known["rows"], known["by"]) == (version(10), 51, "admin (Airflow)")
+    assert (known.version, known.rows, known.by) == (version(10), 51, "admin (Airflow)")
 
 
 def test_a_snapshot_with_other_columns_fails_in_one_sentence_and_the_table_stays(
@@ -151,7 +151,7 @@ def test_deletes_above_the_cap_are_carried_out_once_they_are_approved(
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 0, "deleted": 20}
     assert users(own, project) == FEW
     known = applied(own.root, PIPELINE, DIMENSION)
-    assert (known["version"], known["by"], known["approved_by"]) == (version(10), "admin (Airflow)", "admin (Airflow)")
+    assert (known.version, known.by, known.approved_by) == (version(10), "admin (Airflow)", "admin (Airflow)")
 
 
 def test_an_older_snapshot_that_comes_late_changes_nothing(airflow: Airflow, own: Deployment, project: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from headrace.access.bindings import read_database, write_binding
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.dimensions.documents import Staged
 from headrace.operations.dimensions.snapshot import Snapshot
 from headrace.operations.dimensions.stage import read_parquet, stage
 from tests.support.postgres import PASSWORD, execute, postgres
@@ -44,7 +44,7 @@ def pipeline() -> Pipeline:
     return load_pipeline(PROJECT / "pipelines" / "user_logins.yaml")
 
 
-def _stage(root: Path, pipeline: Pipeline, binding: dict[str, str], table: str) -> dict[str, Any]:
+def _stage(root: Path, pipeline: Pipeline, binding: dict[str, str], table: str) -> Staged:
     write_binding(root / "users-source", binding)
     return stage(str(root), root, pipeline, "users", Snapshot("20260101T000000Z", 1, "sql", table))
 
@@ -53,9 +53,9 @@ def test_a_view_of_a_hundred_thousand_users_is_staged(
     tmp_path: Path, pipeline: Pipeline, directory: dict[str, str]
 ) -> None:
     staged = _stage(tmp_path, pipeline, directory, "public.users")
-    table = read_parquet(staged["stage"])
+    table = read_parquet(staged.stage)
     assert table.column_names == ["login_id", "user_name"]
-    assert table.num_rows == staged["rows"] == USERS
+    assert table.num_rows == staged.rows == USERS
     assert dict(zip(*(column.to_pylist() for column in table.columns), strict=True)) == {
         f"u{number}": f"Üser {number}" for number in range(1, USERS + 1)
     }

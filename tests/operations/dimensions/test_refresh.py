@@ -16,6 +16,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import apply, kept, lease
 from headrace.operations.dimensions.diff import Difference, diff
+from headrace.operations.dimensions.documents import RefreshRecord, Staged
 from headrace.operations.dimensions.snapshot import Snapshot, pick
 from headrace.operations.dimensions.stage import stage
 from headrace.operations.plans import Approval
@@ -107,7 +108,7 @@ class Refresh:
         path.write_text(text)
         path.with_name(f"{path.name}.done").touch()
 
-    def plan(self, text: str | None = None) -> tuple[dict[str, Any], Difference]:
+    def plan(self, text: str | None = None) -> tuple[Staged, Difference]:
         if text is not None:
             self.drop(text)
         found = pick(self.root, self.pipeline, self.dimension)
@@ -126,13 +127,13 @@ class Refresh:
         return apply.apply(*own, difference, self.approval(difference, holder, approved_by), holder=holder)
 
     def finish(
-        self, staged: dict[str, Any], difference: Difference, holder: str = "run", approved_by: str = ""
-    ) -> dict[str, Any]:
+        self, staged: Staged, difference: Difference, holder: str = "run", approved_by: str = ""
+    ) -> RefreshRecord:
         own = (self.root, Path(self.root), self.pipeline, self.dimension, staged)
         apply.verify(*own, holder=holder, by=holder)
         return apply.record(*own, difference, {}, self.approval(difference, holder, approved_by), holder=holder)
 
-    def refresh(self, text: str, approved_by: str = "") -> dict[str, Any]:
+    def refresh(self, text: str, approved_by: str = "") -> RefreshRecord:
         staged, plan = self.plan(text)
         self.write(plan, approved_by=approved_by)
         return self.finish(staged, plan, approved_by=approved_by)
@@ -145,11 +146,11 @@ def staff(tmp_path: Path, pipeline: Pipeline, table: LightCassandra) -> Refresh:
 
 def test_every_type_of_a_directory_is_compared_and_deleted(staff: Refresh, table: LightCassandra) -> None:
     people = [person(number) for number in range(30)]
-    assert staff.refresh(STAFF + "".join(people))["inserts"] == 30
+    assert staff.refresh(STAFF + "".join(people)).inserts == 30
     _, again = staff.plan(STAFF + "".join(people))
     assert (again.unchanged, again.inserts + again.updates + again.deletes) == (30, 0)
     told = staff.refresh(STAFF + "".join(people[:-1]))
-    assert (told["deletes"], told["updates"]) == (1, 0)
+    assert (told.deletes, told.updates) == (1, 0)
     assert sorted(table.rows) == [(f"s{number:03d}",) for number in range(29)]
 
 
@@ -157,9 +158,9 @@ def test_a_key_of_days_and_times_is_found_again(tmp_path: Path, pipeline: Pipeli
     table.width = 2
     holidays = Refresh(tmp_path, pipeline, "holidays")
     head, first = "day,since,description\n", "2026-12-25,2020-01-01T00:00:00.5Z,Christmas\n"
-    assert holidays.refresh(head + first + "2026-05-01,2020-01-01T00:00:00Z,May\n")["inserts"] == 2
+    assert holidays.refresh(head + first + "2026-05-01,2020-01-01T00:00:00Z,May\n").inserts == 2
     told = holidays.refresh(head + first)
-    assert (told["inserts"], told["updates"], told["deletes"]) == (0, 0, 1)
+    assert (told.inserts, told.updates, told.deletes) == (0, 0, 1)
     assert [row["description"] for row in table.values().values()] == ["Christmas"]
 
 
@@ -203,7 +204,7 @@ def test_a_refresh_that_was_killed_leaves_older_plans_void(staff: Refresh, table
     assert table.leases == {}
     staged, again = staff.plan()
     staff.write(again, "dag")
-    assert staff.finish(staged, again, "dag")["rows"] == 101
+    assert staff.finish(staged, again, "dag").rows == 101
 
 
 def test_the_record_says_who_began_and_who_approved(staff: Refresh) -> None:
@@ -217,7 +218,7 @@ def test_the_record_says_who_began_and_who_approved(staff: Refresh) -> None:
         staff.write(plan)
     staff.write(plan, approved_by="Mia")
     told = staff.finish(staged, plan, approved_by="Mia")
-    assert (told["plan"], told["by"], told["approved_by"]) == (staff.id_of(plan), "run", "Mia")
+    assert (told.plan, told.by, told.approved_by) == (staff.id_of(plan), "run", "Mia")
 
 
 def test_the_plan_of_a_refresh_is_the_same_for_the_same_rows_and_another_for_others(
@@ -255,7 +256,7 @@ def test_what_was_approved_is_the_measure_from_then_on(staff: Refresh) -> None:
 
 
 def test_deletes_that_never_were_so_many_are_asked_about() -> None:
-    usual = [{"rows": 1_000, "deletes": number % 3} for number in range(10)]
+    usual = [RefreshRecord(rows=1_000, deletes=number % 3) for number in range(10)]
     own = kept.Refresh(max_delete_percent=5)
     assert kept.reasons_to_ask(own, usual, 1_000, 985, 15) == []
     assert kept.reasons_to_ask(own, usual, 1_000, 970, 30) == [
@@ -277,7 +278,7 @@ def test_staged_rows_go_after_the_declared_time_and_records_stay(staff: Refresh,
     assert kept.remove_old(staff.root, staff.pipeline, "staff") == [version.name]
     assert [path.name for path in version.glob("*.parquet")] == []
     assert (version / "record.json").exists()
-    assert kept.history(staff.root, "badges", "staff")[0]["rows"] == 1
+    assert kept.history(staff.root, "badges", "staff")[0].rows == 1
 
 
 def test_a_lease_is_renewed_by_its_holder_and_given_back_by_nobody_else(table: LightCassandra) -> None:

@@ -11,6 +11,7 @@ import pytest
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.dimensions.documents import RefreshRecord
 from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, pick, settings
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -70,7 +71,7 @@ def test_a_snapshot_as_old_as_the_applied_one_or_older_is_left(tmp_path: Path, p
     _drop(tmp_path, f"users-{late}.csv")
     record = {"version": "20260101T000000Z", "extract_ms": int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)}
     (tmp_path / "refresh" / "user_logins" / "users" / "applied.json").write_text(json.dumps(record))
-    assert applied(str(tmp_path), "user_logins", "users") == record
+    assert applied(str(tmp_path), "user_logins", "users") == RefreshRecord(**record)
     told = pick(str(tmp_path), pipeline, "users")
     assert isinstance(told, str)
     assert told.startswith(f"{late}, the newest snapshot in ")

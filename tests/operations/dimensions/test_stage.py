@@ -20,6 +20,7 @@ from headrace.contract.arrow_types import arrow_type
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.dimensions.documents import Staged
 from headrace.operations.dimensions.snapshot import Snapshot
 from headrace.operations.dimensions.stage import ColumnError, converted, read_parquet, stage, stage_schema
 
@@ -32,12 +33,12 @@ def pipeline() -> Pipeline:
     return load_pipeline(PROJECT / "pipelines" / "user_logins.yaml")
 
 
-def _staged(root: Path, pipeline: Pipeline, place: Path, kind: Any = "csv", **said: Any) -> dict[str, Any]:
+def _staged(root: Path, pipeline: Pipeline, place: Path, kind: Any = "csv", **said: Any) -> Staged:
     return stage(str(root), root, pipeline, "users", Snapshot(VERSION, AT, kind, str(place), **said))
 
 
-def _rows(staged: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_parquet(staged["stage"]).to_pylist()
+def _rows(staged: Staged) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_parquet(staged.stage).to_pylist()
     return found
 
 
@@ -56,7 +57,7 @@ def test_a_csv_is_staged_as_it_says(tmp_path: Path, pipeline: Pipeline) -> None:
         {"login_id": "none", "user_name": None},
         {"login_id": "ł", "user_name": "Łucja"},
     ]
-    assert (staged["version"], staged["extract_ms"], staged["rows"]) == (VERSION, AT, 5)
+    assert (staged.version, staged.extract_ms, staged.rows) == (VERSION, AT, 5)
 
 
 def test_a_parquet_is_staged_whatever_its_text_is_encoded_as(tmp_path: Path, pipeline: Pipeline) -> None:

@@ -25,10 +25,11 @@ from headrace.operations import plans
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import lease
 from headrace.operations.dimensions.diff import DELETE, UPSERT, Difference, diff
+from headrace.operations.dimensions.documents import Begun, RefreshRecord, Staged
 from headrace.operations.dimensions.snapshot import applied, begun
 from headrace.operations.dimensions.stage import read_parquet
 from headrace.operations.plans import Approval
-from headrace.store import paths, small_files
+from headrace.store import paths, records, small_files
 
 CONCURRENCY = 64
 CHUNK = 5_000
@@ -59,8 +60,8 @@ def apply(
     table, micros = pipeline.dimensions[dimension], difference.extract_ms * 1000
     with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, approval.by):
         require_unchanged(root, pipeline, dimension, difference)
-        now = {"version": difference.version, "extract_ms": difference.extract_ms, "by": approval.by}
-        small_files.write_json(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
+        now = Begun(difference.version, difference.extract_ms, approval.by)
+        records.write(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
         rows = read_parquet(difference.diff).to_pylist()
         upserts = [row for row in rows if row["op"] == UPSERT]
         deletes = [row for row in rows if row["op"] == DELETE]
@@ -99,12 +100,10 @@ def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
 
 def require_unchanged(root: str, pipeline: Pipeline, dimension: str, difference: Difference) -> None:
     """Raise HeadraceError if another refresh came in between, or if the file with the rows has changed."""
-    now, last = applied(root, pipeline.name, dimension), begun(root, pipeline.name, dimension).get("version", "")
+    now, last = applied(root, pipeline.name, dimension).version, begun(root, pipeline.name, dimension).version
     since = f"the plan for {difference.version} was made"
-    if now.get("version", "") != difference.after:
-        raise HeadraceError(
-            f"Version {now.get('version', 'none')} of {dimension} has been applied since {since}. Plan again."
-        )
+    if now != difference.after:
+        raise HeadraceError(f"Version {now or 'none'} of {dimension} has been applied since {since}. Plan again.")
     if last not in {difference.begun, difference.version}:
         raise HeadraceError(
             f"A refresh of {dimension} to version {last} began after {since}, and has not ended. Plan again."
@@ -115,14 +114,14 @@ def require_unchanged(root: str, pipeline: Pipeline, dimension: str, difference:
 
 
 def verify(
-    root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any], *, holder: str, by: str
+    root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: Staged, *, holder: str, by: str
 ) -> dict[str, int]:
     """Compare again after the writes. Raises HeadraceError if the table still differs from the stage."""
     with cassandra_session(bindings) as session, held(session, pipeline.name, dimension, holder, by):
         return _verify(root, bindings, pipeline, dimension, staged)
 
 
-def _verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: dict[str, Any]) -> dict[str, int]:
+def _verify(root: str, bindings: Path, pipeline: Pipeline, dimension: str, staged: Staged) -> dict[str, int]:
     left = diff(root, bindings, pipeline, dimension, staged, "left.parquet")
     if left.inserts or left.updates or left.deletes:
         raise HeadraceError(
@@ -137,39 +136,40 @@ def record(
     bindings: Path,
     pipeline: Pipeline,
     dimension: str,
-    staged: dict[str, Any],
+    staged: Staged,
     difference: Difference,
     written: dict[str, int],
     approval: Approval,
     *,
     holder: str,
-) -> dict[str, Any]:
+) -> RefreshRecord:
     """Record what was applied, when, by whom and who approved it; release the lease, and return the record.
 
     From now on older snapshots are refused.
     """
-    entry = {
-        "version": difference.version,
-        "extract_ms": difference.extract_ms,
-        "source": staged["place"],
-        "sha256": staged["sha256"],
-        "rows": staged["rows"],
-        "inserts": difference.inserts,
-        "updates": difference.updates,
-        "deletes": difference.deletes,
-        "newer": difference.newer,
-        **written,
-        "plan": approval.plan,
-        "by": approval.by,
-        "approved_by": approval.approved_by if difference.needs_approval else "",
-        "reasons": difference.reasons,
-        "at_ms": time.time_ns() // 1_000_000,
-    }
+    entry = RefreshRecord(
+        version=difference.version,
+        extract_ms=difference.extract_ms,
+        source=staged.place,
+        sha256=staged.sha256,
+        rows=staged.rows,
+        inserts=difference.inserts,
+        updates=difference.updates,
+        deletes=difference.deletes,
+        newer=difference.newer,
+        upserted=written.get("upserted", 0),
+        deleted=written.get("deleted", 0),
+        plan=approval.plan,
+        by=approval.by,
+        approved_by=approval.approved_by if difference.needs_approval else "",
+        reasons=difference.reasons,
+        at_ms=time.time_ns() // 1_000_000,
+    )
     folder = paths.refresh(root, pipeline.name, dimension)
     with cassandra_session(bindings) as session:
         lease.take(session, pipeline.name, dimension, holder, approval.by)
-        small_files.write_json(f"{folder}/{difference.version}/record.json", entry)
-        small_files.write_json(f"{folder}/applied.json", entry)
+        records.write(f"{folder}/{difference.version}/record.json", entry)
+        records.write(f"{folder}/applied.json", entry)
         lease.release(session, pipeline.name, dimension, holder)
     return entry
 

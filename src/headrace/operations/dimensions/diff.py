@@ -14,6 +14,7 @@ from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import live as live_table
+from headrace.operations.dimensions.documents import Staged
 from headrace.operations.dimensions.kept import history, reasons_to_ask
 from headrace.operations.dimensions.snapshot import applied, begun, settings
 from headrace.operations.dimensions.stage import read_parquet, stage_schema, write_parquet
@@ -87,7 +88,7 @@ def diff(
     bindings: Path,
     pipeline: Pipeline,
     dimension: str,
-    staged: dict[str, Any],
+    staged: Staged,
     name: str = "difference.parquet",
 ) -> Difference:
     """Compare a stage with the live table and write the difference next to the stage, into a file called `name`.
@@ -95,11 +96,11 @@ def diff(
     Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
     """
     refresh, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
-    wanted = _keyed(staged, read_parquet(staged["stage"]), len(pipeline.dimensions[dimension].key))
+    wanted = _keyed(staged, read_parquet(staged.stage), len(pipeline.dimensions[dimension].key))
     live = live_table.read(bindings, pipeline, dimension)
     counts = _Counts()
     width = len(pipeline.dimensions[dimension].key)
-    changes = _changes(wanted, live, int(staged["extract_ms"]) * 1000, counts)
+    changes = _changes(wanted, live, staged.extract_ms * 1000, counts)
     rows = sorted(changes, key=lambda change: (change[0], change[1][:width]))  # the same rows have the same hash
     names = [field.name for field in schema]
     columns = directory_columns(pipeline, dimension)
@@ -110,14 +111,14 @@ def diff(
         ],
         schema=pa.schema([pa.field("op", pa.string()), pa.field("changed", pa.list_(pa.string())), *schema]),
     )
-    path = str(staged["stage"]).rpartition("/")[0] + f"/{name}"
+    path = staged.stage.rpartition("/")[0] + f"/{name}"
     percent = round(100 * counts.deletes / len(live), 2) if live else 0.0
     return Difference(
-        version=staged["version"],
-        extract_ms=staged["extract_ms"],
+        version=staged.version,
+        extract_ms=staged.extract_ms,
         diff=path,
         sha256=write_parquet(path, table),
-        after=applied(root, pipeline.name, dimension).get("version", ""),
+        after=applied(root, pipeline.name, dimension).version,
         live_rows=len(live),
         stage_rows=len(wanted),
         delete_percent=percent,
@@ -125,17 +126,17 @@ def diff(
         reasons=tuple(
             reasons_to_ask(refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes)
         ),
-        begun=begun(root, pipeline.name, dimension).get("version", ""),
+        begun=begun(root, pipeline.name, dimension).version,
         **asdict(counts),
     )
 
 
-def _keyed(staged: dict[str, Any], table: pa.Table, width: int) -> dict[live_table.Key, tuple[Any, ...]]:
+def _keyed(staged: Staged, table: pa.Table, width: int) -> dict[live_table.Key, tuple[Any, ...]]:
     rows = list(zip(*(map(_stored, column.to_pylist()) for column in table.columns), strict=True))
     by_key = {row[:width]: row[width:] for row in rows}
     if len(by_key) != len(rows) or any(part is None for key in by_key for part in key):
         raise HeadraceError(
-            f"{staged['place']} has a key that is duplicated or null. Correct the extract and drop it again."
+            f"{staged.place} has a key that is duplicated or null. Correct the extract and drop it again."
         )
     return by_key
 

@@ -17,6 +17,7 @@ from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
 from headrace.operations import plans
 from headrace.operations.deployment import Deployment
+from headrace.operations.dimensions.documents import Staged
 from headrace.operations.dimensions.kept import history, remove_old, rows_before
 from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, settings
 from headrace.operations.dimensions.snapshot import pick as pick_snapshot
@@ -54,8 +55,8 @@ def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mappi
 
     spec = deployment.pipeline(pipeline)
     staged = stages.stage(deployment.root, deployment.bindings, spec, dimension, Snapshot(**snapshot))
-    run_events.emit_refresh(deployment, pipeline, dimension, staged["version"], "START")
-    return staged
+    run_events.emit_refresh(deployment, pipeline, dimension, staged.version, "START")
+    return to_json(staged)
 
 
 def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,13 +72,13 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
 
     spec, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
     before = rows_before(history(deployment.root, pipeline, dimension))
-    before = before or applied(deployment.root, pipeline, dimension).get("rows") or 0
+    before = before or applied(deployment.root, pipeline, dimension).rows
     before = before or count(deployment.bindings, spec, dimension)
     least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
     key = tuple(spec.dimensions[dimension].key)
     frame = read_parquet(str(staged["stage"])).to_pandas()
     window = StageVersion(name=f"version {staged['version']}", version=staged["version"])
-    parameters = {"rows_min": max(1, least), "now_ms": int(staged["extract_ms"])}
+    parameters: dict[str, float] = {"rows_min": max(1, least), "now_ms": staged["extract_ms"]}
     task = Check(name, pipeline, dimension, window, parameters)
     outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
     rows = store.quarantine_rows(task, outcomes, key)
@@ -113,7 +114,7 @@ def _difference(deployment: Deployment, pipeline: str, dimension: str, staged: M
 
     spec = deployment.pipeline(pipeline)
     with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return diff(deployment.root, deployment.bindings, spec, dimension, dict(staged))
+        return diff(deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
 
 
 def apply(
@@ -147,7 +148,9 @@ def verify(
 
     spec = deployment.pipeline(pipeline)
     with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return writes.verify(deployment.root, deployment.bindings, spec, dimension, dict(staged), holder=holder, by=by)
+        return writes.verify(
+            deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged), holder=holder, by=by
+        )
 
 
 def record(
@@ -166,10 +169,10 @@ def record(
     from headrace.operations.dimensions.diff import Difference
 
     spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
-    own = (deployment.root, deployment.bindings, spec, dimension, dict(staged))
+    own = (deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
     entry = writes.record(*own, difference, dict(written), approval, holder=holder)
-    run_events.emit_refresh(deployment, pipeline, dimension, entry["version"], "COMPLETE", rows=sum(written.values()))
-    return entry
+    run_events.emit_refresh(deployment, pipeline, dimension, entry.version, "COMPLETE", rows=sum(written.values()))
+    return to_json(entry)
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,9 @@ def refresh(
 def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
     """Return the applied version, the complete snapshots in the drop folder, and those still being written."""
     complete, waiting = in_drop(deployment.root, pipeline, dimension)
+    record = applied(deployment.root, pipeline, dimension)
     return {
-        "applied": applied(deployment.root, pipeline, dimension),
+        "applied": to_json(record) if record.version else {},
         "complete": [snapshot.place for snapshot in complete],
         "unfinished": waiting,
     }

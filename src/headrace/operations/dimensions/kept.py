@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from headrace.contract.model import Pipeline, Refresh
+from headrace.operations.dimensions.documents import RefreshRecord
 from headrace.operations.dimensions.snapshot import VERSION, settings
-from headrace.store import paths, small_files, trees
+from headrace.store import paths, records, small_files, trees
 
 LAST = 10
 """The number of past refreshes by which a new one is judged."""
@@ -17,46 +17,44 @@ USUAL_FROM = 5
 UNUSUAL_TIMES = 10
 
 
-def history(root: str, pipeline: str, dimension: str) -> list[dict[str, Any]]:
+def history(root: str, pipeline: str, dimension: str) -> list[RefreshRecord]:
     """Return the records of the last refreshes, newest first: up to LAST, none older than the last approved one.
 
     An approval sets a new baseline, so an approved refresh is the oldest that counts.
     """
-    records: list[dict[str, Any]] = []
+    known: list[RefreshRecord] = []
     folder = paths.refresh(root, pipeline, dimension)
     for version in sorted(filter(_time_of, small_files.list_names(folder)), reverse=True):
-        if record := small_files.read_json(f"{folder}/{version}/record.json"):
-            records.append(record)
-            if len(records) == LAST or record.get("approved_by"):
+        if record := records.read(RefreshRecord, f"{folder}/{version}/record.json"):
+            known.append(record)
+            if len(known) == LAST or record.approved_by:
                 break
-    return records
+    return known
 
 
-def rows_before(records: Sequence[dict[str, Any]]) -> int:
+def rows_before(known: Sequence[RefreshRecord]) -> int:
     """Return the rows of the largest snapshot among the records; 0 if there are none."""
-    return max((int(record["rows"]) for record in records), default=0)
+    return max((record.rows for record in known), default=0)
 
 
-def reasons_to_ask(
-    refresh: Refresh, records: Sequence[dict[str, Any]], live: int, staged: int, deletes: int
-) -> list[str]:
+def reasons_to_ask(refresh: Refresh, known: Sequence[RefreshRecord], live: int, staged: int, deletes: int) -> list[str]:
     """Return why a refresh needs approval, each reason as the end of "It needs approval: "; empty if it needs none.
 
     A percentage alone would let a directory shrink a little every night, and would miss a small fault if users rarely leave.
     """
-    allowed, largest = refresh.max_delete_percent, rows_before(records)
+    allowed, largest = refresh.max_delete_percent, rows_before(known)
     reasons = []
     if deletes * 100 > allowed * live:
         reasons.append(f"it deletes more than {allowed} % of {live} rows")
     if (largest - staged) * 100 > allowed * largest:
         reasons.append(
             f"it has {staged} rows, more than {allowed} % fewer than {largest}, the most in the last "
-            f"{len(records)} refreshes"
+            f"{len(known)} refreshes"
         )
-    usual = max((int(record["deletes"]) for record in records), default=0)
-    if len(records) >= USUAL_FROM and deletes > UNUSUAL_TIMES * max(1, usual) and deletes * 1_000 > allowed * live:
+    usual = max((record.deletes for record in known), default=0)
+    if len(known) >= USUAL_FROM and deletes > UNUSUAL_TIMES * max(1, usual) and deletes * 1_000 > allowed * live:
         reasons.append(
-            f"it deletes {deletes} rows, but none of the last {len(records)} refreshes deleted more than {usual}"
+            f"it deletes {deletes} rows, but none of the last {len(known)} refreshes deleted more than {usual}"
         )
     return reasons
 

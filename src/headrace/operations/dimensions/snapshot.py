@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from headrace.contract.model import Pipeline, Refresh
 from headrace.errors import HeadraceError
-from headrace.store import paths, small_files
+from headrace.operations.dimensions.documents import Begun, RefreshRecord
+from headrace.store import paths, records, small_files
 
 VERSION = "%Y%m%dT%H%M%SZ"
 _NAMED = re.compile(r"^.+-(\d{8}T\d{6}Z)\.(csv|csv\.gz|parquet)$")
@@ -52,16 +53,14 @@ def settings(pipeline: Pipeline, dimension: str) -> Refresh:
     return declared.refresh
 
 
-def applied(root: str, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return the record of the newest completed refresh; empty if there was none."""
-    record = small_files.read_json(f"{paths.refresh(root, pipeline, dimension)}/applied.json")
-    return dict(record) if record else {}
+def applied(root: str, pipeline: str, dimension: str) -> RefreshRecord:
+    """Return the record of the newest completed refresh; one without a version if there was none."""
+    return records.read(RefreshRecord, f"{paths.refresh(root, pipeline, dimension)}/applied.json") or RefreshRecord()
 
 
-def begun(root: str, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return {"version", "extract_ms"} of the newest refresh that began to write, ended or not; empty if there is none."""
-    record = small_files.read_json(f"{paths.refresh(root, pipeline, dimension)}/begun.json")
-    return dict(record) if record else {}
+def begun(root: str, pipeline: str, dimension: str) -> Begun:
+    """Return the newest refresh that began to write, ended or not; one without a version if there is none."""
+    return records.read(Begun, f"{paths.refresh(root, pipeline, dimension)}/begun.json") or Begun()
 
 
 def pick(root: str, pipeline: Pipeline, dimension: str) -> Snapshot | str:
@@ -80,8 +79,8 @@ def pick(root: str, pipeline: Pipeline, dimension: str) -> Snapshot | str:
     if not complete:
         return f"There is no complete snapshot in {folder}{unfinished}."
     newest, before = complete[-1], applied(root, pipeline.name, dimension)
-    if newest.extract_ms <= before.get("extract_ms", -1):
-        return f"{newest.version}, the newest snapshot in {folder}, is not newer than applied {before['version']}{unfinished}."
+    if newest.extract_ms <= before.extract_ms:
+        return f"{newest.version}, the newest snapshot in {folder}, is not newer than applied {before.version}{unfinished}."
     if newest.extract_ms > (time.time() + MAX_AHEAD.total_seconds()) * 1000:
         raise HeadraceError(
             f"{newest.place} claims to have been extracted in the future, so its rows would override every later change. "

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -23,6 +22,7 @@ from headrace.contract.model import Pipeline
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import csv_strict
+from headrace.operations.dimensions.documents import Staged
 from headrace.operations.dimensions.snapshot import Snapshot
 from headrace.store import paths, small_files, trees
 
@@ -31,8 +31,8 @@ class ColumnError(Exception):
     """A column whose values do not have the contract's type; the message contains no value."""
 
 
-def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> dict[str, Any]:
-    """Read a snapshot and write the stage. Returns version, extract_ms, kind, place, stage (its path), rows, sha256.
+def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> Staged:
+    """Read a snapshot, write the stage and return it.
 
     Raises HeadraceError for an unreadable, truncated or empty snapshot, wrong columns or wrong types.
     """
@@ -56,8 +56,9 @@ def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapsho
     path = f"{folder}/stage.parquet"
     small_files.write_json(f"{folder}/staged.json", {"at_ms": time.time_ns() // 1_000_000})
     write_parquet(path, table)
-    result = {"version": snapshot.version, "extract_ms": snapshot.extract_ms, "kind": snapshot.kind}
-    return result | {"place": snapshot.place, "stage": path, "rows": table.num_rows, "sha256": sha256}
+    return Staged(
+        snapshot.version, snapshot.extract_ms, snapshot.kind, snapshot.place, path, table.num_rows, sha256
+    )  # fmt: skip
 
 
 def stage_schema(pipeline: Pipeline, dimension: str) -> pa.Schema:
