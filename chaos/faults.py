@@ -178,6 +178,6 @@ FAULTS: dict[str, Act] = {
     "upgrade": _command("stream", "upgrade", "--batches", "1", "--minutes", "3"),
     "snapshot": _command("checkpoint", "snapshot"),
     "prune": _prune,
-    "gather": _command("checkpoint", "gather"),
+    "compact": _command("checkpoint", "compact"),
     "provision": _command("provision", pipeline=False),
 }

@@ -216,14 +216,14 @@ with DAG(
 ):
 
     @task(map_index_template="{{ pipeline }}", execution_timeout=timedelta(minutes=55))
-    def gather(pipeline: str) -> list[dict[str, Any]]:
+    def compact_files(pipeline: str) -> list[dict[str, Any]]:
         """Compact small files of ledgers and JSON sinks."""
         from headrace.operations import deployment
         from headrace.operations.checkpoints import compact
         from headrace.store.records import to_json
 
         own = deployment.load()
-        return [to_json(each) for each in compact.gather(own.root, own.pipeline(pipeline))]
+        return [to_json(result) for result in compact.compact_queries(own.root, own.pipeline(pipeline))]
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:
@@ -234,5 +234,5 @@ with DAG(
         return spark_runs.plan_upkeep(deployment.load(), dag_support.chosen((params or {})["pipelines"]), run_id or "")
 
     # Independent of each other: other files. One pipeline whose compaction fails stops no upkeep of the others.
-    gather.expand(pipeline=dag_support.chosen_pipelines())
+    compact_files.expand(pipeline=dag_support.chosen_pipelines())
     dag_support.spark_run.expand(submission=plan_upkeep())

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import typer
 
 from chaos import check
 from chaos.check import Checker
+from chaos.faults import FAULTS
+from headrace.cli.app import app
 
 
 def test_the_checker_sees_what_is_lost_doubled_and_changed() -> None:
@@ -25,6 +33,24 @@ def test_the_checker_and_its_load_import_nothing_of_the_product(project: Path) -
     for path in (project / "chaos").glob("*.py"):
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.startswith(("import headrace", "from headrace"))], path
+
+
+def test_every_command_that_chaos_runs_exists() -> None:
+    lines: list[tuple[str, ...]] = []
+    ground: Any = SimpleNamespace(pipelines=["x"], headrace=lambda *words: lines.append(words))
+    for act in FAULTS.values():
+        if act.__qualname__.startswith("_command."):
+            act(ground, random.Random(0))
+    assert ("checkpoint", "compact", "x") in lines
+    root = typer.main.get_command(app)
+    for line in lines:
+        command, context = root, click.Context(root)
+        words = list(line)
+        while isinstance(command, click.Group):
+            name = words.pop(0)
+            known = command.get_command(context, name)
+            assert known is not None, f"headrace {' '.join(line)}: there is no {name}"
+            command = known
 
 
 def test_how_far_a_query_is_comes_from_the_newest_piece_of_its_ledger(tmp_path: Path) -> None:

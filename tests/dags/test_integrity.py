@@ -256,7 +256,7 @@ def test_a_run_fails_where_one_of_its_mapped_tasks_did(dags: dict[str, Dag]) -> 
     assert "complete" in leaves["batch_views"]
     assert leaves["reconcile"] == leaves["checkpoint_drill"] == ["judge"]
     assert "gate" in leaves["quality"]
-    assert leaves["checkpoint_compact"] == ["gather", "spark_run"]
+    assert leaves["checkpoint_compact"] == ["compact_files", "spark_run"]
 
 
 def test_the_compaction_of_a_pipeline_that_fails_stops_no_upkeep_of_the_others(dags: dict[str, Dag]) -> None:

@@ -153,7 +153,7 @@ def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None
     ledgers = {query: stage.ledger(query) for query in names.query_names(stage.pipeline)}
     rows = found.lineage_rows(stage, "files", "product_id")
     for _ in range(2):
-        compact.gather(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
+        compact.compact_queries(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
     deployment = deployment_of(stage, project)
     given = job_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
     told = job_runs.execute(deployment, given)

@@ -199,7 +199,7 @@ def checkpoint_compact(
 ) -> None:
     """Compact small files: ledger records into segments, closed output directories into larger ones."""
     root = deployed().root
-    merged = [row for pipeline in pipelines_of(specs).values() for row in compact.gather(root, pipeline)]
+    merged = [row for pipeline in pipelines_of(specs).values() for row in compact.compact_queries(root, pipeline)]
     if as_json:
         print_json([to_json(row) for row in merged])
     else:

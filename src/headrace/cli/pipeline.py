@@ -132,13 +132,13 @@ def _asked() -> list[str]:
     if not is_terminal():
         raise HeadraceError("No columns: give --from FILE, --from-topic TOPIC, or --column NAME:TYPE.")
     console.print("Columns as NAME:TYPE, with ! if required, such as order_id:string! An empty line ends the list.")
-    found: list[str] = []
-    while text := typer.prompt(f"Column {len(found) + 1}", default="", show_default=False):
+    columns: list[str] = []
+    while text := typer.prompt(f"Column {len(columns) + 1}", default="", show_default=False):
         making.column_of(text)
-        found.append(text)
-    if not found:
+        columns.append(text)
+    if not columns:
         raise HeadraceError("A source has at least one column. Nothing is written.")
-    return found
+    return columns
 
 
 def is_terminal() -> bool:

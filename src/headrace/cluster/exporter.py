@@ -85,9 +85,9 @@ _log = logging.getLogger(__name__)
 class Exporter:
     """Gives the metrics of one deployment to a Prometheus registry (a custom collector)."""
 
-    def __init__(self, own: Callable[[], Deployment]) -> None:
-        """`own` returns the deployment as it is now: its file changes below pods that run."""
-        self._own = own
+    def __init__(self, deployment: Callable[[], Deployment]) -> None:
+        """`deployment` returns the deployment as it is now: its file changes below pods that run."""
+        self._own = deployment
         self._slow: list[Sample] = []
 
     def describe(self) -> list[Metric]:
@@ -113,25 +113,27 @@ class Exporter:
             time.sleep(SLOW_SECONDS)
 
 
-def _all(own: Callable[[], Deployment], parts: dict[str, Callable[[Deployment], Iterable[Sample]]]) -> list[Sample]:
+def _all(
+    deployment: Callable[[], Deployment], parts: dict[str, Callable[[Deployment], Iterable[Sample]]]
+) -> list[Sample]:
     """Return the samples of these parts; one that fails hides no other."""
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for part, read in parts.items():
         up = 1.0
         try:
-            for sample in read(own()):
-                found.append(sample)  # noqa: PERF402 - what came before a fault stays
+            for sample in read(deployment()):
+                samples.append(sample)  # noqa: PERF402 - what came before a fault stays
         except Exception as error:  # whatever it is, the other parts are worth having
             _log.warning("%s cannot be read: %s", part, error)
             up = 0.0
-        found.append(("headrace_exporter_part_up", (part,), up))
-    return found
+        samples.append(("headrace_exporter_part_up", (part,), up))
+    return samples
 
 
-def _of_each(own: Deployment, read: Callable[[Pipeline], Iterable[Sample]]) -> Iterator[Sample]:
+def _of_each(deployment: Deployment, read: Callable[[Pipeline], Iterable[Sample]]) -> Iterator[Sample]:
     """Yield the samples of each pipeline. One that cannot be read hides no other; its error is raised at the end."""
     fault: Exception | None = None
-    for pipeline in own.pipelines().values():
+    for pipeline in deployment.pipelines().values():
         try:
             yield from list(read(pipeline))
         except Exception as error:
@@ -141,18 +143,18 @@ def _of_each(own: Deployment, read: Callable[[Pipeline], Iterable[Sample]]) -> I
         raise fault
 
 
-def verdicts(own: Deployment) -> Iterator[Sample]:
+def verdicts(deployment: Deployment) -> Iterator[Sample]:
     """Yield what is wanted, what the supervisor says and how the newest driver ended, of every pipeline.
 
     A pipeline whose files cannot be read is UNKNOWN.
     """
-    for name in own.pipelines():
+    for name in deployment.pipelines():
         try:
-            yield from list(_verdict(own.root, name))
+            yield from list(_verdict(deployment.root, name))
         except Exception as error:  # it hides no other pipeline
             _log.warning("%s cannot be read: %s", name, error)
-            for each in memory.GRAVITY:
-                yield "headrace_pipeline_verdict", (name, each), float(each == "UNKNOWN")
+            for verdict in memory.GRAVITY:
+                yield "headrace_pipeline_verdict", (name, verdict), float(verdict == "UNKNOWN")
 
 
 def _verdict(root: str, name: str) -> Iterator[Sample]:
@@ -196,9 +198,9 @@ def checkpoint_fault(record: ExitRecord | None) -> str:
     return "CheckpointStateDamaged" if _STATE.search(record.error) else "CheckpointLogDamaged"
 
 
-def checks(own: Deployment) -> Iterator[Sample]:
+def checks(deployment: Deployment) -> Iterator[Sample]:
     """Yield the status of the newest check of each sink; none for a sink that was never checked."""
-    return _of_each(own, lambda pipeline: _newest_checks(own.root, pipeline))
+    return _of_each(deployment, lambda pipeline: _newest_checks(deployment.root, pipeline))
 
 
 def _newest_checks(root: str, pipeline: Pipeline) -> Iterator[Sample]:
@@ -209,19 +211,19 @@ def _newest_checks(root: str, pipeline: Pipeline) -> Iterator[Sample]:
             yield "headrace_quality_age_seconds", (pipeline.name, sink), time.time() - newest.checked_at_ms / 1000
 
 
-def volumes(own: Deployment) -> Iterator[Sample]:
+def volumes(deployment: Deployment) -> Iterator[Sample]:
     """Yield the space of the storage root, where it is a folder, and of Airflow's logs, where they are mounted."""
     logs = os.environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", "")
-    for volume, folder in (("data", own.root), ("airflow-logs", logs)):
+    for volume, folder in (("data", deployment.root), ("airflow-logs", logs)):
         if folder.startswith("/") and Path(folder).is_dir():
             usage = shutil.disk_usage(folder)
             yield "headrace_volume_free_bytes", (volume,), float(usage.free)
             yield "headrace_volume_size_bytes", (volume,), float(usage.total)
 
 
-def margins(own: Deployment) -> Iterator[Sample]:
+def margins(deployment: Deployment) -> Iterator[Sample]:
     """Yield how long Kafka keeps what each pipeline has not read (`retention.guard`)."""
-    return _of_each(own, lambda pipeline: _margin(retention.guard(own, pipeline.name)))
+    return _of_each(deployment, lambda pipeline: _margin(retention.guard(deployment, pipeline.name)))
 
 
 def _margin(report: RetentionReport) -> Iterator[Sample]:
@@ -231,9 +233,9 @@ def _margin(report: RetentionReport) -> Iterator[Sample]:
         yield "headrace_retention_left_seconds", (report.pipeline,), report.least_left_seconds
 
 
-def accounts(own: Deployment) -> Iterator[Sample]:
+def accounts(deployment: Deployment) -> Iterator[Sample]:
     """Yield the differences of each pipeline's newest reconciliation, by query."""
-    return _of_each(own, lambda pipeline: _newest_account(own.root, pipeline))
+    return _of_each(deployment, lambda pipeline: _newest_account(deployment.root, pipeline))
 
 
 def _newest_account(root: str, pipeline: Pipeline) -> Iterator[Sample]:
@@ -248,9 +250,9 @@ def _newest_account(root: str, pipeline: Pipeline) -> Iterator[Sample]:
         yield "headrace_reconcile_age_seconds", (pipeline.name,), time.time() - rows[0].at.timestamp()
 
 
-def certificates(own: Deployment) -> Iterator[Sample]:
+def certificates(deployment: Deployment) -> Iterator[Sample]:
     """Yield the days left of what Kafka and Cassandra present to clients, and of the CA that vouches for both."""
-    kafka, cassandra = read_kafka(own.bindings), read_cassandra(own.bindings)
+    kafka, cassandra = read_kafka(deployment.bindings), read_cassandra(deployment.bindings)
     host, _, port = kafka.bootstrap_servers.split(",")[0].rpartition(":")
     for system, ca_file, address in (
         ("kafka", kafka.ca_file, (host.strip("[]"), int(port))),

@@ -16,13 +16,13 @@ class ClusterSecrets:
 
     def read(self, namespace: str, name: str) -> Content | None:
         """Return a Secret's content, or None."""
-        found = _found(namespace, name)
-        return found and {key: base64.b64decode(value).decode() for key, value in (found.data or {}).items()}
+        secret = _secret(namespace, name)
+        return secret and {key: base64.b64decode(value).decode() for key, value in (secret.data or {}).items()}
 
     def kind(self, namespace: str, name: str) -> str:
         """Return a Secret's type, empty if there is none."""
-        found = _found(namespace, name)
-        return found.type if found else ""
+        secret = _secret(namespace, name)
+        return secret.type if secret else ""
 
     def create(self, namespace: str, name: str, content: Content, kind: str = OPAQUE) -> None:
         """Make a Secret that is not there."""
@@ -37,7 +37,7 @@ class ClusterSecrets:
         _api().patch_namespaced_secret(name, namespace, {"stringData": content, "data": dict.fromkeys(gone)})
 
 
-def _found(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
+def _secret(namespace: str, name: str) -> "client.V1Secret | None":  # type: ignore[name-defined]  # noqa: F821, UP037
     from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]
 
     try:

@@ -85,8 +85,11 @@ def _declared(pipeline: Pipeline) -> Iterator[CheckedSink]:
     for name, query in pipeline.queries.items():
         for number, sink in enumerate(query.sinks):
             declared = (
-                *((f"queries.{name}.quality.{at}", each) for at, each in enumerate(query.quality)),
-                *((f"queries.{name}.sinks.{number}.quality.{at}", each) for at, each in enumerate(sink.quality)),
+                *((f"queries.{name}.quality.{at}", expectation) for at, expectation in enumerate(query.quality)),
+                *(
+                    (f"queries.{name}.sinks.{number}.quality.{at}", expectation)
+                    for at, expectation in enumerate(sink.quality)
+                ),
             )
             kind: Kind = sink.kind
             columns = dict(query.columns)
@@ -128,25 +131,30 @@ def _is(dimension: Dimension, table: Table) -> bool:
 
 def totals_query(pipeline: Pipeline, query: str) -> str | None:
     """Return the query whose table must hold the keys of `query`'s windows: same sources and keys, no window, no loss."""
-    own = pipeline.queries.get(query)
-    if own is None or own.aggregate is None or own.aggregate.window is None:
+    checked = pipeline.queries.get(query)
+    if checked is None or checked.aggregate is None or checked.aggregate.window is None:
         return None
     for name, other in pipeline.queries.items():
-        keys = tuple(own.aggregate.keys)
-        whole = other.aggregate is not None and other.aggregate.window is None and tuple(other.aggregate.keys) == keys
-        if whole and other.late == "include" and other.sources == own.sources and _table_keyed(other, keys):
+        keys = tuple(checked.aggregate.keys)
+        totals = other.aggregate is not None and other.aggregate.window is None and tuple(other.aggregate.keys) == keys
+        if totals and other.late == "include" and other.sources == checked.sources and _table_keyed(other, keys):
             return name
     return None
 
 
 def parts_query(pipeline: Pipeline, query: str) -> str | None:
     """Return the query whose tumbling windows make up the sliding windows of `query`, if its rows are in a table."""
-    own = pipeline.queries.get(query)
-    if own is None or own.aggregate is None or own.aggregate.window is None or own.aggregate.window.slide is None:
+    checked = pipeline.queries.get(query)
+    if (
+        checked is None
+        or checked.aggregate is None
+        or checked.aggregate.window is None
+        or checked.aggregate.window.slide is None
+    ):
         return None
-    keys, window = own.aggregate.keys, own.aggregate.window
+    keys, window = checked.aggregate.keys, checked.aggregate.window
     for name, other in pipeline.queries.items():
-        if other.aggregate is None or other.aggregate.window is None or other.sources != own.sources:
+        if other.aggregate is None or other.aggregate.window is None or other.sources != checked.sources:
             continue
         size, slide = other.aggregate.window.size, other.aggregate.window.slide
         tumbling = slide in {None, size} and size == window.slide and other.aggregate.keys == keys
@@ -179,11 +187,11 @@ def _added_type(name: str) -> str:
 def added_columns(pipeline: Pipeline, sink: CheckedSink) -> list[str]:
     """Return the columns that a check adds to the sink's own, in order."""
     times = [f"_{a}_to_{b}_seconds" for a, b in combinations(sink.times, 2)]
-    found = [SCHEMA_ERROR, BEHIND, *([AHEAD] if sink.times else []), *times]
+    columns = [SCHEMA_ERROR, BEHIND, *([AHEAD] if sink.times else []), *times]
     query = pipeline.queries.get(sink.query)
     if query and query.aggregate and query.aggregate.window and WINDOW_START in sink.columns:
-        found.append(OFFSET_IN_GRID)
+        columns.append(OFFSET_IN_GRID)
         totals, parts = totals_query(pipeline, sink.query), parts_query(pipeline, sink.query)
-        found += [f"_known_in_{totals}"] if totals else []
-        found += [f"_{parts}_{name}" for name in sink.numbers] if parts else []
-    return [*found, *STANDS.get(sink.kind, ())]
+        columns += [f"_known_in_{totals}"] if totals else []
+        columns += [f"_{parts}_{name}" for name in sink.numbers] if parts else []
+    return [*columns, *STANDS.get(sink.kind, ())]

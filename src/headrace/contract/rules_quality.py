@@ -36,7 +36,7 @@ def _all(pipeline: Pipeline) -> Iterator[str]:
             continue
         staged = [*dimension.key, *directory_columns(pipeline, name)]
         types = {column: dimension.columns[column].type for column in staged}
-        declared = [(f"{key}.{at}", each) for at, each in enumerate(dimension.quality)]
+        declared = [(f"{key}.{at}", expectation) for at, expectation in enumerate(dimension.quality)]
         yield from _list_faults(declared, types, expectation_types.STAGE_PARAMETERS)
 
 
@@ -44,58 +44,58 @@ def _list_faults(
     declared: Sequence[tuple[str, Expectation]], types: Mapping[str, str], parameters: Sequence[str]
 ) -> Iterator[str]:
     seen: dict[str, str] = {}
-    for key, each in declared:
-        if len(each.root) != 1:
-            yield f"{key}: an entry has one expectation, this one has {len(each.root)}; begin each expectation with '- '"
+    for key, expectation in declared:
+        if len(expectation.root) != 1:
+            yield f"{key}: an entry has one expectation, this one has {len(expectation.root)}; begin each expectation with '- '"
             continue
-        found = list(_faults(key, each, types, parameters))
-        yield from found
-        if found:
+        faults = list(_faults(key, expectation, types, parameters))
+        yield from faults
+        if faults:
             continue
-        text = f"{each.type} {json.dumps(each.arguments, sort_keys=True)}"
+        text = f"{expectation.type} {json.dumps(expectation.arguments, sort_keys=True)}"
         if text in seen:
             yield f"{key}: {seen[text]} declares the same expectation; remove one"
         seen[text] = key
 
 
-def _faults(key: str, each: Expectation, types: Mapping[str, str], parameters: Sequence[str]) -> Iterator[str]:
-    arguments = expectation_types.TYPES.get(each.type)
+def _faults(key: str, expectation: Expectation, types: Mapping[str, str], parameters: Sequence[str]) -> Iterator[str]:
+    arguments = expectation_types.TYPES.get(expectation.type)
     if arguments is None:
-        yield f"{key}: unknown expectation {each.type!r}; {_nearest(each.type)}"
+        yield f"{key}: unknown expectation {expectation.type!r}; {_nearest(expectation.type)}"
         return
     known = arguments | expectation_types.OWN_ARGUMENTS
-    for name, value in each.declared.items():
+    for name, value in expectation.declared.items():
         if name not in known:
-            yield f"{key}.{each.type}.{name}: unknown argument; {choices(name, known)}"
+            yield f"{key}.{expectation.type}.{name}: unknown argument; {choices(name, known)}"
         elif problem := _problem(known[name].rstrip("!"), value, types, parameters):
-            yield f"{key}.{each.type}.{name}: {problem}"
+            yield f"{key}.{expectation.type}.{name}: {problem}"
     for name, kind in arguments.items():
-        if kind.endswith("!") and name not in each.declared:
-            yield f"{key}.{each.type}: the argument {name} is missing; add it"
-    if "min_value" in arguments and not {"min_value", "max_value"} & set(each.declared):
-        yield f"{key}.{each.type}: no bound; add min_value or max_value"
-    yield from _type_faults(key, each, types)
+        if kind.endswith("!") and name not in expectation.declared:
+            yield f"{key}.{expectation.type}: the argument {name} is missing; add it"
+    if "min_value" in arguments and not {"min_value", "max_value"} & set(expectation.declared):
+        yield f"{key}.{expectation.type}: no bound; add min_value or max_value"
+    yield from _type_faults(key, expectation, types)
 
 
-def _type_faults(key: str, each: Expectation, types: Mapping[str, str]) -> Iterator[str]:
-    for column in dict.fromkeys(_named(each)):
+def _type_faults(key: str, expectation: Expectation, types: Mapping[str, str]) -> Iterator[str]:
+    for column in dict.fromkeys(_named(expectation)):
         kind = types.get(column)
         if kind is None:
             continue  # it is reported already
-        if each.type in expectation_types.OF_NUMBERS and not kind.startswith(("int", "long", "decimal")):
+        if expectation.type in expectation_types.OF_NUMBERS and not kind.startswith(("int", "long", "decimal")):
             yield (
-                f"{key}.{each.type}: {column} is {kind}, and the expectation compares numbers; choose a column of numbers "
+                f"{key}.{expectation.type}: {column} is {kind}, and the expectation compares numbers; choose a column of numbers "
                 "(for a time: _ahead_seconds, or the seconds between two times)"
             )
-        if each.type in expectation_types.OF_TEXTS and kind != "string":
-            yield f"{key}.{each.type}: {column} is {kind}, and the expectation reads text; choose a column of type string"
+        if expectation.type in expectation_types.OF_TEXTS and kind != "string":
+            yield f"{key}.{expectation.type}: {column} is {kind}, and the expectation reads text; choose a column of type string"
 
 
-def _named(each: Expectation) -> Iterator[str]:
+def _named(expectation: Expectation) -> Iterator[str]:
     for name in ("column", "column_A", "column_B"):
-        if isinstance(each.declared.get(name), str):
-            yield each.declared[name]
-    listed = each.declared.get("column_list")
+        if isinstance(expectation.declared.get(name), str):
+            yield expectation.declared[name]
+    listed = expectation.declared.get("column_list")
     yield from (name for name in listed if isinstance(name, str)) if isinstance(listed, list) else ()
 
 

@@ -69,7 +69,7 @@ def results(pipeline: Pipeline, name: str, query: Query) -> list[Result]:
         for sink in other.sinks
         if isinstance(sink, CassandraSink)
     ]
-    written += [(own.keyspace, own.table) for own in pipeline.dimensions.values()]
+    written += [(dimension.keyspace, dimension.table) for dimension in pipeline.dimensions.values()]
     places = [
         (sink, cassandra_table(pipeline.name, name, sink)) for sink in query.sinks if isinstance(sink, CassandraSink)
     ]

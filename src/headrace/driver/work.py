@@ -224,7 +224,7 @@ def _times(stat: Path, *, with_children: bool = True) -> Iterator[tuple[str, flo
     with contextlib.suppress(OSError, ValueError, IndexError):
         name, _, rest = stat.read_text(errors="replace").partition("(")[2].rpartition(")")
         fields = rest.split()
-        ticks = [int(each) for each in fields[11 : 15 if with_children else 13]]
+        ticks = [int(field) for field in fields[11 : 15 if with_children else 13]]
         yield name, sum(ticks) / _TICKS
 
 

@@ -54,17 +54,17 @@ def test_a_ledger_is_gathered_and_reads_the_same_at_every_moment(
     with monkeypatch.context() as patch:
         moments = _every_moment(patch, lambda: _same(ledger.read(folder), before), kill_at)
         try:
-            assert compact.gather_ledger(folder, singles=10) == 50
+            assert compact.compact_ledger(folder, singles=10) == 50
             assert kill_at is None
         except KilledError:
             assert kill_at is not None
     assert moments
-    compact.gather_ledger(folder, singles=10)
+    compact.compact_ledger(folder, singles=10)
     assert ledger.read(folder) == before
     names = small_files.list_names(folder)
     assert (len(ledger.segments(names)), ledger.singles(names)) == (1, list(range(50, 60)))
     assert (ledger.batches(folder), ledger.record(folder, 7)) == (list(range(60)), before[7])
-    assert compact.gather_ledger(folder, singles=10) == 0
+    assert compact.compact_ledger(folder, singles=10) == 0
     assert verify.verify(root, _with_files(), "archive_pos").findings == ()
     run(root, made, range(60, 64))
     assert len(ledger.read(folder)) == 64
@@ -84,7 +84,7 @@ def test_a_ledger_with_a_gap_is_gathered_around_it_and_many_segments_become_few(
     folder = made.paths(root).ledger
     trees.remove_file(f"{folder}/{ledger.record_name(20)}")
     before = ledger.read(folder)
-    compact.gather_ledger(folder, singles=0)
+    compact.compact_ledger(folder, singles=0)
     assert ledger.read(folder) == before
     assert [ledger.bounds(name) for name in ledger.segments(small_files.list_names(folder))] == [(0, 19), (21, 39)]
 
@@ -105,7 +105,7 @@ def test_a_long_ledger_is_never_rewritten_and_a_reader_from_its_end_reads_only_t
     monkeypatch.setattr(ledger, "write_segment", noted)
     for start in range(0, 200, 10):
         run(root, made, range(start, start + 10), stateful=False)
-        compact.gather_ledger(folder, singles=0)
+        compact.compact_ledger(folder, singles=0)
     assert max(sizes) == 20
     assert sum(sizes) <= 2 * 200, "each record is written at most twice"
     segments = [ledger.bounds(name) for name in ledger.segments(small_files.list_names(folder))]
@@ -128,12 +128,12 @@ def test_output_directories_are_gathered_and_a_reader_sees_each_row_once_at_ever
         _every_moment(patch, lambda: _same(rows_of(root, made), rows), kill_at)
         for _ in range(2):
             try:
-                compact.gather_files(root, made, closed_seconds=-1)
+                compact.compact_files(root, made, closed_seconds=-1)
             except KilledError:
                 continue
             assert rows_of(root, made) == rows
-    compact.gather_files(root, made, closed_seconds=-1)
-    compact.gather_files(root, made, closed_seconds=-1)
+    compact.compact_files(root, made, closed_seconds=-1)
+    compact.compact_files(root, made, closed_seconds=-1)
     folder = made.paths(root).files
     assert small_files.list_names(folder) == ["batch_id=0-29"]
     assert rows_of(root, made) == rows
@@ -145,11 +145,11 @@ def test_output_directories_are_gathered_and_a_reader_sees_each_row_once_at_ever
 def test_directories_wait_for_who_has_them_open_and_young_ones_are_left_alone(root: str) -> None:
     made = begin(root, "files", stateful=False)
     run(root, made, range(30), stateful=False)
-    assert compact.gather_files(root, made, closed_seconds=3600) == (0, 0)
-    assert compact.gather_files(root, made, closed_seconds=-1) == (1, 0)
-    assert compact.gather_files(root, made, closed_seconds=3600) == (0, 0)
+    assert compact.compact_files(root, made, closed_seconds=3600) == (0, 0)
+    assert compact.compact_files(root, made, closed_seconds=-1) == (1, 0)
+    assert compact.compact_files(root, made, closed_seconds=3600) == (0, 0)
     assert len(small_files.list_names(made.paths(root).files)) == 31
-    assert compact.gather_files(root, made, closed_seconds=-1) == (0, 30)
+    assert compact.compact_files(root, made, closed_seconds=-1) == (0, 30)
 
 
 def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore(root: str) -> None:
@@ -158,7 +158,7 @@ def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore
     cut = snapshots.take(root, "pos_sales", "files")
     run(root, made, range(15, 40), stateful=False)
     for _ in range(2):
-        compact.gather(root, _with_files(), closed_seconds=-1, singles=5)
+        compact.compact_queries(root, _with_files(), closed_seconds=-1, singles=5)
     folder = made.paths(root).files
     assert [(each.first, each.last) for each in file_sink.parse(folder, small_files.list_names(folder))] == [
         (0, 14),
@@ -170,5 +170,5 @@ def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore
     assert rows_of(root, now) == list(range(15))
     trees.remove(cut.paths(root).folder)  # the lineage remembers the cut after the snapshot is gone
     run(root, now, range(15, 20), stateful=False)
-    compact.gather(root, _with_files(), closed_seconds=-1, singles=5)
+    compact.compact_queries(root, _with_files(), closed_seconds=-1, singles=5)
     assert rows_of(root, now) == list(range(20))

@@ -134,8 +134,8 @@ def test_columns_lead_back_to_where_they_come_from(pipelines: dict[str, Pipeline
     assert tumbling["product_id"] == {("pos", "product_id", "IDENTITY")}
     assert tumbling["window_start"] == {("pos", "create_date", "TRANSFORMATION")}
     assert "total_amount" not in tumbling, "what the transform reads for it is not known"
-    whole = stream_jobs(pipelines["user_logins"], PLACES)["last_login"].outputs[0].whole
-    assert ("test_db.users", "login_id", "JOIN") in {(each.name, each.column, each.how) for each in whole}
+    row_origins = stream_jobs(pipelines["user_logins"], PLACES)["last_login"].outputs[0].row_origins
+    assert ("test_db.users", "login_id", "JOIN") in {(each.name, each.column, each.how) for each in row_origins}
     refreshed = refresh_job(pipelines["user_logins"], "users", PLACES, Dataset("file:///x", "drop", {})).outputs[0]
     assert set(refreshed.columns) == set(refreshed.origins) == {"login_id", "user_name"}, "nothing that a stream writes"
 

@@ -219,7 +219,7 @@ def test_all_batches_since_the_last_check_are_read_in_steps_and_what_is_left_is_
     monkeypatch.setattr(bounds, "CHECK_ROWS", 20)
     site.write(*[[GOOD, GOOD]] * 24)
     if gathered:
-        assert compact.gather_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
+        assert compact.compact_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
     first, second, third = site.files(), site.files(), site.files()
     assert [each.rows for each in (first, second, third)] == [20, 20, 8]
     assert coverage_words(first.coverage) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"

@@ -168,7 +168,7 @@ def test_the_sums_of_a_ledger_go_on_where_the_last_check_ended_also_after_upkeep
     assert (sums.last, sums.rows_in, sums.rows_out) == (29, 30 * 12, 60)
     for batch in range(30, 60):
         ledger.write(folder, _record(batch, rows_out=3))
-    assert compact.gather_ledger(folder, singles=2) == 58
+    assert compact.compact_ledger(folder, singles=2) == 58
     assert position.tally(folder, 1, sums, 59) == position.tally(folder, 1, None, 59)
     assert position.tally(folder, 2, sums, 59).rows_out == 150, "another generation begins anew"
 

@@ -36,7 +36,7 @@ _ASIDE = ".gathered-"
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Compacted:
     """The result of one pass over one query."""
 
     query: str
@@ -45,9 +45,9 @@ class Gathered:
     removed: int = 0
 
 
-def gather(
+def compact_queries(
     root: str, pipeline: Pipeline, *, closed_seconds: float = CLOSED_SECONDS, singles: int = SINGLES_KEPT
-) -> list[Gathered]:
+) -> list[Compacted]:
     """Compact the ledger records and output directories of every query of a pipeline. Return one result for each query."""
     results = []
     for query in names.query_names(pipeline):
@@ -56,18 +56,18 @@ def gather(
             continue
         numbers = {current.number, *(number for number, _ in current.lineage)}
         generations = [one for one in generation.all_of(root, pipeline.name, query) if one.number in numbers]
-        records = sum(gather_ledger(each.paths(root).ledger, singles=singles) for each in generations)
+        records = sum(compact_ledger(each.paths(root).ledger, singles=singles) for each in generations)
         written = removed = 0
         declared = pipeline.queries.get(query)
         if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
             for each in generations:
-                done = gather_files(root, each, closed_seconds)
+                done = compact_files(root, each, closed_seconds)
                 written, removed = written + done[0], removed + done[1]
-        results.append(Gathered(names.query_name(pipeline.name, query), records, written, removed))
+        results.append(Compacted(names.query_name(pipeline.name, query), records, written, removed))
     return results
 
 
-def gather_ledger(folder: str, *, singles: int = SINGLES_KEPT) -> int:
+def compact_ledger(folder: str, *, singles: int = SINGLES_KEPT) -> int:
     """Compact all but the newest `singles` records of a ledger into segments. Return the number of compacted records."""
     names_before = small_files.list_names(folder)
     _remove_covered(folder, names_before)
@@ -128,14 +128,14 @@ def _runs(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
         yield run
 
 
-def gather_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_SECONDS) -> tuple[int, int]:
+def compact_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_SECONDS) -> tuple[int, int]:
     """Compact the closed batch directories of one generation. Return (directories written, directories removed).
 
     A batch is closed once it is committed and its ledger record is old enough. A compacted directory never spans the cut of a
     snapshot or of a restore, because a generation restored from there uses only the batches up to its cut.
     """
     folders, now_ms = chosen.paths(root), time.time_ns() // 1_000_000
-    removed = _remove_gathered(folders.files, now_ms - closed_seconds * 1000)
+    removed = _remove_merged(folders.files, now_ms - closed_seconds * 1000)
     committed = checkpoint_log.newest_batch(folders.checkpoint)
     if committed is None:
         return 0, removed
@@ -153,7 +153,7 @@ def gather_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_S
     present = file_sink.valid(file_sink.complete(folders.files))
     written = 0
     for group in _groups([directory for directory in present if directory.last <= min(closed, committed)], cuts):
-        _write_gathered(folders.files, group, now_ms)
+        _write_merged(folders.files, group, now_ms)
         written += 1
     return written, removed
 
@@ -175,7 +175,7 @@ def _groups(directories: Iterable[Directory], cuts: set[int]) -> Iterator[list[D
         yield group
 
 
-def _write_gathered(folder: str, group: list[Directory], now_ms: int) -> None:
+def _write_merged(folder: str, group: list[Directory], now_ms: int) -> None:
     """Write the rows of a group, in batch order, as one directory: to a temporary path, then renamed where the storage can."""
     fs, inner = small_files.locate(folder)
     final = f"{inner}/{file_sink.name_of(group[0].first, group[-1].last)}"
@@ -193,7 +193,7 @@ def _write_gathered(folder: str, group: list[Directory], now_ms: int) -> None:
         fs.mv(written_to, final, recursive=True)
 
 
-def _remove_gathered(folder: str, before_ms: float) -> int:
+def _remove_merged(folder: str, before_ms: float) -> int:
     """Remove the directories that a wider one has covered since before `before_ms`. Return their number."""
     file_names = small_files.list_names(folder)
     for name in file_names:

@@ -88,11 +88,11 @@ def _cql(table: tuple[str, str]) -> str:
 
 
 def _choices(pipeline: str, filled: dict[tuple[str, str], str], queries: Sequence[str]) -> str:
-    found = ", ".join(f"{'.'.join(table)} ({query})" for table, query in filled.items())
+    rows = ", ".join(f"{'.'.join(table)} ({query})" for table, query in filled.items())
     again = f"headrace stream start {pipeline} {' '.join(f'--new-generation {query}' for query in queries)}"
     first = next(iter(filled.values()))
     return (
-        f"A new generation begins over rows of an older one in {found}. A total that is written again falls to what Kafka "
+        f"A new generation begins over rows of an older one in {rows}. A total that is written again falls to what Kafka "
         f"still holds, a key that is not written again keeps its old row. Say which: keep the rows: {again} --rows {KEEP}; "
         f"empty the tables first, the pipeline stopped: {again} --rows {EMPTY}; or write every row again from the archive: "
         f"headrace batch rebuild {pipeline} {first}"

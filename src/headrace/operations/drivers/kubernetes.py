@@ -92,8 +92,8 @@ class KubernetesLauncher:
     def running(self) -> list[str]:
         """Return the pipelines whose driver runs, sorted, by the labels of the pods."""
         pods = [pod for pod in self._api.listed("spark-role=driver") if runs(pod)]
-        found = {str(pod.metadata.labels.get(names.PIPELINE_LABEL, "")) for pod in pods}
-        return sorted(name for name in found if name and not name.endswith(_CHECK_SUFFIX))
+        pipelines = {str(pod.metadata.labels.get(names.PIPELINE_LABEL, "")) for pod in pods}
+        return sorted(name for name in pipelines if name and not name.endswith(_CHECK_SUFFIX))
 
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         """Return the pipeline's driver and whether this call started it. A driver that runs is adopted, never doubled.
@@ -360,10 +360,10 @@ def _check_pod(pipeline: str) -> str:
 def _check_conf(pipeline: str) -> dict[str, str]:
     """Return what makes a submit a check: names under which no driver and no executor of the pipeline is looked for."""
     label = f"label.{names.PIPELINE_LABEL}"
-    own = f"{pipeline}{_CHECK_SUFFIX}"
+    check = f"{pipeline}{_CHECK_SUFFIX}"
     return {
         "spark.kubernetes.driver.pod.name": _check_pod(pipeline),
-        f"spark.kubernetes.driver.{label}": own,
-        f"spark.kubernetes.executor.{label}": own,
+        f"spark.kubernetes.driver.{label}": check,
+        f"spark.kubernetes.executor.{label}": check,
         "spark.kubernetes.executor.podNamePrefix": _check_pod(pipeline),
     }

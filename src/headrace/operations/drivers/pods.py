@@ -40,15 +40,13 @@ class Pods:
 
     def listed(self, selector: str) -> list[Any]:
         """Return the pods with these labels, in whatever phase, oldest first."""
-        found = self._ask(
+        pods = self._ask(
             lambda api: api.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=_REQUEST_SECONDS
             ),
             absent=(),
         )
-        return sorted(
-            found.items if found else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)
-        )
+        return sorted(pods.items if pods else [], key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401 - the client has no types
         """Return the pod of this name, or None if there is none."""
@@ -169,8 +167,8 @@ def ended_for_want(pod: Any) -> ExitRecord | None:  # noqa: ANN401
 
     OOMKilled is the kernel's, exit code 3 the JVM's by -XX:+ExitOnOutOfMemoryError, Evicted the kubelet's with what lacked.
     """
-    found = next((s for s in pod.status.container_statuses or [] if s.name == "driver" and s.state.terminated), None)
-    terminated = found.state.terminated if found else None
+    ended = next((s for s in pod.status.container_statuses or [] if s.name == "driver" and s.state.terminated), None)
+    terminated = ended.state.terminated if ended else None
     if pod.status.reason == "Evicted":
         said = str(pod.status.message or "")
         end = Exit.DISK_FULL if "ephemeral" in said or "disk" in said else Exit.OUT_OF_MEMORY

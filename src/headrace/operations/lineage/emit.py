@@ -80,11 +80,11 @@ def event(
     if rows is not None:
         counted = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=rows)
         outputs[0].outputFacets = {"outputStatistics": counted}
-    inputs = [InputDataset(each.namespace, each.name, facets=_facets(each)) for each in job.inputs]
-    for each in inputs:
-        if checks and each.name in checks:
-            assertions = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(list(checks[each.name]))
-            each.inputFacets = {"dataQualityAssertions": assertions}
+    inputs = [InputDataset(dataset.namespace, dataset.name, facets=_facets(dataset)) for dataset in job.inputs]
+    for dataset in inputs:
+        if checks and dataset.name in checks:
+            assertions = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(list(checks[dataset.name]))
+            dataset.inputFacets = {"dataQualityAssertions": assertions}
     return RunEvent(
         eventType=RunState[kind],
         eventTime=datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
@@ -105,7 +105,7 @@ def emit(root: str, events: Sequence[RunEvent]) -> str:
     The endpoint and the key are the client's variables too (OPENLINEAGE_ENDPOINT, OPENLINEAGE_API_KEY). An unreachable endpoint
     never fails a duty: the files have the events, and the next call posts those that the endpoint has not accepted.
     """
-    new = [content for each in events if _keep(root, content := Serde.to_dict(each))]
+    new = [content for entry in events if _keep(root, content := Serde.to_dict(entry))]
     url = os.environ.get("OPENLINEAGE_URL", "")
     if not url:
         return ""
@@ -179,13 +179,13 @@ def _facets(dataset: Dataset) -> Json:
     if dataset.columns:
         fields = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in dataset.columns.items()]
         facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)
-    if dataset.origins or dataset.whole:
+    if dataset.origins or dataset.row_origins:
         facets["columnLineage"] = column_lineage_dataset.ColumnLineageDatasetFacet(
             fields={
                 column: column_lineage_dataset.Fields([_input_field(origin) for origin in origins])
                 for column, origins in dataset.origins.items()
             },
-            dataset=[_input_field(origin) for origin in dataset.whole],
+            dataset=[_input_field(origin) for origin in dataset.row_origins],
         )
     return facets
 

@@ -43,14 +43,14 @@ class Origin:
 class Dataset:
     """A dataset by its OpenLineage name. `columns` becomes its schema facet.
 
-    For an output, `origins` holds the origins of each column, and `whole` the origins that decide which rows the output has.
+    For an output, `origins` holds the origins of each column, and `row_origins` those that decide which rows the output has.
     """
 
     namespace: str
     name: str
     columns: Mapping[str, str]
     origins: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
-    whole: tuple[Origin, ...] = ()
+    row_origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def quality_job(pipeline: Pipeline, query: str, where: Places) -> Job:
     """Return the job that checks the sinks of a query: it reads them and writes nothing."""
     stream = stream_jobs(pipeline, where)[query]
     dead_letters = {names.dead_letter_topic(topic) for topic in pipeline.sources}
-    read = [replace(output, origins={}, whole=()) for output in stream.outputs if output.name not in dead_letters]
+    read = [replace(output, origins={}, row_origins=()) for output in stream.outputs if output.name not in dead_letters]
     return _job(pipeline, f"quality_{query}", "BATCH", f"Checks the sinks of {query}.", read, [])
 
 
@@ -163,24 +163,24 @@ def _traced(output: Dataset, inputs: Sequence[Dataset], pipeline: Pipeline, quer
         )
 
     row_origins: list[Origin] = []
-    for each in inputs:
-        grouped = [name for name in (*sorted(keys), window) if name and name in each.columns]
-        row_origins += [Origin(each.namespace, each.name, name, "GROUP_BY") for name in grouped]
+    for dataset in inputs:
+        grouped = [name for name in (*sorted(keys), window) if name and name in dataset.columns]
+        row_origins += [Origin(dataset.namespace, dataset.name, name, "GROUP_BY") for name in grouped]
         row_origins += [
-            Origin(each.namespace, each.name, name, "JOIN") for name in sorted(joined) if name in each.columns
+            Origin(dataset.namespace, dataset.name, name, "JOIN") for name in sorted(joined) if name in dataset.columns
         ]
     for dimension in query.dimensions:
         declared = pipeline.dimensions[dimension]
         row_origins += [
-            Origin(each.namespace, each.name, name, "JOIN")
-            for each in inputs
+            Origin(dataset.namespace, dataset.name, name, "JOIN")
+            for dataset in inputs
             for name in declared.key
-            if each.name == f"{declared.keyspace}.{declared.table}"
+            if dataset.name == f"{declared.keyspace}.{declared.table}"
         ]
     if not output.columns:
         return output
     column_origins = {column: origins for column in output.columns if (origins := origins_of(column))}
-    return replace(output, origins=column_origins, whole=tuple(row_origins))
+    return replace(output, origins=column_origins, row_origins=tuple(row_origins))
 
 
 def events(root: str) -> list[Event]:

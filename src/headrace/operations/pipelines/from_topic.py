@@ -20,8 +20,8 @@ def records(bindings: Path, topic: str, most: int = MOST_RECORDS) -> list[bytes]
         begins, ends = offsets.begins(topic), offsets.ends(topic)
         share = max(1, most // max(1, len(ends)))
         ranges = {partition: (max(begins[partition], end - share), end) for partition, end in ends.items()}
-        found = [message.value() for message in topics.between(consumer, topic, ranges)]
-    values = [value for value in found if value][:most]
+        messages = [message.value() for message in topics.between(consumer, topic, ranges)]
+    values = [value for value in messages if value][:most]
     if not values:
         raise HeadraceError(f"The topic {topic} has no record. Send some, or give a file with --from.")
     return values

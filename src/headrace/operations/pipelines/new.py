@@ -41,12 +41,12 @@ class Request:
 
 def column_of(text: str) -> SampledColumn:
     """Return the column of `NAME:TYPE`, required where a `!` follows. Raises HeadraceError for another form."""
-    found = re.fullmatch(r"([a-z][a-z0-9_]*):([a-z]+(?:\(\d+,\d+\))?)(!?)", text.strip())
-    if not found:
+    match = re.fullmatch(r"([a-z][a-z0-9_]*):([a-z]+(?:\(\d+,\d+\))?)(!?)", text.strip())
+    if not match:
         raise HeadraceError(
             f"A column is NAME:TYPE, with ! if it is required, such as amount:decimal(12,2)!, not {text!r}."
         )
-    return SampledColumn(found[1], found[2], bool(found[3]))
+    return SampledColumn(match[1], match[2], bool(match[3]))
 
 
 def write(project: Path, request: Request) -> list[Path]:
@@ -86,9 +86,9 @@ def _require_sound(project: Path, name: str, text: str) -> None:
     if not pipeline_names(project / "pipelines"):
         return
     others = read_folder(project / "pipelines").pipelines.values()
-    found = [clash.sentence for clash in clashes([*others, made]) if name in clash.pipelines]
-    if found:
-        raise HeadraceError("\n".join(found))
+    faults = [clash.sentence for clash in clashes([*others, made]) if name in clash.pipelines]
+    if faults:
+        raise HeadraceError("\n".join(faults))
 
 
 def _texts(request: Request) -> tuple[str, str]:

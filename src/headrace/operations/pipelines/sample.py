@@ -137,7 +137,7 @@ def _names(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     taken: set[str] = set()
     for path in paths:
         choices = [_name(path[-1]), _name("_".join(path))]
-        name = next((each for each in choices if each not in taken), "")
+        name = next((choice for choice in choices if choice not in taken), "")
         number = 2
         while not name:
             candidate = f"{choices[1][:44]}_{number}"
