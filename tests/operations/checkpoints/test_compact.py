@@ -10,8 +10,7 @@ import pytest
 
 from headrace.operations.checkpoints import compact, restore, snapshots, verify
 from headrace.store import file_sink, ledger, small_files, trees
-from tests.operations.checkpoints.test_restore import _with_files
-from tests.support.checkpoints import FakeLauncher, begin, rows_of, run
+from tests.support.checkpoints import FakeLauncher, begin, rows_of, run, with_files
 
 
 class KilledError(Exception):
@@ -65,7 +64,7 @@ def test_a_ledger_is_gathered_and_reads_the_same_at_every_moment(
     assert (len(ledger.segments(names)), ledger.singles(names)) == (1, list(range(50, 60)))
     assert (ledger.batches(folder), ledger.record(folder, 7)) == (list(range(60)), before[7])
     assert compact.compact_ledger(folder, singles=10) == 0
-    assert verify.verify(root, _with_files(), "archive_pos").findings == ()
+    assert verify.verify(root, with_files(), "archive_pos").findings == ()
     run(root, made, range(60, 64))
     assert len(ledger.read(folder)) == 64
 
@@ -137,7 +136,7 @@ def test_output_directories_are_gathered_and_a_reader_sees_each_row_once_at_ever
     folder = made.paths(root).files
     assert small_files.list_names(folder) == ["batch_id=0-29"]
     assert rows_of(root, made) == rows
-    assert verify.verify(root, _with_files(), "files").findings == ()
+    assert verify.verify(root, with_files(), "files").findings == ()
     run(root, made, range(30, 33), stateful=False)
     assert rows_of(root, made) == list(range(33))
 
@@ -158,17 +157,17 @@ def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore
     cut = snapshots.take(root, "pos_sales", "files")
     run(root, made, range(15, 40), stateful=False)
     for _ in range(2):
-        compact.compact_queries(root, _with_files(), closed_seconds=-1, singles=5)
+        compact.compact_queries(root, with_files(), closed_seconds=-1, singles=5)
     folder = made.paths(root).files
     assert [(each.first, each.last) for each in file_sink.parse(folder, small_files.list_names(folder))] == [
         (0, 14),
         (15, 39),
     ]
-    restore.restore(FakeLauncher(root), _with_files(), "files", cut.id, by="test", reason="test")
+    restore.restore(FakeLauncher(root), with_files(), "files", cut.id, by="test", reason="test")
     now = restore.generation.current(root, "pos_sales", "files")
     assert now is not None
     assert rows_of(root, now) == list(range(15))
     trees.remove(cut.paths(root).folder)  # the lineage remembers the cut after the snapshot is gone
     run(root, now, range(15, 20), stateful=False)
-    compact.compact_queries(root, _with_files(), closed_seconds=-1, singles=5)
+    compact.compact_queries(root, with_files(), closed_seconds=-1, singles=5)
     assert rows_of(root, now) == list(range(20))
