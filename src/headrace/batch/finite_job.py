@@ -22,7 +22,7 @@ from headrace.contract.model import Pipeline
 from headrace.driver import queries, session
 from headrace.driver.queries import Transform
 from headrace.errors import HeadraceError
-from headrace.store import paths, records, small_files, spark_conf
+from headrace.store import paths, records, spark_conf
 
 Spec = TypeVar("Spec", bound=JobSpec)
 
@@ -60,8 +60,7 @@ def job_spec(kind: type[Spec], root: str, pipeline: str, run: str) -> Spec:
 
 def report(root: str, pipeline: str, run: str, content: object) -> None:
     """Write the report of a run (`store.job_reports`) atomically; its existence means that the run succeeded."""
-    document = dict(content) if isinstance(content, Mapping) else records.to_json(content)
-    small_files.write_json(f"{paths.batch_run(root, pipeline, run)}/report.json", document)
+    records.write(f"{paths.batch_run(root, pipeline, run)}/report.json", content)
 
 
 def start(pipeline: Pipeline, module: ModuleType, root: str, bindings: Path, run: str, conf: Mapping[str, str]) -> Job:
