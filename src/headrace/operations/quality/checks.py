@@ -36,11 +36,9 @@ from headrace.operations.quality.windows import (
     Batches,
     BatchesStep,
     Closed,
-    ClosedStep,
     Nothing,
     Ranges,
     Table,
-    TableStep,
     Unreadable,
     Window,
     batches_name,
@@ -182,12 +180,15 @@ def _validate_step(
     frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.found)
     progress.complete = progress.complete and not partial
     progress.rows += len(frame)
-    progress.batches += step.batches
     progress.steps += 1
-    progress.windows += len(step.window.starts_ms) if isinstance(step.window, ClosedStep) else 0
     progress.reached = step.reached
-    for partition, (start, end) in step.offsets.items():
-        progress.offsets[partition] = [progress.offsets.get(partition, [start])[0], end]
+    if isinstance(step.window, Closed):
+        progress.windows += len(step.window.starts_ms)
+    if isinstance(step.window, BatchesStep):
+        progress.batches += step.window.count
+        offsets = step.window.spans if sink.kind == "iceberg" else step.window.ranges
+        for partition, (start, end) in offsets.items():
+            progress.offsets[partition] = [progress.offsets.get(partition, [start])[0], end]
     if frame.empty and not _expects_rows(deployment, sink, check, step):
         return
     parameters = _parameters(deployment, pipeline, sink, check, step)
@@ -261,7 +262,7 @@ def _keeps(
     Missing rows repair nothing. Nor does a suite without the broken expectation: then a person accepts the finding. A table is
     not read again: the check itself reads it.
     """
-    if isinstance(finding.window, TableStep) or not finding.ids <= {each.id for each in suite.expectations}:
+    if isinstance(finding.window, Table) or not finding.ids <= {each.id for each in suite.expectations}:
         return False
     step = steps.again(deployment, sink, finding.window)
     frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.found)
@@ -274,7 +275,7 @@ def _with_found(known: Findings, check: Check, progress: _Progress, outcomes: li
     """Add new findings. Close the findings of a table that was read completely and now meets the broken expectations."""
     if isinstance(check.window, Table) and progress.complete and progress.outcomes and not progress.fault:
         held = {outcome.id for outcome in outcomes if outcome.success}
-        repaired = [each.id for each in known.open if isinstance(each.window, TableStep) and each.ids <= held]
+        repaired = [each.id for each in known.open if isinstance(each.window, Table) and each.ids <= held]
         reason = "the complete table was read and meets its expectations"
         known = findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=now_ms)
     return findings.opened(known, progress.found)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from headrace.errors import HeadraceError
-from headrace.operations.quality.summary import Failure, OpenExpectation, OpenFinding, OpenWindow
-from headrace.operations.quality.windows import BatchesStep, StepWindow, TableStep
+from headrace.operations.quality.summary import Failure, OpenExpectation, OpenFinding
+from headrace.operations.quality.windows import BatchesStep, NamedWindow, StepWindow, Table
 from headrace.store import paths, records
 from headrace.store.records import Json
 
@@ -51,7 +51,7 @@ class Finding:
     def shown(self) -> OpenFinding:
         """Return what a summary says of an open finding."""
         broken = tuple(OpenExpectation(each.expectation, each.why, each.unexpected) for each in self.expectations)
-        return OpenFinding(self.id, OpenWindow(self.window.kind, self.window.name), self.found_at_ms, broken)
+        return OpenFinding(self.id, NamedWindow(self.window.kind, self.window.name), self.found_at_ms, broken)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read(root: str, sink: str) -> Findings:
 
 def make(sink: str, window: StepWindow, failed: Sequence[Failure], at_ms: int) -> Finding:
     """Return the finding of a window whose critical expectations `failed`; the same window gives the same id."""
-    place = window.kind if isinstance(window, TableStep) else window.name
+    place = window.kind if isinstance(window, Table) else window.name
     broken = tuple(
         Broken(each.id, each.expectation, each.why, each.unexpected, each.error, each.examples) for each in failed
     )

@@ -1,13 +1,12 @@
 """Reads a check in bounded steps, oldest first. The rows of a step are validated and released before the next step is read.
 
-A step's window is enough to read the same rows again, so a later check can see that a finding was repaired. `reached` is the
-position up to which the sink is checked after the step.
+A step's window is enough to read the same rows again, so a later check can see that a finding was repaired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from headrace.operations import topics
@@ -23,11 +22,9 @@ from headrace.operations.quality.windows import (
     Batches,
     BatchesStep,
     Closed,
-    ClosedStep,
     Ranges,
     StepWindow,
     Table,
-    TableStep,
     batches_name,
     windows_name,
 )
@@ -36,22 +33,25 @@ from headrace.store import ledger, paths
 
 @dataclass(frozen=True)
 class Step:
-    """Rows of a sink. `found` are the columns of a table; `batches` is the number of batches.
-
-    `offsets` are the ranges that were read, partition -> [start, end): of a sink's topic, or of an archive's source.
-    """
+    """Rows of a sink. `found` are the columns of a table."""
 
     window: StepWindow
     rows: list[Row]
     found: list[str] | None = None
-    batches: int = 0
-    reached: Position = field(default_factory=Position)
-    offsets: Ranges = field(default_factory=dict)
 
     @property
     def rows_out(self) -> int:
         """Return the number of rows in the ledger for the step's batches."""
         return sum(self.window.rows_out.values()) if isinstance(self.window, BatchesStep) else 0
+
+    @property
+    def reached(self) -> Position:
+        """Return the position up to which the sink is checked after the step."""
+        window = self.window
+        if isinstance(window, BatchesStep):
+            cursor = {partition: end for partition, (_, end) in window.ranges.items()}
+            return Position(window.generation, window.last, cursor or None)
+        return Position(until_ms=window.until_ms) if isinstance(window, Closed) else Position(token=window.token)
 
 
 def steps(deployment: Deployment, sink: CheckedSink, check: Check) -> Iterator[Step]:
@@ -71,9 +71,9 @@ def steps(deployment: Deployment, sink: CheckedSink, check: Check) -> Iterator[S
         yield from _table_steps(deployment, sink, window)
 
 
-def again(deployment: Deployment, sink: CheckedSink, window: BatchesStep | ClosedStep) -> Step:
+def again(deployment: Deployment, sink: CheckedSink, window: BatchesStep | Closed) -> Step:
     """Read a step's window once more."""
-    if isinstance(window, ClosedStep):
+    if isinstance(window, Closed):
         with cassandra_session(deployment.bindings) as session:
             columns = read_cassandra.columns_of(session, sink.place)
             return Step(window, read_cassandra.windows(session, sink.place, window.starts_ms), columns)
@@ -132,12 +132,9 @@ def spans(group: Iterable[ledger.Record]) -> Ranges:
 
 
 def _batch_step(deployment: Deployment, sink: CheckedSink, window: BatchesStep) -> Step:
-    reached = Position(window.generation, window.last)
     if sink.kind == "files":
-        rows = list(read_files(deployment.root, sink, window))
-        return Step(window, rows, None, window.count, reached)
-    rows, columns = read_archive(deployment.root, sink, window.spans)
-    return Step(window, rows, columns, window.count, reached, window.spans)
+        return Step(window, list(read_files(deployment.root, sink, window)))
+    return Step(window, *read_archive(deployment.root, sink, window.spans))
 
 
 def _topic_steps(
@@ -150,8 +147,7 @@ def _topic_steps(
             read_to = window.ends if part.last == window.last else None
             rows, start, cursor = read_topic.onward(consumer, sink, part, cursor, read_to)
             part = replace(part, ranges={p: [start[p], end] for p, end in cursor.items()})
-            reached = Position(part.generation, part.last, cursor)
-            yield Step(part, read_topic.distinct(rows), None, part.count, reached, part.ranges)
+            yield Step(part, read_topic.distinct(rows))
 
 
 def _closed_steps(deployment: Deployment, sink: CheckedSink, window: Closed) -> Iterator[Step]:
@@ -166,8 +162,8 @@ def _closed_steps(deployment: Deployment, sink: CheckedSink, window: Closed) -> 
             taken += portion
             if len(rows) >= bounds.STEP_ROWS or len(taken) >= bounds.STEP_WINDOWS or taken[-1] == starts[-1]:
                 until = taken[-1] + window.size_ms
-                part = ClosedStep(name=windows_name(taken[0], until), starts_ms=tuple(taken), until_ms=until)
-                yield Step(part, rows, columns, reached=Position(until_ms=until))
+                part = Closed(name=windows_name(taken[0], until), starts_ms=tuple(taken), until_ms=until)
+                yield Step(part, rows, columns)
                 rows, taken = [], []
 
 
@@ -177,4 +173,4 @@ def _table_steps(deployment: Deployment, sink: CheckedSink, window: Table) -> It
         portions = read_cassandra.portions(session, sink, window.token, bounds.STEP_ROWS)
         columns = read_cassandra.columns_of(session, sink.place)
         for rows, token in islice(portions, max(1, bounds.CHECK_ROWS // bounds.STEP_ROWS)):
-            yield Step(TableStep(name=window.name, token=token), rows, columns, reached=Position(token=token))
+            yield Step(Table(name=window.name, token=token), rows, columns)

@@ -9,7 +9,7 @@ from typing import Any
 from headrace.errors import HeadraceError
 from headrace.operations.quality.status import GOOD, Status
 from headrace.operations.quality.validate import CRITICAL, Outcome
-from headrace.operations.quality.windows import Nothing, Passed, Window
+from headrace.operations.quality.windows import NamedWindow, Nothing, Passed, Window
 from headrace.store import records
 from headrace.store.records import Json
 
@@ -84,14 +84,6 @@ class Stale:
 
 
 @dataclass(frozen=True)
-class OpenWindow:
-    """The window of an open finding."""
-
-    kind: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True)
 class OpenExpectation:
     """A broken expectation of an open finding."""
 
@@ -105,7 +97,7 @@ class OpenFinding:
     """An open finding (`findings.Finding`) without what only reading it again needs."""
 
     id: str = ""
-    window: OpenWindow = OpenWindow()
+    window: NamedWindow = field(default_factory=NamedWindow)
     found_at_ms: int = 0
     expectations: tuple[OpenExpectation, ...] = ()
 

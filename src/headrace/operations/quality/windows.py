@@ -20,7 +20,7 @@ Ranges = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
-class _Window:
+class NamedWindow:
     """What every window has. `reason` says why nothing, or no more, was read; `since_ms` is where a person lets a check begin."""
 
     kind: str = ""
@@ -39,7 +39,7 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class _OfBatches(_Window):
+class _OfBatches(NamedWindow):
     """What a window of batches has, also if no batch is new.
 
     `left`: batches and rows for the next check. `expired` counts batches that are passed over, `passed` is the last of them;
@@ -64,7 +64,7 @@ class Nothing(_OfBatches):
 
 
 @dataclass(frozen=True)
-class Unreadable(_Window):
+class Unreadable(NamedWindow):
     """The sink cannot be read."""
 
     kind: str = "unreadable"
@@ -84,27 +84,27 @@ class Batches(_OfBatches):
 
 
 @dataclass(frozen=True)
-class Closed(_Window):
-    """Closed windows, by their starts. `left`: windows for the next check."""
+class Closed(NamedWindow):
+    """Closed windows of `size_ms`, by their starts. `left`: windows for the next check. A step has neither size nor rest."""
 
     kind: str = "closed"
     starts_ms: tuple[int, ...] = records.optional(())
     until_ms: int = 0
-    size_ms: int = 0
-    left: dict[str, int] = field(default_factory=dict)
+    size_ms: int = records.optional(0)
+    left: dict[str, int] = records.optional(factory=dict)
 
 
 @dataclass(frozen=True)
-class Table(_Window):
-    """A table in the order of its tokens, after `token` (None: from the start)."""
+class Table(NamedWindow):
+    """A table in the order of its tokens. Planned: after `token` (None: from the start). A step: up to it (None: the end)."""
 
     kind: str = "table"
-    at_ms: int = 0
+    at_ms: int = records.optional(0)
     token: int | None = None
 
 
 @dataclass(frozen=True)
-class StageVersion(_Window):
+class StageVersion(NamedWindow):
     """A version of a dimension in its stage."""
 
     kind: str = "stage"
@@ -115,14 +115,13 @@ Window = Nothing | Unreadable | Batches | Closed | Table | StageVersion
 
 
 @dataclass(frozen=True)
-class BatchesStep:
+class BatchesStep(NamedWindow):
     """Consecutive batches that one step reads: `count` of them, `rows_out` by batch.
 
     `spans` are the source offsets that they took, `ranges` the offsets of a sink's topic that were read.
     """
 
     kind: str = "batches"
-    name: str = ""
     generation: int = 0
     first: int = 0
     last: int = 0
@@ -134,26 +133,7 @@ class BatchesStep:
     ranges: Ranges = records.optional(factory=dict)
 
 
-@dataclass(frozen=True)
-class ClosedStep:
-    """Closed windows that one step reads."""
-
-    kind: str = "closed"
-    name: str = ""
-    starts_ms: tuple[int, ...] = ()
-    until_ms: int = 0
-
-
-@dataclass(frozen=True)
-class TableStep:
-    """A portion of a table up to `token` (None: its end)."""
-
-    kind: str = "table"
-    name: str = ""
-    token: int | None = None
-
-
-StepWindow = BatchesStep | ClosedStep | TableStep
+StepWindow = BatchesStep | Closed | Table
 
 
 def nothing(reason: str) -> Nothing:
