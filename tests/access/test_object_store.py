@@ -66,7 +66,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(root
         writer.join()
 
 
-def test_a_tree_is_moved_whole_and_leaves_no_name_behind(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_is_moved_completely_and_leaves_no_name_behind(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("0001/manifest.json", "0001/checkpoint/offsets/0", "0002/manifest.json"):
         small_files.write_text(f"{root}/{name}", name)
     before = trees.files(f"{root}/0001")
@@ -86,7 +86,7 @@ def test_a_tree_is_moved_whole_and_leaves_no_name_behind(root: str, monkeypatch:
         trees.move(f"{root}/0002", f"{root}/trash/second/0001")
 
 
-def test_a_directory_without_its_mark_is_not_whole_and_hides_nothing(root: str) -> None:
+def test_a_directory_without_its_mark_is_incomplete_and_hides_nothing(root: str) -> None:
     for name in ("batch_id=0", "batch_id=1", "batch_id=0-1", "batch_id=2"):
         small_files.write_text(f"{root}/{name}/part-0", "{}")
     for name in ("batch_id=0", "batch_id=1"):

@@ -31,7 +31,7 @@ def _session(pid):
         return None
 
 
-def test_every_component_is_told_as_running_and_its_log_is_found(airflow, airflow_settings):
+def test_every_component_is_shown_as_running_and_its_log_is_found(airflow, airflow_settings):
     assert {
         name: state for name, state in states(airflow_settings).items() if name in parts.COMPONENTS
     } == dict.fromkeys(parts.COMPONENTS, "RUNNING")
@@ -63,7 +63,7 @@ def test_a_second_up_adopts_all_four(airflow, airflow_settings):
     assert pids(airflow_settings) == before
 
 
-def test_a_killed_scheduler_is_shown_and_mended_and_its_workers_are_ended(airflow, airflow_settings):
+def test_a_killed_scheduler_is_shown_and_started_again_and_its_workers_are_ended(airflow, airflow_settings):
     before = pids(airflow_settings)
     workers = family(airflow_settings, "airflow-scheduler")[1:]
     assert len(workers) >= airflow_settings.airflow_parallelism
@@ -76,7 +76,7 @@ def test_a_killed_scheduler_is_shown_and_mended_and_its_workers_are_ended(airflo
     assert airflow.run("probe_numbers", {"count": 1})[1] == "success"
 
 
-def test_what_has_a_session_of_its_own_outlives_a_component_as_drivers_do(airflow, airflow_settings, tmp_path):
+def test_what_has_its_own_session_survives_a_component_as_drivers_do(airflow, airflow_settings, tmp_path):
     environment = airflow_config.environment(airflow_settings, find_java(airflow_settings))
     driver = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], env=environment, start_new_session=True

@@ -297,7 +297,7 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     assert "There is nothing to do for the repair" in running.task_log("batch_repair", repair, "plan_repair")
 
 
-def test_a_row_that_was_deleted_by_hand_is_found_named_and_repaired_once_it_is_approved(
+def test_a_row_that_was_deleted_in_the_table_is_found_named_and_repaired_once_it_is_approved(
     running: Airflow, own: Deployment
 ) -> None:
     with cassandra_session(own.bindings) as session:

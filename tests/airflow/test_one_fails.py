@@ -48,7 +48,7 @@ def test_a_plan_a_check_and_a_sink_that_fail_keep_no_other_gate_from_its_answer(
     assert found["state"] == "failed"
 
 
-def test_views_that_fail_for_one_pipeline_are_told_for_the_others_and_reconciliation_follows(
+def test_views_that_fail_for_one_pipeline_are_reported_and_the_others_and_reconciliation_follow(
     project: Path, tmp_path: Path
 ) -> None:
     found = run("batch_views", project, tmp_path)

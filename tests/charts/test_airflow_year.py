@@ -73,7 +73,7 @@ def test_a_sql_source_of_users_is_mounted_where_its_binding_is_read() -> None:
     }
 
 
-def test_two_values_name_who_is_told() -> None:
+def test_two_values_name_who_is_notified() -> None:
     environment = _environment("notify.connection=alerts", "notify.to=ops@example.org")
     assert environment[notify.CONNECTION] == "alerts"
     assert environment[notify.RECIPIENTS] == "ops@example.org"

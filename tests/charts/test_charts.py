@@ -182,7 +182,7 @@ def test_cassandra_takes_no_plain_connection_and_its_heap_is_half_of_its_memory(
         assert container["lifecycle"]["preStop"]["exec"]["command"] == ["nodetool", "drain"]
 
 
-def test_a_driver_is_told_to_stop_before_its_jvm_and_executors_have_no_token() -> None:
+def test_a_driver_gets_the_signal_to_stop_before_its_jvm_and_executors_have_no_token() -> None:
     templates = {who.rpartition("/")[2]: spec for who, spec, _ in pods(render("spark")) if "pod-templates" in who}
     driver, executor = templates["driver.yaml"], templates["executor.yaml"]
     assert "pkill -TERM -x python3" in driver["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]

@@ -207,7 +207,7 @@ def test_a_moving_tag_is_refused(chart: str) -> None:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_one_question_is_asked_as_test_and_the_next_command_is_told(chart: str) -> None:
+def test_one_question_is_asked_as_test_and_the_next_command_is_printed(chart: str) -> None:
     tests = [each for each in kind(render(chart), "Pod") if "helm.sh/hook" in each["metadata"]["annotations"]]
     assert len(tests) == 1
     assert "kubectl" in (ROOT / "helm" / chart / "templates" / "NOTES.txt").read_text()

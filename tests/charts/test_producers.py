@@ -56,7 +56,7 @@ def test_nothing_is_in_a_namespace_that_no_producer_is_in_and_an_external_kafka_
     assert not [each for each in objects if each["metadata"]["name"].startswith("allow-producer")]
 
 
-def test_both_jobs_are_told_of_the_producers() -> None:
+def test_both_jobs_get_the_producers() -> None:
     (config,) = [each for each in kind(render("base", *SHOP), "ConfigMap") if each["metadata"]["name"] == "bootstrap"]
     told = Config.model_validate_json(config["data"]["bootstrap.json"]).producers
     assert (told["webshop"].namespace, told["webshop"].topics) == ("shop", ["pos", "quickstart"])

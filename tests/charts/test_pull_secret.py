@@ -45,7 +45,7 @@ def test_a_pod_without_the_pull_secret_and_one_with_it_unasked_are_seen(monkeypa
         test_no_pod_names_a_pull_secret_unless_there_is_one("kafka", ())
 
 
-def test_the_bootstrap_is_told_which_secret_to_copy_and_none_where_there_is_none() -> None:
+def test_the_bootstrap_gets_the_secret_to_copy_and_none_where_there_is_none() -> None:
     told = [
         Config.model_validate_json(
             named(render("base", *settings), "ConfigMap", "bootstrap")["data"]["bootstrap.json"]

@@ -127,7 +127,7 @@ def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     assert run("batch", "retention", "pos_sales")[0] == 0
 
 
-def test_what_cannot_be_asked_is_told_in_a_sentence(own: Deployment) -> None:
+def test_what_cannot_be_asked_is_reported_in_one_sentence(own: Deployment) -> None:
     for words, told in (
         (("dead-letters", "list", "--since", "yesterday"), "is not a time. Write 2026-11-23"),
         (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),

@@ -289,7 +289,7 @@ def test_the_cluster_is_asked_for_a_secrets_type_and_given_it(monkeypatch: pytes
     assert made["regcred"].string_data == LOGIN
 
 
-def test_a_secret_that_is_written_anew_loses_the_keys_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_is_written_again_loses_the_keys_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     # A patch keeps what it does not name (RFC 7386): the password of a producer that was dropped stayed.
     sent: list[dict[str, object]] = []
     api = SimpleNamespace(

@@ -50,7 +50,7 @@ def wanted(deployed, pipeline, want="RUNNING"):
     desired_state.write(deployed.root, pipeline, want, by="t", reason="test")
 
 
-def test_a_pipeline_has_one_verdict_and_one_that_nobody_looked_at_is_unknown(deployed):
+def test_a_pipeline_has_one_verdict_and_one_that_was_never_observed_is_unknown(deployed):
     supervised(deployed, "pos_sales", "MISSING", restarts_left=3)
     wanted(deployed, "pos_sales")
     found = scraped(exporter.Exporter(lambda: deployed))

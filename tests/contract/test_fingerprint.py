@@ -37,7 +37,9 @@ from tests.contract.conftest import changed
          'join.time_range.upper changed from "5 minutes" to "9 minutes"'),
     ],
 )  # fmt: skip
-def test_what_a_checkpoint_cannot_take_is_told(good: Pipeline, query: str, change: dict[str, Any], said: str) -> None:
+def test_what_a_checkpoint_cannot_take_is_reported(
+    good: Pipeline, query: str, change: dict[str, Any], said: str
+) -> None:
     new = Pipeline.model_validate(changed(change))
     assert any(said in difference for difference in differences(declared(good, query), declared(new, query)))
 
@@ -91,7 +93,7 @@ _fingerprints = st.dictionaries(st.text(min_size=1, max_size=4), _json, max_size
 
 
 @given(_fingerprints, _fingerprints)
-def test_the_digest_differs_exactly_when_a_difference_is_told(old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_the_digest_differs_exactly_when_a_difference_is_reported(old: dict[str, Any], new: dict[str, Any]) -> None:
     assert differences(old, old) == []
     # True equals 1 for Python and not for JSON: compare what is stored.
     same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)

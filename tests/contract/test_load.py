@@ -137,7 +137,7 @@ def test_a_duration_written_out_and_read_again_is_the_same(milliseconds: int) ->
     [("60 seconds", "1 minute"), ("90 minutes", "90 minutes"), ("0 days", "0 seconds"), ("24 hours", "1 day"),
      ("1500 milliseconds", "1500 milliseconds")],
 )  # fmt: skip
-def test_a_duration_is_written_in_its_largest_whole_unit(text: str, written: str) -> None:
+def test_a_duration_is_written_in_the_largest_unit_that_divides_it(text: str, written: str) -> None:
     assert format_duration(parse_duration(text)) == written
 
 

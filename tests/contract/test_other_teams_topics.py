@@ -137,7 +137,7 @@ def test_a_source_of_another_name_is_the_reader_of_a_chain(tmp_path: Path) -> No
     assert list(load_pipelines(tmp_path)["b"].handed_on) == ["shop.joined"]
 
 
-def test_a_chain_that_does_not_fit_is_told_by_the_sources_name(tmp_path: Path) -> None:
+def test_a_chain_that_does_not_fit_is_reported_by_the_sources_name(tmp_path: Path) -> None:
     reader = link("b", "joined", "out", topic="shop.joined", partitions=3)
     reader["sources"]["joined"]["columns"]["amount"]["field"] = "order.amount"
     partitions, column = refusal(tmp_path, link("a", "orders", "shop.joined"), reader)

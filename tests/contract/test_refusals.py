@@ -47,7 +47,7 @@ def _pipelines_with_a_fault() -> list[Pipeline]:
     return found
 
 
-def test_all_faults_of_a_file_are_told_one_a_line(broken: Callable[..., Path]) -> None:
+def test_all_faults_of_a_file_are_reported_one_a_line(broken: Callable[..., Path]) -> None:
     path = broken({"queries.copied.mode": "apend", "owner": "<gone>", "sources.sales.columns.amount.type": "float"})
     told = [line.removeprefix(f"{path}: ").split(":")[0] for line in refusal(path).splitlines()]
     assert told == ["owner", "sources.sales.columns.amount.type", "queries.copied.mode"]

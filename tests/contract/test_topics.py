@@ -16,7 +16,7 @@ def test_a_pipeline_owns_its_sources_their_dead_letters_and_its_sinks(pipelines:
     assert {name: [topic.name for topic in topics(pipelines[name])] for name in expected} == expected
 
 
-def test_a_source_topic_has_its_whole_configuration(pipelines: dict[str, Pipeline]) -> None:
+def test_a_source_topic_has_its_complete_configuration(pipelines: dict[str, Pipeline]) -> None:
     assert topics(pipelines["pos_sales"])[0] == Topic(
         "pos",
         2,

@@ -198,7 +198,7 @@ def test_a_new_deployment_runs_nothing_at_once_but_the_supervisor(dags: dict[str
     assert {dag_id for dag_id, dag in dags.items() if dag["start_date"]} == {"streams_supervisor"}
 
 
-def test_no_task_lives_as_long_as_a_stream(dags: dict[str, Dag]) -> None:
+def test_no_task_runs_as_long_as_a_stream(dags: dict[str, Dag]) -> None:
     longest = max(task["timeout"] or 0 for _, _, task in _tasks(dags))
     assert longest <= 3600
 

@@ -114,14 +114,14 @@ def _refused(now: float) -> str:
     raise Py4JJavaError("refused", SimpleNamespace(_target_id="o1", _gateway_client=None))
 
 
-def test_a_cassandra_that_never_let_the_driver_in_is_told_at_once() -> None:
+def test_a_cassandra_that_never_let_the_driver_in_is_reported_at_once() -> None:
     world = World(_refused)
     with pytest.raises(Py4JJavaError):
         world.batch(None)
     assert world.now == 0
 
 
-def test_a_session_that_cannot_be_opened_anew_is_waited_for() -> None:
+def test_a_session_that_cannot_be_reopened_is_waited_for() -> None:
     world = World(lambda now: "a")
     assert world.batch(None) == 7
     world.connected = lambda now: _refused(now) if now < 12 else "b"
@@ -129,7 +129,7 @@ def test_a_session_that_cannot_be_opened_anew_is_waited_for() -> None:
     assert world.begun[1] >= 12
 
 
-def test_a_query_that_is_told_to_end_does_not_wait() -> None:
+def test_a_query_that_is_stopped_does_not_wait() -> None:
     def stopped(seconds: float) -> None:
         raise InterruptedError("told to stop")
 

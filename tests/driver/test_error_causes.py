@@ -98,7 +98,7 @@ LOST = "SparkException: Job aborted due to stage failure: ExecutorLostFailure (e
         ("java.lang.IllegalStateException: took 137 rows, exit code unknown", Exit.TRANSIENT),
     ],
 )  # fmt: skip
-def test_the_class_of_an_end_is_told_by_its_text(text: str, end: Exit) -> None:
+def test_the_class_of_an_end_follows_from_its_text(text: str, end: Exit) -> None:
     assert class_of([text]) is end
     assert class_of(["org.apache.spark.SparkException: Job aborted.", text]) is end, "whichever query had it"
 

@@ -101,7 +101,7 @@ def test_a_task_that_only_computes_moves_by_the_processor_it_uses() -> None:
     assert driver.beats(STUCK_SECONDS + 20)
 
 
-def test_a_collector_that_takes_all_time_is_no_life_and_is_told() -> None:
+def test_a_collector_that_takes_all_time_is_no_progress_and_is_reported() -> None:
     driver = Driver(running={7: True}, spend=Busy(0.05, 1.9, 2.0))
     driver.beats(60)
     assert 40 < driver.watcher.garbage_seconds(driver.now) <= 60
@@ -129,7 +129,7 @@ def test_where_tasks_run_on_other_machines_one_at_work_may_take_its_time() -> No
     assert driver.beats(STUCK_SECONDS + 10)
 
 
-def test_the_next_batch_begins_anew_and_a_query_between_two_batches_does_not_hang() -> None:
+def test_the_next_batch_starts_fresh_and_a_query_between_two_batches_does_not_hang() -> None:
     driver = Driver()
     assert not driver.beats(STUCK_SECONDS)
     driver.query.counters.running_batch = 4

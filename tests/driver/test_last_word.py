@@ -50,7 +50,7 @@ def test_a_driver_that_found_its_lock_taken_says_so_with_its_life(
     assert {key: word[key] for key in ("exit", "life", "request")} == {"exit": "LOCKED", "life": "L", "request": "R"}
 
 
-def test_one_that_nobody_gave_a_life_leaves_the_word_of_the_driver_that_lives(
+def test_one_without_an_instance_leaves_the_word_of_the_running_driver(
     entry: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("HEADRACE_LIFE")

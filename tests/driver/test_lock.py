@@ -81,7 +81,7 @@ def test_of_two_drivers_that_start_at_once_exactly_one_gets_the_lock_twenty_time
             holder.tell("")
 
 
-def test_the_second_driver_is_told_who_holds_the_lock_and_what_to_do(tmp_path: Path) -> None:
+def test_the_second_driver_reports_who_holds_the_lock_and_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "driver.lock"
     descriptor = hold(path, "pos_sales")
     try:

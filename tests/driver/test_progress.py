@@ -53,7 +53,7 @@ def written() -> Counters:
     return Counters(batches=2, rows_in=60, rows_out=4, newest=newest)
 
 
-def test_a_look_adds_up_all_sources_and_state_operators() -> None:
+def test_a_query_state_adds_up_all_sources_and_state_operators() -> None:
     found = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
     assert (found.lag, found.state_rows, found.groups, found.late_groups) == (12, 15, 11, 3)
     assert (found.batch, found.batch_written_ms, found.batch_duration_ms) == (8, 1500, 250)

@@ -86,7 +86,7 @@ def test_a_jvm_that_still_ends_is_waited_for(jvm: Callable[[str], None]) -> None
     assert runtime.end_of(LOST)[0] is Exit.OUT_OF_MEMORY
 
 
-def test_a_fault_beside_a_living_jvm_is_told_by_its_own_text_and_causes(jvm: Callable[[str], None]) -> None:
+def test_a_fault_beside_a_running_jvm_is_reported_by_its_own_text_and_causes(jvm: Callable[[str], None]) -> None:
     jvm("sleep 600")
     fault = RuntimeError("the ledger was not written")
     fault.__cause__ = OSError(28, "No space left on device")

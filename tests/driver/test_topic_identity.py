@@ -134,7 +134,7 @@ def _archive(root: str, topic_id: str) -> str:
     return folder
 
 
-def test_the_archive_of_another_topic_is_refused_and_set_aside_when_its_query_begins_anew(root: str) -> None:
+def test_the_archive_of_another_topic_is_refused_and_set_aside_when_its_query_begins_again(root: str) -> None:
     folder = _archive(root, "A")
     driver = SimpleNamespace(root=root, pipeline=POS)
     queries._require_archive_of(driver, "pos", {"pos": "A"}, new=True)  # type: ignore[arg-type]

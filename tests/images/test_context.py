@@ -34,7 +34,7 @@ def _pins(text: str) -> list[str]:
     return [pin for pin, marker in pins if not marker.strip() or Marker(marker.strip()).evaluate(image)]
 
 
-def test_each_part_has_whole_entries_with_hashes_and_none_twice(context: ModuleType, project: Path) -> None:
+def test_each_part_has_complete_entries_with_hashes_and_none_twice(context: ModuleType, project: Path) -> None:
     spark, airflow = context.lock_parts(project)
     lock = (project / "requirements.lock").read_text()
     for part in (spark, airflow):

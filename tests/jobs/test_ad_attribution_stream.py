@@ -97,7 +97,7 @@ def rows(played: Replayed, uuid: str) -> list[tuple[int, float | None]]:
     ]
 
 
-def test_the_whole_timeline_equals_the_oracle(timeline: Played) -> None:
+def test_the_complete_timeline_equals_the_oracle(timeline: Played) -> None:
     for name, found in timeline.found.items():
         marks = [(batch.watermark_ms, batch.late_watermark_ms) for batch in found.batches]
         assert marks == timeline.oracle(name).watermarks()

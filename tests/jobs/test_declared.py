@@ -204,7 +204,7 @@ def test_a_sliding_window_and_one_that_is_a_column_first_are_seen(spark: SparkSe
     assert [each.total_seconds() for each in found] == [600, 600, 0]
 
 
-def test_an_output_mode_that_spark_refuses_is_told_before_a_start(spark: SparkSession) -> None:
+def test_an_output_mode_that_spark_refuses_is_reported_before_a_start(spark: SparkSession) -> None:
     def twice(sales: DataFrame) -> DataFrame:
         return sums(sales).groupBy("pump").agg(F.max("total").alias("total"))
 

@@ -79,7 +79,7 @@ def test_the_plan_changes_with_whatever_the_state_is_made_of(
     assert nodes(spark, laid, "tumbling", changed) != nodes(spark, laid, "tumbling", pos_sales.tumbling)
 
 
-def test_what_state_is_made_of_is_told_over_the_sources_columns(spark: SparkSession, laid: Input) -> None:
+def test_what_state_is_made_of_is_described_by_the_sources_columns(spark: SparkSession, laid: Input) -> None:
     assert inputs(spark, laid, "product_totals", pos_sales.product_totals) == {
         "sales": "count(1)", "total_amount": "sum(amount)"
     }  # fmt: skip

@@ -56,7 +56,7 @@ def test_final_windows_equal_the_oracle_in_every_batch_and_come_once(pos_played:
     assert set(keys.values()) == {1}
 
 
-def test_the_leaderboard_is_the_whole_result_in_every_batch(pos_played: Played) -> None:
+def test_the_leaderboard_is_the_complete_result_in_every_batch(pos_played: Played) -> None:
     totals = pos_played.oracle("leaderboard").totals_complete()
     pos_played.check("leaderboard", {batch: [("all", *row) for row in rows] for batch, rows in totals.items()})
 

@@ -41,7 +41,7 @@ def test_a_run_is_waited_for_until_it_has_ended():
         assert client.wait("d", "r") == "failed"
 
 
-def test_a_run_that_does_not_end_in_time_is_told_with_the_states_of_its_tasks():
+def test_a_run_that_does_not_end_in_time_is_reported_with_the_states_of_its_tasks():
     with (
         airflow({RUN: {"state": "running"}, f"{RUN}/taskInstances": TASKS}) as client,
         pytest.raises(HeadraceError, match=r"Run r of d is running after 0 s: a success, b\[1\] None\."),
@@ -49,7 +49,7 @@ def test_a_run_that_does_not_end_in_time_is_told_with_the_states_of_its_tasks():
         client.wait("d", "r", seconds=0)
 
 
-def test_a_run_that_ends_without_a_question_is_told_at_once():
+def test_a_run_that_ends_without_a_question_is_reported_at_once():
     answers = {RUN: {"state": "success"}, f"{RUN}/hitlDetails": {"hitl_details": []}, f"{RUN}/taskInstances": TASKS}
     with (
         airflow(answers) as client,
@@ -64,7 +64,7 @@ def test_a_question_that_was_answered_is_no_question():
         assert client.wait_for_question("d", "r").subject == "new"
 
 
-def test_a_dag_that_does_not_come_is_told_with_the_import_errors():
+def test_a_dag_that_does_not_appear_is_reported_with_the_import_errors():
     fault = {"filename": "streams.py", "stack_trace": "Traceback\nImportError: no such thing"}
     with (
         airflow({"/dags/d": 404, "/importErrors": {"import_errors": [fault]}}) as client,
@@ -73,7 +73,7 @@ def test_a_dag_that_does_not_come_is_told_with_the_import_errors():
         client.wait_for_dag("d", seconds=0)
 
 
-def test_a_refusal_is_told_with_what_was_asked_and_what_was_said():
+def test_a_refusal_is_reported_with_the_request_and_the_answer():
     with (
         airflow({"/dags/d/dagRuns": 400}) as client,
         pytest.raises(HeadraceError, match="Airflow answered 400 to POST /api/v2/dags/d/dagRuns: no"),
@@ -108,7 +108,7 @@ def test_a_trigger_that_got_no_answer_is_repeated_under_its_name_and_makes_one_r
         assert sent == [client.trigger("d")] * 3
 
 
-def test_an_airflow_that_goes_on_erring_is_told_after_a_few_tries():
+def test_an_airflow_that_keeps_failing_is_reported_after_a_few_tries():
     answers = {RUN: [500, 503, {"state": "success"}], f"{RUN}/taskInstances": 500}
     with airflow(answers) as client:
         assert client.state("d", "r") == "success"

@@ -51,7 +51,7 @@ def test_once_a_week_old_logs_and_runs_go_and_young_ones_stay(home):
     assert not airflow_upkeep.clean(home, ran(calls), home / "log")
 
 
-def test_a_cleaning_that_failed_is_told_in_the_log_and_tried_again(home):
+def test_a_cleaning_that_failed_is_logged_and_tried_again(home):
     aged(home / "cleaned", 8)
     calls = []
     for _ in range(2):

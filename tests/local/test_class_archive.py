@@ -81,7 +81,7 @@ def test_it_is_made_once_and_again_for_other_jars(
     assert not first.exists(), "the one that holds no longer is removed"
 
 
-def test_a_cut_archive_is_never_used_and_made_anew(
+def test_a_cut_archive_is_never_used_and_is_made_again(
     settings: Settings, java: Java, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _rehearsal(monkeypatch, tmp_path, "classes")

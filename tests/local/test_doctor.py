@@ -37,7 +37,7 @@ def test_a_taken_port_is_refused_with_its_holder_and_the_setting_before_anything
     assert not (tmp_path / "home").exists()
 
 
-def test_two_looks_at_once_and_a_server_that_starts_meanwhile_do_not_meet(tmp_path, monkeypatch):
+def test_two_probes_at_once_and_a_server_that_starts_meanwhile_do_not_collide(tmp_path, monkeypatch):
     settings = local_settings(tmp_path)
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,7 +110,7 @@ def test_another_pyspark_is_refused_with_the_wanted_version(monkeypatch):
     assert "pyspark is 3.5.9, not 3.5.7" in failed(doctor.check_pyspark())
 
 
-def test_the_installed_pyspark_is_whole():
+def test_the_installed_pyspark_is_complete():
     assert doctor.check_pyspark().ok
 
 

@@ -121,7 +121,7 @@ def test_a_changed_list_gets_a_folder_of_its_own(settings):
     assert jars.folder("kafka", settings) != before
 
 
-def test_both_tools_are_told_every_jar_alone_and_with_its_classifier(settings, java, tmp_path, monkeypatch):
+def test_both_tools_get_every_jar_alone_and_with_its_classifier(settings, java, tmp_path, monkeypatch):
     wanted = [jars.Jar("0" * 64, "io.netty", "epoll", "4.1", kind) for kind in ("", "linux-x86_64")]
     jars.maven_command("mvn", wanted, tmp_path, tmp_path / "lib")
     pom = (tmp_path / "pom.xml").read_text()
@@ -150,7 +150,7 @@ def test_the_spark_list_brings_no_second_copy_of_what_pyspark_has():
     assert not own & {jar.artifact for jar in jars.read_list("spark")}
 
 
-def test_the_wheels_java_is_told_the_certificates_of_the_machine(tmp_path, monkeypatch):
+def test_the_wheels_java_gets_the_certificates_of_the_machine(tmp_path, monkeypatch):
     bundle = tmp_path / "ca.pem"
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A company")])

@@ -49,7 +49,7 @@ def test_two_ups_at_once_start_each_part_once(settings):
 
 
 @pytest.mark.parametrize("name", ["kafka", "cassandra"])
-def test_a_killed_part_is_shown_by_status_and_mended_by_up(settings, name):
+def test_a_killed_part_is_shown_by_status_and_started_again_by_up(settings, name):
     before = pids(settings)
     kill(settings, name)
     assert states(settings) == {"kafka": "RUNNING", "cassandra": "RUNNING"} | {name: "CRASHED"}
@@ -168,7 +168,7 @@ def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
         platform.down(settings)
 
 
-def test_a_part_that_cannot_start_is_told_with_its_log_and_leaves_nothing_running(tmp_path):
+def test_a_part_that_cannot_start_is_reported_with_its_log_and_leaves_nothing_running(tmp_path):
     settings = local_settings(tmp_path / "home", cassandra_heap="1m")
     with pytest.raises(HeadraceError, match=r"cassandra exited during its start\. Its log .* says: .*[Tt]oo small"):
         platform.up(settings)

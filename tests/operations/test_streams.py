@@ -121,7 +121,7 @@ def test_a_driver_whose_batches_move_is_not_silent_without_heartbeats(
     assert state(launcher, pipeline) == "RUNNING"
 
 
-def test_a_running_batch_is_told_with_its_tasks_and_when_the_lag_is_gone():
+def test_a_running_batch_is_shown_with_its_tasks_and_when_the_lag_is_gone():
     row = streams.QueryRow("p", "p.q", "RUNNING", lag=9_000, taken_rate=500.0, arrival_rate=200.0)
     row = replace(row, running_batch=8, running_seconds=40.2, tasks=32, tasks_done=14)
     assert (row.running, row.catch_up_rate, row.caught_up_seconds) == ("14 of 32 tasks, 40 s", 300.0, 30.0)
@@ -143,7 +143,7 @@ def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
     assert state(launcher, pipeline) == "DEAD"
 
 
-def test_a_second_submit_adopts_the_driver_that_lives(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+def test_a_second_submit_adopts_the_driver_that_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
     found, started = launcher.submit(pipeline.name)
     assert (found, started) == (launcher.find(pipeline.name)[0], False)
     assert found.where == f"process {driver}"
@@ -156,7 +156,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
+def test_stop_ends_the_complete_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
     note = tmp_path / "child"
     assert launcher.main is not None
     launcher.main.write_text(
@@ -177,7 +177,7 @@ def test_stop_ends_the_whole_process_group(launcher: LocalLauncher, pipeline: Pi
         time.sleep(0.05)
 
 
-def test_the_last_error_of_a_log_is_told(launcher: LocalLauncher, pipeline: Pipeline):
+def test_the_last_error_of_a_log_is_reported(launcher: LocalLauncher, pipeline: Pipeline):
     launcher.log_dir.mkdir()
     launcher.log_file(pipeline.name).write_text(
         "2026-01-01 INFO headrace: x\n2026-01-01 00:00:00,000 ERROR headrace: Kafka is gone: start it.\nnoise\n"

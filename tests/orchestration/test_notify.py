@@ -91,7 +91,7 @@ def test_a_task_that_failed_is_mailed_with_its_reason_runbook_and_log(inbox):
     assert "http://a/log" in text
 
 
-def test_a_new_fault_and_its_end_are_told_once_each_and_a_good_change_is_not(webhook):
+def test_a_new_fault_and_its_end_are_notified_once_each_and_a_good_change_is_not(webhook):
     bad = {"pipeline": "pos_sales", "verdict": "STALLED", "reason": "still", "runbook": "docs/runbooks/STALLED.md"}
     good = {"pipeline": "pos_sales", "verdict": "HEALTHY", "reason": "fine", "runbook": ""}
     notify.changed("HEALTHY", bad)

@@ -89,7 +89,7 @@ def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
     assert html(deployed).count("nobody supervises") == 1
 
 
-def test_the_wish_is_shown_with_who_and_why(deployed):
+def test_the_desired_state_is_shown_with_who_and_why(deployed):
     desired_state.write(deployed.root, "pos_sales", "PAUSED", "ana", "the bank moves house")
     assert "PAUSED by ana" in html(deployed)
     assert "the bank moves house" in html(deployed)
@@ -191,12 +191,12 @@ def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(depl
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.44, "0.4 s"), (59, "59 s"), (61, "1 min"), (3_700, "1 h 1 min"), (200_000, "2 d 7 h")]
 )
-def test_an_age_is_told_in_its_largest_units(seconds, words):
+def test_an_age_is_shown_in_its_largest_units(seconds, words):
     assert page.render("pipelines.html", pipelines=[]).strip() == "<p>There are no pipelines in this project.</p>"
     assert page._span(seconds) == words
 
 
-def test_a_pipeline_file_that_does_not_load_is_told_and_hides_no_pipeline(deployed, tmp_path, project):
+def test_a_pipeline_file_that_does_not_load_is_reported_and_hides_no_pipeline(deployed, tmp_path, project):
     folder = tmp_path / "project" / "pipelines"
     shutil.copytree(project / "pipelines", folder)
     (folder / ".#pos_sales.yaml").symlink_to("ada@laptop.4711:1764400000")

@@ -72,7 +72,7 @@ def _headers(message: Message) -> dict[str, str]:
     return {name: (value or b"").decode() for name, value in message.headers}
 
 
-def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
+def test_letters_are_listed_by_reason_place_and_time(place: Place) -> None:
     _, bindings = place.where
     letters = reader.read(bindings, TOPIC)
     assert Counter(letter.word for letter in letters) == {"missing": NO_EVENT, "not_json": BROKEN}
@@ -89,7 +89,7 @@ def test_letters_are_told_by_reason_place_and_time(place: Place) -> None:
     }
 
 
-def test_a_replay_after_a_mended_contract_is_accepted_and_one_that_fails_again_does_not_loop(place: Place) -> None:
+def test_a_replay_after_a_corrected_contract_is_accepted_and_one_that_fails_again_does_not_loop(place: Place) -> None:
     stage, (root, bindings) = place.stage, place.where
     assert stage.stop() == 0
     path = stage.launcher.project / "pipelines" / f"{stage.name}.yaml"

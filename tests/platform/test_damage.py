@@ -204,7 +204,7 @@ def _refused(stage: Stage) -> str:
     return [line for line in stage.log[seen:].splitlines() if " ERROR " in line][-1]
 
 
-def test_a_checkpoint_that_was_reset_or_put_back_by_hand_beside_its_sink_never_runs_and_our_tools_lose_nothing(
+def test_a_checkpoint_that_was_reset_or_put_back_manually_beside_its_sink_never_runs_and_our_tools_lose_nothing(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     """The two silent losses: Spark would count the coming batches as written. Refused; restore and reset are exact."""

@@ -124,7 +124,7 @@ def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str
     assert again[_sink(sales, "tumbling")].window.kind == "nothing"
 
 
-def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales: Stage) -> None:
+def test_a_table_with_too_many_rows_is_checked_in_portions_each_row_once(sales: Stage) -> None:
     """It was a sample, and the result said so; rows that were never drawn were never checked."""
     (pipeline,) = sales.deployment.pipelines().values()
     totals, board = (find([pipeline], _sink(sales, name)) for name in ("product_totals", "leaderboard"))
@@ -140,7 +140,7 @@ def test_a_table_with_too_many_rows_is_looked_at_in_portions_each_row_once(sales
     assert len(whole[0]) == len(products), "a partition is never parted"
 
 
-def test_the_checks_of_a_backlog_look_at_every_row_once(
+def test_the_checks_of_a_backlog_read_every_row_once(
     sales: Stage, checked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B2, on real sinks: with small bounds a check leaves a rest, and the next one goes on behind it."""
@@ -224,7 +224,7 @@ def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked:
     assert not [each for sink, each in found.items() if sink != gone.name and each.status in {"UNREADABLE", "FAILED"}]
 
 
-def test_what_is_planted_by_hand_is_found_with_its_keys_once_and_stops_the_stream(
+def test_what_is_planted_in_a_sink_is_found_with_its_keys_once_and_stops_the_stream(
     sales: Stage, checked: dict[str, Any]
 ) -> None:
     deployment = sales.deployment

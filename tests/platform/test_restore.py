@@ -273,7 +273,7 @@ def _cities(stage: Stage) -> list[str]:
 
 
 @pytest.mark.long(group="platform")
-def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_leaves_the_archive_whole(
+def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_leaves_the_archive_complete(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     """Both queries are begun anew; the archive's rows that it has already are not appended again."""

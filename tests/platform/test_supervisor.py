@@ -113,7 +113,7 @@ def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> Non
     _require_exact(kept)
 
 
-def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_lives_on(kept: Kept) -> None:
+def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_survives(kept: Kept) -> None:
     _await_progress(kept, "before it is frozen")
     since, began = len(kept.keeper.looks), time.monotonic()
     zombies = kept.keeper.group
@@ -150,7 +150,7 @@ def test_one_query_that_falls_inside_a_driver_is_noticed_by_the_driver_and_it_is
 
 
 @pytest.mark.long(group="platform")
-def test_a_supervised_pipeline_that_works_is_healthy_and_looking_is_cheap(kept: Kept) -> None:
+def test_a_supervised_pipeline_that_works_is_healthy_and_observing_it_is_cheap(kept: Kept) -> None:
     _await_progress(kept, "before the looks")
     since = len(kept.keeper.looks)
     told = kept.keeper.await_look(lambda told: told["verdict"] == "HEALTHY", "it is HEALTHY", since)

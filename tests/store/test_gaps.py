@@ -51,7 +51,7 @@ def test_what_no_batch_took_is_lost_and_what_is_not_in_the_ledger_yet_is_not_jud
     assert lost({0: {0, 3}}, [[]], 4) == [Loss(2, None, {0: [(1, 3)]})], "without a ledger every gap is one"
 
 
-def test_a_batch_that_the_archive_had_not_when_it_was_looked_at_is_left_out() -> None:
+def test_a_batch_that_the_archive_did_not_have_when_it_was_read_is_left_out() -> None:
     assert lost({0: {0}}, [[batch(0, 1, p0=(0, 1)), batch(1, 5, p0=(1, 6))]], 1) == []
 
 

@@ -99,11 +99,11 @@ def test_whatever_holds_a_secret_is_redacted(good: Pipeline) -> None:
     assert "hush" not in text.sub("*", login)
 
 
-def test_the_settings_of_a_job_are_not_logged_whole(good: Pipeline) -> None:
+def test_the_settings_of_a_job_are_not_logged_in_full(good: Pipeline) -> None:
     assert spark_conf.spark_conf(good, "/tmp/lake")["spark.scheduler.listenerbus.logSlowEvent"] == "false"
 
 
-def test_retention_loss_is_loud_and_every_query_reads_the_whole_topic(good: Pipeline) -> None:
+def test_retention_loss_is_loud_and_every_query_reads_the_complete_topic(good: Pipeline) -> None:
     options = spark_conf.source_options(good, "sales")
     assert options["failOnDataLoss"] == "true"
     assert options["startingOffsets"] == "earliest"
@@ -123,7 +123,7 @@ def test_an_archive_waits_for_more_records_but_for_no_more_than_a_batch_may_have
     assert spark_conf.archive_options(bounded, "30s")["minOffsetsPerTrigger"] == "7"
 
 
-def test_a_written_record_is_acknowledged_by_all_and_may_hold_a_whole_source_record() -> None:
+def test_a_written_record_is_acknowledged_by_all_and_may_hold_a_complete_source_record() -> None:
     options = spark_conf.sink_options()
     assert options["kafka.acks"] == "all"
     assert options["kafka.enable.idempotence"] == "true"

@@ -112,7 +112,7 @@ def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployme
     assert not [name for name in found if "PASSWORD" in name.upper()]
 
 
-def test_on_a_cluster_a_run_lives_in_airflows_own_pod_and_asks_for_none(deployment: Deployment) -> None:
+def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment: Deployment) -> None:
     pods = {
         "namespace": "spark",
         "image": "headrace-spark:1",
@@ -177,7 +177,7 @@ def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: 
         orders(queries=["tumbling"])
 
 
-def test_what_does_not_add_up_is_told_with_key_batches_and_offsets() -> None:
+def test_what_does_not_add_up_is_reported_with_key_batches_and_offsets() -> None:
     difference = Difference(
         "missing in the sink", {"product_id": "p7"}, batches=(3, 4, 5, 6, 7, 9), offsets={"pos/1": (5, 9)}
     )
@@ -365,7 +365,7 @@ def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_
     retention.require_kept(retention.RetentionReport("p", "RETIRED"))
 
 
-def test_a_pipeline_that_was_only_wished_for_or_looked_at_has_nothing_to_reconcile(tmp_path: Path) -> None:
+def test_a_pipeline_that_was_only_wanted_or_observed_has_nothing_to_reconcile(tmp_path: Path) -> None:
     from headrace.operations.drivers import desired_state
     from headrace.store import small_files
 

@@ -222,7 +222,7 @@ def test_files_are_compared_by_directory_also_when_several_batches_share_one(
     assert [(each.what, each.batches) for each in one_row_less.differences] == [("differs", (0, 1))]
 
 
-def test_an_archive_with_a_gap_or_without_a_dead_letter_is_told(
+def test_an_archive_with_a_gap_or_without_a_dead_letter_is_reported(
     spark: SparkSession, pos: Pipeline, tmp_path: Path
 ) -> None:
     pipeline = lake.renamed(pos, "archive_account")
@@ -292,7 +292,7 @@ def test_a_gap_that_the_archives_ledger_explains_is_no_difference_and_a_lost_rec
     ]
 
 
-def test_a_looked_up_row_must_have_the_newest_cells_of_all_that_was_matched(spark: SparkSession, project: Path) -> None:
+def test_a_joined_row_must_have_the_newest_cells_of_all_rows_that_matched(spark: SparkSession, project: Path) -> None:
     pipeline = load_pipeline(project / "pipelines" / "user_logins.yaml")
     query = pipeline.queries["last_login"]
     (sink,) = query.sinks

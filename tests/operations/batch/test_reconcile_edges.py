@@ -77,7 +77,7 @@ def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_an
     assert bounds.recent(archive, pos.sources["pos"], 0, first["pos"]).count() == 4
 
 
-def test_a_joined_row_with_a_cell_changed_by_hand_is_one_difference_with_what_is_due(
+def test_a_joined_row_with_a_cell_changed_in_the_table_is_one_difference_with_what_is_due(
     spark: SparkSession, project: Path
 ) -> None:
     """B7: it was two, of one primary key, and a repair did both in whatever order they came."""

@@ -279,7 +279,7 @@ def test_attributed_clicks_of_a_day_take_their_clicks_from_the_next(
     ]
 
 
-def test_only_running_totals_that_are_sums_are_told_as_sums(spark: SparkSession, pos: Pipeline) -> None:
+def test_only_running_totals_that_are_sums_count_as_sums(spark: SparkSession, pos: Pipeline) -> None:
     ddl = "product_id string, amount decimal(12,2), create_date timestamp"
     lines = [("p0", Decimal(n), START + timedelta(minutes=n)) for n in range(1, 30)]
     records = spark.createDataFrame(lines, ddl)

@@ -177,7 +177,7 @@ def test_a_file_sink_reads_the_same_after_restores_of_restores(root: str) -> Non
     assert now.lineage == ((1, 5), (2, 6))
 
 
-def test_a_restore_is_refused_while_a_driver_lives_or_is_wanted(root: str) -> None:
+def test_a_restore_is_refused_while_a_driver_runs_or_is_wanted(root: str) -> None:
     run(root, begin(root), range(3))
     snapshots.take(root, "pos_sales", "tumbling")
     launcher = FakeLauncher(root, [Driver("pos_sales", "1@1", 1.0, "process 1")])

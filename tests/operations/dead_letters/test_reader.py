@@ -89,7 +89,7 @@ def test_nothing_is_waited_for_where_the_last_offsets_hold_no_record(monkeypatch
     assert _read(monkeypatch, client) == [(0, 0), (0, 1)]
 
 
-def test_a_silent_kafka_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_kafka_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 0)
     with pytest.raises(HeadraceError, match="Kafka delivered no record of pos"):
         _read(monkeypatch, Client({0: 1}, gone=frozenset({(0, 0)})))

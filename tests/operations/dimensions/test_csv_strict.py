@@ -89,7 +89,7 @@ def test_another_delimiter_is_read_where_it_is_declared_and_recognised_where_it_
     assert other_delimiter(HEAD, ",", SCHEMA.names) is None
 
 
-def test_gzip_is_unpacked_whole_or_refused() -> None:
+def test_gzip_is_unpacked_completely_or_refused() -> None:
     packed = gzip.compress(HEAD + b"u1,Ann\n")
     assert _rows(unpacked(packed)) == [("u1", "Ann")]
     for bad in (packed[:-5], packed[:-8] + b"\0" * 8, HEAD):
@@ -109,7 +109,7 @@ def test_whatever_a_csv_writer_writes_is_read_as_it_was(seed: int) -> None:
     assert _rows(text.getvalue().encode()) == written
 
 
-def test_a_file_that_is_cut_anywhere_is_refused_or_ends_with_a_whole_line(seed: int) -> None:
+def test_a_file_that_is_cut_anywhere_is_refused_or_ends_with_a_complete_line(seed: int) -> None:
     whole = HEAD + b"".join(b'u%d,"Low, ""A%d"""\n' % (number, number) for number in range(30))
     rows = _rows(whole)
     for at in random.Random(seed).sample(range(len(HEAD), len(whole)), 200):

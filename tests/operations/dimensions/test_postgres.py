@@ -81,7 +81,7 @@ def test_a_directory_that_is_no_good_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("wrong", [{"password": "another"}, {"port": "1"}], ids=["password", "port"])
-def test_a_login_that_does_not_work_is_refused_and_no_password_is_told(
+def test_a_login_that_does_not_work_is_refused_and_no_password_is_shown(
     tmp_path: Path, pipeline: Pipeline, directory: dict[str, str], wrong: dict[str, str]
 ) -> None:
     with pytest.raises(HeadraceError, match="users cannot be read from") as told:

@@ -55,7 +55,7 @@ def _start(tmp_path: Path, nth: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_start_that_is_killed_at_ten_places_leaves_one_driver_after_the_next_look(
+def test_a_start_that_is_killed_at_ten_places_leaves_one_driver_after_the_next_observation(
     launcher: LocalLauncher, tmp_path: Path, seed: int
 ) -> None:
     """Slow: twenty processes, one after the other."""

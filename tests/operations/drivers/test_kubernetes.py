@@ -89,7 +89,7 @@ def test_the_deployments_settings_win_inside_the_driver_too(api: StubApi, launch
     assert check.endswith('={"spark.master": "local[1]"}'), "a check writes no event log"
 
 
-def test_a_second_start_adopts_the_driver_that_lives(api: StubApi, launcher: KubernetesLauncher) -> None:
+def test_a_second_start_adopts_the_driver_that_runs(api: StubApi, launcher: KubernetesLauncher) -> None:
     first, _ = launcher.submit(NAME)
     assert launcher.submit(NAME) == (first, False)
     assert len(api.created) == 1
@@ -185,7 +185,7 @@ def test_every_pipeline_with_a_living_driver_is_found_without_its_file_and_a_che
     assert launcher.running() == sorted([NAME, "removed"])
 
 
-def test_a_driver_whose_node_does_not_answer_lives(api: StubApi, launcher: KubernetesLauncher) -> None:
+def test_a_driver_whose_node_does_not_answer_counts_as_running(api: StubApi, launcher: KubernetesLauncher) -> None:
     api.plant(POD, "Unknown")
     assert len(launcher.find(NAME)) == 1
     assert launcher.submit(NAME)[1] is False
@@ -261,7 +261,7 @@ def test_a_stop_lets_the_driver_end_and_waits_for_it_and_its_executors(
     assert api.pods == {}
 
 
-def test_a_driver_that_does_not_end_in_time_is_killed_and_that_is_told(
+def test_a_driver_that_does_not_end_in_time_is_killed_and_that_is_reported(
     api: StubApi, launcher: KubernetesLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.operations.drivers.kubernetes._MARGIN_SECONDS", 0)

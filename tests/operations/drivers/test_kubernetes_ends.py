@@ -20,7 +20,7 @@ from tests.support.stub_kubernetes import NAME, POD, StubApi
         ({"reason": "Error", "exitCode": 137}, None, ""),  # a SIGKILL of whomever
     ],
 )
-def test_a_pod_that_ended_for_want_of_memory_is_told_with_its_life(
+def test_a_pod_that_ended_for_want_of_memory_is_reported_with_its_instance(
     api: StubApi, launcher: KubernetesLauncher, status: dict[str, Any], end: str | None, told: str
 ) -> None:
     assert launcher.ended(NAME) is None
@@ -42,7 +42,7 @@ def test_a_pod_that_ended_for_want_of_memory_is_told_with_its_life(
         ("The node was low on resource: memory. Threshold quantity: 100Mi", "OUT_OF_MEMORY"),
     ],
 )
-def test_an_evicted_pod_is_told_by_what_its_node_lacked(
+def test_an_evicted_pod_is_reported_with_what_its_node_lacked(
     api: StubApi, launcher: KubernetesLauncher, message: str, end: str
 ) -> None:
     api.plant(POD, "Failed", status={"reason": "Evicted", "message": message})

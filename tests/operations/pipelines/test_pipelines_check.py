@@ -70,7 +70,7 @@ def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tre
         assert sorted(shown) == sorted(f"{name}_refresh" for name in named)
 
 
-def test_a_fault_of_one_file_is_told_and_the_others_are_shown(tree: Path) -> None:
+def test_a_fault_of_one_file_is_reported_and_the_others_are_shown(tree: Path) -> None:
     path = tree / "pipelines" / "pos_sales.yaml"
     path.write_text(path.read_text().replace("owner: retail-data", "owner: 1"))
     checked = check(tree)

@@ -117,7 +117,7 @@ def test_a_record_that_the_client_refuses_is_counted_and_the_rest_is_sent() -> N
     assert producer.log == [b"a", b"b"]
 
 
-def test_a_paced_record_never_leaves_before_its_time_and_lateness_is_told() -> None:
+def test_a_paced_record_never_leaves_before_its_time_and_lateness_is_reported() -> None:
     import time
 
     began = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_fault_of_the_file_comes_after_what_was_sent_has_settled() -> None:
     assert len(producer.log) == 5
 
 
-def test_progress_ends_with_the_whole() -> None:
+def test_progress_ends_at_100_percent() -> None:
     seen: list[Progress] = []
     send(records(3_000), BINDING, ["pos"], paced=False, total=3_000, report=seen.append, make_producer=FakeProducer())
     assert seen[-1] == Progress(3_000, 3_000, 0, 3_000)
@@ -199,7 +199,7 @@ def test_a_kafka_that_does_not_answer_is_one_sentence() -> None:
         send(records(5), BINDING, ["pos"], paced=False, make_producer=producer)
 
 
-def test_a_refused_login_is_told_apart_from_silence() -> None:
+def test_a_refused_login_is_distinguished_from_silence() -> None:
     producer = FakeProducer()
     producer.metadata = KafkaException(KafkaError(KafkaError._TRANSPORT))
     producer.poll = lambda _: producer.error_cb(KafkaError(KafkaError._AUTHENTICATION))  # type: ignore[method-assign]

@@ -69,7 +69,7 @@ def test_a_window_is_read_once_and_only_when_it_has_closed(
         assert window.until_ms == (starts[-1] + 5) * MINUTE
 
 
-def test_sliding_windows_have_closed_when_their_whole_size_is_behind_the_watermark() -> None:
+def test_sliding_windows_have_closed_when_their_complete_size_is_behind_the_watermark() -> None:
     window = closed_windows(62 * MINUTE, Grid(10 * MINUTE, 5 * MINUTE), 45 * MINUTE)
     assert window.starts_ms == (40 * MINUTE, 45 * MINUTE, 50 * MINUTE)
 
@@ -150,7 +150,7 @@ def test_batches_whose_rows_retention_may_have_taken_are_passed_over_and_counted
     assert (window.kind, window.passed, window.expired.batches) == ("nothing", 5, 6)
 
 
-def test_a_check_is_read_in_steps_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_is_read_in_steps_of_complete_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "STEP_ROWS", 100)
     sizes = [60, 40, 1, 500, 0, 100]
     groups = steps.grouped([_record(batch, rows_out=size) for batch, size in enumerate(sizes)])

@@ -47,7 +47,7 @@ def away(topics: Any) -> Any:
     raise HeadraceError("Kafka does not answer.")
 
 
-def test_a_driver_that_is_missed_is_started_with_the_order_of_the_wish(context: Context) -> None:
+def test_a_missing_driver_is_started_with_the_request_of_the_desired_state(context: Context) -> None:
     wish = desired_state.write(
         context.root, NAME, "RUNNING", "ann", "anew", release="/v2", new_generations=["last_login"]
     )
@@ -60,7 +60,7 @@ def test_a_driver_that_is_missed_is_started_with_the_order_of_the_wish(context: 
     assert imagined(context).starts[1] == order, "a restart must repeat the order that it repeats"
 
 
-def test_what_is_written_is_json_and_is_what_was_told(context: Context) -> None:
+def test_what_is_written_is_json_and_is_what_was_reported(context: Context) -> None:
     told = run_pass(context)
     assert supervision.read(context.root, NAME) == told
     assert told.restarts_left == QUICK.restarts - 1
@@ -103,7 +103,7 @@ def test_looking_alone_does_and_writes_nothing(context: Context) -> None:
     assert supervision.read(context.root, NAME) is None
 
 
-def test_a_launcher_that_falls_silent_after_the_look_is_not_asked_to_start(context: Context) -> None:
+def test_a_launcher_that_falls_silent_after_the_observation_is_not_asked_to_start(context: Context) -> None:
     def silent(topics: Any) -> Any:
         imagined(context).silent = True
         return TOPICS
@@ -203,7 +203,7 @@ def test_new_generations_are_those_of_exactly_one_pipeline() -> None:
         control.require_queries([PIPELINE, PIPELINE], ["last_login"])
 
 
-def test_an_operator_who_stops_between_the_look_and_the_start_wins(context: Context) -> None:
+def test_an_operator_who_stops_between_the_observation_and_the_start_wins(context: Context) -> None:
     stopping = replace(
         context, ends=lambda topics: desired_state.write(context.root, NAME, "STOPPED", "bob", "x") and TOPICS
     )
@@ -270,7 +270,7 @@ def test_a_crash_loop_spends_the_budget_alarms_once_and_ends_with_a_restart_by_a
     assert run_pass(context).restarts_left == 8
 
 
-def test_a_start_that_fails_is_told_and_counted(context: Context) -> None:
+def test_a_start_that_fails_is_reported_and_counted(context: Context) -> None:
     def refuse() -> None:
         raise HeadraceError("There is no Java.")
 
@@ -280,7 +280,7 @@ def test_a_start_that_fails_is_told_and_counted(context: Context) -> None:
     assert told.restarts_left == QUICK.restarts - 1
 
 
-def test_a_watch_looks_again_and_tells_all_that_it_did(context: Context) -> None:
+def test_a_watch_observes_again_and_reports_all_that_it_did(context: Context) -> None:
     looks = 0
 
     def fall(topics: Any) -> Any:

@@ -42,7 +42,7 @@ def test_a_driver_that_fell_is_started_at_once_the_first_time(end: str | None) -
 
 
 @pytest.mark.parametrize("end", ["DAMAGED", "REFUSED"])
-def test_what_a_restart_cannot_mend_is_given_up_with_one_alarm(end: str) -> None:
+def test_what_a_restart_cannot_correct_is_given_up_with_one_alarm(end: str) -> None:
     action, memory = decided(gone(end))
     assert (action.kind, memory.restarts) == ("GIVE_UP", ())
     action, memory = decided(later(gone(end), 60), memory)
@@ -104,7 +104,7 @@ def test_a_stable_run_gives_the_budget_back_and_an_unknown_moment_does_not_break
     assert decided(look, calm)[1].restarts == ()
 
 
-def test_an_operators_wish_gives_the_budget_back() -> None:
+def test_an_operators_request_restores_the_budget() -> None:
     spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(8)), gave_up_ms=NOW - 100)
     assert decided(gone(), spent)[0].kind == "NOTHING"
     action, memory = decided(replace(gone(), desired=replace(RUNNING, budget_reset_ms=NOW)), spent)
@@ -117,7 +117,7 @@ def test_a_start_that_an_operator_is_making_is_not_made_twice() -> None:
     assert decided(later(replace(gone(), desired=young), LIMITS.head_start))[0].kind == "START"
 
 
-def test_a_frozen_driver_is_fenced_when_a_second_look_finds_the_same() -> None:
+def test_a_frozen_driver_is_fenced_when_a_second_observation_finds_the_same() -> None:
     frozen = seen(PIPELINE, heartbeat=beat(PIPELINE, age=40))
     action, memory = decided(frozen)
     assert action.kind == "NOTHING"
@@ -179,7 +179,7 @@ def test_what_is_not_wanted_is_stopped_and_what_an_upgrade_holds_is_left_alone()
 
 @settings(max_examples=100, deadline=None)
 @given(observations(), memories(), st.integers(0, 2**32))
-def test_the_unknown_is_never_touched_and_a_look_makes_at_most_one_start(
+def test_the_unknown_is_never_touched_and_a_cycle_makes_at_most_one_start(
     observation: Observation, memory: Memory, seed: int
 ) -> None:
     remembered = remember(observation, memory)

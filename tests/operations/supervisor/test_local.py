@@ -84,7 +84,7 @@ def living(launcher: LocalLauncher) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_start_is_not_told_by_the_heartbeat_of_a_driver_that_was_killed_in_the_same_second(launcher: LocalLauncher):
+def test_a_start_is_not_judged_by_the_heartbeat_of_a_driver_that_was_killed_in_the_same_second(launcher: LocalLauncher):
     # Found on a busy machine: a rollback took the last word of the release that it had just killed for the old one's.
     fallen = {"query": f"{NAME}.last_login", "active": False, "error": "bad release", "generation": 1}
     last = {"at_ms": time.time_ns() // 1_000_000 + 5000, "exit": None, "life": "of the bad one", "queries": [fallen]}

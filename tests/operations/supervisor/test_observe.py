@@ -77,7 +77,7 @@ def test_a_new_partition_counts_from_its_first_record_and_a_shrunken_topic_is_no
     assert positions_of(str(tmp_path), PIPELINE, ends)["last_login"].lag == 7
 
 
-def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_told(tmp_path: Path):
+def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_reported(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {0: 10}, [0])
     found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}}, {TOPIC: {0: 17, 1: 4}})
     position = found["last_login"]
@@ -85,7 +85,7 @@ def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_told(tmp_path: 
     assert positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}})["last_login"].held_at == ""
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told_of_that_query_alone(tmp_path: Path):
+def test_a_checkpoint_that_cannot_be_read_is_reported_for_that_query_alone(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {1: 20}, [1])
     found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
     assert "offsets/0 is missing or truncated" in found["last_login"].error

@@ -157,14 +157,14 @@ def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setti
         ("REFUSED", "the error names the way out"),
     ],
 )
-def test_what_a_restart_cannot_mend_is_a_crash_loop_at_once(end: str, leads_on: str) -> None:
+def test_what_a_restart_cannot_correct_is_a_crash_loop_at_once(end: str, leads_on: str) -> None:
     word = record({"exit": end, "error": "the plan changed", "at_ms": NOW - 1000})
     found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word, unknown="Kafka is away"))
     assert found == "CRASH_LOOP"
     assert why == f"the driver ended with {end}: the plan changed; no restart can correct that, {leads_on}"
 
 
-def test_a_spent_budget_is_a_crash_loop_and_an_operators_wish_gives_it_back() -> None:
+def test_a_spent_budget_is_a_crash_loop_and_an_operators_request_restores_it() -> None:
     spent = replace(KNOWN, restarts=tuple(NOW - 1000 * n for n in range(LIMITS.restarts)))
     assert verdict(seen(PIPELINE, drivers=()), spent)[0] == "CRASH_LOOP"
     again = replace(RUNNING, budget_reset_ms=NOW)
@@ -178,7 +178,7 @@ def test_two_living_drivers_or_one_that_the_launcher_does_not_know_are_duplicate
     assert verdict(seen(PIPELINE, drivers=(), exit_record=word))[0] == "DUPLICATE"
 
 
-def test_a_pipeline_that_is_not_wanted_is_idle_with_the_wish_as_its_reason() -> None:
+def test_a_pipeline_that_is_not_wanted_is_idle_with_the_desired_state_as_its_reason() -> None:
     paused = replace(RUNNING, want="PAUSED", reason="till upgrade", by="ann")
     assert verdict(seen(PIPELINE, drivers=(), desired=paused)) == ("IDLE", "wanted PAUSED by ann: till upgrade")
     lives = told(seen(PIPELINE, desired=paused)).pipeline
