@@ -109,7 +109,7 @@ def test_a_day_that_is_computed_again_is_replaced_and_a_touched_day_is_found(
     before = rows(spark, pipeline, "product_totals")
     assert before == [(date(2026, 3, n), "p0", Decimal("1.00"), 1) for n in (1, 2, 3)]
     again = views.run(job, order("2026-03-04", ["2026-03-02"]))
-    assert again.days == ["2026-03-02"]
+    assert again.days == ("2026-03-02",)
     assert rows(spark, pipeline, "product_totals") == before
     assert views.run(job, order("2026-03-04")).days == (), "nothing new came"
 
