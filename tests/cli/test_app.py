@@ -118,7 +118,7 @@ def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
     done = headrace(environment, with_a_broken_file, "stream", "stop", "--json")
     assert json.loads(done.stdout) == dict.fromkeys(sorted(reasons), "did not run")
     done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "--json")
-    assert (done.returncode, json.loads(done.stdout)["acted"]) == (1, False)
+    assert (done.returncode, json.loads(done.stdout)["kind"]) == (1, "prune")
     assert "Skipped: pipelines/pos_sales.yaml: colour: unknown key" in done.stderr
     done = headrace(environment, with_a_broken_file, "checkpoint", "prune", "pos_sales")
     assert (done.returncode, done.stdout) == (1, "")

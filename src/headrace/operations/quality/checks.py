@@ -6,14 +6,12 @@ An error while a sink is read is the result of that sink alone (UNREADABLE).
 from __future__ import annotations
 
 import time
-import traceback
 from dataclasses import dataclass, field, replace
 
 from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
-from headrace.operations.quality import findings, merge, plan, position, read, read_cassandra, steps, store
-from headrace.operations.quality.faults import words
+from headrace.operations.quality import faults, findings, merge, plan, position, read, read_cassandra, steps, store
 from headrace.operations.quality.findings import Findings
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
@@ -89,8 +87,8 @@ def run_check(deployment: Deployment, pipeline: Pipeline, check: Check, until: f
     try:
         return _run_check(deployment, pipeline, check, began, until)
     except Exception as error:  # a sink's fault is its own result
-        traceback.print_exc()
-        summary = unreadable(check, words(error), seconds=time.monotonic() - began)
+        faults.log(check.sink, error)
+        summary = unreadable(check, faults.words(error), seconds=time.monotonic() - began)
         store.write_unread(deployment, summary)
         return summary
 
@@ -161,8 +159,8 @@ def _read_steps(
     except Exception as error:
         if not progress.steps:
             raise
-        traceback.print_exc()  # the earlier steps are kept; the next check continues after them
-        progress.fault = words(error)
+        faults.log(check.sink, error)  # the earlier steps are kept; the next check continues after them
+        progress.fault = faults.words(error)
     return progress
 
 
@@ -242,8 +240,8 @@ def _read_again(
         try:
             if _keeps(deployment, pipeline, sink, check, suite, finding):
                 repaired.append(finding.id)
-        except Exception:  # such as rows that retention has removed
-            traceback.print_exc()
+        except Exception as error:  # such as rows that retention has removed
+            faults.log(f"{check.sink}, finding {finding.id}", error)
     reason = "the same window was read again and meets its expectations"
     at_ms = int(check.parameters["now_ms"])
     return findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=at_ms)

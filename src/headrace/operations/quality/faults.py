@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
+
+_log = logging.getLogger(__name__)
+
+
+def log(what: str, error: Exception) -> None:
+    """Log a fault that a check survives: one line for a HeadraceError, which says all; any other with its stack."""
+    _log.warning("%s: %s", what, words(error), exc_info=None if isinstance(error, HeadraceError) else error)
 
 
 def words(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import traceback
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from headrace.contract import names
 from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
-from headrace.operations.quality import trend
+from headrace.operations.quality import faults, trend
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.summary import Failure, Report, Summary, coverage_words
 from headrace.operations.quality.validate import CRITICAL, Outcome
@@ -240,8 +239,8 @@ def write_unread(deployment: Deployment, summary: Summary) -> None:
     for keep in keeps:
         try:
             keep()
-        except Exception:  # the summary itself says that the sink could not be read
-            traceback.print_exc()
+        except Exception as error:  # the summary itself says that the sink could not be read
+            faults.log(f"The result of {summary.sink} was not stored", error)
 
 
 def report_path(root: str, check: Check) -> str:
