@@ -37,14 +37,14 @@ GOOD, POISON = 40, "poison"
 FAILS = 'if product_id == "poison":\n        raise ValueError("cannot take " + product_id)'
 TRANSFORMS = f"""
 
-@F.udf("string")
 def _checked(product_id: str) -> str:
     {FAILS}
     return product_id
 
 
 def product_totals(pos: DataFrame) -> DataFrame:
-    return pos.groupBy(_checked("product_id").alias("product_id")).agg(*_sums())
+    checked = F.udf(_checked, "string")
+    return pos.groupBy(checked("product_id").alias("product_id")).agg(*_sums())
 """
 DAY = datetime.now(UTC) - timedelta(days=2)
 
