@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
@@ -43,12 +43,7 @@ def plan(
     now = _current(deployment, pipeline, query, ranges)
     blockers = restore.blockers(deployment.launcher(), pipeline.name)
     committed = _taken(deployment.root, now)
-    try:
-        held = kafka_ranges(kafka_admin(deployment.bindings), _partitions(ranges))
-    except KafkaException as error:
-        raise HeadraceError(
-            f"Kafka does not answer ({error.args[0]}). Check `headrace status`, then repeat."
-        ) from error
+    held = _held(deployment, ranges)
     entries = kept.passed_by(deployment.root, now)
     for part in ranges:
         blockers += _faults(part, committed, held.get((part.topic, part.partition)), entries)
@@ -166,6 +161,18 @@ def _taken(root: str, now: Generation) -> Offsets:
     entry = checkpoint_log.read_entry(folders.checkpoint, committed) if committed is not None else None
     newest = ledger.newest(folders.ledger)
     return archive_notes.latest(entry[1] if entry else {}, ledger.ends(newest) if newest else {})
+
+
+def _held(deployment: Deployment, ranges: Sequence[OffsetRange]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return (topic, partition) -> (first offset, end) of what Kafka holds; a partition that does not exist is left out."""
+    try:
+        return kafka_ranges(kafka_admin(deployment.bindings), _partitions(ranges))
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._NOENT:  # none of the partitions has a leader
+            return {}
+        raise HeadraceError(
+            f"Kafka does not answer ({error.args[0]}). Check `headrace status`, then repeat."
+        ) from error
 
 
 def _is_taken(part: OffsetRange, taken: Offsets) -> bool:
