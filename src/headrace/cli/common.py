@@ -114,7 +114,7 @@ def _airflow_logs_to_stderr() -> None:
     """Airflow's hook, which starts pods, logs to standard output. That is for what the command prints."""
     import airflow.providers.apache.spark.hooks.spark_submit  # noqa: F401 - its import configures structlog
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
 def provisioned(*, starting: bool = False) -> Deployment:

@@ -398,20 +398,3 @@ def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_cov
     assert (code, "(command line): The city is spelt so." in " ".join(told.split())) == (0, True)
     site.write([GOOD])
     assert headrace("run", NAME, "--no-docs")[0] == 0
-
-
-def test_a_store_that_cannot_keep_a_result_is_logged_in_one_line_and_a_bug_with_its_stack(
-    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    summary = checks.unreadable(plan.Check(SINK, NAME, "files"), "the sink is away")
-    for error, has_stack in ((HeadraceError("No binding."), False), (ZeroDivisionError("a bug"), True)):
-
-        def fails(*_: object, error: Exception = error) -> None:
-            raise error
-
-        monkeypatch.setattr(store, "record", fails)
-        caplog.clear()
-        store.write_unread(site.own, summary)
-        (line,) = caplog.records
-        assert line.getMessage().startswith(f"The result of {SINK} was not stored: ")
-        assert bool(line.exc_info) == has_stack
