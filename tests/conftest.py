@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,27 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 AIRFLOW = "tests/airflow/"  # its files share one Airflow
 FAILED = pytest.StashKey[bool]()
+IN_ORDER = pytest.StashKey[Callable[[], None]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the guard that ends the servers of this run if it is interrupted or killed; a worker's controller has one."""
+    if hasattr(config, "workerinput"):
+        return
+    stack = ExitStack()
+    folder = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    config.stash[IN_ORDER] = stack.enter_context(interrupted.guard(folder))
+    config.add_cleanup(stack.close)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Say to the guard that the run ends in order."""
+    if IN_ORDER in session.config.stash and exitstatus not in (
+        pytest.ExitCode.INTERRUPTED,
+        pytest.ExitCode.INTERNAL_ERROR,
+    ):
+        session.config.stash[IN_ORDER]()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -87,13 +109,6 @@ def _place(item: pytest.Item) -> int:
     return next(
         (place for place, mark in enumerate(("platform", "spark", "slow"), 1) if item.get_closest_marker(mark)), 4
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """End the servers of this run also where it is interrupted or killed."""
-    with interrupted.guard(tmp_path_factory.getbasetemp()):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,13 @@ import subprocess, sys, time
 from pathlib import Path
 from tests.support import interrupted
 folder = Path(sys.argv[1])
-with interrupted.guard(folder):
+with interrupted.guard(folder) as in_order:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(folder / "server")], start_new_session=True)
     (folder / "started").touch()
     if sys.argv[2] == "killed":
         time.sleep(600)
+    if sys.argv[2] == "ends":
+        in_order()
 """
 
 
@@ -44,6 +46,11 @@ def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     _wait(lambda: interrupted.processes_of(str(tmp_path)) == [])
+
+
+def test_a_run_that_is_interrupted_leaves_no_process_behind(tmp_path: Path) -> None:
+    assert _run(tmp_path, "interrupted").wait() == 0
+    assert interrupted.processes_of(str(tmp_path)) == []
 
 
 def test_a_run_that_ends_in_order_leaves_its_processes_to_its_fixtures(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A guard process waits until pytest closes a pipe, which also happens when pytest is killed. Unless pytest says that it ends in
 order, the guard kills every process that names a path in the run's temporary folder: as an argument, in its environment, or as
-its working folder.
+its working folder. With pytest-xdist the guard belongs to the controller: a worker whose controller is killed goes on with its
+test until it misses its servers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,17 +22,21 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def guard(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a guard over the processes of `folder` for as long as the context lasts."""
+def guard(folder: Path) -> Iterator[Callable[[], None]]:
+    """Run a guard over the processes of `folder` for as long as the context lasts; call what is returned if all is in order."""
     command = [sys.executable, "-m", __name__, str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=_ROOT)
-    assert process.stdin is not None
+    pipe = process.stdin
+    assert pipe is not None
+
+    def in_order() -> None:
+        pipe.write(IN_ORDER)
+
     try:
-        yield process
-        process.stdin.write(IN_ORDER)
+        yield in_order
     finally:
         with suppress(BrokenPipeError):
-            process.stdin.close()
+            pipe.close()
         process.wait()
 
 
