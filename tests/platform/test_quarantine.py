@@ -195,7 +195,7 @@ def test_after_the_transform_was_corrected_a_new_generation_reads_the_record(pla
     quarantine.release(place.deployment, stage.pipeline, "product_totals", ranges, place.approve(planned.id))
     before = reconciled(place.deployment, PIPELINE)
     assert before["product_totals table"]["status"] == "PASSED", "generation 1 has passed over it"
-    stage.start("product_totals")
+    stage.start_and_wait("product_totals")
     stage.await_quiet()
     assert stage.stop() == 0
     assert _totals(stage) == _expected(extra=2, poison=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,13 @@ def test_a_joined_row_with_a_cell_changed_in_the_table_is_one_difference_with_wh
         assert account.differing == len(account.differences)
         return account.differences
 
+    def text(moment: datetime) -> str:
+        return moment.astimezone(UTC).isoformat()
+
     right, none = ("u1", NOON, "a", key, NOON + MINUTE), ("u2", NOON, "a", "none", None)
     assert compared(right, none) == []
     (told,) = compared((*right[:-1], NOON + 9 * MINUTE), none)
     assert (told.what, told.key["impr_uuid"], told.due, told.speed, told.batches) == (
-        "differs", "u1", {"click_date": (NOON + MINUTE).isoformat()}, {"click_date": (NOON + 9 * MINUTE).isoformat()}, (0,),
+        "differs", "u1", {"click_date": text(NOON + MINUTE)}, {"click_date": text(NOON + 9 * MINUTE)}, (0,),
     )  # fmt: skip
     assert [(each.what, each.due) for each in compared(right)] == [("missing in the sink", {"click_date": None})]
