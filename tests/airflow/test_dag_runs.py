@@ -292,10 +292,10 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
     await_until(lambda: runs_by_asset(running), "the asset starts a reconciliation")
     run_id = runs_by_asset(running)[0]
     require(running, "reconcile", run_id, "success", 900)
-    (told,) = running.returned("reconcile", run_id, "judge")
-    assert told["differing"] == 0
-    assert all(each["compared"] for each in told["accounts"] if each["query"] == "attributed")
-    repair = ended(running, "batch_repair", "failed", pipeline=NAME, run=told["run"])
+    (summary,) = running.returned("reconcile", run_id, "judge")
+    assert summary["differing"] == 0
+    assert all(each["compared"] for each in summary["accounts"] if each["query"] == "attributed")
+    repair = ended(running, "batch_repair", "failed", pipeline=NAME, run=summary["run"])
     assert "There is nothing to do for the repair" in running.task_log("batch_repair", repair, "plan_repair")
 
 

@@ -1,4 +1,4 @@
-"""One plan for destructive work: its id, the comparison with the plan of now, and the record of who approved it."""
+"""One plan for destructive work: its id, the comparison with the current plan, and the record of who approved it."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
     The job spec says which days (`contract.job_files`).
     """
     began = time.monotonic()
+    quarantined = _quarantined(job)  # read first: what changes meanwhile is new to the next run
     wanted = batch_views.views(job.pipeline)
     topics = sorted({topic for query in wanted.values() for topic in query.sources})
     archives = await_archives(job, topics, spec.ends)
@@ -80,7 +81,7 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
         view_state.write(job.root, job.pipeline.name, state)
     ends = {topic: archive.ends for topic, archive in archives.items()}
     if chosen is None and closed:
-        state = replace(state, horizon=str(closed), covered=ends, quarantined=_quarantined(job))
+        state = replace(state, horizon=str(closed), covered=ends, quarantined=quarantined)
         view_state.write(job.root, job.pipeline.name, state)
     for name in wanted:
         iceberg_maintenance.maintain_own(job.spark, job.root, names.batch_view_table(job.pipeline.name, name))

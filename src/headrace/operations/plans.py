@@ -78,19 +78,19 @@ class Act:
 
 
 def require(plan: Plan, approved: str) -> None:
-    """Raise HeadraceError unless the plan of now is the approved one and nothing blocks it."""
+    """Raise HeadraceError unless the current plan is the approved one and nothing blocks it."""
     if plan.blockers:
         raise HeadraceError(f"The {plan.kind} of {plan.subject} is blocked: {'; '.join(plan.blockers)}.")
     if plan.id != approved:
         now = f"it is plan {plan.id} now" if plan.items else "there is nothing to do now"
         raise HeadraceError(
             f"The situation changed since plan {approved} for the {plan.kind} of {plan.subject}: {now}. Nothing was changed. "
-            "Run the command without --act (or trigger the DAG again) to see the plan of now."
+            "Run the command without --act (or trigger the DAG again) to see the current plan."
         )
 
 
 def begin(root: str, plan: Plan, approval: Approval) -> None:
-    """Record who carries out the plan of now and who approved it. Call it before the first change.
+    """Record who carries out the current plan and who approved it. Call it before the first change.
 
     Raises HeadraceError, and records nothing, unless the plan is the approved one and nothing blocks it (`require`).
     """

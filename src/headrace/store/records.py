@@ -5,7 +5,7 @@
   dataclass.
 - The key of a field is its name, or what `key` says: files keep the keys that installations have on disk.
 - A field made by `optional` is left out while it has its default.
-- A union of dataclasses is told apart by the field `kind`; the first of them takes a kind that no other has.
+- The field `kind` selects the class of a union of dataclasses. An unknown kind selects the first one.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
     assert replays.plan(*own, readers=readers).id == planned.id, "the same situation"
     told.append(_told(9, "pos.archive_pos"))
     assert replays.plan(*own, readers=readers).id != planned.id, "another letter"
-    with pytest.raises(HeadraceError, match=r"There is no plan 3f2a9c01 of a replay of pos\. See the plan of now"):
+    with pytest.raises(HeadraceError, match=r"There is no plan 3f2a9c01 of a replay of pos\. See the current plan"):
         replays.act(*own, Approval("3f2a9c01", by="mia"), readers=readers)
     assert sent == []
     done = replays.act(*own, Approval(planned.id, by="mia"), readers=readers)

@@ -258,12 +258,12 @@ def test_what_was_approved_is_the_measure_from_then_on(staff: Refresh) -> None:
 def test_deletes_that_never_were_so_many_are_asked_about() -> None:
     usual = [RefreshRecord(rows=1_000, deletes=number % 3) for number in range(10)]
     own = kept.Refresh(max_delete_percent=5)
-    assert kept.reasons_to_ask(own, usual, 1_000, 985, 15) == []
-    assert kept.reasons_to_ask(own, usual, 1_000, 970, 30) == [
+    assert kept.reasons_for_approval(own, usual, 1_000, 985, 15) == []
+    assert kept.reasons_for_approval(own, usual, 1_000, 970, 30) == [
         "it deletes 30 rows, but none of the last 10 refreshes deleted more than 2"
     ]
-    assert kept.reasons_to_ask(own, usual[:4], 1_000, 970, 30) == [], "four are no custom"
-    assert kept.reasons_to_ask(own, usual, 100_000, 99_970, 30) == [], "30 of 100 000 are few"
+    assert kept.reasons_for_approval(own, usual[:4], 1_000, 970, 30) == [], "four are no custom"
+    assert kept.reasons_for_approval(own, usual, 100_000, 99_970, 30) == [], "30 of 100 000 are few"
 
 
 def test_staged_rows_go_after_the_declared_time_and_records_stay(staff: Refresh, tmp_path: Path) -> None:

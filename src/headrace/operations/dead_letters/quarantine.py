@@ -68,7 +68,7 @@ def act(
     reason: str,
     approval: Approval,
 ) -> None:
-    """Put offsets into the quarantine of a query. Raises HeadraceError unless the plan of now is the approved one."""
+    """Put offsets into the quarantine of a query. Raises HeadraceError unless the current plan is the approved one."""
     plans.begin(deployment.root, plan(deployment, pipeline, query, ranges, reason), approval)
     now = _current(deployment, pipeline, query, ranges)
     ids = topic_identity.read(now.paths(deployment.root))
@@ -121,7 +121,7 @@ def plan_release(deployment: Deployment, pipeline: Pipeline, query: str, ranges:
 def release(
     deployment: Deployment, pipeline: Pipeline, query: str, ranges: Sequence[OffsetRange], approval: Approval
 ) -> None:
-    """Take ranges out of the quarantine. Raises HeadraceError unless the plan of now is the approved one."""
+    """Take ranges out of the quarantine. Raises HeadraceError unless the current plan is the approved one."""
     plans.begin(deployment.root, plan_release(deployment, pipeline, query, ranges), approval)
     now = _current(deployment, pipeline, query, ranges)
     taken, number = _taken(deployment.root, now), generation.next_number(deployment.root, pipeline.name, query)

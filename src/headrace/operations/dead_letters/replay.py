@@ -207,7 +207,7 @@ def act(root: str, bindings: Path, topic: str, approval: Approval, *, readers: C
     journal = _journal(root, topic, approval.plan)
     if journal is None:
         raise HeadraceError(
-            f"There is no plan {approval.plan} of a replay of {topic}. See the plan of now: headrace dead-letters replay {topic}"
+            f"There is no plan {approval.plan} of a replay of {topic}. See the current plan: headrace dead-letters replay {topic}"
         )
     if journal.state == "planned":
         chosen = Filter(ids=frozenset(journal.ids))

@@ -1,4 +1,4 @@
-"""The difference between a stage and the live table, and the plan based on it (ADR 48). Nothing is written to the table."""
+"""Compare a stage with the live table, and plan the refresh (ADR 48). Nothing is written to the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import live as live_table
 from headrace.operations.dimensions.documents import Staged
-from headrace.operations.dimensions.kept import history, reasons_to_ask
+from headrace.operations.dimensions.kept import history, reasons_for_approval
 from headrace.operations.dimensions.snapshot import applied, begun, settings
 from headrace.operations.dimensions.stage import read_parquet, stage_schema, write_parquet
 from headrace.operations.plans import Item, Plan
@@ -96,10 +96,10 @@ def diff(
     Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
     """
     refresh, schema = settings(pipeline, dimension), stage_schema(pipeline, dimension)
-    wanted = _keyed(staged, read_parquet(staged.stage), len(pipeline.dimensions[dimension].key))
+    width = len(pipeline.dimensions[dimension].key)
+    wanted = _keyed(staged, read_parquet(staged.stage), width)
     live = live_table.read(bindings, pipeline, dimension)
     counts = _Counts()
-    width = len(pipeline.dimensions[dimension].key)
     changes = _changes(wanted, live, staged.extract_ms * 1000, counts)
     rows = sorted(changes, key=lambda change: (change[0], change[1][:width]))  # the same rows have the same hash
     names = [field.name for field in schema]
@@ -124,7 +124,9 @@ def diff(
         delete_percent=percent,
         max_delete_percent=refresh.max_delete_percent,
         reasons=tuple(
-            reasons_to_ask(refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes)
+            reasons_for_approval(
+                refresh, history(root, pipeline.name, dimension), len(live), len(wanted), counts.deletes
+            )
         ),
         begun=begun(root, pipeline.name, dimension).version,
         **asdict(counts),

@@ -23,7 +23,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class Begun:
-    """The refresh that began to write last, ended or not. Without a version: there is none."""
+    """The newest refresh that began to write, whether or not it ended. `version` is empty if there is none."""
 
     version: str = ""
     extract_ms: int = -1
@@ -32,7 +32,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class RefreshRecord:
-    """A refresh that was applied. Without a version: there was none.
+    """A refresh that was applied. `version` is empty if there was none.
 
     `inserts` to `newer` are those of the plan, `upserted` and `deleted` what was written. `approved_by` is "" if the plan needed
     no approval; `reasons` say why it needed one.

@@ -37,7 +37,9 @@ def rows_before(known: Sequence[RefreshRecord]) -> int:
     return max((record.rows for record in known), default=0)
 
 
-def reasons_to_ask(refresh: Refresh, known: Sequence[RefreshRecord], live: int, staged: int, deletes: int) -> list[str]:
+def reasons_for_approval(
+    refresh: Refresh, known: Sequence[RefreshRecord], live: int, staged: int, deletes: int
+) -> list[str]:
     """Return why a refresh needs approval, each reason as the end of "It needs approval: "; empty if it needs none.
 
     A percentage alone would let a directory shrink a little every night, and would miss a small fault if users rarely leave.

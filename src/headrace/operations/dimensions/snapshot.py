@@ -59,7 +59,7 @@ def applied(root: str, pipeline: str, dimension: str) -> RefreshRecord:
 
 
 def begun(root: str, pipeline: str, dimension: str) -> Begun:
-    """Return the newest refresh that began to write, ended or not; one without a version if there is none."""
+    """Return the newest refresh that began to write; its version is empty if there is none."""
     return records.read(Begun, f"{paths.refresh(root, pipeline, dimension)}/begun.json") or Begun()
 
 
