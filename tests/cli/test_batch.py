@@ -64,12 +64,12 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
     monkeypatch.setattr(job_runs, "execute", executed(0))
     assert run("batch", "reconcile", "pos_sales", "--json")[0] == 0
     monkeypatch.setattr(job_runs, "execute", executed(1))
-    code, told = run("batch", "reconcile", "pos_sales", "--query", "tumbling")
+    code, printed = run("batch", "reconcile", "pos_sales", "--query", "tumbling")
     assert code == 4
-    assert "tumbling: missing in the sink product_id=p7, batches 3, pos/0 5-9" in told
-    code, told = run("batch", "reconcile", "--json")
+    assert "tumbling: missing in the sink product_id=p7, batches 3, pos/0 5-9" in printed
+    code, printed = run("batch", "reconcile", "--json")
     assert code == 4
-    assert [each["pipeline"] for each in json.loads(told)] == ["pos_sales"], "the others never ran"
+    assert [each["pipeline"] for each in json.loads(printed)] == ["pos_sales"], "the others never ran"
 
 
 def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +80,8 @@ def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, mon
         "status": "NOT_COMPARED",
         "note": "no archive",
     }
-    told = {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]}
-    monkeypatch.setattr(job_runs, "execute", lambda *_: told)
+    report = {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]}
+    monkeypatch.setattr(job_runs, "execute", lambda *_: report)
     code, shown = run("batch", "reconcile", "pos_sales")
     assert code == 5
     assert "NOT_COMPARED" in shown
@@ -101,34 +101,34 @@ def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
 
     monkeypatch.setattr(repair, "plan", lambda *_: planned)
     monkeypatch.setattr(repair, "act", act)
-    code, told = run("batch", "repair", "pos_sales", "r")
+    code, printed = run("batch", "repair", "pos_sales", "r")
     assert (code, acted) == (0, [])
-    assert "write tumbling product_id=p7: sales: 2 -> 3" in told
-    assert "Not repaired: items: a topic." in told
-    assert told.splitlines()[-1].endswith(f"headrace batch repair pos_sales r --act {planned.id}")
-    code, told = run("batch", "repair", "pos_sales", "r", "--act", planned.id)
+    assert "write tumbling product_id=p7: sales: 2 -> 3" in printed
+    assert "Not repaired: items: a topic." in printed
+    assert printed.splitlines()[-1].endswith(f"headrace batch repair pos_sales r --act {planned.id}")
+    code, printed = run("batch", "repair", "pos_sales", "r", "--act", planned.id)
     assert (code, acted) == (0, [planned.id])
-    assert "1 rows written, 0 deleted, 1 verified" in told
-    assert "Now: headrace batch reconcile pos_sales --query tumbling" in told
+    assert "1 rows written, 0 deleted, 1 verified" in printed
+    assert "Now: headrace batch reconcile pos_sales --query tumbling" in printed
 
 
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     own: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
-    told = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
-    monkeypatch.setattr(retention, "guard", lambda *_: told)
+    report = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
+    monkeypatch.setattr(retention, "guard", lambda *_: report)
     code, shown = run("batch", "retention", "pos_sales")
     assert code == 4
     assert "pos is also limited by size" in shown
-    monkeypatch.setattr(retention, "guard", lambda *_: replace(told, state="RETIRED"))
+    monkeypatch.setattr(retention, "guard", lambda *_: replace(report, state="RETIRED"))
     assert run("batch", "retention", "pos_sales")[0] == 0
     monkeypatch.setattr(retention, "guard", lambda *_: retention.RetentionReport("pos_sales", "OK"))
     assert run("batch", "retention", "pos_sales")[0] == 0
 
 
 def test_what_cannot_be_asked_is_reported_in_one_sentence(own: Deployment) -> None:
-    for words, told in (
+    for words, message in (
         (("dead-letters", "list", "--since", "yesterday"), "is not a time. Write 2026-11-23"),
         (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),
         (("dead-letters", "list", "poss"), "Unknown source topic 'poss'"),
@@ -146,25 +146,25 @@ def test_what_cannot_be_asked_is_reported_in_one_sentence(own: Deployment) -> No
         (("batch", "rebuild", "pos_sales", "items2"), "Unknown query 'items2' of pos_sales"),
         (("batch", "repair", "pos_sales", "never"), "Run never of pos_sales left no report"),
     ):
-        with pytest.raises(HeadraceError, match=told):
+        with pytest.raises(HeadraceError, match=message):
             run(*words)
 
 
 def test_the_status_of_views_is_there_before_the_first_run(own: Deployment) -> None:
-    code, told = run("batch", "status", "pos_sales", "--json")
+    code, printed = run("batch", "status", "pos_sales", "--json")
     assert code == 0
-    assert json.loads(told)[0]["horizon"] is None
+    assert json.loads(printed)[0]["horizon"] is None
 
 
 def test_the_quarantine_is_listed_and_a_pipeline_without_a_crash_has_no_batch_to_search(own: Deployment) -> None:
     entry = quarantine.Entry("pos", 0, 41, 42, query="items", reason="poison", by="ada", since=1, until=3)
     quarantine.write(own.root, "pos_sales", quarantine.Quarantine((entry,)))
-    code, told = run("dead-letters", "quarantine", "pos_sales")
+    code, printed = run("dead-letters", "quarantine", "pos_sales")
     assert code == 0
-    assert all(word in told for word in ("items", "poison", "ada"))
+    assert all(word in printed for word in ("items", "poison", "ada"))
     assert json.loads(run("dead-letters", "quarantine", "pos_sales", "--json")[1])["entries"][0]["last"] == 42
     trees.remove(paths.pipeline_folder(own.root, "pos_sales"))
-    code, told = run("dead-letters", "find", "pos_sales")
-    assert (code, told.strip()) == (
+    code, printed = run("dead-letters", "find", "pos_sales")
+    assert (code, printed.strip()) == (
         0, "No query of pos_sales has a batch that was planned and not committed: no record ended a driver."
     )  # fmt: skip
