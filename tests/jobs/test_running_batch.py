@@ -58,7 +58,7 @@ def test_records_move_while_a_long_task_runs_and_a_sleeping_one_uses_no_processo
         assert before is not None
         assert after is not None
         slept = after.tasks - before.tasks
-    assert not any(store.jobs("sleeps").values())
+    _await(lambda: not any(store.jobs("sleeps").values()), "the end of the cancelled job is in the status store")
     with _job(spark, "computes", 4, "size(transform(sequence(1, 2000000), i -> md5(string(i))))"):
         observed = [busy_of(pid)]
 
