@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from headrace.contract.load import load_pipelines
+from headrace.operations.batch import job_runs
 
 Dag = dict[str, Any]
 
@@ -22,7 +23,7 @@ PARSE_CPU_SECONDS = 2.0
 
 EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
-    "checkpoint_compact", "dead_letters_replay", "batch_lineage", "batch_rebuild", "batch_repair", "batch_retention",
+    "checkpoint_compact", "dead_letters_replay", "dead_letters_quarantine", "batch_lineage", "batch_rebuild", "batch_repair", "batch_retention",
     "quality", "reconcile", "stream_upgrade",
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor",
 }  # fmt: skip
@@ -42,6 +43,8 @@ CRITICAL_EDGES = [
     ("batch_rebuild", "approve_rebuild", "order_rebuild"),
     ("batch_rebuild", "order_rebuild", "spark_run"),
     ("batch_rebuild", "spark_run", "rebuild_act"),
+    ("dead_letters_quarantine", "plan_quarantine", "approve_quarantine"),
+    ("dead_letters_quarantine", "approve_quarantine", "quarantine_act"),
     ("quality", "plan_checks", "run_checks"),
     ("quality", "together", "gate"),
     ("users_refresh", "check", "write"),
@@ -115,6 +118,7 @@ def test_there_are_exactly_the_dags_that_the_documents_speak_of(project: Path, d
     }
     assert refreshed
     assert set(dags) == EXPECTED | refreshed
+    assert set(job_runs.DAG_OF.values()) <= EXPECTED, "a message names a DAG that does not exist"
     assert [dag_id for dag_id, dag in dags.items() if not dag["tasks"]] == []
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
@@ -55,11 +55,13 @@ def run(job: Job, spec: FindSpec) -> FindReport:
     offsets = sum(part.size for part in ranges)
     most, runs = 2 * math.ceil(math.log2(max(2, offsets))) + 2, 0
 
+    error_of = _errors(job, spec.query, raw)
+
     def evaluate(parts: Sequence[OffsetRange]) -> str | None:
         nonlocal runs
         runs += 1
         job.progress(min(runs, most), most, f"run {runs}: {sum(part.size for part in parts)} of {offsets} offsets")
-        return _error(job, spec.query, raw, parts)
+        return error_of(parts)
 
     found = bisection.find(ranges, evaluate, spec.limit)
     return FindReport(
@@ -74,23 +76,28 @@ def run(job: Job, spec: FindSpec) -> FindReport:
     )
 
 
-def _error(job: Job, name: str, raw: dict[str, DataFrame], parts: Sequence[OffsetRange]) -> str | None:
-    """Return the error of the transform over some records, or None if it succeeds."""
+def _errors(job: Job, name: str, raw: dict[str, DataFrame]) -> Callable[[Sequence[OffsetRange]], str | None]:
+    """Return a function from some records to the error of the transform over them; None if it succeeds."""
     query = job.pipeline.queries[name]
     passed = quarantine.passed_by_query(job.root, job.pipeline.name, name)
-    frames = queries.dimension_frames(job.spark, job.pipeline, query)
-    for topic in query.sources:
-        contract = job.pipeline.sources[topic]
-        records = raw[topic] if topic in raw else next(iter(raw.values()))  # a topic without records in the batch
-        own = [part for part in parts if part.topic == topic]
-        added = source.added_columns(query, contract)
-        frames[topic] = source.accepted(records.where(source.among(own)), contract, added, passed)
-    frame = transformed(job.transforms[name], frames, names.query_name(job.pipeline.name, name))
-    rows = writer.without_nulls(refusals.judged(frame, job.pipeline, query), refusals.must_hold(query))
-    try:
-        rows.select(*query.columns, refusals.REASON).write.format("noop").mode("overwrite").save()
-    except (PySparkException, Py4JJavaError) as error:  # others: the JVM is gone, and no record is to blame
-        if error_causes.class_of([str(error)]) in NOT_OF_A_RECORD:
-            raise HeadraceError(f"The search was ended: {error_causes.reason_of(error)}. Repeat it.") from error
-        return error_causes.reason_of(error)
-    return None
+    dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
+
+    def error_of(parts: Sequence[OffsetRange]) -> str | None:
+        frames = dict(dimensions)
+        for topic in query.sources:
+            contract = job.pipeline.sources[topic]
+            records = raw[topic] if topic in raw else next(iter(raw.values()))  # a topic without records in the batch
+            chosen = [part for part in parts if part.topic == topic]
+            added = source.added_columns(query, contract)
+            frames[topic] = source.accepted(records.where(source.among(chosen)), contract, added, passed)
+        frame = transformed(job.transforms[name], frames, names.query_name(job.pipeline.name, name))
+        rows = writer.without_nulls(refusals.judged(frame, job.pipeline, query), refusals.must_hold(query))
+        try:
+            rows.select(*query.columns, refusals.REASON).write.format("noop").mode("overwrite").save()
+        except (PySparkException, Py4JJavaError) as error:  # others: the JVM is gone, and no record is to blame
+            if error_causes.class_of([str(error)]) in NOT_OF_A_RECORD:
+                raise HeadraceError(f"The search was ended: {error_causes.reason_of(error)}. Repeat it.") from error
+            return error_causes.reason_of(error)
+        return None
+
+    return error_of

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from headrace.errors import HeadraceError
 from headrace.operations import plans
-from headrace.operations.batch import rebuild, repair
-from headrace.operations.dead_letters import replay
+from headrace.operations.batch import rebuild, repair, spark_runs
+from headrace.operations.dead_letters import find, quarantine, replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval
-from headrace.store.records import Json, to_json
+from headrace.store.job_reports import FindReport
+from headrace.store.quarantine import parse_range
+from headrace.store.records import Json, from_json, to_json
 
 
 def plan_repair(deployment: Deployment, pipeline: str, run: str) -> Json:
@@ -37,3 +42,44 @@ def replay_letters(deployment: Deployment, topic: str, approval: Approval) -> Js
     """Send the letters of an approved plan. Returns {plan, topic, sent}."""
     readers = replay.readers_of(deployment.pipelines().values(), topic)
     return to_json(replay.act(deployment.root, deployment.bindings, topic, approval, readers=readers))
+
+
+def plan_find(deployment: Deployment, pipeline: str, query: str, offsets: Sequence[str], run: str) -> list[Json]:
+    """Return the submission of a search for the records that end a query; none if the offsets are known already.
+
+    Raises HeadraceError as `find.prepare` does.
+    """
+    if offsets:
+        return []
+    prepared = find.prepare(deployment, deployment.pipeline(pipeline), query, run=run)
+    return [spark_runs.submission(deployment, prepared)]
+
+
+def plan_quarantine(
+    deployment: Deployment,
+    pipeline: str,
+    query: str,
+    offsets: Sequence[str],
+    searches: Iterable[Json],
+    reason: str,
+) -> Json:
+    """Return the plan to pass over offsets for its approval, with the offsets: those of the form, or those that were found.
+
+    Raises HeadraceError if a search found no record that fails alone, or if something blocks the plan.
+    """
+    ranges = [parse_range(text) for text in offsets]
+    for submitted in searches:
+        report = from_json(FindReport, spark_runs.report(deployment, submitted))
+        if not report.records:
+            raise HeadraceError(find.words(report))
+        ranges += find.ranges(report)
+    plan = quarantine.plan(deployment, deployment.pipeline(pipeline), query, ranges, reason)
+    return plans.for_approval(plan) | {"offsets": [str(part) for part in ranges]}
+
+
+def quarantine_records(
+    deployment: Deployment, pipeline: str, query: str, offsets: Sequence[str], approval: Approval
+) -> None:
+    """Put the offsets of an approved plan into the quarantine."""
+    ranges = [parse_range(text) for text in offsets]
+    quarantine.act(deployment, deployment.pipeline(pipeline), query, ranges, approval.reason, approval)

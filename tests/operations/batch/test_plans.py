@@ -133,7 +133,7 @@ def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment:
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
     assert conf["spark.driver.memory"] == told["conf"]["spark.driver.memory"] == job_runs.DRIVER_MEMORY
     assert not [key for key in conf if "kubernetes" in key]
-    with pytest.raises(HeadraceError, match="started by Airflow: trigger the DAG for views there"):
+    with pytest.raises(HeadraceError, match="Trigger the DAG batch_views there"):
         job_runs.execute(cluster, given)
 
 

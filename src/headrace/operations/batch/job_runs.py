@@ -32,6 +32,16 @@ from headrace.store.records import Json
 
 OnProgress = Callable[[str, float | None], None]
 
+DAG_OF: dict[Duty, str] = {
+    "views": "batch_views",
+    "reconcile": "reconcile",
+    "rebuild": "batch_rebuild",
+    "drill": "checkpoint_drill",
+    "find": "dead_letters_quarantine",
+    "upkeep": "checkpoint_compact",
+}
+"""The DAG that starts each kind of run."""
+
 KEPT_RUNS = 500  # folders of old runs of each pipeline; results stay in the report tables
 DRIVER_MEMORY = "1536m"
 
@@ -122,7 +132,7 @@ def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = N
     duty, pipeline = run.duty, run.pipeline
     launcher = deployment.launcher()
     if not isinstance(launcher, LocalLauncher):
-        raise HeadraceError(f"Batch runs of a cluster are started by Airflow: trigger the DAG for {duty} there.")
+        raise HeadraceError(f"On a cluster, Airflow starts batch runs. Trigger the DAG {DAG_OF[duty]} there.")
     env = environment(deployment, pipeline)
     scratch = Path(env["TMPDIR"])
     log = launcher.log_dir / f"batch-{pipeline}-{duty}.log"

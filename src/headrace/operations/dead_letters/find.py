@@ -31,8 +31,10 @@ def planned_batch(root: str, pipeline: str, query: str) -> int | None:
     return planned if planned is not None and planned > (-1 if committed is None else committed) else None
 
 
-def prepare(deployment: Deployment, pipeline: Pipeline, query: str, limit: int = LIMIT) -> BatchRun:
-    """Write the job spec of a search in the planned batch of a query and return the run.
+def prepare(
+    deployment: Deployment, pipeline: Pipeline, query: str, limit: int = LIMIT, run: str | None = None
+) -> BatchRun:
+    """Write the job spec of a search in the planned batch of a query and return the run, by the name `run` if given.
 
     Raises HeadraceError if the driver runs, or if there is no such batch.
     """
@@ -51,7 +53,7 @@ def prepare(deployment: Deployment, pipeline: Pipeline, query: str, limit: int =
     planned = checkpoint_log.read_batch_range(current.paths(deployment.root).checkpoint, batch)
     starts = {topic: {p: planned.start.get(topic, {}).get(p, 0) for p in parts} for topic, parts in planned.end.items()}
     spec = FindSpec(query=query, batch=batch, starts=_texts(starts), ends=_texts(planned.end), limit=limit)
-    return job_runs.prepare(deployment.root, "find", pipeline.name, spec)
+    return job_runs.prepare(deployment.root, "find", pipeline.name, spec, run)
 
 
 def find(
@@ -69,9 +71,13 @@ def quarantine_command(pipeline: str, found: FindReport) -> str | None:
     """Return the command that shows the plan to pass over the records that were found, None without any."""
     if not found.records:
         return None
-    ranges = [OffsetRange(record.topic, record.partition, record.offset, record.offset) for record in found.records]
     command = f"headrace dead-letters quarantine {pipeline} --query {found.query.partition('.')[2]}"
-    return " ".join([command, *(f"--offsets {part}" for part in ranges)])
+    return " ".join([command, *(f"--offsets {part}" for part in ranges(found))])
+
+
+def ranges(found: FindReport) -> list[OffsetRange]:
+    """Return the offsets of the records that were found, one range each."""
+    return [OffsetRange(record.topic, record.partition, record.offset, record.offset) for record in found.records]
 
 
 def words(found: FindReport) -> str:
