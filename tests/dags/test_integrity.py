@@ -23,8 +23,8 @@ PARSE_CPU_SECONDS = 2.0
 
 EXPECTED = {
     "batch_views", "checkpoint_drill", "checkpoint_prune", "checkpoint_restore", "checkpoint_snapshot",
-    "checkpoint_compact", "dead_letters_replay", "dead_letters_quarantine", "batch_lineage", "batch_rebuild", "batch_repair", "batch_retention",
-    "quality", "reconcile", "stream_upgrade",
+    "checkpoint_compact", "dead_letters_replay", "batch_lineage", "batch_rebuild", "batch_repair", "batch_retention",
+    "dead_letters_quarantine", "quality", "reconcile", "stream_upgrade",
     "stream_start", "stream_stop", "stream_pause", "stream_resume", "stream_restart", "streams_supervisor",
 }  # fmt: skip
 
