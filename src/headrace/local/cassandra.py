@@ -232,7 +232,8 @@ def login(settings: Settings, username: str, password: str) -> Iterator[Session]
         auth_provider=PlainTextAuthProvider(username, password),
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         protocol_version=5,
-        connect_timeout=5,
+        connect_timeout=15,
+        control_connection_timeout=15,  # by default 2 s: a pause of Cassandra would be a refused login
     )
     try:
         yield cluster.connect()

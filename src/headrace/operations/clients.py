@@ -36,7 +36,7 @@ def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 @contextmanager
-def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator[Session]:
+def log_in(binding: CassandraBinding, *, connect_seconds: float = 15) -> Iterator[Session]:
     """Yield a Cassandra session for a binding. Raises NoHostAvailable if nothing answers or the login is refused."""
     # Reads see everything written at LOCAL_QUORUM; the Python driver's default is one replica.
     profile = ExecutionProfile(
@@ -52,6 +52,7 @@ def log_in(binding: CassandraBinding, *, connect_seconds: float = 5) -> Iterator
         reconnection_policy=ExponentialReconnectionPolicy(0.5, 5),
         protocol_version=5,
         connect_timeout=connect_seconds,
+        control_connection_timeout=connect_seconds,  # by default 2 s: a pause of Cassandra would be a refused login
         ssl_context=cassandra_tls(binding.ca_file),
     )
     try:
