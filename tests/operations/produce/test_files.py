@@ -54,7 +54,7 @@ def values(records: list[Record]) -> list[dict[str, Any]]:
 
 
 @given(lines=st.lists(st.binary().map(lambda raw: raw.replace(b"\n", b" ").rstrip(b"\r"))))
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_ndjson_lines_are_sent_byte_by_byte(lines: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "x.ndjson"
     path.write_bytes(b"first\n" + b"\n".join(lines))
@@ -148,7 +148,9 @@ rows = st.lists(
 
 
 @given(rows=rows, kind=st.sampled_from(["csv", "parquet"]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_table_comes_back_from_csv_and_parquet(
     rows: list[tuple[str, Decimal, datetime]], kind: str, tmp_path: Path
 ) -> None:
