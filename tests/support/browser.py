@@ -41,7 +41,7 @@ class Page:
         result = self.call("Runtime.evaluate", expression=expression)["result"]
         return None if result.get("subtype") == "error" else result.get("value", result["type"] == "object")
 
-    def wait_for(self, expression, seconds=60):
+    def wait_for(self, expression, seconds=300):
         """Wait until an expression is true and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
@@ -77,20 +77,20 @@ def chromium(profile: Path, width=1500, height=1000):
         port = _port(profile / "DevToolsActivePort", process)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             tab = next(target for target in json.load(answer) if target["type"] == "page")
-        socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
+        socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=300)
         try:
             yield Page(socket)
         finally:
             socket.close()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _port(path, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (path.exists() and path.read_text().strip()):
         assert process.poll() is None, "Chromium ended at its start"
-        assert time.monotonic() < deadline, "Chromium did not open its DevTools port within 60 s"
+        assert time.monotonic() < deadline, "Chromium did not open its DevTools port within 300 s"
         time.sleep(0.1)
     return int(path.read_text().split()[0])

@@ -178,7 +178,7 @@ class Stage:
     def cql(self, statement: str, values: Sequence[Any] = ()) -> list[Content]:
         """Run one statement as Cassandra's superuser."""
         with cassandra_session(self.admin) as session:
-            return [row._asdict() for row in session.execute(statement, values, timeout=60)]
+            return [row._asdict() for row in session.execute(statement, values, timeout=120)]
 
     def generation(self, query: str) -> generation.Generation:
         """Return the query's newest generation."""
@@ -268,20 +268,11 @@ def make_stage(
     made = load_pipeline(tree / "pipelines" / f"{name}.yaml")
     provision([made], settings.bindings(), settings.home / "bindings")
     standard = starting_launcher(settings, tree)
-    options: dict[str, Any] = {"root": str(folder / "storage")} | changes
+    folders = {"run_dir": folder / "run", "log_dir": folder / "logs", "tmp_dir": folder / "tmp"}
+    options: dict[str, Any] = {"root": str(folder / "storage")} | folders | changes
     options["environment"] = dict(standard.environment) | dict(changes.get("environment", {}))
     options["conf"] = dict(standard.conf) | SMALL | dict(changes.get("conf", {}))
-    return Stage(
-        settings,
-        made,
-        replace(
-            standard,
-            run_dir=folder / "run",
-            log_dir=folder / "logs",
-            tmp_dir=folder / "tmp",
-            **options,
-        ),
-    )
+    return Stage(settings, made, replace(standard, **options))
 
 
 def write_tree(
@@ -336,8 +327,13 @@ def group_of(leader: int) -> list[psutil.Process]:
 
 
 def jvm_of(leader: int) -> psutil.Process:
-    """Return the JVM of the driver whose process group is `leader`."""
-    (jvm,) = [process for process in group_of(leader) if process.name() == "java"]
+    """Return the JVM of the driver whose process group is `leader`. What it starts has its name for a moment."""
+    javas = {}
+    for process in group_of(leader):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "java":
+                javas[process.pid] = process, process.ppid()
+    (jvm,) = [process for process, parent in javas.values() if parent not in javas]
     return jvm
 
 
@@ -345,9 +341,9 @@ def end_offsets(admin: Path, topic: str) -> dict[str, int]:
     """Return partition -> end offset of a topic."""
     consumer = _consumer(admin)
     try:
-        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+        partitions = consumer.list_topics(topic, timeout=120).topics[topic].partitions
         return {
-            str(p): consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=30)[1] for p in sorted(partitions)
+            str(p): consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=120)[1] for p in sorted(partitions)
         }
     finally:
         consumer.close()
@@ -360,7 +356,7 @@ def read_topic(admin: Path, topic: str) -> list[Message]:
     messages: list[Message] = []
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
-        missing, deadline = sum(ends.values()), time.monotonic() + 60
+        missing, deadline = sum(ends.values()), time.monotonic() + DEADLINE_SECONDS
         while len(messages) < missing:
             assert time.monotonic() < deadline, f"{topic} returned {len(messages)} of {missing} records"
             for message in consumer.consume(5_000, timeout=1):
@@ -378,7 +374,7 @@ def group_offsets(admin: Path, group: str) -> dict[str, dict[str, int]]:
     client = AdminClient(read_kafka(admin).client_config() | {"log_level": 3})
     (future,) = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
     offsets: dict[str, dict[str, int]] = {}
-    for partition in future.result(30).topic_partitions:
+    for partition in future.result(120).topic_partitions:
         offsets.setdefault(partition.topic, {})[str(partition.partition)] = partition.offset
     return offsets
 

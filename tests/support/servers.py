@@ -87,7 +87,7 @@ def refused(settings, username, password):
         return True
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -96,7 +96,7 @@ def wait_until(condition, seconds=120):
 
 def new_topic(settings, name):
     admin = AdminClient(kafka.binding(settings).client_config())
-    admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result(120)
     return name
 
 

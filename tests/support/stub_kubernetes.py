@@ -44,7 +44,7 @@ pod = {{
         "name": "driver", "image": conf["spark.kubernetes.container.image"],
         "env": [{{"name": k, "value": v}} for k, v in env.items()]}}]}},
 }}
-link = http.client.HTTPConnection(host, timeout=20)
+link = http.client.HTTPConnection(host, timeout=120)
 link.request("POST", "/api/v1/namespaces/" + conf["spark.kubernetes.namespace"] + "/pods", json.dumps(pod))
 answer = link.getresponse()
 said = json.loads(answer.read())
@@ -264,7 +264,7 @@ def launcher_on(api: StubApi, project: Path) -> KubernetesLauncher:
         executor_template=Path("/etc/headrace/executor.yaml"),
         kubeconfig=api.kubeconfig,
         spark_submit=str(api.spark_submit),
-        gone_seconds=2,
+        gone_seconds=60,
     )
 
 
