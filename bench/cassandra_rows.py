@@ -63,9 +63,9 @@ def main() -> None:
         results: dict[str, list[tuple[float, float]]] = {"connector's own": [], "ours": []}
         for turn in range(-1, options.rounds):  # the first turn warms up both
             for name, measured in results.items():
-                own = name == "ours"
-                spark_conf.cassandra_sink_options = ours if own else lambda sink: _without(ours(sink))
-                DataFrame.sortWithinPartitions = theirs if own else lambda frame, *_: frame
+                is_ours = name == "ours"
+                spark_conf.cassandra_sink_options = ours if is_ours else lambda sink: _without(ours(sink))
+                DataFrame.sortWithinPartitions = theirs if is_ours else lambda frame, *_: frame
                 with cassandra_session(settings.bindings()) as asked:
                     asked.execute("TRUNCATE pos_sales.tumbling")
                 before = _cpu(settings.home)
@@ -75,8 +75,8 @@ def main() -> None:
                 if turn >= 0:
                     measured.append(tuple((b - a) / options.rows * 1e6 for a, b in zip(before, after, strict=True)))
         result = {
-            name: {"driver_us_a_row": _middle(each, 0), "cassandra_us_a_row": _middle(each, 1)}
-            for name, each in results.items()
+            name: {"driver_us_a_row": _middle(samples, 0), "cassandra_us_a_row": _middle(samples, 1)}
+            for name, samples in results.items()
         }
         print(json.dumps({"rows": options.rows, "windows": options.windows, "load": os.getloadavg()[0]} | result))
         spark.stop()

@@ -26,20 +26,20 @@ def python(settings: Settings) -> Path:
     Raises HeadraceError where the package index does not have it.
     """
     folder = settings.cache / "bench" / f"flink-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
-    found, ready = folder / "bin" / "python", folder / ".ready"
+    interpreter, ready = folder / "bin" / "python", folder / ".ready"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with jars.locked(folder.with_suffix(".lock")):
         if not ready.exists():
             uv = str(Path(sys.executable).parent / "uv")
             for command in (
                 [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-                [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(found), str(LOCK)],
+                [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(interpreter), str(LOCK)],
             ):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise HeadraceError(f"PyFlink cannot be installed: {done.stderr.strip()[-1_000:]}")
             ready.touch()
-    return found
+    return interpreter
 
 
 def command(settings: Settings, binding: KafkaBinding, output: str, folder: Path) -> list[str]:

@@ -121,7 +121,7 @@ def plain(spark: SparkSession, frame: DataFrame, number: int, output: str) -> di
     query = stream.start()
     query.awaitTermination()
     recent = query.recentProgress
-    return {"events": sum(each["numInputRows"] for each in recent), "batches": len(recent)}
+    return {"events": sum(batch["numInputRows"] for batch in recent), "batches": len(recent)}
 
 
 def ours(spark: SparkSession, pipeline: Pipeline, name: str, events: int, rows: int) -> dict[str, int]:

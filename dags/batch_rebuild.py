@@ -66,9 +66,9 @@ with DAG(
         from headrace.operations.batch import rebuild, spark_runs
         from headrace.store.records import to_json
 
-        own = deployment.load()
+        loaded = deployment.load()
         (submitted,) = runs
-        return to_json(rebuild.finish(own, spark_runs.report(own, submitted)))
+        return to_json(rebuild.finish(loaded, spark_runs.report(loaded, submitted)))
 
     planned = plan_rebuild()
     approve_rebuild = dag_support.approval(

@@ -78,8 +78,8 @@ with DAG(
         from headrace.store.job_reports import ViewsReport
         from headrace.store.records import from_json
 
-        own = deployment.load()
-        return [run_events.emit_views(own, from_json(ViewsReport, report)) for report in reports]
+        loaded = deployment.load()
+        return [run_events.emit_views(loaded, from_json(ViewsReport, report)) for report in reports]
 
     runs = plan_views()
     reports = computed(runs)  # type: ignore[arg-type]

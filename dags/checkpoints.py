@@ -42,7 +42,7 @@ with DAG(
     @task(outlets=[SNAPSHOTS])
     def kept(taken: list[dict[str, Any]]) -> int:
         """Count the new snapshots, and update the asset."""
-        return sum(len(each["taken"]) for each in taken)
+        return sum(len(summary["taken"]) for summary in taken)
 
     kept(verify_and_snapshot.expand(pipeline=dag_support.chosen_pipelines()))  # type: ignore[arg-type]
 
@@ -222,8 +222,8 @@ with DAG(
         from headrace.operations.checkpoints import compact
         from headrace.store.records import to_json
 
-        own = deployment.load()
-        return [to_json(result) for result in compact.compact_queries(own.root, own.pipeline(pipeline))]
+        loaded = deployment.load()
+        return [to_json(result) for result in compact.compact_queries(loaded.root, loaded.pipeline(pipeline))]
 
     @task
     def plan_upkeep(params: dict[str, Any] | None = None, run_id: str | None = None) -> list[dict[str, Any]]:

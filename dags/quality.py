@@ -73,12 +73,14 @@ with DAG(
         return [records.to_json(summary) for summary in done]
 
     @task(trigger_rule=dag_support.AFTER_ALL)
-    def together(chosen: list[str], found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def together(chosen: list[str], checked: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Return the summaries of all sinks. A check that crashed has one too, so it does not block the gates of other sinks."""
         from headrace.operations import deployment
         from headrace.operations.quality import tasks
 
-        summaries = tasks.complete(deployment.load(), chosen, _summaries(each for part in found for each in part))
+        summaries = tasks.complete(
+            deployment.load(), chosen, _summaries(summary for part in checked for summary in part)
+        )
         return [records.to_json(summary) for summary in summaries]
 
     @task(outlets=[PASSED], retries=0, map_index_template="{{ summary['sink'] }}")
@@ -113,8 +115,8 @@ with DAG(
         return tasks.build_docs(deployment.load()) if summaries else ""
 
     pipelines = dag_support.chosen_pipelines()
-    found = run_checks.expand(planned=plan_checks.expand(pipeline=pipelines))  # type: ignore[arg-type]
-    summaries = together(pipelines, found)  # type: ignore[arg-type]
+    checked = run_checks.expand(planned=plan_checks.expand(pipeline=pipelines))  # type: ignore[arg-type]
+    summaries = together(pipelines, checked)  # type: ignore[arg-type]
     gate.expand(summary=summaries)
     pause(summaries)  # type: ignore[arg-type]
     data_docs(summaries)  # type: ignore[arg-type]

@@ -66,8 +66,8 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
 
-        own = deployment.load()
-        return upgrade.snapshot(own.launcher(), own.pipeline(plan["pipeline"]))
+        loaded = deployment.load()
+        return upgrade.snapshot(loaded.launcher(), loaded.pipeline(plan["pipeline"]))
 
     @task
     def start(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
@@ -87,15 +87,15 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
 
-        form, own = params or {}, deployment.load()
+        form, loaded = params or {}, deployment.load()
         seen = upgrade.watch(
-            own.launcher(),
+            loaded.launcher(),
             plan["pipeline"],
             driver=started["driver"],
             batches=form["batches"],
             seconds=form["minutes"] * 60,
             report=dag_support.say,
-            lag=upgrade.behind(own.root, own.pipeline(plan["pipeline"]), own.bindings),
+            lag=upgrade.behind(loaded.root, loaded.pipeline(plan["pipeline"]), loaded.bindings),
         )
         return asdict(seen)
 
@@ -117,9 +117,11 @@ with DAG(
 
         if plan is None:
             raise AirflowSkipException("The release was refused before anything was stopped.")
-        own = deployment.load()
-        described = own.pipeline(plan["pipeline"], plan["from"])
-        return upgrade.roll_back(own.launcher(), described, by=dag_support.who(dag_run), release=plan["from"], cut=cut)
+        loaded = deployment.load()
+        described = loaded.pipeline(plan["pipeline"], plan["from"])
+        return upgrade.roll_back(
+            loaded.launcher(), described, by=dag_support.who(dag_run), release=plan["from"], cut=cut
+        )
 
     plan = check()
     stopped, cut, started = stop(plan), snapshot(plan), start(plan)

@@ -22,11 +22,11 @@ def start(
     from headrace.operations.drivers import control, generations
     from headrace.orchestration import tasks
 
-    form, own = params or {}, deployment.load()
-    launcher, declared, request = own.launcher(), own.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
+    form, loaded = params or {}, deployment.load()
+    launcher, declared, request = loaded.launcher(), loaded.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
     queries = generations.named(declared, form.get("new_generations", ()))
-    control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
-    generations.prepare(launcher, own.bindings, declared, queries, form.get("rows", ""), request)
+    control.require_queries([loaded.pipeline(name) for name in form["pipelines"]], queries)
+    generations.prepare(launcher, loaded.bindings, declared, queries, form.get("rows", ""), request)
     try:
         return tasks.start(
             launcher,
@@ -78,13 +78,13 @@ def restart(
     from headrace.operations.drivers import control, generations
     from headrace.orchestration import tasks
 
-    form, own = params or {}, deployment.load()
-    declared, request = own.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
+    form, loaded = params or {}, deployment.load()
+    declared, request = loaded.pipeline(pipeline), dag_support.request_of(run_id, pipeline)
     queries = generations.named(declared, form.get("new_generations", ()))
-    control.require_queries([own.pipeline(name) for name in form["pipelines"]], queries)
-    generations.prepare(own.launcher(), own.bindings, declared, queries, form.get("rows", ""), request)
+    control.require_queries([loaded.pipeline(name) for name in form["pipelines"]], queries)
+    generations.prepare(loaded.launcher(), loaded.bindings, declared, queries, form.get("rows", ""), request)
     return tasks.restart(
-        own.launcher(),
+        loaded.launcher(),
         pipeline,
         by=dag_support.who(dag_run),
         reason=form["reason"],

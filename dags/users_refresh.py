@@ -42,11 +42,11 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
 
-            found = duty.pick(deployment.load(), pipeline, dimension)
-            if "skip" in found:
-                dag_support.say(found["skip"])
+            picked = duty.pick(deployment.load(), pipeline, dimension)
+            if "skip" in picked:
+                dag_support.say(picked["skip"])
                 return {}
-            return found
+            return picked
 
         @task
         def stage(snapshot: dict[str, Any]) -> dict[str, Any]:

@@ -334,8 +334,8 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
     files = _pass(deployment, stage.name, since_ms=1)[f"files.{stage.name}.files"]
     assert files.status == "FAILED"
     assert files.batches == (
-        WrongBatch(batch=min(batches), expected=batches[min(batches)], found=batches[min(batches)] + 1),
-        WrongBatch(batch=lost, expected=batches[lost], found=0),
+        WrongBatch(batch=min(batches), expected=batches[min(batches)], rows=batches[min(batches)] + 1),
+        WrongBatch(batch=lost, expected=batches[lost], rows=0),
     )
     failed = {each.expectation: each.examples for each in files.failed}
     assert set(failed) == {

@@ -48,9 +48,9 @@ def run(job: Job, spec: FindSpec) -> FindReport:
     kafka = kafka_options(read_kafka(job.bindings))
     job.progress(0, 1, f"reading batch {spec.batch}")
     raw = {
-        topic: source.between(job.spark, job.pipeline, kafka, topic, own).persist(StorageLevel.MEMORY_AND_DISK)
+        topic: source.between(job.spark, job.pipeline, kafka, topic, parts).persist(StorageLevel.MEMORY_AND_DISK)
         for topic in job.pipeline.queries[spec.query].sources
-        if (own := [part for part in ranges if part.topic == topic])
+        if (parts := [part for part in ranges if part.topic == topic])
     }
     offsets = sum(part.size for part in ranges)
     most, runs = 2 * math.ceil(math.log2(max(2, offsets))) + 2, 0
@@ -63,15 +63,15 @@ def run(job: Job, spec: FindSpec) -> FindReport:
         job.progress(min(runs, most), most, f"run {runs}: {sum(part.size for part in parts)} of {offsets} offsets")
         return error_of(parts)
 
-    found = bisection.find(ranges, evaluate, spec.limit)
+    failing = bisection.find(ranges, evaluate, spec.limit)
     return FindReport(
         query=names.query_name(job.pipeline.name, spec.query),
         batch=spec.batch,
         offsets=offsets,
         runs=runs,
-        records=tuple(FailingRecord(part.topic, part.partition, part.first, error) for part, error in found.alone),
-        together=found.together,
-        complete=found.complete,
+        records=tuple(FailingRecord(part.topic, part.partition, part.first, error) for part, error in failing.alone),
+        together=failing.together,
+        complete=failing.complete,
         seconds=round(time.monotonic() - began, 1),
     )
 

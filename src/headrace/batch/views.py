@@ -209,8 +209,8 @@ def inputs(job: Job, name: str, own_sides: Mapping[str, DataFrame]) -> dict[str,
 
 def _quarantined(job: Job) -> dict[str, tuple[str, ...]]:
     """Return which offset ranges each query with a view passes over."""
-    own = (job.root, job.pipeline.name)
-    return {n: tuple(sorted(map(str, quarantine.passed_by_query(*own, n)))) for n in batch_views.views(job.pipeline)}
+    place = (job.root, job.pipeline.name)
+    return {n: tuple(sorted(map(str, quarantine.passed_by_query(*place, n)))) for n in batch_views.views(job.pipeline)}
 
 
 def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[str, int]]) -> dict[str, Archive]:
@@ -275,13 +275,13 @@ def _write(
     try:
         for name, query in wanted.items():
             table = names.batch_view_table(job.pipeline.name, name)
-            own = inputs(job, name, own_sides)
-            frame = compute(query, own, times, job.transforms[name], days)
+            frames = inputs(job, name, own_sides)
+            frame = compute(query, frames, times, job.transforms[name], days)
             replaced = F.col(batch_views.day(query)).isin(*days)
             frame.writeTo(table).option(f"snapshot-property.{SNAPSHOT_RUN}", job.run).overwrite(replaced)
             counts[name] = job.spark.table(table).where(replaced).count()
             if batch_views.kind(query) == "running":
-                sums[name] = are_sums(query, own[query.sources[0]], job.transforms[name])
+                sums[name] = are_sums(query, frames[query.sources[0]], job.transforms[name])
         for topic, side in own_sides.items():
             for row in side.groupBy(F.to_date(times[topic]).alias("day")).agg(F.count(F.lit(1)).alias("n")).collect():
                 sizes[row.day] = sizes.get(row.day, 0) + row.n

@@ -95,9 +95,9 @@ def show(sink: Sink, as_json: Json = False) -> None:
         for row in entry.examples:
             console.print(f"  {row}")
     for batch in latest.batches:
-        console.print(f"  batch {batch.batch}: {batch.found} rows, but {batch.expected} in the ledger")
+        console.print(f"  batch {batch.batch}: {batch.rows} rows, but {batch.expected} in the ledger")
     for finding in latest.open:
-        failed = ", ".join(each.expectation for each in finding.expectations)
+        failed = ", ".join(expectation.expectation for expectation in finding.expectations)
         console.print(
             f"open finding {finding.id} since {iso(finding.found_at_ms)}, {printable(finding.window.name)}: {failed}",
             soft_wrap=True, markup=False,
@@ -116,7 +116,7 @@ def accept(
     """Accept the open critical findings of a sink, so that the next check opens its gate."""
     accepted = tasks.accept(provisioned(), sink, finding or [], by=who(), reason=reason)
     if as_json:
-        print_json([records.to_json(each) for each in accepted])
+        print_json([records.to_json(entry) for entry in accepted])
         return
     for entry in accepted:
         message = f"Accepted {entry.id} of {sink} ({entry.window.name}) as {entry.by}: {entry.reason}"

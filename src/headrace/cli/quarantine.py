@@ -38,21 +38,21 @@ def find(
         if query
         else [q for q in described.queries if search.planned_batch(deployment.root, pipeline, q) is not None]
     )
-    found = []
+    reports = []
     with progress_bars() as report:
         for chosen in wanted:
             shown = partial(_show, report, chosen)
-            found.append(search.find(deployment, described, chosen, limit, shown))
+            reports.append(search.find(deployment, described, chosen, limit, shown))
     if as_json:
-        print_json([to_json(f) | {"command": search.quarantine_command(pipeline, f)} for f in found])
+        print_json([to_json(f) | {"command": search.quarantine_command(pipeline, f)} for f in reports])
         return
-    if not found:
+    if not reports:
         none = "has a batch that was planned and not committed: no record ended a driver."
         console.print(f"No query of {pipeline} {none}", soft_wrap=True)
-    rows = [(f.query, r.topic, r.partition, r.offset, r.error) for f in found for r in f.records]
+    rows = [(f.query, r.topic, r.partition, r.offset, r.error) for f in reports for r in f.records]
     if rows:
         console.print(tables.plain(("query", "topic", "partition", "offset", "error"), rows))
-    for result in found:
+    for result in reports:
         console.print(search.words(result), soft_wrap=True)
         if command := search.quarantine_command(pipeline, result):
             console.print(f"Correct the transform, or pass over them: {command}", soft_wrap=True)

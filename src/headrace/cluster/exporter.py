@@ -87,7 +87,7 @@ class Exporter:
 
     def __init__(self, deployment: Callable[[], Deployment]) -> None:
         """`deployment` returns the deployment as it is now: its file changes below pods that run."""
-        self._own = deployment
+        self._deployment = deployment
         self._slow: list[Sample] = []
 
     def describe(self) -> list[Metric]:
@@ -96,7 +96,7 @@ class Exporter:
 
     def collect(self) -> list[Metric]:
         """Return all metrics. A part that cannot be read has no samples and `headrace_exporter_part_up` 0."""
-        samples = _all(self._own, FAST) + self._slow
+        samples = _all(self._deployment, FAST) + self._slow
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
         for name, labels, value in samples:
             families[name].add_metric(labels, value)
@@ -104,7 +104,7 @@ class Exporter:
 
     def ask(self) -> None:
         """Ask Kafka, the lake and the nodes once; scrapes show the answers until the next call."""
-        self._slow = _all(self._own, SLOW)
+        self._slow = _all(self._deployment, SLOW)
 
     def keep_asking(self) -> None:
         """Ask for ever, every SLOW_SECONDS."""

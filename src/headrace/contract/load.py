@@ -198,10 +198,10 @@ def _sentence(error: ErrorDetails) -> str:
         return f"{key}: missing; add it{_described(error['loc'])}"
     if location and location[-1] == "[key]":
         return f"{key}: {_NO_NAME}{_NAMED_AS.get(str(location[-3]), '') if location[0] == 'sources' else ''}"
-    return f"{key}: {_told(kind, given, error)}"
+    return f"{key}: {_fault(kind, given, error)}"
 
 
-def _told(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - any value of the file
+def _fault(kind: str, given: Any, error: ErrorDetails) -> str:  # noqa: ANN401 - any value of the file
     if kind == "literal_error":
         allowed = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{given!r} is not allowed; {choices(str(given), allowed)}"

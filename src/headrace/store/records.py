@@ -101,8 +101,13 @@ def _shape(kind: type) -> tuple[tuple[str, str, Any, Any], ...]:
     if kind not in _SHAPES:
         hints = get_type_hints(kind)
         _SHAPES[kind] = tuple(
-            (each.name, each.metadata.get(_KEY, each.name), hints[each.name], each.metadata.get(_OPTIONAL, _MISSING))
-            for each in dataclasses.fields(kind)
+            (
+                field.name,
+                field.metadata.get(_KEY, field.name),
+                hints[field.name],
+                field.metadata.get(_OPTIONAL, _MISSING),
+            )
+            for field in dataclasses.fields(kind)
         )
     return _SHAPES[kind]
 

@@ -134,9 +134,9 @@ def test_a_batch_with_too_few_rows_is_named_and_in_a_file_one_with_too_many() ->
     window = BatchesStep(rows_out={"1": 2, "2": 2, "3": 1})
     files = pd.DataFrame({"_batch": [1, 1, 1, 2]})
     assert wrong_batches(window, files) == [
-        WrongBatch(batch=1, expected=2, found=3),
-        WrongBatch(batch=2, expected=2, found=1),
-        WrongBatch(batch=3, expected=1, found=0),
+        WrongBatch(batch=1, expected=2, rows=3),
+        WrongBatch(batch=2, expected=2, rows=1),
+        WrongBatch(batch=3, expected=1, rows=0),
     ]
     topic = pd.DataFrame({"_batch": [1, 2, 3], "_copies": [4, 2, 1]})
     assert wrong_batches(window, topic) == []

@@ -162,9 +162,8 @@ def joined(
         keys = differing.select(*key).distinct()
         account.differing = keys.count()
         top = [tuple(row) for row in keys.orderBy(*key).limit(KEEP).collect()]
-        named = F.broadcast(
-            differing.sparkSession.createDataFrame(top, keys.schema)
-        )  # not of `found`: a join with itself
+        # Made of rows, not of `differing`: that would be a join with itself.
+        named = F.broadcast(differing.sparkSession.createDataFrame(top, keys.schema))
         same = [differing[name].eqNullSafe(named[name]) for name in key]
         account.differences += joined_differences(differing.join(named, same, "left_semi").collect(), key, columns)
         differing.unpersist()

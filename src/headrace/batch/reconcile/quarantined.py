@@ -31,10 +31,10 @@ def compare(job: Job, query: str, cut: Cut, archives: Mapping[str, Archive], sin
         every = sink_frames.topic(job, letters_topic).persist(StorageLevel.MEMORY_AND_DISK)
         every.count()
         since = max(since_ms, retained.since_ms(job, letters_topic, every))
-        own = (F.col("_query") == names.query_name(job.pipeline.name, query)) & F.col("_reason").startswith(
+        passed_over = (F.col("_query") == names.query_name(job.pipeline.name, query)) & F.col("_reason").startswith(
             f"{refusals.QUARANTINED}:"
         )
-        letters = sink_frames.placed_by_id(every.where(own), topic)
+        letters = sink_frames.placed_by_id(every.where(passed_over), topic)
         rows = archive_reader.records(job.spark, archives[topic]).where(source.among(entries))
         rows = accounting.batch_of(rows.withColumn("source", F.struct(*archive_reader.COORDINATES)), cut.surely)
         taken = rows.where(F.col(accounting.BATCH).isNotNull() & (F.unix_millis("timestamp") >= since))

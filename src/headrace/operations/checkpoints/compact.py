@@ -56,12 +56,12 @@ def compact_queries(
             continue
         numbers = {current.number, *(number for number, _ in current.lineage)}
         generations = [one for one in generation.all_of(root, pipeline.name, query) if one.number in numbers]
-        records = sum(compact_ledger(each.paths(root).ledger, singles=singles) for each in generations)
+        records = sum(compact_ledger(member.paths(root).ledger, singles=singles) for member in generations)
         written = removed = 0
         declared = pipeline.queries.get(query)
         if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
-            for each in generations:
-                done = compact_files(root, each, closed_seconds)
+            for member in generations:
+                done = compact_files(root, member, closed_seconds)
                 written, removed = written + done[0], removed + done[1]
         results.append(Compacted(names.query_name(pipeline.name, query), records, written, removed))
     return results
@@ -148,8 +148,8 @@ def compact_files(root: str, chosen: Generation, closed_seconds: float = CLOSED_
         for snapshot in kept.listed(root, chosen.pipeline, chosen.query)
         if snapshot.generation == chosen.number
     }
-    for each in generation.all_of(root, chosen.pipeline, chosen.query):
-        cuts |= {batch for number, batch in each.lineage if number == chosen.number}
+    for later in generation.all_of(root, chosen.pipeline, chosen.query):
+        cuts |= {batch for number, batch in later.lineage if number == chosen.number}
     present = file_sink.valid(file_sink.complete(folders.files))
     written = 0
     for group in _groups([directory for directory in present if directory.last <= min(closed, committed)], cuts):

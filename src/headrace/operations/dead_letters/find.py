@@ -67,30 +67,30 @@ def find(
     return from_json(FindReport, job_runs.execute(deployment, prepare(deployment, pipeline, query, limit), report))
 
 
-def quarantine_command(pipeline: str, found: FindReport) -> str | None:
+def quarantine_command(pipeline: str, report: FindReport) -> str | None:
     """Return the command that shows the plan to pass over the records that were found, None without any."""
-    if not found.records:
+    if not report.records:
         return None
-    command = f"headrace dead-letters quarantine {pipeline} --query {found.query.partition('.')[2]}"
-    return " ".join([command, *(f"--offsets {part}" for part in ranges(found))])
+    command = f"headrace dead-letters quarantine {pipeline} --query {report.query.partition('.')[2]}"
+    return " ".join([command, *(f"--offsets {part}" for part in ranges(report))])
 
 
-def ranges(found: FindReport) -> list[OffsetRange]:
+def ranges(report: FindReport) -> list[OffsetRange]:
     """Return the offsets of the records that were found, one range each."""
-    return [OffsetRange(record.topic, record.partition, record.offset, record.offset) for record in found.records]
+    return [OffsetRange(record.topic, record.partition, record.offset, record.offset) for record in report.records]
 
 
-def words(found: FindReport) -> str:
+def words(report: FindReport) -> str:
     """Return what a search found, as a sentence."""
-    where = f"batch {found.batch} of {found.query} ({found.offsets} offsets, {found.runs} runs)"
-    count = len(found.records)
+    where = f"batch {report.batch} of {report.query} ({report.offsets} offsets, {report.runs} runs)"
+    count = len(report.records)
     if count:
-        more = "" if found.complete else "; the search ended there, more may fail"
+        more = "" if report.complete else "; the search ended there, more may fail"
         subject, verb = ("1 record", "fails") if count == 1 else (f"{count} records", "fail")
         return f"{subject} of {where} {verb} alone{more}."
-    if found.together:
+    if report.together:
         return (
-            f"No record of {where} fails alone, but all of them together do: {found.together}. Correct the transform."
+            f"No record of {where} fails alone, but all of them together do: {report.together}. Correct the transform."
         )
     return f"The transform succeeds on all records of {where}. The fault is in the state, a sink or a store, not in a record."
 

@@ -135,9 +135,9 @@ def apply(
     from headrace.operations.dimensions.diff import Difference
 
     spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
-    own = (deployment.root, deployment.bindings, spec, dimension)
+    target = (deployment.root, deployment.bindings, spec, dimension)
     with run_events.refreshing(deployment, pipeline, dimension, difference.version):
-        return writes.apply(*own, difference, approval, holder=holder, report=report)
+        return writes.apply(*target, difference, approval, holder=holder, report=report)
 
 
 def verify(
@@ -169,8 +169,8 @@ def record(
     from headrace.operations.dimensions.diff import Difference
 
     spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
-    own = (deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
-    entry = writes.record(*own, difference, dict(written), approval, holder=holder)
+    target = (deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
+    entry = writes.record(*target, difference, dict(written), approval, holder=holder)
     run_events.emit_refresh(deployment, pipeline, dimension, entry.version, "COMPLETE", rows=sum(written.values()))
     return to_json(entry)
 

@@ -180,10 +180,10 @@ def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Summary]) -> d
     from headrace.operations.quality.suites import suite_of
 
     assertions: dict[str, list[Any]] = {}
-    for each in (each for each in summaries if each.expectations):
-        name = next((read.name for read in job.inputs if each.sink.endswith(read.name)), job.inputs[0].name)
-        failed = {failure.id for failure in each.failed}
-        for one in suite_of(pipeline, each.sink).expectations:
+    for summary in (summary for summary in summaries if summary.expectations):
+        name = next((read.name for read in job.inputs if summary.sink.endswith(read.name)), job.inputs[0].name)
+        failed = {failure.id for failure in summary.failed}
+        for one in suite_of(pipeline, summary.sink).expectations:
             severity = "error" if one.severity == "critical" else "warn"
             column = one.kwargs.get("column")
             assertions.setdefault(name, []).append(Assertion(one.type, one.id not in failed, column, severity))

@@ -155,7 +155,11 @@ def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> Created:
         users=_users(pipeline),
         queries=tuple(_query(pipeline, name) for name in names.query_names(pipeline)),
         suites=tuple(
-            Suite(suite.name, len(suite.expectations), sum(each.severity == "critical" for each in suite.expectations))
+            Suite(
+                suite.name,
+                len(suite.expectations),
+                sum(expectation.severity == "critical" for expectation in suite.expectations),
+            )
             for suite in suites(pipeline).values()
         ),
         dags=tuple(refresh_dags(pipeline, others)),

@@ -71,7 +71,7 @@ class _Progress:
     windows: int = 0
     steps: int = 0
     wrong: list[WrongBatch] = field(default_factory=list)
-    found: list[findings.Finding] = field(default_factory=list)
+    new_findings: list[findings.Finding] = field(default_factory=list)
     reached: Position = field(default_factory=Position)
     offsets: Ranges = field(default_factory=dict)
     complete: bool = True
@@ -137,7 +137,7 @@ def _run_check(deployment: Deployment, pipeline: Pipeline, check: Check, began: 
         batches=tuple(progress.wrong[:20]),
         report=store.report_path(root, done) if outcomes else "",
         coverage=_coverage(check, progress),
-        open=tuple(each.shown for each in known.open),
+        open=tuple(finding.shown for finding in known.open),
         stale=stale,
     )
     store.record(deployment.bindings, summary, rows)
@@ -175,7 +175,7 @@ def _validate_step(
 ) -> None:
     """Validate one step and add its results to the progress."""
     partial = isinstance(check.window, Table) and (check.window.token is not None or step.reached.token is not None)
-    frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.found)
+    frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.columns)
     progress.complete = progress.complete and not partial
     progress.rows += len(frame)
     progress.steps += 1
@@ -195,9 +195,9 @@ def _validate_step(
     progress.outcomes.append(outcomes)
     progress.results.append(result)
     progress.wrong += read.wrong_batches(step.window, frame)
-    critical = [each for each in failures(outcomes) if each.severity == CRITICAL]
+    critical = [failure for failure in failures(outcomes) if failure.severity == CRITICAL]
     if critical:
-        progress.found.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
+        progress.new_findings.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
 
 
 def _parameters(
@@ -211,7 +211,7 @@ def _parameters(
 
 
 def _of_rows(suite: Suite) -> Suite:
-    kept = tuple(each for each in suite.expectations if not each.type.startswith(_OF_THE_WHOLE))
+    kept = tuple(expectation for expectation in suite.expectations if not expectation.type.startswith(_OF_THE_WHOLE))
     return replace(suite, expectations=kept)
 
 
@@ -260,10 +260,10 @@ def _keeps(
     Missing rows repair nothing. Nor does a suite without the broken expectation: then a person accepts the finding. A table is
     not read again: the check itself reads it.
     """
-    if isinstance(finding.window, Table) or not finding.ids <= {each.id for each in suite.expectations}:
+    if isinstance(finding.window, Table) or not finding.ids <= {expectation.id for expectation in suite.expectations}:
         return False
     step = steps.again(deployment, sink, finding.window)
-    frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.found)
+    frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.columns)
     outcomes, _ = validate(suite, frame, sink.key, {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out})
     broken = any(outcome.severity == CRITICAL and not outcome.success for outcome in outcomes)
     return not broken and not read.wrong_batches(step.window, frame)
@@ -273,30 +273,31 @@ def _with_found(known: Findings, check: Check, progress: _Progress, outcomes: li
     """Add new findings. Close the findings of a table that was read completely and now meets the broken expectations."""
     if isinstance(check.window, Table) and progress.complete and progress.outcomes and not progress.fault:
         held = {outcome.id for outcome in outcomes if outcome.success}
-        repaired = [each.id for each in known.open if isinstance(each.window, Table) and each.ids <= held]
+        repaired = [finding.id for finding in known.open if isinstance(finding.window, Table) and finding.ids <= held]
         reason = "the complete table was read and meets its expectations"
         known = findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=now_ms)
-    return findings.opened(known, progress.found)
+    return findings.opened(known, progress.new_findings)
 
 
 def _with_acceptance(failed: tuple[Failure, ...], known: Findings) -> tuple[Failure, ...]:
     """Return the failures; those that a person accepted, and that are open in no window, say who accepted them."""
-    still_open = {one for each in known.open for one in each.ids}
+    still_open = {one for finding in known.open for one in finding.ids}
     accepted = {
-        one: Acceptance(each.by, each.reason)
-        for each in known.closed
-        if each.how == findings.ACCEPTED
-        for one in each.ids - still_open
+        one: Acceptance(finding.by, finding.reason)
+        for finding in known.closed
+        if finding.how == findings.ACCEPTED
+        for one in finding.ids - still_open
     }
     return tuple(
-        replace(each, accepted=accepted.get(each.id)) if each.severity == CRITICAL else each for each in failed
+        replace(failure, accepted=accepted.get(failure.id)) if failure.severity == CRITICAL else failure
+        for failure in failed
     )
 
 
 def _status(
     progress: _Progress, outcomes: list[Outcome], failed: tuple[Failure, ...], known: Findings, stale: Stale
 ) -> Status:
-    if known.open or any(each.closes_gate for each in failed):
+    if known.open or any(failure.closes_gate for failure in failed):
         return "FAILED"
     if progress.fault:
         return "UNREADABLE"

@@ -84,17 +84,17 @@ def _add(context: Any, sink: str, report: Report) -> None:  # noqa: ANN401 - a G
 def escaped(result: Json) -> Json:
     """Return a result with its values escaped for HTML: Great Expectations writes values into its pages unescaped."""
     results = [
-        {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in each.items()}
-        for each in result["results"]
+        {name: _escaped(value) if name in {"result", "exception_info"} else value for name, value in outcome.items()}
+        for outcome in result["results"]
     ]
     return {**result, "results": results}
 
 
 def _escaped(value: Any) -> Any:  # noqa: ANN401 - JSON values
     if isinstance(value, Mapping):
-        return {name: _escaped(each) for name, each in value.items()}
+        return {name: _escaped(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_escaped(each) for each in value]
+        return [_escaped(inner) for inner in value]
     return escape(value) if isinstance(value, str) else value
 
 

@@ -45,12 +45,15 @@ class Finding:
     @property
     def ids(self) -> set[str]:
         """Return the ids of the broken expectations."""
-        return {each.id for each in self.expectations}
+        return {expectation.id for expectation in self.expectations}
 
     @property
     def shown(self) -> OpenFinding:
         """Return what a summary says of an open finding."""
-        broken = tuple(OpenExpectation(each.expectation, each.why, each.unexpected) for each in self.expectations)
+        broken = tuple(
+            OpenExpectation(expectation.expectation, expectation.why, expectation.unexpected)
+            for expectation in self.expectations
+        )
         return OpenFinding(self.id, NamedWindow(self.window.kind, self.window.name), self.found_at_ms, broken)
 
 
@@ -81,7 +84,8 @@ def make(sink: str, window: StepWindow, failed: Sequence[Failure], at_ms: int) -
     """Return the finding of a window whose critical expectations `failed`; the same window gives the same id."""
     place = window.kind if isinstance(window, Table) else window.name
     broken = tuple(
-        Broken(each.id, each.expectation, each.why, each.unexpected, each.error, each.examples) for each in failed
+        Broken(failure.id, failure.expectation, failure.why, failure.unexpected, failure.error, failure.examples)
+        for failure in failed
     )
     return Finding(hashlib.sha256(f"{sink}/{place}".encode()).hexdigest()[:10], window, at_ms, broken)
 
@@ -92,30 +96,30 @@ def opened(known: Findings, new: Iterable[Finding]) -> Findings:
     A finding that a person accepted stays accepted while the same window breaks no further expectation. A table is one
     window.
     """
-    open_findings = {each.id: each for each in known.open}
-    accepted = {each.id: each for each in known.closed if each.how == ACCEPTED}
-    for each in new:
-        if each.id in accepted and not _is_worse(accepted[each.id], each):
+    open_findings = {finding.id: finding for finding in known.open}
+    accepted = {finding.id: finding for finding in known.closed if finding.how == ACCEPTED}
+    for finding in new:
+        if finding.id in accepted and not _is_worse(accepted[finding.id], finding):
             continue
-        open_findings[each.id] = replace(each, found_at_ms=open_findings.get(each.id, each).found_at_ms)
+        open_findings[finding.id] = replace(finding, found_at_ms=open_findings.get(finding.id, finding).found_at_ms)
     return replace(known, open=tuple(open_findings.values()))
 
 
 def _is_worse(accepted: Finding, finding: Finding) -> bool:
     """Return whether a finding has an expectation that was not accepted, or more rows that break one."""
-    rows = {each.id: each.unexpected for each in accepted.expectations}
-    return any(each.unexpected > rows.get(each.id, -1) for each in finding.expectations)
+    rows = {expectation.id: expectation.unexpected for expectation in accepted.expectations}
+    return any(expectation.unexpected > rows.get(expectation.id, -1) for expectation in finding.expectations)
 
 
 def closed(known: Findings, ids: Iterable[str], how: str, *, by: str, reason: str, at_ms: int) -> Findings:
     """Return the findings with those of `ids` closed."""
     closing = set(ids)
     closed_now = tuple(
-        ClosedFinding(each.id, each.window, each.found_at_ms, each.expectations, how, by, reason, at_ms)
-        for each in known.open
-        if each.id in closing
+        ClosedFinding(finding.id, finding.window, finding.found_at_ms, finding.expectations, how, by, reason, at_ms)
+        for finding in known.open
+        if finding.id in closing
     )
-    kept = tuple(each for each in known.open if each.id not in closing)
+    kept = tuple(finding for finding in known.open if finding.id not in closing)
     return Findings(kept, (*known.closed, *closed_now)[-CLOSED_KEPT:])
 
 
@@ -132,11 +136,11 @@ def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) ->
     if len(reason.strip()) < 3:
         raise HeadraceError("An acceptance needs a reason of at least three characters: --reason 'TEXT'.")
     known = read(root, sink)
-    open_ids = [each.id for each in known.open]
-    for each in ids:
-        if each not in open_ids:
+    open_ids = [finding.id for finding in known.open]
+    for finding_id in ids:
+        if finding_id not in open_ids:
             raise HeadraceError(
-                f"{sink} has no open finding {each!r}. Open findings: {', '.join(open_ids) or 'none'}. "
+                f"{sink} has no open finding {finding_id!r}. Open findings: {', '.join(open_ids) or 'none'}. "
                 f"`headrace quality show {sink}` lists them."
             )
     if not open_ids:
@@ -145,4 +149,4 @@ def accept(root: str, sink: str, ids: Sequence[str], *, by: str, reason: str) ->
     chosen = list(ids) or open_ids
     updated = closed(known, chosen, ACCEPTED, by=by, reason=reason.strip(), at_ms=now_ms)
     write(root, sink, updated)
-    return [each for each in updated.closed if each.id in set(chosen) and each.at_ms == now_ms]
+    return [finding for finding in updated.closed if finding.id in set(chosen) and finding.at_ms == now_ms]

@@ -209,7 +209,7 @@ def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _N
     assert query_ledger.generation is not None
     number = query_ledger.generation.number
     first = before.last + 1 if before.generation == number else 0
-    records = (each for each in ledger.stream(query_ledger.folder, first) if each["generation"] == number)
+    records = (record for record in ledger.stream(query_ledger.folder, first) if record["generation"] == number)
     gone_ms = _expired_before(sink, now) if sink.kind == "kafka" else 0
     window = finished_batches(number, records, now.since_ms or 0, gone_ms)
     window = replace(window, replaced=_replaced(now, sink, before))
@@ -222,8 +222,8 @@ def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _N
 def _expired_before(sink: CheckedSink, now: _Now) -> int:
     """Return the time before which a topic may have lost rows to retention; 0 if it has lost none."""
     declared = next(
-        each for each in now.pipeline.queries[sink.query].sinks
-        if isinstance(each, KafkaSink) and each.topic == sink.place[0]
+        topic_sink for topic_sink in now.pipeline.queries[sink.query].sinks
+        if isinstance(topic_sink, KafkaSink) and topic_sink.topic == sink.place[0]
     )  # fmt: skip
     if not any(now.kafka.begins(sink.place[0]).values()):
         return 0
@@ -236,9 +236,9 @@ def _replaced(now: _Now, sink: CheckedSink, before: Position) -> int:
     if current is None or before.generation in {0, current.number}:
         return 0
     earlier = [
-        each
-        for each in generation.all_of(now.deployment.root, sink.pipeline, sink.query)
-        if each.number == before.generation
+        replaced
+        for replaced in generation.all_of(now.deployment.root, sink.pipeline, sink.query)
+        if replaced.number == before.generation
     ]
     runs = ledger.runs(earlier[0].paths(now.deployment.root).ledger) if earlier else []
     return sum(max(0, run.stop - max(run.start, before.last + 1)) for run in runs)
@@ -255,7 +255,7 @@ def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
     query = pipeline.queries.get(sink.query)
     if sink.kind != "cassandra" or query is None or query.aggregate is None or query.aggregate.window is None:
         return None
-    by_start = any(getattr(each, "partition_key", None) == [WINDOW_START] for each in query.sinks)
+    by_start = any(getattr(declared, "partition_key", None) == [WINDOW_START] for declared in query.sinks)
     window = query.aggregate.window
     parts = (window.size, window.slide or window.size, window.offset)
     return Grid(*(part // _MILLISECOND for part in parts)) if by_start else None

@@ -30,13 +30,13 @@ def frame(
     check: Check,
     window: StepWindow,
     rows: list[Row],
-    found: Sequence[str] | None,
+    columns: Sequence[str] | None,
 ) -> pd.DataFrame:
-    """Return the rows of a step's window with all columns that a suite may name. `found` are the columns that the sink has."""
+    """Return the rows of a step's window with all columns that a suite may name. `columns` are the columns that the sink has."""
     others = [at for at, _ in strangers(rows)]
     query = pipeline.queries.get(sink.query)
     made = with_facts(
-        frame_of(rows, sink, found),
+        frame_of(rows, sink, columns),
         sink,
         query.aggregate.window if query and query.aggregate else None,
         behind_seconds=check.parameters.get("behind_seconds", 0.0),
@@ -110,6 +110,8 @@ def wrong_batches(window: StepWindow, frame: pd.DataFrame, limit: int = 20) -> l
     rows_of = copies.groupby(frame["_batch"]).sum().to_dict()
     counts = [WrongBatch(int(batch), rows, int(rows_of.get(int(batch), 0))) for batch, rows in window.rows_out.items()]
     wrong = [
-        each for each in counts if each.found < each.expected or (each.found > each.expected and "_copies" not in frame)
+        count
+        for count in counts
+        if count.rows < count.expected or (count.rows > count.expected and "_copies" not in frame)
     ]
     return wrong[:limit]

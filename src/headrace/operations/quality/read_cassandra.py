@@ -81,8 +81,8 @@ def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[list[Row], int | None]
     """Split rows in token order into portions that never split a token."""
     portion: list[Row] = []
     last: int | None = None
-    for each in rows:
-        row = each._asdict()
+    for read_row in rows:
+        row = read_row._asdict()
         at = row.pop("headrace_token")
         if len(portion) >= size and at != last:
             yield portion, last
@@ -122,7 +122,7 @@ def with_references(
 
 
 def _place(pipeline: Pipeline, query: str) -> tuple[str, str]:
-    sink = next(each for each in pipeline.queries[query].sinks if isinstance(each, CassandraSink))
+    sink = next(declared for declared in pipeline.queries[query].sinks if isinstance(declared, CassandraSink))
     return names.cassandra_table(pipeline.name, query, sink)
 
 

@@ -133,7 +133,7 @@ def json_row(value: bytes | str | None) -> Row:
         parsed = None
     if not isinstance(parsed, dict):
         return {"not_an_object": str(value)[:40]}
-    return {name.lstrip("_") or "unnamed": each for name, each in parsed.items()}
+    return {name.lstrip("_") or "unnamed": field for name, field in parsed.items()}
 
 
 def strangers(rows: list[Row]) -> Iterator[tuple[int, Row]]:

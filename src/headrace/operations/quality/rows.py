@@ -29,16 +29,16 @@ _INTEGERS = {"int": 2**31, "long": 2**63}
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
 
 
-def frame_of(rows: Sequence[Row], sink: CheckedSink, found: Sequence[str] | None = None) -> pd.DataFrame:
+def frame_of(rows: Sequence[Row], sink: CheckedSink, table_columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the rows with typed columns and `_schema_error`.
 
-    `found` are the columns of the sink (of a table; default: all columns of the rows, besides the contract's). Cells without a
-    value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
+    `table_columns` are the columns of the sink (of a table; default: all columns of the rows, besides the contract's). Cells
+    without a value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.
     """
     present = {name for row in rows for name in row}.union(STANDS.get(sink.kind, ()))
-    extra = [] if found is not None else sorted(present - set(sink.columns))
-    columns = [name for name in sink.columns if found is None or name in found]
-    others = [name for name in found or [] if name not in sink.columns]
+    extra = [] if table_columns is not None else sorted(present - set(sink.columns))
+    columns = [name for name in sink.columns if table_columns is None or name in table_columns]
+    others = [name for name in table_columns or [] if name not in sink.columns]
     errors: list[list[str]] = [[] for _ in rows]
     frame = pd.DataFrame(index=pd.RangeIndex(len(rows)))
     for name in columns:
@@ -52,7 +52,7 @@ def frame_of(rows: Sequence[Row], sink: CheckedSink, found: Sequence[str] | None
                     errors[at].append(f"{name} is no column of the contract")
     for name in others:
         frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
-    frame[SCHEMA_ERROR] = pd.Series(["; ".join(found) or None for found in errors], dtype=object)
+    frame[SCHEMA_ERROR] = pd.Series(["; ".join(row_errors) or None for row_errors in errors], dtype=object)
     return frame
 
 

@@ -58,7 +58,7 @@ def suites_of(pipeline: Pipeline) -> list[str]:
 
 def find(pipelines: Iterable[Pipeline], sink: str) -> CheckedSink:
     """Return the sink with a name. Raises HeadraceError that lists the known sinks."""
-    known = {each.name: each for pipeline in pipelines for each in sinks_of(pipeline)}
+    known = {checked.name: checked for pipeline in pipelines for checked in sinks_of(pipeline)}
     if sink not in known:
         raise HeadraceError(f"Unknown sink {sink!r}. Known sinks: {', '.join(sorted(known))}.")
     return known[sink]

@@ -33,11 +33,11 @@ from headrace.store import ledger, paths
 
 @dataclass(frozen=True)
 class Step:
-    """Rows of a sink. `found` are the columns of a table."""
+    """Rows of a sink. `columns` are the columns of a table."""
 
     window: StepWindow
     rows: list[Row]
-    found: list[str] | None = None
+    columns: list[str] | None = None
 
     @property
     def rows_out(self) -> int:

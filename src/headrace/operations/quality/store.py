@@ -147,7 +147,7 @@ def quarantine_rows(check: Check, outcomes: Sequence[Outcome], key: Sequence[str
 
 def record(bindings: Path, summary: Summary, quarantined: Sequence[QuarantinedRow]) -> None:
     """Write a check's row of the series and its failing rows; a repeat changes nothing."""
-    critical = sum(each.severity == CRITICAL for each in summary.failed)
+    critical = sum(failure.severity == CRITICAL for failure in summary.failed)
     result = SeriesRow(
         sink=summary.sink,
         checked_at=_utc(summary.checked_at_ms),
@@ -186,7 +186,7 @@ def _cell(value: object, kind: str) -> object:
 
 def series(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, list[SeriesRow]]:
     """Return sink -> its newest checks, newest first."""
-    found: dict[str, list[SeriesRow]] = {}
+    checks: dict[str, list[SeriesRow]] = {}
     with cassandra_session(bindings) as session:
         ensure_tables(session)
         select = session.prepare(
@@ -194,14 +194,14 @@ def series(bindings: Path, sinks: Sequence[str], limit: int = 50) -> dict[str, l
             "ORDER BY checked_at DESC LIMIT ?"
         )
         for sink in sinks:
-            found[sink] = [
+            checks[sink] = [
                 records.from_json(
                     SeriesRow,
                     row._asdict() | {"checked_at": _iso(row.checked_at), "failed": json.loads(row.failed)},
                 )
                 for row in session.execute(select, (sink, limit))
             ]
-    return found
+    return checks
 
 
 def quarantined(bindings: Path, sink: str, window: str, limit: int = 1_000) -> list[QuarantinedRow]:

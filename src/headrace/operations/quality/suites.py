@@ -99,10 +99,10 @@ def suite_of(pipeline: Pipeline, name: str) -> Suite:
 
 def _suite(name: str, derived: Iterable[_Wanted], declared: Iterable[_Wanted]) -> Suite:
     """Return a suite. A declared expectation on columns replaces the derived one of its type on the same columns."""
-    own = list(declared)
-    replaced = {each.place for each in own if each.place[1]}
-    kept = [each for each in derived if each.place not in replaced]
-    expectations = tuple(_with_id(name, each) for each in (*kept, *own))
+    listed = list(declared)
+    replaced = {wanted.place for wanted in listed if wanted.place[1]}
+    kept = [wanted for wanted in derived if wanted.place not in replaced]
+    expectations = tuple(_with_id(name, wanted) for wanted in (*kept, *listed))
     return Suite(name, str(uuid.uuid5(_NAMESPACE, name)), expectations)
 
 
@@ -115,16 +115,20 @@ def _with_id(suite: str, wanted: _Wanted) -> SuiteExpectation:
 
 def _declared(sink: CheckedSink) -> list[_Wanted]:
     """Return the expectations declared for a sink. Those of the sink replace those of its query on the same columns."""
-    of_sink = {(each.type, each.columns) for key, each in sink.expectations if ".sinks." in key and each.columns}
+    of_sink = {
+        (expectation.type, expectation.columns)
+        for key, expectation in sink.expectations
+        if ".sinks." in key and expectation.columns
+    }
     return [
-        _as_wanted(each)
-        for key, each in sink.expectations
-        if ".sinks." in key or (each.type, each.columns) not in of_sink
+        _as_wanted(expectation)
+        for key, expectation in sink.expectations
+        if ".sinks." in key or (expectation.type, expectation.columns) not in of_sink
     ]
 
 
-def _as_wanted(each: Expectation) -> _Wanted:
-    return _Wanted(each.type, each.arguments, each.why, each.severity)
+def _as_wanted(expectation: Expectation) -> _Wanted:
+    return _Wanted(expectation.type, expectation.arguments, expectation.why, expectation.severity)
 
 
 def _of_sink(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
@@ -180,7 +184,7 @@ def _most_keys(pipeline: Pipeline, sink: CheckedSink) -> int | None:
     if query.aggregate is None or query.aggregate.window is not None or not query.aggregate.keys:
         return None
     bounds = [_max_distinct(pipeline, query, key) for key in query.aggregate.keys]
-    return None if None in bounds else prod(each for each in bounds if each is not None)
+    return None if None in bounds else prod(bound for bound in bounds if bound is not None)
 
 
 def _max_distinct(pipeline: Pipeline, query: Query, key: str) -> int | None:
@@ -213,7 +217,7 @@ def _skew(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
     query = pipeline.queries.get(sink.query)
     topics = query.sources if query else [sink.place[0]]
     times = [pipeline.sources[topic].event_time for topic in topics]
-    skew = max(each.accepted_skew if each else _USUAL_SKEW for each in times)
+    skew = max(event_time.accepted_skew if event_time else _USUAL_SKEW for event_time in times)
     why = f"A time in the future, beyond the accepted skew of {int(skew.total_seconds())} seconds."
     if query and query.aggregate and query.aggregate.window and WINDOW_END in sink.columns and not _closed(query, sink):
         skew += query.aggregate.window.size

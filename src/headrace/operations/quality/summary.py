@@ -55,7 +55,7 @@ class WrongBatch:
 
     batch: int = 0
     expected: int = 0
-    found: int = 0
+    rows: int = records.key("found", 0)
 
 
 @dataclass(frozen=True)
@@ -171,16 +171,16 @@ def gate(summary: Summary) -> str:
     see = f"see `headrace quality show {summary.sink}` and the runbook QualityCritical"
     if summary.status == "UNREADABLE":
         raise HeadraceError(f"{where} could not be read: {summary.window.reason}")
-    critical = [each for each in summary.failed if each.closes_gate]
+    critical = [failure for failure in summary.failed if failure.closes_gate]
     if critical:
-        phrases = "; ".join(_phrase(each) for each in critical)
+        phrases = "; ".join(_phrase(failure) for failure in critical)
         raise HeadraceError(f"{where} breaks {len(critical)} critical expectation(s): {phrases}; {see}.")
     if summary.status == "FAILED":
-        windows = ", ".join(each.window.name for each in summary.open[:3])
+        windows = ", ".join(finding.window.name for finding in summary.open[:3])
         raise HeadraceError(f"{where} has {len(summary.open)} open critical finding(s), of {windows}; {see}.")
     if summary.status == "STALE" and summary.stale.wanted in {"", "RUNNING"}:
         raise HeadraceError(f"{where} is stale: {stale_words(summary.stale)}; see `headrace stream status`.")
-    warned = "".join(f"; warning: {_phrase(each)}" for each in summary.failed)
+    warned = "".join(f"; warning: {_phrase(failure)}" for failure in summary.failed)
     covered = coverage_words(summary.coverage) or f"{summary.rows} rows"
     reason = f"; {summary.window.reason}" if summary.window.reason else ""
     return f"{where}: {summary.status}, {covered}, {summary.expectations} expectations{reason}{warned}"
@@ -219,10 +219,10 @@ def coverage_words(coverage: Coverage) -> str:
 def failed_words(summary: Summary) -> list[str]:
     """Return the failed expectations, and the open findings of earlier checks, as texts."""
     failed = [
-        f"{each.expectation} ({f'accepted by {each.accepted.by}' if each.accepted else each.severity})"
-        for each in summary.failed
+        f"{failure.expectation} ({f'accepted by {failure.accepted.by}' if failure.accepted else failure.severity})"
+        for failure in summary.failed
     ]
-    names = (each.window.name for each in summary.open)
+    names = (finding.window.name for finding in summary.open)
     return failed + [f"open: {name}" for name in names if name != summary.window.name]
 
 

@@ -105,14 +105,14 @@ def run_checks(
     return summaries
 
 
-def complete(deployment: Deployment, chosen: Sequence[str], found: Sequence[Summary]) -> list[Summary]:
+def complete(deployment: Deployment, chosen: Sequence[str], summaries: Sequence[Summary]) -> list[Summary]:
     """Return the summaries of all sinks of the chosen pipelines. A sink whose task died is UNREADABLE."""
     from headrace.operations.quality.checks import unreadable
 
     reason = "the task that plans or runs its checks failed: see the log of plan_checks and run_checks"
-    missing = set(chosen) - {summary.pipeline for summary in found}
+    missing = set(chosen) - {summary.pipeline for summary in summaries}
     sinks = [(sink, name) for name in chosen if name in missing for sink in _sinks_or_self(deployment, name)]
-    return [*found, *(unreadable(plan.unreadable(sink, name, "", reason), reason) for sink, name in sinks)]
+    return [*summaries, *(unreadable(plan.unreadable(sink, name, "", reason), reason) for sink, name in sinks)]
 
 
 def _sinks_or_self(deployment: Deployment, pipeline: str) -> list[str]:
@@ -130,11 +130,11 @@ def act(deployment: Deployment, summaries: Sequence[Summary], *, by: str) -> lis
     paused = []
     pipelines = deployment.pipelines()
     # An older finding does not pause a resumed stream again.
-    broken = [each for each in summaries if any(failure.closes_gate for failure in each.failed)]
-    for name in dict.fromkeys(each.pipeline for each in broken):
+    broken = [summary for summary in summaries if any(failure.closes_gate for failure in summary.failed)]
+    for name in dict.fromkeys(summary.pipeline for summary in broken):
         if name not in pipelines or pipelines[name].quality.on_critical != "pause":
             continue
-        sinks = [each.sink for each in broken if each.pipeline == name]
+        sinks = [summary.sink for summary in broken if summary.pipeline == name]
         reason = f"critical expectations failed for {', '.join(sinks)}: see `headrace quality show {sinks[0]}`"
         control.pause(deployment.launcher(), name, by=by, reason=reason)
         paused.append(name)
@@ -152,7 +152,7 @@ def build_docs(deployment: Deployment) -> str:
     from headrace.operations.quality import docs
 
     pipelines = deployment.pipelines().values()
-    return docs.build(deployment.root, [suite for each in pipelines for suite in suites(each).values()])
+    return docs.build(deployment.root, [suite for pipeline in pipelines for suite in suites(pipeline).values()])
 
 
 def trend(deployment: Deployment, sinks: Sequence[str] | None = None, limit: int = 50) -> dict[str, list[SeriesRow]]:

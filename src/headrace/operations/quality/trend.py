@@ -31,7 +31,7 @@ def read(root: str, sink: str) -> list[TrendPoint]:
     content = small_files.read_json(path) or []
     if not isinstance(content, list):
         raise HeadraceError(f"{path} is no list: the next check of {sink} writes it again.")
-    return [records.from_json(TrendPoint, each) for each in content]
+    return [records.from_json(TrendPoint, point) for point in content]
 
 
 def remember(root: str, summary: Summary) -> None:
@@ -50,7 +50,7 @@ def remember(root: str, summary: Summary) -> None:
         report=bool(summary.report),
     )
     try:
-        known = {(each.checked_at_ms, each.window): each for each in read(root, summary.sink)}
+        known = {(checked.checked_at_ms, checked.window): checked for checked in read(root, summary.sink)}
         newest = max(known, default=None)
     except (HeadraceError, TypeError):  # no check fails because of its display
         known, newest = {}, None
@@ -58,4 +58,4 @@ def remember(root: str, summary: Summary) -> None:
         del known[newest]  # a quiet sink does not push out earlier results
     known[point.checked_at_ms, point.window] = point
     kept = [known[key] for key in sorted(known, reverse=True)][:CHECKS_KEPT]
-    small_files.write_json(paths.quality_trend(root, summary.sink), [records.to_json(each) for each in kept])
+    small_files.write_json(paths.quality_trend(root, summary.sink), [records.to_json(checked) for checked in kept])

@@ -69,8 +69,9 @@ def validate(
         raise HeadraceError(
             f"The suite {suite.name} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
         ) from error
-    kept = {each.id for each in loaded.expectations}  # Great Expectations logs unknown types and continues without them
-    lost = [each.type for each in suite.expectations if each.id not in kept]
+    # Great Expectations logs unknown types and continues without them.
+    kept = {expectation.id for expectation in loaded.expectations}
+    lost = [expectation.type for expectation in suite.expectations if expectation.id not in kept]
     if lost:
         raise HeadraceError(
             f"The suite {suite.name} is not valid: Great Expectations does not accept {', '.join(lost)}. Correct the name "
@@ -85,16 +86,16 @@ def validate(
             f"The suite {suite.name} uses an unknown parameter ({_first_line(error)}). Known parameters: "
             f"{', '.join(sorted(parameters))}. Correct `quality:` in the pipeline file."
         ) from error
-    outcomes = [_outcome(each, frame, key) for each in result.results]
+    outcomes = [_outcome(outcome, frame, key) for outcome in result.results]
     return outcomes, _without_lists(json_safe(result.to_json_dict()))  # type: ignore[no-untyped-call]
 
 
 def _outcome(result: Any, frame: pd.DataFrame, key: Sequence[str]) -> Outcome:  # noqa: ANN401 - GX
-    config, found = result.expectation_config, result.result or {}
+    config, details = result.expectation_config, result.result or {}
     kwargs = config.kwargs
     columns = [kwargs[name] for name in ("column", "column_A", "column_B") if name in kwargs]
     columns += kwargs.get("column_list") or []
-    positions = [] if result.success else list(found.get("unexpected_index_list") or [])[:MAX_KEYS]
+    positions = [] if result.success else list(details.get("unexpected_index_list") or [])[:MAX_KEYS]
     shown = list(dict.fromkeys(name for name in (*key, *columns) if name in frame))
     rows = frame.loc[positions, shown].to_dict("records") if positions else []
     return Outcome(
@@ -104,9 +105,9 @@ def _outcome(result: Any, frame: pd.DataFrame, key: Sequence[str]) -> Outcome:  
         severity=str(getattr(config.severity, "value", config.severity)),
         why=str((config.meta or {}).get("why", "")),
         success=bool(result.success),
-        unexpected=int(found.get("unexpected_count") or 0),
-        percent=round(float(found.get("unexpected_percent") or 0), 4),
-        observed=json_safe(found.get("details") or found.get("observed_value")),
+        unexpected=int(details.get("unexpected_count") or 0),
+        percent=round(float(details.get("unexpected_percent") or 0), 4),
+        observed=json_safe(details.get("details") or details.get("observed_value")),
         error=_error(result.exception_info or {}),
         rows=tuple(json_safe(row) for row in rows),
     )
@@ -114,9 +115,9 @@ def _outcome(result: Any, frame: pd.DataFrame, key: Sequence[str]) -> Outcome:  
 
 def _error(info: Mapping[str, Any]) -> str:
     """Return why an expectation could not be judged; Great Expectations nests it by metric."""
-    for each in (info, *(inner for inner in info.values() if isinstance(inner, Mapping))):
-        if each.get("raised_exception"):
-            return _first_line(each.get("exception_message"))
+    for failure in (info, *(inner for inner in info.values() if isinstance(inner, Mapping))):
+        if failure.get("raised_exception"):
+            return _first_line(failure.get("exception_message"))
     return ""
 
 
@@ -126,18 +127,18 @@ def _first_line(error: object) -> str:
 
 def _without_lists(result: Json) -> Json:
     """Return the result without the lists of all rows. Its partial lists of 20 rows stay, so the report is small."""
-    for each in result.get("results", []):
+    for outcome in result.get("results", []):
         for name in ("unexpected_list", "unexpected_index_list", "unexpected_index_query"):
-            each.get("result", {}).pop(name, None)
+            outcome.get("result", {}).pop(name, None)
     return result
 
 
 def json_safe(value: Any) -> Any:  # noqa: ANN401 - JSON values
     """Return a value as JSON: exact decimals as text, times in ISO form, bytes as hex, NaN and NaT as null."""
     if isinstance(value, Mapping):
-        return {str(name): json_safe(each) for name, each in value.items()}
+        return {str(name): json_safe(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [json_safe(each) for each in value]
+        return [json_safe(inner) for inner in value]
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
