@@ -18,7 +18,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.provision import retirement
 from headrace.operations.provision.changes import ConsentNeededError, Plan, as_json, lines
 from headrace.operations.provision.kafka import right_steps
-from tests.operations.provision.test_provision import FakeKafka, done
+from tests.support.kafka_admin import FakeKafka, done
 
 
 class Kafka(FakeKafka):

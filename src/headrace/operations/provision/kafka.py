@@ -1,8 +1,13 @@
-"""Compare Kafka with a pipeline's declaration: topics, their settings, rights. Returns steps that change it."""
+"""Compare Kafka with a pipeline's declaration: topics, their settings, rights. Returns steps that change it.
+
+Kafka's controller answers to a change before the brokers have it. A step ends when a broker shows its change: what comes
+next, such as a login, a record or a second plan, then finds it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -29,9 +34,11 @@ from confluent_kafka.admin import (
 
 from headrace.contract import kafka, names
 from headrace.contract.model import Pipeline
+from headrace.errors import HeadraceError
 from headrace.operations.provision.changes import RIGHT, Action, Change, Step
 
 TIMEOUT_SECONDS = 30
+POLL_SECONDS = 0.05
 SCRAM_ITERATIONS = 4096
 ADOPTED = "it was not created by Headrace, whose settings it gets"
 
@@ -65,6 +72,7 @@ def _created(admin: AdminClient, pipeline: str, topic: kafka.Topic, replication_
 
     def create() -> None:
         wait(admin.create_topics([new], operation_timeout=TIMEOUT_SECONDS))
+        _await(lambda: _partitions(admin, topic.name) == topic.partitions, f"topic {topic.name}")
 
     return Step(Change(pipeline, "topic", topic.name, "add", f"{topic.partitions} partitions"), create)
 
@@ -76,10 +84,15 @@ def _altered(admin: AdminClient, pipeline: str, topic: str, difference: kafka.Di
         if partitions:
             new = NewPartitions(topic, int(difference.wanted))
             wait(admin.create_partitions([new], operation_timeout=TIMEOUT_SECONDS))
+            _await(lambda: _partitions(admin, topic) == int(difference.wanted), f"the partitions of topic {topic}")
             return
         entry = ConfigEntry(difference.setting, difference.wanted, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
         wait(admin.incremental_alter_configs([resource]))
+        _await(
+            lambda: _settings(admin, [topic])[topic].get(difference.setting) == difference.wanted,
+            f"{difference.setting} of topic {topic}",
+        )
 
     refusal = f"Topic {topic} of pipeline {pipeline} {difference.refusal}" if difference.refusal else ""
     kind = "partitions" if partitions else "topic settings"
@@ -108,15 +121,24 @@ def acls_of(admin: AdminClient, user: str) -> set[AclBinding]:
 def right_steps(admin: AdminClient, owner: str, user: str, wanted: Iterable[kafka.Acl]) -> list[Step]:
     """Return the steps that revoke a user's unwanted rights and grant the missing ones; `owner` is used in messages."""
     existing, rules = acls_of(admin, user), set(map(_binding, wanted))
+
+    def revoke(acls: list[AclBinding]) -> None:
+        wait(admin.delete_acls(list(map(_exactly, acls))))
+        _await(lambda: not acls_of(admin, user) & set(acls), f"that {user} has lost rights")
+
+    def grant(acls: list[AclBinding]) -> None:
+        wait(admin.create_acls(acls))
+        _await(lambda: acls_of(admin, user) >= set(acls), f"the rights of {user}")
+
     return [
-        *_right_steps(
-            owner, "remove", existing - rules, lambda acls: wait(admin.delete_acls(list(map(_exactly, acls))))
-        ),
-        *_right_steps(owner, "add", rules - existing, lambda acls: wait(admin.create_acls(acls))),
+        *_right_steps(owner, "remove", existing - rules, revoke),
+        *_right_steps(owner, "add", rules - existing, grant),
     ]
 
 
-def _right_steps(owner: str, action: Action, acls: Iterable[AclBinding], act: Any) -> Iterator[Step]:  # noqa: ANN401
+def _right_steps(
+    owner: str, action: Action, acls: Iterable[AclBinding], act: Callable[[list[AclBinding]], None]
+) -> Iterator[Step]:
     def place(acl: AclBinding) -> tuple[str, str]:
         return acl.restype.name.lower(), acl.name
 
@@ -130,6 +152,7 @@ def set_user(admin: AdminClient, user: str, password: str) -> None:
     """Create a SCRAM user, or set its password."""
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
     wait(admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())]))
+    _await(lambda: has_user(admin, user), f"user {user}")
 
 
 def has_user(admin: AdminClient, user: str) -> bool:
@@ -150,6 +173,7 @@ def drop_user(admin: AdminClient, user: str) -> None:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.RESOURCE_NOT_FOUND:
             raise
+    _await(lambda: not has_user(admin, user), f"that user {user} is gone")
 
 
 def _binding(acl: kafka.Acl) -> AclBinding:
@@ -169,6 +193,21 @@ def _exactly(acl: AclBinding) -> AclBindingFilter:
     return AclBindingFilter(
         acl.restype, acl.name, acl.resource_pattern_type, acl.principal, acl.host, acl.operation, acl.permission_type
     )
+
+
+def _partitions(admin: AdminClient, topic: str) -> int:
+    """Return how many partitions a broker shows of a topic; 0 if it does not show the topic."""
+    shown = admin.list_topics(timeout=TIMEOUT_SECONDS).topics.get(topic)
+    return len(shown.partitions) if shown else 0
+
+
+def _await(holds: Callable[[], bool], what: str) -> None:
+    """Wait until a broker shows a change that the controller has accepted. Raises HeadraceError if it does not in time."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise HeadraceError(f"Kafka accepted {what}, but does not show it after {TIMEOUT_SECONDS} s. Try again.")
+        time.sleep(POLL_SECONDS)
 
 
 def wait(futures: Mapping[Any, Any]) -> None:
