@@ -25,7 +25,16 @@ from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.declared import require_declared, transformed
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, generation, integrity, quarantine, spark_conf, topic_identity, trees
+from headrace.store import (
+    archive_notes,
+    file_sink,
+    generation,
+    integrity,
+    quarantine,
+    spark_conf,
+    topic_identity,
+    trees,
+)
 from headrace.store import paths as places
 from headrace.store.checkpoint_log import Offsets, newest_batch, read_entry
 from headrace.store.spark_conf import ARCHIVE_TRIGGER
@@ -263,7 +272,8 @@ def _generation(driver: Driver, plan: _Plan, request: str | None) -> generation.
         chosen = generation.begin(driver.root, pipeline, plan.name, plan.marks, request)
     # Spark 3.5 continues in cases where it must not: without metadata, or behind its own sinks.
     stateful = plan.marks.get("state_partitions") is not None
-    integrity.require_sound(chosen.paths(driver.root), names.query_name(pipeline, plan.name), stateful=stateful)
+    files = file_sink.is_sink_of(driver.pipeline.queries.get(plan.name))
+    integrity.require_sound(driver.root, chosen, stateful=stateful, files=files)
     return chosen
 
 

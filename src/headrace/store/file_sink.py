@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from headrace.contract.model import FilesSink, Query
 from headrace.store import small_files, trees
 from headrace.store.paths import generation_paths
 
@@ -61,6 +62,11 @@ def valid(directories: Iterable[Directory]) -> list[Directory]:
 def name_of(first: int, last: int) -> str:
     """Return the name of a directory with the batches first..last."""
     return f"batch_id={first}-{last}"
+
+
+def is_sink_of(query: Query | None) -> bool:
+    """Return whether a query writes JSON files; False for None, the query of an archive."""
+    return query is not None and any(isinstance(sink, FilesSink) for sink in query.sinks)
 
 
 def newest_batch(folder: str) -> int | None:

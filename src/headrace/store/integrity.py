@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from headrace.contract import names
 from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
 from headrace.store import checkpoint_log, file_sink, ledger, small_files, state_files, trees
@@ -49,6 +50,9 @@ RUNBOOKS = {
     "KAFKA_SILENT": "",
 }
 """fault -> runbook below docs/runbooks/."""
+
+NEWEST_FILES = 200
+"""The number of newest batches whose directories a driver checks when it starts."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,10 @@ def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
     ]
 
 
-def files_gone(root: str, chosen: Generation) -> list[Finding]:
+def files_gone(root: str, chosen: Generation, newest: int | None = None) -> list[Finding]:
     """Check that each batch that wrote rows has its directory, here or in the generations it was restored from.
 
-    For a query with a file sink. Reads the ledger once, one record at a time.
+    For a query with a file sink. Reads the ledger once, one record at a time: all of it, or its `newest` batches.
     """
     generation = chosen.paths(root)
     committed = checkpoint_log.newest_batch(generation.checkpoint)
@@ -104,7 +108,7 @@ def files_gone(root: str, chosen: Generation) -> list[Finding]:
     held = [(directory.first, directory.last) for directory in directories]
     missing = [
         record["batch"]
-        for record in ledger.stream(generation.ledger)
+        for record in ledger.stream(generation.ledger, 0 if newest is None else max(0, committed - newest))
         if record["rows_out"] and record["batch"] <= committed and not _within(held, record["batch"])
     ]
     if not missing:
@@ -118,14 +122,25 @@ def _within(ranges: list[tuple[int, int]], batch: int) -> bool:
     return place >= 0 and batch <= ranges[place][1]
 
 
-def require_sound(paths: GenerationPaths, name: str, *, stateful: bool) -> None:
-    """Raise HeadraceError(DAMAGED) if a driver must not continue from this generation."""
-    critical = [finding for finding in structure(paths, stateful=stateful) if finding.severity == "critical"]
+def require_sound(root: str, chosen: Generation, *, stateful: bool, files: bool) -> None:
+    """Raise HeadraceError(DAMAGED) if a driver must not continue from this generation.
+
+    `files`: the query has a file sink. A start checks the directories of its newest batches only, so it takes the same time
+    after a year, and old directories may be removed on purpose.
+    """
+    findings = structure(chosen.paths(root), stateful=stateful)
+    findings += files_gone(root, chosen, NEWEST_FILES) if files else []
+    critical = [finding for finding in findings if finding.severity == "critical"]
     if critical:
-        first = critical[0]
+        first, name = critical[0], names.query_name(chosen.pipeline, chosen.query)
+        usually = (
+            f"headrace stream start {chosen.pipeline} --new-generation {chosen.query}"
+            if first.fault == "FILES_GONE"
+            else f"headrace checkpoint restore {name}"
+        )
         raise HeadraceError(
             f"{name}: {first.where} {first.what} ({first.fault}, {len(critical)} critical finding(s)). "
-            f"See docs/runbooks/{first.runbook}.md, usually: headrace checkpoint restore {name}",
+            f"See docs/runbooks/{first.runbook}.md, usually: {usually}",
             exit_code=Exit.DAMAGED,
         )
 

@@ -105,7 +105,7 @@ def _put_back(root: str, made: Generation) -> None:
 def _start(root: str) -> None:
     """Check what a driver checks before it goes on with the generation."""
     chosen = generation.resume_or_begin(root, "pos_sales", "tumbling", checkpoints.STATEFUL)
-    integrity.require_sound(chosen.paths(root), "pos_sales.tumbling", stateful=True)
+    integrity.require_sound(root, chosen, stateful=True, files=False)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -122,6 +122,40 @@ def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: s
     with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:
         _start(root)
     assert refused.value.exit_code == Exit.DAMAGED
+
+
+def _files(root: str) -> Generation:
+    made = begin(root, "files", stateful=False)
+    run(root, made, range(12), stateful=False)
+    return made
+
+
+def test_a_start_is_refused_where_the_directories_of_the_newest_batches_are_gone(root: str) -> None:
+    """The remedy is a new generation: a restore would begin beside the same gap."""
+    made = _files(root)
+    integrity.require_sound(root, made, stateful=False, files=True)
+    _remove(made.paths(root).files)
+    report = verify.verify(root, checkpoints.with_files(), "files")
+    assert [finding.fault for finding in report.findings] == ["FILES_GONE"]
+    wanted = r"pos_sales\.files: .*FILES_GONE.*CheckpointBehindSinks.*stream start pos_sales --new-generation files"
+    with pytest.raises(HeadraceError, match=wanted) as refused:
+        integrity.require_sound(root, made, stateful=False, files=True)
+    assert refused.value.exit_code == Exit.DAMAGED
+
+
+def test_old_directories_that_are_removed_on_purpose_are_reported_and_refuse_no_start(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _files(root)
+    monkeypatch.setattr(integrity, "NEWEST_FILES", 4)
+    for batch in range(7):
+        _remove(f"{made.paths(root).files}/batch_id={batch}")
+    (finding,) = verify.verify(root, checkpoints.with_files(), "files").findings
+    assert finding.what == "lacks 7 batch(es) that wrote rows; the first is 0"
+    integrity.require_sound(root, made, stateful=False, files=True)
+    _remove(f"{made.paths(root).files}/batch_id=7")
+    with pytest.raises(HeadraceError, match="FILES_GONE"):
+        integrity.require_sound(root, made, stateful=False, files=True)
 
 
 def test_a_newest_commit_that_is_gone_is_no_fault_its_batch_is_replayed(root: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from headrace.contract import names
-from headrace.contract.model import FilesSink, Pipeline
+from headrace.contract.model import Pipeline
 from headrace.store import checkpoint_log, file_sink, generation, ledger, small_files, trees
 from headrace.store import snapshot as kept
 from headrace.store.file_sink import Directory
@@ -58,8 +58,7 @@ def compact_queries(
         generations = [one for one in generation.all_of(root, pipeline.name, query) if one.number in numbers]
         records = sum(compact_ledger(member.paths(root).ledger, singles=singles) for member in generations)
         written = removed = 0
-        declared = pipeline.queries.get(query)
-        if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
+        if file_sink.is_sink_of(pipeline.queries.get(query)):
             for member in generations:
                 done = compact_files(root, member, closed_seconds)
                 written, removed = written + done[0], removed + done[1]

@@ -13,11 +13,20 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from headrace.contract import names
-from headrace.contract.model import FilesSink, Pipeline
+from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints.snapshots import is_stateful
 from headrace.operations.clients import kafka_admin
-from headrace.store import archive_notes, checkpoint_log, generation, integrity, ledger, paths, topic_identity
+from headrace.store import (
+    archive_notes,
+    checkpoint_log,
+    file_sink,
+    generation,
+    integrity,
+    ledger,
+    paths,
+    topic_identity,
+)
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.integrity import Finding
 from headrace.store.records import Json, to_json
@@ -160,9 +169,7 @@ def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generat
     declared = pipeline.queries.get(query)
     if declared is None:
         return _archive(root, pipeline.name, query, chosen)
-    if any(isinstance(sink, FilesSink) for sink in declared.sinks):
-        return integrity.files_gone(root, chosen)
-    return []
+    return integrity.files_gone(root, chosen) if file_sink.is_sink_of(declared) else []
 
 
 def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
