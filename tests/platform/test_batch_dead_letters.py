@@ -172,7 +172,7 @@ def test_letters_and_rows_that_retention_took_are_no_differences_and_what_came_l
         for partition in admin.list_topics(topic).topics[topic].partitions
     ]
     for answer in admin.delete_records(places).values():
-        answer.result(30)
+        answer.result(120)
     accounts = reconciled(place.deployment, place.stage.name)
     archive, topic = accounts[f"archive_{TOPIC} topic"], accounts["topic topic"]
     assert (archive["status"], archive["differing"]) == ("PASSED", 0), archive["differences"]

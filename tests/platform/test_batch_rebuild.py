@@ -100,7 +100,7 @@ def empty(stage: Stage, ends: dict[int, int]) -> None:
     places = [TopicPartition(TOPIC, partition, end) for partition, end in ends.items()]
     admin = kafka_admin(stage.admin)  # held while its answers are awaited
     for answer in admin.delete_records(places).values():
-        answer.result(30)
+        answer.result(120)
 
 
 def read_from(stage: Stage, starts: dict[int, int]) -> list[found.Message]:

@@ -30,7 +30,7 @@ def _send(stage: Stage, topic: str) -> None:
     for number in range(GOOD + JUNK):
         key, value = values[number % 50] if number < GOOD else ("junk", b"x" * MEGABYTE)
         producer.produce(topic, value, key)
-        producer.flush(60)
+        producer.flush(120)
 
 
 def test_three_hundred_records_of_a_megabyte_are_taken_with_the_default_heap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,7 @@ def test_a_change_that_the_state_cannot_take_is_refused_and_a_new_generation_is_
             keeper.start("tumbling", "files")
             stage.await_until(lambda: stage.generation("tumbling").number == 2, "generation 2 is begun")
             stage.await_quiet()
-            for process in keeper.group:
-                process.kill()
+            keeper.signal(signal.SIGKILL)
             keeper.await_look(lambda told: told["action"]["kind"] == "START", "it is started again")
             stage.send(events[600:])
             _require_exact(stage)

@@ -32,7 +32,7 @@ def _as_the_tool_says(settings: Settings) -> dict[str, dict[str, tuple[int, int,
     where = command[command.index("--bootstrap-server") : command.index("--topic")]
     done = subprocess.run(
         [*command[:2], TOOL, *where, "--describe", "--all-groups"],
-        env=child_environment(java), capture_output=True, text=True, timeout=120, check=False,
+        env=child_environment(java), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     print(done.stdout, done.stderr)
     assert done.returncode == 0
@@ -95,8 +95,8 @@ def test_kafkas_own_tool_sees_each_querys_lag_and_a_deleted_group_changes_nothin
 
         admin = kafka_admin(stage.admin)  # kept: a client that is collected never answers
         for future in admin.delete_consumer_groups(list(groups.values())).values():
-            future.result(30)
-        known = admin.list_consumer_groups().result(30).valid
+            future.result(120)
+        known = admin.list_consumer_groups().result(120).valid
         assert not set(groups.values()) & {each.group_id for each in known}
         stage.start_and_wait()
         stage.send(events[600:])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -24,11 +24,23 @@ from headrace.access import bindings
 from headrace.driver import session
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session, kafka_admin, log_in
+from tests.support.servers import wait_until
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 
 USER = "odd_password"
 PASSWORD = "pa\"ss\\word; $x %s 'ä€ "
+
+
+def _is_let_in(kafka: bindings.KafkaBinding) -> bool:
+    """Return whether the broker knows the login, its right and the topic: the controller answers before it does."""
+    consumer = Consumer(kafka.client_config() | {"group.id": USER, "log_level": 0})
+    try:
+        return consumer.list_topics(USER, timeout=30).topics[USER].error is None
+    except KafkaException:
+        return False
+    finally:
+        consumer.close()
 
 
 def test_spark_and_python_log_in_with_a_password_of_any_characters(
@@ -51,7 +63,7 @@ def test_spark_and_python_log_in_with_a_password_of_any_characters(
     ]
     for futures in made:
         for future in futures.values():
-            future.result(30)
+            future.result(120)
     with cassandra_session(platform.bindings()) as cassandra:
         cassandra.execute(f'CREATE ROLE IF NOT EXISTS "{USER}" WITH LOGIN = true')
         cassandra.execute(f'ALTER ROLE "{USER}" WITH PASSWORD = %s', (PASSWORD,))
@@ -62,13 +74,14 @@ def test_spark_and_python_log_in_with_a_password_of_any_characters(
         bindings.write_binding(tmp_path / system, values | {"username": USER, "password": f"{PASSWORD}\n"})
 
     kafka = bindings.read_kafka(tmp_path)
+    wait_until(lambda: _is_let_in(kafka))
     spark.createDataFrame([("sent",)], "value string").write.format("kafka").options(
         **session.kafka_options(kafka), topic=USER
     ).save()
     consumer = Consumer(kafka.client_config() | {"group.id": USER})
     try:
         consumer.assign([TopicPartition(USER, 0, 0)])
-        message = consumer.poll(60)
+        message = consumer.poll(300)
         assert message is not None
         assert message.value() == b"sent"
     finally:

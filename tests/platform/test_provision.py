@@ -32,6 +32,7 @@ from headrace.operations.provision import retirement
 from headrace.operations.provision.changes import ConsentNeededError
 from headrace.operations.provision.kafka import acls_of, has_user
 from headrace.operations.provision.run import provision
+from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.platform
 
@@ -61,14 +62,14 @@ def test_more_partitions_and_another_retention_are_made_so(platform: Settings, p
     with pytest.raises(ConsentNeededError, match=rf"`headrace provision {wanted.name} --consent {topic}`\.$"):
         provision([wanted], platform.bindings(), platform.home / "bindings")
     admin = kafka_admin(platform.bindings())
-    assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == 2
+    assert len(admin.list_topics(topic, timeout=120).topics[topic].partitions) == 2
     changes = provision([wanted], platform.bindings(), platform.home / "bindings", consented=[topic])
     assert {(c.kind, c.name) for c in changes} == {
         ("partitions", topic),
         ("partitions", f"{topic}_dead_letters"),
         ("topic settings", topic),
     }
-    assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == 3
+    assert len(admin.list_topics(topic, timeout=120).topics[topic].partitions) == 3
 
 
 def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_for_consent(
@@ -92,12 +93,13 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
 
     admin = kafka_admin(platform.bindings())
     foreign = {"cleanup.policy": "compact", "retention.ms": "-1"}
-    admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(30)
+    admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(120)
+    wait_until(lambda: "converging" in admin.list_topics(timeout=120).topics)
     first = declared("1 hour", "converging_one")
     with pytest.raises(ConsentNeededError, match=r"not created by Headrace.*--consent converging`"):
         run(first)
     described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "converging")])
-    (settings,) = [future.result(30) for future in described.values()]
+    (settings,) = [future.result(120) for future in described.values()]
     assert settings["cleanup.policy"].value == "compact"
     assert run(first, "converging") >= {("topic", "converging"), ("partitions", "converging"), ("login", "converging")}
     assert run(first) == set()
@@ -155,9 +157,9 @@ def test_a_pipelines_role_reads_its_dimension_and_writes_no_table_of_others(plat
 def test_a_pipelines_user_writes_no_source_topic(platform: Settings):
     config = bindings.read_kafka(platform.bindings("pos_sales")).client_config()
     failed: list[object] = []
-    producer = Producer(config | {"message.timeout.ms": 20000, "log_level": 0})
+    producer = Producer(config | {"message.timeout.ms": 120000, "log_level": 0})
     producer.produce("pos", value=b"{}", on_delivery=lambda error, _: failed.append(error))
-    producer.flush(40)
+    producer.flush(150)
     assert len(failed) == 1
     assert "TOPIC_AUTHORIZATION_FAILED" in str(failed[0])
 
@@ -169,7 +171,7 @@ def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, proj
         ResourceType.ANY, None, ResourcePatternType.ANY, "User:pos_sales", None, AclOperation.ANY, AclPermissionType.ANY
     )
     admin = kafka_admin(platform.bindings())
-    found = admin.describe_acls(everything).result(30)
+    found = admin.describe_acls(everything).result(120)
     wanted = {(acl.resource.upper(), acl.name, acl.operation) for acl in kafka.acls(pipeline)}
     assert {(acl.restype.name, acl.name, acl.operation.name) for acl in found} == wanted
 
@@ -196,7 +198,7 @@ def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Sett
         plan.carry_out([own.name])
     assert not (root / own.name).exists()
     admin = kafka_admin(platform.bindings())
-    assert set(own.sources) <= admin.list_topics(timeout=30).topics.keys()
+    assert set(own.sources) <= admin.list_topics(timeout=120).topics.keys()
     assert acls_of(admin, own.name) == set()
     assert not has_user(admin, own.name)
     with pytest.raises(NoHostAvailable), log_in(login):

@@ -180,7 +180,7 @@ def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(sales: 
         value=b'{"product_id": "p", "amount": 1.00}',
         on_delivery=lambda error, message: placed.append((message.partition(), message.offset())),
     )
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     found = _pass(sales.deployment, sales.name)[items]
     assert found.status == "FAILED"
     strange = "column_values_to_be_null(_schema_error)"
@@ -302,7 +302,7 @@ def _plant_record(stage: Stage) -> tuple[int, int]:
         headers=list(headers.items()),
         on_delivery=lambda error, message: placed.append((message.partition(), message.offset())),
     )
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     return placed[0]
 
 

@@ -32,6 +32,7 @@ from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.objects import BUCKET, give
+from tests.support.servers import wait_until
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
@@ -231,8 +232,10 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
 
 
 def _make_again(stage: Stage, topic: str) -> None:
+    """Delete a topic and provision it again, as soon as the broker no longer shows the old one."""
     client = kafka_admin(stage.admin)
-    client.delete_topics([topic], operation_timeout=60)[topic].result(60)
+    client.delete_topics([topic], operation_timeout=60)[topic].result(120)
+    wait_until(lambda: topic not in client.list_topics(timeout=120).topics)
     provision([stage.pipeline], stage.settings.bindings(), stage.settings.home / "bindings")
 
 
@@ -308,8 +311,9 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         stage.send(event(n) for n in range(80, 100))
         stage.await_until(lambda: stage.ledger(archive)[-1:] != [], "the archive has a batch")
         stage.await_until(lambda: len(found.archive(stage, topic)) >= 100, "the archive has all")
-        stage.await_until(lambda: len(found.files(stage, "files")) >= 50, "the files have all")
+        stage.await_until(lambda: len(_cities(stage)) >= 50, "the files have all")
         assert stage.stop() == 0
+        assert len(found.files(stage, "files")) == 50
         archived_rows = found.archive(stage, topic)
         found.same(archived_rows, found.as_archived(stage.read(topic)), "archive")
 

@@ -18,7 +18,7 @@ from headrace.local.settings import Settings
 from headrace.operations.drivers import control
 from headrace.store import paths
 from tests.support import found, fragile
-from tests.support.drivers import SAFE_PATH, Stage, make_stage
+from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import Oracle
 from tests.support.supervised import Supervised
@@ -100,9 +100,7 @@ def _require_exact(kept: Kept) -> None:
 def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> None:
     _await_progress(kept, "at first")
     since = len(kept.keeper.looks)
-    victims = kept.keeper.group
-    for victim in victims:
-        victim.kill()
+    victims = kept.keeper.signal(signal.SIGKILL)
     took = _await_progress(kept, "after the kill")
     print(f"\nprocessing again {took:.0f} s after SIGKILL, {len(victims)} processes")
     assert kept.keeper.actions(since) == ["START"]
@@ -116,15 +114,13 @@ def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> Non
 def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_survives(kept: Kept) -> None:
     _await_progress(kept, "before it is frozen")
     since, began = len(kept.keeper.looks), time.monotonic()
-    zombies = kept.keeper.group
-    for zombie in zombies:
-        zombie.send_signal(signal.SIGSTOP)
+    zombies = kept.keeper.signal(signal.SIGSTOP)
     stalled = kept.keeper.await_look(lambda told: told["verdict"] == "STALLED", "it is STALLED", since)
     noticed = time.monotonic() - began
     assert "runs, but its last heartbeat is" in stalled["reason"]
     assert stalled["runbook"] == "docs/runbooks/STALLED.md"
     kept.keeper.await_look(lambda told: told["action"]["kind"] == "FENCE_AND_START", "it is fenced", since)
-    assert psutil.wait_procs(zombies, 60)[1] == [], "there is a process that could thaw"
+    assert psutil.wait_procs(zombies, DEADLINE_SECONDS)[1] == [], "there is a process that could thaw"
     _await_progress(kept, "after the freeze")
     print(f"\nSTALLED {noticed:.0f} s after SIGSTOP, processing again after {time.monotonic() - began:.0f} s")
     assert kept.keeper.actions(since) == ["FENCE_AND_START"]

@@ -70,7 +70,7 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
     leader = int(started["driver"].partition("@")[0])
     members = group_of(leader)
     os.killpg(leader, signal.SIGKILL)  # all at once: a Python that sees its JVM die leaves a word
-    psutil.wait_procs(members, 60)
+    psutil.wait_procs(members, DEADLINE_SECONDS)
     rows = typed.json("status", NAME, code=3)
     assert {row["verdict"] for row in rows} == {"MISSING"}, rows
     assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without an exit record"}

@@ -164,7 +164,7 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
     places = [TopicPartition(POS, partition, end) for partition, end in ends_now.items()]
     admin = kafka_admin(stage.admin)  # held while its answers are awaited
     for answer in admin.delete_records(places).values():
-        answer.result(30)
+        answer.result(120)
     planned = rebuild.plan(deployment, stage.name, "product_totals")
     assert planned.blockers == ()
     assert planned.items[0].note.endswith("then 0 from Kafka")

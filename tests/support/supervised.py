@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -53,10 +54,12 @@ class Supervised:
         (living,) = self.stage.launcher.find(self.stage.name)
         return int(living.identity.partition("@")[0])
 
-    @property
-    def group(self) -> list[psutil.Process]:
-        """Return all processes of the running driver."""
-        return group_of(self.pid)
+    def signal(self, number: int) -> list[psutil.Process]:
+        """Send a signal to all processes of the running driver at once (none can react to another's end); return them."""
+        pid = self.pid
+        members = group_of(pid)
+        os.killpg(pid, number)
+        return members
 
     def stop(self) -> None:
         """Stop as an operator would; the driver must exit cleanly."""
