@@ -42,7 +42,7 @@ def test_a_dag_that_fails_posts_its_reason_to_the_webhook(airflow: Any, airflow_
         airflow.wait_for_dag("stream_stop")
         run_id, state = airflow.run("stream_stop", {"pipelines": [], "reason": "a test"})
         assert state == "failed"
-        assert arrived.wait(60), airflow.task_log("stream_stop", run_id, "chosen")
+        assert arrived.wait(300), airflow.task_log("stream_stop", run_id, "chosen")
     finally:
         airflow._ask("DELETE", f"/api/v2/connections/{name}")
         server.shutdown()

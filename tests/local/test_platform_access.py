@@ -26,7 +26,7 @@ def test_the_bindings_reach_both_systems_and_only_their_owner_reads_them(setting
     root = settings.bindings()
     own = read_kafka(root)
     assert (own.username, own.sasl_mechanism) == ("admin", "SCRAM-SHA-512")
-    assert AdminClient(own.client_config()).list_topics(timeout=30).brokers
+    assert AdminClient(own.client_config()).list_topics(timeout=120).brokers
     own = read_cassandra(root)
     with cassandra.login(settings, own.username, own.password) as session:
         assert session.execute("SELECT data_center FROM system.local").one().data_center == own.local_datacenter
@@ -62,15 +62,15 @@ def test_a_kafka_user_without_a_grant_may_not_write(settings):
     credential = UserScramCredentialUpsertion(
         "guest", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), b"guest"
     )
-    admin.alter_user_scram_credentials([credential])["guest"].result(30)
+    admin.alter_user_scram_credentials([credential])["guest"].result(120)
     config = kafka.binding(settings).client_config() | {
         "sasl.username": "guest",
         "sasl.password": "guest",
         "log_level": 0,
     }
-    producer, errors = Producer(config | {"message.timeout.ms": 20_000}), []
+    producer, errors = Producer(config | {"message.timeout.ms": 120_000}), []
     producer.produce(topic, b"x", on_delivery=lambda error, _message: errors.append(error))
-    producer.flush(30)
+    producer.flush(150)
     assert [error.code() for error in errors] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
 
 
@@ -83,9 +83,9 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
 
     def written(topic):
         errors = []
-        producer = Producer(login | {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 20_000})
+        producer = Producer(login | {"acks": "all", "enable.idempotence": True, "message.timeout.ms": 120_000})
         producer.produce(topic, b"x", on_delivery=lambda error, _message: errors.append(error and error.code()))
-        producer.flush(30)
+        producer.flush(150)
         return errors
 
     login = kafka.binding(settings).client_config() | {
@@ -108,8 +108,14 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
     assert written(mine) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
     assert told([]) == {("producer-webshop", "right revoked", foreign)}
     assert told([]) == set()
-    with pytest.raises(KafkaException):
-        AdminClient(login).list_topics(timeout=5)
+    wait_until(lambda: not _is_let_in(login))  # the broker knows that the user is gone, and then forgets the password
+
+
+def _is_let_in(login):
+    try:
+        return bool(AdminClient(login).list_topics(timeout=5).brokers)
+    except KafkaException:
+        return False
 
 
 def _polled(consumer, codes):
@@ -189,7 +195,7 @@ def test_a_record_of_one_megabyte_passes(settings):
     topic = new_topic(settings, "large")
     producer = Producer(kafka.binding(settings).client_config() | {"message.max.bytes": kafka.MAX_MESSAGE_BYTES})
     producer.produce(topic, b"x" * 1_000_000)
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     assert [len(value) for value in read_all(settings, topic)] == [1_000_000]
 
 
@@ -197,7 +203,7 @@ def test_the_printed_console_line_shows_a_topic_and_no_password(settings):
     topic = new_topic(settings, "shown")
     producer = Producer(kafka.binding(settings).client_config())
     producer.produce(topic, b"hello")
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
     java = find_java(settings)
     line = kafka.console_consumer(settings, java, jars.ensure("kafka", settings, java), topic)
     assert kafka.binding(settings).password not in line

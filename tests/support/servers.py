@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,19 +96,22 @@ def wait_until(condition, seconds=300):
 
 
 def new_topic(settings, name):
+    """Make a topic whose name begins with `name`, also where a first run of the test has made one; return its name."""
+    name = f"{name}_{uuid.uuid4().hex[:8]}"
     admin = AdminClient(kafka.binding(settings).client_config())
     admin.create_topics([NewTopic(name, 1, 1)])[name].result(120)
+    wait_until(lambda: name in admin.list_topics(timeout=120).topics)  # the controller answers before the broker has it
     return name
 
 
 def read_all(settings, topic):
     consumer = Consumer(kafka.binding(settings).client_config() | {"group.id": "reader", "enable.auto.commit": False})
     try:
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=60)
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=120)
         consumer.assign([TopicPartition(topic, 0, 0)])
         values = []
         while len(values) < end:
-            message = consumer.poll(60)
+            message = consumer.poll(300)
             assert message is not None
             assert message.error() is None
             values.append(message.value())
