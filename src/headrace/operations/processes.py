@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ _PROGRAMS = ("python", "java")
 
 # A garbage-collected Popen of a running child warns. With this list, a child is also reaped when it ends.
 _children: list[subprocess.Popen[bytes]] = []
+_changing = threading.Lock()  # threads start and reap side by side
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,12 @@ def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping
         child = subprocess.Popen(
             argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
         )
-    _children.append(child)
-    process = psutil.Process(child.pid)
-    record = Record(name, child.pid, process.create_time(), mark)
+    try:
+        process = psutil.Process(child.pid)
+        record = Record(name, child.pid, process.create_time(), mark)
+    finally:
+        with _changing:  # not earlier: another thread would reap a child that ended before its start time is read
+            _children.append(child)
     _write(run_dir, record)
     # Linux reports the exec to Popen before the new command line is visible: 0.1 ms, 20 ms on a busy machine.
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -67,8 +72,9 @@ def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
         if mark in words[1:] and Path(words[0]).name.startswith(_PROGRAMS) and _is_alive(process):
-            _write(run_dir, Record(name, process.pid, process.create_time(), mark))
-            return process
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                _write(run_dir, Record(name, process.pid, process.create_time(), mark))
+                return process
     return None
 
 
@@ -181,4 +187,5 @@ def _wait_until_gone(process: psutil.Process, timeout: float) -> bool:
 
 
 def _reap() -> None:
-    _children[:] = [child for child in _children if child.poll() is None]
+    with _changing:
+        _children[:] = [child for child in _children if child.poll() is None]

@@ -69,7 +69,10 @@ class LocalLauncher:
         A JVM that has lost its Python counts too: it may still write, and only its end lets another driver begin.
         """
         process = self._process(pipeline) or self._widow(pipeline)
-        return [self._driver(pipeline, process)] if process else []
+        try:
+            return [self._driver(pipeline, process)] if process else []
+        except psutil.NoSuchProcess:  # it ended meanwhile; its JVM may still run
+            return self.find(pipeline)
 
     def running(self) -> list[str]:
         """Return the pipelines whose driver runs, by its record or lock, with or without a pipeline file."""
