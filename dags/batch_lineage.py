@@ -31,7 +31,8 @@ with DAG(
         """Emit one event per query that runs or has run."""
         from headrace.operations import deployment
         from headrace.operations.lineage import run_events
+        from headrace.store.records import to_json
 
-        return run_events.emit_streams(deployment.load(), pipeline)
+        return to_json(run_events.emit_streams(deployment.load(), pipeline))
 
     emit_lineage.expand(pipeline=PIPELINES)

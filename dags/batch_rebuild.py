@@ -54,21 +54,25 @@ with DAG(
         """Prepare the approved run. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import to_json
 
         form = params or {}
         approval = dag_support.approved(planned, ti, dag_run, APPROVAL, form["reason"])
-        return [spark_runs.order_rebuild(deployment.load(), form["pipeline"], form["query"], run_id or "", approval)]
+        run = spark_runs.order_rebuild(deployment.load(), form["pipeline"], form["query"], run_id or "", approval)
+        return [to_json(run)]
 
     @task
     def rebuild_act(runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Make the rebuilt generation the current one, from which the next start continues."""
         from headrace.operations import deployment
         from headrace.operations.batch import rebuild, spark_runs
-        from headrace.store.records import to_json
+        from headrace.store.job_reports import RebuildReport
+        from headrace.store.records import from_json, to_json
 
         loaded = deployment.load()
-        (submitted,) = runs
-        return to_json(rebuild.finish(loaded, spark_runs.report(loaded, submitted)))
+        (run,) = runs
+        report = spark_runs.report(loaded, from_json(spark_runs.Submission, run), RebuildReport)
+        return to_json(rebuild.finish(loaded, report))
 
     planned = plan_rebuild()
     approve_rebuild = dag_support.approval(

@@ -45,10 +45,12 @@ with DAG(
         """Plan the days of each pipeline that has views."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import to_json
 
         form = params or {}
         chosen = dag_support.chosen(form["pipelines"])
-        return spark_runs.plan_views(deployment.load(), chosen, run_id or "", form["first"], form["last"])
+        runs = spark_runs.plan_views(deployment.load(), chosen, run_id or "", form["first"], form["last"])
+        return [to_json(run) for run in runs]
 
     @task(outlets=[VIEWS], trigger_rule=dag_support.AFTER_ALL)
     def computed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,19 +58,23 @@ with DAG(
         from headrace.errors import HeadraceError
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.job_reports import ViewsReport
+        from headrace.store.records import from_json, to_json
 
-        reports, faults = spark_runs.reports(deployment.load(), runs)
+        submitted = [from_json(spark_runs.Submission, run) for run in runs]
+        reports, faults = spark_runs.reports(deployment.load(), submitted, ViewsReport)
         if not reports:
             raise HeadraceError(" ".join(faults))
-        return reports
+        return [to_json(report) for report in reports]
 
     @task(trigger_rule=dag_support.AFTER_ALL)
     def complete(runs: list[dict[str, Any]]) -> list[str]:
         """Fail if the views of a pipeline were not computed, or lack days because its archive is behind."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import from_json
 
-        return spark_runs.judge_views(deployment.load(), runs)
+        return spark_runs.judge_views(deployment.load(), [from_json(spark_runs.Submission, run) for run in runs])
 
     @task
     def emit_lineage(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,10 +82,10 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.lineage import run_events
         from headrace.store.job_reports import ViewsReport
-        from headrace.store.records import from_json
+        from headrace.store.records import from_json, to_json
 
         loaded = deployment.load()
-        return [run_events.emit_views(loaded, from_json(ViewsReport, report)) for report in reports]
+        return [to_json(run_events.emit_views(loaded, from_json(ViewsReport, report))) for report in reports]
 
     runs = plan_views()
     reports = computed(runs)  # type: ignore[arg-type]

@@ -69,16 +69,20 @@ with DAG(
         """Plan a drill for every query that has a snapshot."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import to_json
 
-        return spark_runs.plan_drills(deployment.load(), dag_support.chosen((params or {})["pipelines"]), run_id or "")
+        chosen = dag_support.chosen((params or {})["pipelines"])
+        return [to_json(run) for run in spark_runs.plan_drills(deployment.load(), chosen, run_id or "")]
 
     @task(trigger_rule=dag_support.AFTER_ALL)
     def judge(drills: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Keep the reports, even if another drill did not run. Fail if a drill failed."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import from_json, to_json
 
-        return spark_runs.judge_drills(deployment.load(), drills)
+        submitted = [from_json(spark_runs.Submission, run) for run in drills]
+        return [to_json(report) for report in spark_runs.judge_drills(deployment.load(), submitted)]
 
     drills = plan_drills()
     dag_support.spark_run.expand(submission=drills) >> judge(drills)  # type: ignore[arg-type]
@@ -230,8 +234,10 @@ with DAG(
         """Plan the upkeep of the Iceberg tables."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import to_json
 
-        return spark_runs.plan_upkeep(deployment.load(), dag_support.chosen((params or {})["pipelines"]), run_id or "")
+        chosen = dag_support.chosen((params or {})["pipelines"])
+        return [to_json(run) for run in spark_runs.plan_upkeep(deployment.load(), chosen, run_id or "")]
 
     # Independent of each other: other files. One pipeline whose compaction fails stops no upkeep of the others.
     compact_files.expand(pipeline=dag_support.chosen_pipelines())

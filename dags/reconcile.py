@@ -52,18 +52,22 @@ with DAG(
         """Plan a run for each pipeline. A repeated run replaces its earlier results."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import to_json
 
         form = params or {}
         chosen = dag_support.chosen(form["pipelines"])
-        return spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
+        runs = spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
+        return [to_json(run) for run in runs]
 
     @task(trigger_rule=dag_support.AFTER_ALL)
     def judge(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what was compared, even if the run of another pipeline failed. Fail if something differs."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
+        from headrace.store.records import from_json, to_json
 
-        return spark_runs.judge_reconcile(deployment.load(), runs)
+        submitted = [from_json(spark_runs.Submission, run) for run in runs]
+        return [to_json(summary) for summary in spark_runs.judge_reconcile(deployment.load(), submitted)]
 
     runs = plan_runs()
     dag_support.spark_run.expand(submission=runs) >> judge(runs)  # type: ignore[arg-type]

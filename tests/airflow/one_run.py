@@ -56,12 +56,12 @@ def batch_views(_: str) -> tuple[str, dict[str, Any]]:
     from headrace.operations.batch import spark_runs
     from headrace.operations.lineage import run_events
 
-    def plan_views(*_: object) -> list[dict[str, Any]]:
-        return [{"name": "views-pos_sales", "fault": "no topic"}, {"name": "views-web_events"}]
+    def plan_views(*_: object) -> list[spark_runs.Submission]:
+        return [spark_runs.Submission("views-pos_sales", fault="no topic"), spark_runs.Submission("views-web_events")]
 
     spark_runs.plan_views = plan_views  # type: ignore[assignment]
     spark_runs.report = told  # type: ignore[assignment]
-    run_events.emit_views = lambda _, report: {"pipeline": report.pipeline}  # type: ignore[assignment]
+    run_events.emit_views = lambda _, report: run_events.Emitted(report.pipeline, 1, "")
     return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
 
 
@@ -70,25 +70,26 @@ def reconcile(_: str) -> tuple[str, dict[str, Any]]:
     from headrace.errors import HeadraceError
     from headrace.operations.batch import reconcile as own
     from headrace.operations.batch import spark_runs
+    from headrace.store.job_reports import ReconcileReport
 
-    def differs(report: dict[str, Any]) -> None:
-        raise HeadraceError(f"{report['pipeline']} differs")
+    def differs(report: ReconcileReport) -> None:
+        raise HeadraceError(f"{report.pipeline} differs")
 
     own.require_even = differs  # type: ignore[assignment]
     spark_runs.plan_reconcile = lambda *_: [  # type: ignore[assignment]
-        {"name": "reconcile-pos_sales", "fault": "no topic"}, {"name": "reconcile-web_events"}
+        spark_runs.Submission("reconcile-pos_sales", fault="no topic"), spark_runs.Submission("reconcile-web_events")
     ]  # fmt: skip
     spark_runs.report = told  # type: ignore[assignment]
     return "reconcile", {"pipelines": ["pos_sales", "web_events"], "days": 0, "queries": []}
 
 
-def told(_: object, submitted: dict[str, Any]) -> dict[str, Any]:
+def told(_: object, submitted: Any, kind: Any) -> Any:
     """Return the report of a run; raise for one that was not ordered."""
     from headrace.errors import HeadraceError
 
-    if "fault" in submitted:
-        raise HeadraceError(submitted["fault"])
-    return {"pipeline": submitted["name"].partition("-")[2]}
+    if submitted.fault:
+        raise HeadraceError(submitted.fault)
+    return kind(pipeline=submitted.name.partition("-")[2])
 
 
 def main(folder: str, case: str) -> dict[str, Any]:

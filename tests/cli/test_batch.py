@@ -17,6 +17,8 @@ from headrace.operations.batch import job_runs, repair
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.plans import Approval, Item, Plan
 from headrace.store import paths, quarantine, small_files, trees
+from headrace.store.job_reports import ReconcileReport
+from headrace.store.records import from_json
 from tests.cli.conftest import use
 
 DIFFERENCE = {
@@ -57,9 +59,8 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
     def executed(differing: int) -> Any:
         status = "FAILED" if differing else "PASSED"
         account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
-        return lambda _, given, __: {
-            "pipeline": given.pipeline, "run": given.run, "differing": differing, "accounts": [account],
-        }  # fmt: skip
+        known = from_json(ReconcileReport, {"differing": differing, "accounts": [account]})
+        return lambda _, given, *__: replace(known, pipeline=given.pipeline, run=given.run)
 
     monkeypatch.setattr(job_runs, "execute", executed(0))
     assert run("batch", "reconcile", "pos_sales", "--json")[0] == 0
@@ -80,7 +81,7 @@ def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, mon
         "status": "NOT_COMPARED",
         "note": "no archive",
     }
-    report = {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]}
+    report = from_json(ReconcileReport, {"pipeline": "pos_sales", "run": "r", "differing": 0, "accounts": [blocked]})
     monkeypatch.setattr(job_runs, "execute", lambda *_: report)
     code, shown = run("batch", "reconcile", "pos_sales")
     assert code == 5

@@ -20,6 +20,7 @@ from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
+from headrace.store.job_reports import RebuildReport
 from tests.support import events, found
 from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, make_stage
@@ -86,9 +87,9 @@ def rebuilt(deployment: Deployment, stage: Stage, query: str, archived: int) -> 
     with pytest.raises(HeadraceError, match="The situation changed since plan 3f2a9c01"):
         rebuild.prepare(deployment, stage.name, query, replace(approval, plan="3f2a9c01"))
     given = rebuild.prepare(deployment, stage.name, query, approval, rows_each=300)
-    report = job_runs.execute(deployment, given)
+    report = job_runs.execute(deployment, given, RebuildReport)
     # Chunks are cut by broker time, which all records of one request share: two sends have two times at least.
-    assert report["batches"] >= 2
+    assert report.batches >= 2
     assert stage.generation(query).number == 1, "nothing runs on it before it is finished"
     done = rebuild.finish(deployment, report)
     assert (done.pipeline, done.query, done.generation) == (stage.name, query, 2)

@@ -117,4 +117,4 @@ def test_another_teams_topic_is_read_as_it_is(platform: Settings, project: Path,
         "large topic": (1, 0),
         "archive_shop_orders_v1 topic": (4, 0),
     }
-    assert viewed(deployment, "orders")["rows"] == {"by_city": 2}
+    assert viewed(deployment, "orders").rows == {"by_city": 2}

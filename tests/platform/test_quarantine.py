@@ -174,7 +174,7 @@ def test_the_query_passes_over_the_record_and_every_other_row_is_exact(place: Pl
 
 def test_reconciliation_and_batch_views_count_it(place: Place) -> None:
     views = viewed(place.deployment, PIPELINE)
-    assert views["rows"] == {"product_totals": 7}
+    assert views.rows == {"product_totals": 7}
     accounts = reconciled(place.deployment, PIPELINE)
     assert {account["status"] for account in accounts.values()} <= {"PASSED", "EXEMPT", "EMPTY"}, accounts
     held = accounts["product_totals topic"]

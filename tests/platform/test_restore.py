@@ -26,6 +26,8 @@ from headrace.operations.produce.record import Record
 from headrace.operations.provision.run import provision
 from headrace.store import archive_notes, file_sink, generation, small_files, trees
 from headrace.store import snapshot as kept
+from headrace.store.job_reports import UpkeepReport
+from headrace.store.records import to_json
 from tests.support import found
 from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, group_offsets, make_stage
@@ -157,9 +159,9 @@ def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None
         compact.compact_queries(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
     deployment = deployment_of(stage, project)
     given = job_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
-    told = job_runs.execute(deployment, given)
+    told = job_runs.execute(deployment, given, UpkeepReport)
     print(told)
-    assert set(told["tables"][archive]) == {"orphans_removed", "seconds"}, "its own writer does the rest"
+    assert set(to_json(told.tables[archive])) == {"orphans_removed", "seconds"}, "its own writer does the rest"
     assert archive_notes.newest(stage.root, stage.name, archive) == note
     found.same(found.archive(stage, TOPIC), found.as_archived(topics[TOPIC]), "archive")
     assert {query: stage.ledger(query) for query in ledgers} == ledgers

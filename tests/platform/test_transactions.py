@@ -20,6 +20,7 @@ from headrace.operations.plans import Approval
 from headrace.operations.quality import offsets
 from headrace.operations.supervisor.observe import KafkaEnds, positions_of
 from headrace.store import archive_notes
+from headrace.store.job_reports import RebuildReport
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Stage, make_stage
 from tests.support.transactions import Transactions, hanging, make_topics
@@ -169,7 +170,9 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
     assert planned.blockers == ()
     assert planned.items[0].note.endswith("then 0 from Kafka")
     approval = Approval(planned.id, by="a test", reason="retention took it")
-    report = job_runs.execute(deployment, rebuild.prepare(deployment, stage.name, "product_totals", approval))
+    report = job_runs.execute(
+        deployment, rebuild.prepare(deployment, stage.name, "product_totals", approval), RebuildReport
+    )
     rebuild.finish(deployment, report)
     before = totals(stage)
     second.committed(sales("committed-2", 1))

@@ -8,6 +8,8 @@ from typing import Any
 
 from headrace.operations.batch import job_runs, reconcile, view_plans
 from headrace.operations.deployment import Deployment
+from headrace.store.job_reports import ReconcileReport, ViewsReport
+from headrace.store.records import to_json
 from tests.support.drivers import Stage
 
 
@@ -19,10 +21,10 @@ def deployment_of(stage: Stage, project: Path) -> Deployment:
 
 def reconciled(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, dict[str, Any]]:
     """Reconcile and return the accounts by query and sink kind: `tumbling table`, `items topic`, `archive_pos topic`."""
-    report = job_runs.execute(deployment, reconcile.plan(deployment, pipeline, **options))
-    return {f"{account['query']} {account['sink'].split()[0]}": account for account in report["accounts"]}
+    report = job_runs.execute(deployment, reconcile.plan(deployment, pipeline, **options), ReconcileReport)
+    return {f"{account.query} {account.sink.split()[0]}": to_json(account) for account in report.accounts}
 
 
-def viewed(deployment: Deployment, pipeline: str, **options: Any) -> dict[str, Any]:
+def viewed(deployment: Deployment, pipeline: str, **options: Any) -> ViewsReport:
     """Compute batch views and return the report."""
-    return job_runs.execute(deployment, view_plans.plan(deployment, pipeline, **options))
+    return job_runs.execute(deployment, view_plans.plan(deployment, pipeline, **options), ViewsReport)

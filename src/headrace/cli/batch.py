@@ -27,8 +27,8 @@ from headrace.operations.batch import repair as batch_repair
 from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
-from headrace.store.job_reports import ReconcileReport, ViewsReport
-from headrace.store.records import from_json, to_json
+from headrace.store.job_reports import RebuildReport, ReconcileReport, ViewsReport
+from headrace.store.records import Record, to_json
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
 DIFFERS = 4
@@ -92,14 +92,12 @@ def check(
     deployment = provisioned(starting=True)
     with progress_bars() as report:
         reports = [
-            from_json(
+            _execute(
+                deployment,
+                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
                 ReconcileReport,
-                _execute(
-                    deployment,
-                    reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
-                    f"reconcile {name}",
-                    report,
-                ),
+                f"reconcile {name}",
+                report,
             )
             for name in pipelines_of(names)
             if names or reconcile.has_run(deployment.root, name)
@@ -170,7 +168,7 @@ def rebuild_query(
         return
     run = rebuild.prepare(deployment, pipeline, query, approval(act, who(), reason))
     with progress_bars() as report:
-        done = rebuild.finish(deployment, _execute(deployment, run, f"rebuild {query}", report))
+        done = rebuild.finish(deployment, _execute(deployment, run, RebuildReport, f"rebuild {query}", report))
     if as_json:
         print_json(to_json(done))
     else:
@@ -236,7 +234,7 @@ def _views(deployment: Deployment, name: str, first: str | None, last: str | Non
     run = view_plans.plan(deployment, name, first=first, last=last)
     run_events.start_views(deployment, name, run.run)
     try:
-        result = from_json(ViewsReport, _execute(deployment, run, f"views of {name}", report))
+        result = _execute(deployment, run, ViewsReport, f"views of {name}", report)
     except HeadraceError as error:
         run_events.fail_views(deployment, name, run.run, str(error))
         raise
@@ -244,6 +242,6 @@ def _views(deployment: Deployment, name: str, first: str | None, last: str | Non
     return result
 
 
-def _execute(deployment: Deployment, run: BatchRun, what: str, report: Any) -> dict[str, Any]:  # noqa: ANN401
+def _execute(deployment: Deployment, run: BatchRun, kind: type[Record], what: str, report: Any) -> Record:  # noqa: ANN401
     report(what, None)
-    return job_runs.execute(deployment, run, lambda stage, done: report(what, done))
+    return job_runs.execute(deployment, run, kind, lambda stage, done: report(what, done))

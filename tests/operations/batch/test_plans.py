@@ -28,7 +28,7 @@ from headrace.operations.deployment import Deployment, KubernetesDrivers, LocalD
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.lineage import emit, graph
 from headrace.store import generation, paths, small_files
-from headrace.store.job_reports import Account, Difference, ReconcileReport
+from headrace.store.job_reports import Account, Difference, ReconcileReport, ViewsReport
 from headrace.store.records import to_json
 
 PLACES = graph.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
@@ -91,12 +91,12 @@ def test_an_order_names_its_run_and_a_new_order_of_the_run_takes_its_old_report_
     assert given.arguments == ("views", "p", "scheduled__2026-11-23T07_00_00_00_00")
     folder = paths.batch_run(root, "p", given.run)
     with pytest.raises(HeadraceError, match="left no report"):
-        job_runs.result(root, "p", given.run)
-    small_files.write_json(f"{folder}/report.json", {"rows": 1})
-    assert job_runs.result(root, "p", given.run) == {"rows": 1}
+        job_runs.result(root, "p", given.run, ViewsReport)
+    small_files.write_json(f"{folder}/report.json", {"rows": {"totals": 1}})
+    assert job_runs.result(root, "p", given.run, ViewsReport) == ViewsReport(rows={"totals": 1})
     assert job_runs.prepare(root, "views", "p", ViewsSpec(), given.run).run == given.run
     with pytest.raises(HeadraceError, match="left no report"):
-        job_runs.result(root, "p", given.run)
+        job_runs.result(root, "p", given.run, ViewsReport)
 
 
 def test_old_runs_are_removed_and_new_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +125,16 @@ def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment:
     )
     given = job_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
     told = spark_runs.submission(cluster, given)
-    environment = told["env_vars"]
+    environment = told.env_vars
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
     assert environment["HEADRACE_PIPELINES"] == str(deployment.project / "pipelines")
     assert environment["SPARK_LOCAL_IP"] == "127.0.0.1"
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
-    assert conf["spark.driver.memory"] == told["conf"]["spark.driver.memory"] == job_runs.DRIVER_MEMORY
+    assert conf["spark.driver.memory"] == told.conf["spark.driver.memory"] == job_runs.DRIVER_MEMORY
     assert not [key for key in conf if "kubernetes" in key]
     with pytest.raises(HeadraceError, match="Trigger the DAG batch_views there"):
-        job_runs.execute(cluster, given)
+        job_runs.execute(cluster, given, ViewsReport)
 
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:
@@ -159,7 +159,7 @@ def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: 
 
     def orders(**form: Any) -> dict[str, Any]:
         submitted = spark_runs.plan_reconcile(deployment, ["pos_sales", "web_events", "user_logins"], "r", **form)
-        places = [each["application_args"][1:] for each in submitted]
+        places = [each.application_args[1:] for each in submitted]
         return {
             name: small_files.read_json(f"{paths.batch_run(deployment.root, name, run)}/order.json")
             for name, run in places

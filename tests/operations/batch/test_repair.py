@@ -21,7 +21,8 @@ from headrace.operations.batch import job_runs, repair
 from headrace.operations.batch.repair import Row
 from headrace.operations.plans import Approval
 from headrace.orchestration import batch_tasks
-from headrace.store.job_reports import Account, Difference
+from headrace.store.job_reports import Account, Difference, ReconcileReport
+from headrace.store.records import from_json
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
 AT, CLICKED, BY_HAND = "2026-03-01T12:00:00+00:00", "2026-03-01T12:01:00+00:00", "2030-01-01T00:00:00+00:00"
@@ -114,7 +115,7 @@ def repaired(ads: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
             yield table
 
         monkeypatch.setattr(repair, "cassandra_session", session)
-        monkeypatch.setattr(job_runs, "result", lambda *_: {"accounts": [account]})
+        monkeypatch.setattr(job_runs, "result", lambda *_: from_json(ReconcileReport, {"accounts": [account]}))
         return SimpleNamespace(pipeline=lambda _: ads, root=str(tmp_path), bindings=None)
 
     return prepare

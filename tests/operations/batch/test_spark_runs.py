@@ -9,9 +9,11 @@ import pytest
 from headrace.contract.job_files import ViewsSpec
 from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs, spark_runs
+from headrace.operations.batch.spark_runs import Submission
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
 from headrace.store import paths, small_files
+from headrace.store.job_reports import ViewsReport
 
 
 @pytest.fixture
@@ -37,16 +39,16 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
     monkeypatch.setattr(spark_runs.reconcile, "has_run", lambda *_: True)
     chosen = ["pos_sales", "web_events", "ad_attribution", "nobody"]
     runs = spark_runs.plan_views(deployment, chosen, "night")
-    assert [each["name"] for each in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
-    assert runs[0]["fault"] == "Kafka has no topic pos: run `headrace provision`."
-    assert "'nobody'" in runs[2]["fault"]
+    assert [each.name for each in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
+    assert runs[0].fault == "Kafka has no topic pos: run `headrace provision`."
+    assert "'nobody'" in runs[2].fault
     reconciled = spark_runs.plan_reconcile(deployment, ["pos_sales", "ad_attribution"], "night")
-    assert ["fault" in each for each in reconciled] == [True, False]
+    assert [bool(each.fault) for each in reconciled] == [True, False]
     _leave_report(
         deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": {"attributed": 1}}
     )
-    found, faults = spark_runs.reports(deployment, runs)
-    assert found == [{"pipeline": "ad_attribution", "rows": {"attributed": 1}}]
+    found, faults = spark_runs.reports(deployment, runs, ViewsReport)
+    assert found == [ViewsReport(pipeline="ad_attribution", rows={"attributed": 1})]
     assert faults[0].startswith("views-pos_sales did not run to its end: Kafka has no topic pos")
     with pytest.raises(HeadraceError, match=r"views-pos_sales did not run to its end.*views-nobody did not run"):
         spark_runs.judge_views(deployment, runs)
@@ -60,7 +62,7 @@ def test_views_that_lack_days_because_the_archive_is_behind_fail_while_the_strea
     desired_state.write(deployment.root, "pos_sales", want, by="ann", reason="test")
     lag = {"topic": "pos", "partition": 1, "reached": 7, "end": 9}
     _leave_report(deployment, "pos_sales", "night", {"pipeline": "pos_sales", "behind": [lag]})
-    runs = [{"name": "views-pos_sales", "application_args": ["views", "pos_sales", "night"]}]
+    runs = [Submission("views-pos_sales", application_args=("views", "pos_sales", "night"))]
     if fails:
         with pytest.raises(
             HeadraceError, match=r"the archive of pos/1 is at 7 of 9: see headrace stream status pos_sales"
@@ -72,7 +74,7 @@ def test_views_that_lack_days_because_the_archive_is_behind_fail_while_the_strea
 
 def test_a_reconciliation_that_left_no_report_hides_no_difference_of_another(deployment: Deployment) -> None:
     runs = [
-        {"name": f"reconcile-{name}", "application_args": ["reconcile", name, "night"]}
+        Submission(f"reconcile-{name}", application_args=("reconcile", name, "night"))
         for name in ("web_events", "pos_sales")
     ]
     differs = {"query": "tumbling", "differing": 3, "differences": [], "compared": 5, "note": "", "status": "DIFFERS"}

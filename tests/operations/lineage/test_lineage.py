@@ -191,7 +191,7 @@ def test_batch_views_start_and_complete_or_fail(deployment: Any) -> None:
     assert [kinds(run) for run in kept(deployment.root)[job]] == [["START"]]
     views = view_jobs(deployment.pipeline("pos_sales"), PLACES)
     report = ViewsReport("one", "pos_sales", ("2026-03-01",), dict.fromkeys(views, 5))
-    assert run_events.emit_views(deployment, report)["events"] == len(views)
+    assert run_events.emit_views(deployment, report).events == len(views)
     (run,) = kept(deployment.root)[job]
     assert kinds(run) == ["START", "COMPLETE"]
     assert run[1]["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 5

@@ -28,7 +28,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers.interface import last_error_entry
 from headrace.operations.drivers.local import LocalLauncher
 from headrace.store import paths, records, small_files, spark_conf, trees
-from headrace.store.records import Json
+from headrace.store.records import Record
 
 OnProgress = Callable[[str, float | None], None]
 
@@ -75,9 +75,9 @@ def prepare(root: str, duty: Duty, pipeline: str, spec: JobSpec, run: str | None
     return BatchRun(duty, pipeline, name, spec)
 
 
-def result(root: str, pipeline: str, run: str) -> Json:
-    """Return the report of a run. Raises HeadraceError if it failed."""
-    report: Json | None = small_files.read_json(f"{paths.batch_run(root, pipeline, run)}/report.json")
+def result(root: str, pipeline: str, run: str, kind: type[Record]) -> Record:
+    """Return the report of a run; `kind` is its type in `job_reports`. Raises HeadraceError if the run failed."""
+    report = records.read(kind, f"{paths.batch_run(root, pipeline, run)}/report.json")
     if report is None:
         raise HeadraceError(f"Run {run} of {pipeline} left no report: the last line of its log says why.")
     return report
@@ -124,8 +124,8 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
     }
 
 
-def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = None) -> Json:
-    """Carry out a run on this machine and return its report. Raises HeadraceError with the last error of the run.
+def execute(deployment: Deployment, run: BatchRun, kind: type[Record], report: OnProgress | None = None) -> Record:
+    """Carry out a run on this machine and return its report (`result`). Raises HeadraceError with the run's last error.
 
     Each pipeline has one run at a time: a second run waits.
     """
@@ -156,7 +156,7 @@ def execute(deployment: Deployment, run: BatchRun, report: OnProgress | None = N
             last_error_entry(log.read_text(errors="replace"))
             or f"Run {run.run} of {pipeline} ended with {child.returncode}: see {log}."
         )
-    return result(deployment.root, pipeline, run.run)
+    return result(deployment.root, pipeline, run.run, kind)
 
 
 def _show_progress(root: str, run: BatchRun, report: OnProgress | None) -> None:

@@ -24,7 +24,6 @@ from headrace.operations.plans import Approval, Plan
 from headrace.store import archive_notes as archived
 from headrace.store import generation
 from headrace.store.job_reports import RebuildReport
-from headrace.store.records import Json, from_json
 
 ROWS_EACH = 1_000_000  # archived records in each batch
 
@@ -112,12 +111,12 @@ class Rebuilt:
     generation: int
 
 
-def finish(deployment: Deployment, report: Json) -> Rebuilt:
-    """Write the manifest of a rebuilt generation, of the report of its run (`RebuildReport`). It may be repeated.
+def finish(deployment: Deployment, report: RebuildReport) -> Rebuilt:
+    """Write the manifest of a rebuilt generation, which the report of its run has. It may be repeated.
 
     Raises HeadraceError, and changes nothing, if a driver was started meanwhile or another generation began.
     """
-    rebuilt = from_json(RebuildReport, report).generation
+    rebuilt = report.generation
     name = names.query_name(rebuilt.pipeline, rebuilt.query)
     done = Rebuilt(rebuilt.pipeline, rebuilt.query, rebuilt.number)
     current = generation.current(deployment.root, rebuilt.pipeline, rebuilt.query)

@@ -33,7 +33,6 @@ from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval, Item, Plan
 from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
-from headrace.store.records import from_json
 
 MAX_ROWS = 200
 KINDS = ("windows", "joined rows")
@@ -106,7 +105,7 @@ def _plan(pipeline: str, run: str, rows: Sequence[Row], refused: Sequence[str]) 
 
 def _rows(deployment: Deployment, described: Pipeline, run: str) -> tuple[list[Row], list[str]]:
     """Return the rows to write or delete as they are now, and why others are refused."""
-    report = from_json(ReconcileReport, job_runs.result(deployment.root, described.name, run))
+    report = job_runs.result(deployment.root, described.name, run, ReconcileReport)
     rows: list[Row] = []
     refused: list[str] = []
     with cassandra_session(deployment.bindings) as session:

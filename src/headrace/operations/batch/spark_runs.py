@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.contract import batch_views, names
@@ -20,32 +21,44 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.lineage import run_events
 from headrace.operations.plans import Approval
+from headrace.store import records
 from headrace.store import snapshot as kept
-from headrace.store.job_reports import ReconcileReport, ViewsReport
-from headrace.store.records import Json, from_json, to_json
+from headrace.store.job_reports import DrillReport, ReconcileReport, ViewsReport
+from headrace.store.records import Record
 
 _AT_START = ("spark.driver.memory", "spark.driver.extraClassPath", "spark.driver.extraJavaOptions")
 
 
-def submission(deployment: Deployment, run: BatchRun) -> Json:
-    """Return the arguments of a SparkSubmitOperator for a run."""
+@dataclass(frozen=True)
+class Submission:
+    """The arguments of a SparkSubmitOperator for a run. With a `fault` the run could not be planned.
+
+    The mapped task (`dag_support.spark_run`) fails with the fault, so one pipeline does not keep the others from running.
+    """
+
+    name: str
+    application: str = ""
+    application_args: tuple[str, ...] = ()
+    conf: dict[str, str] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict)
+    fault: str = records.optional("")
+
+
+def submission(deployment: Deployment, run: BatchRun) -> Submission:
+    """Return the submission of a run."""
     environment = job_runs.environment(deployment, run.pipeline)
     # Use the spark-submit and the Python of this installation.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
     conf = job_runs.environment_of(deployment).spark_conf
-    return {
-        "name": f"{run.duty}-{run.pipeline}",
-        "application": str(deployment.project / "spark_jobs" / "batch.py"),
-        "application_args": list(run.arguments),
-        "conf": {key: conf[key] for key in _AT_START if key in conf},
-        "env_vars": environment,
-    }
+    at_start = {key: conf[key] for key in _AT_START if key in conf}
+    entry = str(deployment.project / "spark_jobs" / "batch.py")
+    return Submission(f"{run.duty}-{run.pipeline}", entry, run.arguments, at_start, environment)
 
 
 def plan_views(
     deployment: Deployment, pipelines: Iterable[str], run: str, first: str | None = None, last: str | None = None
-) -> list[Json]:
-    """Plan the batch views of pipelines that have any. Returns one entry of `_planned` for each of them."""
+) -> list[Submission]:
+    """Plan the batch views of pipelines that have any. Returns one submission for each of them."""
 
     def prepare(name: str) -> BatchRun:
         prepared = view_plans.plan(deployment, name, first=first or None, last=last or None, run=f"{run}-{name}")
@@ -61,8 +74,8 @@ def plan_reconcile(
     run: str,
     days: float | None = None,
     queries: Sequence[str] = (),
-) -> list[Json]:
-    """Plan the reconciliation of pipelines that ever ran. Returns one entry of `_planned` for each of them.
+) -> list[Submission]:
+    """Plan the reconciliation of pipelines that ever ran. Returns one submission for each of them.
 
     `days` limits the reconciliation (0 or None: all days; see `reconcile.plan`). `queries` are `<pipeline>.<query>` (empty: all).
     """
@@ -78,15 +91,12 @@ def plan_reconcile(
     ]
 
 
-def _planned(deployment: Deployment, duty: str, pipeline: str, prepare: Callable[[str], BatchRun]) -> Json:
-    """Return the submission of one pipeline, or {"name", "fault"} if it cannot be planned.
-
-    The mapped task (`dag_support.spark_run`) fails with the fault, so one pipeline does not keep the others from running.
-    """
+def _planned(deployment: Deployment, duty: str, pipeline: str, prepare: Callable[[str], BatchRun]) -> Submission:
+    """Return the submission of one pipeline, with the fault if it cannot be planned."""
     try:
         return submission(deployment, prepare(pipeline))
     except HeadraceError as fault:
-        return {"name": f"{duty}-{pipeline}", "fault": str(fault)}
+        return Submission(f"{duty}-{pipeline}", fault=str(fault))
 
 
 def _has_no_views(deployment: Deployment, name: str) -> bool:
@@ -97,40 +107,40 @@ def _has_no_views(deployment: Deployment, name: str) -> bool:
         return False
 
 
-def reports(deployment: Deployment, submitted: Iterable[Json]) -> tuple[list[Json], list[str]]:
+def reports(
+    deployment: Deployment, submitted: Iterable[Submission], kind: type[Record]
+) -> tuple[list[Record], list[str]]:
     """Return the reports of the successful runs, and one sentence for each of the others."""
     known, faults = [], []
     for run in submitted:
         try:
-            known.append(report(deployment, run))
+            known.append(report(deployment, run, kind))
         except HeadraceError as fault:
-            faults.append(f"{run['name']} did not run to its end: {fault}")
+            faults.append(f"{run.name} did not run to its end: {fault}")
     return known, faults
 
 
-def judge_views(deployment: Deployment, submitted: Iterable[Json]) -> list[str]:
+def judge_views(deployment: Deployment, submitted: Sequence[Submission]) -> list[str]:
     """Return the names of the runs.
 
     Raises HeadraceError that names every run without a report, and every partition whose archive was behind, so that the
     horizon stays where it is. The archive of a pipeline that is paused or stopped may be behind.
     """
-    runs = list(submitted)
-    known, faults = reports(deployment, runs)
-    for views in (from_json(ViewsReport, report) for report in known):
+    known, faults = reports(deployment, submitted, ViewsReport)
+    for views in known:
         if views.behind and desired_state.read(deployment.root, views.pipeline).want == "RUNNING":
             faults += [f"{text}." for text in view_plans.behind(views)]
     if faults:
         raise HeadraceError(" ".join(faults))
-    return [str(run["name"]) for run in runs]
+    return [run.name for run in submitted]
 
 
-def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
+def judge_reconcile(deployment: Deployment, submitted: Iterable[Submission]) -> list[ReconcileReport]:
     """Return the summaries of reconciliations.
 
     Raises HeadraceError that names the differences of every report that differs, and the runs that failed.
     """
-    known, faults = reports(deployment, submitted)
-    results = [from_json(ReconcileReport, report) for report in known]
+    results, faults = reports(deployment, submitted, ReconcileReport)
     for result in results:
         try:
             reconcile.require_even(result)
@@ -138,10 +148,10 @@ def judge_reconcile(deployment: Deployment, submitted: Iterable[Json]) -> list[J
             faults.append(str(fault))
     if faults:
         raise HeadraceError(" ".join(faults))
-    return [to_json(reconcile.summary(result)) for result in results]
+    return [reconcile.summary(result) for result in results]
 
 
-def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
+def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Submission]:
     """Plan the drill of the newest snapshot of every query that has one. Returns one submission for each of them."""
     runs = [
         drill.prepare(deployment.root, name, query, run=f"{run}-{name}-{query}")
@@ -152,13 +162,13 @@ def plan_drills(deployment: Deployment, pipelines: Iterable[str], run: str) -> l
     return [submission(deployment, prepared) for prepared in runs]
 
 
-def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json]:
+def judge_drills(deployment: Deployment, submitted: Iterable[Submission]) -> list[DrillReport]:
     """Store every drill's report beside its snapshot, then raise HeadraceError for the first drill that failed."""
     reports_kept, faults = [], []
     for submission_of in submitted:
-        _, pipeline, run = submission_of["application_args"]
+        _, pipeline, run = submission_of.application_args
         try:
-            reports_kept.append(to_json(drill.judge(deployment.root, pipeline, run)))
+            reports_kept.append(drill.judge(deployment.root, pipeline, run))
         except HeadraceError as fault:
             faults.append(fault)
     if faults:
@@ -166,20 +176,20 @@ def judge_drills(deployment: Deployment, submitted: Iterable[Json]) -> list[Json
     return reports_kept
 
 
-def order_rebuild(deployment: Deployment, pipeline: str, query: str, run: str, approval: Approval) -> Json:
+def order_rebuild(deployment: Deployment, pipeline: str, query: str, run: str, approval: Approval) -> Submission:
     """Prepare the approved rebuild and return its submission. Raises HeadraceError as `rebuild.prepare` does."""
     return submission(deployment, rebuild.prepare(deployment, pipeline, query, approval, run))
 
 
-def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Json]:
+def plan_upkeep(deployment: Deployment, pipelines: Iterable[str], run: str) -> list[Submission]:
     """Plan the maintenance of the pipelines' Iceberg tables. Returns one submission for each pipeline."""
     runs = [job_runs.prepare(deployment.root, "upkeep", name, UpkeepSpec(), f"{run}-{name}") for name in pipelines]
     return [submission(deployment, prepared) for prepared in runs]
 
 
-def report(deployment: Deployment, submitted: Json) -> Json:
+def report(deployment: Deployment, submitted: Submission, kind: type[Record]) -> Record:
     """Return the report of a submitted run. Raises HeadraceError if it left no report, or could not be planned."""
-    if "fault" in submitted:
-        raise HeadraceError(str(submitted["fault"]))
-    _, pipeline, run = submitted["application_args"]
-    return job_runs.result(deployment.root, pipeline, run)
+    if submitted.fault:
+        raise HeadraceError(submitted.fault)
+    _, pipeline, run = submitted.application_args
+    return job_runs.result(deployment.root, pipeline, run, kind)

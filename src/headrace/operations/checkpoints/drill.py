@@ -14,7 +14,7 @@ from headrace.operations.deployment import Deployment
 from headrace.store import paths, small_files
 from headrace.store import snapshot as kept
 from headrace.store.job_reports import DrillReport
-from headrace.store.records import from_json, to_json
+from headrace.store.records import to_json
 
 
 def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str | None = None) -> BatchRun:
@@ -31,7 +31,7 @@ def prepare(root: str, pipeline: str, query: str, snapshot: str = "", run: str |
 
 def judge(root: str, pipeline: str, run: str) -> DrillReport:
     """Store the report of a drill beside its snapshot and return it. Raises HeadraceError if the drill failed."""
-    report = from_json(DrillReport, job_runs.result(root, pipeline, run))
+    report = job_runs.result(root, pipeline, run, DrillReport)
     query = report.query.removeprefix(names.query_name(pipeline, ""))
     stored = to_json(report) | {"at_ms": time.time_ns() // 1_000_000}
     small_files.write_json(paths.snapshot_drill(root, pipeline, query, report.snapshot), stored)
@@ -52,5 +52,5 @@ def drill(
 ) -> DrillReport:
     """Prepare a drill, run it on this machine, and judge its report."""
     run = prepare(deployment.root, pipeline, query, snapshot)
-    job_runs.execute(deployment, run, report)
+    job_runs.execute(deployment, run, DrillReport, report)
     return judge(deployment.root, pipeline, run.run)

@@ -15,7 +15,6 @@ from headrace.store import checkpoint_log, generation
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.job_reports import FindReport
 from headrace.store.quarantine import OffsetRange
-from headrace.store.records import from_json
 
 LIMIT = 20
 """The number of records after which a search ends."""
@@ -64,7 +63,7 @@ def find(
     report: Callable[[str, float | None], None] | None = None,
 ) -> FindReport:
     """Search on this machine and return what was found."""
-    return from_json(FindReport, job_runs.execute(deployment, prepare(deployment, pipeline, query, limit), report))
+    return job_runs.execute(deployment, prepare(deployment, pipeline, query, limit), FindReport, report)
 
 
 def quarantine_command(pipeline: str, report: FindReport) -> str | None:

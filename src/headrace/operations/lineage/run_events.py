@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,6 @@ from headrace.operations.lineage.graph import (
 from headrace.store import driver_files, generation, ledger, small_files
 from headrace.store.driver_files import Heartbeat
 from headrace.store.job_reports import ViewsReport
-from headrace.store.records import Json
 
 if TYPE_CHECKING:
     from headrace.operations.lineage.emit import Kind
@@ -46,8 +46,17 @@ _RUNS = uuid.UUID("6b1f5a52-2f3b-4c57-9d51-7d1e0a8f4e11")  # the namespace of ru
 _ENDS: dict[str, Kind] = {"FINISHED": "COMPLETE", "CUT_OFF": "ABORT"}
 
 
-def emit_streams(deployment: Deployment, pipeline: str) -> Json:
-    """Emit the new events of each query's run. Returns {pipeline, events, http}, where http is an error or ""."""
+@dataclass(frozen=True)
+class Emitted:
+    """The number of emitted events. `http` is the error of the post to the endpoint, or ""."""
+
+    pipeline: str
+    events: int
+    http: str
+
+
+def emit_streams(deployment: Deployment, pipeline: str) -> Emitted:
+    """Emit the new events of each query's run."""
     from headrace.operations.lineage import emit
 
     described, where, root = deployment.pipeline(pipeline), places(deployment), deployment.root
@@ -71,7 +80,7 @@ def emit_streams(deployment: Deployment, pipeline: str) -> Json:
         if ended:
             kind, at_ms, error = ended
             events.append(emit.event(job, run, kind, max(at_ms, newest["written_ms"]), details, error=error))
-    return {"pipeline": pipeline, "events": len(events), "http": emit.emit(root, events)}
+    return Emitted(pipeline, len(events), emit.emit(root, events))
 
 
 def _end(root: str, pipeline: str, heartbeat: Heartbeat, *, alive: bool) -> tuple[Kind, int, str] | None:
@@ -99,7 +108,7 @@ def fail_views(deployment: Deployment, pipeline: str, run: str, error: str) -> N
             _emit(deployment, job, _view_run(job, run), "FAIL", {"run": run}, error=error)
 
 
-def emit_views(deployment: Deployment, report: ViewsReport) -> Json:
+def emit_views(deployment: Deployment, report: ViewsReport) -> Emitted:
     """Emit one COMPLETE event for each view after a run of batch views, with the number of written rows."""
     from headrace.operations.lineage import emit
 
@@ -109,7 +118,7 @@ def emit_views(deployment: Deployment, report: ViewsReport) -> Json:
         emit.event(job, _view_run(job, report.run), "COMPLETE", _now_ms(), details, report.rows[name])
         for name, job in view_jobs(described, where).items()
     ]
-    return {"pipeline": report.pipeline, "events": len(events), "http": emit.emit(deployment.root, events)}
+    return Emitted(report.pipeline, len(events), emit.emit(deployment.root, events))
 
 
 def emit_refresh(
