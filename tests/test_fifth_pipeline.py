@@ -169,10 +169,10 @@ def test_the_dags_take_it_without_a_change(tree: Path, tmp_path: Path) -> None:
 
 
 def test_the_streams_page_shows_it(deployed: Deployment, fifth: Pipeline) -> None:
-    shown = {each["name"]: each for each in page.overview(deployed)}
-    assert {query["query"] for query in shown[NAME]["queries"]} >= set(fifth.queries)
+    shown = {card.name: card for card in page.overview(deployed)}
+    assert {query.query for query in shown[NAME].queries} >= set(fifth.queries)
     assert NAME in page.render("streams.html", title="Streams", nonce="n", pipelines=page.overview(deployed))
-    assert [each["sink"] for each in page_quality.checks(deployed.root, fifth)] == list(suites.suites(fifth))
+    assert [each.sink for each in page_quality.checks(deployed.root, fifth)] == list(suites.suites(fifth))
 
 
 def test_a_cluster_makes_its_logins_and_bindings(tree: Path) -> None:

@@ -17,6 +17,7 @@ from headrace.operations.drivers import desired_state, interface
 from headrace.operations.drivers.local import LocalLauncher
 from headrace.operations.supervisor import cycle, memory
 from headrace.store import generation, paths, small_files
+from headrace.store.records import to_json
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_running_batch_is_shown_with_its_tasks_and_when_the_lag_is_gone():
     assert replace(row, lag=0).caught_up_seconds == 0
     for behind in (replace(row, arrival_rate=600.0), replace(row, taken_rate=None), replace(row, lag=None)):
         assert behind.caught_up_seconds is None, "it grows, or is not known"
-    assert row.to_json_dict()["caught_up_seconds"] == 30.0
+    assert to_json(row)["caught_up_seconds"] == 30.0
 
 
 def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(

@@ -14,7 +14,7 @@ from headrace.operations.drivers import desired_state
 from headrace.operations.supervisor import memory
 from headrace.orchestration import page
 from headrace.store import paths, small_files
-from headrace.store.records import from_json
+from headrace.store.records import from_json, to_json
 
 EVIL = '"><script>alert(1)</script>'
 
@@ -57,7 +57,7 @@ def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
 
 
 def shown(deployed):
-    return {each["name"]: each for each in page.overview(deployed)}
+    return {card.name: card for card in page.overview(deployed)}
 
 
 def html(deployed):
@@ -66,10 +66,11 @@ def html(deployed):
 
 def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
     found = shown(deployed)
-    assert {each["verdict"] for each in found.values()} == {"UNKNOWN"}
-    assert found == json.loads(json.dumps(found))
+    assert {card.verdict for card in found.values()} == {"UNKNOWN"}
+    told = [to_json(card) for card in found.values()]
+    assert told == json.loads(json.dumps(told))
     for name, pipeline in deployed.pipelines().items():
-        assert {query["query"] for query in found[name]["queries"]} >= set(pipeline.queries)
+        assert {query.query for query in found[name].queries} >= set(pipeline.queries)
         assert name in html(deployed)
 
 
@@ -77,7 +78,7 @@ def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
     names = list(deployed.pipelines())[:4]
     for name, verdict in zip(names, ("HEALTHY", "CRASH_LOOP", "IDLE", "LAGGING"), strict=True):
         supervised(deployed, name, verdict, "as told")
-    shown = [each["verdict"] for each in page.overview(deployed) if each["name"] in names]
+    shown = [card.verdict for card in page.overview(deployed) if card.name in names]
     assert shown == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
 
 
@@ -85,7 +86,7 @@ def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
     supervised(deployed, "pos_sales", "HEALTHY", "fine", at_ms=now_ms() - 600_000)
     supervised(deployed, "web_events", "HEALTHY", "fine")
     found = shown(deployed)
-    assert (found["pos_sales"]["stale"], found["web_events"]["stale"]) == (True, False)
+    assert (found["pos_sales"].stale, found["web_events"].stale) == (True, False)
     assert html(deployed).count("nobody supervises") == 1
 
 
@@ -113,9 +114,9 @@ def test_a_pipeline_whose_file_is_broken_is_unknown_and_hides_no_other(deployed)
     supervised(deployed, "web_events", "HEALTHY", "fine")
     small_files.write_text(paths.intent(deployed.root, "pos_sales"), "{")
     found = shown(deployed)
-    assert found["pos_sales"]["verdict"] == "UNKNOWN"
-    assert "is not JSON" in found["pos_sales"]["reason"]
-    assert found["web_events"]["verdict"] == "HEALTHY"
+    assert found["pos_sales"].verdict == "UNKNOWN"
+    assert "is not JSON" in found["pos_sales"].reason
+    assert found["web_events"].verdict == "HEALTHY"
     assert "is not JSON" in html(deployed)
 
 
@@ -136,7 +137,7 @@ def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch
     for address, link in (("http://127.0.0.1:4040", "http://127.0.0.1:4040"), ("javascript:alert(1)", None)):
         beat = {"at_ms": now_ms(), "exit": None, "ui": address, "queries": []}
         small_files.write_json(paths.heartbeat(deployed.root, "pos_sales"), beat)
-        assert shown(deployed)["pos_sales"]["spark_ui"] == link
+        assert shown(deployed)["pos_sales"].spark_ui == link
 
 
 def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
@@ -207,11 +208,11 @@ def test_a_pipeline_file_that_does_not_load_is_reported_and_hides_no_pipeline(de
     supervised(deployed, "web_events", "HEALTHY", "fine")
     found = shown(deployed)
     assert sorted(found) == sorted(["lost", *pipeline_names(project / "pipelines")])
-    assert found["web_events"]["verdict"] == "HEALTHY"
-    assert found["pos_sales"]["verdict"] == "UNKNOWN"
-    assert "colour: unknown key" in found["pos_sales"]["reason"]
-    assert "lost.yaml links to nowhere, which does not exist" in found["lost"]["reason"]
+    assert found["web_events"].verdict == "HEALTHY"
+    assert found["pos_sales"].verdict == "UNKNOWN"
+    assert "colour: unknown key" in found["pos_sales"].reason
+    assert "lost.yaml links to nowhere, which does not exist" in found["lost"].reason
     assert "colour: unknown key" in html(deployed)
     assert page.log_tail(deployed, "pos_sales", 5) == ""
     shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)
-    assert shown(deployed)["pos_sales"]["reason"] == "no supervisor has made a pass over it yet"
+    assert shown(deployed)["pos_sales"].reason == "no supervisor has made a pass over it yet"

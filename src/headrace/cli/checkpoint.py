@@ -75,7 +75,7 @@ def checkpoint_verify(
     bindings = deployment.bindings if kafka else None
     reports = [verify.verify(root, pipeline, query, bindings) for pipeline, query in _named(specs)]
     if as_json:
-        print_json([report.to_json_dict() for report in reports])
+        print_json([to_json(report) for report in reports])
     else:
         rows = [
             (report.query, finding.severity, finding.fault, f"{finding.where} {finding.what}", finding.runbook)

@@ -19,6 +19,7 @@ from headrace.cli.common import (
 )
 from headrace.errors import HeadraceError
 from headrace.operations import tables
+from headrace.store.records import to_json
 
 CHANGES = 2  # exit code of --plan if something would change, as in `terraform plan -detailed-exitcode`
 
@@ -72,7 +73,7 @@ def provision(
             console.print("\n".join(changes.lines(planned, consented)), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(CHANGES if planned.changes else 0)
     if as_json:
-        print_json([change.to_json_dict() for change in planned.changes])
+        print_json([to_json(change) for change in planned.changes])
     elif planned.changes:
         rows = [(change.pipeline, str(change)) for change in planned.changes]
         console.print(tables.plain(("pipeline", "done"), rows))

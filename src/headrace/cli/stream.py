@@ -136,7 +136,7 @@ def stream_status(names: Names = None, as_json: Json = False) -> None:
     rows = streams.rows(launcher, pipelines, deployment.bindings)
     rows += [row for name, reason in strays.items() for row in streams.stray_rows(launcher, name, reason)]
     if as_json:
-        print_json([row.to_json_dict() for row in rows])
+        print_json([records.to_json(row) for row in rows])
     else:
         console.print(tables.queries(rows, width=console.width))
         console.print(tables.verdicts(rows))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
@@ -16,9 +16,8 @@ from headrace.operations.supervisor import cycle, memory
 from headrace.operations.supervisor.driver_health import silent_seconds
 from headrace.operations.supervisor.memory import Supervision
 from headrace.operations.supervisor.observe import KafkaEnds
-from headrace.store import driver_files, records
+from headrace.store import driver_files
 from headrace.store.driver_files import Heartbeat
-from headrace.store.records import Json
 
 DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER RAN", "UNKNOWN"]
 
@@ -34,6 +33,7 @@ class QueryRow:
     before the first pass of a supervisor, unless Kafka was asked.
     """
 
+    COMPUTED: ClassVar[tuple[str, ...]] = ("running", "catch_up_rate", "caught_up_seconds")
     pipeline: str
     query: str
     driver: DriverState
@@ -81,11 +81,6 @@ class QueryRow:
             return 0.0
         rate = self.catch_up_rate
         return None if self.lag is None or rate is None or rate <= 0 else round(self.lag / rate, 1)
-
-    def to_json_dict(self) -> Json:
-        """Return the row as plain JSON values."""
-        computed = ("running", "catch_up_rate", "caught_up_seconds")
-        return records.to_json(self) | {name: getattr(self, name) for name in computed}
 
 
 def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[QueryRow]:

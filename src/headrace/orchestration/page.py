@@ -7,6 +7,8 @@ the supervisor's, with their age. Templates escape all values. No binding is rea
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +26,9 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.interface import Launcher
 from headrace.operations.supervisor import memory
-from headrace.operations.supervisor.memory import GRAVITY, Supervision, Verdict
+from headrace.operations.supervisor.memory import GRAVITY, Action, Supervision, Verdict
 from headrace.orchestration import page_quality
-from headrace.store import driver_files, records
-from headrace.store.records import Json
+from headrace.store import driver_files
 
 SUPERVISED_SECONDS = 180
 """A little longer than two passes: an older verdict is shown as stale."""
@@ -37,21 +38,88 @@ _templates = Environment(
 )
 
 
-def overview(deployment: Deployment) -> list[Json]:
-    """Return every pipeline with its queries, the most severe verdict first, as plain JSON values.
+@dataclass(frozen=True)
+class Query(streams.QueryRow):
+    """A query with its short name."""
 
-    Ages are in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets. A pipeline whose
-    files cannot be read is UNKNOWN, with the reason, and does not hide the others.
+    COMPUTED = (*streams.QueryRow.COMPUTED, "slower_than_trigger")
+
+    @property
+    def slower_than_trigger(self) -> bool:
+        """Return whether the newest batch took longer than its trigger."""
+        took, every = self.batch_duration_ms, self.trigger_ms
+        return took is not None and every is not None and took > every
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The desired state, as far as it is shown."""
+
+    want: str
+    by: str
+    reason: str
+    at_ms: int
+    release: str
+
+
+@dataclass(frozen=True)
+class ShownDriver:
+    """What the driver does, where it runs, and how that is known."""
+
+    state: str
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class End:
+    """How the newest driver ended."""
+
+    exit: str
+    error: str
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One pipeline. Durations are in milliseconds, times in milliseconds since 1970. None: not known.
+
+    `reason` gives the reason for the verdict, which is `stale` if no supervisor has renewed it. `outcome` is the newest end.
+    """
+
+    name: str
+    owner: str = ""
+    description: str = ""
+    quality: tuple[page_quality.SinkChecks, ...] = ()
+    verdict: Verdict = "UNKNOWN"
+    reason: str = ""
+    runbook: str | None = None
+    supervised_ms: int | None = None
+    stale: bool = False
+    restarts_left: int | None = None
+    next_start_ms: int | None = None
+    last_action: Action | None = None
+    wanted: Wanted | None = None
+    driver: ShownDriver | None = None
+    spark_ui: str | None = None
+    outcome: End | None = None
+    queries: tuple[Query, ...] = ()
+
+
+def overview(deployment: Deployment) -> list[Card]:
+    """Return every pipeline with its queries, the most severe verdict first.
+
+    A pipeline whose files cannot be read is UNKNOWN, with the reason, and does not hide the others.
     """
     launcher = deployment.launcher()
     described = _described(deployment.project)
     shown = [_pipeline(launcher, pipeline) for pipeline in described.pipelines.values()]
     strays = streams.strays(launcher, described.pipelines, described.broken)
     shown += [_stray(launcher, name, reason) for name, reason in strays.items()]
-    return sorted(shown, key=lambda pipeline: -GRAVITY.index(pipeline["verdict"]))
+    return sorted(shown, key=lambda card: -GRAVITY.index(card.verdict))
 
 
-def checked(deployment: Deployment) -> list[Json]:
+def checked(deployment: Deployment) -> list[page_quality.SinkChecks]:
     """Return the checks of every sink, by pipeline (`page_quality.checks`): the first page of the Data Docs."""
     pipelines = _described(deployment.project).pipelines.values()
     return [check for pipeline in pipelines for check in page_quality.checks(deployment.root, pipeline)]
@@ -80,38 +148,26 @@ def render(template: str, **values: object) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def _pipeline(launcher: Launcher, pipeline: Pipeline) -> Json:
-    shown: Json = {"name": pipeline.name, "owner": pipeline.owner, "description": pipeline.description}
-    shown["quality"] = page_quality.checks(launcher.root, pipeline)
+def _pipeline(launcher: Launcher, pipeline: Pipeline) -> Card:
+    quality = tuple(page_quality.checks(launcher.root, pipeline))
+    card = Card(pipeline.name, pipeline.owner, pipeline.description, quality)
     try:
-        return shown | _state(launcher, pipeline)
+        return _with_state(launcher, pipeline, card)
     except (HeadraceError, OSError) as error:
-        return shown | _unknown(f"its files cannot be read: {error}")
+        return replace(card, reason=f"its files cannot be read: {error}")
 
 
-def _unknown(reason: str) -> Json:
-    """Return the state of a pipeline of which only the reason for its unknown state is known."""
-    fields = _nothing() | dict.fromkeys(("wanted", "driver", "spark_ui"))
-    return fields | {"verdict": "UNKNOWN", "reason": reason, "stale": False, "outcome": None, "queries": []}
-
-
-def _nothing() -> Json:
-    """Return the fields of an unknown supervision."""
-    return dict.fromkeys(("supervised_ms", "runbook", "restarts_left", "next_start_ms", "last_action"))
-
-
-def _stray(launcher: Launcher, name: str, reason: str) -> Json:
+def _stray(launcher: Launcher, name: str, reason: str) -> Card:
     """Return a pipeline whose file does not load or is missing: UNKNOWN, with the queries of its last heartbeat."""
-    shown: Json = {"name": name, "owner": "", "description": "", "quality": []}
     try:
         rows = streams.stray_rows(launcher, name, reason)
     except (HeadraceError, OSError) as error:
-        return shown | _unknown(f"{reason}; {error}")
-    driver = {"state": rows[0].driver, "where": "", "detail": rows[0].detail}
-    return shown | _unknown(reason) | {"driver": driver, "queries": [_query(row) for row in rows]}
+        return Card(name, reason=f"{reason}; {error}")
+    driver = ShownDriver(rows[0].driver, "", rows[0].detail)
+    return Card(name, reason=reason, driver=driver, queries=_queries(rows))
 
 
-def _state(launcher: Launcher, pipeline: Pipeline) -> Json:
+def _with_state(launcher: Launcher, pipeline: Pipeline, card: Card) -> Card:
     root, name = launcher.root, pipeline.name
     newest = memory.read(root, name)
     desired, heartbeat, record = (
@@ -122,50 +178,35 @@ def _state(launcher: Launcher, pipeline: Pipeline) -> Json:
     rows = streams.rows(launcher, [pipeline])
     state = rows[0].driver if rows else "UNKNOWN"
     address = (heartbeat.ui if heartbeat else None) or ""
-    driver = {
-        "state": state,
-        "where": newest.driver.where if newest and newest.driver else "",
-        "detail": rows[0].detail,
-    }
-    return {
-        **_verdict(newest),
-        "wanted": {
-            "want": desired.want,
-            "by": desired.by,
-            "reason": desired.reason,
-            "at_ms": desired.at_ms,
-            "release": desired.release,
-        },
-        "driver": driver,
-        "spark_ui": address if state == "RUNNING" and address.startswith(("http://", "https://")) else None,
-        "outcome": record and {"exit": record.exit, "error": record.error, "at_ms": record.at_ms},
-        "queries": [_query(row) for row in rows],
-    }
+    return replace(
+        _with_verdict(card, newest),
+        wanted=Wanted(desired.want, desired.by, desired.reason, desired.at_ms, desired.release),
+        driver=ShownDriver(state, newest.driver.where if newest and newest.driver else "", rows[0].detail),
+        spark_ui=address if state == "RUNNING" and address.startswith(("http://", "https://")) else None,
+        outcome=End(record.exit, record.error, record.at_ms) if record else None,
+        queries=_queries(rows),
+    )
 
 
-def _verdict(newest: Supervision | None) -> Json:
-    """Return the supervisor's verdict on a pipeline, or UNKNOWN if no supervisor has made a pass over it."""
+def _with_verdict(card: Card, newest: Supervision | None) -> Card:
+    """Return the card with the supervisor's verdict, or UNKNOWN if no supervisor has made a pass over the pipeline."""
     if newest is None:
-        return _nothing() | {
-            "verdict": "UNKNOWN",
-            "reason": "no supervisor has made a pass over it yet",
-            "stale": False,
-        }
-    return {
-        "verdict": newest.verdict,
-        "reason": newest.reason,
-        "runbook": newest.runbook and Path(newest.runbook).stem,
-        "supervised_ms": newest.at_ms,
-        "stale": time.time() - newest.at_ms / 1000 > SUPERVISED_SECONDS,
-        "restarts_left": newest.restarts_left,
-        "next_start_ms": newest.next_start_ms or None,
-        "last_action": records.to_json(newest.last_action) if newest.last_action else None,
-    }
+        return replace(card, reason="no supervisor has made a pass over it yet")
+    return replace(
+        card,
+        verdict=newest.verdict,
+        reason=newest.reason,
+        runbook=newest.runbook and Path(newest.runbook).stem,
+        supervised_ms=newest.at_ms,
+        stale=time.time() - newest.at_ms / 1000 > SUPERVISED_SECONDS,
+        restarts_left=newest.restarts_left,
+        next_start_ms=newest.next_start_ms or None,
+        last_action=newest.last_action,
+    )
 
 
-def _query(row: streams.QueryRow) -> Json:
-    late = row.batch_duration_ms is not None and row.trigger_ms is not None and row.batch_duration_ms > row.trigger_ms
-    return row.to_json_dict() | {"query": row.query.partition(".")[2], "slower_than_trigger": late}
+def _queries(rows: Iterable[streams.QueryRow]) -> tuple[Query, ...]:
+    return tuple(Query(**vars(row) | {"query": row.query.partition(".")[2]}) for row in rows)
 
 
 def _described(project: Path) -> Folder:

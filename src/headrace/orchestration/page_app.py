@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from headrace.errors import HeadraceError
 from headrace.operations import deployment
 from headrace.orchestration import page, page_quality
-from headrace.store.records import Json
+from headrace.store.records import Json, to_json
 
 # A user who may see the supervisor's runs may see the streams; one who may see its logs may see the streams' logs. The DAG is
 # fixed here: otherwise Airflow's dependency would take `?dag_id=` from the request, and a caller could name another DAG.
@@ -47,7 +47,7 @@ def pipelines() -> HTMLResponse:
 @app.get("/streams.json")
 def streams_json() -> list[Json]:
     """Return the content of the page as JSON, for tools."""
-    return page.overview(deployment.load())
+    return [to_json(card) for card in page.overview(deployment.load())]
 
 
 @app.get("/log/{pipeline}", dependencies=[SEE_LOGS])

@@ -7,8 +7,10 @@ internet and contain values of records. The page shows only their text, tables a
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from html import escape
 from html.parser import HTMLParser
+from typing import ClassVar
 
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -16,7 +18,6 @@ from headrace.operations.quality import trend
 from headrace.operations.quality.docs import page_of
 from headrace.operations.quality.sinks import suites_of
 from headrace.store import paths, small_files
-from headrace.store.records import Json
 
 SHOWN = 20
 """The number of shown checks of one sink."""
@@ -36,33 +37,51 @@ _DROPPED = {"script", "style", "template", "noscript", "iframe", "object", "svg"
 _ICONS = {"fa-check-circle": "✔ ", "fa-times": "✘ ", "fa-exclamation-triangle": "⚠ "}
 
 
-def checks(root: str, pipeline: Pipeline) -> list[Json]:
-    """Return for each suite of a pipeline: sink, checks (oldest first, at most SHOWN), newest, and reason.
+@dataclass(frozen=True)
+class ShownCheck:
+    """One check: `why` says why nothing was checked, `page` is its page of the Data Docs, or ""."""
 
-    A check has checked_at_ms, status, window, rows, coverage (text), failed (texts), why (the reason why nothing was checked) and
-    page (its page of the Data Docs, or ""). `reason` says why the trend is missing if its file cannot be read.
-    """
+    checked_at_ms: int
+    status: str
+    window: str
+    rows: int
+    failed: tuple[str, ...]
+    coverage: str
+    why: str
+    page: str
+
+
+@dataclass(frozen=True)
+class SinkChecks:
+    """The checks of a sink, oldest first, at most SHOWN. `reason` says why they are missing if their file cannot be read."""
+
+    COMPUTED: ClassVar = ("newest",)
+    sink: str
+    checks: tuple[ShownCheck, ...] = ()
+    reason: str | None = None
+
+    @property
+    def newest(self) -> ShownCheck | None:
+        """Return the newest check, None without any."""
+        return self.checks[-1] if self.checks else None
+
+
+def checks(root: str, pipeline: Pipeline) -> list[SinkChecks]:
+    """Return the checks of each suite of a pipeline."""
     return [_checks(root, sink) for sink in suites_of(pipeline)]
 
 
-def _checks(root: str, sink: str) -> Json:
+def _checks(root: str, sink: str) -> SinkChecks:
     try:
-        shown = [
-            {
-                "checked_at_ms": check.checked_at_ms,
-                "status": check.status,
-                "window": check.window,
-                "rows": check.rows,
-                "failed": list(check.failed),
-                "coverage": check.coverage,
-                "why": check.reason,
-                "page": page_of(sink, check.window, check.checked_at_ms) if check.report else "",
-            }
-            for check in trend.read(root, sink)[:SHOWN][::-1]
-        ]
+        return SinkChecks(sink, tuple(_shown(sink, point) for point in trend.read(root, sink)[:SHOWN][::-1]))
     except (HeadraceError, OSError, TypeError, ValueError, OverflowError) as error:
-        return {"sink": sink, "checks": [], "newest": None, "reason": f"trend not available: {error}"}
-    return {"sink": sink, "checks": shown, "newest": shown[-1] if shown else None, "reason": None}
+        return SinkChecks(sink, reason=f"trend not available: {error}")
+
+
+def _shown(sink: str, point: trend.TrendPoint) -> ShownCheck:
+    page = page_of(sink, point.window, point.checked_at_ms) if point.report else ""
+    said = (point.failed, point.coverage, point.reason)
+    return ShownCheck(point.checked_at_ms, point.status, point.window, point.rows, *said, page)
 
 
 def data_docs(root: str, place: str) -> str:

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from headrace.contract import names
 from headrace.contract.exit_codes import Exit
@@ -59,6 +59,7 @@ NEWEST_FILES = 200
 class Finding:
     """One fault: `critical` means that a driver must not continue from here."""
 
+    COMPUTED: ClassVar = ("runbook",)
     fault: str
     severity: Severity
     where: str

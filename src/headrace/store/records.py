@@ -5,6 +5,7 @@
   dataclass.
 - The key of a field is its name, or what `key` says: files keep the keys that installations have on disk.
 - A field made by `optional` is left out while it has its default.
+- JSON also has the properties that a class names in `COMPUTED`. They are not read back.
 - The field `kind` selects the class of a union of dataclasses. An unknown kind selects the first one.
 """
 
@@ -50,7 +51,8 @@ def optional(default: Any = None, factory: Callable[[], Any] | None = None) -> A
 def to_json(record: object) -> Json:
     """Return a dataclass as plain JSON values, the dataclasses inside it too."""
     values = ((name, getattr(record, attribute), omitted) for attribute, name, _, omitted in _shape(type(record)))
-    return {name: _plain(value) for name, value, omitted in values if value != omitted}
+    computed = {name: _plain(getattr(record, name)) for name in getattr(record, "COMPUTED", ())}
+    return {name: _plain(value) for name, value, omitted in values if value != omitted} | computed
 
 
 def from_json(kind: type[Record], document: object) -> Record:

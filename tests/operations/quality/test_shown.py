@@ -36,9 +36,9 @@ def remember(root: Path, *found: Summary) -> None:
         store.write_report(str(root), replace(each, report=path), {"results": []})
 
 
-def shown(root: Path, project: Path) -> dict[str, Any]:
+def shown(root: Path, project: Path) -> dict[str, page_quality.SinkChecks]:
     pipeline = load_pipelines(project / "pipelines")[PIPELINE]
-    return {each["sink"]: each for each in page_quality.checks(str(root), pipeline)}
+    return {each.sink: each for each in page_quality.checks(str(root), pipeline)}
 
 
 def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_once(
@@ -47,19 +47,20 @@ def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_o
     failed = Failure(expectation="not_be_null(user_name)", severity="critical")
     remember(tmp_path, summary(2000, "WARNED"), summary(1000), summary(3000, "FAILED", failed=(failed,)), summary(2000))
     found = shown(tmp_path, project)[SINK]
-    assert [(each["checked_at_ms"], each["status"]) for each in found["checks"]] == [
+    assert [(each.checked_at_ms, each.status) for each in found.checks] == [
         (1000, "PASSED"),
         (2000, "PASSED"),
         (3000, "FAILED"),
     ]
-    assert found["newest"]["failed"] == ["not_be_null(user_name) (critical)"]
+    assert found.newest
+    assert found.newest.failed == ("not_be_null(user_name) (critical)",)
 
 
 def test_the_file_of_the_trend_does_not_grow_without_end(tmp_path: Path, project: Path) -> None:
     remember(tmp_path, *(summary(at) for at in range(store.REPORTS_KEPT + 5)))
     kept = small_files.read_json(paths.quality_trend(str(tmp_path), SINK))
     assert [each["checked_at_ms"] for each in kept or []] == list(range(store.REPORTS_KEPT + 4, 4, -1))
-    assert len(shown(tmp_path, project)[SINK]["checks"]) == page_quality.SHOWN
+    assert len(shown(tmp_path, project)[SINK].checks) == page_quality.SHOWN
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"window": "w"}]', '{"a": 1}', "7"])
@@ -68,10 +69,12 @@ def test_a_trend_that_cannot_be_read_says_why_hides_no_other_and_stops_no_check(
 ) -> None:
     small_files.write_text(paths.quality_trend(str(tmp_path), SINK), content)
     found = shown(tmp_path, project)
-    assert found[SINK]["reason"].startswith("trend not available: ")
-    assert {each["reason"] for sink, each in found.items() if sink != SINK} == {None}
+    assert str(found[SINK].reason).startswith("trend not available: ")
+    assert {each.reason for sink, each in found.items() if sink != SINK} == {None}
     remember(tmp_path, summary(1000))
-    assert shown(tmp_path, project)[SINK]["newest"]["status"] == "PASSED"
+    newest = shown(tmp_path, project)[SINK].newest
+    assert newest
+    assert newest.status == "PASSED"
 
 
 @pytest.mark.parametrize(
@@ -118,14 +121,15 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     small_files.write_text(gone, "the page of a report that is kept no longer")
     docs.build(str(tmp_path), [suite])
     assert small_files.read_text(gone) is None
-    newest = shown(tmp_path, project)[SINK]["newest"]
-    built = small_files.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest['page']}") or ""
+    newest = shown(tmp_path, project)[SINK].newest
+    assert newest
+    built = small_files.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest.page}") or ""
     assert "alert(1)" in built
     assert "<script>alert" not in built
-    told = page_quality.data_docs(str(tmp_path), newest["page"])
+    told = page_quality.data_docs(str(tmp_path), newest.page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in told
     assert 'href="http' not in told
     assert told.count("✘") >= 2
     assert told.count("✔") >= 2
     assert "<h5>" in page.render("docs.html", title="Data Docs", nonce="n", text=told, up="../")
-    assert newest["status"] == "FAILED"
+    assert newest.status == "FAILED"

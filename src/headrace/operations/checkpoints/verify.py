@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -29,7 +30,6 @@ from headrace.store import (
 )
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.integrity import Finding
-from headrace.store.records import Json, to_json
 
 KAFKA_SECONDS = 15
 _URL_BASE64 = str.maketrans("+/", "-_")
@@ -40,6 +40,7 @@ _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, Kafk
 class Report:
     """The findings of one query. `generation` and `batch` (committed) are None if the query has not run."""
 
+    COMPUTED: ClassVar = ("sound",)
     query: str
     generation: int | None
     batch: int | None
@@ -49,11 +50,6 @@ class Report:
     def sound(self) -> bool:
         """Return whether nothing critical was found."""
         return not any(finding.severity == "critical" for finding in self.findings)
-
-    def to_json_dict(self) -> Json:
-        """Return the report as JSON values."""
-        findings = [to_json(finding) | {"runbook": finding.runbook} for finding in self.findings]
-        return to_json(self) | {"sound": self.sound, "findings": findings}
 
 
 def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:

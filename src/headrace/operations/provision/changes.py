@@ -36,10 +36,6 @@ class Change:
     risk: str = ""
     refusal: str = ""
 
-    def to_json_dict(self) -> dict[str, str]:
-        """Return the change as plain JSON values."""
-        return asdict(self)
-
     def __str__(self) -> str:
         text = f"{SIGNS[self.action]} {self.kind} {self.name}" + (f": {self.detail}" if self.detail else "")
         return f"{text} ({self.refusal or self.risk})" if self.refusal or self.risk else text
@@ -130,7 +126,7 @@ def as_json(plan: Plan, consented: Collection[str] = ()) -> dict[str, object]:
     """Return the plan as plain JSON values. `command` is empty if nothing needs consent."""
     asking = plan.needing_consent(consented)
     return {
-        "changes": [change.to_json_dict() for change in plan.changes],
+        "changes": [asdict(change) for change in plan.changes],
         **counted(plan),
         "consent": sorted({change.name for change in asking}),
         "command": consent_command(asking, plan.retires) if asking else "",
