@@ -46,19 +46,18 @@ with DAG(
         """Plan the release next to the running driver. Refuse a change that the checkpoints cannot take."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
+        from headrace.store.records import to_json
 
         form = params or {}
-        return upgrade.check(deployment.load().launcher(), form["pipeline"], form["release"])
+        return to_json(upgrade.check(deployment.load().launcher(), form["pipeline"], form["release"]))
 
     @task
-    def stop(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
+    def stop(plan: dict[str, Any]) -> str:
         """Put the supervisor on hold and stop the driver."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
 
-        return upgrade.stop(
-            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
-        )
+        return upgrade.stop(deployment.load().launcher(), plan["pipeline"])
 
     @task
     def snapshot(plan: dict[str, Any]) -> dict[str, str]:
@@ -70,22 +69,20 @@ with DAG(
         return upgrade.snapshot(loaded.launcher(), loaded.pipeline(plan["pipeline"]))
 
     @task
-    def start(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
+    def start(plan: dict[str, Any]) -> dict[str, Any]:
         """Start the new release and wait until its queries run."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
+        from headrace.store.records import to_json
 
-        return upgrade.start(
-            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
-        )
+        return to_json(upgrade.start(deployment.load().launcher(), plan["pipeline"], plan["to"]))
 
     @task(execution_timeout=timedelta(minutes=55))
     def watch(plan: dict[str, Any], started: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Watch the batches of every query."""
-        from dataclasses import asdict
-
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
+        from headrace.store.records import to_json
 
         form, loaded = params or {}, deployment.load()
         seen = upgrade.watch(
@@ -97,31 +94,30 @@ with DAG(
             report=dag_support.say,
             lag=upgrade.behind(loaded.root, loaded.pipeline(plan["pipeline"]), loaded.bindings),
         )
-        return asdict(seen)
+        return to_json(seen)
 
     @task
     def keep(plan: dict[str, Any], dag_run: object = None) -> dict[str, Any]:
         """Make the new release the one that the supervisor keeps running."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
+        from headrace.store.records import to_json
 
-        return upgrade.keep(
-            deployment.load().launcher(), plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]
-        )
+        launcher = deployment.load().launcher()
+        return to_json(upgrade.keep(launcher, plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]))
 
     @task(trigger_rule="one_failed", execution_timeout=timedelta(minutes=30))
     def roll_back(plan: dict[str, Any] | None, cut: dict[str, str] | None, dag_run: object = None) -> dict[str, Any]:
         """Start the old release again: from its checkpoint, or from the snapshot if it cannot continue from there."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
+        from headrace.store.records import to_json
 
         if plan is None:
             raise AirflowSkipException("The release was refused before anything was stopped.")
         loaded = deployment.load()
-        described = loaded.pipeline(plan["pipeline"], plan["from"])
-        return upgrade.roll_back(
-            loaded.launcher(), described, by=dag_support.who(dag_run), release=plan["from"], cut=cut
-        )
+        described, by = loaded.pipeline(plan["pipeline"], plan["from"]), dag_support.who(dag_run)
+        return to_json(upgrade.roll_back(loaded.launcher(), described, by=by, release=plan["from"], cut=cut))
 
     plan = check()
     stopped, cut, started = stop(plan), snapshot(plan), start(plan)

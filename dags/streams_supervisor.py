@@ -37,11 +37,12 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.supervisor import cycle, memory
         from headrace.orchestration import notify
+        from headrace.store.records import to_json
 
         deployed = deployment.load()
         before = memory.read(deployed.root, pipeline)
         result = cycle.supervise_for_airflow(deployed, pipeline)
-        notify.changed(before.verdict if before else "", result)
-        return result
+        notify.changed(before.verdict if before else "", result.last)
+        return to_json(result.last) | {"actions": [to_json(action) for action in result.actions]}
 
     supervise.expand(pipeline=PIPELINES)

@@ -82,7 +82,9 @@ def test_a_release_is_an_image(cluster: Deployment, monkeypatch: pytest.MonkeyPa
 
     asked = []
     monkeypatch.setattr(
-        upgrade, "run", lambda *_, release, **__: asked.append(release) or {"to": release, "driver": None, "seconds": 0}
+        upgrade,
+        "run",
+        lambda *_, release, **__: asked.append(release) or upgrade.Upgraded(NAME, "", release),
     )
     assert headrace("stream", "upgrade", NAME, "--release", "registry.example/headrace:2")[0] == 0
     assert asked == ["registry.example/headrace:2"]

@@ -3,12 +3,14 @@
 import email.policy
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
 from aiosmtpd.controller import Controller
 
+from headrace.operations.supervisor.memory import Supervision
 from headrace.orchestration import notify
 from tests.support.platform import free_ports
 
@@ -92,12 +94,12 @@ def test_a_task_that_failed_is_mailed_with_its_reason_runbook_and_log(inbox):
 
 
 def test_a_new_fault_and_its_end_are_notified_once_each_and_a_good_change_is_not(webhook):
-    bad = {"pipeline": "pos_sales", "verdict": "STALLED", "reason": "still", "runbook": "docs/runbooks/STALLED.md"}
-    good = {"pipeline": "pos_sales", "verdict": "HEALTHY", "reason": "fine", "runbook": ""}
+    bad = Supervision("pos_sales", verdict="STALLED", reason="still", runbook="docs/runbooks/STALLED.md")
+    good = Supervision("pos_sales", verdict="HEALTHY", reason="fine")
     notify.changed("HEALTHY", bad)
     notify.changed("STALLED", bad)
     notify.changed("STALLED", good)
-    notify.changed("HEALTHY", good | {"verdict": "IDLE"})
+    notify.changed("HEALTHY", replace(good, verdict="IDLE"))
     notify.changed("", good)
     told = [body["text"] for _, body in webhook.posted]
     assert [text.splitlines()[0] for text in told] == [

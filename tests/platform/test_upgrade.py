@@ -85,7 +85,7 @@ def _await_sold(stage: Stage, count: int) -> None:
         time.sleep(0.5)
 
 
-def _upgrade(stage: Stage, release: str, *, seconds: float = 120, feed: int = 0) -> dict[str, object]:
+def _upgrade(stage: Stage, release: str, *, seconds: float = 120, feed: int = 0) -> upgrade.Upgraded:
     """Upgrade while `feed` records wait for the check, and as many for the new release."""
 
     def report(step: str) -> None:
@@ -145,7 +145,7 @@ def test_a_bad_release_is_rolled_back_by_itself_and_the_sinks_stay_exact(
 def test_a_good_release_is_kept_and_is_what_a_restart_runs(stage: Stage, release: Callable[[str], str]) -> None:
     sold, place = _sold(stage), release(GOOD)
     done = _upgrade(stage, place, feed=20)
-    assert done["to"] == place
+    assert done.new == place
     _await_sold(stage, sold + 40)
     driver, new = control.restart(stage.launcher, stage.name, by="a test", reason="test")
     assert new

@@ -10,6 +10,7 @@ from headrace.cli.common import Json, console, deployed, print_json, progress_ba
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state, upgrade
+from headrace.store.records import to_json
 
 
 def stream_upgrade(
@@ -43,11 +44,11 @@ def stream_upgrade(
             lag=upgrade.behind(launcher.root, described, deployment.bindings),
         )
     if as_json:
-        print_json(done)
+        print_json(to_json(done))
     else:
-        to, want = done["to"] or "the deployment's own release", desired_state.read(launcher.root, pipeline).want
-        watched = f"{pipeline} runs {to}; watched for {done['seconds']} s."
-        console.print(watched if done["driver"] else f"{pipeline} will run {to} at its next start; it stays {want}.")
+        to, want = done.new or "the deployment's own release", desired_state.read(launcher.root, pipeline).want
+        watched = f"{pipeline} runs {to}; watched for {done.seconds} s."
+        console.print(watched if done.driver else f"{pipeline} will run {to} at its next start; it stays {want}.")
 
 
 def _release(deployment: Deployment, release: str) -> str:

@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 
 from headrace.contract.wording import printable
-from headrace.operations.supervisor.memory import FAULTS
+from headrace.operations.supervisor.memory import FAULTS, Supervision
 
 CONNECTION = "HEADRACE_NOTIFY_CONNECTION"
 RECIPIENTS = "HEADRACE_NOTIFY_TO"
@@ -32,16 +32,15 @@ def failed(context: Mapping[str, Any]) -> None:
     send(f"{task}{which} failed", f"{why}\n{getattr(instance, 'log_url', '')}".strip())
 
 
-def changed(before: str, report: Mapping[str, Any]) -> None:
+def changed(before: str, after: Supervision) -> None:
     """Notify of the verdict after a supervisor's pass, if it is a new fault, or if a fault is over.
 
-    `before` is the verdict of the previous pass ("" if there was none), `report` the result of `supervise`.
+    `before` is the verdict of the previous pass ("" if there was none).
     """
-    now = report.get("verdict", before)
-    if now == before or not {now, before} & FAULTS:
+    if after.verdict == before or not {after.verdict, before} & FAULTS:
         return
-    runbook = f"\nSee {report['runbook']}." if report.get("runbook") else ""
-    send(f"{report['pipeline']} is {now}", f"{printable(str(report.get('reason', '')))}{runbook}")
+    runbook = f"\nSee {after.runbook}." if after.runbook else ""
+    send(f"{after.pipeline} is {after.verdict}", f"{printable(after.reason)}{runbook}")
 
 
 def send(subject: str, text: str) -> None:

@@ -18,7 +18,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control, desired_state, interface
 from headrace.operations.drivers.interface import Launcher
 from headrace.operations.plans import Approval
-from headrace.store.records import Json
+from headrace.store.records import Json, to_json
 
 
 def start(
@@ -31,15 +31,15 @@ def start(
     driver, new = control.start(
         launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
     )
-    return control.await_queries(launcher, driver, new=new)
+    return to_json(control.await_queries(launcher, driver, new=new))
 
 
 def resume(launcher: Launcher, pipeline: str, *, by: str) -> Json:
     """Start a paused pipeline again and wait until its queries run. A repeat after the start only waits."""
     if desired_state.read(launcher.root, pipeline).want == "RUNNING" and (running := launcher.find(pipeline)):
-        return control.await_queries(launcher, running[0], new=False)
+        return to_json(control.await_queries(launcher, running[0], new=False))
     driver, new = control.resume(launcher, pipeline, by=by)
-    return control.await_queries(launcher, driver, new=new)
+    return to_json(control.await_queries(launcher, driver, new=new))
 
 
 def restart(
@@ -49,7 +49,7 @@ def restart(
     driver, new = control.restart(
         launcher, pipeline, by=by, reason=reason, new_generations=new_generations, request=request
     )
-    return control.await_queries(launcher, driver, new=new)
+    return to_json(control.await_queries(launcher, driver, new=new))
 
 
 def stop(launcher: Launcher, pipeline: str, *, by: str, reason: str) -> Json:

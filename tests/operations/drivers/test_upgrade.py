@@ -58,7 +58,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
     return made
 
 
-def _run(launcher: Releases, report: Any = lambda _text: None, **more: Any) -> dict[str, Any]:
+def _run(launcher: Releases, report: Any = lambda _text: None, **more: Any) -> upgrade.Upgraded:
     return upgrade.run(
         launcher, PIPELINE, by="ann", release=NEW, old=PIPELINE, batches=3, seconds=more.pop("seconds", 60),
         report=report, **more,
@@ -79,7 +79,7 @@ def _at(step: str, do: Any) -> Any:
 
 def test_a_good_release_is_kept_and_the_supervisor_is_let_go(launcher: Releases) -> None:
     done = _run(launcher)
-    assert (done["to"], done["batches"]) == (NEW, {f"{NAME}.last_login": 5})
+    assert (done.new, done.batches) == (NEW, {f"{NAME}.last_login": 5})
     desired = desired_state.read(launcher.root, NAME)
     assert (desired.want, desired.release, desired.held_until_ms <= desired.at_ms) == ("RUNNING", NEW, True)
 
@@ -152,7 +152,7 @@ def test_a_query_without_a_batch_since_the_start_has_nothing_to_do_where_kafka_s
 ) -> None:
     monkeypatch.setattr(upgrade, "SETTLED_SECONDS", 0)
     launcher.batches, launcher.beats = 0, {"lag": None}
-    assert _run(launcher, lag=lambda: {"last_login": 0})["idle"] == [f"{NAME}.last_login"]
+    assert _run(launcher, lag=lambda: {"last_login": 0}).idle == [f"{NAME}.last_login"]
     with pytest.raises(HeadraceError, match="stalls"):
         _run(launcher, lag=lambda: {"last_login": 4}, seconds=0)
 
@@ -165,7 +165,7 @@ def test_a_pipeline_that_is_not_wanted_to_run_gets_the_release_and_stays_as_it_i
     before = desired_state.write(launcher.root, NAME, want, "bob", "lunch")
     started = len(launcher.starts)
     done = _run(launcher)
-    assert (done["driver"], done["to"]) == (None, NEW)
+    assert (done.driver, done.new) == (None, NEW)
     desired = desired_state.read(launcher.root, NAME)
     assert (desired.want, desired.by, desired.reason, desired.release) == (want, "bob", "lunch", NEW)
     assert desired.at_ms == before.at_ms
@@ -183,7 +183,7 @@ def test_an_operator_who_stops_or_pauses_during_an_upgrade_wins(launcher: Releas
 
     try:
         done = _run(launcher, _at(step, stops))
-        assert done["driver"] is None
+        assert done.driver is None
     except HeadraceError as error:
         assert step == "watch"
         assert f"and stays {want}" in str(error)  # noqa: PT017 - either end is right, by the moment

@@ -312,7 +312,7 @@ def test_a_given_up_pipeline_fails_its_airflow_task_once(context: Context, proje
     small_files.write_json(paths.outcome(context.root, NAME), word)
     with pytest.raises(HeadraceError, match=r"needs a person: .*DAMAGED: offsets/7 is cut.*CRASH_LOOP\.md"):
         cycle.supervise_for_airflow(Deployed(), NAME, 0)  # type: ignore[arg-type]
-    assert cycle.supervise_for_airflow(Deployed(), NAME, 0)["verdict"] == "CRASH_LOOP"  # type: ignore[arg-type]
+    assert cycle.supervise_for_airflow(Deployed(), NAME, 0).last.verdict == "CRASH_LOOP"  # type: ignore[arg-type]
     with pytest.raises(HeadraceError, match="Unknown pipeline 'x'"):
         cycle.supervise_for_airflow(Deployed(), "x", 0)  # type: ignore[arg-type]
 

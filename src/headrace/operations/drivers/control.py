@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.interface import Driver, Launcher, await_first_heartbeat
-from headrace.store.records import Json
 
 CLOCK_MS = 1000  # a driver's start is known to a second
 START_SECONDS = 300.0
@@ -126,17 +126,27 @@ def restart(
     return launcher.submit(pipeline, desired.start_spec())
 
 
-def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Json:
+@dataclass(frozen=True)
+class Running:
+    """A driver whose queries run: its identity and place, the generation of each query, and for how long it has run.
+
+    `started`: this call started it, else it was adopted.
+    """
+
+    pipeline: str
+    driver: str
+    where: str
+    started: bool
+    generations: dict[str, int]
+    seconds: float
+
+
+def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Running:
     """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
     heartbeat = await_first_heartbeat(launcher, driver, seconds)
     ended = [state.query for state in heartbeat.queries if not state.active]
     if ended:
         raise HeadraceError(f"{', '.join(ended)} ended at once: see `headrace logs {driver.pipeline}`.")
-    return {
-        "pipeline": driver.pipeline,
-        "driver": driver.identity,
-        "where": driver.where,
-        "started": new,
-        "generations": {state.query: state.generation for state in heartbeat.queries},
-        "seconds": round(time.time() - driver.started, 1),
-    }
+    generations = {state.query: state.generation for state in heartbeat.queries}
+    since = round(time.time() - driver.started, 1)
+    return Running(driver.pipeline, driver.identity, driver.where, new, generations, since)

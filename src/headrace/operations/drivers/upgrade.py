@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import restore, snapshots
 from headrace.operations.drivers import control, desired_state, interface
-from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.drivers.control import Running
+from headrace.operations.drivers.desired_state import DesiredState, Want
 from headrace.operations.drivers.interface import Launcher, StartSpec
 from headrace.operations.supervisor.observe import SILENCE, KafkaEnds, positions_of
 from headrace.store import driver_files, records
 from headrace.store.driver_files import Heartbeat, QueryState
-from headrace.store.records import Json
 
 HOLD_SECONDS = 900.0
 """For how long one step holds the supervisor: longer than any but `watch`, which renews it; short enough that a crashed
@@ -40,12 +41,47 @@ SETTLED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
+class Change:
+    """The change of a pipeline's release; "" is the deployment's own."""
+
+    pipeline: str
+    old: str = records.key("from")
+    new: str = records.key("to")
+
+
+@dataclass(frozen=True)
+class Started:
+    """The result of a start. Where the pipeline is not `wanted` to run nothing is `running`. `restored`: from the snapshot."""
+
+    COMPUTED: ClassVar = ("driver",)
+    pipeline: str
+    wanted: Want
+    running: Running | None = None
+    restored: bool = False
+
+    @property
+    def driver(self) -> str | None:
+        """Return the identity of the driver that runs."""
+        return self.running.driver if self.running else None
+
+
+@dataclass(frozen=True)
 class Watched:
     """What a watch observed: batches a query since the start, and the queries that had nothing to do."""
 
     batches: dict[str, int]
     idle: list[str]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Upgraded(Change):
+    """A finished upgrade, with what was watched. `driver` is None if the pipeline is not wanted to run."""
+
+    batches: dict[str, int] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    driver: str | None = None
 
 
 Behind = Callable[[], Mapping[str, int | None]]
@@ -71,8 +107,8 @@ def behind(root: str, pipeline: Pipeline, bindings: Path) -> Behind:
     return ask
 
 
-def check(launcher: Launcher, pipeline: str, release: str) -> Json:
-    """Return the old release and what the check said. Raises HeadraceError with every unsafe change and the way out."""
+def check(launcher: Launcher, pipeline: str, release: str) -> Change:
+    """Check a release and return the change to it. Raises HeadraceError with every unsafe change and the way out."""
     result = launcher.check(pipeline, StartSpec(release=release))
     if result.changes:
         changes = "; ".join(f"{query}: {', '.join(what)}" for query, what in sorted(result.changes.items()))
@@ -83,14 +119,13 @@ def check(launcher: Launcher, pipeline: str, release: str) -> Json:
         )
     if result.exit != "FINISHED":
         raise HeadraceError(f"{release} cannot run {pipeline}: {result.error} Nothing was stopped.")
-    return {"pipeline": pipeline, "from": desired_state.read(launcher.root, pipeline).release, "to": release}
+    return Change(pipeline, desired_state.read(launcher.root, pipeline).release, release)
 
 
-def stop(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
-    """Hold the supervisor and stop the driver; a running batch may finish."""
-    del by, release
+def stop(launcher: Launcher, pipeline: str) -> str:
+    """Hold the supervisor and stop the driver; a running batch may finish. Returns in words how the driver ended."""
     desired_state.hold(launcher.root, pipeline, HOLD_SECONDS)
-    return {"pipeline": pipeline, "ended": interface.end_in_words(launcher.stop(pipeline))}
+    return interface.end_in_words(launcher.stop(pipeline))
 
 
 def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
@@ -98,16 +133,11 @@ def snapshot(launcher: Launcher, pipeline: Pipeline) -> dict[str, str]:
     return snapshots.take_all(launcher.root, pipeline, reason="before an upgrade")
 
 
-def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
-    """Start a release while the supervisor is held, and wait until its queries run. Raises HeadraceError if not.
-
-    Returns what `watch` must find: the driver's identity and release. Where the pipeline is not wanted to run nothing is
-    started, and `driver` is None.
-    """
-    del by
+def start(launcher: Launcher, pipeline: str, release: str) -> Started:
+    """Start a release while the supervisor is held, and wait until its queries run. Raises HeadraceError if not."""
     desired = desired_state.hold(launcher.root, pipeline, HOLD_SECONDS)
     if desired.want != "RUNNING":
-        return {"pipeline": pipeline, "driver": None, "wanted": desired.want, "started": False}
+        return Started(pipeline, desired.want)
     running = launcher.find(pipeline)
     if running and running[0].release != release:
         launcher.stop(pipeline)
@@ -116,7 +146,7 @@ def start(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
         raise HeadraceError(
             f"Another start of {pipeline} with {driver.release or 'the deployment'} came first: upgrade again."
         )
-    return control.await_queries(launcher, driver, new=new) | {"at_ms": time.time_ns() // 1_000_000}
+    return Started(pipeline, desired.want, control.await_queries(launcher, driver, new=new))
 
 
 def watch(
@@ -193,7 +223,7 @@ class _Observed:
         ]
 
 
-def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
+def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> DesiredState:
     """Make the new release the one that the supervisor keeps running, and release the supervisor.
 
     Raises HeadraceError where another release runs: it was replaced after the watch.
@@ -204,12 +234,12 @@ def keep(launcher: Launcher, pipeline: str, *, by: str, release: str) -> Json:
             f"{pipeline} runs {other[0].release or 'the deployment'} ({other[0].where}), not the release."
         )
     reason = f"upgraded to {release or 'the deployment'}"
-    return records.to_json(desired_state.run_release(launcher.root, pipeline, by, reason, release))
+    return desired_state.run_release(launcher.root, pipeline, by, reason, release)
 
 
 def roll_back(
     launcher: Launcher, described: Pipeline, *, by: str, release: str, cut: dict[str, str] | None = None
-) -> Json:
+) -> Started:
     """End whatever runs and start the old release; where it cannot go on from the checkpoint, restore the `cut` first.
 
     `described` is the pipeline as the old release has it. The old release is also what the supervisor keeps running
@@ -223,7 +253,7 @@ def roll_back(
     restored = False
     try:
         try:
-            started = start(launcher, pipeline, by=by, release=release)
+            started = start(launcher, pipeline, release)
         except HeadraceError:
             record = driver_files.exit_record(launcher.root, pipeline)
             if not cut or record is None or record.exit not in {"DAMAGED", "REFUSED"}:
@@ -231,10 +261,10 @@ def roll_back(
             launcher.stop(pipeline, 0)
             restore.restore_all(launcher, described, cut, by=by, reason=reason)
             restored = True
-            started = start(launcher, pipeline, by=by, release=release)
+            started = start(launcher, pipeline, release)
     finally:
         desired_state.hold(launcher.root, pipeline, 0)
-    return started | {"restored": restored}
+    return replace(started, restored=restored)
 
 
 def run(
@@ -248,7 +278,7 @@ def run(
     seconds: float,
     report: Callable[[str], None],
     lag: Behind = not_known,
-) -> Json:
+) -> Upgraded:
     """Carry out a complete upgrade, as the DAG does task by task. Raises HeadraceError after it was refused or rolled back.
 
     A pipeline that is not wanted to run gets the release for its next start; `driver` is None then.
@@ -256,28 +286,28 @@ def run(
     `described` is the pipeline now, `old` as the release that runs has it (the same but for a release in a folder).
     """
     report("check")
-    plan = check(launcher, described.name, release)
+    change = check(launcher, described.name, release)
     cut: dict[str, str] | None = None
     try:
         report("stop")
-        stop(launcher, described.name, by=by, release=release)
+        stop(launcher, described.name)
         report("snapshot")
         cut = snapshot(launcher, described)
         report("start")
-        driver = start(launcher, described.name, by=by, release=release)["driver"]
+        driver = start(launcher, described.name, release).driver
         watched = watch(
             launcher, described.name, driver=driver, batches=batches, seconds=seconds, report=report, lag=lag
         )
         keep(launcher, described.name, by=by, release=release)
     except HeadraceError as fault:
         report("roll back")
-        back = roll_back(launcher, old, by=by, release=plan["from"], cut=cut)
-        how = "from the snapshot" if back["restored"] else "from its checkpoint"
-        now = f"which runs again {how}" if back["driver"] else f"and stays {back['wanted']}"
+        back = roll_back(launcher, old, by=by, release=change.old, cut=cut)
+        how = "from the snapshot" if back.restored else "from its checkpoint"
+        now = f"which runs again {how}" if back.running else f"and stays {back.wanted}"
         raise HeadraceError(
-            f"{described.name} was rolled back to {plan['from'] or 'the deployment'}, {now}: {fault}"
+            f"{described.name} was rolled back to {change.old or 'the deployment'}, {now}: {fault}"
         ) from fault
-    return plan | records.to_json(watched) | {"driver": driver}
+    return Upgraded(**vars(change), **vars(watched), driver=driver)
 
 
 def _require_wanted(desired: DesiredState) -> None:

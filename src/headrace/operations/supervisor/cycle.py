@@ -63,8 +63,7 @@ from headrace.operations.supervisor.driver_health import LIMITS, Limits
 from headrace.operations.supervisor.memory import Action, DriverSummary, Memory, QueryVerdict, Supervision
 from headrace.operations.supervisor.observe import SILENCE, Ends, KafkaEnds, observe
 from headrace.operations.supervisor.verdict import Finding, Judgement, Observation, judge, remember
-from headrace.store import pace, paths, records
-from headrace.store.records import Json
+from headrace.store import pace, paths
 
 PASS_SECONDS = 5.0
 TURN_SECONDS = 10.0
@@ -94,8 +93,8 @@ class Supervised:
     actions: tuple[Action, ...]
 
 
-def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: float = 50) -> Json:
-    """Supervise one pipeline of a deployment for a while. Returns the last pass in the shape of supervision.json, with `actions`.
+def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: float = 50) -> Supervised:
+    """Supervise one pipeline of a deployment for a while.
 
     Raises HeadraceError for an unknown name, and once (the alarm) when the pipeline needs a person.
     """
@@ -104,7 +103,7 @@ def supervise_for_airflow(deployment: Deployment, pipeline: str, watch_seconds: 
     given_up = [action.reason for action in result.actions if action.kind == "GIVE_UP"]
     if given_up:
         raise HeadraceError(f"{pipeline} needs a person: {given_up[-1]}; see {result.last.runbook or 'its log'}.")
-    return records.to_json(result.last) | {"actions": [records.to_json(action) for action in result.actions]}
+    return result
 
 
 def supervise(context: Context, *, watch_seconds: float = 0, pass_seconds: float = PASS_SECONDS) -> Supervised:
