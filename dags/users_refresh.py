@@ -41,36 +41,44 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Pick the newest complete snapshot. If it is not newer than the applied one, the run ends here."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.store.records import to_json
 
             picked = duty.pick(deployment.load(), pipeline, dimension)
-            if "skip" in picked:
-                dag_support.say(picked["skip"])
+            if isinstance(picked, str):
+                dag_support.say(picked)
                 return {}
-            return picked
+            return to_json(picked)
 
         @task
         def stage(snapshot: dict[str, Any]) -> dict[str, Any]:
             """Read the snapshot into the stage."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.snapshot import Snapshot
+            from headrace.store.records import from_json, to_json
 
-            return duty.stage(deployment.load(), pipeline, dimension, snapshot)
+            return to_json(duty.stage(deployment.load(), pipeline, dimension, from_json(Snapshot, snapshot)))
 
         @task
         def check(staged: dict[str, Any]) -> dict[str, Any]:
             """Check the staged rows. If a critical expectation fails, the serving table stays unchanged."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.documents import Staged
+            from headrace.store.records import from_json, to_json
 
-            return duty.check(deployment.load(), pipeline, dimension, staged)
+            return to_json(duty.check(deployment.load(), pipeline, dimension, from_json(Staged, staged)))
 
         @task
         def plan(staged: dict[str, Any]) -> dict[str, Any]:
             """Compare the staged rows with the serving table."""
-            from headrace.operations import deployment
+            from headrace.operations import deployment, plans
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.documents import Staged
+            from headrace.store.records import from_json, to_json
 
-            return duty.plan(deployment.load(), pipeline, dimension, staged)
+            found = duty.plan(deployment.load(), pipeline, dimension, from_json(Staged, staged))
+            return to_json(found) | plans.for_approval(found.plan(full))
 
         @task.branch
         def deletes_too_many(planned: dict[str, Any]) -> str:
@@ -82,19 +90,25 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Check the plan again and write it."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.diff import Difference
+            from headrace.store.records import from_json
 
             # If the plan needs an approval, only an approval leads here.
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
             holder = dag_support.holder(dag_run)["holder"]
-            return duty.apply(deployment.load(), pipeline, dimension, planned, approval, holder=holder)
+            difference = from_json(Difference, planned)
+            return duty.apply(deployment.load(), pipeline, dimension, difference, approval, holder=holder)
 
         @task
         def verify(staged: dict[str, Any], dag_run: Any = None) -> dict[str, int]:  # noqa: ANN401 - Airflow's
             """Compare again. Fail if table and stage still differ."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.documents import Staged
+            from headrace.store.records import from_json
 
-            return duty.verify(deployment.load(), pipeline, dimension, staged, **dag_support.holder(dag_run))
+            own, run = deployment.load(), dag_support.holder(dag_run)
+            return duty.verify(own, pipeline, dimension, from_json(Staged, staged), **run)
 
         @task(outlets=[Asset(f"dimension_{name}", uri=f"headrace://dimensions/{name}")])
         def record(
@@ -107,12 +121,15 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Record what was applied, by whom and with whose approval. Older snapshots are then refused."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
+            from headrace.operations.dimensions.diff import Difference
+            from headrace.operations.dimensions.documents import Staged
+            from headrace.store.records import from_json, to_json
 
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
             holder = dag_support.holder(dag_run)["holder"]
-            return duty.record(
-                deployment.load(), pipeline, dimension, staged, planned, written, approval, holder=holder
-            )
+            documents = from_json(Staged, staged), from_json(Difference, planned)
+            entry = duty.record(deployment.load(), pipeline, dimension, *documents, written, approval, holder=holder)
+            return to_json(entry)
 
         staged = stage(pick())
         checked, planned = check(staged), plan(staged)

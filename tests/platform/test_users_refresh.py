@@ -24,7 +24,10 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import duty
+from headrace.operations.dimensions.diff import Difference
+from headrace.operations.dimensions.snapshot import Snapshot
 from headrace.operations.plans import Approval
+from headrace.store.records import to_json
 from tests.support.drivers import Stage, make_stage
 from tests.support.expectations import import_great_expectations
 
@@ -63,7 +66,17 @@ def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
         return {"skip": plan.notes[0]}
     approval = Approval(plan.id, by="test", approved_by="test" if approve else "")
     told = duty.refresh(stage.deployment, stage.name, dimension, approval)
-    return json.loads(json.dumps(told))
+    return json.loads(json.dumps(to_json(told)))
+
+
+def _picked(stage: Stage, dimension: str) -> Snapshot:
+    snapshot = duty.pick(stage.deployment, stage.name, dimension)
+    assert isinstance(snapshot, Snapshot), snapshot
+    return snapshot
+
+
+def _approved(stage: Stage, dimension: str, difference: Difference) -> Approval:
+    return Approval(difference.plan(f"{stage.name}.{dimension}").id, by="test")
 
 
 def _rows(stage: Stage, columns: str = "login_id, user_name") -> list[dict[str, Any]]:
@@ -221,27 +234,26 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     deployment, name = stage.deployment, "users_plan"
     now = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
     _drop(stage, now, {"a": "A", "b": "B"})
-    staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))
+    staged = duty.stage(deployment, stage.name, name, _picked(stage, name))
     plan = duty.plan(deployment, stage.name, name, staged)
-    Path(plan["diff"]).write_bytes(b"other")
+    Path(plan.diff).write_bytes(b"other")
     with pytest.raises(HeadraceError, match="is not what was planned"):
-        duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
+        duty.apply(deployment, stage.name, name, plan, _approved(stage, name, plan), holder=RUN["holder"])
     assert _names(stage) == {}
     plan = duty.plan(deployment, stage.name, name, staged)
     assert _refresh(stage)["inserts"] == 2
     with pytest.raises(HeadraceError, match="has been applied since the plan"):
-        duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
+        duty.apply(deployment, stage.name, name, plan, _approved(stage, name, plan), holder=RUN["holder"])
 
     # While one run writes, another waits; what it left is free for the next.
     _drop(stage, now + timedelta(seconds=30), {"a": "A", "b": "B1"})
-    staged = duty.stage(deployment, stage.name, name, duty.pick(deployment, stage.name, name))
+    staged = duty.stage(deployment, stage.name, name, _picked(stage, name))
     plan = duty.plan(deployment, stage.name, name, staged)
-    written = duty.apply(deployment, stage.name, name, plan, Approval(plan["plan"], by="test"), holder=RUN["holder"])
+    written = duty.apply(deployment, stage.name, name, plan, _approved(stage, name, plan), holder=RUN["holder"])
     with pytest.raises(HeadraceError, match=r"Another refresh of .* is writing, by test since"):
         _refresh(stage)
     assert duty.verify(deployment, stage.name, name, staged, **RUN)["rows"] == 2
-    approval = Approval(plan["plan"], by="test")
-    duty.record(deployment, stage.name, name, staged, plan, written, approval, holder=RUN["holder"])
+    duty.record(deployment, stage.name, name, staged, plan, written, _approved(stage, name, plan), holder=RUN["holder"])
 
     # A row that was written after the extract is left as it is, whichever way it differs.
     stage.cql("UPDATE test_db.users_plan SET user_name = 'By hand' WHERE login_id = 'a'")
@@ -250,5 +262,5 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     told = _refresh(stage)
     assert (told["updates"], told["deletes"], told["newer"]) == (1, 0, 2)
     assert _names(stage) == {"a": "By hand", "b": "B2", "c": "By hand"}
-    assert duty.status(deployment, stage.name, name)["applied"]["version"] == told["version"]
+    assert duty.status(deployment, stage.name, name).applied.version == told["version"]
     assert duty.dimensions(deployment) == [(stage.name, name)]

@@ -12,6 +12,7 @@ from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.deployment import Deployment
 from headrace.operations.dimensions import duty
+from headrace.store.records import to_json
 
 users = typer.Typer(no_args_is_help=True, help="Refresh the users (or any dimension) from their directory.")
 
@@ -26,12 +27,13 @@ def status(as_json: Json = False) -> None:
         f"{pipeline}.{name}": duty.status(deployment, pipeline, name) for pipeline, name in duty.dimensions(deployment)
     }
     if as_json:
-        print_json(states)
+        none: dict[str, object] = {"applied": {}}
+        print_json({name: to_json(now) | ({} if now.applied.version else none) for name, now in states.items()})
         return
     rows = [
-        (name, state["applied"].get("version", "nothing yet"), tables.number(state["applied"].get("rows")),
-         state["complete"], state["unfinished"])
-        for name, state in states.items()
+        (name, now.applied.version or "nothing yet", tables.number(now.applied.rows if now.applied.version else None),
+         now.complete, now.unfinished)
+        for name, now in states.items()
     ]  # fmt: skip
     console.print(tables.plain(("dimension", "applied", "rows", "complete snapshots", "incomplete snapshots"), rows))
 
@@ -59,10 +61,10 @@ def refresh(
     if not act:
         show(context, planned, as_json)
     elif as_json:
-        print_json(record)
+        print_json(to_json(record))
     else:
-        rows = f"{record['inserts']} new, {record['updates']} changed, {record['deletes']} deleted"
-        console.print(f"Version {record['version']}: {rows}.")
+        rows = f"{record.inserts} new, {record.updates} changed, {record.deletes} deleted"
+        console.print(f"Version {record.version}: {rows}.")
 
 
 def _chosen(deployment: Deployment, dimension: str | None) -> tuple[str, str]:

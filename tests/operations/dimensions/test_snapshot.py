@@ -13,6 +13,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions.documents import RefreshRecord
 from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, pick, settings
+from headrace.store.records import from_json, to_json
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -45,7 +46,7 @@ def test_the_newest_complete_snapshot_is_picked_whatever_its_name_begins_with(
     assert isinstance(found, Snapshot)
     assert (found.version, found.kind) == ("20260103T000000Z", "parquet")
     assert found.extract_ms == int(datetime(2026, 1, 3, tzinfo=UTC).timestamp() * 1000)
-    assert Snapshot(**found.to_json_dict()) == found
+    assert from_json(Snapshot, to_json(found)) == found
 
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -31,6 +31,7 @@ class Difference:
     one that was begun last. `reasons` say why it needs approval; empty if it needs none.
     """
 
+    COMPUTED: ClassVar = ("needs_approval",)
     version: str
     extract_ms: int
     diff: str

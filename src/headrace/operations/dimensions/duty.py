@@ -1,6 +1,6 @@
-"""The steps of a refresh, in order, as functions whose arguments and results are plain JSON.
+"""The steps of a refresh, in order, as functions whose arguments and results are dataclasses.
 
-pick, stage, check, plan, (approval if plan["needs_approval"]), apply, verify, record. `prepare` runs them up to the plan (ADR
+pick, stage, check, plan, (approval if the difference needs it), apply, verify, record. `prepare` runs them up to the plan (ADR
 48), `refresh` all of them.
 """
 
@@ -17,16 +17,16 @@ from headrace.contract.names import stage_name
 from headrace.errors import HeadraceError
 from headrace.operations import plans
 from headrace.operations.deployment import Deployment
-from headrace.operations.dimensions.documents import Staged
+from headrace.operations.dimensions.documents import RefreshRecord, Staged
 from headrace.operations.dimensions.kept import history, remove_old, rows_before
 from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, settings
 from headrace.operations.dimensions.snapshot import pick as pick_snapshot
 from headrace.operations.lineage import run_events
 from headrace.operations.plans import Approval, Plan
-from headrace.store.records import from_json, to_json
 
 if TYPE_CHECKING:
     from headrace.operations.dimensions.diff import Difference
+    from headrace.operations.quality.summary import Summary
 
 
 def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
@@ -39,27 +39,26 @@ def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
     ]
 
 
-def pick(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return the snapshot to refresh from, or {"skip": reason} if none is newer than the applied one.
+def pick(deployment: Deployment, pipeline: str, dimension: str) -> Snapshot | str:
+    """Return the snapshot to refresh from, or the reason if none is newer than the applied one.
 
     First removes staged rows that are older than the dimension's `keep`.
     """
     remove_old(deployment.root, deployment.pipeline(pipeline), dimension)
-    snapshot = pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
-    return {"skip": snapshot} if isinstance(snapshot, str) else snapshot.to_json_dict()
+    return pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
 
 
-def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Snapshot) -> Staged:
     """Read the snapshot into the stage. Raises HeadraceError for an invalid snapshot."""
     from headrace.operations.dimensions import stage as stages
 
     spec = deployment.pipeline(pipeline)
-    staged = stages.stage(deployment.root, deployment.bindings, spec, dimension, Snapshot(**snapshot))
+    staged = stages.stage(deployment.root, deployment.bindings, spec, dimension, snapshot)
     run_events.emit_refresh(deployment, pipeline, dimension, staged.version, "START")
-    return to_json(staged)
+    return staged
 
 
-def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
+def check(deployment: Deployment, pipeline: str, dimension: str, staged: Staged) -> Summary:
     """Run the stage's suite. Returns its summary; raises HeadraceError if a critical expectation failed."""
     from headrace.operations.dimensions.live import count
     from headrace.operations.dimensions.stage import read_parquet
@@ -76,9 +75,9 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     before = before or count(deployment.bindings, spec, dimension)
     least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
     key = tuple(spec.dimensions[dimension].key)
-    frame = read_parquet(str(staged["stage"])).to_pandas()
-    window = StageVersion(name=f"version {staged['version']}", version=staged["version"])
-    parameters: dict[str, float] = {"rows_min": max(1, least), "now_ms": staged["extract_ms"]}
+    frame = read_parquet(staged.stage).to_pandas()
+    window = StageVersion(name=f"version {staged.version}", version=staged.version)
+    parameters: dict[str, float] = {"rows_min": max(1, least), "now_ms": staged.extract_ms}
     task = Check(name, pipeline, dimension, window, parameters)
     outcomes, result = validate(suite_of(spec, name), frame, key, task.parameters)
     rows = store.quarantine_rows(task, outcomes, key)
@@ -88,7 +87,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
         query=dimension,
         status=status_of(outcomes),
         window=window,
-        checked_at_ms=int(staged["extract_ms"]),
+        checked_at_ms=staged.extract_ms,
         rows=len(frame),
         expectations=len(outcomes),
         quarantined=len(rows),
@@ -97,31 +96,25 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping
     )
     store.record(deployment.bindings, summary, rows)
     store.write_report(deployment.root, summary, result)
-    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
+    with run_events.refreshing(deployment, pipeline, dimension, staged.version):
         gate(summary)
-    return to_json(summary)
+    return summary
 
 
-def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the difference (`diff.Difference`) with `needs_approval`, and its plan for an approval (`plans.for_approval`)."""
-    difference = _difference(deployment, pipeline, dimension, staged)
-    shown = plans.for_approval(difference.plan(f"{pipeline}.{dimension}"))
-    return to_json(difference) | {"needs_approval": difference.needs_approval} | shown
-
-
-def _difference(deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any]) -> Difference:
+def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Staged) -> Difference:
+    """Compare the stage with the table. Returns what a refresh would write."""
     from headrace.operations.dimensions.diff import diff
 
     spec = deployment.pipeline(pipeline)
-    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return diff(deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
+    with run_events.refreshing(deployment, pipeline, dimension, staged.version):
+        return diff(deployment.root, deployment.bindings, spec, dimension, staged)
 
 
 def apply(
     deployment: Deployment,
     pipeline: str,
     dimension: str,
-    planned: Mapping[str, Any],
+    difference: Difference,
     approval: Approval,
     *,
     holder: str,
@@ -132,47 +125,41 @@ def apply(
     `holder` identifies the run: no other one may write the dimension until `record`.
     """
     from headrace.operations.dimensions import apply as writes
-    from headrace.operations.dimensions.diff import Difference
 
-    spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
-    target = (deployment.root, deployment.bindings, spec, dimension)
+    target = (deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension)
     with run_events.refreshing(deployment, pipeline, dimension, difference.version):
         return writes.apply(*target, difference, approval, holder=holder, report=report)
 
 
 def verify(
-    deployment: Deployment, pipeline: str, dimension: str, staged: Mapping[str, Any], *, holder: str, by: str
+    deployment: Deployment, pipeline: str, dimension: str, staged: Staged, *, holder: str, by: str
 ) -> dict[str, int]:
     """Compare the table with the stage again; returns {"rows", "newer"}. Raises HeadraceError if they differ."""
     from headrace.operations.dimensions import apply as writes
 
     spec = deployment.pipeline(pipeline)
-    with run_events.refreshing(deployment, pipeline, dimension, staged["version"]):
-        return writes.verify(
-            deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged), holder=holder, by=by
-        )
+    with run_events.refreshing(deployment, pipeline, dimension, staged.version):
+        return writes.verify(deployment.root, deployment.bindings, spec, dimension, staged, holder=holder, by=by)
 
 
 def record(
     deployment: Deployment,
     pipeline: str,
     dimension: str,
-    staged: Mapping[str, Any],
-    planned: Mapping[str, Any],
+    staged: Staged,
+    difference: Difference,
     written: Mapping[str, int],
     approval: Approval,
     *,
     holder: str,
-) -> dict[str, Any]:
+) -> RefreshRecord:
     """Record the version as applied, release the lease, and return the record."""
     from headrace.operations.dimensions import apply as writes
-    from headrace.operations.dimensions.diff import Difference
 
-    spec, difference = deployment.pipeline(pipeline), from_json(Difference, planned)
-    target = (deployment.root, deployment.bindings, spec, dimension, from_json(Staged, staged))
+    target = (deployment.root, deployment.bindings, deployment.pipeline(pipeline), dimension, staged)
     entry = writes.record(*target, difference, dict(written), approval, holder=holder)
     run_events.emit_refresh(deployment, pipeline, dimension, entry.version, "COMPLETE", rows=sum(written.values()))
-    return to_json(entry)
+    return entry
 
 
 @dataclass(frozen=True)
@@ -180,18 +167,18 @@ class Prepared:
     """A refresh before its first write. Without a snapshot to refresh from, the plan has no items, and a note says why."""
 
     plan: Plan
-    staged: Mapping[str, Any]
-    difference: Difference | None
+    staged: Staged | None = None
+    difference: Difference | None = None
 
 
 def prepare(deployment: Deployment, pipeline: str, dimension: str) -> Prepared:
     """Pick, stage, check and compare, for the command line. Writes nothing to the table."""
     snapshot = pick(deployment, pipeline, dimension)
-    if "skip" in snapshot:
-        return Prepared(Plan("refresh", f"{pipeline}.{dimension}", (), notes=(snapshot["skip"],)), {}, None)
+    if isinstance(snapshot, str):
+        return Prepared(Plan("refresh", f"{pipeline}.{dimension}", (), notes=(snapshot,)))
     staged = stage(deployment, pipeline, dimension, snapshot)
     check(deployment, pipeline, dimension, staged)
-    difference = _difference(deployment, pipeline, dimension, staged)
+    difference = plan(deployment, pipeline, dimension, staged)
     return Prepared(difference.plan(f"{pipeline}.{dimension}"), staged, difference)
 
 
@@ -202,11 +189,13 @@ def refresh(
     approval: Approval,
     *,
     report: Any = None,  # noqa: ANN401 - an apply.Report
-) -> dict[str, Any]:
+) -> RefreshRecord:
     """Run all steps in order, for the command line, and return the record. Raises HeadraceError if the plan has changed."""
     prepared = prepare(deployment, pipeline, dimension)
     plans.require(prepared.plan, approval.plan)
-    staged, difference = prepared.staged, to_json(prepared.difference)
+    staged, difference = prepared.staged, prepared.difference
+    if staged is None or difference is None:
+        raise HeadraceError(" ".join(prepared.plan.notes))
     holder = f"command {uuid.uuid4().hex}"
     try:
         written = apply(deployment, pipeline, dimension, difference, approval, holder=holder, report=report)
@@ -222,12 +211,17 @@ def refresh(
         raise
 
 
-def status(deployment: Deployment, pipeline: str, dimension: str) -> dict[str, Any]:
-    """Return the applied version, the complete snapshots in the drop folder, and those still being written."""
+@dataclass(frozen=True)
+class Status:
+    """The newest applied version, the complete snapshots in the drop folder, and those still being written."""
+
+    applied: RefreshRecord
+    complete: tuple[str, ...]
+    unfinished: tuple[str, ...]
+
+
+def status(deployment: Deployment, pipeline: str, dimension: str) -> Status:
+    """Return the state of a dimension's refreshes."""
     complete, waiting = in_drop(deployment.root, pipeline, dimension)
     record = applied(deployment.root, pipeline, dimension)
-    return {
-        "applied": to_json(record) if record.version else {},
-        "complete": [snapshot.place for snapshot in complete],
-        "unfinished": waiting,
-    }
+    return Status(record, tuple(each.place for each in complete), tuple(waiting))

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -37,10 +37,6 @@ class Snapshot:
     place: str
     rows: int | None = None
     sha256: str | None = None
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `Snapshot(**...)` reads them."""
-        return asdict(self)
 
 
 def settings(pipeline: Pipeline, dimension: str) -> Refresh:
