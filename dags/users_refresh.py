@@ -77,8 +77,8 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations.dimensions.documents import Staged
             from headrace.store.records import from_json, to_json
 
-            found = duty.plan(deployment.load(), pipeline, dimension, from_json(Staged, staged))
-            return to_json(found) | plans.for_approval(found.plan(full))
+            difference = duty.plan(deployment.load(), pipeline, dimension, from_json(Staged, staged))
+            return to_json(difference) | plans.for_approval(difference.plan(full))
 
         @task.branch
         def deletes_too_many(planned: dict[str, Any]) -> str:
@@ -107,8 +107,8 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations.dimensions.documents import Staged
             from headrace.store.records import from_json
 
-            own, run = deployment.load(), dag_support.holder(dag_run)
-            return duty.verify(own, pipeline, dimension, from_json(Staged, staged), **run)
+            loaded, run = deployment.load(), dag_support.holder(dag_run)
+            return duty.verify(loaded, pipeline, dimension, from_json(Staged, staged), **run)
 
         @task(outlets=[Asset(f"dimension_{name}", uri=f"headrace://dimensions/{name}")])
         def record(

@@ -61,7 +61,7 @@ def batch_views(_: str) -> tuple[str, dict[str, Any]]:
 
     spark_runs.plan_views = plan_views  # type: ignore[assignment]
     spark_runs.report = told  # type: ignore[assignment]
-    run_events.emit_views = lambda _, report: run_events.Emitted(report.pipeline, 1, "")
+    run_events.emit_views = lambda _, report: run_events.Emitted(report.pipeline, 1, "")  # type: ignore[assignment]
     return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
 
 
@@ -76,7 +76,7 @@ def reconcile(_: str) -> tuple[str, dict[str, Any]]:
         raise HeadraceError(f"{report.pipeline} differs")
 
     own.require_even = differs  # type: ignore[assignment]
-    spark_runs.plan_reconcile = lambda *_: [  # type: ignore[assignment]
+    spark_runs.plan_reconcile = lambda *_: [
         spark_runs.Submission("reconcile-pos_sales", fault="no topic"), spark_runs.Submission("reconcile-web_events")
     ]  # fmt: skip
     spark_runs.report = told  # type: ignore[assignment]

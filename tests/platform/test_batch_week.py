@@ -110,7 +110,9 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     report = job_runs.execute(deployment, reconcile.plan(deployment, stage.name, queries=["tumbling"]), ReconcileReport)
     (account,) = [each for each in report.accounts if each.query == "tumbling"]
     assert account.differing == 3
-    told = {(found.in_micros(each.key["window_start"]), each.key["product_id"]): each for each in account.differences}
+    told = {
+        (found.in_micros(str(each.key["window_start"])), each.key["product_id"]): each for each in account.differences
+    }
 
     def of(row: dict[str, Any]) -> Difference:
         return told[found.micros(row["window_start"]), row["product_id"]]

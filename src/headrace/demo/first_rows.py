@@ -16,15 +16,13 @@ from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipelin
 from headrace.contract.names import cassandra_table, dead_letter_topic
 from headrace.operations.clients import cassandra_session
 from headrace.store import paths
-from headrace.store.records import Json
+from headrace.store.records import Row
 from headrace.store.small_files import locate
 
-Rows = list[Json]
 
-
-def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: int = 2) -> dict[str, Rows]:
+def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: int = 2) -> dict[str, list[Row]]:
     """Return up to `limit` rows of each sink and dead-letter topic, read with the bindings at `root`."""
-    rows_by_sink: dict[str, Rows] = {}
+    rows_by_sink: dict[str, list[Row]] = {}
     with cassandra_session(root) as session:
         for pipeline in pipelines:
             for name, query in pipeline.queries.items():
@@ -46,7 +44,7 @@ def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: i
     return rows_by_sink
 
 
-def _table(session: Session, keyspace: str, table: str, columns: list[str], key: set[str]) -> Rows:
+def _table(session: Session, keyspace: str, table: str, columns: list[str], key: set[str]) -> list[Row]:
     """Return rows that a stream wrote: some column besides the key has a value."""
     names = ", ".join(f'"{name}"' for name in columns)
     rows = session.execute(f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200")  # noqa: S608 - quoted names
@@ -54,7 +52,7 @@ def _table(session: Session, keyspace: str, table: str, columns: list[str], key:
     return [row for row in dicts if any(value is not None for name, value in row.items() if name not in key)]
 
 
-def _topic(root: Path, topic: str, limit: int) -> Rows:
+def _topic(root: Path, topic: str, limit: int) -> list[Row]:
     consumer = Consumer(read_kafka(root).reader_config("headrace.show"))
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -66,16 +64,16 @@ def _topic(root: Path, topic: str, limit: int) -> Rows:
         consumer.close()
 
 
-def _record(message: Any) -> Json:  # noqa: ANN401 - a confluent_kafka.Message
+def _record(message: Any) -> Row:  # noqa: ANN401 - a confluent_kafka.Message
     headers = dict(message.headers() or [])
     value = (message.value() or b"").decode(errors="replace")
-    row: Json = {"value": value if len(value) <= 100 else value[:97] + "..."}
+    row: Row = {"value": value if len(value) <= 100 else value[:97] + "..."}
     if "headrace.reason" in headers:
         row = {"reason": headers["headrace.reason"].decode(errors="replace")} | row
     return row
 
 
-def _files(storage: str, pipeline: str, query: str, limit: int) -> Rows:
+def _files(storage: str, pipeline: str, query: str, limit: int) -> list[Row]:
     fs, folder = locate(paths.query_files(storage, pipeline, query))
     for path in sorted(fs.glob(f"{folder}/*/batch_id=*/part-*.json")):
         with fs.open(path, "rt") as handle:

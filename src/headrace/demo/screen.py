@@ -15,7 +15,7 @@ from rich.text import Text
 
 from headrace.access.bindings import read_kafka
 from headrace.contract.model import Pipeline
-from headrace.demo.first_rows import Rows, first_rows
+from headrace.demo.first_rows import first_rows
 from headrace.errors import HeadraceError
 from headrace.local import airflow_client, airflow_config, jars, kafka
 from headrace.local.airflow_client import Airflow
@@ -30,6 +30,7 @@ from headrace.operations.produce.mix import make_mix
 from headrace.operations.produce.run import produce_generated
 from headrace.operations.provision.run import provision
 from headrace.store import driver_files
+from headrace.store.records import Row
 
 REFRESH_SECONDS = 1.0
 RESULTS_EVERY_SECONDS = 8.0
@@ -81,7 +82,7 @@ def _watch(
 ) -> None:
     """Show the streams until all of `running` have ended and each query has written a batch, then a final time."""
     root, began = settings.bindings(), time.monotonic()
-    results: dict[str, Rows] = {}
+    results: dict[str, list[Row]] = {}
     first_row_after: float | None = None
     next_results = 0.0
     with Live(console=console, refresh_per_second=2, screen=console.is_terminal) as live:
@@ -148,7 +149,7 @@ def _wrote(launcher: LocalLauncher, name: str) -> bool:
 def _screen(
     launcher: LocalLauncher,
     pipelines: Mapping[str, Pipeline],
-    results: dict[str, Rows],
+    results: dict[str, list[Row]],
     first_row_after: float | None,
     width: int,
 ) -> Group:

@@ -52,7 +52,7 @@ def plan_find(deployment: Deployment, pipeline: str, query: str, offsets: Sequen
     if offsets:
         return []
     prepared = find.prepare(deployment, deployment.pipeline(pipeline), query, run=run)
-    return [spark_runs.submission(deployment, prepared)]
+    return [to_json(spark_runs.submission(deployment, prepared))]
 
 
 def plan_quarantine(
@@ -69,7 +69,7 @@ def plan_quarantine(
     """
     ranges = [parse_range(text) for text in offsets]
     for submitted in searches:
-        report = from_json(FindReport, spark_runs.report(deployment, submitted))
+        report = spark_runs.report(deployment, from_json(spark_runs.Submission, submitted), FindReport)
         if not report.records:
             raise HeadraceError(find.words(report))
         ranges += find.ranges(report)

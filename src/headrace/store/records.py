@@ -26,6 +26,9 @@ Record = TypeVar("Record")
 Json = dict[str, Any]
 """A JSON object: what a file holds, before it is read into a dataclass."""
 
+Row = dict[str, Any]
+"""A row of a table or topic: column -> cell. The pipeline file names the columns, so no dataclass can."""
+
 _KEY = "json key"
 _OPTIONAL = "left out of JSON while it has its default"
 _MISSING: Any = object()

@@ -23,7 +23,7 @@ from headrace.operations import lake
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.store import view_state
-from headrace.store.records import Json
+from headrace.store.records import Json, Row
 
 MAX_WINDOWS = 20_000
 CONCURRENCY = 64
@@ -37,7 +37,7 @@ class Answer:
     pipeline: str
     query: str
     horizon: datetime | None
-    rows: list[Json]
+    rows: list[Row]
 
     def to_json_dict(self) -> Json:
         """Return the answer with times and decimals as text."""
@@ -95,7 +95,7 @@ def horizon_of(root: str, pipeline: str) -> datetime | None:
     return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _windows(request: Request) -> list[Json]:
+def _windows(request: Request) -> list[Row]:
     since = request.since or request.horizon
     if since is None:
         raise HeadraceError(f"{request.pipeline.name} has no batch views yet: say from when with --since.")
@@ -104,7 +104,7 @@ def _windows(request: Request) -> list[Json]:
     return rows + _layer(_speed_windows(request, request.name, begin), "speed")
 
 
-def _running(request: Request) -> list[Json]:
+def _running(request: Request) -> list[Row]:
     """Return the sums of the view's days and the windows after them; before the first view, the table of totals."""
     if request.since is not None:
         raise HeadraceError(
@@ -130,7 +130,7 @@ def _running(request: Request) -> list[Json]:
             f"{request.pipeline.name}.{request.name} cannot be served: no tumbling query has its keys and sums, to go on "
             "from the horizon."
         )
-    sums: dict[tuple[Any, ...], Json] = {}
+    sums: dict[tuple[Any, ...], Row] = {}
     for row in [*_batch(request, None, None), *_layer(_speed_windows(request, windowed, request.horizon), "speed")]:
         key = tuple(row[name] for name in keys)
         total = sums.setdefault(key, dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: row[LAYER]})
@@ -141,7 +141,7 @@ def _running(request: Request) -> list[Json]:
     return [sums[key] for key in sorted(sums)]
 
 
-def _joined(request: Request) -> list[Json]:
+def _joined(request: Request) -> list[Row]:
     time_column, sink = batch_views.day_column(request.query), _sink(request.query)
     missing = [name for name in sink.partition_key if name not in request.keys]
     if missing:
@@ -156,7 +156,7 @@ def _joined(request: Request) -> list[Json]:
     return rows + _layer(speed_rows, "speed")
 
 
-def _batch(request: Request, time_column: str | None, since: datetime | None) -> list[Json]:
+def _batch(request: Request, time_column: str | None, since: datetime | None) -> list[Row]:
     """Return the view's rows before the horizon."""
     from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -175,7 +175,7 @@ def _batch(request: Request, time_column: str | None, since: datetime | None) ->
     return _layer([{name: row[name] for name in request.query.columns if name in row} for row in ordered], "batch")
 
 
-def _speed_windows(request: Request, name: str, begin: datetime) -> list[Json]:
+def _speed_windows(request: Request, name: str, begin: datetime) -> list[Row]:
     """Return the rows of a windowed query's table whose window begins in [begin, until). Each window is read by its key."""
     query_ = request.pipeline.queries[name]
     assert query_.aggregate is not None
@@ -196,7 +196,7 @@ def _speed_windows(request: Request, name: str, begin: datetime) -> list[Json]:
     return sorted(rows, key=lambda row: tuple(str(row[column]) for column in batch_views.key(query_)))
 
 
-def _speed_table(request: Request) -> list[Json]:
+def _speed_table(request: Request) -> list[Row]:
     sink = _sink(request.query)
     where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in request.keys]
     if any(name not in where for name in sink.partition_key):
@@ -208,7 +208,7 @@ def _speed_table(request: Request) -> list[Json]:
     return [row for row in rows if all(row[name] == value for name, value in request.keys.items())]
 
 
-def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Json]:
+def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
     return [_aware(row._asdict()) for row in session.execute(session.prepare(statement), values)]
 
 
@@ -238,12 +238,12 @@ def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta
     return [epoch + (first + number) * step for number in range(count)]
 
 
-def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Json:
+def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Row:
     query_ = pipeline.queries[name]
     allowed = [
         column for column in batch_views.key(query_) if column not in (batch_views.WINDOW_START, batch_views.WINDOW_END)
     ]
-    typed: Json = {}
+    typed: Row = {}
     for column, value in keys.items():
         if column not in allowed:
             raise HeadraceError(f"{column!r} is no key of {name}: its keys are {', '.join(allowed)}.")
@@ -256,11 +256,11 @@ def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Json:
     return typed
 
 
-def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[Json]:
+def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[Row]:
     return [dict(row) | {LAYER: layer} for row in rows]
 
 
-def _aware(row: Json) -> Json:
+def _aware(row: Row) -> Row:
     return {k: v.replace(tzinfo=UTC) if isinstance(v, datetime) and v.tzinfo is None else v for k, v in row.items()}
 
 

@@ -14,6 +14,8 @@ import attr
 from openlineage.client.event_v2 import InputDataset, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.event_v2 import Job as RunJob
 from openlineage.client.facet_v2 import (
+    DatasetFacet,
+    JobFacet,
     RunFacet,
     column_lineage_dataset,
     data_quality_assertions_dataset,
@@ -30,7 +32,7 @@ from openlineage.client.serde import Serde
 from openlineage.client.transport.http import HttpConfig, HttpTransport
 
 from headrace import __version__
-from headrace.operations.lineage.graph import NAMESPACE, Dataset, Job, Origin
+from headrace.operations.lineage.graph import NAMESPACE, Dataset, Event, Job, Origin
 from headrace.store import paths, small_files, trees
 from headrace.store.records import Json
 
@@ -68,12 +70,12 @@ def event(
     `rows` is the number of rows that the first output received. `error` says why the run failed. `checks` are the results of
     expectations, by the name of their input dataset.
     """
-    facets: Json = {
+    facets: dict[str, JobFacet] = {
         "jobType": job_type_job.JobTypeJobFacet(job.kind, "HEADRACE", "QUERY"),
         "documentation": documentation_job.DocumentationJobFacet(job.description),
         "ownership": ownership_job.OwnershipJobFacet([ownership_job.Owner(job.owner, "MAINTAINER")]),
     }
-    run_facets: Json = {"headrace": HeadraceRunFacet(dict(details))}
+    run_facets: dict[str, RunFacet] = {"headrace": HeadraceRunFacet(dict(details))}
     if error:
         run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(error[:1_000], "python")
     outputs = [OutputDataset(dataset.namespace, dataset.name, facets=_facets(dataset)) for dataset in job.outputs]
@@ -118,7 +120,7 @@ def emit(root: str, events: Sequence[RunEvent]) -> str:
     return error
 
 
-def _post(url: str, events: list[Json]) -> tuple[list[Json], str]:
+def _post(url: str, events: list[Event]) -> tuple[list[Event], str]:
     """Post events in their order. Returns the events that were not accepted, and the error of the first of them."""
     if not events:
         return [], ""
@@ -143,7 +145,7 @@ def _post(url: str, events: list[Json]) -> tuple[list[Json], str]:
     return [], ""
 
 
-def _keep(root: str, content: Json) -> bool:
+def _keep(root: str, content: Event) -> bool:
     """Write an event into the file of its run. Returns whether the event is new."""
     folder = f"{paths.lineage(root)}/{content['job']['name']}"
     path = f"{folder}/{content['run']['runId']}.json"
@@ -174,8 +176,8 @@ def _thin_out(folder: str) -> None:
         trees.remove_file(f"{folder}/{name}")
 
 
-def _facets(dataset: Dataset) -> Json:
-    facets: Json = {}
+def _facets(dataset: Dataset) -> dict[str, DatasetFacet]:
+    facets: dict[str, DatasetFacet] = {}
     if dataset.columns:
         fields = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in dataset.columns.items()]
         facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)

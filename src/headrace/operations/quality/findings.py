@@ -15,7 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.quality.summary import Failure, OpenExpectation, OpenFinding
 from headrace.operations.quality.windows import BatchesStep, NamedWindow, StepWindow, Table
 from headrace.store import paths, records
-from headrace.store.records import Json
+from headrace.store.records import Row
 
 CLOSED_KEPT = 200
 REPAIRED, ACCEPTED = "repaired", "accepted"
@@ -30,7 +30,7 @@ class Broken:
     why: str = ""
     unexpected: int = 0
     error: str = ""
-    examples: tuple[Json, ...] = ()
+    examples: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.quality import read_cassandra
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read_topic import STRANGER, json_row, strangers
-from headrace.operations.quality.rows import Row, frame_of, with_facts
+from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink
 from headrace.operations.quality.summary import WrongBatch
 from headrace.operations.quality.windows import BatchesStep, StepWindow, Table
 from headrace.store import file_sink, ledger, paths, small_files
+from headrace.store.records import Row
 
 
 def frame(

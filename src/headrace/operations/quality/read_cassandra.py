@@ -22,8 +22,8 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
-from headrace.operations.quality.rows import Row
 from headrace.operations.quality.sinks import WINDOW_START, CheckedSink, parts_query, totals_query
+from headrace.store.records import Row
 
 CONCURRENCY = 16
 PAGE_ROWS = 5_000

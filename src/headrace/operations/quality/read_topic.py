@@ -13,9 +13,9 @@ from headrace.contract import names
 from headrace.operations import topics
 from headrace.operations.quality import bounds
 from headrace.operations.quality.offsets import Offsets
-from headrace.operations.quality.rows import Row
 from headrace.operations.quality.sinks import CheckedSink
 from headrace.operations.quality.windows import BatchesStep
+from headrace.store.records import Row
 
 Cursor = Mapping[str, int]
 

@@ -21,16 +21,14 @@ from headrace.operations.quality.sinks import (
     WINDOW_START,
     CheckedSink,
 )
-
-Row = dict[str, Any]
-"""Column -> cell, with the columns that a check adds. Cells are as Kafka's JSON, Cassandra or Iceberg give them."""
+from headrace.store.records import Row
 
 _INTEGERS = {"int": 2**31, "long": 2**63}
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
 
 
 def frame_of(rows: Sequence[Row], sink: CheckedSink, table_columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the rows with typed columns and `_schema_error`.
+    """Return the rows with typed columns and `_schema_error`. Cells are as Kafka's JSON, Cassandra or Iceberg give them.
 
     `table_columns` are the columns of the sink (of a table; default: all columns of the rows, besides the contract's). Cells
     without a value of the contract's type are null, and `_schema_error` says why. Timestamps are UTC.

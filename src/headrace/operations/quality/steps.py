@@ -16,7 +16,6 @@ from headrace.operations.quality import bounds, read_cassandra, read_topic
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
 from headrace.operations.quality.read import read_archive, read_files
-from headrace.operations.quality.rows import Row
 from headrace.operations.quality.sinks import CheckedSink
 from headrace.operations.quality.windows import (
     Batches,
@@ -29,6 +28,7 @@ from headrace.operations.quality.windows import (
     windows_name,
 )
 from headrace.store import ledger, paths
+from headrace.store.records import Row
 
 
 @dataclass(frozen=True)

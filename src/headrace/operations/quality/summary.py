@@ -11,7 +11,7 @@ from headrace.operations.quality.status import GOOD, Status
 from headrace.operations.quality.validate import CRITICAL, Outcome
 from headrace.operations.quality.windows import NamedWindow, Nothing, Passed, Window
 from headrace.store import records
-from headrace.store.records import Json
+from headrace.store.records import Json, Row
 
 EXAMPLES = 3
 BEHIND = "_behind_seconds"
@@ -40,7 +40,7 @@ class Failure:
     percent: float = 0.0
     observed: Any = None
     error: str = ""
-    examples: tuple[Json, ...] = ()
+    examples: tuple[Row, ...] = ()
     accepted: Acceptance | None = records.optional()
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.errors import HeadraceError
 from headrace.operations.quality.suites import Suite
 from headrace.store import records
-from headrace.store.records import Json
+from headrace.store.records import Json, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class Outcome:
     percent: float = 0.0
     observed: Any = None
     error: str = ""
-    rows: tuple[Json, ...] = ()
+    rows: tuple[Row, ...] = ()
 
     @property
     def text(self) -> str:
