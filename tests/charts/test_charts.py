@@ -205,9 +205,9 @@ def test_accounts_are_those_that_the_launcher_names_and_have_the_verbs_that_it_u
     assert rules["airflow-read"][0]["verbs"] == ["get", "list"]
     bound = {each["metadata"]["name"]: each["subjects"] for each in kind(objects, "RoleBinding")}
     made = {each["metadata"]["name"] for each in kind(render("airflow"), "ServiceAccount")}
-    assert {bound[role][0]["name"] for role in ("airflow-submit", "airflow-read")} <= made
+    assert {bound[role][0]["name"] for role in ("airflow-submit", "airflow-read", "airflow-drain")} <= made
     assert {subject["name"] for subjects in bound.values() for subject in subjects} == {
-        "spark-driver", "airflow-tasks", "airflow-web",
+        "spark-driver", "airflow-tasks", "airflow-web", "airflow-drain",
     }  # fmt: skip
 
 

@@ -70,6 +70,8 @@ class StubApi:
     most_living: int = 0
     stuck: bool = False  # deleted pods stay, because their node is lost
     new_phase: str = "Running"
+    replicas: dict[str, int] = field(default_factory=dict)  # of Deployments
+    jobs: dict[str, dict[str, str]] = field(default_factory=dict)  # the labels of Jobs
     _faults: list[int | float] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -202,6 +204,8 @@ class StubApi:
         elif planted is not None:
             return int(planted), _status(int(planted), "Planted", "planted by the test")
         parts = path.strip("/").split("/")
+        if parts[0] == "apis":
+            return self._scale_or_jobs(method, parts, query, body)
         if parts[:3] != ["api", "v1", "namespaces"] or parts[4] != "pods":
             return 404, _status(404, "NotFound", f"no such path: {path}")
         if parts[3] != NAMESPACE:  # a role applies to one namespace only: nothing may be read elsewhere
@@ -215,6 +219,28 @@ class StubApi:
             if method == "DELETE":
                 return self.delete(name, body)
             return self._get(name, parts[6:], query)
+
+    def _scale_or_jobs(
+        self, method: str, parts: list[str], query: dict[str, list[str]], body: dict[str, Any]
+    ) -> tuple[int, Any]:
+        """Answer for Deployments and Jobs; a Deployment without replicas loses its pods."""
+        kind, name = parts[5], parts[6] if len(parts) > 6 else ""
+        with self._lock:
+            if kind == "deployments" and method == "PATCH" and name in self.replicas:
+                self.replicas[name] = body["spec"]["replicas"]
+                for pod in list(self.pods):
+                    if pod.startswith(f"{name}-") and not self.replicas[name]:
+                        self.delete(pod, {})
+                return 200, {"kind": "Scale", "apiVersion": "autoscaling/v1", "spec": body["spec"]}
+            if kind == "jobs" and method == "GET":
+                wanted = dict(part.split("=") for part in query["labelSelector"][0].split(","))
+                items = [
+                    {"metadata": {"name": job}} for job, labels in self.jobs.items() if wanted.items() <= labels.items()
+                ]
+                return 200, {"kind": "JobList", "apiVersion": "batch/v1", "items": items}
+            if kind == "jobs" and method == "DELETE" and self.jobs.pop(name, None) is not None:
+                return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+        return 404, _status(404, "NotFound", f"{kind} {name} not found")
 
     def _get(self, name: str, rest: list[str], query: dict[str, list[str]]) -> tuple[int, Any]:
         if not name:
@@ -291,7 +317,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _serve  # noqa: N815
+    do_GET = do_POST = do_DELETE = do_PATCH = _serve  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         """Stay silent."""

@@ -36,6 +36,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.drivers.interface import DEFAULT_START, Driver, LauncherSilentError, StartSpec
 from headrace.operations.drivers.pods import (
     KILL_SECONDS,
+    MARGIN_SECONDS,
     POLL_SECONDS,
     Pods,
     driver_of,
@@ -50,8 +51,6 @@ from headrace.store.driver_files import CheckResult, ExitRecord
 
 METRICS_PORT = 9108
 
-# Beyond the driver's own grace: its last batch is written, JVM and kubelet end.
-_MARGIN_SECONDS = 15
 _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors, or a lost node
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
 _CHECK_CONF = {"spark.master": "local[1]"}  # a check plans in its own pod: it requests no executor
@@ -123,7 +122,7 @@ class KubernetesLauncher:
         if not running:
             return None
         asked = self.grace_seconds if grace_seconds is None else grace_seconds
-        grace = math.ceil(asked) + _MARGIN_SECONDS if asked > 0 else KILL_SECONDS
+        grace = math.ceil(asked) + MARGIN_SECONDS if asked > 0 else KILL_SECONDS
         begun = time.monotonic()
         killed = asked == 0
         for pod in running:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ POLL_SECONDS = 0.3
 # The API's grace period 0 takes the name away at once, without the kubelet's word that the process ended: then two
 # drivers could write. 1 kills as fast and waits for that word (Kubernetes, "Forced Pod termination").
 KILL_SECONDS = 1
+# Beyond the driver's own grace: its last batch is written, JVM and kubelet end.
+MARGIN_SECONDS = 15
 
 # ErrImagePull is not among them: it is the first failed try, and the registry may answer the second.
 _NO_IMAGE = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -99,6 +101,32 @@ class Pods:
                 )
             time.sleep(POLL_SECONDS)
 
+    def scale_to_zero(self, deployment: str) -> None:
+        """Scale a Deployment to no pods. Does nothing where it does not exist."""
+        from kubernetes import client
+
+        self._ask(
+            lambda api: client.AppsV1Api(api.api_client).patch_namespaced_deployment_scale(
+                deployment, self.namespace, {"spec": {"replicas": 0}}, _request_timeout=_REQUEST_SECONDS
+            ),
+            absent=(404,),
+        )
+
+    def delete_jobs(self, selector: str, but: str = "") -> int:
+        """Delete the Jobs with these labels and their pods, except the one named `but`, and return their number."""
+        from kubernetes import client
+
+        listed = self._ask(
+            lambda api: client.BatchV1Api(api.api_client).list_namespaced_job(
+                self.namespace, label_selector=selector, _request_timeout=_REQUEST_SECONDS
+            ),
+            absent=(),
+        )
+        names_of = [job.metadata.name for job in (listed.items if listed else []) if job.metadata.name != but]
+        for name in names_of:
+            self._ask(partial(_delete_job, name=name, namespace=self.namespace), absent=(404,))
+        return len(names_of)
+
     @cached_property
     def _client(self) -> Any:  # noqa: ANN401 - the client has no types
         from kubernetes import client, config
@@ -147,6 +175,14 @@ class Pods:
         if answer.startswith(("401", "403")):
             hint = f"give the account its role there, or correct the namespace {self.namespace}"
         raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({answer}): {hint}.")
+
+
+def _delete_job(api: Any, name: str, namespace: str) -> Any:  # noqa: ANN401
+    from kubernetes import client
+
+    return client.BatchV1Api(api.api_client).delete_namespaced_job(
+        name, namespace, propagation_policy="Background", _request_timeout=_REQUEST_SECONDS
+    )
 
 
 def runs(pod: Any) -> bool:  # noqa: ANN401 - the client has no types
