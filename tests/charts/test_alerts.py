@@ -54,7 +54,7 @@ def printed_metrics() -> frozenset[str]:
     try:
         registry.register(exporter.Exporter(_no_deployment))
         text = generate_latest(registry).decode()
-        with urllib.request.urlopen(f"http://127.0.0.1:{driver.port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{driver.port}/metrics", timeout=120) as answer:
             text += answer.read().decode()
     finally:
         driver.close()

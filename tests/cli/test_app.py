@@ -39,7 +39,7 @@ def headrace(environment: dict[str, str], project: Path, *arguments: str) -> sub
     """Run the command line in the project's folder."""
     command = [sys.executable, "-m", "headrace.cli.app", *arguments]
     return subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

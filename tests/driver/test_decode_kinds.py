@@ -302,7 +302,7 @@ def test_no_kind_kills_the_process_that_decodes_it(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

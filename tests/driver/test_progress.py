@@ -112,7 +112,7 @@ def metrics() -> Iterator[Metrics]:
 
 
 def scrape(metrics: Metrics) -> dict[str, str]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics", timeout=120) as answer:
         lines = answer.read().decode().splitlines()
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 

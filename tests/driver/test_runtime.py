@@ -38,7 +38,7 @@ def test_queries_that_a_failed_start_left_are_stopped_before_their_session(error
 
 
 def test_queries_that_do_not_stop_are_waited_for_together() -> None:
-    together = threading.Barrier(3, timeout=30)  # broken, and an error, if one is stopped after another
+    together = threading.Barrier(3, timeout=300)  # broken, and an error, if one is stopped after another
     runtime._stop_queries([cast("Any", SimpleNamespace(stop=together.wait)) for _ in range(3)])
     assert not together.broken
 
@@ -47,6 +47,7 @@ def test_queries_that_do_not_stop_are_waited_for_together() -> None:
 def jvm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Lets a process of this test be the session's JVM: it runs what the shell is told."""
     started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(runtime, "JVM_END_SECONDS", 300.0)
 
     def start(script: str) -> None:
         started.append(subprocess.Popen(["sh", "-c", script]))

@@ -87,7 +87,7 @@ class Stage:
             .start()
         )
         assert query.awaitTermination(300)
-        self.spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()  # the status store follows the jobs
+        self.spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty(300_000)  # the status store follows the jobs
         return len(self.spark.sparkContext.statusTracker().getJobIdsForGroup(str(query.runId)))
 
     def rows_out(self) -> list[int]:

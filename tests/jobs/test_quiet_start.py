@@ -43,7 +43,7 @@ def test_a_closed_window_waits_for_the_next_record_when_its_driver_ended_before_
             .trigger(availableNow=True)
             .start()
         )
-        assert query.awaitTermination(120)
+        assert query.awaitTermination(300)
 
     (tmp_path / "input").mkdir()
     lay(0)

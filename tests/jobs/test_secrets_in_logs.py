@@ -43,7 +43,7 @@ def _logged(conf: dict[str, str], folder: Path) -> str:
         env=os.environ | local_environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -129,7 +129,7 @@ def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLau
             assert each.stdin is not None
             assert each.stdout is not None
             each.stdin.close()
-            each.wait(60)
+            each.wait(300)
             each.stdout.close()
 
 
