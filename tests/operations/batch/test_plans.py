@@ -30,6 +30,7 @@ from headrace.operations.lineage import emit, graph
 from headrace.store import generation, paths, small_files
 from headrace.store.job_reports import Account, Difference, ReconcileReport, ViewsReport
 from headrace.store.records import to_json
+from tests.support.platform import free_ports
 
 PLACES = graph.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
 
@@ -268,7 +269,7 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
     job = graph.stream_jobs(pipelines["pos_sales"], PLACES)["tumbling"]
     first, last = run_event(job), run_event(job, "COMPLETE")
 
-    def serve(port: int, *events: RunEvent) -> int:
+    def serve(*events: RunEvent) -> None:
         server = HTTPServer(("127.0.0.1", port), Endpoint)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -279,12 +280,13 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
             server.shutdown()
             server.server_close()
             thread.join()
-        return server.server_port
 
-    port = serve(0, first)
+    monkeypatch.setattr(emit, "HTTP_SECONDS", 120)
+    (port,) = free_ports(1)  # nobody else's while it is closed
+    serve(first)
     assert got == [("/api/v1/lineage", told_of(job))]
     assert "did not take the events" in emit.emit(str(tmp_path), [first, last])
-    serve(port)
+    serve()
     assert [told["eventType"] for _, told in got] == ["RUNNING", "COMPLETE"], "each once, the second when it came back"
     monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
     assert "no HTTP address" in emit.emit(str(tmp_path), [first])

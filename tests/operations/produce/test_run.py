@@ -138,7 +138,7 @@ def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, in
         found: list[Any] = []
         for partition, span in offsets.items():
             consumer.assign([TopicPartition(topic, int(partition), span["first"])])
-            while (message := consumer.poll(30)) is not None:
+            while (message := consumer.poll(300)) is not None:
                 assert message.error() is None, message.error()
                 found.append(message)
                 if message.offset() == span["last"]:
