@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest
 LANES ?= 2
 IN_LANES := -n $(LANES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format docs schema lock bench bench-quick bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store images
+.PHONY: help setup demo up down status clean distclean test test-long test-fast test-spark test-platform lint format docs schema lock bench bench-quick bench-smoke bench-small bench-batch chaos test-charts e2e e2e-ha e2e-external e2e-store e2e-again images
 
 help: ## List all targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -74,6 +74,9 @@ e2e-external: $(READY) ## Run a stream on an external Kafka, Cassandra and Postg
 
 e2e-store: $(READY) ## Run the four pipelines, one added later, and every DAG with a bucket as storage root
 	STORE=1 LATER=1 STORY="$(patsubst %,tests/cluster/test_%.py,streams dags upgrade later)" tests/cluster/run
+
+e2e-again: $(READY) ## Destroy while drivers run, apply again on kept volumes: the drivers come back and continue exactly
+	AGAIN=1 STORY=tests/cluster/test_again.py tests/cluster/run
 
 e2e-ha: $(READY) ## Restart every node of Kafka and Cassandra under load, at size 3
 	SIZE=3 HEADRACE_HA=1 STORY=tests/cluster/test_ha.py tests/cluster/run

@@ -31,7 +31,7 @@ from headrace.batch.reconcile import kinds, reconciliation, single_rows, sink_fr
 from headrace.batch.reconcile.kinds import Account, Cut
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
-from headrace.driver import queries, session, sinks
+from headrace.driver import archive_table, queries, session, sinks
 from headrace.local import jars
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
@@ -118,7 +118,7 @@ def _start(heap: str) -> Job:
 
 
 def _archive(spark: SparkSession, count: int, products: int) -> None:
-    queries.create_archive(spark, "pos_sales", "pos")
+    archive_table.create(spark, "pos_sales", "pos")
     rows = spark.range(0, count, 1, BATCHES // 5).selectExpr(
         "id", f"timestamp_micros(CAST(({START} + id * {WEEK} / {count}) * 1000000 AS BIGINT)) AS at"
     )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from headrace.access.bindings import OBJECT_STORE
+from headrace.cluster import drain
 from headrace.cluster.bootstrap import REFUSED, Config
 from headrace.cluster.provision import REFUSED as JOB_REFUSED
 from headrace.contract import names
@@ -245,16 +246,32 @@ def test_a_driver_of_another_size_restarts_no_part_of_airflow() -> None:
     assert deployments("baseUrl=https://a.example.org/airflow") != deployments()
 
 
-def test_only_tasks_and_the_web_server_have_an_account_with_rights() -> None:
+def test_only_tasks_the_web_server_and_the_hook_of_an_uninstall_have_an_account_with_rights() -> None:
     accounts = {
         who: (spec["serviceAccountName"], spec["automountServiceAccountToken"])
         for who, spec, _ in pods(render("airflow"))
     }
     assert {who for who, (_, token) in accounts.items() if token} == {
-        "Deployment/airflow-api-server", "Deployment/airflow-scheduler",
+        "Deployment/airflow-api-server", "Deployment/airflow-scheduler", "Job/drain",
     }  # fmt: skip
+    assert accounts["Job/drain"][0] == "airflow-drain"
     assert accounts["Deployment/airflow-api-server"][0] == "airflow-web"
     assert accounts["Deployment/airflow-scheduler"][0] == "airflow-tasks"
+
+
+def test_an_uninstall_stops_the_drivers_first_by_a_hook_that_holds_no_claim() -> None:
+    job = named(render("airflow"), "Job", "drain")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    assert "hook-succeeded" in job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    spec = job["spec"]["template"]["spec"]
+    assert not [volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
+    deployed = named(render("airflow"), "Deployment", drain.SCHEDULER)["spec"]["template"]
+    assert deployed["metadata"]["labels"]["app.kubernetes.io/component"] == "scheduler", "the pods that it waits for"
+    (container,) = spec["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert {"HEADRACE_NAMESPACE", "HEADRACE_RELEASE", "HEADRACE_JOB"} <= set(environment)
+    assert environment["HEADRACE_JOB"] == job["metadata"]["name"]
+    assert job["metadata"]["labels"]["app.kubernetes.io/instance"] == environment["HEADRACE_RELEASE"]
 
 
 def test_migrations_are_no_hook_and_have_a_name_of_each_revision() -> None:

@@ -20,14 +20,14 @@ from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import UpkeepSpec
 from headrace.contract.load import load_pipeline
-from headrace.driver import iceberg_maintenance, queries, sinks, writer
+from headrace.driver import archive_table, iceberg_maintenance, sinks, writer
 from headrace.store import archive_notes, paths, small_files
 from headrace.store.generation import Generation
 
 
 def appended(spark: SparkSession, name: str, batches: range) -> None:
     """Append batches of one record each, as the archive query does."""
-    queries.create_archive(spark, name, "pos")
+    archive_table.create(spark, name, "pos")
     for number in batches:
         rows = spark.sql(
             f"SELECT CAST('k' AS BINARY) key, CAST('{number}' AS BINARY) value, "

@@ -186,23 +186,25 @@ class Load:
         """Remove the pod."""
         kubectl("delete", "pod", self._name, "-n", namespace("shop"), "--ignore-not-found", "--grace-period=1")
 
-    def totals(self) -> dict[str, list[Any]]:
-        """Return what a table of totals must contain: product -> [sum of amounts, number of records]."""
-        cents: dict[str, list[int]] = {}
-        for n in range(self.sent):
-            total = cents.setdefault(f"{self.tag}-{n % PRODUCTS}", [0, 0])
-            total[0] += (n % 100) * 100 + 25
-            total[1] += 1
-        return {product: [f"{amount // 100}.{amount % 100:02}", count] for product, (amount, count) in cents.items()}
 
-    def assert_exact(self) -> None:
-        """Wait until the sinks have everything: each event in the files once, each sale summed once in Cassandra."""
-        totals = self.totals()
-        wanted = {"files": list(range(self.sent)), "product_totals": totals, "leaderboard": totals}
-        result = inside(f"tag, wanted, seconds = {self.tag!r}, {wanted!r}, {PATIENCE}\n{_SINKS}")
-        rows = result["files"]
-        assert rows == wanted["files"], f"{len(rows)} rows, {len(set(rows))} different, of {self.sent}"
-        assert result == wanted
+def totals(tag: str, sent: int) -> dict[str, list[Any]]:
+    """Return what a table of totals must contain of a load: product -> [sum of amounts, number of records]."""
+    cents: dict[str, list[int]] = {}
+    for n in range(sent):
+        total = cents.setdefault(f"{tag}-{n % PRODUCTS}", [0, 0])
+        total[0] += (n % 100) * 100 + 25
+        total[1] += 1
+    return {product: [f"{amount // 100}.{amount % 100:02}", count] for product, (amount, count) in cents.items()}
+
+
+def assert_exact(tag: str, sent: int) -> None:
+    """Wait until the sinks have a load: each event in the files once, each sale summed once in Cassandra."""
+    sums = totals(tag, sent)
+    wanted = {"files": list(range(sent)), "product_totals": sums, "leaderboard": sums}
+    result = inside(f"tag, wanted, seconds = {tag!r}, {wanted!r}, {PATIENCE}\n{_SINKS}")
+    rows = result["files"]
+    assert rows == wanted["files"], f"{len(rows)} rows, {len(set(rows))} different, of {sent}"
+    assert result == wanted
 
 
 @contextmanager
@@ -214,7 +216,7 @@ def load(image: str, seconds_before: float = 5) -> Iterator[Load]:
         yield running
         sent = running.end()
         began = time.monotonic()
-        running.assert_exact()
+        assert_exact(running.tag, sent)
         print(f"  {sent} records a topic, each once in the sinks {time.monotonic() - began:.0f} s after the last")
     finally:
         running.remove()

@@ -14,8 +14,7 @@ from pyspark.sql import SparkSession
 
 from headrace.batch.finite_job import Job
 from headrace.contract.model import Pipeline
-from headrace.driver import queries
-from headrace.driver.queries import ARCHIVE_COLUMNS
+from headrace.driver import archive_table, queries
 
 
 class Archived(NamedTuple):
@@ -35,9 +34,9 @@ def renamed(pipeline: Pipeline, name: str) -> Pipeline:
 
 def lay(spark: SparkSession, pipeline: Pipeline, topic: str, rows: Sequence[Archived]) -> None:
     """Append rows to a topic's archive as one batch."""
-    queries.create_archive(spark, pipeline.name, topic)
+    archive_table.create(spark, pipeline.name, topic)
     key = pipeline.sources[topic].key
-    spark.createDataFrame([_row(topic, key, row) for row in rows], ARCHIVE_COLUMNS).writeTo(
+    spark.createDataFrame([_row(topic, key, row) for row in rows], archive_table.COLUMNS).writeTo(
         f"lake.{pipeline.name}.archive_{topic}"
     ).append()
 

@@ -20,7 +20,7 @@ from headrace.access.bindings import KafkaBinding
 from headrace.contract import fingerprint, names, state
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
-from headrace.driver import cassandra_guard, counted, refusals, source, spark_plan, writer
+from headrace.driver import archive_table, cassandra_guard, counted, refusals, source, spark_plan, writer
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.declared import require_declared, transformed
 from headrace.driver.session import kafka_options
@@ -42,11 +42,6 @@ from headrace.store.spark_conf import ARCHIVE_TRIGGER
 log = logging.getLogger(__name__)
 
 _MILLISECOND = timedelta(milliseconds=1)
-ARCHIVE_COLUMNS = (
-    "key BINARY, value BINARY, headers ARRAY<STRUCT<key: STRING, value: BINARY>>, topic STRING, `partition` INT, "
-    "`offset` BIGINT, timestamp TIMESTAMP, reason STRING"
-)
-
 Transform = Callable[..., DataFrame]
 
 
@@ -181,7 +176,7 @@ def _plans(driver: Driver, ids: topic_identity.TopicIds, new: frozenset[str] = f
         plan = _Plan(name, frame, fingerprint.declared(pipeline, name) | plan_marks(frame))
         plans.append(_without_unused(plan, query, now) if now else plan)
     for topic in pipeline.sources:
-        create_archive(driver.spark, pipeline.name, topic)
+        archive_table.create(driver.spark, pipeline.name, topic)
         begins = _starting_ms(driver, names.archive_query(topic), new)
         frame = archive_frame(driver, topic, begins)
         plans.append(_Plan(names.archive_query(topic), frame, dict(fingerprint.archive_declared(topic))))
@@ -253,15 +248,6 @@ def dimension_frames(spark: SparkSession, pipeline: Pipeline, query: Query) -> d
     """Return the tables that a query joins with, by the name of their parameter."""
     tables = {name: pipeline.dimensions[name] for name in query.dimensions}
     return {name: spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()}
-
-
-def create_archive(spark: SparkSession, pipeline: str, topic: str) -> None:
-    """Create the archive table of a topic if it is absent, partitioned by day of broker time."""
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {names.archive_table(pipeline, topic)} ({ARCHIVE_COLUMNS}) USING iceberg "
-        "PARTITIONED BY (days(timestamp)) TBLPROPERTIES ('write.metadata.delete-after-commit.enabled'='true', "
-        "'write.metadata.previous-versions-max'='20', 'commit.retry.num-retries'='10')"
-    )
 
 
 def _generation(driver: Driver, plan: _Plan, request: str | None) -> generation.Generation:

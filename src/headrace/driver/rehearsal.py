@@ -24,7 +24,7 @@ from pyspark.sql.utils import CapturedException
 from headrace.access.bindings import CassandraBinding, KafkaBinding
 from headrace.contract import names
 from headrace.contract.model import Pipeline
-from headrace.driver import queries, session, source
+from headrace.driver import archive_table, session, source
 from headrace.store import paths, spark_conf
 
 RECORDS = 2_000
@@ -102,7 +102,7 @@ def _streams(spark: SparkSession, folder: Path) -> None:
     raw = spark.readStream.schema(laid.schema).parquet(str(folder / "input"))
     typed = source.watermarked(source.accepted(raw, contract, ()), "records", query, contract)
     sums = typed.groupBy(F.window("at", "5 minutes"), "k").agg(F.sum("amount").alias("total"))
-    queries.create_archive(spark, PIPELINE.name, "records")
+    archive_table.create(spark, PIPELINE.name, "records")
 
     def to_files(frame: DataFrame, number: int) -> None:
         frame.persist()
