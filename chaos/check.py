@@ -25,7 +25,7 @@ from pyiceberg.table import StaticTable
 from chaos.ground import PIPELINES
 
 MICROS = 1_000_000
-READ_SECONDS = 60
+READ_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Checker:
         try:
             ends_by_topic = {}
             for topic in self._topics:
-                parts = consumer.list_topics(topic, 20).topics[topic].partitions
+                parts = consumer.list_topics(topic, 120).topics[topic].partitions
                 ends_by_topic[topic] = {
-                    p: consumer.get_watermark_offsets(TopicPartition(topic, p), 20)[1] for p in parts
+                    p: consumer.get_watermark_offsets(TopicPartition(topic, p), 120)[1] for p in parts
                 }
             return ends_by_topic
         finally:
@@ -273,7 +273,7 @@ class Checker:
     def _read(self, topic: str) -> Iterator[Message]:
         consumer = self._consumer()
         try:
-            parts = consumer.list_topics(topic, 20).topics[topic].partitions
+            parts = consumer.list_topics(topic, 120).topics[topic].partitions
             consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in parts])
             left = set(parts)
             while left:
@@ -302,12 +302,17 @@ class Checker:
         entries = bindings(self._admin, "cassandra")
         login = PlainTextAuthProvider(entries["username"], entries["password"])
         cluster = Cluster(
-            entries["contactPoints"].split(","), port=int(entries["port"]), auth_provider=login, protocol_version=5
+            entries["contactPoints"].split(","),
+            port=int(entries["port"]),
+            auth_provider=login,
+            protocol_version=5,
+            connect_timeout=60,
+            control_connection_timeout=60,
         )
         try:
             session = cluster.connect()
             session.row_factory = dict_factory
-            return list(session.execute(statement, timeout=60))
+            return list(session.execute(statement, timeout=READ_SECONDS))
         finally:
             cluster.shutdown()
 
