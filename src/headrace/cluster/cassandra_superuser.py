@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import time
 from dataclasses import replace
 
 from cassandra import DriverException
@@ -18,6 +17,7 @@ from cassandra.cluster import NoHostAvailable, Session
 from headrace.access.bindings import CassandraBinding, binding_root, read_cassandra
 from headrace.errors import HeadraceError
 from headrace.operations.clients import log_in
+from headrace.operations.waiting import poll
 
 _DEFAULT = "cassandra"
 _NOT_YET = (NoHostAvailable, DriverException)  # no listener, a refused password, or an uninitialised role manager
@@ -26,14 +26,11 @@ _POLL_SECONDS = 2
 
 def ensure(binding: CassandraBinding, replicas: int, seconds: float) -> None:
     """Make the binding's user the only superuser, with `replicas` copies of all roles. Raises HeadraceError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not _done(binding, replicas):
-        if time.monotonic() > deadline:
-            raise HeadraceError(
-                f"Cassandra at {','.join(binding.contact_points)} accepted neither {binding.username} nor its first user in "
-                f"{seconds:.0f} s. See the log of its pods. A volume of an earlier installation has that installation's password."
-            )
-        time.sleep(_POLL_SECONDS)
+    if not poll(lambda: _done(binding, replicas), seconds, _POLL_SECONDS):
+        raise HeadraceError(
+            f"Cassandra at {','.join(binding.contact_points)} accepted neither {binding.username} nor its first user in "
+            f"{seconds:.0f} s. See the log of its pods. A volume of an earlier installation has that installation's password."
+        )
 
 
 def _done(binding: CassandraBinding, replicas: int) -> bool:

@@ -29,6 +29,7 @@ from headrace.operations.produce.accounts import user_directory
 from headrace.operations.produce.mix import make_mix
 from headrace.operations.produce.run import produce_generated
 from headrace.operations.provision.run import provision
+from headrace.operations.waiting import poll
 from headrace.store import driver_files
 from headrace.store.records import Row
 
@@ -127,9 +128,7 @@ def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str]
                 except control.PausedError:  # the table shows the reason
                     continue
                 interface.await_first_heartbeat(launcher, driver, START_SECONDS)
-            deadline = time.monotonic() + HEAD_START_SECONDS
-            while time.monotonic() < deadline and not _wrote(launcher, name):
-                time.sleep(REFRESH_SECONDS)
+            poll(partial(_wrote, launcher, name), HEAD_START_SECONDS, REFRESH_SECONDS)
 
 
 def _start_by_airflow(airflow: Airflow, name: str) -> None:

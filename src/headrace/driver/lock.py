@@ -11,11 +11,11 @@ import fcntl
 import json
 import logging
 import os
-import time
 from pathlib import Path
 
 from py4j.java_gateway import JavaObject
 from pyspark.sql import SparkSession
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
@@ -49,21 +49,19 @@ def hold_in_jvm(spark: SparkSession, path: Path, pipeline: str, patience_seconds
     """Take the JVM's lock, waiting for a previous driver's JVM to exit. Returns the Java lock; keep it until exit."""
     jvm = spark._jvm
     channel = jvm.java.io.RandomAccessFile(str(jvm_lock(path)), "rw").getChannel()
-    deadline = time.monotonic() + patience_seconds
-    waits = False
-    while True:
-        lock = channel.tryLock()
-        if lock is not None:
-            return lock
-        if not waits:
-            log.warning("%s waits for the JVM of a previous driver to exit", pipeline)
-            waits = True
-        if time.monotonic() > deadline:
+    lock = channel.tryLock()
+    if lock is None:
+        log.warning("%s waits for the JVM of a previous driver to exit", pipeline)
+        taken = retry_if_result(lambda lock: lock is None)
+        tries = Retrying(retry=taken, stop=stop_after_delay(patience_seconds), wait=wait_fixed(0.2))
+        try:
+            lock = tries(channel.tryLock)
+        except RetryError:
             raise HeadraceError(
                 f"The JVM of a previous driver of {pipeline} still runs. Stop it with `headrace stream stop {pipeline}`.",
                 exit_code=Exit.LOCKED,
-            )
-        time.sleep(0.2)
+            ) from None
+    return lock
 
 
 def _holder(path: Path) -> str:

@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from headrace.errors import HeadraceError
 from headrace.local import airflow_config
 from headrace.local.settings import Settings
+from headrace.operations.waiting import poll
 from headrace.store.records import from_json
 
 ENDED = ("success", "failed")
@@ -84,15 +85,10 @@ class Airflow:
 
     def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
         """Wait until the dag-processor has parsed a DAG. Raises HeadraceError with the import errors if it does not."""
-        deadline = time.monotonic() + seconds
-        while self._ask("GET", f"/api/v2/dags/{dag_id}").status_code == 404:
-            if time.monotonic() > deadline:
-                faults = self.get("/importErrors")["import_errors"]
-                errors = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
-                raise HeadraceError(
-                    f"Airflow has no DAG {dag_id} after {seconds:.0f} s ({errors or 'no import errors'})."
-                )
-            time.sleep(POLL_SECONDS)
+        if not poll(lambda: self._ask("GET", f"/api/v2/dags/{dag_id}").status_code != 404, seconds, POLL_SECONDS):
+            faults = self.get("/importErrors")["import_errors"]
+            errors = "; ".join(f"{fault['filename']}: {fault['stack_trace'].splitlines()[-1]}" for fault in faults)
+            raise HeadraceError(f"Airflow has no DAG {dag_id} after {seconds:.0f} s ({errors or 'no import errors'}).")
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, unpause: bool = False) -> str:
         """Start a run with these params and return its id. Raises HeadraceError if they do not fit the DAG's schema."""

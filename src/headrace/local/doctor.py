@@ -8,7 +8,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +22,7 @@ from headrace.local import airflow, cassandra, jars, kafka
 from headrace.local.java import find_java
 from headrace.local.settings import PREFIX, Settings
 from headrace.operations import deployment, processes
+from headrace.operations.waiting import poll
 
 PYTHON = ((3, 11), (3, 13))  # from (inclusive) to (exclusive)
 PYSPARK = "3.5.7"
@@ -236,12 +236,7 @@ def _why_taken(host: str, port: int) -> str | None:
     A killed server keeps its port until the kernel has released its memory, and has no process that listens any more: such
     a port is waited for.
     """
-    deadline = time.monotonic() + RELEASE_SECONDS
-    while True:
-        why = _why_not_free(host, port)
-        if why != TAKEN or time.monotonic() > deadline:
-            return why
-        time.sleep(0.1)
+    return poll(lambda: _why_not_free(host, port), RELEASE_SECONDS, 0.1, lambda why: why != TAKEN)
 
 
 def _why_not_free(host: str, port: int) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from headrace.access.bindings import write_private
+from headrace.operations.waiting import poll
 
 _PROGRAMS = ("python", "java")
 
@@ -177,11 +178,8 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 def _wait_until_gone(process: psutil.Process, timeout: float) -> bool:
     """Wait up to `timeout` seconds. psutil's wait would wait for ever for a zombie that is never reaped."""
-    deadline = time.monotonic() + timeout
-    while _is_alive(process):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+    if not poll(lambda: not _is_alive(process), timeout, 0.02):
+        return False
     _reap()
     return True
 

@@ -45,6 +45,7 @@ from headrace.operations.drivers.pods import (
     runs,
     waits_for,
 )
+from headrace.operations.waiting import poll
 from headrace.store import driver_files, paths
 from headrace.store import spark_conf as submit
 from headrace.store.driver_files import CheckResult, ExitRecord
@@ -230,14 +231,15 @@ class KubernetesLauncher:
 
     def _await_no_executor(self, pipeline: str) -> None:
         """Wait until no executor of the pipeline can write: they end by themselves, and go with their driver's pod."""
-        deadline = time.monotonic() + self.gone_seconds
-        while running := [pod.metadata.name for pod in self._pods(pipeline, "executor") if runs(pod)]:
-            if time.monotonic() > deadline:
-                raise LauncherSilentError(
-                    f"Executors of {pipeline} outlive their driver ({', '.join(running)}), so they may still write: see "
-                    "that their nodes are up, or delete the pods."
-                )
-            time.sleep(POLL_SECONDS)
+
+        def running() -> list[str]:
+            return [pod.metadata.name for pod in self._pods(pipeline, "executor") if runs(pod)]
+
+        if left := poll(running, self.gone_seconds, POLL_SECONDS, lambda left: not left):
+            raise LauncherSilentError(
+                f"Executors of {pipeline} outlive their driver ({', '.join(left)}), so they may still write: see that their "
+                "nodes are up, or delete the pods."
+            )
 
     def _started(self, pipeline: str, instance: str) -> Driver:
         """Return the driver that spark-submit says it has started. Gone already is a failure, never a success."""

@@ -6,7 +6,6 @@ next, such as a login, a record or a second plan, then finds it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -36,6 +35,7 @@ from headrace.contract import kafka, names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.provision.changes import RIGHT, Action, Change, Step
+from headrace.operations.waiting import poll
 
 TIMEOUT_SECONDS = 30
 POLL_SECONDS = 0.05
@@ -203,11 +203,8 @@ def _partitions(admin: AdminClient, topic: str) -> int:
 
 def _await(holds: Callable[[], bool], what: str) -> None:
     """Wait until a broker shows a change that the controller has accepted. Raises HeadraceError if it does not in time."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not holds():
-        if time.monotonic() > deadline:
-            raise HeadraceError(f"Kafka accepted {what}, but does not show it after {TIMEOUT_SECONDS} s. Try again.")
-        time.sleep(POLL_SECONDS)
+    if not poll(holds, TIMEOUT_SECONDS, POLL_SECONDS):
+        raise HeadraceError(f"Kafka accepted {what}, but does not show it after {TIMEOUT_SECONDS} s. Try again.")
 
 
 def wait(futures: Mapping[Any, Any]) -> None:

@@ -63,6 +63,7 @@ from headrace.operations.supervisor.driver_health import LIMITS, Limits
 from headrace.operations.supervisor.memory import Action, DriverSummary, Memory, QueryVerdict, Supervision
 from headrace.operations.supervisor.observe import SILENCE, Ends, KafkaEnds, observe
 from headrace.operations.supervisor.verdict import Finding, Judgement, Observation, judge, remember
+from headrace.operations.waiting import poll
 from headrace.store import pace, paths
 
 PASS_SECONDS = 5.0
@@ -310,12 +311,7 @@ def _turn(context: Context) -> Iterator[bool]:
     path = Path(paths.supervision_lock(context.root, context.pipeline.name))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
-        deadline = time.monotonic() + TURN_SECONDS
-        mine = _try_lock(handle.fileno())
-        while not mine and time.monotonic() < deadline:
-            time.sleep(0.1)
-            mine = _try_lock(handle.fileno())
-        yield mine
+        yield poll(lambda: _try_lock(handle.fileno()), TURN_SECONDS, 0.1)
 
 
 def _try_lock(descriptor: int) -> bool:
