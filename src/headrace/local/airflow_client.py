@@ -83,7 +83,7 @@ class Airflow:
         answer: httpx.Response = tries(self.http.request, method, path, **more)
         return answer
 
-    def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
+    def wait_for_dag(self, dag_id: str, seconds: float = 300) -> None:
         """Wait until the dag-processor has parsed a DAG. Raises HeadraceError with the import errors if it does not."""
         if not poll(lambda: self._ask("GET", f"/api/v2/dags/{dag_id}").status_code != 404, seconds, POLL_SECONDS):
             faults = self.get("/importErrors")["import_errors"]
@@ -105,7 +105,7 @@ class Airflow:
         """Return the state of a run: queued, running, success or failed."""
         return str(self.get(_run(dag_id, run_id))["state"])
 
-    def wait(self, dag_id: str, run_id: str, seconds: float = 300, *, answer: str | None = None) -> RunState:
+    def wait(self, dag_id: str, run_id: str, seconds: float = 500, *, answer: str | None = None) -> RunState:
         """Wait until a run has ended and return its state. Raises HeadraceError with its tasks' states if it does not.
 
         `answer` is the option, such as "Approve", for all questions that the run asks meanwhile. An answer within the first
@@ -125,7 +125,7 @@ class Airflow:
             time.sleep(POLL_SECONDS)
         return "success" if state == "success" else "failed"
 
-    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None, seconds: float = 300) -> tuple[str, RunState]:
+    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None, seconds: float = 500) -> tuple[str, RunState]:
         """Trigger a run and wait until it has ended; return its id and state."""
         run_id = self.trigger(dag_id, conf)
         return run_id, self.wait(dag_id, run_id, seconds)
@@ -156,7 +156,7 @@ class Airflow:
         questions = [from_json(Question, question) for question in listed]
         return [question for question in questions if not question.response_received]
 
-    def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 120) -> Question:
+    def wait_for_question(self, dag_id: str, run_id: str, seconds: float = 300) -> Question:
         """Wait until a task of the run asks a question and return it. Raises HeadraceError if the run ends before."""
         deadline = time.monotonic() + seconds
         while not (questions := self.questions(dag_id, run_id)):
