@@ -93,8 +93,8 @@ def _under_load(system: str, code: str, rolled: tuple[str, ...]) -> list[str]:
     ended: list[tuple[str, str]] = []
     client = threading.Thread(target=lambda: ended.append(run_probe(pod, SECONDS + 400)))
     client.start()
-    kubectl("wait", "--for=create", f"pod/ha-{system}", "-n", namespace("airflow"), "--timeout=60s")
-    kubectl("wait", "--for=condition=Ready", f"pod/ha-{system}", "-n", namespace("airflow"), "--timeout=120s")
+    kubectl("wait", "--for=create", f"pod/ha-{system}", "-n", namespace("airflow"), "--timeout=300s")
+    kubectl("wait", "--for=condition=Ready", f"pod/ha-{system}", "-n", namespace("airflow"), "--timeout=300s")
     for name in rolled:
         kubectl("rollout", "restart", f"statefulset/{name}", "-n", namespace(system))
         kubectl("rollout", "status", f"statefulset/{name}", "-n", namespace(system), "--timeout=900s")

@@ -107,7 +107,7 @@ def asking_kafka(
     name: str, image: str, change: Mapping[str, str], binding: str = "kafka-admin", system: str = "airflow"
 ) -> dict[str, Any]:
     """Return a pod that logs in to Kafka with changed client settings and prints `in: TOPICS` or `out: ...`."""
-    code = _ASK_KAFKA.format(change=dict(change), seconds=8 if change else 20)  # librdkafka asks until it is over
+    code = _ASK_KAFKA.format(change=dict(change), seconds=8 if change else 60)  # librdkafka asks until it is over
     return probe_pod(system, f"kafka-{name}", CLIENT_LABELS[system], code, image, {"kafka": binding})
 
 
@@ -138,7 +138,7 @@ def asking_cassandra(
     return probe_pod(system, f"cassandra-{name}", CLIENT_LABELS[system], code, image, {"cassandra": binding})
 
 
-def run_probe(pod: Mapping[str, Any], seconds: float = 180) -> tuple[str, str]:
+def run_probe(pod: Mapping[str, Any], seconds: float = 400) -> tuple[str, str]:
     """Run a pod to its end, remove it, and return its phase and its log."""
     name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
     kubectl("delete", "pod", name, "-n", space, "--ignore-not-found")
