@@ -17,13 +17,13 @@ import yaml
 
 from headrace.cluster.bootstrap import Bootstrap, Config, System
 from headrace.contract import batch_views, cassandra, kafka, names
+from headrace.contract.checked_sinks import sinks_of
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.lineage import graph
 from headrace.operations.pipelines.check import check
 from headrace.operations.quality import plan, suites, tasks
-from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.summary import status_of
 from headrace.operations.quality.validate import validate
 from headrace.orchestration import page, page_quality

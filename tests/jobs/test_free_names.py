@@ -191,11 +191,11 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     made = refusals.taken(jobs["copied"], pipeline, query)(typed, known)
     sent = made.select(F.concat_ws("/", "source.topic", "source.partition", "source.offset").alias("_id"),
                        sinks.json_of(query).alias("value"), F.lit(1).alias("_generation"), F.lit(0).alias("_batch"))  # fmt: skip
-    single_rows.in_topic(accounts["topic"], query, made, sink_frames.placed_by_id(sent, "things"), cut.surely)
+    single_rows.in_topic(accounts["topic"], query, made, sink_frames.placed_by_id(sent, "things"), cut.certain)
     lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
     directory = file_sink.Directory(0, 0, str(lines[-1]))
     rows = sink_frames.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
-    single_rows.in_files(accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.surely, [directory])
+    single_rows.in_files(accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.certain, [directory])
     sink = query.sinks[1]
     assert isinstance(sink, CassandraSink)
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)

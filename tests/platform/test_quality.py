@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka import Producer
 
 from headrace.access.bindings import read_kafka
+from headrace.contract.checked_sinks import find
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
@@ -25,7 +26,6 @@ from headrace.operations.drivers import desired_state
 from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
 from headrace.operations.quality import bounds, read_cassandra, store, tasks
-from headrace.operations.quality.sinks import find
 from headrace.operations.quality.summary import WrongBatch
 from headrace.store import records
 from tests.support.drivers import Content, Stage, make_stage

@@ -360,7 +360,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     config = Config.model_validate_json(Path(os.environ[CONFIG_VARIABLE]).read_text())
     for name in Bootstrap(config, ClusterSecrets(), action, frozenset(only)).run():  # type: ignore[arg-type]
-        sys.stdout.write(f"made {name}\n")
+        sys.stdout.write(f"wrote Secret {name}\n")
     sys.stdout.write("done\n")
     return 0
 

@@ -29,6 +29,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from headrace.access.bindings import read_cassandra, read_kafka
 from headrace.cluster import pki
+from headrace.contract.checked_sinks import suites_of
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import Pipeline
 from headrace.operations import deployment, retention
@@ -36,7 +37,6 @@ from headrace.operations.batch import reconcile
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality import trend
-from headrace.operations.quality.sinks import suites_of
 from headrace.operations.quality.status import MEANING
 from headrace.operations.retention import RetentionReport, RetentionState
 from headrace.operations.supervisor import memory

@@ -13,7 +13,7 @@ Added columns begin with an underscore, which no contract column may:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, assert_never
@@ -22,6 +22,7 @@ from headrace.contract import names
 from headrace.contract.cassandra import Table, tables
 from headrace.contract.model import CassandraSink, Column, Dimension, FilesSink, KafkaSink, Pipeline, Query, Sink
 from headrace.contract.model_quality import Expectation
+from headrace.errors import HeadraceError
 
 Kind = Literal["cassandra", "kafka", "files", "iceberg"]
 
@@ -195,3 +196,22 @@ def added_columns(pipeline: Pipeline, sink: CheckedSink) -> list[str]:
         columns += [f"_known_in_{totals}"] if totals else []
         columns += [f"_{parts}_{name}" for name in sink.numbers] if parts else []
     return [*columns, *STANDS.get(sink.kind, ())]
+
+
+def stages_of(pipeline: Pipeline) -> dict[str, str]:
+    """Return the dimension of each stage: of every dimension that is refreshed, by the name of its stage."""
+    refreshed = [name for name, dimension in pipeline.dimensions.items() if dimension.refresh]
+    return {names.stage_name(pipeline.name, name): name for name in refreshed}
+
+
+def suites_of(pipeline: Pipeline) -> list[str]:
+    """Return the names of all suites of a pipeline: of its sinks, and of the stage of each dimension that is refreshed."""
+    return [*(sink.name for sink in sinks_of(pipeline)), *stages_of(pipeline)]
+
+
+def find(pipelines: Iterable[Pipeline], sink: str) -> CheckedSink:
+    """Return the sink with a name. Raises HeadraceError that lists the known sinks."""
+    known = {checked.name: checked for pipeline in pipelines for checked in sinks_of(pipeline)}
+    if sink not in known:
+        raise HeadraceError(f"Unknown sink {sink!r}. Known sinks: {', '.join(sorted(known))}.")
+    return known[sink]

@@ -59,7 +59,7 @@ class Options:
 
 
 def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
-    """Run a pipeline until it is told to stop or a query ends. Raises HeadraceError if the start is refused."""
+    """Run a pipeline until a signal stops it or a query ends. Raises HeadraceError if the start is refused."""
     stop = threading.Event()
     _stop_on_signals(stop)
     held = lock.hold(options.lock_file, pipeline.name) if options.lock_file else None
@@ -129,7 +129,7 @@ def check(pipeline: Pipeline, module: ModuleType, options: Options) -> dict[str,
 
 def _stop_on_signals(stop: threading.Event) -> None:
     def request_stop(number: int, frame: FrameType | None) -> None:
-        log.info("told to stop (signal %d)", number)
+        log.info("received signal %d: stopping", number)
         stop.set()
 
     signal.signal(signal.SIGTERM, request_stop)
@@ -183,7 +183,7 @@ class Board:
 def _supervise(
     board: Board, running: Sequence[queries.Running], spark: SparkSession, stop: threading.Event
 ) -> list[queries.Running]:
-    """Observe every query until one ends or hangs, or the driver is told to stop. Returns the ended or hanging ones."""
+    """Observe every query until one ends or hangs, or the driver is to stop. Returns the ended or hanging ones."""
     ui = spark.sparkContext.uiWebUrl
     next_beat = 0.0
     while not stop.is_set():

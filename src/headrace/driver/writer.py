@@ -73,7 +73,7 @@ class Counters:
 
 @dataclass
 class Gate:
-    """Lets batches through until the driver is told to stop; then a new batch waits here, before it writes anything."""
+    """Lets batches through until the driver is to stop; then a new batch waits here, before it writes anything."""
 
     closed: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)

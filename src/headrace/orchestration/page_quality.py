@@ -12,11 +12,11 @@ from html import escape
 from html.parser import HTMLParser
 from typing import ClassVar
 
+from headrace.contract.checked_sinks import suites_of
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.quality import trend
 from headrace.operations.quality.docs import page_of
-from headrace.operations.quality.sinks import suites_of
 from headrace.store import paths, small_files
 
 SHOWN = 20

@@ -237,7 +237,7 @@ def test_checks_start_and_complete_with_what_each_expectation_found(deployment: 
 
 
 def lineage_runs_sinks(pipeline: Pipeline) -> Any:
-    from headrace.operations.quality.sinks import sinks_of
+    from headrace.contract.checked_sinks import sinks_of
 
     return sinks_of(pipeline)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from headrace.contract.checked_sinks import CheckedSink, added_columns
 from headrace.contract.model import Column, Pipeline
 from headrace.operations.quality.rows import frame_of, with_facts
-from headrace.operations.quality.sinks import CheckedSink, added_columns
 
 ROWS = 20
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

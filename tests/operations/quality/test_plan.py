@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.checked_sinks import find, sinks_of
 from headrace.contract.load import load_pipelines
 from headrace.operations.checkpoints import compact
 from headrace.operations.quality import bounds, plan, position, steps, store
 from headrace.operations.quality.plan import Check
-from headrace.operations.quality.sinks import find, sinks_of
 from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
 from headrace.operations.quality.windows import (

@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from headrace.contract.checked_sinks import sinks_of
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
-from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.suites import Suite, SuiteExpectation, suites
 from headrace.operations.quality.summary import Summary, failures, gate, status_of
 from headrace.operations.quality.validate import validate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from headrace.contract.checked_sinks import sinks_of
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality.read import read_files
-from headrace.operations.quality.sinks import sinks_of
 from headrace.operations.quality.windows import BatchesStep
 from headrace.store import ledger, paths
 from headrace.store.checkpoint_log import BatchRange

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.checked_sinks import find
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality import read_cassandra, read_topic
-from headrace.operations.quality.sinks import find
 from headrace.operations.quality.windows import BatchesStep
 
 PROJECT = Path(__file__).resolve().parents[3]

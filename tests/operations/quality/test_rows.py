@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from headrace.contract.checked_sinks import SCHEMA_ERROR, CheckedSink, find
 from headrace.contract.load import load_pipelines
 from headrace.operations.quality.read import wrong_batches
 from headrace.operations.quality.read_topic import distinct, json_row
 from headrace.operations.quality.rows import frame_of, with_facts
-from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink, find
 from headrace.operations.quality.summary import WrongBatch
 from headrace.operations.quality.validate import json_safe
 from headrace.operations.quality.windows import BatchesStep

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from headrace.contract.checked_sinks import added_columns, find, sinks_of, stages_of
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.quality import suites as rendering
-from headrace.operations.quality.sinks import added_columns, find, sinks_of, stages_of
 from headrace.operations.quality.suites import Suite, suite_of, suites, text
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -46,14 +46,14 @@ class Cut:
         return self.ledger[-1]["batch"] if self.ledger else -1
 
     @property
-    def surely(self) -> list[Record]:
+    def certain(self) -> list[Record]:
         """Return the batches whose rows were in the sink before it was read."""
         return [record for record in self.ledger if record["batch"] <= self.seen]
 
     @property
     def closed_ms(self) -> int:
         """Return the watermark up to which windows are closed: later batches drop any further rows for them."""
-        return max((record["watermark_ms"] for record in self.surely), default=0)
+        return max((record["watermark_ms"] for record in self.certain), default=0)
 
 
 def windows(

@@ -24,19 +24,19 @@ KIND = "quarantine"
 def compare(job: Job, query: str, cut: Cut, archives: Mapping[str, Archive], since_ms: int) -> Iterator[Account]:
     """Yield one account for each topic of which the cut's batches passed over records; `compared` counts these records."""
     passed = quarantine.passed_by(job.root, cut.generation)
-    for topic in sorted({entry.topic for entry in passed}) if cut.surely else ():
+    for topic in sorted({entry.topic for entry in passed}) if cut.certain else ():
         entries = [entry for entry in passed if entry.topic == topic]
         letters_topic = names.dead_letter_topic(topic)
         account = Account(query, f"topic {letters_topic}", KIND, cut.generation.number, cut.batch)
-        every = sink_frames.topic(job, letters_topic).persist(StorageLevel.MEMORY_AND_DISK)
-        every.count()
-        since = max(since_ms, retained.since_ms(job, letters_topic, every))
+        all_letters = sink_frames.topic(job, letters_topic).persist(StorageLevel.MEMORY_AND_DISK)
+        all_letters.count()
+        since = max(since_ms, retained.since_ms(job, letters_topic, all_letters))
         passed_over = (F.col("_query") == names.query_name(job.pipeline.name, query)) & F.col("_reason").startswith(
             f"{refusals.QUARANTINED}:"
         )
-        letters = sink_frames.placed_by_id(every.where(passed_over), topic)
+        letters = sink_frames.placed_by_id(all_letters.where(passed_over), topic)
         rows = archive_reader.records(job.spark, archives[topic]).where(source.among(entries))
-        rows = accounting.batch_of(rows.withColumn("source", F.struct(*archive_reader.COORDINATES)), cut.surely)
+        rows = accounting.batch_of(rows.withColumn("source", F.struct(*archive_reader.COORDINATES)), cut.certain)
         taken = rows.where(F.col(accounting.BATCH).isNotNull() & (F.unix_millis("timestamp") >= since))
         refused = taken.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
         account.compared = refused.count()
@@ -44,9 +44,9 @@ def compare(job: Job, query: str, cut: Cut, archives: Mapping[str, Archive], sin
             f"{account.compared} records are in the quarantine: headrace dead-letters quarantine {job.pipeline.name}"
         )
         # Letters of batches beyond the cut, and of lines of generations that passed over other offsets.
-        past = {number: end for number, (_, end) in cut.surely[-1]["offsets"].get(topic, {}).items()}
-        there = letters.withColumn("topic", F.lit(topic)).withColumn("partition", F.col(PARTITION))
-        there = archive_reader.before(there.withColumn("offset", F.col(OFFSET)).where(source.among(entries)), past)
-        single_rows.lettered(account, topic, refused, there, since, "not in the quarantine")
-        every.unpersist()
+        past = {number: end for number, (_, end) in cut.certain[-1]["offsets"].get(topic, {}).items()}
+        placed = letters.withColumn("topic", F.lit(topic)).withColumn("partition", F.col(PARTITION))
+        placed = archive_reader.before(placed.withColumn("offset", F.col(OFFSET)).where(source.among(entries)), past)
+        single_rows.lettered(account, topic, refused, placed, since, "not in the quarantine")
+        all_letters.unpersist()
         yield account

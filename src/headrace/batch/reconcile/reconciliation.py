@@ -154,7 +154,7 @@ def _compare(
             where = sink_frames.sink_name(job, observed.name, sink)
             account = Account(observed.name, where, _kind(query), observed.generation.number, cut.batch)
             speed = observed.rows[where]
-            if not cut.surely:
+            if not cut.certain:
                 account.block("the archive has not reached any of its batches yet: nothing could be compared")
             elif account.kind == "windows":
                 speed = _with_age(query, sink, speed, observed.generation)
@@ -190,7 +190,7 @@ def _compare_rows(
     speed = observed.rows[account.sink]
     match sink:
         case KafkaSink():
-            kept = _kept(cut.surely, max(since_ms, retained.since_ms(job, sink.topic, speed)))
+            kept = _kept(cut.certain, max(since_ms, retained.since_ms(job, sink.topic, speed)))
             sent = sink_frames.placed_by_id(speed, query.sources[0])
             if not kept:
                 account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
@@ -198,8 +198,8 @@ def _compare_rows(
                 single_rows.in_topic(account, query, made, sent, kept)
         case FilesSink():
             placed = accounting.batch_of(made, cut.ledger)
-            low = bounds.first_batch(cut.surely, observed.all_directories, since_ms) if since_ms else 0
-            kept = [record for record in cut.surely if record["batch"] >= low]
+            low = bounds.first_batch(cut.certain, observed.all_directories, since_ms) if since_ms else 0
+            kept = [record for record in cut.certain if record["batch"] >= low]
             if kept:
                 single_rows.in_files(account, query, placed, speed, kept, observed.directories)
             else:
@@ -219,12 +219,12 @@ def _compare_lookups(
     every = sink_frames.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
     every.count()
     since = retained.since_ms(job, names.dead_letter_topic(topic), every)
-    sure_from = max((record["batch"] + 1 for record in cut.surely if record["began_ms"] < since), default=0)
+    sure_from = max((record["batch"] + 1 for record in cut.certain if record["began_ms"] < since), default=0)
     letters = every.where(F.col("_query") == full)
     dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
     transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
     rows = transform(**{topic: records}, **dimensions)
-    placed = accounting.batch_of(rows, cut.surely).where(F.col(accounting.BATCH).isNotNull())
+    placed = accounting.batch_of(rows, cut.certain).where(F.col(accounting.BATCH).isNotNull())
     unmatched = sink_frames.placed_by_id(letters, topic)
     lookups.newest(account, query, sink, placed, unmatched, speed, sure_from)
     every.unpersist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+from headrace.contract.checked_sinks import CheckedSink, find
 from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
@@ -15,7 +16,6 @@ from headrace.operations.quality import faults, findings, merge, plan, position,
 from headrace.operations.quality.findings import Findings
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
-from headrace.operations.quality.sinks import CheckedSink, find
 from headrace.operations.quality.status import Status
 from headrace.operations.quality.steps import Step
 from headrace.operations.quality.suites import Suite, suite_of

@@ -13,6 +13,13 @@ from datetime import timedelta
 from typing import TypeVar
 
 from headrace.contract import names
+from headrace.contract.checked_sinks import (
+    WINDOW_START,
+    CheckedSink,
+    parts_query,
+    sinks_of,
+    totals_query,
+)
 from headrace.contract.model import KafkaSink, Pipeline
 from headrace.contract.names import archive_query
 from headrace.operations.deployment import Deployment
@@ -20,13 +27,6 @@ from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, offsets, position
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.position import Position
-from headrace.operations.quality.sinks import (
-    WINDOW_START,
-    CheckedSink,
-    parts_query,
-    sinks_of,
-    totals_query,
-)
 from headrace.operations.quality.windows import (
     Batches,
     Closed,

@@ -9,6 +9,7 @@ from itertools import repeat
 import pandas as pd
 
 from headrace.contract import names
+from headrace.contract.checked_sinks import SCHEMA_ERROR, CheckedSink
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import lake
@@ -17,7 +18,6 @@ from headrace.operations.quality import read_cassandra
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read_topic import STRANGER, json_row, strangers
 from headrace.operations.quality.rows import frame_of, with_facts
-from headrace.operations.quality.sinks import SCHEMA_ERROR, CheckedSink
 from headrace.operations.quality.summary import WrongBatch
 from headrace.operations.quality.windows import BatchesStep, StepWindow, Table
 from headrace.store import file_sink, ledger, paths, small_files

@@ -19,10 +19,10 @@ from cassandra.query import PreparedStatement
 
 from headrace.contract import names
 from headrace.contract.cassandra import quoted
+from headrace.contract.checked_sinks import WINDOW_START, CheckedSink, parts_query, totals_query
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session
-from headrace.operations.quality.sinks import WINDOW_START, CheckedSink, parts_query, totals_query
 from headrace.store.records import Row
 
 CONCURRENCY = 16

@@ -10,10 +10,10 @@ from typing import Any
 from confluent_kafka import Consumer
 
 from headrace.contract import names
+from headrace.contract.checked_sinks import CheckedSink
 from headrace.operations import topics
 from headrace.operations.quality import bounds
 from headrace.operations.quality.offsets import Offsets
-from headrace.operations.quality.sinks import CheckedSink
 from headrace.operations.quality.windows import BatchesStep
 from headrace.store.records import Row
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from headrace.contract.model import Column, Window, decimal_digits
-from headrace.operations.quality.sinks import (
+from headrace.contract.checked_sinks import (
     AHEAD,
     BEHIND,
     OFFSET_IN_GRID,
@@ -21,6 +20,7 @@ from headrace.operations.quality.sinks import (
     WINDOW_START,
     CheckedSink,
 )
+from headrace.contract.model import Column, Window, decimal_digits
 from headrace.store.records import Row
 
 _INTEGERS = {"int": 2**31, "long": 2**63}

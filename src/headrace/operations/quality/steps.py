@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from headrace.contract.checked_sinks import CheckedSink
 from headrace.operations import topics
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
@@ -16,7 +17,6 @@ from headrace.operations.quality import bounds, read_cassandra, read_topic
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
 from headrace.operations.quality.read import read_archive, read_files
-from headrace.operations.quality.sinks import CheckedSink
 from headrace.operations.quality.windows import (
     Batches,
     BatchesStep,

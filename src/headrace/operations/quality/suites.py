@@ -29,12 +29,12 @@ from headrace.contract.checked_sinks import (
     CheckedSink,
     added_columns,
     sinks_of,
+    stages_of,
 )
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import CassandraSink, EventTime, KafkaSink, Pipeline, Query
 from headrace.contract.model_quality import Expectation, columns_of
 from headrace.errors import HeadraceError
-from headrace.operations.quality.sinks import stages_of
 from headrace.store import records
 from headrace.store.records import Json
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from headrace.contract.checked_sinks import sinks_of, suites_of
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
@@ -20,7 +21,6 @@ from headrace.operations.quality import bounds, findings, plan
 from headrace.operations.quality.faults import words
 from headrace.operations.quality.findings import ClosedFinding
 from headrace.operations.quality.plan import Check
-from headrace.operations.quality.sinks import sinks_of, suites_of
 from headrace.operations.quality.suites import suites
 from headrace.operations.quality.summary import Summary, gate, is_good
 
