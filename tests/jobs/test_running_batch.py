@@ -36,7 +36,12 @@ def _job(spark: SparkSession, group: str, rows: int, expression: str) -> Iterato
     spark.sparkContext.setJobGroup(group, group, interruptOnCancel=True)
     frame = spark.range(0, rows, 1, 2).withColumn("x", F.expr(expression)).where("x IS NULL OR x > -1")
     running = frame._jdf.toJavaRDD().countAsync()
-    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    for name in (
+        "spark.jobGroup.id",
+        "spark.job.description",
+        "spark.job.interruptOnCancel",
+    ):  # not of later tests' jobs
+        spark.sparkContext.setLocalProperty(name, None)
     try:
         yield
     finally:

@@ -39,17 +39,17 @@ def test_a_topic_and_a_right_are_awaited_until_a_broker_shows_them(
 ) -> None:
     monkeypatch.setattr(in_kafka, "POLL_SECONDS", 0)
     admin = LateKafka()
-    rights = right_steps(admin, good.name, good.name, kafka.acls(good))  # type: ignore[arg-type]
-    for step in Plan([*topic_steps(admin, good, 1), *rights]).steps:  # type: ignore[arg-type]
+    rights = right_steps(admin, good.name, good.name, kafka.acls(good))
+    for step in Plan([*topic_steps(admin, good, 1), *rights]).steps:
         admin.late = 3
         step.apply()
         assert admin.late < 0, "it did not wait"
-    again = right_steps(admin, good.name, good.name, kafka.acls(good))  # type: ignore[arg-type]
-    assert (topic_steps(admin, good, 1), again) == ([], [])  # type: ignore[arg-type]
+    again = right_steps(admin, good.name, good.name, kafka.acls(good))
+    assert (topic_steps(admin, good, 1), again) == ([], [])
 
 
 def test_a_change_that_no_broker_shows_is_an_error(good: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_kafka, "TIMEOUT_SECONDS", 0)
     admin = LateKafka(late=10**9)
     with pytest.raises(HeadraceError, match=r"Kafka accepted topic .*, but does not show it after 0 s"):
-        topic_steps(admin, good, 1)[0].apply()  # type: ignore[arg-type]
+        topic_steps(admin, good, 1)[0].apply()
