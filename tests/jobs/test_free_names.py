@@ -195,7 +195,9 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
     directory = file_sink.Directory(0, 0, str(lines[-1]))
     rows = sink_frames.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
-    single_rows.in_files(accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.certain, [directory])
+    single_rows.in_files(
+        accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.certain, [directory]
+    )
     sink = query.sinks[1]
     assert isinstance(sink, CassandraSink)
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
