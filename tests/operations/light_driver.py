@@ -40,9 +40,9 @@ def main() -> int:
     if end:
         write("outcome.json", {"exit": end, "error": "as the test wants it"})
         return 20
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
-    while not told.wait(0.2):
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    while not stop.wait(0.2):
         write("heartbeat.json", {"exit": None, "queries": []})
     write("outcome.json", {"exit": "FINISHED", "error": ""})
     return 0

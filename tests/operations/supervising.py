@@ -31,8 +31,8 @@ def beat(pipeline: Pipeline, age: float = 1, instance: str = "a", **fields: Any)
     """A heartbeat of driver `instance`, `age` seconds ago; queries run and wrote a batch 2 s ago, but for `fields`."""
     entry = {"active": True, "batch": 7, "batch_written_ms": NOW - 2000, "running_batch": None, "error": None} | fields
     queries = [entry | {"query": names.query_name(pipeline.name, name)} for name in names.query_names(pipeline)]
-    told = {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "life": instance}
-    return from_json(Heartbeat, told | {"queries": queries})
+    head = {"pipeline": pipeline.name, "at_ms": int(NOW - age * 1000), "exit": None, "life": instance}
+    return from_json(Heartbeat, head | {"queries": queries})
 
 
 def record(fields: dict[str, Any]) -> ExitRecord:

@@ -38,7 +38,7 @@ def test_a_tools_reads_see_what_was_written_at_local_quorum(monkeypatch: pytest.
     monkeypatch.setattr(clients, "Cluster", Cluster)
     with clients.log_in(CassandraBinding(("127.0.0.1",), 9042, "datacenter1", "u", "p")):
         pass
-    assert [each.consistency_level for each in profiles.values()] == [ConsistencyLevel.LOCAL_QUORUM]
+    assert [profile.consistency_level for profile in profiles.values()] == [ConsistencyLevel.LOCAL_QUORUM]
 
 
 def test_the_bindings_authority_alone_is_trusted_and_names_are_not_asked(tmp_path: Path) -> None:
@@ -48,7 +48,10 @@ def test_the_bindings_authority_alone_is_trusted_and_names_are_not_asked(tmp_pat
     assert context
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname is False  # nodes are found by address
-    assert [dict(each[0] for each in found["subject"])["commonName"] for found in context.get_ca_certs()] == ["test CA"]
+    assert [
+        dict(attribute[0] for attribute in certificate["subject"])["commonName"]
+        for certificate in context.get_ca_certs()
+    ] == ["test CA"]
 
 
 def test_the_connector_gets_a_java_store_and_ciphers_that_java_17_has(

@@ -56,7 +56,7 @@ def test_who_carries_out_a_plan_and_who_approved_it_is_recorded_when_it_begins(t
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "message"),
     [
         (
             replace(PLAN, items=PLAN.items * 2),
@@ -67,9 +67,9 @@ def test_who_carries_out_a_plan_and_who_approved_it_is_recorded_when_it_begins(t
     ],
 )
 def test_another_plan_than_the_approved_one_is_refused_and_nothing_is_recorded(
-    now: Plan, told: str, tmp_path: Path
+    now: Plan, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(HeadraceError, match=told) as refused:
+    with pytest.raises(HeadraceError, match=message) as refused:
         plans.begin(str(tmp_path), now, Approval(PLAN.id, by="a test"))
     assert refused.value.exit_code == 1, "as the command line documents for a refusal"
     assert acts(str(tmp_path)) == []
@@ -89,7 +89,7 @@ def test_the_person_who_approves_sees_the_id_each_item_and_the_notes() -> None:
     assert "`move to the trash snapshots/a: 31.2 days old`" in plans.for_approval(PLAN)["words"]
 
 
-@pytest.mark.parametrize(("plan", "told"), [(BLOCKED, "blocked"), (replace(PLAN, items=()), "nothing to do")])
-def test_nobody_is_asked_to_approve_what_cannot_or_need_not_be_done(plan: Plan, told: str) -> None:
-    with pytest.raises(HeadraceError, match=told):
+@pytest.mark.parametrize(("plan", "message"), [(BLOCKED, "blocked"), (replace(PLAN, items=()), "nothing to do")])
+def test_nobody_is_asked_to_approve_what_cannot_or_need_not_be_done(plan: Plan, message: str) -> None:
+    with pytest.raises(HeadraceError, match=message):
         plans.for_approval(plan)

@@ -148,12 +148,12 @@ def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
 
 
 def test_a_second_submit_adopts_the_driver_that_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
-    found, started = launcher.submit(pipeline.name)
-    assert (found, started) == (launcher.find(pipeline.name)[0], False)
-    assert found.where == f"process {driver}"
+    adopted, started = launcher.submit(pipeline.name)
+    assert (adopted, started) == (launcher.find(pipeline.name)[0], False)
+    assert adopted.where == f"process {driver}"
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -176,7 +176,7 @@ def test_stop_ends_the_complete_process_group(launcher: LocalLauncher, pipeline:
     assert launcher.stop(pipeline.name) is True
     assert launcher.stop(pipeline.name) is None
     child = int(note.read_text())
-    while _lives(child):
+    while _is_alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -192,8 +192,8 @@ def test_the_last_error_of_a_log_is_reported(launcher: LocalLauncher, pipeline: 
 def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline):
     assert {row.verdict for row in streams.rows(launcher, [pipeline])} == {""}
     desired_state.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
-    told = cycle.run_pass(cycle.Context(launcher, pipeline, lambda topics: {}))
-    assert memory.read(launcher.root, pipeline.name) == told
+    report = cycle.run_pass(cycle.Context(launcher, pipeline, lambda topics: {}))
+    assert memory.read(launcher.root, pipeline.name) == report
     rows = streams.rows(launcher, [pipeline])
     assert {(row.verdict, row.reason, row.wanted, row.restarts_left) for row in rows} == {
         ("IDLE", "wanted PAUSED by ann: lunch", "PAUSED", 8)
@@ -218,13 +218,13 @@ def test_a_driver_whose_pipeline_file_is_gone_is_found_and_named(
     launcher: LocalLauncher, pipeline: Pipeline, driver: int
 ) -> None:
     assert launcher.running() == [pipeline.name]
-    (told,) = streams.strays(launcher, {"other": pipeline}, {}).items()
-    assert told == (
+    (stray,) = streams.strays(launcher, {"other": pipeline}, {}).items()
+    assert stray == (
         pipeline.name,
         "its pipeline file is gone and its driver still runs: end it with `headrace stream stop user_logins`",
     )
     beat(launcher, pipeline.name, age=1)
-    (row,) = streams.stray_rows(launcher, *told)
+    (row,) = streams.stray_rows(launcher, *stray)
     assert (row.query, row.driver, row.verdict, row.generation) == ("user_logins.last_login", "RUNNING", "UNKNOWN", 2)
 
 

@@ -12,7 +12,7 @@ Run = Callable[[Sequence[OffsetRange]], str | None]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result: each offset that fails alone, with its error, and the error of all offsets together (None: they succeed).
 
     `complete` is False if the search stopped at its limit, and more offsets may fail.
@@ -23,7 +23,7 @@ class Found:
     complete: bool
 
 
-def find(ranges: Sequence[OffsetRange], run: Run, limit: int) -> Found:
+def find(ranges: Sequence[OffsetRange], run: Run, limit: int) -> SearchResult:
     """Return the offsets that fail alone, at most `limit`, in order.
 
     At most 2 log2(n) + 2 runs for each offset found among n. A failure that needs several records has no such offset.
@@ -31,12 +31,12 @@ def find(ranges: Sequence[OffsetRange], run: Run, limit: int) -> Found:
     together = run(ranges) if ranges else None
     alone: list[tuple[OffsetRange, str]] = []
     if together is None:
-        return Found((), None, True)
+        return SearchResult((), None, True)
     for part, error in _failing(ranges, run, known=True):
         if len(alone) == limit:
-            return Found(tuple(alone), together, False)
+            return SearchResult(tuple(alone), together, False)
         alone.append((part, error))
-    return Found(tuple(alone), together, True)
+    return SearchResult(tuple(alone), together, True)
 
 
 def _failing(ranges: Sequence[OffsetRange], run: Run, *, known: bool) -> Generator[tuple[OffsetRange, str], None, bool]:

@@ -30,13 +30,13 @@ def archive(parts: dict[int, int], newest: datetime = datetime(2026, 3, 15, 12, 
 
 def until(
     pos: Pipeline,
-    found: dict[str, Archive],
+    archives: dict[str, Archive],
     ends: dict[str, int],
     horizon: date | None,
     begins: dict[str, int] | None = None,
 ) -> date | None:
     spec = ViewsSpec(ends={"pos": ends}, begins={"pos": begins or {}})
-    return closed_until(pos, found, behind_of(found, spec), ASKED, horizon)
+    return closed_until(pos, archives, behind_of(archives, spec), ASKED, horizon)
 
 
 def test_an_archive_that_has_all_leaves_the_day_that_was_asked_for(pos: Pipeline) -> None:
@@ -61,9 +61,9 @@ def test_the_first_record_ever_of_a_partition_leaves_the_horizon_where_it_is(pos
 
 def test_a_partition_that_kafka_has_emptied_before_the_archive_began_lacks_nothing(pos: Pipeline) -> None:
     """B5: five records expired before the pipeline ran; only the other partition has any."""
-    found = archive({1: 4})
-    assert until(pos, found, {"0": 5, "1": 4}, None, {"0": 5, "1": 0}) == ASKED
-    assert behind_of(found, ViewsSpec(ends={"pos": {"0": 6}}, begins={"pos": {"0": 5}}))[0].partition == 0
+    pinned = archive({1: 4})
+    assert until(pos, pinned, {"0": 5, "1": 4}, None, {"0": 5, "1": 0}) == ASKED
+    assert behind_of(pinned, ViewsSpec(ends={"pos": {"0": 6}}, begins={"pos": {"0": 5}}))[0].partition == 0
 
 
 def test_each_run_compares_the_newest_days_and_in_turn_all_older_ones_of_the_views() -> None:

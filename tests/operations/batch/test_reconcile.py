@@ -67,8 +67,8 @@ def taken(batch: int, start: int, end: int, watermark: datetime | None = None, t
 
 def cut(ledger: Sequence[Record], seen: int | None = None, planned: int | None = None) -> Cut:
     newest = ledger[-1]["batch"]
-    own = Generation("p", "q", 1, STARTED, {})
-    return Cut(own, ledger, newest if seen is None else seen, newest if planned is None else planned)
+    current = Generation("p", "q", 1, STARTED, {})
+    return Cut(current, ledger, newest if seen is None else seen, newest if planned is None else planned)
 
 
 def records(spark: SparkSession, rows: Sequence[Sale]) -> DataFrame:
@@ -105,11 +105,11 @@ def test_a_running_total_is_compared_as_of_the_batch_that_wrote_it(spark: SparkS
 
     late = Account("product_totals", "table", "running totals")
     kinds.running(late, query, pos_sales.product_totals, given, sink, cut(ledger, seen=2, planned=3), Decimal(0))
-    told = {each.key["product_id"]: each for each in late.differences}
-    assert set(told) == {"b", "c"}, "b and c lack what batch 2 had for them"
-    assert (told["b"].what, told["b"].sink_batch, told["b"].expected_batch) == ("differs", 1, 2)
-    assert told["b"].offsets == {"pos/0": (1, 3)}
-    assert told["c"].what == "missing in the sink"
+    by_product = {difference.key["product_id"]: difference for difference in late.differences}
+    assert set(by_product) == {"b", "c"}, "b and c lack what batch 2 had for them"
+    assert (by_product["b"].what, by_product["b"].sink_batch, by_product["b"].expected_batch) == ("differs", 1, 2)
+    assert by_product["b"].offsets == {"pos/0": (1, 3)}
+    assert by_product["c"].what == "missing in the sink"
 
 
 def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
@@ -137,10 +137,10 @@ def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
         return account
 
     assert (compared("3.00").differing, compared("3.00").late) == (0, 1)
-    (told,) = compared("9.00").differences
-    assert told.due["total_amount"] == "3.00"
-    assert told.batch["total_amount"] == "9.00"
-    assert (told.batches, told.expected_batch, told.offsets) == ((0, 1), 0, {"pos/0": (0, 1)})
+    (difference,) = compared("9.00").differences
+    assert difference.due["total_amount"] == "3.00"
+    assert difference.batch["total_amount"] == "9.00"
+    assert (difference.batches, difference.expected_batch, difference.offsets) == ((0, 1), 0, {"pos/0": (0, 1)})
     assert compared("3.01").differing == 1
     assert compared("3.01", tolerance="0.01").differing == 0
 
@@ -162,8 +162,8 @@ def test_what_an_earlier_generation_left_behind_is_no_difference_where_this_one_
         return account
 
     assert compared("9.00", old=True).differing == 0
-    (told,) = compared("9.00", old=False).differences
-    assert told.what == "in the sink without records"
+    (difference,) = compared("9.00", old=False).differences
+    assert difference.what == "in the sink without records"
 
 
 def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference(
@@ -188,11 +188,13 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
         single_rows.in_topic(account, query, web_events.topic(given), sent(rows), ledger)
         return account
 
-    whole = [(n, f"e{n}") for n in range(6)]
-    assert compared([*whole, whole[3], (7, "of a later batch")]).differences == []
-    account = compared([row for row in whole if row[0] not in (3, 4, 1)] + [(1, "other")])
+    complete = [(n, f"e{n}") for n in range(6)]
+    assert compared([*complete, complete[3], (7, "of a later batch")]).differences == []
+    account = compared([row for row in complete if row[0] not in (3, 4, 1)] + [(1, "other")])
     assert account.differing == 3
-    assert [(each.what, each.batches, each.offsets, each.rows) for each in account.differences] == [
+    assert [
+        (difference.what, difference.batches, difference.offsets, difference.rows) for difference in account.differences
+    ] == [
         ("differs", (0,), {"quickstart/0": (1, 1)}, 1),
         ("missing in the sink", (1,), {"quickstart/0": (3, 4)}, 2),
     ]
@@ -211,15 +213,15 @@ def test_files_are_compared_by_directory_also_when_several_batches_share_one(
 
     def compared(rows: Sequence[tuple[Any, ...]], directories: Sequence[Directory]) -> Account:
         account = Account("files", "files", "rows")
-        found = spark.createDataFrame(list(rows), f"{columns}, batch_id bigint")
-        single_rows.in_files(account, web.queries["files"], placed, found, ledger, directories)
+        frame = spark.createDataFrame(list(rows), f"{columns}, batch_id bigint")
+        single_rows.in_files(account, web.queries["files"], placed, frame, ledger, directories)
         return account
 
     assert compared(rows, shared).differences == []
     lost = compared([row for row in rows if row[3] != 2], [shared[0], shared[2]])
-    assert [(each.what, each.batches) for each in lost.differences] == [("missing in the sink", (2,))]
+    assert [(difference.what, difference.batches) for difference in lost.differences] == [("missing in the sink", (2,))]
     one_row_less = compared(rows[1:], shared)
-    assert [(each.what, each.batches) for each in one_row_less.differences] == [("differs", (0, 1))]
+    assert [(difference.what, difference.batches) for difference in one_row_less.differences] == [("differs", (0, 1))]
 
 
 def test_an_archive_with_a_gap_or_without_a_dead_letter_is_reported(
@@ -229,7 +231,7 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_reported(
     refused = Archived(0, 3, NOON, b"{}", "missing: product_id")
     good = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in (0, 1, 2, 6)]
     lake.lay(spark, pipeline, "pos", [*good, refused])
-    found = archive_reader.pin(spark, pipeline.name, "pos")
+    pinned = archive_reader.pin(spark, pipeline.name, "pos")
     ddl = "_partition int, _offset bigint, key binary, value binary"
 
     account = Account("archive_pos", "topic", "archive")
@@ -237,23 +239,23 @@ def test_an_archive_with_a_gap_or_without_a_dead_letter_is_reported(
     def compared(letters: Sequence[tuple[Any, ...]], since_ms: int = 0, decoded: int = 4) -> list[tuple[Any, ...]]:
         nonlocal account
         account = Account("archive_pos", "topic", "archive")
-        rows = archive_reader.records(spark, found)
-        lost = archive_reader.losses(spark, found, str(tmp_path))
+        rows = archive_reader.records(spark, pinned)
+        lost = archive_reader.losses(spark, pinned, str(tmp_path))
         letters_read = spark.createDataFrame(list(letters), ddl).selectExpr("*", UNCUT)
-        single_rows.archive(account, found, rows, letters_read, since_ms, decoded, lost)
-        return [(each.what, each.offsets) for each in account.differences]
+        single_rows.archive(account, pinned, rows, letters_read, since_ms, decoded, lost)
+        return [(difference.what, difference.offsets) for difference in account.differences]
 
     gap = ("missing in the archive", {"pos/0": (4, 5)})
-    own = (0, 3, None, b"{}")
-    assert compared([own, own]) == [gap]
+    letter = (0, 3, None, b"{}")
+    assert compared([letter, letter]) == [gap]
     assert compared([]) == [gap, ("refused, but no dead letter", {"pos/0": (3, 3)})]
-    assert compared([own, (0, 2, b"a", b"?"), (0, 9, b"a", b"beyond the archive")]) == [
+    assert compared([letter, (0, 2, b"a", b"?"), (0, 9, b"a", b"beyond the archive")]) == [
         gap,
         ("a dead letter, but not refused in the archive", {"pos/0": (2, 2)}),
     ]
     assert compared([(0, 3, None, b"other")])[1][0] == "a dead letter with other bytes than the archive"
     assert compared([], since_ms=milliseconds(NOON) + 1) == [gap], "what retention took is no difference"
-    assert compared([own], decoded=3) == [gap], "a contract that became narrower is no fault of the archive"
+    assert compared([letter], decoded=3) == [gap], "a contract that became narrower is no fault of the archive"
     assert "today's contract refuses 1 records" in account.note
 
 
@@ -263,31 +265,31 @@ def test_a_gap_that_the_archives_ledger_explains_is_no_difference_and_a_lost_rec
     """C02 and C03: three records, a marker, three aborted, a marker, one record, a marker."""
     root = str(tmp_path)
 
-    def told(name: str, offsets: Sequence[int]) -> list[tuple[Any, ...]]:
+    def differences(name: str, offsets: Sequence[int]) -> list[tuple[Any, ...]]:
         pipeline = lake.renamed(pos, name)
         rows = [Archived(0, offset, NOON, sale("a", "1.00", NOON)) for offset in offsets]
         lake.lay(spark, pipeline, "pos", rows)
-        own = generation.begin(root, name, names.archive_query("pos"), {})
+        begun = generation.begin(root, name, names.archive_query("pos"), {})
         for batch, start, end, rows_out in ((0, 0, 4, 3), (1, 4, 9, 1), (2, 9, 10, 0)):
-            ledger.write(own.paths(root).ledger, taken(batch, start, end) | {"rows_out": rows_out})
+            ledger.write(begun.paths(root).ledger, taken(batch, start, end) | {"rows_out": rows_out})
         reached = archive_notes.reached(root, name, "pos")
         assert reached == {0: 10}
-        found = archive_reader.pin(spark, name, "pos", reached)
-        assert (found.ends, found.covers({"0": 10})) == ({"0": 10}, True), "nothing waits for the marker at the end"
+        pinned = archive_reader.pin(spark, name, "pos", reached)
+        assert (pinned.ends, pinned.covers({"0": 10})) == ({"0": 10}, True), "nothing waits for the marker at the end"
         account = Account("archive_pos", "topic", "archive")
-        every = archive_reader.records(spark, found)
+        every = archive_reader.records(spark, pinned)
         letters = spark.createDataFrame([], "_partition int, _offset bigint, key binary, value binary").selectExpr(
             "*", UNCUT
         )
-        lost = archive_reader.losses(spark, found, root)
-        single_rows.archive(account, found, every, letters, 0, len(offsets), lost)
+        lost = archive_reader.losses(spark, pinned, root)
+        single_rows.archive(account, pinned, every, letters, 0, len(offsets), lost)
         assert account.differing == sum(loss.records for loss in lost)
-        return [(each.what, each.offsets, each.batches) for each in account.differences]
+        return [(difference.what, difference.offsets, difference.batches) for difference in account.differences]
 
-    assert told("archive_explained", (0, 1, 2, 8)) == []
+    assert differences("archive_explained", (0, 1, 2, 8)) == []
     among = "missing in the archive: 1 records among these 2 offsets"
-    assert told("archive_lost", (0, 1, 8)) == [(among, {"pos/0": (2, 3)}, (0,))]
-    assert told("archive_lost_last", (0, 1, 2)) == [
+    assert differences("archive_lost", (0, 1, 8)) == [(among, {"pos/0": (2, 3)}, (0,))]
+    assert differences("archive_lost_last", (0, 1, 2)) == [
         ("missing in the archive: 1 records among these 5 offsets", {"pos/0": (4, 8)}, (1,))
     ]
 

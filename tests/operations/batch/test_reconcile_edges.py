@@ -53,8 +53,10 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
     even = compared("ios", (NOON + MINUTE, "web"))
     assert (even.differences, even.compared) == ([], 2)
     assert "for 2 keys it is no longer known" in even.note
-    assert [each.key for each in compared("web", (NOON + MINUTE, "web")).differences] == [{"login_id": "u2"}]
-    assert [each.key for each in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
+    assert [difference.key for difference in compared("web", (NOON + MINUTE, "web")).differences] == [
+        {"login_id": "u2"}
+    ]
+    assert [difference.key for difference in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
 
 
 def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_and_batches_are_made_of(
@@ -63,9 +65,9 @@ def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_an
     pos = load_pipeline(project / "pipelines" / "pos_sales.yaml")
     since_ms = milliseconds(NOON)
     ledger = [taken(n, 2 * n, 2 * n + 2) | {"began_ms": since_ms + (n - 2) * 60_000} for n in range(4)]
-    whole = [Directory(0, 0, "a"), Directory(1, 2, "b"), Directory(3, 3, "c")]
+    directories = [Directory(0, 0, "a"), Directory(1, 2, "b"), Directory(3, 3, "c")]
     assert bounds.first_batch(ledger, [], since_ms) == 2
-    assert bounds.first_batch(ledger, whole, since_ms) == 3, "a directory of before and after is left out"
+    assert bounds.first_batch(ledger, directories, since_ms) == 3, "a directory of before and after is left out"
     assert bounds.first_batch(ledger, [], since_ms + 999_999) == 4
     first = bounds.first_offsets([ledger], since_ms)
     assert first == {"pos": {0: 4}}
@@ -73,8 +75,8 @@ def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_an
     # Before, within the skew of an event time; before, taken by a batch since; before; since, of another partition.
     rows = [(0, 0, NOON - MINUTE), (0, 4, NOON - 99 * MINUTE), (0, 1, NOON - 99 * MINUTE), (1, 0, NOON)]
     archive = spark.createDataFrame(rows, "partition int, offset bigint, timestamp timestamp")
-    found = bounds.recent(archive, pos.sources["pos"], since_ms, first["pos"])
-    assert sorted(tuple(row)[:2] for row in found.collect()) == [(0, 0), (0, 4), (1, 0)]
+    recent = bounds.recent(archive, pos.sources["pos"], since_ms, first["pos"])
+    assert sorted(tuple(row)[:2] for row in recent.collect()) == [(0, 0), (0, 4), (1, 0)]
     assert bounds.recent(archive, pos.sources["pos"], 0, first["pos"]).count() == 4
 
 
@@ -109,8 +111,10 @@ def test_a_joined_row_with_a_cell_changed_in_the_table_is_one_difference_with_wh
 
     right, none = ("u1", NOON, "a", key, NOON + MINUTE), ("u2", NOON, "a", "none", None)
     assert compared(right, none) == []
-    (told,) = compared((*right[:-1], NOON + 9 * MINUTE), none)
-    assert (told.what, told.key["impr_uuid"], told.due, told.speed, told.batches) == (
+    (difference,) = compared((*right[:-1], NOON + 9 * MINUTE), none)
+    assert (difference.what, difference.key["impr_uuid"], difference.due, difference.speed, difference.batches) == (
         "differs", "u1", {"click_date": text(NOON + MINUTE)}, {"click_date": text(NOON + 9 * MINUTE)}, (0,),
     )  # fmt: skip
-    assert [(each.what, each.due) for each in compared(right)] == [("missing in the sink", {"click_date": None})]
+    assert [(difference.what, difference.due) for difference in compared(right)] == [
+        ("missing in the sink", {"click_date": None})
+    ]

@@ -48,9 +48,13 @@ def test_a_joined_row_with_a_changed_cell_is_one_difference_and_one_write_in_wha
     ads: Pipeline, order: int
 ) -> None:
     rows = [joined("u1", BY_HAND, due=False), joined("u1", CLICKED, due=True)][::order]
-    (told,) = joined_differences(rows, KEY, [*KEY, "click_date"])
-    assert (told.what, told.due, told.speed) == ("differs", {"click_date": CLICKED}, {"click_date": BY_HAND})
-    (action,) = repair.actions(ads.queries["attributed"], "attributed", [told])
+    (difference,) = joined_differences(rows, KEY, [*KEY, "click_date"])
+    assert (difference.what, difference.due, difference.speed) == (
+        "differs",
+        {"click_date": CLICKED},
+        {"click_date": BY_HAND},
+    )
+    (action,) = repair.actions(ads.queries["attributed"], "attributed", [difference])
     assert (action.action, action.values) == ("write", {"click_date": CLICKED})
 
 
@@ -126,14 +130,16 @@ DIFFERENCE = {"key": dict(zip(KEY, ("u1", AT, "a", "c"), strict=True)), "due": {
 
 def test_a_repair_shows_old_and_new_values_writes_once_and_reads_the_row_again(repaired: Any) -> None:
     table = Table(datetime(2030, 1, 1), 5)
-    own = repaired(table, [DIFFERENCE, DIFFERENCE | {"due": None}])
-    planned = repair.plan(own, "ad_attribution", "r")
+    deployment = repaired(table, [DIFFERENCE, DIFFERENCE | {"due": None}])
+    planned = repair.plan(deployment, "ad_attribution", "r")
     (item,) = planned.items
     assert (item.action, item.detail) == ("write", f"click_date: {BY_HAND} -> {CLICKED} (writetime 5)")
     assert item.target.startswith("attributed impr_uuid=u1, ")
-    assert item.detail in batch_tasks.plan_repair(own, "ad_attribution", "r")["words"], "the approval shows it too"
-    assert repair.plan(own, "ad_attribution", "r").id == planned.id
-    done = repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
+    assert item.detail in batch_tasks.plan_repair(deployment, "ad_attribution", "r")["words"], (
+        "the approval shows it too"
+    )
+    assert repair.plan(deployment, "ad_attribution", "r").id == planned.id
+    done = repair.act(deployment, "ad_attribution", "r", Approval(planned.id, by="mia"))
     assert (done.written, done.deleted, done.verified, table.done) == (1, 0, 1, ["INSERT"])
     assert done.queries == ("attributed",)
 
@@ -141,24 +147,24 @@ def test_a_repair_shows_old_and_new_values_writes_once_and_reads_the_row_again(r
 @pytest.mark.parametrize("now", [(datetime(2030, 1, 1), 6), (datetime(2030, 1, 2), 5), None])
 def test_a_row_that_changed_since_the_plan_refuses_the_repair_and_nothing_is_written(repaired: Any, now: Any) -> None:
     table = Table(datetime(2030, 1, 1), 5)
-    own = repaired(table, [DIFFERENCE])
-    planned = repair.plan(own, "ad_attribution", "r")
+    deployment = repaired(table, [DIFFERENCE])
+    planned = repair.plan(deployment, "ad_attribution", "r")
     table.row = now
     with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id}"):
-        repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
+        repair.act(deployment, "ad_attribution", "r", Approval(planned.id, by="mia"))
     assert table.done == []
 
 
 def test_a_repair_that_did_not_come_through_is_an_error_that_names_the_row(repaired: Any) -> None:
-    own = repaired(Table(datetime(2030, 1, 1), 5, deaf=True), [DIFFERENCE])
-    planned = repair.plan(own, "ad_attribution", "r")
+    deployment = repaired(Table(datetime(2030, 1, 1), 5, deaf=True), [DIFFERENCE])
+    planned = repair.plan(deployment, "ad_attribution", "r")
     with pytest.raises(HeadraceError, match=r"1 of 1 rows are not as the repair of r wrote them.*impr_uuid=u1"):
-        repair.act(own, "ad_attribution", "r", Approval(planned.id, by="mia"))
+        repair.act(deployment, "ad_attribution", "r", Approval(planned.id, by="mia"))
 
 
 def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:
-    own = repaired(Table(None, 9_000_000_000_000_000), [DIFFERENCE])
-    planned = repair.plan(own, "ad_attribution", "r")
+    deployment = repaired(Table(None, 9_000_000_000_000_000), [DIFFERENCE])
+    planned = repair.plan(deployment, "ad_attribution", "r")
     assert planned.items == ()
     assert "--new-generation attributed --rows empty" in planned.notes[0]
 
@@ -167,9 +173,9 @@ def test_a_view_that_differs_is_computed_again_instead(pos: Pipeline) -> None:
     keys = [{"day": day, "product_id": "p1"} for day in ("2026-03-04", "2026-03-01")]
     differences = [Difference(key=dict(key)) for key in keys]
     account = Account("product_totals", "view v", "batch view", differing=2, differences=differences)
-    told = repair._refusal(pos, account)
-    assert told is not None
-    assert "headrace batch views pos_sales --first 2026-03-01 --last 2026-03-04" in told
+    refusal = repair._refusal(pos, account)
+    assert refusal is not None
+    assert "headrace batch views pos_sales --first 2026-03-01 --last 2026-03-04" in refusal
 
 
 def test_values_are_compared_as_cassandra_keeps_them() -> None:

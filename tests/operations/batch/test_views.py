@@ -39,11 +39,11 @@ def pos(project: Path) -> Pipeline:
     return load_pipeline(project / "pipelines" / "pos_sales.yaml")
 
 
-def sales(seed: int, days: int, each: int) -> list[Archived]:
+def sales(seed: int, days: int, per_day: int) -> list[Archived]:
     """Return random receipt lines of some days; most come at once, some up to a day late, in any order."""
     chance = random.Random(seed)
     made = []
-    for _ in range(days * each):
+    for _ in range(days * per_day):
         at = START + timedelta(seconds=chance.randrange(days * 86_400), microseconds=chance.randrange(1_000_000))
         delay = timedelta(hours=chance.choice((0, 0, 0, 0, 1, 23)))
         made.append((at + delay, sale(chance.choice(PRODUCTS), f"{chance.randrange(-500, 9_999) / 100:.2f}", at)))
@@ -77,8 +77,8 @@ def oracle(records: Sequence[Archived], size: int = 0, slide: int = 0) -> list[t
     ).fetchall()
 
 
-def within(found: Sequence[tuple[Any, ...]], days: int) -> list[tuple[Any, ...]]:
-    return [row for row in found if START.date() <= row[0] < START.date() + timedelta(days=days)]
+def within(view_rows: Sequence[tuple[Any, ...]], days: int) -> list[tuple[Any, ...]]:
+    return [row for row in view_rows if START.date() <= row[0] < START.date() + timedelta(days=days)]
 
 
 def test_every_view_equals_the_records_of_its_days(
@@ -154,7 +154,7 @@ def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
     """C27: the border of a day is the border of its windows, whatever the next day in the step is."""
     pipeline = lake.renamed(pos, "views_apart")
     at = [START + timedelta(days=3 * n, minutes=m) for n in range(12) for m in (0, 3, 1437, 1439, 1441, 1449)]
-    records = lake.numbered([(each, sale("p0", "1.00", each)) for each in at])
+    records = lake.numbered([(moment, sale("p0", "1.00", moment)) for moment in at])
     lake.lay(spark, pipeline, "pos", records)
     steps: list[str] = []
     job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
@@ -225,23 +225,23 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
     def compared() -> dict[str, Account]:
         archives = {"pos": archive_reader.pin(spark, pipeline.name, "pos")}
         asked = ReconcileSpec(at_ms=0, since_ms=0)
-        return {each.query: each for each in view_days.compare(job, pipeline.queries, archives, asked)}
+        return {account.query: account for account in view_days.compare(job, pipeline.queries, archives, asked)}
 
     even = compared()
-    assert {name: (each.differing, each.compared, each.blocked) for name, each in even.items()} == dict.fromkeys(
-        ("product_totals", "tumbling", "sliding"), (0, 4, False)
-    )
+    assert {
+        name: (account.differing, account.compared, account.blocked) for name, account in even.items()
+    } == dict.fromkeys(("product_totals", "tumbling", "sliding"), (0, 4, False))
     spark.sql(f"UPDATE lake.{pipeline.name}.batch_product_totals SET sales = 7 WHERE day = DATE '2026-03-02'")
     spark.sql(f"DELETE FROM lake.{pipeline.name}.batch_tumbling WHERE day = DATE '2026-03-03'")
     again = f"SELECT * FROM lake.{pipeline.name}.batch_sliding WHERE day = DATE '2026-03-01'"
     spark.sql(f"INSERT INTO lake.{pipeline.name}.batch_sliding {again}")
-    found = compared()
-    (told,) = found["product_totals"].differences
-    assert (told.what, told.key["day"], told.due["sales"], told.speed["sales"]) == (
+    accounts = compared()
+    (difference,) = accounts["product_totals"].differences
+    assert (difference.what, difference.key["day"], difference.due["sales"], difference.speed["sales"]) == (
         "differs", "2026-03-02", 1, 7,
     )  # fmt: skip
-    assert [each.what for each in found["tumbling"].differences] == ["missing in the view"]
-    assert {each.what for each in found["sliding"].differences} == {"in the view more than once"}
+    assert [difference.what for difference in accounts["tumbling"].differences] == ["missing in the view"]
+    assert {difference.what for difference in accounts["sliding"].differences} == {"in the view more than once"}
 
     late = Archived(0, 3, START + timedelta(days=5), sale("p0", "0.50", hours[1]))
     lake.lay(spark, pipeline, "pos", [late])
@@ -272,8 +272,8 @@ def test_attributed_clicks_of_a_day_take_their_clicks_from_the_next(
     lake.lay(spark, pipeline, "impressions", lake.numbered(impressions))
     lake.lay(spark, pipeline, "clicks", lake.numbered(clicks))
     views.run(lake.job(spark, pipeline, ad_attribution, tmp_path, "one"), order("2026-03-02"))
-    found = [(row[0], row[1], row[4]) for row in rows(spark, pipeline, "attributed")]
-    assert found == [
+    attributed = [(row[0], row[1], row[4]) for row in rows(spark, pipeline, "attributed")]
+    assert attributed == [
         (date(2026, 3, 1), "u1", "2026-03-02T00:04:00.000000"),
         (date(2026, 3, 1), "u2", "none"),
     ]

@@ -69,8 +69,8 @@ def test_a_ledger_is_gathered_and_reads_the_same_at_every_moment(
     assert len(ledger.read(folder)) == 64
 
 
-def _same(found: object, wanted: object) -> None:
-    assert found == wanted
+def _same(actual: object, wanted: object) -> None:
+    assert actual == wanted
 
 
 def test_a_ledger_with_a_gap_is_gathered_around_it_and_many_segments_become_few(
@@ -159,7 +159,9 @@ def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore
     for _ in range(2):
         compact.compact_queries(root, with_files(), closed_seconds=-1, singles=5)
     folder = made.paths(root).files
-    assert [(each.first, each.last) for each in file_sink.parse(folder, small_files.list_names(folder))] == [
+    assert [
+        (directory.first, directory.last) for directory in file_sink.parse(folder, small_files.list_names(folder))
+    ] == [
         (0, 14),
         (15, 39),
     ]

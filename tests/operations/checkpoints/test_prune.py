@@ -47,9 +47,9 @@ def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: st
     prune.act(
         root, [checkpoints.with_files()], keep, Approval(prune.plan(root, [checkpoints.with_files()], keep).id, **WHO)
     )
-    assert [each.number for each in generation.all_of(root, "pos_sales", "files")] == [1, 3]
+    assert [present.number for present in generation.all_of(root, "pos_sales", "files")] == [1, 3]
     assert rows_of(root, now) == seen == [0, 1, 2]
-    assert old.id in {each.id for each in kept.listed(root, "pos_sales", "files")}
+    assert old.id in {snapshot.id for snapshot in kept.listed(root, "pos_sales", "files")}
     assert prune.plan(root, [checkpoints.with_files()], keep).items == ()
     (trashed,) = small_files.list_names(paths.trash(root))
     assert trees.files(f"{paths.trash(root)}/{trashed}/files/pos_sales/files/0002")

@@ -26,15 +26,19 @@ def test_a_snapshot_is_the_cut_at_the_newest_commit_while_the_next_batch_is_unde
     checkpoints.put(f"{made.paths(root).checkpoint}/state/0/0/14.delta", b"of batch 13, which is not committed")
     write_batch(root, made, 13)
     taken = snapshots.take(root, "pos_sales", "tumbling", reason="why")
-    own = taken.paths(root)
+    snapshot_paths = taken.paths(root)
     assert (taken.generation, taken.batch, taken.reason) == (1, 12, "why")
     assert (
-        checkpoint_log.batches(own.checkpoint, "offsets")
-        == checkpoint_log.batches(own.checkpoint, "commits")
+        checkpoint_log.batches(snapshot_paths.checkpoint, "offsets")
+        == checkpoint_log.batches(snapshot_paths.checkpoint, "commits")
         == list(range(3, 13))
     )
-    assert [record["batch"] for record in ledger.read(own.ledger)] == list(range(13))
-    states = {path for path in trees.files(own.checkpoint) if path.startswith("state/0/0/") and "_metadata" not in path}
+    assert [record["batch"] for record in ledger.read(snapshot_paths.ledger)] == list(range(13))
+    states = {
+        path
+        for path in trees.files(snapshot_paths.checkpoint)
+        if path.startswith("state/0/0/") and "_metadata" not in path
+    }
     assert states == {f"state/0/0/{name}" for name in ("10.snapshot", "11.delta", "12.delta", "13.delta")}
     assert kept.listed(root, "pos_sales", "tumbling") == [taken]
     assert kept.damaged(root, taken) == []
@@ -79,16 +83,16 @@ def test_a_restore_is_a_new_generation_with_the_state_of_the_cut_and_one_first_b
     plan_batch(root, made, 9)
     planned = restore.plan(FakeLauncher(root), POS, "tumbling", taken.id)
     assert planned.items[0].note == "120 offsets are read again"
-    told = restore.restore(FakeLauncher(root), POS, "tumbling", taken.id, **WHO)
+    restored = restore.restore(FakeLauncher(root), POS, "tumbling", taken.id, **WHO)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
     assert (now.number, now.lineage, now.snapshot, now.fingerprint) == (2, ((1, 3),), taken.id, made.fingerprint)
     assert now.started_micros > made.started_micros
-    assert (told.plan, told.generation, told.sound) == (planned.id, 2, True)
-    own = now.paths(root)
-    assert [record["batch"] for record in ledger.read(own.ledger)] == [0, 1, 2, 3]
-    assert checkpoint_log.newest_batch(own.checkpoint) == 3
-    pinned = checkpoint_log.read_batch_range(own.checkpoint, 4)
+    assert (restored.plan, restored.generation, restored.sound) == (planned.id, 2, True)
+    current_paths = now.paths(root)
+    assert [record["batch"] for record in ledger.read(current_paths.ledger)] == [0, 1, 2, 3]
+    assert checkpoint_log.newest_batch(current_paths.checkpoint) == 3
+    pinned = checkpoint_log.read_batch_range(current_paths.checkpoint, 4)
     # from the cut to the newest planned offsets, judged by the watermarks that batch 4 had at first
     assert (pinned.start, pinned.end) == ({"pos": {0: 40, 1: 40}}, {"pos": {0: 100, 1: 100}})
     old = checkpoint_log.read_batch_range(made.paths(root).checkpoint, 4)
@@ -104,13 +108,13 @@ def test_a_generation_that_lost_its_manifest_is_restored_and_what_it_had_read_is
     run(root, made, range(4, 9))
     trees.remove_file(made.paths(root).manifest)
     report = verify.verify(root, POS, "tumbling")
-    assert [each.fault for each in report.findings] == ["MANIFEST_GONE"]
+    assert [finding.fault for finding in report.findings] == ["MANIFEST_GONE"]
     assert "headrace checkpoint restore pos_sales.tumbling; the command that it prints" in report.findings[0].what
     planned = restore.plan(FakeLauncher(root), POS, "tumbling")
-    told = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
+    restored = restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
     now = generation.current(root, "pos_sales", "tumbling")
     assert now is not None
-    assert (now.number, now.snapshot, told.sound) == (3, taken.id, True)
+    assert (now.number, now.snapshot, restored.sound) == (3, taken.id, True)
     assert planned.items[0].note == "100 offsets are read again"
     assert now.started_micros > made.started_micros + 8
     assert generation.lost(root, "pos_sales", "tumbling") == []
@@ -292,9 +296,9 @@ def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:
     run(root, begin(root), range(3))
     snapshots.take(root, "pos_sales", "tumbling")
     restore.restore(FakeLauncher(root), POS, "tumbling", **WHO)
-    told = inspect.inspect(root, "pos_sales", "tumbling")
-    first, second = told.generations
-    assert (told.current, len(told.snapshots)) == (2, 1)
+    inspected = inspect.inspect(root, "pos_sales", "tumbling")
+    first, second = inspected.generations
+    assert (inspected.current, len(inspected.snapshots)) == (2, 1)
     assert (first.planned_batch, first.committed_batch, first.ledger_records) == (2, 2, 3)
     assert first.offsets == {"pos": {"0": 30, "1": 30}}
     assert first.state_bytes > 0
@@ -318,8 +322,8 @@ def test_a_reader_takes_each_batch_once_whatever_compaction_has_done(root: str) 
     if not small_files.renames(folder):  # half-written: what it covers is read, it is not
         checkpoints.put(f"{folder}/batch_id=0-4/part-0", "{}")
         checkpoints.put(f"{folder}/batch_id=5/part-0", "{}")
-    found = file_sink.valid(file_sink.complete(folder))
-    assert [(each.first, each.last) for each in found] == [(0, 3), (4, 4)]
+    directories = file_sink.valid(file_sink.complete(folder))
+    assert [(directory.first, directory.last) for directory in directories] == [(0, 3), (4, 4)]
     assert file_sink.newest_batch(folder) == 4
     fs, inner = small_files.locate(folder)
     assert fs.exists(f"{inner}/{file_sink.name_of(0, 3)}")

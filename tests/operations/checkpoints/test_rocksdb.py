@@ -58,7 +58,7 @@ def made(root: str) -> Generation:
 
 
 def faults(root: str, made: Generation) -> list[str]:
-    return [each.fault for each in integrity.structure(made.paths(root), stateful=True)]
+    return [finding.fault for finding in integrity.structure(made.paths(root), stateful=True)]
 
 
 def test_a_checkpoint_with_full_and_change_files_is_sound(root: str, made: Generation) -> None:

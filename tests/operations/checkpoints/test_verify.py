@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def _faults(root: str, query: str = "tumbling") -> list[tuple[str, str]]:
     report = verify.verify(root, checkpoints.pos_sales(), query)
-    return [(each.fault, each.severity) for each in report.findings]
+    return [(finding.fault, finding.severity) for finding in report.findings]
 
 
 def _remove(path: str) -> None:
@@ -115,8 +115,8 @@ def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: s
     assert _faults(root) == []
     do, wanted = DAMAGES[damage]
     do(root, made)
-    found = _faults(root)
-    assert (wanted, "critical") in found, found
+    faults = _faults(root)
+    assert (wanted, "critical") in faults, faults
     runbook = integrity.RUNBOOKS[wanted]
     assert (ROOT / "docs" / "runbooks" / f"{runbook}.md").is_file()
     with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:

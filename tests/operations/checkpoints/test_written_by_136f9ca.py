@@ -56,7 +56,7 @@ def test_its_desired_state_and_exit_record_are_read(storage_root: str) -> None:
     stopped = desired_state.read(storage_root, "pos_sales")
     assert (stopped.want, stopped.release) == ("STOPPED", "")
     said = json.loads(Path(paths.outcome(storage_root, "pos_sales")).read_text())
-    assert said["exit"] in {each.name for each in Exit}
+    assert said["exit"] in {member.name for member in Exit}
 
 
 @pytest.mark.parametrize("query", STATEFUL)

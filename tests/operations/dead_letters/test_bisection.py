@@ -34,9 +34,9 @@ def offsets(parts: Sequence[OffsetRange]) -> list[Place]:
     return [(part.topic, part.partition, offset) for part in parts for offset in range(part.first, part.last + 1)]
 
 
-def places(found: bisection.Found) -> list[Place]:
-    assert all(part.size == 1 and error == "bad" for part, error in found.alone)
-    return [(part.topic, part.partition, part.first) for part, _ in found.alone]
+def places(result: bisection.SearchResult) -> list[Place]:
+    assert all(part.size == 1 and error == "bad" for part, error in result.alone)
+    return [(part.topic, part.partition, part.first) for part, _ in result.alone]
 
 
 @given(RANGES, st.data())
@@ -46,10 +46,10 @@ def test_exactly_the_bad_offsets_are_found_with_logarithmically_many_runs_each(
     every = offsets(ranges)
     bad = data.draw(st.sets(st.sampled_from(every), max_size=5))
     runner = Runner(bad)
-    found = bisection.find(ranges, runner, limit=100)
-    assert places(found) == [place for place in every if place in bad]
-    assert (found.together is None) is (not bad)
-    assert found.complete
+    result = bisection.find(ranges, runner, limit=100)
+    assert places(result) == [place for place in every if place in bad]
+    assert (result.together is None) is (not bad)
+    assert result.complete
     assert runner.runs <= 1 + len(bad) * (2 * math.ceil(math.log2(max(2, len(every)))) + 1)
 
 
@@ -62,8 +62,8 @@ def test_a_failure_that_needs_two_records_has_no_offset_that_fails_alone(
     if len(pair) < 2:
         return
     runner = Runner(pair=pair)
-    found = bisection.find(ranges, runner, limit=100)
-    assert (places(found), found.together) == ([], "bad")
+    result = bisection.find(ranges, runner, limit=100)
+    assert (places(result), result.together) == ([], "bad")
     assert runner.runs <= 2 * math.ceil(math.log2(len(every))) + 2
 
 
@@ -79,13 +79,13 @@ def test_halves_hold_every_offset_once(ranges: list[OffsetRange]) -> None:
 def test_a_search_ends_at_its_limit_and_says_so() -> None:
     ranges = [OffsetRange("t", 0, 0, 1023)]
     runner = Runner(set(offsets(ranges)))
-    found = bisection.find(ranges, runner, limit=3)
-    assert places(found) == [("t", 0, 0), ("t", 0, 1), ("t", 0, 2)]
-    assert not found.complete
+    result = bisection.find(ranges, runner, limit=3)
+    assert places(result) == [("t", 0, 0), ("t", 0, 1), ("t", 0, 2)]
+    assert not result.complete
     assert runner.runs < 20
 
 
 def test_what_holds_no_offset_is_not_run() -> None:
     runner = Runner()
-    assert bisection.find([], runner, limit=3) == bisection.Found((), None, True)
+    assert bisection.find([], runner, limit=3) == bisection.SearchResult((), None, True)
     assert runner.runs == 0

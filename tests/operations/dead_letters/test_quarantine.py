@@ -167,7 +167,7 @@ FOUND = FindReport("pos_sales.items", 3, 20, 6, (FailingRecord("pos", 1, 33, "Va
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("report", "words"),
     [
         (FOUND, "1 record of batch 3 of pos_sales.items (20 offsets, 6 runs) fails alone."),
         (
@@ -181,8 +181,8 @@ FOUND = FindReport("pos_sales.items", 3, 20, 6, (FailingRecord("pos", 1, 33, "Va
         (replace(FOUND, records=(), together=None), "The fault is in the state, a sink or a store, not in a record."),
     ],
 )
-def test_the_result_of_a_search_is_a_sentence(found: FindReport, words: str) -> None:
-    assert words in find.words(found)
+def test_the_result_of_a_search_is_a_sentence(report: FindReport, words: str) -> None:
+    assert words in find.words(report)
 
 
 def test_the_printed_command_names_each_record() -> None:

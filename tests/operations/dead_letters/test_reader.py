@@ -65,7 +65,7 @@ def _read(monkeypatch: pytest.MonkeyPatch, client: Client) -> list[tuple[int, in
     binding = SimpleNamespace(reader_config=lambda _: {})
     monkeypatch.setattr(topics, "read_kafka", lambda _: binding)
     monkeypatch.setattr(topics, "Consumer", lambda _: client)
-    return [(each.partition(), each.offset()) for each in reader.records(Path("bindings"), "pos")]
+    return [(message.partition(), message.offset()) for message in reader.records(Path("bindings"), "pos")]
 
 
 @pytest.mark.parametrize("ends", [{0: 1}, {0: 3, 1: 0, 2: 7}, {0: 5_001}])
@@ -95,7 +95,7 @@ def test_a_silent_kafka_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPa
         _read(monkeypatch, Client({0: 1}, gone=frozenset({(0, 0)})))
 
 
-class Told:
+class LetterMessage:
     """A letter as Kafka gives it."""
 
     def __init__(self, key: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
@@ -114,24 +114,24 @@ class Told:
         return 1, 1_000
 
 
-def _told(offset: int, query: str, *own: tuple[str, bytes | None]) -> Told:
+def _message(offset: int, query: str, *headers: tuple[str, bytes | None]) -> LetterMessage:
     place = [("headrace.topic", b"pos"), ("headrace.partition", b"1"), ("headrace.offset", b"%d" % offset)]
     ours = [
         ("headrace.query", query.encode()),
         ("headrace.id", b"pos/1/%d" % offset),
         ("headrace.reason", b"unmatched: id"),
     ]
-    return Told(b"k", [*ours, *place, *own])
+    return LetterMessage(b"k", [*ours, *place, *headers])
 
 
-def _letters(monkeypatch: pytest.MonkeyPatch, *told: Told) -> list[reader.Letter]:
-    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+def _letters(monkeypatch: pytest.MonkeyPatch, *messages: LetterMessage) -> list[reader.Letter]:
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(messages))
     return reader.read(Path("bindings"), "pos")
 
 
 def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [("trace", b"\xff"), ("record.headrace.id", b"mine"), ("record.own", b"1"), ("none", None)]
-    (letter,) = _letters(monkeypatch, _told(7, "pos.allowed", *own))
+    headers = [("trace", b"\xff"), ("record.headrace.id", b"mine"), ("record.own", b"1"), ("none", None)]
+    (letter,) = _letters(monkeypatch, _message(7, "pos.allowed", *headers))
     assert letter.headers == (("trace", b"\xff"), ("headrace.id", b"mine"), ("record.own", b"1"), ("none", None))
     assert letter.is_complete
     assert to_json(reader.shown(letter))["headers"][0] == ["trace", "base64:/w=="]
@@ -139,8 +139,8 @@ def test_a_letter_has_the_headers_of_its_record(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     """D01: the second query's letter was taken for a repeat of the first's."""
-    found = _letters(monkeypatch, *(_told(7, query) for query in ("pos.allowed", "pos.known", "pos.known")))
-    assert [(each.id, each.query) for each in found] == [("pos/1/7", "pos.allowed"), ("pos/1/7", "pos.known")]
+    letters = _letters(monkeypatch, *(_message(7, query) for query in ("pos.allowed", "pos.known", "pos.known")))
+    assert [(letter.id, letter.query) for letter in letters] == [("pos/1/7", "pos.allowed"), ("pos/1/7", "pos.known")]
 
 
 def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_complete_record(
@@ -152,7 +152,7 @@ def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_complete_re
         ("headrace.reason", b"not_written: k"),
     ]
     cut, total = _letters(
-        monkeypatch, _told(7, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")), Told(None, row)
+        monkeypatch, _message(7, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")), LetterMessage(None, row)
     )[::-1]
     assert (cut.cut, cut.is_complete) == ("value of 9 bytes", False)
     assert (total.id, total.topic, total.partition, total.offset, total.is_complete) == (
@@ -167,8 +167,11 @@ def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_complete_re
 def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no_complete_record(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = [_told(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")), _told(7, "pos.known", ("trace", b"1")),
-            _told(8, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes"))]  # fmt: skip
+    messages = [
+        _message(7, "pos.allowed", ("trace", b"1"), ("headrace.replay", b"old")),
+        _message(7, "pos.known", ("trace", b"1")),
+        _message(8, "pos.archive_pos", ("headrace.cut", b"value of 9 bytes")),
+    ]
     sent: list[tuple[str, int, bytes, bytes, list[tuple[str, bytes]]]] = []
 
     class Producer:
@@ -185,27 +188,27 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
         def flush(self, _: float) -> int:
             return 0
 
-    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(messages))
     monkeypatch.setattr(replays, "Producer", Producer)
     monkeypatch.setattr(replays, "producer_config", lambda *_, **__: {})
     monkeypatch.setattr(replays, "read_kafka", lambda _: None)
     monkeypatch.setattr(replays, "KafkaEnds", lambda _: lambda topics: {topics[0]: {0: 9}})
-    own, readers = (str(tmp_path), Path("bindings"), "pos"), ("pos.allowed", "pos.known")
-    planned = replays.plan(*own, readers=readers)
+    place, readers = (str(tmp_path), Path("bindings"), "pos"), ("pos.allowed", "pos.known")
+    planned = replays.plan(*place, readers=readers)
     assert planned.items == (Item("send", "pos/1/7", "unmatched"),)
     assert planned.notes == ("1 letters hold no complete record: they are left out.",)
-    assert replays.plan(*own, readers=readers).id == planned.id, "the same situation"
-    told.append(_told(9, "pos.archive_pos"))
-    assert replays.plan(*own, readers=readers).id != planned.id, "another letter"
+    assert replays.plan(*place, readers=readers).id == planned.id, "the same situation"
+    messages.append(_message(9, "pos.archive_pos"))
+    assert replays.plan(*place, readers=readers).id != planned.id, "another letter"
     with pytest.raises(HeadraceError, match=r"There is no plan 3f2a9c01 of a replay of pos\. See the current plan"):
-        replays.act(*own, Approval("3f2a9c01", by="mia"), readers=readers)
+        replays.act(*place, Approval("3f2a9c01", by="mia"), readers=readers)
     assert sent == []
-    done = replays.act(*own, Approval(planned.id, by="mia"), readers=readers)
+    done = replays.act(*place, Approval(planned.id, by="mia"), readers=readers)
     assert (done.plan, done.sent) == (planned.id, 1), "the letter that came after the plan is not part of it"
-    assert replays.act(*own, Approval(planned.id, by="mia"), readers=readers) == done
+    assert replays.act(*place, Approval(planned.id, by="mia"), readers=readers) == done
     headers = [("trace", b"1"), ("headrace.replay_of", b"pos/1/7"), ("headrace.replay", planned.id.encode())]
     assert sent == [("pos", 1, b"{}", b"k", headers)], "the partition is the record's own (C29)"
-    again = replays.plan(*own, readers=readers, again=True)
+    again = replays.plan(*place, readers=readers, again=True)
     assert again.items[0] == Item("send", "pos/1/7", f"unmatched, replayed before by {planned.id}")
     assert len({again.id, planned.id}) == 2, "a letter that is sent again is another plan"
 
@@ -213,20 +216,20 @@ def test_a_replay_sends_a_record_once_with_its_headers_and_leaves_out_what_is_no
 def test_a_plan_whose_letters_were_replayed_or_deleted_since_is_refused_and_sends_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = [_told(7, "pos.allowed"), _told(8, "pos.allowed")]
-    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(told))
+    messages = [_message(7, "pos.allowed"), _message(8, "pos.allowed")]
+    monkeypatch.setattr(reader, "records", lambda *_, **__: iter(messages))
     monkeypatch.setattr(replays, "KafkaEnds", lambda _: pytest.fail("nothing may be sent"))
-    own = (str(tmp_path), Path("bindings"), "pos")
-    planned = replays.plan(*own, readers=())
-    del told[0]
+    place = (str(tmp_path), Path("bindings"), "pos")
+    planned = replays.plan(*place, readers=())
+    del messages[0]
     with pytest.raises(HeadraceError, match=f"The situation changed since plan {planned.id} for the replay of pos"):
-        replays.act(*own, Approval(planned.id, by="mia"), readers=())
-    told.insert(0, _told(7, "pos.allowed"))
+        replays.act(*place, Approval(planned.id, by="mia"), readers=())
+    messages.insert(0, _message(7, "pos.allowed"))
     replays._write(
         str(tmp_path), replays.Journal("other", "pos", ids=("pos/1/8",), first={"pos/1/8": "pos/1/8"}, state="done")
     )
     with pytest.raises(HeadraceError, match="The situation changed"):
-        replays.act(*own, Approval(planned.id, by="mia"), readers=())
+        replays.act(*place, Approval(planned.id, by="mia"), readers=())
 
 
 def test_a_journal_of_an_earlier_release_is_read_and_its_interrupted_run_is_continued_by_its_name(

@@ -28,7 +28,7 @@ REFUSED = letter(2, "archive_logins", "missing: login_id")
 
 def planned(monkeypatch: pytest.MonkeyPatch, root: Path, *letters: Letter, readers: list[str]) -> Plan:
     def read(_: Path, __: str, chosen: Filter = reader.ALL) -> list[Letter]:
-        return [each for each in letters if chosen.takes(each)]
+        return [candidate for candidate in letters if chosen.takes(candidate)]
 
     monkeypatch.setattr(reader, "read", read)
     return replay.plan(str(root), Path("bindings"), "logins", readers=readers)
@@ -44,12 +44,12 @@ def test_a_letter_of_the_only_query_of_a_topic_is_replayed(monkeypatch: pytest.M
 def test_a_record_that_a_second_query_counted_is_left_out_with_the_reason_and_a_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS)
-    assert found.items == (Item("send", "logins/0/2", "missing"),)
-    (told,) = found.notes
-    assert told.startswith("1 letters are not sent: ")
-    assert "user_logins.logins_per_device accepted their records" in told
-    assert "headrace stream restart user_logins --new-generation last_login --rows keep" in told
+    plan = planned(monkeypatch, tmp_path, UNMATCHED, REFUSED, readers=OTHERS)
+    assert plan.items == (Item("send", "logins/0/2", "missing"),)
+    (note,) = plan.notes
+    assert note.startswith("1 letters are not sent: ")
+    assert "user_logins.logins_per_device accepted their records" in note
+    assert "headrace stream restart user_logins --new-generation last_login --rows keep" in note
 
 
 def test_a_quarantined_record_is_taken_out_before_its_query_reads_the_topic_again(
@@ -72,7 +72,7 @@ def test_the_dag_refuses_a_replay_that_would_only_double(
 ) -> None:
     logins = load_pipeline(project / "pipelines" / "user_logins.yaml")
     second = logins.model_copy(update={"queries": logins.queries | {"logins_per_device": logins.queries["last_login"]}})
-    own: Any = SimpleNamespace(root=str(tmp_path), bindings=Path("b"), pipelines=lambda: {"user_logins": second})
+    deployment: Any = SimpleNamespace(root=str(tmp_path), bindings=Path("b"), pipelines=lambda: {"user_logins": second})
     planned(monkeypatch, tmp_path, UNMATCHED, readers=OTHERS)
     with pytest.raises(HeadraceError, match="would count them twice"):
-        batch_tasks.plan_replay(own, "logins", "unmatched", again=False, by="me")
+        batch_tasks.plan_replay(deployment, "logins", "unmatched", again=False, by="me")

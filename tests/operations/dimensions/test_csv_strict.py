@@ -48,10 +48,10 @@ def _rows(content: bytes, delimiter: str = ",") -> list[tuple[str | None, ...]]:
     ],
 )  # fmt: skip
 def test_what_is_not_csv_is_refused_with_line_and_column(body: bytes, says: str) -> None:
-    with pytest.raises(CsvError) as told:
+    with pytest.raises(CsvError) as refused:
         read(HEAD + body, ",", SCHEMA, TYPES)
-    assert str(told.value).startswith(says)
-    assert not any(name in str(told.value) for name in ("Ann", "Ben", "Low", "Ace"))
+    assert str(refused.value).startswith(says)
+    assert not any(name in str(refused.value) for name in ("Ann", "Ben", "Low", "Ace"))
 
 
 def test_a_cell_of_another_type_is_refused_by_place_and_not_by_content() -> None:
@@ -60,9 +60,9 @@ def test_a_cell_of_another_type_is_refused_by_place_and_not_by_content() -> None
     body = b"".join(b"u%d,2002-03-02\n" % number for number in range(999))
     good = read(b"login_id,joined_on\n" + body, ",", schema, types)
     assert good.column("joined_on")[998].as_py() == date(2002, 3, 2)
-    with pytest.raises(CsvError) as told:
+    with pytest.raises(CsvError) as refused:
         read(b"login_id,joined_on\n" + body + b"ux,secret\n" + body, ",", schema, types)
-    assert str(told.value) == ", line 1001, column 4 (joined_on): the cell is not a date, such as 2026-11-23"
+    assert str(refused.value) == ", line 1001, column 4 (joined_on): the cell is not a date, such as 2026-11-23"
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
@@ -76,9 +76,9 @@ def test_line_ends_and_a_byte_order_mark_do_not_matter(end: bytes, mark: bytes, 
 
 
 def test_a_blank_beside_a_column_name_is_named_with_its_place() -> None:
-    with pytest.raises(CsvError) as told:
+    with pytest.raises(CsvError) as refused:
         header(b"login_id, user_name\nu1, Ann\n", ",", SCHEMA.names)
-    assert str(told.value) == ", line 1, column 10: there is a blank next to the column name user_name; remove it"
+    assert str(refused.value) == ", line 1, column 10: there is a blank next to the column name user_name; remove it"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
@@ -110,11 +110,11 @@ def test_whatever_a_csv_writer_writes_is_read_as_it_was(seed: int) -> None:
 
 
 def test_a_file_that_is_cut_anywhere_is_refused_or_ends_with_a_complete_line(seed: int) -> None:
-    whole = HEAD + b"".join(b'u%d,"Low, ""A%d"""\n' % (number, number) for number in range(30))
-    rows = _rows(whole)
-    for at in random.Random(seed).sample(range(len(HEAD), len(whole)), 200):
+    content = HEAD + b"".join(b'u%d,"Low, ""A%d"""\n' % (number, number) for number in range(30))
+    rows = _rows(content)
+    for at in random.Random(seed).sample(range(len(HEAD), len(content)), 200):
         try:
-            found = _rows(whole[:at])
+            parsed = _rows(content[:at])
         except CsvError:
             continue
-        assert found[:-1] == rows[: max(0, len(found) - 1)]
+        assert parsed[:-1] == rows[: max(0, len(parsed) - 1)]

@@ -52,9 +52,9 @@ EXTRACT = 1_000
 def test_a_change_is_what_differs_and_is_older_than_the_extract(
     wanted: dict, there: dict, rows: list, counts: _Counts
 ) -> None:
-    found = _Counts()
-    assert list(_changes(wanted, there, EXTRACT, found)) == rows
-    assert found == counts
+    counted = _Counts()
+    assert list(_changes(wanted, there, EXTRACT, counted)) == rows
+    assert counted == counts
 
 
 def test_times_are_compared_as_cassandra_keeps_them() -> None:

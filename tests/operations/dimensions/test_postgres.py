@@ -75,17 +75,17 @@ def test_a_view_of_a_hundred_thousand_users_is_staged(
 def test_a_directory_that_is_no_good_is_refused_in_one_sentence(
     tmp_path: Path, pipeline: Pipeline, directory: dict[str, str], table: str, says: str
 ) -> None:
-    with pytest.raises(HeadraceError, match=says) as told:
+    with pytest.raises(HeadraceError, match=says) as refused:
         _stage(tmp_path, pipeline, directory, table)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("wrong", [{"password": "another"}, {"port": "1"}], ids=["password", "port"])
 def test_a_login_that_does_not_work_is_refused_and_no_password_is_shown(
     tmp_path: Path, pipeline: Pipeline, directory: dict[str, str], wrong: dict[str, str]
 ) -> None:
-    with pytest.raises(HeadraceError, match="users cannot be read from") as told:
+    with pytest.raises(HeadraceError, match="users cannot be read from") as refused:
         _stage(tmp_path, pipeline, directory | wrong, "users")
     for secret in (PASSWORD, "another"):
-        assert secret not in str(told.value)
+        assert secret not in str(refused.value)
     assert PASSWORD not in repr(read_database(tmp_path, "users-source"))

@@ -111,9 +111,9 @@ class Refresh:
     def plan(self, text: str | None = None) -> tuple[Staged, Difference]:
         if text is not None:
             self.drop(text)
-        found = pick(self.root, self.pipeline, self.dimension)
-        assert isinstance(found, Snapshot), found
-        staged = stage(self.root, Path(self.root), self.pipeline, self.dimension, found)
+        snapshot = pick(self.root, self.pipeline, self.dimension)
+        assert isinstance(snapshot, Snapshot), snapshot
+        staged = stage(self.root, Path(self.root), self.pipeline, self.dimension, snapshot)
         return staged, diff(self.root, Path(self.root), self.pipeline, self.dimension, staged)
 
     def id_of(self, difference: Difference) -> str:
@@ -123,15 +123,15 @@ class Refresh:
         return Approval(self.id_of(difference), by=by, approved_by=approved_by)
 
     def write(self, difference: Difference, holder: str = "run", approved_by: str = "") -> dict[str, int]:
-        own = (self.root, Path(self.root), self.pipeline, self.dimension)
-        return apply.apply(*own, difference, self.approval(difference, holder, approved_by), holder=holder)
+        target = (self.root, Path(self.root), self.pipeline, self.dimension)
+        return apply.apply(*target, difference, self.approval(difference, holder, approved_by), holder=holder)
 
     def finish(
         self, staged: Staged, difference: Difference, holder: str = "run", approved_by: str = ""
     ) -> RefreshRecord:
-        own = (self.root, Path(self.root), self.pipeline, self.dimension, staged)
-        apply.verify(*own, holder=holder, by=holder)
-        return apply.record(*own, difference, {}, self.approval(difference, holder, approved_by), holder=holder)
+        target = (self.root, Path(self.root), self.pipeline, self.dimension, staged)
+        apply.verify(*target, holder=holder, by=holder)
+        return apply.record(*target, difference, {}, self.approval(difference, holder, approved_by), holder=holder)
 
     def refresh(self, text: str, approved_by: str = "") -> RefreshRecord:
         staged, plan = self.plan(text)
@@ -149,8 +149,8 @@ def test_every_type_of_a_directory_is_compared_and_deleted(staff: Refresh, table
     assert staff.refresh(STAFF + "".join(people)).inserts == 30
     _, again = staff.plan(STAFF + "".join(people))
     assert (again.unchanged, again.inserts + again.updates + again.deletes) == (30, 0)
-    told = staff.refresh(STAFF + "".join(people[:-1]))
-    assert (told.deletes, told.updates) == (1, 0)
+    entry = staff.refresh(STAFF + "".join(people[:-1]))
+    assert (entry.deletes, entry.updates) == (1, 0)
     assert sorted(table.rows) == [(f"s{number:03d}",) for number in range(29)]
 
 
@@ -159,8 +159,8 @@ def test_a_key_of_days_and_times_is_found_again(tmp_path: Path, pipeline: Pipeli
     holidays = Refresh(tmp_path, pipeline, "holidays")
     head, first = "day,since,description\n", "2026-12-25,2020-01-01T00:00:00.5Z,Christmas\n"
     assert holidays.refresh(head + first + "2026-05-01,2020-01-01T00:00:00Z,May\n").inserts == 2
-    told = holidays.refresh(head + first)
-    assert (told.inserts, told.updates, told.deletes) == (0, 0, 1)
+    entry = holidays.refresh(head + first)
+    assert (entry.inserts, entry.updates, entry.deletes) == (0, 0, 1)
     assert [row["description"] for row in table.values().values()] == ["Christmas"]
 
 
@@ -169,9 +169,9 @@ def test_an_open_quote_deletes_nobody(staff: Refresh, table: LightCassandra) -> 
     staff.refresh(STAFF + "".join(people))
     before = table.values()
     people[116] = people[116].replace(",Person", ',"Person')
-    with pytest.raises(HeadraceError, match=r"line 118, column 6: a quote opens here and is not closed") as told:
+    with pytest.raises(HeadraceError, match=r"line 118, column 6: a quote opens here and is not closed") as refused:
         staff.refresh(STAFF + "".join(people))
-    assert "Person" not in str(told.value)
+    assert "Person" not in str(refused.value)
     assert table.values() == before
 
 
@@ -217,8 +217,8 @@ def test_the_record_says_who_began_and_who_approved(staff: Refresh) -> None:
     with pytest.raises(HeadraceError, match="It needs approval: it deletes more than 5 %"):
         staff.write(plan)
     staff.write(plan, approved_by="Mia")
-    told = staff.finish(staged, plan, approved_by="Mia")
-    assert (told.plan, told.by, told.approved_by) == (staff.id_of(plan), "run", "Mia")
+    entry = staff.finish(staged, plan, approved_by="Mia")
+    assert (entry.plan, entry.by, entry.approved_by) == (staff.id_of(plan), "run", "Mia")
 
 
 def test_the_plan_of_a_refresh_is_the_same_for_the_same_rows_and_another_for_others(
@@ -232,9 +232,9 @@ def test_the_plan_of_a_refresh_is_the_same_for_the_same_rows_and_another_for_oth
     assert staff.id_of(later) == staff.id_of(plan), "a later extract with the same rows, in another order"
     _, fewer = staff.plan(STAFF + "".join(people[:98]))
     assert staff.id_of(fewer) != staff.id_of(plan)
-    before, own = table.values(), (staff.root, Path(staff.root), staff.pipeline, "staff")
+    before, target = table.values(), (staff.root, Path(staff.root), staff.pipeline, "staff")
     with pytest.raises(HeadraceError, match=r"The situation changed since plan \S+ for the refresh of badges\.staff"):
-        apply.apply(*own, fewer, Approval(staff.id_of(plan), by="mia", approved_by="mia"), holder="run")
+        apply.apply(*target, fewer, Approval(staff.id_of(plan), by="mia", approved_by="mia"), holder="run")
     assert (table.values(), table.leases) == (before, {})
     staff.refresh(STAFF + "".join(people[:97]))
     assert staff.id_of(staff.plan(STAFF + "".join(people[:97]))[1]) != staff.id_of(plan)
@@ -257,13 +257,13 @@ def test_what_was_approved_is_the_measure_from_then_on(staff: Refresh) -> None:
 
 def test_deletes_that_never_were_so_many_are_asked_about() -> None:
     usual = [RefreshRecord(rows=1_000, deletes=number % 3) for number in range(10)]
-    own = kept.Refresh(max_delete_percent=5)
-    assert kept.reasons_for_approval(own, usual, 1_000, 985, 15) == []
-    assert kept.reasons_for_approval(own, usual, 1_000, 970, 30) == [
+    settings = kept.Refresh(max_delete_percent=5)
+    assert kept.reasons_for_approval(settings, usual, 1_000, 985, 15) == []
+    assert kept.reasons_for_approval(settings, usual, 1_000, 970, 30) == [
         "it deletes 30 rows, but none of the last 10 refreshes deleted more than 2"
     ]
-    assert kept.reasons_for_approval(own, usual[:4], 1_000, 970, 30) == [], "four are no custom"
-    assert kept.reasons_for_approval(own, usual, 100_000, 99_970, 30) == [], "30 of 100 000 are few"
+    assert kept.reasons_for_approval(settings, usual[:4], 1_000, 970, 30) == [], "four are no custom"
+    assert kept.reasons_for_approval(settings, usual, 100_000, 99_970, 30) == [], "30 of 100 000 are few"
 
 
 def test_staged_rows_go_after_the_declared_time_and_records_stay(staff: Refresh, tmp_path: Path) -> None:
@@ -301,8 +301,8 @@ def test_the_answer_of_a_lightweight_transaction_is_read_as_the_driver_gives_it(
         asked.append((statement.query_string, values))
         return SimpleNamespace(column_names=names, one=lambda: row)
 
-    found = lease._serial(SimpleNamespace(execute=execute), lease._TAKE, ("badges.staff", "b", "Ben", "now"))  # type: ignore[arg-type]
-    assert (found["[applied]"], found["holder"], found["taken_by"]) == (False, "a", "Mia")
+    answer = lease._serial(SimpleNamespace(execute=execute), lease._TAKE, ("badges.staff", "b", "Ben", "now"))  # type: ignore[arg-type]
+    assert (answer["[applied]"], answer["holder"], answer["taken_by"]) == (False, "a", "Mia")
     assert asked[0][0].endswith("VALUES (%s, %s, %s, %s) IF NOT EXISTS USING TTL 900")
 
 

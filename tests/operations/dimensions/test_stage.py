@@ -38,8 +38,8 @@ def _staged(root: Path, pipeline: Pipeline, place: Path, kind: Any = "csv", **sa
 
 
 def _rows(staged: Staged) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_parquet(staged.stage).to_pylist()
-    return found
+    rows: list[dict[str, Any]] = read_parquet(staged.stage).to_pylist()
+    return rows
 
 
 def test_a_snapshot_has_the_key_and_what_no_stream_writes(pipeline: Pipeline) -> None:
@@ -109,11 +109,11 @@ def test_a_bad_snapshot_is_refused_in_one_sentence(
 ) -> None:
     path = tmp_path / f"a.{kind}"
     write(path)
-    with pytest.raises(HeadraceError) as told:
+    with pytest.raises(HeadraceError) as refused:
         _staged(tmp_path, pipeline, path, kind)
-    assert says in str(told.value)
-    assert str(told.value).startswith(str(path))
-    assert "\n" not in str(told.value)
+    assert says in str(refused.value)
+    assert str(refused.value).startswith(str(path))
+    assert "\n" not in str(refused.value)
     assert not (tmp_path / "refresh").exists()
 
 
@@ -130,12 +130,12 @@ def test_a_bad_snapshot_is_refused_in_one_sentence(
 def test_a_refusal_holds_no_person_and_no_line_of_its_own(tmp_path: Path, pipeline: Pipeline, content: bytes) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
-    with pytest.raises(HeadraceError) as told:
+    with pytest.raises(HeadraceError) as refused:
         _staged(tmp_path, pipeline, path)
     if not content.startswith(b"login_id,Ann"):  # a name in the header is a column's, as far as one can see
-        assert "Ann" not in str(told.value)
-    assert str(told.value).isprintable()
-    assert len(str(told.value)) < 500
+        assert "Ann" not in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500
 
 
 def test_a_snapshot_whose_lines_end_with_a_carriage_return_alone_is_read(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -168,11 +168,11 @@ def test_a_gzip_snapshot_is_read_and_its_hash_is_that_of_the_file(tmp_path: Path
 )
 def test_a_parquet_value_that_would_change_is_refused_by_column_and_row(kind: str, column: pa.Array, says: str) -> None:
     schema = pa.schema([("found", arrow_type(kind))])
-    with pytest.raises(ColumnError) as told:
+    with pytest.raises(ColumnError) as refused:
         converted(pa.table({"found": column}), schema, {"found": kind})
-    assert says in str(told.value)
-    assert "secret" not in str(told.value)
-    assert "3000000000" not in str(told.value)
+    assert says in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "3000000000" not in str(refused.value)
 
 
 def test_a_snapshot_that_breaks_its_mark_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -215,9 +215,9 @@ def test_a_sql_table_that_is_no_good_is_refused_in_one_sentence(
     tmp_path: Path, pipeline: Pipeline, table: str, columns: str, row: tuple[object, object], says: str
 ) -> None:
     _database(tmp_path, [row], columns)
-    with pytest.raises(HeadraceError, match=says) as told:
+    with pytest.raises(HeadraceError, match=says) as refused:
         _staged(tmp_path, pipeline, Path(table), "sql")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_driver_that_is_not_installed_is_said_so(tmp_path: Path, pipeline: Pipeline) -> None:

@@ -24,10 +24,10 @@ class Tables:
     """Cassandra with some tables that have rows."""
 
     filled: set[str]
-    told: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
 
     def execute(self, statement: str, **_: Any) -> Any:
-        self.told.append(statement)
+        self.statements.append(statement)
         table = statement.removesuffix(" LIMIT 1").rpartition(" ")[2]
         if statement.startswith("TRUNCATE"):
             self.filled.discard(table)
@@ -35,7 +35,7 @@ class Tables:
 
     @property
     def emptied(self) -> list[str]:
-        return [each for each in self.told if each.startswith("TRUNCATE")]
+        return [statement for statement in self.statements if statement.startswith("TRUNCATE")]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_new_generation_over_rows_is_refused_with_what_becomes_of_them_and_the
 
 def test_rows_are_kept_or_emptied_as_the_operator_says(tmp_path: Path, tables: Tables) -> None:
     _prepare(tmp_path, ["product_totals"], "keep")
-    assert tables.told == []
+    assert tables.statements == []
     _prepare(tmp_path, ["product_totals", "tumbling"], "empty")
     assert tables.emptied == [f"TRUNCATE {TOTALS}"], "only what has rows"
 

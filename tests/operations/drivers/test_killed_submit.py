@@ -82,7 +82,7 @@ def test_a_start_that_is_killed_at_ten_places_leaves_one_driver_after_the_next_o
         run_pass(context(launcher))
         again = _start(tmp_path, 0)  # the task's next try
         assert again.returncode == 0, again.stderr
-        lives = living(launcher)
-        assert len(lives) == 1, f"place {nth} of {total}: {lives}"
-        assert launcher.find(NAME)[0].where == f"process {lives[0].pid}"
-        assert psutil.pid_exists(lives[0].pid)
+        running = living(launcher)
+        assert len(running) == 1, f"place {nth} of {total}: {running}"
+        assert launcher.find(NAME)[0].where == f"process {running[0].pid}"
+        assert psutil.pid_exists(running[0].pid)

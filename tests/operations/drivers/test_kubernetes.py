@@ -19,7 +19,7 @@ from tests.support.stub_kubernetes import NAME, NAMESPACE, POD, StubApi
 
 
 def _environment(api: StubApi) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in api.pods[POD]["spec"]["containers"][0]["env"]}
+    return {variable["name"]: variable["value"] for variable in api.pods[POD]["spec"]["containers"][0]["env"]}
 
 
 def test_a_start_makes_one_pod_that_has_what_the_entry_point_reads(api: StubApi, launcher: KubernetesLauncher) -> None:
@@ -56,9 +56,9 @@ def test_a_driver_is_outdated_once_the_settings_of_all_or_of_its_own_pipeline_ar
     assert not driver.outdated
     size = {"spark.executor.memory": "2g"}
     of_another = replace(launcher, pipeline_conf={"web_events": size})
-    assert [each.outdated for each in of_another.find(NAME)] == [False]
+    assert [listed.outdated for listed in of_another.find(NAME)] == [False]
     for other in (replace(launcher, conf=dict(launcher.conf) | size), replace(launcher, pipeline_conf={NAME: size})):
-        assert [each.outdated for each in other.find(NAME)] == [True]
+        assert [listed.outdated for listed in other.find(NAME)] == [True]
         assert other.submit(NAME)[0].outdated, "it is adopted as it is"
     other.stop(NAME, 0)
     assert not other.submit(NAME)[0].outdated
@@ -81,11 +81,15 @@ def test_the_command_is_the_hooks_with_a_declared_master_and_no_secret(launcher:
 
 def test_the_deployments_settings_win_inside_the_driver_too(api: StubApi, launcher: KubernetesLauncher) -> None:
     """The driver sets the pipeline's fixed ones on its session, which would hide what spark-submit was told."""
-    told = replace(launcher, conf={"spark.eventLog.enabled": "true"})
-    told.submit(NAME)
+    configured = replace(launcher, conf={"spark.eventLog.enabled": "true"})
+    configured.submit(NAME)
     assert json.loads(_environment(api)["HEADRACE_SPARK_CONF"]) == {"spark.eventLog.enabled": "true"}
-    assert "spark.eventLog.enabled=true" in told.command(NAME, StartSpec(), "r1")
-    (check,) = [each for each in told.command(NAME, StartSpec(), "r1", check=True) if "HEADRACE_SPARK_CONF" in each]
+    assert "spark.eventLog.enabled=true" in configured.command(NAME, StartSpec(), "r1")
+    (check,) = [
+        argument
+        for argument in configured.command(NAME, StartSpec(), "r1", check=True)
+        if "HEADRACE_SPARK_CONF" in argument
+    ]
     assert check.endswith('={"spark.master": "local[1]"}'), "a check writes no event log"
 
 
@@ -321,21 +325,21 @@ def test_a_check_runs_beside_the_driver_counts_as_none_and_leaves_no_pod(
         while f"{POD}-check" not in api.pods:
             time.sleep(0.02)
         (container,) = api.pods[f"{POD}-check"]["spec"]["containers"]
-        environment = {each["name"]: each["value"] for each in container["env"]}
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
         assert environment["HEADRACE_CHECK_ONLY"] == "1"
-        found.append(launcher.find(NAME))
+        seen.append(launcher.find(NAME))
         small_files.write_json(
             paths.check(launcher.root, NAME), {"exit": "REFUSED", "request": "c1", "changes": {"q": ["key"]}}
         )
         api.end(f"{POD}-check", "Failed", 3)
 
-    found: list[list[Driver]] = []
+    seen: list[list[Driver]] = []
     planner = threading.Thread(target=plan)
     planner.start()
     word = launcher.check(NAME, StartSpec(release="localhost/headrace:2", request="c1"))
     planner.join()
     assert (word.exit, word.changes) == ("REFUSED", {"q": ("key",)})
-    assert found == [[living]]
+    assert seen == [[living]]
     assert list(api.pods) == [POD]
 
 

@@ -12,7 +12,7 @@ from tests.support.stub_kubernetes import NAME, POD, StubApi
 
 
 @pytest.mark.parametrize(
-    ("status", "end", "told"),
+    ("status", "end", "reason"),
     [
         ({"reason": "OOMKilled", "exitCode": 137}, "OUT_OF_MEMORY", "OOMKilled"),
         ({"reason": "Error", "exitCode": 3}, "OUT_OF_MEMORY", "Terminating due to java.lang.OutOfMemoryError"),
@@ -21,18 +21,18 @@ from tests.support.stub_kubernetes import NAME, POD, StubApi
     ],
 )
 def test_a_pod_that_ended_for_want_of_memory_is_reported_with_its_instance(
-    api: StubApi, launcher: KubernetesLauncher, status: dict[str, Any], end: str | None, told: str
+    api: StubApi, launcher: KubernetesLauncher, status: dict[str, Any], end: str | None, reason: str
 ) -> None:
     assert launcher.ended(NAME) is None
     finished = {"finishedAt": "2026-06-30T12:00:00Z"}
     container = {"name": "driver", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
     container |= {"state": {"terminated": status | finished}}
     api.plant(POD, "Failed", labels={names.LIFE_LABEL: "L1"}, status={"containerStatuses": [container]})
-    found = launcher.ended(NAME)
-    assert (found and found.exit) == end
-    if found:
-        assert (found.instance, found.at_ms) == ("L1", 1_782_820_800_000)
-        assert told in found.error
+    record = launcher.ended(NAME)
+    assert (record and record.exit) == end
+    if record:
+        assert (record.instance, record.at_ms) == ("L1", 1_782_820_800_000)
+        assert reason in record.error
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_an_evicted_pod_is_reported_with_what_its_node_lacked(
     api: StubApi, launcher: KubernetesLauncher, message: str, end: str
 ) -> None:
     api.plant(POD, "Failed", status={"reason": "Evicted", "message": message})
-    found = launcher.ended(NAME)
-    assert found is not None
-    assert (found.exit, message in found.error) == (end, True)
+    record = launcher.ended(NAME)
+    assert record is not None
+    assert (record.exit, message in record.error) == (end, True)

@@ -41,20 +41,20 @@ def _race(api: StubApi, project: Path, draw: random.Random) -> None:
                 api.end(POD, old)
         api.most_living = 0
         before = len(api.created)
-        told: list[tuple[str, bool]] = []
+        submitted: list[tuple[str, bool]] = []
 
-        def one(pause: float, told: list[tuple[str, bool]] = told) -> None:
+        def one(pause: float, submitted: list[tuple[str, bool]] = submitted) -> None:
             time.sleep(pause)
             driver, new = launcher.submit(NAME)
-            told.append((driver.identity, new))
+            submitted.append((driver.identity, new))
 
         threads = [threading.Thread(target=one, args=(draw.random() * 0.06,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(told) == 2, f"race {race} ({old})"
-        assert len({identity for identity, _ in told}) == 1, f"race {race} ({old})"
-        assert sorted(new for _, new in told) == [False, True], f"race {race} ({old})"
+        assert len(submitted) == 2, f"race {race} ({old})"
+        assert len({identity for identity, _ in submitted}) == 1, f"race {race} ({old})"
+        assert sorted(new for _, new in submitted) == [False, True], f"race {race} ({old})"
         assert len(api.created) - before == 1, f"race {race} ({old})"
         assert api.most_living == 1, f"race {race} ({old})"

@@ -30,10 +30,10 @@ class Releases(Imagined):
     asked = 0
 
     def find(self, pipeline: str) -> list[Driver]:
-        found = super().find(pipeline)
-        if found:
-            self._beat(found[0])
-        return found
+        drivers = super().find(pipeline)
+        if drivers:
+            self._beat(drivers[0])
+        return drivers
 
     def check(self, pipeline: str, spec: Any) -> CheckResult:
         return CheckResult(exit="FINISHED")

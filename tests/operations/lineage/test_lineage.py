@@ -62,10 +62,10 @@ def faults(event: dict[str, Any]) -> Iterator[str]:
             yield f"{key} is no URI"
     uuid.UUID(event["run"]["runId"])
     holders = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
-    if not all(each["namespace"] and each["name"] for each in holders[1:]):
+    if not all(holder["namespace"] and holder["name"] for holder in holders[1:]):
         yield "a job or dataset without a name"
     kinds = ("facets", "inputFacets", "outputFacets")
-    for name, facet in (pair for each in holders for kind in kinds for pair in (each.get(kind) or {}).items()):
+    for name, facet in (pair for holder in holders for kind in kinds for pair in (holder.get(kind) or {}).items()):
         if not URI.match(facet["_producer"]) or not URI.match(facet["_schemaURL"]):
             yield f"facet {name} without _producer or _schemaURL"
     yield from column_faults(event)
@@ -74,18 +74,18 @@ def faults(event: dict[str, Any]) -> Iterator[str]:
 def column_faults(event: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the columns that outputs are said to come from."""
     read = {
-        (each["namespace"], each["name"], one["name"])
-        for each in event["inputs"]
-        for one in each["facets"].get("schema", {}).get("fields", ())
+        (dataset["namespace"], dataset["name"], one["name"])
+        for dataset in event["inputs"]
+        for one in dataset["facets"].get("schema", {}).get("fields", ())
     }
-    for each in event["outputs"]:
-        columns = {one["name"] for one in each["facets"].get("schema", {}).get("fields", ())}
-        traced = each["facets"].get("columnLineage", {"fields": {}, "dataset": []})
+    for dataset in event["outputs"]:
+        columns = {one["name"] for one in dataset["facets"].get("schema", {}).get("fields", ())}
+        traced = dataset["facets"].get("columnLineage", {"fields": {}, "dataset": []})
         if not traced["fields"].keys() <= columns:
-            yield f"{each['name']}: column lineage of columns that the schema lacks"
+            yield f"{dataset['name']}: column lineage of columns that the schema lacks"
         for one in [*traced["dataset"], *(one for entry in traced["fields"].values() for one in entry["inputFields"])]:
             if (one["namespace"], one["name"], one["field"]) not in read:
-                yield f"{each['name']}: comes from {one['field']} of {one['name']}, which is no input"
+                yield f"{dataset['name']}: comes from {one['field']} of {one['name']}, which is no input"
             if {way["type"] for way in one["transformations"]} - {"DIRECT", "INDIRECT"}:
                 yield "a transformation of another type"
 
@@ -93,14 +93,14 @@ def column_faults(event: dict[str, Any]) -> Iterator[str]:
 def kept(root: str) -> dict[str, list[list[dict[str, Any]]]]:
     """Return the runs of every job that are kept; each event keeps to the specification, each run to its order."""
     folder = Path(root) / "lineage"
-    found = {path.name: graph.runs(root, path.name) for path in sorted(folder.iterdir())}
-    for run in (run for each in found.values() for run in each):
+    jobs = {path.name: graph.runs(root, path.name) for path in sorted(folder.iterdir())}
+    for run in (run for runs in jobs.values() for run in runs):
         assert [fault for event in run for fault in faults(event)] == []
         assert [event["eventTime"] for event in run] == sorted(event["eventTime"] for event in run)
         assert run[0]["eventType"] == "START"
         assert len({event["run"]["runId"] for event in run}) == 1
         assert all(event["eventType"] == "RUNNING" for event in run[1:-1])
-    return found
+    return jobs
 
 
 def kinds(run: list[dict[str, Any]]) -> list[str]:
@@ -112,7 +112,7 @@ def all_jobs(pipelines: dict[str, Pipeline]) -> Iterator[Job]:
         yield from stream_jobs(pipeline, PLACES).values()
         yield from view_jobs(pipeline, PLACES).values()
         yield from (quality_job(pipeline, query, PLACES) for query in pipeline.queries)
-        for name in (name for name, own in pipeline.dimensions.items() if own.refresh):
+        for name in (name for name, dimension in pipeline.dimensions.items() if dimension.refresh):
             yield refresh_job(pipeline, name, PLACES, Dataset("file:///x", "drop", {}))
 
 
@@ -120,22 +120,25 @@ def test_every_event_of_every_job_keeps_to_the_specification(pipelines: dict[str
     for job in all_jobs(pipelines):
         for kind in ("START", "RUNNING", "COMPLETE", "ABORT", "FAIL"):
             event = emit.event(job, RUN, kind, 1_800_000_000_000, {}, error="broken" if kind == "FAIL" else "")  # type: ignore[arg-type]
-            told = json.loads(json.dumps(Serde.to_dict(event)))
-            assert list(faults(told)) == [], (job.name, kind)
-            assert ("errorMessage" in told["run"]["facets"]) == (kind == "FAIL")
+            document = json.loads(json.dumps(Serde.to_dict(event)))
+            assert list(faults(document)) == [], (job.name, kind)
+            assert ("errorMessage" in document["run"]["facets"]) == (kind == "FAIL")
 
 
 def test_columns_lead_back_to_where_they_come_from(pipelines: dict[str, Pipeline]) -> None:
     def origins(pipeline: str, query: str) -> dict[str, set[tuple[str, str, str]]]:
         output = stream_jobs(pipelines[pipeline], PLACES)[query].outputs[0]
-        return {name: {(each.name, each.column, each.how) for each in found} for name, found in output.origins.items()}
+        return {
+            name: {(origin.name, origin.column, origin.how) for origin in column_origins}
+            for name, column_origins in output.origins.items()
+        }
 
     tumbling = origins("pos_sales", "tumbling")
     assert tumbling["product_id"] == {("pos", "product_id", "IDENTITY")}
     assert tumbling["window_start"] == {("pos", "create_date", "TRANSFORMATION")}
     assert "total_amount" not in tumbling, "what the transform reads for it is not known"
     row_origins = stream_jobs(pipelines["user_logins"], PLACES)["last_login"].outputs[0].row_origins
-    assert ("test_db.users", "login_id", "JOIN") in {(each.name, each.column, each.how) for each in row_origins}
+    assert ("test_db.users", "login_id", "JOIN") in {(origin.name, origin.column, origin.how) for origin in row_origins}
     refreshed = refresh_job(pipelines["user_logins"], "users", PLACES, Dataset("file:///x", "drop", {})).outputs[0]
     assert set(refreshed.columns) == set(refreshed.origins) == {"login_id", "user_name"}, "nothing that a stream writes"
 
@@ -181,8 +184,8 @@ def test_a_life_that_nobody_saw_end_is_aborted_by_the_next(deployment: Any, monk
     deployment.living.append(SimpleNamespace(started=1_050.0, instance="a"))
     stream(deployment, monkeypatch)
     deployment.living[:] = [SimpleNamespace(started=1_300.0, instance="b")]
-    found = stream(deployment, monkeypatch, life="b", at_ms=1_400_000, written_ms=1_350_000)
-    assert sorted(map(kinds, found["pos_sales.tumbling"])) == [["START", "RUNNING"], ["START", "RUNNING", "ABORT"]]
+    jobs = stream(deployment, monkeypatch, life="b", at_ms=1_400_000, written_ms=1_350_000)
+    assert sorted(map(kinds, jobs["pos_sales.tumbling"])) == [["START", "RUNNING"], ["START", "RUNNING", "ABORT"]]
 
 
 def test_batch_views_start_and_complete_or_fail(deployment: Any) -> None:
@@ -201,15 +204,15 @@ def test_batch_views_start_and_complete_or_fail(deployment: Any) -> None:
 
 
 def test_a_refresh_starts_and_completes_and_one_that_is_refused_fails(deployment: Any) -> None:
-    own = (deployment, "user_logins", "users")
+    target = (deployment, "user_logins", "users")
     job = "user_logins.refresh_users"
-    run_events.emit_refresh(*own, "v1", "START")
-    run_events.emit_refresh(*own, "v1", "COMPLETE", rows=3)
-    run_events.emit_refresh(*own, "v2", "START")
-    with pytest.raises(HeadraceError, match="plan again"), run_events.refreshing(*own, "v2"):
+    run_events.emit_refresh(*target, "v1", "START")
+    run_events.emit_refresh(*target, "v1", "COMPLETE", rows=3)
+    run_events.emit_refresh(*target, "v2", "START")
+    with pytest.raises(HeadraceError, match="plan again"), run_events.refreshing(*target, "v2"):
         raise HeadraceError("plan again")
-    run_events.emit_refresh(*own, "v3", "START")
-    run_events.emit_refresh(*own, "v4", "START")  # v3 was rejected: nobody said so
+    run_events.emit_refresh(*target, "v3", "START")
+    run_events.emit_refresh(*target, "v4", "START")  # v3 was rejected: nobody said so
     runs = kept(deployment.root)[job]
     assert sorted(map(kinds, runs)) == [["START"], ["START", "ABORT"], ["START", "COMPLETE"], ["START", "FAIL"]]
     assert runs[0][0]["inputs"][0]["name"] == "refresh/user_logins/users/drop"
@@ -217,7 +220,7 @@ def test_a_refresh_starts_and_completes_and_one_that_is_refused_fails(deployment
 
 def test_checks_start_and_complete_with_what_each_expectation_found(deployment: Any) -> None:
     pipeline = deployment.pipeline("user_logins")
-    (sink,) = [each for each in lineage_runs_sinks(pipeline) if each.query == "last_login"]
+    (sink,) = [checked for checked in lineage_runs_sinks(pipeline) if checked.query == "last_login"]
     suite = suite_of(pipeline, sink.name).expectations
     summaries: list[Summary] = []
     with run_events.checking(deployment, pipeline, summaries):
@@ -227,7 +230,7 @@ def test_checks_start_and_complete_with_what_each_expectation_found(deployment: 
     (run,) = kept(deployment.root)["user_logins.quality_last_login"]
     assert kinds(run) == ["START", "COMPLETE"]
     asserted = run[1]["inputs"][0]["inputFacets"]["dataQualityAssertions"]["assertions"]
-    assert [each["success"] for each in asserted] == [False] + [True] * (len(suite) - 1)
+    assert [assertion["success"] for assertion in asserted] == [False] + [True] * (len(suite) - 1)
     with pytest.raises(RuntimeError), run_events.checking(deployment, pipeline, summaries):
         raise RuntimeError("Cassandra is away")
     assert sorted(map(kinds, kept(deployment.root)["user_logins.quality_last_login"])) == [

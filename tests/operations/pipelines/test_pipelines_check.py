@@ -65,7 +65,9 @@ def test_the_dags_of_a_pipeline_are_those_that_airflow_builds(project: Path, tre
     text = text.replace("test_db", "other_db").replace("logins:", "more_logins:").replace("[logins]", "[more_logins]")
     (tree / "pipelines" / "other.yaml").write_text(text)
     for place in (project, tree):
-        named = {each.name for each in dag_support.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))}
+        named = {
+            dimension.name for dimension in dag_support.refreshed_dimensions(str(place / "dags" / "users_refresh.py"))
+        }
         shown = [dag for created in check(place).pipelines for dag in created.dags]
         assert sorted(shown) == sorted(f"{name}_refresh" for name in named)
 

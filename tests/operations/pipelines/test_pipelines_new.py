@@ -41,9 +41,9 @@ def test_both_files_are_written_and_the_description_loads(tmp_path: Path, sink: 
     assert {name: column.path(name) for name, column in source.columns.items()}["city"] == ("shipTo", "city")
     (query,) = made.queries.values()
     assert "items" not in query.columns, "a json column is taken apart by a person"
-    assert [each.kind for each in query.sinks] == [sink]
+    assert [declared.kind for declared in query.sinks] == [sink]
     (function,) = [node for node in ast.parse(transform.read_text()).body if isinstance(node, ast.FunctionDef)]
-    assert [function.name, *(each.arg for each in function.args.args)] == [*made.queries, "shop_orders_v1"]
+    assert [function.name, *(argument.arg for argument in function.args.args)] == [*made.queries, "shop_orders_v1"]
     assert check.check(tmp_path).faults == ()
 
 
@@ -63,7 +63,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path: Path,
     path.write_text("mine")
     with pytest.raises(HeadraceError, match=r"exists already\. Choose another name, or remove the file\."):
         new.write(tmp_path, request())
-    assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["mine"]
+    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["mine"]
 
 
 def test_a_topic_that_another_pipeline_has_is_refused_before_anything_is_written(tmp_path: Path, project: Path) -> None:

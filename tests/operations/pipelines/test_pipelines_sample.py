@@ -18,7 +18,7 @@ from tests.driver.decode_data import reasons
 
 
 def lines(*records: Any) -> list[bytes]:
-    return [json.dumps(each).encode() for each in records]
+    return [json.dumps(record).encode() for record in records]
 
 
 def kinds(*values: Any) -> str:
@@ -51,8 +51,8 @@ def test_a_type_fits_all_values(values: list[Any], kind: str) -> None:
 
 
 def test_a_column_is_required_where_every_record_has_it() -> None:
-    found = columns_of(lines({"a": 1, "b": "x"}, {"a": 2, "b": None}, {"a": 3, "c": True}))
-    assert found == [
+    columns = columns_of(lines({"a": 1, "b": "x"}, {"a": 2, "b": None}, {"a": 3, "c": True}))
+    assert columns == [
         SampledColumn("a", "long", required=True),
         SampledColumn("b", "string"),
         SampledColumn("c", "boolean"),
@@ -70,8 +70,8 @@ def test_nested_fields_become_columns_with_a_path_and_every_name_is_free() -> No
         "source": "s",
         "on": 1,
     }
-    found = {column.name: column.path for column in columns_of(lines(record))}
-    assert found == {
+    column_paths = {column.name: column.path for column in columns_of(lines(record))}
+    assert column_paths == {
         "id": (),
         "buyer_id": ("buyer", "id"),
         "home_town": ("buyer", "homeTown"),
@@ -85,8 +85,8 @@ def test_nested_fields_become_columns_with_a_path_and_every_name_is_free() -> No
 
 
 def test_an_object_that_is_null_in_one_record_hides_none_of_its_fields() -> None:
-    found = columns_of(lines({"a": None}, {"a": {"b": 1}}, {"a": {}}))
-    assert found == [SampledColumn("b", "long", path=("a", "b"))]
+    columns = columns_of(lines({"a": None}, {"a": {"b": 1}}, {"a": {}}))
+    assert columns == [SampledColumn("b", "long", path=("a", "b"))]
 
 
 def test_lines_that_are_no_objects_are_passed_over_and_none_at_all_is_refused() -> None:
@@ -115,9 +115,10 @@ VALUES = st.one_of(
     st.lists(st.fixed_dictionaries({"k": st.text("abc", min_size=1)}, optional={"a": VALUES, "b": VALUES}), min_size=1)
 )
 def test_the_decoder_takes_every_record_that_the_columns_come_from(records: list[dict[str, Any]]) -> None:
-    found = columns_of(lines(*records))
+    sampled = columns_of(lines(*records))
     columns = {
-        each.name: SourceColumn(type=each.type, required=each.required, field=list(each.path) or None) for each in found
+        column.name: SourceColumn(type=column.type, required=column.required, field=list(column.path) or None)
+        for column in sampled
     }
     source = Source(key="k", columns=columns)
     assert set(reasons(make_decoder(source), lines(*records))) == {None}

@@ -170,10 +170,10 @@ def test_a_table_comes_back_from_csv_and_parquet(
         assert count_records(path) == len(rows)
     records = read(path)
     assert [record.key for record in records] == [name.encode() for name in names]
-    found = values(records)
-    assert [row["product_id"] for row in found] == names
-    assert [Decimal(row["amount"]) for row in found] == [amount for _, amount, _ in rows]
-    assert [datetime.fromisoformat(row["create_date"]) for row in found] == [at for _, _, at in rows]
+    restored = values(records)
+    assert [row["product_id"] for row in restored] == names
+    assert [Decimal(row["amount"]) for row in restored] == [amount for _, amount, _ in rows]
+    assert [datetime.fromisoformat(row["create_date"]) for row in restored] == [at for _, _, at in rows]
 
 
 def test_parquet_of_other_types_is_written_as_the_source_says(tmp_path: Path) -> None:

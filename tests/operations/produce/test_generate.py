@@ -86,7 +86,7 @@ def test_records_are_as_many_as_planned_in_planned_order_and_within_the_plan(mix
     records = list(generate(mix, START))
     planned = [record.planned_at for record in records]
     assert planned == sorted(planned)
-    assert all(0 <= each <= mix.duration for each in planned)
+    assert all(0 <= moment <= mix.duration for moment in planned)
     counted = Counter(record.topic for record in records if record.topic != "clicks")
     assert counted == mix.counts
 
@@ -271,9 +271,9 @@ def test_the_contract_refuses_exactly_the_malformed_records(topic: str, sources:
             ),
         }
     )
-    reasons = [row["reason"] for each in judged([batch], sources[topic]) for row in each.to_pylist()]
+    reasons = [row["reason"] for table in judged([batch], sources[topic]) for row in table.to_pylist()]
     assert len(reasons) == size
     for record, reason in zip(records, reasons, strict=True):
         assert (reason is not None) == record.kind.startswith("malformed"), (record, reason)
-    told = {record.kind.removeprefix("malformed:") for record in records if record.kind.startswith("malformed")}
-    assert told == set(spoilers_of(topic))
+    refused = {record.kind.removeprefix("malformed:") for record in records if record.kind.startswith("malformed")}
+    assert refused == set(spoilers_of(topic))

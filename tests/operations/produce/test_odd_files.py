@@ -26,8 +26,8 @@ from tests.operations.produce.test_files import HEADER, POS, WIDE, read, values
 
 def dead_letters(records: list[Record]) -> dict[bytes | None, str | None]:
     """Judge records as the stream does: value -> reason."""
-    (found,) = judged([batch([record.value for record in records])], POS)
-    return dict(zip(found.column("value").to_pylist(), found.column("reason").to_pylist(), strict=True))
+    (table,) = judged([batch([record.value for record in records])], POS)
+    return dict(zip(table.column("value").to_pylist(), table.column("reason").to_pylist(), strict=True))
 
 
 def test_a_dead_letter_of_a_csv_time_shows_what_the_user_wrote(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def test_the_summary_says_how_many_rows_were_sent_refused_and_left(
     rows = ["p1,1,2026-01-01 00:00:00", "p2,1", "p3,1,soon", '"' + "x" * 17_000_000, "p4,1,2026-01-01"]
     path.write_text("product_id,amount,create_date\n" + "\n".join(rows))
     summary = produce_file(BINDING, pipelines, path, "pos", None)
-    told = to_json(summary.result())
-    assert (told["sent"], told["acknowledged"], told["refused"], told["left"]) == (4, 4, 1, 1)
-    assert told["named"] == [
+    result = to_json(summary.result())
+    assert (result["sent"], result["acknowledged"], result["refused"], result["left"]) == (4, 4, 1, 1)
+    assert result["named"] == [
         "line 3: 2 cells, but the header has 3",
         "line 5: longer than 16 MiB, left out",
     ]
@@ -96,11 +96,11 @@ def test_an_interrupt_counts_the_rows_of_parquet_that_are_left(
             os.kill(os.getpid(), signal.SIGINT)
 
     fake.produce = interrupted  # type: ignore[method-assign]
-    told = to_json(produce_file(BINDING, pipelines, path, "pos", None).result())
+    result = to_json(produce_file(BINDING, pipelines, path, "pos", None).result())
     assert signal.getsignal(signal.SIGINT) is before
-    assert told["interrupted"]
-    assert told["sent"] + told["left"] == 50
-    assert told["named"] == [f"rows {told['sent'] + 1} to 50: interrupted, left out"]
+    assert result["interrupted"]
+    assert result["sent"] + result["left"] == 50
+    assert result["named"] == [f"rows {result['sent'] + 1} to 50: interrupted, left out"]
 
 
 def test_a_row_that_was_left_is_exit_code_1(
@@ -124,8 +124,8 @@ def test_a_record_that_kafka_refuses_hides_no_bad_row(
     path = tmp_path / "x.csv"
     path.write_text("product_id,amount,create_date\np,1\np,1,2\n")
     done = CliRunner().invoke(app.app, ["produce", "--file", str(path), "--topic", "pos", "--json"])
-    told = json.loads(done.stdout)
-    assert (told["sent"], told["failed"], told["refused"], told["named"]) == (
+    result = json.loads(done.stdout)
+    assert (result["sent"], result["failed"], result["refused"], result["named"]) == (
         2, 1, 1, ["line 2: 2 cells, but the header has 3"],
     )  # fmt: skip
     assert isinstance(done.exception, UndeliveredError)
@@ -135,15 +135,15 @@ def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, in
     """Return the records of the inclusive offset ranges of a summary, each partition in order."""
     consumer = Consumer(binding.client_config() | {"group.id": "unused", "enable.auto.commit": False})
     try:
-        found: list[Any] = []
+        messages: list[Any] = []
         for partition, span in offsets.items():
             consumer.assign([TopicPartition(topic, int(partition), span["first"])])
             while (message := consumer.poll(300)) is not None:
                 assert message.error() is None, message.error()
-                found.append(message)
+                messages.append(message)
                 if message.offset() == span["last"]:
                     break
-        return found
+        return messages
     finally:
         consumer.close()
 
@@ -151,13 +151,13 @@ def read_back(binding: KafkaBinding, topic: str, offsets: dict[str, dict[str, in
 @pytest.mark.platform
 def test_what_the_summary_says_is_what_kafka_holds(binding: KafkaBinding, pipelines: dict[str, Pipeline]) -> None:
     mix, start = make_mix(events=3_000, seed=7, malformed=0.02), datetime.now(UTC)
-    told = to_json(produce_generated(binding, pipelines, mix, None, start=start).result())
+    result = to_json(produce_generated(binding, pipelines, mix, None, start=start).result())
     planned = list(generate(mix, start))
-    assert told["sent"] == told["acknowledged"] == len(planned)
-    for topic, account in told["topics"].items():
-        found = read_back(binding, topic, account["offsets"])
+    assert result["sent"] == result["acknowledged"] == len(planned)
+    for topic, account in result["topics"].items():
+        messages = read_back(binding, topic, account["offsets"])
         expected = [record for record in planned if record.topic == topic]
-        assert Counter((message.key(), message.value()) for message in found) == Counter(
+        assert Counter((message.key(), message.value()) for message in messages) == Counter(
             (record.key, record.value) for record in expected
         )
         # A key stays in one partition, in planned order.
@@ -166,7 +166,7 @@ def test_what_the_summary_says_is_what_kafka_holds(binding: KafkaBinding, pipeli
             if record.key is not None:
                 of_key.setdefault(record.key, []).append(record.value)
         kept: dict[bytes, list[bytes | None]] = {}
-        for message in found:
+        for message in messages:
             if message.key() is not None:
                 kept.setdefault(message.key(), []).append(message.value())
         assert kept == of_key
@@ -175,9 +175,9 @@ def test_what_the_summary_says_is_what_kafka_holds(binding: KafkaBinding, pipeli
 @pytest.mark.platform
 def test_a_paced_run_keeps_event_times_behind_the_broker(binding: KafkaBinding, pipelines: dict[str, Pipeline]) -> None:
     mix = make_mix(topics=["logins"], events=300, late=0, delayed=0, duplicates=0, malformed=0)
-    told = to_json(produce_generated(binding, pipelines, mix, 100).result())
-    assert told["topics"]["logins"]["planned_rate"] == pytest.approx(100, rel=0.05)
-    for message in read_back(binding, "logins", told["topics"]["logins"]["offsets"]):
+    result = to_json(produce_generated(binding, pipelines, mix, 100).result())
+    assert result["topics"]["logins"]["planned_rate"] == pytest.approx(100, rel=0.05)
+    for message in read_back(binding, "logins", result["topics"]["logins"]["offsets"]):
         happened = datetime.fromisoformat(json.loads(message.value())["login_at"]).replace(tzinfo=UTC)
         assert happened.timestamp() * 1000 <= message.timestamp()[1]
 
@@ -193,9 +193,9 @@ def test_a_file_reaches_its_topic_bad_lines_too(
         b'{"product_id":"p2"}',
     ]
     path.write_bytes(b"\n".join(lines))
-    told = to_json(produce_file(binding, pipelines, path, "pos", None).result())
-    found = read_back(binding, "pos", told["topics"]["pos"]["offsets"])
-    assert Counter((message.key(), message.value()) for message in found) == Counter(
+    result = to_json(produce_file(binding, pipelines, path, "pos", None).result())
+    messages = read_back(binding, "pos", result["topics"]["pos"]["offsets"])
+    assert Counter((message.key(), message.value()) for message in messages) == Counter(
         zip([b"p1", None, b"p2"], lines, strict=True)
     )
 

@@ -89,13 +89,13 @@ def test_a_full_buffer_delays_but_loses_and_reorders_nothing(paced: bool) -> Non
 
 
 def test_the_summary_has_the_acknowledged_offsets_bytes_and_kinds() -> None:
-    told = to_json(send(records(10), BINDING, ["pos"], paced=False, make_producer=FakeProducer()).result())
-    topic = told["topics"]["pos"]
+    result = to_json(send(records(10), BINDING, ["pos"], paced=False, make_producer=FakeProducer()).result())
+    topic = result["topics"]["pos"]
     assert topic["offsets"] == {"0": {"first": 42, "last": 51}}
     assert topic["bytes"] == 10 * 3
     assert topic["kinds"] == {"normal": 10}
     assert topic["planned_rate"] is None
-    assert not told["interrupted"]
+    assert not result["interrupted"]
 
 
 def test_a_record_that_fails_is_an_error_that_carries_the_summary() -> None:
@@ -182,7 +182,7 @@ def test_progress_ends_at_100_percent() -> None:
     seen: list[Progress] = []
     send(records(3_000), BINDING, ["pos"], paced=False, total=3_000, report=seen.append, make_producer=FakeProducer())
     assert seen[-1] == Progress(3_000, 3_000, 0, 3_000)
-    assert [each.sent for each in seen] == sorted(each.sent for each in seen)
+    assert [progress.sent for progress in seen] == sorted(progress.sent for progress in seen)
 
 
 def test_an_absent_topic_is_said_before_anything_is_sent() -> None:

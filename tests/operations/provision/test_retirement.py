@@ -85,10 +85,10 @@ class Servers:
 
 @pytest.fixture
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
-    own = Servers(tmp_path, monkeypatch)
+    fakes = Servers(tmp_path, monkeypatch)
     for user in ("old_sales", "pos_sales"):
-        Plan(right_steps(own.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()  # type: ignore[arg-type]
-    return own
+        Plan(right_steps(fakes.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()  # type: ignore[arg-type]
+    return fakes
 
 
 def test_a_plan_comes_first_and_names_the_command_that_carries_it_out(servers: Servers) -> None:
@@ -104,9 +104,9 @@ def test_a_plan_comes_first_and_names_the_command_that_carries_it_out(servers: S
         assert as_json(plan)["command"] == command
         with pytest.raises(
             ConsentNeededError, match="Nothing was changed, because old_sales would lose its logins"
-        ) as told:
+        ) as refused:
             plan.carry_out()
-    assert command in str(told.value)
+    assert command in str(refused.value)
     assert servers.kafka.users == {"old_sales", "pos_sales"}
     assert (servers.root / "old_sales").is_dir()
 
@@ -134,9 +134,9 @@ def test_with_consent_user_rights_role_and_bindings_go_and_nothing_of_another_pi
     ],
 )
 def test_what_is_no_retired_pipeline_is_refused(servers: Servers, name: str, says: str) -> None:
-    with pytest.raises(HeadraceError) as told, servers.plan(name):
+    with pytest.raises(HeadraceError) as refused, servers.plan(name):
         pass
-    assert says in str(told.value)
+    assert says in str(refused.value)
 
 
 def test_a_pipeline_whose_driver_runs_is_stopped_first(servers: Servers) -> None:

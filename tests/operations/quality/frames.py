@@ -28,13 +28,15 @@ def good_frame(pipeline: Pipeline, sink: CheckedSink, rows: int = ROWS) -> pd.Da
     """Return a frame that keeps every expectation of the sink's suite."""
     query = pipeline.queries.get(sink.query)
     window = query.aggregate.window if query and query.aggregate else None
-    found = [*sink.columns, "key", "value", "headers"] if sink.kind == "iceberg" else None
+    columns = [*sink.columns, "key", "value", "headers"] if sink.kind == "iceberg" else None
     if sink.kind == "cassandra":
-        found = list(sink.columns)
+        columns = list(sink.columns)
     length = window.size if window else timedelta(minutes=2)
     step = (window.slide or window.size) if window else timedelta(minutes=5)
     made = [_row(sink, number, length, step) for number in range(rows)]
-    frame = with_facts(frame_of(made, sink, found), sink, window, behind_seconds=0, now_ms=int(NOW.timestamp() * 1000))
+    frame = with_facts(
+        frame_of(made, sink, columns), sink, window, behind_seconds=0, now_ms=int(NOW.timestamp() * 1000)
+    )
     for name in added_columns(pipeline, sink):
         if name.startswith("_known_in_"):
             frame[name] = pd.Series([True] * len(frame), dtype=object)

@@ -56,15 +56,15 @@ def offered() -> dict[str, dict[str, bool]]:
     import great_expectations.expectations as gxe
     from great_expectations.expectations.expectation import Expectation
 
-    found: dict[str, dict[str, bool]] = {}
+    expectation_types: dict[str, dict[str, bool]] = {}
     for value in vars(gxe).values():
         one: Any = value
         if inspect.isclass(one) and issubclass(one, Expectation) and getattr(one, "expectation_type", None):
             fields = {name: field for name, field in one.__fields__.items() if name not in Expectation.__fields__}
-            found[one.expectation_type] = {
+            expectation_types[one.expectation_type] = {
                 name: bool(field.required) for name, field in fields.items() if name not in NOT_OFFERED
             }
-    return found
+    return expectation_types
 
 
 def test_every_expectation_of_great_expectations_is_offered_or_left_out_on_purpose(

@@ -178,11 +178,11 @@ def test_the_offsets_of_consecutive_batches_are_one_range_a_partition() -> None:
 
 
 def test_a_query_judges_another_only_when_it_has_read_as_much() -> None:
-    own = _record(3, end=10, watermark=100)
-    assert plan._covers(_record(9, end=10, watermark=100), own)
-    assert plan._covers(_record(9, end=11, watermark=0), own), "a query without a watermark"
-    assert not plan._covers(_record(9, end=9, watermark=100), own)
-    assert not plan._covers(_record(9, end=10, watermark=99), own)
+    record = _record(3, end=10, watermark=100)
+    assert plan._covers(_record(9, end=10, watermark=100), record)
+    assert plan._covers(_record(9, end=11, watermark=0), record), "a query without a watermark"
+    assert not plan._covers(_record(9, end=9, watermark=100), record)
+    assert not plan._covers(_record(9, end=10, watermark=99), record)
 
 
 def _outcome(**values: Any) -> Outcome:
@@ -192,12 +192,12 @@ def _outcome(**values: Any) -> Outcome:
 def test_the_quarantine_has_one_row_a_sink_window_expectation_and_key() -> None:
     check = Check("kafka.a", "p", "q", Batches(name="batches 1 to 2"), {"now_ms": 0})
     rows = ({"k": 1, "x": "1.50"}, {"k": 1, "x": "1.50"}, {"k": None, "x": "ł"})
-    found = store.quarantine_rows(check, [_outcome(rows=rows)], ("k",))
-    assert [row.row_key for row in found] == ["[1]", "[null]"]
-    assert {(row.sink, row.window, row.expectation) for row in found} == {("kafka.a", "batches 1 to 2", "a(x)")}
-    assert found[1].row == '{"k": null, "x": "ł"}'
+    quarantined = store.quarantine_rows(check, [_outcome(rows=rows)], ("k",))
+    assert [row.row_key for row in quarantined] == ["[1]", "[null]"]
+    assert {(row.sink, row.window, row.expectation) for row in quarantined} == {("kafka.a", "batches 1 to 2", "a(x)")}
+    assert quarantined[1].row == '{"k": null, "x": "ł"}'
     for kind, table in ((store.QuarantinedRow, store.QUARANTINE), (store.SeriesRow, store.RESULTS)):
-        assert [each.name for each in fields(kind)] == list(table.columns)
+        assert [field.name for field in fields(kind)] == list(table.columns)
 
 
 def test_reports_are_kept_by_number_and_written_again_by_a_retry(tmp_path: Path) -> None:

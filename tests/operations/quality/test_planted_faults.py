@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow]
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines").values()
 SINKS = {sink.name: (p, sink) for p in PIPELINES for sink in sinks_of(p)}
-SUITES = {name: suite for each in PIPELINES for name, suite in suites(each).items()}
+SUITES = {name: suite for pipeline in PIPELINES for name, suite in suites(pipeline).items()}
 STAGE = "stage.user_logins.users"
 NO_MATCH = ("", " ", "A A", "a", "none ", "!")
 
@@ -59,9 +59,11 @@ def _good(name: str, rows: int = ROWS) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 def _every() -> Iterator[Any]:
     for name in SUITES:
-        for each in SUITES[name].expectations:
-            columns = [each.kwargs[key] for key in ("column", "column_A", "column_list") if key in each.kwargs]
-            yield pytest.param(name, each.id, id=f"{name}-{each.type}-{columns}")
+        for expectation in SUITES[name].expectations:
+            columns = [
+                expectation.kwargs[key] for key in ("column", "column_A", "column_list") if key in expectation.kwargs
+            ]
+            yield pytest.param(name, expectation.id, id=f"{name}-{expectation.type}-{columns}")
 
 
 def _cells(kwargs: Content, *wrong: Any) -> Callable[[pd.DataFrame], Planted]:
@@ -173,7 +175,7 @@ def test_a_sink_that_has_lost_all_its_rows_fails_by_their_number(name: str) -> N
 def test_a_planted_fault_is_found_and_its_keys_are_named(name: str, expectation_id: str) -> None:
     suite = SUITES[name]
     good, key = _good(name)
-    (expectation,) = [each for each in suite.expectations if each.id == expectation_id]
+    (expectation,) = [candidate for candidate in suite.expectations if candidate.id == expectation_id]
     plant = _faults(expectation.type.removeprefix("expect_"), expectation.kwargs)
     frame, parameters, at = plant(good)
     (outcome,), _ = validate(replace(suite, expectations=(expectation,)), frame, key, PARAMETERS | parameters)
@@ -192,7 +194,7 @@ def test_a_table_of_totals_that_lost_some_of_its_rows_fails_by_what_the_ledger_s
     taken = PARAMETERS | {"rows_least": int(frame["sales"].sum())}
     assert status_of(validate(SUITES[name], frame, key, taken)[0]) == "PASSED"
     outcomes, _ = validate(SUITES[name], frame.iloc[1:], key, taken)
-    assert [each.text for each in outcomes if not each.success] == ["column_sum_to_be_between(sales)"]
+    assert [outcome.text for outcome in outcomes if not outcome.success] == ["column_sum_to_be_between(sales)"]
     assert status_of(outcomes) == "FAILED"
 
 
@@ -238,7 +240,7 @@ def test_whatever_text_the_contract_takes_passes_the_critical_expectations_of_it
                 assert len(taken) >= len(portion) - 1, "all but an empty key"
                 frame[column] = [made(text if text in taken else f"k{at}") for at, text in enumerate(portion)]
         outcomes, _ = validate(SUITES[name], frame, sink.key, PARAMETERS | {"rows_out": len(portion)})
-        assert [each.text for each in outcomes if each.severity == "critical" and not each.success] == []
+        assert [outcome.text for outcome in outcomes if outcome.severity == "critical" and not outcome.success] == []
 
 
 def _taken(pipeline: Pipeline, column: str, texts: list[str]) -> set[str]:
@@ -295,7 +297,7 @@ def test_the_gate_stops_at_a_critical_finding_and_lets_a_warning_pass() -> None:
     frame = good_frame(pipeline, sink)
     frame.loc[4, "product_id"] = None
     outcomes, _ = validate(suite, frame, sink.key, PARAMETERS)
-    found = Summary(
+    summary = Summary(
         sink=sink.name,
         window=Batches(name="batches 0 to 1"),
         status=status_of(outcomes),
@@ -303,24 +305,24 @@ def test_the_gate_stops_at_a_critical_finding_and_lets_a_warning_pass() -> None:
         rows=len(frame),
         expectations=len(outcomes),
     )
-    assert found.status == "FAILED"
+    assert summary.status == "FAILED"
     with pytest.raises(
         HeadraceError, match=r"kafka\.pos_items \(batches 0 to 1\) breaks 1 critical expectation"
-    ) as told:
-        gate(found)
-    assert "'_offset': 4" in str(told.value)
-    assert "column_values_to_not_be_null(product_id) in 1 rows" in str(told.value)
+    ) as refused:
+        gate(summary)
+    assert "'_offset': 4" in str(refused.value)
+    assert "column_values_to_not_be_null(product_id) in 1 rows" in str(refused.value)
 
     odd = good_frame(pipeline, sink)
     odd.loc[4, "amount"] = Decimal(2_000_000)
     outcomes, _ = validate(suite, odd, sink.key, PARAMETERS)
-    found = replace(found, status=status_of(outcomes), failed=failures(outcomes))
-    assert found.status == "WARNED"
-    assert "warning: column_values_to_be_between(amount) in 1 rows" in gate(found)
+    summary = replace(summary, status=status_of(outcomes), failed=failures(outcomes))
+    assert summary.status == "WARNED"
+    assert "warning: column_values_to_be_between(amount) in 1 rows" in gate(summary)
 
     late = good_frame(pipeline, sink).assign(_behind_seconds=99.5)
     outcomes, _ = validate(suite, late, sink.key, PARAMETERS)
-    found = replace(found, status=status_of(outcomes), failed=failures(outcomes))
-    assert found.status == "STALE"
+    summary = replace(summary, status=status_of(outcomes), failed=failures(outcomes))
+    assert summary.status == "STALE"
     with pytest.raises(HeadraceError, match="is stale: no batch has finished for longer than the pipeline promises"):
-        gate(found)
+        gate(summary)

@@ -40,12 +40,14 @@ class Message:
         return self.at
 
 
-def own(at: int, batch: int, row: str, generation: int = 2, query: str = "pos_sales.items", place: int = 0) -> Message:
-    told = {
+def written(
+    at: int, batch: int, row: str, generation: int = 2, query: str = "pos_sales.items", place: int = 0
+) -> Message:
+    headers = {
         "headrace.id": row, "headrace.batch": str(batch), "headrace.generation": str(generation),
         "headrace.query": query,
     }  # fmt: skip
-    return Message(at, [(name, value.encode()) for name, value in told.items()], place=place)
+    return Message(at, [(name, value.encode()) for name, value in headers.items()], place=place)
 
 
 @pytest.fixture
@@ -54,10 +56,13 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     messages: list[Message] = []
 
     def between(_: object, __: str, ranges: dict[int, tuple[int, int]]) -> Any:
-        return (each for each in messages if ranges[each.place][0] <= each.at < ranges[each.place][1])
+        return (message for message in messages if ranges[message.place][0] <= message.at < ranges[message.place][1])
 
     def ends() -> dict[int, int]:
-        return {p: sum(each.place == p for each in messages) for p in sorted({0, *(each.place for each in messages)})}
+        return {
+            p: sum(message.place == p for message in messages)
+            for p in sorted({0, *(message.place for message in messages)})
+        }
 
     times = SimpleNamespace(
         since=lambda _, at_ms: {str(p): [0 if at_ms < 0 else end, end] for p, end in ends().items()},
@@ -68,14 +73,14 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     return messages
 
 
-def onward(first: int, last: int, rows_out: dict[str, int], cursor: Any, whole: Any = None) -> Any:
+def onward(first: int, last: int, rows_out: dict[str, int], cursor: Any, read_to: Any = None) -> Any:
     window = BatchesStep(generation=2, first=first, last=last, rows_out=rows_out)
     consumer: Any = None
-    return read_topic.onward(consumer, SINK, window, cursor, whole)
+    return read_topic.onward(consumer, SINK, window, cursor, read_to)
 
 
 def test_a_step_ends_with_the_last_row_of_its_batches_and_the_next_one_begins_there(topic: list[Message]) -> None:
-    topic += [own(0, 0, "a"), own(1, 0, "b"), own(2, 1, "c"), own(3, 2, "d"), own(4, 2, "e")]
+    topic += [written(0, 0, "a"), written(1, 0, "b"), written(2, 1, "c"), written(3, 2, "d"), written(4, 2, "e")]
     rows, start, cursor = onward(0, 1, {"0": 2, "1": 1}, None)
     assert ([row["_id"] for row in rows], start, cursor) == (["a", "b", "c"], {"0": 0}, {"0": 3})
     rows, start, cursor = onward(2, 2, {"2": 2}, cursor)
@@ -87,8 +92,8 @@ def test_no_row_of_a_later_batch_is_passed_over_where_kafka_gives_one_partition_
     topic: list[Message],
 ) -> None:
     """Seen on a real topic: the first partition came whole, and its rows of the next batches were never checked."""
-    topic += [own(at, batch, f"p0-{batch}") for at, batch in enumerate([0, 1, 2])]
-    topic += [own(at, batch, f"p1-{batch}", place=1) for at, batch in enumerate([0, 2, 3])]
+    topic += [written(at, batch, f"p0-{batch}") for at, batch in enumerate([0, 1, 2])]
+    topic += [written(at, batch, f"p1-{batch}", place=1) for at, batch in enumerate([0, 2, 3])]
     seen, cursor = [], None
     for batch, rows_out in enumerate([2, 1, 2, 1]):
         rows, _, cursor = onward(batch, batch, {str(batch): rows_out}, cursor)
@@ -99,7 +104,7 @@ def test_no_row_of_a_later_batch_is_passed_over_where_kafka_gives_one_partition_
 
 
 def test_a_batch_that_ran_twice_is_read_until_each_of_its_rows_was_there(topic: list[Message]) -> None:
-    topic += [own(0, 0, "a"), own(1, 0, "a"), own(2, 0, "b"), own(3, 1, "c")]
+    topic += [written(0, 0, "a"), written(1, 0, "a"), written(2, 0, "b"), written(3, 1, "c")]
     rows, _, cursor = onward(0, 0, {"0": 2}, None)
     assert [row["_id"] for row in rows] == ["a", "a", "b"]
     assert cursor == {"0": 3}
@@ -111,7 +116,7 @@ def test_a_batch_that_ran_twice_is_read_until_each_of_its_rows_was_there(topic: 
     [
         pytest.param(Message(1, None), id="no headers"),
         pytest.param(Message(1, [("trace", b"1")]), id="headers of another system"),
-        pytest.param(own(1, 0, "x", query="web_events.topic"), id="another query"),
+        pytest.param(written(1, 0, "x", query="web_events.topic"), id="another query"),
         pytest.param(Message(1, [("headrace.id", b"x"), ("headrace.batch", b"seven")]), id="no batch"),
         pytest.param(Message(1, None, b""), id="no value"),
     ],
@@ -119,17 +124,17 @@ def test_a_batch_that_ran_twice_is_read_until_each_of_its_rows_was_there(topic: 
 def test_a_record_that_no_batch_of_the_query_wrote_is_found_once_and_counts_as_no_copy(
     topic: list[Message], strange: Message
 ) -> None:
-    topic += [own(0, 0, "a"), strange, own(2, 0, "b"), own(3, 1, "c")]
+    topic += [written(0, 0, "a"), strange, written(2, 0, "b"), written(3, 1, "c")]
     rows, _, cursor = onward(0, 0, {"0": 2}, None)
-    found = read_topic.distinct(rows)
-    assert [row["_offset"] for row in found if "_stranger" in row] == [1]
-    assert sum(row["_copies"] for row in found) == 2
+    records = read_topic.distinct(rows)
+    assert [row["_offset"] for row in records if "_stranger" in row] == [1]
+    assert sum(row["_copies"] for row in records) == 2
     rows, _, _ = onward(1, 1, {"1": 1}, cursor)
     assert [row for row in rows if "_stranger" in row] == []
 
 
 def test_a_stranger_behind_the_newest_batch_is_found_where_everything_is_read(topic: list[Message]) -> None:
-    topic += [own(0, 0, "a"), own(1, 0, "b", generation=1), own(2, 1, "c"), Message(3, None)]
+    topic += [written(0, 0, "a"), written(1, 0, "b", generation=1), written(2, 1, "c"), Message(3, None)]
     rows, _, cursor = onward(0, 0, {"0": 1}, None, {"0": 4})
     assert [(row["_offset"], "_stranger" in row) for row in rows] == [(0, False), (3, True)]
     assert cursor == {"0": 4}

@@ -112,8 +112,8 @@ def test_copies_are_counted_and_one_id_with_two_contents_stays_two() -> None:
         {"_id": "a", "x": 2, "_offset": 2},
         {"_id": "b", "x": 1, "_offset": 3},
     ]
-    found = [(row["_id"], row["x"], row["_copies"], row["_offset"]) for row in distinct(rows)]
-    assert found == [("a", 1, 2, 0), ("a", 2, 1, 2), ("b", 1, 1, 3)]
+    copies = [(row["_id"], row["x"], row["_copies"], row["_offset"]) for row in distinct(rows)]
+    assert copies == [("a", 1, 2, 0), ("a", 2, 1, 2), ("b", 1, 1, 3)]
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_the_exit_code_is_that_of_the_worst_sink_and_nothing_compared_is_never_z
 
 
 def test_every_status_and_exit_code_is_in_the_documentation(project: Path) -> None:
-    told = (project / "docs" / "howto" / "quality.md").read_text()
+    guide = (project / "docs" / "howto" / "quality.md").read_text()
     assert set(MEANING) == set(EXIT_CODES)
     for status, code in EXIT_CODES.items():
-        assert f"| `{status}` |" in told
-        (line,) = [each for each in told.splitlines() if each.startswith(f"| `{status}` |")]
+        assert f"| `{status}` |" in guide
+        (line,) = [row for row in guide.splitlines() if row.startswith(f"| `{status}` |")]
         assert line.endswith(f"| {code} |"), line

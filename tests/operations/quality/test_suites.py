@@ -36,8 +36,11 @@ def _columns(kwargs: dict[str, Any]) -> set[str]:
     return named | set(kwargs.get("column_list", ()))
 
 
-def _found(suite: Suite) -> list[tuple[str, dict[str, Any], str]]:
-    return [(each.type.removeprefix("expect_"), each.kwargs, each.severity) for each in suite.expectations]
+def _expectations(suite: Suite) -> list[tuple[str, dict[str, Any], str]]:
+    return [
+        (expectation.type.removeprefix("expect_"), expectation.kwargs, expectation.severity)
+        for expectation in suite.expectations
+    ]
 
 
 @pytest.fixture
@@ -83,35 +86,39 @@ def test_a_suite_of_another_pipeline_is_refused_with_those_there_are() -> None:
 
 def test_every_id_is_given_once_and_the_same_each_time() -> None:
     ids = [suite.id for suite in SUITES.values()]
-    ids += [each.id for suite in SUITES.values() for each in suite.expectations]
+    ids += [expectation.id for suite in SUITES.values() for expectation in suite.expectations]
     again = [suite for pipeline in PIPELINES.values() for suite in suites(pipeline).values()]
     assert again == list(SUITES.values())
-    assert {str(uuid.UUID(each)) for each in ids} == set(ids)
-    assert [each for each, count in Counter(ids).items() if count > 1] == []
+    assert {str(uuid.UUID(expectation_id)) for expectation_id in ids} == set(ids)
+    assert [expectation_id for expectation_id, count in Counter(ids).items() if count > 1] == []
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_says_its_name_why_and_how_severe(name: str) -> None:
     suite = SUITES[name]
-    for each in suite.expectations:
-        assert each.meta["why"].endswith("."), each
-        assert each.severity in {"critical", "warning"}, each
-    assert any(each.severity == "critical" for each in suite.expectations)
+    for expectation in suite.expectations:
+        assert expectation.meta["why"].endswith("."), expectation
+        assert expectation.severity in {"critical", "warning"}, expectation
+    assert any(expectation.severity == "critical" for expectation in suite.expectations)
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_speaks_of_columns_that_its_sink_has(name: str) -> None:
     pipeline, sink = SINKS[name]
     there = {*sink.columns, *added_columns(pipeline, sink)}
-    for each in SUITES[name].expectations:
-        assert _columns(each.kwargs) <= there, each
+    for expectation in SUITES[name].expectations:
+        assert _columns(expectation.kwargs) <= there, expectation
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_names_exactly_the_columns_that_a_check_reads(name: str) -> None:
     pipeline, sink = SINKS[name]
     archived = {"key", "value", "headers"} if sink.kind == "iceberg" else set()
-    (schema,) = [each for each in SUITES[name].expectations if each.type == "expect_table_columns_to_match_set"]
+    (schema,) = [
+        expectation
+        for expectation in SUITES[name].expectations
+        if expectation.type == "expect_table_columns_to_match_set"
+    ]
     assert set(schema.kwargs["column_set"]) == {*sink.columns, *added_columns(pipeline, sink)} | archived
     assert schema.kwargs["exact_match"] is True
 
@@ -119,29 +126,36 @@ def test_a_suite_names_exactly_the_columns_that_a_check_reads(name: str) -> None
 @pytest.mark.parametrize("name", SINKS)
 def test_a_suite_asks_for_types_required_columns_volume_freshness_and_one_row_a_key(name: str) -> None:
     _, sink = SINKS[name]
-    found = [(each.type.removeprefix("expect_"), each.kwargs) for each in SUITES[name].expectations]
-    not_null = {kwargs["column"] for kind, kwargs in found if kind == "column_values_to_not_be_null"}
+    expectations = [
+        (expectation.type.removeprefix("expect_"), expectation.kwargs) for expectation in SUITES[name].expectations
+    ]
+    not_null = {kwargs["column"] for kind, kwargs in expectations if kind == "column_values_to_not_be_null"}
     assert {column for column, spec in sink.columns.items() if spec.required} <= not_null
-    assert ("column_values_to_be_null", {"column": "_schema_error"}) in found
-    assert any(kwargs.get("column") == "_behind_seconds" for _, kwargs in found)
-    assert any("row_count" in kind or kwargs.get("column") == "_copies" for kind, kwargs in found)
-    unique = [_columns(kwargs) for kind, kwargs in found if "unique" in kind]
+    assert ("column_values_to_be_null", {"column": "_schema_error"}) in expectations
+    assert any(kwargs.get("column") == "_behind_seconds" for _, kwargs in expectations)
+    assert any("row_count" in kind or kwargs.get("column") == "_copies" for kind, kwargs in expectations)
+    unique = [_columns(kwargs) for kind, kwargs in expectations if "unique" in kind]
     assert sink.kind == "files" or set(sink.key) in unique or {"_id"} in unique
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_has_only_parameters_that_a_check_gives(name: str) -> None:
     given = GIVEN_TO_STAGES if name in STAGES else GIVEN
-    for each in SUITES[name].expectations:
-        for value in each.kwargs.values():
-            assert not isinstance(value, dict) or (set(value) == {"$PARAMETER"} and value["$PARAMETER"] in given), each
+    for expectation in SUITES[name].expectations:
+        for value in expectation.kwargs.values():
+            assert not isinstance(value, dict) or (set(value) == {"$PARAMETER"} and value["$PARAMETER"] in given), (
+                expectation
+            )
 
 
 @pytest.mark.parametrize("name", SINKS)
 def test_windows_bounds_and_skews_are_those_of_the_pipeline_file(name: str) -> None:
     pipeline, sink = SINKS[name]
     query = pipeline.queries.get(sink.query)
-    kwargs = {(each.kwargs.get("column"), each.type): each.kwargs for each in SUITES[name].expectations}
+    kwargs = {
+        (expectation.kwargs.get("column"), expectation.type): expectation.kwargs
+        for expectation in SUITES[name].expectations
+    }
     if query and query.aggregate and query.aggregate.window:
         size = query.aggregate.window.size.total_seconds()
     if query and query.aggregate and query.aggregate.window and "window_end" in sink.columns:
@@ -187,22 +201,34 @@ def test_an_unknown_sink_is_refused_with_those_there_are(project: Path) -> None:
 
 
 def test_a_declared_expectation_replaces_the_derived_one_of_its_type_and_columns() -> None:
-    users = [each for each in _found(SUITES["cassandra.test_db.users"]) if each[1].get("column") == "user_name"]
+    users = [
+        expectation
+        for expectation in _expectations(SUITES["cassandra.test_db.users"])
+        if expectation[1].get("column") == "user_name"
+    ]
     assert [(kind, kwargs.get("mostly"), severity) for kind, kwargs, severity in users] == [
         ("column_values_to_not_be_null", 0.99, "warning"),
         ("column_value_lengths_to_be_between", None, "warning"),
     ]
-    bounds = [each for each in _found(SUITES["cassandra.pos_sales.leaderboard"]) if "row_count" in each[0]]
+    bounds = [
+        expectation
+        for expectation in _expectations(SUITES["cassandra.pos_sales.leaderboard"])
+        if "row_count" in expectation[0]
+    ]
     assert len(bounds) == 2, "an expectation on the table as one replaces none"
 
 
 def test_what_a_sink_declares_replaces_what_its_query_declares(changed: Changed) -> None:
     def edit(content: dict[str, Any]) -> None:
-        own = [{"expect_column_value_lengths_to_be_between": {"column": "domain", "max_value": 63}}]
-        content["queries"]["topic"]["sinks"][0]["quality"] = own
+        declared = [{"expect_column_value_lengths_to_be_between": {"column": "domain", "max_value": 63}}]
+        content["queries"]["topic"]["sinks"][0]["quality"] = declared
 
     pipeline = changed("web_events", edit)
-    (lengths,) = [each for each in _found(suite_of(pipeline, "kafka.transformed")) if "lengths" in each[0]]
+    (lengths,) = [
+        expectation
+        for expectation in _expectations(suite_of(pipeline, "kafka.transformed"))
+        if "lengths" in expectation[0]
+    ]
     assert lengths[1:] == ({"column": "domain", "max_value": 63}, "critical")
 
 
@@ -211,7 +237,7 @@ def test_a_declared_expectation_without_severity_is_critical_and_says_where_it_c
         content["queries"]["files"]["quality"] = [{"expect_column_values_to_be_unique": {"column": "domain"}}]
 
     suite = suite_of(changed("web_events", edit), "files.web_events.files")
-    (unique,) = [each for each in suite.expectations if each.type.endswith("unique")]
+    (unique,) = [expectation for expectation in suite.expectations if expectation.type.endswith("unique")]
     assert (unique.severity, unique.meta["why"]) == ("critical", "The pipeline file declares it.")
 
 
@@ -222,10 +248,12 @@ def test_a_table_whose_rows_expire_may_be_empty_and_judges_no_other_query(change
 
     pipeline = changed("pos_sales", edit)
     lowest = [
-        kwargs for kind, kwargs, _ in _found(suite_of(pipeline, "cassandra.pos_sales.tumbling")) if "count" in kind
+        kwargs
+        for kind, kwargs, _ in _expectations(suite_of(pipeline, "cassandra.pos_sales.tumbling"))
+        if "count" in kind
     ]
     assert lowest == []
-    sliding = _found(suite_of(pipeline, "cassandra.pos_sales.sliding"))
+    sliding = _expectations(suite_of(pipeline, "cassandra.pos_sales.sliding"))
     assert not [
         kwargs for _, kwargs, _ in sliding if _columns(kwargs) & {"_known_in_product_totals", "_tumbling_sales"}
     ]
@@ -236,14 +264,15 @@ def test_a_time_that_is_no_event_time_may_lie_in_the_future(changed: Changed) ->
         content["sources"]["logins"]["columns"]["valid_until"] = {"type": "timestamp"}
 
     ahead = {"column": "_ahead_seconds", "max_value": 300}
-    assert ("column_values_to_be_between", ahead, "critical") in _found(SUITES["cassandra.test_db.users"])
+    assert ("column_values_to_be_between", ahead, "critical") in _expectations(SUITES["cassandra.test_db.users"])
     pipeline = changed("user_logins", edit)
     assert not any(
-        "_ahead_seconds" in _columns(each[1]) for each in _found(suite_of(pipeline, "cassandra.test_db.users"))
+        "_ahead_seconds" in _columns(expectation[1])
+        for expectation in _expectations(suite_of(pipeline, "cassandra.test_db.users"))
     )
     assert any(
-        "_ahead_seconds" in _columns(each[1])
-        for each in _found(suite_of(pipeline, "iceberg.user_logins.archive_logins"))
+        "_ahead_seconds" in _columns(expectation[1])
+        for expectation in _expectations(suite_of(pipeline, "iceberg.user_logins.archive_logins"))
     )
 
 
@@ -252,15 +281,16 @@ def test_a_table_with_open_windows_has_ends_as_far_ahead_as_a_window_is_long(cha
         sink = content["queries"]["tumbling"]["sinks"][0]
         sink |= {"partition_key": ["product_id"], "clustering_key": ["window_start"]}
 
-    found = _found(suite_of(changed("pos_sales", edit), "cassandra.pos_sales.tumbling"))
-    assert ("column_values_to_be_between", {"column": "_ahead_seconds", "max_value": 600}, "critical") in found
+    expectations = _expectations(suite_of(changed("pos_sales", edit), "cassandra.pos_sales.tumbling"))
+    assert ("column_values_to_be_between", {"column": "_ahead_seconds", "max_value": 600}, "critical") in expectations
 
 
 def test_rows_of_one_identity_are_counted_one_by_one_only_where_each_is_one_row() -> None:
     counted = {
         name
         for name in SUITES
-        if name.startswith("kafka.") and any("row_count" in each[0] for each in _found(SUITES[name]))
+        if name.startswith("kafka.")
+        and any("row_count" in expectation[0] for expectation in _expectations(SUITES[name]))
     }
     joins = {
         sink.name for pipeline, sink in SINKS.values() if sink.kind == "kafka" and pipeline.queries[sink.query].join
@@ -273,5 +303,9 @@ def test_sums_of_smaller_windows_are_exact_where_no_late_row_is_dropped() -> Non
     query = pipeline.queries["sliding"].model_copy(update={"late": "include"})
     exact = pipeline.model_copy(update={"queries": pipeline.queries | {"sliding": query}})
     for given, share in ((exact, None), (pipeline, 0.9)):
-        pairs = [each for each in _found(suite_of(given, "cassandra.pos_sales.sliding")) if "pair" in each[0]]
+        pairs = [
+            expectation
+            for expectation in _expectations(suite_of(given, "cassandra.pos_sales.sliding"))
+            if "pair" in expectation[0]
+        ]
         assert [kwargs.get("mostly") for _, kwargs, _ in pairs] == [share, share]

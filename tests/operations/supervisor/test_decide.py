@@ -199,6 +199,6 @@ def test_the_unknown_is_never_touched_and_a_cycle_makes_at_most_one_start(
     assert action.kind not in {"FENCE_AND_START", "RESTART", "STOP"} or observation.drivers
     assert action.kind != "STOP" or desired.want != "RUNNING"
     assert action.kind in {"NOTHING", "RESTART"} or finding.actionable
-    renewed = desired.want == "RUNNING" and any(each.outdated for each in observation.drivers or ())
+    renewed = desired.want == "RUNNING" and any(living.outdated for living in observation.drivers or ())
     if finding.verdict in {"HEALTHY", "LAGGING", "CRASH_LOOP"}:
         assert action.kind in {"NOTHING", "GIVE_UP", *(["RESTART"] if renewed else [])}

@@ -66,9 +66,13 @@ def _batches(root: str, query: str, offsets: dict[int, int], commits: list[int])
 
 def test_lag_is_kafkas_end_minus_what_the_checkpoint_has_committed_not_planned(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {0: 10, 1: 20, 2: 30}, [0, 1])
-    found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 30, 1: 25}})
-    assert (found["last_login"].generation, found["last_login"].batch, found["last_login"].lag) == (1, 1, 15)
-    never_ran = found[names.archive_query(TOPIC)]
+    positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 30, 1: 25}})
+    assert (positions["last_login"].generation, positions["last_login"].batch, positions["last_login"].lag) == (
+        1,
+        1,
+        15,
+    )
+    never_ran = positions[names.archive_query(TOPIC)]
     assert (never_ran.generation, never_ran.batch, never_ran.lag) == (None, None, 55)
 
 
@@ -80,17 +84,17 @@ def test_a_new_partition_counts_from_its_first_record_and_a_shrunken_topic_is_no
 
 def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_reported(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {0: 10}, [0])
-    found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}}, {TOPIC: {0: 17, 1: 4}})
-    position = found["last_login"]
+    positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}}, {TOPIC: {0: 17, 1: 4}})
+    position = positions["last_login"]
     assert (position.lag, position.held, position.held_at) == (0, 7, f"{TOPIC}/0 offset 10")
     assert positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}})["last_login"].held_at == ""
 
 
 def test_a_checkpoint_that_cannot_be_read_is_reported_for_that_query_alone(tmp_path: Path):
     _batches(str(tmp_path), "last_login", {1: 20}, [1])
-    found = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
-    assert "offsets/0 is missing or truncated" in found["last_login"].error
-    assert not found[names.archive_query(TOPIC)].error
+    positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
+    assert "offsets/0 is missing or truncated" in positions["last_login"].error
+    assert not positions[names.archive_query(TOPIC)].error
 
 
 def test_a_pass_over_all_pipelines_of_this_project_is_cheap(tmp_path: Path, project: Path) -> None:
@@ -106,8 +110,8 @@ def test_a_pass_over_all_pipelines_of_this_project_is_cheap(tmp_path: Path, proj
                 for batch in range(100):  # what Spark retains
                     offsets = json.dumps({topic: {"0": batch, "1": batch} for topic in pipeline.sources})
                     (folder / log / str(batch)).write_text(f'v1\n{{"batchWatermarkMs":0}}\n{offsets}\n')
-        told = run_pass(Context(launcher, pipeline, lambda topics: {topic: {0: 99, 1: 100} for topic in topics}))
-        assert [query.batch for query in told.queries] == [99] * len(told.queries)
+        report = run_pass(Context(launcher, pipeline, lambda topics: {topic: {0: 99, 1: 100} for topic in topics}))
+        assert [query.batch for query in report.queries] == [99] * len(report.queries)
     spent = time.process_time() - began
     print(f"\n{spent:.2f} s of processor time, with making the files")
     assert spent < 10

@@ -23,13 +23,13 @@ PIPELINE = load_pipeline(PROJECT / "pipelines" / "user_logins.yaml")
 KNOWN = Memory(driver="a", started_ms=NOW - 60_000, first_beat_ms=NOW - 50_000)
 
 
-def told(observation: Observation, memory: Memory = KNOWN) -> Judgement:
+def judged(observation: Observation, memory: Memory = KNOWN) -> Judgement:
     return judge(PIPELINE, observation, remember(observation, memory))
 
 
 def verdict(observation: Observation, memory: Memory = KNOWN) -> tuple[str, str]:
-    whole = told(observation, memory).pipeline
-    return whole.verdict, whole.reason
+    judgement = judged(observation, memory).pipeline
+    return judgement.verdict, judgement.reason
 
 
 def test_a_batch_that_moves_without_lag_is_healthy() -> None:
@@ -109,16 +109,16 @@ def test_a_word_is_matched_by_the_life_that_left_it_and_never_by_clocks(
 ) -> None:
     for skew in (-3_600_000, 0, 3_600_000):  # of the node against the supervisor's machine
         left = record(word | {"exit": "DAMAGED", "error": "cut", "at_ms": NOW + skew})
-        found = verdict(seen(PIPELINE, drivers=(), exit_record=left, desired=DESIRED, heartbeat=None), memory)
-        assert (found[0] == "CRASH_LOOP") is counts
+        shown = verdict(seen(PIPELINE, drivers=(), exit_record=left, desired=DESIRED, heartbeat=None), memory)
+        assert (shown[0] == "CRASH_LOOP") is counts
 
 
 def test_what_the_launcher_saw_of_an_end_counts_where_the_driver_only_saw_its_jvm_gone() -> None:
     ended = record({"exit": "OUT_OF_MEMORY", "error": "OOMKilled", "at_ms": NOW, "life": "L2", "request": ""})
     word = record({"exit": "TRANSIENT", "error": "calling o604.isActive", "at_ms": NOW, "life": "L2", "request": "R"})
     for left in (word, None):
-        found, why = verdict(seen(PIPELINE, drivers=(), exit_record=left, launcher_record=ended, desired=DESIRED), OWN)
-        assert (found, why) == (
+        name, why = verdict(seen(PIPELINE, drivers=(), exit_record=left, launcher_record=ended, desired=DESIRED), OWN)
+        assert (name, why) == (
             "MISSING",
             f"the driver ended with OUT_OF_MEMORY: OOMKilled; {HELPS[Exit.OUT_OF_MEMORY]}",
         )
@@ -140,8 +140,8 @@ def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setti
     again = replace(KNOWN, restarts=(NOW - 9,) * 3, same_end=end.name, same_ends=LIMITS.same_ends)
     assert verdict(seen(PIPELINE, drivers=(), exit_record=word), replace(again, same_ends=2))[0] == "MISSING"
     assert verdict(seen(PIPELINE, drivers=(), exit_record=word), replace(again, same_end="TRANSIENT"))[0] == "MISSING"
-    found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word), again)
-    assert found == "CRASH_LOOP"
+    name, why = verdict(seen(PIPELINE, drivers=(), exit_record=word), again)
+    assert name == "CRASH_LOOP"
     same = f"the driver ended with {end.name}: it lacked; {HELPS[end]}; 3 drivers in a row ended so, the next would too"
     search = f"headrace stream stop {PIPELINE.name}; headrace dead-letters find {PIPELINE.name}"
     of_a_record = f". If a record is to blame, this names it: {search}" if end is Exit.WORKER_LOST else ""
@@ -159,8 +159,8 @@ def test_the_same_lack_three_times_in_a_row_is_a_crash_loop_that_names_the_setti
 )
 def test_what_a_restart_cannot_correct_is_a_crash_loop_at_once(end: str, leads_on: str) -> None:
     word = record({"exit": end, "error": "the plan changed", "at_ms": NOW - 1000})
-    found, why = verdict(seen(PIPELINE, drivers=(), exit_record=word, unknown="Kafka is away"))
-    assert found == "CRASH_LOOP"
+    name, why = verdict(seen(PIPELINE, drivers=(), exit_record=word, unknown="Kafka is away"))
+    assert name == "CRASH_LOOP"
     assert why == f"the driver ended with {end}: the plan changed; no restart can correct that, {leads_on}"
 
 
@@ -181,11 +181,11 @@ def test_two_living_drivers_or_one_that_the_launcher_does_not_know_are_duplicate
 def test_a_pipeline_that_is_not_wanted_is_idle_with_the_desired_state_as_its_reason() -> None:
     paused = replace(RUNNING, want="PAUSED", reason="till upgrade", by="ann")
     assert verdict(seen(PIPELINE, drivers=(), desired=paused)) == ("IDLE", "wanted PAUSED by ann: till upgrade")
-    lives = told(seen(PIPELINE, desired=paused)).pipeline
-    assert (lives.verdict, lives.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still runs")
-    assert lives.actionable
+    judgement = judged(seen(PIPELINE, desired=paused)).pipeline
+    assert (judgement.verdict, judgement.reason) == ("IDLE", "wanted PAUSED by ann: till upgrade; process a still runs")
+    assert judgement.actionable
     just_now = replace(paused, at_ms=NOW - 1000)
-    assert not told(seen(PIPELINE, desired=just_now)).pipeline.actionable, "whoever paused it is stopping it"
+    assert not judged(seen(PIPELINE, desired=just_now)).pipeline.actionable, "whoever paused it is stopping it"
 
 
 def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats() -> None:
@@ -197,11 +197,11 @@ def test_a_frozen_driver_is_stalled_but_not_if_batches_move_without_heartbeats()
 
 def test_a_query_that_ended_inside_a_living_driver_is_stalled_at_once_and_ripe_when_the_driver_does_not_end() -> None:
     ended = beat(PIPELINE, age=2, active=False, error="Kafka is away")
-    found = told(seen(PIPELINE, heartbeat=ended)).pipeline
-    assert found.verdict == "STALLED"
-    assert found.reason == "user_logins.last_login ended: Kafka is away; process a stops the others"
-    assert not found.actionable
-    assert told(
+    judgement = judged(seen(PIPELINE, heartbeat=ended)).pipeline
+    assert judgement.verdict == "STALLED"
+    assert judgement.reason == "user_logins.last_login ended: Kafka is away; process a stops the others"
+    assert not judgement.actionable
+    assert judged(
         seen(PIPELINE, heartbeat=replace(ended, at_ms=NOW - 91_000)), replace(KNOWN, started_ms=0)
     ).pipeline.actionable
 
@@ -209,8 +209,8 @@ def test_a_query_that_ended_inside_a_living_driver_is_stalled_at_once_and_ripe_w
 def test_a_driver_that_starts_is_idle_and_one_that_starts_for_ever_is_stalled() -> None:
     old = beat(PIPELINE, age=0.2)  # of driver "a": its end and the start of "b" may fall into one second
     for living, age in ((driver(PIPELINE, 20, "b"), 20), (driver(PIPELINE, 301, "b", pending=True), 301)):
-        found, _ = verdict(seen(PIPELINE, drivers=(living,), heartbeat=old), Memory())
-        assert found == ("IDLE" if age < LIMITS.start else "STALLED")
+        name, _ = verdict(seen(PIPELINE, drivers=(living,), heartbeat=old), Memory())
+        assert name == ("IDLE" if age < LIMITS.start else "STALLED")
 
 
 def waiting(lag: int, waits: float, **fields: Any) -> tuple[str, str]:
@@ -241,15 +241,15 @@ def working(still: float, **fields: Any) -> dict[str, Any]:
 
 def test_a_batch_of_which_anything_moves_is_never_stalled_however_long_it_takes() -> None:
     for still in (0, LIMITS.still - 1):
-        found, why = waiting(5, 7_200, **working(still))
-        assert found == "LAGGING"
+        name, why = waiting(5, 7_200, **working(still))
+        assert name == "LAGGING"
         assert why.endswith("no batch finished for 3600 s; batch 8 runs for 7200 s, 14 of 32 tasks done")
 
 
 def test_a_batch_of_which_nothing_moves_is_stalled_within_two_minutes() -> None:
     assert LIMITS.still + LIMITS.confirm + 10 < 120, "a heartbeat and two looks later"
-    found, why = waiting(5, 7_200, **working(LIMITS.still + 1))
-    assert found == "STALLED"
+    name, why = waiting(5, 7_200, **working(LIMITS.still + 1))
+    assert name == "STALLED"
     assert why == (
         "last_login: 5 offsets behind and nothing of it moved for 101 s: batch 8 runs for 7200 s, 14 of 32 tasks done"
     )
@@ -257,8 +257,8 @@ def test_a_batch_of_which_nothing_moves_is_stalled_within_two_minutes() -> None:
 
 
 def test_a_batch_that_waits_for_a_store_and_says_so_is_lagging() -> None:
-    found, why = waiting(5, 7_200, **working(1, waits="Cassandra is away"))
-    assert (found, why.rpartition("; ")[2]) == ("LAGGING", "batch 8 waits: Cassandra is away")
+    name, why = waiting(5, 7_200, **working(1, waits="Cassandra is away"))
+    assert (name, why.rpartition("; ")[2]) == ("LAGGING", "batch 8 waits: Cassandra is away")
 
 
 def test_a_task_on_another_machine_that_is_not_seen_to_move_is_given_more_time() -> None:
@@ -281,9 +281,9 @@ def test_a_record_that_comes_after_a_long_silence_is_no_stall() -> None:
 
 
 def test_every_verdict_but_two_has_its_runbook() -> None:
-    for each in GRAVITY:
-        page = runbook(each)
-        assert bool(page) == (each not in {"HEALTHY", "IDLE"})
+    for name in GRAVITY:
+        page = runbook(name)
+        assert bool(page) == (name not in {"HEALTHY", "IDLE"})
         assert not page or (PROJECT / page).is_file(), f"{page} is missing"
     assert set(GRAVITY) - {"HEALTHY", "IDLE", "LAGGING", "TOO_MANY_KEYS"} == FAULTS
 
@@ -351,8 +351,8 @@ def memories(draw: st.DrawFn) -> Memory:
 @given(observations(), memories())
 def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation: Observation, memory: Memory) -> None:
     remembered = remember(observation, memory)
-    found = judge(PIPELINE, observation, remembered)
-    for query, finding in found.queries.items():
+    judgement = judge(PIPELINE, observation, remembered)
+    for query, finding in judgement.queries.items():
         assert finding.reason
         if finding.verdict != "HEALTHY":
             continue
@@ -367,21 +367,21 @@ def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation:
         assert position.lag <= PIPELINE.slo.lag
         since = max(remembered.marks[query].behind_since_ms, remembered.first_beat_ms)
         assert position.lag == 0 or NOW - since <= PIPELINE.slo.freshness.total_seconds() * 1000
-    worst = max(GRAVITY.index(finding.verdict) for finding in found.queries.values())
-    assert GRAVITY.index(found.pipeline.verdict) == worst
+    worst = max(GRAVITY.index(finding.verdict) for finding in judgement.queries.values())
+    assert GRAVITY.index(judgement.pipeline.verdict) == worst
 
 
 @settings(max_examples=60, deadline=None)
 @given(observations(), memories())
 def test_what_could_not_be_asked_is_never_called_dead(observation: Observation, memory: Memory) -> None:
-    found = judge(PIPELINE, observation, remember(observation, memory)).pipeline
+    judgement = judge(PIPELINE, observation, remember(observation, memory)).pipeline
     if observation.drivers is None:
-        assert found.verdict == "UNKNOWN"
-    if found.verdict == "MISSING":
+        assert judgement.verdict == "UNKNOWN"
+    if judgement.verdict == "MISSING":
         assert observation.drivers == ()
         assert not observation.unknown
     if observation.unknown and observation.desired.want == "RUNNING":
-        assert found.verdict in {"UNKNOWN", "CRASH_LOOP", "DUPLICATE"}
+        assert judgement.verdict in {"UNKNOWN", "CRASH_LOOP", "DUPLICATE"}
 
 
 def test_the_page_of_every_runbook_says_what_never_to_do() -> None:

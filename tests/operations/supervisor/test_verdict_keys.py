@@ -16,8 +16,8 @@ from tests.operations.supervising import NOW, beat, positions, seen
 KNOWN = Memory(driver="a", started_ms=NOW - 60_000, first_beat_ms=NOW - 50_000)
 
 
-@pytest.mark.parametrize(("groups", "found"), [(20_000, "HEALTHY"), (20_001, "TOO_MANY_KEYS")])
-def test_more_groups_than_the_file_allows_are_a_state_of_their_own_and_no_fault(groups: int, found: str) -> None:
+@pytest.mark.parametrize(("groups", "expected"), [(20_000, "HEALTHY"), (20_001, "TOO_MANY_KEYS")])
+def test_more_groups_than_the_file_allows_are_a_state_of_their_own_and_no_fault(groups: int, expected: str) -> None:
     pipeline = load_pipeline(PROJECT / "pipelines" / "pos_sales.yaml")
     observation = seen(pipeline, heartbeat=beat(pipeline, groups=groups), positions=positions(pipeline))
     judged = judge(pipeline, observation, remember(observation, KNOWN))
@@ -25,11 +25,11 @@ def test_more_groups_than_the_file_allows_are_a_state_of_their_own_and_no_fault(
         judged.queries["product_totals"].verdict
         == judged.queries["leaderboard"].verdict
         == judged.pipeline.verdict
-        == found
+        == expected
     )
     assert judged.queries["tumbling"].verdict == "HEALTHY"
-    assert found not in FAULTS
-    if found != "HEALTHY":
+    assert expected not in FAULTS
+    if expected != "HEALTHY":
         assert judged.queries["product_totals"].reason == (
             "its state holds 20,001 groups, and max_distinct of product_id declares at most 20,000; it goes on, and the state "
             "grows for ever: raise max_distinct if so many are right, or find who sends such values"

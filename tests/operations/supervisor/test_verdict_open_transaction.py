@@ -9,7 +9,7 @@ from headrace.operations.supervisor.memory import Memory
 from headrace.operations.supervisor.verdict import Position, remember
 from headrace.store.records import from_json, to_json
 from tests.operations.supervising import NOW, beat, positions, seen
-from tests.operations.supervisor.test_verdict import KNOWN, PIPELINE, told, verdict
+from tests.operations.supervisor.test_verdict import KNOWN, PIPELINE, judged, verdict
 
 
 def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promised_freshness() -> None:
@@ -23,13 +23,13 @@ def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promise
 
     assert waiting("logins/0 offset 40", since)[0] == "IDLE", "an open transaction is nothing unusual"
     assert waiting("logins/0 offset 33", since - 60_000)[0] == "IDLE", "it is another one now"
-    found, why = waiting("logins/0 offset 40", since - 1000)
-    assert found == "LAGGING"
+    name, why = waiting("logins/0 offset 40", since - 1000)
+    assert name == "LAGGING"
     assert why.startswith(
         "last_login: it has taken all that is committed; 12 offsets stand behind an open transaction since "
     )
     assert "logins/0 offset 40" in why
-    assert not told(
+    assert not judged(
         seen(PIPELINE, heartbeat=old, positions=held),
         replace(KNOWN, held=dict.fromkeys(held, ("logins/0 offset 40", 1))),
     ).pipeline.actionable
