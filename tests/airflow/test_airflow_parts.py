@@ -13,7 +13,7 @@ from headrace.local import airflow as parts
 from headrace.local import airflow_config, airflow_upkeep, platform
 from headrace.local.java import find_java
 from headrace.operations import processes
-from tests.support.servers import kill, lives, pids, states, wait_until, words_of
+from tests.support.servers import is_running, kill, pids, states, wait_until, words_of
 
 pytestmark = pytest.mark.platform
 
@@ -71,7 +71,7 @@ def test_a_killed_scheduler_is_shown_and_started_again_and_its_workers_are_ended
     platform.up(airflow_settings)
     after = pids(airflow_settings)
     assert {name for name in after if after[name] != before[name]} == {"airflow-scheduler"}
-    assert [process for process in workers if lives(process)] == []
+    assert [process for process in workers if is_running(process)] == []
     airflow.wait_for_dag("probe_numbers")
     assert airflow.run("probe_numbers", {"count": 1})[1] == "success"
 

@@ -35,7 +35,7 @@ from headrace.operations.produce.mix import make_mix
 from headrace.operations.produce.run import produce_generated
 old = make_mix(events=3000, seed=6, users=200, since=datetime.timedelta(days=2))
 def send(mix, rate):
-    summary = produce_generated(read_kafka(told.bindings), told.pipelines(), mix, rate)
+    summary = produce_generated(read_kafka(loaded.bindings), loaded.pipelines(), mix, rate)
     return {"sent": summary.sent, "acknowledged": summary.acknowledged, "failed": summary.failed}
 """
 )
@@ -43,7 +43,7 @@ _DROP = (
     _MIX
     + """
 now = datetime.datetime.now(datetime.UTC)
-path = f"{paths.refresh_drop(told.root, 'user_logins', 'users')}/users-{now:%Y%m%dT%H%M%SZ}.csv"
+path = f"{paths.refresh_drop(loaded.root, 'user_logins', 'users')}/users-{now:%Y%m%dT%H%M%SZ}.csv"
 lines = ["login_id,user_name", *(f"{u['login_id']},{u['user_name']}" for u in user_directory(old))]
 small_files.write_text(path, "\\n".join(lines) + "\\n")
 small_files.write_text(path + ".done", "")
@@ -55,7 +55,7 @@ _QUIET = (
     + """
 from headrace.operations import streams
 def behind():  # as Kafka's ends are now: a driver's heartbeat knows those of its last batch
-    return [row.query for row in streams.rows(launcher, told.pipelines().values(), told.bindings) if row.lag != 0]
+    return [row.query for row in streams.rows(launcher, loaded.pipelines().values(), loaded.bindings) if row.lag != 0]
 deadline = time.time() + 600
 while (answer := behind()) and time.time() < deadline:
     time.sleep(2)
@@ -71,8 +71,8 @@ def running(stopped_at_the_end: None) -> Iterator[Airflow]:
         run, state = api.run("users_refresh", {}, 600)
         assert state == "success", api.task_states("users_refresh", run)
         start(*ALL)
-        told = inside(_MIX + "answer = send(old, None)")
-        assert told["sent"] == told["acknowledged"]
+        result = inside(_MIX + "answer = send(old, None)")
+        assert result["sent"] == result["acknowledged"]
         assert inside(_QUIET) == []
         yield api
         assert api.run("stream_stop", {"pipelines": list(OTHERS)}, 400)[1] == "success"
@@ -105,8 +105,8 @@ def room(running: Airflow) -> Airflow:
 
 def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archive(room: Airflow) -> None:
     def by_asset() -> set[str]:
-        found = room.get("/dags/reconcile/dagRuns", run_type="asset_triggered")["dag_runs"]
-        return {str(each["dag_run_id"]) for each in found}
+        asset_runs = room.get("/dags/reconcile/dagRuns", run_type="asset_triggered")["dag_runs"]
+        return {str(triggered["dag_run_id"]) for triggered in asset_runs}
 
     before = by_asset()
     _succeeds(room, "batch_views", {"pipelines": list(ALL), "first": "", "last": ""})
@@ -117,12 +117,12 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
     (run,) = runs
     assert room.wait("reconcile", run, 2400) == "success"
     print(f"\nreconcile, by the asset of the views: {time.monotonic() - began:.0f} s")
-    told = room.returned("reconcile", run, "judge")
-    assert {each["pipeline"]: each["differing"] for each in told} == dict.fromkeys(ALL, 0)
-    for each in told:
-        found = {f"{account['query']} {account['sink']}": account["status"] for account in each["accounts"]}
-        assert set(found.values()) <= {"PASSED", "EMPTY", "EXEMPT"}, found
-        assert "PASSED" in found.values(), "nothing of it was compared"
+    reports = room.returned("reconcile", run, "judge")
+    assert {report["pipeline"]: report["differing"] for report in reports} == dict.fromkeys(ALL, 0)
+    for report in reports:
+        statuses = {f"{account['query']} {account['sink']}": account["status"] for account in report["accounts"]}
+        assert set(statuses.values()) <= {"PASSED", "EMPTY", "EXEMPT"}, statuses
+        assert "PASSED" in statuses.values(), "nothing of it was compared"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
         ("batch_retention", {}),
         ("batch_lineage", {}),
     ],
-    ids=lambda each: each if isinstance(each, str) else "",
+    ids=lambda parameter: parameter if isinstance(parameter, str) else "",
 )
 def test_the_dags_that_keep_the_data_do_their_work_beside_the_streams(
     room: Airflow, dag: str, form: dict[str, object]
@@ -158,4 +158,6 @@ def _working_set() -> int:
     (node,) = get("nodes")["items"]
     stats = kubectl("get", "--raw", f"/api/v1/nodes/{node['metadata']['name']}/proxy/stats/summary").stdout
     pods = [pod for pod in json.loads(stats)["pods"] if pod["podRef"]["namespace"].startswith("headrace")]
-    return sum(int(each.get("memory", {}).get("workingSetBytes", 0)) for pod in pods for each in pod["containers"])
+    return sum(
+        int(container.get("memory", {}).get("workingSetBytes", 0)) for pod in pods for container in pod["containers"]
+    )

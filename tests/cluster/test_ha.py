@@ -33,7 +33,7 @@ admin = AdminClient(config)  # kept: one that is collected takes its answers wit
 made = admin.create_topics([NewTopic(topic, 3, 3, config={"min.insync.replicas": "2"})], operation_timeout=30)
 made[topic].result(60)
 failed, acked = [], 0
-def told(error, message):
+def delivered(error, message):
     global acked
     if error:
         failed.append(str(error))
@@ -42,7 +42,7 @@ def told(error, message):
 producer = Producer(config | {"acks": "all", "enable.idempotence": True, "delivery.timeout.ms": 120000})
 sent, end, over = 0, time.time() + SECONDS, pathlib.Path("/tmp/over")
 while time.time() < end and not over.exists():
-    producer.produce(topic, value=str(sent), on_delivery=told)
+    producer.produce(topic, value=str(sent), on_delivery=delivered)
     sent += 1
     producer.poll(0.02)
 left = producer.flush(120)
@@ -52,7 +52,7 @@ seen, quiet = [], 0
 while quiet < 15 and len(seen) < sent:
     batch = reader.consume(1000, 1)
     quiet = 0 if batch else quiet + 1
-    seen += [int(each.value()) for each in batch if not each.error()]
+    seen += [int(message.value()) for message in batch if not message.error()]
 print("RESULT", sent, acked, len(failed), left, len(set(seen)), len(seen), failed[:1])
 """
 CASSANDRA = """

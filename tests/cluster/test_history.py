@@ -24,7 +24,7 @@ _APPLICATIONS = (
 def _shown() -> set[str]:
     done = kubectl("exec", "-n", namespace("spark"), "deploy/spark-history", "-c", "history", "--", "python3", "-c",
                    _APPLICATIONS)  # fmt: skip
-    return {str(each["name"]) for each in json.loads(done.stdout)}
+    return {str(application["name"]) for application in json.loads(done.stdout)}
 
 
 def test_the_history_server_shows_every_pipelines_driver() -> None:

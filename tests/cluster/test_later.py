@@ -34,14 +34,14 @@ from headrace.access.bindings import read_kafka
 from headrace.operations.produce import produce_file
 path = pathlib.Path("/tmp/readings.ndjson")
 path.write_text({text!r})
-answer = produce_file(read_kafka(told.bindings), told.pipelines(), path, "fridge_readings", rate=None).acknowledged
+answer = produce_file(read_kafka(loaded.bindings), loaded.pipelines(), path, "fridge_readings", rate=None).acknowledged
 """
 )
 _WARMEST = (
     HEAD
     + """
 from headrace.operations.clients import cassandra_session
-with cassandra_session(told.bindings) as session:
+with cassandra_session(loaded.bindings) as session:
     answer = [[str(value) for value in row] for row in session.execute(
         "SELECT fridge_id, window_start, warmest, readings FROM fridges.warmest")]
 """
@@ -55,8 +55,8 @@ def test_a_pipeline_that_comes_later_runs_from_its_two_files_and_no_other_driver
     before = streams.living("web_events")
     with restored(*IMAGES) as values:
         began = time.monotonic()
-        for chart, told in values.items():
-            helm_upgrade(chart, chart, values=_with_images(chart, told))
+        for chart, installed in values.items():
+            helm_upgrade(chart, chart, values=_with_images(chart, installed))
         print(f"\nimages with a pipeline more: rolled out in {time.monotonic() - began:.0f} s")
         streams.start("fridges")
         readings = howto.printed("readings.ndjson")

@@ -36,9 +36,9 @@ def running(stopped_at_the_end: None) -> None:
     streams.start(*BOTH)
 
 
-def _told(what: str, since: int, found: dict[str, dict[str, int]]) -> float:
+def _took(what: str, since: int, back: dict[str, dict[str, int]]) -> float:
     """Print and return how many seconds it took until every pipeline was back."""
-    took = {name: (each["first_ms"] - since) / 1000 for name, each in found.items()}
+    took = {name: (moments["first_ms"] - since) / 1000 for name, moments in back.items()}
     print(f"\n{what}: " + ", ".join(f"{name} writes again after {seconds:.1f} s" for name, seconds in took.items()))
     return max(took.values())
 
@@ -50,9 +50,9 @@ def test_a_killed_driver_is_started_again_by_the_supervisor_and_writes_within_a_
         since = now_ms()
         kubectl("exec", "-n", namespace("spark"), "web-events-driver", "--", "pkill", "-9", "-x", "java", check=False)
         watch.start()
-        found = streams.back(since, "web_events", before=before, replaced=True, queries=QUERIES)
+        back = streams.back(since, "web_events", before=before, replaced=True, queries=QUERIES)
         watch.end()
-        took = _told("driver killed", since, found)
+        took = _took("driver killed", since, back)
         acted = streams.supervision("web_events")["web_events"]["last_action"]["at_ms"]
         moments = {"seen by the supervisor": acted, "pod made": watch.made_ms, "its container runs": watch.ran_ms}
         print("".join(f"  {what} after {(at - since) / 1000:.1f} s\n" for what, at in moments.items()), end="")
@@ -71,8 +71,8 @@ def test_a_killed_executor_is_replaced_by_its_driver(image: str) -> None:
             pods = get("pods", "-n", namespace("spark"), "-l", labels)["items"]
             (executor,) = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
             kubectl("delete", "pod", executor, "-n", namespace("spark"), "--grace-period=1", "--wait=false")
-        found = streams.back(since + 2000, *BOTH, before=before, replaced=False, queries=QUERIES)
-        _told("executors killed", since, found)
+        back = streams.back(since + 2000, *BOTH, before=before, replaced=False, queries=QUERIES)
+        _took("executors killed", since, back)
         assert streams.living(*BOTH) == before
 
 
@@ -86,9 +86,9 @@ def test_a_killed_node_of_a_store_comes_back_and_the_streams_with_it(system: str
         kubectl("wait", "--for=condition=Ready", f"pod/{pod}", "-n", namespace(system), "--timeout=300s")
         ready = now_ms()
         print(f"\n{system} killed: ready again after {(ready - since) / 1000:.1f} s")
-        found = streams.back(ready, *BOTH, before=before, replaced=False, queries=QUERIES)
-        _told(f"{system} killed", since, found)
-        new = [name for name, each in found.items() if each["new"]]
+        back = streams.back(ready, *BOTH, before=before, replaced=False, queries=QUERIES)
+        _took(f"{system} killed", since, back)
+        new = [name for name, moments in back.items() if moments["new"]]
         print(f"  drivers that had to be started anew: {', '.join(new) or 'none'}")
 
 
@@ -106,8 +106,8 @@ def test_a_scheduler_that_is_killed_during_a_submit_leaves_one_driver(image: str
         kubectl("delete", "pod", pod, "-n", namespace("airflow"), "--grace-period=1", "--wait=true")
         kubectl("rollout", "status", "deployment/airflow-scheduler", "-n", namespace("airflow"), "--timeout=300s")
         print(f"\nscheduler killed during a submit: ready again after {(now_ms() - since) / 1000:.1f} s")
-        found = streams.back(since, "web_events", before={}, replaced=False, queries=QUERIES)
-        _told("scheduler killed during a submit", since, found)
+        back = streams.back(since, "web_events", before={}, replaced=False, queries=QUERIES)
+        _took("scheduler killed during a submit", since, back)
         assert streams.living(*BOTH)["pos_sales"] == before["pos_sales"]
         print(f"  the run that was cut off: {api.wait('stream_start', run, 900)}")
         assert set(streams.living(*BOTH)) == set(BOTH)

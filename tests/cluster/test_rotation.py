@@ -84,11 +84,13 @@ def test_renewed_certificates_are_served_after_a_rolling_restart_without_loss() 
         for system in ("kafka", "cassandra"):
             _restarts(system, system)
         print(f"\nrenewed certificates, restarted after {(now_ms() - since) / 1000:.0f} s")
-        found = streams.back(now_ms(), *BOTH, before=before, replaced=False, queries=QUERIES)
-        print(f"  drivers started anew meanwhile: {[name for name, each in found.items() if each['new']] or 'none'}")
+        back = streams.back(now_ms(), *BOTH, before=before, replaced=False, queries=QUERIES)
+        print(
+            f"  drivers started anew meanwhile: {[name for name, moments in back.items() if moments['new']] or 'none'}"
+        )
     new = _fingerprints(image)
     assert len({*old, *new}) == 4, f"{old} before, {new} after"
-    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in old + new)
+    assert all(re.fullmatch("[0-9a-f]{64}", fingerprint) for fingerprint in old + new)
 
 
 def test_the_job_has_no_right_to_overwrite_once_its_action_is_ensure_again() -> None:

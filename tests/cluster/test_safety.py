@@ -118,7 +118,7 @@ def test_cassandra_lets_in_the_admin_and_no_wrong_password_default_login_wrong_a
 
 
 def test_a_pipelines_role_reads_its_own_tables_alone(image: str) -> None:
-    own, others, roles = run_probes(
+    allowed, others, roles = run_probes(
         *(
             asking_cassandra(name, image, {}, f"SELECT * FROM {table} LIMIT 1", "cassandra-pos-sales", "spark")
             for name, table in (
@@ -128,7 +128,7 @@ def test_a_pipelines_role_reads_its_own_tables_alone(image: str) -> None:
             )
         )
     )
-    assert own.startswith("in: ")
+    assert allowed.startswith("in: ")
     assert all(answer.startswith("out: Unauthorized") for answer in (others, roles)), (others, roles)
 
 
@@ -217,10 +217,10 @@ def _rights(account: str, where: str) -> dict[str, str]:
     """Return resource, or resource and name -> verbs of an account in a namespace, without what everybody has."""
     who = f"system:serviceaccount:{account.replace('/', ':')}"
     lines = kubectl("auth", "can-i", "--list", "--as", who, "-n", where).stdout.splitlines()[1:]
-    found: dict[str, str] = {}
+    verbs_of: dict[str, str] = {}
     for line in lines:  # RESOURCE [URLS] [NAMES] [VERBS]
         resource, (_, names, verbs) = line.split()[0], re.findall(r"\[([^]]*)\]", line)[-3:]
         if "." not in resource and not resource.startswith("["):
             what = f"{resource} {names}".rstrip()
-            found[what] = " ".join(sorted({*verbs.split(), *found.get(what, "").split()}))
-    return found
+            verbs_of[what] = " ".join(sorted({*verbs.split(), *verbs_of.get(what, "").split()}))
+    return verbs_of

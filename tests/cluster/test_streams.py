@@ -44,7 +44,7 @@ PRODUCE = (
     + """
 from confluent_kafka import Producer
 from headrace.access.bindings import read_kafka
-producer = Producer(read_kafka(told.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
+producer = Producer(read_kafka(loaded.bindings).client_config() | {{"acks": "all", "enable.idempotence": True}})
 for n in range({first}, {last}):
     row = {{"city": f"{tag}-{{n}}", "domain": "d.example", "event": "click"}}
     producer.produce("quickstart", key="d.example", value=json.dumps(row))
@@ -56,15 +56,15 @@ RACE = (
     HEAD
     + """
 answer = []
-def one(told_each):
+def one(submitted):
     driver, new = launcher.submit(name)
-    told_each.append([driver.identity, new])
+    submitted.append([driver.identity, new])
 for _ in range({races}):
-    told_each = []
-    threads = [threading.Thread(target=one, args=(told_each,)) for _ in range(2)]
+    submitted = []
+    threads = [threading.Thread(target=one, args=(submitted,)) for _ in range(2)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    answer.append({{"told": told_each, "living": [driver.identity for driver in launcher.find(name)]}})
+    answer.append({{"submitted": submitted, "living": [driver.identity for driver in launcher.find(name)]}})
     launcher.stop(name, 0)
 """
 ).format(races=RACES)
@@ -72,16 +72,16 @@ for _ in range({races}):
 
 def rows() -> list[int]:
     """Return the numbers of this run's events in the file sink, in order."""
-    found: list[int] = inside(cluster_streams.ROWS + f"answer = rows({TAG!r})")
-    return found
+    numbers: list[int] = inside(cluster_streams.ROWS + f"answer = rows({TAG!r})")
+    return numbers
 
 
 def rows_until(wanted: int) -> list[int]:
     """Poll the file sink until it has as many rows as wanted, and a little longer: more would be doubled ones."""
     deadline = time.monotonic() + SECONDS
-    while len(found := rows()) < wanted and time.monotonic() < deadline:
+    while len(numbers := rows()) < wanted and time.monotonic() < deadline:
         time.sleep(3)
-    return found
+    return numbers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,9 +126,9 @@ def test_two_submits_at_once_make_one_driver_each_time() -> None:
     races = inside(RACE)
     print(f"\n{RACES} races of two submits: {time.monotonic() - began:.0f} s")
     assert len(races) == RACES
-    for told in races:
-        assert told["living"] == list({identity for identity, _ in told["told"]})
-        assert sorted(new for _, new in told["told"]) == [False, True]
+    for race in races:
+        assert race["living"] == list({identity for identity, _ in race["submitted"]})
+        assert sorted(new for _, new in race["submitted"]) == [False, True]
 
 
 def test_an_executor_that_is_killed_is_replaced_and_no_row_is_lost() -> None:

@@ -86,7 +86,7 @@ def test_a_changed_size_of_one_pipelines_driver_restarts_that_driver_alone_and_l
         since = streams.now_ms()
         helm_upgrade("airflow", "airflow", "--set-string", f"{SIZE}=0.15")
         print(f"\nhelm upgrade took {(streams.now_ms() - since) / 1000:.0f} s")
-        found = streams.back(since, "pos_sales", before=before, replaced=True, queries=QUERIES)
-        took = (found["pos_sales"]["all_ms"] - since) / 1000
+        back = streams.back(since, "pos_sales", before=before, replaced=True, queries=QUERIES)
+        took = (back["pos_sales"]["all_ms"] - since) / 1000
         print(f"pos_sales with another size {took:.0f} s after helm upgrade began")
     assert streams.living("web_events")["web_events"] == before["web_events"]

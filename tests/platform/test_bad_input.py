@@ -13,7 +13,7 @@ import pytest
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from tests.driver.test_decode_kinds import ACCEPTED, REFUSED, pos
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
@@ -57,12 +57,14 @@ def test_each_kind_is_a_dead_letter_with_its_reason_or_accepted_by_a_stated_rule
 
     reasons = dict(kinds.values())
     good = {(m.partition, m.offset) for m in messages if reasons[m.value] is None}
-    found.require_archive(stage, "pos_bad", messages, good)
-    letters, _ = found.distinct(stage.read(dead_letter_topic("pos_bad")))
-    told = {letter.value: letter.header("headrace.reason") for letter in letters.values()}
+    actual.require_archive(stage, "pos_bad", messages, good)
+    letters, _ = actual.distinct(stage.read(dead_letter_topic("pos_bad")))
+    letter_reasons = {letter.value: letter.header("headrace.reason") for letter in letters.values()}
     wanted = {value: reason for value, reason in reasons.items() if reason is not None}
-    assert told.keys() == wanted.keys()
-    assert {value: told[value] for value in told if not told[value].startswith(wanted[value])} == {}
-    items, _ = found.distinct(stage.read("pos_items_bad"))
-    assert items.keys() == {found.coordinates("pos_bad", place) for place in good}
-    found.require_ledgers(stage)
+    assert letter_reasons.keys() == wanted.keys()
+    assert {
+        value: letter_reasons[value] for value in letter_reasons if not letter_reasons[value].startswith(wanted[value])
+    } == {}
+    items, _ = actual.distinct(stage.read("pos_items_bad"))
+    assert items.keys() == {actual.coordinates("pos_bad", place) for place in good}
+    actual.require_ledgers(stage)

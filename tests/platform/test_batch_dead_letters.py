@@ -137,7 +137,7 @@ def test_a_replay_after_a_corrected_contract_is_accepted_and_one_that_fails_agai
 def _lose_the_word(place: Place, run: str) -> None:
     """Make it look as if the replay had been killed after sending and before it could say so."""
     root, _ = place.where
-    (journal,) = [each for each in replay.journals(root, TOPIC) if each.run == run]
+    (journal,) = [candidate for candidate in replay.journals(root, TOPIC) if candidate.run == run]
     replay._write(root, replace(journal, state="running", sent={}))
 
 
@@ -154,12 +154,12 @@ def test_replays_are_in_the_account_and_a_lost_directory_is_named_with_its_batch
     rows = sum(len(part.read_text().splitlines()) for part in lost.glob("part-*"))
     shutil.rmtree(lost)
     (account,) = (reconciled(place.deployment, stage.name, queries=["files"])["files files"],)
-    (told,) = account["differences"]
-    assert told["what"] == "missing in the sink"
-    assert told["batches"] == [int(lost.name.removeprefix("batch_id="))]
-    assert told["batch"]["rows"] == rows
+    (difference,) = account["differences"]
+    assert difference["what"] == "missing in the sink"
+    assert difference["batches"] == [int(lost.name.removeprefix("batch_id="))]
+    assert difference["batch"]["rows"] == rows
     record = stage.ledger("files")[0]
-    assert told["offsets"] == _inclusive(record)
+    assert difference["offsets"] == _inclusive(record)
 
 
 def test_letters_and_rows_that_retention_took_are_no_differences_and_what_came_later_is_compared(place: Place) -> None:
@@ -197,13 +197,13 @@ def _inclusive(record: Any) -> dict[str, list[int]]:
 def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Place) -> None:
     stage, deployment = place.stage, place.deployment
     run_events.emit_streams(deployment, stage.name)
-    told = graph.events(deployment.root)
-    assert len(told) == 3
-    for event in told:
+    lineage_events = graph.events(deployment.root)
+    assert len(lineage_events) == 3
+    for event in lineage_events:
         (run,) = graph.runs(deployment.root, event["job"]["name"])
-        assert [each["eventType"] for each in run][:2] == ["START", "RUNNING"]
+        assert [run_event["eventType"] for run_event in run][:2] == ["START", "RUNNING"]
     where = graph.places(deployment)
-    reached = graph.downstream(graph.graph(told), f"{where.kafka}/{TOPIC}")
+    reached = graph.downstream(graph.graph(lineage_events), f"{where.kafka}/{TOPIC}")
     assert f"{where.kafka}/transformed_letters" in reached
     assert any(name.endswith("files/web_events_letters/files") for name in reached)
     assert any(name.endswith(f"web_events_letters.archive_{TOPIC}") for name in reached)
@@ -212,12 +212,12 @@ def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Pl
 
 
 def test_the_retention_guard_knows_where_every_query_stands(place: Place) -> None:
-    told = retention.guard(place.deployment, place.stage.name)
-    assert told == retention.RetentionReport(place.stage.name, "OK")
+    report = retention.guard(place.deployment, place.stage.name)
+    assert report == retention.RetentionReport(place.stage.name, "OK")
     place.stage.stop()
     place.stage.send([_record(1, event="view")])
     behind = retention.guard(place.deployment, place.stage.name, warn_below=1.0)
     assert behind.state == "AT_RISK"
-    assert {each.query for each in behind.places} == {"files", "topic", f"archive_{TOPIC}"}
+    assert {behind_place.query for behind_place in behind.places} == {"files", "topic", f"archive_{TOPIC}"}
     with pytest.raises(HeadraceError, match=r"files at quickstart_letters/\d offset \d+ loses records in"):
         retention.require_kept(behind)

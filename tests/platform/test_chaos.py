@@ -18,7 +18,7 @@ def test_drawn_faults_lose_double_and_change_nothing(project: Path, seed: int) -
     command = [sys.executable, "-m", "chaos", "--rounds", str(ROUNDS), "--seed", str(seed), "--no-shrink"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
-    rounds = [told for told in map(json.loads, done.stdout.splitlines()) if "round" in told]
+    rounds = [line for line in map(json.loads, done.stdout.splitlines()) if "round" in line]
     assert done.returncode == 0, done.stderr
     assert len(rounds) == ROUNDS
-    assert all(told["records"] > 0 and not told["differences"] for told in rounds)
+    assert all(outcome["records"] > 0 and not outcome["differences"] for outcome in rounds)

@@ -26,7 +26,7 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.produce.send import send
-from tests.support import crash, found
+from tests.support import actual, crash
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Content, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
@@ -123,20 +123,20 @@ def test_a_driver_killed_in_any_window_of_a_batch_loses_and_doubles_nothing(
 
 def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> int:
     """Compare every sink with the oracle, and return how many records of topics the headers took out as repeats."""
-    ledgers = found.require_ledgers(stage)
+    ledgers = actual.require_ledgers(stage)
     rows = oracle.rows["pos_crash"]
-    repeats = Counter(dead_letters=found.require_archive(stage, "pos_crash", topics["pos_crash"], rows))
-    wanted = {found.coordinates("pos_crash", place): (row["product_id"], row["amount"]) for place, row in rows.items()}
-    items, repeats["items"] = found.distinct(stage.read("pos_items_crash"))
+    repeats = Counter(dead_letters=actual.require_archive(stage, "pos_crash", topics["pos_crash"], rows))
+    wanted = {actual.coordinates("pos_crash", place): (row["product_id"], row["amount"]) for place, row in rows.items()}
+    items, repeats["items"] = actual.distinct(stage.read("pos_items_crash"))
     query = stage.pipeline.queries["items"]
-    found.same({name: found.row_of(query, found.parse(m.value)) for name, m in items.items()}, wanted, "items")
-    files = [found.row_of(query, row) for row in found.files(stage, "files")]
-    found.same(sorted(files), sorted(wanted.values()), "files")
-    found.same(
-        found.totals(stage.table("pos_sales_crash", "product_totals")), oracle.totals("pos_crash"), "product_totals"
+    actual.same({name: actual.row_of(query, actual.parse(m.value)) for name, m in items.items()}, wanted, "items")
+    files = [actual.row_of(query, row) for row in actual.files(stage, "files")]
+    actual.same(sorted(files), sorted(wanted.values()), "files")
+    actual.same(
+        actual.totals(stage.table("pos_sales_crash", "product_totals")), oracle.totals("pos_crash"), "product_totals"
     )
     speed = oracle.windows("pos_crash", ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
-    found.same(found.windows(stage.table("pos_sales_crash", "tumbling")), speed, "tumbling")
+    actual.same(actual.windows(stage.table("pos_sales_crash", "tumbling")), speed, "tumbling")
     late = oracle.windows("pos_crash", ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES, late=True)
     assert late, "no record was late: the test tells nothing of the late rule"
     closed_us = ledgers["final_windows"][-1]["watermark_ms"] * 1000
@@ -145,8 +145,8 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> int:
         for key, sums in oracle.windows("pos_crash", ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
         if key[1] <= closed_us
     }
-    finals, repeats["final_windows"] = found.distinct(stage.read("pos_final_windows_crash"))
-    found.same(found.windows(found.parse(m.value) for m in finals.values()), closed, "final_windows")
+    finals, repeats["final_windows"] = actual.distinct(stage.read("pos_final_windows_crash"))
+    actual.same(actual.windows(actual.parse(m.value) for m in finals.values()), closed, "final_windows")
     print(f"repeats that the headers took out: {dict(repeats)}")
     return sum(repeats.values())
 

@@ -24,7 +24,7 @@ from headrace.operations.checkpoints import restore, snapshots, verify
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.store import integrity, paths
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Stage, make_stage
 from tests.support.servers import new_topic
 
@@ -129,13 +129,13 @@ class Job:
 def job(platform: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
     """The job and the folder of its sound checkpoint, four batches old."""
     made = Job(spark, platform.bindings(), new_topic(platform, "damage"))
-    whole = tmp_path_factory.mktemp("damage") / "checkpoint"
+    sound = tmp_path_factory.mktemp("damage") / "checkpoint"
     for _ in range(BATCHES):
         made.send()
-        assert made.run(whole) is None
+        assert made.run(sound) is None
     assert [number for number, _ in made.rows] == list(range(BATCHES))
     made.send()  # something to do after every fault
-    return made, whole
+    return made, sound
 
 
 def _class_of(error: str) -> Exit:
@@ -153,13 +153,13 @@ def _class_of(error: str) -> Exit:
 def test_spark_itself_meets_each_fault_as_the_table_says_and_a_restart_makes_nothing_worse(
     job: tuple[Job, Path], tmp_path: Path, name: str
 ) -> None:
-    made, whole = job
+    made, sound = job
     fault, folder = FAULTS[name], tmp_path / "checkpoint"
-    shutil.copytree(whole, folder)
-    own = paths.GenerationPaths(str(tmp_path), str(folder), str(tmp_path / "none"), "", "")
-    assert _findings(own) == set()
+    shutil.copytree(sound, folder)
+    files = paths.GenerationPaths(str(tmp_path), str(folder), str(tmp_path / "none"), "", "")
+    assert _findings(files) == set()
     fault.do(folder)
-    findings = _findings(own)
+    findings = _findings(files)
     print(f"\n{name}: verify {findings or 'nothing'}")
     assert (fault.verify in findings) if fault.verify else not findings
     for start in (1, 2):
@@ -177,9 +177,9 @@ def test_spark_itself_meets_each_fault_as_the_table_says_and_a_restart_makes_not
         assert max((number for number, _ in made.rows), default=-1) < BATCHES, "a batch was written over a fault"
 
 
-def _findings(own: paths.GenerationPaths) -> set[str]:
+def _findings(files: paths.GenerationPaths) -> set[str]:
     # this job writes no ledger
-    return {each.fault for each in integrity.structure(own, stateful=True)} - {"LEDGER_GAP"}
+    return {finding.fault for finding in integrity.structure(files, stateful=True)} - {"LEDGER_GAP"}
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
@@ -219,8 +219,8 @@ def test_a_checkpoint_that_was_reset_or_put_back_manually_beside_its_sink_never_
         stage.send(_event(n) for n in range(20, 40))
         stage.await_quiet()
         assert stage.stop() == 0
-        own = stage.generation("files").paths(stage.root)
-        checkpoint, aside = Path(own.checkpoint), tmp_path / "aside"
+        files = stage.generation("files").paths(stage.root)
+        checkpoint, aside = Path(files.checkpoint), tmp_path / "aside"
         checkpoint.rename(aside)
 
         # reset by hand: an empty checkpoint under the same generation
@@ -230,7 +230,7 @@ def test_a_checkpoint_that_was_reset_or_put_back_manually_beside_its_sink_never_
         sentence = _refused(stage)
         assert "web_events_damage.files: " in sentence
         assert "docs/runbooks/CheckpointBehindSinks.md" in sentence
-        faults = {each.fault for each in verify.verify(stage.root, stage.pipeline, "files").findings}
+        faults = {finding.fault for finding in verify.verify(stage.root, stage.pipeline, "files").findings}
         assert {"BEHIND_LEDGER", "BEHIND_FILES"} <= faults
         # the metadata alone gone, over which Spark 3.5 would go on
         shutil.rmtree(checkpoint)
@@ -244,12 +244,12 @@ def test_a_checkpoint_that_was_reset_or_put_back_manually_beside_its_sink_never_
         stage.send(_event(n) for n in range(40, 60))
         stage.await_quiet()
         assert stage.stop() == 0
-        assert found.lineage_rows(stage, "files", "lower_city") == sorted(f"c{n}" for n in range(60))
+        assert actual.lineage_rows(stage, "files", "lower_city") == sorted(f"c{n}" for n in range(60))
         stage.start_and_wait("files")
         stage.send(_event(n) for n in range(60, 70))
         stage.await_quiet()
         assert stage.stop() == 0
-        assert found.lineage_rows(stage, "files", "lower_city") == sorted(f"c{n}" for n in range(70))
+        assert actual.lineage_rows(stage, "files", "lower_city") == sorted(f"c{n}" for n in range(70))
         assert stage.generation("files").number == 3
     finally:
         stage.kill()

@@ -11,7 +11,7 @@ import pytest
 from headrace.contract.exit_codes import Exit
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Content, Stage, make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
@@ -94,8 +94,8 @@ def test_a_changed_user_row_is_seen_by_the_next_batch(platform: Settings, projec
         m for m in messages if m.key == b"bo" and b'"tv"' in (m.value or b"") and b"10:00:00" in (m.value or b"")
     ]
     known = {(m.partition, m.offset) for m in messages} - {(m.partition, m.offset) for m in unknown}
-    found.require_archive(stage, "logins_join", messages, known)
-    letters, _ = found.distinct(stage.read(dead_letter_topic("logins_join")))
+    actual.require_archive(stage, "logins_join", messages, known)
+    letters, _ = actual.distinct(stage.read(dead_letter_topic("logins_join")))
     assert {letter.header("headrace.reason") for letter in letters.values()} == {"unmatched: login_id"}
     assert len(letters) == 2
 

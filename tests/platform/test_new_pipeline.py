@@ -17,7 +17,7 @@ from headrace.operations.pipelines import from_topic
 from headrace.operations.pipelines.sample import columns_of
 from headrace.operations.produce import produce_file
 from headrace.operations.quality import tasks
-from tests.support import found, howto
+from tests.support import actual, howto
 from tests.support.drivers import make_stage
 from tests.support.expectations import import_great_expectations
 from tests.support.expected import micros
@@ -54,14 +54,14 @@ def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
         "warmest": Decimal("9.25"),
         "readings": 2,
     }
-    (alarm,) = map(found.parse, [message.value for message in stage.read("fridge_alarms")])
+    (alarm,) = map(actual.parse, [message.value for message in stage.read("fridge_alarms")])
     assert (alarm["fridge_id"], alarm["celsius"]) == ("f1", Decimal("9.25"))
-    assert found.in_micros(alarm["read_at"]) == micros(datetime(2026, 3, 1, 10, 4))
+    assert actual.in_micros(alarm["read_at"]) == micros(datetime(2026, 3, 1, 10, 4))
     (letter,) = stage.read(dead_letter_topic("fridge_readings"))
     assert letter.value == (starter / "readings.ndjson").read_bytes().splitlines()[2]
     assert letter.header("headrace.reason") == "bad_number: celsius: 'cold' is not a number"
-    assert len(found.archive(stage, "fridge_readings")) == 3
-    found.require_ledgers(stage)
+    assert len(actual.archive(stage, "fridge_readings")) == 3
+    actual.require_ledgers(stage)
 
     sampled = {column.name: column for column in columns_of(from_topic.records(stage.admin, "fridge_readings"))}
     assert {name: column.type for name, column in sampled.items()} == {
@@ -70,7 +70,7 @@ def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(
 
     import_great_expectations()
     summaries = tasks.run_checks(stage.deployment, "fridges", tasks.plan_checks(stage.deployment, "fridges"))
-    assert {each.sink: each.status for each in summaries} == {
+    assert {summary.sink: summary.status for summary in summaries} == {
         "cassandra.fridges.warmest": "PASSED",
         "kafka.fridge_alarms": "PASSED",
         "iceberg.fridges.archive_fridge_readings": "WARNED",  # one of three records is a dead letter

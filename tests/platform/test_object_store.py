@@ -18,7 +18,7 @@ from headrace.local import jars
 from headrace.local.settings import Settings
 from headrace.store import file_sink, small_files, trees
 from headrace.store.checkpoint_log import newest_batch
-from tests.support import crash, found
+from tests.support import actual, crash
 from tests.support.drivers import SAFE_PATH, Content, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
@@ -46,8 +46,8 @@ def _spark_home(folder: Path) -> Path:
     """Return a home of Spark with a folder for executors' files of its own: they go below it, and pyspark is shared."""
     home = folder / "spark"
     home.mkdir()
-    for each in jars.pyspark_jars().parent.iterdir():
-        (home / each.name).symlink_to(each)
+    for entry in jars.pyspark_jars().parent.iterdir():
+        (home / entry.name).symlink_to(entry)
     return home
 
 
@@ -84,12 +84,12 @@ def stage(
 
 def _leave_half(stage: Stage) -> None:
     """Leave of the files' next batch what a kill leaves right before the mark, and more: a row that is nobody's."""
-    own = stage.generation("files").paths(stage.root)
-    committed = newest_batch(own.checkpoint)
-    half = f"{own.files}/batch_id={0 if committed is None else committed + 1}"
+    files = stage.generation("files").paths(stage.root)
+    committed = newest_batch(files.checkpoint)
+    half = f"{files.files}/batch_id={0 if committed is None else committed + 1}"
     trees.remove_file(f"{half}/{file_sink.COMPLETE_MARK}")
     small_files.write_text(f"{half}/part-half.json", '{"product_id": "half", "amount": 1}\n')
-    assert half not in [each.path for each in file_sink.complete(own.files)]
+    assert half not in [directory.path for directory in file_sink.complete(files.files)]
 
 
 def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(
@@ -114,13 +114,13 @@ def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(
     stage.await_quiet({"tumbling": final_watermark(stage.pipeline.sources[TOPIC], rows, delay)})
     assert stage.stop() == 0, stage.log[-3000:]
     assert len(topics[TOPIC]) == feeder.sent
-    ledgers = found.require_ledgers(stage)
-    found.require_archive(stage, TOPIC, topics[TOPIC], rows)
+    ledgers = actual.require_ledgers(stage)
+    actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
     query = stage.pipeline.queries["items"]
     sold = sorted((row["product_id"], row["amount"]) for row in rows.values())
-    found.same(sorted(found.row_of(query, row) for row in found.files(stage, "files")), sold, "files")
+    actual.same(sorted(actual.row_of(query, row) for row in actual.files(stage, "files")), sold, "files")
     speed = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
-    found.same(found.windows(stage.table(stage.name, "tumbling")), speed, "tumbling")
+    actual.same(actual.windows(stage.table(stage.name, "tumbling")), speed, "tumbling")
     assert " maintained " in stage.log, "the archive's writer never did its upkeep"
     executors = "".join(path.read_text() for path in (tmp_path / "spark" / "work").rglob("stderr"))
     assert "Running task" in executors

@@ -16,7 +16,7 @@ import pytest
 
 from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
-from tests.support import found, racer
+from tests.support import actual, racer
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, jvm_of, make_stage
 from tests.support.expected import accepted
 
@@ -93,11 +93,11 @@ def test_full_drivers_race_and_the_next_waits_for_a_jvm_that_outlived_its_python
     assert (adopted.where, started) == (f"process {second.pid}", False), "submit starts a second one"
     assert stage.stop() == 0
     messages = stage.read("pos_one")
-    items, repeats = found.distinct(stage.read("pos_items_one"))
+    items, repeats = actual.distinct(stage.read("pos_items_one"))
     assert len(items) == len(messages) == 100
     assert repeats == 0
-    found.require_ledgers(stage)
-    found.require_archive(stage, "pos_one", messages, accepted(stage.pipeline.sources["pos_one"], messages))
+    actual.require_ledgers(stage)
+    actual.require_archive(stage, "pos_one", messages, accepted(stage.pipeline.sources["pos_one"], messages))
 
 
 def _race(stage: Stage) -> subprocess.Popen[bytes]:
@@ -116,10 +116,10 @@ def _race(stage: Stage) -> subprocess.Popen[bytes]:
             for _ in range(2)
         ]
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (ended := [each for each in pair if each.poll() is not None]):
+    while not (ended := [racer_process for racer_process in pair if racer_process.poll() is not None]):
         assert time.monotonic() < deadline, stage.log
         time.sleep(0.1)
     (loser,) = ended
     assert loser.returncode == Exit.LOCKED
-    (stage.child,) = [each for each in pair if each is not loser]
+    (stage.child,) = [racer_process for racer_process in pair if racer_process is not loser]
     return stage.child

@@ -13,7 +13,7 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.produce import produce_file
-from tests.support import found
+from tests.support import actual
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import make_stage
 
@@ -101,18 +101,18 @@ def test_another_teams_topic_is_read_as_it_is(platform: Settings, project: Path,
         "Seoul": (datetime(2026, 3, 1, 10), Decimal("300.00")),
         "Busan": (datetime(2026, 3, 1, 10, 50), Decimal("1.00")),
     }
-    (large,) = map(found.parse, [message.value for message in stage.read("shop.large-orders")])
+    (large,) = map(actual.parse, [message.value for message in stage.read("shop.large-orders")])
     assert (large["order_id"], large["total"]) == ("o2", Decimal("200.05"))
     (letter,) = stage.read(dead_letter_topic(TOPIC))
     assert letter.value == lines[2].encode()
     assert (
         letter.header("headrace.reason") == "wrong_type: city (field order.shipTo.city.name): expected string, got int"
     )
-    assert sorted(row[4] for row in found.archive(stage, TOPIC)) == sorted(line.encode() for line in lines)
-    found.require_ledgers(stage)
+    assert sorted(row[4] for row in actual.archive(stage, TOPIC)) == sorted(line.encode() for line in lines)
+    actual.require_ledgers(stage)
     deployment = deployment_of(stage, project)
     accounts = reconciled(deployment, "orders")
-    assert {name: (each["compared"], each["differing"]) for name, each in accounts.items()} == {
+    assert {name: (account["compared"], account["differing"]) for name, account in accounts.items()} == {
         "by_city table": (1, 0),
         "large topic": (1, 0),
         "archive_shop_orders_v1 topic": (4, 0),

@@ -17,7 +17,7 @@ import pytest
 from headrace.local import platform as servers
 from headrace.local.settings import Settings
 from headrace.operations import processes
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import DEADLINE_SECONDS, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
@@ -57,16 +57,16 @@ def loaded(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathF
                 yield Loaded(stage, keeper, feeder)
             stage.await_quiet()
             keeper.stop()
-            found.require_ledgers(stage)
+            actual.require_ledgers(stage)
     finally:
         servers.up(platform)
 
 
 def _process(settings: Settings, name: str) -> psutil.Process:
     (part,) = [part for part in servers.parts(settings) if part.name == name]
-    found = processes.find(part.name, settings.run_dir, part.mark)
-    assert found is not None
-    return found
+    process = processes.find(part.name, settings.run_dir, part.mark)
+    assert process is not None
+    return process
 
 
 def _progress(loaded: Loaded, what: str) -> None:
@@ -96,14 +96,14 @@ def _require_exact(loaded: Loaded) -> None:
         rows = oracle.rows["pos_out"]
         delay = stage.pipeline.queries["tumbling"].watermark["pos_out"]
         stage.await_quiet({"tumbling": final_watermark(stage.pipeline.sources["pos_out"], rows, delay)})
-        found.require_archive(stage, "pos_out", topics["pos_out"], rows)
-        items, _ = found.distinct(stage.read("pos_items_out"))
-        assert items.keys() == {found.coordinates("pos_out", place) for place in rows}
-        found.same(
-            found.totals(stage.table("pos_sales_out", "product_totals")), oracle.totals("pos_out"), "product_totals"
+        actual.require_archive(stage, "pos_out", topics["pos_out"], rows)
+        items, _ = actual.distinct(stage.read("pos_items_out"))
+        assert items.keys() == {actual.coordinates("pos_out", place) for place in rows}
+        actual.same(
+            actual.totals(stage.table("pos_sales_out", "product_totals")), oracle.totals("pos_out"), "product_totals"
         )
         speed = oracle.windows("pos_out", stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
-        found.same(found.windows(stage.table("pos_sales_out", "tumbling")), speed, "tumbling")
+        actual.same(actual.windows(stage.table("pos_sales_out", "tumbling")), speed, "tumbling")
 
 
 def _require_reason(loaded: Loaded, before: tuple[int, int], *, system: str) -> None:
@@ -117,8 +117,8 @@ def _require_reason(loaded: Loaded, before: tuple[int, int], *, system: str) -> 
     print(f"\n{[action['reason'] for action in actions]}, verdicts {sorted({look['verdict'] for look in looks})}")
     if not actions:
         return
-    told = [line for line in log.splitlines() if " ERROR headrace.driver.runtime: " in line]
-    assert any(f" ended: {system} " in line or " hangs: batch " in line for line in told), told
+    errors = [line for line in log.splitlines() if " ERROR headrace.driver.runtime: " in line]
+    assert any(f" ended: {system} " in line or " hangs: batch " in line for line in errors), errors
     assert {action["kind"] for action in actions} == {"START"}
     assert actions[0]["reason"].startswith(("the driver ended with TRANSIENT: ", "the driver ended with STORE_AWAY: "))
 

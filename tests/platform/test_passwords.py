@@ -87,12 +87,15 @@ def test_spark_and_python_log_in_with_a_password_of_any_characters(
     finally:
         consumer.close()
 
-    own = bindings.read_cassandra(tmp_path)
-    with log_in(own) as reader:
+    login = bindings.read_cassandra(tmp_path)
+    with log_in(login) as reader:
         reader.execute("SELECT login_id FROM test_db.users LIMIT 1")
-    options = session.cassandra_conf(own) | {"keyspace": "test_db", "table": "users"}
+    options = session.cassandra_conf(login) | {"keyspace": "test_db", "table": "users"}
     users = spark.read.format("org.apache.spark.sql.cassandra").options(**options)
     assert "login_id" in users.load().columns
-    wrong = session.cassandra_conf(replace(own, password=PASSWORD.strip())) | {"keyspace": "test_db", "table": "users"}
+    wrong = session.cassandra_conf(replace(login, password=PASSWORD.strip())) | {
+        "keyspace": "test_db",
+        "table": "users",
+    }
     with pytest.raises(Exception, match="Failed to open native connection"):
         spark.read.format("org.apache.spark.sql.cassandra").options(**wrong).load()

@@ -21,7 +21,7 @@ from headrace.local.settings import Settings
 from headrace.operations.dimensions import load_users
 from headrace.operations.produce import Mix, user_directory
 from headrace.operations.produce.send import send
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Stage, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, TEN_MINUTES, Oracle, final_watermark
@@ -76,35 +76,35 @@ def test_pos_sales_equals_the_oracle_in_every_sink(
     platform: Settings, project: Path, tmp_path: Path, seed: int
 ) -> None:
     with _run(platform, project, tmp_path, "pos_sales", seed, {"pos": 3000}) as (stage, oracle, topics):
-        ledgers = found.require_ledgers(stage)
-        found.require_archive(stage, POS, topics[POS], oracle.rows[POS])
+        ledgers = actual.require_ledgers(stage)
+        actual.require_archive(stage, POS, topics[POS], oracle.rows[POS])
 
-        items, _ = found.distinct(stage.read("pos_items" + OWN))
-        found.same(
-            {name: found.row_of(stage.pipeline.queries["items"], found.parse(m.value)) for name, m in items.items()},
+        items, _ = actual.distinct(stage.read("pos_items" + OWN))
+        actual.same(
+            {name: actual.row_of(stage.pipeline.queries["items"], actual.parse(m.value)) for name, m in items.items()},
             {
-                found.coordinates(POS, place): (row["product_id"], row["amount"])
+                actual.coordinates(POS, place): (row["product_id"], row["amount"])
                 for place, row in oracle.rows[POS].items()
             },
             "pos_items",
         )
         totals = oracle.totals(POS)
-        found.same(found.totals(stage.table("pos_sales" + OWN, "product_totals")), totals, "product_totals")
-        found.same(found.totals(stage.table("pos_sales" + OWN, "leaderboard")), totals, "leaderboard")
+        actual.same(actual.totals(stage.table("pos_sales" + OWN, "product_totals")), totals, "product_totals")
+        actual.same(actual.totals(stage.table("pos_sales" + OWN, "leaderboard")), totals, "leaderboard")
 
         late_rows = 0
         for query, size in (("tumbling", FIVE_MINUTES), ("sliding", TEN_MINUTES)):
             speed = oracle.windows(POS, ledgers[query], size, FIVE_MINUTES)
             late = oracle.windows(POS, ledgers[query], size, FIVE_MINUTES, late=True)
             late_rows += sum(sales for _, sales in late.values())
-            found.same(found.windows(stage.table("pos_sales" + OWN, query)), speed, query)
+            actual.same(actual.windows(stage.table("pos_sales" + OWN, query)), speed, query)
             batch = oracle.all_windows(POS, size, FIVE_MINUTES)
             zero = (0, 0)
             added = {
                 key: tuple(a + b for a, b in zip(speed.get(key, zero), late.get(key, zero), strict=True))
                 for key in speed.keys() | late.keys()
             }
-            found.same(added, batch, f"batch = speed + late of {query}")
+            actual.same(added, batch, f"batch = speed + late of {query}")
         assert late_rows, "no record was late: the test tells nothing of the late rule"
 
         closed_ms = ledgers["final_windows"][-1]["watermark_ms"]
@@ -114,17 +114,17 @@ def test_pos_sales_equals_the_oracle_in_every_sink(
             if key[1] <= closed_ms * 1000
         }
         sent = stage.read("pos_final_windows" + OWN)
-        found.same(found.windows(found.parse(m.value) for m in sent), closed, "pos_final_windows, each exactly once")
+        actual.same(actual.windows(actual.parse(m.value) for m in sent), closed, "pos_final_windows, each exactly once")
 
 
 def test_web_events_equals_the_oracle_in_files_and_topic(
     platform: Settings, project: Path, tmp_path: Path, seed: int
 ) -> None:
     with _run(platform, project, tmp_path, "web_events", seed, {"quickstart": 1500}) as (stage, oracle, topics):
-        found.require_ledgers(stage)
-        found.require_archive(stage, QUICKSTART, topics[QUICKSTART], oracle.rows[QUICKSTART])
+        actual.require_ledgers(stage)
+        actual.require_archive(stage, QUICKSTART, topics[QUICKSTART], oracle.rows[QUICKSTART])
         wanted = {
-            found.coordinates(QUICKSTART, place): (
+            actual.coordinates(QUICKSTART, place): (
                 row["city"].lower(),
                 row["domain"],
                 f"{row['domain']}:{row['event']}",
@@ -132,29 +132,31 @@ def test_web_events_equals_the_oracle_in_files_and_topic(
             for place, row in oracle.rows[QUICKSTART].items()
         }
         query = stage.pipeline.queries["files"]
-        transformed, _ = found.distinct(stage.read("transformed" + OWN))
-        found.same(
-            {name: found.row_of(query, found.parse(m.value)) for name, m in transformed.items()}, wanted, "transformed"
+        transformed, _ = actual.distinct(stage.read("transformed" + OWN))
+        actual.same(
+            {name: actual.row_of(query, actual.parse(m.value)) for name, m in transformed.items()},
+            wanted,
+            "transformed",
         )
-        rows = [found.row_of(query, row) for row in found.files(stage, "files")]
-        found.same(sorted(rows), sorted(wanted.values()), "files")
+        rows = [actual.row_of(query, row) for row in actual.files(stage, "files")]
+        actual.same(sorted(rows), sorted(wanted.values()), "files")
 
 
 def test_user_logins_equals_the_oracle_in_users_and_dead_letters(
     platform: Settings, project: Path, tmp_path: Path, seed: int
 ) -> None:
     with _run(platform, project, tmp_path, "user_logins", seed, {"logins": 1500}) as (stage, oracle, topics):
-        found.require_ledgers(stage)
+        actual.require_ledgers(stage)
         known = {row["login_id"]: row for row in stage.table("test_db", "users" + OWN) if row["user_name"] is not None}
         logins = oracle.rows[LOGINS]
         matched = {place for place, row in logins.items() if row["login_id"] in known}
         assert len(matched) < len(logins), "no unknown user came"
-        found.require_archive(stage, LOGINS, topics[LOGINS], matched)
-        letters, _ = found.distinct(stage.read(dead_letter_topic(LOGINS)))
+        actual.require_archive(stage, LOGINS, topics[LOGINS], matched)
+        letters, _ = actual.distinct(stage.read(dead_letter_topic(LOGINS)))
         unmatched = {
             name for name, letter in letters.items() if letter.header("headrace.reason") == "unmatched: login_id"
         }
-        assert unmatched == {found.coordinates(LOGINS, place) for place in logins.keys() - matched}
+        assert unmatched == {actual.coordinates(LOGINS, place) for place in logins.keys() - matched}
 
         # Each cell by itself: the newest that is known, at equal times the greater; Cassandra keeps milliseconds.
         newest = {
@@ -170,7 +172,7 @@ def test_user_logins_equals_the_oracle_in_users_and_dead_letters(
             login_id: (None if row["last_login"] is None else _milliseconds(row["last_login"]), row["last_device"])
             for login_id, row in known.items()
         }
-        found.same(is_now, wanted, "users")
+        actual.same(is_now, wanted, "users")
         assert {row["login_id"] for row in stage.table("test_db", "users" + OWN)} == known.keys()
 
 
@@ -179,9 +181,9 @@ def test_ad_attribution_equals_the_oracle_in_table_and_topic(
 ) -> None:
     events = {"impressions": 1500}
     with _run(platform, project, tmp_path, "ad_attribution", seed, events) as (stage, oracle, topics):
-        ledgers = found.require_ledgers(stage)
+        ledgers = actual.require_ledgers(stage)
         for topic in ("impressions" + OWN, "clicks" + OWN):
-            found.require_archive(stage, topic, topics[topic], oracle.rows[topic])
+            actual.require_archive(stage, topic, topics[topic], oracle.rows[topic])
             oracle.place(topic, ledgers["attributed" + OWN])
         watermark = ledgers["attributed" + OWN][-1]["watermark_ms"]
         # Rows at or below the watermark of the batch before are late. An impression without click leaves the state
@@ -201,7 +203,7 @@ def test_ad_attribution_equals_the_oracle_in_table_and_topic(
         assert any(row[3] is None for row in rows)
         assert any(row[3] is not None for row in rows)
         table = stage.table("ad_attribution" + OWN, "attributed" + OWN)
-        found.same(
+        actual.same(
             sorted(
                 map(repr, ((r["impr_uuid"], _milliseconds(r["impr_date"]), r["ad_id"], _none_or_ms(r)) for r in table))
             ),
@@ -209,9 +211,9 @@ def test_ad_attribution_equals_the_oracle_in_table_and_topic(
             "attributed",
         )
         # Two equal records make two equal rows: the topic's identity, like the table's key, takes them as one.
-        sent, _ = found.distinct(stage.read("attributed" + OWN))
-        found.same(
-            sorted(map(repr, (_attributed(found.parse(m.value)) for m in sent.values()))),
+        sent, _ = actual.distinct(stage.read("attributed" + OWN))
+        actual.same(
+            sorted(map(repr, (_attributed(actual.parse(m.value)) for m in sent.values()))),
             sorted({repr(row) for row in rows}),
             "topic attributed",
         )
@@ -220,7 +222,7 @@ def test_ad_attribution_equals_the_oracle_in_table_and_topic(
 def _attributed(row: dict[str, Any]) -> tuple[Any, ...]:
     click = row["click_date"]
     assert (row["click_key"] == "none") == (click is None)
-    return row["impr_uuid"], found.in_micros(row["impr_date"]), row["ad_id"], click and found.in_micros(click)
+    return row["impr_uuid"], actual.in_micros(row["impr_date"]), row["ad_id"], click and actual.in_micros(click)
 
 
 def _none_or_ms(row: dict[str, Any]) -> int | None:
@@ -228,4 +230,4 @@ def _none_or_ms(row: dict[str, Any]) -> int | None:
 
 
 def _milliseconds(moment: datetime) -> int:
-    return found.micros(moment) // 1000
+    return actual.micros(moment) // 1000

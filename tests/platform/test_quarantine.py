@@ -23,7 +23,7 @@ from headrace.operations.drivers import control
 from headrace.operations.plans import Approval
 from headrace.operations.supervisor.driver_health import LIMITS
 from headrace.store.quarantine import OffsetRange
-from tests.support import found
+from tests.support import actual
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Message, Stage, make_stage
 from tests.support.supervised import Supervised
@@ -157,9 +157,9 @@ def test_the_query_passes_over_the_record_and_every_other_row_is_exact(place: Pl
     assert stage.stop() == 0
 
     assert _totals(stage) == _expected(extra=2)
-    rows, _ = found.distinct(stage.read("pos_items_apart"))
+    rows, _ = actual.distinct(stage.read("pos_items_apart"))
     assert len(rows) == GOOD + 3, "the other query processes the record"
-    letters, _ = found.distinct(stage.read(dead_letter_topic(TOPIC)))
+    letters, _ = actual.distinct(stage.read(dead_letter_topic(TOPIC)))
     (letter,) = letters.values()
     assert (letter.key, letter.value) == (place.poison.key, place.poison.value)
     assert letter.header("headrace.query") == QUERY

@@ -10,7 +10,7 @@ import pytest
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from tests.driver.test_decode_kinds import pos
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import make_stage
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
@@ -44,7 +44,7 @@ def test_what_a_store_refuses_is_a_dead_letter_and_what_a_result_loses_is_delete
     first = [(None, pos("1.00", key='"p1"')), (None, pos("2.00", key='"p2"')), (key, lost), (None, blank), (key, large)]
     try:
         stage.start()
-        stage.send([("pos_refused", *each) for each in first])
+        stage.send([("pos_refused", *record) for record in first])
         stage.await_quiet()
         board = {row["product_id"] for row in stage.table("pos_sales_refused", "leaderboard")}
         assert board == {"p1", "p2"}
@@ -53,7 +53,7 @@ def test_what_a_store_refuses_is_a_dead_letter_and_what_a_result_loses_is_delete
         assert stage.stop() == 0
     finally:
         stage.kill()
-    letters, _ = found.distinct(stage.read(dead_letter_topic("pos_refused")))
+    letters, _ = actual.distinct(stage.read(dead_letter_topic("pos_refused")))
     by_query = {letter.header("headrace.query").partition(".")[2]: letter for letter in letters.values()}
     assert (by_query["items"].key, by_query["items"].value) == (key, lost)
     assert by_query["items"].header("headrace.reason").startswith("not_written: product_id is required")
@@ -62,4 +62,4 @@ def test_what_a_store_refuses_is_a_dead_letter_and_what_a_result_loses_is_delete
     totals = {row["product_id"] for row in stage.table("pos_sales_refused", "product_totals")}
     assert totals == {"p1", "p2", "p3", "lost"}
     assert {row["product_id"] for row in stage.table("pos_sales_refused", "leaderboard")} == {"p2", "p3"}
-    found.require_ledgers(stage)
+    actual.require_ledgers(stage)

@@ -75,8 +75,8 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
     assert {row["verdict"] for row in rows} == {"MISSING"}, rows
     assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without an exit record"}
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (told := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
-        assert time.monotonic() < deadline, told  # the wish is too young for the first looks
+    while (report := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
+        assert time.monotonic() < deadline, report  # the wish is too young for the first looks
         time.sleep(1)
     assert typed.json("supervise", NAME, "--once")[0]["restarts_left"] == 7
 
@@ -85,8 +85,8 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
     assert {row["verdict"] for row in rows} == {"IDLE"}
     assert rows[0]["reason"].endswith(": we move house")
     assert "we move house" in typed("status", NAME, code=3)
-    (told,) = typed.json("supervise", NAME, "--once")
-    assert (told["verdict"], told["wanted"], told["action"]["kind"]) == ("IDLE", "PAUSED", "NOTHING")
+    (report,) = typed.json("supervise", NAME, "--once")
+    assert (report["verdict"], report["wanted"], report["action"]["kind"]) == ("IDLE", "PAUSED", "NOTHING")
     assert typed.json("resume", NAME, "--no-wait")[NAME]["started"]
     again = typed.json("restart", NAME, "--reason", "to see it", "--new-generation", "files")[NAME]
     assert again["started"]

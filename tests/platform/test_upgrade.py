@@ -135,9 +135,9 @@ def test_a_bad_release_is_rolled_back_by_itself_and_the_sinks_stay_exact(
         _upgrade(stage, release(bad), seconds=25, feed=20)
     (living,) = stage.launcher.find(stage.name)
     assert living.release == ""
-    wish = desired_state.read(stage.root, stage.name)
-    assert (wish.want, wish.release) == ("RUNNING", "")
-    assert wish.held_until_ms <= wish.at_ms, "the supervisor is held off no longer"
+    desired = desired_state.read(stage.root, stage.name)
+    assert (desired.want, desired.release) == ("RUNNING", "")
+    assert desired.held_until_ms <= desired.at_ms, "the supervisor is held off no longer"
     _await_sold(stage, sold + 40)
 
 

@@ -8,8 +8,8 @@ from headrace.store import records, small_files
 
 def acts(root: str) -> list[Act]:
     """Return the records below a storage root, oldest first."""
-    found = [records.read(Act, f"{root}/acts/{name}") for name in sorted(small_files.list_names(f"{root}/acts"))]
-    return [act for act in found if act]
+    read_acts = [records.read(Act, f"{root}/acts/{name}") for name in sorted(small_files.list_names(f"{root}/acts"))]
+    return [act for act in read_acts if act]
 
 
 def approvals(root: str) -> list[tuple[str, str, str]]:

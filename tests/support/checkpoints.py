@@ -35,7 +35,7 @@ class FakeLauncher:
     living: list[Driver] = field(default_factory=list)
 
     def find(self, pipeline: str) -> list[Driver]:
-        return [each for each in self.living if each.pipeline == pipeline]
+        return [driver for driver in self.living if driver.pipeline == pipeline]
 
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         raise AssertionError("nothing is started here")

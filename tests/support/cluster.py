@@ -163,7 +163,9 @@ def run_probes(*pods: Mapping[str, Any]) -> list[str]:
 @contextmanager
 def restored(*charts: str) -> Iterator[dict[str, dict[str, Any]]]:
     """Yield the values of installed charts, by chart, and restore exactly these values afterwards."""
-    before = {each: json.loads(_helm("get", "values", each, "-n", namespace(each), "-o", "json")) for each in charts}
+    before = {
+        chart: json.loads(_helm("get", "values", chart, "-n", namespace(chart), "-o", "json")) for chart in charts
+    }
     try:
         yield before
     finally:

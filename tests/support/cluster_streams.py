@@ -30,8 +30,8 @@ from headrace.operations import deployment
 from headrace.operations.drivers import control, interface
 from headrace.operations.drivers.interface import StartSpec
 from headrace.store import driver_files, paths, small_files, trees
-told = deployment.load()
-launcher = told.launcher()
+loaded = deployment.load()
+launcher = loaded.launcher()
 """
 
 # `rows(tag)`: the numbers of a tag's events in the file sink, in order. Spark marks a complete directory, which never changes.
@@ -42,8 +42,8 @@ texts = {}
 def rows(tag):
     folder = f"{launcher.root}/files/web_events/files"
     names = list(trees.files(folder))
-    whole = {name.removesuffix("_SUCCESS") for name in names if name.endswith("/_SUCCESS") and "/." not in name}
-    valid = [name for name in names if name.endswith(".json") and name.rpartition("/")[0] + "/" in whole]
+    complete = {name.removesuffix("_SUCCESS") for name in names if name.endswith("/_SUCCESS") and "/." not in name}
+    valid = [name for name in names if name.endswith(".json") and name.rpartition("/")[0] + "/" in complete]
     for name in valid:
         if name not in texts:
             texts[name] = small_files.read_text(f"{folder}/{name}") or ""
@@ -60,7 +60,7 @@ root = pathlib.Path("/bindings")
 over = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: over.set())
 failed, acked = [], {"quickstart": 0, "pos": 0}
-def told(error, message):
+def delivered(error, message):
     if error:
         failed.append(str(error))
     else:
@@ -74,8 +74,8 @@ while not over.is_set():
     now = datetime.datetime.now(datetime.UTC).isoformat()
     event = {"city": f"{TAG}-{sent}", "domain": f"d{sent % 5}.example", "event": "click"}
     sale = {"product_id": f"{TAG}-{sent % PRODUCTS}", "amount": f"{sent % 100}.25", "create_date": now}
-    producer.produce("quickstart", key=event["domain"], value=json.dumps(event), on_delivery=told)
-    producer.produce("pos", key=sale["product_id"], value=json.dumps(sale), on_delivery=told)
+    producer.produce("quickstart", key=event["domain"], value=json.dumps(event), on_delivery=delivered)
+    producer.produce("pos", key=sale["product_id"], value=json.dumps(sale), on_delivery=delivered)
     sent += 1
     if sent % RATE == 0 and (mounted := read_kafka(root)) != login:  # the password was rotated
         login = mounted
@@ -92,10 +92,10 @@ _SINKS = (
     + """
 from headrace.operations.clients import cassandra_session
 def totals(table):
-    found = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{table}", timeout=60)
-    return {r.product_id: [str(r.total_amount), r.sales] for r in found if r.product_id.startswith(tag + "-")}
+    result = session.execute(f"SELECT product_id, total_amount, sales FROM pos_sales.{table}", timeout=60)
+    return {r.product_id: [str(r.total_amount), r.sales] for r in result if r.product_id.startswith(tag + "-")}
 deadline = time.time() + seconds
-with cassandra_session(told.bindings) as session:
+with cassandra_session(loaded.bindings) as session:
     while True:
         answer = {"files": rows(tag)} | {table: totals(table) for table in ("product_totals", "leaderboard")}
         if answer == wanted or time.time() > deadline:
@@ -118,8 +118,8 @@ while len(answer) < len({pipelines!r}) and time.time() < deadline:
             continue
         if not beat or beat.exit or not living or name in answer:
             continue
-        wanted = [each for each in beat.queries if each.query.endswith(tuple({queries!r}))]
-        written = [each.batch_written_ms or 0 for each in wanted]
+        wanted = [query for query in beat.queries if query.query.endswith(tuple({queries!r}))]
+        written = [query.batch_written_ms or 0 for query in wanted]
         new = living[0].identity != {before!r}.get(name)
         if wanted and min(written) > {since} and (new or not {replaced}):
             answer[name] = {{"first_ms": min(written), "all_ms": max(written), "new": new}}

@@ -288,10 +288,10 @@ def write_tree(
     """Write pipelines/<name>.yaml, spark_jobs/<name>.py and spark_jobs/main.py of a stage."""
     content = yaml.safe_load((project / "pipelines" / f"{pipeline}.yaml").read_text())
     code = (project / "spark_jobs" / f"{pipeline}.py").read_text() + transforms
-    own = {pipeline, *content["sources"], *content.get("dimensions", {})}
-    own |= {sink["topic"] for query in content["queries"].values() for sink in query["sinks"] if "topic" in sink}
-    content = _renamed(content, {word: word + suffix for word in own})
-    code = re.sub(rf"\b({'|'.join(sorted(own))})\b", rf"\1{suffix}", code)
+    words = {pipeline, *content["sources"], *content.get("dimensions", {})}
+    words |= {sink["topic"] for query in content["queries"].values() for sink in query["sinks"] if "topic" in sink}
+    content = _renamed(content, {word: word + suffix for word in words})
+    code = re.sub(rf"\b({'|'.join(sorted(words))})\b", rf"\1{suffix}", code)
     if queries:
         content["queries"] = {name: content["queries"][name] for name in queries}
     if edit:

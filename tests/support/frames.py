@@ -19,10 +19,10 @@ def frame(spark: SparkSession, ddl: str, rows: Sequence[Sequence[str | None]]) -
     return text.select(*(F.col(field.name).cast(field.dataType).alias(field.name) for field in schema))
 
 
-def assert_same(found: DataFrame, expected: DataFrame) -> None:
+def assert_same(actual: DataFrame, expected: DataFrame) -> None:
     """Assert that two frames have equal columns, types and rows, in any row order; decimals and times to the last digit.
 
     PySpark 3.5's assertDataFrameEqual allows a tolerance and imports pandas-on-Spark, which logs warnings.
     """
-    assert [(f.name, f.dataType) for f in found.schema] == [(f.name, f.dataType) for f in expected.schema]
-    assert Counter(plain(found)) == Counter(plain(expected))
+    assert [(f.name, f.dataType) for f in actual.schema] == [(f.name, f.dataType) for f in expected.schema]
+    assert Counter(plain(actual)) == Counter(plain(expected))

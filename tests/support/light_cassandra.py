@@ -61,15 +61,15 @@ class LightCassandra:
             ]  # fmt: skip
             return [(True, rows)]
         micros = int(re.search(r"USING TIMESTAMP (\d+)", text)[1])  # type: ignore[index]
-        for each in values:
+        for key in values:
             if text.startswith("DELETE"):
-                row = self.rows.get(each, {})
-                self.rows[each] = {name: cell for name, cell in row.items() if cell[1] > micros}
-                if not self.rows[each]:
-                    self.rows.pop(each)
+                row = self.rows.get(key, {})
+                self.rows[key] = {name: cell for name, cell in row.items() if cell[1] > micros}
+                if not self.rows[key]:
+                    self.rows.pop(key)
                 continue
             names = re.findall(r'"(\w+)"', text[text.index("(") :])
-            self._insert(names, each, micros)
+            self._insert(names, key, micros)
         return []
 
     def _insert(self, names: list[str], values: tuple[Any, ...], micros: int) -> None:

@@ -43,15 +43,15 @@ class Oracle:
 
     def watermarks(self) -> list[tuple[int, int]]:
         """Return (W(n), W(n - 1)) in milliseconds for each batch n; the other methods depend on it."""
-        each = " UNION ALL ".join(
+        marks_of_topics = " UNION ALL ".join(
             f"SELECT b.batch, coalesce(max(epoch_us(t.{self._times[topic]})) // 1000 - {delay // timedelta(milliseconds=1)}"
-            f", 0) AS own FROM batches b LEFT JOIN {topic} t ON t.batch < b.batch GROUP BY b.batch"
+            f", 0) AS highest FROM batches b LEFT JOIN {topic} t ON t.batch < b.batch GROUP BY b.batch"
             for topic, delay in self._delays.items()
         )
         self._db.execute(
             f"""CREATE OR REPLACE TABLE marks AS
-            WITH least AS (SELECT batch, greatest(min(own), 0) AS own FROM ({each}) GROUP BY batch),
-                 risen AS (SELECT batch, max(own) OVER (ORDER BY batch) AS watermark FROM least)
+            WITH least AS (SELECT batch, greatest(min(highest), 0) AS highest FROM ({marks_of_topics}) GROUP BY batch),
+                 risen AS (SELECT batch, max(highest) OVER (ORDER BY batch) AS watermark FROM least)
             SELECT batch, watermark, lag(watermark, 1, 0) OVER (ORDER BY batch) AS late FROM risen"""
         )
         return self._rows("SELECT watermark, late FROM marks ORDER BY batch")

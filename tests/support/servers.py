@@ -42,7 +42,7 @@ class Watch:
         self._thread.join()
 
 
-def lives(process):
+def is_running(process):
     """Return whether a process still runs. A process that ends during the check counts as ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

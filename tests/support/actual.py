@@ -111,19 +111,19 @@ def totals(rows: Iterable[dict[str, Any]]) -> dict[str, tuple[Decimal, int]]:
     return {row["product_id"]: (row["total_amount"], row["sales"]) for row in rows}
 
 
-def same(found: Any, wanted: Any, what: str) -> None:
+def same(actual: Any, wanted: Any, what: str) -> None:
     """Assert that two dicts or lists are equal; report a few differences instead of all."""
-    if found == wanted:
+    if actual == wanted:
         return
-    if isinstance(found, dict):
-        missing = [key for key in wanted if key not in found]
-        extra = [key for key in found if key not in wanted]
-        wrong = [(key, found[key], wanted[key]) for key in found if key in wanted and found[key] != wanted[key]]
+    if isinstance(actual, dict):
+        missing = [key for key in wanted if key not in actual]
+        extra = [key for key in actual if key not in wanted]
+        wrong = [(key, actual[key], wanted[key]) for key in actual if key in wanted and actual[key] != wanted[key]]
     else:
-        ours, theirs = Counter(map(repr, found)), Counter(map(repr, wanted))
+        ours, theirs = Counter(map(repr, actual)), Counter(map(repr, wanted))
         missing, extra, wrong = list((theirs - ours).elements()), list((ours - theirs).elements()), []
     raise AssertionError(
-        f"{what}: {len(found)} instead of {len(wanted)}; {len(missing)} missing {missing[:5]}, {len(extra)} too many "
+        f"{what}: {len(actual)} instead of {len(wanted)}; {len(missing)} missing {missing[:5]}, {len(extra)} too many "
         f"{extra[:5]}, {len(wrong)} wrong (key, is, should be) {wrong[:5]}"
     )
 
