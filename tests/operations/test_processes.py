@@ -30,10 +30,10 @@ def start(run_dir, script="import time; time.sleep(600)", mark=MARK):
 
 def wait_for(condition):
     deadline = time.monotonic() + 300
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return found
+    return result
 
 
 def test_a_started_process_is_found_by_its_record(run_dir):

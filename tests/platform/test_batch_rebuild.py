@@ -21,7 +21,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
 from headrace.store.job_reports import RebuildReport
-from tests.support import events, found
+from tests.support import actual, events
 from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark, require_whole_ledger
@@ -63,11 +63,11 @@ def test_a_rebuilt_query_goes_on_from_kafka_and_is_exact(
         assert stage.generation(query).number == 2
         assert stage.generation(query).reason == "retention took it"
         require_whole_ledger(stage.ledger(query), {TOPIC: stage.ends(TOPIC)})
-    found.same(found.totals(stage.table(stage.name, "product_totals")), oracle.totals(TOPIC), "product_totals")
+    actual.same(actual.totals(stage.table(stage.name, "product_totals")), oracle.totals(TOPIC), "product_totals")
     wanted = oracle.windows(TOPIC, stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
-    is_now = found.windows(stage.table(stage.name, "tumbling"))
+    is_now = actual.windows(stage.table(stage.name, "tumbling"))
     # A window that only the first generation had in time stays as it was written: the others are the rebuilt ones.
-    found.same({key: is_now.get(key) for key in wanted}, wanted, "tumbling")
+    actual.same({key: is_now.get(key) for key in wanted}, wanted, "tumbling")
 
     send(records[:50], read_kafka(stage.admin), {TOPIC}, paced=False)
     empty(stage, {int(p): int(end) for p, end in stage.ends(TOPIC).items()})
@@ -104,12 +104,12 @@ def empty(stage: Stage, ends: dict[int, int]) -> None:
         answer.result(120)
 
 
-def read_from(stage: Stage, starts: dict[int, int]) -> list[found.Message]:
+def read_from(stage: Stage, starts: dict[int, int]) -> list[actual.Message]:
     """Return what Kafka still holds, from these offsets on."""
     from headrace.operations.dead_letters import reader
 
     return [
-        found.Message(
+        actual.Message(
             m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), tuple(m.headers() or ())
         )
         for m in reader.records(stage.admin, TOPIC, starts)

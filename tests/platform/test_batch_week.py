@@ -26,7 +26,7 @@ from headrace.operations.lineage import graph, run_events
 from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
 from headrace.store.job_reports import Difference, ReconcileReport
-from tests.support import events, found
+from tests.support import actual, events
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle
@@ -96,7 +96,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
         (row["window_start"], row["product_id"]): row["at"] - stage.generation("tumbling").started_micros
         for row in written
     }
-    old = [row for row in rows if found.micros(row["window_end"]) // 1000 <= closed]
+    old = [row for row in rows if actual.micros(row["window_end"]) // 1000 <= closed]
     changed, deleted = sorted(old, key=lambda row: (row["window_start"], row["product_id"]))[:2]
     table = f'"{stage.name}".tumbling'
     key = "window_start = %s AND product_id = %s"
@@ -108,14 +108,15 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
         [*place(made_up), deleted["window_end"]],
     )
     report = job_runs.execute(deployment, reconcile.plan(deployment, stage.name, queries=["tumbling"]), ReconcileReport)
-    (account,) = [each for each in report.accounts if each.query == "tumbling"]
+    (account,) = [entry for entry in report.accounts if entry.query == "tumbling"]
     assert account.differing == 3
-    told = {
-        (found.in_micros(str(each.key["window_start"])), each.key["product_id"]): each for each in account.differences
+    differences = {
+        (actual.in_micros(str(difference.key["window_start"])), difference.key["product_id"]): difference
+        for difference in account.differences
     }
 
     def of(row: dict[str, Any]) -> Difference:
-        return told[found.micros(row["window_start"]), row["product_id"]]
+        return differences[actual.micros(row["window_start"]), row["product_id"]]
 
     assert (of(changed).what, of(changed).by) == ("differs", "not this stream")
     assert (of(changed).due or {})["total_amount"] == str(changed["total_amount"])
@@ -137,7 +138,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     done = repair.act(deployment, stage.name, report.run, Approval(planned.id, by="a test"))
     assert (done.written, done.deleted) == (2, 1)
     after = stage.table(stage.name, "tumbling", "window_start, window_end, product_id, total_amount, sales")
-    found.same(found.windows(after), found.windows(rows), "tumbling after the repair")
+    actual.same(actual.windows(after), actual.windows(rows), "tumbling after the repair")
     even(reconciled(deployment, stage.name, queries=["tumbling"]))
     newest = reconcile.trend(deployment.root, stage.name)
     assert [row.differing for row in newest if row.query == "tumbling"][:2] == [0, 3]
@@ -150,28 +151,30 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     horizon = datetime.fromisoformat(str(report.horizon)).replace(tzinfo=UTC)
     # the run may begin on one day and end on the next
     assert horizon.date() in {before, contract.closed_until(stage.pipeline, datetime.now(UTC))}
-    border = found.micros(horizon)
+    border = actual.micros(horizon)
     oracle = Oracle(stage.pipeline.sources, {"pos_week": stage.read("pos_week")})
-    whole = oracle.all_windows("pos_week", FIVE_MINUTES, FIVE_MINUTES)
+    all_windows = oracle.all_windows("pos_week", FIVE_MINUTES, FIVE_MINUTES)
     speed = oracle.windows("pos_week", stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
-    wanted = {k: v for k, v in whole.items() if k[0] < border} | {k: v for k, v in speed.items() if k[0] >= border}
-    assert {k: v for k, v in speed.items() if k[0] < border} != {k: v for k, v in whole.items() if k[0] < border}
+    wanted = {k: v for k, v in all_windows.items() if k[0] < border} | {
+        k: v for k, v in speed.items() if k[0] >= border
+    }
+    assert {k: v for k, v in speed.items() if k[0] < border} != {k: v for k, v in all_windows.items() if k[0] < border}
 
     until = datetime.now(UTC) + timedelta(hours=1)
     first = datetime.now(UTC) - timedelta(days=9)
     answer = serve.query(deployment, stage.name, "tumbling", since=first, until=until)
-    found.same(found.windows(answer.rows), wanted, "tumbling served")
+    actual.same(actual.windows(answer.rows), wanted, "tumbling served")
     assert {row["layer"] for row in answer.rows} == {"batch", "speed"}
     product = max(key[2] for key in wanted)
     one = serve.query(deployment, stage.name, "tumbling", {"product_id": product}, since=first, until=until)
-    found.same(found.windows(one.rows), {k: v for k, v in wanted.items() if k[2] == product}, "one product")
+    actual.same(actual.windows(one.rows), {k: v for k, v in wanted.items() if k[2] == product}, "one product")
 
     totals: dict[str, tuple[Decimal, int]] = {}
     for (_, _, name), (amount, sales) in wanted.items():
         so_far = totals.get(name, (Decimal(0), 0))
         totals[name] = (so_far[0] + amount, so_far[1] + sales)
     served = serve.query(deployment, stage.name, "product_totals", until=until)
-    found.same(found.totals(served.rows), totals, "product_totals served")
+    actual.same(actual.totals(served.rows), totals, "product_totals served")
     with pytest.raises(HeadraceError, match="its keys are product_id"):
         serve.query(deployment, stage.name, "tumbling", {"product": product})
 

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Content, Stage, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
@@ -59,10 +59,10 @@ def _require_exact(stage: Stage) -> None:
     delay = stage.pipeline.queries["tumbling"].watermark["pos_fp"]
     stage.await_quiet({"tumbling": final_watermark(stage.pipeline.sources["pos_fp"], rows, delay)})
     speed = oracle.windows("pos_fp", stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
-    found.same(found.windows(stage.table("pos_sales_fp", "tumbling")), speed, "tumbling")
+    actual.same(actual.windows(stage.table("pos_sales_fp", "tumbling")), speed, "tumbling")
     query = stage.pipeline.queries["files"]
     wanted = sorted((row["product_id"], row["amount"]) for row in rows.values())
-    found.same(sorted(found.row_of(query, row) for row in found.files(stage, "files")), wanted, "files")
+    actual.same(sorted(actual.row_of(query, row) for row in actual.files(stage, "files")), wanted, "files")
 
 
 def _refusal(stage: Stage) -> str:
@@ -122,19 +122,19 @@ def test_a_change_that_the_state_cannot_take_is_refused_and_a_new_generation_is_
             stage.await_until(lambda: stage.generation("tumbling").number == 2, "generation 2 is begun")
             stage.await_quiet()
             keeper.signal(signal.SIGKILL)
-            keeper.await_look(lambda told: told["action"]["kind"] == "START", "it is started again")
+            keeper.await_look(lambda look: look["action"]["kind"] == "START", "it is started again")
             stage.send(events[600:])
             _require_exact(stage)
             keeper.stop()
     finally:
-        for each in stages:
-            each.kill()
+        for created in stages:
+            created.kill()
     assert stage.generation("tumbling").number == 2
     assert stage.generation("files").number == 2
     assert Path(first.paths(stage.root).checkpoint).is_dir(), "the earlier generation was touched"
     assert {path.name for path in (Path(stage.root) / "files/pos_sales_fp/files").iterdir()} == {"0001", "0002"}
     assert min(_writetimes(stage)) > max(written)
-    found.require_ledgers(stage)
+    actual.require_ledgers(stage)
 
 
 def _writetimes(stage: Stage) -> list[int]:

@@ -14,7 +14,7 @@ from headrace.local.java import child_environment, find_java
 from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
 from headrace.store.checkpoint_log import newest_batch, read_batch_range
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream
 from tests.support.expected import Oracle
@@ -57,9 +57,9 @@ def _checkpoint(stage: Stage, query: str, back: int = 0) -> dict[str, int]:
 def _require_exact(stage: Stage) -> None:
     topics = {TOPIC: stage.read(TOPIC)}
     rows = Oracle(stage.pipeline.sources, topics).rows[TOPIC]
-    items, _ = found.distinct(stage.read("pos_items_lag"))
-    assert items.keys() == {found.coordinates(TOPIC, place) for place in rows}
-    found.require_archive(stage, TOPIC, topics[TOPIC], rows)
+    items, _ = actual.distinct(stage.read("pos_items_lag"))
+    assert items.keys() == {actual.coordinates(TOPIC, place) for place in rows}
+    actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
 
 
 def test_kafkas_own_tool_sees_each_querys_lag_and_a_deleted_group_changes_nothing(
@@ -84,25 +84,25 @@ def test_kafkas_own_tool_sees_each_querys_lag_and_a_deleted_group_changes_nothin
         assert stage.stop() == 0
 
         stage.send(events[300:600])  # nobody reads: all of it is lag
-        told = _as_the_tool_says(platform)
+        lags = _as_the_tool_says(platform)
         for query, group in groups.items():
             wanted = {
                 partition: (taken, stage.ends(TOPIC)[partition], stage.ends(TOPIC)[partition] - taken)
                 for partition, taken in _checkpoint(stage, query).items()
             }
-            assert told[group] == wanted
+            assert lags[group] == wanted
             assert sum(lag for _, _, lag in wanted.values()) == 300
 
         admin = kafka_admin(stage.admin)  # kept: a client that is collected never answers
         for future in admin.delete_consumer_groups(list(groups.values())).values():
             future.result(120)
         known = admin.list_consumer_groups().result(120).valid
-        assert not set(groups.values()) & {each.group_id for each in known}
+        assert not set(groups.values()) & {listed.group_id for listed in known}
         stage.start_and_wait()
         stage.send(events[600:])
         stage.await_quiet()
         assert stage.stop() == 0
         _require_exact(stage)
-        found.require_ledgers(stage)  # the groups are back, at the end
+        actual.require_ledgers(stage)  # the groups are back, at the end
     finally:
         stage.kill()

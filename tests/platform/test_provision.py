@@ -171,9 +171,9 @@ def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, proj
         ResourceType.ANY, None, ResourcePatternType.ANY, "User:pos_sales", None, AclOperation.ANY, AclPermissionType.ANY
     )
     admin = kafka_admin(platform.bindings())
-    found = admin.describe_acls(everything).result(120)
+    granted = admin.describe_acls(everything).result(120)
     wanted = {(acl.resource.upper(), acl.name, acl.operation) for acl in kafka.acls(pipeline)}
-    assert {(acl.restype.name, acl.name, acl.operation.name) for acl in found} == wanted
+    assert {(acl.restype.name, acl.name, acl.operation.name) for acl in granted} == wanted
 
 
 def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Path, tmp_path: Path):
@@ -187,21 +187,23 @@ def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Pat
 
 
 def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Settings, project: Path, tmp_path: Path):
-    own = own_copy(project, tmp_path)
+    retired = own_copy(project, tmp_path)
     root = platform.home / "bindings"
-    provision([own], platform.bindings(), root)
-    login = bindings.read_cassandra(root / own.name)
+    provision([retired], platform.bindings(), root)
+    login = bindings.read_cassandra(root / retired.name)
     launcher = SimpleNamespace(find=lambda _: [])
-    with retirement.planned(own.name, [], launcher, platform.bindings(), root) as plan:
-        with pytest.raises(ConsentNeededError, match=rf"`headrace provision --retire {own.name} --consent {own.name}`"):
+    with retirement.planned(retired.name, [], launcher, platform.bindings(), root) as plan:
+        with pytest.raises(
+            ConsentNeededError, match=rf"`headrace provision --retire {retired.name} --consent {retired.name}`"
+        ):
             plan.carry_out()
-        plan.carry_out([own.name])
-    assert not (root / own.name).exists()
+        plan.carry_out([retired.name])
+    assert not (root / retired.name).exists()
     admin = kafka_admin(platform.bindings())
-    assert set(own.sources) <= admin.list_topics(timeout=120).topics.keys()
-    assert acls_of(admin, own.name) == set()
-    assert not has_user(admin, own.name)
+    assert set(retired.sources) <= admin.list_topics(timeout=120).topics.keys()
+    assert acls_of(admin, retired.name) == set()
+    assert not has_user(admin, retired.name)
     with pytest.raises(NoHostAvailable), log_in(login):
         pass
-    with retirement.planned(own.name, [], launcher, platform.bindings(), root) as plan:
+    with retirement.planned(retired.name, [], launcher, platform.bindings(), root) as plan:
         assert plan.changes == []

@@ -79,8 +79,8 @@ def checked(sales: Stage) -> dict[str, Any]:
 
 
 def _pass(deployment: Deployment, pipeline: str, since_ms: int | None = None) -> dict[str, Any]:
-    checks = [_through_json(each) for each in tasks.plan_checks(deployment, pipeline, since_ms=since_ms)]
-    return {each.sink: _through_json(each) for each in tasks.run_checks(deployment, pipeline, checks)}
+    checks = [_through_json(check) for check in tasks.plan_checks(deployment, pipeline, since_ms=since_ms)]
+    return {summary.sink: _through_json(summary) for summary in tasks.run_checks(deployment, pipeline, checks)}
 
 
 def _through_json(document: Any) -> Any:
@@ -94,15 +94,15 @@ def _sink(stage: Stage, query: str) -> str:
 
 def test_all_sinks_of_a_healthy_pipeline_keep_their_suites(sales: Stage, checked: dict[str, Any]) -> None:
     assert len(checked) == 7
-    assert {sink: each.failed for sink, each in checked.items() if each.status != "PASSED"} == {}
-    assert all(each.rows > 0 and not each.sampled for each in checked.values())
+    assert {sink: summary.failed for sink, summary in checked.items() if summary.status != "PASSED"} == {}
+    assert all(summary.rows > 0 and not summary.sampled for summary in checked.values())
     archive = checked[f"iceberg.{sales.name}.archive_pos{SUFFIX}"]
     assert archive.rows == 3_000
     assert sum(end - start for start, end in archive.window.offsets.values()) == 3_000
     totals = checked[_sink(sales, "product_totals")]
     assert totals.rows == len(sales.table(sales.name, "product_totals"))
-    for each in checked.values():
-        assert tasks.gate(each).startswith(f"{each.sink} ({each.window.name}): PASSED")
+    for summary in checked.values():
+        assert tasks.gate(summary).startswith(f"{summary.sink} ({summary.window.name}): PASSED")
 
 
 def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_only_windows_behind_the_watermark_are_judged(sales: Stage, checked: dic
 
 
 def test_a_pass_goes_on_where_the_last_one_ended(sales: Stage, checked: dict[str, Any]) -> None:
-    again = {each.sink: each for each in tasks.plan_checks(sales.deployment, sales.name)}
+    again = {check.sink: check for check in tasks.plan_checks(sales.deployment, sales.name)}
     for sink, check in again.items():
         if checked[sink].window.kind == "batches":
             assert getattr(check.window, "first", 10**9) > checked[sink].window.last
@@ -130,14 +130,14 @@ def test_a_table_with_too_many_rows_is_checked_in_portions_each_row_once(sales: 
     totals, board = (find([pipeline], _sink(sales, name)) for name in ("product_totals", "leaderboard"))
     with cassandra_session(sales.admin) as session:
         portions = list(read_cassandra.portions(session, totals, None, 20))
-        (whole,) = read_cassandra.portions(session, board, None, 3)
+        (portion,) = read_cassandra.portions(session, board, None, 3)
         after = list(read_cassandra.portions(session, totals, portions[0][1], 20))
     products = [row["product_id"] for rows, _ in portions for row in rows]
     assert len(portions) > 1
     assert portions[-1][1] is None
     assert len(products) == len(set(products)) == len(sales.table(sales.name, "product_totals"))
     assert after == portions[1:], "a check goes on behind the token where the last one ended"
-    assert len(whole[0]) == len(products), "a partition is never parted"
+    assert len(portion[0]) == len(products), "a partition is never parted"
 
 
 def test_the_checks_of_a_backlog_read_every_row_once(
@@ -155,15 +155,15 @@ def test_the_checks_of_a_backlog_read_every_row_once(
         path.unlink()
     rows: dict[str, int] = dict.fromkeys(checked, 0)
     for _ in range(20):
-        found = _pass(sales.deployment, sales.name)
-        assert {each.status for each in found.values()} <= {"PASSED", "NOTHING"}
-        for sink, each in found.items():
-            if each.window.kind != "table":
-                rows[sink] += each.rows
-        if not any(sum(each.coverage.left.values()) for each in found.values()):
+        summaries = _pass(sales.deployment, sales.name)
+        assert {summary.status for summary in summaries.values()} <= {"PASSED", "NOTHING"}
+        for sink, summary in summaries.items():
+            if summary.window.kind != "table":
+                rows[sink] += summary.rows
+        if not any(sum(summary.coverage.left.values()) for summary in summaries.values()):
             break
     assert {sink: count for sink, count in rows.items() if count} == {
-        sink: each.rows for sink, each in checked.items() if each.window.kind != "table"
+        sink: summary.rows for sink, summary in checked.items() if summary.window.kind != "table"
     }
 
 
@@ -181,10 +181,10 @@ def test_a_record_that_no_batch_of_ours_wrote_is_found_on_the_topic_once(sales: 
         on_delivery=lambda error, message: placed.append((message.partition(), message.offset())),
     )
     assert producer.flush(120) == 0
-    found = _pass(sales.deployment, sales.name)[items]
-    assert found.status == "FAILED"
+    summary = _pass(sales.deployment, sales.name)[items]
+    assert summary.status == "FAILED"
     strange = "column_values_to_be_null(_schema_error)"
-    (row,) = next(each.examples for each in found.failed if each.expectation == strange)
+    (row,) = next(failure.examples for failure in summary.failed if failure.expectation == strange)
     assert (row["_partition"], row["_offset"]) == placed[0]
     assert row["_schema_error"] == "no batch of this query wrote this record"
     tasks.accept(sales.deployment, items, [], by="test", reason="it was the test")
@@ -206,7 +206,7 @@ def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked:
     assert len(statements) == 1
     (pipeline,) = sales.deployment.pipelines().values()
     gone = find([pipeline], _sink(sales, "leaderboard"))
-    sinks = [each for each in tasks.plan_checks(sales.deployment, sales.name) if each.sink == gone.name]
+    sinks = [check for check in tasks.plan_checks(sales.deployment, sales.name) if check.sink == gone.name]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
             "headrace.operations.quality.checks.find",
@@ -217,11 +217,15 @@ def test_a_table_that_was_dropped_fails_its_own_sink_only(sales: Stage, checked:
             ),
         )
         others = tasks.plan_checks(sales.deployment, sales.name)
-        found = {each.sink: each for each in tasks.run_checks(sales.deployment, sales.name, others)}
+        summaries = {summary.sink: summary for summary in tasks.run_checks(sales.deployment, sales.name, others)}
     assert sinks
-    assert found[gone.name].status == "UNREADABLE"
-    assert "Cassandra has no table" in found[gone.name].window.reason
-    assert not [each for sink, each in found.items() if sink != gone.name and each.status in {"UNREADABLE", "FAILED"}]
+    assert summaries[gone.name].status == "UNREADABLE"
+    assert "Cassandra has no table" in summaries[gone.name].window.reason
+    assert not [
+        summary
+        for sink, summary in summaries.items()
+        if sink != gone.name and summary.status in {"UNREADABLE", "FAILED"}
+    ]
 
 
 def test_what_is_planted_in_a_sink_is_found_with_its_keys_once_and_stops_the_stream(
@@ -249,19 +253,19 @@ def test_what_is_planted_in_a_sink_is_found_with_its_keys_once_and_stops_the_str
 
     checks_before = len(tasks.trend(deployment, [f"kafka.pos_items{SUFFIX}"])[f"kafka.pos_items{SUFFIX}"])
     checks = tasks.plan_checks(deployment, sales.name, since_ms=1)
-    found = {each.sink: each for each in tasks.run_checks(deployment, sales.name, checks)}
-    bad = {sink for sink, each in found.items() if each.status == "FAILED"}
+    summaries = {summary.sink: summary for summary in tasks.run_checks(deployment, sales.name, checks)}
+    bad = {sink for sink, summary in summaries.items() if summary.status == "FAILED"}
     items = f"kafka.pos_items{SUFFIX}"
     assert bad == {_sink(sales, "product_totals"), _sink(sales, "tumbling"), items}
     for sink in bad:
         with pytest.raises(HeadraceError, match="critical expectation"):
-            tasks.gate(found[sink])
+            tasks.gate(summaries[sink])
 
     def keys(sink: str, expectation: str) -> list[Any]:
-        rows = store.quarantined(deployment.bindings, sink, found[sink].window.name)
+        rows = store.quarantined(deployment.bindings, sink, summaries[sink].window.name)
         return [json.loads(row.row_key) for row in rows if row.expectation == expectation]
 
-    before = {sink: store.quarantined(deployment.bindings, sink, found[sink].window.name) for sink in bad}
+    before = {sink: store.quarantined(deployment.bindings, sink, summaries[sink].window.name) for sink in bad}
     assert keys(_sink(sales, "product_totals"), "column_values_to_be_between(sales)") == [[product]]
     at = start.isoformat()
     lengths = "column_values_to_be_in_set(_window_start_to_window_end_seconds)"
@@ -271,7 +275,7 @@ def test_what_is_planted_in_a_sink_is_found_with_its_keys_once_and_stops_the_str
     assert keys(items, "column_values_to_match_regex(product_id)") == [list(place)]
 
     tasks.run_checks(deployment, sales.name, checks)
-    after = {sink: store.quarantined(deployment.bindings, sink, found[sink].window.name) for sink in bad}
+    after = {sink: store.quarantined(deployment.bindings, sink, summaries[sink].window.name) for sink in bad}
     assert after == before, "a retry of the same checks adds nothing"
     series = tasks.trend(deployment, [items])[items]
     assert len(series) == checks_before + 1, "one row a check"
@@ -280,12 +284,12 @@ def test_what_is_planted_in_a_sink_is_found_with_its_keys_once_and_stops_the_str
 
     page = Path(tasks.build_docs(deployment))
     assert page.name == "index.html"
-    assert all(sink in page.read_text() for sink in found)
+    assert all(sink in page.read_text() for sink in summaries)
 
-    assert tasks.act(deployment, list(found.values()), by="test") == [sales.name]
-    wish = desired_state.read(sales.root, sales.name)
-    assert (wish.want, wish.by) == ("PAUSED", "test")
-    assert "critical expectations failed for" in wish.reason
+    assert tasks.act(deployment, list(summaries.values()), by="test") == [sales.name]
+    desired = desired_state.read(sales.root, sales.name)
+    assert (desired.want, desired.by) == ("PAUSED", "test")
+    assert "critical expectations failed for" in desired.reason
     assert sales.launcher.find(sales.name) == []
 
 
@@ -322,9 +326,9 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
     half = folder / f"batch_id={max(batches) + 1}"
     half.mkdir()
     (half / "part-00000-x.json").write_text('{"lower_city": "hal')
-    found = _pass(deployment, stage.name)
-    assert {sink: each.failed for sink, each in found.items() if each.status != "PASSED"} == {}
-    assert found[f"files.{stage.name}.files"].rows == sum(batches.values())
+    summaries = _pass(deployment, stage.name)
+    assert {sink: summary.failed for sink, summary in summaries.items() if summary.status != "PASSED"} == {}
+    assert summaries[f"files.{stage.name}.files"].rows == sum(batches.values())
 
     lost = max(batches)
     shutil.rmtree(folder / f"batch_id={lost}")
@@ -337,7 +341,7 @@ def test_files_are_judged_by_finished_batches_and_a_lost_one_is_named(
         WrongBatch(batch=min(batches), expected=batches[min(batches)], rows=batches[min(batches)] + 1),
         WrongBatch(batch=lost, expected=batches[lost], rows=0),
     )
-    failed = {each.expectation: each.examples for each in files.failed}
+    failed = {failure.expectation: failure.examples for failure in files.failed}
     assert set(failed) == {
         "table_columns_to_match_set()",
         "table_row_count_to_equal()",
@@ -352,15 +356,15 @@ def test_a_pipeline_that_never_ran_has_nothing_to_check_and_says_so(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     stage = make_stage(platform, project, tmp_path, "ad_attribution", suffix="_never")
-    found = _pass(stage.deployment, stage.name)
-    assert {each.status for each in found.values()} == {"NOTHING"}
-    assert {each.window.reason for each in found.values()} == {
+    summaries = _pass(stage.deployment, stage.name)
+    assert {summary.status for summary in summaries.values()} == {"NOTHING"}
+    assert {summary.window.reason for summary in summaries.values()} == {
         f"{query} has not finished a batch yet"
         for query in ("attributed_never", "archive_impressions_never", "archive_clicks_never")
     }
     (refused,) = tasks.plan_checks(stage.deployment, "nope")
     assert refused.window.kind == "unreadable"
     assert "Unknown pipeline 'nope'" in refused.window.reason
-    (told,) = tasks.run_checks(stage.deployment, "nope", [refused])
+    (summary,) = tasks.run_checks(stage.deployment, "nope", [refused])
     with pytest.raises(HeadraceError, match="Unknown pipeline 'nope'"):
-        tasks.gate(told)
+        tasks.gate(summary)

@@ -28,7 +28,7 @@ from headrace.store import archive_notes, file_sink, generation, small_files, tr
 from headrace.store import snapshot as kept
 from headrace.store.job_reports import UpkeepReport
 from headrace.store.records import to_json
-from tests.support import found
+from tests.support import actual
 from tests.support.batch import deployment_of
 from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream
@@ -80,7 +80,7 @@ def _batches(stage: Stage) -> dict[str, int]:
 def _feed(stage: Stage, events: list[Record]) -> None:
     """Send events in bursts, so that they are in several batches."""
     for start in range(0, len(events), 80):
-        stage.send((each.topic, each.key, each.value) for each in events[start : start + 80])
+        stage.send((event.topic, event.key, event.value) for event in events[start : start + 80])
         time.sleep(0.4)
 
 
@@ -108,20 +108,22 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
         restore.restore(stage.launcher, stage.pipeline, "tumbling", by="test", reason="while it runs")
     _feed(stage, events[third : 2 * third])
     stage.await_quiet()
-    late = [each for each in events[:200] if each.value and each.value.startswith(b"{")]
+    late = [event for event in events[:200] if event.value and event.value.startswith(b"{")]
     _feed(stage, late[:40])  # dropped here as late; in the one batch after the restore they come in time
     stage.await_quiet()
     assert stage.stop() == 0
     before = {query: stage.ledger(query) for query in queries}
     _require_drills(stage, project, taken)
 
-    told = restore.restore_all(stage.launcher, stage.pipeline, taken, by="test", reason="test", bindings=stage.admin)
+    restored = restore.restore_all(
+        stage.launcher, stage.pipeline, taken, by="test", reason="test", bindings=stage.admin
+    )
     for query in queries:
-        print(query, told[query])
+        print(query, restored[query])
         now = stage.generation(query)
         cut = kept.read(stage.root, stage.name, query, taken[query])
         assert cut is not None
-        assert (now.number, now.lineage, told[query].sound) == (2, ((1, cut.batch),), True)
+        assert (now.number, now.lineage, restored[query].sound) == (2, ((1, cut.batch),), True)
         # the ledger goes on where the cut was, and remembers what was before
         assert stage.ledger(query) == before[query][: cut.batch + 1]
         assert before[query][-1]["batch"] > cut.batch, f"{query} took no batch after the cut: nothing is restored"
@@ -154,18 +156,18 @@ def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None
     archive = names.archive_query(TOPIC)
     note = archive_notes.newest(stage.root, stage.name, archive)
     ledgers = {query: stage.ledger(query) for query in names.query_names(stage.pipeline)}
-    rows = found.lineage_rows(stage, "files", "product_id")
+    rows = actual.lineage_rows(stage, "files", "product_id")
     for _ in range(2):
         compact.compact_queries(stage.root, stage.pipeline, closed_seconds=-1, singles=3)
     deployment = deployment_of(stage, project)
     given = job_runs.prepare(stage.root, "upkeep", stage.name, UpkeepSpec())
-    told = job_runs.execute(deployment, given, UpkeepReport)
-    print(told)
-    assert set(to_json(told.tables[archive])) == {"orphans_removed", "seconds"}, "its own writer does the rest"
+    upkeep = job_runs.execute(deployment, given, UpkeepReport)
+    print(upkeep)
+    assert set(to_json(upkeep.tables[archive])) == {"orphans_removed", "seconds"}, "its own writer does the rest"
     assert archive_notes.newest(stage.root, stage.name, archive) == note
-    found.same(found.archive(stage, TOPIC), found.as_archived(topics[TOPIC]), "archive")
+    actual.same(actual.archive(stage, TOPIC), actual.as_archived(topics[TOPIC]), "archive")
     assert {query: stage.ledger(query) for query in ledgers} == ledgers
-    assert found.lineage_rows(stage, "files", "product_id") == rows
+    assert actual.lineage_rows(stage, "files", "product_id") == rows
     assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
 
 
@@ -178,47 +180,47 @@ def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
 
     def touched() -> object:
         there = {
-            path: each["mtime"]
+            path: entry["mtime"]
             for folder in ("checkpoints", "files", "lake")
-            for path, each in fs.find(f"{root}/{folder}", detail=True).items()
+            for path, entry in fs.find(f"{root}/{folder}", detail=True).items()
         }
         groups = [group_offsets(stage.admin, names.consumer_group(stage.name, query)) for query in taken]
         return there, groups, [stage.ends(topic) for topic in topics]
 
     before = touched()
     for query in ("tumbling", "files"):
-        told = drill.drill(deployment, stage.name, query)
-        print(told)
-        assert (told.ok, told.snapshot, told.differences) == (True, taken[query], ())
+        report = drill.drill(deployment, stage.name, query)
+        print(report)
+        assert (report.ok, report.snapshot, report.differences) == (True, taken[query], ())
         # a window query's batch after the cut may be one without rows that only closes windows; a file sink has none such
-        assert told.rows_in > 0 or query == "tumbling"
+        assert report.rows_in > 0 or query == "tumbling"
         wanted = {"offsets", "rows out", "watermark"} | (
             {"lines of the output files that differ"} if query == "files" else set()
         )
-        assert set(told.compared) == wanted
+        assert set(report.compared) == wanted
     assert touched() == before
     assert trees.files(f"{stage.root}/scratch") == {}
 
 
 def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None:
-    ledgers = found.require_ledgers(stage)
+    ledgers = actual.require_ledgers(stage)
     rows = oracle.rows[TOPIC]
-    found.require_archive(stage, TOPIC, topics[TOPIC], rows)
-    wanted = {found.coordinates(TOPIC, place): (row["product_id"], row["amount"]) for place, row in rows.items()}
-    items, _ = found.distinct(stage.read(f"pos_items{SUFFIX}"))
+    actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
+    wanted = {actual.coordinates(TOPIC, place): (row["product_id"], row["amount"]) for place, row in rows.items()}
+    items, _ = actual.distinct(stage.read(f"pos_items{SUFFIX}"))
     query = stage.pipeline.queries["items"]
-    found.same({name: found.row_of(query, found.parse(m.value)) for name, m in items.items()}, wanted, "items")
+    actual.same({name: actual.row_of(query, actual.parse(m.value)) for name, m in items.items()}, wanted, "items")
 
     now = stage.generation("files")
     there = file_sink.directories(stage.root, stage.name, "files", now.number, now.lineage)
-    lines = [line for each in there for line in found.lines_of(each)]
-    files = [found.row_of(query, found.parse(line)) for line in lines]
-    found.same(sorted(files), sorted(wanted.values()), "files")
+    lines = [line for directory in there for line in actual.lines_of(directory)]
+    files = [actual.row_of(query, actual.parse(line)) for line in lines]
+    actual.same(sorted(files), sorted(wanted.values()), "files")
 
     name = stage.name
-    found.same(found.totals(stage.table(name, "product_totals")), oracle.totals(TOPIC), "product_totals")
+    actual.same(actual.totals(stage.table(name, "product_totals")), oracle.totals(TOPIC), "product_totals")
     speed = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
-    found.same(found.windows(stage.table(name, "tumbling")), speed, "tumbling")
+    actual.same(actual.windows(stage.table(name, "tumbling")), speed, "tumbling")
     late = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES, late=True)
     assert late, "no record was late: the test tells nothing of the late rule"
     closed_us = ledgers["final_windows"][-1]["watermark_ms"] * 1000
@@ -230,7 +232,7 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
         for key, sums in oracle.windows(TOPIC, ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
         if key[1] <= closed_us
     }
-    found.same(found.windows(found.parse(m.value) for m in finals.values()), closed, "final_windows")
+    actual.same(actual.windows(actual.parse(m.value) for m in finals.values()), closed, "final_windows")
 
 
 def _make_again(stage: Stage, topic: str) -> None:
@@ -266,15 +268,15 @@ def test_a_topic_that_is_made_again_while_its_driver_runs_ends_it_and_one_comman
         stage.await_quiet()
         assert stage.stop() == Exit.FINISHED
         assert sorted(int(city[1:]) for city in _cities(stage)) == list(range(100, 200))
-        found.same(found.archive(stage, topic), found.as_archived(stage.read(topic)), "archive")
+        actual.same(actual.archive(stage, topic), actual.as_archived(stage.read(topic)), "archive")
         assert len(small_files.list_names(f"{stage.root}/set-aside")) == 1
     finally:
         stage.kill()
 
 
 def _cities(stage: Stage) -> list[str]:
-    own = file_sink.directories(stage.root, stage.name, "files", stage.generation("files").number)
-    return [str(found.parse(line)["lower_city"]) for each in own for line in found.lines_of(each)]
+    directories = file_sink.directories(stage.root, stage.name, "files", stage.generation("files").number)
+    return [str(actual.parse(line)["lower_city"]) for directory in directories for line in actual.lines_of(directory)]
 
 
 @pytest.mark.long(group="platform")
@@ -312,25 +314,25 @@ def test_a_reset_by_time_begins_at_that_broker_time_with_a_new_directory_and_lea
         stage.start_and_wait()
         stage.send(event(n) for n in range(80, 100))
         stage.await_until(lambda: stage.ledger(archive)[-1:] != [], "the archive has a batch")
-        stage.await_until(lambda: len(found.archive(stage, topic)) >= 100, "the archive has all")
+        stage.await_until(lambda: len(actual.archive(stage, topic)) >= 100, "the archive has all")
         stage.await_until(lambda: len(_cities(stage)) >= 50, "the files have all")
         assert stage.stop() == 0
-        assert len(found.files(stage, "files")) == 50
-        archived_rows = found.archive(stage, topic)
-        found.same(archived_rows, found.as_archived(stage.read(topic)), "archive")
+        assert len(actual.files(stage, "files")) == 50
+        archived_rows = actual.archive(stage, topic)
+        actual.same(archived_rows, actual.as_archived(stage.read(topic)), "archive")
 
         # A topic that was made again begins below what the archive has: its records would be taken for replays.
         _make_again(stage, topic)
-        faults = {each.fault for each in verify.verify(stage.root, stage.pipeline, archive, stage.admin).findings}
+        faults = {finding.fault for finding in verify.verify(stage.root, stage.pipeline, archive, stage.admin).findings}
         assert faults == {"OFFSETS_AHEAD", "TOPIC_REPLACED"}
         stage.start("files")
         assert stage.await_end() == Exit.REFUSED, stage.log[-6000:]
         assert f"Topic {topic} was deleted and recreated" in stage.log
-        assert found.archive(stage, topic) == archived_rows
+        assert actual.archive(stage, topic) == archived_rows
     finally:
         stage.kill()
     first = generation.all_of(stage.root, stage.name, "files")[1]
     assert first.fingerprint, "the first driver wrote its plan into the manifest"
-    own = file_sink.directories(stage.root, stage.name, "files", 2)
-    rows = [found.parse(line) for each in own for line in found.lines_of(each)]
+    directories = file_sink.directories(stage.root, stage.name, "files", 2)
+    rows = [actual.parse(line) for directory in directories for line in actual.lines_of(directory)]
     assert sorted(int(row["lower_city"][1:]) for row in rows) == list(range(50, 100))

@@ -18,7 +18,7 @@ from headrace.contract import names
 from headrace.contract.exit_codes import Exit
 from headrace.local.settings import Settings
 from headrace.store.checkpoint_log import newest_batch
-from tests.support import found
+from tests.support import actual
 from tests.support.drivers import Content, Stage, group_of, make_stage
 from tests.support.expected import accepted
 
@@ -108,8 +108,8 @@ def _await_under_way(stage: Stage) -> int:
     """Wait until the driver says that a batch of `spoilt` runs; return its number."""
 
     def running() -> int | None:
-        found = {query["query"]: query["running_batch"] for query in stage.heartbeat()["queries"]}
-        return found[names.query_name(stage.name, "spoilt")]
+        running_batches = {query["query"]: query["running_batch"] for query in stage.heartbeat()["queries"]}
+        return running_batches[names.query_name(stage.name, "spoilt")]
 
     _, committed = _planned(stage, "spoilt")
     later: list[int] = []
@@ -127,10 +127,10 @@ def _require_each_once(stage: Stage) -> None:
     messages = stage.read("pos_stop")
     places = accepted(stage.pipeline.sources["pos_stop"], messages)
     for topic in ("pos_items_stop", "pos_spoilt_stop"):
-        rows, _ = found.distinct(stage.read(topic))
-        assert rows.keys() == {found.coordinates("pos_stop", place) for place in places}
-    found.require_archive(stage, "pos_stop", messages, places)
-    found.require_ledgers(stage)
+        rows, _ = actual.distinct(stage.read(topic))
+        assert rows.keys() == {actual.coordinates("pos_stop", place) for place in places}
+    actual.require_archive(stage, "pos_stop", messages, places)
+    actual.require_ledgers(stage)
 
 
 def test_sigterm_lets_the_running_batch_finish(running: Stage) -> None:
@@ -144,8 +144,8 @@ def test_sigterm_lets_the_running_batch_finish(running: Stage) -> None:
     # "after" may have come too late for the batch
     messages = [m for m in running.read("pos_stop") if m.offset < taken.get(m.partition, 0)]
     assert any(b"slow-12000" in (m.value or b"") for m in messages)
-    rows, repeats = found.distinct(running.read("pos_spoilt_stop"))
-    assert rows.keys() == {found.coordinates("pos_stop", (m.partition, m.offset)) for m in messages}
+    rows, repeats = actual.distinct(running.read("pos_spoilt_stop"))
+    assert rows.keys() == {actual.coordinates("pos_stop", (m.partition, m.offset)) for m in messages}
     assert repeats == 0
 
 
@@ -209,11 +209,11 @@ def test_the_metrics_endpoint_answers_with_every_query(running: Stage) -> None:
 
 def _family_of(leader: int) -> list[psutil.Process]:
     """Return the living processes of a process group and their descendants, in whatever group those are."""
-    found = group_of(leader)
-    for member in list(found):
+    family = group_of(leader)
+    for member in list(family):
         with contextlib.suppress(psutil.NoSuchProcess):  # a Python worker that ended meanwhile
-            found += member.children(recursive=True)
-    return found
+            family += member.children(recursive=True)
+    return family
 
 
 def test_no_password_is_in_an_argument_an_environment_a_log_or_a_file_of_the_driver(running: Stage) -> None:
@@ -226,25 +226,25 @@ def test_no_password_is_in_an_argument_an_environment_a_log_or_a_file_of_the_dri
     }
     assert len(secrets) == 4
     assert running.child is not None
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for process in _family_of(running.child.pid):
         try:
-            told[f"arguments of {process.pid}"] = " ".join(process.cmdline())
-            told[f"environment of {process.pid}"] = json.dumps(process.environ())
+            texts[f"arguments of {process.pid}"] = " ".join(process.cmdline())
+            texts[f"environment of {process.pid}"] = json.dumps(process.environ())
         except psutil.Error:  # a worker that ended meanwhile
             continue
-    assert len(told) >= 4
+    assert len(texts) >= 4
     folders = (Path(running.root), running.launcher.log_dir, running.launcher.run_dir, running.launcher.tmp_dir)
     # os.walk and not rglob, which fails at a folder that goes meanwhile
     paths = [Path(place) / name for folder in folders for place, _, files in os.walk(folder) for name in files]
     for path in filter(Path.is_file, paths):
         try:
-            told[str(path)] = path.read_bytes().decode(errors="replace")
+            texts[str(path)] = path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             continue
-    assert any(name.endswith("heartbeat.json") for name in told)
-    assert any("/offsets/" in name for name in told)
-    assert [name for name, text in told.items() if any(secret in text for secret in secrets)] == []
+    assert any(name.endswith("heartbeat.json") for name in texts)
+    assert any("/offsets/" in name for name in texts)
+    assert [name for name, text in texts.items() if any(secret in text for secret in secrets)] == []
 
 
 @pytest.mark.long(group="platform")
@@ -278,6 +278,6 @@ def test_a_query_that_dies_ends_the_driver_with_the_class_of_its_error(doomed: S
     queries = {query["query"]: query for query in doomed.heartbeat()["queries"]}
     assert not any(query["active"] for query in queries.values()), "the other queries were not stopped"
     assert queries[f"{doomed.name}.spoilt"]["error"]
-    sales = {product: sold for product, (_, sold) in found.totals(doomed.table(doomed.name, "product_totals")).items()}
+    sales = {product: sold for product, (_, sold) in actual.totals(doomed.table(doomed.name, "product_totals")).items()}
     sales.pop("poison", None)  # its batch may have been told to stop before it began
     assert sales == {"fine": 1, "contested": 1, "remembered": 1}

@@ -17,7 +17,7 @@ import pytest
 from headrace.local.settings import Settings
 from headrace.operations.drivers import control
 from headrace.store import paths
-from tests.support import found, fragile
+from tests.support import actual, fragile
 from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import Oracle
@@ -62,7 +62,7 @@ def kept(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFac
         feeder.stop()
         stage.await_quiet()
         keeper.stop()
-        found.require_ledgers(stage)
+        actual.require_ledgers(stage)
 
 
 def _await_progress(kept: Kept, what: str) -> float:
@@ -91,10 +91,12 @@ def _require_exact(kept: Kept) -> None:
         oracle = Oracle(stage.pipeline.sources, topics)
         rows = oracle.rows[TOPIC]
         stage.await_quiet()
-        found.require_archive(stage, TOPIC, topics[TOPIC], rows)
-        items, _ = found.distinct(stage.read("pos_items_sup"))
-        assert items.keys() == {found.coordinates(TOPIC, place) for place in rows}
-        found.same(found.totals(stage.table("pos_sales_sup", "product_totals")), oracle.totals(TOPIC), "product_totals")
+        actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
+        items, _ = actual.distinct(stage.read("pos_items_sup"))
+        assert items.keys() == {actual.coordinates(TOPIC, place) for place in rows}
+        actual.same(
+            actual.totals(stage.table("pos_sales_sup", "product_totals")), oracle.totals(TOPIC), "product_totals"
+        )
 
 
 def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> None:
@@ -104,7 +106,7 @@ def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> Non
     took = _await_progress(kept, "after the kill")
     print(f"\nprocessing again {took:.0f} s after SIGKILL, {len(victims)} processes")
     assert kept.keeper.actions(since) == ["START"]
-    place = next(n for n, told in enumerate(kept.keeper.looks) if n >= since and told["action"]["kind"] == "START")
+    place = next(n for n, look in enumerate(kept.keeper.looks) if n >= since and look["action"]["kind"] == "START")
     spent = 8 - kept.keeper.looks[place - 1]["restarts_left"]  # by whatever test came before
     reason = kept.keeper.looks[place]["action"]["reason"]
     assert reason == f"the driver vanished without an exit record; start {spent + 1} of 8"
@@ -115,11 +117,11 @@ def test_a_driver_that_is_frozen_is_stalled_fenced_and_replaced_and_none_of_it_s
     _await_progress(kept, "before it is frozen")
     since, began = len(kept.keeper.looks), time.monotonic()
     zombies = kept.keeper.signal(signal.SIGSTOP)
-    stalled = kept.keeper.await_look(lambda told: told["verdict"] == "STALLED", "it is STALLED", since)
+    stalled = kept.keeper.await_look(lambda look: look["verdict"] == "STALLED", "it is STALLED", since)
     noticed = time.monotonic() - began
     assert "runs, but its last heartbeat is" in stalled["reason"]
     assert stalled["runbook"] == "docs/runbooks/STALLED.md"
-    kept.keeper.await_look(lambda told: told["action"]["kind"] == "FENCE_AND_START", "it is fenced", since)
+    kept.keeper.await_look(lambda look: look["action"]["kind"] == "FENCE_AND_START", "it is fenced", since)
     assert psutil.wait_procs(zombies, DEADLINE_SECONDS)[1] == [], "there is a process that could thaw"
     _await_progress(kept, "after the freeze")
     print(f"\nSTALLED {noticed:.0f} s after SIGSTOP, processing again after {time.monotonic() - began:.0f} s")
@@ -139,7 +141,7 @@ def test_one_query_that_falls_inside_a_driver_is_noticed_by_the_driver_and_it_is
     print(f"\nnoticed {time.time() - began:.1f} s after the query fell; its trigger is 1 s")
     _await_progress(kept, "after the fall")
     assert kept.keeper.actions(since) == ["START"]
-    action = kept.keeper.await_look(lambda told: told["action"]["kind"] == "START", "it was started", since)["action"]
+    action = kept.keeper.await_look(lambda look: look["action"]["kind"] == "START", "it was started", since)["action"]
     assert action["reason"].startswith("the driver ended with TRANSIENT: ")
     assert "the test let this query fall" in kept.stage.log
     _require_exact(kept)
@@ -149,10 +151,10 @@ def test_one_query_that_falls_inside_a_driver_is_noticed_by_the_driver_and_it_is
 def test_a_supervised_pipeline_that_works_is_healthy_and_observing_it_is_cheap(kept: Kept) -> None:
     _await_progress(kept, "before the looks")
     since = len(kept.keeper.looks)
-    told = kept.keeper.await_look(lambda told: told["verdict"] == "HEALTHY", "it is HEALTHY", since)
-    assert {query["query"] for query in told["queries"]} == {f"pos_sales_sup.{query}" for query in QUERIES}
-    assert all(query["lag"] is not None and query["generation"] == 1 for query in told["queries"])
-    assert told["restarts_left"] == 8 - len(told["restarts"])
+    look = kept.keeper.await_look(lambda look: look["verdict"] == "HEALTHY", "it is HEALTHY", since)
+    assert {query["query"] for query in look["queries"]} == {f"pos_sales_sup.{query}" for query in QUERIES}
+    assert all(query["lag"] is not None and query["generation"] == 1 for query in look["queries"])
+    assert look["restarts_left"] == 8 - len(look["restarts"])
 
 
 @pytest.mark.long(group="platform")
@@ -161,7 +163,7 @@ def test_an_operators_pause_is_left_alone_and_a_resume_goes_on_exactly(kept: Kep
     since = len(kept.keeper.looks)
     control.pause(kept.stage.launcher, kept.stage.name, by="the test", reason="the test wants to see it stand still")
     kept.stage.await_until(lambda: len(kept.keeper.looks) > since + 5, "five looks")
-    kept.keeper.await_look(lambda told: told["driver"] is None, "no driver runs", since)
+    kept.keeper.await_look(lambda look: look["driver"] is None, "no driver runs", since)
     assert kept.keeper.actions(since) == []
     assert kept.keeper.looks[-1]["reason"] == "wanted PAUSED by the test: the test wants to see it stand still"
     assert not kept.stage.launcher.find(kept.stage.name)

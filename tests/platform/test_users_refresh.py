@@ -65,8 +65,8 @@ def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
     if not plan.items:
         return {"skip": plan.notes[0]}
     approval = Approval(plan.id, by="test", approved_by="test" if approve else "")
-    told = duty.refresh(stage.deployment, stage.name, dimension, approval)
-    return json.loads(json.dumps(to_json(told)))
+    refreshed = duty.refresh(stage.deployment, stage.name, dimension, approval)
+    return json.loads(json.dumps(to_json(refreshed)))
 
 
 def _picked(stage: Stage, dimension: str) -> Snapshot:
@@ -148,7 +148,7 @@ def test_a_stream_that_joins_the_users_misses_none_while_the_table_is_refreshed(
             stage.await_until(lambda: len(stage.ledger("last_login")) > 2, "the stream takes logins")
             _drop(stage, second, after)
             began = time.monotonic()
-            told = _refresh(stage)
+            refreshed = _refresh(stage)
             print(f"refresh of {USERS} users with {CHANGED + ADDED + LEFT} changes: {time.monotonic() - began:.1f} s")
         finally:
             ended.set()
@@ -157,8 +157,8 @@ def test_a_stream_that_joins_the_users_misses_none_while_the_table_is_refreshed(
         stage.stop()
     finally:
         stage.kill()
-    assert (told["inserts"], told["updates"], told["deletes"]) == (ADDED, CHANGED, LEFT)
-    assert (told["upserted"], told["deleted"]) == (CHANGED + ADDED, LEFT)
+    assert (refreshed["inserts"], refreshed["updates"], refreshed["deletes"]) == (ADDED, CHANGED, LEFT)
+    assert (refreshed["upserted"], refreshed["deleted"]) == (CHANGED + ADDED, LEFT)
 
     letters = stage.read(dead_letter_topic("logins_load"))
     assert [letter.value for letter in letters] == [], "a login met a table without its user"
@@ -195,10 +195,10 @@ def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
     ]
     for minute, (columns, says) in enumerate(bad):
         name = _drop_table(stage, now + timedelta(minutes=minute + 1), columns)
-        with pytest.raises(HeadraceError) as told:
+        with pytest.raises(HeadraceError) as refreshed:
             _refresh(stage)
-        assert says in str(told.value)
-        assert "\n" not in str(told.value)
+        assert says in str(refreshed.value)
+        assert "\n" not in str(refreshed.value)
         assert _rows(stage, "*") == before, name
 
     # A cut file without its mark is not read; the bad ones before it are still newer than what is applied.
@@ -214,8 +214,8 @@ def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
     ):
         _refresh(stage)
     assert _rows(stage, "*") == before
-    told = _refresh(stage, approve=True)
-    assert (told["deletes"], told["by"], told["approved_by"]) == (20, "test", "test")
+    refreshed = _refresh(stage, approve=True)
+    assert (refreshed["deletes"], refreshed["by"], refreshed["approved_by"]) == (20, "test", "test")
     left = fewer | {ids[-1]: None}  # a login after the extract outlives its user, as a row without name
     assert _names(stage) == left
     (kept,) = [row for row in _rows(stage, "login_id, last_login") if row["login_id"] == ids[0]]
@@ -259,8 +259,8 @@ def test_a_plan_is_void_once_another_refresh_came_or_its_file_was_changed(
     stage.cql("UPDATE test_db.users_plan SET user_name = 'By hand' WHERE login_id = 'a'")
     stage.cql("INSERT INTO test_db.users_plan (login_id, user_name) VALUES ('c', 'By hand')")
     _drop(stage, now + timedelta(minutes=1), {"a": "A2", "b": "B2"})
-    told = _refresh(stage)
-    assert (told["updates"], told["deletes"], told["newer"]) == (1, 0, 2)
+    refreshed = _refresh(stage)
+    assert (refreshed["updates"], refreshed["deletes"], refreshed["newer"]) == (1, 0, 2)
     assert _names(stage) == {"a": "By hand", "b": "B2", "c": "By hand"}
-    assert duty.status(deployment, stage.name, name).applied.version == told["version"]
+    assert duty.status(deployment, stage.name, name).applied.version == refreshed["version"]
     assert duty.dimensions(deployment) == [(stage.name, name)]

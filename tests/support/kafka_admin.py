@@ -61,6 +61,6 @@ class FakeKafka:
         return {}
 
     def delete_acls(self, filters: list[Any]) -> dict[str, Future[Any]]:
-        gone = {(each.restype, each.name, each.operation, each.principal) for each in filters}
+        gone = {(acl.restype, acl.name, acl.operation, acl.principal) for acl in filters}
         self.acls = {acl for acl in self.acls if (acl.restype, acl.name, acl.operation, acl.principal) not in gone}
         return {}

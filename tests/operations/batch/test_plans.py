@@ -77,12 +77,12 @@ def test_a_backfill_names_closed_days_in_order() -> None:
     assert _days(None, None, closed) is None
     assert _days("2026-03-01", "2026-03-03", closed) == ("2026-03-01", "2026-03-02", "2026-03-03")
     assert _days("2026-03-04", None, closed) == ("2026-03-04",)
-    for first, last, told in (
+    for first, last, message in (
         ("2026-03-04", "2026-03-05", "2026-03-05 is not closed yet"),
         ("2026-03-04", "2026-03-01", "before it begins"),
         ("March", None, "A backfill takes days as"),
     ):
-        with pytest.raises(HeadraceError, match=told):
+        with pytest.raises(HeadraceError, match=message):
             _days(first, last, closed)
 
 
@@ -107,10 +107,10 @@ def test_old_runs_are_removed_and_new_ones_kept(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployment: Deployment) -> None:
-    found = job_runs.environment(deployment, "pos_sales")
-    assert found["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
-    assert json.loads(found["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == job_runs.DRIVER_MEMORY
-    assert not [name for name in found if "PASSWORD" in name.upper()]
+    environment = job_runs.environment(deployment, "pos_sales")
+    assert environment["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
+    assert json.loads(environment["HEADRACE_SPARK_CONF"])["spark.driver.memory"] == job_runs.DRIVER_MEMORY
+    assert not [name for name in environment if "PASSWORD" in name.upper()]
 
 
 def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment: Deployment) -> None:
@@ -125,14 +125,14 @@ def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment:
         update={"root": "file:///data", "drivers": KubernetesDrivers(kind="kubernetes", **pods)}
     )
     given = job_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
-    told = spark_runs.submission(cluster, given)
-    environment = told.env_vars
+    submitted = spark_runs.submission(cluster, given)
+    environment = submitted.env_vars
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
     assert environment["HEADRACE_PIPELINES"] == str(deployment.project / "pipelines")
     assert environment["SPARK_LOCAL_IP"] == "127.0.0.1"
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
-    assert conf["spark.driver.memory"] == told.conf["spark.driver.memory"] == job_runs.DRIVER_MEMORY
+    assert conf["spark.driver.memory"] == submitted.conf["spark.driver.memory"] == job_runs.DRIVER_MEMORY
     assert not [key for key in conf if "kubernetes" in key]
     with pytest.raises(HeadraceError, match="Trigger the DAG batch_views there"):
         job_runs.execute(cluster, given, ViewsReport)
@@ -142,13 +142,13 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
     given = reconcile.plan(deployment, "pos_sales", queries=["tumbling"], days=2, tolerance="0.01")
     assert given.spec.tolerance == "0.01"
     assert given.spec.since_ms > 0
-    for options, told in (
+    for options, message in (
         ({"queries": ["tumblin"]}, "Unknown query 'tumblin' of pos_sales"),
         ({"tolerance": "NaN"}, "A tolerance is a number"),
         ({"tolerance": "-1"}, "A tolerance is a number"),
         ({"tolerance": "a cent"}, "A tolerance is a number"),
     ):
-        with pytest.raises(HeadraceError, match=told):
+        with pytest.raises(HeadraceError, match=message):
             reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
     with pytest.raises(HeadraceError, match="Unknown pipeline 'sales'"):
         reconcile.plan(deployment, "sales")
@@ -160,14 +160,14 @@ def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: 
 
     def orders(**form: Any) -> dict[str, Any]:
         submitted = spark_runs.plan_reconcile(deployment, ["pos_sales", "web_events", "user_logins"], "r", **form)
-        places = [each.application_args[1:] for each in submitted]
+        places = [submission.application_args[1:] for submission in submitted]
         return {
             name: small_files.read_json(f"{paths.batch_run(deployment.root, name, run)}/order.json")
             for name, run in places
         }
 
     every = orders(days=0, queries=[])
-    assert {name: (each["queries"], each["since_ms"]) for name, each in every.items()} == {
+    assert {name: (order["queries"], order["since_ms"]) for name, order in every.items()} == {
         "pos_sales": (None, 0), "web_events": (None, 0),
     }  # fmt: skip
     chosen = orders(days=2, queries=["pos_sales.tumbling", "user_logins.last_login"])
@@ -232,12 +232,12 @@ def told_of(job: graph.Job) -> dict[str, Any]:
 
 
 def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipelines: dict[str, Pipeline]) -> None:
-    told = [
+    events = [
         told_of(job)
         for pipeline in pipelines.values()
         for job in [*graph.stream_jobs(pipeline, PLACES).values(), *graph.view_jobs(pipeline, PLACES).values()]
     ]
-    edges = graph.graph(told)
+    edges = graph.graph(events)
     reached = graph.downstream(edges, "kafka://k:9092/pos")
     assert "cassandra://c:9042/pos_sales.tumbling" in reached
     assert "kafka://k:9092/pos_final_windows" in reached
@@ -246,7 +246,7 @@ def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipeli
     assert "cassandra://c:9042/test_db.users" in graph.downstream(edges, "kafka://k:9092/logins")
     assert "kafka://k:9092/logins_dead_letters" in graph.downstream(edges, "cassandra://c:9042/test_db.users")
     assert "s3://bucket/files/web_events/files" in graph.downstream(edges, "kafka://k:9092/quickstart")
-    (tumbling,) = [each for each in told if each["job"]["name"] == "pos_sales.tumbling"]
+    (tumbling,) = [event for event in events if event["job"]["name"] == "pos_sales.tumbling"]
     fields = {field["name"]: field["type"] for field in tumbling["outputs"][0]["facets"]["schema"]["fields"]}
     assert fields["total_amount"] == "decimal(22,2)"
 
@@ -287,10 +287,12 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
     assert got == [("/api/v1/lineage", told_of(job))]
     assert "did not take the events" in emit.emit(str(tmp_path), [first, last])
     serve()
-    assert [told["eventType"] for _, told in got] == ["RUNNING", "COMPLETE"], "each once, the second when it came back"
+    assert [event["eventType"] for _, event in got] == ["RUNNING", "COMPLETE"], (
+        "each once, the second when it came back"
+    )
     monkeypatch.setenv("OPENLINEAGE_URL", "file:///etc/passwd")
     assert "no HTTP address" in emit.emit(str(tmp_path), [first])
-    assert [told["eventType"] for told in graph.events(str(tmp_path))] == ["COMPLETE"]
+    assert [event["eventType"] for event in graph.events(str(tmp_path))] == ["COMPLETE"]
 
 
 def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
@@ -305,13 +307,13 @@ def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
 
 
 def test_a_question_that_cannot_be_answered_names_what_can(deployment: Deployment) -> None:
-    for name, keys, options, told in (
+    for name, keys, options, message in (
         ("final_windows", {}, {}, "serves no 'final_windows': there is product_totals, tumbling, sliding"),
         ("tumbling", {"product": "p1"}, {}, "'product' is no key of tumbling: its keys are product_id"),
         ("tumbling", {}, {}, "say from when with --since"),
         ("product_totals", {}, {"since": datetime(2026, 3, 1, tzinfo=UTC)}, "ask a windowed query"),
     ):
-        with pytest.raises(HeadraceError, match=told):
+        with pytest.raises(HeadraceError, match=message):
             serve.query(deployment, "pos_sales", name, keys, **options)  # type: ignore[arg-type]
     with pytest.raises(HeadraceError, match="is served by key: give impr_uuid="):
         serve.query(deployment, "ad_attribution", "attributed")
@@ -334,8 +336,8 @@ def test_letters_are_chosen_by_all_that_is_given() -> None:
         Filter(until_ms=1_000), Filter(ids=frozenset({"pos/1/8"})),
     ):  # fmt: skip
         assert not wrong.takes(letter), wrong
-    told = reader.shown(letter)
-    assert (told.key, told.value, told.word) == ("base64:/w==", None, "missing")
+    shown = reader.shown(letter)
+    assert (shown.key, shown.value, shown.word) == ("base64:/w==", None, "missing")
 
 
 def test_the_guard_says_what_is_lost_and_where() -> None:

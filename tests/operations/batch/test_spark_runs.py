@@ -28,8 +28,8 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
 ) -> None:
     """B1: the fault belongs to its own task; what was computed of the others is reported, and the fault named at the end."""
 
-    def planned(own: Deployment, name: str, *, run: str, **_: object) -> job_runs.BatchRun:
-        own.pipeline(name)
+    def planned(loaded: Deployment, name: str, *, run: str, **_: object) -> job_runs.BatchRun:
+        loaded.pipeline(name)
         if name == "pos_sales":
             raise HeadraceError("Kafka has no topic pos: run `headrace provision`.")
         return job_runs.prepare(deployment.root, "views", name, ViewsSpec(), run)
@@ -39,16 +39,16 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
     monkeypatch.setattr(spark_runs.reconcile, "has_run", lambda *_: True)
     chosen = ["pos_sales", "web_events", "ad_attribution", "nobody"]
     runs = spark_runs.plan_views(deployment, chosen, "night")
-    assert [each.name for each in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
+    assert [submission.name for submission in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
     assert runs[0].fault == "Kafka has no topic pos: run `headrace provision`."
     assert "'nobody'" in runs[2].fault
     reconciled = spark_runs.plan_reconcile(deployment, ["pos_sales", "ad_attribution"], "night")
-    assert [bool(each.fault) for each in reconciled] == [True, False]
+    assert [bool(submission.fault) for submission in reconciled] == [True, False]
     _leave_report(
         deployment, "ad_attribution", "night-ad_attribution", {"pipeline": "ad_attribution", "rows": {"attributed": 1}}
     )
-    found, faults = spark_runs.reports(deployment, runs, ViewsReport)
-    assert found == [ViewsReport(pipeline="ad_attribution", rows={"attributed": 1})]
+    reports, faults = spark_runs.reports(deployment, runs, ViewsReport)
+    assert reports == [ViewsReport(pipeline="ad_attribution", rows={"attributed": 1})]
     assert faults[0].startswith("views-pos_sales did not run to its end: Kafka has no topic pos")
     with pytest.raises(HeadraceError, match=r"views-pos_sales did not run to its end.*views-nobody did not run"):
         spark_runs.judge_views(deployment, runs)

@@ -32,8 +32,8 @@ def _drop(root: Path, name: str, mark: str | None = "", text: str = "login_id,us
 
 
 def test_an_empty_drop_folder_is_said_so(tmp_path: Path, pipeline: Pipeline) -> None:
-    told = pick(str(tmp_path), pipeline, "users")
-    assert told == f"There is no complete snapshot in {tmp_path}/refresh/user_logins/users/drop."
+    reason = pick(str(tmp_path), pipeline, "users")
+    assert reason == f"There is no complete snapshot in {tmp_path}/refresh/user_logins/users/drop."
 
 
 def test_the_newest_complete_snapshot_is_picked_whatever_its_name_begins_with(
@@ -42,11 +42,11 @@ def test_the_newest_complete_snapshot_is_picked_whatever_its_name_begins_with(
     _drop(tmp_path, "z-20260101T000000Z.csv")
     _drop(tmp_path, "a-20260103T000000Z.parquet")
     _drop(tmp_path, "b-20260102T000000Z.csv")
-    found = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(found, Snapshot)
-    assert (found.version, found.kind) == ("20260103T000000Z", "parquet")
-    assert found.extract_ms == int(datetime(2026, 1, 3, tzinfo=UTC).timestamp() * 1000)
-    assert from_json(Snapshot, to_json(found)) == found
+    snapshot = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(snapshot, Snapshot)
+    assert (snapshot.version, snapshot.kind) == ("20260103T000000Z", "parquet")
+    assert snapshot.extract_ms == int(datetime(2026, 1, 3, tzinfo=UTC).timestamp() * 1000)
+    assert from_json(Snapshot, to_json(snapshot)) == snapshot
 
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -54,17 +54,17 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipe
     _drop(tmp_path, "users-20260102T000000Z.csv", mark=None)
     _drop(tmp_path, ".users-20260103T000000Z.csv")
     _drop(tmp_path, "users.csv")
-    found = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(found, Snapshot)
-    assert found.version == "20260101T000000Z"
+    snapshot = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(snapshot, Snapshot)
+    assert snapshot.version == "20260101T000000Z"
     assert in_drop(str(tmp_path), "user_logins", "users")[1] == ["users-20260102T000000Z.csv"]
 
 
 def test_a_mark_may_say_rows_and_hash(tmp_path: Path, pipeline: Pipeline) -> None:
     _drop(tmp_path, "users-20260101T000000Z.csv", mark=json.dumps({"rows": 1, "sha256": "ab"}))
-    found = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(found, Snapshot)
-    assert (found.rows, found.sha256) == (1, "ab")
+    snapshot = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(snapshot, Snapshot)
+    assert (snapshot.rows, snapshot.sha256) == (1, "ab")
 
 
 @pytest.mark.parametrize("late", ["20260101T000000Z", "20251231T235959Z"])
@@ -73,10 +73,10 @@ def test_a_snapshot_as_old_as_the_applied_one_or_older_is_left(tmp_path: Path, p
     record = {"version": "20260101T000000Z", "extract_ms": int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)}
     (tmp_path / "refresh" / "user_logins" / "users" / "applied.json").write_text(json.dumps(record))
     assert applied(str(tmp_path), "user_logins", "users") == RefreshRecord(**record)
-    told = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(told, str)
-    assert told.startswith(f"{late}, the newest snapshot in ")
-    assert "is not newer than applied 20260101T000000Z" in told
+    reason = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(reason, str)
+    assert reason.startswith(f"{late}, the newest snapshot in ")
+    assert "is not newer than applied 20260101T000000Z" in reason
 
 
 def test_a_snapshot_of_the_future_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -102,9 +102,9 @@ def test_a_mark_that_says_something_else_is_refused(tmp_path: Path, pipeline: Pi
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_a_snapshot_is_known_by_its_ending(tmp_path: Path, pipeline: Pipeline, ending: str) -> None:
     _drop(tmp_path, f"users-20260101T000000Z.{ending}")
-    found = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(found, Snapshot)
-    assert found.kind == ending.removesuffix(".gz")
+    snapshot = pick(str(tmp_path), pipeline, "users")
+    assert isinstance(snapshot, Snapshot)
+    assert snapshot.kind == ending.removesuffix(".gz")
 
 
 def test_a_dimension_that_is_not_refreshed_is_said_so(pipeline: Pipeline) -> None:

@@ -20,8 +20,8 @@ def test_a_driver_that_ends_between_its_finding_and_its_description_is_not_there
     gone = psutil.Process(child.pid)
     child.kill()
     child.wait()
-    found: list[psutil.Process | None] = [gone, None]
-    monkeypatch.setattr(processes, "find", lambda *_: found.pop(0))
+    answers: list[psutil.Process | None] = [gone, None]
+    monkeypatch.setattr(processes, "find", lambda *_: answers.pop(0))
     launcher = LocalLauncher(tmp_path, str(tmp_path), tmp_path, tmp_path, tmp_path, tmp_path, {})
     assert launcher.find("pos_sales") == []
-    assert found == [], "it looked again: the JVM may still run"
+    assert answers == [], "it looked again: the JVM may still run"

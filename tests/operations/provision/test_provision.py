@@ -26,9 +26,9 @@ from tests.support.kafka_admin import FakeKafka
 
 
 def steps(admin: FakeKafka, pipeline: Pipeline, replicas: int = 1) -> Plan:
-    own = topic_steps(admin, pipeline, replicas)  # type: ignore[arg-type]
+    topics = topic_steps(admin, pipeline, replicas)  # type: ignore[arg-type]
     rights = right_steps(admin, pipeline.name, pipeline.name, kafka.acls(pipeline))  # type: ignore[arg-type]
-    return Plan([*own, *rights])
+    return Plan([*topics, *rights])
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_an_empty_platform_is_provisioned_without_a_question_and_the_second_time
 def test_a_topic_of_others_is_not_touched_before_consent_and_adopted_by_the_printed_command(
     provisioned: FakeKafka, good: Pipeline
 ) -> None:
-    own = {acl for acl in provisioned.acls if acl.name != "sales"}
-    admin = FakeKafka(provisioned.topics | {"sales": dict(FOREIGN)}, provisioned.partitions | {"sales": [1]}, own)
+    acls = {acl for acl in provisioned.acls if acl.name != "sales"}
+    admin = FakeKafka(provisioned.topics | {"sales": dict(FOREIGN)}, provisioned.partitions | {"sales": [1]}, acls)
     with pytest.raises(ConsentNeededError) as caught:
         steps(admin, good).carry_out()
     assert admin.topics["sales"] == FOREIGN
@@ -204,8 +204,8 @@ class FakeCassandra:
 
     @staticmethod
     def _compaction(cql: str) -> dict[str, str]:
-        own: dict[str, str] = json.loads(cql.replace("'", '"'))
-        return own | {"class": f"org.apache.cassandra.db.compaction.{own['class']}", "max_threshold": "32"}
+        options: dict[str, str] = json.loads(cql.replace("'", '"'))
+        return options | {"class": f"org.apache.cassandra.db.compaction.{options['class']}", "max_threshold": "32"}
 
 
 def with_tables(pipeline: Pipeline) -> FakeCassandra:

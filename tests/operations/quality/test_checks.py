@@ -49,12 +49,12 @@ def judged(
         "table_row_count_to_equal()": [] if len(frame) == parameters["rows_out"] else [len(frame)],
     }
     outcomes, results = [], []
-    for each in suite.expectations:
-        columns = (each.kwargs["column"],) if "column" in each.kwargs else ()
-        made = Outcome(each.id, each.type, columns, each.severity, each.meta["why"], True)
+    for expectation in suite.expectations:
+        columns = (expectation.kwargs["column"],) if "column" in expectation.kwargs else ()
+        made = Outcome(expectation.id, expectation.type, columns, expectation.severity, expectation.meta["why"], True)
         wrong = wanted.get(made.text, [])
         outcomes.append(replace(made, success=not wrong, unexpected=len(wrong)))
-        results.append({"success": not wrong, "expectation_config": {"id": each.id}})
+        results.append({"success": not wrong, "expectation_config": {"id": expectation.id}})
     return outcomes, {"results": results}
 
 
@@ -92,32 +92,32 @@ class Kafka:
 class Site:
     """A deployment whose pipeline `web_events` has written batches of JSON files."""
 
-    own: Deployment
+    deployment: Deployment
     kafka: Kafka
     kept: list[Any]
     batches: int = 0
 
     def write(self, *batches: list[dict[str, Any]], query: str = "files", written_ms: int = NOW_MS - 1000) -> None:
-        if generation.current(self.own.root, NAME, query) is None:
-            generation.write(self.own.root, Generation(NAME, query, 1, 0, {}))
+        if generation.current(self.deployment.root, NAME, query) is None:
+            generation.write(self.deployment.root, Generation(NAME, query, 1, 0, {}))
         for rows in batches:
             self.put(self.batches, rows)
             taken = BatchRange(self.batches, {}, {"quickstart": {0: 0}}, 0, 0)
             made = ledger.make_record(
                 query, 1, taken, rows_out=len(rows), began_ms=written_ms, written_ms=written_ms, rows_in=len(rows)
             )
-            ledger.write(paths.generation_paths(self.own.root, NAME, query, 1).ledger, made)
+            ledger.write(paths.generation_paths(self.deployment.root, NAME, query, 1).ledger, made)
             self.batches += 1
 
     def put(self, batch: int, rows: list[dict[str, Any]]) -> None:
-        folder = Path(paths.generation_paths(self.own.root, NAME, "files", 1).files) / f"batch_id={batch}"
+        folder = Path(paths.generation_paths(self.deployment.root, NAME, "files", 1).files) / f"batch_id={batch}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "part-00000.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def check(self, seconds: float = 600, since_ms: int | None = None) -> dict[str, Summary]:
-        planned = [through_json(each) for each in tasks.plan_checks(self.own, NAME, since_ms=since_ms)]
-        found = tasks.run_checks(self.own, NAME, planned, seconds=seconds)
-        return {each.sink: through_json(each) for each in found}
+        planned = [through_json(check) for check in tasks.plan_checks(self.deployment, NAME, since_ms=since_ms)]
+        summaries = tasks.run_checks(self.deployment, NAME, planned, seconds=seconds)
+        return {summary.sink: through_json(summary) for summary in summaries}
 
     def files(self, **how: Any) -> Any:
         return self.check(**how)[SINK]
@@ -127,8 +127,8 @@ class Site:
 def site(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
     drivers = LocalDrivers(**folders, environment={})
-    own = Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
-    made = Site(own, Kafka(), [])
+    root, bindings = str(tmp_path / "storage"), tmp_path / "admin"
+    made = Site(Deployment(project=project, root=root, bindings=bindings, drivers=drivers), Kafka(), [])
 
     @contextmanager
     def reader(*_: object) -> Iterator[Kafka]:
@@ -142,9 +142,9 @@ def site(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Site
 
 
 def shut(summary: Summary) -> str:
-    with pytest.raises(HeadraceError) as told:
+    with pytest.raises(HeadraceError) as refused:
         tasks.gate(summary)
-    return str(told.value)
+    return str(refused.value)
 
 
 def test_a_sink_that_cannot_be_read_is_its_own_result_and_hides_no_other(
@@ -166,28 +166,29 @@ def test_a_sink_that_cannot_be_read_is_its_own_result_and_hides_no_other(
         return as_it_is(deployment, sink, check)
 
     monkeypatch.setattr(steps, "steps", dropped)
-    found = site.check()
-    assert {sink: each.status for sink, each in found.items()} == {
+    summaries = site.check()
+    assert {sink: summary.status for sink, summary in summaries.items()} == {
         SINK: "PASSED",
         TOPIC_SINK: "UNREADABLE",
         ARCHIVE: "UNREADABLE",
     }
-    assert tasks.gate(found[SINK]).startswith(f"{SINK} (generation 1 batches 0 to 1): PASSED, 2 rows, 2 batches")
-    assert "could not be read: Kafka has no topic transformed" in shut(found[TOPIC_SINK])
-    assert shut(found[ARCHIVE]).endswith("could not be read: ConnectionError: the table was dropped")
-    assert tasks.act(site.own, list(found.values()), by="test") == []
-    shown = {each.sink: each.newest for each in page_quality.checks(site.own.root, site.own.pipeline(NAME))}
+    assert tasks.gate(summaries[SINK]).startswith(f"{SINK} (generation 1 batches 0 to 1): PASSED, 2 rows, 2 batches")
+    assert "could not be read: Kafka has no topic transformed" in shut(summaries[TOPIC_SINK])
+    assert shut(summaries[ARCHIVE]).endswith("could not be read: ConnectionError: the table was dropped")
+    assert tasks.act(site.deployment, list(summaries.values()), by="test") == []
+    histories = page_quality.checks(site.deployment.root, site.deployment.pipeline(NAME))
+    shown = {history.sink: history.newest for history in histories}
     assert [(newest.status, newest.page) for newest in [shown[TOPIC_SINK]] if newest] == [("UNREADABLE", "")]
-    assert position.read(site.own.root, ARCHIVE) == Position(), "what was not checked is checked next"
+    assert position.read(site.deployment.root, ARCHIVE) == Position(), "what was not checked is checked next"
 
 
 def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del site.kafka.records["quickstart"]
-    found = site.check()
-    assert {each.status for each in found.values()} == {"UNREADABLE"}
-    assert set(found) == {SINK, TOPIC_SINK, ARCHIVE}
+    summaries = site.check()
+    assert {summary.status for summary in summaries.values()} == {"UNREADABLE"}
+    assert set(summaries) == {SINK, TOPIC_SINK, ARCHIVE}
 
     @contextmanager
     def away(*_: object) -> Iterator[Kafka]:
@@ -195,19 +196,19 @@ def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
         yield
 
     monkeypatch.setattr(plan.offsets, "reader", away)
-    assert {each.window.reason for each in site.check().values()} == {"Kafka did not answer."}
-    (of_none,) = tasks.run_checks(site.own, "nobody", tasks.plan_checks(site.own, "nobody"))
+    assert {summary.window.reason for summary in site.check().values()} == {"Kafka did not answer."}
+    (of_none,) = tasks.run_checks(site.deployment, "nobody", tasks.plan_checks(site.deployment, "nobody"))
     assert (of_none.sink, of_none.status) == ("nobody", "UNREADABLE")
 
 
 def test_the_sinks_of_a_check_that_died_are_unreadable(site: Site) -> None:
     site.write([GOOD])
     alive = list(site.check().values())
-    told = tasks.complete(site.own, [NAME, "user_logins"], alive)
-    assert told[: len(alive)] == alive
-    assert {each.pipeline for each in told[len(alive) :]} == {"user_logins"}
-    assert {each.status for each in told[len(alive) :]} == {"UNREADABLE"}
-    assert "see the log of plan_checks and run_checks" in shut(told[-1])
+    summaries = tasks.complete(site.deployment, [NAME, "user_logins"], alive)
+    assert summaries[: len(alive)] == alive
+    assert {summary.pipeline for summary in summaries[len(alive) :]} == {"user_logins"}
+    assert {summary.status for summary in summaries[len(alive) :]} == {"UNREADABLE"}
+    assert "see the log of plan_checks and run_checks" in shut(summaries[-1])
 
 
 @pytest.mark.parametrize("gathered", [False, True])
@@ -219,13 +220,13 @@ def test_all_batches_since_the_last_check_are_read_in_steps_and_what_is_left_is_
     monkeypatch.setattr(bounds, "CHECK_ROWS", 20)
     site.write(*[[GOOD, GOOD]] * 24)
     if gathered:
-        assert compact.compact_ledger(paths.generation_paths(site.own.root, NAME, "files", 1).ledger, singles=1)
+        assert compact.compact_ledger(paths.generation_paths(site.deployment.root, NAME, "files", 1).ledger, singles=1)
     first, second, third = site.files(), site.files(), site.files()
-    assert [each.rows for each in (first, second, third)] == [20, 20, 8]
+    assert [summary.rows for summary in (first, second, third)] == [20, 20, 8]
     assert coverage_words(first.coverage) == "20 of 48 rows, 10 of 24 batches; the next check reads the rest"
     assert coverage_words(third.coverage) == "8 rows, 4 batches"
-    assert [each.window.first for each in (first, second, third)] == [0, 10, 20]
-    assert {each.status for each in (first, second, third)} == {"PASSED"}
+    assert [summary.window.first for summary in (first, second, third)] == [0, 10, 20]
+    assert {summary.status for summary in (first, second, third)} == {"PASSED"}
     assert site.files().status == "NOTHING"
 
 
@@ -234,9 +235,9 @@ def test_a_check_whose_time_is_over_keeps_what_it_saw_and_the_next_one_goes_on(
 ) -> None:
     monkeypatch.setattr(bounds, "STEP_ROWS", 4)
     site.write(*[[GOOD, GOOD]] * 6)
-    found = site.files(seconds=-1)
-    assert found.window.name == "generation 1 batches 0 to 1"
-    assert coverage_words(found.coverage) == "4 of 12 rows, 2 of 6 batches; the next check reads the rest"
+    summary = site.files(seconds=-1)
+    assert summary.window.name == "generation 1 batches 0 to 1"
+    assert coverage_words(summary.coverage) == "4 of 12 rows, 2 of 6 batches; the next check reads the rest"
     assert site.files().rows == 8
 
 
@@ -252,70 +253,70 @@ def test_a_fault_in_the_middle_keeps_what_was_seen_and_is_no_pass(site: Site, mo
 
     with monkeypatch.context() as broken:
         broken.setattr(steps, "_batch_step", breaks)
-        found = site.files()
-    assert (found.status, found.rows, found.window.reason) == ("UNREADABLE", 4, "OSError: the disk is away")
+        summary = site.files()
+    assert (summary.status, summary.rows, summary.window.reason) == ("UNREADABLE", 4, "OSError: the disk is away")
     assert site.files().window.first == 2
 
 
 def test_a_stream_that_is_dead_while_records_wait_is_stale_at_every_check(site: Site) -> None:
     """B13: without a new batch a check was EMPTY, and its gate open."""
     site.write([GOOD], written_ms=NOW_MS - 900_000)
-    desired_state.write(site.own.root, NAME, "RUNNING", "test", "test")
+    desired_state.write(site.deployment.root, NAME, "RUNNING", "test", "test")
     assert site.files().status == "PASSED"
     assert site.files().status == "NOTHING"
     site.kafka.records["quickstart"], site.kafka.fresh = 5, 5
     assert site.files().status == "NOTHING", "a record that has just come to a quiet topic makes no stream late"
     site.kafka.fresh = 4
     for _ in range(2):
-        found = site.files()
-        assert found.status == "STALE"
-        assert "is stale: records wait and no batch has finished for 900 s, the pipeline promises 60 s" in shut(found)
-    desired_state.write(site.own.root, NAME, "PAUSED", "test", "a move")
-    found = site.files()
-    assert (found.status, found.stale.wanted) == ("STALE", "PAUSED")
-    assert "STALE" in tasks.gate(found), "a person wants it so: no alarm, and no event either"
-    assert not tasks.is_good(found)
+        summary = site.files()
+        assert summary.status == "STALE"
+        assert "is stale: records wait and no batch has finished for 900 s, the pipeline promises 60 s" in shut(summary)
+    desired_state.write(site.deployment.root, NAME, "PAUSED", "test", "a move")
+    summary = site.files()
+    assert (summary.status, summary.stale.wanted) == ("STALE", "PAUSED")
+    assert "STALE" in tasks.gate(summary), "a person wants it so: no alarm, and no event either"
+    assert not tasks.is_good(summary)
 
 
 def test_nothing_to_check_is_never_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = site.files()
-    assert (found.status, found.rows) == ("NOTHING", 0)
-    assert not tasks.is_good(found)
-    assert "has not finished a batch yet" in tasks.gate(found)
+    summary = site.files()
+    assert (summary.status, summary.rows) == ("NOTHING", 0)
+    assert not tasks.is_good(summary)
+    assert "has not finished a batch yet" in tasks.gate(summary)
     with monkeypatch.context() as without:
         without.setattr(checks, "suite_of", lambda *_: pytest.fail("there is nothing to judge"))
         assert site.files().status == "NOTHING"
     site.write([], [])
-    found = site.files()
-    assert (found.status, found.window.reason) == ("NOTHING", "nothing was written there")
-    assert not tasks.is_good(found)
+    summary = site.files()
+    assert (summary.status, summary.window.reason) == ("NOTHING", "nothing was written there")
+    assert not tasks.is_good(summary)
 
 
 def test_a_critical_finding_keeps_the_gate_shut_until_a_later_check_shows_it_repaired(site: Site) -> None:
     """B14: the next check passed, and the asset had its event although nothing was repaired."""
     site.write([GOOD], [GOOD, BAD])
-    found = site.files()
-    assert (found.status, len(found.open)) == ("FAILED", 1)
-    assert "column_values_to_match_regex(lower_city)" in shut(found)
+    summary = site.files()
+    assert (summary.status, len(summary.open)) == ("FAILED", 1)
+    assert "column_values_to_match_regex(lower_city)" in shut(summary)
     assert site.files().status == "FAILED", "there is nothing new, and it is not repaired"
     site.write([GOOD])
-    found = site.files()
-    assert (found.status, found.failed, found.rows) == ("FAILED", (), 1)
-    assert "has 1 open critical finding(s), of generation 1 batches 0 to 1" in shut(found)
-    assert tasks.act(site.own, [found], by="test") == []
+    summary = site.files()
+    assert (summary.status, summary.failed, summary.rows) == ("FAILED", (), 1)
+    assert "has 1 open critical finding(s), of generation 1 batches 0 to 1" in shut(summary)
+    assert tasks.act(site.deployment, [summary], by="test") == []
     site.put(1, [GOOD, GOOD])
     site.write([GOOD])
-    found = site.files()
-    assert (found.status, found.open) == ("PASSED", ())
-    assert tasks.is_good(found)
-    (closed,) = findings.read(site.own.root, SINK).closed
+    summary = site.files()
+    assert (summary.status, summary.open) == ("PASSED", ())
+    assert tasks.is_good(summary)
+    (closed,) = findings.read(site.deployment.root, SINK).closed
     assert (closed.how, closed.by) == ("repaired", "a later check")
 
 
 def test_a_finding_whose_window_cannot_be_read_again_stays_open(site: Site) -> None:
     site.write([GOOD], [BAD])
     assert site.files().status == "FAILED"
-    shutil.rmtree(Path(paths.generation_paths(site.own.root, NAME, "files", 1).files) / "batch_id=1")
+    shutil.rmtree(Path(paths.generation_paths(site.deployment.root, NAME, "files", 1).files) / "batch_id=1")
     site.write([GOOD])
     assert site.files().status == "FAILED", "that the bad row is gone together with others repairs nothing"
 
@@ -323,13 +324,13 @@ def test_a_finding_whose_window_cannot_be_read_again_stays_open(site: Site) -> N
 def test_a_person_accepts_a_finding_with_a_reason_and_the_next_check_opens_the_gate(site: Site) -> None:
     site.write([GOOD], [BAD])
     (finding,) = site.files().open
-    for reason, ids, told in (
+    for reason, ids, message in (
         ("", [], "needs a reason"),
         ("seen", ["nope"], f"has no open finding 'nope'. Open findings: {finding.id}"),
     ):
-        with pytest.raises(HeadraceError, match=told):
-            tasks.accept(site.own, SINK, ids, by="ana", reason=reason)
-    (accepted,) = tasks.accept(site.own, SINK, [], by="ana (command line)", reason="the city is spelt so")
+        with pytest.raises(HeadraceError, match=message):
+            tasks.accept(site.deployment, SINK, ids, by="ana", reason=reason)
+    (accepted,) = tasks.accept(site.deployment, SINK, [], by="ana (command line)", reason="the city is spelt so")
     assert (accepted.by, accepted.reason, accepted.how) == (
         "ana (command line)", "the city is spelt so", "accepted"
     )  # fmt: skip
@@ -339,7 +340,7 @@ def test_a_person_accepts_a_finding_with_a_reason_and_the_next_check_opens_the_g
     site.write([BAD])
     assert site.files().status == "FAILED", "acceptance is of what was there, not of what comes"
     with pytest.raises(HeadraceError, match="Unknown sink or stage"):
-        tasks.accept(site.own, "kafka.nope", [], by="ana", reason="a reason")
+        tasks.accept(site.deployment, "kafka.nope", [], by="ana", reason="a reason")
 
 
 def test_a_check_that_cannot_be_kept_is_no_pass_and_is_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,14 +348,14 @@ def test_a_check_that_cannot_be_kept_is_no_pass_and_is_made_again(site: Site, mo
     with monkeypatch.context() as away:
         away.setattr(store, "record", lambda *_: (_ for _ in ()).throw(OSError("Cassandra is away")))
         assert site.files().status == "UNREADABLE"
-    found = site.files()
-    assert (found.status, found.rows) == ("PASSED", 1)
+    summary = site.files()
+    assert (summary.status, summary.rows) == ("PASSED", 1)
 
 
 def test_a_retry_of_a_check_reads_the_same_and_a_check_from_a_time_on_moves_nothing(site: Site) -> None:
     site.write([GOOD], [GOOD])
-    planned = tasks.plan_checks(site.own, NAME)
-    once, twice = (tasks.run_checks(site.own, NAME, planned)[0] for _ in range(2))
+    planned = tasks.plan_checks(site.deployment, NAME)
+    once, twice = (tasks.run_checks(site.deployment, NAME, planned)[0] for _ in range(2))
     assert replace(once, seconds=0) == replace(twice, seconds=0)
     site.write([GOOD])
     assert site.files(since_ms=1).rows == 3
@@ -366,15 +367,15 @@ def test_a_quiet_sink_does_not_push_what_was_found_out_of_the_trend(site: Site) 
     site.files()
     for number in range(3):
         summary = Summary(SINK, NAME, "files", "NOTHING", nothing("quiet"), NOW_MS + number)
-        store.write_report(site.own.root, summary, None)
-    assert [each.status for each in trend.read(site.own.root, SINK)] == ["NOTHING", "PASSED"]
+        store.write_report(site.deployment.root, summary, None)
+    assert [point.status for point in trend.read(site.deployment.root, SINK)] == ["NOTHING", "PASSED"]
 
 
 def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_covered_and_takes_an_acceptance(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    use(site.own, tmp_path / "deployment.json", monkeypatch)
-    monkeypatch.setattr(quality, "pipelines_of", lambda names: {name: site.own.pipeline(name) for name in names})
+    use(site.deployment, tmp_path / "deployment.json", monkeypatch)
+    monkeypatch.setattr(quality, "pipelines_of", lambda names: {name: site.deployment.pipeline(name) for name in names})
     monkeypatch.setattr(bounds, "CHECK_ROWS", 2)
 
     def headrace(*words: str) -> tuple[int, str]:
@@ -384,17 +385,16 @@ def test_the_command_line_ends_with_the_code_of_the_worst_sink_shows_what_is_cov
 
     assert headrace("run", NAME, "--no-docs")[0] == EXIT_CODES["NOTHING"]
     site.write([GOOD, GOOD], [BAD])
-    code, told = headrace("run", NAME, "--no-docs")
-    assert (code, "2 of 3 rows, 1 of 2 batches" in " ".join(told.split())) == (0, True)
-    code, told = headrace("run", NAME, "--no-docs", "--json")
+    code, output = headrace("run", NAME, "--no-docs")
+    assert (code, "2 of 3 rows, 1 of 2 batches" in " ".join(output.split())) == (0, True)
+    code, output = headrace("run", NAME, "--no-docs", "--json")
     assert code == EXIT_CODES["FAILED"]
-    (found,) = [each for each in json.loads(told[told.index("[\n") :]) if each["sink"] == SINK]
-    assert (found["status"], found["coverage"]["rows"], found["coverage"]["left"]) == (
-        "FAILED", 1, {"batches": 0, "rows": 0}
-    )  # fmt: skip
-    assert f"open finding {found['open'][0]['id']}" in headrace("show", SINK)[1]
+    (document,) = [entry for entry in json.loads(output[output.index("[\n") :]) if entry["sink"] == SINK]
+    assert (document["status"], document["coverage"]["rows"]) == ("FAILED", 1)
+    assert document["coverage"]["left"] == {"batches": 0, "rows": 0}
+    assert f"open finding {document['open'][0]['id']}" in headrace("show", SINK)[1]
     assert headrace("accept", SINK)[0] != 0, "a reason is asked for"
-    code, told = headrace("accept", SINK, "--reason", "The city is spelt so.")
-    assert (code, "(command line): The city is spelt so." in " ".join(told.split())) == (0, True)
+    code, output = headrace("accept", SINK, "--reason", "The city is spelt so.")
+    assert (code, "(command line): The city is spelt so." in " ".join(output.split())) == (0, True)
     site.write([GOOD])
     assert headrace("run", NAME, "--no-docs")[0] == 0

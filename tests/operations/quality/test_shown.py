@@ -30,15 +30,15 @@ def summary(at_ms: int, status: Any = "PASSED", window: str = "version 1", **mor
     return Summary(SINK, PIPELINE, "users", status, StageVersion(name=window), at_ms, **more)
 
 
-def remember(root: Path, *found: Summary) -> None:
-    for number, each in enumerate(found):
+def remember(root: Path, *summaries: Summary) -> None:
+    for number, checked in enumerate(summaries):
         path = f"{root}/report-{number}.json"
-        store.write_report(str(root), replace(each, report=path), {"results": []})
+        store.write_report(str(root), replace(checked, report=path), {"results": []})
 
 
 def shown(root: Path, project: Path) -> dict[str, page_quality.SinkChecks]:
     pipeline = load_pipelines(project / "pipelines")[PIPELINE]
-    return {each.sink: each for each in page_quality.checks(str(root), pipeline)}
+    return {history.sink: history for history in page_quality.checks(str(root), pipeline)}
 
 
 def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_once(
@@ -46,20 +46,20 @@ def test_the_newest_checks_of_a_sink_are_shown_oldest_first_and_a_repeated_one_o
 ) -> None:
     failed = Failure(expectation="not_be_null(user_name)", severity="critical")
     remember(tmp_path, summary(2000, "WARNED"), summary(1000), summary(3000, "FAILED", failed=(failed,)), summary(2000))
-    found = shown(tmp_path, project)[SINK]
-    assert [(each.checked_at_ms, each.status) for each in found.checks] == [
+    history = shown(tmp_path, project)[SINK]
+    assert [(check.checked_at_ms, check.status) for check in history.checks] == [
         (1000, "PASSED"),
         (2000, "PASSED"),
         (3000, "FAILED"),
     ]
-    assert found.newest
-    assert found.newest.failed == ("not_be_null(user_name) (critical)",)
+    assert history.newest
+    assert history.newest.failed == ("not_be_null(user_name) (critical)",)
 
 
 def test_the_file_of_the_trend_does_not_grow_without_end(tmp_path: Path, project: Path) -> None:
     remember(tmp_path, *(summary(at) for at in range(store.REPORTS_KEPT + 5)))
     kept = small_files.read_json(paths.quality_trend(str(tmp_path), SINK))
-    assert [each["checked_at_ms"] for each in kept or []] == list(range(store.REPORTS_KEPT + 4, 4, -1))
+    assert [point["checked_at_ms"] for point in kept or []] == list(range(store.REPORTS_KEPT + 4, 4, -1))
     assert len(shown(tmp_path, project)[SINK].checks) == page_quality.SHOWN
 
 
@@ -68,9 +68,9 @@ def test_a_trend_that_cannot_be_read_says_why_hides_no_other_and_stops_no_check(
     tmp_path: Path, project: Path, content: str
 ) -> None:
     small_files.write_text(paths.quality_trend(str(tmp_path), SINK), content)
-    found = shown(tmp_path, project)
-    assert str(found[SINK].reason).startswith("trend not available: ")
-    assert {each.reason for sink, each in found.items() if sink != SINK} == {None}
+    histories = shown(tmp_path, project)
+    assert str(histories[SINK].reason).startswith("trend not available: ")
+    assert {history.reason for sink, history in histories.items() if sink != SINK} == {None}
     remember(tmp_path, summary(1000))
     newest = shown(tmp_path, project)[SINK].newest
     assert newest
@@ -102,8 +102,8 @@ def test_of_a_page_only_the_sections_are_shown_and_nothing_that_acts(tmp_path: P
     )
     text = f"<html><script>steal()</script><nav>menu</nav>{section}<footer>subscribe</footer></html>"
     small_files.write_text(f"{paths.quality_docs(str(tmp_path))}/{place}", text)
-    told = page_quality.data_docs(str(tmp_path), place)
-    assert told == '<h5>Title</h5>✘ failed<a href="../c.html">in</a><a>out</a><a>act</a>&lt;b&gt;'
+    html = page_quality.data_docs(str(tmp_path), place)
+    assert html == '<h5>Title</h5>✘ failed<a href="../c.html">in</a><a>out</a><a>act</a>&lt;b&gt;'
 
 
 def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_values_are_text(
@@ -115,8 +115,8 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     suite = suite_of(load_pipelines(project / "pipelines")[PIPELINE], SINK)
     outcomes, result = validate(suite, frame, ("login_id",), check.parameters)
     report = store.report_path(str(tmp_path), check)
-    found = summary(AT_MS, status_of(outcomes), failed=failures(outcomes), report=report)
-    store.write_report(str(tmp_path), found, result)
+    checked = summary(AT_MS, status_of(outcomes), failed=failures(outcomes), report=report)
+    store.write_report(str(tmp_path), checked, result)
     gone = f"{paths.quality_docs(str(tmp_path))}/{docs.page_of(SINK, 'version 0', AT_MS - 1)}"
     small_files.write_text(gone, "the page of a report that is kept no longer")
     docs.build(str(tmp_path), [suite])
@@ -126,10 +126,10 @@ def test_the_page_of_a_check_is_the_one_that_great_expectations_builds_and_value
     built = small_files.read_text(f"{paths.quality_docs(str(tmp_path))}/{newest.page}") or ""
     assert "alert(1)" in built
     assert "<script>alert" not in built
-    told = page_quality.data_docs(str(tmp_path), newest.page)
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in told
-    assert 'href="http' not in told
-    assert told.count("✘") >= 2
-    assert told.count("✔") >= 2
-    assert "<h5>" in page.render("docs.html", title="Data Docs", nonce="n", text=told, up="../")
+    html = page_quality.data_docs(str(tmp_path), newest.page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert 'href="http' not in html
+    assert html.count("✘") >= 2
+    assert html.count("✔") >= 2
+    assert "<h5>" in page.render("docs.html", title="Data Docs", nonce="n", text=html, up="../")
     assert newest.status == "FAILED"

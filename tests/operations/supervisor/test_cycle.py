@@ -49,27 +49,27 @@ def away(topics: Any) -> Any:
 
 
 def test_a_missing_driver_is_started_with_the_request_of_the_desired_state(context: Context) -> None:
-    wish = desired_state.write(
+    desired = desired_state.write(
         context.root, NAME, "RUNNING", "ann", "anew", release="/v2", new_generations=["last_login"]
     )
-    told = run_pass(context)
-    assert (told.verdict, told.action.kind) == ("MISSING", "START")
+    report = run_pass(context)
+    assert (report.verdict, report.action.kind) == ("MISSING", "START")
     (order,) = imagined(context).starts
-    assert (order.new_generations, order.release, order.request) == (("last_login",), "/v2", wish.request)
+    assert (order.new_generations, order.release, order.request) == (("last_login",), "/v2", desired.request)
     imagined(context).alive.clear()
     run_pass(context)
     assert imagined(context).starts[1] == order, "a restart must repeat the order that it repeats"
 
 
 def test_what_is_written_is_json_and_is_what_was_reported(context: Context) -> None:
-    told = run_pass(context)
-    assert supervision.read(context.root, NAME) == told
-    assert told.restarts_left == QUICK.restarts - 1
-    assert [query.query for query in told.queries] == ["user_logins.last_login", "user_logins.archive_logins"]
-    assert told.last_action == told.action
-    told = run_pass(context)
-    assert (told.verdict, told.driver.where, told.action.kind) == ("IDLE", "process 1", "NOTHING")
-    assert told.last_action.kind == "START"
+    report = run_pass(context)
+    assert supervision.read(context.root, NAME) == report
+    assert report.restarts_left == QUICK.restarts - 1
+    assert [query.query for query in report.queries] == ["user_logins.last_login", "user_logins.archive_logins"]
+    assert report.last_action == report.action
+    report = run_pass(context)
+    assert (report.verdict, report.driver.where, report.action.kind) == ("IDLE", "process 1", "NOTHING")
+    assert report.last_action.kind == "START"
 
 
 @pytest.mark.parametrize("fault", ["launcher", "kafka", "intent", "heartbeat"])
@@ -82,9 +82,9 @@ def test_what_does_not_answer_is_unknown_and_nothing_is_touched(context: Context
         small_files.write_text(paths.intent(context.root, NAME), "{cut")
     if fault == "heartbeat":
         small_files.write_text(paths.heartbeat(context.root, NAME), "{cut")
-    told = run_pass(context)
-    assert (told.verdict, told.action.kind) == ("UNKNOWN", "NOTHING")
-    assert told.reason
+    report = run_pass(context)
+    assert (report.verdict, report.action.kind) == ("UNKNOWN", "NOTHING")
+    assert report.reason
     assert not imagined(context).starts
     assert not imagined(context).stops
 
@@ -109,10 +109,10 @@ def test_a_launcher_that_falls_silent_after_the_observation_is_not_asked_to_star
         imagined(context).silent = True
         return TOPICS
 
-    told = run_pass(replace(context, ends=silent))
-    assert told.action.kind == "NOTHING"
-    assert supervision.read(context.root, NAME) == told
-    assert told.restarts_left == QUICK.restarts, "what was not tried is not counted"
+    report = run_pass(replace(context, ends=silent))
+    assert report.action.kind == "NOTHING"
+    assert supervision.read(context.root, NAME) == report
+    assert report.restarts_left == QUICK.restarts, "what was not tried is not counted"
     assert not imagined(context).starts
 
 
@@ -133,11 +133,11 @@ def test_a_driver_that_may_still_write_costs_nothing_however_often_it_is_fenced(
     left = QUICK.restarts - 1
     for _ in range(3 * QUICK.restarts):
         imagined(context).hooks["stop"] = lost
-        told = run_pass(context)
+        report = run_pass(context)
         if stopped:
-            assert (told.verdict, told.action.kind) == ("UNKNOWN", "NOTHING")
-            assert "may still write" in told.reason
-        assert told.restarts_left == left
+            assert (report.verdict, report.action.kind) == ("UNKNOWN", "NOTHING")
+            assert "may still write" in report.reason
+        assert report.restarts_left == left
     assert stopped > QUICK.restarts
     assert len(imagined(context).starts) == 1
     imagined(context).hooks.clear()
@@ -148,11 +148,11 @@ def test_a_driver_that_may_still_write_costs_nothing_however_often_it_is_fenced(
 def test_what_a_newer_release_wrote_is_read_by_an_older_one(context: Context) -> None:
     for path in (paths.intent(context.root, NAME), paths.supervision(context.root, NAME)):
         run_pass(context)
-        found = small_files.read_json(path) | {"of_a_newer_release": 1}
-        if "memory" in found:
-            found["memory"] |= {"newer": 1, "last_action": found["last_action"] | {"newer": 1}}
-            found["memory"]["marks"] = {"last_login": {"generation": 1, "batch": 2, "newer": 3}}
-        small_files.write_json(path, found)
+        document = small_files.read_json(path) | {"of_a_newer_release": 1}
+        if "memory" in document:
+            document["memory"] |= {"newer": 1, "last_action": document["last_action"] | {"newer": 1}}
+            document["memory"]["marks"] = {"last_login": {"generation": 1, "batch": 2, "newer": 3}}
+        small_files.write_json(path, document)
     assert run_pass(context).verdict in {"IDLE", "MISSING"}
     made = generation.begin(context.root, NAME, "last_login", {})
     manifest = made.paths(context.root).manifest
@@ -215,9 +215,9 @@ def test_an_operator_who_stops_between_the_observation_and_the_start_wins(contex
 @pytest.mark.parametrize("moment", ["submit", "submitted"])
 def test_an_operator_who_stops_during_the_start_wins(context: Context, moment: str) -> None:
     imagined(context).hooks[moment] = lambda: control.stop(context.launcher, NAME, by="bob")
-    told = run_pass(context)
+    report = run_pass(context)
     assert imagined(context).alive == []
-    assert "undone" in told.action.reason
+    assert "undone" in report.action.reason
     assert run_pass(context).verdict == "IDLE"
 
 
@@ -240,10 +240,10 @@ def test_a_frozen_driver_is_killed_at_once_and_replaced_but_not_one_that_was_rep
     old = replace(imagined(context).alive[0], started=time.time() - 100)
     imagined(context).alive = [old]
     # The identity is known, so that its start must be told as well.
-    told = supervision.read(context.root, NAME)
-    assert told is not None
-    memory = replace(told.memory, started_ms=int(old.started * 1000))
-    supervision.write(context.root, NAME, replace(told, memory=memory))
+    report = supervision.read(context.root, NAME)
+    assert report is not None
+    memory = replace(report.memory, started_ms=int(old.started * 1000))
+    supervision.write(context.root, NAME, replace(report, memory=memory))
     other = replace(old, identity="other@x")
 
     def replaced(topics: Any) -> Any:
@@ -253,8 +253,8 @@ def test_a_frozen_driver_is_killed_at_once_and_replaced_but_not_one_that_was_rep
     assert run_pass(replace(context, ends=replaced)).action.kind == "NOTHING"
     assert not imagined(context).stops
     imagined(context).alive = [old]
-    told = run_pass(context)
-    assert (told.verdict, told.action.kind) == ("STALLED", "FENCE_AND_START")
+    report = run_pass(context)
+    assert (report.verdict, report.action.kind) == ("STALLED", "FENCE_AND_START")
     assert imagined(context).stops == [0]
     assert [driver.where for driver in imagined(context).alive] == ["process 2"]
 
@@ -262,11 +262,11 @@ def test_a_frozen_driver_is_killed_at_once_and_replaced_but_not_one_that_was_rep
 def test_a_crash_loop_spends_the_budget_alarms_once_and_ends_with_a_restart_by_an_operator(context: Context) -> None:
     kinds = []
     for _ in range(14):
-        told = run_pass(context)
-        kinds.append(told.action.kind)
+        report = run_pass(context)
+        kinds.append(report.action.kind)
         imagined(context).alive.clear()
     assert kinds == ["START"] * 8 + ["GIVE_UP"] + ["NOTHING"] * 5
-    assert (told.verdict, told.restarts_left) == ("CRASH_LOOP", 0)
+    assert (report.verdict, report.restarts_left) == ("CRASH_LOOP", 0)
     control.restart(context.launcher, NAME, by="ann", reason="Kafka is back")
     assert run_pass(context).restarts_left == 8
 
@@ -276,9 +276,9 @@ def test_a_start_that_fails_is_reported_and_counted(context: Context) -> None:
         raise HeadraceError("There is no Java.")
 
     imagined(context).hooks["submit"] = refuse
-    told = run_pass(context)
-    assert told.action.reason.endswith("it could not be started: There is no Java.")
-    assert told.restarts_left == QUICK.restarts - 1
+    report = run_pass(context)
+    assert report.action.reason.endswith("it could not be started: There is no Java.")
+    assert report.restarts_left == QUICK.restarts - 1
 
 
 def test_a_watch_observes_again_and_reports_all_that_it_did(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,9 +293,9 @@ def test_a_watch_observes_again_and_reports_all_that_it_did(context: Context, mo
             imagined(context).alive.clear()
         return TOPICS
 
-    told = supervise(replace(context, ends=fall), watch_seconds=1, pass_seconds=0.105)
+    report = supervise(replace(context, ends=fall), watch_seconds=1, pass_seconds=0.105)
     assert looks == 10
-    assert [action.kind for action in told.actions] == ["START", "START"]
+    assert [action.kind for action in report.actions] == ["START", "START"]
 
 
 def test_a_given_up_pipeline_fails_its_airflow_task_once(context: Context, project: Path) -> None:
@@ -321,18 +321,18 @@ def test_supervisors_at_one_instant_start_one_driver(context: Context) -> None:
     """Twenty passes at once, each with its own eyes."""
     imagined(context).slow = 0.2  # long enough for all to see that none lives
     barrier = threading.Barrier(20)
-    told: list[Supervision] = []
+    reports: list[Supervision] = []
 
     def one() -> None:
         barrier.wait()
-        told.append(run_pass(context))
+        reports.append(run_pass(context))
 
     everybody = [threading.Thread(target=one) for _ in range(20)]
-    for each in everybody:
-        each.start()
-    for each in everybody:
-        each.join(300)
-    assert [each.action.kind for each in told].count("START") == 1
+    for thread in everybody:
+        thread.start()
+    for thread in everybody:
+        thread.join(300)
+    assert [report.action.kind for report in reports].count("START") == 1
     assert len(imagined(context).starts) == 1
 
 

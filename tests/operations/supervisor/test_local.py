@@ -76,11 +76,11 @@ def context(launcher: LocalLauncher) -> Context:
 
 def living(launcher: LocalLauncher) -> list[psutil.Process]:
     """All processes that have the driver's lock in their command line, as the machine sees them."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline"]):
         if str(launcher.lock_file(NAME)) in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_a_start_is_not_judged_by_the_heartbeat_of_a_driver_that_was_killed_in_t
     fallen = {"query": f"{NAME}.last_login", "active": False, "error": "bad release", "generation": 1}
     last = {"at_ms": time.time_ns() // 1_000_000 + 5000, "exit": None, "life": "of the bad one", "queries": [fallen]}
     small_files.write_json(paths.heartbeat(launcher.root, NAME), last)
-    told = tasks.start(launcher, NAME, by="ann", reason="test")
-    assert (told["started"], told["generations"]) == (True, {})
+    started = tasks.start(launcher, NAME, by="ann", reason="test")
+    assert (started["started"], started["generations"]) == (True, {})
     (driver,) = launcher.find(NAME)
     launcher.stop(NAME, 0)
     small_files.write_json(paths.heartbeat(launcher.root, NAME), last)
@@ -107,30 +107,32 @@ def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLau
     command = [sys.executable, "-c", SUBMITTER, str(tmp_path), light_driver.__file__, NAME]
     submitters = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
-        for each in submitters:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
+        for submitter in submitters:
+            assert submitter.stdout is not None
+            assert submitter.stdout.readline() == "ready\n"
         for number in range(RACES):
             at = time.time() + 0.02
-            for each in submitters:
-                assert each.stdin is not None
-                each.stdin.write(f"{at + rng.uniform(0, 0.02)}\n")
-                each.stdin.flush()
-            told = [each.stdout.readline().split() for each in submitters if each.stdout]
-            assert sorted(new for new, *_ in told) == ["0", "1"], f"race {number}: {told}"
-            assert told[0][1:] == told[1][1:], f"race {number}: {told}"
+            for submitter in submitters:
+                assert submitter.stdin is not None
+                submitter.stdin.write(f"{at + rng.uniform(0, 0.02)}\n")
+                submitter.stdin.flush()
+            answers = [submitter.stdout.readline().split() for submitter in submitters if submitter.stdout]
+            assert sorted(new for new, *_ in answers) == ["0", "1"], f"race {number}: {answers}"
+            assert answers[0][1:] == answers[1][1:], f"race {number}: {answers}"
             seen = living(launcher)
-            assert [str(one.pid) for one in seen] == [told[0][-1]], f"race {number}: {told}, {launcher.log_tail(NAME)}"
+            assert [str(one.pid) for one in seen] == [answers[0][-1]], (
+                f"race {number}: {answers}, {launcher.log_tail(NAME)}"
+            )
             seen[0].kill()
             while launcher.find(NAME):
                 time.sleep(0.005)
     finally:
-        for each in submitters:
-            assert each.stdin is not None
-            assert each.stdout is not None
-            each.stdin.close()
-            each.wait(300)
-            each.stdout.close()
+        for submitter in submitters:
+            assert submitter.stdin is not None
+            assert submitter.stdout is not None
+            submitter.stdin.close()
+            submitter.wait(300)
+            submitter.stdout.close()
 
 
 def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_restart_gives_it_back(
@@ -142,12 +144,12 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
     deadline = time.monotonic() + DEADLINE_SECONDS
     while "GIVE_UP" not in kinds:
         assert time.monotonic() < deadline, kinds
-        told = run_pass(context(failing))
-        kinds += [told.action.kind] if told.action.kind != "NOTHING" else []
+        report = run_pass(context(failing))
+        kinds += [report.action.kind] if report.action.kind != "NOTHING" else []
         time.sleep(0.02)
     assert kinds == ["START"] * LIMITS.restarts + ["GIVE_UP"]
-    assert told.verdict == "CRASH_LOOP"
-    assert told.reason == (
+    assert report.verdict == "CRASH_LOOP"
+    assert report.reason == (
         "the driver ended with TRANSIENT: as the test wants it after 8 restarts; the budget is spent. If a record is to blame, "
         f"this names it: headrace stream stop {NAME}; headrace dead-letters find {NAME}"
     )
@@ -157,8 +159,8 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
         assert run_pass(context(failing)).action.kind == "NOTHING"
     assert len(starts.read_text()) == 1 + LIMITS.restarts
     control.restart(launcher, NAME, by="ann", reason="mended")
-    told = run_pass(context(launcher))
-    assert (told.verdict, told.restarts_left) == ("IDLE", LIMITS.restarts)
+    report = run_pass(context(launcher))
+    assert (report.verdict, report.restarts_left) == ("IDLE", LIMITS.restarts)
 
 
 def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher):
@@ -173,10 +175,10 @@ def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher
     kinds: list[str] = []
     while "FENCE_AND_START" not in kinds:
         assert time.monotonic() < deadline
-        told = run_pass(context(launcher))
-        kinds.append(told.action.kind)
+        report = run_pass(context(launcher))
+        kinds.append(report.action.kind)
         time.sleep(0.1)
-    assert told.verdict == "STALLED"
+    assert report.verdict == "STALLED"
     (one,) = living(launcher)
     assert one.pid != pid
     assert kinds.count("FENCE_AND_START") == 1
@@ -210,8 +212,8 @@ def widow(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, widow: psutil.Process):
     """Of `stream stop`, and of `down`, which asks for whatever lives."""
-    (found,) = launcher.find(NAME)
-    assert found.identity.startswith(f"{widow.pid}@")
+    (driver,) = launcher.find(NAME)
+    assert driver.identity.startswith(f"{widow.pid}@")
     assert launcher.running() == [NAME]
     assert control.stop(launcher, NAME, by="ann") is False
     assert launcher.find(NAME) == []
@@ -244,10 +246,10 @@ def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
     deadline = time.monotonic() + DEADLINE_SECONDS
     while "FENCE_AND_START" not in kinds:
         assert time.monotonic() < deadline, kinds
-        told = run_pass(context(launcher))
-        kinds.append(told.action.kind)
+        report = run_pass(context(launcher))
+        kinds.append(report.action.kind)
     assert "START" not in kinds
-    assert told.restarts_left == LIMITS.restarts - 1
+    assert report.restarts_left == LIMITS.restarts - 1
     assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
 
 
@@ -265,7 +267,7 @@ def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_s
             run_pass(context(launcher))
     assert not living(launcher)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (told := run_pass(context(launcher))).action.kind != "START":
-        assert time.monotonic() < deadline, told
+    while (report := run_pass(context(launcher))).action.kind != "START":
+        assert time.monotonic() < deadline, report
     assert len(living(launcher)) == 1
-    assert told.restarts_left == LIMITS.restarts - 2, "the start that was not made is counted"
+    assert report.restarts_left == LIMITS.restarts - 2, "the start that was not made is counted"

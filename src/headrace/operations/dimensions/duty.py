@@ -224,4 +224,4 @@ def status(deployment: Deployment, pipeline: str, dimension: str) -> Status:
     """Return the state of a dimension's refreshes."""
     complete, waiting = in_drop(deployment.root, pipeline, dimension)
     record = applied(deployment.root, pipeline, dimension)
-    return Status(record, tuple(each.place for each in complete), tuple(waiting))
+    return Status(record, tuple(snapshot.place for snapshot in complete), tuple(waiting))
