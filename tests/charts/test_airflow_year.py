@@ -14,7 +14,11 @@ AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "migrate", "
 
 
 def _airflow_containers(*settings: str) -> dict[str, dict[str, Any]]:
-    return {each["name"]: dict(each) for _, spec, _ in pods(render("airflow", *settings)) for each in containers(spec)}
+    return {
+        container["name"]: dict(container)
+        for _, spec, _ in pods(render("airflow", *settings))
+        for container in containers(spec)
+    }
 
 
 def test_a_job_cleans_database_and_logs_every_night_by_the_code_of_the_local_airflow() -> None:
@@ -25,7 +29,7 @@ def test_a_job_cleans_database_and_logs_every_night_by_the_code_of_the_local_air
     (container,) = pod["containers"]
     logs = _environment()["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]
     assert container["args"] == ["python3", "-m", "headrace.local.airflow_upkeep", logs, "30"]
-    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert mounts[logs].get("readOnly", False) is False
     assert "/opt/airflow/airflow.cfg" in mounts  # the database's address
     assert "upkeep" in refusal("airflow", "upkeep.keepDays=0")
@@ -37,15 +41,15 @@ def _environment(*settings: str) -> dict[str, str]:
 
 
 def test_what_is_yours_reaches_every_part_of_airflow_and_nothing_else() -> None:
-    found = _airflow_containers(*EXTRAS)
+    by_name = _airflow_containers(*EXTRAS)
     for name in AIRFLOW:
-        assert {"name": "OPENLINEAGE_URL", "value": "http://lineage:5000"} in found[name]["env"], name
-        assert {"name": "more", "mountPath": "/more"} in found[name]["volumeMounts"], name
+        assert {"name": "OPENLINEAGE_URL", "value": "http://lineage:5000"} in by_name[name]["env"], name
+        assert {"name": "more", "mountPath": "/more"} in by_name[name]["volumeMounts"], name
     for name in ("provision", "postgres"):
-        assert "OPENLINEAGE_URL" not in json.dumps(found[name]), name
+        assert "OPENLINEAGE_URL" not in json.dumps(by_name[name]), name
     for who, spec, _ in pods(render("airflow", *EXTRAS)):
-        volumes = {each["name"] for each in spec.get("volumes", [])}
-        used = {mount["name"] for each in containers(spec) for mount in each.get("volumeMounts", [])}
+        volumes = {volume["name"] for volume in spec.get("volumes", [])}
+        used = {mount["name"] for container in containers(spec) for mount in container.get("volumeMounts", [])}
         assert used <= volumes | {"data"}, who  # the database's is a claim template
 
 
@@ -54,21 +58,21 @@ def test_connections_come_from_a_secret_and_the_one_of_spark_stays() -> None:
         environment = _environment(*settings)
         (file,) = json.loads(environment["AIRFLOW__SECRETS__BACKEND_KWARGS"]).values()
         assert file == f"{path}/connections.json"
-        own = json.loads(
+        connections = json.loads(
             named(render("airflow", *settings), "ConfigMap", "airflow-headrace")["data"]["connections.json"]
         )
-        assert set(own) == set(dag_support.CONNECTIONS)
+        assert set(connections) == set(dag_support.CONNECTIONS)
         if settings:
-            assert json.loads(environment["AIRFLOW_CONN_SPARK_BATCH"]) == own[dag_support.SPARK_CONNECTION]
-    mounts = {each["mountPath"] for each in _airflow_containers(*EXTRAS)["scheduler"]["volumeMounts"]}
+            assert json.loads(environment["AIRFLOW_CONN_SPARK_BATCH"]) == connections[dag_support.SPARK_CONNECTION]
+    mounts = {mount["mountPath"] for mount in _airflow_containers(*EXTRAS)["scheduler"]["volumeMounts"]}
     assert "/etc/airflow-connections" in mounts
 
 
 def test_a_sql_source_of_users_is_mounted_where_its_binding_is_read() -> None:
     scheduler = named(render("airflow", *EXTRAS), "Deployment", "airflow-scheduler")["spec"]["template"]["spec"]
-    (bindings,) = [each for each in scheduler["volumes"] if each["name"] == "bindings"]
+    (bindings,) = [volume for volume in scheduler["volumes"] if volume["name"] == "bindings"]
     (source,) = [s["secret"] for s in bindings["projected"]["sources"] if s["secret"]["name"] == "my-users"]
-    assert {each["path"] for each in source["items"]} == {
+    assert {item["path"] for item in source["items"]} == {
         f"users-source/{key}" for key in ("driver", "host", "port", "database", "username", "password")
     }
 
@@ -93,10 +97,10 @@ def test_three_nodes_are_on_three_machines_unless_a_value_relaxes_it(chart: str)
     for value, key in ((), "requiredDuringSchedulingIgnoredDuringExecution"), (
         ("antiAffinity=preferred",), "preferredDuringSchedulingIgnoredDuringExecution",
     ):  # fmt: skip
-        for each in kind(render(chart, "size=3", *value), "StatefulSet"):
-            assert list(each["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]) == [key]
-    for each in kind(render(chart), "StatefulSet"):
-        assert "affinity" not in each["spec"]["template"]["spec"]
+        for stateful in kind(render(chart, "size=3", *value), "StatefulSet"):
+            assert list(stateful["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]) == [key]
+    for stateful in kind(render(chart), "StatefulSet"):
+        assert "affinity" not in stateful["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize("chart", ["base", "kafka", "cassandra", "spark", "airflow"])
@@ -107,14 +111,14 @@ def test_every_pod_goes_where_it_is_placed(chart: str) -> None:
     if chart == "spark":
         roles = [setting.replace("place", role, 1) for role in ("driver", "executor") for setting in settings[:5]]
         settings += roles
-    found = list(pods(render(chart, *settings)))
-    assert found
-    for who, spec, _ in found:
+    placed = list(pods(render(chart, *settings)))
+    assert placed
+    for who, spec, _ in placed:
         assert spec["nodeSelector"] == {"pool": "data"}, who
         assert spec["tolerations"] == [{"key": "data", "operator": "Exists"}], who
         assert spec["priorityClassName"] == "high", who
-    for each in kind(render(chart, *settings), "Deployment", "StatefulSet"):
-        assert each["spec"]["template"]["metadata"]["annotations"]["team"] == "data", each["metadata"]["name"]
+    for workload in kind(render(chart, *settings), "Deployment", "StatefulSet"):
+        assert workload["spec"]["template"]["metadata"]["annotations"]["team"] == "data", workload["metadata"]["name"]
 
 
 def test_the_database_of_airflow_is_kept_where_volumes_are() -> None:
@@ -126,6 +130,6 @@ def test_the_database_of_airflow_is_kept_where_volumes_are() -> None:
 def test_a_job_that_has_ended_does_not_keep_the_claim_of_the_logs_from_being_deleted() -> None:
     """Its pod stays for a day, and `terraform destroy` waits for a claim that a pod names (seen with the published provider)."""
     job = named(render("airflow"), "Job", "provision-1")
-    claims = [each["persistentVolumeClaim"]["claimName"] for each in job["spec"]["template"]["spec"]["volumes"]
-              if "persistentVolumeClaim" in each]  # fmt: skip
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in job["spec"]["template"]["spec"]["volumes"]
+              if "persistentVolumeClaim" in volume]  # fmt: skip
     assert claims == ["data"]

@@ -80,11 +80,11 @@ def test_every_label_value_of_an_expression_is_one_that_there_is() -> None:
 
 def promtool() -> str:
     """Return the path of promtool. Without it the test is skipped, in CI only if CI has said so."""
-    found = shutil.which("promtool")
-    if found is None:
+    program = shutil.which("promtool")
+    if program is None:
         assert not os.environ.get("CI") or os.environ.get("HEADRACE_WITHOUT_PROMTOOL"), "CI must have promtool"
         pytest.skip("no promtool (Debian package prometheus)")
-    return found
+    return program
 
 
 def test_the_rules_are_valid_and_each_alert_fires_for_its_cause_alone(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_with_the_prometheus_operator_there_are_a_rule_and_monitors_and_without_
     assert exporting["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
     plain = render("spark", *MONITORED)
     assert kind(plain, "PrometheusRule", "PodMonitor") == []
-    told = yaml.safe_load(named(plain, "ConfigMap", "headrace-rules")["data"]["headrace.yaml"])
-    assert told == rule["spec"]
-    url = told["groups"][0]["rules"][0]["annotations"]["runbook_url"]
+    rules = yaml.safe_load(named(plain, "ConfigMap", "headrace-rules")["data"]["headrace.yaml"])
+    assert rules == rule["spec"]
+    url = rules["groups"][0]["rules"][0]["annotations"]["runbook_url"]
     assert re.fullmatch(r"https://\S+/MISSING\.md", url)
     pod = named(render("airflow", *MONITORED), "Deployment", "airflow-exporter")["spec"]["template"]
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == "9109"
@@ -131,7 +131,7 @@ def test_a_monitor_selects_pods_that_have_its_port_and_prometheus_may_reach_them
 def test_the_exporter_has_no_keys_of_airflow_and_writes_nowhere() -> None:
     pod = named(render("airflow", *MONITORED), "Deployment", "airflow-exporter")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    mounted = {each["name"]: each.get("readOnly", False) for each in container["volumeMounts"]}
+    mounted = {mount["name"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
     assert "secrets" not in mounted
     assert {name for name, read_only in mounted.items() if not read_only} == {"tmp"}
     assert pod["automountServiceAccountToken"] is False

@@ -28,19 +28,21 @@ def _flow(name: str, *settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_every_namespace_enforces_restricted_at_a_fixed_version() -> None:
     namespaces = kind(render("base"), "Namespace")
     assert len(namespaces) == 4
-    for each in namespaces:
+    for namespace in namespaces:
         for mode in ("enforce", "warn", "audit"):
-            assert each["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
-            assert each["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}-version"].startswith("v1.")
+            assert namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
+            assert namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}-version"].startswith("v1.")
 
 
 def test_every_namespace_denies_both_directions_but_names() -> None:
-    denied = [each for each in kind(render("base"), "NetworkPolicy") if each["metadata"]["name"] == "default-deny"]
-    assert {each["metadata"]["namespace"] for each in denied} == {
+    denied = [
+        policy for policy in kind(render("base"), "NetworkPolicy") if policy["metadata"]["name"] == "default-deny"
+    ]
+    assert {policy["metadata"]["namespace"] for policy in denied} == {
         "headrace", "headrace-kafka", "headrace-cassandra", "headrace-spark", "headrace-airflow",
     }  # fmt: skip
-    for each in denied:
-        assert each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in denied:
+        assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
 def test_a_flow_is_named_at_both_ends_by_namespace_labels_and_port() -> None:
@@ -69,7 +71,7 @@ def test_flows_select_the_pods_that_the_charts_make() -> None:
 
 def test_an_external_system_has_no_flow_of_its_own_and_the_listed_egress() -> None:
     objects = render("base", *EXTERNAL_KAFKA)
-    assert not [each for each in objects if "to-kafka" in each["metadata"]["name"]]
+    assert not [rendered for rendered in objects if "to-kafka" in rendered["metadata"]["name"]]
     outside = named(objects, "NetworkPolicy", "allow-external", "headrace-spark")
     assert outside["spec"]["egress"] == [
         {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 9093, "protocol": "TCP"}]}
@@ -95,8 +97,8 @@ def test_the_namespace_in_which_drivers_make_pods_has_a_quota() -> None:
 
 def test_a_folder_as_root_needs_a_volume_that_both_sides_mount() -> None:
     volumes = kind(render("base"), "PersistentVolume")
-    assert {each["spec"]["claimRef"]["namespace"] for each in volumes} == {"headrace-spark", "headrace-airflow"}
-    assert {each["spec"]["persistentVolumeReclaimPolicy"] for each in volumes} == {"Retain"}
+    assert {volume["spec"]["claimRef"]["namespace"] for volume in volumes} == {"headrace-spark", "headrace-airflow"}
+    assert {volume["spec"]["persistentVolumeReclaimPolicy"] for volume in volumes} == {"Retain"}
     assert "storage.source must say" in refusal("base", "storage.source=null")
     assert kind(render("base", "storage.source=null", "storage.root=s3a://bucket/headrace"), "PersistentVolume") == []
 
@@ -111,14 +113,15 @@ def test_an_object_stores_binding_is_mounted_where_its_root_is_used_and_is_no_se
     )
     mounted = 0
     for who, spec, _ in pods(objects):
-        volumes = {each["name"]: each for each in spec["volumes"]}
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert "data" not in volumes, who
         if "bindings" in volumes:
             mounted += 1
             sources = {
-                each["secret"]["name"]: each["secret"]["items"] for each in volumes["bindings"]["projected"]["sources"]
+                source["secret"]["name"]: source["secret"]["items"]
+                for source in volumes["bindings"]["projected"]["sources"]
             }
-            keys = {each["key"]: each["path"] for each in sources[OBJECT_STORE]}
+            keys = {item["key"]: item["path"] for item in sources[OBJECT_STORE]}
             assert keys == {
                 key: f"{OBJECT_STORE}/{key}" for key in ("type", "endpoint", "region", "accessKey", "secretKey")
             }, who
@@ -139,9 +142,14 @@ def test_two_nodes_are_refused(chart: str) -> None:
 def test_one_kafka_is_both_and_three_have_controllers_apart() -> None:
     (alone,) = kind(render("kafka"), "StatefulSet")
     assert alone["spec"]["replicas"] == 1
-    sets = {each["metadata"]["name"]: each for each in kind(render("kafka", "size=3"), "StatefulSet")}
-    assert {name: each["spec"]["replicas"] for name, each in sets.items()} == {"kafka": 3, "kafka-controller": 3}
-    hooks = {name: each["spec"]["template"]["spec"]["containers"][0].get("lifecycle") for name, each in sets.items()}
+    sets = {stateful["metadata"]["name"]: stateful for stateful in kind(render("kafka", "size=3"), "StatefulSet")}
+    assert {name: stateful["spec"]["replicas"] for name, stateful in sets.items()} == {
+        "kafka": 3,
+        "kafka-controller": 3,
+    }
+    hooks = {
+        name: stateful["spec"]["template"]["spec"]["containers"][0].get("lifecycle") for name, stateful in sets.items()
+    }
     assert hooks["kafka"]
     assert not hooks["kafka-controller"]
     grace = sets["kafka"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
@@ -175,7 +183,7 @@ def test_cassandra_takes_no_plain_connection_and_its_heap_is_half_of_its_memory(
         assert config["authenticator"] == "PasswordAuthenticator"
         (node,) = kind(objects, "StatefulSet")
         container = node["spec"]["template"]["spec"]["containers"][0]
-        environment = {each["name"]: each["value"] for each in container["env"]}
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
         assert int(environment["MAX_HEAP_SIZE"].rstrip("M")) * 2 <= int(
             container["resources"]["limits"]["memory"].rstrip("Mi")
         )
@@ -189,13 +197,13 @@ def test_a_driver_gets_the_signal_to_stop_before_its_jvm_and_executors_have_no_t
     assert "pkill -TERM -x python3" in driver["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]
     assert executor["automountServiceAccountToken"] is False
     assert "restartPolicy" not in driver
-    assert [each["name"] for each in driver["containers"]] == ["driver"]
-    assert [each["name"] for each in executor["containers"]] == ["executor"]
+    assert [container["name"] for container in driver["containers"]] == ["driver"]
+    assert [container["name"] for container in executor["containers"]] == ["executor"]
 
 
 def test_accounts_are_those_that_the_launcher_names_and_have_the_verbs_that_it_uses() -> None:
     objects = render("spark")
-    accounts = {each["metadata"]["name"] for each in kind(objects, "ServiceAccount")}
+    accounts = {account["metadata"]["name"] for account in kind(objects, "ServiceAccount")}
     assert accounts == {names.DRIVER_ACCOUNT, names.EXECUTOR_ACCOUNT}
     rules = {role["metadata"]["name"]: role["rules"] for role in kind(objects, "Role")}
     assert rules["airflow-submit"] == [
@@ -204,8 +212,8 @@ def test_accounts_are_those_that_the_launcher_names_and_have_the_verbs_that_it_u
         {"apiGroups": [""], "resources": ["services", "configmaps"], "verbs": ["create", "patch"]},
     ]
     assert rules["airflow-read"][0]["verbs"] == ["get", "list"]
-    bound = {each["metadata"]["name"]: each["subjects"] for each in kind(objects, "RoleBinding")}
-    made = {each["metadata"]["name"] for each in kind(render("airflow"), "ServiceAccount")}
+    bound = {binding["metadata"]["name"]: binding["subjects"] for binding in kind(objects, "RoleBinding")}
+    made = {account["metadata"]["name"] for account in kind(render("airflow"), "ServiceAccount")}
     assert {bound[role][0]["name"] for role in ("airflow-submit", "airflow-read", "airflow-drain")} <= made
     assert {subject["name"] for subjects in bound.values() for subject in subjects} == {
         "spark-driver", "airflow-tasks", "airflow-web", "airflow-drain",
@@ -214,32 +222,32 @@ def test_accounts_are_those_that_the_launcher_names_and_have_the_verbs_that_it_u
 
 def test_airflows_tasks_find_the_kubernetes_launcher_in_the_deployment_file() -> None:
     text = named(render("airflow"), "ConfigMap", "airflow-headrace")["data"]["deployment.json"]
-    told = Deployment.model_validate(json.loads(text))
-    assert isinstance(told.drivers, KubernetesDrivers)
-    assert told.drivers.namespace == "headrace-spark"
-    assert told.drivers.image == "headrace-spark:0.1.0"
+    deployment = Deployment.model_validate(json.loads(text))
+    assert isinstance(deployment.drivers, KubernetesDrivers)
+    assert deployment.drivers.namespace == "headrace-spark"
+    assert deployment.drivers.image == "headrace-spark:0.1.0"
     assert "secret" in refusal("airflow", "driver.conf.spark\\.hadoop\\.fs\\.s3a\\.secret\\.key=x").lower()
 
 
 def test_the_size_of_one_pipelines_driver_is_a_value_and_an_unknown_pipeline_is_refused(project: Path) -> None:
-    def told(pipeline: str) -> Deployment:
+    def deployment(pipeline: str) -> Deployment:
         objects = render("airflow", f"driver.pipelineConf.{pipeline}.spark\\.executor\\.memory=2g")
         text = named(objects, "ConfigMap", "airflow-headrace")["data"]["deployment.json"]
         return Deployment.model_validate(json.loads(text)).model_copy(update={"project": project})
 
-    launcher = told("pos_sales").launcher()
+    launcher = deployment("pos_sales").launcher()
     assert isinstance(launcher, KubernetesLauncher)
     assert launcher.pipeline_conf == {"pos_sales": {"spark.executor.memory": "2g"}}
     with pytest.raises(
         HeadraceError, match=r"Unknown pipeline 'pos_sale' .* correct driver.pipelineConf of chart airflow"
     ):
-        told("pos_sale").launcher()
+        deployment("pos_sale").launcher()
     assert "secret" in refusal("airflow", "driver.pipelineConf.pos_sales.spark\\.s3a\\.secret\\.key=x").lower()
 
 
 def test_a_driver_of_another_size_restarts_no_part_of_airflow() -> None:
     def deployments(*settings: str) -> list[Any]:
-        return [each["spec"] for each in render("airflow", *settings) if each["kind"] == "Deployment"]
+        return [rendered["spec"] for rendered in render("airflow", *settings) if rendered["kind"] == "Deployment"]
 
     assert len(deployments()) == 4
     assert deployments("driver.pipelineConf.pos_sales.spark\\.driver\\.memory=2g") == deployments()
@@ -277,8 +285,8 @@ def test_an_uninstall_stops_the_drivers_first_by_a_hook_that_holds_no_claim() ->
 def test_migrations_are_no_hook_and_have_a_name_of_each_revision() -> None:
     migrate = named(render("airflow"), "Job", "airflow-migrate-1")
     assert "helm.sh/hook" not in migrate["metadata"].get("annotations", {})
-    for each in kind(render("airflow"), "Deployment"):
-        (first,) = each["spec"]["template"]["spec"]["initContainers"]
+    for workload in kind(render("airflow"), "Deployment"):
+        (first,) = workload["spec"]["template"]["spec"]["initContainers"]
         assert first["args"][:3] == ["airflow", "db", "check-migrations"]
 
 
@@ -293,7 +301,7 @@ def test_provisioning_has_the_consent_that_was_given_and_what_it_refuses_is_not_
     for values, consent in (((), []), (("provision.consent={sales,pos.eu}",), ["sales", "pos.eu"])):
         job = named(render("airflow", *values), "Job", "provision-1")
         (container,) = job["spec"]["template"]["spec"]["containers"]
-        (given,) = [each["value"] for each in container["env"] if each["name"] == "HEADRACE_CONSENT"]
+        (given,) = [variable["value"] for variable in container["env"] if variable["name"] == "HEADRACE_CONSENT"]
         assert json.loads(given) == consent
         (rule,) = job["spec"]["podFailurePolicy"]["rules"]
         assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [JOB_REFUSED]}

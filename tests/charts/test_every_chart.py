@@ -43,9 +43,9 @@ ALLOWED_VOLUMES = {
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
 def test_pods_are_legal_under_restricted_with_a_read_only_root(chart: str, settings: tuple[str, ...]) -> None:
-    found = list(pods(render(chart, *settings)))
-    assert found
-    for who, spec, _ in found:
+    rendered = list(pods(render(chart, *settings)))
+    assert rendered
+    for who, spec, _ in rendered:
         security = spec["securityContext"]
         assert security["runAsNonRoot"] is True, who
         assert security["runAsUser"] >= 100, who
@@ -54,11 +54,11 @@ def test_pods_are_legal_under_restricted_with_a_read_only_root(chart: str, setti
         for volume in spec.get("volumes", []):
             assert set(volume) - {"name"} <= ALLOWED_VOLUMES, f"{who}: {volume}"
         for container in containers(spec):
-            own = container["securityContext"]
-            assert own["allowPrivilegeEscalation"] is False, who
-            assert own["readOnlyRootFilesystem"] is True, who
-            assert own["capabilities"] == {"drop": ["ALL"]}, who
-            assert not own.get("privileged"), who
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, who
+            assert context["readOnlyRootFilesystem"] is True, who
+            assert context["capabilities"] == {"drop": ["ALL"]}, who
+            assert not context.get("privileged"), who
 
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
@@ -86,12 +86,12 @@ def test_images_are_fixed_and_memory_is_bounded(chart: str, settings: tuple[str,
 def test_long_running_pods_have_probes_of_which_liveness_is_not_readiness(
     chart: str, settings: tuple[str, ...]
 ) -> None:
-    for each in kind(render(chart, *settings), "Deployment", "StatefulSet"):
-        for container in each["spec"]["template"]["spec"]["containers"]:
-            assert "livenessProbe" in container, each["metadata"]["name"]
+    for workload in kind(render(chart, *settings), "Deployment", "StatefulSet"):
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            assert "livenessProbe" in container, workload["metadata"]["name"]
             if "readinessProbe" in container:
-                assert container["livenessProbe"] != container["readinessProbe"], each["metadata"]["name"]
-                assert "startupProbe" in container, each["metadata"]["name"]
+                assert container["livenessProbe"] != container["readinessProbe"], workload["metadata"]["name"]
+                assert "startupProbe" in container, workload["metadata"]["name"]
 
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
@@ -99,19 +99,19 @@ def test_every_stateful_set_has_a_disruption_budget_and_says_what_becomes_of_its
     chart: str, settings: tuple[str, ...]
 ) -> None:
     objects = render(chart, *settings)
-    budgets = [each["spec"]["selector"]["matchLabels"] for each in kind(objects, "PodDisruptionBudget")]
-    for each in kind(objects, "StatefulSet"):
-        labels = each["spec"]["template"]["metadata"]["labels"]
-        assert any(budget.items() <= labels.items() for budget in budgets), each["metadata"]["name"]
-        assert "persistentVolumeClaimRetentionPolicy" in each["spec"], each["metadata"]["name"]
-        for claim in each["spec"]["volumeClaimTemplates"]:
+    budgets = [budget["spec"]["selector"]["matchLabels"] for budget in kind(objects, "PodDisruptionBudget")]
+    for stateful in kind(objects, "StatefulSet"):
+        labels = stateful["spec"]["template"]["metadata"]["labels"]
+        assert any(budget.items() <= labels.items() for budget in budgets), stateful["metadata"]["name"]
+        assert "persistentVolumeClaimRetentionPolicy" in stateful["spec"], stateful["metadata"]["name"]
+        for claim in stateful["spec"]["volumeClaimTemplates"]:
             assert "labels" not in claim["metadata"], "claim templates are immutable: no labels there"
 
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
 def test_selectors_do_not_change_with_a_release(chart: str, settings: tuple[str, ...]) -> None:
-    for each in kind(render(chart, *settings), "Deployment", "StatefulSet", "Service"):
-        selector = each["spec"]["selector"]
+    for selecting in kind(render(chart, *settings), "Deployment", "StatefulSet", "Service"):
+        selector = selecting["spec"]["selector"]
         keys = set(selector.get("matchLabels", selector))
         assert keys <= {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
 
@@ -139,7 +139,7 @@ def test_no_secret_passes_through_the_chart(chart: str, settings: tuple[str, ...
         for container in containers(spec):
             for variable in container.get("env", []):
                 assert "secretKeyRef" not in variable.get("valueFrom", {}), f"{who}: secrets are mounted as files"
-            assert not any("secretRef" in each for each in container.get("envFrom", [])), who
+            assert not any("secretRef" in source for source in container.get("envFrom", [])), who
     values = (ROOT / "helm" / chart / "values.yaml").read_text()
     keys = [line.split(":")[0].strip().lower() for line in values.splitlines() if ":" in line and "#" not in line]
     assert not [key for key in keys if re.search("password|token|credential", key)]
@@ -165,7 +165,7 @@ def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("chart", CHARTS)
 def test_helm_three_renders_the_same(chart: str) -> None:
     three = helm_template(chart, helm="helm3").stdout
-    assert tuple(each for each in yaml.load_all(three, LOADER) if each) == render(chart)
+    assert tuple(document for document in yaml.load_all(three, LOADER) if document) == render(chart)
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -208,7 +208,7 @@ def test_a_moving_tag_is_refused(chart: str) -> None:
 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_one_question_is_asked_as_test_and_the_next_command_is_printed(chart: str) -> None:
-    tests = [each for each in kind(render(chart), "Pod") if "helm.sh/hook" in each["metadata"]["annotations"]]
+    tests = [pod for pod in kind(render(chart), "Pod") if "helm.sh/hook" in pod["metadata"]["annotations"]]
     assert len(tests) == 1
     assert "kubectl" in (ROOT / "helm" / chart / "templates" / "NOTES.txt").read_text()
 

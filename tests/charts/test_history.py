@@ -32,7 +32,7 @@ def test_drivers_write_rolling_logs_into_the_folder_that_it_reads_and_clears() -
     assert conf["spark.eventLog.enabled"] == conf["spark.eventLog.rolling.enabled"] == "true"
     assert conf["spark.eventLog.dir"] == f"file:{LOGS}"
     (server,) = _server("historyServer.keepDays=3")["containers"]
-    options = {each["name"]: each["value"] for each in server["env"]}["SPARK_HISTORY_OPTS"].split()
+    options = {variable["name"]: variable["value"] for variable in server["env"]}["SPARK_HISTORY_OPTS"].split()
     assert f"-Dspark.history.fs.logDirectory={conf['spark.eventLog.dir']}" in options
     assert "-Dspark.history.fs.cleaner.enabled=true" in options
     assert "-Dspark.history.fs.cleaner.maxAge=3d" in options
@@ -54,7 +54,7 @@ def test_the_server_sees_its_folder_alone_and_has_no_token() -> None:
     assert spec["automountServiceAccountToken"] is False
     folder, server = containers(spec)
     assert folder["command"] == ["mkdir", "-p", "/data/a/events"]
-    (mount,) = [each for each in server["volumeMounts"] if each["name"] == "data"]
+    (mount,) = [candidate for candidate in server["volumeMounts"] if candidate["name"] == "data"]
     assert mount == {"name": "data", "mountPath": "/data/a/events", "subPath": "a/events"}
 
 

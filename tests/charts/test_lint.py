@@ -61,9 +61,9 @@ def _hides(skip: dict[str, Any], pattern: str, finding: Finding) -> bool:
 
 def _unskipped(findings: frozenset[Finding]) -> list[Finding]:
     return sorted(
-        each
-        for each in findings
-        if not any(_hides(skip, pattern, each) for skip in _skips() for pattern in skip["objects"])
+        finding
+        for finding in findings
+        if not any(_hides(skip, pattern, finding) for skip in _skips() for pattern in skip["objects"])
     )
 
 
@@ -71,9 +71,9 @@ def _platform(name: str) -> list[Object]:
     """Return the objects of all charts, in the namespaces that helm would install them into."""
     objects = []
     for chart, namespace in NAMESPACES.items():
-        for each in copy.deepcopy(render(chart, *PLATFORMS[name].get(chart, ()))):
-            each["metadata"].setdefault("namespace", namespace)
-            objects.append(each)
+        for rendered in copy.deepcopy(render(chart, *PLATFORMS[name].get(chart, ()))):
+            rendered["metadata"].setdefault("namespace", namespace)
+            objects.append(rendered)
     return objects
 
 
@@ -87,32 +87,32 @@ def _score(objects: list[Object]) -> frozenset[Finding]:
         Finding(
             check["check"]["id"],
             comment.get("summary", ""),
-            f"{each['type_meta']['kind']}/{each['object_meta']['name']}",
+            f"{scored['type_meta']['kind']}/{scored['object_meta']['name']}",
         )
-        for each in yaml.load(done.stdout, LOADER)
-        for check in each["checks"]
+        for scored in yaml.load(done.stdout, LOADER)
+        for check in scored["checks"]
         if not check["skipped"] and check["grade"] < OK
         for comment in check["comments"] or [{}]
     )
 
 
 @cache
-def _found(name: str) -> frozenset[Finding]:
+def _findings(name: str) -> frozenset[Finding]:
     return _score(_platform(name))
 
 
 @pytest.mark.parametrize("name", PLATFORMS)
 def test_the_linter_finds_nothing_that_is_not_skipped_in_writing(name: str) -> None:
-    assert _unskipped(_found(name)) == []
+    assert _unskipped(_findings(name)) == []
 
 
 def test_every_skip_says_why_and_still_hides_something() -> None:
-    found = frozenset().union(*map(_found, PLATFORMS))
+    findings = frozenset().union(*map(_findings, PLATFORMS))
     for skip in _skips():
         assert set(skip) == {"check", "says", "objects", "why"}
         assert len(skip["why"]) > 10, skip["check"]
         for pattern in skip["objects"]:
-            assert any(_hides(skip, pattern, each) for each in found), (
+            assert any(_hides(skip, pattern, finding) for finding in findings), (
                 f"{skip['check']} on {pattern} hides nothing any more: take it out of tests/charts/skips.yaml"
             )
 
@@ -124,8 +124,8 @@ def test_the_linter_sees_planted_faults() -> None:
         "metadata": {"name": "bad", "namespace": "elsewhere", "labels": {"app": "bad"}},
         "spec": {"containers": [{"name": "c", "image": "x:latest", "securityContext": {"privileged": True}}]},
     }
-    unprotected = [each for each in _platform(LARGE) if each["kind"] != "PodDisruptionBudget"]
-    seen = {each.check for each in _unskipped(_score([*unprotected, bad]))}
+    unprotected = [rendered for rendered in _platform(LARGE) if rendered["kind"] != "PodDisruptionBudget"]
+    seen = {finding.check for finding in _unskipped(_score([*unprotected, bad]))}
     assert {
         "container-image-tag",
         "container-resources",

@@ -18,20 +18,22 @@ def test_a_producers_secret_is_made_empty_and_the_bootstrap_may_fill_that_one() 
     (secret,) = kind(objects, "Secret")
     assert (secret["metadata"]["namespace"], secret["metadata"]["name"]) == ("shop", names.producer_secret("webshop"))
     assert not {"data", "stringData"} & set(secret)
-    (role,) = [each for each in kind(objects, "Role") if each["metadata"]["namespace"] == "shop"]
+    (role,) = [candidate for candidate in kind(objects, "Role") if candidate["metadata"]["namespace"] == "shop"]
     assert role["rules"] == [
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["kafka-producer-webshop"], "verbs": ["get", "patch"]}
     ]  # fmt: skip
-    (binding,) = [each for each in kind(objects, "RoleBinding") if each["metadata"]["namespace"] == "shop"]
+    (binding,) = [
+        candidate for candidate in kind(objects, "RoleBinding") if candidate["metadata"]["namespace"] == "shop"
+    ]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "bootstrap", "namespace": "headrace"}]
 
 
 def test_pods_with_a_producers_label_alone_reach_the_port_of_clients() -> None:
     (policy,) = [
-        each
-        for each in kind(render("base", *SHOP), "NetworkPolicy")
-        if each["metadata"]["name"] == "allow-producer-webshop"
+        candidate
+        for candidate in kind(render("base", *SHOP), "NetworkPolicy")
+        if policy["metadata"]["name"] == "allow-producer-webshop"
     ]
     assert policy["metadata"]["namespace"] == "headrace-kafka"
     (rule,) = policy["spec"]["ingress"]
@@ -52,16 +54,20 @@ def test_nothing_is_in_a_namespace_that_no_producer_is_in_and_an_external_kafka_
     settings: tuple[str, ...], left: set[str]
 ) -> None:
     objects = render("base", *settings)
-    assert {each["kind"] for each in objects if each["metadata"].get("namespace") == "shop"} == left
-    assert not [each for each in objects if each["metadata"]["name"].startswith("allow-producer")]
+    assert {rendered["kind"] for rendered in objects if rendered["metadata"].get("namespace") == "shop"} == left
+    assert not [rendered for rendered in objects if rendered["metadata"]["name"].startswith("allow-producer")]
 
 
 def test_both_jobs_get_the_producers() -> None:
-    (config,) = [each for each in kind(render("base", *SHOP), "ConfigMap") if each["metadata"]["name"] == "bootstrap"]
-    told = Config.model_validate_json(config["data"]["bootstrap.json"]).producers
-    assert (told["webshop"].namespace, told["webshop"].topics) == ("shop", ["pos", "quickstart"])
+    (config,) = [
+        candidate
+        for candidate in kind(render("base", *SHOP), "ConfigMap")
+        if candidate["metadata"]["name"] == "bootstrap"
+    ]
+    producers = Config.model_validate_json(config["data"]["bootstrap.json"]).producers
+    assert (producers["webshop"].namespace, producers["webshop"].topics) == ("shop", ["pos", "quickstart"])
     (spec,) = [spec for who, spec, _ in pods(render("airflow", *SHOP)) if "provision" in who]
-    env = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+    env = {variable["name"]: variable.get("value") for variable in spec["containers"][0]["env"]}
     assert json.loads(env["HEADRACE_PRODUCERS"]) == {"webshop": {"namespace": "shop", "topics": ["pos", "quickstart"]}}
 
 

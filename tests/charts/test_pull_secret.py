@@ -23,9 +23,9 @@ def _pull_secrets(chart: str, *settings: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
 def test_every_pod_names_the_pull_secret(chart: str, settings: tuple[str, ...]) -> None:
-    found = _pull_secrets(chart, *settings, *PULL_SECRET)
-    assert found
-    assert {who: names for who, names in found.items() if names != [{"name": "regcred"}]} == {}
+    pull_secrets = _pull_secrets(chart, *settings, *PULL_SECRET)
+    assert pull_secrets
+    assert {who: names for who, names in pull_secrets.items() if names != [{"name": "regcred"}]} == {}
 
 
 @pytest.mark.parametrize(("chart", "settings"), VARIANTS, ids=IDS)
@@ -46,13 +46,13 @@ def test_a_pod_without_the_pull_secret_and_one_with_it_unasked_are_seen(monkeypa
 
 
 def test_the_bootstrap_gets_the_secret_to_copy_and_none_where_there_is_none() -> None:
-    told = [
+    copied = [
         Config.model_validate_json(
             named(render("base", *settings), "ConfigMap", "bootstrap")["data"]["bootstrap.json"]
         ).pull_secret
         for settings in (PULL_SECRET, ())
     ]
-    assert told == ["regcred", ""]
+    assert copied == ["regcred", ""]
 
 
 @pytest.mark.parametrize("check", [False, True], ids=["driver", "check of a release"])

@@ -31,7 +31,7 @@ def _rights(objects: list[Object]) -> Rights:
         for role in kind(tuple(objects), "Role")
     }
     accounts = kind(tuple(objects), "ServiceAccount")
-    found: Rights = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": {} for each in accounts}
+    rights: Rights = {f"{made['metadata']['namespace']}/{made['metadata']['name']}": {} for made in accounts}
     verbs: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
     for binding in kind(tuple(objects), "RoleBinding"):
         namespace = binding["metadata"]["namespace"]
@@ -39,7 +39,7 @@ def _rights(objects: list[Object]) -> Rights:
         for subject in binding["subjects"]:
             assert subject["kind"] == "ServiceAccount", binding["metadata"]["name"]
             account = f"{subject['namespace']}/{subject['name']}"
-            assert account in found, f"{binding['metadata']['name']} is for {account}, which no chart makes"
+            assert account in rights, f"{binding['metadata']['name']} is for {account}, which no chart makes"
             for rule in rules[namespace, binding["roleRef"]["name"]]:
                 assert set(rule) - {"resourceNames"} == {"apiGroups", "resources", "verbs"}
                 for group, resource, name in product(
@@ -48,16 +48,16 @@ def _rights(objects: list[Object]) -> Rights:
                     what = f"{resource}.{group}".rstrip(".") + f" {name}".rstrip()
                     verbs[account, namespace, what] |= set(rule["verbs"])
     for (account, namespace, resource), allowed in sorted(verbs.items()):
-        found[account].setdefault(namespace, {})[resource] = " ".join(sorted(allowed))
-    return found
+        rights[account].setdefault(namespace, {})[resource] = " ".join(sorted(allowed))
+    return rights
 
 
 def _installed(*base: str) -> list[Object]:
     """Return the objects of all charts, each with the namespace that helm would install it into."""
     return [
-        {**each, "metadata": {"namespace": namespace, **each["metadata"]}}
+        {**rendered, "metadata": {"namespace": namespace, **rendered["metadata"]}}
         for chart, namespace in NAMESPACES.items()
-        for each in render(chart, *(base if chart == "base" else ()))
+        for rendered in render(chart, *(base if chart == "base" else ()))
     ]
 
 
@@ -75,14 +75,14 @@ def test_every_account_has_the_rights_of_the_committed_list() -> None:
 
 def test_every_pods_account_is_one_that_is_made_or_the_default_one_without_rights() -> None:
     for chart, namespace in NAMESPACES.items():
-        made = {each["metadata"]["name"] for each in kind(render(chart), "ServiceAccount")}
+        made = {account["metadata"]["name"] for account in kind(render(chart), "ServiceAccount")}
         for who, spec, _ in pods(render(chart)):
             assert spec.get("serviceAccountName", "default") in made | {"default"}, f"{namespace}: {who}"
     bound = {
         subject["name"]
-        for each in _installed()
-        if each["kind"] == "RoleBinding"
-        for subject in each["subjects"]
+        for binding in _installed()
+        if binding["kind"] == "RoleBinding"
+        for subject in binding["subjects"]
     }  # fmt: skip
     assert "default" not in bound
 
@@ -101,8 +101,12 @@ def test_to_copy_a_pull_secret_takes_no_right_more() -> None:
 def test_a_right_more_is_seen() -> None:
     objects = _installed()
     before = _rights(objects)
-    (role,) = [each for each in objects if each["kind"] == "Role" and each["metadata"]["name"] == "spark-driver"]
+    (role,) = [
+        candidate
+        for candidate in objects
+        if candidate["kind"] == "Role" and candidate["metadata"]["name"] == "spark-driver"
+    ]
     wider = {**role, "rules": [*role["rules"], {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]}]}
-    after = _rights([wider if each is role else each for each in objects])
+    after = _rights([wider if rendered is role else rendered for rendered in objects])
     assert after["headrace-spark/spark-driver"]["headrace-spark"]["deployments.apps"] == "get"
     assert after != before

@@ -25,7 +25,7 @@ KINDS = {
 
 def _discovery() -> dict[str, Any]:
     """Return what an API server says of itself, by path."""
-    found: dict[str, Any] = {
+    answers: dict[str, Any] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
     }
@@ -35,11 +35,13 @@ def _discovery() -> dict[str, Any]:
             {"name": f"{kind.lower()}s", "namespaced": True, "kind": kind, "verbs": ["get", "list"]} for kind in kinds
         ]
         place = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        found[place] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+        answers[place] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
         if "/" in version:
-            each = {"groupVersion": version, "version": "v1"}
-            groups.append({"name": version.partition("/")[0], "versions": [each], "preferredVersion": each})
-    return found | {"/apis": {"kind": "APIGroupList", "groups": groups}}
+            group_version = {"groupVersion": version, "version": "v1"}
+            groups.append(
+                {"name": version.partition("/")[0], "versions": [group_version], "preferredVersion": group_version}
+            )
+    return answers | {"/apis": {"kind": "APIGroupList", "groups": groups}}
 
 
 @contextmanager
@@ -71,11 +73,11 @@ def _cluster(folder: Path, chart: str, replicas: int | None, claims: int) -> Ite
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = answers.get(self.path.partition("?")[0])
+            answer = answers.get(self.path.partition("?")[0])
             body = json.dumps(
-                found or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+                answer or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
             ).encode()
-            self.send_response(200 if found else 404)
+            self.send_response(200 if answer else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -57,7 +57,7 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
     assert done.returncode == 3
     rows = json.loads(done.stdout)
     pipelines = load_pipelines(project / "pipelines").values()
-    assert len(rows) == sum(len(query_names(each)) for each in pipelines), "declared and archive queries"
+    assert len(rows) == sum(len(query_names(pipeline)) for pipeline in pipelines), "declared and archive queries"
     assert {row["driver"] for row in rows} == {"NEVER RAN"}
 
 

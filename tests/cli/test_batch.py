@@ -34,18 +34,18 @@ ACCOUNT = {
 
 
 @pytest.fixture
-def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+def deployment(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     monkeypatch.chdir(project)
     folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
-    found = Deployment(
+    made = Deployment(
         project=project,
         root=str(tmp_path / "storage"),
         bindings=tmp_path / "admin",
         drivers=LocalDrivers(**folders, environment={}),
     )
-    small_files.write_json(paths.generation_paths(found.root, "pos_sales", "tumbling", 1).manifest, {})
-    use(found, tmp_path / "deployment.json", monkeypatch)
-    return found
+    small_files.write_json(paths.generation_paths(made.root, "pos_sales", "tumbling", 1).manifest, {})
+    use(made, tmp_path / "deployment.json", monkeypatch)
+    return made
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -55,7 +55,7 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.stdout
 
 
-def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_exit_code_4_and_none_is_0(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     def executed(differing: int) -> Any:
         status = "FAILED" if differing else "PASSED"
         account = ACCOUNT | {"differing": differing, "differences": [DIFFERENCE] * differing, "status": status}
@@ -70,10 +70,12 @@ def test_a_difference_is_exit_code_4_and_none_is_0(own: Deployment, monkeypatch:
     assert "tumbling: missing in the sink product_id=p7, batches 3, pos/0 5-9" in printed
     code, printed = run("batch", "reconcile", "--json")
     assert code == 4
-    assert [each["pipeline"] for each in json.loads(printed)] == ["pos_sales"], "the others never ran"
+    assert [report["pipeline"] for report in json.loads(printed)] == ["pos_sales"], "the others never ran"
 
 
-def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_that_could_not_be_made_is_exit_code_5(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = ACCOUNT | {
         "compared": 0,
         "differing": 0,
@@ -90,7 +92,7 @@ def test_a_comparison_that_could_not_be_made_is_exit_code_5(own: Deployment, mon
 
 
 def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
-    own: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = Item("write", "tumbling product_id=p7", "sales: 2 -> 3")
     planned = Plan("repair", "pos_sales after run r", (item,), notes=("Not repaired: items: a topic.",))
@@ -114,7 +116,7 @@ def test_a_repair_shows_its_plan_and_changes_nothing_without_act(
 
 
 def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
-    own: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = retention.Place("tumbling", "pos", 0, "LOST", 5, 9, 12, 0.0)
     report = retention.RetentionReport("pos_sales", "LOST", (place,), 0.0, ("pos",))
@@ -128,7 +130,7 @@ def test_retention_is_exit_code_4_when_records_are_or_will_be_lost(
     assert run("batch", "retention", "pos_sales")[0] == 0
 
 
-def test_what_cannot_be_asked_is_reported_in_one_sentence(own: Deployment) -> None:
+def test_what_cannot_be_asked_is_reported_in_one_sentence(deployment: Deployment) -> None:
     for words, message in (
         (("dead-letters", "list", "--since", "yesterday"), "is not a time. Write 2026-11-23"),
         (("dead-letters", "show", "pos", "--offsets", "a-b"), "--offsets takes FIRST-LAST"),
@@ -151,20 +153,20 @@ def test_what_cannot_be_asked_is_reported_in_one_sentence(own: Deployment) -> No
             run(*words)
 
 
-def test_the_status_of_views_is_there_before_the_first_run(own: Deployment) -> None:
+def test_the_status_of_views_is_there_before_the_first_run(deployment: Deployment) -> None:
     code, printed = run("batch", "status", "pos_sales", "--json")
     assert code == 0
     assert json.loads(printed)[0]["horizon"] is None
 
 
-def test_the_quarantine_is_listed_and_a_pipeline_without_a_crash_has_no_batch_to_search(own: Deployment) -> None:
+def test_the_quarantine_is_listed_and_a_pipeline_without_a_crash_has_no_batch_to_search(deployment: Deployment) -> None:
     entry = quarantine.Entry("pos", 0, 41, 42, query="items", reason="poison", by="ada", since=1, until=3)
-    quarantine.write(own.root, "pos_sales", quarantine.Quarantine((entry,)))
+    quarantine.write(deployment.root, "pos_sales", quarantine.Quarantine((entry,)))
     code, printed = run("dead-letters", "quarantine", "pos_sales")
     assert code == 0
     assert all(word in printed for word in ("items", "poison", "ada"))
     assert json.loads(run("dead-letters", "quarantine", "pos_sales", "--json")[1])["entries"][0]["last"] == 42
-    trees.remove(paths.pipeline_folder(own.root, "pos_sales"))
+    trees.remove(paths.pipeline_folder(deployment.root, "pos_sales"))
     code, printed = run("dead-letters", "find", "pos_sales")
     assert (code, printed.strip()) == (
         0, "No query of pos_sales has a batch that was planned and not committed: no record ended a driver."

@@ -37,7 +37,7 @@ def _json(*arguments: str) -> Any:
 
 def test_inspect_and_snapshot_name_a_pipeline_or_a_query(root: str) -> None:
     assert common.pipelines_of()
-    assert [each["query"] for each in _json("inspect")].count("pos_sales.tumbling") == 1
+    assert [inspected["query"] for inspected in _json("inspect")].count("pos_sales.tumbling") == 1
     (one,) = _json("inspect", "pos_sales.tumbling")
     assert (one["current"], one["generations"][0]["committed_batch"]) == (1, 2)
     (taken,) = _json("snapshot")
@@ -46,12 +46,12 @@ def test_inspect_and_snapshot_name_a_pipeline_or_a_query(root: str) -> None:
 
 
 def test_verify_ends_with_1_where_something_critical_is_found(root: str) -> None:
-    assert all(each["sound"] for each in _json("verify", "--no-kafka"))
+    assert all(report["sound"] for report in _json("verify", "--no-kafka"))
     put(commits_entry(generation.current(root, "pos_sales", "tumbling").paths(root).checkpoint, 2), "")  # type: ignore[union-attr]
     done = _call("verify", "--no-kafka", "pos_sales", "--json")
     assert done.exit_code == 1
-    (found,) = [each for each in json.loads(done.stdout) if not each["sound"]]
-    assert (found["query"], found["findings"][0]["runbook"]) == ("pos_sales.tumbling", "CheckpointLogDamaged")
+    (report,) = [candidate for candidate in json.loads(done.stdout) if not candidate["sound"]]
+    assert (report["query"], report["findings"][0]["runbook"]) == ("pos_sales.tumbling", "CheckpointLogDamaged")
     assert _call("verify", "--no-kafka", "pos_sales").exit_code == 1
 
 

@@ -56,13 +56,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 @pytest.fixture
-def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+def deployment(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     monkeypatch.chdir(project)
     folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
     drivers = LocalDrivers(**folders, environment={})
-    found = Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
-    use(found, tmp_path / "deployment.json", monkeypatch)
-    return found
+    made = Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
+    use(made, tmp_path / "deployment.json", monkeypatch)
+    return made
 
 
 def run(*words: str) -> None:
@@ -94,7 +94,7 @@ def letter(value: bytes, reason: str) -> Letter:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_dead_letters_are_listed_and_shown_whatever_they_hold(
-    text: str, own: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    text: str, deployment: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value = text.encode("utf-8", "replace")
     monkeypatch.setattr(reader, "read", lambda *_: [letter(value, f"bad_number: amount: {text} is not a number")])
@@ -107,7 +107,7 @@ def test_dead_letters_are_listed_and_shown_whatever_they_hold(
 
 
 def test_a_served_row_shows_a_product_named_like_markup(
-    own: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"product_id": text, "[/total]": 1} for text in NASTY]
     answer = SimpleNamespace(to_json_dict=lambda: {"rows": rows, "horizon": None})
@@ -119,13 +119,13 @@ def test_a_served_row_shows_a_product_named_like_markup(
 
 
 def test_an_example_of_a_failed_expectation_is_shown_as_it_is(
-    own: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = {"expectation": "not_null([/x])", "severity": "critical", "why": "[b]", "unexpected": 0, "percent": 0.0,
               "observed": "[/sale]\x1b[2K", "error": "", "examples": [{"a": "[/row]\nforged"}]}  # fmt: skip
     summary = {"sink": "kafka.pos_items", "status": "FAILED", "rows": 1, "sampled": False, "window": {"name": "[/w]"},
                "failed": [failed], "batches": []}  # fmt: skip
-    small_files.write_json(paths.quality_latest(own.root, "kafka.pos_items"), summary)
+    small_files.write_json(paths.quality_latest(deployment.root, "kafka.pos_items"), summary)
     run("quality", "show", "kafka.pos_items")
     for shown in ("not_null([/x]) critical: [b]", r"found: [/sale]\x1b[2K", r"[/row]\nforged", "[/w]"):
         assert shown in terminal.getvalue()
@@ -154,7 +154,7 @@ def test_a_refusal_keeps_its_brackets_and_is_one_line_for_each_of_its_own(
 
 
 def test_a_log_is_shown_without_the_escape_sequences_in_it(
-    own: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from headrace.local.settings import Settings
 

@@ -56,9 +56,9 @@ def test_the_last_line_is_the_given_command_with_what_was_chosen_and_the_id() ->
         "--again",
         "--no-kafka",
     ]
-    code, told = run(PLAN, *words)
+    code, output = run(PLAN, *words)
     assert code == 0
-    head, item, note, last = told.splitlines()
+    head, item, note, last = output.splitlines()
     assert (head, item, note) == (
         f"Plan {PLAN.id}: restore of pos_sales.tumbling",
         "  begin generation 2",
@@ -71,23 +71,23 @@ def test_the_last_line_is_the_given_command_with_what_was_chosen_and_the_id() ->
 
 
 def test_a_blocked_plan_names_what_blocks_it_and_no_command() -> None:
-    code, told = run(replace(PLAN, blockers=("its driver runs",)), "pos_sales.tumbling")
+    code, output = run(replace(PLAN, blockers=("its driver runs",)), "pos_sales.tumbling")
     assert code == 1
-    assert told.splitlines()[-1] == "Blocked: its driver runs."
-    assert "--act" not in told
+    assert output.splitlines()[-1] == "Blocked: its driver runs."
+    assert "--act" not in output
 
 
 def test_a_plan_without_items_says_so_and_is_no_fault() -> None:
-    code, told = run(replace(PLAN, items=()), "pos_sales.tumbling")
+    code, output = run(replace(PLAN, items=()), "pos_sales.tumbling")
     assert code == 0
-    assert told.splitlines() == ["There is nothing to do for the restore of pos_sales.tumbling.", "Mind the totals."]
+    assert output.splitlines() == ["There is nothing to do for the restore of pos_sales.tumbling.", "Mind the totals."]
 
 
 @pytest.mark.parametrize("plan", [PLAN, replace(PLAN, blockers=("its driver runs",))])
 def test_json_holds_the_plan_with_its_id(plan: Plan) -> None:
-    code, told = run(plan, "pos_sales.tumbling", "--json")
+    code, output = run(plan, "pos_sales.tumbling", "--json")
     assert code == len(plan.blockers)
-    document = json.loads(told)
+    document = json.loads(output)
     assert document["id"] == plan.id
     assert document["items"] == [{"action": "begin", "target": "generation 2", "detail": "", "note": ""}]
     assert document["blockers"] == list(plan.blockers)
@@ -95,5 +95,5 @@ def test_json_holds_the_plan_with_its_id(plan: Plan) -> None:
 
 def test_the_terminal_lists_the_first_items_of_a_long_plan() -> None:
     many = replace(PLAN, items=tuple(Item("send", f"orders/0/{number}") for number in range(60)))
-    _, told = run(many, "pos_sales.tumbling")
-    assert "  send orders/0/49\n  and 10 more: --json prints all\n" in told
+    _, output = run(many, "pos_sales.tumbling")
+    assert "  send orders/0/49\n  and 10 more: --json prints all\n" in output

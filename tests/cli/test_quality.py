@@ -77,8 +77,8 @@ def test_show_tells_what_failed_why_and_in_which_rows_and_batches(root: str) -> 
         "batch 3: 9 rows, but 10 in the ledger",
     ):
         assert text in shown.output
-    told = CliRunner().invoke(app, ["quality", "show", SINK, "--json"])
-    assert json.loads(told.output) == _summary()
+    printed = CliRunner().invoke(app, ["quality", "show", SINK, "--json"])
+    assert json.loads(printed.output) == _summary()
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_users_status_tells_what_waits_and_what_is_applied(root: str) -> None:
     small_files.write_json(
         f"{paths.refresh(root, 'user_logins', 'users')}/applied.json", {"version": "20251231T000000Z", "rows": 5}
     )
-    told = json.loads(CliRunner().invoke(app, ["users", "status", "--json"]).output)["user_logins.users"]
-    assert told["applied"]["rows"] == 5
-    assert [Path(place).name for place in told["complete"]] == ["a-20260101T000000Z.csv"]
-    assert told["unfinished"] == ["a-20260102T000000Z.csv"]
+    status = json.loads(CliRunner().invoke(app, ["users", "status", "--json"]).output)["user_logins.users"]
+    assert status["applied"]["rows"] == 5
+    assert [Path(place).name for place in status["complete"]] == ["a-20260101T000000Z.csv"]
+    assert status["unfinished"] == ["a-20260102T000000Z.csv"]
     shown = CliRunner().invoke(app, ["users", "status"]).output
     assert "20251231T000000Z" in shown
 

@@ -96,13 +96,13 @@ def test_everything_is_made_once_and_a_second_run_changes_nothing(config: Config
 def test_a_binding_has_what_a_driver_reads_and_its_own_login(config: Config) -> None:
     kept = Kept()
     Bootstrap(config, kept).run()
-    own = kept.content["spark", "kafka-pos-sales"]
+    binding = kept.content["spark", "kafka-pos-sales"]
     admin = kept.content["airflow", "kafka-admin"]
-    assert own["bootstrapServers"] == "kafka.kafka.svc.cluster.local:9092"
-    assert (own["securityProtocol"], own["saslMechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
-    assert own["username"] == "pos_sales"
-    assert own["password"] != admin["password"]
-    assert kept.content["airflow", "pipeline-logins"]["pos_sales.kafka.password"] == own["password"]
+    assert binding["bootstrapServers"] == "kafka.kafka.svc.cluster.local:9092"
+    assert (binding["securityProtocol"], binding["saslMechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert binding["username"] == "pos_sales"
+    assert binding["password"] != admin["password"]
+    assert kept.content["airflow", "pipeline-logins"]["pos_sales.kafka.password"] == binding["password"]
     assert not any("ca.key" in content for place, content in kept.content.items() if place[0] != "headrace")
     passwords = [content["password"] for content in kept.content.values() if "password" in content]
     assert len(set(passwords)) == len(passwords) - 1  # cassandra's admin stands in two namespaces
@@ -111,11 +111,11 @@ def test_a_binding_has_what_a_driver_reads_and_its_own_login(config: Config) -> 
 def test_a_break_half_way_is_completed_by_the_next_run(config: Config) -> None:
     kept = Kept()
     Bootstrap(config, kept).run()
-    whole = dict(kept.content)
+    complete = dict(kept.content)
     del kept.content["spark", "kafka-pos-sales"], kept.content["airflow", "pipeline-logins"]
     made = Bootstrap(config, kept).run()
     assert made == ["spark/kafka-pos-sales", "airflow/pipeline-logins"]
-    assert set(kept.content) == set(whole)
+    assert set(kept.content) == set(complete)
 
 
 def test_renewed_certificates_are_of_the_same_authority_and_passwords_stay(config: Config) -> None:
@@ -237,7 +237,7 @@ def test_a_changed_pull_secret_is_kept_from_the_copies_until_they_are_removed_or
     Bootstrap(private, kept).run()
     kept.content["headrace", "regcred"] = OTHER_LOGIN
     for action in ("ensure", "renew-certificates"):
-        assert not [each for each in Bootstrap(private, kept, action).run() if "regcred" in each]
+        assert not [secret for secret in Bootstrap(private, kept, action).run() if "regcred" in secret]
     del kept.content["spark", "regcred"]
     assert Bootstrap(private, kept).run() == ["spark/regcred"]
     assert [place for place, (_, content) in _copies(kept).items() if content == OTHER_LOGIN] == ["spark"]
@@ -253,8 +253,8 @@ def test_a_pull_secret_that_nodes_cannot_pull_by_is_refused_in_a_sentence_with_t
     private, kept = _private(config, kind)
     if not kind:
         kept.content.clear()
-    told = f"^Secret regcred in namespace headrace {sentence}, .* {DOCKER}. Create it with kubectl create secret docker-reg"
-    with pytest.raises(HeadraceError, match=told):
+    message = f"^Secret regcred in namespace headrace {sentence}, .* {DOCKER}. Create it with kubectl create secret docker-reg"
+    with pytest.raises(HeadraceError, match=message):
         Bootstrap(private, kept).run()
     assert _copies(kept) == {}
 
@@ -306,11 +306,13 @@ def test_a_leaf_serves_the_pods_names_and_ends_within_its_authority() -> None:
     authority = pki.make_authority("test CA", now)
     leaf = pki.make_leaf(authority, "kafka", bootstrap.hosts("kafka", "k"), now)
     assert leaf.startswith("-----BEGIN " + "PRIVATE KEY-----")  # PKCS#8
-    own, signer = x509.load_pem_x509_certificates(leaf[leaf.index("-----BEGIN CERT") :].encode())
-    own.verify_directly_issued_by(signer)
-    names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    certificate, signer = x509.load_pem_x509_certificates(leaf[leaf.index("-----BEGIN CERT") :].encode())
+    certificate.verify_directly_issued_by(signer)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
     assert {"kafka.k.svc.cluster.local", "*.kafka.k.svc.cluster.local"} <= set(names)
-    assert own.subject.rfc4514_string() == "CN=kafka"
+    assert certificate.subject.rfc4514_string() == "CN=kafka"
     assert 364 < pki.days_left(leaf, now) < 366
     late = pki.make_leaf(authority, "kafka", ["kafka"], now + timedelta(days=pki.CA_DAYS - 10))
     assert pki.days_left(late, now + timedelta(days=pki.CA_DAYS - 10)) < 11
@@ -326,12 +328,12 @@ def test_a_scram_record_has_no_password_and_is_what_the_tool_takes() -> None:
 
 
 def test_an_object_stores_binding_is_given_to_spark_and_airflow_and_follows_a_rotation(config: Config) -> None:
-    own = {"region": "eu-central-1", "accessKey": "user", "secretKey": "one"}
-    kept = Kept({("headrace", "my-store"): dict(own)}, writable=True)
+    login = {"region": "eu-central-1", "accessKey": "user", "secretKey": "one"}
+    kept = Kept({("headrace", "my-store"): dict(login)}, writable=True)
     asked = config.model_copy(update={"object_store": "my-store"})
     made = Bootstrap(asked, kept).run()
     assert {"spark/object-store", "airflow/object-store"} <= set(made)
-    wanted = own | {"type": "s3", "endpoint": ""}
+    wanted = login | {"type": "s3", "endpoint": ""}
     assert kept.content["spark", "object-store"] == kept.content["airflow", "object-store"] == wanted
     kept.content["headrace", "my-store"]["secretKey"] = "two"
     assert Bootstrap(asked, kept).run() == []

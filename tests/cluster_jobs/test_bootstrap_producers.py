@@ -39,16 +39,16 @@ def test_a_producers_secret_is_filled_once_and_its_login_is_what_provisioning_gi
 ) -> None:
     changed = Bootstrap(config, kept).run()
     assert "/".join(PLACE) in changed
-    own, admin = dict(kept.content[PLACE]), kept.content["airflow", "kafka-admin"]
-    assert own["username"] == "producer-webshop"
-    assert own["password"] != admin["password"]
-    assert {key: own[key] for key in admin if key not in ("username", "password")} == {
+    filled, admin = dict(kept.content[PLACE]), kept.content["airflow", "kafka-admin"]
+    assert filled["username"] == "producer-webshop"
+    assert filled["password"] != admin["password"]
+    assert {key: filled[key] for key in admin if key not in ("username", "password")} == {
         key: admin[key] for key in admin if key not in ("username", "password")
     }
     logins = kept.content["airflow", "pipeline-logins"]
-    assert logins["producer-webshop.kafka.password"] == own["password"]
+    assert logins["producer-webshop.kafka.password"] == filled["password"]
     assert Bootstrap(config, kept).run() == []
-    assert kept.content[PLACE] == own
+    assert kept.content[PLACE] == filled
 
 
 def test_a_producer_that_comes_later_changes_nobody_elses_login(config: Config, kept: Beside) -> None:

@@ -53,15 +53,15 @@ def wanted(deployed, pipeline, want="RUNNING"):
 def test_a_pipeline_has_one_verdict_and_one_that_was_never_observed_is_unknown(deployed):
     supervised(deployed, "pos_sales", "MISSING", restarts_left=3)
     wanted(deployed, "pos_sales")
-    found = scraped(exporter.Exporter(lambda: deployed))
-    told = {key[1:]: value for key, value in found.items() if key[0] == "headrace_pipeline_verdict"}
-    assert sum(value for key, value in told.items() if "pos_sales" in key) == 1
-    assert told["MISSING", "pos_sales"] == told["UNKNOWN", "web_events"] == 1
-    assert found["headrace_pipeline_wanted", "pos_sales"] == 1
-    assert found["headrace_pipeline_wanted", "web_events"] == 0
-    assert found["headrace_pipeline_restarts_left", "pos_sales"] == 3
-    assert found["headrace_pipeline_supervised_age_seconds", "pos_sales"] >= 90
-    assert found["headrace_exporter_part_up", "verdicts"] == 1
+    samples = scraped(exporter.Exporter(lambda: deployed))
+    verdicts = {key[1:]: value for key, value in samples.items() if key[0] == "headrace_pipeline_verdict"}
+    assert sum(value for key, value in verdicts.items() if "pos_sales" in key) == 1
+    assert verdicts["MISSING", "pos_sales"] == verdicts["UNKNOWN", "web_events"] == 1
+    assert samples["headrace_pipeline_wanted", "pos_sales"] == 1
+    assert samples["headrace_pipeline_wanted", "web_events"] == 0
+    assert samples["headrace_pipeline_restarts_left", "pos_sales"] == 3
+    assert samples["headrace_pipeline_supervised_age_seconds", "pos_sales"] >= 90
+    assert samples["headrace_exporter_part_up", "verdicts"] == 1
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,11 @@ def test_a_checkpoint_fault_is_over_when_a_driver_runs_again_or_nobody_wants_one
 def test_a_sink_has_the_status_of_its_newest_check_and_one_without_checks_says_nothing(deployed, status):
     checks = [{"checked_at_ms": 2_000, "status": status}, {"checked_at_ms": 1_000, "status": "FAILED"}]
     small_files.write_json(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling"), checks)
-    found = scraped(exporter.Exporter(lambda: deployed))
-    shown = {key[1:]: value for key, value in found.items() if key[0] == "headrace_quality_status"}
-    assert shown == {(each, "cassandra.pos_sales.tumbling", "pos_sales"): float(each == status) for each in MEANING}
+    samples = scraped(exporter.Exporter(lambda: deployed))
+    shown = {key[1:]: value for key, value in samples.items() if key[0] == "headrace_quality_status"}
+    assert shown == {
+        (meaning, "cassandra.pos_sales.tumbling", "pos_sales"): float(meaning == status) for meaning in MEANING
+    }
 
 
 def test_the_files_of_one_pipeline_that_cannot_be_read_hide_no_check_and_no_margin_of_another(deployed, monkeypatch):
@@ -122,10 +124,10 @@ def test_the_files_of_one_pipeline_that_cannot_be_read_hide_no_check_and_no_marg
     monkeypatch.setattr(retention, "guard", guard)
     exporting = exporter.Exporter(lambda: deployed)
     exporting.ask()
-    found = scraped(exporting)
-    assert found["headrace_exporter_part_up", "checks"] == found["headrace_exporter_part_up", "retention"] == 0
-    assert found["headrace_quality_status", "FAILED", "kafka.transformed", "web_events"] == 1
-    assert found["headrace_retention_state", "RETIRED", "web_events"] == 1
+    samples = scraped(exporting)
+    assert samples["headrace_exporter_part_up", "checks"] == samples["headrace_exporter_part_up", "retention"] == 0
+    assert samples["headrace_quality_status", "FAILED", "kafka.transformed", "web_events"] == 1
+    assert samples["headrace_retention_state", "RETIRED", "web_events"] == 1
 
 
 def test_a_pipeline_that_cannot_be_read_is_unknown_and_hides_no_other(deployed):
@@ -133,17 +135,17 @@ def test_a_pipeline_that_cannot_be_read_is_unknown_and_hides_no_other(deployed):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     supervised(deployed, "web_events", "HEALTHY")
-    found = scraped(exporter.Exporter(lambda: deployed))
-    assert found["headrace_pipeline_verdict", "UNKNOWN", "pos_sales"] == 1
-    assert found["headrace_pipeline_verdict", "HEALTHY", "web_events"] == 1
+    samples = scraped(exporter.Exporter(lambda: deployed))
+    assert samples["headrace_pipeline_verdict", "UNKNOWN", "pos_sales"] == 1
+    assert samples["headrace_pipeline_verdict", "HEALTHY", "web_events"] == 1
 
 
 def test_a_part_that_cannot_be_read_is_down_and_hides_no_other(deployed):
     Path(paths.quality_trend(deployed.root, "cassandra.pos_sales.tumbling")).mkdir(parents=True)
     exporting = exporter.Exporter(lambda: deployed)
     exporting.ask()  # no binding is there: neither Kafka nor a node can be asked
-    found = scraped(exporting)
-    up = {key[1]: value for key, value in found.items() if key[0] == "headrace_exporter_part_up"}
+    samples = scraped(exporting)
+    up = {key[1]: value for key, value in samples.items() if key[0] == "headrace_exporter_part_up"}
     assert up == {
         "verdicts": 1, "checks": 0, "volumes": 1, "retention": 0, "reconciliation": 1, "certificates": 0,
     }  # fmt: skip
@@ -158,11 +160,11 @@ def test_the_newest_reconciliation_counts_differences_by_query(deployed, monkeyp
         ComparedRow("old", at, "sliding", "a", "windows", 1, 7, None, 9, 0, 0, 9, ""),
     ]
     monkeypatch.setattr(reconcile, "trend", lambda root, name: rows if name == "pos_sales" else [])
-    told = {sample[:2]: sample[2] for sample in exporter.accounts(deployed)}
-    assert told["headrace_reconcile_differing", ("pos_sales", "tumbling")] == 3
-    assert told["headrace_reconcile_differing", ("pos_sales", "items")] == 0
-    assert ("headrace_reconcile_differing", ("pos_sales", "sliding")) not in told
-    assert 7_000 < told["headrace_reconcile_age_seconds", ("pos_sales",)] < 8_000
+    samples = {sample[:2]: sample[2] for sample in exporter.accounts(deployed)}
+    assert samples["headrace_reconcile_differing", ("pos_sales", "tumbling")] == 3
+    assert samples["headrace_reconcile_differing", ("pos_sales", "items")] == 0
+    assert ("headrace_reconcile_differing", ("pos_sales", "sliding")) not in samples
+    assert 7_000 < samples["headrace_reconcile_age_seconds", ("pos_sales",)] < 8_000
 
 
 def test_retention_has_a_state_and_the_time_that_is_left(deployed, monkeypatch):
@@ -171,11 +173,11 @@ def test_retention_has_a_state_and_the_time_that_is_left(deployed, monkeypatch):
         "guard",
         lambda _, name: retention.RetentionReport(name, "AT_RISK", (), 60.0 if name == "pos_sales" else None),
     )
-    told = {sample[:2]: sample[2] for sample in exporter.margins(deployed)}
-    assert told["headrace_retention_state", ("pos_sales", "AT_RISK")] == 1
-    assert told["headrace_retention_state", ("pos_sales", "LOST")] == 0
-    assert told["headrace_retention_left_seconds", ("pos_sales",)] == 60
-    assert ("headrace_retention_left_seconds", ("web_events",)) not in told
+    samples = {sample[:2]: sample[2] for sample in exporter.margins(deployed)}
+    assert samples["headrace_retention_state", ("pos_sales", "AT_RISK")] == 1
+    assert samples["headrace_retention_state", ("pos_sales", "LOST")] == 0
+    assert samples["headrace_retention_left_seconds", ("pos_sales",)] == 60
+    assert ("headrace_retention_left_seconds", ("web_events",)) not in samples
 
 
 def test_a_certificate_is_the_one_that_the_server_presents(tmp_path, monkeypatch):

