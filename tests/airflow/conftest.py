@@ -17,11 +17,11 @@ def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.T
     dags = support.dags_folder(
         tmp_path_factory.mktemp("airflow") / "dags", project / "dags", project / "tests" / "airflow" / "probes"
     )
-    own = support.start(platform, dags, project / "plugins", airflow_notify_connection="alerts")  # type: ignore[arg-type]
+    started = support.start(platform, dags, project / "plugins", airflow_notify_connection="alerts")  # type: ignore[arg-type]
     try:
-        yield own
+        yield started
     finally:
-        support.stop(own)
+        support.stop(started)
 
 
 @pytest.fixture(scope="package")

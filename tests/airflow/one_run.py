@@ -42,7 +42,7 @@ def quality(_: str) -> tuple[str, dict[str, Any]]:
     paused: list[str] = []
 
     def act(_: object, summaries: list[Any], **__: object) -> list[str]:
-        paused.extend(each.sink for each in summaries if each.status == "FAILED")
+        paused.extend(summary.sink for summary in summaries if summary.status == "FAILED")
         return paused
 
     tasks.plan_checks, tasks.run_checks, tasks.act = plan_checks, run_checks, act  # type: ignore[assignment]
@@ -60,7 +60,7 @@ def batch_views(_: str) -> tuple[str, dict[str, Any]]:
         return [spark_runs.Submission("views-pos_sales", fault="no topic"), spark_runs.Submission("views-web_events")]
 
     spark_runs.plan_views = plan_views  # type: ignore[assignment]
-    spark_runs.report = told  # type: ignore[assignment]
+    spark_runs.report = report_of  # type: ignore[assignment]
     run_events.emit_views = lambda _, report: run_events.Emitted(report.pipeline, 1, "")  # type: ignore[assignment]
     return "batch_views", {"pipelines": ["pos_sales", "web_events"], "first": "", "last": ""}
 
@@ -68,22 +68,22 @@ def batch_views(_: str) -> tuple[str, dict[str, Any]]:
 def reconcile(_: str) -> tuple[str, dict[str, Any]]:
     """Tell the runs: one cannot be ordered, one differs."""
     from headrace.errors import HeadraceError
-    from headrace.operations.batch import reconcile as own
+    from headrace.operations.batch import reconcile as batch_reconcile
     from headrace.operations.batch import spark_runs
     from headrace.store.job_reports import ReconcileReport
 
     def differs(report: ReconcileReport) -> None:
         raise HeadraceError(f"{report.pipeline} differs")
 
-    own.require_even = differs  # type: ignore[assignment]
+    batch_reconcile.require_even = differs  # type: ignore[assignment]
     spark_runs.plan_reconcile = lambda *_: [
         spark_runs.Submission("reconcile-pos_sales", fault="no topic"), spark_runs.Submission("reconcile-web_events")
     ]  # fmt: skip
-    spark_runs.report = told  # type: ignore[assignment]
+    spark_runs.report = report_of  # type: ignore[assignment]
     return "reconcile", {"pipelines": ["pos_sales", "web_events"], "days": 0, "queries": []}
 
 
-def told(_: object, submitted: Any, kind: Any) -> Any:
+def report_of(_: object, submitted: Any, kind: Any) -> Any:
     """Return the report of a run; raise for one that was not ordered."""
     from headrace.errors import HeadraceError
 
@@ -113,7 +113,9 @@ def main(folder: str, case: str) -> dict[str, Any]:
     done = bag.dags[dag_id].test(run_conf=conf)
     with create_session() as session:
         events = sorted(event.asset.name for event in session.query(AssetEvent).all())
-    states = {(f"{each.task_id}[{each.map_index}]", str(each.state)) for each in done.get_task_instances()}
+    states = {
+        (f"{instance.task_id}[{instance.map_index}]", str(instance.state)) for instance in done.get_task_instances()
+    }
     return {"state": str(done.state), "tasks": dict(sorted(states)), "events": events}
 
 

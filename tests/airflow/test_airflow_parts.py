@@ -40,21 +40,23 @@ def test_every_component_is_shown_as_running_and_its_log_is_found(airflow, airfl
 
 
 def test_only_the_api_server_listens_and_on_loopback_alone(airflow, airflow_settings):
-    own = {process.pid for name in parts.COMPONENTS for process in family(airflow_settings, name)}
+    pids_of_airflow = {process.pid for name in parts.COMPONENTS for process in family(airflow_settings, name)}
     listening = [
-        item.laddr for item in psutil.net_connections("inet") if item.pid in own and item.status == psutil.CONN_LISTEN
+        item.laddr
+        for item in psutil.net_connections("inet")
+        if item.pid in pids_of_airflow and item.status == psutil.CONN_LISTEN
     ]
     assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", airflow_settings.airflow_port)}
 
 
 def test_no_secret_is_in_an_argument_an_environment_or_a_log(airflow, airflow_settings):
     secrets = [path.read_text().encode() for path in (airflow_settings.home / "secrets").iterdir()]
-    told = [path.read_bytes() for path in airflow_settings.log_dir.glob("airflow-*")]
+    texts = [path.read_bytes() for path in airflow_settings.log_dir.glob("airflow-*")]
     seen = {name: [words_of(process) for process in family(airflow_settings, name)] for name in parts.COMPONENTS}
     assert [name for name in parts.COMPONENTS if not any(seen[name])] == [], "nothing was read of these"
-    told += [text for members in seen.values() for words in members for text in words]
+    texts += [text for members in seen.values() for words in members for text in words]
     assert len(secrets) > 4
-    assert [secret for secret in secrets if any(secret in each for each in told)] == []
+    assert [secret for secret in secrets if any(secret in text for text in texts)] == []
 
 
 def test_a_second_up_adopts_all_four(airflow, airflow_settings):

@@ -48,6 +48,6 @@ def test_a_dag_that_fails_posts_its_reason_to_the_webhook(airflow: Any, airflow_
         server.shutdown()
         thread.join()
         server.server_close()
-    (told,) = posted
-    assert told["text"].startswith("Headrace: stream_stop.chosen failed")
-    assert "No pipeline was chosen" in told["text"]
+    (body,) = posted
+    assert body["text"].startswith("Headrace: stream_stop.chosen failed")
+    assert "No pipeline was chosen" in body["text"]

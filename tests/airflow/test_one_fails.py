@@ -30,38 +30,38 @@ def run(case: str, project: Path, home: Path) -> dict[str, Any]:
         env=environment, cwd=home, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_a_plan_a_check_and_a_sink_that_fail_keep_no_other_gate_from_its_answer(project: Path, tmp_path: Path) -> None:
     """B1: every gate was upstream_failed and `on_critical: pause` never ran. Only what was looked at and holds has an event."""
-    found = run("quality", project, tmp_path)
-    tasks = found["tasks"]
+    result = run("quality", project, tmp_path)
+    tasks = result["tasks"]
     assert [tasks[f"plan_checks[{index}]"] for index in range(3)] == ["failed", "success", "success"]
     assert [tasks[f"run_checks[{index}]"] for index in range(2)] == ["failed", "success"]
     gates = [tasks[f"gate[{index}]"] for index in range(7)]
     # good, bad, lost, old, quiet of web_events; one sink each of the pipelines whose plan and whose check died
     assert gates == ["success", "failed", "failed", "failed", "skipped", "failed", "failed"]
     assert tasks["pause[-1]"] == tasks["data_docs[-1]"] == "success"
-    assert found["events"] == ["sink_good"]
-    assert found["state"] == "failed"
+    assert result["events"] == ["sink_good"]
+    assert result["state"] == "failed"
 
 
 def test_views_that_fail_for_one_pipeline_are_reported_and_the_others_and_reconciliation_follow(
     project: Path, tmp_path: Path
 ) -> None:
-    found = run("batch_views", project, tmp_path)
-    tasks = found["tasks"]
+    result = run("batch_views", project, tmp_path)
+    tasks = result["tasks"]
     assert [tasks[f"spark_run[{index}]"] for index in range(2)] == ["failed", "success"]
     assert tasks["computed[-1]"] == tasks["emit_lineage[-1]"] == "success"
-    assert found["events"] == ["batch_views"]
-    assert (tasks["complete[-1]"], found["state"]) == ("failed", "failed")
+    assert result["events"] == ["batch_views"]
+    assert (tasks["complete[-1]"], result["state"]) == ("failed", "failed")
 
 
 def test_a_reconciliation_that_fails_for_one_pipeline_tells_the_differences_of_the_others(
     project: Path, tmp_path: Path
 ) -> None:
-    found = run("reconcile", project, tmp_path)
-    assert [found["tasks"][f"spark_run[{index}]"] for index in range(2)] == ["failed", "success"]
-    assert (found["tasks"]["judge[-1]"], found["state"]) == ("failed", "failed"), "it ran, and found one that differs"
+    result = run("reconcile", project, tmp_path)
+    assert [result["tasks"][f"spark_run[{index}]"] for index in range(2)] == ["failed", "success"]
+    assert (result["tasks"]["judge[-1]"], result["state"]) == ("failed", "failed"), "it ran, and found one that differs"

@@ -34,14 +34,14 @@ def environment(airflow_settings):
 @pytest.fixture(scope="module")
 def routes(environment):
     """Every route of the plugin's app, as FastAPI has it: those that nobody thought of too."""
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", ROUTES_CODE], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    found = json.loads(told.splitlines()[-1])
-    assert len(found) >= 5
+    listed = json.loads(output.splitlines()[-1])
+    assert len(listed) >= 5
     return [
         (re.sub(r"{[a-z:]+}", lambda match: PLACES[match[0]], path), method)
-        for path, methods in found
+        for path, methods in listed
         for method in methods
     ]
 
@@ -87,16 +87,16 @@ def test_a_token_opens_every_route_in_the_header_and_as_the_cookie_of_airflows_p
 
 
 def test_the_page_tells_every_pipeline_and_no_secret(url, airflow, airflow_settings, project, stalled):
-    told = "".join(
+    pages = "".join(
         airflow.http.get(f"/headrace/{path}").text for path in ("", "pipelines", "streams.json", "log/pos_sales")
     )
     for path in (project / "pipelines").glob("*.yaml"):
-        assert path.stem in told
-    assert "&lt;b&gt;moving house&lt;/b&gt;" in told
+        assert path.stem in pages
+    assert "&lt;b&gt;moving house&lt;/b&gt;" in pages
     secrets = [path.read_text() for path in (airflow_settings.home / "secrets").iterdir()]
     secrets += [path.read_text() for path in (airflow_settings.home / "bindings").rglob("password")]
     assert len(secrets) > 5
-    assert [secret for secret in secrets if secret in told] == []
+    assert [secret for secret in secrets if secret in pages] == []
 
 
 def test_a_page_that_cannot_be_shown_says_why_in_a_sentence(airflow):

@@ -40,7 +40,7 @@ def deployed(airflow_settings: Settings, airflow: Airflow) -> Deployment:
 
 
 @pytest.fixture
-def own(deployed: Deployment) -> Iterator[Deployment]:
+def emptied(deployed: Deployment) -> Iterator[Deployment]:
     """The same after a refresh at BEGAN: ALL in the table, its record, an empty drop folder."""
     clear(deployed)
     insert = f"INSERT INTO test_db.users (login_id, user_name) VALUES (%s, %s) USING TIMESTAMP {EXTRACT_MS * 1000}"
@@ -55,16 +55,18 @@ def own(deployed: Deployment) -> Iterator[Deployment]:
     clear(deployed)
 
 
-def clear(own: Deployment) -> None:
+def clear(deployment: Deployment) -> None:
     """Leave no user, no snapshot and no record to the next test."""
-    with cassandra_session(own.bindings) as session:
+    with cassandra_session(deployment.bindings) as session:
         session.execute("TRUNCATE test_db.users", timeout=60)
-    shutil.rmtree(paths.refresh(own.root, PIPELINE, DIMENSION), ignore_errors=True)
+    shutil.rmtree(paths.refresh(deployment.root, PIPELINE, DIMENSION), ignore_errors=True)
 
 
-def users(own: Deployment, project: Path) -> dict[str, str]:
+def users(deployment: Deployment, project: Path) -> dict[str, str]:
     described = load_pipeline(project / "pipelines" / f"{PIPELINE}.yaml")
-    return {str(key[0]): str(values[0]) for key, (values, _) in live.read(own.bindings, described, DIMENSION).items()}
+    return {
+        str(key[0]): str(values[0]) for key, (values, _) in live.read(deployment.bindings, described, DIMENSION).items()
+    }
 
 
 def version(minutes: int) -> str:
@@ -72,9 +74,9 @@ def version(minutes: int) -> str:
     return (BEGAN + timedelta(minutes=minutes)).strftime("%Y%m%dT%H%M%SZ")
 
 
-def drop(own: Deployment, minutes: int, header: str, rows: dict[str, str]) -> None:
+def drop(deployment: Deployment, minutes: int, header: str, rows: dict[str, str]) -> None:
     """Drop a snapshot that was extracted so long after BEGAN, then its mark."""
-    folder = Path(paths.refresh_drop(own.root, PIPELINE, DIMENSION))
+    folder = Path(paths.refresh_drop(deployment.root, PIPELINE, DIMENSION))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"users-{version(minutes)}.csv"
     path.write_text("".join(f"{line}\n" for line in (header, *(f"{key},{name}" for key, name in rows.items()))))
@@ -85,79 +87,91 @@ def states(airflow: Airflow, run_id: str) -> dict[str, str | None]:
     return airflow.task_states(DAG, run_id)
 
 
-def test_a_snapshot_in_the_drop_folder_becomes_the_table(airflow: Airflow, own: Deployment, project: Path) -> None:
+def test_a_snapshot_in_the_drop_folder_becomes_the_table(airflow: Airflow, emptied: Deployment, project: Path) -> None:
     changed = ALL | {"u00": "Another name", "u50": "User 50"}
-    drop(own, 10, "login_id,user_name", changed)
+    drop(emptied, 10, "login_id,user_name", changed)
     run_id, state = airflow.run(DAG)
-    told = states(airflow, run_id)
-    assert state == "success", told
-    assert told.pop("approve_deletes") == "skipped"
-    assert set(told.values()) == {"success"}
-    assert users(own, project) == changed
+    task_states = states(airflow, run_id)
+    assert state == "success", task_states
+    assert task_states.pop("approve_deletes") == "skipped"
+    assert set(task_states.values()) == {"success"}
+    assert users(emptied, project) == changed
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 2, "deleted": 0}
-    known = applied(own.root, PIPELINE, DIMENSION)
+    known = applied(emptied.root, PIPELINE, DIMENSION)
     assert (known.version, known.rows, known.by) == (version(10), 51, "admin (Airflow)")
 
 
 def test_a_snapshot_with_other_columns_fails_in_one_sentence_and_the_table_stays(
-    airflow: Airflow, own: Deployment, project: Path
+    airflow: Airflow, emptied: Deployment, project: Path
 ) -> None:
-    drop(own, 10, "login_id,full_name", {"u00": "Somebody"})
+    drop(emptied, 10, "login_id,full_name", {"u00": "Somebody"})
     run_id, state = airflow.run(DAG)
-    told = states(airflow, run_id)
-    assert (state, told["pick"], told["stage"], told["write"]) == ("failed", "success", "failed", "upstream_failed")
+    task_states = states(airflow, run_id)
+    assert (state, task_states["pick"], task_states["stage"], task_states["write"]) == (
+        "failed",
+        "success",
+        "failed",
+        "upstream_failed",
+    )
     log = airflow.task_log(DAG, run_id, "stage")
     assert (
         "lacks user_name and has surplus columns full_name. A snapshot has exactly the columns login_id, user_name"
         in log
     )
     assert [task.try_number for task in airflow.task_instances(DAG, run_id) if task.task_id == "stage"] == [1]
-    assert users(own, project) == ALL
+    assert users(emptied, project) == ALL
 
 
 def test_a_snapshot_that_breaks_a_critical_expectation_fails_before_anything_is_written(
-    airflow: Airflow, own: Deployment, project: Path
+    airflow: Airflow, emptied: Deployment, project: Path
 ) -> None:
-    drop(own, 10, "login_id,user_name", ALL | {"two words": "No login id"})
+    drop(emptied, 10, "login_id,user_name", ALL | {"two words": "No login id"})
     run_id, state = airflow.run(DAG)
-    told = states(airflow, run_id)
-    assert (state, told["check"], told["write"]) == ("failed", "failed", "upstream_failed")
+    task_states = states(airflow, run_id)
+    assert (state, task_states["check"], task_states["write"]) == ("failed", "failed", "upstream_failed")
     assert "critical expectation(s): column_values_to_match_regex(login_id)" in airflow.task_log(DAG, run_id, "check")
-    assert users(own, project) == ALL
+    assert users(emptied, project) == ALL
 
 
 def test_deletes_above_the_cap_ask_and_a_rejection_leaves_the_table(
-    airflow: Airflow, own: Deployment, project: Path
+    airflow: Airflow, emptied: Deployment, project: Path
 ) -> None:
-    drop(own, 10, "login_id,user_name", FEW)
+    drop(emptied, 10, "login_id,user_name", FEW)
     run_id = airflow.trigger(DAG)
     question = airflow.wait_for_question(DAG, run_id)
     assert question.subject == "Delete more of user_logins.users than its file allows?"
     assert "20 deleted (40.0 % of 50; up to 5 % need no approval)" in str(question.body)
     assert "refresh of `user_logins.users`" in str(question.body)
     assert airflow.wait(DAG, run_id, answer="Reject") == "success", states(airflow, run_id)
-    told = states(airflow, run_id)
-    assert [told[name] for name in ("write", "verify", "record")] == ["skipped"] * 3
-    assert users(own, project) == ALL
+    task_states = states(airflow, run_id)
+    assert [task_states[name] for name in ("write", "verify", "record")] == ["skipped"] * 3
+    assert users(emptied, project) == ALL
 
 
 def test_deletes_above_the_cap_are_carried_out_once_they_are_approved(
-    airflow: Airflow, own: Deployment, project: Path
+    airflow: Airflow, emptied: Deployment, project: Path
 ) -> None:
-    drop(own, 10, "login_id,user_name", FEW)
+    drop(emptied, 10, "login_id,user_name", FEW)
     run_id = airflow.trigger(DAG)
     airflow.wait_for_question(DAG, run_id)
     assert airflow.wait(DAG, run_id, answer="Approve") == "success", states(airflow, run_id)
     assert airflow.returned(DAG, run_id, "write") == {"upserted": 0, "deleted": 20}
-    assert users(own, project) == FEW
-    known = applied(own.root, PIPELINE, DIMENSION)
+    assert users(emptied, project) == FEW
+    known = applied(emptied.root, PIPELINE, DIMENSION)
     assert (known.version, known.by, known.approved_by) == (version(10), "admin (Airflow)", "admin (Airflow)")
 
 
-def test_an_older_snapshot_that_comes_late_changes_nothing(airflow: Airflow, own: Deployment, project: Path) -> None:
-    drop(own, -10, "login_id,user_name", FEW)
+def test_an_older_snapshot_that_comes_late_changes_nothing(
+    airflow: Airflow, emptied: Deployment, project: Path
+) -> None:
+    drop(emptied, -10, "login_id,user_name", FEW)
     run_id, state = airflow.run(DAG)
-    told = states(airflow, run_id)
-    assert (state, told["pick"], told["write"], told["record"]) == ("success", "success", "skipped", "skipped")
+    task_states = states(airflow, run_id)
+    assert (state, task_states["pick"], task_states["write"], task_states["record"]) == (
+        "success",
+        "success",
+        "skipped",
+        "skipped",
+    )
     assert "the newest snapshot in" in airflow.task_log(DAG, run_id, "pick")
-    assert users(own, project) == ALL
+    assert users(emptied, project) == ALL

@@ -33,7 +33,7 @@ def test_pods_with_a_producers_label_alone_reach_the_port_of_clients() -> None:
     (policy,) = [
         candidate
         for candidate in kind(render("base", *SHOP), "NetworkPolicy")
-        if policy["metadata"]["name"] == "allow-producer-webshop"
+        if candidate["metadata"]["name"] == "allow-producer-webshop"
     ]
     assert policy["metadata"]["namespace"] == "headrace-kafka"
     (rule,) = policy["spec"]["ingress"]

@@ -52,21 +52,21 @@ def main(folder: str) -> dict[str, Any]:
     BaseHook.get_connection = _shut("a connection")  # type: ignore[method-assign]
     Connection.get = _shut("a connection")  # type: ignore[method-assign]
     Variable.get = _shut("a variable")  # type: ignore[method-assign]
-    found: dict[str, Any] = {"errors": {}, "warnings": [], "cpu": {}, "dags": {}, "files": {}}
-    with warnings.catch_warnings(record=True) as told:
+    result: dict[str, Any] = {"errors": {}, "warnings": [], "cpu": {}, "dags": {}, "files": {}}
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for path in sorted(Path(folder).glob("*.py")):
             began = time.process_time()
             bag = DagBag(path)
-            found["cpu"][path.name] = time.process_time() - began
-            found["errors"] |= bag.import_errors
-            found["warnings"] += [str(each) for each in bag.captured_warnings.values()]
+            result["cpu"][path.name] = time.process_time() - began
+            result["errors"] |= bag.import_errors
+            result["warnings"] += [str(warning) for warning in bag.captured_warnings.values()]
             for name, dag in bag.dags.items():
-                assert name not in found["dags"], f"{name} is in two files"
-                found["files"][name] = path.name
+                assert name not in result["dags"], f"{name} is in two files"
+                result["files"][name] = path.name
                 serialised = DagSerialization.to_dict(dag)
                 read = DagSerialization.from_dict(json.loads(json.dumps(serialised)))
-                found["dags"][name] = {
+                result["dags"][name] = {
                     "serialised": _stable(serialised),
                     "read": {
                         "id": read.dag_id,
@@ -86,10 +86,10 @@ def main(folder: str) -> dict[str, Any]:
                     "dagrun_timeout": dag.dagrun_timeout and dag.dagrun_timeout.total_seconds(),
                     "params": _params(dag),
                 }
-    found["warnings"] += [str(each.message) for each in told if folder in (each.filename or "")]
-    found["heavy"] = sorted({name.split(".")[0] for name in set(sys.modules) - before} & set(HEAVY))
-    found["used"] = _used
-    return found
+    result["warnings"] += [str(warning.message) for warning in caught if folder in (warning.filename or "")]
+    result["heavy"] = sorted({name.split(".")[0] for name in set(sys.modules) - before} & set(HEAVY))
+    result["used"] = _used
+    return result
 
 
 def _params(dag: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _task(task: Any) -> dict[str, Any]:
         "executor": field("executor"),
         "owner": field("owner"),
         "conn_id": field("_conn_id") or field("conn_id"),
-        "outlets": sorted(str(getattr(each, "uri", each)) for each in field("outlets") or []),
+        "outlets": sorted(str(getattr(outlet, "uri", outlet)) for outlet in field("outlets") or []),
         "doc": bool(
             getattr(getattr(task, "python_callable", None) or mapped.get("python_callable"), "__doc__", None)
             or task.doc_md

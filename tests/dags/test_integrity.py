@@ -71,8 +71,8 @@ def _probe(project: Path, home: Path, seed: str) -> dict[str, Any]:
         env=environment, cwd=home, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def parsed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(scope="module")
 def dags(parsed: dict[str, Any]) -> dict[str, Dag]:
     """All DAGs by id."""
-    found: dict[str, Dag] = parsed["dags"]
-    return found
+    by_id: dict[str, Dag] = parsed["dags"]
+    return by_id
 
 
 def _tasks(dags: dict[str, Dag]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -318,10 +318,10 @@ def test_each_refreshed_dimension_has_a_dag_and_an_asset_of_its_own(
     (tmp_path / "pipelines" / "badges.yaml").write_text(f"dimensions: {dimensions}\n")
     (tmp_path / "dags").mkdir()
     shutil.copy(project / "dags" / "users_refresh.py", tmp_path / "dags")
-    found = _probe(tmp_path, tmp_path, "1")
-    assert found["errors"] == {}
-    assert set(found["dags"]) == expected
-    for dag_id, dag in found["dags"].items():
+    probed = _probe(tmp_path, tmp_path, "1")
+    assert probed["errors"] == {}
+    assert set(probed["dags"]) == expected
+    for dag_id, dag in probed["dags"].items():
         assert f"headrace://dimensions/{dag_id.removesuffix('_refresh')}" in json.dumps(dag["serialised"])
 
 
@@ -334,11 +334,11 @@ def _before(dag: Dag, task_id: str) -> set[str]:
 
 
 def _reach(dag: Dag, task_id: str, side: str) -> set[str]:
-    found: set[str] = set()
+    reached: set[str] = set()
     open_ends = [task_id]
     while open_ends:
         for name in dag["tasks"][open_ends.pop()][side]:
-            if name not in found:
-                found.add(name)
+            if name not in reached:
+                reached.add(name)
                 open_ends.append(name)
-    return found
+    return reached

@@ -19,10 +19,10 @@ def airflow(answers):
     """A client of an Airflow that gives `answers[path]`: a JSON value, a status code, or a list of them in turn."""
 
     def answer(request):
-        told = answers[request.url.path.removeprefix("/api/v2")]
-        if isinstance(told, list):
-            told = told.pop(0) if len(told) > 1 else told[0]
-        return httpx.Response(told, text="no") if isinstance(told, int) else httpx.Response(200, json=told)
+        given = answers[request.url.path.removeprefix("/api/v2")]
+        if isinstance(given, list):
+            given = given.pop(0) if len(given) > 1 else given[0]
+        return httpx.Response(given, text="no") if isinstance(given, int) else httpx.Response(200, json=given)
 
     return Airflow(httpx.Client(base_url="http://airflow.test", transport=httpx.MockTransport(answer)))
 

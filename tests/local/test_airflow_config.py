@@ -47,8 +47,8 @@ def test_the_secrets_are_made_once_and_all_differ(settings):
 
 def test_the_environment_of_airflow_and_its_tasks_holds_no_secret(settings):
     written(settings)
-    told = json.dumps(airflow_config.environment(settings, find_java(settings)))
-    assert [path.name for path in (settings.home / "secrets").iterdir() if path.read_text() in told] == []
+    environment = json.dumps(airflow_config.environment(settings, find_java(settings)))
+    assert [path.name for path in (settings.home / "secrets").iterdir() if path.read_text() in environment] == []
 
 
 def test_the_api_server_listens_on_loopback_and_no_examples_are_loaded(settings):
@@ -60,8 +60,8 @@ def test_the_api_server_listens_on_loopback_and_no_examples_are_loaded(settings)
 
 
 def test_a_proxys_address_is_the_base_url_and_tasks_still_reach_the_server_itself(settings):
-    own = settings.model_copy(update={"airflow_base_url": "https://data.example/platform/"})
-    config = written(own)
+    behind_proxy = settings.model_copy(update={"airflow_base_url": "https://data.example/platform/"})
+    config = written(behind_proxy)
     assert config["api"]["base_url"] == "https://data.example/platform"
     assert config["core"]["execution_api_server_url"].startswith("http://127.0.0.1:")
 
@@ -72,10 +72,10 @@ def test_the_database_is_sqlite_unless_a_file_names_a_postgresql(settings, tmp_p
     )
     address = "postgresql+psycopg2://airflow:p%40ss@127.0.0.1/airflow"
     (tmp_path / "url").write_text(f"{address}\n")
-    own = settings.model_copy(update={"airflow_database": tmp_path / "url"})
-    assert written(own)["database"]["sql_alchemy_conn"] == address
-    assert airflow_config.database_id(own) != airflow_config.database_id(settings)
-    assert "p%40ss" not in airflow_config.database_id(own)
+    changed = settings.model_copy(update={"airflow_database": tmp_path / "url"})
+    assert written(changed)["database"]["sql_alchemy_conn"] == address
+    assert airflow_config.database_id(changed) != airflow_config.database_id(settings)
+    assert "p%40ss" not in airflow_config.database_id(changed)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_a_database_file_that_names_no_postgresql_is_refused_without_telling_wha
 ):
     if text:
         (tmp_path / "url").write_text(text)
-    own = settings.model_copy(update={"airflow_database": tmp_path / "url"})
+    changed = settings.model_copy(update={"airflow_database": tmp_path / "url"})
     with pytest.raises(HeadraceError, match=words) as refusal:
-        airflow_config.database_url(own)
+        airflow_config.database_url(changed)
     assert "mysql" not in str(refusal.value)
 
 
@@ -111,12 +111,12 @@ def test_the_password_is_shown_when_it_is_new_and_later_only_its_file(settings):
 
 def test_the_deployments_file_gives_tasks_the_launcher_that_the_command_line_has(settings, project, monkeypatch):
     monkeypatch.setattr("headrace.local.jars.spark_jars", lambda _settings: [settings.cache / "a.jar"])
-    own = settings.model_copy(update={"driver_heap": "700m"})
-    write_deployment(own, project)
-    monkeypatch.setenv(deployment.VARIABLE, str(airflow_config.deployment_file(own)))
-    by_file, by_cli = deployment.load().launcher(), starting_launcher(own, project)
+    changed = settings.model_copy(update={"driver_heap": "700m"})
+    write_deployment(changed, project)
+    monkeypatch.setenv(deployment.VARIABLE, str(airflow_config.deployment_file(changed)))
+    by_file, by_cli = deployment.load().launcher(), starting_launcher(changed, project)
     assert vars(by_file) | {"keep": None} == vars(by_cli) | {"keep": None}
-    assert deployment.load().bindings == own.bindings()
+    assert deployment.load().bindings == changed.bindings()
 
 
 def test_without_airflow_the_platform_is_kafka_and_cassandra_and_needs_less_memory(settings, monkeypatch):
@@ -150,8 +150,8 @@ def test_loading_the_plugin_loads_nothing_of_headrace_that_a_task_would_find_sta
     written(settings)
     argv = [sys.executable, "-c", code, str(project / "plugins" / "streams_page.py")]
     environment = airflow_config.environment(settings, find_java(settings))
-    told = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
-    assert told.splitlines()[-1] == "[]"
+    output = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
 
 
 def test_the_pool_of_batch_runs_is_set_once_and_again_for_another_number_of_slots(settings, monkeypatch):
@@ -169,7 +169,9 @@ def test_the_pool_of_batch_runs_is_set_once_and_again_for_another_number_of_slot
 
 
 def test_tasks_know_whom_to_tell(settings):
-    own = settings.model_copy(update={"airflow_notify_connection": "alerts", "airflow_notify_to": "ops@example.org"})
-    environment = airflow_config.environment(own, find_java(own))
+    changed = settings.model_copy(
+        update={"airflow_notify_connection": "alerts", "airflow_notify_to": "ops@example.org"}
+    )
+    environment = airflow_config.environment(changed, find_java(changed))
     assert environment[notify.CONNECTION] == "alerts"
     assert environment[notify.RECIPIENTS] == "ops@example.org"

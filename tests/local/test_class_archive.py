@@ -72,9 +72,9 @@ def test_it_is_made_once_and_again_for_other_jars(
     assert first is not None
     assert f'"-XX:SharedArchiveFile={first}"' in class_archive.java_options(settings, java)
     assert runs.read_text() == "run\n"
-    own = jars.folder("spark", settings) / jars.read_list("spark")[0].file_name
-    own.parent.mkdir(parents=True)
-    own.write_bytes(b"another")
+    jar = jars.folder("spark", settings) / jars.read_list("spark")[0].file_name
+    jar.parent.mkdir(parents=True)
+    jar.write_bytes(b"another")
     assert class_archive.find(settings, java) is None
     class_archive.ensure(settings, java)
     assert runs.read_text() == "run\nrun\n"

@@ -146,8 +146,8 @@ def test_the_committed_list_holds_every_root_and_no_line_twice(set_name):
 
 
 def test_the_spark_list_brings_no_second_copy_of_what_pyspark_has():
-    own = {jars._module(path.name) for path in jars.pyspark_jars().glob("*.jar")}
-    assert not own & {jar.artifact for jar in jars.read_list("spark")}
+    modules = {jars._module(path.name) for path in jars.pyspark_jars().glob("*.jar")}
+    assert not modules & {jar.artifact for jar in jars.read_list("spark")}
 
 
 def test_the_wheels_java_gets_the_certificates_of_the_machine(tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_the_wheels_java_gets_the_certificates_of_the_machine(tmp_path, monkeypa
     options = trust.trust_store_options(tmp_path, Java(tmp_path, "17", "test"))
     assert f"-Djavax.net.ssl.trustStore={tmp_path / 'trust.p12'}" in options
     loaded = pkcs12.load_pkcs12((tmp_path / "trust.p12").read_bytes(), b"changeit")
-    assert [each.certificate for each in loaded.additional_certs] == [certificate]
+    assert [entry.certificate for entry in loaded.additional_certs] == [certificate]
 
 
 def test_the_machines_own_java_keeps_its_own_certificates(tmp_path):

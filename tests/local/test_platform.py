@@ -42,8 +42,8 @@ def test_two_ups_at_once_start_each_part_once(settings):
         f"platform.up(Settings.load(**{settings.model_dump(mode='json')!r}))"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [each.communicate()[1] for each in both]
-    assert [each.returncode for each in both] == [0, 0], outputs
+    outputs = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     ours = [process for process in psutil.process_iter() if is_of(process, settings)]
     assert sorted(process.pid for process in ours) == sorted(pids(settings).values())
 
@@ -116,8 +116,8 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
             worker.join()
     platform.up(settings)
     with admin_session(settings) as session:
-        found = {row.id for row in session.execute("SELECT id FROM kill.rows", timeout=120)}
-    assert set(acknowledged) - found == set()
+        kept = {row.id for row in session.execute("SELECT id FROM kill.rows", timeout=120)}
+    assert set(acknowledged) - kept == set()
 
 
 @pytest.mark.long(group="outages")

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.platform
 
 def test_the_bindings_reach_both_systems_and_only_their_owner_reads_them(settings):
     root = settings.bindings()
-    own = read_kafka(root)
-    assert (own.username, own.sasl_mechanism) == ("admin", "SCRAM-SHA-512")
-    assert AdminClient(own.client_config()).list_topics(timeout=120).brokers
-    own = read_cassandra(root)
-    with cassandra.login(settings, own.username, own.password) as session:
-        assert session.execute("SELECT data_center FROM system.local").one().data_center == own.local_datacenter
+    binding = read_kafka(root)
+    assert (binding.username, binding.sasl_mechanism) == ("admin", "SCRAM-SHA-512")
+    assert AdminClient(binding.client_config()).list_topics(timeout=120).brokers
+    binding = read_cassandra(root)
+    with cassandra.login(settings, binding.username, binding.password) as session:
+        assert session.execute("SELECT data_center FROM system.local").one().data_center == binding.local_datacenter
     modes = {path.stat().st_mode & 0o777 for path in root.rglob("*") if path.is_file()}
     assert modes == {0o600}
     assert settings.home.stat().st_mode & 0o777 == 0o700
@@ -77,7 +77,7 @@ def test_a_kafka_user_without_a_grant_may_not_write(settings):
 def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(settings):
     mine, foreign = new_topic(settings, "mine"), new_topic(settings, "foreign")
 
-    def told(topics):
+    def provisioned(topics):
         changes = run.provision_producer(settings.bindings(), "producer-webshop", "a password", topics)
         return {(change.pipeline, change.kind, change.name) for change in changes}
 
@@ -93,8 +93,8 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
         "sasl.password": "a password",
         "log_level": 0,
     }
-    assert told([mine]) == {("producer-webshop", "right", mine)}
-    assert told([mine]) == set()
+    assert provisioned([mine]) == {("producer-webshop", "right", mine)}
+    assert provisioned([mine]) == set()
     wait_until(lambda: written(mine) == [None])  # a credential is there when the broker has read it
     assert written(foreign) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
     consumer = Consumer(login | {"group.id": "webshop"})
@@ -103,11 +103,14 @@ def test_a_producer_writes_its_topics_reads_none_and_is_shut_out_without_topics(
     wait_until(lambda: KafkaError.TOPIC_AUTHORIZATION_FAILED in _polled(consumer, refusals))
     consumer.close()
     assert refusals <= {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
-    assert told([foreign]) == {("producer-webshop", "right revoked", mine), ("producer-webshop", "right", foreign)}
+    assert provisioned([foreign]) == {
+        ("producer-webshop", "right revoked", mine),
+        ("producer-webshop", "right", foreign),
+    }
     wait_until(lambda: written(foreign) == [None])
     assert written(mine) == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
-    assert told([]) == {("producer-webshop", "right revoked", foreign)}
-    assert told([]) == set()
+    assert provisioned([]) == {("producer-webshop", "right revoked", foreign)}
+    assert provisioned([]) == set()
     wait_until(lambda: not _is_let_in(login))  # the broker knows that the user is gone, and then forgets the password
 
 

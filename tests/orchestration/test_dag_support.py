@@ -28,9 +28,10 @@ def dag_file(tmp_path: Path) -> str:
 
 def test_the_dag_files_of_a_project_with_a_broken_pipeline_file_still_load(dag_file: str) -> None:
     assert dag_support.topics_of(dag_file) == ["sales", "shop.orders-v1"]
-    assert [(each.name, each.pipeline, each.dimension) for each in dag_support.refreshed_dimensions(dag_file)] == [
-        ("shops", "good", "shops")
-    ]
+    assert [
+        (dimension.name, dimension.pipeline, dimension.dimension)
+        for dimension in dag_support.refreshed_dimensions(dag_file)
+    ] == [("shops", "good", "shops")]
 
 
 def test_a_broken_file_keeps_its_name_in_the_forms_and_a_leftover_has_none(dag_file: str) -> None:

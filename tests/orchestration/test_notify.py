@@ -101,12 +101,12 @@ def test_a_new_fault_and_its_end_are_notified_once_each_and_a_good_change_is_not
     notify.changed("STALLED", good)
     notify.changed("HEALTHY", replace(good, verdict="IDLE"))
     notify.changed("", good)
-    told = [body["text"] for _, body in webhook.posted]
-    assert [text.splitlines()[0] for text in told] == [
+    texts = [body["text"] for _, body in webhook.posted]
+    assert [text.splitlines()[0] for text in texts] == [
         "Headrace: pos_sales is STALLED",
         "Headrace: pos_sales is HEALTHY",
     ]
-    assert "See docs/runbooks/STALLED.md." in told[0]
+    assert "See docs/runbooks/STALLED.md." in texts[0]
     assert {path for path, _ in webhook.posted} == {"/services/T0/B1/secret-end"}
 
 
@@ -124,9 +124,9 @@ def test_what_cannot_be_sent_fails_nothing_and_names_no_secret(webhook, monkeypa
     gone = {"conn_type": "http", "host": f"http://127.0.0.1:{port}", "password": "secret-end"}
     monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(gone))
     notify.failed(context())
-    told = capsys.readouterr().out
-    assert "did not answer (ConnectError)" in told
-    assert "secret-end" not in told
+    output = capsys.readouterr().out
+    assert "did not answer (ConnectError)" in output
+    assert "secret-end" not in output
 
 
 def test_a_mail_to_nobody_says_which_setting_is_missing(inbox, monkeypatch, capsys):

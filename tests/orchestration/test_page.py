@@ -43,7 +43,7 @@ def deployed(tmp_path, project):
 
 
 def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
-    told = {
+    fields = {
         "pipeline": pipeline,
         "at_ms": at_ms or now_ms(),
         "verdict": verdict,
@@ -51,8 +51,8 @@ def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
         "queries": [],
         "driver": None,
     }
-    told |= {"runbook": memory.runbook(verdict), "wanted": "RUNNING", "restarts_left": 5, "next_start_ms": 0}
-    document = told | {"last_action": None} | more
+    fields |= {"runbook": memory.runbook(verdict), "wanted": "RUNNING", "restarts_left": 5, "next_start_ms": 0}
+    document = fields | {"last_action": None} | more
     memory.write(deployed.root, pipeline, from_json(memory.Supervision, document))
 
 
@@ -65,12 +65,12 @@ def html(deployed):
 
 
 def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
-    found = shown(deployed)
-    assert {card.verdict for card in found.values()} == {"UNKNOWN"}
-    told = [to_json(card) for card in found.values()]
-    assert told == json.loads(json.dumps(told))
+    cards = shown(deployed)
+    assert {card.verdict for card in cards.values()} == {"UNKNOWN"}
+    documents = [to_json(card) for card in cards.values()]
+    assert documents == json.loads(json.dumps(documents))
     for name, pipeline in deployed.pipelines().items():
-        assert {query.query for query in found[name].queries} >= set(pipeline.queries)
+        assert {query.query for query in cards[name].queries} >= set(pipeline.queries)
         assert name in html(deployed)
 
 
@@ -85,8 +85,8 @@ def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
 def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
     supervised(deployed, "pos_sales", "HEALTHY", "fine", at_ms=now_ms() - 600_000)
     supervised(deployed, "web_events", "HEALTHY", "fine")
-    found = shown(deployed)
-    assert (found["pos_sales"].stale, found["web_events"].stale) == (True, False)
+    cards = shown(deployed)
+    assert (cards["pos_sales"].stale, cards["web_events"].stale) == (True, False)
     assert html(deployed).count("nobody supervises") == 1
 
 
@@ -104,19 +104,19 @@ def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed):
     supervised(deployed, "pos_sales", "STALLED", EVIL, queries=[query], last_action=action, driver=driver)
     ended = {"exit": "TRANSIENT", "error": EVIL, "at_ms": now_ms(), "request": "", "release": ""}
     small_files.write_json(paths.outcome(deployed.root, "pos_sales"), ended)
-    told = html(deployed)
-    assert told.count("alert(1)") == 7  # by, reason of the wish, of the verdict, the query, the action; driver; outcome
-    assert "<script>alert" not in told
+    text = html(deployed)
+    assert text.count("alert(1)") == 7  # by, reason of the wish, of the verdict, the query, the action; driver; outcome
+    assert "<script>alert" not in text
     assert EVIL not in page.render("log.html", title=EVIL, nonce="n", text=EVIL, lines=1)
 
 
 def test_a_pipeline_whose_file_is_broken_is_unknown_and_hides_no_other(deployed):
     supervised(deployed, "web_events", "HEALTHY", "fine")
     small_files.write_text(paths.intent(deployed.root, "pos_sales"), "{")
-    found = shown(deployed)
-    assert found["pos_sales"].verdict == "UNKNOWN"
-    assert "is not JSON" in found["pos_sales"].reason
-    assert found["web_events"].verdict == "HEALTHY"
+    cards = shown(deployed)
+    assert cards["pos_sales"].verdict == "UNKNOWN"
+    assert "is not JSON" in cards["pos_sales"].reason
+    assert cards["web_events"].verdict == "HEALTHY"
     assert "is not JSON" in html(deployed)
 
 
@@ -152,27 +152,27 @@ def test_a_runbook_is_shown_as_html_and_html_within_it_is_escaped(deployed, tmp_
     folder = tmp_path / "project" / "docs" / "runbooks"
     folder.mkdir(parents=True)
     (folder / "STALLED.md").write_text("# Stalled\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n")
-    told = page.runbook(deployed.model_copy(update={"project": tmp_path / "project"}), "STALLED")
-    assert "<h1>Stalled</h1>" in told
-    assert "<table>" in told
-    assert "<script>" not in told
+    text = page.runbook(deployed.model_copy(update={"project": tmp_path / "project"}), "STALLED")
+    assert "<h1>Stalled</h1>" in text
+    assert "<table>" in text
+    assert "<script>" not in text
 
 
 def checked(deployed, sink, *checks):
-    told = [
-        {"checked_at_ms": now_ms(), "status": "PASSED", "window": "w", "rows": 7, "failed": []} | each
-        for each in checks
+    points = [
+        {"checked_at_ms": now_ms(), "status": "PASSED", "window": "w", "rows": 7, "failed": []} | check
+        for check in checks
     ]
-    small_files.write_json(paths.quality_trend(deployed.root, sink), told)
+    small_files.write_json(paths.quality_trend(deployed.root, sink), points)
 
 
 def test_each_sink_shows_its_checks_and_links_to_their_data_docs(deployed):
     checked(deployed, "kafka.pos_items", {"status": "FAILED", "failed": ["not_be_null(x) (critical)"]}, {}, {})
-    told = html(deployed)
-    assert [told.count(f'class="dot {status}"') for status in ("PASSED", "FAILED", "WARNED")] == [2, 1, 0]
-    assert re.search(r'href="docs/validations/kafka/pos_items/w/\d{8}T\d{6}\.\d{6}Z/kafka\.pos_items\.html"', told)
-    assert "not_be_null(x) (critical)" in told
-    assert "not checked yet" in told  # the others
+    text = html(deployed)
+    assert [text.count(f'class="dot {status}"') for status in ("PASSED", "FAILED", "WARNED")] == [2, 1, 0]
+    assert re.search(r'href="docs/validations/kafka/pos_items/w/\d{8}T\d{6}\.\d{6}Z/kafka\.pos_items\.html"', text)
+    assert "not_be_null(x) (critical)" in text
+    assert "not checked yet" in text  # the others
     home = page.render("docs_home.html", title="Data Docs", nonce="n", sinks=page.checked(deployed))
     assert home.count('href="validations/kafka/pos_items/') == 3
 
@@ -181,11 +181,11 @@ def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(depl
     checked(deployed, "kafka.pos_items", {"status": EVIL, "window": EVIL, "failed": [EVIL]})
     small_files.write_text(paths.quality_trend(deployed.root, "kafka.transformed"), EVIL)
     home = page.render("docs_home.html", title="Data Docs", nonce="n", sinks=page.checked(deployed))
-    for told in (html(deployed), home):
-        assert "alert(1)" in told
-        assert EVIL not in told
-        assert "<script>alert" not in told
-        assert "trend not available: " in told
+    for text in (html(deployed), home):
+        assert "alert(1)" in text
+        assert EVIL not in text
+        assert "<script>alert" not in text
+        assert "trend not available: " in text
     assert set(shown(deployed)) == set(deployed.pipelines())
 
 
@@ -206,12 +206,12 @@ def test_a_pipeline_file_that_does_not_load_is_reported_and_hides_no_pipeline(de
         file.write(f"colour: '{EVIL}'\n")
     deployed = deployed.model_copy(update={"project": folder.parent})
     supervised(deployed, "web_events", "HEALTHY", "fine")
-    found = shown(deployed)
-    assert sorted(found) == sorted(["lost", *pipeline_names(project / "pipelines")])
-    assert found["web_events"].verdict == "HEALTHY"
-    assert found["pos_sales"].verdict == "UNKNOWN"
-    assert "colour: unknown key" in found["pos_sales"].reason
-    assert "lost.yaml links to nowhere, which does not exist" in found["lost"].reason
+    cards = shown(deployed)
+    assert sorted(cards) == sorted(["lost", *pipeline_names(project / "pipelines")])
+    assert cards["web_events"].verdict == "HEALTHY"
+    assert cards["pos_sales"].verdict == "UNKNOWN"
+    assert "colour: unknown key" in cards["pos_sales"].reason
+    assert "lost.yaml links to nowhere, which does not exist" in cards["lost"].reason
     assert "colour: unknown key" in html(deployed)
     assert page.log_tail(deployed, "pos_sales", 5) == ""
     shutil.copy(project / "pipelines" / "pos_sales.yaml", folder)

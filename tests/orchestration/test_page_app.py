@@ -28,7 +28,7 @@ from headrace.orchestration.page_app import app as page
 import_all_models()
 Base.metadata.create_all(settings.engine)  # revoked tokens are asked for
 places = {"pipeline": "pos_sales", "verdict": "STALLED", "place:path": "index.html"}
-routes = [re.sub("{([a-z:]+)}", lambda found: places[found[1]], route.path) for route in page.routes]
+routes = [re.sub("{([a-z:]+)}", lambda match: places[match[1]], route.path) for route in page.routes]
 token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="VIEWER"))
 base = sys.argv[1]
 others = ["/api/v2/plugins", "/api/v2/plugins/importErrors", "/plugin/streams", "/dags/stream_start"]
@@ -40,19 +40,19 @@ astray = ["/headrace/docs/" + place for place in (
 async def ask(*more, **how):
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, **how) as client:
-        found = {path: await client.get(base + path) for path in [*("/headrace" + route for route in routes), *more]}
-        return {path: (each.status_code, dict(each.headers), each.text) for path, each in found.items()}
+        answers = {path: await client.get(base + path) for path in [*("/headrace" + route for route in routes), *more]}
+        return {path: (answer.status_code, dict(answer.headers), answer.text) for path, answer in answers.items()}
 
 async def main():
     admin = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="ADMIN"))
-    told = {
+    answers = {
         "nobody": await ask(*astray),
         "forged": await ask(cookies={"_token": "x.y.z"}),
         "header": await ask(headers={"Authorization": f"Bearer {token}"}),
         "cookie": await ask(cookies={"_token": token}),
         "admin": await ask(*others, *astray, headers={"Authorization": f"Bearer {admin}"}),
     }
-    print("told " + json.dumps(told))
+    print("answers " + json.dumps(answers))
 
 asyncio.run(main())
 """
@@ -72,11 +72,11 @@ def answers(tmp_path_factory, project):
     argv = [sys.executable, "-c", CODE, PREFIX]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.rpartition("told ")[2].splitlines()[0])
+    return json.loads(done.stdout.rpartition("answers ")[2].splitlines()[0])
 
 
-def codes(told):
-    return {path: code for path, (code, _, _) in told.items()}
+def codes(answered):
+    return {path: code for path, (code, _, _) in answered.items()}
 
 
 def test_every_route_answers_401_to_nobody_and_refuses_a_forged_token(answers):
@@ -91,14 +91,14 @@ def test_a_token_that_airflow_signed_opens_every_route(answers, how):
 
 
 def test_no_path_leads_out_of_the_data_docs(answers):
-    found = {path: told for path, told in answers["admin"].items() if re.search("/docs/(?!index)", path)}
-    assert codes(found) == dict.fromkeys(found, 404)
-    assert len(found) == 4
-    assert all("Unknown page" in text for _, _, text in found.values())
+    astray = {path: answer for path, answer in answers["admin"].items() if re.search("/docs/(?!index)", path)}
+    assert codes(astray) == dict.fromkeys(astray, 404)
+    assert len(astray) == 4
+    assert all("Unknown page" in text for _, _, text in astray.values())
 
 
 def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_own(answers):
-    pages = {path: told for path, told in answers["header"].items() if not path.endswith(".json")}
+    pages = {path: answer for path, answer in answers["header"].items() if not path.endswith(".json")}
     for path, (_, headers, text) in pages.items():
         policy = headers["content-security-policy"]
         nonce = policy.partition("script-src 'nonce-")[2].partition("'")[0]
@@ -125,8 +125,8 @@ def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(answers):
 
 
 def test_airflows_menu_has_the_page_at_an_address_that_its_prefix_comes_before(answers):
-    told = json.loads(answers["admin"]["/api/v2/plugins"][2])
-    views = [view for plugin in told["plugins"] for view in plugin["external_views"]]
+    plugins = json.loads(answers["admin"]["/api/v2/plugins"][2])
+    views = [view for plugin in plugins["plugins"] for view in plugin["external_views"]]
     assert [(view["name"], view["href"], view["url_route"]) for view in views] == [("Streams", "headrace/", "streams")]
     assert json.loads(answers["admin"]["/api/v2/plugins/importErrors"][2])["import_errors"] == []
     assert '<base href="/data/platform/"' in answers["admin"]["/plugin/streams"][2]
