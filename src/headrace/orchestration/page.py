@@ -25,9 +25,10 @@ from headrace.operations import streams
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.interface import Launcher
-from headrace.operations.supervisor import memory
+from headrace.operations.supervisor import history, memory
 from headrace.operations.supervisor.memory import GRAVITY, Action, Supervision, Verdict
 from headrace.orchestration import page_quality
+from headrace.orchestration.pictures import Pictures, pictures
 from headrace.store import driver_files
 
 SUPERVISED_SECONDS = 180
@@ -117,6 +118,21 @@ def overview(deployment: Deployment) -> list[Card]:
     strays = streams.strays(launcher, described.pipelines, described.broken)
     shown += [_stray(launcher, name, reason) for name, reason in strays.items()]
     return sorted(shown, key=lambda card: -GRAVITY.index(card.verdict))
+
+
+def drawn(deployment: Deployment, cards: Iterable[Card]) -> dict[str, Pictures]:
+    """Return the pictures of the pipelines whose files load, by name: their flow, and their queries' last hour."""
+    pipelines, until_ms = _described(deployment.project).pipelines, time.time_ns() // 1_000_000
+    return {
+        card.name: pictures(
+            pipelines[card.name],
+            {query.query: query.verdict for query in card.queries},
+            history.read(deployment.root, card.name).points,
+            until_ms,
+        )
+        for card in cards
+        if card.name in pipelines
+    }
 
 
 def checked(deployment: Deployment) -> list[page_quality.SinkChecks]:

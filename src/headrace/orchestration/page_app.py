@@ -35,13 +35,13 @@ app = FastAPI(title="Streams", docs_url=None, redoc_url=None, openapi_url=None, 
 @app.get("/")
 def streams() -> HTMLResponse:
     """Return the page, which refreshes itself."""
-    return _page("streams.html", title="Streams", pipelines=page.overview(deployment.load()))
+    return _streams("streams.html")
 
 
 @app.get("/pipelines")
 def pipelines() -> HTMLResponse:
     """Return the part of the page that changes."""
-    return _page("pipelines.html", pipelines=page.overview(deployment.load()))
+    return _streams("pipelines.html")
 
 
 @app.get("/streams.json")
@@ -77,6 +77,12 @@ def data_docs(place: str) -> HTMLResponse:
 def refuse(_request: Request, error: Exception) -> HTMLResponse:
     """Show a refusal as its sentence."""
     return _page("refusal.html", status_code=404, title="Not shown", text=str(error))
+
+
+def _streams(template: str) -> HTMLResponse:
+    deployed = deployment.load()
+    cards = page.overview(deployed)
+    return _page(template, title="Streams", pipelines=cards, pictures=page.drawn(deployed, cards))
 
 
 def _page(template: str, *, status_code: int = 200, **values: object) -> HTMLResponse:

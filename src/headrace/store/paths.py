@@ -105,6 +105,11 @@ def intent(root: str, pipeline: str) -> str:
     return f"{pipeline_folder(root, pipeline)}/intent.json"
 
 
+def history(root: str, pipeline: str) -> str:
+    """Return the file with the last hour of the pipeline's queries, which the supervisor writes."""
+    return f"{pipeline_folder(root, pipeline)}/history.json"
+
+
 def supervision(root: str, pipeline: str) -> str:
     """Return the file with the supervisor's state of the pipeline."""
     return f"{pipeline_folder(root, pipeline)}/supervision.json"

@@ -23,8 +23,9 @@ One pass over one pipeline (`run_pass`) takes these steps:
 10. Act: fence (kill at once) or stop, then start with the spec of the desired state.
 11. Read the desired state again after a start. If an operator decided otherwise meanwhile, stop the driver again; if the
     operator wants another release or other generations, start that.
-12. Write the result down (supervision.json): verdict, action, memory. If the launcher fell silent in 9 to 11, the verdict
-    is UNKNOWN and the memory is that of step 4: nothing is spent.
+12. Write the result down (supervision.json): verdict, action, memory, and twice a minute a point of the history
+    (history.json). If the launcher fell silent in 9 to 11, the verdict is UNKNOWN and the memory is that of step 4: nothing
+    is spent.
 
 Invariants:
 
@@ -57,6 +58,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Driver, Launcher, LauncherSilentError
+from headrace.operations.supervisor import history
 from headrace.operations.supervisor import memory as supervision
 from headrace.operations.supervisor.decide import decide, restarts_left
 from headrace.operations.supervisor.driver_health import LIMITS, Limits
@@ -165,6 +167,7 @@ def _pass(context: Context) -> Supervision:
             judgement = Judgement(unknown, dict.fromkeys(judgement.queries, unknown))
     result = _supervision(context, observation, judgement, memory, action)
     supervision.write(context.root, name, result)
+    history.add(context.root, name, observation, judgement.queries)
     return result
 
 
