@@ -39,5 +39,5 @@ def test_the_last_question_is_asked_once_the_time_is_over(clock: list[float], se
 
 def test_an_error_of_a_question_ends_the_poll(clock: list[float]) -> None:
     with pytest.raises(KeyError, match="gone"):
-        poll(lambda: {}["gone"], 10, 1)
+        poll(lambda: dict[str, int]()["gone"], 10, 1)
     assert clock == []
