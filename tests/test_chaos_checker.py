@@ -22,9 +22,9 @@ def test_the_checker_sees_what_is_lost_doubled_and_changed() -> None:
     checker = Checker(Path(), Path(), [])
     wanted = "SELECT * FROM (VALUES ('a', '1'), ('b', '2'), ('c', '3'), ('d', '4')) AS t(k, v)"
     present = "SELECT * FROM (VALUES ('a', '1'), ('b', '2'), ('b', '2'), ('c', '9'), ('e', '5')) AS t(k, v)"
-    found = checker._compare("planted", wanted, present)
-    assert (found.lost, found.doubled, found.wrong) == (1, 1, 2)
-    assert "c: 9 instead of 3" in found.examples
+    comparison = checker._compare("planted", wanted, present)
+    assert (comparison.lost, comparison.doubled, comparison.wrong) == (1, 1, 2)
+    assert "c: 9 instead of 3" in comparison.examples
     repeated = checker._compare("planted", wanted, present, repeats=True)
     assert (repeated.lost, repeated.doubled, repeated.wrong) == (1, 0, 2)
 

@@ -30,11 +30,11 @@ MADE = {"pipelines/fridges.yaml", "spark_jobs/fridges.py"}
 @cache
 def dag_ids() -> set[str]:
     """Return the ids of the DAG files, and those of the refreshed dimensions."""
-    found = {each for path in ROOT.glob("dags/*.py") for each in re.findall(r'DAG\(\s*"(\w+)"', path.read_text())}
+    ids = {dag_id for path in ROOT.glob("dags/*.py") for dag_id in re.findall(r'DAG\(\s*"(\w+)"', path.read_text())}
     for path in ROOT.glob("pipelines/*.yaml"):
         dimensions = yaml.safe_load(path.read_text()).get("dimensions") or {}
-        found |= {f"{name}_refresh" for name, each in dimensions.items() if each.get("refresh") is not None}
-    return found
+        ids |= {f"{name}_refresh" for name, dimension in dimensions.items() if dimension.get("refresh") is not None}
+    return ids
 
 
 def named_in(page: Path) -> Iterator[str]:
@@ -83,9 +83,9 @@ def test_the_entry_point_of_finite_work_names_every_duty() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "DUTIES"  # type: ignore[attr-defined]
     )
-    told = set(re.findall(r"`(\w+)`", (ast.get_docstring(tree) or "").split("DUTY is")[1].split(";")[0]))
+    duties_named = set(re.findall(r"`(\w+)`", (ast.get_docstring(tree) or "").split("DUTY is")[1].split(";")[0]))
     assert isinstance(duties, ast.Dict)
-    assert told == {key.value for key in duties.keys if isinstance(key, ast.Constant)}
+    assert duties_named == {key.value for key in duties.keys if isinstance(key, ast.Constant)}
 
 
 def test_a_sentence_about_a_kind_of_kubernetes_object_is_true() -> None:

@@ -104,7 +104,7 @@ def test_its_suites_are_rendered_and_checked_without_a_file_of_their_own(tree: P
     assert set(suites.suites(fifth)) <= rendered
     shutil.rmtree(tree / suites.FOLDER)
     alarms = suites.suite_of(fifth, "kafka.fridge_alarms").expectations
-    assert [each.kwargs for each in alarms if each.severity == "warning"][1] == {
+    assert [expectation.kwargs for expectation in alarms if expectation.severity == "warning"][1] == {
         "column": "celsius",
         "max_value": 60,
     }
@@ -138,8 +138,8 @@ def test_its_checks_are_planned_beside_those_of_the_others(
     monkeypatch.setattr(plan.offsets, "reader", reader)
     for name in deployed.pipelines():
         planned = tasks.plan_checks(deployed, name)
-        assert {each.window.kind for each in planned} == {"nothing"}
-        assert [each.sink for each in planned] == tasks.sink_names(deployed, name)
+        assert {planned_check.window.kind for planned_check in planned} == {"nothing"}
+        assert [planned_check.sink for planned_check in planned] == tasks.sink_names(deployed, name)
     assert set(suites.suites(fifth)) <= set(tasks.suite_names(deployed))
 
 
@@ -149,30 +149,30 @@ def test_its_checks_are_planned_beside_those_of_the_others(
 )
 def test_its_rows_are_validated_by_great_expectations(fifth: Pipeline, sink: str) -> None:
     import_great_expectations()
-    (own,) = [each for each in sinks_of(fifth) if each.name == sink]
-    suite, frame = suites.suite_of(fifth, sink), good_frame(fifth, own)
-    outcomes, _ = validate(suite, frame, own.key, PARAMETERS)
-    assert [(each.text, each.error) for each in outcomes if not each.success] == []
-    required = next(name for name, column in own.columns.items() if column.required)
-    broken, _ = validate(suite, frame.assign(**{required: None}), own.key, PARAMETERS)
+    (checked,) = [candidate for candidate in sinks_of(fifth) if candidate.name == sink]
+    suite, frame = suites.suite_of(fifth, sink), good_frame(fifth, checked)
+    outcomes, _ = validate(suite, frame, checked.key, PARAMETERS)
+    assert [(outcome.text, outcome.error) for outcome in outcomes if not outcome.success] == []
+    required = next(name for name, column in checked.columns.items() if column.required)
+    broken, _ = validate(suite, frame.assign(**{required: None}), checked.key, PARAMETERS)
     assert status_of(broken) == "FAILED"
-    assert f"column_values_to_not_be_null({required})" in {each.text for each in broken if not each.success}
+    assert f"column_values_to_not_be_null({required})" in {outcome.text for outcome in broken if not outcome.success}
 
 
 @pytest.mark.slow
 def test_the_dags_take_it_without_a_change(tree: Path, tmp_path: Path) -> None:
-    found = _probe(tree, tmp_path, "1")
-    assert (found["errors"], found["warnings"], found["used"], found["heavy"]) == ({}, [], [], [])
-    assert set(found["dags"]) == EXPECTED | {"users_refresh", "owners_refresh"}
-    assert NAME in found["dags"]["quality"]["params"]["pipelines"]
-    assert NAME in found["dags"]["reconcile"]["params"]["pipelines"]
+    probed = _probe(tree, tmp_path, "1")
+    assert (probed["errors"], probed["warnings"], probed["used"], probed["heavy"]) == ({}, [], [], [])
+    assert set(probed["dags"]) == EXPECTED | {"users_refresh", "owners_refresh"}
+    assert NAME in probed["dags"]["quality"]["params"]["pipelines"]
+    assert NAME in probed["dags"]["reconcile"]["params"]["pipelines"]
 
 
 def test_the_streams_page_shows_it(deployed: Deployment, fifth: Pipeline) -> None:
     shown = {card.name: card for card in page.overview(deployed)}
     assert {query.query for query in shown[NAME].queries} >= set(fifth.queries)
     assert NAME in page.render("streams.html", title="Streams", nonce="n", pipelines=page.overview(deployed))
-    assert [each.sink for each in page_quality.checks(deployed.root, fifth)] == list(suites.suites(fifth))
+    assert [history.sink for history in page_quality.checks(deployed.root, fifth)] == list(suites.suites(fifth))
 
 
 def test_a_cluster_makes_its_logins_and_bindings(tree: Path) -> None:

@@ -78,7 +78,7 @@ def test_every_link_and_every_path_in_a_document_leads_somewhere(path: Path) -> 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
 def test_every_test_that_a_document_names_is_there(path: Path) -> None:
     """By its path, or by its file's name alone where the text has told the folder."""
-    alone = {each.name for each in ROOT.glob("tests/**/test_*.py")}
+    alone = {file.name for file in ROOT.glob("tests/**/test_*.py")}
     named = TEST.findall(path.read_text())
     assert [name for name in named if name not in alone and not (ROOT / name).is_file()] == []
 

@@ -36,19 +36,19 @@ def texts_of(path: Path) -> Iterator[str]:
 
 def printed() -> dict[str, str]:
     """Return each command line that is printed anywhere, with one place where it is."""
-    found: dict[str, str] = {}
+    commands: dict[str, str] = {}
     for path in sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("dags/*.py"), *ROOT.glob("plugins/*.py")]):
         for text in texts_of(path):
             for line in [*IN_QUOTES.findall(text), *AFTER_A_COLON.findall(text), *ON_A_LINE.findall(text)]:
-                found.setdefault(" ".join(line.split()), str(path.relative_to(ROOT)))
+                commands.setdefault(" ".join(line.split()), str(path.relative_to(ROOT)))
     pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "pipelines" / "README.md"]
     for path in sorted(
         page for page in pages if page.name not in ("cli.md", "CHANGELOG.md") and "adr" not in page.parts
     ):
         text = path.read_text()
         for line in [*IN_QUOTES.findall(text), *ON_A_LINE.findall(text)]:
-            found.setdefault(" ".join(line.split()), str(path.relative_to(ROOT)))
-    return found
+            commands.setdefault(" ".join(line.split()), str(path.relative_to(ROOT)))
+    return commands
 
 
 @cache
@@ -61,12 +61,12 @@ def program() -> typer.core.TyperGroup:
 def lines_of(text: str) -> Iterator[list[str]]:
     """Yield the words of each command in a line: `a b|c` is two, `a && headrace b` too, and X stands for what is left out."""
     for part in text.split("&&"):
-        own = part.partition(" | ")[0].replace("...", "")  # what a pipe leads to is another program's
-        words = [word.strip("[]") for word in shlex.split(own)]
+        before_pipe = part.partition(" | ")[0].replace("...", "")  # what a pipe leads to is another program's
+        words = [word.strip("[]") for word in shlex.split(before_pipe)]
         words = [word for word in words if word not in ("", "\\")]
         words = words[1:] if words[:1] == ["headrace"] else words
         if words != ["COMMAND", "--help"]:  # a manual's word for any of them
-            yield from (list(each) for each in product(*(word.split("|") for word in words)))
+            yield from (list(choice) for choice in product(*(word.split("|") for word in words)))
 
 
 def check(text: str) -> None:
@@ -82,7 +82,11 @@ def check(text: str) -> None:
         values, left, _ = command.make_parser(context).parse_args(list(words))  # type: ignore[arg-type]
         if left:
             raise click.UsageError(f"too many words: {' '.join(map(str, left))}")
-        missing = [each.name for each in command.params if each.required and not values.get(each.name or "")]
+        missing = [
+            parameter.name
+            for parameter in command.params
+            if parameter.required and not values.get(parameter.name or "")
+        ]
         if words and missing and "--help" not in words:  # without any word it only names the command
             raise click.UsageError(f"too few words: {', '.join(map(str, missing))}")
 
@@ -98,10 +102,10 @@ def test_each_printed_command_line_parses() -> None:
 
 
 def test_the_commands_of_messages_and_of_pages_are_found() -> None:
-    found = printed()
-    assert any(place.startswith("src/") for place in found.values())
-    assert any(place.startswith("docs/runbooks/") for place in found.values())
-    assert len(found) > 50
+    commands = printed()
+    assert any(place.startswith("src/") for place in commands.values())
+    assert any(place.startswith("docs/runbooks/") for place in commands.values())
+    assert len(commands) > 50
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,11 @@ def test_imports_point_one_way(path: Path) -> None:
 
 def _modules() -> dict[str, Path]:
     """Return every module of headrace by its dotted name."""
-    found = {}
+    modules = {}
     for path in _python_files("src"):
         parts = path.relative_to(SOURCES.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -154,13 +154,13 @@ def test_a_branch_over_kinds_of_sinks_is_a_match_so_that_mypy_names_what_a_new_k
 
 def _public_names(path: Path) -> list[str]:
     """Return the functions that a module of transforms makes public: by def, or by a second name of one."""
-    found = []
+    public = []
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef):
-            found.append(node.name)
+            public.append(node.name)
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return [name for name in found if not name.startswith("_")]
+            public += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in public if not name.startswith("_")]
 
 
 def test_every_pipeline_has_its_transforms_and_no_transforms_are_without_pipeline() -> None:
@@ -265,6 +265,6 @@ def test_pyspark_is_the_one_of_the_lock_and_can_be_imported() -> None:
 
 def test_no_file_names_a_folder_of_a_machine_or_holds_a_private_key() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    told = re.compile(rb"/(home|Users)/[a-z]+/|-----BEGIN [A-Z ]*PRIVATE KEY|" + re.escape(str(ROOT).encode()))
-    wrong = [name for name in listed if (ROOT / name).is_file() and told.search((ROOT / name).read_bytes())]
+    forbidden = re.compile(rb"/(home|Users)/[a-z]+/|-----BEGIN [A-Z ]*PRIVATE KEY|" + re.escape(str(ROOT).encode()))
+    wrong = [name for name in listed if (ROOT / name).is_file() and forbidden.search((ROOT / name).read_bytes())]
     assert [name for name in wrong if name != "tests/test_repository.py"] == []

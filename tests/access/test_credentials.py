@@ -26,11 +26,11 @@ ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
 
 def quoted_texts(line: str) -> list[str]:
     """Return the quoted texts of a line as `java.io.StreamTokenizer` reads them, by which Kafka reads JAAS text (JaasConfig)."""
-    found, rest = [], iter(line)
+    texts, rest = [], iter(line)
     for char in rest:
         if char == '"':
-            found.append(_until_quote(rest))
-    return found
+            texts.append(_until_quote(rest))
+    return texts
 
 
 def _until_quote(rest: Iterator[str]) -> str:
@@ -49,16 +49,16 @@ def _until_quote(rest: Iterator[str]) -> str:
 
 def properties_of(text: str) -> dict[str, str]:
     """Return what `java.util.Properties.load` reads of lines that have no continuation."""
-    found = {}
+    properties = {}
     for line in text.encode("latin-1").decode("latin-1").splitlines():
         key, _, value = line.partition("=")
         plain = re.sub(
             r"\\(?:u([0-9a-f]{4})|(.))",
-            lambda found: chr(int(found[1], 16)) if found[1] else ESCAPES.get(found[2], found[2]),
+            lambda match: chr(int(match[1], 16)) if match[1] else ESCAPES.get(match[2], match[2]),
             value.lstrip(" \t\f"),
         )
-        found[key] = plain.encode("utf-16-be", "surrogatepass").decode("utf-16-be")
-    return found
+        properties[key] = plain.encode("utf-16-be", "surrogatepass").decode("utf-16-be")
+    return properties
 
 
 @given(ANY_TEXT, ANY_TEXT)

@@ -91,7 +91,10 @@ def test_a_directory_without_its_mark_is_incomplete_and_hides_nothing(root: str)
         small_files.write_text(f"{root}/{name}/part-0", "{}")
     for name in ("batch_id=0", "batch_id=1"):
         small_files.write_text(f"{root}/{name}/{file_sink.COMPLETE_MARK}", "")
-    assert [(each.first, each.last) for each in file_sink.valid(file_sink.complete(root))] == [(0, 0), (1, 1)]
+    assert [(directory.first, directory.last) for directory in file_sink.valid(file_sink.complete(root))] == [
+        (0, 0),
+        (1, 1),
+    ]
     assert file_sink.newest_batch(root) == 1
 
 
@@ -118,8 +121,8 @@ def test_half_a_login_and_another_scheme_are_refused(tmp_path: Path) -> None:
 def test_a_store_of_ones_own_needs_no_region_and_is_named_by_address(tmp_path: Path) -> None:
     (tmp_path / "object-store").mkdir()
     (tmp_path / "object-store" / "endpoint").write_text("https://store.example.org")
-    own = read_object_store(tmp_path)
-    assert (own.region, objects.hadoop_conf(own)["fs.s3a.path.style.access"]) == ("us-east-1", "true")
+    binding = read_object_store(tmp_path)
+    assert (binding.region, objects.hadoop_conf(binding)["fs.s3a.path.style.access"]) == ("us-east-1", "true")
 
 
 def test_without_a_binding_the_cloud_is_asked_and_nothing_is_said_of_a_login(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def quality(_: str) -> tuple[str, dict[str, Any]]:
     paused: list[str] = []
 
     def act(_: object, summaries: list[Any], **__: object) -> list[str]:
-        paused.extend(summary.sink for summary in summaries if summary.status == "FAILED")
+        paused.extend(checked.sink for checked in summaries if checked.status == "FAILED")
         return paused
 
     tasks.plan_checks, tasks.run_checks, tasks.act = plan_checks, run_checks, act  # type: ignore[assignment]

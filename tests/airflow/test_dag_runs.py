@@ -51,7 +51,7 @@ CHOOSING = (  # the DAGs whose form has a choice of pipelines
 
 
 @pytest.fixture(scope="module")
-def deployment(airflow_settings: Settings) -> Deployment:
+def loaded(airflow_settings: Settings) -> Deployment:
     return deployments.load(airflow_settings.home / "deployment.json")
 
 
@@ -61,7 +61,7 @@ def described(project: Path) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def running(airflow: Airflow, airflow_settings: Settings, deployment: Deployment) -> Iterator[Airflow]:
+def running(airflow: Airflow, airflow_settings: Settings, loaded: Deployment) -> Iterator[Airflow]:
     """The pipeline, started by its DAG, with two days of records in its sinks; the driver is ended with the module."""
     airflow.wait_for_dag("stream_start")
     began = datetime.now(UTC) - timedelta(days=2)
@@ -69,12 +69,12 @@ def running(airflow: Airflow, airflow_settings: Settings, deployment: Deployment
     ended(airflow, "stream_start", "success", pipelines=[NAME], reason="a test")
     lately = datetime.now(UTC) - timedelta(hours=1)  # nothing in the future, which would be a dead letter
     send_records(airflow_settings, [record(lately, 1000 + number) for number in range(50)])
-    await_quiet(deployment)
+    await_quiet(loaded)
     # A driver that is killed before the batch which applies the watermark leaves it to the next record (README, limits).
-    await_until(lambda: watermark(deployment) > lately - timedelta(hours=1), "the watermark is applied")
+    await_until(lambda: watermark(loaded) > lately - timedelta(hours=1), "the watermark is applied")
     yield airflow
-    deployment.launcher().stop(NAME, 0)
-    desired_state.write(deployment.root, NAME, "STOPPED", "a test", "over")
+    loaded.launcher().stop(NAME, 0)
+    desired_state.write(loaded.root, NAME, "STOPPED", "a test", "over")
 
 
 def record(at: datetime, number: int) -> Record:
@@ -87,7 +87,7 @@ def record(at: datetime, number: int) -> Record:
 
 
 def send_records(settings: Settings, records: list[Record]) -> None:
-    send(records, read_kafka(settings.bindings()), {record.topic for record in records}, paced=False)
+    send(records, read_kafka(settings.bindings()), {sent.topic for sent in records}, paced=False)
 
 
 def ended(airflow: Airflow, dag_id: str, state: str, seconds: float = 600, **conf: Any) -> str:
@@ -127,28 +127,28 @@ def await_until(fact: Any, what: str, seconds: float = 300) -> None:
         time.sleep(0.5)
 
 
-def await_quiet(deployment: Deployment) -> None:
-    ends = {topic: end_offsets(deployment.bindings, topic) for topic in ("clicks", "impressions")}
+def await_quiet(loaded: Deployment) -> None:
+    ends = {topic: end_offsets(loaded.bindings, topic) for topic in ("clicks", "impressions")}
 
     def quiet() -> bool:
         """A heartbeat's lag may be from before the records; its offsets are those of the newest batch."""
-        taken = [entry.offsets for entry in (driver_files.heartbeat(deployment.root, NAME) or Heartbeat()).queries]
+        taken = [entry.offsets for entry in (driver_files.heartbeat(loaded.root, NAME) or Heartbeat()).queries]
         return bool(taken) and all(offsets and offsets.items() <= ends.items() for offsets in taken)
 
     await_until(quiet, f"{NAME} has taken all records")
 
 
-def watermark(deployment: Deployment) -> datetime:
-    state = (driver_files.heartbeat(deployment.root, NAME) or Heartbeat()).query(f"{NAME}.attributed")
+def watermark(loaded: Deployment) -> datetime:
+    state = (driver_files.heartbeat(loaded.root, NAME) or Heartbeat()).query(f"{NAME}.attributed")
     return datetime.fromtimestamp(((state and state.watermark_ms) or 0) / 1000, UTC)
 
 
-def heartbeat_pid(deployment: Deployment) -> int:
-    return (driver_files.heartbeat(deployment.root, NAME) or Heartbeat()).pid
+def heartbeat_pid(loaded: Deployment) -> int:
+    return (driver_files.heartbeat(loaded.root, NAME) or Heartbeat()).pid
 
 
-def driver_pid(deployment: Deployment) -> int:
-    (living,) = living_pids(deployment)
+def driver_pid(loaded: Deployment) -> int:
+    (living,) = living_pids(loaded)
     return living
 
 
@@ -164,34 +164,34 @@ def test_a_run_for_which_no_pipeline_was_chosen_is_refused_in_a_sentence(airflow
             assert "No pipeline was chosen" in airflow.task_log(dag_id, run_id, task), f"{dag_id}.{task}"
 
 
-def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: Airflow, deployment: Deployment) -> None:
+def test_a_killed_driver_is_started_again_by_the_scheduled_supervisor(running: Airflow, loaded: Deployment) -> None:
     running.http.patch("/api/v2/dags/streams_supervisor", json={"is_paused": False})
-    killed = driver_pid(deployment)
+    killed = driver_pid(loaded)
     os.killpg(killed, signal.SIGKILL)
     await_until(
-        lambda: [d for d in deployment.launcher().find(NAME) if not d.identity.startswith(f"{killed}@")], "a new driver"
+        lambda: [d for d in loaded.launcher().find(NAME) if not d.identity.startswith(f"{killed}@")], "a new driver"
     )
-    await_until(lambda: [heartbeat_pid(deployment)] == living_pids(deployment), "the new driver's queries run")
-    action = (memory.read(deployment.root, NAME) or memory.Supervision()).last_action
+    await_until(lambda: [heartbeat_pid(loaded)] == living_pids(loaded), "the new driver's queries run")
+    action = (memory.read(loaded.root, NAME) or memory.Supervision()).last_action
     assert (action and action.kind) == "START"
 
 
 def test_a_frozen_driver_is_replaced_by_the_scheduled_supervisor_and_ended(
-    running: Airflow, deployment: Deployment
+    running: Airflow, loaded: Deployment
 ) -> None:
-    frozen = psutil.Process(driver_pid(deployment))
+    frozen = psutil.Process(driver_pid(loaded))
     os.killpg(frozen.pid, signal.SIGSTOP)
     await_until(lambda: not is_running(frozen), "the frozen driver is ended")
 
     def replaced() -> bool:
-        living = living_pids(deployment)  # the frozen one is among them until its last thread is gone
-        return frozen.pid not in living and heartbeat_pid(deployment) in living
+        living = living_pids(loaded)  # the frozen one is among them until its last thread is gone
+        return frozen.pid not in living and heartbeat_pid(loaded) in living
 
     await_until(replaced, "another driver's queries run")
 
 
 def test_a_scheduler_killed_in_the_middle_of_a_submit_leaves_one_driver(
-    running: Airflow, deployment: Deployment, airflow_settings: Settings, seed: int
+    running: Airflow, loaded: Deployment, airflow_settings: Settings, seed: int
 ) -> None:
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
     run_id = running.trigger("stream_start", {"pipelines": [NAME], "reason": "a test"})
@@ -203,8 +203,8 @@ def test_a_scheduler_killed_in_the_middle_of_a_submit_leaves_one_driver(
 
     def processing() -> bool:
         nonlocal most
-        most = max(most, len(living_pids(deployment)))
-        return heartbeat_pid(deployment) in living_pids(deployment)
+        most = max(most, len(living_pids(loaded)))
+        return heartbeat_pid(loaded) in living_pids(loaded)
 
     await_until(processing, "a driver's queries run")
     running.wait("stream_start", run_id, 600)
@@ -212,39 +212,37 @@ def test_a_scheduler_killed_in_the_middle_of_a_submit_leaves_one_driver(
     assert most == 1
 
 
-def living_pids(deployment: Deployment) -> list[int]:
-    return [int(living.identity.partition("@")[0]) for living in deployment.launcher().find(NAME)]
+def living_pids(loaded: Deployment) -> list[int]:
+    return [int(living.identity.partition("@")[0]) for living in loaded.launcher().find(NAME)]
 
 
-def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, deployment: Deployment) -> None:
+def test_pause_resume_restart_and_stop_do_what_they_say(running: Airflow, loaded: Deployment) -> None:
     ended(running, "stream_pause", "success", pipelines=[NAME], reason="a pause")
-    assert deployment.launcher().find(NAME) == []
-    desired = desired_state.read(deployment.root, NAME)
+    assert loaded.launcher().find(NAME) == []
+    desired = desired_state.read(loaded.root, NAME)
     assert (desired.want, desired.reason) == ("PAUSED", "a pause")
     ended(running, "stream_resume", "success", pipelines=[NAME])
-    before = driver_pid(deployment)
+    before = driver_pid(loaded)
     ended(running, "stream_restart", "success", pipelines=[NAME], reason="a restart")
-    assert driver_pid(deployment) != before
+    assert driver_pid(loaded) != before
 
 
-def test_a_release_that_is_not_there_is_refused_and_nothing_is_stopped(
-    running: Airflow, deployment: Deployment
-) -> None:
-    before = driver_pid(deployment)
+def test_a_release_that_is_not_there_is_refused_and_nothing_is_stopped(running: Airflow, loaded: Deployment) -> None:
+    before = driver_pid(loaded)
     run_id = ended(running, "stream_upgrade", "failed", pipeline=NAME, release="/no/such/release", batches=1, minutes=1)
     states = running.task_states("stream_upgrade", run_id)
     assert states["check"] == "failed"
     assert states["roll_back"] in {"skipped", "upstream_failed"}
-    assert driver_pid(deployment) == before
+    assert driver_pid(loaded) == before
 
 
-def test_an_upgrade_is_kept(running: Airflow, deployment: Deployment) -> None:
-    before = driver_pid(deployment)
+def test_an_upgrade_is_kept(running: Airflow, loaded: Deployment) -> None:
+    before = driver_pid(loaded)
     run_id = ended(running, "stream_upgrade", "success", pipeline=NAME, release="", batches=1, minutes=5)
     states = running.task_states("stream_upgrade", run_id)
     assert states["keep"] == "success"
     assert states["roll_back"] == "skipped"
-    assert driver_pid(deployment) != before
+    assert driver_pid(loaded) != before
 
 
 def test_snapshots_are_taken_and_a_drill_restores_them(running: Airflow) -> None:
@@ -255,7 +253,7 @@ def test_snapshots_are_taken_and_a_drill_restores_them(running: Airflow) -> None
 
 
 def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(
-    running: Airflow, deployment: Deployment
+    running: Airflow, loaded: Deployment
 ) -> None:
     form = {"pipeline": NAME, "query": STATELESS, "snapshot": "", "reason": "a test"}
     refused = ended(running, "checkpoint_restore", "failed", **form)
@@ -267,19 +265,19 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(
     assert "is not paused (desired state STOPPED)" in running.task_log("stream_resume", unpaused, "resume", 1, 0)
     assert answered(running, "checkpoint_restore", "Reject", **form)["restore_act"] == "skipped"
     states = answered(running, "checkpoint_restore", "Approve", **form)
-    assert approvals(deployment.root)[-1] == ("restore", f"{NAME}.{STATELESS}", "admin (Airflow)")
+    assert approvals(loaded.root)[-1] == ("restore", f"{NAME}.{STATELESS}", "admin (Airflow)")
     assert (states["restore_act"], states["verify_restored"]) == ("success", "success")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="restored")
-    state = (driver_files.heartbeat(deployment.root, NAME) or Heartbeat()).query(f"{NAME}.{STATELESS}")
+    state = (driver_files.heartbeat(loaded.root, NAME) or Heartbeat()).query(f"{NAME}.{STATELESS}")
     assert (state and state.generation) == 2
 
 
-def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, deployment: Deployment) -> None:
+def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, loaded: Deployment) -> None:
     form = {"generation_days": 0, "snapshot_days": 0, "snapshots": 1, "trash_days": 0}
     ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
     assert answered(running, "checkpoint_prune", "Reject", **form)["prune_act"] == "skipped"
     assert answered(running, "checkpoint_prune", "Approve", **form)["prune_act"] == "success"
-    assert approvals(deployment.root)[-1][::2] == ("prune", "admin (Airflow)")
+    assert approvals(loaded.root)[-1][::2] == ("prune", "admin (Airflow)")
 
 
 def test_upkeep_runs_beside_the_stream(running: Airflow) -> None:
@@ -303,9 +301,9 @@ def test_batch_views_are_computed_and_reconciliation_follows_by_their_asset(runn
 
 
 def test_a_row_that_was_deleted_in_the_table_is_found_named_and_repaired_once_it_is_approved(
-    running: Airflow, deployment: Deployment
+    running: Airflow, loaded: Deployment
 ) -> None:
-    with cassandra_session(deployment.bindings) as session:
+    with cassandra_session(loaded.bindings) as session:
         rows = session.execute("SELECT impr_uuid, impr_date, ad_id, click_key FROM ad_attribution.attributed").all()
         gone = min(rows, key=lambda row: row.impr_date)
         key = "impr_uuid = %s AND impr_date = %s AND ad_id = %s AND click_key = %s"
@@ -318,34 +316,34 @@ def test_a_row_that_was_deleted_in_the_table_is_found_named_and_repaired_once_it
         log = running.task_log("reconcile", run_id, "judge")
         assert "attributed: 1 (missing in the sink" in log
         assert f"impr_uuid={gone.impr_uuid}" in log
-        form = {"pipeline": NAME, "run": reconcile.trend(deployment.root, NAME)[0].run}
+        form = {"pipeline": NAME, "run": reconcile.trend(loaded.root, NAME)[0].run}
         assert form["run"] in log, "the operator is told what to put into the form"
         assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
         assert answered(running, "batch_repair", "Approve", **form)["repair_act"] == "success"
-        assert approvals(deployment.root)[-1][::2] == ("repair", "admin (Airflow)")
+        assert approvals(loaded.root)[-1][::2] == ("repair", "admin (Airflow)")
         assert is_back()
 
 
 def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_is_approved(
-    running: Airflow, airflow_settings: Settings, deployment: Deployment
+    running: Airflow, airflow_settings: Settings, loaded: Deployment
 ) -> None:
     form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
     refused = ended(running, "batch_rebuild", "failed", **form)
     assert f"The rebuild of {NAME}.attributed is blocked" in running.task_log("batch_rebuild", refused, "plan_rebuild")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a rebuild")
     assert answered(running, "batch_rebuild", "Reject", **form)["rebuild_act"] == "skipped"
-    before = generation.current(deployment.root, NAME, "attributed")
+    before = generation.current(loaded.root, NAME, "attributed")
     assert answered(running, "batch_rebuild", "Approve", **form)["rebuild_act"] == "success"
-    assert approvals(deployment.root)[-1] == ("rebuild", f"{NAME}.attributed", "admin (Airflow)")
-    now = generation.current(deployment.root, NAME, "attributed")
+    assert approvals(loaded.root)[-1] == ("rebuild", f"{NAME}.attributed", "admin (Airflow)")
+    now = generation.current(loaded.root, NAME, "attributed")
     assert before is not None
     assert now is not None
     assert (now.number, now.reason) == (before.number + 1, "a test")
     ended(running, "stream_start", "success", pipelines=[NAME], reason="rebuilt")
     lately = datetime.now(UTC) - timedelta(hours=1)
     send_records(airflow_settings, [record(lately, 3000 + number) for number in range(20)])
-    await_quiet(deployment)
+    await_quiet(loaded)
     ended(running, "reconcile", "success", 900, pipelines=[NAME])
 
 
@@ -355,17 +353,15 @@ def runs_by_asset(airflow: Airflow) -> list[str]:
 
 
 def test_dead_letters_are_replayed_once_they_are_approved(
-    running: Airflow, airflow_settings: Settings, deployment: Deployment
+    running: Airflow, airflow_settings: Settings, loaded: Deployment
 ) -> None:
     send_records(airflow_settings, [Record("clicks", b"k", b"not JSON", 0.0)])
     form = {"topic": "clicks", "reason": "", "again": False}
-    await_until(
-        lambda: len(dead_letters.read(deployment.bindings, "clicks")) == 1, "the refused record is a dead letter"
-    )
+    await_until(lambda: len(dead_letters.read(loaded.bindings, "clicks")) == 1, "the refused record is a dead letter")
     assert answered(running, "dead_letters_replay", "Reject", **form)["replay_act"] == "skipped"
     assert answered(running, "dead_letters_replay", "Approve", **form)["replay_act"] == "success"
     refused = ended(running, "dead_letters_replay", "failed", **form)
-    assert approvals(deployment.root)[-1] == ("replay", "clicks", "admin (Airflow)")
+    assert approvals(loaded.root)[-1] == ("replay", "clicks", "admin (Airflow)")
     log = running.task_log("dead_letters_replay", refused, "plan_replay")
     assert "There is nothing to do for the replay of clicks" in log
 
@@ -384,12 +380,12 @@ def test_every_sink_is_checked_its_gate_opens_and_the_streams_page_leads_to_its_
 
 
 def test_records_that_retention_takes_unread_fail_the_guard_and_block_a_rebuild(
-    running: Airflow, airflow_settings: Settings, deployment: Deployment
+    running: Airflow, airflow_settings: Settings, loaded: Deployment
 ) -> None:
     ended(running, "batch_retention", "success")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a test")
     send_records(airflow_settings, [record(datetime.now(UTC) - timedelta(hours=1), 2001) for _ in range(5)])
-    admin = kafka_admin(deployment.bindings)
+    admin = kafka_admin(loaded.bindings)
     everything = [
         TopicPartition("clicks", partition, -1) for partition in admin.list_topics("clicks").topics["clicks"].partitions
     ]

@@ -29,8 +29,8 @@ def link(name: str, reads: str, writes: str, **source: Any) -> dict[str, Any]:
 
 
 def folder_of(place: Path, *pipelines: dict[str, Any]) -> Path:
-    for each in pipelines:
-        (place / f"{each['name']}.yaml").write_text(yaml.safe_dump(each, sort_keys=False))
+    for pipeline in pipelines:
+        (place / f"{pipeline['name']}.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     return place
 
 
@@ -60,16 +60,18 @@ def test_writers_come_before_their_readers(tmp_path: Path) -> None:
 def test_the_topic_of_a_chain_has_one_archive_and_one_place_for_dead_letters(tmp_path: Path) -> None:
     loaded = load_pipelines(folder_of(tmp_path, link("a", "orders", "joined"), link("b", "joined", "out")))
     where = graph.Places("kafka://k", "cassandra://c", "file:///lake")
-    jobs = {job.name: job for each in loaded.values() for job in graph.stream_jobs(each, where).values()}
+    jobs = {job.name: job for pipeline in loaded.values() for job in graph.stream_jobs(pipeline, where).values()}
     outputs = [dataset.name for job in jobs.values() for dataset in job.outputs]
     assert [name for name in outputs if "archive_joined" in name] == ["b.archive_joined"]
     assert outputs.count("joined_dead_letters") == 1
-    assert [dataset.name for dataset in jobs["a.copied"].outputs] == [each.name for each in jobs["b.copied"].inputs]
+    assert [dataset.name for dataset in jobs["a.copied"].outputs] == [
+        dataset.name for dataset in jobs["b.copied"].inputs
+    ]
 
 
 def test_a_loop_of_pipelines_is_refused_by_its_name(tmp_path: Path) -> None:
-    (told,) = refusal(tmp_path, link("a", "z", "x"), link("b", "x", "y"), link("c", "y", "z"))
-    names = told.split(": a loop")[0].split(" -> ")
+    (fault,) = refusal(tmp_path, link("a", "z", "x"), link("b", "x", "y"), link("c", "y", "z"))
+    names = fault.split(": a loop")[0].split(" -> ")
     assert names[0] == names[-1]
     assert sorted(names[:-1]) == ["a", "b", "c", "topic x", "topic y", "topic z"]
     place = names.index("a") if names[0] != "a" else 0
@@ -78,13 +80,13 @@ def test_a_loop_of_pipelines_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_two_readers_of_one_topic_are_refused_for_it_would_be_archived_twice(tmp_path: Path) -> None:
-    told = refusal(tmp_path, link("a", "orders", "x"), link("b", "x", "y"), link("c", "x", "z"))
-    assert "c and b both own topic x: only one pipeline may read, archive or write it" in told[0]
+    faults = refusal(tmp_path, link("a", "orders", "x"), link("b", "x", "y"), link("c", "x", "z"))
+    assert "c and b both own topic x: only one pipeline may read, archive or write it" in faults[0]
 
 
 def test_two_writers_of_one_topic_are_refused(tmp_path: Path) -> None:
-    told = refusal(tmp_path, link("a", "orders", "x"), link("b", "sales", "x"))
-    assert told == [
+    faults = refusal(tmp_path, link("a", "orders", "x"), link("b", "sales", "x"))
+    assert faults == [
         (
             "b and a both own topic x: only one pipeline may read, archive or write it. "
             "Rename it in one, or move the query into the other."
@@ -115,8 +117,8 @@ def test_two_writers_of_one_topic_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_reader_that_does_not_fit_its_writer_is_refused(tmp_path: Path, source: dict[str, Any], says: str) -> None:
-    told = refusal(tmp_path, link("a", "orders", "joined"), link("b", "joined", "out", **source))
-    assert any(line.startswith(f"pipelines/b.yaml: sources.joined.{says}") for line in told)
+    faults = refusal(tmp_path, link("a", "orders", "joined"), link("b", "joined", "out", **source))
+    assert any(line.startswith(f"pipelines/b.yaml: sources.joined.{says}") for line in faults)
     assert set(read_folder(tmp_path).clashes) == {"b"}
 
 

@@ -117,6 +117,8 @@ def _effects_on_topics(old: Pipeline, new: Pipeline) -> set[str]:
             effects.add("changed by provision")
             continue
         existing = before[topic.name]
-        for found in kafka.differences(topic, existing.config, existing.partitions, 1):
-            effects.add("refused" if found.refusal else "needs consent" if found.risk else "changed by provision")
+        for difference in kafka.differences(topic, existing.config, existing.partitions, 1):
+            effects.add(
+                "refused" if difference.refusal else "needs consent" if difference.risk else "changed by provision"
+            )
     return effects

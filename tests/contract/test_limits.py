@@ -16,10 +16,10 @@ LINES = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")
 
 @pytest.mark.parametrize("line", LINES)
 def test_each_line_has_a_test(line: str) -> None:
-    found = re.search(r"`(test_\w+)`(?: in `([\w/]+\.py)`)? \|$", line)
-    assert found, line
-    file = found[2] or "test_refused_rows.py"
-    assert f"\ndef {found[1]}(" in (ROOT / (file if "/" in file else f"tests/jobs/{file}")).read_text()
+    match = re.search(r"`(test_\w+)`(?: in `([\w/]+\.py)`)? \|$", line)
+    assert match, line
+    file = match[2] or "test_refused_rows.py"
+    assert f"\ndef {match[1]}(" in (ROOT / (file if "/" in file else f"tests/jobs/{file}")).read_text()
 
 
 @pytest.mark.parametrize(

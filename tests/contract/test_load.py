@@ -161,8 +161,8 @@ _junk = st.recursive(
 
 def _places(value: Any, key: str = "") -> list[str]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = [f"{key}.{name}".lstrip(".") for name, _ in inner]
-    return found + [place for name, below in inner for place in _places(below, f"{key}.{name}")]
+    places = [f"{key}.{name}".lstrip(".") for name, _ in inner]
+    return places + [place for name, below in inner for place in _places(below, f"{key}.{name}")]
 
 
 def test_a_control_character_in_a_key_does_not_break_the_sentence(tmp_path: Path) -> None:
@@ -206,22 +206,22 @@ def test_a_broken_file_stops_its_own_pipeline_and_no_other(broken: Callable[...,
     (folder / "other.yaml").write_bytes(b"name: \xff")
     (folder / "third.yaml").symlink_to("nowhere")
     (folder / "fourth.yml").write_text("name: fourth\n")
-    found = read_folder(folder)
-    assert found.pipeline("good") == load_pipeline(folder / "good.yaml")
-    assert list(found.pipelines) == ["good"]
-    assert sorted(found.broken) == ["fourth", "other", "third"]
+    folder_read = read_folder(folder)
+    assert folder_read.pipeline("good") == load_pipeline(folder / "good.yaml")
+    assert list(folder_read.pipelines) == ["good"]
+    assert sorted(folder_read.broken) == ["fourth", "other", "third"]
     with pytest.raises(HeadraceError, match=r"other\.yaml cannot be read"):
-        found.pipeline("other")
+        folder_read.pipeline("other")
     with pytest.raises(HeadraceError, match=r"Unknown pipeline 'fifth'\. Known pipelines: good"):
-        found.pipeline("fifth")
+        folder_read.pipeline("fifth")
 
 
 def test_pipelines_that_clash_load_but_neither_may_start(broken: Callable[..., Path]) -> None:
     folder = broken({}).parent
     broken({"name": "other"}, "other")
-    found = read_folder(folder)
-    assert set(found.pipelines) == {"good", "other"}
+    folder_read = read_folder(folder)
+    assert set(folder_read.pipelines) == {"good", "other"}
     for name in ("good", "other"):
-        assert found.pipeline(name).name == name
+        assert folder_read.pipeline(name).name == name
         with pytest.raises(HeadraceError, match="both own topic sales"):
-            found.startable(name)
+            folder_read.startable(name)

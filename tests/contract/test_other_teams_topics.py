@@ -86,9 +86,9 @@ def test_a_loaded_pipeline_has_topics_where_its_file_has_names(orders: Pipeline)
 
 
 def test_topics_and_rights_are_of_the_topics_own_name(orders: Pipeline) -> None:
-    own = [TOPIC, f"{TOPIC}_dead_letters"]
-    assert {topic.name for topic in kafka.topics(orders)} >= set(own)
-    assert {acl.name for acl in kafka.acls(orders)} >= set(own)
+    topics = [TOPIC, f"{TOPIC}_dead_letters"]
+    assert {topic.name for topic in kafka.topics(orders)} >= set(topics)
+    assert {acl.name for acl in kafka.acls(orders)} >= set(topics)
     assert not {acl.name for acl in kafka.acls(orders)} & {"placed", "shipped"}
 
 
@@ -100,12 +100,12 @@ def test_an_archive_has_a_name_that_every_table_and_folder_takes(orders: Pipelin
 
 def test_lineage_names_the_topic(orders: Pipeline) -> None:
     jobs = graph.stream_jobs(orders, graph.Places("kafka://k", "cassandra://c", "file:///lake"))
-    assert [each.name for each in jobs["shipments"].inputs] == [TOPIC, "shop.Shipments"]
-    assert [each.name for each in jobs["archive_shop_orders_v1"].inputs] == [TOPIC]
+    assert [dataset.name for dataset in jobs["shipments"].inputs] == [TOPIC, "shop.Shipments"]
+    assert [dataset.name for dataset in jobs["archive_shop_orders_v1"].inputs] == [TOPIC]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "phrase"),
     [
         (lambda c: c["sources"]["placed"].update(topic="shop.orders-v2"), "sources.shop.orders-v1 was removed"),
         (lambda c: c["sources"]["placed"]["columns"]["total"].update(field="total"),
@@ -113,11 +113,13 @@ def test_lineage_names_the_topic(orders: Pipeline) -> None:
     ],
 )  # fmt: skip
 def test_a_checkpoint_takes_no_other_topic_and_no_other_field(
-    orders: Pipeline, tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+    orders: Pipeline, tmp_path: Path, change: Callable[[dict[str, Any]], object], phrase: str
 ) -> None:
     old = fingerprint.declared(orders, "shipments")
     new = fingerprint.declared(written(tmp_path, changed(change)), "shipments")
-    assert any(told in each for each in fingerprint.differences(old, new)), fingerprint.differences(old, new)
+    assert any(phrase in difference for difference in fingerprint.differences(old, new)), fingerprint.differences(
+        old, new
+    )
 
 
 def test_a_name_that_is_the_topics_and_the_fields_own_changes_no_fingerprint(good: Pipeline, tmp_path: Path) -> None:
@@ -151,8 +153,8 @@ def test_a_chain_that_does_not_fit_is_reported_by_the_sources_name(tmp_path: Pat
 
 def test_topics_of_two_pipelines_that_kafka_does_not_take_beside_each_other_are_a_clash(tmp_path: Path) -> None:
     one, other = link("a", "x", "out_a", topic="shop.orders"), link("b", "y", "out_b", topic="shop_orders")
-    told = refusal(tmp_path, one, other)
-    assert told[0] == (
+    faults = refusal(tmp_path, one, other)
+    assert faults[0] == (
         "b has topic shop_orders and a has topic shop.orders. Kafka refuses to have both, because its metric names do "
         "not distinguish '.' and '_'. Rename one of them."
     )

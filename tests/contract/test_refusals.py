@@ -38,19 +38,19 @@ def test_a_rule_is_silent_on_the_good_pipeline_and_speaks_on_a_bad_one(rule: Any
 
 @cache
 def _pipelines_with_a_fault() -> list[Pipeline]:
-    found = []
+    pipelines = []
     for fault in FAULTS:
         try:
-            found.append(Pipeline.model_validate(changed(fault["change"])))
+            pipelines.append(Pipeline.model_validate(changed(fault["change"])))
         except ValidationError:
             continue  # refused by the shape of a single field already
-    return found
+    return pipelines
 
 
 def test_all_faults_of_a_file_are_reported_one_a_line(broken: Callable[..., Path]) -> None:
     path = broken({"queries.copied.mode": "apend", "owner": "<gone>", "sources.sales.columns.amount.type": "float"})
-    told = [line.removeprefix(f"{path}: ").split(":")[0] for line in refusal(path).splitlines()]
-    assert told == ["owner", "sources.sales.columns.amount.type", "queries.copied.mode"]
+    keys = [line.removeprefix(f"{path}: ").split(":")[0] for line in refusal(path).splitlines()]
+    assert keys == ["owner", "sources.sales.columns.amount.type", "queries.copied.mode"]
     path = broken({"queries.windows.late": "<gone>", "queries.copied.late": "drop"})
     assert len(refusal(path).splitlines()) == 2
 

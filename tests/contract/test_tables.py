@@ -62,8 +62,8 @@ def test_time_windows_compact_only_rows_that_are_written_with_their_own_time(bro
     by_name = {table.name: table.options for table in tables(good)}
     assert "Unified" in by_name["windows"]["compaction"]
     assert by_name["shops"]["default_time_to_live"] == "86400"
-    own = load_pipeline(broken({"queries.seen.sinks.0.table": "seen", "queries.seen.sinks.0.ttl": "1 day"}))
-    seen = next(table for table in tables(own) if table.name == "seen")
+    expiring = load_pipeline(broken({"queries.seen.sinks.0.table": "seen", "queries.seen.sinks.0.ttl": "1 day"}))
+    seen = next(table for table in tables(expiring) if table.name == "seen")
     assert seen.options["compaction"] == (
         "{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'MINUTES', 'compaction_window_size': '60'}"
     )
@@ -122,7 +122,7 @@ def test_a_clustering_order_is_made_with_the_table(broken: Callable[..., Path]) 
     key = {"clustering_key": ["shop", "window_end"], "clustering_order": {"window_end": "desc"}}
     change = {f"queries.windows.sinks.0.{name}": value for name, value in key.items()}
     end = {"queries.windows.columns.window_end": {"type": "timestamp", "required": True}}
-    statement = next(each for each in ddl(load_pipeline(broken(change | end))) if '"windows"' in each)
+    statement = next(statement for statement in ddl(load_pipeline(broken(change | end))) if '"windows"' in statement)
     assert 'PRIMARY KEY (("window_start"), "shop", "window_end"))' in statement
     assert ' WITH CLUSTERING ORDER BY ("shop" ASC, "window_end" DESC) AND compaction = ' in statement
 

@@ -75,20 +75,20 @@ def batch(
 def reasons(decoder: Decoder, values: Sequence[bytes | None]) -> list[str | None]:
     """Judge values as one batch."""
     (judged,) = decoder.judged([batch(values)])
-    found: list[str | None] = judged.column("reason").to_pylist()
-    return found
+    texts: list[str | None] = judged.column("reason").to_pylist()
+    return texts
 
 
 def rows(decoder: Decoder, values: Sequence[bytes | None]) -> dict[int, dict[str, Any]]:
     """Decode values as one batch; give {offset: the source's columns}."""
     (accepted,) = decoder.accepted([batch(values)])
-    found = {}
+    by_offset = {}
     for row in accepted.to_pylist():
         source = row.pop("source")
         assert source == {"topic": "pos", "partition": 3, "offset": source["offset"]}
         assert row.pop("kafka_timestamp") == KAFKA_TIME
-        found[source["offset"]] = row
-    return found
+        by_offset[source["offset"]] = row
+    return by_offset
 
 
 class RefusedByOracleError(Exception):

@@ -50,8 +50,8 @@ class Maker:
                 inside.append((name, []))
             inside[-1][1].append((tuple(rest), text))
         texts = [
-            f"{self.string(name)}{blank}:{blank}{each[0][1] if each[0][0] == () else self.object(each, blank)}"
-            for name, each in inside
+            f"{self.string(name)}{blank}:{blank}{inner[0][1] if inner[0][0] == () else self.object(inner, blank)}"
+            for name, inner in inside
         ]
         return f"{{{blank}" + f",{blank}".join(texts) + f"{blank}}}"
 
@@ -160,7 +160,7 @@ class Maker:
         inner = [self.any(depth - 1) for _ in range(pick([1, 2, 3]))]
         if self.random.random() < 0.5:
             return "[" + ", ".join(inner) + "]"
-        return "{" + ", ".join(f"{self.string(self.text())}: {each}" for each in inner) + "}"
+        return "{" + ", ".join(f"{self.string(self.text())}: {text}" for text in inner) + "}"
 
     def damaged(self, value: bytes) -> bytes:
         """Return a value with one to three small pieces changed."""

@@ -93,14 +93,14 @@ def test_executors_that_are_not_yet_back_are_given_time_and_no_more() -> None:
 
 def test_a_cassandra_that_stays_away_is_waited_for_and_the_batch_says_so() -> None:
     world = World(lambda now: "a" if now < 0.5 else "" if now < 40 * PATIENCE_SECONDS else "b")
-    told: list[tuple[float, str]] = []
-    world.link.report = lambda what: told.append((world.now, what))
+    reported: list[tuple[float, str]] = []
+    world.link.report = lambda what: reported.append((world.now, what))
     assert world.batch(FAULT, None) == 7, "the time in which Cassandra was away counts against no patience"
     assert world.begun[1] >= 40 * PATIENCE_SECONDS
-    waits = [(at, what) for at, what in told if what]
+    waits = [(at, what) for at, what in reported if what]
     assert [what for _, what in waits] == ["Cassandra is unavailable"]
     assert waits[0][0] < 3
-    assert told[-1][1] == ""
+    assert reported[-1][1] == ""
 
 
 def test_a_batch_that_fails_for_as_long_as_connections_come_and_go_ends() -> None:

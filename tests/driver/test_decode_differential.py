@@ -68,7 +68,7 @@ def readable_inside(source: Source, value: Any, path: tuple[str, ...] = ()) -> b
     columns = {column.path(name): column for name, column in source.columns.items()}
     if path in columns:
         return value is None or readable(columns[path], value)
-    if not any(each[: len(path)] == path for each in columns):
+    if not any(declared[: len(path)] == path for declared in columns):
         return True
     if value is None and path:
         return True
@@ -163,9 +163,9 @@ def typed(source: Source, name: str, column: Column, value: Any, words: set[str]
         return value
     if kind == "boolean":
         return value
-    found = (timestamp if kind == "timestamp" else day)(value)
-    words |= {"bad_time"} if found is None else set()
-    return found
+    moment = (timestamp if kind == "timestamp" else day)(value)
+    words |= {"bad_time"} if moment is None else set()
+    return moment
 
 
 def decimal(kind: str, value: Any, words: set[str]) -> Decimal | None:
@@ -174,12 +174,12 @@ def decimal(kind: str, value: Any, words: set[str]) -> Decimal | None:
     if not isinstance(value, str):
         words.add("wrong_type")
         return None
-    found = re.fullmatch(r"([+-]?)(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?)([0-9]+))?", value)
-    if found is None:
+    match = re.fullmatch(r"([+-]?)(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?)([0-9]+))?", value)
+    if match is None:
         words.add("bad_number")
         return None
-    sign, whole, fraction, exponent_sign, exponent = found.groups(default="")
-    digits = int(whole + fraction)
+    sign, integer, fraction, exponent_sign, exponent = match.groups(default="")
+    digits = int(integer + fraction)
     if digits == 0:
         return Decimal(0)
     power = int(exponent or "0")
@@ -199,14 +199,14 @@ def decimal(kind: str, value: Any, words: set[str]) -> Decimal | None:
 
 
 def timestamp(text: str) -> datetime | None:
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?"
         r"(Z|([+-])([0-9]{2})(?::?([0-9]{2}))?)?",
         text,
     )
-    if found is None:
+    if match is None:
         return None
-    *parts, fraction, _, sign, hours, minutes = found.groups()
+    *parts, fraction, _, sign, hours, minutes = match.groups()
     away = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
     if int(hours or 0) > 23 or int(minutes or 0) > 59:
         return None
@@ -219,9 +219,9 @@ def timestamp(text: str) -> datetime | None:
 
 
 def day(text: str) -> date | None:
-    found = re.fullmatch(r"([0-9]{4})-([0-9]{2})-([0-9]{2})", text)
+    match = re.fullmatch(r"([0-9]{4})-([0-9]{2})-([0-9]{2})", text)
     try:
-        return date(*map(int, found.groups())) if found else None
+        return date(*map(int, match.groups())) if match else None
     except ValueError:
         return None
 
@@ -251,8 +251,8 @@ def test_the_decoder_agrees_with_two_independent_parsers(seed: int) -> None:
                 refused += 1
                 continue
             assert not words, f"{short(value)} is accepted; the oracle has {words}"
-            found = {column: parsed(SOURCES[name], column, rows[place][column]) for column in row}
-            assert found == row, f"{short(value)} is read as another row"
+            read = {column: parsed(SOURCES[name], column, rows[place][column]) for column in row}
+            assert read == row, f"{short(value)} is read as another row"
             accepted += 1
     print(f"{accepted} accepted, {refused} refused")
     assert min(accepted, refused) > CASES // 10  # the generator makes enough of both

@@ -219,8 +219,8 @@ def test_every_type_is_read_and_every_optional_column_may_be_null_or_absent() ->
     )
     none = b'{"name": "n", "large": 0}'
     expected = {"name": "n", "large": 0} | dict.fromkeys(["note", "flag", "small", "price", "day", "seen"])
-    found = rows(WIDE_DECODER, [full, nulls, none])
-    assert found[0] == {
+    read = rows(WIDE_DECODER, [full, nulls, none])
+    assert read[0] == {
         "name": "n",
         "note": "",
         "flag": False,
@@ -230,7 +230,7 @@ def test_every_type_is_read_and_every_optional_column_may_be_null_or_absent() ->
         "day": date(1, 1, 1),
         "seen": UTC_NOON,
     }
-    assert found[1] == found[2] == expected
+    assert read[1] == read[2] == expected
 
 
 @pytest.mark.parametrize(
@@ -353,8 +353,8 @@ OF_ORDERS = {
 
 @pytest.mark.parametrize("name", OF_ORDERS)
 def test_a_field_inside_an_object_is_refused_by_its_column_and_path(name: str) -> None:
-    value, told = OF_ORDERS[name]
-    assert reasons(make_decoder(ORDERS), [value]) == [told]
+    value, reason = OF_ORDERS[name]
+    assert reasons(make_decoder(ORDERS), [value]) == [reason]
 
 
 def test_fields_inside_objects_are_read_by_their_paths() -> None:

@@ -131,11 +131,11 @@ many = settings(
 @given(st.lists(records, max_size=12))
 def test_a_batch_is_judged_as_its_records_one_by_one_and_as_the_oracle_does(values: list[bytes | None]) -> None:
     for source, decoder in DECODERS:
-        told = reasons(decoder, values)
-        assert told == [reasons(decoder, [value])[0] for value in values]
+        judged = reasons(decoder, values)
+        assert judged == [reasons(decoder, [value])[0] for value in values]
         expected = {i: row for i, row in enumerate(oracle(source, value) for value in values) if row is not None}
         assert rows(decoder, values) == expected
-        assert [i for i, reason in enumerate(told) if reason is None] == list(expected)
+        assert [i for i, reason in enumerate(judged) if reason is None] == list(expected)
 
 
 @many
@@ -160,17 +160,17 @@ def test_one_bad_value_in_a_batch_of_thousands_changes_no_other_row(bad: int) ->
     values: list[bytes | None] = [GOOD.replace(b"12.50", b"%d.5" % i) for i in range(5000)]
     for i in range(0, 5000, 5000 // bad):
         values[i] = (b"{", GOOD.replace(b"12.50", b"1.001"), GOOD.replace(b"2026", b"soon"))[i % 3]
-    found = rows(decoder, values)
-    assert found == {i: row for i, value in enumerate(values) if (row := oracle(POS, value))}
-    assert len(found) == 5000 - len(range(0, 5000, 5000 // bad))
+    read = rows(decoder, values)
+    assert read == {i: row for i, value in enumerate(values) if (row := oracle(POS, value))}
+    assert len(read) == 5000 - len(range(0, 5000, 5000 // bad))
 
 
 def whole_and_exact(kind: str, value: Any) -> tuple[Any, Any]:
     """Read one value by both readers; a refusal is None."""
     column = ColumnRule("c", kind, required=False)
-    whole, exact = _readers(column)
+    fast_reader, exact = _readers(column)
     try:
-        fast = whole([value]).to_pylist()[0]
+        fast = fast_reader([value]).to_pylist()[0]
     except (pa.ArrowInvalid, OverflowError):
         fast = None
     try:

@@ -57,13 +57,15 @@ def test_the_reason_is_the_first_cause(text: str, reason: str) -> None:
 
 
 def test_a_failed_write_tells_its_sink_through_all_that_is_wrapped_around_it() -> None:
-    told = (
+    message = (
         "Cassandra table pos_sales.tumbling was not written: AllNodesFailedException: Could not reach any contact point"
     )
     with pytest.raises(SinkError) as raised, writing("Cassandra table pos_sales.tumbling"):
         raise RuntimeError(JAVA)
-    assert str(raised.value) == told
-    assert reason_of(f"{JAVA}\nheadrace.driver.error_causes.SinkError: {told}\n\n=== Streaming Query ===\n") == told
+    assert str(raised.value) == message
+    assert (
+        reason_of(f"{JAVA}\nheadrace.driver.error_causes.SinkError: {message}\n\n=== Streaming Query ===\n") == message
+    )
 
 
 LOST = "SparkException: Job aborted due to stage failure: ExecutorLostFailure (executor 1 exited caused by one of "

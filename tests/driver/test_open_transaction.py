@@ -15,22 +15,22 @@ from headrace.store import generation
 
 
 def started(root: Path, stable: int, written: int) -> None:
-    own = generation.begin(str(root), "p", "q", {})
-    folder = Path(own.paths(str(root)).checkpoint) / "offsets"
+    begun = generation.begin(str(root), "p", "q", {})
+    folder = Path(begun.paths(str(root)).checkpoint) / "offsets"
     folder.mkdir(parents=True)
     (folder / "0").write_text('v1\n{"batchWatermarkMs":0}\n{"pos":{"0":9}}\n')
     ends = {True: {"pos": {0: stable}}, False: {"pos": {0: written}}}
     groups = SimpleNamespace(end_offsets=lambda _, committed=True: ends[committed])
     driver: Any = SimpleNamespace(root=str(root), groups=groups)
-    queries._require_committed(driver, [own])
+    queries._require_committed(driver, [begun])
 
 
 def test_a_start_behind_an_open_transaction_waits_for_its_end_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         HeadraceError, match=r"pos/0 was read up to offset 9, but a transaction that began at 5"
-    ) as told:
+    ) as refused:
         started(tmp_path, stable=5, written=12)
-    assert told.value.exit_code == Exit.TRANSIENT
+    assert refused.value.exit_code == Exit.TRANSIENT
 
 
 @pytest.mark.parametrize(("stable", "written"), [(9, 9), (12, 12), (4, 4)])

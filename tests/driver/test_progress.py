@@ -54,21 +54,21 @@ def written() -> Counters:
 
 
 def test_a_query_state_adds_up_all_sources_and_state_operators() -> None:
-    found = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
-    assert (found.lag, found.state_rows, found.groups, found.late_groups) == (12, 15, 11, 3)
-    assert (found.batch, found.batch_written_ms, found.batch_duration_ms) == (8, 1500, 250)
-    assert (found.rows_in, found.rows_out, found.batches) == (60, 4, 2)
-    assert found.watermark_ms == 1_782_820_800_000
-    assert found.offsets == {"pos": {"0": 90, "1": 50}}
-    assert (found.active, found.error) == (True, None)
+    observed = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
+    assert (observed.lag, observed.state_rows, observed.groups, observed.late_groups) == (12, 15, 11, 3)
+    assert (observed.batch, observed.batch_written_ms, observed.batch_duration_ms) == (8, 1500, 250)
+    assert (observed.rows_in, observed.rows_out, observed.batches) == (60, 4, 2)
+    assert observed.watermark_ms == 1_782_820_800_000
+    assert observed.offsets == {"pos": {"0": 90, "1": 50}}
+    assert (observed.active, observed.error) == (True, None)
 
 
 def test_what_is_not_known_before_the_first_batch_is_none_and_not_zero() -> None:
-    found = state(Query(None))
+    observed = state(Query(None))
     assert [
-        getattr(found, name) for name in ("batch", "batch_written_ms", "batch_duration_ms", "lag", "watermark_ms")
+        getattr(observed, name) for name in ("batch", "batch_written_ms", "batch_duration_ms", "lag", "watermark_ms")
     ] == [None] * 5
-    assert (found.rows_in, found.state_rows, found.offsets) == (0, 0, {})
+    assert (observed.rows_in, observed.state_rows, observed.offsets) == (0, 0, {})
 
 
 def test_a_watermark_that_has_not_moved_yet_is_none_and_not_1970() -> None:
@@ -76,20 +76,20 @@ def test_a_watermark_that_has_not_moved_yet_is_none_and_not_1970() -> None:
 
 
 def test_rates_are_those_of_the_newest_batches_and_an_old_progress_is_counted_once() -> None:
-    rates, told = Rates(), []
+    rates, measured = Rates(), []
     for batch in range(30):
         source = {"endOffset": {"pos": {"0": 500 * batch}}, "latestOffset": {"pos": {"0": 9_000 + 200 * batch}}}
         at = f"2026-06-30T12:{batch:02d}:00.000Z"
         for _ in range(2):
-            told.append(rates.update({"batchId": batch, "timestamp": at, "sources": [source]}))
-    assert told[:2] == [(None, None)] * 2
-    assert told[-1] == (round(500 / 60, 2), round(200 / 60, 2))
-    assert rates.update({}) == told[-1]
+            measured.append(rates.update({"batchId": batch, "timestamp": at, "sources": [source]}))
+    assert measured[:2] == [(None, None)] * 2
+    assert measured[-1] == (round(500 / 60, 2), round(200 / 60, 2))
+    assert rates.update({}) == measured[-1]
 
 
 def test_a_query_that_ended_says_why() -> None:
-    found = state(Query(PROGRESS, error="x" * 9000))
-    assert (found.active, found.error) == (False, "x" * 500)
+    observed = state(Query(PROGRESS, error="x" * 9000))
+    assert (observed.active, observed.error) == (False, "x" * 500)
     assert state(Query(PROGRESS, error="")).error == "ended without an error"
 
 
@@ -106,9 +106,9 @@ def test_the_heartbeat_is_one_json_file_with_pid_and_time(tmp_path: Path) -> Non
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
-    found = Metrics("127.0.0.1", 0)
-    yield found
-    found.close()
+    metrics_server = Metrics("127.0.0.1", 0)
+    yield metrics_server
+    metrics_server.close()
 
 
 def scrape(metrics: Metrics) -> dict[str, str]:
@@ -120,8 +120,8 @@ def scrape(metrics: Metrics) -> dict[str, str]:
 def test_metrics_have_base_units_and_one_sample_a_query(metrics: Metrics) -> None:
     other = observe(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
     metrics.states = [observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
-    found = scrape(metrics)
-    ours = {name.split("{")[0]: float(value) for name, value in found.items() if 'query="pos_sales.tumbling"' in name}
+    scraped = scrape(metrics)
+    ours = {name.split("{")[0]: float(value) for name, value in scraped.items() if 'query="pos_sales.tumbling"' in name}
     age = ours.pop("headrace_query_batch_age_seconds")
     assert age > 0
     assert ours == {
@@ -138,8 +138,8 @@ def test_metrics_have_base_units_and_one_sample_a_query(metrics: Metrics) -> Non
         "headrace_query_rows_out_total": 4,
         "headrace_query_batches_total": 2,
     }
-    assert found['headrace_query_active{query="pos_sales.items"}'] == "0.0"
-    assert 'headrace_query_lag_offsets{query="pos_sales.items"}' not in found, "unknown is no sample"
+    assert scraped['headrace_query_active{query="pos_sales.items"}'] == "0.0"
+    assert 'headrace_query_lag_offsets{query="pos_sales.items"}' not in scraped, "unknown is no sample"
 
 
 def test_metrics_answer_before_any_query_runs(metrics: Metrics) -> None:

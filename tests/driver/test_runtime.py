@@ -16,13 +16,13 @@ from headrace.contract.exit_codes import Exit
 from headrace.driver import runtime, session
 
 
-def _session(told: list[str], *queries: Any) -> Any:
-    return SimpleNamespace(streams=SimpleNamespace(active=queries), stop=lambda: told.append("session"))
+def _session(ended: list[str], *queries: Any) -> Any:
+    return SimpleNamespace(streams=SimpleNamespace(active=queries), stop=lambda: ended.append("session"))
 
 
-def _query(told: list[str], name: str, error: Exception | None = None) -> Any:
+def _query(ended: list[str], name: str, error: Exception | None = None) -> Any:
     def stop() -> None:
-        told.append(name)
+        ended.append(name)
         if error:
             raise error
 
@@ -31,10 +31,10 @@ def _query(told: list[str], name: str, error: Exception | None = None) -> Any:
 
 @pytest.mark.parametrize("error", [None, Py4JNetworkError("did not stop in time")])
 def test_queries_that_a_failed_start_left_are_stopped_before_their_session(error: Exception | None) -> None:
-    told: list[str] = []
-    runtime._end_session(_session(told, _query(told, "first", error), _query(told, "second")))
-    assert sorted(told[:2]) == ["first", "second"]
-    assert told[2:] == ["session"]
+    ended: list[str] = []
+    runtime._end_session(_session(ended, _query(ended, "first", error), _query(ended, "second")))
+    assert sorted(ended[:2]) == ["first", "second"]
+    assert ended[2:] == ["session"]
 
 
 def test_queries_that_do_not_stop_are_waited_for_together() -> None:
@@ -54,9 +54,9 @@ def jvm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         monkeypatch.setattr(SparkContext, "_gateway", SimpleNamespace(proc=started[-1]))
 
     yield start
-    for each in started:
-        each.kill()
-        each.wait()
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 LOST = Py4JError("An error occurred while calling o604.isActive")
@@ -77,8 +77,8 @@ def test_a_killed_jvm_is_the_kernels_oom_kill_where_the_kernel_counted_one(
 ) -> None:
     monkeypatch.setattr(session, "oom_kills", lambda: kills)
     jvm("kill -9 $$")
-    found, error = runtime.end_of(LOST, 7)
-    assert found is end
+    exit_code, error = runtime.end_of(LOST, 7)
+    assert exit_code is end
     assert "OOM kill" in error if end is Exit.OUT_OF_MEMORY else error == "the JVM was killed (SIGKILL)"
 
 

@@ -56,14 +56,14 @@ def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 
     made = checkpoints.begin(root, stateful=False)
     link = SimpleNamespace(run_when_available=lambda _: written())
     frame = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
-    own = made.paths(root)
+    generation_paths = made.paths(root)
     spark: Any = None
     stubs: Any = (lambda *_: None, kafka, writer.Gate(), writer.Counters(), (), link)
-    run = writer.Writer(spark, made, own, *stubs, topics={"pos": "A"})
+    run = writer.Writer(spark, made, generation_paths, *stubs, topics={"pos": "A"})
     for number in range(batches):
         checkpoints.plan_batch(root, made, number)
         run(frame, number)  # type: ignore[arg-type]
-    return own.ledger
+    return generation_paths.ledger
 
 
 def test_a_topic_made_again_before_a_batch_ends_it_before_anything_is_written(root: str) -> None:
@@ -106,15 +106,15 @@ def test_a_kafka_that_does_not_answer_ends_no_batch_and_is_left_alone_for_a_whil
 
 
 def test_a_generation_keeps_the_ids_that_it_began_with_and_an_old_one_takes_the_present_ones(root: str) -> None:
-    own = checkpoints.begin(root).paths(root)
-    assert topic_identity.read(own) == {}  # begun by a release that knew no ids
-    topic_identity.require_same(own, {"pos": "A"}, "pos_sales")
-    topic_identity.require_same(own, {"pos": "A"}, "pos_sales")
-    assert topic_identity.read(own) == {"pos": "A"}
+    generation_paths = checkpoints.begin(root).paths(root)
+    assert topic_identity.read(generation_paths) == {}  # begun by a release that knew no ids
+    topic_identity.require_same(generation_paths, {"pos": "A"}, "pos_sales")
+    topic_identity.require_same(generation_paths, {"pos": "A"}, "pos_sales")
+    assert topic_identity.read(generation_paths) == {"pos": "A"}
     with pytest.raises(HeadraceError, match="its id was A and is now B") as refused:
-        topic_identity.require_same(own, {"pos": "B"}, "pos_sales")
+        topic_identity.require_same(generation_paths, {"pos": "B"}, "pos_sales")
     assert refused.value.exit_code == Exit.REFUSED
-    assert topic_identity.read(own) == {"pos": "A"}
+    assert topic_identity.read(generation_paths) == {"pos": "A"}
 
 
 def test_a_restored_generation_reads_the_topic_of_its_snapshot(root: str) -> None:

@@ -15,4 +15,4 @@ def test_queries_of_one_trigger_drift_apart_and_none_begins_more_often_than_was_
     intervals = [stagger(trigger, place) for place in range(11)]
     assert len(set(intervals)) == 11
     assert intervals[0] == trigger
-    assert all(trigger <= each < trigger * 1.21 for each in intervals)
+    assert all(trigger <= interval < trigger * 1.21 for interval in intervals)

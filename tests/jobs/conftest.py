@@ -29,19 +29,19 @@ class Played:
 
     seed: int
     given: Input
-    found: dict[str, Replayed]
+    replayed: dict[str, Replayed]
 
     def oracle(self, name: str) -> Oracle:
         """Return the oracle for the batches of one query."""
-        return oracle_of(self.given, self.found[name])
+        return oracle_of(self.given, self.replayed[name])
 
     def check(self, name: str, expected: dict[int, list[tuple[Any, ...]]]) -> None:
         """Each batch of a query gave exactly the expected rows, in any order."""
-        for batch in self.found[name].batches:
+        for batch in self.replayed[name].batches:
             assert Counter(batch.rows) == Counter(expected.get(batch.number, [])), (
                 f"{name}, batch {batch.number}; HEADRACE_TEST_SEED={self.seed}"
             )
-        assert expected.keys() <= {batch.number for batch in self.found[name].batches}
+        assert expected.keys() <= {batch.number for batch in self.replayed[name].batches}
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +100,11 @@ def oracle_of(given: Input, replayed: Replayed) -> Oracle:
     kinds = {"string": "VARCHAR", "timestamp": "TIMESTAMP", "decimal(12,2)": "DECIMAL(12,2)"}
     delays = {t: d for query in pipeline.queries.values() for t, d in query.watermark.items()}
     times = {topic: source.event_time.column for topic, source in pipeline.sources.items() if source.event_time}
-    found = Oracle(delays, times, len(replayed.batches))
+    oracle = Oracle(delays, times, len(replayed.batches))
     for topic, source in pipeline.sources.items():
         events = [(replayed.batch_of(r.step), r.event) for r in given.records if r.topic == topic and r.event]
-        found.add(topic, {name: kinds[column.type] for name, column in source.columns.items()}, events)
-    return found
+        oracle.add(topic, {name: kinds[column.type] for name, column in source.columns.items()}, events)
+    return oracle
 
 
 def _play(

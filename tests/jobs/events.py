@@ -31,7 +31,7 @@ def sale(product: str, amount: str, moment: datetime) -> Event:
 def sales(rng: random.Random, steps: int, *, rows: int = 25) -> list[Step]:
     """Return `steps` steps of sales whose event time runs over a border, each up to 25 minutes behind the newest."""
     begin = rng.choice(BORDERS) - timedelta(minutes=2 * steps)
-    found: list[Step] = []
+    played: list[Step] = []
     for step in range(steps):
         size = 0 if rng.random() < 0.15 else rng.randint(1, rows)
         now = begin + timedelta(minutes=4 * step)
@@ -40,8 +40,8 @@ def sales(rng: random.Random, steps: int, *, rows: int = 25) -> list[Step]:
         ]
         events += rng.sample(REFUSED, rng.randrange(2))
         rng.shuffle(events)
-        found.append({"pos": events})
-    return found
+        played.append({"pos": events})
+    return played
 
 
 def ads(rng: random.Random, steps: int, *, rows: int = 10) -> list[Step]:
@@ -59,16 +59,16 @@ def ads(rng: random.Random, steps: int, *, rows: int = 10) -> list[Step]:
                 click = {"uuid": uuid, "create_date": moment + timedelta(microseconds=gap)}
                 waiting.append((max(0, step + rng.randint(-1, 4)), "clicks", click))
     silent = {(topic, step) for topic in ("impressions", "clicks") for step in range(steps) if rng.random() < 0.2}
-    found: list[dict[str, Any]] = [{"impressions": [], "clicks": []} for _ in range(steps)]
+    played: list[dict[str, Any]] = [{"impressions": [], "clicks": []} for _ in range(steps)]
     for step, topic, event in waiting:
         later = next((s for s in range(min(step, steps - 1), steps) if (topic, s) not in silent), None)
         if later is not None:
-            found[later][topic].append(event)
-    for step in found:
+            played[later][topic].append(event)
+    for step in played:
         step["clicks"] += rng.sample(REFUSED, rng.randrange(2))
         rng.shuffle(step["impressions"])
         rng.shuffle(step["clicks"])
-    return found
+    return played
 
 
 def pair(uuid: str, moment: datetime) -> Step:

@@ -28,7 +28,7 @@ WINDOW_DDL = "window_start bigint, window_end bigint, product_id string, total_a
 def archived(spark: SparkSession, played: Played, topic: str, query: str) -> DataFrame:
     """Return the accepted records of the archive, each with the batch that took it."""
     accepted = source.accepted(played.given.archive(spark, topic), played.given.pipeline.sources[topic])
-    return accounting.batch_of(accepted, ledger_of(played.given, played.found[query], query))
+    return accounting.batch_of(accepted, ledger_of(played.given, played.replayed[query], query))
 
 
 def table(spark: SparkSession, rows: Sequence[tuple[Any, ...]]) -> DataFrame:
@@ -53,15 +53,15 @@ def test_every_window_and_key_is_speed_plus_late(spark: SparkSession, pos_played
     assert sorted(plain(late)) == sorted(expected), f"HEADRACE_TEST_SEED={pos_played.seed}"
     assert expected, "no row was late"
 
-    speed = {row[:3]: row for row in pos_played.found[query].rows()}  # the sink: the newest row of a key wins
-    whole = transform(records)
+    speed = {row[:3]: row for row in pos_played.replayed[query].rows()}  # the sink: the newest row of a key wins
+    batch = transform(records)
     if query == "final_windows":  # only closed windows are in its sink
-        closed = f"unix_millis(window_end) <= {pos_played.found[query].batches[-1].watermark_ms}"
-        whole, late = whole.where(closed), late.where(closed)
-    assert plain(accounting.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES)) == []
+        closed = f"unix_millis(window_end) <= {pos_played.replayed[query].batches[-1].watermark_ms}"
+        batch, late = batch.where(closed), late.where(closed)
+    assert plain(accounting.reconcile(batch, table(spark, list(speed.values())), late, KEYS, VALUES)) == []
 
     lost = speed.pop(next(iter(speed)))
-    (difference,) = plain(accounting.reconcile(whole, table(spark, list(speed.values())), late, KEYS, VALUES))
+    (difference,) = plain(accounting.reconcile(batch, table(spark, list(speed.values())), late, KEYS, VALUES))
     assert difference[:3] == lost[:3], "a row that is missing in the sink is found"
 
 
@@ -70,12 +70,12 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
     sides = {topic: archived(spark, ads_played, topic, "in_memory").cache() for topic in ("impressions", "clicks")}
     times = dict.fromkeys(sides, "create_date")
     late = accounting.late_joined(sides, times, ad_attribution.attributed)
-    whole = accounting.counted(ad_attribution.attributed(**sides))
+    batch = accounting.counted(ad_attribution.attributed(**sides))
     # An impression that waits for a click is in no sink yet: Spark holds it until the watermark has passed its 5 minutes.
-    passed = (ads_played.found["in_memory"].batches[-1].watermark_ms - 1) * 1000 - FIVE // MICRO
+    passed = (ads_played.replayed["in_memory"].batches[-1].watermark_ms - 1) * 1000 - FIVE // MICRO
     settled = f"click_date IS NOT NULL OR unix_micros(impr_date) <= {passed}"
     ddl = "impr_uuid string, impr_date bigint, ad_id string, click_key string, click_date bigint"
-    rows = spark.createDataFrame(ads_played.found["in_memory"].rows(), ddl)
+    rows = spark.createDataFrame(ads_played.replayed["in_memory"].rows(), ddl)
     speed = accounting.counted(
         rows.selectExpr(
             "impr_uuid",
@@ -86,11 +86,11 @@ def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: P
         )
     )
     keys = ["impr_uuid", "impr_date", "ad_id", "click_key", "click_date"]
-    told = f"HEADRACE_TEST_SEED={ads_played.seed}"
+    seed = f"HEADRACE_TEST_SEED={ads_played.seed}"
     assert (
-        plain(accounting.reconcile(whole.where(settled), speed, late.where(settled), keys, [accounting.ROWS])) == []
-    ), told
-    assert late.count() > 0, told
+        plain(accounting.reconcile(batch.where(settled), speed, late.where(settled), keys, [accounting.ROWS])) == []
+    ), seed
+    assert late.count() > 0, seed
 
 
 def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSession) -> None:
@@ -106,11 +106,11 @@ def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSe
     records = spark.createDataFrame(
         [(place,) for place in places], "source struct<topic:string,partition:int,offset:bigint>"
     )
-    found = {
+    by_place = {
         tuple(row.source): (row[accounting.BATCH], row[accounting.LATE_MARK])
         for row in accounting.batch_of(records, ledger).collect()
     }
-    assert [found[place] for place in places] == [
+    assert [by_place[place] for place in places] == [
         (None, None), (7, 700), (7, 700), (9, 900), (None, None), (8, 800), (None, None), (9, 900),
     ]  # fmt: skip
 
@@ -129,13 +129,13 @@ def test_reconcile_names_each_key_that_does_not_add_up(spark: SparkSession) -> N
     def sums(*rows: tuple[str | None, str]) -> DataFrame:
         return spark.createDataFrame([(key, Decimal(v)) for key, v in rows], "k string, v decimal(12,2)")
 
-    whole = sums(("same", "0.30"), ("late", "0.30"), ("lost", "0.10"), (None, "1.00"), ("much", "1.00"))
+    batch = sums(("same", "0.30"), ("late", "0.30"), ("lost", "0.10"), (None, "1.00"), ("much", "1.00"))
     speed = sums(
         ("same", "0.30"), ("late", "0.10"), (None, "1.00"), ("much", "1.00"), ("much", "0.01"), ("made", "2.00")
     )
     late = sums(("late", "0.20"))
-    found = {row[0]: row[1:] for row in plain(accounting.reconcile(whole, speed, late, ["k"], ["v"]))}
-    assert found == {
+    differing = {row[0]: row[1:] for row in plain(accounting.reconcile(batch, speed, late, ["k"], ["v"]))}
+    assert differing == {
         "lost": (Decimal("0.10"), 0, 0),
         "much": (Decimal("1.00"), Decimal("1.01"), 0),
         "made": (0, Decimal("2.00"), 0),

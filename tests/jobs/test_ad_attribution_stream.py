@@ -84,7 +84,7 @@ def timeline(spark: SparkSession, ad_attribution_file: Pipeline, tmp_path_factor
 @pytest.fixture(params=["in_memory", "rocksdb"])
 def played(timeline: Played, request: pytest.FixtureRequest) -> Replayed:
     """Every fact below holds with both state stores (SPARK-38684 was RocksDB's alone)."""
-    return timeline.found[request.param]
+    return timeline.replayed[request.param]
 
 
 def rows(played: Replayed, uuid: str) -> list[tuple[int, float | None]]:
@@ -98,8 +98,8 @@ def rows(played: Replayed, uuid: str) -> list[tuple[int, float | None]]:
 
 
 def test_the_complete_timeline_equals_the_oracle(timeline: Played) -> None:
-    for name, found in timeline.found.items():
-        marks = [(batch.watermark_ms, batch.late_watermark_ms) for batch in found.batches]
+    for name, replayed in timeline.replayed.items():
+        marks = [(batch.watermark_ms, batch.late_watermark_ms) for batch in replayed.batches]
         assert marks == timeline.oracle(name).watermarks()
         timeline.check(name, keyed(timeline.oracle(name).attributed(FIVE)))
 
@@ -177,11 +177,11 @@ def test_the_state_shrinks_when_the_watermark_passes(played: Replayed) -> None:
 
 
 def test_random_orders_equal_the_oracle_in_every_batch(ads_played: Played) -> None:
-    for name, found in ads_played.found.items():
-        marks = [(batch.watermark_ms, batch.late_watermark_ms) for batch in found.batches]
+    for name, replayed in ads_played.replayed.items():
+        marks = [(batch.watermark_ms, batch.late_watermark_ms) for batch in replayed.batches]
         assert marks == ads_played.oracle(name).watermarks(), f"HEADRACE_TEST_SEED={ads_played.seed}"
         ads_played.check(name, keyed(ads_played.oracle(name).attributed(FIVE)))
-        assert Counter(row[4] is None for row in found.rows()).keys() == {True, False}
+        assert Counter(row[4] is None for row in replayed.rows()).keys() == {True, False}
 
 
 def test_after_a_restart_the_watermark_waits_until_both_topics_have_spoken_again(
@@ -193,13 +193,13 @@ def test_after_a_restart_the_watermark_waits_until_both_topics_have_spoken_again
     given.lay([{"impressions": [shown("first", 0)], "clicks": [click("tick", 60)]}])
     replay(spark, given, jobs, tmp_path)
     given.lay([{"impressions": [shown("second", 30)]}, {}])
-    found = replay(spark, given, jobs, tmp_path)["attributed"]
-    computed = [mark for mark, _ in oracle_of(given, found).watermarks()]
-    assert found.batches[-1].watermark_ms == micros(at(-5)) // 1000
+    replayed = replay(spark, given, jobs, tmp_path)["attributed"]
+    computed = [mark for mark, _ in oracle_of(given, replayed).watermarks()]
+    assert replayed.batches[-1].watermark_ms == micros(at(-5)) // 1000
     assert computed[-1] == micros(at(25)) // 1000, "what a driver without restart would have reached"
     given.lay([{"clicks": [click("tick", 61)]}, {"impressions": [shown("tick", 62)]}, {}])
-    found = replay(spark, given, jobs, tmp_path)["attributed"]
-    assert rows(found, "first") == [(found.batches[-1].number, None)]
+    replayed = replay(spark, given, jobs, tmp_path)["attributed"]
+    assert rows(replayed, "first") == [(replayed.batches[-1].number, None)]
 
 
 def keyed(expected: dict[int, list[tuple[object, ...]]]) -> dict[int, list[tuple[object, ...]]]:

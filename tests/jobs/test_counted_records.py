@@ -15,12 +15,12 @@ pytestmark = pytest.mark.spark
 def test_a_batch_counts_what_its_scan_gave_whatever_rows_come_of_it_and_a_stream_that_is_scanned_twice_once(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    found: list[tuple[int | None, int]] = []
+    counts: list[tuple[int | None, int]] = []
 
     def write(frame: DataFrame, _: int) -> None:
         frame.persist()
         rows = frame.count()
-        found.append((counted.records(counted.execution(spark)), rows))
+        counts.append((counted.records(counted.execution(spark)), rows))
         frame.unpersist()
 
     raw = spark.readStream.format("rate-micro-batch").options(rowsPerBatch="12", numPartitions="2").load()
@@ -32,4 +32,4 @@ def test_a_batch_counts_what_its_scan_gave_whatever_rows_come_of_it_and_a_stream
             .start()
         )
         running.awaitTermination()
-    assert found == [(12, 4), (12, 24)]
+    assert counts == [(12, 4), (12, 24)]

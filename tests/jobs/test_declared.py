@@ -169,9 +169,9 @@ def test_a_refusal_names_the_query_and_both_files_and_is_no_crash_loop(spark: Sp
 def test_a_window_is_compared_in_size_slide_and_offset(
     spark: SparkSession, window: Callable[..., DataFrame], says: str
 ) -> None:
-    told = refusal(spark, WINDOWS, window)
-    assert says in told
-    assert bool(says) == bool(told)
+    refused = refusal(spark, WINDOWS, window)
+    assert says in refused
+    assert bool(says) == bool(refused)
 
 
 @pytest.mark.parametrize(("start", "says"), [("5 minutes", ""), ("-5 minutes", ""), ("0 minutes", "differ")])
@@ -199,9 +199,9 @@ def test_a_sliding_window_and_one_that_is_a_column_first_are_seen(spark: SparkSe
     assert refusal(spark, WINDOWS, first_a_column) == ""
     pipeline = made_of(WINDOWS)
     frames = check.empty_frames(spark, pipeline, pipeline.queries["q"])
-    found = window_of(first_a_column(**frames))
-    assert found is not None
-    assert [each.total_seconds() for each in found] == [600, 600, 0]
+    window = window_of(first_a_column(**frames))
+    assert window is not None
+    assert [part.total_seconds() for part in window] == [600, 600, 0]
 
 
 def test_an_output_mode_that_spark_refuses_is_reported_before_a_start(spark: SparkSession) -> None:

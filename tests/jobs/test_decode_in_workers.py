@@ -26,8 +26,8 @@ def raw_frame(spark: Any, values: Sequence[bytes | None]) -> Any:
 
 
 def test_a_worker_accepts_what_the_decoder_accepts(spark: Any) -> None:
-    found = source.accepted(raw_frame(spark, SMALL), POS, WITH_RAW)
-    rows = found.selectExpr("*", "unix_micros(create_date) AS micros").orderBy("source.offset").collect()
+    accepted = source.accepted(raw_frame(spark, SMALL), POS, WITH_RAW)
+    rows = accepted.selectExpr("*", "unix_micros(create_date) AS micros").orderBy("source.offset").collect()
     (expected,) = decode.accepted([batch(SMALL)], POS, WITH_RAW)
     for name in ("product_id", "amount", "raw"):
         assert [row[name] for row in rows] == expected.column(name).to_pylist()
@@ -36,11 +36,11 @@ def test_a_worker_accepts_what_the_decoder_accepts(spark: Any) -> None:
 
 
 def test_a_worker_judges_what_the_decoder_judges(spark: Any) -> None:
-    found = source.judged(raw_frame(spark, SMALL), POS).orderBy("offset").collect()
+    judged = source.judged(raw_frame(spark, SMALL), POS).orderBy("offset").collect()
     (expected,) = decode.judged([batch(SMALL)], POS)
-    assert [row["reason"] for row in found] == expected.column("reason").to_pylist()
-    assert [None if row["value"] is None else bytes(row["value"]) for row in found] == SMALL
-    assert {(row["headers"][0]["key"], bytes(row["headers"][0]["value"])) for row in found} == {("trace", b"\xff")}
+    assert [row["reason"] for row in judged] == expected.column("reason").to_pylist()
+    assert [None if row["value"] is None else bytes(row["value"]) for row in judged] == SMALL
+    assert {(row["headers"][0]["key"], bytes(row["headers"][0]["value"])) for row in judged} == {("trace", b"\xff")}
 
 
 def test_an_empty_frame_stays_empty(spark: Any) -> None:
@@ -51,6 +51,6 @@ def test_a_worker_has_no_archive_to_read_again_before_each_task(spark: Any) -> N
     def archives(rows: Any) -> Any:
         import sys
 
-        return [each for each in (*sys.path, *sys.path_importer_cache) if each.endswith((".zip", ".jar"))]
+        return [path for path in (*sys.path, *sys.path_importer_cache) if path.endswith((".zip", ".jar"))]
 
     assert spark.sparkContext.parallelize([0], 1).mapPartitions(archives).collect() == []

@@ -45,8 +45,8 @@ FIXED = [
 
 
 def pool(project: Path) -> list[str]:
-    own = {name for path in (project / "src/headrace").rglob("*.py") for name in SQL.findall(path.read_text())}
-    names = {name for name in own | set(WORDS.split()) if re.match(NAME_PATTERN, name)}
+    sql_names = {name for path in (project / "src/headrace").rglob("*.py") for name in SQL.findall(path.read_text())}
+    names = {name for name in sql_names | set(WORDS.split()) if re.match(NAME_PATTERN, name)}
     names = {name for name in names if not name.startswith("headrace_")}
     return sorted(names - set(rules.RESERVED_COLUMNS) - {"window_start", "window_end", "batch_id"})
 
@@ -145,10 +145,10 @@ def test_any_names_work_everywhere(
     known = spark.createDataFrame([("a",), ("b",)], f"`{k}` string")
     ends = write_batch(spark, monkeypatch, tmp_path, pipeline, "copied", copied, given, {"known": known})
     sent = sorted(
-        (json.loads(each.value or b"") for each in ends.topics["copies"]), key=lambda row: (row[k], str(row[v]))
+        (json.loads(message.value or b"") for message in ends.topics["copies"]), key=lambda row: (row[k], str(row[v]))
     )
     assert [(row[k], row[v], row[n]) for row in sent] == [("a", "x", 1.5), ("a", "y", 1.5), ("b", None, 1.5)]
-    assert [json.loads(each.value or b"")[k] for each in ends.topics["things_dead_letters"]] == ["?"]
+    assert [json.loads(message.value or b"")[k] for message in ends.topics["things_dead_letters"]] == ["?"]
     assert sorted((row[k], row[v], row[n]) for row in ends.tables["names.copied"]) == [
         ("a", "y", Decimal("1.50")), ("b", None, Decimal("1.50")),
     ]  # fmt: skip
@@ -203,8 +203,8 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
     nobody = sink_frames.placed_by_id(sent, "nothing")
     lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
-    assert {name: each.differences for name, each in accounts.items() if each.differing} == {}
-    return sum(each.compared for each in accounts.values())
+    assert {name: account.differences for name, account in accounts.items() if account.differing} == {}
+    return sum(account.compared for account in accounts.values())
 
 
 def placed_rows(made: DataFrame, cut: kinds.Cut) -> DataFrame:

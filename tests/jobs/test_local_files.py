@@ -51,7 +51,7 @@ def test_batches_of_a_stateful_query_start_no_process_for_their_files(project, j
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     class_path = os.pathsep.join(map(str, jars.spark_jars(Settings.load())))
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, program, tmp_path, class_path],
         cwd=project,
         env=os.environ
@@ -62,6 +62,6 @@ def test_batches_of_a_stateful_query_start_no_process_for_their_files(project, j
         timeout=300,
         check=False,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
-    assert "2.delta" in told.stdout
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2.delta" in done.stdout
     assert not seen.exists(), seen.read_text()

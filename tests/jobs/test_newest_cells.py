@@ -59,11 +59,11 @@ def test_no_cell_is_written_twice_with_one_time(spark: SparkSession) -> None:
         ("k", "2026-01-01 00:00:00", "b", None),
         ("k", "2026-01-01 00:00:01", None, "n"),
     ]
-    found = newest_cells(frame(spark, DDL, rows), ["login_id"], "last_login")
-    assert found.columns == ["login_id", "last_login", "last_device", "note", WRITETIME]
+    cells = newest_cells(frame(spark, DDL, rows), ["login_id"], "last_login")
+    assert cells.columns == ["login_id", "last_login", "last_device", "note", WRITETIME]
     zero = 1_767_225_600_000_000
     second = zero + 1_000_000
-    assert sorted(plain(found), key=str) == sorted(
+    assert sorted(plain(cells), key=str) == sorted(
         [("k", second, None, "n", second), ("k", None, "b", None, zero)], key=str
     )
 
@@ -75,9 +75,9 @@ def test_rows_of_one_cassandra_partition_come_together_where_a_partition_has_sev
     sink = CassandraSink(kind="cassandra", partition_key=["login_id"], clustering_key=clustering)
     rows = spark.range(200).selectExpr("CAST(pmod(hash(id), 7) AS STRING) AS login_id", "id AS note")
 
-    found = together(rows, sink)
+    gathered = together(rows, sink)
 
-    assert found._jdf.queryExecution().executedPlan().toString().count("Sort ") == sorts
-    in_tasks = [[row.login_id for row in task] for task in found.rdd.glom().collect()]
+    assert gathered._jdf.queryExecution().executedPlan().toString().count("Sort ") == sorts
+    in_tasks = [[row.login_id for row in task] for task in gathered.rdd.glom().collect()]
     changes = sum(a != b for task in in_tasks for a, b in itertools.pairwise(task))
     assert (changes <= 6 * len(in_tasks)) == bool(sorts)

@@ -36,9 +36,9 @@ def test_both_legs_of_web_events_give_each_accepted_record_once_in_its_batch(
             for _ in range(rng.randrange(20))
         ]
         given.lay([{"quickstart": [*events, b"{", b'{"city": "x"}']}])
-    found = replay(spark, given, {n: Job(n, getattr(web_events, n)) for n in ("files", "topic")}, tmp_path)
+    by_query = replay(spark, given, {n: Job(n, getattr(web_events, n)) for n in ("files", "topic")}, tmp_path)
     sql, oracle = "SELECT lower($city), $domain, $domain || ':' || $event", duckdb.connect()
-    for replayed in found.values():
+    for replayed in by_query.values():
         for batch in replayed.batches:
             expected = [
                 (*oracle.execute(sql, dict(r.event)).fetchall()[0], (r.topic, r.partition, r.offset))
@@ -68,7 +68,7 @@ def test_each_login_comes_out_once_known_or_not_with_its_bytes(
         ]
         given.lay([{"logins": events}])
     job = Job("last_login", user_logins.last_login, dimensions={"users": users})
-    found = replay(spark, given, {"last_login": job}, tmp_path)["last_login"]
+    replayed = replay(spark, given, {"last_login": job}, tmp_path)["last_login"]
     expected = [
         (
             r.event["login_id"],
@@ -81,5 +81,5 @@ def test_each_login_comes_out_once_known_or_not_with_its_bytes(
         for r in given.records
         if r.event
     ]
-    assert sorted(found.rows(), key=str) == sorted(expected, key=str)
-    assert [len(batch.rows) for batch in found.batches] == [10, 10, 10]
+    assert sorted(replayed.rows(), key=str) == sorted(expected, key=str)
+    assert [len(batch.rows) for batch in replayed.batches] == [10, 10, 10]

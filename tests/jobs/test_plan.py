@@ -22,9 +22,9 @@ Transform = Callable[[DataFrame], DataFrame]
 
 @pytest.fixture(scope="module")
 def laid(pos_sales_file: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Input:
-    found = Input(tmp_path_factory.mktemp("plan"), pos_sales_file)
-    found.lay([{}])
-    return found
+    given = Input(tmp_path_factory.mktemp("plan"), pos_sales_file)
+    given.lay([{}])
+    return given
 
 
 def nodes(spark: SparkSession, laid: Input, query: str, transform: Callable[..., DataFrame]) -> list[str]:

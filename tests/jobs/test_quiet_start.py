@@ -21,7 +21,7 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 def test_a_closed_window_waits_for_the_next_record_when_its_driver_ended_before_the_batch_without_records(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    found: list[datetime] = []
+    starts: list[datetime] = []
 
     def lay(minutes: int) -> None:
         times = pa.array([BEGIN + timedelta(minutes=minutes)], pa.timestamp("us", "UTC"))
@@ -30,7 +30,7 @@ def test_a_closed_window_waits_for_the_next_record_when_its_driver_ended_before_
         os.utime(file, (minutes, minutes))  # Spark takes the oldest first
 
     def keep(rows: DataFrame, _: int) -> None:
-        found.extend(row.start for row in rows.collect())
+        starts.extend(row.start for row in rows.collect())
 
     def run(folder: str, *, batches_without_records: bool) -> None:
         spark.conf.set(NO_DATA, str(batches_without_records).lower())
@@ -50,13 +50,13 @@ def test_a_closed_window_waits_for_the_next_record_when_its_driver_ended_before_
     lay(30)
     try:
         run("whole", batches_without_records=True)
-        assert len(found) == 1, "the batch without records closes the window"
-        found.clear()
+        assert len(starts) == 1, "the batch without records closes the window"
+        starts.clear()
         run("ended", batches_without_records=False)  # as if the driver had been killed before that batch
         run("ended", batches_without_records=True)
-        assert not found, "Spark now runs it after a start: take the limit out of the README"
+        assert not starts, "Spark now runs it after a start: take the limit out of the README"
         lay(31)
         run("ended", batches_without_records=True)
-        assert len(found) == 1
+        assert len(starts) == 1
     finally:
         spark.conf.set(NO_DATA, "true")

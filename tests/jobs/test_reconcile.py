@@ -25,7 +25,7 @@ JOINED_DDL = "impr_uuid string, impr_date bigint, ad_id string, click_key string
 
 
 def cut_of(played: Played, query: str, job: str = "") -> Cut:
-    records = ledger_of(played.given, played.found[job or query], query)
+    records = ledger_of(played.given, played.replayed[job or query], query)
     newest = records[-1]["batch"]
     return Cut(Generation(played.given.pipeline.name, query, 1, 0, {}), records, newest, newest)
 
@@ -38,7 +38,7 @@ def archived(spark: SparkSession, played: Played, topic: str, cut: Cut) -> DataF
 @pytest.mark.parametrize("query", ["tumbling", "sliding", "final_windows"])
 def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Played, query: str) -> None:
     cut = cut_of(pos_played, query)
-    newest = {row[:3]: row for row in pos_played.found[query].rows()}
+    newest = {row[:3]: row for row in pos_played.replayed[query].rows()}
     rows = spark.createDataFrame(list(newest.values()), WINDOW_DDL).selectExpr(
         "timestamp_micros(window_start) window_start", "timestamp_micros(window_end) window_end", "product_id",
         "total_amount", "sales",
@@ -56,20 +56,20 @@ def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Pla
     account = Account(query, "table", "windows")
     others = rows.exceptAll(lost)
     kinds.windows(account, declared, getattr(pos_sales, query), records, others, cut, 0, Decimal(0))
-    (told,) = account.differences
-    assert (told.what, told.key["product_id"]) == ("missing in the sink", gone.product_id)
-    assert told.due["total_amount"] == str(gone.total_amount)
-    wrote = [b.number for b in pos_played.found[query].batches if tuple(gone)[2:] in {row[2:] for row in b.rows}]
+    (difference,) = account.differences
+    assert (difference.what, difference.key["product_id"]) == ("missing in the sink", gone.product_id)
+    assert difference.due["total_amount"] == str(gone.total_amount)
+    wrote = [b.number for b in pos_played.replayed[query].batches if tuple(gone)[2:] in {row[2:] for row in b.rows}]
     if query != "final_windows":  # an append-mode row comes when its window closes, later than its records
-        assert told.expected_batch in wrote
+        assert difference.expected_batch in wrote
 
 
 @pytest.mark.parametrize("milliseconds", [False, True])
 def test_every_settled_joined_row_is_what_is_due(spark: SparkSession, ads_played: Played, milliseconds: bool) -> None:
     cut = cut_of(ads_played, "attributed", "in_memory")
     sides = {topic: archived(spark, ads_played, topic, cut) for topic in ("impressions", "clicks")}
-    found = spark.createDataFrame(ads_played.found["in_memory"].rows(), JOINED_DDL)
-    rows = found.selectExpr(
+    joined = spark.createDataFrame(ads_played.replayed["in_memory"].rows(), JOINED_DDL)
+    rows = joined.selectExpr(
         "impr_uuid",
         "timestamp_micros(impr_date) impr_date",
         "ad_id",
@@ -90,7 +90,9 @@ def test_every_settled_joined_row_is_what_is_due(spark: SparkSession, ads_played
     first = rows.orderBy("impr_date", "impr_uuid", "ad_id", "click_key").first()
     assert first is not None
     lost = rows.where(~(rows.impr_uuid.eqNullSafe(first.impr_uuid) & rows.impr_date.eqNullSafe(first.impr_date)))
-    told = compared(lost).differences
-    assert told
-    assert {(each.what, each.key["impr_uuid"]) for each in told} == {("missing in the sink", first.impr_uuid)}
-    assert all(each.offsets and each.batches for each in told)
+    differences = compared(lost).differences
+    assert differences
+    assert {(difference.what, difference.key["impr_uuid"]) for difference in differences} == {
+        ("missing in the sink", first.impr_uuid)
+    }
+    assert all(difference.offsets and difference.batches for difference in differences)

@@ -65,7 +65,7 @@ def copied(readings: DataFrame) -> DataFrame:
 
 
 def _wrote(ends: Ends) -> list[Any]:
-    return [json.loads(each.value or b"")["place"] for each in ends.topics.get("copies", [])] + [
+    return [json.loads(message.value or b"")["place"] for message in ends.topics.get("copies", [])] + [
         row["place"] for rows in ends.tables.values() for row in rows
     ]
 
@@ -77,12 +77,12 @@ def _write(
     good = {"id": "g", "place": "north", "note": "n", "amount": "1.00", "at": AT}
     given = [
         record(**good),
-        *(record(HEADERS, b"\xfe", **(good | each)) for each in bad),
+        *(record(HEADERS, b"\xfe", **(good | fields)) for fields in bad),
         record(**good | {"place": "south"}),
     ]
     ends = write_batch(spark, monkeypatch, folder, load(folder, text), "copied", transform, given)
     assert sorted(_wrote(ends)) == ["north", "south"]
-    letters = sorted(ends.topics.get(LETTERS, []), key=lambda each: int(each.header("headrace.offset")))
+    letters = sorted(ends.topics.get(LETTERS, []), key=lambda letter: int(letter.header("headrace.offset")))
     assert [letter.header(sinks.HEADER_ID) for letter in letters] == [f"readings/0/{n + 1}" for n in range(len(bad))]
     assert [(letter.key, letter.value) for letter in letters] == [given[n + 1][:2] for n in range(len(bad))]
     for letter in letters:
@@ -188,13 +188,13 @@ def test_a_letter_too_large_is_cut_and_tells_its_length(spark: SparkSession, mon
              (None, None, [("h", b"y" * 5_000_000)])]  # fmt: skip
     frame = records_frame(spark, "readings", given).selectExpr("*", "'wrong_type: x' AS reason")
     sinks.write_dead_letters(frame.withColumn("id", sinks.coordinates()), "readings", batch, {})
-    long, whole, key, headers = ends.topics[LETTERS]
+    long, uncut, key, headers = ends.topics[LETTERS]
     assert long.header(sinks.HEADER_CUT) == "key of 1 bytes, value of 5000000 bytes, headers of 18 bytes"
     assert long.key == b"k"
     assert long.value == b"x" * (limits.KAFKA_RECORD_BYTES - 2 * limits.LETTER_KEY_BYTES)
     assert ("h", b"1") in long.headers
-    assert (whole.key, whole.value) == given[1][:2]
-    assert sinks.HEADER_CUT not in dict(whole.headers)
+    assert (uncut.key, uncut.value) == given[1][:2]
+    assert sinks.HEADER_CUT not in dict(uncut.headers)
     assert (key.key, key.value) == (b"k" * limits.LETTER_KEY_BYTES, b"v")
     assert (headers.key, headers.value) == (None, None)
     assert "h" not in dict(headers.headers)
@@ -286,7 +286,7 @@ def test_a_row_that_does_not_match_keeps_the_key_bytes_headers_and_value_of_its_
         spark, monkeypatch, tmp_path, load(tmp_path, MATCHED), "copied", joined, given, {"devices": devices}
     )
     assert _wrote(ends) == ["a"]
-    letters = sorted(ends.topics[LETTERS], key=lambda each: int(each.header("headrace.offset")))
-    assert [(letter.key, letter.value) for letter in letters] == [each[:2] for each in given[1:]]
+    letters = sorted(ends.topics[LETTERS], key=lambda letter: int(letter.header("headrace.offset")))
+    assert [(letter.key, letter.value) for letter in letters] == [row[:2] for row in given[1:]]
     assert {letter.header(sinks.HEADER_REASON) for letter in letters} == {"unmatched: id"}
     assert all(("trace", b"\xff\x00") in letter.headers for letter in letters)

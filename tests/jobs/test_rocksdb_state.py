@@ -36,7 +36,7 @@ class Counting:
 
     def run(self, place: Path, changelog: bool) -> dict[str, int]:
         """Take all files that wait and return the newest total of each word of these batches."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         settings = self.conf | {CHANGELOG: str(changelog).lower()}
         before = {key: self.spark.conf.get(key, None) for key in settings}
         for key, value in settings.items():
@@ -50,14 +50,14 @@ class Counting:
                 .writeStream.outputMode("update")
                 .option("checkpointLocation", str(place))
                 .trigger(availableNow=True)
-                .foreachBatch(lambda frame, _: found.update({row["word"]: row["n"] for row in frame.collect()}))
+                .foreachBatch(lambda frame, _: counts.update({row["word"]: row["n"] for row in frame.collect()}))
                 .start()
             )
             query.awaitTermination()
         finally:
             for key, value in before.items():
                 self.spark.conf.unset(key) if value is None else self.spark.conf.set(key, value)
-        return found
+        return counts
 
 
 def needed(place: Path) -> dict[str, state_files.Chain]:

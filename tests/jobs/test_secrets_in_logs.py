@@ -51,7 +51,7 @@ def _logged(conf: dict[str, str], folder: Path) -> str:
 
 
 def test_an_event_that_takes_long_is_not_logged_with_the_settings_of_its_job(tmp_path: Path) -> None:
-    own = spark_conf(load_pipelines(ROOT / "pipelines")["web_events"], str(tmp_path))
+    conf = spark_conf(load_pipelines(ROOT / "pipelines")["web_events"], str(tmp_path))
     key = "spark.scheduler.listenerbus.logSlowEvent"
     assert CANARY in _logged({}, tmp_path)
-    assert CANARY not in _logged({key: own[key]}, tmp_path)
+    assert CANARY not in _logged({key: conf[key]}, tmp_path)

@@ -105,8 +105,8 @@ def test_a_topic_with_ids_of_an_older_release_is_read_by_its_rows(spark: SparkSe
         ('{"one": "a|b", "two": "c", "value": "3"}', "a\\|b|c", "2", "0"),
     ]
     records = frame(spark, "value string, _id string, _generation int, _batch bigint", rows)
-    found = sink_frames.rows_of(records, query, sink).drop(sink_frames.GENERATION)
-    assert sorted(plain(found)) == [("a", "b|c", "2"), ("a|b", "c", "3")]
+    read_rows = sink_frames.rows_of(records, query, sink).drop(sink_frames.GENERATION)
+    assert sorted(plain(read_rows)) == [("a", "b|c", "2"), ("a|b", "c", "3")]
 
 
 PODIUM = """
@@ -190,12 +190,12 @@ def test_a_key_is_written_as_cql(value: object, text: str) -> None:
 def test_statements_reach_the_drivers_own_builder(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the session is a stub: the Java driver's statement and its level are real."""
     given: list[Any] = []
-    session = type("Session", (), {"execute": lambda _, each: given.append(each), "close": lambda _: None})()
+    session = type("Session", (), {"execute": lambda _, statement: given.append(statement), "close": lambda _: None})()
     monkeypatch.setattr(
         complete.cassandra_guard, "connector_of", lambda _: type("C", (), {"openSession": lambda _: session})()
     )
     complete._execute(spark, ["DELETE 1", "DELETE 2"], "LOCAL_QUORUM")
-    assert [(each.getQuery(), str(each.getConsistencyLevel())) for each in given] == [
+    assert [(statement.getQuery(), str(statement.getConsistencyLevel())) for statement in given] == [
         ("DELETE 1", "LOCAL_QUORUM"),
         ("DELETE 2", "LOCAL_QUORUM"),
     ]
@@ -255,14 +255,14 @@ def test_a_table_of_key_columns_only_has_a_view_and_is_compared(
     account = Account("seen", "table", "running totals")
     kinds.running(account, query, seen, visits, speed, cut, Decimal(0))
     assert (account.compared, account.differing) == (3, 1)
-    assert [(each.what, each.key) for each in account.differences] == [
+    assert [(difference.what, difference.key) for difference in account.differences] == [
         ("missing in the sink", {"user_id": "u1", "page": "b"})
     ]
 
 
 def test_a_cut_letter_is_compared_with_the_beginning_of_its_record(spark: SparkSession) -> None:
     """C04: a letter too large for Kafka is cut; only one that is no beginning of its record differs."""
-    found = archive_reader.Archive("p", "things", 1, {0: archive_reader.Partition(0, 3, 3, 3, 0)})
+    pinned = archive_reader.Archive("p", "things", 1, {0: archive_reader.Partition(0, 3, 3, 3, 0)})
     rows = frame(
         spark, "partition int, offset bigint, key binary, value binary, timestamp timestamp, reason string",
         [("0", str(n), None, "abcdef", "2026-03-01 10:00:00", "wrong_type: x") for n in range(3)],
@@ -272,8 +272,8 @@ def test_a_cut_letter_is_compared_with_the_beginning_of_its_record(spark: SparkS
         [("0", "0", None, "abc", "value of 6 bytes"), ("0", "1", None, "abc", None), ("0", "2", None, "bc", "value of 6 bytes")],
     )  # fmt: skip
     account = Account("archive_things", "topic", "archive")
-    single_rows.archive(account, found, rows, letters, 0, 0)
-    assert [(each.what, each.offsets) for each in account.differences] == [
+    single_rows.archive(account, pinned, rows, letters, 0, 0)
+    assert [(difference.what, difference.offsets) for difference in account.differences] == [
         ("a dead letter with other bytes than the archive", {"things/0": (1, 1)}),
         ("a dead letter with other bytes than the archive", {"things/0": (2, 2)}),
     ]

@@ -49,7 +49,7 @@ def root_of(spark: SparkSession) -> str:
 
 def versions(root: str, name: str) -> list[str]:
     folder = paths.archive_metadata(root, name, "archive_pos")
-    return sorted(each for each in small_files.list_names(folder) if each.endswith(".metadata.json"))
+    return sorted(file for file in small_files.list_names(folder) if file.endswith(".metadata.json"))
 
 
 @pytest.mark.spark
@@ -58,8 +58,8 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
     appended(spark, name, range(8))
     before, note = versions(root, name), archive_notes.newest(root, name, "archive_pos")
     job: Any = Job(spark, SimpleNamespace(name=name), {}, root, Path(root) / "none", "run")
-    told = orphan_files.run(job, UpkeepSpec())
-    assert "archive_pos" in told.tables
+    report = orphan_files.run(job, UpkeepSpec())
+    assert "archive_pos" in report.tables
     assert versions(root, name) == before, "two processes would commit to one table"
 
     done = iceberg_maintenance.maintain(spark, root, name, "archive_pos", expire_days=0)

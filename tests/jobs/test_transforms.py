@@ -104,12 +104,12 @@ def test_windows_break_at_hours_days_months_and_years_and_know_no_summer_time(sp
 
     for name, back in (("tumbling", (0,)), ("sliding", (0, 1))):
         expected = {(start, f"p{i}") for i, moment in enumerate(moments) for start in starts(moment, *back)}
-        found = plain(getattr(pos_sales, name)(kept))
-        assert {(row[0], row[2]) for row in found} == expected
-        assert {row[1] - row[0] for row in found} == {five * len(back)}
+        windows = plain(getattr(pos_sales, name)(kept))
+        assert {(row[0], row[2]) for row in windows} == expected
+        assert {row[1] - row[0] for row in windows} == {five * len(back)}
         spark.conf.set("spark.sql.session.timeZone", "Europe/Berlin")
         try:
-            assert sorted(plain(getattr(pos_sales, name)(kept))) == sorted(found)
+            assert sorted(plain(getattr(pos_sales, name)(kept))) == sorted(windows)
         finally:
             spark.conf.set("spark.sql.session.timeZone", "UTC")
 
@@ -146,7 +146,7 @@ def test_a_click_key_is_unique_to_the_microsecond(spark: SparkSession) -> None:
     shown = frame(spark, "uuid string, create_date timestamp, ad_id string", impressions)
     moments = [("u", "2026-01-01 00:05:00"), ("u", "2026-01-01 00:04:59.999999")]
     clicks = frame(spark, "uuid string, create_date timestamp", moments)
-    found = ad_attribution.attributed(shown, clicks)
+    attributed = ad_attribution.attributed(shown, clicks)
     expected = frame(
         spark,
         "impr_uuid string, impr_date timestamp, ad_id string, click_key string, click_date timestamp",
@@ -156,7 +156,7 @@ def test_a_click_key_is_unique_to_the_microsecond(spark: SparkSession) -> None:
             ("v", "2026-01-01 00:00:00", "a", "none", None),
         ],
     )
-    assert_same(found, expected)
+    assert_same(attributed, expected)
 
 
 def test_every_transform_gives_the_columns_and_types_that_its_file_declares(spark: SparkSession, project: Path) -> None:
@@ -171,6 +171,6 @@ def test_every_transform_gives_the_columns_and_types_that_its_file_declares(spar
             }
             for dimension in query.dimensions:
                 frames[dimension] = frame(spark, contract_spark.ddl(pipeline.dimensions[dimension].columns), [])
-            found = getattr(job, query_name)(**frames).select(*query.columns)
-            kinds = {field.name: field.dataType.simpleString() for field in found.schema}
+            result = getattr(job, query_name)(**frames).select(*query.columns)
+            kinds = {field.name: field.dataType.simpleString() for field in result.schema}
             assert kinds == {c: contract_spark.ddl_type(column.type) for c, column in query.columns.items()}, query_name

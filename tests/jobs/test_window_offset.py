@@ -22,7 +22,7 @@ def test_windows_off_the_full_step_are_parted_by_their_own_ends(
     spark: SparkSession, size: int, slide: int, offset: int
 ) -> None:
     def transform(records: DataFrame) -> DataFrame:
-        spans = F.window("at", *(f"{each} minutes" for each in (size, slide, offset)))
+        spans = F.window("at", *(f"{minutes} minutes" for minutes in (size, slide, offset)))
         return records.groupBy(spans.alias("w")).agg(F.count("*").alias("n")).select("w.start", "n").toDF(*columns)
 
     columns = ["window_start", "n"]
@@ -30,20 +30,20 @@ def test_windows_off_the_full_step_are_parted_by_their_own_ends(
     times = [SIX + minute * MINUTE for minute in range(0, 60, 3)]
     mark = int((SIX + 31 * MINUTE).timestamp() * 1000)
     records = spark.createDataFrame([(at, mark) for at in times], f"at timestamp, {accounting.LATE_MARK} bigint")
-    whole: dict[datetime, int] = {}
+    counts: dict[datetime, int] = {}
     for at in times:
         for start in (SIX + (offset + slide * step) * MINUTE for step in range(-20, 20)):
             if start <= at < start + size * MINUTE:
-                whole[start] = whole.get(start, 0) + 1
-    late = {start: count for start, count in whole.items() if start + size * MINUTE <= SIX + 31 * MINUTE}
+                counts[start] = counts.get(start, 0) + 1
+    late = {start: count for start, count in counts.items() if start + size * MINUTE <= SIX + 31 * MINUTE}
     assert late
     assert rows(accounting.late_windows(records, window, transform)) == late
     assert rows(accounting.in_time_windows(records, window, transform)) == {
-        s: n for s, n in whole.items() if s not in late
+        s: n for s, n in counts.items() if s not in late
     }
 
 
 def rows(frame: DataFrame) -> dict[datetime, int]:
-    found = frame.selectExpr("unix_micros(window_start) micros", "n").collect()
-    assert len({row.micros for row in found}) == len(found)
-    return {datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=row.micros): row.n for row in found}
+    collected = frame.selectExpr("unix_micros(window_start) micros", "n").collect()
+    assert len({row.micros for row in collected}) == len(collected)
+    return {datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=row.micros): row.n for row in collected}

@@ -31,9 +31,9 @@ def began(folder: Path, source: int, at: Offsets) -> None:
 def test_the_first_batch_starts_where_the_source_began(tmp_path: Path) -> None:
     began(tmp_path, 0, {"pos": {0: 5, 1: 0}})
     offsets(tmp_path, 0, 0, {"pos": {0: 8, 1: 2}})
-    found = read_batch_range(str(tmp_path), 0)
-    assert (found.start, found.end, found.offsets) == ({"pos": {0: 5, 1: 0}}, {"pos": {0: 8, 1: 2}}, 5)
-    assert (found.watermark_ms, found.late_watermark_ms) == (0, 0)
+    read = read_batch_range(str(tmp_path), 0)
+    assert (read.start, read.end, read.offsets) == ({"pos": {0: 5, 1: 0}}, {"pos": {0: 8, 1: 2}}, 5)
+    assert (read.watermark_ms, read.late_watermark_ms) == (0, 0)
 
 
 def test_a_later_batch_starts_where_the_one_before_ended_and_is_late_by_its_watermark(tmp_path: Path) -> None:
@@ -41,10 +41,10 @@ def test_a_later_batch_starts_where_the_one_before_ended_and_is_late_by_its_wate
     offsets(tmp_path, 41, 60_000, {"pos": {0: 10}})
     offsets(tmp_path, 42, 90_000, {"pos": {0: 10}})
     offsets(tmp_path, 43, 90_001, {"pos": {0: 11}})
-    found = read_batch_range(str(tmp_path), 42)
-    assert (found.offsets, found.watermark_ms, found.late_watermark_ms) == (0, 90_000, 60_000)
-    found = read_batch_range(str(tmp_path), 43)
-    assert (found.offsets, found.start, found.watermark_ms, found.late_watermark_ms) == (
+    read = read_batch_range(str(tmp_path), 42)
+    assert (read.offsets, read.watermark_ms, read.late_watermark_ms) == (0, 90_000, 60_000)
+    read = read_batch_range(str(tmp_path), 43)
+    assert (read.offsets, read.start, read.watermark_ms, read.late_watermark_ms) == (
         1,
         {"pos": {0: 10}},
         90_001,
@@ -58,9 +58,9 @@ def test_a_topic_that_is_silent_at_first_starts_where_it_began(tmp_path: Path) -
     offsets(tmp_path, 0, 0, {"impressions": {0: 3}}, None)
     offsets(tmp_path, 1, 0, {"impressions": {0: 3}}, {"clicks": {0: 9}})
     assert read_batch_range(str(tmp_path), 0).offsets == 3
-    found = read_batch_range(str(tmp_path), 1)
-    assert found.start == {"impressions": {0: 3}, "clicks": {0: 7}}
-    assert found.offsets == 2
+    read = read_batch_range(str(tmp_path), 1)
+    assert read.start == {"impressions": {0: 3}, "clicks": {0: 7}}
+    assert read.offsets == 2
 
 
 def test_a_partition_that_was_added_starts_at_its_first_record(tmp_path: Path) -> None:

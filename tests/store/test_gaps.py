@@ -83,14 +83,14 @@ def test_whatever_is_lost_is_counted_to_the_record(seed: int) -> None:
             ledger.append(batch(number, rows, **spans))
         reached = max(ends.values())
         said = claims([ledger], "pos", ends)
-        there = {p: {o for o in found if o < ends[p]} for p, found in kept.items()}
+        there = {p: {o for o in offsets if o < ends[p]} for p, offsets in kept.items()}
         missing = {
-            p: Absent(union((o, o + 1) for o in range(min(found, default=0), ends[p]) if o not in found))
-            for p, found in there.items()
+            p: Absent(union((o, o + 1) for o in range(min(offsets, default=0), ends[p]) if o not in offsets))
+            for p, offsets in there.items()
         }
-        seen = {p: (min(found), max(found) + 1) for p, found in there.items() if found}
-        told = losses(missing, seen, said)
-        assert sum(each.records for each in told) == wanted, (seed, reached, ledger, kept)
+        seen = {p: (min(offsets), max(offsets) + 1) for p, offsets in there.items() if offsets}
+        counted = losses(missing, seen, said)
+        assert sum(loss.records for loss in counted) == wanted, (seed, reached, ledger, kept)
 
 
 def test_spans(seed: int) -> None:
