@@ -348,8 +348,7 @@ def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_i
 
 
 def runs_by_asset(airflow: Airflow) -> list[str]:
-    triggered = airflow.get("/dags/reconcile/dagRuns", run_type="asset_triggered")
-    return [dag_run["dag_run_id"] for dag_run in triggered["dag_runs"]]
+    return [run["dag_run_id"] for run in airflow.get("/dags/reconcile/dagRuns", run_type="asset_triggered")["dag_runs"]]
 
 
 def test_dead_letters_are_replayed_once_they_are_approved(
