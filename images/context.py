@@ -77,7 +77,7 @@ def lock_parts(root: Path) -> tuple[str, str]:
 def closure(declared: list[str]) -> set[str]:
     """Return the normalised names of all distributions that these requirements need, by the installed metadata."""
     seen: dict[str, frozenset[str]] = {}
-    open_ = [(normal(each.name), frozenset(each.extras)) for each in map(Requirement, declared)]
+    open_ = [(normal(requirement.name), frozenset(requirement.extras)) for requirement in map(Requirement, declared)]
     while open_:
         name, extras = open_.pop()
         if name in seen and extras <= seen[name]:
@@ -90,24 +90,24 @@ def closure(declared: list[str]) -> set[str]:
         asked = [Requirement(need) for need in needs]
         markers = [{"extra": extra} for extra in seen[name] | {""}]
         open_ += [
-            (normal(each.name), frozenset(each.extras))
-            for each in asked
-            if each.marker is None or any(each.marker.evaluate(marker) for marker in markers)
+            (normal(requirement.name), frozenset(requirement.extras))
+            for requirement in asked
+            if requirement.marker is None or any(requirement.marker.evaluate(marker) for marker in markers)
         ]
     return set(seen)
 
 
 def locked(path: Path) -> dict[str, str]:
     """Return the lock's entries (pin, marker and hashes) by normal name."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     name = ""
     for line in path.read_text().splitlines(keepends=True):
         if match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line):
             name = normal(match[0])
-            found.setdefault(name, "")  # one entry per Python version, distinguished by markers
+            entries.setdefault(name, "")  # one entry per Python version, distinguished by markers
         if name and line.strip() and not line.startswith("#"):
-            found[name] += line
-    return found
+            entries[name] += line
+    return entries
 
 
 def normal(name: str) -> str:

@@ -44,10 +44,10 @@ def bill(target: str, image: str) -> dict[str, Any]:
     name, _, tag = image.rpartition(":")
     spark, airflow = context.lock_parts(context.ROOT)
     packages = pinned(spark + airflow if target == "airflow" else spark)
-    components = [python_package(*each) for each in packages]
-    (pyspark,) = [each for each in components if each["name"] == "pyspark"]
+    components = [python_package(*package) for package in packages]
+    (pyspark,) = [component for component in components if component["name"] == "pyspark"]
     pyspark["components"] = [found_jar(path) for path in sorted(jars.pyspark_jars().glob("*.jar"))]
-    components += [listed_jar(each) for each in jars.read_list("spark")]
+    components += [listed_jar(jar) for jar in jars.read_list("spark")]
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -57,7 +57,7 @@ def bill(target: str, image: str) -> dict[str, Any]:
             "lifecycles": [{"phase": "build"}],
             "component": {"type": "container", "bom-ref": "image", "name": name, "version": tag},
         },
-        "components": sorted(components, key=lambda each: str(each["bom-ref"])),
+        "components": sorted(components, key=lambda component: str(component["bom-ref"])),
         "compositions": [{"aggregate": "incomplete", "assemblies": ["image"]}],
     }
     content = json.dumps(document, sort_keys=True)
@@ -66,12 +66,12 @@ def bill(target: str, image: str) -> dict[str, Any]:
 
 def pinned(lock: str) -> list[tuple[str, str, list[str]]]:
     """Return (name, version, SHA-256 of every file that the lock takes) of the pins that hold in the image."""
-    found = []
+    pins = []
     for entry in re.split(r"\n(?=[A-Za-z0-9])", lock):
         match = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^ ;\\\n]+) *(?:; *([^\\\n]*))?", entry)
         if match and (not (match[3] or "").strip() or Marker(match[3].strip()).evaluate(IMAGE)):
-            found.append((context.normal(match[1]), match[2], re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)))
-    return found
+            pins.append((context.normal(match[1]), match[2], re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)))
+    return pins
 
 
 def python_package(name: str, version: str, hashes: list[str]) -> Component:
@@ -81,7 +81,7 @@ def python_package(name: str, version: str, hashes: list[str]) -> Component:
         "type": "distribution",
         "url": f"https://pypi.org/project/{name}/{quote(version, safe='')}/#files",
         "comment": "pip takes one of these files and no other",
-        "hashes": [_sha256(each) for each in sorted(hashes)],
+        "hashes": [_sha256(digest) for digest in sorted(hashes)],
     }
     return {
         "type": "library",
@@ -105,9 +105,9 @@ def found_jar(path: Path) -> Component:
         for name in archive.namelist():
             if not re.fullmatch(r"META-INF/maven/[^/]+/[^/]+/pom\.properties", name):
                 continue
-            told = dict(re.findall(r"^(\w+) *= *(\S+)", archive.read(name).decode(), re.MULTILINE))
-            if path.stem == f"{told.get('artifactId')}-{told.get('version')}":  # others are shaded into it
-                return _jar(digest, told["groupId"], told["artifactId"], told["version"], "")
+            properties = dict(re.findall(r"^(\w+) *= *(\S+)", archive.read(name).decode(), re.MULTILINE))
+            if path.stem == f"{properties.get('artifactId')}-{properties.get('version')}":  # others are shaded into it
+                return _jar(digest, properties["groupId"], properties["artifactId"], properties["version"], "")
     return {"type": "library", "bom-ref": f"pyspark/jars/{path.name}", "name": path.name, "hashes": [_sha256(digest)]}
 
 

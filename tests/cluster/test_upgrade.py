@@ -65,7 +65,7 @@ def test_a_release_that_fails_in_its_first_batch_is_rolled_back_by_itself_withou
         assert states["keep"] == "upstream_failed"
         assert state == "failed"
     assert streams.living(NAME) != before
-    releases = inside(HEAD + f"answer = [each.release for each in launcher.find({NAME!r})]")
+    releases = inside(HEAD + f"answer = [driver.release for driver in launcher.find({NAME!r})]")
     assert releases == [""]
 
 
