@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 
@@ -31,7 +32,6 @@ with DAG(
         """Emit one event per query that runs or has run."""
         from headrace.operations import deployment
         from headrace.operations.lineage import run_events
-        from headrace.store.records import to_json
 
         return to_json(run_events.emit_streams(deployment.load(), pipeline))
 

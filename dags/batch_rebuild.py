@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import from_json, to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 APPROVAL = "approve_rebuild"
@@ -54,7 +55,6 @@ with DAG(
         """Prepare the approved run. Fail if the plan differs from the approved one."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import to_json
 
         form = params or {}
         approval = dag_support.approved(planned, ti, dag_run, APPROVAL, form["reason"])
@@ -67,7 +67,6 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.batch import rebuild, spark_runs
         from headrace.store.job_reports import RebuildReport
-        from headrace.store.records import from_json, to_json
 
         loaded = deployment.load()
         (run,) = runs

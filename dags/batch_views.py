@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import from_json, to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 VIEWS = Asset("batch_views", uri="headrace://lake/batch_views")
@@ -45,7 +46,6 @@ with DAG(
         """Plan the days of each pipeline that has views."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import to_json
 
         form = params or {}
         chosen = dag_support.chosen(form["pipelines"])
@@ -59,7 +59,6 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
         from headrace.store.job_reports import ViewsReport
-        from headrace.store.records import from_json, to_json
 
         submitted = [from_json(spark_runs.Submission, run) for run in runs]
         reports, faults = spark_runs.reports(deployment.load(), submitted, ViewsReport)
@@ -72,7 +71,6 @@ with DAG(
         """Fail if the views of a pipeline were not computed, or lack days because its archive is behind."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import from_json
 
         return spark_runs.judge_views(deployment.load(), [from_json(spark_runs.Submission, run) for run in runs])
 
@@ -82,7 +80,6 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.lineage import run_events
         from headrace.store.job_reports import ViewsReport
-        from headrace.store.records import from_json, to_json
 
         loaded = deployment.load()
         return [to_json(run_events.emit_views(loaded, from_json(ViewsReport, report))) for report in reports]

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import from_json, to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 APPROVE_RESTORE, APPROVE_PRUNE = "approve_restore", "approve_prune"
@@ -69,7 +70,6 @@ with DAG(
         """Plan a drill for every query that has a snapshot."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import to_json
 
         chosen = dag_support.chosen((params or {})["pipelines"])
         return [to_json(run) for run in spark_runs.plan_drills(deployment.load(), chosen, run_id or "")]
@@ -79,7 +79,6 @@ with DAG(
         """Keep the reports, even if another drill did not run. Fail if a drill failed."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import from_json, to_json
 
         submitted = [from_json(spark_runs.Submission, run) for run in drills]
         return [to_json(report) for report in spark_runs.judge_drills(deployment.load(), submitted)]
@@ -224,7 +223,6 @@ with DAG(
         """Compact small files of ledgers and JSON sinks."""
         from headrace.operations import deployment
         from headrace.operations.checkpoints import compact
-        from headrace.store.records import to_json
 
         loaded = deployment.load()
         return [to_json(result) for result in compact.compact_queries(loaded.root, loaded.pipeline(pipeline))]
@@ -234,7 +232,6 @@ with DAG(
         """Plan the upkeep of the Iceberg tables."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import to_json
 
         chosen = dag_support.chosen((params or {})["pipelines"])
         return [to_json(run) for run in spark_runs.plan_upkeep(deployment.load(), chosen, run_id or "")]

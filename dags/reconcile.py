@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import from_json, to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 APPROVAL = "approve_repair"
@@ -52,7 +53,6 @@ with DAG(
         """Plan a run for each pipeline. A repeated run replaces its earlier results."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import to_json
 
         form = params or {}
         chosen = dag_support.chosen(form["pipelines"])
@@ -64,7 +64,6 @@ with DAG(
         """Return what was compared, even if the run of another pipeline failed. Fail if something differs."""
         from headrace.operations import deployment
         from headrace.operations.batch import spark_runs
-        from headrace.store.records import from_json, to_json
 
         submitted = [from_json(spark_runs.Submission, run) for run in runs]
         return [to_json(summary) for summary in spark_runs.judge_reconcile(deployment.load(), submitted)]

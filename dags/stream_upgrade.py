@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from headrace.orchestration import dag_support
+from headrace.store.records import to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 
@@ -46,7 +47,6 @@ with DAG(
         """Plan the release next to the running driver. Refuse a change that the checkpoints cannot take."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
-        from headrace.store.records import to_json
 
         form = params or {}
         return to_json(upgrade.check(deployment.load().launcher(), form["pipeline"], form["release"]))
@@ -73,7 +73,6 @@ with DAG(
         """Start the new release and wait until its queries run."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
-        from headrace.store.records import to_json
 
         return to_json(upgrade.start(deployment.load().launcher(), plan["pipeline"], plan["to"]))
 
@@ -82,7 +81,6 @@ with DAG(
         """Watch the batches of every query."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
-        from headrace.store.records import to_json
 
         form, loaded = params or {}, deployment.load()
         seen = upgrade.watch(
@@ -101,7 +99,6 @@ with DAG(
         """Make the new release the one that the supervisor keeps running."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
-        from headrace.store.records import to_json
 
         launcher = deployment.load().launcher()
         return to_json(upgrade.keep(launcher, plan["pipeline"], by=dag_support.who(dag_run), release=plan["to"]))
@@ -111,7 +108,6 @@ with DAG(
         """Start the old release again: from its checkpoint, or from the snapshot if it cannot continue from there."""
         from headrace.operations import deployment
         from headrace.operations.drivers import upgrade
-        from headrace.store.records import to_json
 
         if plan is None:
             raise AirflowSkipException("The release was refused before anything was stopped.")

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from headrace.orchestration import dag_support
+from headrace.store.records import to_json
 
 PIPELINES = dag_support.pipeline_names(__file__)
 
@@ -37,7 +38,6 @@ with DAG(
         from headrace.operations import deployment
         from headrace.operations.supervisor import cycle, memory
         from headrace.orchestration import notify
-        from headrace.store.records import to_json
 
         deployed = deployment.load()
         before = memory.read(deployed.root, pipeline)

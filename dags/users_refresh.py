@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Asset, task
 
 from headrace.contract import names
 from headrace.orchestration import dag_support
+from headrace.store.records import from_json, to_json
 
 APPROVAL = "approve_deletes"
 
@@ -41,7 +42,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Pick the newest complete snapshot. If it is not newer than the applied one, the run ends here."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
-            from headrace.store.records import to_json
 
             picked = duty.pick(deployment.load(), pipeline, dimension)
             if isinstance(picked, str):
@@ -55,7 +55,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.snapshot import Snapshot
-            from headrace.store.records import from_json, to_json
 
             return to_json(duty.stage(deployment.load(), pipeline, dimension, from_json(Snapshot, snapshot)))
 
@@ -65,7 +64,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.documents import Staged
-            from headrace.store.records import from_json, to_json
 
             return to_json(duty.check(deployment.load(), pipeline, dimension, from_json(Staged, staged)))
 
@@ -75,7 +73,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment, plans
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.documents import Staged
-            from headrace.store.records import from_json, to_json
 
             difference = duty.plan(deployment.load(), pipeline, dimension, from_json(Staged, staged))
             return to_json(difference) | plans.for_approval(difference.plan(full))
@@ -91,7 +88,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.diff import Difference
-            from headrace.store.records import from_json
 
             # If the plan needs an approval, only an approval leads here.
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
@@ -105,7 +101,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.documents import Staged
-            from headrace.store.records import from_json
 
             loaded, run = deployment.load(), dag_support.holder(dag_run)
             return duty.verify(loaded, pipeline, dimension, from_json(Staged, staged), **run)
@@ -123,7 +118,6 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             from headrace.operations.dimensions import duty
             from headrace.operations.dimensions.diff import Difference
             from headrace.operations.dimensions.documents import Staged
-            from headrace.store.records import from_json, to_json
 
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
             holder = dag_support.holder(dag_run)["holder"]
