@@ -144,7 +144,8 @@ def _prometheus(folder: Path, port: int, manager: int, target: int) -> Any:
         rule["for"] = "1s"
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
     settings = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        # A scrape may take as long as its interval; one that takes longer would resolve every alert.
+        "global": {"scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{manager}"]}]}]},
         "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
