@@ -16,7 +16,7 @@ from tests.driver.test_decode_kinds import ACCEPTED, REFUSED, pos
 from tests.support import actual
 from tests.support.drivers import make_stage
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 # These two are told by the distance to the Kafka timestamp, which the broker sets here: made anew below.
 BY_THE_CLOCK = {"a microsecond beyond the skew", "exactly at the skew"}

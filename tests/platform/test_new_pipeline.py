@@ -22,7 +22,7 @@ from tests.support.drivers import make_stage
 from tests.support.expectations import import_great_expectations
 from tests.support.expected import micros
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 
 def test_the_pipeline_of_the_howto_runs_end_to_end_from_its_two_files(

@@ -11,7 +11,6 @@ from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
-    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -24,19 +23,19 @@ from headrace.access import bindings
 from headrace.driver import session
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session, kafka_admin, log_in
-from tests.support.servers import wait_until
+from tests.support.servers import new_topic, wait_until
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 USER = "odd_password"
 PASSWORD = "pa\"ss\\word; $x %s 'ä€ "
 
 
-def _is_let_in(kafka: bindings.KafkaBinding) -> bool:
+def _is_let_in(kafka: bindings.KafkaBinding, topic: str) -> bool:
     """Return whether the broker knows the login, its right and the topic: the controller answers before it does."""
     consumer = Consumer(kafka.client_config() | {"group.id": USER, "log_level": 0})
     try:
-        return consumer.list_topics(USER, timeout=30).topics[USER].error is None
+        return consumer.list_topics(topic, timeout=30).topics[topic].error is None
     except KafkaException:
         return False
     finally:
@@ -48,14 +47,14 @@ def test_spark_and_python_log_in_with_a_password_of_any_characters(
 ):
     admin = kafka_admin(platform.bindings())
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    topic = new_topic(platform, USER)
     made = [
-        admin.create_topics([NewTopic(USER, 1, 1)]),
         admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, scram, PASSWORD.encode())]),
         admin.create_acls(
             [
                 AclBinding(kind, name, pattern, f"User:{USER}", "*", AclOperation.ALL, AclPermissionType.ALLOW)
                 for kind, name, pattern in (
-                    (ResourceType.TOPIC, USER, ResourcePatternType.LITERAL),
+                    (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL),
                     (ResourceType.GROUP, USER, ResourcePatternType.LITERAL),
                 )
             ]
@@ -74,13 +73,13 @@ def test_spark_and_python_log_in_with_a_password_of_any_characters(
         bindings.write_binding(tmp_path / system, values | {"username": USER, "password": f"{PASSWORD}\n"})
 
     kafka = bindings.read_kafka(tmp_path)
-    wait_until(lambda: _is_let_in(kafka))
+    wait_until(lambda: _is_let_in(kafka, topic))
     spark.createDataFrame([("sent",)], "value string").write.format("kafka").options(
-        **session.kafka_options(kafka), topic=USER
+        **session.kafka_options(kafka), topic=topic
     ).save()
     consumer = Consumer(kafka.client_config() | {"group.id": USER})
     try:
-        consumer.assign([TopicPartition(USER, 0, 0)])
+        consumer.assign([TopicPartition(topic, 0, 0)])
         message = consumer.poll(300)
         assert message is not None
         assert message.value() == b"sent"

@@ -13,7 +13,7 @@ from tests.driver.test_decode_kinds import pos
 from tests.support import actual
 from tests.support.drivers import make_stage
 
-pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 TRANSFORMS = """
 

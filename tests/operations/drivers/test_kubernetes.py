@@ -268,7 +268,7 @@ def test_a_stop_lets_the_driver_end_and_waits_for_it_and_its_executors(
 def test_a_driver_that_does_not_end_in_time_is_killed_and_that_is_reported(
     api: StubApi, launcher: KubernetesLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.operations.drivers.kubernetes._MARGIN_SECONDS", 0)
+    monkeypatch.setattr("headrace.operations.drivers.kubernetes.MARGIN_SECONDS", 0)
     api.ending = 60
     api.plant(POD)
     assert launcher.stop(NAME, 1) is False
