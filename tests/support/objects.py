@@ -74,7 +74,7 @@ def give(bindings: Path, *roots: Path) -> None:
 
 
 def _await(port: int, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
