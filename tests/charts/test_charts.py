@@ -277,9 +277,9 @@ def test_an_uninstall_stops_the_drivers_first_by_a_hook_that_holds_no_claim() ->
     assert deployed["metadata"]["labels"]["app.kubernetes.io/component"] == "scheduler", "the pods that it waits for"
     (container,) = spec["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert {"HEADRACE_NAMESPACE", "HEADRACE_RELEASE", "HEADRACE_JOB"} <= set(environment)
+    assert {"HEADRACE_NAMESPACE", "HEADRACE_HELM_RELEASE", "HEADRACE_JOB"} <= set(environment)
     assert environment["HEADRACE_JOB"] == job["metadata"]["name"]
-    assert job["metadata"]["labels"]["app.kubernetes.io/instance"] == environment["HEADRACE_RELEASE"]
+    assert job["metadata"]["labels"]["app.kubernetes.io/instance"] == environment["HEADRACE_HELM_RELEASE"]
 
 
 def test_migrations_are_no_hook_and_have_a_name_of_each_revision() -> None:

@@ -59,11 +59,11 @@ def drain(
 
 
 def main() -> None:
-    """Drain the release of this pod: HEADRACE_NAMESPACE, HEADRACE_RELEASE and HEADRACE_JOB name namespace, release and Job."""
+    """Drain the release of this pod. HEADRACE_NAMESPACE, HEADRACE_HELM_RELEASE and HEADRACE_JOB name it and its Job."""
     drivers: Any = deployment.load().drivers
     if not isinstance(drivers, KubernetesDrivers):
         raise HeadraceError("The deployment file names no namespace of drivers: it is not the file of chart airflow.")
-    release, job = os.environ["HEADRACE_RELEASE"], os.environ.get("HEADRACE_JOB", "")
+    release, job = os.environ["HEADRACE_HELM_RELEASE"], os.environ.get("HEADRACE_JOB", "")
     for line in drain(os.environ["HEADRACE_NAMESPACE"], drivers.namespace, drivers.grace_seconds, release, job):
         sys.stdout.write(f"{line}\n")
 
