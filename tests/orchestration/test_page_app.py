@@ -27,7 +27,7 @@ from headrace.orchestration.page_app import app as page
 
 import_all_models()
 Base.metadata.create_all(settings.engine)  # revoked tokens are asked for
-places = {"pipeline": "pos_sales", "verdict": "STALLED", "place:path": "index.html"}
+places = {"pipeline": "pos_sales", "verdict": "STALLED", "place:path": "index.html", "name": "kafka.pos_items"}
 routes = [re.sub("{([a-z:]+)}", lambda match: places[match[1]], route.path) for route in page.routes]
 token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="admin", role="VIEWER"))
 base = sys.argv[1]

@@ -1,4 +1,4 @@
-"""`headrace pipeline new|check`: write the two files of a pipeline, and check all pipeline files."""
+"""`headrace pipeline new|check|export`: write the two files of a pipeline, check all pipeline files, print a contract."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Annotated
 import typer
 
 from headrace.cli.common import Json, Names, console, deployed, errors, print_json
+from headrace.contract.load import read_folder
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.pipelines import check as checking
 from headrace.operations.pipelines import new as making
+from headrace.operations.pipelines import odcs
 from headrace.operations.pipelines.sample import MOST_RECORDS, SampledColumn, columns_of
 from headrace.store.records import to_json
 
-pipeline = typer.Typer(no_args_is_help=True, help="Pipeline files: begin a new pipeline, check all files.")
+pipeline = typer.Typer(
+    no_args_is_help=True, help="Pipeline files: begin a new pipeline, check all files, print a contract."
+)
 
+One = Annotated[str, typer.Argument(metavar="PIPELINE")]
 Folder = Annotated[Path, typer.Option(help="Folder with pipelines/ and spark_jobs/; default: this project.")]
 
 
@@ -111,6 +116,19 @@ def new(
     for path in written:
         console.print(f"Written: {path}", soft_wrap=True)
     console.print("Next: edit both files, then `headrace check` and `headrace provision`.", soft_wrap=True)
+
+
+@pipeline.command()
+def export(name: One, folder: Folder = Path(), as_json: Json = False) -> None:
+    """Print the contract of a pipeline by the Open Data Contract Standard (YAML): its sinks, columns, keys, promises and checks.
+
+    Exit codes: 0 printed; 1 the name is unknown, or its file does not load.
+    """
+    described = read_folder(folder / "pipelines").startable(name)
+    if as_json:
+        print_json(odcs.contract(described))
+    else:
+        sys.stdout.write(odcs.text(described))
 
 
 def _columns(sample: Path | None, from_topic: str | None, given: list[str] | None) -> list[SampledColumn]:

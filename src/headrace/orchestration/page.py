@@ -122,7 +122,7 @@ def overview(deployment: Deployment) -> list[Card]:
 
 def drawn(deployment: Deployment, cards: Iterable[Card]) -> dict[str, Pictures]:
     """Return the pictures of the pipelines whose files load, by name: their flow, and their queries' last hour."""
-    pipelines, until_ms = _described(deployment.project).pipelines, time.time_ns() // 1_000_000
+    pipelines, until_ms = described(deployment), time.time_ns() // 1_000_000
     return {
         card.name: pictures(
             pipelines[card.name],
@@ -135,10 +135,16 @@ def drawn(deployment: Deployment, cards: Iterable[Card]) -> dict[str, Pictures]:
     }
 
 
+def described(deployment: Deployment) -> dict[str, Pipeline]:
+    """Return the pipelines whose files load, by name."""
+    return dict(_described(deployment.project).pipelines)
+
+
 def checked(deployment: Deployment) -> list[page_quality.SinkChecks]:
     """Return the checks of every sink, by pipeline (`page_quality.checks`): the first page of the Data Docs."""
-    pipelines = _described(deployment.project).pipelines.values()
-    return [check for pipeline in pipelines for check in page_quality.checks(deployment.root, pipeline)]
+    return [
+        check for pipeline in described(deployment).values() for check in page_quality.checks(deployment.root, pipeline)
+    ]
 
 
 def log_tail(deployment: Deployment, pipeline: str, lines: int) -> str:

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse
 
 from headrace.errors import HeadraceError
 from headrace.operations import deployment
-from headrace.orchestration import page, page_quality
+from headrace.orchestration import page, page_quality, page_sink
 from headrace.store.records import Json, to_json
 
 # A user who may see the supervisor's runs may see the streams; one who may see its logs may see the streams' logs. The DAG is
@@ -71,6 +71,13 @@ def data_docs(place: str) -> HTMLResponse:
         return _page("docs_home.html", title="Data Docs", sinks=page.checked(deployed))
     up = "../" * place.count("/")
     return _page("docs.html", title="Data Docs", text=page_quality.data_docs(deployed.root, place), up=up)
+
+
+@app.get("/sink/{name}", dependencies=[SEE_ROWS])
+def sink(name: str) -> HTMLResponse:
+    """Return the page of one sink: columns, checks in plain words, results and examples of failing rows."""
+    deployed = deployment.load()
+    return _page("sink.html", title=name, s=page_sink.page_of(deployed.root, page.described(deployed), name))
 
 
 @app.exception_handler(HeadraceError)

@@ -68,10 +68,11 @@ class SinkChecks:
 
 def checks(root: str, pipeline: Pipeline) -> list[SinkChecks]:
     """Return the checks of each suite of a pipeline."""
-    return [_checks(root, sink) for sink in suites_of(pipeline)]
+    return [checks_of(root, sink) for sink in suites_of(pipeline)]
 
 
-def _checks(root: str, sink: str) -> SinkChecks:
+def checks_of(root: str, sink: str) -> SinkChecks:
+    """Return the checks of one sink or stage."""
     try:
         return SinkChecks(sink, tuple(_shown(sink, point) for point in trend.read(root, sink)[:SHOWN][::-1]))
     except (HeadraceError, OSError, TypeError, ValueError, OverflowError) as error:
