@@ -25,6 +25,13 @@ from headrace.contract.model_quality import Expectation
 from headrace.errors import HeadraceError
 
 Kind = Literal["cassandra", "kafka", "files", "iceberg"]
+KIND_WORDS: dict[Kind, str] = {
+    "cassandra": "Cassandra table",
+    "kafka": "Kafka topic",
+    "files": "JSON files",
+    "iceberg": "Iceberg archive",
+}
+"""What each kind of sink is called on pages."""
 
 WINDOW_START, WINDOW_END = "window_start", "window_end"
 SCHEMA_ERROR, BEHIND, AHEAD, OFFSET_IN_GRID = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace.contract.checked_sinks import CheckedSink, Kind, sinks_of
+from headrace.contract.checked_sinks import KIND_WORDS, CheckedSink, Kind, sinks_of
 from headrace.contract.model import Pipeline, format_duration
 from headrace.errors import HeadraceError
 from headrace.operations.quality import suites, trend
@@ -18,7 +18,6 @@ from headrace.orchestration import page_quality
 from headrace.orchestration.page_quality import SinkChecks
 from headrace.store import paths, records
 
-KINDS = {"cassandra": "Cassandra table", "kafka": "Kafka topic", "files": "JSON files", "iceberg": "Iceberg table"}
 BAR, HEIGHT = 8, 40
 """Width of a bar of the plot of checks, and its height."""
 
@@ -85,7 +84,7 @@ def page_of(root: str, pipelines: Mapping[str, Pipeline], name: str) -> SinkPage
     points = trend.read(root, name)[: trend.CHECKS_KEPT][::-1]
     return SinkPage(
         name=name,
-        kind=KINDS[sink.kind],
+        kind=KIND_WORDS[sink.kind],
         place=".".join(sink.place) or f"{paths.query_files(root, sink.pipeline, sink.query)}/<generation>/",
         pipeline=pipeline.name,
         owner=pipeline.owner,

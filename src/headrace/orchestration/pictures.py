@@ -11,7 +11,7 @@ from datetime import timedelta
 from statistics import mean
 
 from headrace.contract import names
-from headrace.contract.checked_sinks import CheckedSink, sinks_of
+from headrace.contract.checked_sinks import KIND_WORDS, CheckedSink, sinks_of
 from headrace.contract.model import Pipeline
 from headrace.operations.supervisor.history import EVERY_MS, KEPT_MS, Measure, Point
 from headrace.store.spark_conf import ARCHIVE_TRIGGER
@@ -24,7 +24,6 @@ GAP_MS = 4 * EVERY_MS
 BOX, SPACE, ROW = 200, 70, 28
 """Width of a box of the flow, space between two columns, and height of a row."""
 LETTERS = 28
-_KINDS = {"cassandra": "Cassandra table", "kafka": "topic", "files": "JSON files", "iceberg": "archive"}
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,8 @@ def flow(pipeline: Pipeline, verdicts: Mapping[str, str]) -> Flow:
         y = mean(rows)
         nodes.append(Node(middle, y, _short(query), f"query {query}: {verdict or 'no verdict'}", verdict))
         for sink, at in zip(sinks, rows, strict=False):
-            label = sink.name.partition(".")[2] if sink.kind in ("cassandra", "kafka") else _KINDS[sink.kind]
-            nodes.append(Node(right, at, _short(label), f"{_KINDS[sink.kind]} {sink.name}"))
+            label = sink.name.partition(".")[2] if sink.kind in ("cassandra", "kafka") else KIND_WORDS[sink.kind]
+            nodes.append(Node(right, at, _short(label), f"{KIND_WORDS[sink.kind]} {sink.name}"))
             edges.append(Edge(_curve(middle + BOX, y, right, at), verdict))
         for name in _inputs(pipeline, query):
             readers.setdefault(name, []).append((y, verdict))
