@@ -21,6 +21,8 @@ from headrace.access.bindings import write_private
 from headrace.operations.waiting import poll
 
 _PROGRAMS = ("python", "java")
+KILLED_SECONDS = 30.0
+"""How long a process may be seen after SIGKILL: a busy machine, or one that writes memory to disk, ends it late."""
 
 # A garbage-collected Popen of a running child warns. With this list, a child is also reaped when it ends.
 _children: list[subprocess.Popen[bytes]] = []
@@ -118,7 +120,7 @@ def stop(process: psutil.Process, timeout: float) -> bool:
         process.terminate()
         if not _wait_until_gone(process, timeout):
             process.kill()
-            _wait_until_gone(process, timeout)
+            _wait_until_gone(process, max(timeout, KILLED_SECONDS))
             return False
     return True
 
