@@ -18,7 +18,7 @@ from tests.support.browser import chromium
 pytestmark = pytest.mark.platform
 
 SECONDS = 120
-PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED", "{place:path}": "index.html"}
+PLACES = {"{pipeline}": "pos_sales", "{verdict}": "STALLED", "{place:path}": "index.html", "{name}": "kafka.pos_items"}
 ROUTES_CODE = """
 import json
 from headrace.orchestration.page_app import app
