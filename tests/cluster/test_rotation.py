@@ -86,7 +86,7 @@ def test_renewed_certificates_are_served_after_a_rolling_restart_without_loss() 
         print(f"\nrenewed certificates, restarted after {(now_ms() - since) / 1000:.0f} s")
         back = streams.back(now_ms(), *BOTH, before=before, replaced=False, queries=QUERIES)
         print(
-            f"  drivers started anew meanwhile: {[name for name, moments in back.items() if moments['new']] or 'none'}"
+            f"  drivers that were replaced meanwhile: {[name for name, moments in back.items() if moments['new']] or 'none'}"
         )
     new = _fingerprints(image)
     assert len({*old, *new}) == 4, f"{old} before, {new} after"

@@ -43,8 +43,7 @@ class Topics:
 
 @pytest.fixture
 def root(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a storage root; Spark, which is not there, has read one record in each batch. Batches follow fast, whatever
-    the machine: an answer of Kafka holds for the whole test."""
+    """Return a storage root. Spark is a double that reads one record in each batch, and Kafka is asked once in a test."""
     monkeypatch.setattr(writer, "ASKED_SECONDS", 3600.0)
     monkeypatch.setattr(counted, "execution", lambda _: None)
     monkeypatch.setattr(counted, "records", lambda _: 1)

@@ -105,7 +105,8 @@ def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed):
     ended = {"exit": "TRANSIENT", "error": EVIL, "at_ms": now_ms(), "request": "", "release": ""}
     small_files.write_json(paths.outcome(deployed.root, "pos_sales"), ended)
     text = html(deployed)
-    assert text.count("alert(1)") == 7  # by, reason of the wish, of the verdict, the query, the action; driver; outcome
+    # by; the reasons of the desired state, the verdict, the query and the action; driver; outcome
+    assert text.count("alert(1)") == 7
     assert "<script>alert" not in text
     assert EVIL not in page.render("log.html", title=EVIL, nonce="n", text=EVIL, lines=1)
 

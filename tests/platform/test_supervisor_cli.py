@@ -76,7 +76,7 @@ def test_the_operators_commands_agree_on_what_runs_and_why(typed: Typed) -> None
     assert {row["reason"].partition(";")[0] for row in rows} == {"the driver vanished without an exit record"}
     deadline = time.monotonic() + DEADLINE_SECONDS
     while (report := typed.json("supervise", NAME, "--once", code=3)[0])["action"]["kind"] != "START":
-        assert time.monotonic() < deadline, report  # the wish is too young for the first looks
+        assert time.monotonic() < deadline, report  # the desired state is too new in the first passes
         time.sleep(1)
     assert typed.json("supervise", NAME, "--once")[0]["restarts_left"] == 7
 

@@ -15,7 +15,6 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from headrace.errors import HeadraceError
 from headrace.operations import deployment
@@ -60,7 +59,7 @@ def drain(
 
 def main() -> None:
     """Drain the release of this pod. HEADRACE_NAMESPACE, HEADRACE_HELM_RELEASE and HEADRACE_JOB name it and its Job."""
-    drivers: Any = deployment.load().drivers
+    drivers = deployment.load().drivers
     if not isinstance(drivers, KubernetesDrivers):
         raise HeadraceError("The deployment file names no namespace of drivers: it is not the file of chart airflow.")
     release, job = os.environ["HEADRACE_HELM_RELEASE"], os.environ.get("HEADRACE_JOB", "")

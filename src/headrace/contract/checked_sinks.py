@@ -205,6 +205,12 @@ def added_columns(pipeline: Pipeline, sink: CheckedSink) -> list[str]:
     return [*columns, *STANDS.get(sink.kind, ())]
 
 
+def description_of(pipeline: Pipeline, sink: CheckedSink) -> str:
+    """Return what a row of a sink means: the description of its query, or of an archive."""
+    declared = pipeline.queries.get(sink.query)
+    return declared.description if declared else f"Every record of the topic {sink.place[0]}."
+
+
 def stages_of(pipeline: Pipeline) -> dict[str, str]:
     """Return the dimension of each stage: of every dimension that is refreshed, by the name of its stage."""
     refreshed = [name for name, dimension in pipeline.dimensions.items() if dimension.refresh]

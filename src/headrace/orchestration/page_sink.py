@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace.contract.checked_sinks import KIND_WORDS, CheckedSink, Kind, sinks_of
+from headrace.contract.checked_sinks import KIND_WORDS, CheckedSink, Kind, description_of, sinks_of
 from headrace.contract.model import Pipeline, format_duration
 from headrace.errors import HeadraceError
 from headrace.operations.quality import suites, trend
@@ -80,7 +80,6 @@ def page_of(root: str, pipelines: Mapping[str, Pipeline], name: str) -> SinkPage
     if name not in known:
         raise HeadraceError(f"Unknown sink {name!r}. Known sinks: {', '.join(sorted(known))}.")
     sink, pipeline = known[name]
-    declared = pipeline.queries.get(sink.query)
     points = trend.read(root, name)[: trend.CHECKS_KEPT][::-1]
     return SinkPage(
         name=name,
@@ -89,7 +88,7 @@ def page_of(root: str, pipelines: Mapping[str, Pipeline], name: str) -> SinkPage
         pipeline=pipeline.name,
         owner=pipeline.owner,
         query=sink.query,
-        description=declared.description if declared else f"Every record of the topic {sink.place[0]}.",
+        description=description_of(pipeline, sink),
         facts=_facts(pipeline, sink),
         columns=tuple(
             ShownColumn(

@@ -23,7 +23,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class Begun:
-    """The newest refresh that began to write, whether or not it ended. `version` is empty if there is none."""
+    """The newest refresh that began to write; it may not have finished. Without one, `version` is empty."""
 
     version: str = ""
     extract_ms: int = -1

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from headrace.contract.checked_sinks import CheckedSink, sinks_of
+from headrace.contract.checked_sinks import CheckedSink, description_of, sinks_of
 from headrace.contract.model import CassandraSink, Column, Pipeline
 from headrace.operations.quality import suites
 from headrace.operations.quality.expectation_words import in_words
+from headrace.operations.quality.suites import Suite
 from headrace.store.records import Json
 
 VERSION = "v3.1.0"
@@ -30,7 +31,7 @@ _LOGICAL = {
 
 def contract(pipeline: Pipeline) -> Json:
     """Return a pipeline's contract as JSON values, by the names of the standard."""
-    sinks = sinks_of(pipeline)
+    sinks, known = sinks_of(pipeline), suites.suites(pipeline)
     return {
         "apiVersion": VERSION,
         "kind": "DataContract",
@@ -40,7 +41,7 @@ def contract(pipeline: Pipeline) -> Json:
         "status": "active",
         "description": {"purpose": pipeline.description},
         "team": {"name": pipeline.owner},
-        "schema": [_object(pipeline, sink) for sink in sinks],
+        "schema": [_object(pipeline, sink, known[sink.name]) for sink in sinks],
         "slaProperties": [
             {
                 "property": "freshness",
@@ -60,10 +61,8 @@ def text(pipeline: Pipeline) -> str:
     return str(yaml.safe_dump(contract(pipeline), sort_keys=False, allow_unicode=True, width=120))
 
 
-def _object(pipeline: Pipeline, sink: CheckedSink) -> Json:
-    declared = pipeline.queries.get(sink.query)
-    about = declared.description if declared else f"Every record of the topic {sink.place[0]}."
-    expectations = suites.suite_of(pipeline, sink.name).expectations
+def _object(pipeline: Pipeline, sink: CheckedSink, suite: Suite) -> Json:
+    about = description_of(pipeline, sink)
     return {
         "name": sink.name,
         "logicalType": "object",
@@ -80,7 +79,7 @@ def _object(pipeline: Pipeline, sink: CheckedSink) -> Json:
                 "description": expectation.meta.get("why", ""),
                 "severity": expectation.severity,
             }
-            for expectation in expectations
+            for expectation in suite.expectations
         ],
     }
 

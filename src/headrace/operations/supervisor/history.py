@@ -48,7 +48,7 @@ class History:
 
 
 def read(root: str, pipeline: str) -> History:
-    """Return the history of a pipeline: an empty one if there is none, or if it cannot be read."""
+    """Return the history of a pipeline; it is empty if the file is missing or cannot be read."""
     with contextlib.suppress(HeadraceError, OSError, TypeError, ValueError):
         return records.read(History, paths.history(root, pipeline)) or History()
     return History()
