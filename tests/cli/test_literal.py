@@ -110,7 +110,7 @@ def test_a_served_row_shows_a_product_named_like_markup(
     deployment: Deployment, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"product_id": text, "[/total]": 1} for text in NASTY]
-    answer = SimpleNamespace(to_json_dict=lambda: {"rows": rows, "horizon": None})
+    answer = SimpleNamespace(to_json_dict=lambda: {"rows": rows, "horizon": None, "next": None})
     monkeypatch.setattr(serve, "query", lambda *_, **__: answer)
     run("serve-query", "pos_sales", "tumbling")
     assert "[/total]" in terminal.getvalue()

@@ -165,6 +165,11 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     answer = serve.query(deployment, stage.name, "tumbling", since=first, until=until)
     actual.same(actual.windows(answer.rows), wanted, "tumbling served")
     assert {row["layer"] for row in answer.rows} == {"batch", "speed"}
+    paged, after = [], None
+    while not paged or after is not None:
+        page = serve.query(deployment, stage.name, "tumbling", since=first, until=until, limit=1000, after=after)
+        paged, after = paged + page.rows, page.next
+    assert paged == answer.rows
     product = max(key[2] for key in wanted)
     one = serve.query(deployment, stage.name, "tumbling", {"product_id": product}, since=first, until=until)
     actual.same(actual.windows(one.rows), {k: v for k, v in wanted.items() if k[2] == product}, "one product")

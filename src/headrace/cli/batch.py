@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -216,11 +217,15 @@ def serve_query(
     key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Value of a key column.")] = None,
     since: Annotated[str | None, typer.Option(help="First event time, such as 2026-11-23 or 2026-11-23T10:00.")] = None,
     until: Annotated[str | None, typer.Option(help="End of the event times, exclusive. Default: now.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of rows at most: a page. Default: all.")] = None,
+    after: Annotated[str | None, typer.Option(help="`next` of the page before, to go on after its last row.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a query's rows: batch up to the horizon, speed after it. Times are UTC."""
+    """Show a query's rows in the order of their keys: batch up to the horizon, speed after it. Times are UTC."""
     keys = pairs_of("--key", "COLUMN=VALUE", key)
-    answer = serve.query(provisioned(), pipeline, query, keys, since=time_of(since), until=time_of(until))
+    answer = serve.query(
+        provisioned(), pipeline, query, keys, since=time_of(since), until=time_of(until), limit=limit, after=after
+    )
     if as_json:
         print_json(answer.to_json_dict())
         return
@@ -228,6 +233,8 @@ def serve_query(
     columns = list(shown["rows"][0]) if shown["rows"] else []
     console.print(tables.plain(columns, [tuple(row.values()) for row in shown["rows"]]))
     console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")
+    if shown["next"]:
+        console.print(f"More rows: add --after {shlex.quote(shown['next'])}", markup=False, soft_wrap=True)
 
 
 def _views(deployment: Deployment, name: str, first: str | None, last: str | None, report: Any) -> ViewsReport:  # noqa: ANN401

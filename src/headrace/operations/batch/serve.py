@@ -1,241 +1,274 @@
 """The serving view: one answer from the batch layer up to the horizon and the speed layer after it.
 
 The batch layer's rows are exact: they include late records. The speed layer's rows are seconds old and lack late records.
-The horizon is the first day (UTC) that the batch views do not contain.
+The horizon is the first day (UTC) that the batch views do not contain. Rows come in the order of their key, so a page
+goes on after the last key of the one before it, whatever was written in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from cassandra.cluster import Session
-from cassandra.concurrent import execute_concurrent_with_args
-
-from headrace.contract import batch_views, names
-from headrace.contract.cassandra import quoted
-from headrace.contract.model import CassandraSink, Pipeline, Query
+from headrace.contract import batch_views
+from headrace.contract.model import Pipeline, Query
 from headrace.errors import HeadraceError
-from headrace.operations import lake
+from headrace.operations.batch import serve_layers
+from headrace.operations.batch.serve_layers import BatchLayer, SpeedLayer
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.store import view_state
 from headrace.store.records import Json, Row
 
-MAX_WINDOWS = 20_000
-CONCURRENCY = 64
 LAYER = "layer"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows with their `layer` (batch, speed or both), and the horizon between the layers. Times are timezone-aware, in UTC."""
+    """Rows with their `layer` (batch, speed or both), and the horizon between the layers. Times are timezone-aware, in UTC.
+
+    `next`: what the request for the next page gives as `after`; None after the last page.
+    """
 
     pipeline: str
     query: str
     horizon: datetime | None
     rows: list[Row]
+    next: str | None = None
 
     def to_json_dict(self) -> Json:
         """Return the answer with times and decimals as text."""
         return {key: _text(value) for key, value in asdict(self).items()}
 
 
+class Part(TypedDict, total=False):
+    """Which of the rows: event times [since, until), and the page after the `next` of the page before it."""
+
+    since: datetime | None
+    until: datetime | None
+    limit: int | None
+    after: str | None
+
+
 @dataclass(frozen=True)
 class Request:
-    """A request for rows of one query: the values of key columns, and the event times [since, until)."""
+    """A request for rows of one query: the values of key columns, the event times [since, until), and the page.
 
-    deployment: Deployment
+    `after`: the key of the last row that the caller has. `limit`: the number of rows at most.
+    """
+
     pipeline: Pipeline
     name: str
     keys: Mapping[str, Any]
     since: datetime | None
     until: datetime
     horizon: datetime | None
+    after: tuple[Any, ...] | None
+    limit: int | None
 
     @property
     def query(self) -> Query:
         """Return the requested query."""
         return self.pipeline.queries[self.name]
 
+    def page(self, portions: Iterable[list[Row]]) -> list[Row]:
+        """Return the first rows after `after`, one more than the limit, of portions that follow each other in key order."""
+        rows: list[Row] = []
+        for portion in portions:
+            rows += sorted((row for row in portion if self._is_new(row)), key=self.place)
+            if self.limit is not None and len(rows) > self.limit:
+                return rows[: self.limit + 1]
+        return rows
+
+    def place(self, row: Row) -> tuple[Any, ...]:
+        """Return the place of a row in the order of keys; null comes first."""
+        return _order(row.get(name) for name in batch_views.key(self.query))
+
+    def _is_new(self, row: Row) -> bool:
+        return self.after is None or self.place(row) > _order(self.after)
+
+
+class Serving:
+    """Both layers of a deployment with an open session, for many requests."""
+
+    def __init__(self, deployment: Deployment, speed: SpeedLayer, *, keeps: bool = True) -> None:
+        """Take the layers. `keeps`: the sums of running totals stay in memory until their view changes."""
+        self.deployment, self.speed = deployment, speed
+        self.batch = BatchLayer(deployment.root, keeps)
+
+    def query(self, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]) -> Answer:
+        """Return a query's rows; see `request_of` for the arguments."""
+        return self.answer(request_of(self.deployment, pipeline, name, keys, **part))
+
+    def answer(self, request: Request) -> Answer:
+        """Return the rows of a request and, if there are more than its limit, where the next page begins."""
+        readers = {"running": self._running, "window": self._windows, "join": self._joined}
+        rows = readers[batch_views.kind(request.query)](request)
+        limit, place = request.limit, (request.pipeline.name, request.name, request.horizon)
+        if limit is None or len(rows) <= limit:
+            return Answer(*place, rows)
+        last = [rows[limit - 1].get(column) for column in batch_views.key(request.query)]
+        return Answer(*place, rows[:limit], json.dumps(_text(last)))
+
+    def _windows(self, request: Request) -> list[Row]:
+        since = request.since or request.horizon
+        if request.after is not None:  # the horizon may have moved since the page before
+            since = request.after[batch_views.key(request.query).index(batch_views.WINDOW_START)]
+        if since is None:
+            raise HeadraceError(f"{request.pipeline.name} has no batch views yet: say from when with --since.")
+        return request.page(self._window_portions(request, since))
+
+    def _window_portions(self, request: Request, since: datetime) -> Iterator[list[Row]]:
+        for rows in self._batch(request, batch_views.WINDOW_START, since):
+            yield _layer(rows, "batch")
+        begin = max(since, request.horizon) if request.horizon else since
+        few = request.limit is not None and not request.keys
+        for rows in self.speed.windows(request.pipeline, request.name, request.keys, begin, request.until, few=few):
+            yield _layer(rows, "speed")
+
+    def _running(self, request: Request) -> list[Row]:
+        """Return the sums of the view's days and the windows after them; before the first view, the table of totals."""
+        if request.since is not None:
+            raise HeadraceError(
+                f"{request.name} holds totals since the beginning: ask a windowed query for a span of time."
+            )
+        if request.horizon is None:
+            return request.page([_layer(self.speed.table(request.pipeline, request.name, request.keys), "speed")])
+        windowed = self._windows_of_totals(request)
+        keys, values = batch_views.key(request.query), batch_views.values(request.query)
+        least = request.after[0] if request.after and type(request.after[0]) in (str, int) else None
+        days = self.batch.sums(
+            request.pipeline.name, request.name, request.query, request.horizon.date(), request.keys, least
+        )
+        sums = {tuple(row[name] for name in keys): row for row in _layer(days, "batch")}
+        for portion in self.speed.windows(request.pipeline, windowed, request.keys, request.horizon, request.until):
+            for row in portion:
+                key = tuple(row[name] for name in keys)
+                empty = dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: "speed"}
+                total = sums.setdefault(key, empty)
+                for value in values:
+                    total[value] = (total[value] or 0) + (row[value] or 0)
+                if total[LAYER] == "batch":
+                    total[LAYER] = "both"
+        return request.page([list(sums.values())])
+
+    def _windows_of_totals(self, request: Request) -> str:
+        """Return the query whose windows continue running totals after the horizon. Raises HeadraceError if they cannot."""
+        windowed = batch_views.speed_windows(request.pipeline, request.name)
+        state = view_state.read(self.deployment.root, request.pipeline.name)
+        if state.stale:
+            raise HeadraceError(
+                f"{len(state.stale)} days of the views of {request.pipeline.name} lack a column that came later. Compute "
+                f"them first: headrace batch views {request.pipeline.name}"
+            )
+        if not state.sums.get(request.name, True):
+            raise HeadraceError(
+                f"{request.pipeline.name}.{request.name} cannot be served: its days do not add up to its totals (a "
+                "maximum, a mean ...); ask its table, or a windowed query."
+            )
+        if windowed is None:
+            raise HeadraceError(
+                f"{request.pipeline.name}.{request.name} cannot be served: no tumbling query has its keys and sums, to go "
+                "on from the horizon."
+            )
+        return windowed
+
+    def _joined(self, request: Request) -> list[Row]:
+        time_column, sink = batch_views.day_column(request.query), serve_layers.cassandra_sink(request.query)
+        missing = [name for name in sink.partition_key if name not in request.keys]
+        if missing:
+            raise HeadraceError(
+                f"{request.name} is served by key: give {', '.join(f'{name}=...' for name in missing)}."
+            )
+        rows = [row for days in self._batch(request, time_column, request.since, complete=True) for row in days]
+        begin = max(filter(None, (request.since, request.horizon)), default=None)
+        speed_rows = [
+            row
+            for row in self.speed.table(request.pipeline, request.name, request.keys)
+            if (begin is None or row[time_column] >= begin) and row[time_column] < request.until
+        ]
+        return request.page([_layer(rows, "batch") + _layer(speed_rows, "speed")])
+
+    def _batch(
+        self, request: Request, time_column: str, since: datetime | None, *, complete: bool = False
+    ) -> Iterator[list[Row]]:
+        """Yield the view's rows before the horizon, some days at a time; all at once if `complete` or without a limit."""
+        if request.horizon is None or (since is not None and since >= request.horizon):
+            return
+        table = self.batch.pinned(request.pipeline.name, request.name)
+        if table is None:
+            return
+        first, past = since.date() if since else None, request.horizon.date()
+        between = (time_column, since, request.until)
+        if complete or request.limit is None:
+            yield serve_layers.rows_of_days(table, request.query, (first, past), request.keys, between)
+            return
+        state = view_state.read(self.deployment.root, request.pipeline.name)
+        end = min(past, request.until.date() + timedelta(days=1))
+        days = [
+            day for day in sorted(map(date.fromisoformat, state.days)) if (first is None or day >= first) and day < end
+        ]
+        place, at_once = 0, 1
+        while place < len(days):
+            part = days[place : place + at_once]
+            place, at_once = place + at_once, at_once * 2
+            span = (part[0], part[-1] + timedelta(days=1))
+            yield serve_layers.rows_of_days(table, request.query, span, request.keys, between)
+
+
+@contextmanager
+def opened(deployment: Deployment, *, keeps: bool = True) -> Iterator[Serving]:
+    """Yield the serving view with an open session. `keeps`: it answers many requests, so it keeps the sums of totals."""
+    with cassandra_session(deployment.bindings) as session:
+        yield Serving(deployment, SpeedLayer(session), keeps=keeps)
+
 
 def query(
-    deployment: Deployment,
-    pipeline: str,
-    name: str,
-    keys: Mapping[str, Any] | None = None,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]
 ) -> Answer:
-    """Return a query's rows: from the batch layer up to the horizon, from the speed layer after it.
+    """Answer one request with a session for it alone; see `request_of` for the arguments."""
+    request = request_of(deployment, pipeline, name, keys, **part)
+    with opened(deployment, keeps=False) as serving:
+        return serving.answer(request)
+
+
+def request_of(
+    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]
+) -> Request:
+    """Return the request for a query's rows: from the batch layer up to the horizon, from the speed layer after it.
 
     `keys` restricts the rows to values of key columns (text is converted). Windows and joined rows are those that begin in
     [since, until). Running totals count from the beginning and accept neither bound. Before the first run of the batch views
-    all rows come from the speed layer. Raises HeadraceError that names what can be requested.
+    all rows come from the speed layer. `limit` and `after` (the `next` of the page before) ask for a page.
+    Raises HeadraceError that names what can be requested.
     """
     described = deployment.pipeline(pipeline)
     served = batch_views.views(described)
     if name not in served:
         raise HeadraceError(f"{pipeline} serves no {name!r}: there is {', '.join(served) or 'nothing'}.")
     horizon = horizon_of(deployment.root, pipeline)
-    request = Request(
-        deployment, described, name, _typed(described, name, keys or {}), since, until or datetime.now(UTC), horizon
+    after = part.get("after")
+    return Request(
+        pipeline=described,
+        name=name,
+        keys=_typed(described, name, keys or {}),
+        since=part.get("since"),
+        until=part.get("until") or datetime.now(UTC),
+        horizon=horizon,
+        after=None if after is None else _key_of(described.queries[name], after),
+        limit=part.get("limit"),
     )
-    readers = {"running": _running, "window": _windows, "join": _joined}
-    return Answer(pipeline, name, horizon, readers[batch_views.kind(request.query)](request))
 
 
 def horizon_of(root: str, pipeline: str) -> datetime | None:
     """Return the start of the first day that the batch views do not contain; None before their first run."""
     day = view_state.read(root, pipeline).horizon_day
     return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _windows(request: Request) -> list[Row]:
-    since = request.since or request.horizon
-    if since is None:
-        raise HeadraceError(f"{request.pipeline.name} has no batch views yet: say from when with --since.")
-    rows = _batch(request, batch_views.WINDOW_START, since)
-    begin = max(since, request.horizon) if request.horizon else since
-    return rows + _layer(_speed_windows(request, request.name, begin), "speed")
-
-
-def _running(request: Request) -> list[Row]:
-    """Return the sums of the view's days and the windows after them; before the first view, the table of totals."""
-    if request.since is not None:
-        raise HeadraceError(
-            f"{request.name} holds totals since the beginning: ask a windowed query for a span of time."
-        )
-    keys, values = batch_views.key(request.query), batch_views.values(request.query)
-    if request.horizon is None:
-        return _layer(_speed_table(request), "speed")
-    windowed = batch_views.speed_windows(request.pipeline, request.name)
-    state = view_state.read(request.deployment.root, request.pipeline.name)
-    if state.stale:
-        raise HeadraceError(
-            f"{len(state.stale)} days of the views of {request.pipeline.name} lack a column that came later. Compute them "
-            f"first: headrace batch views {request.pipeline.name}"
-        )
-    if not state.sums.get(request.name, True):
-        raise HeadraceError(
-            f"{request.pipeline.name}.{request.name} cannot be served: its days do not add up to its totals (a maximum, a "
-            "mean ...); ask its table, or a windowed query."
-        )
-    if windowed is None:
-        raise HeadraceError(
-            f"{request.pipeline.name}.{request.name} cannot be served: no tumbling query has its keys and sums, to go on "
-            "from the horizon."
-        )
-    sums: dict[tuple[Any, ...], Row] = {}
-    for row in [*_batch(request, None, None), *_layer(_speed_windows(request, windowed, request.horizon), "speed")]:
-        key = tuple(row[name] for name in keys)
-        total = sums.setdefault(key, dict(zip(keys, key, strict=True)) | dict.fromkeys(values, 0) | {LAYER: row[LAYER]})
-        for value in values:
-            total[value] += row[value]
-        if total[LAYER] != row[LAYER]:
-            total[LAYER] = "both"
-    return [sums[key] for key in sorted(sums)]
-
-
-def _joined(request: Request) -> list[Row]:
-    time_column, sink = batch_views.day_column(request.query), _sink(request.query)
-    missing = [name for name in sink.partition_key if name not in request.keys]
-    if missing:
-        raise HeadraceError(f"{request.name} is served by key: give {', '.join(f'{name}=...' for name in missing)}.")
-    rows = _batch(request, time_column, request.since)
-    begin = max(filter(None, (request.since, request.horizon)), default=None)
-    speed_rows = [
-        row
-        for row in _speed_table(request)
-        if (begin is None or row[time_column] >= begin) and row[time_column] < request.until
-    ]
-    return rows + _layer(speed_rows, "speed")
-
-
-def _batch(request: Request, time_column: str | None, since: datetime | None) -> list[Row]:
-    """Return the view's rows before the horizon."""
-    from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
-
-    if request.horizon is None or (since is not None and since >= request.horizon):
-        return []
-    condition: BooleanExpression = LessThan(batch_views.day(request.query), request.horizon.date().isoformat())
-    for name, value in request.keys.items():
-        condition = And(condition, EqualTo(name, value))
-    if time_column:
-        condition = And(condition, LessThan(time_column, request.until.isoformat()))
-        if since:
-            condition = And(condition, GreaterThanOrEqual(time_column, since.isoformat()))
-    table = lake.scan(request.deployment.root, names.batch_view_table(request.pipeline.name, request.name), condition)
-    rows = [] if table is None else table.to_pylist()
-    ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in batch_views.key(request.query)))
-    return _layer([{name: row[name] for name in request.query.columns if name in row} for row in ordered], "batch")
-
-
-def _speed_windows(request: Request, name: str, begin: datetime) -> list[Row]:
-    """Return the rows of a windowed query's table whose window begins in [begin, until). Each window is read by its key."""
-    query_ = request.pipeline.queries[name]
-    assert query_.aggregate is not None
-    assert query_.aggregate.window is not None
-    sink = _sink(query_)
-    key_columns = {batch_views.WINDOW_START, *request.keys}
-    missing = [column for column in sink.partition_key if column not in key_columns]
-    if missing:
-        raise HeadraceError(f"{name} is stored by {', '.join(missing)}: give {missing[0]}=... to read it.")
-    step = query_.aggregate.window.slide or query_.aggregate.window.size
-    starts = _starts(begin, request.until, step, query_.aggregate.window.offset)
-    where = [batch_views.WINDOW_START] + [column for column in request.keys if column in batch_views.key(query_)]
-    values = [[start, *(request.keys[column] for column in where[1:])] for start in starts]
-    with cassandra_session(request.deployment.bindings) as session:
-        statement = session.prepare(_select(request.pipeline, name, query_, where))
-        answers = execute_concurrent_with_args(session, statement, values, concurrency=CONCURRENCY)
-        rows = [_aware(row._asdict()) for _, answer in answers for row in answer]
-    return sorted(rows, key=lambda row: tuple(str(row[column]) for column in batch_views.key(query_)))
-
-
-def _speed_table(request: Request) -> list[Row]:
-    sink = _sink(request.query)
-    where = [name for name in (*sink.partition_key, *sink.clustering_key) if name in request.keys]
-    if any(name not in where for name in sink.partition_key):
-        where = []
-    with cassandra_session(request.deployment.bindings) as session:
-        rows = _read(
-            session, _select(request.pipeline, request.name, request.query, where), [request.keys[n] for n in where]
-        )
-    return [row for row in rows if all(row[name] == value for name, value in request.keys.items())]
-
-
-def _read(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
-    return [_aware(row._asdict()) for row in session.execute(session.prepare(statement), values)]
-
-
-def _select(pipeline: Pipeline, name: str, query_: Query, where: Sequence[str]) -> str:
-    columns = ", ".join(f'"{column}"' for column in query_.columns)
-    table = quoted(*names.cassandra_table(pipeline.name, name, _sink(query_)))
-    condition = " AND ".join(f'"{column}" = ?' for column in where)
-    return f"SELECT {columns} FROM {table}" + (f" WHERE {condition}" if condition else "")  # noqa: S608 - quoted names
-
-
-def _sink(query_: Query) -> CassandraSink:
-    for sink in query_.sinks:
-        if isinstance(sink, CassandraSink):
-            return sink
-    raise HeadraceError("Only queries with a Cassandra table are served: the speed layer is read from there.")
-
-
-def _starts(begin: datetime, until: datetime, step: timedelta, offset: timedelta = timedelta(0)) -> list[datetime]:
-    """Return the window starts in [begin, until): multiples of `step` since 1970, plus `offset`."""
-    micro = timedelta(microseconds=1)
-    epoch = datetime(1970, 1, 1, tzinfo=UTC) + offset
-    first = -(-(begin - epoch) // step)
-    count = max(0, -(-(until - epoch - first * step) // step))
-    if count > MAX_WINDOWS:
-        raise HeadraceError(f"{count} windows are too many to read one by one: ask for at most {MAX_WINDOWS * step}.")
-    assert step >= micro
-    return [epoch + (first + number) * step for number in range(count)]
 
 
 def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Row:
@@ -249,19 +282,46 @@ def _typed(pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> Row:
             raise HeadraceError(f"{column!r} is no key of {name}: its keys are {', '.join(allowed)}.")
         kind = query_.columns[column].type
         try:
-            converter: Any = int if kind in ("int", "long") else Decimal if kind.startswith("decimal") else None
-            typed[column] = converter(value) if converter and isinstance(value, str) else value
+            typed[column] = _value(kind, value)
         except (ValueError, InvalidOperation) as error:
             raise HeadraceError(f"{column}={value!r} is no {kind}.") from error
     return typed
 
 
+def _key_of(query_: Query, after: str) -> tuple[Any, ...]:
+    """Return the key that the `next` of a page names."""
+    columns = batch_views.key(query_)
+    try:
+        values = json.loads(after)
+        return tuple(_value(query_.columns[c].type, value) for c, value in zip(columns, values, strict=True))
+    except (ValueError, TypeError, InvalidOperation) as error:
+        raise HeadraceError(
+            f"{after!r} is no key of a row ({', '.join(columns)}). Give `next` of the page before."
+        ) from error
+
+
+def _value(kind: str, value: Any) -> Any:  # noqa: ANN401 - a value of a key column
+    """Return a value of a column's type. Raises ValueError or InvalidOperation for a text that is none."""
+    if not isinstance(value, str):
+        return value
+    if kind in ("int", "long"):
+        return int(value)
+    if kind == "timestamp":
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if kind == "boolean":
+        if value.lower() not in ("true", "false"):
+            raise ValueError(value)
+        return value.lower() == "true"
+    return date.fromisoformat(value) if kind == "date" else Decimal(value) if kind.startswith("decimal") else value
+
+
+def _order(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple((value is not None, value) for value in values)
+
+
 def _layer(rows: Sequence[Mapping[str, Any]], layer: str) -> list[Row]:
     return [dict(row) | {LAYER: layer} for row in rows]
-
-
-def _aware(row: Row) -> Row:
-    return {k: v.replace(tzinfo=UTC) if isinstance(v, datetime) and v.tzinfo is None else v for k, v in row.items()}
 
 
 def _text(value: Any) -> Any:  # noqa: ANN401 - JSON values

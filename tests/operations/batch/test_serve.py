@@ -1,0 +1,199 @@
+"""The serving view in pages: every row once and in order, also while rows are written and the horizon moves between them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from cassandra import ConsistencyLevel
+from pyiceberg.catalog.memory import InMemoryCatalog
+
+from headrace.contract.load import load_pipeline
+from headrace.errors import HeadraceError
+from headrace.operations import deployment as deployments
+from headrace.operations.batch import serve, serve_layers
+from headrace.operations.batch.serve import Serving
+from headrace.operations.batch.serve_layers import SpeedLayer
+from headrace.operations.deployment import Deployment, LocalDrivers
+from headrace.store import view_state
+from headrace.store.view_state import ViewDay, ViewState
+
+FIRST = datetime(2026, 3, 1, tzinfo=UTC)
+HORIZON = FIRST + timedelta(days=5)
+UNTIL = HORIZON + timedelta(hours=6)
+PRODUCTS = [f"p{n}" for n in range(4)]
+Window = tuple[datetime, str]
+SCHEMAS = {
+    "tumbling": [("day", pa.date32()), ("window_start", pa.timestamp("us", "UTC")), ("window_end", pa.timestamp("us", "UTC")),
+                 ("product_id", pa.string()), ("total_amount", pa.decimal128(22, 2)), ("sales", pa.int64())],
+    "product_totals": [("day", pa.date32()), ("product_id", pa.string()), ("total_amount", pa.decimal128(22, 2)),
+                       ("sales", pa.int64())],
+}  # fmt: skip
+
+
+class Table:
+    """The serving tables in memory, with what the streams write into them: window and product -> sales."""
+
+    def __init__(self, windows: dict[Window, int]) -> None:
+        self.windows = windows
+        self.levels: set[int | None] = set()
+
+    def prepare(self, text: str) -> SimpleNamespace:
+        return SimpleNamespace(text=text, consistency_level=None)
+
+    def many(self, _: object, statement: SimpleNamespace, values: Sequence[Sequence[Any]], **__: object) -> Any:
+        self.levels.add(statement.consistency_level)
+        named = re.findall(r'"(\w+)" = \?', statement.text)
+        return [(True, [_row(key, sales) for key, sales in self.windows.items()
+                        if key[0] in starts and (not named or key[1] == keys[0])])
+                for *keys, starts in values]  # fmt: skip
+
+
+@pytest.fixture
+def stage(project: Path, tmp_path: Path) -> Deployment:
+    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
+    drivers = LocalDrivers(**folders, environment={})
+    return Deployment(project=project, root=str(tmp_path / "storage"), bindings=tmp_path / "admin", drivers=drivers)
+
+
+@pytest.fixture
+def serving(stage: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serving:
+    """Days of two windows each before the horizon in the views, 40 windows after it in the table."""
+    _lay(stage.root, "tumbling", [
+        _batch_row(FIRST + timedelta(days=n, hours=h), product, n + 1) for n in range(5) for h in (1, 9) for product in PRODUCTS
+    ])  # fmt: skip
+    _lay(stage.root, "product_totals", [
+        (FIRST.date() + timedelta(days=n), product, Decimal(2 * n + 2), 2 * n + 2) for n in range(5) for product in PRODUCTS
+    ])  # fmt: skip
+    _write_state(stage.root, HORIZON)
+    table = Table({(HORIZON + timedelta(minutes=5 * n), product): 10 for n in range(40) for product in PRODUCTS})
+    monkeypatch.setattr(serve_layers, "execute_concurrent_with_args", table.many)
+    return Serving(stage, SpeedLayer(table))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "limit"), [("tumbling", 23), ("tumbling", 1000), ("product_totals", 3)])
+def test_the_pages_of_a_range_are_its_rows_in_order_each_once(serving: Serving, name: str, limit: int) -> None:
+    span = {"since": FIRST, "until": UNTIL} if name == "tumbling" else {"until": UNTIL}
+    complete = serving.query("pos_sales", name, **span)  # type: ignore[misc]
+    assert complete.next is None
+    assert complete.horizon == HORIZON
+    assert len(complete.rows) == (5 * 2 * 4 + 40 * 4 if name == "tumbling" else 4)
+    assert complete.rows == sorted(complete.rows, key=lambda row: (row.get("window_start"), row["product_id"]))
+    rows, after, pages = [], None, 0
+    while pages == 0 or after is not None:
+        page = serving.query("pos_sales", name, limit=limit, after=after, **span)  # type: ignore[misc]
+        assert len(page.rows) <= limit
+        rows, after, pages = rows + page.rows, page.next, pages + 1
+    assert rows == complete.rows
+    assert pages == -(-len(rows) // limit)
+
+
+def test_rows_written_and_a_horizon_that_moves_between_pages_repeat_and_lose_nothing(
+    serving: Serving, stage: Deployment
+) -> None:
+    before = {
+        (row["window_start"], row["product_id"]) for row in serving.query("pos_sales", "tumbling", until=UNTIL).rows
+    }
+    table = serving.speed.session
+    first = serving.query("pos_sales", "tumbling", until=UNTIL, limit=30)
+    table.windows[HORIZON, "a new one"] = 1  # type: ignore[attr-defined]
+    table.windows[HORIZON + timedelta(hours=5), "a new one"] = 1  # type: ignore[attr-defined]
+    # The day after the horizon is computed, with a late window that the stream dropped.
+    day = [_batch_row(*key, sales) for key, sales in table.windows.items()]  # type: ignore[attr-defined]
+    late = _batch_row(HORIZON + timedelta(hours=4), "late", 1)
+    _lay(stage.root, "tumbling", [*day, late])
+    _write_state(stage.root, HORIZON + timedelta(days=1))
+    rows, after = first.rows, first.next
+    while after is not None:
+        page = serving.query("pos_sales", "tumbling", until=UNTIL, limit=30, after=after)
+        assert page.horizon == HORIZON + timedelta(days=1)
+        rows, after = rows + page.rows, page.next
+    seen = [(row["window_start"], row["product_id"]) for row in rows]
+    assert seen == sorted(set(seen))
+    assert set(seen) == before | {(HORIZON + timedelta(hours=4), "late"), (HORIZON + timedelta(hours=5), "a new one")}
+
+
+def test_one_key_is_the_sum_of_both_layers_and_sums_are_kept_until_the_view_changes(
+    serving: Serving, stage: Deployment
+) -> None:
+    (row,) = serving.query("pos_sales", "product_totals", {"product_id": "p1"}, until=UNTIL).rows
+    assert row == {"product_id": "p1", "total_amount": Decimal(30 + 400), "sales": 30 + 400, "layer": "both"}
+    kept = serving.batch.totals
+    assert serving.query("pos_sales", "product_totals", {"product_id": "p1"}, until=UNTIL).rows == [row]
+    assert len(kept) == 1
+    _lay(stage.root, "product_totals", [(FIRST.date() - timedelta(days=1), "p1", Decimal(5), 5)])
+    assert serving.query("pos_sales", "product_totals", {"product_id": "p1"}, until=UNTIL).rows[0]["sales"] == 435
+    assert len(serving.batch.totals) == 1, "sums of a former commit go"
+    once = Serving(stage, serving.speed, keeps=False)
+    assert once.query("pos_sales", "product_totals", {"product_id": "p1"}, until=UNTIL).rows[0]["sales"] == 435
+    assert not once.batch.totals
+    (window,) = serving.query(
+        "pos_sales",
+        "tumbling",
+        {"product_id": "p2"},
+        since=FIRST + timedelta(hours=1),
+        until=FIRST + timedelta(hours=2),
+    ).rows
+    assert (window["sales"], window["layer"]) == (1, "batch")
+
+
+@pytest.mark.parametrize(("written", "read"), [("LOCAL_QUORUM", None), ("QUORUM", ConsistencyLevel.QUORUM)])
+def test_rows_are_read_at_a_level_that_sees_what_was_written(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, written: str, read: int | None
+) -> None:
+    pipeline = load_pipeline(serving.deployment.project / "pipelines" / "pos_sales.yaml")
+    tumbling = pipeline.queries["tumbling"]
+    sinks = [sink.model_copy(update={"consistency": written}) for sink in tumbling.sinks]
+    queries = {**pipeline.queries, "tumbling": tumbling.model_copy(update={"sinks": sinks})}
+    changed = pipeline.model_copy(update={"queries": queries})
+    monkeypatch.setattr(deployments.Deployment, "pipeline", lambda *_: changed)
+    serving.query("pos_sales", "tumbling", until=UNTIL)
+    assert serving.speed.session.levels == {read}
+
+
+@pytest.mark.parametrize("after", ["p1", '["2026-03-01T00:00:00Z"]', '["x", "2026-03-01T00:05:00Z", "p1"]', "7"])
+def test_a_place_that_is_no_key_is_refused_before_a_session_is_opened(stage: Deployment, after: str) -> None:
+    with pytest.raises(HeadraceError, match=r"is no key of a row \(window_start, window_end, product_id\)"):
+        serve.query(stage, "pos_sales", "tumbling", after=after)
+
+
+def _row(key: Window, sales: int) -> Any:
+    values = {"window_start": key[0].replace(tzinfo=None), "window_end": key[0].replace(tzinfo=None) + timedelta(minutes=5),
+              "product_id": key[1], "total_amount": Decimal(sales), "sales": sales}  # fmt: skip
+    return SimpleNamespace(_asdict=lambda: values)
+
+
+def _batch_row(start: datetime, product: str, sales: int) -> tuple[Any, ...]:
+    return (start.date(), start, start + timedelta(minutes=5), product, Decimal(sales), sales)
+
+
+def _lay(root: str, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Append rows to a view as its next commit, in a Hadoop catalog's names of files."""
+    folder = Path(root) / "lake" / "pos_sales" / f"batch_{name}"
+    catalog = InMemoryCatalog("test", warehouse=f"file://{folder}")
+    catalog.create_namespace("lake")
+    schema = pa.schema(SCHEMAS[name])
+    versions = sorted((folder / "metadata").glob("v*.metadata.json"))
+    if versions:
+        table = catalog.register_table("lake.view", str(versions[-1]))
+    else:
+        table = catalog.create_table("lake.view", schema, location=str(folder))
+        with table.update_spec() as spec:
+            spec.add_identity("day")
+    table.append(pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema))
+    shutil.copy(table.metadata_location, folder / "metadata" / f"v{len(versions) + 1}.metadata.json")
+
+
+def _write_state(root: str, horizon: datetime) -> None:
+    days = [FIRST.date() + timedelta(days=n) for n in range((horizon - FIRST).days)]
+    view_state.write(
+        root, "pos_sales", ViewState(days={str(day): ViewDay() for day in days}, horizon=str(horizon.date()))
+    )
