@@ -115,7 +115,7 @@ SITUATIONS = {
     "a checkpoint is damaged": Situation("", RESTORE, lambda root: bool(_start_check(root)), _damaged),
 }
 
-PLANS = {
+PLANS: dict[str, tuple[str, Callable[[str], bool], Callable[[str], object]]] = {
     "restore": (RESTORE, lambda root: _number(root) == 2 and not _start_check(root), _damaged),
     "reset": (
         f"{RESTORE} --reset --at 2026-01-01T00:00:00 --reason 'a bad release'",
