@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.local.airflow_client import login
 from tests.support import airflow as support
+from tests.support.airflow_client import Airflow
 
 
 @pytest.fixture(scope="package")
@@ -26,6 +26,6 @@ def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="package")
 def airflow(airflow_settings: object) -> Iterator[object]:
-    """The admin's login at that Airflow (`headrace.local.airflow_client.Airflow`)."""
-    with login(airflow_settings) as client:  # type: ignore[arg-type]
+    """The admin's login at that Airflow (`tests.support.airflow_client.Airflow`)."""
+    with Airflow.login(airflow_settings) as client:  # type: ignore[arg-type]
         yield client

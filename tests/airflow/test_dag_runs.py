@@ -23,7 +23,6 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.local import platform
-from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
 from headrace.operations.batch import reconcile
@@ -37,6 +36,7 @@ from headrace.operations.supervisor import memory
 from headrace.store import driver_files, generation
 from headrace.store.driver_files import Heartbeat
 from tests.support.acts import approvals
+from tests.support.airflow_client import Airflow
 from tests.support.drivers import end_offsets
 from tests.support.servers import is_running, kill
 

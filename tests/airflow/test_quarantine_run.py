@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from headrace.access.bindings import read_kafka
-from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
 from headrace.operations.dead_letters import reader
@@ -21,6 +20,7 @@ from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
 from headrace.store import checkpoint_log, driver_files, generation, quarantine
 from tests.support.acts import approvals
+from tests.support.airflow_client import Airflow
 from tests.support.drivers import end_offsets
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200), pytest.mark.long(group="airflow")]

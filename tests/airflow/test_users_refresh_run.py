@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from headrace.contract.load import load_pipeline
-from headrace.local.airflow_client import Airflow
 from headrace.local.settings import Settings
 from headrace.operations import deployment as deployments
 from headrace.operations.clients import cassandra_session
@@ -21,6 +20,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.dimensions import live
 from headrace.operations.dimensions.snapshot import applied
 from headrace.store import paths, small_files
+from tests.support.airflow_client import Airflow
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="airflow")]
 

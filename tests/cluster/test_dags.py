@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.local.airflow_client import Airflow
+from tests.support.airflow_client import Airflow
 from tests.support.cluster import KUBECONFIG, get, kubectl, namespace
 from tests.support.cluster_airflow import airflow
 from tests.support.cluster_streams import ALL, BOTH, HEAD, inside, start, supervision

@@ -166,7 +166,7 @@ def test_every_transform_gives_the_columns_and_types_that_its_file_declares(spar
         job = importlib.import_module(f"spark_jobs.{name}")
         for query_name, query in pipeline.queries.items():
             frames = {
-                topic: frame(spark, contract_spark.source_ddl(pipeline.sources[topic]), []).selectExpr("*", *added)
+                topic: frame(spark, contract_spark.ddl(pipeline.sources[topic].columns), []).selectExpr("*", *added)
                 for topic in query.sources
             }
             for dimension in query.dimensions:

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.errors import HeadraceError
 from headrace.local import airflow_client
-from headrace.local.airflow_client import Airflow
+from tests.support.airflow_client import Airflow
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
 from headrace.operations.plans import Approval
+from tests.support import lineage
 from tests.support.batch import deployment_of, reconciled
 from tests.support.drivers import Message, Stage, make_stage
 
@@ -203,7 +204,7 @@ def test_lineage_leads_from_the_topic_through_every_query_to_its_sinks(place: Pl
         (run,) = graph.runs(deployment.root, event["job"]["name"])
         assert [run_event["eventType"] for run_event in run][:2] == ["START", "RUNNING"]
     where = graph.places(deployment)
-    reached = graph.downstream(graph.graph(lineage_events), f"{where.kafka}/{TOPIC}")
+    reached = lineage.downstream(lineage.graph(lineage_events), f"{where.kafka}/{TOPIC}")
     assert f"{where.kafka}/transformed_letters" in reached
     assert any(name.endswith("files/web_events_letters/files") for name in reached)
     assert any(name.endswith(f"web_events_letters.archive_{TOPIC}") for name in reached)

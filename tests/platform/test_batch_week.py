@@ -26,7 +26,7 @@ from headrace.operations.lineage import graph, run_events
 from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
 from headrace.store.job_reports import Difference, ReconcileReport
-from tests.support import actual, events
+from tests.support import actual, events, lineage
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle
@@ -184,7 +184,7 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
         serve.query(deployment, stage.name, "tumbling", {"product": product})
 
     assert run_events.emit_views(deployment, report).events == 3
-    reached = graph.downstream(graph.graph(graph.events(deployment.root)), f"{stage.name}.batch_tumbling")
+    reached = lineage.downstream(lineage.graph(graph.events(deployment.root)), f"{stage.name}.batch_tumbling")
     assert any(name.endswith(f"{stage.name}.batch_tumbling") for name in reached)
 
 

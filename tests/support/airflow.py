@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from headrace.local import platform
+from headrace.local import airflow, platform
 from headrace.local.settings import Settings
 
 
@@ -26,4 +26,7 @@ def start(settings: Settings, dags: Path, plugins: Path, **values: object) -> Se
 
 def stop(settings: Settings) -> None:
     """Stop Airflow only."""
-    platform.stop_airflow(settings)
+    with platform._locked(settings):
+        for together in platform._waves(settings):
+            components = [part for part in together if part.name in airflow.COMPONENTS]
+            platform._stop_all(components, settings, lambda _stage, _fraction: None)

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.local.airflow_client import Airflow, connect
+from tests.support.airflow_client import Airflow
 from tests.support.charts import tool
 from tests.support.cluster import KUBECONFIG, namespace, secret
 
@@ -23,7 +23,7 @@ def airflow() -> Iterator[Airflow]:
             line = forward.stdout.readline()
             match = re.search(r"127\.0\.0\.1:(\d+)", line)
             assert match, line
-            with connect(
+            with Airflow.connect(
                 f"http://127.0.0.1:{match[1]}", "admin", secret("airflow", "airflow")["admin-password"]
             ) as api:
                 yield api

@@ -87,35 +87,9 @@ def split_late(records: DataFrame, event_time: str) -> tuple[DataFrame, DataFram
     return records.where(~late), records.where(late)
 
 
-def late_joined(
-    sides: Mapping[str, DataFrame], event_times: Mapping[str, str], transform: Callable[..., DataFrame]
-) -> DataFrame:
-    """Return how late rows would have changed a join: its rows with ROWS, the number of additional (if negative, surplus) ones.
-
-    `sides` are the transform's parameters, from `batch_of`. Surplus: a left row that was emitted as unmatched although
-    its late partner existed.
-    """
-    sides = {name: side.where(F.col(BATCH).isNotNull()) for name, side in sides.items()}
-    in_time = {name: split_late(side, event_times[name])[0] for name, side in sides.items()}
-    complete, kept = counted(transform(**sides)), counted(transform(**in_time))
-    both = complete.unionByName(kept.withColumn(ROWS, -F.col(ROWS)))
-    columns = [name for name in complete.columns if name != ROWS]
-    return both.groupBy(*columns).agg(F.sum(ROWS).alias(ROWS)).where(F.col(ROWS) != 0)
-
-
 def counted(frame: DataFrame) -> DataFrame:
     """Return the distinct rows of a frame with ROWS, their number of occurrences."""
     return frame.groupBy(*frame.columns).agg(F.count(F.lit(1)).alias(ROWS))
-
-
-def reconcile(
-    batch: DataFrame, speed: DataFrame, late: DataFrame, keys: Sequence[str], values: Sequence[str]
-) -> DataFrame:
-    """Return the keys for which batch = speed + late does not hold exactly; no rows means that everything is accounted for.
-
-    Input and output as in `side_by_side`, restricted to keys that differ.
-    """
-    return differing(side_by_side(batch, speed, late, keys, values), values)
 
 
 def side_by_side(

@@ -17,7 +17,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS = 3650
 LEAF_DAYS = 365
-RENEW_DAYS = 30  # a leaf is due for renewal this many days before its end
 
 
 @dataclass(frozen=True)

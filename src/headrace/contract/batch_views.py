@@ -151,10 +151,5 @@ def between(first: date, past: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((past - first).days)]
 
 
-def midnight_ms(day: date) -> int:
-    """Return the beginning of a day, UTC, in milliseconds since 1970."""
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-
-
 def _timed(pipeline: Pipeline, query: Query) -> bool:
     return all(pipeline.sources[topic].event_time is not None for topic in query.sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace.contract.model import Column, Source
+from headrace.contract.model import Column
 
 _SIMPLE = {
     "string": "string",
@@ -28,8 +28,3 @@ def ddl(columns: Mapping[str, Column]) -> str:
     Every column is nullable: Spark does not check NOT NULL in a stream; the decoder and the writer do.
     """
     return ", ".join(f"`{name}` {ddl_type(column.type)}" for name, column in columns.items())
-
-
-def source_ddl(source: Source) -> str:
-    """Return the DDL of a source's columns as the transform receives them."""
-    return ddl(source.columns)

@@ -17,7 +17,7 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.model import Pipeline
 from headrace.demo.first_rows import first_rows
 from headrace.errors import HeadraceError
-from headrace.local import airflow_client, airflow_config, jars, kafka
+from headrace.local import airflow_config, jars, kafka
 from headrace.local.airflow_client import Airflow
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
@@ -113,7 +113,7 @@ def _all_wrote(launcher: LocalLauncher, pipelines: Mapping[str, Pipeline]) -> bo
 
 def _start_in_turn(settings: Settings, launcher: LocalLauncher, names: list[str], step: Callable[[str], None]) -> None:
     """Start each driver once the previous one has written: four JVMs starting at once on two cores are all slow."""
-    with airflow_client.login(settings) if settings.airflow else nullcontext() as airflow:
+    with Airflow.login(settings) if settings.airflow else nullcontext() as airflow:
         if airflow:
             airflow.wait_for_dag(START_DAG, PATIENCE_SECONDS)
         for name in names:

@@ -147,14 +147,6 @@ def stop_scheduling(settings: Settings, progress: Progress | None = None) -> Non
             _stop_all(_waves(settings)[0], settings, progress or (lambda _stage, _fraction: None))
 
 
-def stop_airflow(settings: Settings) -> None:
-    """Stop Airflow and leave the other servers running."""
-    with _locked(settings):
-        for together in _waves(settings):
-            components = [part for part in together if part.name in airflow.COMPONENTS]
-            _stop_all(components, settings, lambda _stage, _fraction: None)
-
-
 def _waves(settings: Settings) -> tuple[list[Part], list[Part]]:
     first = set(airflow.COMPONENTS) - {airflow.API_SERVER}
     every = parts(settings)

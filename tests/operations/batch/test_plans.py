@@ -30,6 +30,7 @@ from headrace.operations.lineage import emit, graph
 from headrace.store import generation, paths, small_files
 from headrace.store.job_reports import Account, Difference, ReconcileReport, ViewsReport
 from headrace.store.records import to_json
+from tests.support import lineage
 from tests.support.platform import free_ports
 
 PLACES = graph.Places("kafka://k:9092", "cassandra://c:9042", "s3://bucket")
@@ -237,15 +238,15 @@ def test_lineage_of_every_pipeline_leads_from_its_topics_to_all_its_sinks(pipeli
         for pipeline in pipelines.values()
         for job in [*graph.stream_jobs(pipeline, PLACES).values(), *graph.view_jobs(pipeline, PLACES).values()]
     ]
-    edges = graph.graph(events)
-    reached = graph.downstream(edges, "kafka://k:9092/pos")
+    edges = lineage.graph(events)
+    reached = lineage.downstream(edges, "kafka://k:9092/pos")
     assert "cassandra://c:9042/pos_sales.tumbling" in reached
     assert "kafka://k:9092/pos_final_windows" in reached
     assert "s3://bucket/lake/pos_sales.batch_sliding" in reached, "over the archive"
     assert "kafka://k:9092/transformed" not in reached
-    assert "cassandra://c:9042/test_db.users" in graph.downstream(edges, "kafka://k:9092/logins")
-    assert "kafka://k:9092/logins_dead_letters" in graph.downstream(edges, "cassandra://c:9042/test_db.users")
-    assert "s3://bucket/files/web_events/files" in graph.downstream(edges, "kafka://k:9092/quickstart")
+    assert "cassandra://c:9042/test_db.users" in lineage.downstream(edges, "kafka://k:9092/logins")
+    assert "kafka://k:9092/logins_dead_letters" in lineage.downstream(edges, "cassandra://c:9042/test_db.users")
+    assert "s3://bucket/files/web_events/files" in lineage.downstream(edges, "kafka://k:9092/quickstart")
     (tumbling,) = [event for event in events if event["job"]["name"] == "pos_sales.tumbling"]
     fields = {field["name"]: field["type"] for field in tumbling["outputs"][0]["facets"]["schema"]["fields"]}
     assert fields["total_amount"] == "decimal(22,2)"
