@@ -31,6 +31,7 @@ from headrace.cli.common import (
     pairs_of,
     pipelines_of,
     print_json,
+    print_result,
     progress_bars,
     project,
     startable_pipelines,
@@ -53,7 +54,6 @@ from headrace.local.settings import Settings
 from headrace.operations import tables
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.summary import Summary, UndeliveredError
-from headrace.store.records import to_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(pipeline, name="pipeline")
@@ -178,11 +178,8 @@ def clean(
 def doctor(as_json: Json = False) -> None:
     """Check this machine and this installation without changing anything. Exit code 1 if `up` could not start."""
     results = checks.run(Settings.load())
-    if as_json:
-        print_json([vars(check) for check in results])
-    else:
-        rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in results]
-        console.print(tables.plain(("", "check", "result", "remedy"), rows))
+    rows = [(_OK if c.ok else _NO, c.name, c.detail, "" if c.ok else c.remedy) for c in results]
+    print_result(results, ("", "check", "result", "remedy"), rows, as_json=as_json)
     if any(not check.ok and check.blocks for check in results):
         raise typer.Exit(1)
 
@@ -254,7 +251,7 @@ def produce(
 
 def _show_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
-        print_json(to_json(summary.result()))
+        print_json(summary.result())
         return
     console.print(tables.produced(summary))
     for line in tables.odd_rows(summary.odd):
@@ -283,9 +280,6 @@ def _load_users(deployment: Deployment, pipelines: Mapping[str, Pipeline], mix: 
 
 
 def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
-    if as_json:
-        print_json([vars(part) for part in parts])
-        return
     rows = [
         (
             p.name,
@@ -298,7 +292,7 @@ def _show_parts(parts: Sequence[platform.PartStatus], as_json: bool) -> None:
         )
         for p in parts
     ]
-    console.print(tables.plain(("part", "state", "port", "process", "memory", "up for", ""), rows))
+    print_result(parts, ("part", "state", "port", "process", "memory", "up for", ""), rows, as_json=as_json)
 
 
 @contextmanager

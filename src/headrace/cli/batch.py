@@ -14,6 +14,7 @@ from headrace.cli.common import (
     pairs_of,
     pipelines_of,
     print_json,
+    print_result,
     progress_bars,
     provisioned,
     time_of,
@@ -29,7 +30,7 @@ from headrace.operations.batch.job_runs import BatchRun
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage import graph, run_events
 from headrace.store.job_reports import RebuildReport, ReconcileReport, ViewsReport
-from headrace.store.records import Record, to_json
+from headrace.store.records import Record
 
 batch = typer.Typer(no_args_is_help=True, help="The batch layer: views over the archive, and reconciliation with it.")
 DIFFERS = 4
@@ -54,12 +55,10 @@ def compute(
     chosen = [name for name, pipeline in pipelines_of(names).items() if names or contract.views(pipeline)]
     with progress_bars() as report:
         reports = [_views(deployment, name, first, last, report) for name in chosen]
-    if as_json:
-        print_json([to_json(view_report) for view_report in reports])
-    else:
-        rows = [(r.pipeline, len(r.days), view, count, f"{r.seconds:.0f} s", r.horizon)
-                for r in reports for view, count in r.rows.items()]  # fmt: skip
-        console.print(tables.plain(("pipeline", "days", "view", "rows", "took", "horizon"), rows))
+    rows = [(r.pipeline, len(r.days), view, count, f"{r.seconds:.0f} s", r.horizon)
+            for r in reports for view, count in r.rows.items()]  # fmt: skip
+    print_result(reports, ("pipeline", "days", "view", "rows", "took", "horizon"), rows, as_json=as_json)
+    if not as_json:
         for line in (line for view_report in reports for line in view_plans.behind(view_report)):
             console.print(line, soft_wrap=True)
     if any(view_report.behind for view_report in reports):
@@ -71,11 +70,8 @@ def status(names: Names = None, as_json: Json = False) -> None:
     """Show the days in the batch views and their horizon."""
     deployment = provisioned()
     states = [view_plans.status(deployment.root, p) for p in pipelines_of(names).values() if contract.views(p)]
-    if as_json:
-        print_json([to_json(state) for state in states])
-        return
     rows = [(s.pipeline, len(s.days), min(s.days, default=""), s.horizon, s.tables) for s in states]
-    console.print(tables.plain(("pipeline", "days", "first", "horizon", "tables"), rows))
+    print_result(states, ("pipeline", "days", "first", "horizon", "tables"), rows, as_json=as_json)
 
 
 @batch.command("reconcile")
@@ -104,7 +100,7 @@ def check(
             if names or reconcile.has_run(deployment.root, name)
         ]
     if as_json:
-        print_json([to_json(reconciled) for reconciled in reports])
+        print_json(reports)
     else:
         for reconciled in reports:
             rows = [
@@ -130,11 +126,8 @@ def trend(
 ) -> None:
     """Show the results of reconciliations over time."""
     entries = reconcile.trend(provisioned().root, next(iter(pipelines_of([pipeline]))), limit)
-    if as_json:
-        print_json([to_json(entry) for entry in entries])
-        return
     rows = [(f"{e.at:%m-%d %H:%M}", e.query, e.sink, e.status, e.compared, e.late, e.differing) for e in entries]
-    console.print(tables.plain(("at", "query", "sink", "status", "compared", "late", "differ"), rows))
+    print_result(entries, ("at", "query", "sink", "status", "compared", "late", "differ"), rows, as_json=as_json)
 
 
 @batch.command("repair")
@@ -146,7 +139,7 @@ def repair(context: typer.Context, pipeline: One, run: Run, act: Act = "", as_js
         return
     done = batch_repair.act(deployment, pipeline, run, approval(act, who()))
     if as_json:
-        print_json(to_json(done))
+        print_json(done)
     else:
         again = " ".join(f"--query {name}" for name in done.queries)
         console.print(f"{done.written} rows written, {done.deleted} deleted, {done.verified} verified.")
@@ -171,7 +164,7 @@ def rebuild_query(
     with progress_bars() as report:
         done = rebuild.finish(deployment, _execute(deployment, run, RebuildReport, f"rebuild {query}", report))
     if as_json:
-        print_json(to_json(done))
+        print_json(done)
     else:
         console.print(f"Generation {done.generation} is ready. Now: headrace stream start {pipeline}")
 
@@ -182,7 +175,7 @@ def guard(names: Names = None, as_json: Json = False) -> None:
     deployment = provisioned()
     reports = [retention.guard(deployment, name) for name in pipelines_of(names)]
     if as_json:
-        print_json([to_json(report) for report in reports])
+        print_json(reports)
     else:
         rows = []
         for report in reports:
@@ -203,12 +196,9 @@ def show_lineage(names: Names = None, as_json: Json = False) -> None:
     for name in pipelines_of(names):
         run_events.emit_streams(deployment, name)
     events = graph.events(deployment.root)
-    if as_json:
-        print_json(events)
-        return
     rows = [(e["job"]["name"], [d["name"] for d in e["inputs"]], [d["name"] for d in e["outputs"]])
             for e in events]  # fmt: skip
-    console.print(tables.plain(("job", "reads", "writes"), rows))
+    print_result(events, ("job", "reads", "writes"), rows, as_json=as_json)
 
 
 def serve_query(
@@ -226,10 +216,10 @@ def serve_query(
     answer = serve.query(
         provisioned(), pipeline, query, keys, since=time_of(since), until=time_of(until), limit=limit, after=after
     )
-    if as_json:
-        print_json(answer.to_json_dict())
-        return
     shown = answer.to_json_dict()
+    if as_json:
+        print_json(shown)
+        return
     columns = list(shown["rows"][0]) if shown["rows"] else []
     console.print(tables.plain(columns, [tuple(row.values()) for row in shown["rows"]]))
     console.print(f"{len(shown['rows'])} rows; batch up to {shown['horizon'] or 'nowhere yet'}, speed after it.")

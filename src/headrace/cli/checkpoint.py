@@ -17,6 +17,7 @@ from headrace.cli.common import (
     deployed,
     pipelines_of,
     print_json,
+    print_result,
     progress_bars,
     who,
 )
@@ -39,9 +40,6 @@ def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
     """Show generations, offsets, state, ledger and snapshots. Reads files only."""
     root = deployed().root
     queries = [inspect.inspect(root, pipeline.name, query) for pipeline, query in _named(specs)]
-    if as_json:
-        print_json([to_json(inspected) for inspected in queries])
-        return
     rows = [
         (
             inspected.query,
@@ -57,9 +55,9 @@ def checkpoint_inspect(specs: Specs = None, as_json: Json = False) -> None:
         for one in inspected.generations
     ]
     heads = ("query", "generation", "batch", "age s", "state bytes", "ledger records", "fingerprint", "snapshots")
-    console.print(tables.plain(heads, rows))
+    print_result(queries, heads, rows, as_json=as_json)
     kept = [(inspected.query, one.id, one.batch, one.reason) for inspected in queries for one in inspected.snapshots]
-    if kept:
+    if kept and not as_json:
         console.print(tables.plain(("query", "snapshot", "batch", "reason"), kept))
 
 
@@ -75,7 +73,7 @@ def checkpoint_verify(
     bindings = deployment.bindings if kafka else None
     reports = [verify.verify(root, pipeline, query, bindings) for pipeline, query in _named(specs)]
     if as_json:
-        print_json([to_json(report) for report in reports])
+        print_json(reports)
     else:
         rows = [
             (report.query, finding.severity, finding.fault, f"{finding.where} {finding.what}", finding.runbook)
@@ -106,11 +104,8 @@ def checkpoint_snapshot(
         snapshots.take(root, pipeline.name, query, reason=reason, number=generation).summary
         for pipeline, query in wanted
     ]
-    if as_json:
-        print_json([to_json(summary) for summary in taken])
-    else:
-        rows = [(names.query_name(t.pipeline, t.query), t.id, t.batch, t.files, t.bytes) for t in taken]
-        console.print(tables.plain(("query", "snapshot", "batch", "files", "bytes"), rows))
+    rows = [(names.query_name(t.pipeline, t.query), t.id, t.batch, t.files, t.bytes) for t in taken]
+    print_result(taken, ("query", "snapshot", "batch", "files", "bytes"), rows, as_json=as_json)
 
 
 @checkpoint.command("restore")
@@ -200,23 +195,17 @@ def checkpoint_compact(
     """Compact small files: ledger records into segments, closed output directories into larger ones."""
     root = deployed().root
     merged = [row for pipeline in pipelines_of(specs).values() for row in compact.compact_queries(root, pipeline)]
-    if as_json:
-        print_json([to_json(row) for row in merged])
-    else:
-        rows = [(row.query, row.ledger_records, row.directories, row.removed) for row in merged]
-        console.print(tables.plain(("query", "records merged", "directories created", "directories removed"), rows))
+    rows = [(row.query, row.ledger_records, row.directories, row.removed) for row in merged]
+    heads = ("query", "records merged", "directories created", "directories removed")
+    print_result(merged, heads, rows, as_json=as_json)
 
 
 def _show(record: object, as_json: bool) -> None:
-    values = to_json(record)
-    if as_json:
-        print_json(values)
-        return
     rows = [
         (key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
-        for key, value in values.items()
+        for key, value in to_json(record).items()
     ]
-    console.print(tables.plain(("", ""), rows))
+    print_result(record, ("", ""), rows, as_json=as_json)
 
 
 def _named(specs: Sequence[str] | None) -> list[tuple[Pipeline, str]]:

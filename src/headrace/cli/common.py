@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,10 @@ from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.local import launcher as local
 from headrace.local.settings import Settings
+from headrace.operations import tables
 from headrace.operations.deployment import VARIABLE, Deployment, load
 from headrace.operations.drivers.interface import Launcher
+from headrace.store.records import plain
 
 
 class LiteralConsole(Console):
@@ -149,8 +151,18 @@ def who() -> str:
 
 
 def print_json(value: object) -> None:
-    """Print a value as indented JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+    """Print a value, with the dataclasses in it, as indented JSON on stdout."""
+    sys.stdout.write(json.dumps(plain(value), indent=1, default=str) + "\n")
+
+
+def print_result(
+    value: object, heads: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool, title: str = ""
+) -> None:
+    """Print what a command found: `value` as JSON, or its rows as a table with these heads."""
+    if as_json:
+        print_json(value)
+    else:
+        console.print(tables.plain(heads, rows, title))
 
 
 def time_of(text: str | None) -> datetime | None:

@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from headrace.cli import quarantine
-from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, provisioned, who
+from headrace.cli.common import Json, console, milliseconds_of, pipelines_of, print_json, print_result, provisioned, who
 from headrace.cli.plans import Act, approval
 from headrace.cli.plans import show as show_plan
 from headrace.errors import HeadraceError
-from headrace.operations import tables
 from headrace.operations.dead_letters import reader
 from headrace.operations.dead_letters import replay as dead_letters_replay
 from headrace.operations.dead_letters.reader import Filter
-from headrace.store.records import to_json
 
 FILTERS = ("reason", "partition", "offsets", "since", "until", "again", "limit")
 letters = typer.Typer(
@@ -50,11 +48,8 @@ def list_(
     groups = reader.summary(
         letter for topic in _topics(topics) for letter in reader.read(deployment.bindings, topic, chosen)
     )
-    if as_json:
-        print_json([to_json(group) for group in groups])
-        return
     rows = [(g.topic, g.reason, g.letters, _clock(g.first_ms), _clock(g.last_ms), g.example) for g in groups]
-    console.print(tables.plain(("topic", "reason", "letters", "first", "last", "example"), rows))
+    print_result(groups, ("topic", "reason", "letters", "first", "last", "example"), rows, as_json=as_json)
 
 
 @letters.command("show")
@@ -76,11 +71,8 @@ def show(
     shown = [
         reader.shown(letter, known.replayed.get(letter.id), known.replays.get(letter.id)) for letter in letters_found
     ]
-    if as_json:
-        print_json([to_json(letter) for letter in shown])
-        return
     rows = [(s.id, _clock(s.at_ms), s.reason, s.replayed_by or s.replay_of or "", s.value) for s in shown]
-    console.print(tables.plain(("record", "refused", "reason", "replay", "value"), rows))
+    print_result(shown, ("record", "refused", "reason", "replay", "value"), rows, as_json=as_json)
 
 
 @letters.command("replay")
@@ -113,7 +105,7 @@ def replay(
     approved = approval(act, who())
     done = dead_letters_replay.act(deployment.root, deployment.bindings, topic, approved, readers=readers)
     if as_json:
-        print_json(to_json(done))
+        print_json(done)
     else:
         console.print(f"{done.sent} letters of {topic} were sent again.")
 

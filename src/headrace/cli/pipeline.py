@@ -18,7 +18,6 @@ from headrace.operations.pipelines import check as checking
 from headrace.operations.pipelines import new as making
 from headrace.operations.pipelines import odcs
 from headrace.operations.pipelines.sample import MOST_RECORDS, SampledColumn, columns_of
-from headrace.store.records import to_json
 
 pipeline = typer.Typer(
     no_args_is_help=True, help="Pipeline files: begin a new pipeline, check all files, print a contract."
@@ -36,7 +35,7 @@ def check(names: Names = None, folder: Folder = Path(), as_json: Json = False) -
     """
     result = checking.check(folder, names or ())
     if as_json:
-        print_json(to_json(result))
+        print_json(result)
     else:
         for created in result.pipelines:
             title = (created.name, f"{created.owner}: {created.description}")
@@ -111,7 +110,7 @@ def new(
     )
     written = making.write(Path(), request)
     if as_json:
-        print_json([str(path) for path in written])
+        print_json(written)
         return
     for path in written:
         console.print(f"Written: {path}", soft_wrap=True)

@@ -14,12 +14,11 @@ from headrace.cli.common import (
     errors,
     folder,
     print_json,
+    print_result,
     startable_pipelines,
     this_machine,
 )
 from headrace.errors import HeadraceError
-from headrace.operations import tables
-from headrace.store.records import to_json
 
 CHANGES = 2  # exit code of --plan if something would change, as in `terraform plan -detailed-exitcode`
 
@@ -72,11 +71,9 @@ def provision(
         else:
             console.print("\n".join(changes.lines(planned, consented)), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(CHANGES if planned.changes else 0)
-    if as_json:
-        print_json([to_json(change) for change in planned.changes])
-    elif planned.changes:
+    if as_json or planned.changes:
         rows = [(change.pipeline, str(change)) for change in planned.changes]
-        console.print(tables.plain(("pipeline", "done"), rows))
+        print_result(planned.changes, ("pipeline", "done"), rows, as_json=as_json)
     else:
         console.print(f"Nothing of {retire} is left." if retire else "Everything exists as the pipelines declare it.")
 

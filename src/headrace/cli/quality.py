@@ -14,6 +14,7 @@ from headrace.cli.common import (
     milliseconds_of,
     pipelines_of,
     print_json,
+    print_result,
     progress_bars,
     provisioned,
     who,
@@ -66,10 +67,7 @@ def run(
         if docs:
             report("Data Docs", None)
             tasks.build_docs(deployment)
-    if as_json:
-        print_json([records.to_json(summary) for summary in summaries])
-    else:
-        console.print(tables.plain(_HEAD, [_line(summary) for summary in summaries]))
+    print_result(summaries, _HEAD, [_line(summary) for summary in summaries], as_json=as_json)
     code = exit_code(summary.status for summary in summaries)
     if code:
         raise typer.Exit(code)
@@ -116,7 +114,7 @@ def accept(
     """Accept the open critical findings of a sink, so that the next check opens its gate."""
     accepted = tasks.accept(provisioned(), sink, finding or [], by=who(), reason=reason)
     if as_json:
-        print_json([records.to_json(entry) for entry in accepted])
+        print_json(accepted)
         return
     for entry in accepted:
         message = f"Accepted {entry.id} of {sink} ({entry.window.name}) as {entry.by}: {entry.reason}"
@@ -134,16 +132,13 @@ def trend(
     if sink is not None:
         tasks.require_suite(deployment, sink)
     history = tasks.trend(deployment, None if sink is None else [sink], limit if sink else 1)
-    if as_json:
-        print_json({name: [records.to_json(check) for check in series] for name, series in history.items()})
-        return
     rows = [
         (name, check.checked_at, _coloured(check.status), tables.number(check.rows), check.window,
          f"{check.critical} critical, {check.warnings} warnings" if check.failed else "")
         for name, series in history.items()
         for check in series
     ]  # fmt: skip
-    console.print(tables.plain(("sink", "checked", "", "rows", "window", "failed"), rows))
+    print_result(history, ("sink", "checked", "", "rows", "window", "failed"), rows, as_json=as_json)
 
 
 @quality.command()
@@ -159,11 +154,8 @@ def quarantine(
     tasks.require_suite(deployment, sink)
     latest = records.read(Summary, paths.quality_latest(deployment.root, sink)) or Summary()
     rows = store.quarantined(deployment.bindings, sink, window or latest.window.name)
-    if as_json:
-        print_json([records.to_json(row) for row in rows])
-        return
     shown = [(row.expectation, row.severity, row.row_key, row.row) for row in rows]
-    console.print(tables.plain(("expectation", "severity", "key", "row"), shown))
+    print_result(rows, ("expectation", "severity", "key", "row"), shown, as_json=as_json)
 
 
 @quality.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli import plans
-from headrace.cli.common import Json, console, pipelines_of, print_json, progress_bars, provisioned, who
+from headrace.cli.common import Json, console, pipelines_of, print_json, print_result, progress_bars, provisioned, who
 from headrace.errors import HeadraceError
 from headrace.operations import tables
 from headrace.operations.dead_letters import find as search
@@ -97,7 +97,7 @@ def quarantine(
     else:
         operation.act(deployment, described, query, ranges, reason, approval)
     if as_json:
-        print_json(to_json(kept.read(deployment.root, pipeline)))
+        print_json(kept.read(deployment.root, pipeline))
     else:
         done = "out of" if release else "in"
         texts = ", ".join(map(str, ranges))
@@ -109,14 +109,12 @@ def _show(report: Any, query: str, stage: str, done: float | None) -> None:  # n
 
 
 def _list(quarantine: kept.Quarantine, as_json: bool) -> None:
-    if as_json:
-        print_json(to_json(quarantine))
-        return
     rows = [
         (e.query, str(e), e.reason, e.by, f"{datetime.fromtimestamp(e.at_ms / 1000, UTC):%Y-%m-%d %H:%M}", _lines(e))
         for e in quarantine.entries
     ]
-    console.print(tables.plain(("query", "offsets", "reason", "approved by", "at", "generations"), rows))
+    heads = ("query", "offsets", "reason", "approved by", "at", "generations")
+    print_result(quarantine, heads, rows, as_json=as_json)
 
 
 def _lines(entry: kept.Entry) -> str:

@@ -19,6 +19,7 @@ from headrace.cli.common import (
     known_names,
     pipelines_of,
     print_json,
+    print_result,
     progress_bars,
     startable_pipelines,
     who,
@@ -32,7 +33,6 @@ from headrace.operations.drivers.interface import Driver, Launcher
 from headrace.operations.supervisor import cycle, memory
 from headrace.operations.supervisor.memory import Supervision
 from headrace.operations.supervisor.observe import KafkaEnds
-from headrace.store import records
 
 stream = typer.Typer(no_args_is_help=True, help="Start, stop and watch the drivers of the pipelines.")
 
@@ -87,11 +87,9 @@ def _start_each(names: Names, begin: Callable[[Launcher, str], tuple[Driver, boo
                 report(f"starting driver {name}", None)
                 if new:
                     interface.await_first_heartbeat(launcher, driver, timeout_s)
-    if as_json:
-        print_json({name: {"driver": d.identity, "started": new} for name, (d, new) in started.items()})
-    else:
-        rows = [(name, d.where, "started" if new else "adopted") for name, (d, new) in started.items()]
-        console.print(tables.plain(("pipeline", "driver", ""), rows))
+    shown = {name: {"driver": driver.identity, "started": new} for name, (driver, new) in started.items()}
+    lines = [(name, d.where, "started" if new else "adopted") for name, (d, new) in started.items()]
+    print_result(shown, ("pipeline", "driver", ""), lines, as_json=as_json)
 
 
 def _check_logins(deployment: Deployment, names: Iterable[str]) -> None:
@@ -118,10 +116,7 @@ def stream_stop(names: Names = None, as_json: Json = False) -> None:
 
 def _show_ends(ends: Mapping[str, bool | None], as_json: bool) -> None:
     stopped = {name: interface.end_in_words(gentle) for name, gentle in ends.items()}
-    if as_json:
-        print_json(stopped)
-    else:
-        console.print(tables.plain(("pipeline", ""), stopped.items()))
+    print_result(stopped, ("pipeline", ""), stopped.items(), as_json=as_json)
 
 
 @stream.command("status")
@@ -136,7 +131,7 @@ def stream_status(names: Names = None, as_json: Json = False) -> None:
     rows = streams.rows(launcher, pipelines, deployment.bindings)
     rows += [row for name, reason in strays.items() for row in streams.stray_rows(launcher, name, reason)]
     if as_json:
-        print_json([records.to_json(row) for row in rows])
+        print_json(rows)
     else:
         console.print(tables.queries(rows, width=console.width))
         console.print(tables.verdicts(rows))
@@ -197,7 +192,7 @@ def stream_supervise(
         began = time.monotonic()
         passes = [cycle.run_pass(context) for context in contexts]
         if as_json:
-            print_json([records.to_json(result) for result in passes])
+            print_json(passes)
         else:
             _show_passes(passes, shown)
         if once:

@@ -61,7 +61,7 @@ def refresh(
     if not act:
         show(context, planned, as_json)
     elif as_json:
-        print_json(to_json(record))
+        print_json(record)
     else:
         rows = f"{record.inserts} new, {record.updates} changed, {record.deletes} deleted"
         console.print(f"Version {record.version}: {rows}.")

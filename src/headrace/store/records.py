@@ -54,8 +54,8 @@ def optional(default: Any = None, factory: Callable[[], Any] | None = None) -> A
 def to_json(record: object) -> Json:
     """Return a dataclass as plain JSON values, the dataclasses inside it too."""
     values = ((name, getattr(record, attribute), omitted) for attribute, name, _, omitted in _shape(type(record)))
-    computed = {name: _plain(getattr(record, name)) for name in getattr(record, "COMPUTED", ())}
-    return {name: _plain(value) for name, value, omitted in values if value != omitted} | computed
+    computed = {name: plain(getattr(record, name)) for name in getattr(record, "COMPUTED", ())}
+    return {name: plain(value) for name, value, omitted in values if value != omitted} | computed
 
 
 def from_json(kind: type[Record], document: object) -> Record:
@@ -125,13 +125,14 @@ def _title(kind: type) -> str:
     return f"A document of kind {kind.__name__}"
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+def plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return a value as plain JSON values: dataclasses, mappings and lists, and what they hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_json(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 
