@@ -43,7 +43,7 @@ def test_the_id_is_another_for_other_work(changed: Plan) -> None:
 
 
 def test_a_plan_is_the_same_after_json() -> None:
-    document = json.loads(json.dumps(plans.to_json(BLOCKED)))
+    document = json.loads(json.dumps(records.to_json(BLOCKED)))
     assert document["id"] == BLOCKED.id
     assert records.from_json(Plan, document) == BLOCKED
 

@@ -102,8 +102,7 @@ def _prepare(job: Job, chosen: Snapshot, scratch: str, groups: GroupCommitter) -
     live = ledger.record(old.ledger, batch)
     text = small_files.read_text(checkpoint_log.offsets_entry(old.checkpoint, batch))
     if not text and live:
-        ends = {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in live["offsets"].items()}
-        text = checkpoint_log.planned_entry(folder, batch, ends, live["watermark_ms"])
+        text = checkpoint_log.planned_entry(folder, batch, ledger.ends(live), live["watermark_ms"])
     if not text:
         ends = _present_ends(folder, chosen.batch, groups)
         text = checkpoint_log.planned_entry(folder, batch, ends, checkpoint_log.next_watermark_ms(folder, chosen.batch))
@@ -112,8 +111,7 @@ def _prepare(job: Job, chosen: Snapshot, scratch: str, groups: GroupCommitter) -
 
 
 def _present_ends(folder: str, batch: int, groups: GroupCommitter) -> Offsets:
-    entry = checkpoint_log.read_entry(folder, batch)
-    start = entry[1] if entry else {}
+    start = checkpoint_log.ends(folder, batch)
     now = groups.end_offsets(start)
     return {
         topic: {partition: min(now[topic][partition], offset + OFFSETS_EACH) for partition, offset in parts.items()}

@@ -25,7 +25,7 @@ from headrace.cli.plans import Act, approval, show
 from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations import plans, tables
+from headrace.operations import tables
 from headrace.operations.checkpoints import compact, drill, inspect, prune, restore, snapshots, verify
 from headrace.store.records import to_json
 
@@ -168,7 +168,7 @@ def checkpoint_prune(
         return
     done = prune.act(root, pipelines, retention, approval(act, who()))
     if as_json:
-        print_json(plans.to_json(done))
+        print_json(done)
     else:
         console.print(f"{len(done.items)} folders were moved to the trash or deleted.")
 

@@ -24,7 +24,7 @@ def show(context: typer.Context, plan: Plan, as_json: bool, **pinned: Any) -> No
     Raises Exit with code 1 if something blocks the plan.
     """
     if as_json:
-        print_json(plans.to_json(plan))
+        print_json(plan)
     else:
         for line in _lines(plan):
             console.print(line, soft_wrap=True)

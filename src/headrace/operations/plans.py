@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from headrace.contract.wording import code_span
 from headrace.errors import HeadraceError
@@ -44,6 +44,8 @@ class Plan:
 
     `subject` is what is changed, such as a query or a topic. `notes` are for a person and not part of the id.
     """
+
+    COMPUTED: ClassVar = ("id",)
 
     kind: Kind
     subject: str
@@ -97,11 +99,6 @@ def begin(root: str, plan: Plan, approval: Approval) -> None:
     require(plan, approval.plan)
     now = time.time_ns() // 1_000_000
     records.write(paths.act(root, now, plan.id), Act(plan, approval, now))
-
-
-def to_json(plan: Plan) -> Json:
-    """Return the plan with its id as JSON values: what `--json` prints."""
-    return {"id": plan.id} | records.to_json(plan)
 
 
 def for_approval(plan: Plan) -> Json:

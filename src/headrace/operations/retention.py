@@ -25,6 +25,7 @@ from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.store import generation, ledger
+from headrace.store.archive_notes import latest
 from headrace.store.checkpoint_log import Offsets
 
 WARN_BELOW = 0.25  # of the retention
@@ -145,11 +146,7 @@ def places_of(deployment: Deployment, pipeline: Pipeline, warn_below: float, kep
         newest = ledger.newest(current.paths(deployment.root).ledger) if current else None
         if newest:
             next_offsets[name] = ledger.ends(newest)
-    offsets: Offsets = {}
-    for topics in next_offsets.values():
-        for topic, parts in topics.items():
-            offsets.setdefault(topic, {}).update(parts)
-    ranges = kafka_ranges(admin, offsets)
+    ranges = kafka_ranges(admin, latest(*next_offsets.values()))
     ages = _Ages(deployment)
     try:
         return [

@@ -37,11 +37,7 @@ class BatchRange:
         Transaction markers, aborted records and compacted records occupy an offset each but are never delivered to a reader
         (KIP-98; ADR 0031).
         """
-        return sum(
-            end - self.start.get(topic, {}).get(partition, 0)
-            for topic, partitions in self.end.items()
-            for partition, end in partitions.items()
-        )
+        return distance(self.start, self.end)
 
 
 def read_batch_range(checkpoint: str, batch: int) -> BatchRange:
@@ -77,8 +73,7 @@ def _initial(checkpoint: str, source: str) -> Offsets:
 
 def newest_batch(checkpoint: str, log: str = "commits") -> int | None:
     """Return the highest batch id in the `commits` or `offsets` log. Old entries are purged, so never count them."""
-    ids = [int(name) for name in small_files.list_names(f"{checkpoint}/{log}") if name.isdigit()]
-    return max(ids, default=None)
+    return max(batches(checkpoint, log), default=None)
 
 
 def batches(checkpoint: str, log: str) -> list[int]:
@@ -101,7 +96,30 @@ def read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
 
     Raises ValueError or KeyError if the entry is neither complete nor truncated.
     """
-    return _read_entry(checkpoint, batch)
+    text = small_files.read_text(offsets_entry(checkpoint, batch))
+    lines = text.splitlines() if text else []
+    if len(lines) < 3:
+        return None
+    offsets: Offsets = {}
+    for line in lines[2:]:
+        if line.startswith("{"):
+            offsets |= _parse(line)
+    return int(json.loads(lines[1])["batchWatermarkMs"]), offsets
+
+
+def ends(checkpoint: str, batch: int | None) -> Offsets:
+    """Return the end offsets of a planned batch; nothing for None, and if its entry is missing or truncated."""
+    entry = None if batch is None else read_entry(checkpoint, batch)
+    return entry[1] if entry else {}
+
+
+def distance(start: Offsets, end: Offsets) -> int:
+    """Return the number of offsets from `start` to `end`; a partition that `start` lacks counts from 0."""
+    return sum(
+        max(0, offset - start.get(topic, {}).get(partition, 0))
+        for topic, parts in end.items()
+        for partition, offset in parts.items()
+    )
 
 
 def state_partitions(checkpoint: str, batch: int) -> int | None:
@@ -147,25 +165,13 @@ def _text_keys(parts: dict[int, int]) -> dict[str, int]:
 
 
 def _require_entry(checkpoint: str, batch: int) -> tuple[int, Offsets]:
-    entry = _read_entry(checkpoint, batch)
+    entry = read_entry(checkpoint, batch)
     if entry is None:
         raise HeadraceError(
-            f"{checkpoint}/offsets/{batch} is missing or truncated: another driver or a clean-up modified a checkpoint in use. "
-            "Stop the pipeline and start a new generation."
+            f"{offsets_entry(checkpoint, batch)} is missing or truncated: another driver or a clean-up modified a checkpoint "
+            "in use. Stop the pipeline and start a new generation."
         )
     return entry
-
-
-def _read_entry(checkpoint: str, batch: int) -> tuple[int, Offsets] | None:
-    text = small_files.read_text(f"{checkpoint}/offsets/{batch}")
-    lines = text.splitlines() if text else []
-    if len(lines) < 3:
-        return None
-    offsets: Offsets = {}
-    for line in lines[2:]:
-        if line.startswith("{"):
-            offsets |= _parse(line)
-    return int(json.loads(lines[1])["batchWatermarkMs"]), offsets
 
 
 def _parse(text: str) -> Offsets:

@@ -71,6 +71,11 @@ class Finding:
         return RUNBOOKS[self.fault]
 
 
+def critical(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings after which a driver must not continue."""
+    return [finding for finding in findings if finding.severity == "critical"]
+
+
 def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
     """Return the faults of one generation; empty if it is sound or has not run yet.
 
@@ -131,16 +136,16 @@ def require_sound(root: str, chosen: Generation, *, stateful: bool, files: bool)
     """
     findings = structure(chosen.paths(root), stateful=stateful)
     findings += files_gone(root, chosen, NEWEST_FILES) if files else []
-    critical = [finding for finding in findings if finding.severity == "critical"]
-    if critical:
-        first, name = critical[0], names.query_name(chosen.pipeline, chosen.query)
+    faults = critical(findings)
+    if faults:
+        first, name = faults[0], names.query_name(chosen.pipeline, chosen.query)
         usually = (
             f"headrace stream start {chosen.pipeline} --new-generation {chosen.query}"
             if first.fault == "FILES_GONE"
             else f"headrace checkpoint restore {name}"
         )
         raise HeadraceError(
-            f"{name}: {first.where} {first.what} ({first.fault}, {len(critical)} critical finding(s)). "
+            f"{name}: {first.where} {first.what} ({first.fault}, {len(faults)} critical finding(s)). "
             f"See docs/runbooks/{first.runbook}.md, usually: {usually}",
             exit_code=Exit.DAMAGED,
         )
@@ -316,13 +321,9 @@ def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
         entry = checkpoint_log.read_entry(paths.checkpoint, committed)
     except (ValueError, KeyError):
         entry = None
-    if record and entry and _ends(record) != entry[1]:
+    if record and entry and ledger.ends(record) != entry[1]:
         what = (
             f"has other offsets for batch {committed} than {checkpoint_log.offsets_entry(paths.checkpoint, committed)}"
         )
         findings.append(Finding("LEDGER_DIFFERS", "critical", paths.ledger, what))
     return findings
-
-
-def _ends(record: ledger.Record) -> checkpoint_log.Offsets:
-    return {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}

@@ -300,7 +300,7 @@ def test_inspect_tells_of_all_generations_and_snapshots(root: str) -> None:
     first, second = inspected.generations
     assert (inspected.current, len(inspected.snapshots)) == (2, 1)
     assert (first.planned_batch, first.committed_batch, first.ledger_records) == (2, 2, 3)
-    assert first.offsets == {"pos": {"0": 30, "1": 30}}
+    assert first.offsets == {"pos": {0: 30, 1: 30}}
     assert first.state_bytes > 0
     assert (second.lineage, second.fingerprint) == (((1, 2),), first.fingerprint)
 

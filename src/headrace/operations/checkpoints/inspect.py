@@ -24,7 +24,7 @@ class InspectedGeneration:
     started_ms: int
     planned_batch: int | None
     committed_batch: int | None
-    offsets: dict[str, dict[str, int]] | None
+    offsets: checkpoint_log.Offsets | None
     watermark_ms: int | None
     written_ms: int | None
     age_seconds: float | None
@@ -76,7 +76,7 @@ def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: i
         started_ms=chosen.started_micros // 1000,
         planned_batch=checkpoint_log.newest_batch(paths.checkpoint, "offsets"),
         committed_batch=checkpoint_log.newest_batch(paths.checkpoint),
-        offsets=_ends(newest) if newest else None,
+        offsets=ledger.ends(newest) if newest else None,
         watermark_ms=newest["watermark_ms"] if newest else None,
         written_ms=newest["written_ms"] if newest else None,
         age_seconds=round((now_ms - newest["written_ms"]) / 1000, 1) if newest else None,
@@ -91,7 +91,3 @@ def _generation(chosen: generation.Generation, paths: GenerationPaths, now_ms: i
         lineage=chosen.lineage,
         starting_ms=chosen.starting_ms,
     )
-
-
-def _ends(record: ledger.Record) -> dict[str, dict[str, int]]:
-    return {topic: {part: end for part, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}

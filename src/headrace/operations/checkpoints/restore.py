@@ -65,7 +65,8 @@ def plan(
         findings += verify.same_topics(bindings, folders, pipeline.name)
         blocked_by += [f"{finding.where} {finding.what} ({finding.fault})" for finding in findings]
     origin = f"from snapshot {chosen.id}, batch {chosen.batch} of generation {chosen.generation}"
-    again = _distance(_ends(folders.checkpoint, chosen.batch), _again(root, pipeline.name, query, chosen))
+    cut = checkpoint_log.ends(folders.checkpoint, chosen.batch)
+    again = checkpoint_log.distance(cut, _again(root, pipeline.name, query, chosen))
     return Plan(
         "restore",
         names.query_name(pipeline.name, query),
@@ -199,16 +200,9 @@ def blockers(launcher: Launcher, pipeline: str) -> list[str]:
 
 
 def _next(root: str, pipeline: str, query: str, approval: Approval) -> Generation:
-    return Generation(
-        pipeline=pipeline,
-        query=query,
-        number=generation.next_number(root, pipeline, query),
-        started_micros=generation.next_start_micros(root, pipeline, query),
-        fingerprint={},
-        reason=approval.reason,
-        by=approval.by,
-        at_ms=time.time_ns() // 1_000_000,
-    )
+    now_ms = time.time_ns() // 1_000_000
+    begun = generation.next_of(root, pipeline, query)
+    return replace(begun, reason=approval.reason, by=approval.by, at_ms=now_ms)
 
 
 def _write(launcher: Launcher, made: Generation) -> Generation:
@@ -239,11 +233,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, restored: Generation)
     declared = pipeline.queries.get(chosen.query)
     if declared and declared.watermark:
         _pin_first_batch(root, chosen, target.checkpoint)
-    critical = [
-        finding
-        for finding in integrity.structure(target, stateful=snapshots.is_stateful(origin))
-        if finding.severity == "critical"
-    ]
+    critical = integrity.critical(integrity.structure(target, stateful=snapshots.is_stateful(origin)))
     if critical:
         raise HeadraceError(f"{critical[0].where} {critical[0].what} ({critical[0].fault}): use an older snapshot.")
     lineage = tuple(ancestor for ancestor in origin.lineage if ancestor[1] < chosen.batch)
@@ -259,7 +249,7 @@ def _copy(root: str, pipeline: Pipeline, chosen: Snapshot, restored: Generation)
 def _pin_first_batch(root: str, chosen: Snapshot, folder: str) -> None:
     """Plan the first batch of the restored checkpoint: all records that were read after the cut, in one batch."""
     again = _again(root, chosen.pipeline, chosen.query, chosen)
-    if _distance(_ends(folder, chosen.batch), again):
+    if checkpoint_log.distance(checkpoint_log.ends(folder, chosen.batch), again):
         watermark = checkpoint_log.next_watermark_ms(folder, chosen.batch)
         entry = checkpoint_log.planned_entry(folder, chosen.batch + 1, again, watermark)
         small_files.write_text(checkpoint_log.offsets_entry(folder, chosen.batch + 1), entry)
@@ -280,7 +270,7 @@ def _newest_ends(folder: str, records: str) -> Offsets:
     """Return the newest end offsets of a generation, from its log and its ledger. A damaged one of them is left out."""
     ends: Offsets = {}
     for batch in reversed(checkpoint_log.batches(folder, "offsets")):
-        ends = _read(partial(_ends, folder, batch)) or {}
+        ends = _read(partial(checkpoint_log.ends, folder, batch)) or {}
         if ends:
             break
     record = _read(partial(ledger.newest, records))
@@ -295,19 +285,6 @@ def _read(reading: Callable[[], Any]) -> Any:  # noqa: ANN401
         return reading()
     except (ValueError, KeyError, HeadraceError):
         return None
-
-
-def _ends(folder: str, batch: int) -> Offsets:
-    entry = checkpoint_log.read_entry(folder, batch)
-    return entry[1] if entry else {}
-
-
-def _distance(start: Offsets, end: Offsets) -> int:
-    return sum(
-        max(0, offset - start.get(topic, {}).get(partition, 0))
-        for topic, parts in end.items()
-        for partition, offset in parts.items()
-    )
 
 
 def _foreign(root: str, pipeline: str, query: str, chosen: Snapshot) -> list[str]:

@@ -84,11 +84,7 @@ def _take(root: str, chosen: generation.Generation, cut: int, snapshot_id: str, 
         hashes[target.topics] = trees.copy(source.topics, target.topics)
     for path in trees.files(target.ledger):
         hashes[f"{target.ledger}/{path}"] = trees.sha256(f"{target.ledger}/{path}")
-    critical = [
-        finding
-        for finding in integrity.structure(target, stateful=is_stateful(chosen))
-        if finding.severity == "critical"
-    ]
+    critical = integrity.critical(integrity.structure(target, stateful=is_stateful(chosen)))
     if critical:
         raise FileNotFoundError(f"{critical[0].where} {critical[0].what}")
     snapshot = Snapshot(

@@ -49,7 +49,7 @@ class Report:
     @property
     def sound(self) -> bool:
         """Return whether nothing critical was found."""
-        return not any(finding.severity == "critical" for finding in self.findings)
+        return not integrity.critical(self.findings)
 
 
 def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:
@@ -90,8 +90,7 @@ def _readable(where: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
     """Return a finding for each partition where Kafka no longer has (or never had) the records after batch `batch`."""
-    entry = checkpoint_log.read_entry(folder, batch)
-    wanted = checkpoint_log.initial_offsets(folder) | (entry[1] if entry else {})
+    wanted = checkpoint_log.initial_offsets(folder) | checkpoint_log.ends(folder, batch)
     try:
         ranges = kafka_ranges(kafka_admin(bindings), wanted)
     except KafkaException as error:

@@ -158,9 +158,10 @@ def _taken(root: str, now: Generation) -> Offsets:
     """Return the end offsets of what a generation has committed, or has written to its sinks without a commit of Spark."""
     folders = now.paths(root)
     committed = checkpoint_log.newest_batch(folders.checkpoint)
-    entry = checkpoint_log.read_entry(folders.checkpoint, committed) if committed is not None else None
     newest = ledger.newest(folders.ledger)
-    return archive_notes.latest(entry[1] if entry else {}, ledger.ends(newest) if newest else {})
+    return archive_notes.latest(
+        checkpoint_log.ends(folders.checkpoint, committed), ledger.ends(newest) if newest else {}
+    )
 
 
 def _held(deployment: Deployment, ranges: Sequence[OffsetRange]) -> dict[tuple[str, int], tuple[int, int]]:

@@ -21,7 +21,7 @@ from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Launcher, LauncherSilentError
 from headrace.operations.supervisor.verdict import Observation, Position
 from headrace.store import driver_files, generation
-from headrace.store.checkpoint_log import Offsets, initial_offsets, newest_batch, read_batch_range
+from headrace.store.checkpoint_log import Offsets, distance, initial_offsets, newest_batch, read_batch_range
 
 KAFKA_SECONDS = 5.0
 AWAY_SECONDS = 3.0
@@ -146,11 +146,7 @@ def _topics(pipeline: Pipeline, query: str) -> list[str]:
 
 def _lag(taken: Offsets, ends: Offsets, topics: Iterable[str]) -> int:
     """Return how many offsets are behind; a partition that was never read counts from 0 (until its first batch)."""
-    return sum(
-        max(0, end - taken.get(topic, {}).get(partition, 0))
-        for topic in topics
-        for partition, end in ends[topic].items()
-    )
+    return distance(taken, {topic: ends[topic] for topic in topics})
 
 
 def _held(ends: Offsets, written: Offsets, topics: Iterable[str]) -> tuple[int, str]:
