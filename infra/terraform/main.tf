@@ -13,7 +13,7 @@ locals {
   ) }
   place = {
     nodeSelector      = var.placement.node_selector
-    tolerations       = [for each in var.placement.tolerations : { for key, value in each : key => value if value != null }]
+    tolerations       = [for toleration in var.placement.tolerations : { for key, value in toleration : key => value if value != null }]
     priorityClassName = var.placement.priority_class
     annotations       = var.placement.annotations
   }

@@ -123,11 +123,11 @@ variable "producers" {
     error_message = "A producer's name is part of a Secret's name: use at most 40 lower-case letters, digits and dashes."
   }
   validation {
-    condition     = alltrue([for each in var.producers : !contains(concat([var.prefix], values(local.namespaces)), each.namespace)])
+    condition     = alltrue([for producer in var.producers : !contains(concat([var.prefix], values(local.namespaces)), producer.namespace)])
     error_message = "A producer needs an existing namespace that does not belong to the platform: name another namespace."
   }
   validation {
-    condition     = alltrue([for each in var.producers : length(each.topics) > 0])
+    condition     = alltrue([for producer in var.producers : length(producer.topics) > 0])
     error_message = "A producer without topics can do nothing: name the topics that it writes, or remove its entry to revoke its access."
   }
 }

@@ -55,7 +55,7 @@ run "a_pull_secret_is_named_to_every_chart_and_is_no_image" {
     }
   }
   assert {
-    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].imagePullSecret == "regcred"])
+    condition     = alltrue([for release in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : release.values[0].imagePullSecret == "regcred"])
     error_message = "every pod can be pulled"
   }
   assert {
@@ -67,7 +67,7 @@ run "a_pull_secret_is_named_to_every_chart_and_is_no_image" {
 run "no_pull_secret_unless_asked_for" {
   command = apply
   assert {
-    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].imagePullSecret == ""])
+    condition     = alltrue([for release in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : release.values[0].imagePullSecret == ""])
     error_message = "a Secret that is not there would be a warning at each pod"
   }
 }
@@ -181,7 +181,7 @@ run "producers_are_told_to_who_makes_their_bindings_and_to_who_gives_their_right
   command = apply
   variables { producers = { webshop = { namespace = "shop", topics = ["pos"] } } }
   assert {
-    condition     = alltrue([for each in [module.base, module.airflow] : each.values[0].producers == { webshop = { namespace = "shop", topics = ["pos"] } }])
+    condition     = alltrue([for release in [module.base, module.airflow] : release.values[0].producers == { webshop = { namespace = "shop", topics = ["pos"] } }])
     error_message = "one list for both charts"
   }
 }
@@ -232,7 +232,7 @@ run "placement_is_that_of_every_pod" {
     placement = { node_selector = { pool = "data" }, tolerations = [{ key = "data", operator = "Exists" }], priority_class = "high" }
   }
   assert {
-    condition     = alltrue([for each in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : each.values[0].place.nodeSelector.pool == "data" && each.values[0].place.priorityClassName == "high"])
+    condition     = alltrue([for release in [module.base, module.kafka[0], module.cassandra[0], module.spark, module.airflow] : release.values[0].place.nodeSelector.pool == "data" && release.values[0].place.priorityClassName == "high"])
     error_message = "every chart"
   }
   assert {

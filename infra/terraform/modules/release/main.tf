@@ -9,7 +9,7 @@ resource "helm_release" "this" {
   name          = var.name
   namespace     = var.namespace
   chart         = local.chart
-  values        = [for each in concat(var.values, [{ global = { chartFiles = local.fingerprint } }]) : yamlencode(each)]
+  values        = [for document in concat(var.values, [{ global = { chartFiles = local.fingerprint } }]) : yamlencode(document)]
   timeout       = var.timeout
   wait          = true
   wait_for_jobs = true

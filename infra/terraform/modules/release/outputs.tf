@@ -1,6 +1,6 @@
 output "values" {
   description = "The values as the chart gets them, for tests."
-  value       = [for each in coalesce(helm_release.this.values, []) : yamldecode(each)] # null after an import
+  value       = [for document in coalesce(helm_release.this.values, []) : yamldecode(document)] # null after an import
 }
 
 output "namespace" {
