@@ -20,7 +20,7 @@ from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import retention
-from headrace.operations.batch import job_runs, reconcile, serve, spark_runs
+from headrace.operations.batch import job_runs, reconcile, serve, serve_layers, spark_runs
 from headrace.operations.batch.view_plans import _days
 from headrace.operations.dead_letters import reader
 from headrace.operations.dead_letters.reader import Filter, Letter
@@ -298,13 +298,13 @@ def test_lineage_events_reach_an_endpoint_and_one_that_is_away_fails_nothing(
 
 def test_windows_are_read_by_their_starts_and_too_many_are_refused() -> None:
     noon, five = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(minutes=5)
-    assert serve._starts(noon, noon + 2 * five, five) == [noon, noon + five]
-    assert serve._starts(noon - timedelta(seconds=1), noon + timedelta(seconds=1), five) == [noon]
-    assert serve._starts(noon, noon, five) == []
+    assert serve_layers.window_starts(noon, noon + 2 * five, five) == [noon, noon + five]
+    assert serve_layers.window_starts(noon - timedelta(seconds=1), noon + timedelta(seconds=1), five) == [noon]
+    assert serve_layers.window_starts(noon, noon, five) == []
     two = timedelta(minutes=2)
-    assert serve._starts(noon, noon + 2 * five, five, two) == [noon + two, noon + five + two]
+    assert serve_layers.window_starts(noon, noon + 2 * five, five, two) == [noon + two, noon + five + two]
     with pytest.raises(HeadraceError, match="are too many to read one by one"):
-        serve._starts(noon - timedelta(days=365), noon, five)
+        serve_layers.window_starts(noon - timedelta(days=365), noon, five)
 
 
 def test_a_question_that_cannot_be_answered_names_what_can(deployment: Deployment) -> None:

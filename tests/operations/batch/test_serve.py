@@ -76,7 +76,7 @@ def serving(stage: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serving:
     _write_state(stage.root, HORIZON)
     table = Table({(HORIZON + timedelta(minutes=5 * n), product): 10 for n in range(40) for product in PRODUCTS})
     monkeypatch.setattr(serve_layers, "execute_concurrent_with_args", table.many)
-    return Serving(stage, SpeedLayer(table))  # type: ignore[arg-type]
+    return Serving(stage, SpeedLayer(lambda: table))  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("tumbling", 23), ("tumbling", 1000), ("product_totals", 3)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -223,9 +223,10 @@ class Serving:
 
 @contextmanager
 def opened(deployment: Deployment, *, keeps: bool = True) -> Iterator[Serving]:
-    """Yield the serving view with an open session. `keeps`: it answers many requests, so it keeps the sums of totals."""
-    with cassandra_session(deployment.bindings) as session:
-        yield Serving(deployment, SpeedLayer(session), keeps=keeps)
+    """Yield the serving view, with one session. `keeps`: it answers many requests, so it keeps the sums of totals."""
+    with ExitStack() as stack:
+        speed = SpeedLayer(lambda: stack.enter_context(cassandra_session(deployment.bindings)))
+        yield Serving(deployment, speed, keeps=keeps)
 
 
 def query(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cassandra import ConsistencyLevel
@@ -125,10 +126,15 @@ def _added(rows: pa.Table, query: Query) -> pa.Table:
 
 @dataclass
 class SpeedLayer:
-    """The serving tables, read by an open session at a level that sees what the streams have written."""
+    """The serving tables, read at a level that sees what the streams have written. The first read opens the session."""
 
-    session: Session
+    connect: Callable[[], Session]
     prepared: dict[str, PreparedStatement] = field(default_factory=dict)
+
+    @cached_property
+    def session(self) -> Session:
+        """Return the session."""
+        return self.connect()
 
     def windows(
         self,
