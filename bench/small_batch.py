@@ -1,7 +1,7 @@
 """CPU of a small batch: the driver of a pipeline at a low rate, next to other checkouts and Spark's own noop query.
 
-    python bench/small_batch.py [--pipeline web_events] [--rate 50] [--warm 120] [--seconds 120]
-                                [--repo NAME=FOLDER ...] [--java OPTIONS] [--json]
+    python bench/small_batch.py [--pipeline web_events] [--partitions 2] [--rate 50]
+                                [--warm 120] [--seconds 120] [--repo NAME=FOLDER ...] [--java OPTIONS] [--json]
 
 Real Kafka and Cassandra on free ports in a separate folder (bench/out/), stopped after the run. All drivers run at the
 same time over the same topics, so other processes affect all of them equally. Details: bench/README.md.
@@ -93,7 +93,11 @@ def measured(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     started: dict[str, int] = {}
     try:
         pipeline = load_pipeline(PROJECT / "pipelines" / f"{options.pipeline}.yaml")
-        provision([pipeline], settings.bindings(), settings.home / "bindings")
+        wide = {
+            topic: source.model_copy(update={"partitions": options.partitions})
+            for topic, source in pipeline.sources.items()
+        }
+        provision([pipeline.model_copy(update={"sources": wide})], settings.bindings(), settings.home / "bindings")
         repos = {"here": PROJECT} | {name: Path(folder).resolve() for name, folder in options.repo}
         feed = Feed(settings, options)
         for name in [*repos, FLOOR]:
@@ -106,7 +110,8 @@ def measured(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.monotonic() - began
         after = {name: _sample(settings.home, name, pid, options.pipeline) for name, pid in started.items()}
         return {
-            "pipeline": options.pipeline, "rate": options.rate, "warm_s": options.warm, "seconds": round(seconds),
+            "pipeline": options.pipeline, "partitions": options.partitions, "rate": options.rate,
+            "warm_s": options.warm, "seconds": round(seconds),
             "load_at_end": os.getloadavg()[0], "java": options.java,
             "lines": [asdict(_line(name, before[name], after[name], seconds)) for name in started],
         }  # fmt: skip
@@ -318,6 +323,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=FOLDER",
         help="another checkout to compare with",
     )
+    parser.add_argument("--partitions", type=int, default=2, help="partitions of each topic")
     parser.add_argument("--java", help="JVM options instead of HEADRACE_DRIVER_JAVA_OPTIONS, for this checkout")
     parser.add_argument("--keep", action="store_true", help="keep bench/out/home with the logs")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -45,6 +45,7 @@ class Stage:
     write: writer.Write | None = None
     link: Any = None
     letters: writer.Write | None = None
+    stateless: bool = False
     laid: int = 0
     begun: generation.Generation = field(init=False)
 
@@ -78,6 +79,7 @@ class Stage:
             ("word",),
             self.link,
             letters=self.letters,
+            stateless=self.stateless,
         )
         writing = counted.observed(shape(read.parquet(str(self.folder / "input")))).writeStream.outputMode(mode)
         query = (
@@ -184,6 +186,27 @@ def test_a_replayed_batch_whose_files_are_there_makes_its_state_and_counts_its_r
 
     assert stage.rows_out() == [2, 2]
     assert [stage.written(batch) for batch in range(2)] == [["a", "b"], ["b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "stateless", "tasks"),
+    [(60, True, 1), (2 * writer.TASK_OFFSETS + 1, True, 3), (9 * writer.TASK_OFFSETS, True, 6), (60, False, 6)],
+    ids=["a small batch", "a larger one", "a large one", "a small one with state"],
+)
+def test_a_small_batch_without_state_runs_in_as_few_tasks_as_its_records_are_worth(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, offsets: int, stateless: bool, tasks: int
+) -> None:
+    of_batch = BatchRange(0, {"t": {0: 0}}, {"t": {0: offsets}}, 0, 0)
+    monkeypatch.setattr(writer, "read_batch_range", lambda *_: of_batch)
+    words = [f"word {number:02}" for number in range(60)]
+    stage.stateless = stateless
+    stage.lay(*words)
+
+    stage.run(lambda frame: frame.repartition(6))
+
+    assert len(list((Path(stage.paths.files) / "batch_id=0").glob("part-*"))) == tasks
+    assert stage.written(0) == words
+    assert stage.rows_out() == [60]
 
 
 def test_a_null_in_a_required_column_ends_the_query_names_the_column_and_leaves_no_file(stage: Stage) -> None:

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import Pipeline
-from headrace.driver.spark_plan import SOURCE, require_direct_join, state_inputs, stateful_nodes
+from headrace.driver.spark_plan import SOURCE, keeps_state, require_direct_join, state_inputs, stateful_nodes
 from headrace.errors import HeadraceError
 from spark_jobs import ad_attribution, pos_sales
 from tests.support.replay import Input, Job, frame_of
@@ -45,6 +45,23 @@ def test_the_plan_of_a_query_is_the_same_in_another_session(spark: SparkSession,
         assert nodes(spark.newSession(), laid, query, getattr(pos_sales, query)) == first
         assert first
         assert not any("#" in node for node in first)
+
+
+def test_spark_keeps_state_for_groups_duplicates_and_streams_that_are_joined_and_not_for_a_table(
+    spark: SparkSession, laid: Input
+) -> None:
+    def kept(query: str, transform: Callable[..., DataFrame]) -> bool:
+        return keeps_state(frame_of(spark, laid, Job(query, transform)))
+
+    table = spark.createDataFrame([("p-1", "x")], "product_id string, name string")
+    latest = table.groupBy("product_id").count()
+    assert kept("tumbling", pos_sales.tumbling)
+    assert kept("items", lambda pos: pos.dropDuplicates(["product_id"]))
+    assert kept("items", lambda pos: pos.select("product_id").distinct())
+    assert kept("items", lambda pos: pos.join(pos.select("product_id").where("product_id <> ''"), "product_id"))
+    assert not kept("items", lambda pos: pos.join(table, "product_id", "left"))
+    assert not kept("items", lambda pos: pos.join(latest, "product_id"))
+    assert not kept("items", pos_sales.items)
 
 
 def test_the_plan_does_not_change_with_the_watermark_delay_or_a_filter(spark: SparkSession, laid: Input) -> None:

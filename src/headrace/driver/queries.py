@@ -344,7 +344,7 @@ def use_state_store(spark: SparkSession, query: Query | None) -> None:
 def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     paths, counters = chosen.paths(driver.root), writer.Counters()
-    topics = topic_identity.read(paths)
+    topics, stateless = topic_identity.read(paths), not spark_plan.keeps_state(frame)
     declared = pipeline.queries.get(name)
     if declared:
         records = partial(source.reread, driver.spark, pipeline, declared.sources[0], kafka)
@@ -378,6 +378,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         topics=topics,
         letters=letters,
         passed=passed,
+        stateless=stateless,
     )
     full_name = names.query_name(pipeline.name, name)
     # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.

@@ -15,6 +15,10 @@ from headrace.errors import HeadraceError
 _STATEFUL = re.compile(
     r"\b(Aggregate|Join|Deduplicate|DeduplicateWithinWatermark|EventTimeWatermark|FlatMapGroupsWithState)\b"
 )
+_KEEP_STATE = {
+    *("Aggregate", "Distinct", "Deduplicate", "DeduplicateWithinWatermark", "FlatMapGroupsWithState"),
+    *("FlatMapGroupsInPandasWithState", "GlobalLimit", "LocalLimit"),
+}
 # A watermarked column carries its delay behind its id (`#12-T600000ms`). The watermark is kept, the delay is removed.
 _EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
@@ -39,6 +43,17 @@ def stateful_nodes(frame: DataFrame) -> list[str]:
         if _STATEFUL.match(node):
             nodes.append(_WATERMARK_DELAY.sub("", node) if node.startswith("EventTimeWatermark") else node)
     return nodes
+
+
+def keeps_state(frame: DataFrame) -> bool:
+    """Return whether Spark keeps state for a streaming frame. A join with a table keeps none."""
+    for node in _nodes(frame._jdf.queryExecution().analyzed()):
+        name = node.getClass().getSimpleName()
+        if name in _KEEP_STATE and node.isStreaming():
+            return True
+        if name == "Join" and all(side.isStreaming() for side in _children(node)):
+            return True
+    return False
 
 
 def state_inputs(frame: DataFrame) -> dict[str, str]:

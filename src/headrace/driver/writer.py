@@ -50,6 +50,9 @@ ASKED_SECONDS = 10.0
 """Maximum age of an answer about topic ids before a batch; also how long to wait before asking a silent Kafka again."""
 ANSWER_MS = 2_000
 
+TASK_OFFSETS = 2_000
+"""How many offsets one task of a stateless query reads at least: starting a task costs as much CPU as 1,000 records do."""
+
 Write = Callable[[DataFrame, sinks.Batch], None]
 """Writes a batch. If called without a count (`Writer.often`), it reads all rows of the frame in one job."""
 
@@ -116,6 +119,7 @@ class Writer:
     letters: Write | None = None  # writes those rows to the dead letters, for a frame that is read once
     topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
     passed: Passed | None = None  # writes the letters of the records that the query passes over, if it does
+    stateless: bool = False  # whether one task may read several partitions: none of them has a state
     asked: Asked = field(default_factory=Asked)
 
     @property
@@ -156,6 +160,8 @@ class Writer:
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
         quarantined = self.passed(batch) if self.passed else 0
         running = counted.execution(self.spark)
+        if self.stateless:
+            frame = frame.coalesce(tasks_for(batch_range.offsets))
         read: int | None = None
 
         def work() -> int:
@@ -236,6 +242,11 @@ class Writer:
             f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it. "
             "Widen the column's type or correct the transform, then begin a new generation."
         )
+
+
+def tasks_for(offsets: int) -> int:
+    """Return how many tasks at most share a batch of so many offsets; Spark starts one for each partition otherwise."""
+    return max(1, -(-offsets // TASK_OFFSETS))
 
 
 def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
