@@ -55,6 +55,48 @@ STREAMS = [
     ),
 ]
 STORES = [
+    Plot(
+        "Kafka: partitions without enough replicas in sync",
+        "headrace_kafka_under_replicated_partitions",
+        "{{instance}}",
+    ),
+    Plot("Kafka: partitions below min.insync.replicas", "headrace_kafka_under_min_isr_partitions", "{{instance}}"),
+    Plot("Kafka: partitions without a leader", "max(headrace_kafka_offline_partitions)", "partitions"),
+    Plot("Kafka: brokers that are down", "max(headrace_kafka_fenced_brokers)", "brokers"),
+    Plot("Kafka: records received per second", "rate(headrace_kafka_messages_in_total[5m])", "{{instance}}"),
+    Plot(
+        "Kafka: bytes per second",
+        "rate(headrace_kafka_bytes_total[5m])",
+        "{{instance}} {{direction}}",
+        "Bps",
+    ),
+    Plot(
+        "Kafka: slowest 1 % of requests",
+        "headrace_kafka_request_seconds",
+        "{{instance}} {{request}}",
+        "s",
+    ),
+    Plot(
+        "Kafka: size of topics",
+        "sum by (instance, topic) (headrace_kafka_log_bytes)",
+        "{{instance}} {{topic}}",
+        "bytes",
+    ),
+    Plot("Cassandra: requests per second", "rate(headrace_cassandra_requests_total[5m])", "{{instance}} {{request}}"),
+    Plot("Cassandra: latency", "headrace_cassandra_request_seconds", "{{instance}} {{request}} {{quantile}}", "s"),
+    Plot(
+        "Cassandra: failed requests per second",
+        "rate(headrace_cassandra_request_errors_total[5m])",
+        "{{instance}} {{request}} {{error}}",
+    ),
+    Plot(
+        "Cassandra: dropped messages per second",
+        "rate(headrace_cassandra_dropped_messages_total[5m])",
+        "{{instance}} {{message}}",
+    ),
+    Plot("Cassandra: pending compactions", "headrace_cassandra_pending_compactions", "{{instance}}"),
+    Plot("Cassandra: nodes as each node sees them", "headrace_cassandra_endpoints", "{{instance}} {{state}}"),
+    Plot("Cassandra: size of tables on a node", "headrace_cassandra_load_bytes", "{{instance}}", "bytes"),
     Plot("Time until Kafka deletes unread records", "headrace_retention_left_seconds", PIPELINE, "s"),
     Plot(
         "Sinks whose newest check did not pass",
@@ -74,6 +116,16 @@ STORES = [
     Plot("Days until certificates expire", "headrace_certificate_days_left", "{{system}}", "d"),
 ]
 PLATFORM = [
+    Plot("Servers that answer", "headrace_server_up", "{{system}} {{server}}"),
+    Plot("Time since Airflow's heartbeats", "time() - headrace_airflow_heartbeat_seconds", "{{part}}", "s"),
+    Plot("Time since a task failed", "time() - headrace_task_failed_seconds", "{{task}}", "s"),
+    Plot(
+        "Heap in use by Kafka and Cassandra",
+        'jvm_memory_used_bytes{area="heap"} / jvm_memory_max_bytes{area="heap"}'
+        " and on (instance) (headrace_kafka_active_controllers or headrace_kafka_partitions or headrace_cassandra_load_bytes)",
+        "{{instance}}",
+        "percentunit",
+    ),
     Plot("Verdicts", "headrace_pipeline_verdict == 1", "{{pipeline}} {{verdict}}"),
     Plot("Desired state: running", "headrace_pipeline_wanted", PIPELINE),
     Plot("Running queries", "sum by (query) (headrace_query_active)", QUERY),

@@ -45,7 +45,11 @@ def main(folder: Path) -> None:
     (folder / "locks" / "spark.txt").write_text(spark)
     (folder / "locks" / "airflow.txt").write_text(airflow)
     settings = Settings.load()
-    jars.ensure("spark", settings, find_java(settings))
+    java = find_java(settings)
+    jars.ensure("spark", settings, java)
+    (agent,) = jars.ensure("agent", settings, java)
+    (folder / "agent").mkdir()
+    shutil.copy(agent, folder / "agent" / "jmx_prometheus_javaagent.jar")  # charts name it without its version
     (folder / "jars").mkdir()
     for jar in jars.spark_jars(settings):
         shutil.copy(jar, folder / "jars")

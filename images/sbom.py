@@ -47,7 +47,8 @@ def bill(target: str, image: str) -> dict[str, Any]:
     components = [python_package(*package) for package in packages]
     (pyspark,) = [component for component in components if component["name"] == "pyspark"]
     pyspark["components"] = [found_jar(path) for path in sorted(jars.pyspark_jars().glob("*.jar"))]
-    components += [listed_jar(jar) for jar in jars.read_list("spark")]
+    sets = ("spark", "agent") if target == "airflow" else ("spark",)
+    components += [listed_jar(jar) for name in sets for jar in jars.read_list(name)]
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",

@@ -21,6 +21,7 @@ locals {
   # A folder is on the volume that Spark and Airflow mount. Anything else is the URI of an object store.
   shared_volume = startswith(var.storage.root, "/")
   event_logs    = "/data/spark-events"
+  monitoring    = { enabled = var.monitoring.enabled, labels = var.monitoring.labels }
 }
 
 # Remembers the size of the first apply: another size would form a new, empty quorum of Kafka. The charts check the cluster too.
@@ -75,12 +76,20 @@ module "base" {
 }
 
 module "kafka" {
-  source     = "./modules/release"
-  count      = var.kafka.mode == "bundled" ? 1 : 0
-  name       = "kafka"
-  namespace  = local.namespaces.kafka
-  timeout    = var.timeout
-  values     = [{ size = var.size, image = local.images.kafka, imagePullSecret = var.images.pull_secret, keepVolumes = var.keep_volumes, place = local.place }, var.stores.kafka]
+  source    = "./modules/release"
+  count     = var.kafka.mode == "bundled" ? 1 : 0
+  name      = "kafka"
+  namespace = local.namespaces.kafka
+  timeout   = var.timeout
+  values = [{
+    size            = var.size
+    image           = local.images.kafka
+    toolImage       = local.images.airflow
+    imagePullSecret = var.images.pull_secret
+    keepVolumes     = var.keep_volumes
+    place           = local.place
+    monitoring      = local.monitoring
+  }, var.stores.kafka]
   depends_on = [module.base]
 }
 
@@ -97,6 +106,7 @@ module "cassandra" {
     imagePullSecret = var.images.pull_secret
     keepVolumes     = var.keep_volumes
     place           = local.place
+    monitoring      = local.monitoring
   }, var.stores.cassandra]
   depends_on = [module.base]
 }
@@ -143,7 +153,7 @@ module "airflow" {
     driver          = { eventLogDir = var.history_server ? local.event_logs : "" }
     baseUrl         = var.airflow_url
     place           = local.place
-    monitoring      = { enabled = var.monitoring.enabled, labels = var.monitoring.labels }
+    monitoring      = local.monitoring
     ingress = {
       enabled   = var.ingress != null
       className = var.ingress == null ? "" : var.ingress.class_name

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
+from headrace.cluster import server_health
 from headrace.local import airflow as parts
 from headrace.local import airflow_config, airflow_upkeep, platform
 from headrace.local.java import find_java
@@ -37,6 +39,14 @@ def test_every_component_is_shown_as_running_and_its_log_is_found(airflow, airfl
     } == dict.fromkeys(parts.COMPONENTS, "RUNNING")
     for name in parts.COMPONENTS:
         assert platform.logs(airflow_settings, name).stat().st_size > 0
+
+
+def test_the_exporter_gets_the_heartbeat_of_every_part_without_a_login(airflow, airflow_settings, monkeypatch):
+    monkeypatch.setenv(server_health.AIRFLOW, f"http://127.0.0.1:{airflow_settings.airflow_port}")
+    samples = {labels: value for _, labels, value in server_health.airflow(None)}
+    assert samples["airflow", "api-server"] == samples["postgresql", "any"] == 1
+    for part in ("scheduler", "triggerer", "dag_processor"):
+        assert -60 < time.time() - samples[part,] < 600
 
 
 def test_only_the_api_server_listens_and_on_loopback_alone(airflow, airflow_settings):

@@ -24,7 +24,10 @@ from tests.support.charts import MONITORED, OPERATOR, ROOT, kind, named, render
 RULES = ROOT / "helm" / "spark" / "files" / "rules.yaml"
 # https://kubernetes.io/docs/reference/instrumentation/metrics/: of the kubelet, for claims whose driver reports them.
 FOREIGN = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
-NAME = re.compile(r"\b(?:headrace|kubelet)_[a-z_]+")
+# Of every JVM with the agent (https://prometheus.github.io/client_java/instrumentation/jvm/).
+FOREIGN |= {"jvm_memory_used_bytes", "jvm_memory_max_bytes"}
+NAME = re.compile(r"\b(?:headrace|kubelet|jvm)_[a-z_]+")
+STORES = ("kafka", "cassandra")
 LABELS = {
     "verdict": set(memory.GRAVITY),
     "runbook": set(exporter.CHECKPOINT_RUNBOOKS),
@@ -49,7 +52,10 @@ def test_every_runbook_has_one_alert_of_its_name_and_every_alert_its_runbook() -
 
 @cache
 def printed_metrics() -> frozenset[str]:
-    """Return the names that a driver and the exporter print on `/metrics`."""
+    """Return the names that a driver, the exporter, Kafka and Cassandra print on `/metrics`.
+
+    Those of Kafka and Cassandra are what the charts' rules name; tests/platform/test_store_metrics.py asks real servers.
+    """
     driver, registry = Metrics("127.0.0.1", 0), CollectorRegistry()
     try:
         registry.register(exporter.Exporter(_no_deployment))
@@ -58,7 +64,13 @@ def printed_metrics() -> frozenset[str]:
             text += answer.read().decode()
     finally:
         driver.close()
-    return frozenset(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    return frozenset(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)) | stores_metrics()
+
+
+def stores_metrics() -> frozenset[str]:
+    """Return the names that the charts of Kafka and Cassandra give to their servers' metrics."""
+    rules = [yaml.safe_load((ROOT / "helm" / name / "files" / "metrics.yaml").read_text()) for name in STORES]
+    return frozenset(rule["name"] for file in rules for rule in file["rules"])
 
 
 def test_every_metric_of_an_expression_is_one_that_a_driver_or_the_exporter_prints() -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from headrace.cluster import exporter
-from tests.charts.test_alerts import FOREIGN, NAME, RULES, printed_metrics, promtool
+from tests.charts.test_alerts import FOREIGN, NAME, RULES, printed_metrics, promtool, stores_metrics
 from tests.support.charts import MONITORED, ROOT, named, render
 
 FOLDER = ROOT / "helm" / "spark" / "files" / "dashboards"
@@ -66,9 +66,10 @@ def test_every_query_is_one_that_prometheus_parses(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_metric_of_the_exporter_is_on_a_dashboard_or_in_an_alert() -> None:
+def test_every_metric_of_the_exporter_and_of_the_stores_is_on_a_dashboard_or_in_an_alert() -> None:
     shown = "".join((FOLDER / f"{name}.json").read_text() for name in NAMES) + RULES.read_text()
-    assert [metric for metric in exporter.METRICS if not re.search(rf"\b{metric}\b", shown)] == []
+    ours = [*exporter.METRICS, *stores_metrics()]
+    assert [metric for metric in ours if not re.search(rf"\b{metric}\b", shown)] == []
 
 
 def test_the_chart_ships_them_for_grafanas_sidecar() -> None:

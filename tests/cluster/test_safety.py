@@ -90,6 +90,40 @@ def test_clients_do_not_reach_the_ports_between_nodes(image: str) -> None:
     assert all(answer.startswith("closed") for answer in answers), answers
 
 
+SCRAPE = """
+import urllib.request
+try:
+    text = urllib.request.urlopen("http://{host}/metrics", timeout=20).read().decode()
+    print([metric for metric in {metrics!r} if metric not in text] or "all")
+except OSError as error:
+    print("closed:", type(error).__name__)
+"""
+
+
+def test_prometheus_reads_kafka_cassandra_and_the_exporter_from_its_namespace_alone(image: str) -> None:
+    (exporter,) = get("pods", "-n", namespace("airflow"), "-l", "app.kubernetes.io/component=exporter")["items"] or [
+        None
+    ]
+    if exporter is None:
+        pytest.skip("monitoring is off")
+    asked = {
+        f"{BROKER}:9404": ["headrace_kafka_partitions ", "headrace_kafka_active_controllers ", "jvm_memory_used_bytes"],
+        f"{NODE}:9404": ["headrace_cassandra_load_bytes ", "headrace_cassandra_pending_compactions "],
+        f"{exporter['status']['podIP']}:9109": [
+            'headrace_server_up{server="0",system="kafka"} 1.0', 'system="cassandra"} 1.0',
+            'headrace_server_up{server="any",system="postgresql"} 1.0', 'headrace_airflow_heartbeat_seconds{part="scheduler"}',
+        ],
+    }  # fmt: skip
+    inside = [
+        probe_pod("shop", f"scrape-{number}", {}, SCRAPE.format(host=host, metrics=metrics), image)
+        for number, (host, metrics) in enumerate(asked.items())
+    ]
+    outside = _connecting("scrape-outside", "airflow", CLIENT_LABELS["airflow"], BROKER, 9404, image)
+    *read, refused = run_probes(*inside, outside)
+    assert read == ["all"] * len(asked)
+    assert refused.startswith("closed")
+
+
 def test_kafka_lets_in_the_admin_and_no_wrong_password_wrong_authority_or_plain_text(image: str) -> None:
     admin, *strangers = run_probes(
         asking_kafka("admin", image, {}),

@@ -7,13 +7,17 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from cassandra.cluster import NoHostAvailable
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.cluster import exporter, pki
+from headrace.cluster import exporter, pki, server_health
 from headrace.operations import retention
 from headrace.operations.batch import reconcile
 from headrace.operations.batch.reconcile import ComparedRow
@@ -21,7 +25,7 @@ from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality.status import MEANING
 from headrace.operations.supervisor import memory
-from headrace.store import paths, small_files
+from headrace.store import failed_tasks, paths, small_files
 from headrace.store.driver_files import ExitRecord
 
 
@@ -147,7 +151,8 @@ def test_a_part_that_cannot_be_read_is_down_and_hides_no_other(deployed):
     samples = scraped(exporting)
     up = {key[1]: value for key, value in samples.items() if key[0] == "headrace_exporter_part_up"}
     assert up == {
-        "verdicts": 1, "checks": 0, "volumes": 1, "retention": 0, "reconciliation": 1, "certificates": 0,
+        "verdicts": 1, "checks": 0, "volumes": 1, "tasks": 1, "retention": 0, "reconciliation": 1, "certificates": 0,
+        "stores": 0, "airflow": 1,
     }  # fmt: skip
 
 
@@ -198,6 +203,87 @@ def test_a_certificate_is_the_one_that_the_server_presents(tmp_path, monkeypatch
         shown = exporter.presented("127.0.0.1", listening.getsockname()[1])
         thread.join(300)
     assert pki.LEAF_DAYS - 1 < pki.days_left(shown) < pki.LEAF_DAYS
+
+
+def test_a_task_that_failed_has_the_time_of_its_newest_failure(deployed):
+    failed_tasks.remember(deployed.root, "batch_views.build")
+    small_files.write_json(f"{paths.failed_tasks(deployed.root)}/quality.check.json", {"at_ms": 5_000})
+    samples = scraped(exporter.Exporter(lambda: deployed))
+    assert samples["headrace_task_failed_seconds", "quality.check"] == 5
+    assert 0 <= time.time() - samples["headrace_task_failed_seconds", "batch_views.build"] < 600
+
+
+def brokers_of(*, up, replicas):
+    partition = SimpleNamespace(replicas=replicas)
+    return SimpleNamespace(brokers=dict.fromkeys(up), topics={"t": SimpleNamespace(partitions={0: partition})})
+
+
+def test_a_broker_that_is_down_is_known_by_its_replicas_and_one_system_that_is_down_hides_no_other(
+    deployed, monkeypatch
+):
+    cluster = brokers_of(up=[0, 2], replicas=[0, 1, 2])
+    hosts = [SimpleNamespace(address="10.0.0.1", is_up=True), SimpleNamespace(address="10.0.0.2", is_up=False)]
+
+    @contextmanager
+    def session(*_, **__):
+        yield SimpleNamespace(cluster=SimpleNamespace(metadata=SimpleNamespace(all_hosts=lambda: hosts)))
+
+    def refuses(*_, **__):
+        raise NoHostAvailable("none", {})
+
+    monkeypatch.setattr(server_health, "read_kafka", lambda _: None)
+    monkeypatch.setattr(server_health, "read_cassandra", lambda _: None)
+    monkeypatch.setattr(
+        server_health,
+        "kafka_admin",
+        lambda _: SimpleNamespace(list_topics=lambda timeout: cluster if timeout else None),
+    )
+    monkeypatch.setattr(server_health, "log_in", session)
+    assert [(labels, value) for _, labels, value in server_health.stores(deployed)] == [
+        (("kafka", "0"), 1), (("kafka", "1"), 0), (("kafka", "2"), 1),
+        (("cassandra", "10.0.0.1"), 1), (("cassandra", "10.0.0.2"), 0),
+    ]  # fmt: skip
+    monkeypatch.setattr(server_health, "log_in", refuses)
+    assert [labels for _, labels, _ in server_health.stores(deployed)][3:] == [("cassandra", "any")]
+
+
+HEALTH = {
+    "metadatabase": {"status": "healthy"},
+    "scheduler": {"status": "healthy", "latest_scheduler_heartbeat": "2026-11-30T10:00:00+00:00"},
+    "triggerer": {"status": None, "latest_triggerer_heartbeat": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "samples"),
+    [
+        (
+            httpx.Response(200, json=HEALTH),
+            [("airflow", "api-server", 1), ("postgresql", "any", 1), ("scheduler", 1796032800)],
+        ),
+        (
+            httpx.Response(200, json={"metadatabase": {"status": "unhealthy"}, "scheduler": {"status": "unhealthy"}}),
+            [("airflow", "api-server", 1), ("postgresql", "any", 0)],
+        ),
+        (httpx.Response(500, text="down"), [("airflow", "api-server", 0)]),
+        (httpx.ConnectError("refused"), [("airflow", "api-server", 0)]),
+    ],
+)
+def test_airflows_health_says_whether_its_database_answers_and_when_each_part_gave_a_heartbeat(
+    deployed, monkeypatch, answer, samples
+):
+    def get(address, timeout):
+        assert address == "http://airflow-api:8080/prefix/api/v2/monitor/health"
+        assert timeout == server_health.ANSWER_SECONDS
+        if isinstance(answer, Exception):
+            raise answer
+        answer.request = httpx.Request("GET", address)
+        return answer
+
+    monkeypatch.setattr(server_health.httpx, "get", get)
+    assert list(server_health.airflow(deployed)) == [], "no address, no question"
+    monkeypatch.setenv(server_health.AIRFLOW, "http://airflow-api:8080/prefix")
+    assert [(*labels, value) for _, labels, value in server_health.airflow(deployed)] == samples
 
 
 def test_every_metric_has_a_text_and_a_name_that_begins_with_the_project(deployed):

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 from aiosmtpd.controller import Controller
 
+from headrace.operations import deployment
 from headrace.operations.supervisor.memory import Supervision
 from headrace.orchestration import notify
+from headrace.store import failed_tasks
 from tests.support.platform import free_ports
 
 
@@ -108,6 +110,16 @@ def test_a_new_fault_and_its_end_are_notified_once_each_and_a_good_change_is_not
     ]
     assert "See docs/runbooks/STALLED.md." in texts[0]
     assert {path for path, _ in webhook.posted} == {"/services/T0/B1/secret-end"}
+
+
+def test_a_task_that_failed_is_written_for_the_exporter_whether_or_not_a_person_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(deployment, "load", lambda: SimpleNamespace(root=str(tmp_path)))
+    notify.failed(context())
+    assert list(failed_tasks.newest(str(tmp_path))) == ["streams_supervisor.supervise"]
+    monkeypatch.undo()
+    monkeypatch.delenv(deployment.VARIABLE, raising=False)
+    notify.failed(context())
+    assert "streams_supervisor.supervise was not written for the exporter" in capsys.readouterr().out
 
 
 def test_without_a_connection_nothing_is_sent(inbox, monkeypatch):

@@ -61,6 +61,8 @@ VARIANTS: list[tuple[str, tuple[str, ...]]] = [
     ("kafka", ("size=3", "antiAffinity=preferred", *PLACED)),
     ("cassandra", ("size=3",)),
     ("cassandra", ("size=3", "antiAffinity=preferred", *PLACED)),
+    ("kafka", ("size=3", *MONITORED)),
+    ("cassandra", MONITORED),
     ("spark", ()),
     ("spark", ("sharedVolume=false",)),
     ("spark", HISTORY),

@@ -42,6 +42,9 @@ spec:
         app.kubernetes.io/component: {{ .role }}
       annotations:
         headrace/config: {{ include "kafka.config" $root | sha256sum }}
+        {{- if ($root.Values.monitoring).enabled }}
+        {{- include "headrace.scraped" $root | nindent 8 }}
+        {{- end }}
         {{- with $root.Values.place.annotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -75,6 +78,10 @@ spec:
           whenUnsatisfiable: ScheduleAnyway
           labelSelector: {matchLabels: {app.kubernetes.io/name: kafka, app.kubernetes.io/component: {{ .role }}}}
       {{- end }}
+      {{- if ($root.Values.monitoring).enabled }}
+      initContainers:
+        - {{- include "headrace.agent" $root | nindent 10 }}
+      {{- end }}
       containers:
         - name: kafka
           image: {{ include "headrace.image" $root.Values.image }}
@@ -94,6 +101,9 @@ spec:
             {{- if or (eq .role "controller") (eq (int $root.Values.size) 1) }}
             - {name: controller, containerPort: 9093}
             {{- end }}
+            {{- if ($root.Values.monitoring).enabled }}
+            - {name: metrics, containerPort: 9404}
+            {{- end }}
           {{- $port := ternary "client" "controller" (eq .role "broker") }}
           startupProbe: {tcpSocket: {port: {{ $port }}}, periodSeconds: 2, failureThreshold: 150}
           readinessProbe: {tcpSocket: {port: {{ $port }}}, periodSeconds: 5}
@@ -111,11 +121,17 @@ spec:
             - {name: tls, mountPath: /etc/kafka/tls, readOnly: true}
             - {name: admin, mountPath: /etc/kafka/admin, readOnly: true}
             - {name: tmp, mountPath: /tmp}
+            {{- if ($root.Values.monitoring).enabled }}
+            - {name: agent, mountPath: /agent, readOnly: true}
+            {{- end }}
       volumes:
         - {name: config, configMap: {name: kafka}}
         - {name: tls, secret: {secretName: kafka-tls, defaultMode: 0440}}
         - {name: admin, secret: {secretName: kafka-admin, defaultMode: 0440}}
         - {name: tmp, emptyDir: {sizeLimit: 512Mi}}
+        {{- if ($root.Values.monitoring).enabled }}
+        - {name: agent, emptyDir: {sizeLimit: 16Mi}}
+        {{- end }}
   volumeClaimTemplates:
     - metadata: {name: data}
       spec:

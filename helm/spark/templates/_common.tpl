@@ -47,3 +47,22 @@ tolerations: {{ toJson . }}
 priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
+
+{{/* Puts the metrics agent into the emptyDir `agent`. An image without it starts no pod less: then there are no metrics. */}}
+{{- define "headrace.agent" -}}
+name: agent
+image: {{ include "headrace.image" .Values.toolImage }}
+imagePullPolicy: IfNotPresent
+command: [sh, -c, "cp /opt/agent/jmx_prometheus_javaagent.jar /agent/ || echo 'no agent in this image: no metrics'"]
+resources:
+  requests: {cpu: 10m, memory: 16Mi, ephemeral-storage: 16Mi}
+  limits: {memory: 64Mi, ephemeral-storage: 32Mi}
+securityContext:
+  {{- include "headrace.containerSecurity" . | nindent 2 }}
+volumeMounts: [{name: agent, mountPath: /agent}]
+{{- end }}
+
+{{- define "headrace.scraped" -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: "9404"
+{{- end }}

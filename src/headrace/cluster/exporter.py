@@ -3,8 +3,8 @@
     python -m headrace.cluster.exporter [PORT]
 
 Drivers export their own queries (`driver/progress.py`); a driver that is gone exports nothing, so what is missing is said
-here. Verdicts, checks and free space are read from files at each scrape. Retention, reconciliation and certificates ask
-Kafka, the lake and the nodes: a thread does so every SLOW_SECONDS, and a scrape shows its newest answers.
+here. Verdicts, checks, failed tasks and free space are read from files at each scrape. The other parts ask servers: threads
+do so every few minutes, and a scrape shows the newest answers.
 
 The alerts in `helm/spark/files/rules.yaml` name these metrics; `tests/charts/test_alerts.py` compares the two.
 """
@@ -28,7 +28,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from headrace.access.bindings import read_cassandra, read_kafka
-from headrace.cluster import pki
+from headrace.cluster import pki, server_health
+from headrace.cluster.server_health import Sample
 from headrace.contract.checked_sinks import suites_of
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import Pipeline
@@ -40,11 +41,12 @@ from headrace.operations.quality import trend
 from headrace.operations.quality.status import MEANING
 from headrace.operations.retention import RetentionReport, RetentionState
 from headrace.operations.supervisor import memory
-from headrace.store import driver_files
+from headrace.store import driver_files, failed_tasks
 from headrace.store.driver_files import ExitRecord
 
 PORT = 9109
 SLOW_SECONDS = 300
+SERVER_SECONDS = 60
 CONNECT_SECONDS = 5
 
 # What every metric is, and its labels. A scrape gives each of them, with no sample where nothing is known.
@@ -70,9 +72,10 @@ METRICS = {
     "headrace_certificate_days_left": ("Until a certificate ends.", ("system",)),
     "headrace_volume_free_bytes": ("Free space.", ("volume",)),
     "headrace_volume_size_bytes": ("Size of the file system.", ("volume",)),
+    "headrace_task_failed_seconds": ("When the task last failed for good, since 1970.", ("task",)),
+    server_health.UP: ("1 if the server answers; `any` stands for all of them.", ("system", "server")),
+    server_health.HEARTBEAT: ("The newest heartbeat of a part of Airflow, since 1970.", ("part",)),
 }
-Sample = tuple[str, tuple[str, ...], float]
-"""Name of a metric, values of its labels, value."""
 
 RETENTION_STATES: tuple[RetentionState, ...] = get_args(RetentionState)
 
@@ -88,7 +91,7 @@ class Exporter:
     def __init__(self, deployment: Callable[[], Deployment]) -> None:
         """`deployment` returns the deployment as it is now: its file changes below pods that run."""
         self._deployment = deployment
-        self._slow: list[Sample] = []
+        self._asked: dict[str, list[Sample]] = {}
 
     def describe(self) -> list[Metric]:
         """Return nothing: the registry need not collect to know the names."""
@@ -96,21 +99,22 @@ class Exporter:
 
     def collect(self) -> list[Metric]:
         """Return all metrics. A part that cannot be read has no samples and `headrace_exporter_part_up` 0."""
-        samples = _all(self._deployment, FAST) + self._slow
+        samples = _all(self._deployment, FAST) + [one for part in list(self._asked.values()) for one in part]
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
         for name, labels, value in samples:
             families[name].add_metric(labels, value)
         return list(families.values())
 
-    def ask(self) -> None:
-        """Ask Kafka, the lake and the nodes once; scrapes show the answers until the next call."""
-        self._slow = _all(self._deployment, SLOW)
+    def ask(self, *parts: str) -> None:
+        """Ask the servers once, for some parts or for all; scrapes show the answers until the next call."""
+        for part in parts or ASKED:
+            self._asked[part] = _all(self._deployment, {part: ASKED[part]})
 
-    def keep_asking(self) -> None:
-        """Ask for ever, every SLOW_SECONDS."""
+    def keep_asking(self, seconds: float, *parts: str) -> None:
+        """Ask for ever, with a pause of some seconds."""
         while True:
-            self.ask()
-            time.sleep(SLOW_SECONDS)
+            self.ask(*parts)
+            time.sleep(seconds)
 
 
 def _all(
@@ -221,6 +225,12 @@ def volumes(deployment: Deployment) -> Iterator[Sample]:
             yield "headrace_volume_size_bytes", (volume,), float(usage.total)
 
 
+def failures(deployment: Deployment) -> Iterator[Sample]:
+    """Yield when tasks of Airflow last failed for good."""
+    for task, at in failed_tasks.newest(deployment.root).items():
+        yield "headrace_task_failed_seconds", (task,), at
+
+
 def margins(deployment: Deployment) -> Iterator[Sample]:
     """Yield how long Kafka keeps what each pipeline has not read (`retention.guard`)."""
     return _of_each(deployment, lambda pipeline: _margin(retention.guard(deployment, pipeline.name)))
@@ -278,11 +288,14 @@ FAST: dict[str, Callable[[Deployment], Iterable[Sample]]] = {
     "verdicts": verdicts,
     "checks": checks,
     "volumes": volumes,
+    "tasks": failures,
 }
-SLOW: dict[str, Callable[[Deployment], Iterable[Sample]]] = {
+ASKED: dict[str, Callable[[Deployment], Iterable[Sample]]] = {
     "retention": margins,
     "reconciliation": accounts,
     "certificates": certificates,
+    "stores": server_health.stores,
+    "airflow": server_health.airflow,
 }
 
 
@@ -293,7 +306,12 @@ def main() -> None:
     registry = CollectorRegistry()
     registry.register(exporter)
     _, thread = start_http_server(int(sys.argv[1]) if len(sys.argv) > 1 else PORT, registry=registry)
-    threading.Thread(target=exporter.keep_asking, daemon=True).start()
+    for asked in (
+        (SLOW_SECONDS, "retention", "reconciliation", "certificates"),
+        (SERVER_SECONDS, "stores"),
+        (SERVER_SECONDS, "airflow"),
+    ):
+        threading.Thread(target=exporter.keep_asking, args=asked, daemon=True).start()
     thread.join()
 
 

@@ -168,7 +168,7 @@ def _other_port(setting: str) -> str:
 
 def check_jars(settings: Settings) -> Check:
     """Check the jar cache against the committed lists."""
-    absent = {name: len(jars.faulty(jars.read_list(name), jars.folder(name, settings))) for name in jars.ROOTS}
+    absent = {name: len(jars.faulty(jars.read_list(name), jars.folder(name, settings))) for name in jars.LOCAL}
     if not any(absent.values()):
         return Check("jars", True, f"all jars in {settings.cache} match the lists", blocks=False)
     counts = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)

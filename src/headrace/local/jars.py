@@ -55,7 +55,10 @@ ROOTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("com.amazonaws", "aws-java-sdk-sts", "1.12.262"),
         ("com.fasterxml.jackson.dataformat", "jackson-dataformat-cbor", "2.15.2"),  # the version of Spark's own Jackson
     ),
+    # Metrics of Kafka's and Cassandra's JVMs. 1.0.1 is the newest version in Maven Central.
+    "agent": (("io.prometheus.jmx", "jmx_prometheus_javaagent", "1.0.1"),),
 }
+LOCAL = ("kafka", "cassandra", "spark")  # the sets of a platform on one machine; the images need `spark` and `agent`
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Jar:
 
 
 def read_list(set_name: str) -> list[Jar]:
-    """Return the committed list of a set: `kafka`, `cassandra` or `spark`."""
+    """Return the committed list of a set, one of ROOTS."""
     lines = (LISTS / f"{set_name}.txt").read_text().splitlines()
     return [Jar(line.split()[0], *line.split()[1].split(":")) for line in lines if line and not line.startswith("#")]
 

@@ -121,7 +121,7 @@ def up(settings: Settings, progress: Progress | None = None) -> list[PartStatus]
     _make_home(settings)
     with _locked(settings):
         doctor.require(settings)  # a port may have been taken while this call waited
-        for set_name in jars.ROOTS:
+        for set_name in jars.LOCAL:
             jars.ensure(set_name, settings, java, report)
         class_archive.ensure(settings, java, report)
         write_deployment(settings, Path.cwd())

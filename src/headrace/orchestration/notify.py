@@ -1,4 +1,4 @@
-"""Notify people, by mail or webhook, of failed tasks and of changed verdicts.
+"""Notify people, by mail or webhook, of failed tasks and of changed verdicts. The exporter gets failed tasks from a file.
 
 HEADRACE_NOTIFY_CONNECTION names an Airflow connection: type `smtp`, or `http` for a webhook, whose password, if it has one, is
 the secret end of its URL (as Slack's). HEADRACE_NOTIFY_TO lists the recipients of mails. Without the first nothing is sent.
@@ -26,10 +26,22 @@ def failed(context: Mapping[str, Any]) -> None:
     """Notify of a task that finally failed: Airflow's `on_failure_callback`, called with its context."""
     instance = context["ti"]
     task = f"{instance.dag_id}.{instance.task_id}"
+    _remember(task)
     index = getattr(instance, "map_index", -1)
     which = f" [{context.get('map_index_label') or index}]" if index is not None and index >= 0 else ""
     why = printable(str(context.get("exception") or "no reason was given"))
     send(f"{task}{which} failed", f"{why}\n{getattr(instance, 'log_url', '')}".strip())
+
+
+def _remember(task: str) -> None:
+    """Write the failure for the exporter, or log why that cannot be done. Raises nothing."""
+    try:
+        from headrace.operations import deployment
+        from headrace.store import failed_tasks
+
+        failed_tasks.remember(deployment.load().root, task)
+    except Exception as error:  # the task has failed already, and a person is to be told
+        print(printable(f"The failure of {task} was not written for the exporter: {error}"))  # noqa: T201
 
 
 def changed(before: str, after: Supervision) -> None:

@@ -9,6 +9,7 @@
     <root>/snapshots/<pipeline>/<query>/<snapshot>/snapshot.json, manifest.json, checkpoint/, ledger/
     <root>/set-aside/<when>/<pipeline>/<table>/                      the archive of a topic that was deleted and recreated
     <root>/acts/<when>-<id>.json                                     which plan was carried out, by whom, who approved it (ADR 48)
+    <root>/failed-tasks/<dag>.<task>.json                            when a task of Airflow last failed for good
     <root>/trash/<when>/...                                          what prune removed, under its old path
     <root>/lake/<pipeline>/<table>/                                  the Iceberg warehouse
     <root>/quality/results/<sink>/<window>.json, latest/<sink>.json  results of the suites
@@ -250,3 +251,8 @@ def refresh_drop(root: str, pipeline: str, dimension: str) -> str:
 def jvm_lock(lock_file: Path) -> Path:
     """Return the lock that a driver's JVM holds while it runs, next to that of its Python process (`driver.lock`)."""
     return lock_file.with_name(f"{lock_file.name}.jvm")
+
+
+def failed_tasks(root: str) -> str:
+    """Return the folder with a file for each task of Airflow that failed."""
+    return f"{root}/failed-tasks"
