@@ -218,31 +218,35 @@ def brokers_of(*, up, replicas):
     return SimpleNamespace(brokers=dict.fromkeys(up), topics={"t": SimpleNamespace(partitions={0: partition})})
 
 
-def test_a_broker_that_is_down_is_known_by_its_replicas_and_one_system_that_is_down_hides_no_other(
+def endpoint(address, listening):
+    return SimpleNamespace(endpoint=SimpleNamespace(address=address, resolve=listening.getsockname))
+
+
+def test_a_server_that_is_down_is_known_by_those_that_answer_and_one_system_that_is_down_hides_no_other(
     deployed, monkeypatch
 ):
     cluster = brokers_of(up=[0, 2], replicas=[0, 1, 2])
-    hosts = [SimpleNamespace(address="10.0.0.1", is_up=True), SimpleNamespace(address="10.0.0.2", is_up=False)]
-
-    @contextmanager
-    def session(*_, **__):
-        yield SimpleNamespace(cluster=SimpleNamespace(metadata=SimpleNamespace(all_hosts=lambda: hosts)))
+    kafka = SimpleNamespace(list_topics=lambda timeout: cluster if timeout else None)
+    monkeypatch.setattr(server_health, "read_kafka", lambda _: None)
+    monkeypatch.setattr(server_health, "read_cassandra", lambda _: None)
+    monkeypatch.setattr(server_health, "kafka_admin", lambda _: kafka)
 
     def refuses(*_, **__):
         raise NoHostAvailable("none", {})
 
-    monkeypatch.setattr(server_health, "read_kafka", lambda _: None)
-    monkeypatch.setattr(server_health, "read_cassandra", lambda _: None)
-    monkeypatch.setattr(
-        server_health,
-        "kafka_admin",
-        lambda _: SimpleNamespace(list_topics=lambda timeout: cluster if timeout else None),
-    )
-    monkeypatch.setattr(server_health, "log_in", session)
-    assert [(labels, value) for _, labels, value in server_health.stores(deployed)] == [
-        (("kafka", "0"), 1), (("kafka", "1"), 0), (("kafka", "2"), 1),
-        (("cassandra", "10.0.0.1"), 1), (("cassandra", "10.0.0.2"), 0),
-    ]  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as up, socket.socket() as down:
+        down.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        hosts = [endpoint("10.0.0.1", up), endpoint("10.0.0.2", down)]
+
+        @contextmanager
+        def session(*_, **__):
+            yield SimpleNamespace(cluster=SimpleNamespace(metadata=SimpleNamespace(all_hosts=lambda: hosts)))
+
+        monkeypatch.setattr(server_health, "log_in", session)
+        assert [(labels, value) for _, labels, value in server_health.stores(deployed)] == [
+            (("kafka", "0"), 1), (("kafka", "1"), 0), (("kafka", "2"), 1),
+            (("cassandra", "10.0.0.1"), 1), (("cassandra", "10.0.0.2"), 0),
+        ]  # fmt: skip
     monkeypatch.setattr(server_health, "log_in", refuses)
     assert [labels for _, labels, _ in server_health.stores(deployed)][3:] == [("cassandra", "any")]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -13,10 +15,14 @@ from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.cluster import server_health
-from headrace.local import cassandra, kafka
+from headrace.local import cassandra, jars, kafka
+from headrace.local.java import find_java
+from headrace.local.settings import Settings
 from headrace.operations.deployment import Deployment, LocalDrivers
 from tests.charts.test_alerts import RULES, STORES, stores_metrics
 from tests.charts.test_dashboards import FOLDER
+from tests.support.charts import ROOT
+from tests.support.platform import free_ports
 from tests.support.servers import admin_session, kill, new_topic
 from tests.support.store_metrics import Scraped, scraped_platform
 
@@ -135,3 +141,24 @@ def test_the_exporter_says_which_servers_are_up_and_that_all_of_a_system_are_dow
         kill(settings, name)
     down = list(server_health.stores(deployed))
     assert down == [("headrace_server_up", ("kafka", "any"), 0.0), ("headrace_server_up", ("cassandra", "any"), 0.0)]
+
+
+def _bare_jvm(port: int) -> subprocess.CompletedProcess[str]:
+    """Run a JVM with the agent, but without a main class."""
+    settings = Settings.load()
+    java = find_java(settings)
+    (agent,) = jars.ensure("agent", settings, java)
+    rules = ROOT / "helm" / "cassandra" / "files" / "metrics.yaml"
+    command = [java.binary, "-Xmx64m", "-cp", "none", f"-javaagent:{agent}=127.0.0.1:{port}:{rules}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_a_jvm_with_the_agent_and_without_a_main_class_ends_and_frees_the_port() -> None:
+    """The official start script of Cassandra runs one with the server's options before the server (CASSANDRA-7254)."""
+    (port,) = free_ports(1)
+    done = _bare_jvm(port)
+    assert "Usage: java" in done.stdout + done.stderr
+    with socket.create_server(("127.0.0.1", port)):
+        taken = _bare_jvm(port)
+    assert taken.returncode != 0
+    assert "Address already in use" in taken.stdout + taken.stderr, "so no tool beside a server may have the agent"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain
@@ -46,13 +47,25 @@ def _brokers(deployment: Deployment) -> dict[str, bool]:
 
 
 def _nodes(deployment: Deployment) -> dict[str, bool]:
-    """Return address -> whether it is up, as a node that answers sees it."""
+    """Return address -> whether it is up. A node that is down is known by the one that answers.
+
+    The driver's own `is_up` is of no use here: a new session counts every node as up until a connection has failed.
+    """
     try:
         with log_in(read_cassandra(deployment.bindings), connect_seconds=ANSWER_SECONDS) as session:
-            hosts = session.cluster.metadata.all_hosts()
-            return {str(host.address): bool(host.is_up) for host in hosts}
+            endpoints = [host.endpoint for host in session.cluster.metadata.all_hosts()]
     except NoHostAvailable:
         return {}
+    return {str(endpoint.address): _accepts(*endpoint.resolve()) for endpoint in endpoints}
+
+
+def _accepts(address: str, port: int) -> bool:
+    """Return whether a server accepts a connection."""
+    try:
+        socket.create_connection((address, port), ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def airflow(_deployment: Deployment) -> Iterator[Sample]:
