@@ -19,7 +19,7 @@ from headrace.local import cassandra, jars, kafka
 from headrace.local.java import find_java
 from headrace.local.settings import Settings
 from headrace.operations.deployment import Deployment, LocalDrivers
-from tests.charts.test_alerts import RULES, STORES, stores_metrics
+from tests.charts.test_alerts import NAME, RULES, STORES, stores_metrics
 from tests.charts.test_dashboards import FOLDER
 from tests.support.charts import ROOT
 from tests.support.platform import free_ports
@@ -114,10 +114,12 @@ def test_no_panel_about_the_stores_is_empty_and_every_alert_has_its_metrics(scra
         scraped.awaited(expression)
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     for rule in rules:
-        for name in OF_STORES.findall(rule["expr"]):
+        names = NAME.findall(rule["expr"])
+        of_stores = [name for name in names if OF_STORES.fullmatch(name)]
+        for name in of_stores:
             scraped.awaited(name)
-        if OF_STORES.search(rule["expr"]):
-            assert scraped.query(rule["expr"]) == {} or rule["alert"] == "CassandraOverloaded", rule["alert"]
+        if of_stores == names and rule["alert"] != "CassandraOverloaded":  # a busy machine has timeouts
+            assert scraped.query(rule["expr"]) == {}, rule["alert"]
 
 
 def test_the_exporter_says_which_servers_are_up_and_that_all_of_a_system_are_down(scraped: Scraped) -> None:
