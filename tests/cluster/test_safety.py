@@ -107,7 +107,7 @@ def test_prometheus_reads_kafka_cassandra_and_the_exporter_from_its_namespace_al
     if exporter is None:
         pytest.skip("monitoring is off")
     asked = {
-        f"{BROKER}:9404": ["headrace_kafka_partitions ", "headrace_kafka_active_controllers ", "jvm_memory_used_bytes"],
+        f"{BROKER}:9404": ["headrace_kafka_partitions ", "headrace_kafka_messages_in_total ", "jvm_memory_used_bytes"],
         f"{NODE}:9404": ["headrace_cassandra_load_bytes ", "headrace_cassandra_pending_compactions "],
         f"{exporter['status']['podIP']}:9109": [
             'headrace_server_up{server="0",system="kafka"} 1.0', 'system="cassandra"} 1.0',
