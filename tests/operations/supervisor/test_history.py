@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Driver
 from headrace.operations.supervisor import history
 from headrace.operations.supervisor.history import EVERY_MS, KEPT_MS, Measure
 from headrace.operations.supervisor.verdict import Observation, Position
-from headrace.store import paths, small_files
+from headrace.store import paths, records, small_files
 from headrace.store.driver_files import Heartbeat, QueryState
 
 NOW = 1_800_000_000_000
@@ -77,3 +79,15 @@ def test_a_broken_history_and_a_clock_that_was_put_back_begin_again(tmp_path: Pa
     _add(tmp_path, _observation())
     _add(tmp_path, _observation(NOW - 10 * EVERY_MS))
     assert [point.at_ms for point in history.read(str(tmp_path), PIPELINE).points] == [NOW - 10 * EVERY_MS]
+
+
+def test_a_history_that_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    read = records.read
+    monkeypatch.setattr(records, "read", lambda kind, path: asked.append(path) or read(kind, path))
+    _add(tmp_path, _observation(lag=7))
+    assert [_newest(tmp_path).lag for _ in range(3)] == [7] * 3
+    before = len(asked)
+    _add(tmp_path, _observation(NOW + EVERY_MS, lag=8))
+    assert [_newest(tmp_path).lag for _ in range(3)] == [8] * 3
+    assert (before, len(asked)) == (1, 2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 from headrace.contract import names
 from headrace.errors import HeadraceError
@@ -48,10 +50,24 @@ class History:
 
 
 def read(root: str, pipeline: str) -> History:
-    """Return the history of a pipeline; it is empty if the file is missing or cannot be read."""
+    """Return the history of a pipeline; it is empty if the file is missing or cannot be read.
+
+    On a disk a file that has not changed is not read again: the Streams page asks for it at every refresh.
+    """
+    path = paths.history(root, pipeline)
     with contextlib.suppress(HeadraceError, OSError, TypeError, ValueError):
-        return records.read(History, paths.history(root, pipeline)) or History()
+        if "://" in path:
+            return records.read(History, path) or History()
+        now = Path(path).stat()
+        return _unchanged(path, now.st_ino, now.st_mtime_ns)
     return History()
+
+
+@lru_cache(maxsize=64)
+def _unchanged(path: str, inode: int, changed_ns: int) -> History:
+    """Return the history in a file. Every write makes a new file (`small_files.write_text`), so its inode or time differs."""
+    del inode, changed_ns
+    return records.read(History, path) or History()
 
 
 def add(root: str, pipeline: str, observation: Observation, queries: Iterable[str]) -> None:
