@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,17 +76,19 @@ def test_more_partitions_and_another_retention_are_made_so(platform: Settings, p
 def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_for_consent(
     platform: Settings, project: Path, tmp_path: Path
 ):
+    name = f"converging_{uuid.uuid4().hex[:8]}"  # a second try finds nothing of the first
+
     def declared(ttl: str, sink: str) -> Pipeline:
         content = yaml.safe_load((project / "pipelines" / "pos_sales.yaml").read_text())
-        content["name"] = "converging"
-        content["sources"] = {"converging": content["sources"]["pos"]}
-        query = content["queries"]["product_totals"] | {"sources": ["converging"]}
+        content["name"] = name
+        content["sources"] = {name: content["sources"]["pos"]}
+        query = content["queries"]["product_totals"] | {"sources": [name]}
         query["sinks"][0] |= {"ttl": ttl} if ttl else {}
-        items = content["queries"]["items"] | {"sources": ["converging"]}
+        items = content["queries"]["items"] | {"sources": [name]}
         items["sinks"][0]["topic"] = sink
         content["queries"] = {"product_totals": query, "items": items}
-        (tmp_path / "converging.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        return load_pipeline(tmp_path / "converging.yaml")
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return load_pipeline(tmp_path / f"{name}.yaml")
 
     def run(wanted: Pipeline, *consented: str) -> set[tuple[str, str]]:
         changes = provision([wanted], platform.bindings(), platform.home / "bindings", consented=consented)
@@ -93,28 +96,28 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
 
     admin = kafka_admin(platform.bindings())
     foreign = {"cleanup.policy": "compact", "retention.ms": "-1"}
-    admin.create_topics([NewTopic("converging", 1, 1, config=foreign)])["converging"].result(120)
-    wait_until(lambda: "converging" in admin.list_topics(timeout=120).topics)
-    first = declared("1 hour", "converging_one")
-    with pytest.raises(ConsentNeededError, match=r"not created by Headrace.*--consent converging`"):
+    admin.create_topics([NewTopic(name, 1, 1, config=foreign)])[name].result(120)
+    wait_until(lambda: name in admin.list_topics(timeout=120).topics)
+    first = declared("1 hour", f"{name}_one")
+    with pytest.raises(ConsentNeededError, match=rf"not created by Headrace.*--consent {name}`"):
         run(first)
-    described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, "converging")])
+    described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name)])
     (settings,) = [future.result(120) for future in described.values()]
     assert settings["cleanup.policy"].value == "compact"
-    assert run(first, "converging") >= {("topic", "converging"), ("partitions", "converging"), ("login", "converging")}
+    assert run(first, name) >= {("topic", name), ("partitions", name), ("login", name)}
     assert run(first) == set()
-    second = declared("", "converging_two")
+    second = declared("", f"{name}_two")
     with cassandra_session(platform.bindings()) as session:
-        session.execute('GRANT SELECT ON TABLE test_db.users TO "converging"')
+        session.execute(f'GRANT SELECT ON TABLE test_db.users TO "{name}"')
         assert run(second) == {
-            ("table settings", "converging.product_totals"),
-            ("topic", "converging_two"),
-            ("right", "converging_two"),
-            ("right revoked", "converging_one"),
+            ("table settings", f"{name}.product_totals"),
+            ("topic", f"{name}_two"),
+            ("right", f"{name}_two"),
+            ("right revoked", f"{name}_one"),
             ("right revoked", "table test_db.users"),
         }
         row = session.execute(
-            "SELECT default_time_to_live FROM system_schema.tables WHERE keyspace_name = 'converging' "
+            f"SELECT default_time_to_live FROM system_schema.tables WHERE keyspace_name = '{name}' "
             "AND table_name = 'product_totals'"
         ).one()
         assert row.default_time_to_live == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -27,7 +28,6 @@ from tests.support.transactions import Transactions, hanging, make_topics
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
-POS = "pos_tx"
 NOW = datetime.now(UTC)
 
 
@@ -54,17 +54,20 @@ def test_every_tool_reads_committed_records_and_waits_for_none_that_is_not_there
     bindings = platform.bindings()
     monkeypatch.setattr(topics, "TIMEOUT_SECONDS", 20.0)
     squeezed = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"}
-    made = ("tx_committed", "tx_aborted", "tx_interleaved", "tx_hanging")
+    of_this_try = uuid.uuid4().hex[:8]
+    made = [f"tx_{kind}_{of_this_try}" for kind in ("committed", "aborted", "interleaved", "hanging")]
+    committed, aborted, interleaved, open_ended = made
+    compacted = f"tx_compacted_{of_this_try}"
     make_topics(bindings, made)
-    make_topics(bindings, ("tx_compacted",), **squeezed, **{"max.compaction.lag.ms": "100", "delete.retention.ms": "0"})
-    one = {topic: Transactions(bindings, topic) for topic in (*made, "tx_compacted")}
+    make_topics(bindings, [compacted], **squeezed, **{"max.compaction.lag.ms": "100", "delete.retention.ms": "0"})
+    one = {topic: Transactions(bindings, topic) for topic in (*made, compacted)}
     for number in range(3):
-        one["tx_compacted"].committed([("k", f"v{number}".encode())])
+        one[compacted].committed([("k", f"v{number}".encode())])
     for topic in made:
         one[topic].committed(records("a", "b"))  # offsets 0 to 2
-    one["tx_aborted"].aborted(records("x", "y"))
-    other = Transactions(bindings, "tx_interleaved")
-    first = one["tx_interleaved"]
+    one[aborted].aborted(records("x", "y"))
+    other = Transactions(bindings, interleaved)
+    first = one[interleaved]
     first.begin()
     other.begin()
     for producer, value in ((first, "c"), (other, "x"), (first, "d"), (other, "y")):
@@ -72,30 +75,30 @@ def test_every_tool_reads_committed_records_and_waits_for_none_that_is_not_there
     other.abort()
     first.commit()
 
-    assert given(bindings, "tx_committed") == ["a", "b"]
-    assert ends(bindings, "tx_committed") == (3, 3, 3)
-    assert given(bindings, "tx_aborted") == ["a", "b"]
-    assert ends(bindings, "tx_aborted") == (6, 6, 6)
-    assert given(bindings, "tx_interleaved") == ["a", "b", "c", "d"]
-    with hanging(bindings, "tx_hanging", records("open")):
-        one["tx_hanging"].committed(records("behind"))
-        assert given(bindings, "tx_hanging") == ["a", "b"], "what is behind an open transaction is not there yet"
-        assert ends(bindings, "tx_hanging") == (3, 3, 6)
-        sent = [m.value() for m in dead_letters.records(bindings, "tx_hanging", uncommitted=True)]
+    assert given(bindings, committed) == ["a", "b"]
+    assert ends(bindings, committed) == (3, 3, 3)
+    assert given(bindings, aborted) == ["a", "b"]
+    assert ends(bindings, aborted) == (6, 6, 6)
+    assert given(bindings, interleaved) == ["a", "b", "c", "d"]
+    with hanging(bindings, open_ended, records("open")):
+        one[open_ended].committed(records("behind"))
+        assert given(bindings, open_ended) == ["a", "b"], "what is behind an open transaction is not there yet"
+        assert ends(bindings, open_ended) == (3, 3, 6)
+        sent = [m.value() for m in dead_letters.records(bindings, open_ended, uncommitted=True)]
         assert sent == [b"a", b"b", b"open", b"behind"], "a replay must find what it has sent"
-    assert given(bindings, "tx_hanging") == ["a", "b", "behind"]
+    assert given(bindings, open_ended) == ["a", "b", "behind"]
 
     stage = make_stage(platform, project, tmp_path, "pos_sales", suffix="_ages", queries=["items"])
     ages = retention._Ages(stage.deployment)
     try:
-        assert ages.seconds("tx_aborted", 0, 0) is not None
-        assert ages.seconds("tx_aborted", 0, 2) is None, "only markers and aborted records follow"
+        assert ages.seconds(aborted, 0, 0) is not None
+        assert ages.seconds(aborted, 0, 2) is None, "only markers and aborted records follow"
     finally:
         ages.close()
 
     deadline = time.monotonic() + 300
-    while (values := given(bindings, "tx_compacted"))[:1] == ["v0"]:  # the cleaner comes every 15 s
-        one["tx_compacted"].committed([("other", b"rolls the segment")])
+    while (values := given(bindings, compacted))[:1] == ["v0"]:  # the cleaner comes every 15 s
+        one[compacted].committed([("other", b"rolls the segment")])
         assert time.monotonic() < deadline
     assert "v2" in values, "the newest record of a key stays"
 
@@ -118,12 +121,14 @@ def taken(stage: Stage, queries: Iterable[str]) -> dict[str, int]:
 def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_and_trailing_transactions(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
+    suffix = f"_tx_{uuid.uuid4().hex[:8]}"  # a second try reads no record of the first
+    pos = f"pos{suffix}"
     stage = make_stage(
-        platform, project, tmp_path, "pos_sales", suffix="_tx", queries=["product_totals"], trigger="1 second"
+        platform, project, tmp_path, "pos_sales", suffix=suffix, queries=["product_totals"], trigger="1 second"
     )
-    deployment, archive = deployment_of(stage, project), f"archive_{POS}"
+    deployment, archive = deployment_of(stage, project), f"archive_{pos}"
     queries = ("product_totals", archive)
-    first, second = (Transactions(stage.admin, POS) for _ in range(2))
+    first, second = (Transactions(stage.admin, pos) for _ in range(2))
     first.committed(sales("committed-1", 3))
     first.aborted(sales("aborted", 3))
     try:
@@ -136,10 +141,10 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
         first.abort()
         second.commit()
         stage.await_quiet()
-        with hanging(stage.admin, POS, sales("open", 1)):
+        with hanging(stage.admin, pos, sales("open", 1)):
             second.committed(sales("behind", 2))
             kafka = KafkaEnds(stage.admin)
-            seen = positions_of(stage.root, stage.pipeline, kafka([POS]), kafka.written([POS]))["product_totals"]
+            seen = positions_of(stage.root, stage.pipeline, kafka([pos]), kafka.written([pos]))["product_totals"]
             assert (seen.lag, seen.held) == (0, 4)
             assert set(totals(stage)) == {"committed-1", "committed-2"}
         stage.await_quiet()
@@ -149,8 +154,8 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
             "committed-1": (Decimal("30.00"), 3), "committed-2": (Decimal("10.00"), 1), "behind": (Decimal("20.00"), 2)
         }  # fmt: skip
         assert taken(stage, queries) == dict.fromkeys(queries, 6)
-        ends_now = {int(p): end for p, end in stage.ends(POS).items()}
-        assert archive_notes.reached(stage.root, stage.name, POS) == ends_now
+        ends_now = {int(p): end for p, end in stage.ends(pos).items()}
+        assert archive_notes.reached(stage.root, stage.name, pos) == ends_now
         accounts = reconciled(deployment, stage.name)
         for account in accounts.values():
             assert (account["differing"], account["note"]) == (0, ""), account
@@ -162,7 +167,7 @@ def test_sinks_archive_reconciliation_and_rebuild_are_exact_with_aborted_open_an
 
     guarded = retention.guard(deployment, stage.name)
     assert (guarded.state, guarded.least_left_seconds) == ("OK", None)
-    places = [TopicPartition(POS, partition, end) for partition, end in ends_now.items()]
+    places = [TopicPartition(pos, partition, end) for partition, end in ends_now.items()]
     admin = kafka_admin(stage.admin)  # held while its answers are awaited
     for answer in admin.delete_records(places).values():
         answer.result(120)
