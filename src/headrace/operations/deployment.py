@@ -47,31 +47,13 @@ class LocalDrivers(Strict):
     @classmethod
     def of(cls, launcher: LocalLauncher) -> LocalDrivers:
         """Return the fields of a launcher without those of the deployment itself (project, root)."""
-        return cls(
-            run_dir=launcher.run_dir,
-            log_dir=launcher.log_dir,
-            tmp_dir=launcher.tmp_dir,
-            driver_bindings=launcher.bindings,
-            environment=dict(launcher.environment),
-            conf=dict(launcher.conf),
-            grace_seconds=launcher.grace_seconds,
-            ui_port=launcher.ui_port,
-        )
+        fields = {name: value for name, value in vars(launcher).items() if name in cls.model_fields}
+        return cls(driver_bindings=launcher.bindings, **fields)
 
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers on this machine; the supervisor restarts them."""
-        return LocalLauncher(
-            project=project,
-            root=root,
-            run_dir=self.run_dir,
-            log_dir=self.log_dir,
-            tmp_dir=self.tmp_dir,
-            bindings=self.driver_bindings,
-            environment=self.environment,
-            conf=self.conf,
-            grace_seconds=self.grace_seconds,
-            ui_port=self.ui_port,
-        )
+        fields = self.model_dump(exclude={"kind", "driver_bindings"})
+        return LocalLauncher(project=project, root=root, bindings=self.driver_bindings, **fields)
 
 
 class KubernetesDrivers(Strict):
