@@ -75,7 +75,7 @@ class Servers:
         def session(_: Path) -> Iterator[Cassandra]:
             yield self.cassandra
 
-        monkeypatch.setattr(retirement, "kafka_admin", lambda _: self.kafka)
+        monkeypatch.setattr(retirement.in_kafka, "kafka_admin", lambda _: self.kafka)
         monkeypatch.setattr(retirement, "cassandra_session", session)
 
     def plan(self, pipeline: str = "old_sales", known: tuple[str, ...] = ("pos_sales",)) -> Any:

@@ -101,10 +101,10 @@ def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
 
 def has_role(session: Session, role: str) -> bool:
     """Return whether a role exists."""
-    return session.execute("SELECT role FROM system_auth.roles WHERE role = %s", (role,)).one() is not None
+    return role_of(session, role) is not None
 
 
-def role(session: Session, name: str) -> Any | None:  # noqa: ANN401 - a row
+def role_of(session: Session, name: str) -> Any | None:  # noqa: ANN401 - a row
     """Return a role with `is_superuser`, or None."""
     return session.execute("SELECT role, is_superuser FROM system_auth.roles WHERE role = %s", (name,)).one()
 

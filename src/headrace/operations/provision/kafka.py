@@ -7,8 +7,10 @@ next, such as a login, a record or a second plan, then finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -31,9 +33,11 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from headrace.access.bindings import read_kafka
 from headrace.contract import kafka, names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.clients import kafka_admin
 from headrace.operations.provision.changes import RIGHT, Action, Change, Step
 from headrace.operations.waiting import poll
 
@@ -41,6 +45,18 @@ TIMEOUT_SECONDS = 30
 POLL_SECONDS = 0.05
 SCRAM_ITERATIONS = 4096
 ADOPTED = "it was not created by Headrace, whose settings it gets"
+
+
+@contextmanager
+def administering(admin_root: Path) -> Iterator[AdminClient]:
+    """Yield Kafka's admin client of a binding root. Raises HeadraceError, with Kafka's reason, for a request that it rejects."""
+    try:
+        yield kafka_admin(admin_root)
+    except KafkaException as error:
+        raise HeadraceError(
+            f"Kafka at {read_kafka(admin_root).bootstrap_servers} rejected the request: {error.args[0].str()}. Check "
+            "`headrace status`."
+        ) from error
 
 
 def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[Step]:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from cassandra.cluster import Session
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.access import bindings
@@ -21,7 +20,7 @@ from headrace.contract import names
 from headrace.contract.model import NAME_PATTERN
 from headrace.contract.rules import RESERVED_PIPELINES
 from headrace.errors import HeadraceError
-from headrace.operations.clients import cassandra_session, kafka_admin
+from headrace.operations.clients import cassandra_session
 from headrace.operations.drivers.interface import Launcher
 from headrace.operations.provision import cassandra as in_cassandra
 from headrace.operations.provision import kafka as in_kafka
@@ -75,18 +74,12 @@ def require_retired(pipeline: str, known: Collection[str]) -> None:
 @contextmanager
 def remote(pipeline: str, admin_root: Path) -> Iterator[list[Step]]:
     """Yield the steps that remove a pipeline's Kafka user and rights and its Cassandra role; none if nothing exists."""
-    admin, user = kafka_admin(admin_root), names.principal(pipeline)
+    user = names.principal(pipeline)
     administrators = {bindings.read_kafka(admin_root).username, bindings.read_cassandra(admin_root).username}
     if user in administrators:
         raise HeadraceError(f"{user} is the administrator's own login and cannot be removed.")
-    try:
-        with cassandra_session(admin_root) as session:
-            yield [*kafka_steps(admin, pipeline), *cassandra_steps(session, pipeline)]
-    except KafkaException as error:
-        raise HeadraceError(
-            f"Kafka at {bindings.read_kafka(admin_root).bootstrap_servers} rejected the request: {error.args[0].str()}. Check "
-            "`headrace status`."
-        ) from error
+    with in_kafka.administering(admin_root) as admin, cassandra_session(admin_root) as session:
+        yield [*kafka_steps(admin, pipeline), *cassandra_steps(session, pipeline)]
 
 
 def kafka_steps(admin: AdminClient, pipeline: str) -> list[Step]:
@@ -102,7 +95,7 @@ def kafka_steps(admin: AdminClient, pipeline: str) -> list[Step]:
 def cassandra_steps(session: Session, pipeline: str) -> list[Step]:
     """Return the step that removes a pipeline's role with its rights. Raises HeadraceError for an administrator's role."""
     role = names.principal(pipeline)
-    row = in_cassandra.role(session, role)
+    row = in_cassandra.role_of(session, role)
     if row is None:
         return []
     if row.is_superuser:

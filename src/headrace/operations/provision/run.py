@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cassandra.cluster import Session
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.access import bindings
 from headrace.contract import kafka, names
 from headrace.contract.model import Pipeline
-from headrace.errors import HeadraceError
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.provision import cassandra as in_cassandra
 from headrace.operations.provision import kafka as in_kafka
@@ -49,20 +47,13 @@ def planned(
     pipelines: Sequence[Pipeline], admin_root: Path, bindings_root: Path, replication_factor: int = 1
 ) -> Iterator[Plan]:
     """Yield the plan of what `provision` would do. It can be carried out while the context is open."""
-    admin = kafka_admin(admin_root)
-    try:
-        with cassandra_session(admin_root) as session:
-            steps: list[Step] = []
-            for pipeline in pipelines:
-                steps += in_kafka.topic_steps(admin, pipeline, replication_factor)
-                steps += in_cassandra.table_steps(session, pipeline, replication_factor)
-                steps += _login_steps(admin, session, pipeline, admin_root, bindings_root)
-            yield Plan(steps)
-    except KafkaException as error:
-        raise HeadraceError(
-            f"Kafka at {bindings.read_kafka(admin_root).bootstrap_servers} rejected the request: {error.args[0].str()}. Check "
-            "`headrace status`."
-        ) from error
+    with in_kafka.administering(admin_root) as admin, cassandra_session(admin_root) as session:
+        steps: list[Step] = []
+        for pipeline in pipelines:
+            steps += in_kafka.topic_steps(admin, pipeline, replication_factor)
+            steps += in_cassandra.table_steps(session, pipeline, replication_factor)
+            steps += _login_steps(admin, session, pipeline, admin_root, bindings_root)
+        yield Plan(steps)
 
 
 def consentable(pipelines: Sequence[Pipeline]) -> list[str]:
