@@ -42,7 +42,6 @@ from headrace.cli.pipeline import pipeline
 from headrace.cli.provision import provision
 from headrace.cli.quality import quality
 from headrace.cli.stream import stream
-from headrace.cli.upgrade import stream_upgrade
 from headrace.cli.users import users
 from headrace.contract.files import pipeline_names
 from headrace.contract.model import Pipeline
@@ -63,7 +62,6 @@ app.add_typer(batch, name="batch")
 app.add_typer(letters, name="dead-letters")
 app.add_typer(quality, name="quality")
 app.add_typer(users, name="users")
-stream.command("upgrade")(stream_upgrade)
 app.command()(provision)
 
 _OK, _NO = Text("ok", style="green"), Text("no", style="red")
