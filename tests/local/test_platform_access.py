@@ -17,7 +17,7 @@ from headrace.access.bindings import read_cassandra, read_kafka
 from headrace.local import cassandra, jars, kafka, platform
 from headrace.local.java import find_java
 from headrace.operations.provision import run
-from tests.support.servers import admin_session, new_topic, pids, read_all, refused, wait_until
+from tests.support.servers import admin_session, login, new_topic, pids, read_all, refused, wait_until
 
 pytestmark = pytest.mark.platform
 
@@ -28,7 +28,7 @@ def test_the_bindings_reach_both_systems_and_only_their_owner_reads_them(setting
     assert (binding.username, binding.sasl_mechanism) == ("admin", "SCRAM-SHA-512")
     assert AdminClient(binding.client_config()).list_topics(timeout=120).brokers
     binding = read_cassandra(root)
-    with cassandra.login(settings, binding.username, binding.password) as session:
+    with login(settings, binding.username, binding.password) as session:
         assert session.execute("SELECT data_center FROM system.local").one().data_center == binding.local_datacenter
     modes = {path.stat().st_mode & 0o777 for path in root.rglob("*") if path.is_file()}
     assert modes == {0o600}
@@ -133,7 +133,7 @@ def _polled(consumer, codes):
 def test_cassandra_refuses_its_default_user_and_a_wrong_password(settings, username, password):
     with (
         pytest.raises(NoHostAvailable, match=r"(?i)authenticat|incorrect|not permitted"),
-        cassandra.login(settings, username, password),
+        login(settings, username, password),
     ):
         pass
 

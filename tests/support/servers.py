@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.local import cassandra, kafka, platform
+from headrace.operations.clients import log_in
 
 
 class Watch:
@@ -82,7 +83,7 @@ def states(settings):
 def refused(settings, username, password):
     """Return whether Cassandra refuses this name and password."""
     try:
-        with cassandra.login(settings, username, password):
+        with login(settings, username, password):
             return False
     except NoHostAvailable:
         return True
@@ -120,8 +121,10 @@ def read_all(settings, topic):
         consumer.close()
 
 
-@contextmanager
+def login(settings, username, password):
+    """Open a session of a Cassandra user; raises NoHostAvailable for a refused password."""
+    return log_in(replace(cassandra.binding(settings), username=username, password=password))
+
+
 def admin_session(settings):
-    admin = cassandra.binding(settings)
-    with cassandra.login(settings, admin.username, admin.password) as session:
-        yield session
+    return log_in(cassandra.binding(settings))

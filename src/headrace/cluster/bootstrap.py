@@ -1,4 +1,4 @@
-"""Creates a deployment's CA, certificates, passwords and bindings as Secrets, inside the cluster: `python -m ...bootstrap`.
+"""Creates a deployment's CA, certificates, passwords and bindings as Secrets: `python -m headrace.cluster.bootstrap`, in a Job.
 
 Nothing secret passes through Helm values, Terraform state or logs. Existing Secrets are never overwritten: the Job's
 service account lacks the permission, except for the renew and rotate actions. Running it twice changes nothing.
@@ -25,7 +25,7 @@ from headrace.cluster import pki
 from headrace.cluster.kubernetes_secrets import OPAQUE, PULL_SECRET, ClusterSecrets, Content
 from headrace.contract import names
 from headrace.contract.load import load_pipelines
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, exit_with
 
 CONFIG_VARIABLE = "HEADRACE_BOOTSTRAP"
 KAFKA_ADMIN, CASSANDRA_ADMIN, AIRFLOW_ADMIN = "admin", "headrace_admin", "admin"
@@ -366,8 +366,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except HeadraceError as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(REFUSED)
+    exit_with(lambda: main(sys.argv[1:]), REFUSED)

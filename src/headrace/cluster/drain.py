@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, exit_with
 from headrace.operations import deployment
 from headrace.operations.deployment import KubernetesDrivers
 from headrace.operations.drivers.pods import MARGIN_SECONDS, Pods
@@ -57,7 +57,7 @@ def drain(
     return [*done, f"{jobs} Job(s) of {release} are deleted"]
 
 
-def main() -> None:
+def main() -> int:
     """Drain the release of this pod. HEADRACE_NAMESPACE, HEADRACE_HELM_RELEASE and HEADRACE_JOB name it and its Job."""
     drivers = deployment.load().drivers
     if not isinstance(drivers, KubernetesDrivers):
@@ -65,11 +65,8 @@ def main() -> None:
     release, job = os.environ["HEADRACE_HELM_RELEASE"], os.environ.get("HEADRACE_JOB", "")
     for line in drain(os.environ["HEADRACE_NAMESPACE"], drivers.namespace, drivers.grace_seconds, release, job):
         sys.stdout.write(f"{line}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HeadraceError as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(refusal.exit_code)
+    exit_with(main)

@@ -1,4 +1,4 @@
-"""Provision all pipelines from inside the cluster: `python -m ...provision_cluster`, a Job of the Airflow chart.
+"""Provision all pipelines from inside the cluster: `python -m headrace.cluster.provision`, a Job of the Airflow chart.
 
 The bootstrap Job has created the logins. They are mounted as `<pipeline>.<system>.password` below HEADRACE_LOGINS, and are
 set in Kafka and Cassandra here. A password that was rotated since is set again. HEADRACE_PRODUCERS lists the declared
@@ -24,10 +24,10 @@ from cassandra.cluster import NoHostAvailable
 from headrace.access import bindings
 from headrace.access.bindings import CassandraBinding
 from headrace.contract import names
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, exit_with
 from headrace.operations import deployment
 from headrace.operations.clients import cassandra_session, log_in
-from headrace.operations.provision.changes import Change, ConsentNeededError, Plan, RefusedError
+from headrace.operations.provision.changes import Change, ConsentNeededError, ProvisionPlan, RefusedError
 from headrace.operations.provision.retirement import remote, require_retired
 from headrace.operations.provision.run import provision, provision_producer
 
@@ -66,7 +66,7 @@ def run(
             changes += provision_producer(admin, user, "", [])
         for name in retired:
             with remote(name, admin) as steps:
-                changes += Plan(steps, retires=name).carry_out([name])
+                changes += ProvisionPlan(steps, retires=name).carry_out([name])
         for pipeline in wanted:
             changes += _rotated(
                 admin, pipeline.name, bindings.read_password(root / pipeline.name / "cassandra" / "password")
@@ -144,8 +144,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except HeadraceError as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(refusal.exit_code)
+    exit_with(main)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import yaml
-from cassandra import DriverException
-from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import WhiteListRoundRobinPolicy
 
 from headrace.access.bindings import CassandraBinding, write_binding, write_private
 from headrace.local.java import Java, write_argfile
 from headrace.local.passwords import secret
 from headrace.local.settings import Settings
+from headrace.operations.provision.superuser import set_up
 
 NAME = "cassandra"
 ADMIN = "headrace_admin"
 DATACENTER = "datacenter1"  # the datacenter name of SimpleSnitch
-_DEFAULT = "cassandra"  # the superuser of a new Cassandra; its password equals its name
-
-# No listener yet, a refused password, or a role manager that is not initialised yet.
-_NOT_YET = (NoHostAvailable, DriverException)
 
 # The packages that Cassandra 5.0's conf/jvm17-server.options opens for Java 17.
 _EXPORTS = (
@@ -201,54 +191,9 @@ def _server_yaml(settings: Settings, data: Path) -> str:
 
 
 def usable(settings: Settings) -> bool:
-    """Return whether our superuser can log in and the default one cannot; sets both up on a new system.
-
-    Every step is idempotent: an interrupted set-up is completed by the next call.
-    """
-    admin = secret("cassandra-admin", settings)
-    try:
-        with login(settings, ADMIN, admin) as session:
-            _shut_out_default(session)
-            return True
-    except _NOT_YET:
-        pass
-    try:
-        with login(settings, _DEFAULT, _DEFAULT) as session:
-            session.execute(f"CREATE ROLE IF NOT EXISTS {ADMIN} WITH SUPERUSER = true AND LOGIN = true")
-            session.execute(f"ALTER ROLE {ADMIN} WITH PASSWORD = %s", (admin,))
-    except _NOT_YET:
-        pass
-    return False
-
-
-@contextmanager
-def login(settings: Settings, username: str, password: str) -> Iterator[Session]:
-    """Open a session and close it. Raises cassandra.cluster.NoHostAvailable, also for a refused password."""
+    """Return whether our superuser can log in and the default one cannot; sets both up on a new system."""
     logging.getLogger("cassandra").setLevel(logging.CRITICAL)
-    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([settings.host]))
-    cluster = Cluster(
-        [settings.host],
-        port=settings.cassandra_port,
-        auth_provider=PlainTextAuthProvider(username, password),
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-        protocol_version=5,
-        connect_timeout=15,
-        control_connection_timeout=15,  # by default 2 s: a pause of Cassandra would be a refused login
-    )
-    try:
-        yield cluster.connect()
-    finally:
-        cluster.shutdown()
-
-
-def _shut_out_default(session: Session) -> None:
-    """Remove login, rights and the known password from the role `cassandra`. It is not dropped, to reserve its name."""
-    query = "SELECT can_login, is_superuser FROM system_auth.roles WHERE role = %s"
-    row = session.execute(query, (_DEFAULT,)).one()
-    if row is None or row.can_login or row.is_superuser:
-        password = secrets.token_urlsafe(32)
-        session.execute(f"CREATE ROLE IF NOT EXISTS {_DEFAULT}")
-        session.execute(f"ALTER ROLE {_DEFAULT} WITH PASSWORD = '{password}' AND SUPERUSER = false AND LOGIN = false")
+    return set_up(binding(settings))
 
 
 def _logback(settings: Settings) -> str:
