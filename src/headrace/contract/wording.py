@@ -31,6 +31,12 @@ def choices(given: str, allowed: Iterable[str]) -> str:
     return f"allowed: {', '.join(values) or 'none'}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, at most 300 characters; its type where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
 def listed(items: Iterable[str]) -> str:
     """Return "a, b and c"."""
     *head, last = items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionP
 from confluent_kafka.admin import AdminClient
 
 from headrace.access.bindings import CassandraBinding, read_cassandra, read_kafka
+from headrace.contract.cassandra import Table, create_keyspace, create_table
 from headrace.errors import HeadraceError
 
 
@@ -59,6 +60,17 @@ def log_in(binding: CassandraBinding, *, connect_seconds: float = 15) -> Iterato
         yield cluster.connect()
     finally:
         cluster.shutdown()
+
+
+def ensure_tables(session: Session, tables: Sequence[Table]) -> None:
+    """Create tables of one keyspace, and the keyspace, where they are missing: one replica for each node, at most three."""
+    metadata = session.cluster.metadata
+    keyspace = metadata.keyspaces.get(tables[0].keyspace)
+    if keyspace is None:
+        session.execute(create_keyspace(tables[0].keyspace, min(3, len(metadata.all_hosts()))))
+    for table in tables:
+        if keyspace is None or table.name not in keyspace.tables:
+            session.execute(create_table(table))
 
 
 @contextmanager

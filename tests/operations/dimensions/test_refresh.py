@@ -14,6 +14,7 @@ from cassandra.query import named_tuple_factory
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.clients import ensure_tables
 from headrace.operations.dimensions import apply, kept, lease
 from headrace.operations.dimensions.diff import Difference, diff
 from headrace.operations.dimensions.documents import RefreshRecord, Staged
@@ -309,7 +310,8 @@ def test_the_answer_of_a_lightweight_transaction_is_read_as_the_driver_gives_it(
 def test_the_table_of_leases_is_made_where_it_is_missing() -> None:
     made: list[str] = []
     metadata = SimpleNamespace(keyspaces={}, all_hosts=lambda: [1, 2, 3, 4])
-    lease._make(SimpleNamespace(cluster=SimpleNamespace(metadata=metadata), execute=made.append))  # type: ignore[arg-type]
+    session: Any = SimpleNamespace(cluster=SimpleNamespace(metadata=metadata), execute=made.append)
+    ensure_tables(session, [lease.LEASES])
     assert [text.split(" IF NOT EXISTS ")[0] for text in made] == ["CREATE KEYSPACE", "CREATE TABLE"]
     assert "'replication_factor': 3" in made[0] or "'replication_factor': '3'" in made[0]
     assert 'PRIMARY KEY (("dimension"))' in made[1]

@@ -14,8 +14,9 @@ from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
 from headrace.contract import names
-from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
+from headrace.contract.cassandra import Table, quoted
 from headrace.errors import HeadraceError
+from headrace.operations.clients import ensure_tables
 
 SECONDS = 900
 """How long a lease lasts without renewal, in seconds. It is renewed with every few thousand rows."""
@@ -44,7 +45,7 @@ _RELEASE = f"DELETE FROM {_TABLE} WHERE dimension = %s IF holder = %s"  # noqa: 
 
 def take(session: Session, pipeline: str, dimension: str, holder: str, by: str) -> None:
     """Take or renew the lease of a dimension for a holder. Raises HeadraceError if another one holds it."""
-    _make(session)
+    ensure_tables(session, [LEASES])
     name, now = f"{pipeline}.{dimension}", datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     current = _serial(session, _TAKE, (name, holder, by, now))
     if current["[applied]"]:
@@ -61,17 +62,8 @@ def take(session: Session, pipeline: str, dimension: str, holder: str, by: str) 
 
 def release(session: Session, pipeline: str, dimension: str, holder: str) -> None:
     """Release the lease of a dimension, if the holder has it."""
-    _make(session)
+    ensure_tables(session, [LEASES])
     _serial(session, _RELEASE, (f"{pipeline}.{dimension}", holder))
-
-
-def _make(session: Session) -> None:
-    metadata = session.cluster.metadata
-    keyspace = metadata.keyspaces.get(LEASES.keyspace)
-    if keyspace is None:
-        session.execute(create_keyspace(LEASES.keyspace, min(3, len(metadata.all_hosts()))))
-    if keyspace is None or LEASES.name not in keyspace.tables:
-        session.execute(create_table(LEASES))
 
 
 def _serial(session: Session, text: str, values: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace.access.bindings import DatabaseBinding, read_database
+from headrace.contract.wording import first_line
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def read_table(bindings: Path, dimension: str, table: str, schema: pa.Schema, ty
                 pages.append(pa.record_batch(columns, schema=schema))
     except SQLAlchemyError as error:
         raise HeadraceError(
-            f"{table} cannot be read from {binding.place} ({_first_line(error)}). Check the binding {dimension}-source and "
+            f"{table} cannot be read from {binding.place} ({first_line(error)}). Check the binding {dimension}-source and "
             f"that the table has {', '.join(schema.names)}."
         ) from error
     except _ValueError as error:
@@ -81,7 +82,3 @@ def _url(binding: DatabaseBinding) -> URL:
         port=binding.port,
         database=binding.database,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

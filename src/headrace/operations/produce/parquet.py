@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.contract.model import Source
+from headrace.contract.wording import first_line
 from headrace.errors import HeadraceError
 from headrace.operations.produce.rows import named
 
@@ -26,7 +27,7 @@ def opened(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise HeadraceError(
-            f"{named(path)} is not a readable Parquet file ({_first_line(error)}). Write it again."
+            f"{named(path)} is not a readable Parquet file ({first_line(error)}). Write it again."
         ) from error
 
 
@@ -52,7 +53,7 @@ def rows(path: Path, file: pq.ParquetFile, wanted: list[str]) -> Iterator[Mappin
                     yield dict(zip(columns, row, strict=True))
         except (pa.ArrowException, OSError) as error:
             raise HeadraceError(
-                f"{named(path)} cannot be read completely ({_first_line(error)}). Write it again."
+                f"{named(path)} cannot be read completely ({first_line(error)}). Write it again."
             ) from error
 
 
@@ -93,7 +94,3 @@ def _moment(value: int, unit: str) -> str:
     fraction = digits if not digits.endswith("000") else digits[:6]
     year = f"{at.year + 400 * cycles:04}"
     return f"{year}-{at:%m-%d %H:%M:%S}" + (f".{fraction}" if rest else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

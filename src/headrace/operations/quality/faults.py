@@ -6,7 +6,7 @@ import logging
 
 from confluent_kafka import KafkaError, KafkaException
 
-from headrace.contract.wording import printable
+from headrace.contract.wording import first_line, printable
 from headrace.errors import HeadraceError
 
 _log = logging.getLogger(__name__)
@@ -23,5 +23,4 @@ def words(error: BaseException) -> str:
         return printable(str(error))
     if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):
         return printable(f"Kafka did not answer ({error.args[0].str()}): see `headrace status`.")
-    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
-    return printable(f"{type(error).__name__}: {first}")
+    return printable(f"{type(error).__name__}: {first_line(error)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,8 @@ from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
 from headrace.contract import names
-from headrace.contract.cassandra import Table, create_keyspace, create_table, quoted
+from headrace.contract.cassandra import Table, quoted
+from headrace.operations import clients
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.operations.quality import faults, trend
@@ -105,19 +106,12 @@ class QuarantinedRow:
 
 
 def ensure_tables(session: Session) -> None:
-    """Create the keyspace and both tables if they are missing: one replica for each node, at most three."""
-    keyspace = session.cluster.metadata.keyspaces.get(names.QUALITY_KEYSPACE)
-    if keyspace is not None and {RESULTS.name, QUARANTINE.name} <= set(keyspace.tables):
-        _add_columns(session, keyspace.tables[RESULTS.name].columns)
-        return
-    nodes = len(session.cluster.metadata.all_hosts())
-    session.execute(create_keyspace(names.QUALITY_KEYSPACE, min(3, nodes)))
-    for table in (RESULTS, QUARANTINE):
-        session.execute(create_table(table))
-
-
-def _add_columns(session: Session, existing: Container[str]) -> None:
-    """Add to the series the columns that an earlier release did not have."""
+    """Create both tables if they are missing, and add to the series the columns that an earlier release did not have."""
+    keyspace = session.cluster.metadata.keyspaces.get(RESULTS.keyspace)
+    existing = (
+        keyspace.tables[RESULTS.name].columns if keyspace and RESULTS.name in keyspace.tables else RESULTS.columns
+    )
+    clients.ensure_tables(session, (RESULTS, QUARANTINE))
     for name, kind in RESULTS.columns.items():
         if name not in existing:
             session.execute(

@@ -9,6 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from headrace.contract.wording import first_line
 from headrace.errors import HeadraceError
 from headrace.operations.quality.suites import Suite
 from headrace.store import records
@@ -67,7 +68,7 @@ def validate(
         loaded = ExpectationSuite(**records.to_json(suite))
     except (GreatExpectationsError, TypeError, ValueError) as error:
         raise HeadraceError(
-            f"The suite {suite.name} is not valid ({_first_line(error)}). Correct `quality:` in the pipeline file."
+            f"The suite {suite.name} is not valid ({first_line(error)}). Correct `quality:` in the pipeline file."
         ) from error
     # Great Expectations logs unknown types and continues without them.
     kept = {expectation.id for expectation in loaded.expectations}
@@ -83,7 +84,7 @@ def validate(
         )
     except SuiteParameterError as error:
         raise HeadraceError(
-            f"The suite {suite.name} uses an unknown parameter ({_first_line(error)}). Known parameters: "
+            f"The suite {suite.name} uses an unknown parameter ({first_line(error)}). Known parameters: "
             f"{', '.join(sorted(parameters))}. Correct `quality:` in the pipeline file."
         ) from error
     outcomes = [_outcome(outcome, frame, key) for outcome in result.results]
@@ -117,12 +118,8 @@ def _error(info: Mapping[str, Any]) -> str:
     """Return why an expectation could not be judged; Great Expectations nests it by metric."""
     for failure in (info, *(inner for inner in info.values() if isinstance(inner, Mapping))):
         if failure.get("raised_exception"):
-            return _first_line(failure.get("exception_message"))
+            return first_line(failure.get("exception_message"))
     return ""
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]
 
 
 def _without_lists(result: Json) -> Json:
