@@ -1,4 +1,4 @@
-"""The job specs of finite Spark runs: order.json in the run's folder, one type a duty. The rules of `records` hold.
+"""The job specs of finite Spark runs: order.json in the run's folder, one type for each kind of job. The rules of `records` hold.
 
 A planner writes the spec, `spark_jobs/batch.py` reads it: a job that was approved is the one that runs, and a run that is
 repeated does the same again. Times are milliseconds since 1970; offsets are those of the next record to read.
@@ -54,7 +54,7 @@ class ReconcileSpec(JobSpec):
 class RebuildSpec(JobSpec):
     """Rebuild a query from the archive as generation `number`.
 
-    `first`: where Kafka begins, for partitions that the archive lacks. `rows_each`: archived records a batch.
+    `first`: where Kafka begins, for partitions that the archive lacks. `rows_each`: archived records per batch.
     """
 
     query: str = ""
@@ -93,7 +93,7 @@ class FindSpec(JobSpec):
 class UpkeepSpec(JobSpec):
     """Remove files of the pipeline's Iceberg tables that belong to no snapshot and are older than `orphan_days`.
 
-    Iceberg requires more than any write can take: the files of a write that runs belong to no snapshot yet.
+    It must be longer than any write takes: until a write ends, its files belong to no snapshot.
     """
 
     orphan_days: float = 3.0

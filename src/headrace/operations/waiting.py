@@ -1,4 +1,4 @@
-"""Wait for something by asking for it."""
+"""Poll for a condition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 def poll(ask: Callable[[], Answer], seconds: float, every: float, enough: Callable[[Answer], object] = bool) -> Answer:
-    """Ask now and then every `every` seconds. Return the first answer that is enough, or the first one after `seconds`."""
+    """Call `ask` at once and every `every` seconds. Return the first answer that is `enough`, or the first after `seconds`."""
     asking = Retrying(
         stop=stop_after_delay(seconds),
         wait=wait_fixed(every),

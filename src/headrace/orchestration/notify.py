@@ -1,7 +1,8 @@
 """Notify people, by mail or webhook, of failed tasks and of changed verdicts. The exporter gets failed tasks from a file.
 
-HEADRACE_NOTIFY_CONNECTION names an Airflow connection: type `smtp`, or `http` for a webhook, whose password, if it has one, is
-the secret end of its URL (as Slack's). HEADRACE_NOTIFY_TO lists the recipients of mails. Without the first nothing is sent.
+HEADRACE_NOTIFY_CONNECTION names an Airflow connection: type `smtp`, or `http` for a webhook. The password of a webhook's
+connection, if there is one, is the secret end of its URL, as in Slack. HEADRACE_NOTIFY_TO lists the recipients of mails.
+Without HEADRACE_NOTIFY_CONNECTION nothing is sent.
 A notification that cannot be sent is written to the task's log and never fails the task.
 
 DAG files import this at every parse, so heavy imports are inside functions.

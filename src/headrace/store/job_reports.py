@@ -1,4 +1,4 @@
-"""The reports of finite Spark runs: report.json in the run's folder, one type a duty. The rules of `records` hold.
+"""The reports of finite Spark runs: report.json in the run's folder, one type for each kind of job. The rules of `records` hold.
 
 Durations are seconds, times milliseconds since 1970, days ISO. `ends` and the like map topic -> partition -> offset.
 """

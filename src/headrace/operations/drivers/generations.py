@@ -1,8 +1,8 @@
 """New generations that an operator asks for, and what they do to the rows that a table has already.
 
-A new generation reads what Kafka still holds. In a table that has rows of an older one, a key that it writes again falls
-to the new total, and a key that it does not write keeps the old one: two histories in one table. So the operator says
-what becomes of those rows before anything begins.
+A new generation reads only what Kafka still holds. In a table with rows of an older one it overwrites a key with its own,
+smaller total, and a key that it never writes keeps the old total: two histories in one table. So the operator says first
+what happens to the old rows.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass(frozen=True)
 class SampledColumn:
-    """One column: its name, its type, whether every record has it, and its path in the record where that is not its name."""
+    """One column: its name, its type, whether every record has it, and its path in the record if that is not its name."""
 
     name: str
     type: str
@@ -37,7 +37,7 @@ class SampledColumn:
 
 
 @dataclass
-class _Seen:
+class _PathValues:
     """What the records hold at one path."""
 
     count: int = 0
@@ -52,12 +52,12 @@ def columns_of(records: Iterable[bytes]) -> list[SampledColumn]:
     Nested objects become columns of their fields, arrays become json. A line that is not a JSON object is passed over.
     Raises HeadraceError where no record is a JSON object.
     """
-    seen: dict[tuple[str, ...], _Seen] = {}
+    seen: dict[tuple[str, ...], _PathValues] = {}
     total = 0
     for record in _objects(records):
         total += 1
         for path, value in _leaves(record):
-            _note(seen.setdefault(path, _Seen()), value)
+            _note(seen.setdefault(path, _PathValues()), value)
     if not total:
         raise HeadraceError("The sample has no record that is a JSON object. Give a file with one JSON object a line.")
     paths = [path for path in seen if not _has_parts(path, seen)]
@@ -91,13 +91,13 @@ def _leaves(record: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[
             yield path, value
 
 
-def _has_parts(path: tuple[str, ...], seen: Mapping[tuple[str, ...], _Seen]) -> bool:
+def _has_parts(path: tuple[str, ...], seen: Mapping[tuple[str, ...], _PathValues]) -> bool:
     """Return whether a null or an empty object stands where other records have an object with fields."""
     empty = not seen[path].kinds - {"json"}
     return empty and any(other[: len(path)] == path and other != path for other in seen)
 
 
-def _note(seen: _Seen, value: Any) -> None:  # noqa: ANN401 - any JSON value
+def _note(seen: _PathValues, value: Any) -> None:  # noqa: ANN401 - any JSON value
     if value is None:
         return
     seen.count += 1
@@ -121,7 +121,7 @@ def _kind(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return "timestamp" if _TIME.fullmatch(value) else "date" if _DATE.fullmatch(value) else "string"
 
 
-def _type(seen: _Seen) -> str:
+def _type(seen: _PathValues) -> str:
     kinds = seen.kinds
     if kinds <= {"long", "decimal"} and "decimal" in kinds:
         scale = min(_MAX_PRECISION - 1, max(_SCALE, seen.scale) if seen.scale else 0)

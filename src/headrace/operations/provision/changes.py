@@ -1,6 +1,6 @@
 """A provisioning plan: each change with the step that carries it out, what it may lose, and whether there is consent.
 
-Planning only reads. Nothing is carried out until all of the plan is either harmless or consented to (ADR 0035).
+Planning only reads. A plan is carried out only if every change in it is harmless or has consent (ADR 0035).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Step:
+class ProvisionStep:
     """Carries a change out. Without a change it runs each time and is not reported: it re-applies the existing state."""
 
     change: Change | None
@@ -50,10 +50,10 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProvisionPlan:
     """Steps in order of execution. `retires` is the pipeline that the plan retires, if it is such a plan."""
 
-    steps: Sequence[Step]
+    steps: Sequence[ProvisionStep]
     retires: str = ""
 
     @property
@@ -102,7 +102,7 @@ def check_consents(consented: Collection[str], known: Collection[str]) -> None:
             raise HeadraceError(f"Unknown name in --consent: {name!r}; {choices(name, sorted(known))}.")
 
 
-def lines(plan: Plan, consented: Collection[str] = ()) -> list[str]:
+def lines(plan: ProvisionPlan, consented: Collection[str] = ()) -> list[str]:
     """Return the plan as text: the changes of each pipeline, their count, and the command that consents if needed."""
     shown: list[str] = []
     for pipeline in dict.fromkeys(change.pipeline for change in plan.changes):
@@ -117,12 +117,12 @@ def lines(plan: Plan, consented: Collection[str] = ()) -> list[str]:
     return shown
 
 
-def counted(plan: Plan) -> dict[str, int]:
+def counted(plan: ProvisionPlan) -> dict[str, int]:
     """Return the number of changes of each action."""
     return {action: sum(change.action == action for change in plan.changes) for action in SIGNS}
 
 
-def as_json(plan: Plan, consented: Collection[str] = ()) -> dict[str, object]:
+def as_json(plan: ProvisionPlan, consented: Collection[str] = ()) -> dict[str, object]:
     """Return the plan as plain JSON values. `command` is empty if nothing needs consent."""
     asking = plan.needing_consent(consented)
     return {

@@ -1,4 +1,4 @@
-"""Rows as pandas frames with the contract's types, and the columns that a check adds (listed in `sinks`)."""
+"""Rows as pandas frames with the contract's types, and the columns that a check adds (listed in `contract.checked_sinks`)."""
 
 from __future__ import annotations
 

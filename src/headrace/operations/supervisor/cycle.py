@@ -7,16 +7,16 @@ One pass over one pipeline (`run_pass`) takes these steps:
 1. Take the turn. On a disk a lock file admits one supervisor at a time. One that does not get the lock in TURN_SECONDS only
    observes. An object store has no lock; see invariant 6.
 2. Read the memory of the last pass (supervision.json) and the desired state (intent.json).
-3. Observe (`supervisor_observe`): which drivers the launcher knows, the heartbeat, the exit record, the launcher's record
+3. Observe (`observe.observe`): which drivers the launcher knows, the heartbeat, the exit record, the launcher's record
    of the end, where each checkpoint stands, and how far that is from the ends of Kafka. What does not answer is noted as
    unknown.
 4. Remember (`verdict.remember`): which driver runs, which queries committed a batch, since when each is behind.
 5. Judge (`verdict.judge`, pure): one verdict a query. The gravest is the verdict on the pipeline. The finding is
    actionable once its grace period is over.
-6. Decide (`supervisor_decide.decide`, pure): NOTHING, START, FENCE_AND_START, RESTART, STOP or GIVE_UP, and the memory in
+6. Decide (`decide.decide`, pure): NOTHING, START, FENCE_AND_START, RESTART, STOP or GIVE_UP, and the memory in
    which the attempt already counts. A fence requires that two passes observe the same. Starts wait out a back-off with
    jitter and stop when the budget is spent.
-7. Adjust the pace: after an end for want of memory the next driver takes less at once; a stable run restores it.
+7. Adjust the pace: after a driver ran out of memory, the next one reads less at once. A stable run restores the pace.
 8. Write the attempt down (supervision.json) before it is made.
 9. Read again what the decision rests on: the desired state and the drivers that the launcher knows. If either changed, do
    nothing; the next pass judges the new state.
@@ -214,7 +214,7 @@ def _act(
 
 
 def _why(action: Action) -> str:
-    """Return why an action was taken, without the number of the start that it would have been."""
+    """Return why an action was taken, without the number of the start."""
     return action.reason.partition("; start ")[0]
 
 

@@ -1,7 +1,7 @@
 """The last hour of a pipeline, for the plots of the Streams page: history.json next to its checkpoints.
 
-The supervisor is its only writer, so the history also shows the time in which no driver ran. A file that is lost or broken costs
-the plots of the hour before, and nothing else.
+The supervisor is its only writer, so the history also shows the time in which no driver ran. If the file is lost or broken,
+only the plots of the last hour are lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECENT_MS = 60_000
 
 @dataclass(frozen=True)
 class Measure:
-    """One query at one time: its lag in offsets, offsets a second that it takes, duration of a recent batch. None: not known."""
+    """One query at one moment: lag in offsets, offsets taken per second, duration of a recent batch. None: not known."""
 
     lag: int | None = None
     rate: float | None = None

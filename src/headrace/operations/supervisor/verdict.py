@@ -280,7 +280,7 @@ def _of_query(pipeline: Pipeline, query: str, observation: Observation, memory: 
 
 
 def _of_position(pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits) -> Finding:
-    """Judge by its lag and its batches a query whose driver and position are known."""
+    """Judge a query whose driver and position are known, by its lag and its batches."""
     position, state, now_ms = observation.positions[query], _state(pipeline, query, observation), observation.now_ms
     assert state is not None
     age = None if state.batch_written_ms is None else max(0.0, (now_ms - state.batch_written_ms) / 1000)
