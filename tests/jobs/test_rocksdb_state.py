@@ -60,7 +60,7 @@ class Counting:
         return counts
 
 
-def needed(place: Path) -> dict[str, state_files.Chain]:
+def needed(place: Path) -> dict[str, state_files.StateChain]:
     """Return what each store of a checkpoint needs for the version after its newest batch."""
     files = trees.files(str(place))
     version = (checkpoint_log.newest_batch(str(place)) or 0) + 1

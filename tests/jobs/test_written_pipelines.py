@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from headrace.contract.load import load_pipeline
 from headrace.driver import queries
 from headrace.driver.check import differences
-from headrace.operations.pipelines.new import SINKS, Request, write
+from headrace.operations.pipelines.new import SINKS, NewPipeline, write
 from headrace.operations.pipelines.sample import columns_of
 
 pytestmark = pytest.mark.spark
@@ -23,7 +23,7 @@ RECORDS = [
 
 @pytest.mark.parametrize("sink", SINKS)
 def test_a_pipeline_that_was_written_from_a_sample_plans(spark: SparkSession, tmp_path: Path, sink: str) -> None:
-    request = Request("orders", "shop.orders-v1", columns_of(RECORDS), "me", sink=sink)  # type: ignore[arg-type]
+    request = NewPipeline("orders", "shop.orders-v1", columns_of(RECORDS), "me", sink=sink)  # type: ignore[arg-type]
     description, transform = write(tmp_path, request)
     pipeline = load_pipeline(description)
     module = queries.load_module(transform)

@@ -111,10 +111,10 @@ def test_a_recycled_pid_is_never_taken_for_ours(run_dir):
     try:
         # exec has not put the command line in place yet for a moment, and none is taken for a killed process's
         wait_for(lambda: psutil.Process(stranger.pid).cmdline())
-        assert processes.living(processes.Record("thing", stranger.pid, record.created - 5, MARK)) is None
+        assert processes.living(processes.ProcessRecord("thing", stranger.pid, record.created - 5, MARK)) is None
         created = psutil.Process(stranger.pid).create_time()
-        assert processes.living(processes.Record("thing", stranger.pid, created, "another-mark")) is None
-        assert processes.living(processes.Record("thing", stranger.pid, created, MARK)) is not None
+        assert processes.living(processes.ProcessRecord("thing", stranger.pid, created, "another-mark")) is None
+        assert processes.living(processes.ProcessRecord("thing", stranger.pid, created, MARK)) is not None
     finally:
         stranger.kill()
         stranger.wait()

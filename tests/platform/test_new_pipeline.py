@@ -15,7 +15,7 @@ from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.pipelines import from_topic
 from headrace.operations.pipelines.sample import columns_of
-from headrace.operations.produce import produce_file
+from headrace.operations.produce.run import produce_file
 from headrace.operations.quality import tasks
 from tests.support import actual, howto
 from tests.support.drivers import make_stage

@@ -12,7 +12,7 @@ import pytest
 from headrace.access.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
-from headrace.operations.produce import produce_file
+from headrace.operations.produce.run import produce_file
 from tests.support import actual
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import make_stage

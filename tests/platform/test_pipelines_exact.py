@@ -19,7 +19,8 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.names import dead_letter_topic
 from headrace.local.settings import Settings
 from headrace.operations.dimensions import load_users
-from headrace.operations.produce import Mix, user_directory
+from headrace.operations.produce.accounts import user_directory
+from headrace.operations.produce.mix import Mix
 from headrace.operations.produce.send import send
 from tests.support import actual
 from tests.support.drivers import Stage, make_stage

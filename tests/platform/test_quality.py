@@ -23,8 +23,8 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
-from headrace.operations.produce import Mix
 from headrace.operations.produce.generate import generate
+from headrace.operations.produce.mix import Mix
 from headrace.operations.quality import bounds, read_cassandra, store, tasks
 from headrace.operations.quality.summary import WrongBatch
 from headrace.store import records

@@ -12,10 +12,11 @@ from typing import Any
 
 from headrace.access.bindings import read_kafka
 from headrace.errors import HeadraceError
-from headrace.operations.produce import Mix, UndeliveredError
 from headrace.operations.produce.generate import generate
+from headrace.operations.produce.mix import Mix
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
+from headrace.operations.produce.summary import UndeliveredError
 
 ACCIDENTS: dict[str, Any] = {
     "since": timedelta(0),

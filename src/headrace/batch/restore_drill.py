@@ -36,7 +36,7 @@ OFFSETS_EACH = 20_000
 
 
 @dataclass
-class Outcome:
+class DrillOutcome:
     """The result of the drilled batch, counted inside foreachBatch."""
 
     rows_out: int | None = None
@@ -50,7 +50,7 @@ class Drill:
     chosen: Snapshot
     scratch: str
     live: ledger.Record | None
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: DrillOutcome = field(default_factory=DrillOutcome)
 
 
 def run(job: Job, spec: DrillSpec) -> DrillReport:

@@ -98,7 +98,7 @@ def new(
         raise HeadraceError("--from, --from-topic and --column exclude each other: give one of them.")
     topic = topic or from_topic or f"{name}_records"
     columns = _columns(sample, from_topic, column)
-    request = making.Request(
+    request = making.NewPipeline(
         name,
         topic,
         columns,

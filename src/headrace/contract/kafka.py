@@ -32,7 +32,7 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Difference:
+class TopicDifference:
     """A topic setting (or the partition count) that differs from the declaration. `now` is None if Kafka reports no value.
 
     `risk` says what the change may lose. `refusal` says why the change is impossible, and the remedy; it follows the
@@ -103,7 +103,7 @@ def _topic(name: str, partitions: int, retention: timedelta, record_bytes: int, 
     return Topic(name, partitions, config)
 
 
-def differences(topic: Topic, config: Mapping[str, str], partitions: int, copies: int) -> list[Difference]:
+def differences(topic: Topic, config: Mapping[str, str], partitions: int, copies: int) -> list[TopicDifference]:
     """Return the changes that bring a topic with these settings, partitions and replicas to its declared state."""
     changes = []
     if partitions > topic.partitions:
@@ -111,16 +111,16 @@ def differences(topic: Topic, config: Mapping[str, str], partitions: int, copies
             f"has {partitions} partitions but {topic.partitions} are declared. Kafka cannot remove partitions: write "
             f"{partitions} in the pipeline file, or use a new topic."
         )
-        changes.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), refusal=refusal))
+        changes.append(TopicDifference(PARTITIONS, str(partitions), str(topic.partitions), refusal=refusal))
     if partitions < topic.partitions:
         risk = (
             "maps keys to other partitions: the order of a key's records is lost at that point" if topic.keyed else ""
         )
-        changes.append(Difference(PARTITIONS, str(partitions), str(topic.partitions), risk))
+        changes.append(TopicDifference(PARTITIONS, str(partitions), str(topic.partitions), risk))
     for name, wanted in topic.config.items():
         now = config.get(name)
         if now != wanted:
-            changes.append(Difference(name, now, wanted, _risk(name, now, wanted), _refusal(name, wanted, copies)))
+            changes.append(TopicDifference(name, now, wanted, _risk(name, now, wanted), _refusal(name, wanted, copies)))
     return changes
 
 

@@ -33,7 +33,7 @@ _MB = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Check:
+class MachineCheck:
     """One line of `headrace doctor`. A failed check that blocks also prevents `headrace up`."""
 
     name: str
@@ -43,7 +43,7 @@ class Check:
     blocks: bool = True
 
 
-def run(settings: Settings) -> list[Check]:
+def run(settings: Settings) -> list[MachineCheck]:
     """Run and return all checks; changes nothing on the machine."""
     return [*_blocking(settings), *_advisory(settings)]
 
@@ -55,7 +55,7 @@ def require(settings: Settings) -> None:
             raise HeadraceError(f"{check.detail}: {check.remedy}.")
 
 
-def _blocking(settings: Settings) -> Iterator[Check]:
+def _blocking(settings: Settings) -> Iterator[MachineCheck]:
     yield check_python(sys.version_info[:2])
     yield check_java(settings)
     yield check_pyspark()
@@ -65,73 +65,75 @@ def _blocking(settings: Settings) -> Iterator[Check]:
     yield check_memory(settings)
 
 
-def _advisory(settings: Settings) -> Iterator[Check]:
+def _advisory(settings: Settings) -> Iterator[MachineCheck]:
     yield check_jars(settings)
     yield check_variables(dict(os.environ))
     yield check_lock(Path("requirements.lock"))
 
 
-def check_python(version: tuple[int, ...]) -> Check:
+def check_python(version: tuple[int, ...]) -> MachineCheck:
     """Check the version of the running Python."""
     (low, high), shown = PYTHON, ".".join(map(str, version))
     wanted = f"{low[0]}.{low[1]} or {high[0]}.{high[1] - 1}"
-    return Check(
+    return MachineCheck(
         "python", low <= version < high, f"Python is {shown}", f"create the environment again with Python {wanted}"
     )
 
 
-def check_java(settings: Settings) -> Check:
+def check_java(settings: Settings) -> MachineCheck:
     """Check that there is a Java 17."""
     try:
         java = find_java(settings)
     except HeadraceError as error:
         what, _, remedy = str(error).rpartition(": ")
-        return Check("java", False, what, remedy.rstrip("."))
-    return Check("java", True, f"Java {java.version} from {java.source} ({java.home})")
+        return MachineCheck("java", False, what, remedy.rstrip("."))
+    return MachineCheck("java", True, f"Java {java.version} from {java.source} ({java.home})")
 
 
-def check_pyspark() -> Check:
+def check_pyspark() -> MachineCheck:
     """Check that pyspark is intact: the package pyspark-client overwrites some of its files."""
     remedy = "run `make setup`, which installs exactly the versions in requirements.lock"
     if _installed("pyspark-client"):
         detail = f"pyspark-client {_installed('pyspark-client')} is installed and has overwritten files of pyspark"
-        return Check("pyspark", False, detail, f"remove it (`pip uninstall pyspark-client pyspark`) and {remedy}")
+        return MachineCheck(
+            "pyspark", False, detail, f"remove it (`pip uninstall pyspark-client pyspark`) and {remedy}"
+        )
     version = _installed("pyspark")
     if version != PYSPARK:
-        return Check("pyspark", False, f"pyspark is {version or 'not installed'}, not {PYSPARK}", remedy)
+        return MachineCheck("pyspark", False, f"pyspark is {version or 'not installed'}, not {PYSPARK}", remedy)
     try:
         import pyspark
     except Exception as error:
-        return Check("pyspark", False, f"pyspark {version} does not import ({error})", remedy)
-    return Check("pyspark", pyspark.__version__ == PYSPARK, f"pyspark imports as {pyspark.__version__}", remedy)
+        return MachineCheck("pyspark", False, f"pyspark {version} does not import ({error})", remedy)
+    return MachineCheck("pyspark", pyspark.__version__ == PYSPARK, f"pyspark imports as {pyspark.__version__}", remedy)
 
 
-def check_folder(name: str, path: Path) -> Check:
+def check_folder(name: str, path: Path) -> MachineCheck:
     """Check that a folder exists and is writable, or can be created."""
     place = _nearest(path)
     remedy = f"correct the permissions or set {PREFIX}{name.upper()} to another folder"
     if not place.is_dir():
-        return Check(name, False, f"{place}, needed for {path}, is not a folder", remedy)
+        return MachineCheck(name, False, f"{place}, needed for {path}, is not a folder", remedy)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        return Check(name, False, f"{place} cannot be written ({error.strerror})", remedy)
-    return Check(name, True, f"{path} can be written")
+        return MachineCheck(name, False, f"{place} cannot be written ({error.strerror})", remedy)
+    return MachineCheck(name, True, f"{path} can be written")
 
 
-def check_disk(settings: Settings) -> Check:
+def check_disk(settings: Settings) -> MachineCheck:
     """Check the free disk space for the home and the cache."""
     wanted = settings.min_free_disk_mb
     for path in (settings.home, settings.cache):
         free = shutil.disk_usage(_nearest(path)).free // _MB
         if free < wanted:
             detail = f"Only {free} MiB of disk space are free at {path}, {wanted} MiB are needed"
-            return Check("disk", False, detail, f"free some, or lower {PREFIX}MIN_FREE_DISK_MB")
-    return Check("disk", True, f"at least {wanted} MiB are free")
+            return MachineCheck("disk", False, detail, f"free some, or lower {PREFIX}MIN_FREE_DISK_MB")
+    return MachineCheck("disk", True, f"at least {wanted} MiB are free")
 
 
-def check_memory(settings: Settings) -> Check:
+def check_memory(settings: Settings) -> MachineCheck:
     """Check that there is enough memory for the servers that do not run yet."""
     wanted = settings.min_free_memory_mb * (2 - len(_running(settings) & {kafka.NAME, cassandra.NAME})) // 2
     if settings.airflow and airflow.API_SERVER not in _running(settings):
@@ -139,10 +141,10 @@ def check_memory(settings: Settings) -> Check:
     free = available_memory() // _MB
     detail = f"{free} MiB of memory are available, {wanted} MiB are needed to start"
     remedy = f"close other programs, or lower {PREFIX}MIN_FREE_MEMORY_MB (and the heaps with it)"
-    return Check("memory", free >= wanted, detail, remedy)
+    return MachineCheck("memory", free >= wanted, detail, remedy)
 
 
-def check_ports(settings: Settings) -> Check:
+def check_ports(settings: Settings) -> MachineCheck:
     """Check that every port is free or used by this platform, and that no two settings name the same one."""
     owners: dict[int, str] = {}
     taken: list[tuple[str, str, int, str]] = []
@@ -150,7 +152,7 @@ def check_ports(settings: Settings) -> Check:
         for setting, port in ports.items():
             if port in owners:
                 detail = f"The settings {owners[port]} and {setting} name the same port {port}"
-                return Check("ports", False, detail, _other_port(setting))
+                return MachineCheck("ports", False, detail, _other_port(setting))
             owners[port] = setting
             if why := _why_taken(settings.host, port):
                 taken.append((name, setting, port, why))
@@ -158,37 +160,37 @@ def check_ports(settings: Settings) -> Check:
     for name, setting, port, why in taken:
         if name not in running:
             detail = f"Port {port} ({setting}) on {settings.host} {why}"
-            return Check("ports", False, detail, f"stop that process, or {_other_port(setting)}")
-    return Check("ports", True, f"{', '.join(map(str, owners))} are free or our own")
+            return MachineCheck("ports", False, detail, f"stop that process, or {_other_port(setting)}")
+    return MachineCheck("ports", True, f"{', '.join(map(str, owners))} are free or our own")
 
 
 def _other_port(setting: str) -> str:
     return f"set {PREFIX}{setting.upper()} to a free port"
 
 
-def check_jars(settings: Settings) -> Check:
+def check_jars(settings: Settings) -> MachineCheck:
     """Check the jar cache against the committed lists."""
     absent = {name: len(jars.faulty(jars.read_list(name), jars.folder(name, settings))) for name in jars.LOCAL}
     if not any(absent.values()):
-        return Check("jars", True, f"all jars in {settings.cache} match the lists", blocks=False)
+        return MachineCheck("jars", True, f"all jars in {settings.cache} match the lists", blocks=False)
     counts = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
     detail = f"The jar cache {settings.cache} has missing or damaged jars ({counts})"
-    return Check("jars", False, detail, "`headrace up` fetches them", blocks=False)
+    return MachineCheck("jars", False, detail, "`headrace up` fetches them", blocks=False)
 
 
-def check_variables(environment: dict[str, str]) -> Check:
+def check_variables(environment: dict[str, str]) -> MachineCheck:
     """Check for unknown HEADRACE_ variables: a misspelt one silently has no effect."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     others = {deployment.VARIABLE}  # set in Airflow's tasks
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known | others)
     detail = f"{', '.join(unknown)} in the environment is not a setting" if unknown else "all variables are known"
-    return Check("variables", not unknown, detail, f"known settings: {', '.join(sorted(known))}", blocks=False)
+    return MachineCheck("variables", not unknown, detail, f"known settings: {', '.join(sorted(known))}", blocks=False)
 
 
-def check_lock(lock: Path) -> Check:
+def check_lock(lock: Path) -> MachineCheck:
     """Check the installed versions against a requirements.lock."""
     if not lock.is_file():
-        return Check("lock", True, "no requirements.lock in this folder: not compared", blocks=False)
+        return MachineCheck("lock", True, "no requirements.lock in this folder: not compared", blocks=False)
     wrong = []
     for requirement in lock_entries(lock.read_text()):
         have, want = _installed(requirement.name), next(iter(requirement.specifier)).version
@@ -197,8 +199,8 @@ def check_lock(lock: Path) -> Check:
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     detail = f"The environment differs from requirements.lock ({'; '.join(wrong[:3])}{more})"
     if not wrong:
-        return Check("lock", True, "all installed versions match requirements.lock", blocks=False)
-    return Check("lock", False, detail, "run `make setup`", blocks=False)
+        return MachineCheck("lock", True, "all installed versions match requirements.lock", blocks=False)
+    return MachineCheck("lock", False, detail, "run `make setup`", blocks=False)
 
 
 def lock_entries(text: str) -> list[Requirement]:

@@ -25,13 +25,13 @@ from headrace.operations.drivers.local import LocalLauncher
 VARIABLE = "HEADRACE_DEPLOYMENT"
 
 
-class Strict(BaseModel):
+class DeploymentPart(BaseModel):
     """A model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LocalDrivers(Strict):
+class LocalDrivers(DeploymentPart):
     """The fields of a LocalLauncher that are not in the deployment itself."""
 
     kind: Literal["local"] = "local"
@@ -56,7 +56,7 @@ class LocalDrivers(Strict):
         return LocalLauncher(project=project, root=root, bindings=self.driver_bindings, **fields)
 
 
-class KubernetesDrivers(Strict):
+class KubernetesDrivers(DeploymentPart):
     """The fields of a KubernetesLauncher that are not in the deployment itself."""
 
     kind: Literal["kubernetes"]
@@ -80,7 +80,7 @@ class KubernetesDrivers(Strict):
         return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind"}))
 
 
-class Deployment(Strict):
+class Deployment(DeploymentPart):
     """One deployment: the project's files, the storage root, the admin's bindings, and the launcher of drivers."""
 
     project: Path = Field(description="folder with pipelines/ and spark_jobs/")

@@ -30,7 +30,7 @@ _changing = threading.Lock()  # threads start and reap side by side
 
 
 @dataclass(frozen=True)
-class Record:
+class ProcessRecord:
     """The record of a process: `created` is psutil's start time (epoch seconds), `mark` is one of its arguments."""
 
     name: str
@@ -39,7 +39,9 @@ class Record:
     mark: str
 
 
-def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping[str, str], output: Path) -> Record:
+def spawn(
+    name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping[str, str], output: Path
+) -> ProcessRecord:
     """Start a process in a new session, append its output to a file, and record it. `mark` is one of `argv`.
 
     When this returns, the process has its new command line, or it has ended.
@@ -51,7 +53,7 @@ def spawn(name: str, run_dir: Path, argv: Sequence[str], mark: str, env: Mapping
         )
     try:
         process = psutil.Process(child.pid)
-        record = Record(name, child.pid, process.create_time(), mark)
+        record = ProcessRecord(name, child.pid, process.create_time(), mark)
     finally:
         with _changing:  # not earlier: another thread would reap a child that ended before its start time is read
             _children.append(child)
@@ -76,12 +78,12 @@ def find(name: str, run_dir: Path, mark: str) -> psutil.Process | None:
         words = process.info["cmdline"] or [""]
         if mark in words[1:] and Path(words[0]).name.startswith(_PROGRAMS) and _is_alive(process):
             with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                _write(run_dir, Record(name, process.pid, process.create_time(), mark))
+                _write(run_dir, ProcessRecord(name, process.pid, process.create_time(), mark))
                 return process
     return None
 
 
-def living(record: Record) -> psutil.Process | None:
+def living(record: ProcessRecord) -> psutil.Process | None:
     """Return the process of a record, or None if it ended or its pid now belongs to another process."""
     try:
         process = psutil.Process(record.pid)
@@ -125,15 +127,15 @@ def stop(process: psutil.Process, timeout: float) -> bool:
     return True
 
 
-def read_record(name: str, run_dir: Path) -> Record | None:
+def read_record(name: str, run_dir: Path) -> ProcessRecord | None:
     """Return the record of a name, or None if no readable record exists."""
     try:
-        return Record(**json.loads((run_dir / f"{name}.json").read_text()))
+        return ProcessRecord(**json.loads((run_dir / f"{name}.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def records(run_dir: Path) -> Iterator[Record]:
+def records(run_dir: Path) -> Iterator[ProcessRecord]:
     """Yield all records in a folder."""
     for path in sorted(run_dir.glob("*.json")):
         if record := read_record(path.stem, run_dir):
@@ -155,7 +157,7 @@ def tail(path: Path, lines: int = 15) -> str:
         return ""
 
 
-def _write(run_dir: Path, record: Record) -> None:
+def _write(run_dir: Path, record: ProcessRecord) -> None:
     write_private(run_dir / f"{record.name}.json", json.dumps(asdict(record)))
 
 

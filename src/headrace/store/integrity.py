@@ -247,7 +247,7 @@ def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Fi
     return findings
 
 
-def _needed(folder: str, files: Mapping[str, int], store: str, version: int) -> state_files.Chain:
+def _needed(folder: str, files: Mapping[str, int], store: str, version: int) -> state_files.StateChain:
     return state_files.needed(files, store, version, lambda path: trees.read_bytes(f"{folder}/{path}"))
 
 

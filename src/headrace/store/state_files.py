@@ -24,7 +24,7 @@ STATE = "state/"
 
 
 @dataclass(frozen=True)
-class Chain:
+class StateChain:
     """The files that one store needs to load a version: those that exist (`files`) and those that do not (`missing`).
 
     Both hold names relative to the store's folder, such as 12.delta or SSTs/000034-<uuid>.sst.
@@ -53,7 +53,7 @@ def partitions(folders: Mapping[str, object]) -> dict[str, set[int]]:
     return operators
 
 
-def chain(names: Iterable[str], version: int) -> Chain:
+def chain(names: Iterable[str], version: int) -> StateChain:
     """Return which of one store's version files are needed to load `version`, starting at the newest full file.
 
     Files referred to by a RocksDB zip file are not included: `needed` adds them.
@@ -65,13 +65,13 @@ def chain(names: Iterable[str], version: int) -> Chain:
     wanted = [(newest, full)] if newest else []
     wanted += [(v, change) for v in range(newest + 1, version + 1)]
     # Spark could also start from an older full file; it is not needed while the newest is intact
-    return Chain(
+    return StateChain(
         tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) in versions),
         tuple(f"{v}.{kind}" for v, kind in wanted if (v, kind) not in versions),
     )
 
 
-def needed(files: Mapping[str, int], store: str, version: int, read: Callable[[str], bytes]) -> Chain:
+def needed(files: Mapping[str, int], store: str, version: int, read: Callable[[str], bytes]) -> StateChain:
     """Return all files needed to load `version` of one store, including those that a RocksDB zip file refers to.
 
     `files` maps the checkpoint's files to their sizes in bytes, `store` is the store's folder, and `read` returns the content
@@ -85,7 +85,7 @@ def needed(files: Mapping[str, int], store: str, version: int, read: Callable[[s
         if name.endswith(".zip") and files[prefix + name]:
             for path, size in _referred(read(prefix + name), prefix + name).items():
                 (kept if files.get(prefix + path) == size else missing).append(path)
-    return Chain(tuple(kept), tuple(missing))
+    return StateChain(tuple(kept), tuple(missing))
 
 
 def _referred(content: bytes, where: str) -> dict[str, int]:

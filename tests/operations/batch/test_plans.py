@@ -223,12 +223,12 @@ def test_an_account_has_one_status_and_passes_only_by_what_it_compared() -> None
         assert account.status == status
 
 
-def run_event(job: graph.Job, kind: emit.Kind = "RUNNING") -> RunEvent:
+def run_event(job: graph.LineageJob, kind: emit.Kind = "RUNNING") -> RunEvent:
     at_ms, run = 1_800_000_000_000, "8d5e6f2c-0000-5000-8000-000000000000"
     return emit.event(job, run, kind, at_ms, {"generation": 2})
 
 
-def told_of(job: graph.Job) -> dict[str, Any]:
+def told_of(job: graph.LineageJob) -> dict[str, Any]:
     return Serde.to_dict(run_event(job))
 
 

@@ -22,7 +22,15 @@ from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.lineage import emit, graph, run_events
-from headrace.operations.lineage.graph import Dataset, Job, Places, quality_job, refresh_job, stream_jobs, view_jobs
+from headrace.operations.lineage.graph import (
+    Dataset,
+    LineageJob,
+    Places,
+    quality_job,
+    refresh_job,
+    stream_jobs,
+    view_jobs,
+)
 from headrace.operations.quality.suites import suite_of
 from headrace.operations.quality.summary import Failure, Summary
 from headrace.store import driver_files, small_files
@@ -107,7 +115,7 @@ def kinds(run: list[dict[str, Any]]) -> list[str]:
     return [event["eventType"] for event in run]
 
 
-def all_jobs(pipelines: dict[str, Pipeline]) -> Iterator[Job]:
+def all_jobs(pipelines: dict[str, Pipeline]) -> Iterator[LineageJob]:
     for pipeline in pipelines.values():
         yield from stream_jobs(pipeline, PLACES).values()
         yield from view_jobs(pipeline, PLACES).values()

@@ -13,7 +13,7 @@ from headrace.cli import pipeline
 from headrace.contract.load import load_pipeline, load_pipelines
 from headrace.errors import HeadraceError
 from headrace.operations.pipelines import check, new
-from headrace.operations.pipelines.new import Request, column_of
+from headrace.operations.pipelines.new import NewPipeline, column_of
 from headrace.operations.pipelines.sample import columns_of
 
 RECORDS = [
@@ -22,8 +22,8 @@ RECORDS = [
 ]
 
 
-def request(name: str = "orders", topic: str = "shop.orders-v1", **more: str) -> Request:
-    return Request(name, topic, columns_of(RECORDS), "me", **more)  # type: ignore[arg-type]
+def request(name: str = "orders", topic: str = "shop.orders-v1", **more: str) -> NewPipeline:
+    return NewPipeline(name, topic, columns_of(RECORDS), "me", **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sink", new.SINKS)
@@ -48,12 +48,12 @@ def test_both_files_are_written_and_the_description_loads(tmp_path: Path, sink: 
 
 
 def test_without_an_event_time_the_rows_go_to_files_and_a_table_is_refused(tmp_path: Path) -> None:
-    plain = Request("plain", "plain_records", [column_of("id:string!"), column_of("note:string")], "me")
+    plain = NewPipeline("plain", "plain_records", [column_of("id:string!"), column_of("note:string")], "me")
     description, _ = new.write(tmp_path, plain)
     (query,) = load_pipeline(description).queries.values()
     assert [sink.kind for sink in query.sinks] == ["files"]
     with pytest.raises(HeadraceError, match="A table of the newest rows needs an event time"):
-        new.write(tmp_path, Request("other", "other_records", plain.columns, "me", sink="cassandra"))
+        new.write(tmp_path, NewPipeline("other", "other_records", plain.columns, "me", sink="cassandra"))
 
 
 @pytest.mark.parametrize("there", ["pipelines/orders.yaml", "spark_jobs/orders.py"])

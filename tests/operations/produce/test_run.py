@@ -22,10 +22,12 @@ from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations import tables
-from headrace.operations.produce import UndeliveredError, make_mix, produce_file, produce_generated, run
+from headrace.operations.produce import run
 from headrace.operations.produce.generate import generate
-from headrace.operations.produce.run import source_of
+from headrace.operations.produce.mix import make_mix
+from headrace.operations.produce.run import produce_file, produce_generated, source_of
 from headrace.operations.produce.send import send
+from headrace.operations.produce.summary import UndeliveredError
 from headrace.store.records import to_json
 from tests.operations.produce.test_send import BINDING, FakeProducer
 

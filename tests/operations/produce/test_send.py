@@ -12,7 +12,7 @@ from headrace.access.bindings import KafkaBinding
 from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import producer_config, send
-from headrace.operations.produce.summary import Progress, UndeliveredError
+from headrace.operations.produce.summary import SendProgress, UndeliveredError
 from headrace.store.records import to_json
 
 BINDING = KafkaBinding("127.0.0.1:1", "SASL_PLAINTEXT", "SCRAM-SHA-512", "someone", "secret")
@@ -179,9 +179,9 @@ def test_a_fault_of_the_file_comes_after_what_was_sent_has_settled() -> None:
 
 
 def test_progress_ends_at_100_percent() -> None:
-    seen: list[Progress] = []
+    seen: list[SendProgress] = []
     send(records(3_000), BINDING, ["pos"], paced=False, total=3_000, report=seen.append, make_producer=FakeProducer())
-    assert seen[-1] == Progress(3_000, 3_000, 0, 3_000)
+    assert seen[-1] == SendProgress(3_000, 3_000, 0, 3_000)
     assert [progress.sent for progress in seen] == sorted(progress.sent for progress in seen)
 
 

@@ -12,7 +12,7 @@ from headrace.contract import kafka
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.provision import kafka as in_kafka
-from headrace.operations.provision.changes import Plan
+from headrace.operations.provision.changes import ProvisionPlan
 from headrace.operations.provision.kafka import right_steps, topic_steps
 from tests.support.kafka_admin import FakeKafka, done
 
@@ -40,7 +40,7 @@ def test_a_topic_and_a_right_are_awaited_until_a_broker_shows_them(
     monkeypatch.setattr(in_kafka, "POLL_SECONDS", 0)
     admin = LateKafka()
     rights = right_steps(admin, good.name, good.name, kafka.acls(good))
-    for step in Plan([*topic_steps(admin, good, 1), *rights]).steps:
+    for step in ProvisionPlan([*topic_steps(admin, good, 1), *rights]).steps:
         admin.late = 3
         step.apply()
         assert admin.late < 0, "it did not wait"

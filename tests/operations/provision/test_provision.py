@@ -20,15 +20,15 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.provision import changes as provision_plan
 from headrace.operations.provision.cassandra import grant_steps, table_steps
-from headrace.operations.provision.changes import Change, ConsentNeededError, Plan, RefusedError, Step
+from headrace.operations.provision.changes import Change, ConsentNeededError, ProvisionPlan, ProvisionStep, RefusedError
 from headrace.operations.provision.kafka import right_steps, topic_steps
 from tests.support.kafka_admin import FakeKafka
 
 
-def steps(admin: FakeKafka, pipeline: Pipeline, replicas: int = 1) -> Plan:
+def steps(admin: FakeKafka, pipeline: Pipeline, replicas: int = 1) -> ProvisionPlan:
     topics = topic_steps(admin, pipeline, replicas)  # type: ignore[arg-type]
     rights = right_steps(admin, pipeline.name, pipeline.name, kafka.acls(pipeline))  # type: ignore[arg-type]
-    return Plan([*topics, *rights])
+    return ProvisionPlan([*topics, *rights])
 
 
 @pytest.fixture
@@ -212,8 +212,8 @@ def with_tables(pipeline: Pipeline) -> FakeCassandra:
     return FakeCassandra({(table.keyspace, table.name): table for table in cassandra.tables(pipeline)})
 
 
-def tables_of(session: FakeCassandra, pipeline: Pipeline) -> Plan:
-    return Plan(table_steps(session, pipeline, 1))  # type: ignore[arg-type]
+def tables_of(session: FakeCassandra, pipeline: Pipeline) -> ProvisionPlan:
+    return ProvisionPlan(table_steps(session, pipeline, 1))  # type: ignore[arg-type]
 
 
 def test_tables_that_are_as_declared_are_left_alone(good: Pipeline, pipelines: dict[str, Pipeline]) -> None:
@@ -277,7 +277,7 @@ def test_grants_that_nothing_declares_any_more_are_revoked(good: Pipeline) -> No
         session.grants.setdefault(grant.resource, set()).add(grant.permission)
     assert grant_steps(session, good, good.name) == []  # type: ignore[arg-type]
     session.grants |= {"data/old/dropped": {"SELECT", "MODIFY"}, "data/old": {"SELECT"}, "data": {"DROP"}}
-    plan = Plan(grant_steps(session, good, good.name))  # type: ignore[arg-type]
+    plan = ProvisionPlan(grant_steps(session, good, good.name))  # type: ignore[arg-type]
     plan.carry_out()
     assert session.executed == [
         f'REVOKE DROP ON ALL KEYSPACES FROM "{good.name}"',
@@ -293,7 +293,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
         Change("shops", "topic settings", "sales", "change", "retention.ms 9 -> 8", "deletes older records"),
         Change("users", "right revoked", "old", "remove", "topic: READ"),
     ]
-    plan = Plan([Step(change, lambda: None) for change in changes])
+    plan = ProvisionPlan([ProvisionStep(change, lambda: None) for change in changes])
     assert provision_plan.lines(plan) == [
         "shops:",
         "  + topic new: 2 partitions",
@@ -306,7 +306,7 @@ def test_a_plan_reads_as_terraforms_and_names_the_command_that_consents() -> Non
     shown = provision_plan.as_json(plan)
     assert (shown["add"], shown["change"], shown["remove"], shown["consent"]) == (1, 1, 1, ["sales"])
     assert provision_plan.as_json(plan, ["sales"])["command"] == ""
-    assert provision_plan.lines(Plan([])) == ["Plan: 0 to add, 0 to change, 0 to remove."]
+    assert provision_plan.lines(ProvisionPlan([])) == ["Plan: 0 to add, 0 to change, 0 to remove."]
 
 
 def test_consent_to_what_no_pipeline_declares_is_refused_with_the_nearest_name() -> None:

@@ -16,7 +16,7 @@ from headrace.access.bindings import write_binding
 from headrace.contract import kafka
 from headrace.errors import HeadraceError
 from headrace.operations.provision import retirement
-from headrace.operations.provision.changes import ConsentNeededError, Plan, as_json, lines
+from headrace.operations.provision.changes import ConsentNeededError, ProvisionPlan, as_json, lines
 from headrace.operations.provision.kafka import right_steps
 from tests.support.kafka_admin import FakeKafka, done
 
@@ -87,7 +87,7 @@ class Servers:
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
     fakes = Servers(tmp_path, monkeypatch)
     for user in ("old_sales", "pos_sales"):
-        Plan(right_steps(fakes.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()  # type: ignore[arg-type]
+        ProvisionPlan(right_steps(fakes.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()  # type: ignore[arg-type]
     return fakes
 
 

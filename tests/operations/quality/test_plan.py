@@ -21,7 +21,7 @@ from headrace.operations.quality.windows import (
     Grid,
     Nothing,
     Passed,
-    Table,
+    TableWindow,
     closed_windows,
     finished_batches,
 )
@@ -203,7 +203,7 @@ def test_the_quarantine_has_one_row_a_sink_window_expectation_and_key() -> None:
 def test_reports_are_kept_by_number_and_written_again_by_a_retry(tmp_path: Path) -> None:
     root, sink = str(tmp_path), "kafka.a"
     for at in [*range(store.REPORTS_KEPT + 5), 3, store.REPORTS_KEPT + 4]:
-        check = Check(sink, "p", "q", Table(name=f"table at {at}"), {"now_ms": at})
+        check = Check(sink, "p", "q", TableWindow(name=f"table at {at}"), {"now_ms": at})
         path = store.report_path(root, check)
         store.write_report(root, Summary(sink, "p", "q", "PASSED", check.window, at, report=path), {"success": True})
     kept = sorted((tmp_path / "quality" / "results" / sink).iterdir())

@@ -37,7 +37,7 @@ _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, Kafk
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """The findings of one query. `generation` and `batch` (committed) are None if the query has not run."""
 
     COMPUTED: ClassVar = ("sound",)
@@ -52,7 +52,7 @@ class Report:
         return not integrity.critical(self.findings)
 
 
-def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> Report:
+def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = None) -> VerifyReport:
     """Verify the current generation of one query. Without `bindings` (the admin's), Kafka is not queried."""
     name = names.query_name(pipeline.name, query)
     chosen = generation.current(root, pipeline.name, query)
@@ -62,7 +62,7 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
         for message in [generation.manifest_gone(root, pipeline.name, query, number)]
     ]
     if chosen is None:
-        return Report(name, None, None, tuple(missing))
+        return VerifyReport(name, None, None, tuple(missing))
     folders = chosen.paths(root)
     findings = missing + _readable(
         folders.checkpoint, lambda: integrity.structure(folders, stateful=is_stateful(chosen))
@@ -72,10 +72,10 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
         findings += _readable(folders.checkpoint, lambda: kafka_holds(bindings, folders.checkpoint, batch))
         findings += _readable(folders.topics, lambda: same_topics(bindings, folders, pipeline.name))
     findings += _readable(folders.ledger, lambda: _sinks(root, pipeline, query, chosen))
-    return Report(name, chosen.number, batch, tuple(dict.fromkeys(findings)))
+    return VerifyReport(name, chosen.number, batch, tuple(dict.fromkeys(findings)))
 
 
-def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[Report]:
+def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[VerifyReport]:
     """Verify every query of some pipelines."""
     return [verify(root, pipeline, query, bindings) for pipeline in pipelines for query in names.query_names(pipeline)]
 

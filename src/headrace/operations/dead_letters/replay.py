@@ -69,14 +69,14 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class History:
+class ReplayHistory:
     """The history from a topic's journals: which letters were replayed, and which records are replays of which."""
 
     replayed: Mapping[str, str]  # letter id -> run
     replays: Mapping[str, str]  # coordinates of a replayed record -> first coordinates
 
 
-def history(root: str, topic: str) -> History:
+def history(root: str, topic: str) -> ReplayHistory:
     """Return everything that was replayed into a topic so far, by all runs that were begun."""
     replayed: dict[str, str] = {}
     replays: dict[str, str] = {}
@@ -84,7 +84,7 @@ def history(root: str, topic: str) -> History:
         if journal.state != "planned":
             replayed |= dict.fromkeys(journal.ids, journal.run)
             replays |= {new: journal.first[letter] for letter, new in journal.sent.items()}
-    return History(replayed, replays)
+    return ReplayHistory(replayed, replays)
 
 
 def journals(root: str, topic: str) -> list[Journal]:
@@ -122,7 +122,14 @@ def plan(
 
 
 def _select(
-    known: History, bindings: Path, topic: str, chosen: Filter, readers: Collection[str], *, again: bool, limit: int
+    known: ReplayHistory,
+    bindings: Path,
+    topic: str,
+    chosen: Filter,
+    readers: Collection[str],
+    *,
+    again: bool,
+    limit: int,
 ) -> Plan:
     read = reader.read(bindings, topic, chosen)
     # Two queries may have refused one record, which is sent once.

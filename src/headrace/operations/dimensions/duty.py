@@ -212,7 +212,7 @@ def refresh(
 
 
 @dataclass(frozen=True)
-class Status:
+class RefreshStatus:
     """The newest applied version, the complete snapshots in the drop folder, and those still being written."""
 
     applied: RefreshRecord
@@ -220,8 +220,8 @@ class Status:
     unfinished: tuple[str, ...]
 
 
-def status(deployment: Deployment, pipeline: str, dimension: str) -> Status:
+def status(deployment: Deployment, pipeline: str, dimension: str) -> RefreshStatus:
     """Return the state of a dimension's refreshes."""
     complete, waiting = in_drop(deployment.root, pipeline, dimension)
     record = applied(deployment.root, pipeline, dimension)
-    return Status(record, tuple(snapshot.place for snapshot in complete), tuple(waiting))
+    return RefreshStatus(record, tuple(snapshot.place for snapshot in complete), tuple(waiting))

@@ -127,7 +127,7 @@ def restart(
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningDriver:
     """A driver whose queries run: its identity and place, the generation of each query, and for how long it has run.
 
     `started`: this call started it, else it was adopted.
@@ -141,7 +141,7 @@ class Running:
     seconds: float
 
 
-def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> Running:
+def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: float = START_SECONDS) -> RunningDriver:
     """Wait until a driver's heartbeat says that its queries run. Raises HeadraceError if it ends first or says nothing."""
     heartbeat = await_first_heartbeat(launcher, driver, seconds)
     ended = [state.query for state in heartbeat.queries if not state.active]
@@ -149,4 +149,4 @@ def await_queries(launcher: Launcher, driver: Driver, *, new: bool, seconds: flo
         raise HeadraceError(f"{', '.join(ended)} ended at once: see `headrace logs {driver.pipeline}`.")
     generations = {state.query: state.generation for state in heartbeat.queries}
     since = round(time.time() - driver.started, 1)
-    return Running(driver.pipeline, driver.identity, driver.where, new, generations, since)
+    return RunningDriver(driver.pipeline, driver.identity, driver.where, new, generations, since)

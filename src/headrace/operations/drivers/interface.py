@@ -1,6 +1,6 @@
 """What a driver is to the operator's tools, whatever it runs on: one small interface, and the files a driver writes.
 
-Two launchers: `drivers_local` (a process group that outlives its starter) and `drivers_kubernetes` (a pod with a fixed
+Two launchers: `local` (a process group that outlives its starter) and `kubernetes` (a pod with a fixed
 name). Neither is believed when it comes to exactness: the driver holds its own fence.
 """
 

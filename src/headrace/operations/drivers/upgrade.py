@@ -22,7 +22,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import restore, snapshots
 from headrace.operations.drivers import control, desired_state, interface
-from headrace.operations.drivers.control import Running
+from headrace.operations.drivers.control import RunningDriver
 from headrace.operations.drivers.desired_state import DesiredState, Want
 from headrace.operations.drivers.interface import Launcher, StartSpec
 from headrace.operations.supervisor.observe import SILENCE, KafkaEnds, positions_of
@@ -56,7 +56,7 @@ class Started:
     COMPUTED: ClassVar = ("driver",)
     pipeline: str
     wanted: Want
-    running: Running | None = None
+    running: RunningDriver | None = None
     restored: bool = False
 
     @property

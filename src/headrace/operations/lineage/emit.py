@@ -32,7 +32,7 @@ from openlineage.client.serde import Serde
 from openlineage.client.transport.http import HttpConfig, HttpTransport
 
 from headrace import __version__
-from headrace.operations.lineage.graph import NAMESPACE, Dataset, Event, Job, Origin
+from headrace.operations.lineage.graph import NAMESPACE, Dataset, Event, LineageJob, Origin
 from headrace.store import paths, small_files, trees
 from headrace.store.records import Json
 
@@ -56,7 +56,7 @@ class HeadraceRunFacet(RunFacet):
 
 
 def event(
-    job: Job,
+    job: LineageJob,
     run: str,
     kind: Kind,
     at_ms: int,

@@ -54,7 +54,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Job:
+class LineageJob:
     """A job with its inputs and outputs."""
 
     name: str
@@ -84,7 +84,7 @@ def places(deployment: Deployment) -> Places:
     )
 
 
-def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
+def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, LineageJob]:
     """Return the job of every query of a pipeline, declared or archive, by the query's short name."""
     jobs = {}
     for name, query in pipeline.queries.items():
@@ -106,7 +106,7 @@ def stream_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
     return jobs
 
 
-def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
+def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, LineageJob]:
     """Return the batch job of every view, by the query's short name."""
     return {
         name: _job(
@@ -121,7 +121,7 @@ def view_jobs(pipeline: Pipeline, where: Places) -> dict[str, Job]:
     }
 
 
-def refresh_job(pipeline: Pipeline, dimension: str, where: Places, source: Dataset) -> Job:
+def refresh_job(pipeline: Pipeline, dimension: str, where: Places, source: Dataset) -> LineageJob:
     """Return the job that refreshes a dimension from its directory. Its columns are copied."""
     declared = pipeline.dimensions[dimension]
     copied = [*declared.key, *directory_columns(pipeline, dimension)]
@@ -139,7 +139,7 @@ def drop_folder(pipeline: Pipeline, dimension: str, where: Places) -> Dataset:
     return Dataset(where.root, folder, {})
 
 
-def quality_job(pipeline: Pipeline, query: str, where: Places) -> Job:
+def quality_job(pipeline: Pipeline, query: str, where: Places) -> LineageJob:
     """Return the job that checks the sinks of a query: it reads them and writes nothing."""
     stream = stream_jobs(pipeline, where)[query]
     dead_letters = {names.dead_letter_topic(topic) for topic in pipeline.sources}
@@ -212,9 +212,9 @@ def _job(
     description: str,
     inputs: Sequence[Dataset],
     outputs: Sequence[Dataset],
-) -> Job:
+) -> LineageJob:
     full = names.query_name(pipeline.name, name)
-    return Job(full, kind, description, pipeline.owner, tuple(inputs), tuple(outputs))
+    return LineageJob(full, kind, description, pipeline.owner, tuple(inputs), tuple(outputs))
 
 
 def _sink(where: Places, pipeline: Pipeline, name: str, query: Query, sink: Sink) -> Dataset:

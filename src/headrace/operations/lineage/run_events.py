@@ -24,7 +24,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment
 from headrace.operations.lineage.graph import (
     Dataset,
-    Job,
+    LineageJob,
     drop_folder,
     places,
     quality_job,
@@ -153,7 +153,7 @@ def refreshing(deployment: Deployment, pipeline: str, dimension: str, version: s
 def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Summary]) -> Iterator[None]:
     """Emit START for the quality job of each query, and its end with the results that `summaries` then contains."""
     run = uuid.uuid4()
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, LineageJob] = {}
     with _quietly(pipeline.name):
         where = places(deployment)
         jobs = {query: quality_job(pipeline, query, where) for query in names.query_names(pipeline)}
@@ -182,7 +182,7 @@ def checking(deployment: Deployment, pipeline: Pipeline, summaries: Sequence[Sum
             )
 
 
-def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Summary]) -> dict[str, list[Any]]:
+def _assertions(pipeline: Pipeline, job: LineageJob, summaries: Sequence[Summary]) -> dict[str, list[Any]]:
     """Return the results of expectations by the name of their dataset. A sink that was not checked has none."""
     from openlineage.client.generated.data_quality_assertions_dataset import Assertion
 
@@ -201,7 +201,7 @@ def _assertions(pipeline: Pipeline, job: Job, summaries: Sequence[Summary]) -> d
 
 def _emit(
     deployment: Deployment,
-    job: Job,
+    job: LineageJob,
     run: str,
     kind: Kind,
     details: Mapping[str, Any],
@@ -217,7 +217,7 @@ def _emit(
         log.warning("lineage: %s", fault)
 
 
-def _aborted(root: str, job: Job, *, but: str) -> list[Any]:
+def _aborted(root: str, job: LineageJob, *, but: str) -> list[Any]:
     """Return an ABORT event for each run of a job that has no end, except the current run (`but`)."""
     from headrace.operations.lineage import emit
 
@@ -230,7 +230,7 @@ def _aborted(root: str, job: Job, *, but: str) -> list[Any]:
     return aborts
 
 
-def _view_run(job: Job, run: str) -> str:
+def _view_run(job: LineageJob, run: str) -> str:
     return str(uuid.uuid5(_RUNS, f"{job.name}/{run}"))
 
 

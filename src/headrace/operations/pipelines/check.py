@@ -18,7 +18,7 @@ _FIRST = 1
 
 
 @dataclass(frozen=True)
-class Topic:
+class CreatedTopic:
     """A topic, with its configuration as Kafka names it."""
 
     name: str
@@ -27,7 +27,7 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Table:
+class CreatedTable:
     """A table, `<keyspace>.<table>`. `columns`: name -> CQL type. `written`: the pipeline writes it, not only reads it."""
 
     name: str
@@ -60,7 +60,7 @@ class CheckedQuery:
 
 
 @dataclass(frozen=True)
-class Suite:
+class CreatedSuite:
     """An expectation suite, by the numbers of its expectations."""
 
     name: str
@@ -75,12 +75,12 @@ class Created:
     name: str
     owner: str
     description: str
-    topics: tuple[Topic, ...]
-    tables: tuple[Table, ...]
+    topics: tuple[CreatedTopic, ...]
+    tables: tuple[CreatedTable, ...]
     archives: tuple[str, ...]
     users: Users
     queries: tuple[CheckedQuery, ...]
-    suites: tuple[Suite, ...]
+    suites: tuple[CreatedSuite, ...]
     dags: tuple[str, ...]
 
 
@@ -149,13 +149,13 @@ def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> Created:
         pipeline.name,
         pipeline.owner,
         pipeline.description,
-        topics=tuple(Topic(topic.name, topic.partitions, topic.config) for topic in kafka.topics(pipeline)),
+        topics=tuple(CreatedTopic(topic.name, topic.partitions, topic.config) for topic in kafka.topics(pipeline)),
         tables=tuple(_table(table) for table in cassandra.tables(pipeline)),
         archives=tuple(names.archive_table(pipeline.name, topic) for topic in pipeline.sources),
         users=_users(pipeline),
         queries=tuple(_query(pipeline, name) for name in names.query_names(pipeline)),
         suites=tuple(
-            Suite(
+            CreatedSuite(
                 suite.name,
                 len(suite.expectations),
                 sum(expectation.severity == "critical" for expectation in suite.expectations),
@@ -166,9 +166,9 @@ def creates(pipeline: Pipeline, others: Mapping[str, Pipeline]) -> Created:
     )
 
 
-def _table(table: cassandra.Table) -> Table:
+def _table(table: cassandra.Table) -> CreatedTable:
     name = f"{table.keyspace}.{table.name}"
-    return Table(name, table.columns, tuple(table.partition_key), tuple(table.clustering_key), not table.shared)
+    return CreatedTable(name, table.columns, tuple(table.partition_key), tuple(table.clustering_key), not table.shared)
 
 
 def _users(pipeline: Pipeline) -> Users:

@@ -7,7 +7,7 @@ from pathlib import Path
 from headrace.errors import HeadraceError
 from headrace.operations import topics
 from headrace.operations.pipelines.sample import MOST_RECORDS
-from headrace.operations.quality.offsets import Offsets
+from headrace.operations.quality.offsets import TopicOffsets
 
 
 def records(bindings: Path, topic: str, most: int = MOST_RECORDS) -> list[bytes]:
@@ -16,7 +16,7 @@ def records(bindings: Path, topic: str, most: int = MOST_RECORDS) -> list[bytes]
     Raises HeadraceError for a topic that is missing or empty, and where Kafka does not answer.
     """
     with topics.reader(bindings, topic, "sample") as consumer:
-        offsets = Offsets(consumer)
+        offsets = TopicOffsets(consumer)
         begins, ends = offsets.begins(topic), offsets.ends(topic)
         share = max(1, most // max(1, len(ends)))
         ranges = {partition: (max(begins[partition], end - share), end) for partition, end in ends.items()}

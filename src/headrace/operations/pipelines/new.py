@@ -26,7 +26,7 @@ _TIME_NAMES = ("event_time", "created_at", "timestamp", "time", "at", "ts")
 
 
 @dataclass(frozen=True)
-class Request:
+class NewPipeline:
     """What a new pipeline is made of. Empty `key`, `event_time` and `sink` are chosen from the columns."""
 
     name: str
@@ -49,7 +49,7 @@ def column_of(text: str) -> SampledColumn:
     return SampledColumn(match[1], match[2], bool(match[3]))
 
 
-def write(project: Path, request: Request) -> list[Path]:
+def write(project: Path, request: NewPipeline) -> list[Path]:
     """Write pipelines/NAME.yaml and spark_jobs/NAME.py, and return both paths.
 
     Raises HeadraceError, and writes nothing, where a file exists already, the description does not load, or the pipeline
@@ -91,7 +91,7 @@ def _require_sound(project: Path, name: str, text: str) -> None:
         raise HeadraceError("\n".join(faults))
 
 
-def _texts(request: Request) -> tuple[str, str]:
+def _texts(request: NewPipeline) -> tuple[str, str]:
     columns = {column.name: column for column in request.columns}
     key = _chosen_key(request, columns)
     event_time = _chosen_time(request, columns)
@@ -107,7 +107,7 @@ def _texts(request: Request) -> tuple[str, str]:
     return _description(request, key, event_time, sink, shown), _transform(request, sink, shown)
 
 
-def _chosen_key(request: Request, columns: Mapping[str, SampledColumn]) -> str:
+def _chosen_key(request: NewPipeline, columns: Mapping[str, SampledColumn]) -> str:
     if request.key:
         if request.key not in columns:
             raise HeadraceError(f"--key: unknown column {request.key!r}; {choices(request.key, columns)}.")
@@ -122,7 +122,7 @@ def _chosen_key(request: Request, columns: Mapping[str, SampledColumn]) -> str:
     return (named or texts or good)[0]
 
 
-def _chosen_time(request: Request, columns: Mapping[str, SampledColumn]) -> str:
+def _chosen_time(request: NewPipeline, columns: Mapping[str, SampledColumn]) -> str:
     if request.event_time:
         if request.event_time not in columns:
             known = choices(request.event_time, columns)
@@ -133,7 +133,9 @@ def _chosen_time(request: Request, columns: Mapping[str, SampledColumn]) -> str:
     return next(iter(named or good), "")
 
 
-def _description(request: Request, key: str, event_time: str, sink: SinkKind, shown: Sequence[SampledColumn]) -> str:
+def _description(
+    request: NewPipeline, key: str, event_time: str, sink: SinkKind, shown: Sequence[SampledColumn]
+) -> str:
     source, query = _source_name(request), _QUERIES[sink]
     about = request.description or f"Records of the topic {request.topic}."
     lines = [
@@ -171,7 +173,7 @@ _ABOUT: dict[SinkKind, str] = {
 }
 
 
-def _source_name(request: Request) -> str:
+def _source_name(request: NewPipeline) -> str:
     """Return the topic where it is a name, else a name made of it; never the pipeline's query or a Python word."""
     name = re.sub(r"[^a-z0-9]+", "_", request.topic.lower()).strip("_")[:40]
     return name if re.fullmatch(NAME_PATTERN, name) and is_text(name) else f"{request.name[:40]}_records"
@@ -187,7 +189,7 @@ def _column(column: SampledColumn, *, with_field: bool = False) -> str:
     return "{" + ", ".join(said) + "}"
 
 
-def _sink(request: Request, sink: SinkKind, key: str, event_time: str) -> str:
+def _sink(request: NewPipeline, sink: SinkKind, key: str, event_time: str) -> str:
     if sink == "cassandra":
         return f"{{kind: cassandra, partition_key: [{key}], writetime: {event_time}}}"
     if sink == "kafka":
@@ -200,7 +202,7 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _transform(request: Request, sink: SinkKind, shown: Sequence[SampledColumn]) -> str:
+def _transform(request: NewPipeline, sink: SinkKind, shown: Sequence[SampledColumn]) -> str:
     source, query = _source_name(request), _QUERIES[sink]
     parts = "".join(f'        "{name}",\n' for name in [*(column.name for column in shown), "source"])
     listed = ", ".join(column.name for column in shown)

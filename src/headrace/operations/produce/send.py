@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from headrace.access.bindings import KafkaBinding
 from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
-from headrace.operations.produce.summary import Progress, Report, Summary, TopicAccount, UndeliveredError
+from headrace.operations.produce.summary import Report, SendProgress, Summary, TopicAccount, UndeliveredError
 
 _POLL_EVERY = 500  # records between two polls for delivery reports
 _QUEUE = 500_000  # records in librdkafka's queue
@@ -44,7 +44,7 @@ def send(
     """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or has failed.
 
     `paced`: each record is sent at its `planned_at`, otherwise as fast as possible. `report` is called about ten times a
-    second with `Progress`. Ctrl-C or SIGTERM (in the main thread) stops sending, waits for records in flight and marks the
+    second with `SendProgress`. Ctrl-C or SIGTERM (in the main thread) stops sending, waits for records in flight and marks the
     summary as interrupted; a second one gives up at once.
 
     Raises HeadraceError before anything is sent if Kafka does not answer or a topic is missing; UndeliveredError, with the
@@ -138,9 +138,9 @@ class _Run:
         if self._report:
             self._report(self._progress())
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> SendProgress:
         accounts = self.accounts.values()
-        return Progress(
+        return SendProgress(
             sum(account.sent for account in accounts),
             sum(account.acknowledged for account in accounts),
             sum(account.failed for account in accounts),

@@ -11,7 +11,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.produce.rows import OddRows
 
 
-class Progress(NamedTuple):
+class SendProgress(NamedTuple):
     """The progress of a run; `total` is None if unknown."""
 
     sent: int
@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     total: int | None
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[SendProgress], None]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class TopicAccount:
 
 
 @dataclass(frozen=True)
-class OffsetRange:
+class AcknowledgedRange:
     """The first and the last offset of a partition, both included."""
 
     first: int
@@ -73,14 +73,14 @@ class TopicResult:
     first_error: str | None
     bytes: int
     kinds: dict[str, int]
-    offsets: dict[str, OffsetRange]
+    offsets: dict[str, AcknowledgedRange]
     planned_rate: float | None
     achieved_rate: float | None
     max_lateness_s: float
 
 
 @dataclass(frozen=True)
-class Result:
+class SendResult:
     """The result of a run as `headrace produce --json` prints it: rates in records per second, times in seconds."""
 
     sent: int
@@ -126,9 +126,9 @@ class Summary:
         """Return the maximum delay behind the plan, in seconds."""
         return max((account.max_lateness for account in self.topics.values()), default=0.0)
 
-    def result(self) -> Result:
+    def result(self) -> SendResult:
         """Return the summary as a document."""
-        return Result(
+        return SendResult(
             sent=self.sent,
             acknowledged=self.acknowledged,
             failed=self.failed,
@@ -151,7 +151,7 @@ class Summary:
             bytes=account.bytes,
             kinds=dict(sorted(account.kinds.items())),
             offsets={
-                str(partition): OffsetRange(account.first_offsets[partition], last)
+                str(partition): AcknowledgedRange(account.first_offsets[partition], last)
                 for partition, last in sorted(account.last_offsets.items())
             },
             planned_rate=_rate(account.sent, account.last_planned) if self.paced else None,

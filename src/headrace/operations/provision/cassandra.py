@@ -11,10 +11,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from headrace.contract import cassandra
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.provision.changes import RIGHT, Change, Step
+from headrace.operations.provision.changes import RIGHT, Change, ProvisionStep
 
 
-def table_steps(session: Session, pipeline: Pipeline, replication_factor: int) -> list[Step]:
+def table_steps(session: Session, pipeline: Pipeline, replication_factor: int) -> list[ProvisionStep]:
     """Return the steps that create or change the tables as declared. Changes impossible in Cassandra become refusals."""
     steps = []
     for table in cassandra.tables(pipeline):
@@ -22,21 +22,23 @@ def table_steps(session: Session, pipeline: Pipeline, replication_factor: int) -
         existing = _existing(session, table)
         if existing is None:
             made = [cassandra.create_keyspace(table.keyspace, replication_factor), cassandra.create_table(table)]
-            steps.append(Step(Change(pipeline.name, "table", place), partial(_execute, session, made)))
+            steps.append(ProvisionStep(Change(pipeline.name, "table", place), partial(_execute, session, made)))
             continue
         try:
             columns = cassandra.alter(existing, table)
         except HeadraceError as error:
-            steps.append(Step(Change(pipeline.name, "table", place, "change", "", "", str(error)), lambda: None))
+            steps.append(
+                ProvisionStep(Change(pipeline.name, "table", place, "change", "", "", str(error)), lambda: None)
+            )
             continue
         for name, statement in columns.items():
             change = Change(pipeline.name, "column", f"{place}.{name}", "add", table.columns[name])
-            steps.append(Step(change, partial(_execute, session, [statement])))
+            steps.append(ProvisionStep(change, partial(_execute, session, [statement])))
         if differing := cassandra.option_differences(existing, table):
             detail = ", ".join(f"{name} {now} -> {wanted}" for name, (now, wanted) in differing.items())
             statement = cassandra.set_options(table, {name: wanted for name, (_, wanted) in differing.items()})
             change = Change(pipeline.name, "table settings", place, "change", detail)
-            steps.append(Step(change, partial(_execute, session, [statement])))
+            steps.append(ProvisionStep(change, partial(_execute, session, [statement])))
     return steps
 
 
@@ -78,7 +80,7 @@ def _existing(session: Session, table: cassandra.Table) -> cassandra.Table | Non
     )
 
 
-def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
+def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[ProvisionStep]:
     """Return the steps that revoke a role's undeclared rights on data and grant the missing ones."""
     rows = session.execute("SELECT resource, permissions FROM system_auth.role_permissions WHERE role = %s", (role,))
     existing = {
@@ -89,13 +91,13 @@ def grant_steps(session: Session, pipeline: Pipeline, role: str) -> list[Step]:
     for resource, permission in sorted(existing - wanted.keys()):
         change = Change(pipeline.name, RIGHT["remove"], cassandra.resource_name(resource), "remove", permission)
         statement = cassandra.revoke(role, permission, resource)
-        steps.append(Step(change, partial(_execute, session, [statement])))
+        steps.append(ProvisionStep(change, partial(_execute, session, [statement])))
     for key, grant in wanted.items():
         if key not in existing:
             change = Change(
                 pipeline.name, RIGHT["add"], cassandra.resource_name(grant.resource), "add", grant.permission
             )
-            steps.append(Step(change, partial(_execute, session, [grant.cql])))
+            steps.append(ProvisionStep(change, partial(_execute, session, [grant.cql])))
     return steps
 
 

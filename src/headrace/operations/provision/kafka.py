@@ -38,7 +38,7 @@ from headrace.contract import kafka, names
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import kafka_admin
-from headrace.operations.provision.changes import RIGHT, Action, Change, Step
+from headrace.operations.provision.changes import RIGHT, Action, Change, ProvisionStep
 from headrace.operations.waiting import poll
 
 TIMEOUT_SECONDS = 30
@@ -59,7 +59,7 @@ def administering(admin_root: Path) -> Iterator[AdminClient]:
         ) from error
 
 
-def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[Step]:
+def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[ProvisionStep]:
     """Return the steps that create or change the topics as declared.
 
     A topic is ours if the pipeline's user has a right on it, which provisioning grants to no other user, or if all its
@@ -78,22 +78,22 @@ def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int)
         differences = kafka.differences(topic, settings[topic.name], len(partitions), copies)
         if topic.name not in known and any(difference.setting != kafka.PARTITIONS for difference in differences):
             adopted = Change(pipeline.name, "topic", topic.name, "change", "adopt", ADOPTED)
-            steps.append(Step(adopted, lambda: None))
+            steps.append(ProvisionStep(adopted, lambda: None))
         steps += [_altered(admin, pipeline.name, topic.name, difference) for difference in differences]
     return steps
 
 
-def _created(admin: AdminClient, pipeline: str, topic: kafka.Topic, replication_factor: int) -> Step:
+def _created(admin: AdminClient, pipeline: str, topic: kafka.Topic, replication_factor: int) -> ProvisionStep:
     new = NewTopic(topic.name, topic.partitions, replication_factor, config=topic.config)
 
     def create() -> None:
         wait(admin.create_topics([new], operation_timeout=TIMEOUT_SECONDS))
         _await(lambda: _partitions(admin, topic.name) == topic.partitions, f"topic {topic.name}")
 
-    return Step(Change(pipeline, "topic", topic.name, "add", f"{topic.partitions} partitions"), create)
+    return ProvisionStep(Change(pipeline, "topic", topic.name, "add", f"{topic.partitions} partitions"), create)
 
 
-def _altered(admin: AdminClient, pipeline: str, topic: str, difference: kafka.Difference) -> Step:
+def _altered(admin: AdminClient, pipeline: str, topic: str, difference: kafka.TopicDifference) -> ProvisionStep:
     partitions = difference.setting == kafka.PARTITIONS
 
     def alter() -> None:
@@ -113,7 +113,7 @@ def _altered(admin: AdminClient, pipeline: str, topic: str, difference: kafka.Di
     refusal = f"Topic {topic} of pipeline {pipeline} {difference.refusal}" if difference.refusal else ""
     kind = "partitions" if partitions else "topic settings"
     change = Change(pipeline, kind, topic, "change", str(difference), difference.risk, refusal)
-    return Step(change, alter)
+    return ProvisionStep(change, alter)
 
 
 def _settings(admin: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -134,7 +134,7 @@ def acls_of(admin: AdminClient, user: str) -> set[AclBinding]:
     return set(admin.describe_acls(mine).result(TIMEOUT_SECONDS))
 
 
-def right_steps(admin: AdminClient, owner: str, user: str, wanted: Iterable[kafka.Acl]) -> list[Step]:
+def right_steps(admin: AdminClient, owner: str, user: str, wanted: Iterable[kafka.Acl]) -> list[ProvisionStep]:
     """Return the steps that revoke a user's unwanted rights and grant the missing ones; `owner` is used in messages."""
     existing, rules = acls_of(admin, user), set(map(_binding, wanted))
 
@@ -154,14 +154,14 @@ def right_steps(admin: AdminClient, owner: str, user: str, wanted: Iterable[kafk
 
 def _right_steps(
     owner: str, action: Action, acls: Iterable[AclBinding], act: Callable[[list[AclBinding]], None]
-) -> Iterator[Step]:
+) -> Iterator[ProvisionStep]:
     def place(acl: AclBinding) -> tuple[str, str]:
         return acl.restype.name.lower(), acl.name
 
     for (kind, name), group in groupby(sorted(acls, key=lambda acl: (place(acl), acl.operation.name)), place):
         rules = list(group)
         detail = f"{kind}: {', '.join(sorted({acl.operation.name for acl in rules}))}"
-        yield Step(Change(owner, RIGHT[action], name, action, detail), partial(act, rules))
+        yield ProvisionStep(Change(owner, RIGHT[action], name, action, detail), partial(act, rules))
 
 
 def set_user(admin: AdminClient, user: str, password: str) -> None:

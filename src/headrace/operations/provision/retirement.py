@@ -24,7 +24,7 @@ from headrace.operations.clients import cassandra_session
 from headrace.operations.drivers.interface import Launcher
 from headrace.operations.provision import cassandra as in_cassandra
 from headrace.operations.provision import kafka as in_kafka
-from headrace.operations.provision.changes import Change, Plan, Step
+from headrace.operations.provision.changes import Change, ProvisionPlan, ProvisionStep
 
 _RISK = "its driver can no longer log in"
 
@@ -40,7 +40,7 @@ def leftovers(bindings_root: Path, known: Collection[str]) -> list[str]:
 @contextmanager
 def planned(
     pipeline: str, known: Collection[str], launcher: Launcher, admin_root: Path, bindings_root: Path
-) -> Iterator[Plan]:
+) -> Iterator[ProvisionPlan]:
     """Yield the plan that removes a retired pipeline's logins and rights. It can be carried out while the context is open.
 
     `known` are the pipelines that have a file. Raises HeadraceError for one of them, for an invalid pipeline name, and if its
@@ -54,8 +54,10 @@ def planned(
     with remote(pipeline, admin_root) as steps:
         folder = bindings_root / pipeline
         if folder.is_dir():
-            steps.append(Step(Change(pipeline, "bindings", pipeline, "remove"), partial(shutil.rmtree, folder)))
-        yield Plan(steps, retires=pipeline)
+            steps.append(
+                ProvisionStep(Change(pipeline, "bindings", pipeline, "remove"), partial(shutil.rmtree, folder))
+            )
+        yield ProvisionPlan(steps, retires=pipeline)
 
 
 def require_retired(pipeline: str, known: Collection[str]) -> None:
@@ -72,7 +74,7 @@ def require_retired(pipeline: str, known: Collection[str]) -> None:
 
 
 @contextmanager
-def remote(pipeline: str, admin_root: Path) -> Iterator[list[Step]]:
+def remote(pipeline: str, admin_root: Path) -> Iterator[list[ProvisionStep]]:
     """Yield the steps that remove a pipeline's Kafka user and rights and its Cassandra role; none if nothing exists."""
     user = names.principal(pipeline)
     administrators = {bindings.read_kafka(admin_root).username, bindings.read_cassandra(admin_root).username}
@@ -82,17 +84,17 @@ def remote(pipeline: str, admin_root: Path) -> Iterator[list[Step]]:
         yield [*kafka_steps(admin, pipeline), *cassandra_steps(session, pipeline)]
 
 
-def kafka_steps(admin: AdminClient, pipeline: str) -> list[Step]:
+def kafka_steps(admin: AdminClient, pipeline: str) -> list[ProvisionStep]:
     """Return the steps that revoke a pipeline's rights in Kafka and remove its user."""
     user = names.principal(pipeline)
     steps = in_kafka.right_steps(admin, pipeline, user, [])
     if in_kafka.has_user(admin, user):
         change = Change(pipeline, "login", f"{user} in Kafka", "remove", risk=_RISK)
-        steps.append(Step(change, partial(in_kafka.drop_user, admin, user)))
+        steps.append(ProvisionStep(change, partial(in_kafka.drop_user, admin, user)))
     return steps
 
 
-def cassandra_steps(session: Session, pipeline: str) -> list[Step]:
+def cassandra_steps(session: Session, pipeline: str) -> list[ProvisionStep]:
     """Return the step that removes a pipeline's role with its rights. Raises HeadraceError for an administrator's role."""
     role = names.principal(pipeline)
     row = in_cassandra.role_of(session, role)
@@ -103,4 +105,4 @@ def cassandra_steps(session: Session, pipeline: str) -> list[Step]:
             f"The Cassandra role {role} is a superuser, so it belongs to no pipeline and cannot be removed."
         )
     change = Change(pipeline, "login", f"{role} in Cassandra, with its rights", "remove", risk=_RISK)
-    return [Step(change, partial(in_cassandra.drop_role, session, role))]
+    return [ProvisionStep(change, partial(in_cassandra.drop_role, session, role))]

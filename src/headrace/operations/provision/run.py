@@ -21,7 +21,7 @@ from headrace.contract.model import Pipeline
 from headrace.operations.clients import cassandra_session, kafka_admin
 from headrace.operations.provision import cassandra as in_cassandra
 from headrace.operations.provision import kafka as in_kafka
-from headrace.operations.provision.changes import Change, Plan, Step
+from headrace.operations.provision.changes import Change, ProvisionPlan, ProvisionStep
 
 SYSTEMS = ("kafka", "cassandra")
 
@@ -45,15 +45,15 @@ def provision(
 @contextmanager
 def planned(
     pipelines: Sequence[Pipeline], admin_root: Path, bindings_root: Path, replication_factor: int = 1
-) -> Iterator[Plan]:
+) -> Iterator[ProvisionPlan]:
     """Yield the plan of what `provision` would do. It can be carried out while the context is open."""
     with in_kafka.administering(admin_root) as admin, cassandra_session(admin_root) as session:
-        steps: list[Step] = []
+        steps: list[ProvisionStep] = []
         for pipeline in pipelines:
             steps += in_kafka.topic_steps(admin, pipeline, replication_factor)
             steps += in_cassandra.table_steps(session, pipeline, replication_factor)
             steps += _login_steps(admin, session, pipeline, admin_root, bindings_root)
-        yield Plan(steps)
+        yield ProvisionPlan(steps)
 
 
 def consentable(pipelines: Sequence[Pipeline]) -> list[str]:
@@ -71,12 +71,12 @@ def provision_producer(admin_root: Path, user: str, password: str, topics: Seque
         in_kafka.set_user(admin, user, password)
     else:
         in_kafka.drop_user(admin, user)
-    return Plan(in_kafka.right_steps(admin, user, user, kafka.producer_acls(user, topics))).carry_out()
+    return ProvisionPlan(in_kafka.right_steps(admin, user, user, kafka.producer_acls(user, topics))).carry_out()
 
 
 def _login_steps(
     admin: AdminClient, session: Session, pipeline: Pipeline, admin_root: Path, bindings_root: Path
-) -> list[Step]:
+) -> list[ProvisionStep]:
     """Create the pipeline's Kafka user and Cassandra role, each with a generated password, stored in its bindings."""
     root, user = bindings_root / pipeline.name, names.principal(pipeline.name)
     known = all((root / system / "password").exists() for system in SYSTEMS)
@@ -100,8 +100,8 @@ def _login_steps(
 
     complete = known and in_cassandra.has_role(session, user)
     return [
-        Step(None if complete else Change(pipeline.name, "login", user), make),
+        ProvisionStep(None if complete else Change(pipeline.name, "login", user), make),
         *in_kafka.right_steps(admin, pipeline.name, user, kafka.acls(pipeline)),
         *in_cassandra.grant_steps(session, pipeline, user),
-        Step(None, write),
+        ProvisionStep(None, write),
     ]

@@ -36,7 +36,7 @@ from headrace.operations.quality.windows import (
     Closed,
     Nothing,
     Ranges,
-    Table,
+    TableWindow,
     Unreadable,
     Window,
     batches_name,
@@ -174,7 +174,9 @@ def _validate_step(
     progress: _Progress,
 ) -> None:
     """Validate one step and add its results to the progress."""
-    partial = isinstance(check.window, Table) and (check.window.token is not None or step.reached.token is not None)
+    partial = isinstance(check.window, TableWindow) and (
+        check.window.token is not None or step.reached.token is not None
+    )
     frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.columns)
     progress.complete = progress.complete and not partial
     progress.rows += len(frame)
@@ -205,7 +207,7 @@ def _parameters(
 ) -> dict[str, float]:
     """Return the values of the suite's parameters in a step. Every step has all of them, so a suite may use any."""
     parameters = {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out}
-    if isinstance(check.window, Table):
+    if isinstance(check.window, TableWindow):
         parameters |= plan.moving(deployment, pipeline, sink, check.parameters.get("rows_taken", 0))
     return parameters
 
@@ -221,7 +223,7 @@ def _expects_rows(deployment: Deployment, sink: CheckedSink, check: Check, step:
         return bool(step.rows_out)
     if not check.parameters.get("rows_min"):
         return False
-    if isinstance(check.window, Table):
+    if isinstance(check.window, TableWindow):
         return check.window.token is None
     return read_cassandra.is_empty(deployment.bindings, sink)
 
@@ -260,7 +262,9 @@ def _keeps(
     Missing rows repair nothing. Nor does a suite without the broken expectation: then a person accepts the finding. A table is
     not read again: the check itself reads it.
     """
-    if isinstance(finding.window, Table) or not finding.ids <= {expectation.id for expectation in suite.expectations}:
+    if isinstance(finding.window, TableWindow) or not finding.ids <= {
+        expectation.id for expectation in suite.expectations
+    }:
         return False
     step = steps.again(deployment, sink, finding.window)
     frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.columns)
@@ -271,9 +275,11 @@ def _keeps(
 
 def _with_found(known: Findings, check: Check, progress: _Progress, outcomes: list[Outcome], now_ms: int) -> Findings:
     """Add new findings. Close the findings of a table that was read completely and now meets the broken expectations."""
-    if isinstance(check.window, Table) and progress.complete and progress.outcomes and not progress.fault:
+    if isinstance(check.window, TableWindow) and progress.complete and progress.outcomes and not progress.fault:
         held = {outcome.id for outcome in outcomes if outcome.success}
-        repaired = [finding.id for finding in known.open if isinstance(finding.window, Table) and finding.ids <= held]
+        repaired = [
+            finding.id for finding in known.open if isinstance(finding.window, TableWindow) and finding.ids <= held
+        ]
         reason = "the complete table was read and meets its expectations"
         known = findings.closed(known, repaired, findings.REPAIRED, by="a later check", reason=reason, at_ms=now_ms)
     return findings.opened(known, progress.new_findings)
@@ -330,7 +336,7 @@ def _window_read(check: Check, progress: _Progress) -> Window:
 def _coverage(check: Check, progress: _Progress) -> Coverage:
     """Return what was read and what is left."""
     window, coverage = check.window, Coverage(rows=progress.rows, left={})
-    if isinstance(window, Table):
+    if isinstance(window, TableWindow):
         return replace(coverage, more=progress.reached.token is not None)
     if isinstance(window, Closed):
         left = window.left["windows"] + len(window.starts_ms) - progress.windows

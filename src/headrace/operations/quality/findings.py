@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from headrace.errors import HeadraceError
 from headrace.operations.quality.summary import Failure, OpenExpectation, OpenFinding
-from headrace.operations.quality.windows import BatchesStep, NamedWindow, StepWindow, Table
+from headrace.operations.quality.windows import BatchesStep, NamedWindow, StepWindow, TableWindow
 from headrace.store import paths, records
 from headrace.store.records import Row
 
@@ -82,7 +82,7 @@ def read(root: str, sink: str) -> Findings:
 
 def make(sink: str, window: StepWindow, failed: Sequence[Failure], at_ms: int) -> Finding:
     """Return the finding of a window whose critical expectations `failed`; the same window gives the same id."""
-    place = window.kind if isinstance(window, Table) else window.name
+    place = window.kind if isinstance(window, TableWindow) else window.name
     broken = tuple(
         Broken(failure.id, failure.expectation, failure.why, failure.unexpected, failure.error, failure.examples)
         for failure in failed

@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Offsets:
+class TopicOffsets:
     """Asks Kafka for offsets. It reads no record and commits nothing."""
 
     consumer: Consumer
@@ -54,12 +54,12 @@ class Offsets:
 
 
 @contextmanager
-def reader(bindings: Path, group: str = "headrace.quality") -> Iterator[Offsets]:
-    """Yield an Offsets with the binding's login. Raises HeadraceError if Kafka does not answer."""
+def reader(bindings: Path, group: str = "headrace.quality") -> Iterator[TopicOffsets]:
+    """Yield a TopicOffsets with the binding's login. Raises HeadraceError if Kafka does not answer."""
     binding = read_kafka(bindings)
     consumer = Consumer(binding.reader_config(group))
     try:
-        yield Offsets(consumer)
+        yield TopicOffsets(consumer)
     except KafkaException as error:
         raise HeadraceError(
             f"Kafka at {binding.bootstrap_servers} did not answer ({error.args[0].str()}): see `headrace status`."

@@ -32,7 +32,7 @@ from headrace.operations.quality.windows import (
     Closed,
     Grid,
     Nothing,
-    Table,
+    TableWindow,
     Unreadable,
     Window,
     closed_windows,
@@ -80,7 +80,7 @@ class _Now:
 
     deployment: Deployment
     pipeline: Pipeline
-    kafka: offsets.Offsets
+    kafka: offsets.TopicOffsets
     ends: Callable[[str], Mapping[int, int]]
     old: Callable[[str], Mapping[int, int]]
     ledgers: Callable[[str], _Ledger]
@@ -188,7 +188,7 @@ def _window(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _No
         since = now.since_ms if now.since_ms is not None else start.until_ms
         return _closed(sink, query_ledger.newest["watermark_ms"], grid, since, now.earliest)
     if sink.kind == "cassandra":
-        return Table(name=f"table at {iso(now.now_ms)}", at_ms=now.now_ms, token=start.token)
+        return TableWindow(name=f"table at {iso(now.now_ms)}", at_ms=now.now_ms, token=start.token)
     return _batches(sink, query_ledger, start, now)
 
 

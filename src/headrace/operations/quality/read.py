@@ -19,7 +19,7 @@ from headrace.operations.quality.plan import Check
 from headrace.operations.quality.read_topic import STRANGER, json_row, strangers
 from headrace.operations.quality.rows import frame_of, with_facts
 from headrace.operations.quality.summary import WrongBatch
-from headrace.operations.quality.windows import BatchesStep, StepWindow, Table
+from headrace.operations.quality.windows import BatchesStep, StepWindow, TableWindow
 from headrace.store import file_sink, ledger, paths, small_files
 from headrace.store.records import Row
 
@@ -41,7 +41,7 @@ def frame(
         sink,
         query.aggregate.window if query and query.aggregate else None,
         behind_seconds=check.parameters.get("behind_seconds", 0.0),
-        now_ms=time.time_ns() // 1_000_000 if isinstance(window, Table) else int(check.parameters["now_ms"]),
+        now_ms=time.time_ns() // 1_000_000 if isinstance(window, TableWindow) else int(check.parameters["now_ms"]),
     )
     if others:
         errors = made.loc[others, SCHEMA_ERROR]

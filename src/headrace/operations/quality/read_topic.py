@@ -13,7 +13,7 @@ from headrace.contract import names
 from headrace.contract.checked_sinks import CheckedSink
 from headrace.operations import topics
 from headrace.operations.quality import bounds
-from headrace.operations.quality.offsets import Offsets
+from headrace.operations.quality.offsets import TopicOffsets
 from headrace.operations.quality.windows import BatchesStep
 from headrace.store.records import Row
 
@@ -32,7 +32,7 @@ def onward(
     one partition sooner than another. So the end of each partition is before its first record of a later batch.
     """
     topic = sink.place[0]
-    kafka = Offsets(consumer)
+    kafka = TopicOffsets(consumer)
     since_start = {p: start for p, (start, _) in kafka.since(topic, window.began_ms - bounds.CLOCKS_APART_MS).items()}
     begins = {str(p): first for p, first in kafka.begins(topic).items()}
     start = {p: max(cursor.get(p, 0), begins[p]) if cursor is not None else since_start[p] for p in begins}
@@ -67,7 +67,7 @@ def onward(
 
 def again(consumer: Consumer, sink: CheckedSink, window: BatchesStep) -> list[Row]:
     """Return the rows of a window's ranges again, without those that retention has removed."""
-    begins = Offsets(consumer).begins(sink.place[0])
+    begins = TopicOffsets(consumer).begins(sink.place[0])
     ranges = {int(p): (max(start, begins[int(p)]), end) for p, (start, end) in window.ranges.items()}
     return [
         row for message in topics.between(consumer, sink.place[0], ranges) if (row := own_record(message, sink, window))

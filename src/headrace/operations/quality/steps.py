@@ -23,7 +23,7 @@ from headrace.operations.quality.windows import (
     Closed,
     Ranges,
     StepWindow,
-    Table,
+    TableWindow,
     batches_name,
     windows_name,
 )
@@ -67,7 +67,7 @@ def steps(deployment: Deployment, sink: CheckedSink, check: Check) -> Iterator[S
                 yield _batch_step(deployment, sink, _window_of(group))
     elif isinstance(window, Closed):
         yield from _closed_steps(deployment, sink, window)
-    elif isinstance(window, Table):
+    elif isinstance(window, TableWindow):
         yield from _table_steps(deployment, sink, window)
 
 
@@ -167,10 +167,10 @@ def _closed_steps(deployment: Deployment, sink: CheckedSink, window: Closed) -> 
                 rows, taken = [], []
 
 
-def _table_steps(deployment: Deployment, sink: CheckedSink, window: Table) -> Iterator[Step]:
+def _table_steps(deployment: Deployment, sink: CheckedSink, window: TableWindow) -> Iterator[Step]:
     """Yield a table in the order of its tokens, from where the last check ended, at most CHECK_ROWS rows."""
     with cassandra_session(deployment.bindings) as session:
         portions = read_cassandra.portions(session, sink, window.token, bounds.STEP_ROWS)
         columns = read_cassandra.columns_of(session, sink.place)
         for rows, token in islice(portions, max(1, bounds.CHECK_ROWS // bounds.STEP_ROWS)):
-            yield Step(Table(name=window.name, token=token), rows, columns)
+            yield Step(TableWindow(name=window.name, token=token), rows, columns)

@@ -95,7 +95,7 @@ class Closed(NamedWindow):
 
 
 @dataclass(frozen=True)
-class Table(NamedWindow):
+class TableWindow(NamedWindow):
     """A table in the order of its tokens. Planned: after `token` (None: from the start). A step: up to it (None: the end)."""
 
     kind: str = "table"
@@ -111,7 +111,7 @@ class StageVersion(NamedWindow):
     version: str = ""
 
 
-Window = Nothing | Unreadable | Batches | Closed | Table | StageVersion
+Window = Nothing | Unreadable | Batches | Closed | TableWindow | StageVersion
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class BatchesStep(NamedWindow):
     ranges: Ranges = records.optional(factory=dict)
 
 
-StepWindow = BatchesStep | Closed | Table
+StepWindow = BatchesStep | Closed | TableWindow
 
 
 def nothing(reason: str) -> Nothing:
