@@ -122,6 +122,19 @@ def test_the_index_of_decisions_lists_each_page_with_its_title() -> None:
     assert {name: title for title, name in re.findall(r"\[(\d+\. .+?)\]\((0[\w-]+\.md)\)", index)} == titles
 
 
+def test_each_claim_of_the_readme_names_the_tests_that_show_it() -> None:
+    table = (ROOT / "README.md").read_text().split("\n| claim | ")[1].split("\n\n")[0]
+    claims = [line for line in table.splitlines() if line.startswith("| **")]
+    assert claims
+    assert all(A_PATH.search(line) for line in claims)
+
+
+def test_the_glossary_has_at_most_25_terms() -> None:
+    glossary = (ROOT / "docs" / "architecture.md").read_text().split("\n## Glossary\n")[1].split("\n## ")[0]
+    _, _, *terms = (line for line in glossary.splitlines() if line.startswith("|"))
+    assert 10 < len(terms) <= 25
+
+
 IMPORT = re.compile(r"^\s*from (headrace[\w.]*) import ([\w, ]+)", re.MULTILINE)
 
 
