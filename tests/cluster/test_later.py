@@ -31,7 +31,7 @@ _SEND = (
     + """
 import pathlib
 from headrace.access.bindings import read_kafka
-from headrace.operations.produce import produce_file
+from headrace.operations.produce.run import produce_file
 path = pathlib.Path("/tmp/readings.ndjson")
 path.write_text({text!r})
 answer = produce_file(read_kafka(loaded.bindings), loaded.pipelines(), path, "fridge_readings", rate=None).acknowledged

@@ -67,7 +67,7 @@ def through_json(document: Any) -> Any:
 
 @dataclass
 class Kafka:
-    """Stands for `offsets.Offsets`: a topic has one partition with so many records, or it is missing.
+    """Stands for `offsets.TopicOffsets`: a topic has one partition with so many records, or it is missing.
 
     `fresh` is how many of them came just now.
     """
