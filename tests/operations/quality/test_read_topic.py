@@ -68,7 +68,7 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
         since=lambda _, at_ms: {str(p): [0 if at_ms < 0 else end, end] for p, end in ends().items()},
         begins=lambda _: dict.fromkeys(ends(), 0),
     )
-    monkeypatch.setattr(read_topic, "Offsets", lambda _: times)
+    monkeypatch.setattr(read_topic, "TopicOffsets", lambda _: times)
     monkeypatch.setattr(read_topic.topics, "between", between)
     return messages
 
