@@ -31,6 +31,7 @@ from headrace.batch.reconcile import kinds, reconciliation, single_rows, sink_fr
 from headrace.batch.reconcile.kinds import Account, Cut
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import archive_table, queries, session, sinks
 from headrace.local import jars
 from headrace.local.java import find_java
@@ -192,7 +193,7 @@ def _reconcile(job: Job, clock: Clock, count: int) -> None:
                  kinds.running(account, query, transform, rows, held, cut, Decimal(0)))  # fmt: skip
     items = declared["items"]
     sent = job.transforms["items"](typed).select(
-        F.concat_ws("/", "source.topic", F.col("source.partition"), F.col("source.offset")).alias("_id"),
+        F.concat_ws("/", *(F.col(f"{SOURCE}.{part}") for part in ("topic", "partition", "offset"))).alias("_id"),
         sinks.json_of(items).alias("value"), F.lit(1).alias("_generation"), F.lit(1).alias("_batch"),
     )  # fmt: skip
     measured("items", "rows", sent, lambda account, rows, held: single_rows.in_topic(

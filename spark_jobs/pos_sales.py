@@ -5,8 +5,8 @@ from pyspark.sql import functions as F
 
 
 def items(pos: DataFrame) -> DataFrame:
-    """Return product_id, amount, source: one row per receipt line."""
-    return pos.select("product_id", "amount", "source")
+    """Return product_id, amount, headrace_source: one row per receipt line."""
+    return pos.select("product_id", "amount", "headrace_source")
 
 
 def product_totals(pos: DataFrame) -> DataFrame:

@@ -5,12 +5,12 @@ from pyspark.sql import functions as F
 
 
 def files(quickstart: DataFrame) -> DataFrame:
-    """Return lower_city, domain, behavior, source: one row per event."""
+    """Return lower_city, domain, behavior, headrace_source: one row per event."""
     return quickstart.select(
         F.lower("city").alias("lower_city"),
         "domain",
         F.concat_ws(":", "domain", "event").alias("behavior"),
-        "source",
+        "headrace_source",
     )
 
 

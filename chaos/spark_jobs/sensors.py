@@ -4,5 +4,5 @@ from pyspark.sql import DataFrame
 
 
 def history(sensor_readings: DataFrame) -> DataFrame:
-    """Return sensor_id, read_at, celsius, source: one row per reading."""
-    return sensor_readings.select("sensor_id", "read_at", "celsius", "source")
+    """Return sensor_id, read_at, celsius, headrace_source: one row per reading."""
+    return sensor_readings.select("sensor_id", "read_at", "celsius", "headrace_source")

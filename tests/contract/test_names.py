@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from headrace.contract import names
 from headrace.contract.model import Pipeline
+from headrace.contract.platform_columns import OLD_NAMES
 from headrace.store.paths import generation_paths
 
 FORBIDDEN = ("pyspark", "airflow", "cassandra", "great_expectations", "confluent_kafka", "pandas", "pyiceberg")
@@ -19,6 +21,11 @@ def test_no_module_of_the_contract_imports_spark_airflow_cassandra_or_great_expe
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_one_module_spells_the_platforms_columns(project: Path) -> None:
+    spelled = re.compile("|".join(rf"['\"]{name}\b" for name in OLD_NAMES))
+    assert [path.name for path in (project / "src").rglob("*.py") if spelled.search(path.read_text())] == []
 
 
 def test_no_two_queries_share_a_name_a_group_or_a_folder(pipelines: dict[str, Pipeline]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.contract.model import Column, EventTime, Source, SourceColumn
+from headrace.contract.platform_columns import KAFKA_TIMESTAMP, SOURCE
 from headrace.driver.decode import Decoder
 
 POS = Source(
@@ -84,9 +85,9 @@ def rows(decoder: Decoder, values: Sequence[bytes | None]) -> dict[int, dict[str
     (accepted,) = decoder.accepted([batch(values)])
     by_offset = {}
     for row in accepted.to_pylist():
-        source = row.pop("source")
+        source = row.pop(SOURCE)
         assert source == {"topic": "pos", "partition": 3, "offset": source["offset"]}
-        assert row.pop("kafka_timestamp") == KAFKA_TIME
+        assert row.pop(KAFKA_TIMESTAMP) == KAFKA_TIME
         by_offset[source["offset"]] = row
     return by_offset
 

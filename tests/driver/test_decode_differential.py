@@ -18,6 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from headrace.contract.model import Column, Source
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver.decode import MAX_DEPTH, MAX_KEY_TEXT, make_decoder
 from tests.driver.decode_data import KAFKA_TIME, ORDERS, POS, WIDE, batch
 from tests.driver.decode_maker import Maker
@@ -241,7 +242,7 @@ def test_the_decoder_agrees_with_two_independent_parsers(seed: int) -> None:
         values = [maker.record(SOURCES[name]) for _ in range(BATCH)]
         (judged,) = DECODERS[name].judged([batch(values)])
         (taken,) = DECODERS[name].accepted([batch(values)])
-        rows = {row["source"]["offset"]: row for row in taken.to_pylist()}
+        rows = {row[SOURCE]["offset"]: row for row in taken.to_pylist()}
         for place, (value, reason) in enumerate(zip(values, judged.column("reason").to_pylist(), strict=True)):
             words, row = oracle(SOURCES[name], value)
             if reason is not None:

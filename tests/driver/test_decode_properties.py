@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.contract.model import Source, SourceColumn
+from headrace.contract.platform_columns import KAFKA_TIMESTAMP, RAW, SOURCE
 from headrace.driver import decode
 from headrace.driver.columns import ColumnRule, RefusedError, _readers
 from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
 from tests.driver.decode_data import GOOD, KAFKA_TIME, ORDERS, POS, WIDE, batch, oracle, reasons, rows
 
-WITH_RAW = (*decode.USUAL, "raw")
+WITH_RAW = (*decode.USUAL, RAW)
 
 DECODERS = [(source, make_decoder(source)) for source in (POS, WIDE, ORDERS)]
 WIDE_GOOD = (
@@ -150,7 +151,7 @@ def test_accepted_and_refused_are_all_and_each_keeps_its_bytes_and_place(
         for name in given_batch.schema.names:
             assert judged.column(name).equals(given_batch.column(name))
         refused = [row["offset"] for row in judged.to_pylist() if row["reason"] is not None]
-        accepted = [row["source"]["offset"] for row in taken.to_pylist()]
+        accepted = [row[SOURCE]["offset"] for row in taken.to_pylist()]
         assert sorted(refused + accepted) == list(range(first, first + len(values)))
 
 
@@ -215,7 +216,7 @@ def test_a_decoder_goes_to_a_worker_by_pickle_and_stays_equal() -> None:
 
 
 @pytest.mark.parametrize("source", [POS, WIDE])
-@pytest.mark.parametrize("added", [decode.USUAL, WITH_RAW, ("kafka_timestamp",), ()])
+@pytest.mark.parametrize("added", [decode.USUAL, WITH_RAW, (KAFKA_TIMESTAMP,), ()])
 def test_batches_have_the_declared_schema_even_when_empty(source: Source, added: tuple[str, ...]) -> None:
     for values in ([], [GOOD], [b"{"], [WIDE_GOOD, None]):
         (taken,) = decode.accepted([batch(values)], source, added)
@@ -226,7 +227,7 @@ def test_batches_have_the_declared_schema_even_when_empty(source: Source, added:
 
 def test_the_raw_bytes_come_along_if_asked_for() -> None:
     (taken,) = decode.accepted([batch([b"{", GOOD])], POS, WITH_RAW)
-    assert taken.column("raw").to_pylist() == [GOOD]
+    assert taken.column(RAW).to_pylist() == [GOOD]
 
 
 def test_headers_and_keys_of_a_judged_record_are_as_they_came() -> None:
@@ -245,7 +246,7 @@ def test_a_record_without_kafka_timestamp_is_not_in_the_future() -> None:
     assert judged.column("reason").to_pylist() == [None]
 
 
-@pytest.mark.parametrize("name", ["class", "from", "self", "decode", "c1", "items"])
+@pytest.mark.parametrize("name", ["class", "from", "self", "decode", "c1", "items", "source", "raw"])
 def test_a_column_may_have_any_name_that_a_contract_allows(name: str) -> None:
     source = Source(
         key=name, columns={name: SourceColumn(type="string", required=True), "c0": SourceColumn(type="int")}
@@ -253,7 +254,7 @@ def test_a_column_may_have_any_name_that_a_contract_allows(name: str) -> None:
     assert rows(make_decoder(source), [b'{"%s": "x", "c0": 1}' % name.encode()]) == {0: {name: "x", "c0": 1}}
 
 
-@pytest.mark.parametrize("name", ["source", "kafka_timestamp", "raw"])
+@pytest.mark.parametrize("name", [SOURCE, KAFKA_TIMESTAMP, RAW])
 def test_a_column_cannot_take_the_name_of_one_that_decoding_adds(name: str) -> None:
     source = Source(key=name, columns={name: SourceColumn(type="string", required=True)})
     with pytest.raises(HeadraceError, match=f"'{name}'.*Rename it"):
@@ -274,4 +275,4 @@ def test_the_ddl_and_the_arrow_schema_are_the_same_types_to_spark() -> None:
 
 def test_the_kafka_timestamp_is_kept_to_the_microsecond() -> None:
     (taken,) = decode.accepted([batch([GOOD])], POS)
-    assert taken.column("kafka_timestamp").to_pylist() == [KAFKA_TIME]
+    assert taken.column(KAFKA_TIMESTAMP).to_pylist() == [KAFKA_TIME]

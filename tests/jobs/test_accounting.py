@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.batch import accounting
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import source
 from spark_jobs import ad_attribution, pos_sales
 from tests.jobs.conftest import Played
@@ -128,10 +129,10 @@ def test_a_record_belongs_to_the_batch_whose_range_has_its_offset(spark: SparkSe
     ]
     places = [("pos", 0, o) for o in (9, 10, 11, 12, 13)] + [("pos", 1, 0), ("pos", 2, 0), ("clicks", 0, 11)]
     records = spark.createDataFrame(
-        [(place,) for place in places], "source struct<topic:string,partition:int,offset:bigint>"
+        [(place,) for place in places], f"{SOURCE} struct<topic:string,partition:int,offset:bigint>"
     )
     by_place = {
-        tuple(row.source): (row[accounting.BATCH], row[accounting.LATE_MARK])
+        tuple(row[SOURCE]): (row[accounting.BATCH], row[accounting.LATE_MARK])
         for row in accounting.batch_of(records, ledger).collect()
     }
     assert [by_place[place] for place in places] == [

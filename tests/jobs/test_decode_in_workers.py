@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.platform_columns import RAW as RAW_COLUMN
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import decode, source
 from tests.driver.decode_data import GOOD, KAFKA_TIME, POS, batch
 from tests.driver.test_decode_kinds import ACCEPTED, REFUSED
@@ -16,7 +18,7 @@ RAW = (
     "key binary, value binary, headers array<struct<key:string,value:binary>>, topic string, partition int, "
     "`offset` bigint, timestamp timestamp"
 )
-WITH_RAW = (*decode.USUAL, "raw")
+WITH_RAW = (*decode.USUAL, RAW_COLUMN)
 SMALL = [v for v, _ in [*REFUSED.values(), *ACCEPTED.values()] if v is None or len(v) < 20_000]
 
 
@@ -27,11 +29,11 @@ def raw_frame(spark: Any, values: Sequence[bytes | None]) -> Any:
 
 def test_a_worker_accepts_what_the_decoder_accepts(spark: Any) -> None:
     accepted = source.accepted(raw_frame(spark, SMALL), POS, WITH_RAW)
-    rows = accepted.selectExpr("*", "unix_micros(create_date) AS micros").orderBy("source.offset").collect()
+    rows = accepted.selectExpr("*", "unix_micros(create_date) AS micros").orderBy(f"{SOURCE}.offset").collect()
     (expected,) = decode.accepted([batch(SMALL)], POS, WITH_RAW)
-    for name in ("product_id", "amount", "raw"):
+    for name in ("product_id", "amount", RAW_COLUMN):
         assert [row[name] for row in rows] == expected.column(name).to_pylist()
-    assert [row["source"].asDict() for row in rows] == expected.column("source").to_pylist()
+    assert [row[SOURCE].asDict() for row in rows] == expected.column(SOURCE).to_pylist()
     assert [row["micros"] for row in rows] == expected.column("create_date").view("int64").to_pylist()
 
 

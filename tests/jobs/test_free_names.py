@@ -1,7 +1,7 @@
 """A user's column has any name that the contract lets through: in each kind of query, sink, view and comparison.
 
-Names are drawn from those that our own source writes in quotes, from Spark's and Cassandra's columns and functions, and
-from the reserved words of SQL and CQL.
+Names are drawn from those that our own source writes in quotes, from Spark's and Cassandra's columns and functions, from
+the reserved words of SQL and CQL, and from the old names of the platform's columns.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pyspark.sql import functions as F
 
 from headrace.batch import accounting, views
 from headrace.batch.reconcile import kinds, lookups, single_rows, sink_frames
-from headrace.contract import rules
 from headrace.contract.model import NAME_PATTERN, CassandraSink
-from headrace.driver import refusals, sinks, source
+from headrace.contract.platform_columns import OLD_NAMES, OWN_PREFIX, SOURCE
+from headrace.driver import check, refusals, sinks, source
 from headrace.store import file_sink
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account
@@ -41,14 +41,15 @@ FIXED = [
     ("value", "key", "batch", "offset"),
     ("row", "rows", "count", "day"),
     ("batch_rows", "has_due", "due_at", "at"),
+    ("source", "raw", "topic", "kafka_timestamp"),
 ]
 
 
 def pool(project: Path) -> list[str]:
     sql_names = {name for path in (project / "src/headrace").rglob("*.py") for name in SQL.findall(path.read_text())}
-    names = {name for name in sql_names | set(WORDS.split()) if re.match(NAME_PATTERN, name)}
-    names = {name for name in names if not name.startswith("headrace_")}
-    return sorted(names - set(rules.RESERVED_COLUMNS) - {"window_start", "window_end", "batch_id"})
+    names = sql_names | set(WORDS.split()) | set(OLD_NAMES.values())
+    names = {name for name in names if re.match(NAME_PATTERN, name) and not name.startswith(OWN_PREFIX)}
+    return sorted(names - {"window_start", "window_end", "batch_id"})
 
 
 TEXT = """
@@ -57,7 +58,7 @@ owner: tests
 description: Names of every sort.
 version: 1
 sources:
-  things:
+  things: &things
     key: "{k}"
     columns:
       "{k}": {{type: string, required: true, max_distinct: 9}}
@@ -65,6 +66,7 @@ sources:
       "{n}": {{type: "decimal(12,2)", required: true}}
       "{t}": {{type: timestamp, required: true}}
     event_time: {{column: "{t}"}}
+  others: *things
 dimensions:
   known:
     keyspace: names_db
@@ -85,6 +87,7 @@ queries:
       "{t}": {{type: timestamp, required: true}}
     sinks:
       - {{kind: kafka, topic: copies, key: "{k}"}}
+      - {{kind: kafka, topic: named, key: "{k}", identity: ["{k}"]}}
       - {{kind: cassandra, partition_key: ["{k}"], writetime: "{t}"}}
       - {{kind: files}}
   totals:
@@ -111,10 +114,21 @@ queries:
       "{n}": {{type: "decimal(22,2)", required: true}}
     sinks:
       - {{kind: kafka, topic: closed, key: "{k}", identity: [window_start, "{k}"]}}
+  pairs:
+    sources: [things, others]
+    mode: append
+    watermark: {{things: 10 minutes, others: 10 minutes}}
+    late: drop
+    join: {{type: inner, left: things, right: others, using: ["{k}"], time_range: {{lower: 0 seconds, upper: 5 minutes}}}}
+    columns:
+      "{k}": {{type: string, required: true}}
+      "{t}": {{type: timestamp, required: true}}
+    sinks:
+      - {{kind: kafka, topic: paired, key: "{k}", identity: ["{k}", "{t}"]}}
 """
 
 
-@pytest.mark.parametrize("draw", range(5))
+@pytest.mark.parametrize("draw", range(6))
 def test_any_names_work_everywhere(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path, seed: int, draw: int
 ) -> None:
@@ -130,7 +144,7 @@ def test_any_names_work_everywhere(
 
     def copied(things: DataFrame, known: DataFrame) -> DataFrame:
         both = things.join(known.withColumn("z_matched", F.lit(True)), k, "left")
-        return both.select(k, v, n, t, "z_matched", "source")
+        return both.select(k, v, n, t, "z_matched", SOURCE)
 
     def totals(things: DataFrame) -> DataFrame:
         return things.groupBy(k).agg(F.sum(n).alias("z_sum"), F.count(F.lit(1)).alias("z_count")).select(
@@ -142,12 +156,23 @@ def test_any_names_work_everywhere(
         span = [F.col(f"z_window.{side}").alias(f"window_{side}") for side in ("start", "end")]
         return sums.select(*span, k, F.col("z_sum").cast("decimal(22,2)").alias(n))
 
+    def pairs(things: DataFrame, others: DataFrame) -> DataFrame:
+        right = others.select(F.col(k).alias("z_key"), F.col(t).alias("z_at"))
+        within = F.col("z_at").between(F.col(t), F.col(t) + F.expr("INTERVAL 5 MINUTES"))
+        return things.join(right, (F.col(k) == F.col("z_key")) & within).select(k, t)
+
+    jobs = {"copied": copied, "totals": totals, "windows": windows, "pairs": pairs}
+    assert check.differences(spark, pipeline, jobs) == []
     known = spark.createDataFrame([("a",), ("b",)], f"`{k}` string")
     ends = write_batch(spark, monkeypatch, tmp_path, pipeline, "copied", copied, given, {"known": known})
     sent = sorted(
         (json.loads(message.value or b"") for message in ends.topics["copies"]), key=lambda row: (row[k], str(row[v]))
     )
     assert [(row[k], row[v], row[n]) for row in sent] == [("a", "x", 1.5), ("a", "y", 1.5), ("b", None, 1.5)]
+    assert sorted(message.header("headrace.id") for message in ends.topics["copies"]) == [
+        f"things/0/{n}" for n in range(3)
+    ]
+    assert sorted(message.header("headrace.id") for message in ends.topics["named"]) == ["a", "a", "b"]
     assert [json.loads(message.value or b"")[k] for message in ends.topics["things_dead_letters"]] == ["?"]
     assert sorted((row[k], row[v], row[n]) for row in ends.tables["names.copied"]) == [
         ("a", "y", Decimal("1.50")), ("b", None, Decimal("1.50")),
@@ -158,10 +183,7 @@ def test_any_names_work_everywhere(
     ]  # fmt: skip
     write_batch(spark, monkeypatch, tmp_path, pipeline, "windows", windows, given, ends=ends)
     assert len(ends.topics["closed"]) == 3
-    assert (
-        _compared(spark, pipeline, tmp_path, given, {"copied": copied, "totals": totals, "windows": windows}, known)
-        == 14
-    )
+    assert _compared(spark, pipeline, tmp_path, given, jobs, known) == 17
 
 
 def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs: Any, known: DataFrame) -> int:
@@ -169,14 +191,16 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     contract = pipeline.sources["things"]
     taken = {
         "batch": 0,
-        "offsets": {"things": {"0": [0, 9]}},
+        "offsets": {topic: {"0": [0, 9]} for topic in ("things", "others")},
         "watermark_ms": 4_000_000_000_000,
         "late_watermark_ms": 0,
     }
     cut = kinds.Cut(Generation("names", "x", 1, 0, {}), [taken], 0, 0)  # type: ignore[list-item]
-    typed = source.accepted(records_frame(spark, "things", given), contract, ("source",))
+    typed = source.accepted(records_frame(spark, "things", given), contract, (SOURCE,))
     placed = accounting.batch_of(typed, cut.ledger).cache()
-    accounts = {name: Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows")}
+    others = source.accepted(records_frame(spark, "others", given), pipeline.sources["others"], (SOURCE,))
+    others = accounting.batch_of(others, cut.ledger).cache()
+    accounts = {name: Account(name, "sink", "") for name in ("totals", "windows", "topic", "files", "rows", "pairs")}
     query = pipeline.queries["totals"]
     job = refusals.taken(jobs["totals"], pipeline, query)
     times = {"things": contract.event_time.column}
@@ -189,7 +213,7 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     kinds.windows(accounts["windows"], query, job, placed, job(placed), cut, 0, Decimal(0))
     query = pipeline.queries["copied"]
     made = refusals.taken(jobs["copied"], pipeline, query)(typed, known)
-    sent = made.select(F.concat_ws("/", "source.topic", "source.partition", "source.offset").alias("_id"),
+    sent = made.select(F.concat_ws("/", *(F.col(f"{SOURCE}.{part}") for part in ("topic", "partition", "offset"))).alias("_id"),
                        sinks.json_of(query).alias("value"), F.lit(1).alias("_generation"), F.lit(0).alias("_batch"))  # fmt: skip
     single_rows.in_topic(accounts["topic"], query, made, sink_frames.placed_by_id(sent, "things"), cut.certain)
     lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
@@ -198,13 +222,25 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     single_rows.in_files(
         accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.certain, [directory]
     )
-    sink = query.sinks[1]
+    sink = query.sinks[2]
     assert isinstance(sink, CassandraSink)
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
     nobody = sink_frames.placed_by_id(sent, "nothing")
     lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
+    _compare_pairs(accounts["pairs"], pipeline, jobs["pairs"], {"things": placed, "others": others}, cut)
     assert {name: account.differences for name, account in accounts.items() if account.differing} == {}
     return sum(account.compared for account in accounts.values())
+
+
+def _compare_pairs(account: Account, pipeline: Any, job: Any, sides: dict[str, DataFrame], cut: kinds.Cut) -> None:
+    """Compare joined rows with themselves, and with an empty sink: each difference has the place of its record."""
+    query, times = pipeline.queries["pairs"], {topic: pipeline.sources[topic].event_time.column for topic in sides}
+    rows = job(**sides)
+    kinds.joined(account, query, job, sides, times, rows, cut, 0, milliseconds=False)
+    nothing = Account("pairs", "sink", "")
+    kinds.joined(nothing, query, job, sides, times, rows.limit(0), cut, 0, milliseconds=False)
+    assert nothing.differing == 3
+    assert all(difference.offsets for difference in nothing.differences)
 
 
 def placed_rows(made: DataFrame, cut: kinds.Cut) -> DataFrame:

@@ -34,8 +34,8 @@ def last_login(logins_name: DataFrame, users_name: DataFrame) -> DataFrame:
         F.col("login_at").alias("last_login"),
         F.col("device").alias("last_device"),
         F.col("known_id").isNotNull().alias("known"),
-        "source",
-        "raw",
+        "headrace_source",
+        "headrace_raw",
     )
 """
 

@@ -67,7 +67,7 @@ def by_city(placed):
 
 
 def large(placed):
-    return placed.where("total > 100").select("order_id", "total", "source")
+    return placed.where("total > 100").select("order_id", "total", "headrace_source")
 """
 
 

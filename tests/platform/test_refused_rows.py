@@ -19,7 +19,7 @@ TRANSFORMS = """
 
 def items(pos: DataFrame) -> DataFrame:
     kept = F.when(F.col("product_id") != "lost", F.col("product_id"))
-    return pos.select(kept.alias("product_id"), "amount", "source")
+    return pos.select(kept.alias("product_id"), "amount", "headrace_source")
 
 
 def product_totals(pos: DataFrame) -> DataFrame:

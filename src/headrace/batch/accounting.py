@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from headrace.contract.model import Window
+from headrace.contract.platform_columns import SOURCE
 from headrace.store.ledger import Record
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,7 +35,7 @@ _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 
 
 def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
-    """Return accepted archive records (any frame with `source`) with BATCH and LATE_MARK (milliseconds).
+    """Return accepted archive records (any frame with SOURCE) with BATCH and LATE_MARK (milliseconds).
 
     Both are null if no batch of this ledger (one generation of one query) has read the record yet.
     """
@@ -43,7 +44,9 @@ def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
     def find(topic: pd.Series, partition: pd.Series, offset: pd.Series) -> pd.DataFrame:
         return _find(topic, partition, offset, ranges)
 
-    taken = F.pandas_udf(find, _TAKEN)(F.col("source.topic"), F.col("source.partition"), F.col("source.offset"))
+    taken = F.pandas_udf(find, _TAKEN)(
+        F.col(f"{SOURCE}.topic"), F.col(f"{SOURCE}.partition"), F.col(f"{SOURCE}.offset")
+    )
     return records.withColumn("_taken", taken).select("*", "_taken.*").drop("_taken")
 
 

@@ -24,6 +24,7 @@ from headrace.batch.finite_job import Job
 from headrace.contract import batch_views, names
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.model import Pipeline, Query, Source
+from headrace.contract.platform_columns import SOURCE
 from headrace.contract.spark_types import ddl
 from headrace.driver import iceberg_maintenance, source
 from headrace.errors import HeadraceError
@@ -196,7 +197,7 @@ def sides(
             if archive.snapshot is not None
             else job.spark.table(names.archive_table(job.pipeline.name, topic))
         )
-        typed = archive_reader.accepted(job.pipeline, topic, rows, ("source",) if passed else ())
+        typed = archive_reader.accepted(job.pipeline, topic, rows, (SOURCE,) if passed else ())
         frames[topic] = _within(typed, times[topic], days, longest).persist(StorageLevel.MEMORY_AND_DISK)
     return frames, times
 
@@ -204,7 +205,9 @@ def sides(
 def inputs(job: Job, name: str, own_sides: Mapping[str, DataFrame]) -> dict[str, DataFrame]:
     """Return the frames of `sides` that a query reads, without the records that it passes over (ADR 0049)."""
     passed = quarantine.passed_by_query(job.root, job.pipeline.name, name)
-    return {topic: source.without(own_sides[topic], passed, "source.") for topic in job.pipeline.queries[name].sources}
+    return {
+        topic: source.without(own_sides[topic], passed, f"{SOURCE}.") for topic in job.pipeline.queries[name].sources
+    }
 
 
 def _quarantined(job: Job) -> dict[str, tuple[str, ...]]:

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from headrace.contract.model import CassandraSink, Pipeline
 
 ARCHIVE_PREFIX = "archive_"
-OWN_PREFIX = "headrace_"
-"""The prefix of columns that the platform adds inside frames; the loader reserves it."""
 LAKE_CATALOG = "lake"
 CASSANDRA_CATALOG = "lh"
 QUALITY_KEYSPACE = "headrace_quality"

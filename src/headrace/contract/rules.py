@@ -10,13 +10,13 @@ from headrace.contract import rules_sinks, rules_state, rules_topics
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.cron import cron_problem
 from headrace.contract.model import Column, Pipeline, decimal_digits
-from headrace.contract.names import ARCHIVE_PREFIX, OWN_PREFIX
+from headrace.contract.names import ARCHIVE_PREFIX
+from headrace.contract.platform_columns import OWN_PREFIX
 from headrace.contract.wording import choices
 
 # `admin` is the platform's principal, `cassandra` Cassandra's default superuser, `main` the entry point's module.
 RESERVED_PIPELINES = ("admin", "cassandra", "main")
-# Columns that the decoder adds to a record, and the writer to a row.
-RESERVED_COLUMNS = ("source", "kafka_timestamp", "raw")
+_RESERVED = f"names that begin with {OWN_PREFIX} are reserved for columns that the platform adds; rename it"
 # The limit of Spark, Arrow and Iceberg.
 MAX_PRECISION = 38
 
@@ -41,7 +41,7 @@ def names_are_free(pipeline: Pipeline) -> Iterator[str]:
 
 
 def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a decimal with more than 38 digits, and a column whose name the platform adds or reserves."""
+    """Refuse a decimal with more than 38 digits, and a column whose name the platform reserves."""
     groups: dict[str, Mapping[str, Column]] = {
         f"sources.{name}": source.columns for name, source in pipeline.sources.items()
     }
@@ -55,13 +55,11 @@ def columns_are_possible(pipeline: Pipeline) -> Iterator[str]:
             precision, scale = decimal_digits(column.type) or (1, 0)
             if not 1 <= precision <= MAX_PRECISION or scale > precision:
                 yield f"{key}: {column.type} does not exist; write decimal(p,s) with s <= p <= {MAX_PRECISION}"
-            if name in RESERVED_COLUMNS and not place.startswith("dimensions"):
-                yield f"{key}: the platform adds a column with this name; rename it"
             if name.startswith(OWN_PREFIX):
-                yield f"{key}: names that begin with {OWN_PREFIX} are reserved for columns that the platform adds; rename it"
+                yield f"{key}: {_RESERVED}"
     for name, query in pipeline.queries.items():
-        if query.matched and (query.matched in RESERVED_COLUMNS or query.matched.startswith(OWN_PREFIX)):
-            yield f"queries.{name}.matched: the platform adds a column {query.matched}; rename it"
+        if query.matched and query.matched.startswith(OWN_PREFIX):
+            yield f"queries.{name}.matched: {_RESERVED}"
 
 
 def source_key_is_required(pipeline: Pipeline) -> Iterator[str]:

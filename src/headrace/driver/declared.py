@@ -7,7 +7,7 @@ because everything else (tables, topics, views, reconciliation, quality) follows
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 from py4j.protocol import Py4JError
@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame
 
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import KafkaSink, Query, Window, format_duration
+from headrace.contract.platform_columns import OLD_NAMES, SOURCE
 from headrace.contract.spark_types import ddl_type
 from headrace.contract.wording import listed
 from headrace.driver import spark_plan
@@ -39,7 +40,8 @@ def transformed(transform: Callable[..., DataFrame], frames: dict[str, DataFrame
     except Py4JError:  # the JVM ended or does not answer, which is not a fault of the transform
         raise
     except Exception as error:
-        raise _refusal(f"The transform of {query_name} cannot be planned: {_first_line(error)}.") from error
+        why = _renamed(error, frames) or _first_line(error)
+        raise _refusal(f"The transform of {query_name} cannot be planned: {why}.") from error
     if not isinstance(frame, DataFrame):
         raise _refusal(f"The transform of {query_name} returns {type(frame).__name__}. It must return a DataFrame.")
     return frame
@@ -80,13 +82,10 @@ def _columns(frame: DataFrame, query: Query) -> Iterator[str]:
 def _companions(frame: DataFrame, query: Query) -> Iterator[str]:
     """Yield a sentence for each platform column that a sink or dead letter needs and the result lacks."""
     columns = {name.lower() for name in frame.columns}
-    if (
-        any(isinstance(sink, KafkaSink) and sink.identity == "source" for sink in query.sinks)
-        and "source" not in columns
-    ):
-        yield "a Kafka sink identifies its rows by `source`, but the result lacks it; select it too, or declare identity"
-    if query.matched and "source" not in columns:
-        yield "dead letters of rows without a match need `source`, but the result lacks it; select it too"
+    if any(isinstance(sink, KafkaSink) and sink.identity == "source" for sink in query.sinks) and SOURCE not in columns:
+        yield f"a Kafka sink identifies its rows by {SOURCE}, but the result lacks it; select it too, or declare identity"
+    if query.matched and SOURCE not in columns:
+        yield f"dead letters of rows without a match need {SOURCE}, but the result lacks it; select it too"
 
 
 def _cast(name: str, kind: str, actual: str) -> str:
@@ -200,6 +199,18 @@ def window_of(frame: DataFrame) -> tuple[timedelta, timedelta, timedelta] | None
         if match:
             size, slide, offset = (timedelta(microseconds=int(match[key])) for key in ("size", "slide", "offset"))
             return size, slide, offset % slide
+    return None
+
+
+def _renamed(error: Exception, frames: Mapping[str, DataFrame]) -> str | None:
+    """Return what to change if a transform reads a platform column by its old name; None for any other error."""
+    if not isinstance(error, AnalysisException) and not str(error).startswith("'DataFrame' object has no attribute"):
+        return None
+    missing = _first_line(error).partition("Did you mean")[0]  # the rest names columns that exist
+    for name, old in OLD_NAMES.items():
+        quoted = re.search(rf"[`'\"]{old}[`'\"]", missing)
+        if quoted and not any(old in frame.columns for frame in frames.values()):
+            return f"the platform's column {old} is now {name}; select {name} (ADR 51), or declare a column {old} in the source"
     return None
 
 

@@ -47,6 +47,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.contract.platform_columns import KAFKA_TIMESTAMP, RAW, SOURCE
 from headrace.driver.columns import TIMESTAMP, ColumnRule, column_array, reason
 from headrace.driver.parser import parser
 from headrace.errors import HeadraceError
@@ -62,10 +63,9 @@ MAX_KEY_TEXT: Final = 16_384
 
 COORDINATES: Final = pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])
 HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
-# `raw` (the unchanged bytes) is added only for queries that can refuse a row after decoding.
-ADDED_COLUMNS: Final = {"source": COORDINATES, "kafka_timestamp": TIMESTAMP, "raw": pa.binary()}
+ADDED_COLUMNS: Final = {SOURCE: COORDINATES, KAFKA_TIMESTAMP: TIMESTAMP, RAW: pa.binary()}
 # Added by default. Each column costs the transfer from the JVM to Python and back for every record.
-USUAL: Final = ("source", "kafka_timestamp")
+USUAL: Final = (SOURCE, KAFKA_TIMESTAMP)
 
 # Skips strings, so that brackets in them do not count. Possessive, with an optional closing quote: linear time on any
 # input.
@@ -92,7 +92,7 @@ class Decoder:
     @property
     def needs(self) -> tuple[str, ...]:
         """The columns of a Kafka record from which accepted rows are made."""
-        coordinates = tuple(field.name for field in COORDINATES) if "source" in self.added else ()
+        coordinates = tuple(field.name for field in COORDINATES) if SOURCE in self.added else ()
         return ("value", *coordinates, "timestamp")
 
     @property
@@ -186,10 +186,10 @@ def judged_ddl() -> str:
 
 def _added(name: str, batch: pa.RecordBatch) -> pa.Array:
     """Return one of ADDED_COLUMNS, computed from a batch of Kafka records."""
-    if name == "source":
+    if name == SOURCE:
         arrays = [batch.column(field.name).cast(field.type) for field in COORDINATES]
         return pa.StructArray.from_arrays(arrays, fields=list(COORDINATES))
-    return batch.column("value" if name == "raw" else "timestamp").cast(ADDED_COLUMNS[name])
+    return batch.column("value" if name == RAW else "timestamp").cast(ADDED_COLUMNS[name])
 
 
 def _judge(decoder: Decoder, batch: pa.RecordBatch) -> tuple[list[Any], dict[int, str]]:

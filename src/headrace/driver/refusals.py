@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import limits
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, Sink, decimal_digits
+from headrace.contract.platform_columns import SOURCE
 from headrace.contract.spark_types import ddl_type
 from headrace.driver import sinks, source
 from headrace.driver.columns import REASON_LENGTH
@@ -81,9 +82,9 @@ def letters(frame: DataFrame, query: Query, batch: sinks.Batch, records: Records
     `frame` comes from `judged`. Several rows of one record become one letter, with the first of their reasons.
     """
     refused = frame.where(F.col(REASON).isNotNull())
-    if of_one_record(query) and sinks.SOURCE in frame.columns:
+    if of_one_record(query) and SOURCE in frame.columns:
         place = ("topic", "partition", "offset")
-        reasons = refused.select(*(F.col(f"{sinks.SOURCE}.{name}").alias(name) for name in place), REASON)
+        reasons = refused.select(*(F.col(f"{SOURCE}.{name}").alias(name) for name in place), REASON)
         reasons = reasons.groupBy(*place).agg(F.min(REASON).alias("reason"))
         # An archive's records have their own `reason` column.
         originals = records(reasons).select("key", "value", "headers", *place)

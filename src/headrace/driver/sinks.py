@@ -16,14 +16,13 @@ from pyspark.sql import functions as F
 from headrace.access import object_store
 from headrace.contract import limits, names
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import java
 from headrace.store import archive_notes, file_sink, spark_conf
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.generation import Generation
 
 WRITETIME = "headrace_writetime"
-SOURCE = "source"
-"""The column with a row's coordinates (topic, partition, offset), added by decoding (`decode.ADDED_COLUMNS`)."""
 HEADER_ID = "headrace.id"
 HEADER_REASON = "headrace.reason"
 HEADER_CUT = "headrace.cut"
@@ -334,7 +333,7 @@ def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:
 
 
 def coordinates(of: str = "") -> Column:
-    """Return `<topic>/<partition>/<offset>` from the columns with these names, or from a struct: `of` = "source."."""
+    """Return `<topic>/<partition>/<offset>` from the columns with these names, or from a struct, with a dot: `of`."""
     return F.concat_ws("/", f"{of}topic", F.col(f"{of}partition"), F.col(f"{of}offset"))
 
 

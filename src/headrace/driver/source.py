@@ -12,6 +12,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import Pipeline, Query, Source, format_duration
+from headrace.contract.platform_columns import KAFKA_TIMESTAMP, RAW
 from headrace.driver import decode
 from headrace.store import pace, spark_conf
 from headrace.store.quarantine import Entries, OffsetRange
@@ -94,16 +95,16 @@ def _options(spark: SparkSession, pipeline: Pipeline, topic: str, kafka: Mapping
 def added_columns(query: Query, source: Source) -> tuple[str, ...]:
     """Return the columns that a query's rows carry besides the contract's; each costs the transfer to Python and back.
 
-    A row of an aggregate or join consists of many records, so it has no coordinates. `raw`, the record's value, exists for
-    transforms that select it, as those of older releases do; a dead letter reads the record again.
+    A row of an aggregate or join consists of many records, so it has no coordinates. RAW exists for transforms that
+    select it, as those of older releases do; a dead letter reads the record again.
     """
     if query.aggregate or query.join:
-        return () if source.event_time else ("kafka_timestamp",)
-    return (*decode.USUAL, "raw") if query.matched else decode.USUAL
+        return () if source.event_time else (KAFKA_TIMESTAMP,)
+    return (*decode.USUAL, RAW) if query.matched else decode.USUAL
 
 
 def among(ranges: Sequence[OffsetRange], of: str = "") -> Column:
-    """Return whether a record is in one of the ranges; `of` names the struct with its coordinates, such as "source."."""
+    """Return whether a record is in one of the ranges; `of` is empty, or the struct with its coordinates and a dot."""
     return reduce(
         or_,
         (
@@ -124,7 +125,7 @@ def without(frame: DataFrame, passed: Entries, of: str = "") -> DataFrame:
 def accepted(raw: DataFrame, source: Source, added: tuple[str, ...] = decode.USUAL, passed: Entries = ()) -> DataFrame:
     """Return the accepted records of a raw frame (stream, archive or Kafka batch), typed by the contract.
 
-    Columns: the source's columns, then those of `added`: `source` (topic, partition, offset), `kafka_timestamp`, `raw`.
+    Columns: the source's columns, then those of `added`, of `decode.ADDED_COLUMNS`.
     Records that the query passes over (`passed`) are left out before they are decoded.
     """
     decoder = decode.make_decoder(source, added)

@@ -10,6 +10,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from headrace.contract.exit_codes import Exit
+from headrace.contract.platform_columns import OLD_NAMES
 from headrace.errors import HeadraceError
 
 _STATEFUL = re.compile(
@@ -25,8 +26,11 @@ _WATERMARK_DELAY = re.compile(r", [^,]*$")
 _ATTRIBUTE = re.compile(r"\b(\w+)#(\d+)L?(?:-T\d+ms)?")
 _DEFINITION = re.compile(r"^(.*) AS \w+#(\d+)L?(?:-T\d+ms)?$", re.DOTALL)
 _SHOWN = 200  # characters of an expression; a longer one is cut and ends in its hash
-SOURCE = "headrace_source"
-"""The alias of a source inside a transform: plan nodes below it belong to the runtime, not to the transform."""
+SOURCE = "headrace_input"
+"""The alias of a source inside a transform: plan nodes below it belong to the runtime, not to the transform.
+
+It is no column's name: Spark would take `headrace_source.topic` for column topic of a source with this alias.
+"""
 
 _DIRECT_JOIN_KEYS = re.compile(r"Cassandra Direct Join \[(.*?)\]")
 
@@ -36,9 +40,8 @@ def stateful_nodes(frame: DataFrame) -> list[str]:
 
     A watermark's delay is left out: Spark allows it to change on an existing checkpoint.
     """
-    text = frame._jdf.queryExecution().analyzed().toString()
     nodes = []
-    for line in text.splitlines():
+    for line in _recorded(frame).splitlines():
         node = _EXPRESSION_ID.sub("", line.lstrip(" :+-'"))
         if _STATEFUL.match(node):
             nodes.append(_WATERMARK_DELAY.sub("", node) if node.startswith("EventTimeWatermark") else node)
@@ -62,7 +65,7 @@ def state_inputs(frame: DataFrame) -> dict[str, str]:
     A key or a sum that is computed differently under the same name passes Spark's own check, and would mix incompatible
     values in one state. Expression ids and watermark delays are left out; renames and filters do not count.
     """
-    lines = transform_lines(frame)
+    lines = list(_transform_lines(_recorded(frame)))
     made: dict[str, str] = {}
     for line in lines:
         made |= _definitions(line)
@@ -111,6 +114,21 @@ def columns_read(frame: DataFrame, names: Collection[str]) -> set[str]:
         if _STATEFUL.match(node.nodeName()) and node.nodeName() != "Aggregate":
             read |= {attribute for child in _children(node) for attribute in _attributes(child.output())}
     return {name for attribute, name in known.items() if attribute in read}
+
+
+def _recorded(frame: DataFrame) -> str:
+    """Return a frame's analysed plan with the names of the platform's columns that checkpoints of older releases record.
+
+    A column keeps its new name if a source declares one with the old name: such a checkpoint is of a later release.
+    """
+    analysed = frame._jdf.queryExecution().analyzed()
+    text = str(analysed.toString())
+    sources = (node for node in _nodes(analysed) if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE)
+    declared = {attribute.partition("#")[0] for node in sources for attribute in _attributes(node.output())}
+    for name, old in OLD_NAMES.items():
+        if old not in declared:
+            text = re.sub(rf"\b{name}\b", old, text)
+    return text
 
 
 def _nodes(node: Any) -> Iterator[Any]:  # noqa: ANN401 - Java objects

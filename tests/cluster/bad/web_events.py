@@ -5,14 +5,14 @@ from pyspark.sql import functions as F
 
 
 def files(quickstart: DataFrame) -> DataFrame:
-    """Return lower_city, domain, behavior, source; fails for each row."""
+    """Return lower_city, domain, behavior, headrace_source; fails for each row."""
     return quickstart.select(
         F.when(F.length("city") >= 0, F.raise_error(F.lit("a bad release")))
         .otherwise(F.lower("city"))
         .alias("lower_city"),
         "domain",
         F.concat_ws(":", "domain", "event").alias("behavior"),
-        "source",
+        "headrace_source",
     )
 
 

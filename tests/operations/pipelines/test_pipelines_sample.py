@@ -79,7 +79,7 @@ def test_nested_fields_become_columns_with_a_path_and_every_name_is_free() -> No
         "x": ("_x",),
         "f_2nd": ("2nd",),
         "a_b": ("a.b",),
-        "f_source": ("source",),
+        "source": (),
         "f_on": ("on",),
     }
 

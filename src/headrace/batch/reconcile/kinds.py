@@ -22,6 +22,7 @@ from headrace.batch import accounting as batch
 from headrace.batch.reconcile.sink_frames import WRITTEN
 from headrace.contract import batch_views
 from headrace.contract.model import Query
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver.queries import Transform
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account, Cell, Difference
@@ -212,7 +213,7 @@ def _describe(
         key = tuple(row[name] for name in keys)
         differences[key] = replace(differences[key], batch=cells((value, row[value]) for value in values))
     behind = records.join(F.broadcast(named), condition).select(
-        *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col("source").alias("_place")
+        *(named[key] for key in keys), batch.BATCH, late.alias("_late"), F.col(SOURCE).alias("_place")
     )
     topic, partition = F.col("_place.topic").alias("_topic"), F.col("_place.partition").alias("_partition")
     parts = behind.groupBy(*keys, topic, partition).agg(
@@ -333,7 +334,7 @@ def _place_joined(account: Account, query: Query, sides: Mapping[str, DataFrame]
     rows = (
         sides[query.join.left]
         .where(F.col(column).isin(*wanted))
-        .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), "source.*")
+        .select(F.col(column).alias("_key"), F.col(batch.BATCH).alias("batch"), f"{SOURCE}.*")
     )
     for row in rows.collect():
         account.differences = [

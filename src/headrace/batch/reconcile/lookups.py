@@ -23,6 +23,7 @@ from headrace.batch import accounting
 from headrace.batch.reconcile.kinds import KEEP, cells, placed
 from headrace.batch.reconcile.sink_frames import ENTERED, OFFSET, PARTITION
 from headrace.contract.model import CassandraSink, Query
+from headrace.contract.platform_columns import SOURCE
 from headrace.store.job_reports import Account, Difference
 
 
@@ -32,7 +33,7 @@ def newest(
 ) -> None:  # fmt: skip
     """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
 
-    `rows` is the transform over the cut's records and today's table, with `source`, `batch.BATCH` and the query's matched
+    `rows` is the transform over the cut's records and today's table, with SOURCE, `batch.BATCH` and the query's matched
     column. `letters` are the unmatched records, from `reconcile_sinks.placed_by_id`. `sure_from` is the first batch whose
     letters are all still there. `speed` may have ENTERED. A newer row in the sink is pending.
     """
@@ -43,7 +44,7 @@ def newest(
         if isinstance(rows.schema[name].dataType, TimestampType):
             rows = rows.withColumn(name, F.date_trunc("millisecond", name))
     unmatched = letters.select(PARTITION, OFFSET).distinct()
-    at = (F.col("source.partition") == F.col(PARTITION)) & (F.col("source.offset") == F.col(OFFSET))
+    at = (F.col(f"{SOURCE}.partition") == F.col(PARTITION)) & (F.col(f"{SOURCE}.offset") == F.col(OFFSET))
     matched = rows.where(F.col(query.matched)).join(unmatched, at, "left_anti")
 
     def newest_of(cell: str, name: str, taken: Column) -> Column:
@@ -51,7 +52,7 @@ def newest(
             F.col(time).alias("at"),
             F.col(cell).alias("value"),
             F.col(accounting.BATCH).alias("batch"),
-            F.col("source"),
+            F.col(SOURCE),
         )
         return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*fields))).alias(f"_{name}_{cell}")
 
@@ -105,7 +106,7 @@ def _difference(row: Mapping[str, Any], key: Sequence[str], names: Sequence[str]
         speed=cells((name, row[f"_is_{name}"]) for name in names),
     )
     for cell in filter(None, newest.values()):
-        source = cell["source"]
+        source = cell[SOURCE]
         difference = placed(difference, source["topic"], source["partition"], (source["offset"],) * 2, [cell["batch"]])
     return difference
 

@@ -14,6 +14,7 @@ from headrace.batch.reconcile import retained, single_rows, sink_frames
 from headrace.batch.reconcile.kinds import Cut
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
 from headrace.contract import names
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import refusals, source
 from headrace.store import quarantine
 from headrace.store.job_reports import Account
@@ -36,7 +37,7 @@ def compare(job: Job, query: str, cut: Cut, archives: Mapping[str, Archive], sin
         )
         letters = sink_frames.placed_by_id(all_letters.where(passed_over), topic)
         rows = archive_reader.records(job.spark, archives[topic]).where(source.among(entries))
-        rows = accounting.batch_of(rows.withColumn("source", F.struct(*archive_reader.COORDINATES)), cut.certain)
+        rows = accounting.batch_of(rows.withColumn(SOURCE, F.struct(*archive_reader.COORDINATES)), cut.certain)
         taken = rows.where(F.col(accounting.BATCH).isNotNull() & (F.unix_millis("timestamp") >= since))
         refused = taken.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
         account.compared = refused.count()

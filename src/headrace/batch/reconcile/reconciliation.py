@@ -28,8 +28,9 @@ from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
+from headrace.contract.platform_columns import SOURCE
+from headrace.driver import decode, queries, refusals, source
 from headrace.driver import iceberg_maintenance as tables
-from headrace.driver import queries, refusals, source
 from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
@@ -143,7 +144,7 @@ def _compare(
     since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
     passed = quarantine.passed_by(job.root, observed.generation)
     sides = {
-        topic: accounting.batch_of(source.without(typed[topic], passed, "source."), cut.ledger)
+        topic: accounting.batch_of(source.without(typed[topic], passed, f"{SOURCE}."), cut.ledger)
         .where(F.col(accounting.BATCH).isNotNull())
         .persist(StorageLevel.MEMORY_AND_DISK)
         for topic in query.sources
@@ -312,11 +313,11 @@ def _typed(
     """Return the accepted records with their coordinates, decoded once for all queries (see `reconcile_bounds.recent`)."""
     if pinned.snapshot is None:
         table = job.spark.table(names.archive_table(job.pipeline.name, topic))
-        return archive_reader.accepted(job.pipeline, topic, table, ("source", "kafka_timestamp"))
+        return archive_reader.accepted(job.pipeline, topic, table, decode.USUAL)
     used = [q for q in job.pipeline.queries.values() if topic in q.sources]
     added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
     rows = bounds.recent(archive_reader.records(job.spark, pinned), job.pipeline.sources[topic], since_ms, first)
-    columns = tuple(name for name in ("source", "kafka_timestamp", "raw") if name in added | {"source"})
+    columns = tuple(name for name in decode.ADDED_COLUMNS if name in added | {SOURCE})
     return archive_reader.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
 
 

@@ -17,6 +17,7 @@ from headrace.batch.reconcile import sink_frames
 from headrace.batch.reconcile.kinds import KEEP
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
 from headrace.contract.model import Query
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import sinks
 from headrace.store.file_sink import Directory
 from headrace.store.gaps import Loss
@@ -29,15 +30,15 @@ BUCKET = 4096  # source offsets
 def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFrame, ledger: Sequence[Record]) -> None:
     """Compare a projection's rows with the records of its topic.
 
-    `expected` has exactly the query's columns and `source`; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
+    `expected` has exactly the query's columns and SOURCE; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
     offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
     """
     first, past = bounds(ledger)
     inside = archive_reader.before(sent, past, OFFSET, PARTITION)
     inside = archive_reader.beyond(inside, first, OFFSET, PARTITION)
     made = expected.select(
-        F.col("source.partition").alias(PARTITION),
-        F.col("source.offset").alias(OFFSET),
+        F.col(f"{SOURCE}.partition").alias(PARTITION),
+        F.col(f"{SOURCE}.offset").alias(OFFSET),
         sinks.json_of(query).alias("text"),
     )
     made = archive_reader.beyond(archive_reader.before(made, past, OFFSET, PARTITION), first, OFFSET, PARTITION)

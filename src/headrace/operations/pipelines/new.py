@@ -13,6 +13,7 @@ from typing import Literal
 from headrace.contract.files import pipeline_names
 from headrace.contract.load import load_pipeline, read_folder
 from headrace.contract.model import NAME_PATTERN, TOPIC_PATTERN
+from headrace.contract.platform_columns import SOURCE
 from headrace.contract.rules_between import clashes
 from headrace.contract.wording import choices
 from headrace.errors import HeadraceError
@@ -204,11 +205,11 @@ def _text(text: str) -> str:
 
 def _transform(request: NewPipeline, sink: SinkKind, shown: Sequence[SampledColumn]) -> str:
     source, query = _source_name(request), _QUERIES[sink]
-    parts = "".join(f'        "{name}",\n' for name in [*(column.name for column in shown), "source"])
+    parts = "".join(f'        "{name}",\n' for name in [*(column.name for column in shown), SOURCE])
     listed = ", ".join(column.name for column in shown)
-    about = f"Return {listed}, source: one row per record."
+    about = f"Return {listed}, {SOURCE}: one row per record."
     if len(about) > 110:
-        about = "Return the columns of the file and source: one row per record."
+        about = f"Return the columns of the file and {SOURCE}: one row per record."
     title = f"{request.name.replace('_', ' ').capitalize()}. A row before: one record of {request.topic}; after: the same row."
     lines = [
         f'"""{title}"""',

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from headrace.contract.model import FIELD_PATTERN
-from headrace.contract.names import OWN_PREFIX
-from headrace.contract.rules import RESERVED_COLUMNS
+from headrace.contract.platform_columns import OWN_PREFIX
 from headrace.errors import HeadraceError
 
 MOST_RECORDS = 1_000
@@ -155,7 +154,5 @@ def is_text(name: str) -> bool:
 def _name(text: str) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:44]
-    usable = (
-        name and name[0].isalpha() and name not in RESERVED_COLUMNS and is_text(name) and not keyword.iskeyword(name)
-    )
+    usable = name and name[0].isalpha() and is_text(name) and not keyword.iskeyword(name)
     return name if usable and not name.startswith(OWN_PREFIX) else f"f_{name}".rstrip("_")
