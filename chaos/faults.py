@@ -17,10 +17,14 @@ from dataclasses import dataclass
 
 import psutil
 
+from chaos import stories
+from chaos.check import Checker
 from chaos.ground import Ground
+from chaos.load import Load
 
 Act = Callable[[Ground, random.Random], None]
 WITHIN_SECONDS = 12.0
+FULL_DISK, CLOCK_STEP = "disk full", "clock step"
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,38 @@ class Fault:
 
 def draw(rng: random.Random, names: Sequence[str] = ()) -> list[Fault]:
     """Return one to three faults of a round in order of time; those in `names` instead of random ones, if given."""
-    chosen = list(names) or rng.sample(sorted(FAULTS), rng.choice([1, 1, 2, 2, 3]))
+    chosen = list(names) or rng.sample(NAMES, rng.choice([1, 1, 2, 2, 3]))
     made = [Fault(round(rng.uniform(0, WITHIN_SECONDS), 1), name, rng.randrange(2**31)) for name in chosen]
     return sorted(made, key=lambda fault: fault.at_s)
 
 
-def run(ground: Ground, faults: Sequence[Fault]) -> list[str]:
-    """Run all faults, each in its own thread at its time. Returns the errors of the faults themselves."""
+def prepare(ground: Ground, rounds: Sequence[Sequence[Fault]]) -> None:
+    """Give the ground what the drawn faults need, before it starts."""
+    names = {fault.name for drawn in rounds for fault in drawn}
+    if FULL_DISK in names:
+        ground.limit_storage()
+    if CLOCK_STEP in names:
+        ground.fake_clock()
+
+
+def run(ground: Ground, load: Load, checker: Checker, faults: Sequence[Fault]) -> tuple[list[str], list[str]]:
+    """Run all faults, each in its own thread at its time.
+
+    Returns what the platform did wrong while a fault lasted, and the errors of the faults themselves.
+    """
+    broken: list[str] = []
     wrong: list[str] = []
 
     def one(fault: Fault) -> None:
         time.sleep(fault.at_s)
+        rng = random.Random(fault.seed)
         try:
-            FAULTS[fault.name](ground, random.Random(fault.seed))
+            if fault.name in stories.STORIES:
+                stories.STORIES[fault.name](ground, load, checker, rng)
+            else:
+                FAULTS[fault.name](ground, rng)
+        except stories.BrokenError as error:
+            broken.append(f"{fault.name}: {error}")
         except Exception as error:  # a fault that could not be caused gives no result
             wrong.append(f"{fault.name}: {error}")
 
@@ -55,7 +78,7 @@ def run(ground: Ground, faults: Sequence[Fault]) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join()
-    return wrong
+    return broken, wrong
 
 
 def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
@@ -120,6 +143,44 @@ def _freeze_server(name: str) -> Act:
     return act
 
 
+def _slow_server(name: str) -> Act:
+    """Give a server a tenth of the time: it acknowledges each write up to half a second later."""
+
+    def act(ground: Ground, rng: random.Random) -> None:
+        server = ground.server(name)
+        until = time.monotonic() + rng.uniform(10, 30)
+        while server and time.monotonic() < until:
+            _freeze([server], 0.45)
+            time.sleep(0.05)
+
+    return act
+
+
+def _fill_disk(ground: Ground, rng: random.Random) -> None:
+    """Fill the disk of the storage root for a while, free it, and restart what ended, as the runbook DiskFull says."""
+    if not ground.storage.is_mount():
+        raise RuntimeError("the storage root has no small disk: only root can mount one")
+    ballast = ground.storage / "ballast"
+    until = time.monotonic() + rng.uniform(5, 30)
+    try:
+        with ballast.open("ab", buffering=0) as file:
+            while time.monotonic() < until:
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(65_536)):
+                        pass
+                time.sleep(0.2)
+    finally:
+        ballast.unlink(missing_ok=True)
+    for pipeline in ground.pipelines:
+        if not ground.driver(pipeline):
+            ground.must("stream", "restart", pipeline, "--reason", "disk space freed")
+
+
+def _step_clock(ground: Ground, rng: random.Random) -> None:
+    """Move the clock of the platform by up to five minutes, forth or back, for good."""
+    ground.step_clock(rng.choice([-1, 1]) * rng.uniform(5, 300))
+
+
 def _kill_supervisor(ground: Ground, rng: random.Random) -> None:
     ground.end_supervisor()
     time.sleep(rng.uniform(0, 5))
@@ -172,6 +233,10 @@ FAULTS: dict[str, Act] = {
     "Kafka frozen": _freeze_server("kafka"),
     "Cassandra killed": _kill_server("cassandra"),
     "Cassandra frozen": _freeze_server("cassandra"),
+    "Kafka slow": _slow_server("kafka"),
+    "Cassandra slow": _slow_server("cassandra"),
+    FULL_DISK: _fill_disk,
+    CLOCK_STEP: _step_clock,
     "supervisor killed": _kill_supervisor,
     "two starts at once": _two_starts,
     "restart": _command("stream", "restart", "--reason", "chaos"),
@@ -181,3 +246,5 @@ FAULTS: dict[str, Act] = {
     "compact": _command("checkpoint", "compact"),
     "provision": _command("provision", pipeline=False),
 }
+
+NAMES = sorted([*FAULTS, *stories.STORIES])

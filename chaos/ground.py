@@ -18,12 +18,19 @@ from typing import Any
 import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
-PIPELINES = {"pos_sales": "pos", "web_events": "quickstart", "sensors": "sensor_readings"}
-"""Each pipeline and the topic that it reads."""
+PIPELINES = {
+    "pos_sales": ("pos",),
+    "web_events": ("quickstart",),
+    "sensors": ("sensor_readings",),
+    "user_logins": ("logins",),
+    "ad_attribution": ("impressions", "clicks"),
+}
+"""Each pipeline and the topics that it reads."""
 
 PORTS = ("KAFKA", "KAFKA_CONTROLLER", "CASSANDRA", "CASSANDRA_STORAGE", "CASSANDRA_JMX")
 COMMAND_SECONDS = 600
 HEAP = "512m"
+STORAGE_SIZE = "256m"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -84,6 +91,11 @@ class Ground:
         return self.home / "storage"
 
     @property
+    def admin(self) -> Path:
+        """The administrator's bindings of Kafka and Cassandra."""
+        return self.home / "bindings" / "admin"
+
+    @property
     def log(self) -> Path:
         """The file with the output of all commands."""
         return self.folder / "commands.log"
@@ -133,16 +145,53 @@ class Ground:
         except psutil.NoSuchProcess:
             return []
 
+    def limit_storage(self) -> None:
+        """Put the storage root on a disk that is small enough to be filled, if this user may mount one."""
+        self.storage.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={STORAGE_SIZE}", "tmpfs", str(self.storage)], check=False)
+
+    def fake_clock(self) -> None:
+        """Let all processes of the platform take their time of day from `step_clock`, if Debian's faketime is installed."""
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+        if library is None:
+            return
+        self.step_clock(0)
+        self.environment |= {
+            "LD_PRELOAD": str(library),
+            "PYTHONPATH": str(PROJECT / "chaos" / "clock"),
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # a wait of a JVM would not end
+        }
+
+    def step_clock(self, seconds: float) -> None:
+        """Move the clock of the platform by seconds (negative: back). RuntimeError: it cannot be moved."""
+        before = float(self._clock.read_text()) if self._clock.exists() else 0.0
+        if seconds and not self._clock.exists():
+            raise RuntimeError("the clock cannot be moved: install faketime")
+        draft = self._clock.with_suffix(".new")
+        draft.write_text(f"{before + seconds:+.0f}")
+        draft.rename(self._clock)
+
+    @property
+    def _clock(self) -> Path:
+        return self.folder / "clock"
+
     def end_supervisor(self) -> None:
         """Kill the supervisor, if one of this platform runs."""
         if self.supervisor is not None:
             self.supervisor.kill()
             self.supervisor.wait()
 
-    def close(self) -> None:
-        """Stop everything that this ground has started."""
+    def close(self, *, keep: bool = False) -> None:
+        """Stop everything that this ground has started. `keep`: the files of a limited storage root are kept."""
         self.end_supervisor()
         self.headrace("down")
+        if self.storage.is_mount():
+            if keep:
+                shutil.copytree(self.storage, self.folder / "storage", dirs_exist_ok=True)
+            subprocess.run(["umount", "--lazy", str(self.storage)], check=False)
 
 
 def _first(*parts: str, only: str | None = None) -> psutil.Process | None:

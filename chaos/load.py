@@ -1,4 +1,4 @@
-"""Records for three pipelines: good, late, refused, large, and in transactions that commit or abort.
+"""Records for all pipelines: good, late, refused, large, and in transactions that commit or abort.
 
 Each record has a header `chaos`: "good" or "bad" in terms of the contract. The checker reads that header, so it needs no
 decoder. Records of an aborted transaction are marked "aborted" and must be in no sink.
@@ -10,6 +10,7 @@ import json
 import random
 import threading
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,11 @@ BURST, PAUSE_SECONDS = 15, 0.25
 ODD = 0.01  # the share of each kind of irregular record
 LARGE = 300_000  # bytes
 KAFKA_SECONDS = 240
+USERS = 20
+"""How many users are known: u0 to u19."""
+
+INSERTS = (f"INSERT INTO test_db.users (login_id, user_name) VALUES ('u{n}', 'User {n}');" for n in range(USERS))
+KNOWN_USERS = f"BEGIN BATCH {' '.join(INSERTS)} APPLY BATCH"
 
 
 class Load:
@@ -29,6 +35,7 @@ class Load:
         self.sent, self._topics = 0, topics
         self._began = datetime.now(UTC) - timedelta(minutes=30)
         self._config, self._rng, self._number = dict(config), random.Random(seed), 0
+        self._shown: deque[tuple[str, datetime]] = deque(maxlen=50)  # the newest impressions
         self._turn, self._end = threading.Lock(), threading.Event()
         self._error: BaseException | None = None
         self._plain = self._producer()
@@ -44,6 +51,10 @@ class Load:
     def resume(self) -> None:
         """Continue sending."""
         self._turn.release()
+
+    def renew(self) -> None:
+        """Use a new producer: the old one numbers its records for a topic that was deleted. The load is paused."""
+        self._plain = self._producer()
 
     def close(self) -> None:
         """Stop sending for good."""
@@ -98,14 +109,22 @@ class Load:
     def _record(self, topic: str) -> tuple[str, bytes, bytes]:
         """Return ("good" or "bad", key, value) of the next record of a topic."""
         draw, now = self._rng.random(), datetime.now(UTC) - timedelta(seconds=1)
-        made = {"pos": self._sale, "quickstart": self._event, "sensor_readings": self._reading}[topic]
+        made = {
+            "pos": self._sale,
+            "quickstart": self._event,
+            "sensor_readings": self._reading,
+            "logins": self._login,
+            "impressions": self._impression,
+            "clicks": self._click,
+        }[topic]
         late = timedelta(minutes=self._rng.choice([12, 25, 60])) if draw > 1 - ODD else timedelta(0)
         key, row = made(now, late)
         if draw < ODD:
             return "bad", key, self._rng.choice([b"\xff\xfe no JSON", b"[1, 2", b'{"amount": "x"}', b"x" * LARGE])
         if draw < 2 * ODD:
             row["unknown"] = "y" * LARGE
-        return "good", key, json.dumps(row).encode()
+        unknown = topic == "logins" and int(row["login_id"][1:]) >= USERS
+        return "bad" if unknown else "good", key, json.dumps(row).encode()
 
     def _sale(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
         product = f"p{self._rng.randrange(40)}"
@@ -133,6 +152,24 @@ class Load:
             "read_at": _text(moment),
         }
         return sensor.encode(), row
+
+    def _login(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        user = f"u{self._rng.randrange(USERS + 1)}"  # the last one is not known
+        device = self._rng.choice(["web", "ios", "android"])
+        moment = self._began + timedelta(milliseconds=self._number) - late
+        return user.encode(), {"login_id": user, "login_at": _text(moment), "device": device}
+
+    def _impression(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        name = f"i{self._number}"
+        # Six times as fast as real time, so that the five minutes of a click pass within a round; never in the future.
+        moment = self._began - timedelta(hours=8) + timedelta(milliseconds=100 * self._number) - late
+        self._shown.append((name, moment))
+        return name.encode(), {"uuid": name, "create_date": _text(moment), "ad_id": f"ad{self._rng.randrange(9)}"}
+
+    def _click(self, now: datetime, late: timedelta) -> tuple[bytes, dict[str, Any]]:
+        name, shown = self._rng.choice(self._shown) if self._shown else ("none", self._began)
+        moment = shown + timedelta(milliseconds=self._rng.randrange(400_000)) - late  # some are too long afterwards
+        return name.encode(), {"uuid": name, "create_date": _text(moment)}
 
 
 def _text(at: datetime) -> str:
