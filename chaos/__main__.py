@@ -4,8 +4,9 @@ Each round draws one to three faults and their times from the seed, runs them un
 all records in Kafka, and compares every sink. It prints one line of JSON per round. Exit codes: 0 no difference, 1 a
 difference or a platform that did not recover, 2 wrong usage or a failed start.
 
-`--faults "driver killed,Kafka frozen"` repeats these faults in each round; `--faults "restore; disk full"` alternates. After a round with a difference the program
-shrinks it: it tries each of the round's faults alone on a new platform, and prints the command of the first that suffices.
+`--faults "driver killed,Kafka frozen"` repeats these faults in each round; `--faults "restore; disk full"` has other faults
+in each second round. After a round with a difference the program shrinks it: it tries each of the round's faults alone on
+a new platform, and prints the command of the first that suffices.
 """
 
 from __future__ import annotations

@@ -125,16 +125,16 @@ def _ad_attribution(checker: Checker) -> Iterator[Difference]:
     closed = checker.taken("ad_attribution", "attributed") * 1000
     for topic, name in (("impressions", "shown"), ("clicks", "clicked")):
         checker.db.execute(
-            f"""CREATE OR REPLACE TABLE {name} AS SELECT {_json("uuid")} AS uuid, {_json("ad_id")} AS ad, at FROM
-            (SELECT *, {_json("create_date")}::TIMESTAMP AS at FROM {topic} WHERE kind = 'good') s JOIN taken t
+            f"""CREATE OR REPLACE TABLE {name} AS SELECT {_json("uuid")} AS uuid, {_json("ad_id")} AS ad, moment FROM
+            (SELECT *, {_json("create_date")}::TIMESTAMP AS moment FROM {topic} WHERE kind = 'good') s JOIN taken t
             ON t.topic = '{topic}' AND s.part = t.part AND s.off >= t.first AND s.off < t.past
-            WHERE epoch_us(at) > t.late_ms * 1000"""
+            WHERE epoch_us(moment) > t.late_ms * 1000"""
         )
-    key = f"s.uuid || ' ' || strftime(s.at, '{ISO}') || ' ' || s.ad || ' '"
-    matched = f"""SELECT {key} || strftime(c.at, '%Y-%m-%dT%H:%M:%S.%f') AS k, strftime(c.at, '{ISO}') AS v FROM shown s
-        JOIN clicked c ON s.uuid = c.uuid AND c.at BETWEEN s.at AND s.at + INTERVAL 5 MINUTES"""
-    alone = f"""SELECT {key} || 'none' AS k, 'None' AS v, epoch_us(s.at) + {CLICK_MICROS} AS due_us FROM shown s
-        WHERE NOT EXISTS (FROM clicked c WHERE s.uuid = c.uuid AND c.at BETWEEN s.at AND s.at + INTERVAL 5 MINUTES)"""
+    key = f"s.uuid || ' ' || strftime(s.moment, '{ISO}') || ' ' || s.ad || ' '"
+    matched = f"""SELECT {key} || strftime(c.moment, '%Y-%m-%dT%H:%M:%S.%f') AS k, strftime(c.moment, '{ISO}') AS v FROM shown s
+        JOIN clicked c ON s.uuid = c.uuid AND c.moment BETWEEN s.moment AND s.moment + INTERVAL 5 MINUTES"""
+    alone = f"""SELECT {key} || 'none' AS k, 'None' AS v, epoch_us(s.moment) + {CLICK_MICROS} AS due_us FROM shown s
+        WHERE NOT EXISTS (FROM clicked c WHERE s.uuid = c.uuid AND c.moment BETWEEN s.moment AND s.moment + INTERVAL 5 MINUTES)"""
     columns = ("impr_uuid", "impr_date", "ad_id", "click_key", "click_date")
     checker.table("attributions", f"SELECT {', '.join(columns)} FROM ad_attribution.attributed", columns)
     table = """SELECT impr_uuid || ' ' || left(impr_date, 23) || ' ' || ad_id || ' ' || click_key AS k,

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import pytest
 import typer
 
-from chaos import read
+from chaos import read, sinks
 from chaos.check import Checker
 from chaos.faults import FAULTS
+from chaos.load import USERS
 from headrace.cli.app import app
 
 
@@ -69,8 +71,98 @@ def test_the_lines_of_a_restored_file_sink_are_those_up_to_each_cut_and_then_the
     ]
 
 
+class _Planted(Checker):
+    """A checker of rows instead of a platform: topics as JSON rows (part 0, offsets from 0) and tables as rows."""
+
+    def __init__(
+        self, pipeline: str, topics: dict[str, list[dict[str, Any]]], tables: dict[str, list[tuple[Any, ...]]]
+    ):
+        super().__init__(Path(), Path("/nowhere"), [pipeline])
+        self.topics, self.tables = topics, tables
+
+    def load(self, topic: str) -> None:
+        rows = [(0, offset, json.dumps(row), "good") for offset, row in enumerate(self.topics[topic])]
+        self.db.execute(f"CREATE OR REPLACE TABLE {topic} (part INT, off INT, text VARCHAR, kind VARCHAR)")
+        for row in rows:
+            self.db.execute(f"INSERT INTO {topic} VALUES (?, ?, ?, ?)", row)
+
+    def table(self, name: str, statement: str, columns: tuple[str, ...]) -> None:
+        self.db.execute(f"CREATE OR REPLACE TABLE {name} ({', '.join(f'{column} VARCHAR' for column in columns)})")
+        for row in self.tables[name]:
+            self.db.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+
+    def differences(self, pipeline: str) -> dict[str, tuple[int, int, int]]:
+        for topic in self._topics:
+            self.load(topic)
+        return {d.sink: (d.lost, d.doubled, d.wrong) for d in sinks.SINKS[pipeline](self)}
+
+
+def test_an_impression_is_due_with_its_clicks_in_time_and_without_one_only_after_the_watermark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at(minute: int, second: int = 0) -> str:
+        return f"2026-01-01 00:{minute:02}:{second:02}.000"
+
+    shown = [
+        {"uuid": name, "create_date": at(minute), "ad_id": "a"} for name, minute in (("x", 10), ("y", 11), ("z", 30))
+    ]
+    clicked = [
+        {"uuid": "x", "create_date": at(15)},
+        {"uuid": "x", "create_date": at(15, 1)},
+        {"uuid": "y", "create_date": at(9)},
+    ]
+    x = ("x", at(10), "a", "2026-01-01T00:15:00.000000", at(15))
+    y = ("y", at(11), "a", "none", "None")
+    columns = ("impr_uuid", "impr_date", "ad_id", "click_key", "click_date")
+    epoch_ms = 1_767_225_600_000  # 2026-01-01 in UTC
+    offsets = {"impressions": {"0": (0, 3)}, "clicks": {"0": (0, 3)}}
+    batch = {"batch": 0, "offsets": offsets, "late_watermark_ms": epoch_ms, "watermark_ms": epoch_ms + 20 * 60_000}
+    monkeypatch.setattr(read, "ledger", lambda *_: [batch])
+    monkeypatch.setattr(read, "is_restored", lambda *_: False)
+
+    def bad(*rows: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
+        records = [dict(zip(columns, row, strict=True)) for row in rows]
+        records = [row | {"click_date": None if row["click_date"] == "None" else row["click_date"]} for row in records]
+        topics = {"impressions": shown, "clicks": clicked, "attributed": records}
+        return _Planted("ad_attribution", topics, {"attributions": list(rows)}).differences("ad_attribution")
+
+    exact, missing, spurious = (0, 0, 0), (1, 0, 0), (0, 0, 1)
+    assert bad(x, y) == {"ad_attribution table": exact, "ad_attribution attributed": exact}
+    assert bad(y) == {"ad_attribution table": missing, "ad_attribution attributed": missing}
+    assert bad(x) == {"ad_attribution table": missing, "ad_attribution attributed": missing}
+    early = ("z", at(30), "a", "none", "None")
+    assert bad(x, y, early) == {"ad_attribution table": spurious, "ad_attribution attributed": spurious}
+    beside = ("x", at(10), "a", "none", "None")
+    assert bad(x, y, beside) == {"ad_attribution table": spurious, "ad_attribution attributed": spurious}
+    monkeypatch.setattr(read, "is_restored", lambda *_: True)
+    assert bad(x, y, beside) == {"ad_attribution table": exact, "ad_attribution attributed": exact}
+    monkeypatch.setitem(batch, "late_watermark_ms", epoch_ms + 12 * 60_000)
+    assert bad() == {"ad_attribution table": exact, "ad_attribution attributed": exact}, (
+        "all impressions but z are late"
+    )
+
+
+def test_a_known_user_has_its_newest_login_and_an_unknown_one_no_row() -> None:
+    logins = [
+        {"login_id": "u1", "login_at": "2026-01-01 00:00:02.000", "device": "ios"},
+        {"login_id": "u1", "login_at": "2026-01-01 00:00:01.000", "device": "web"},
+    ]
+    rows = [(f"u{n}", f"User {n}", "None", "None") for n in range(USERS)]
+    rows[1] = ("u1", "User 1", "2026-01-01 00:00:02.000", "ios")
+
+    def bad(*rows: tuple[str, ...]) -> tuple[int, int, int]:
+        checker = _Planted("user_logins", {"logins": logins}, {"users": list(rows)})
+        return checker.differences("user_logins")["user_logins users"]
+
+    assert bad(*rows) == (0, 0, 0)
+    assert bad(*rows[:-1]) == (1, 0, 0)
+    assert bad(*rows, ("u99", "None", "2026-01-01 00:00:02.000", "ios")) == (0, 0, 1)
+    rows[1] = ("u1", "User 1", "2026-01-01 00:00:01.000", "web")
+    assert bad(*rows) == (0, 0, 1)
+
+
 def test_the_checker_and_its_load_import_nothing_of_the_product(project: Path) -> None:
-    for path in (project / "chaos").glob("*.py"):
+    for path in (project / "chaos").rglob("*.py"):
         lines = path.read_text().splitlines()
         assert not [line for line in lines if line.startswith(("import headrace", "from headrace"))], path
 
