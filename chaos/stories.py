@@ -39,6 +39,7 @@ def _make_topic_again(ground: Ground, load: Load, checker: Checker, rng: random.
         stuck, differences, _ = quiet.compared_now(ground, checker)
         if stuck or differences:
             raise BrokenError(f"before the topic was deleted: {stuck} {differences}")
+        before = _reached(ground, pipeline, topic)
         client = AdminClient(read.kafka_config(ground.admin))
         partitions = len(client.list_topics(topic, 120).topics[topic].partitions)
         client.delete_topics([topic], operation_timeout=60)[topic].result(120)
@@ -52,7 +53,16 @@ def _make_topic_again(ground: Ground, load: Load, checker: Checker, rng: random.
         load.renew()
     finally:
         load.resume()
-    _run(ground, _printed(ground, pipeline, r"stream start \S+ --new-generation all --rows keep"))
+    command = _printed(ground, pipeline, r"stream start \S+ --new-generation all --rows keep")
+    if (after := _reached(ground, pipeline, topic)) != before:
+        raise BrokenError(f"the old generation read the new topic {topic}: {before} before, {after} now")
+    _run(ground, command)
+
+
+def _reached(ground: Ground, pipeline: str, topic: str) -> dict[str, dict[int, int]]:
+    """Return query -> partition -> offset up to which the query has read a topic."""
+    queries = [query for query, topics in quiet.QUERIES[pipeline].items() if topic in topics]
+    return {query: read.reached(ground.storage, pipeline, query, topic) for query in queries}
 
 
 def _restore(ground: Ground, load: Load, checker: Checker, rng: random.Random) -> None:
