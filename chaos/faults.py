@@ -24,7 +24,7 @@ from chaos.load import Load
 
 Act = Callable[[Ground, random.Random], None]
 WITHIN_SECONDS = 12.0
-FULL_DISK, CLOCK_STEP = "disk full", "clock step"
+FULL_DISK = "disk full"
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,8 @@ def draw(rng: random.Random, names: Sequence[str] = ()) -> list[Fault]:
 
 def prepare(ground: Ground, rounds: Sequence[Sequence[Fault]]) -> None:
     """Give the ground what the drawn faults need, before it starts."""
-    names = {fault.name for drawn in rounds for fault in drawn}
-    if FULL_DISK in names:
+    if any(fault.name == FULL_DISK for drawn in rounds for fault in drawn):
         ground.limit_storage()
-    if CLOCK_STEP in names:
-        ground.fake_clock()
 
 
 def run(ground: Ground, load: Load, checker: Checker, faults: Sequence[Fault]) -> tuple[list[str], list[str]]:
@@ -176,11 +173,6 @@ def _fill_disk(ground: Ground, rng: random.Random) -> None:
             ground.must("stream", "restart", pipeline, "--reason", "disk space freed")
 
 
-def _step_clock(ground: Ground, rng: random.Random) -> None:
-    """Move the clock of the platform by up to five minutes, forth or back, for good."""
-    ground.step_clock(rng.choice([-1, 1]) * rng.uniform(5, 300))
-
-
 def _kill_supervisor(ground: Ground, rng: random.Random) -> None:
     ground.end_supervisor()
     time.sleep(rng.uniform(0, 5))
@@ -236,7 +228,6 @@ FAULTS: dict[str, Act] = {
     "Kafka slow": _slow_server("kafka"),
     "Cassandra slow": _slow_server("cassandra"),
     FULL_DISK: _fill_disk,
-    CLOCK_STEP: _step_clock,
     "supervisor killed": _kill_supervisor,
     "two starts at once": _two_starts,
     "restart": _command("stream", "restart", "--reason", "chaos"),

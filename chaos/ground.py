@@ -150,34 +150,6 @@ class Ground:
         self.storage.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={STORAGE_SIZE}", "tmpfs", str(self.storage)], check=False)
 
-    def fake_clock(self) -> None:
-        """Let all processes of the platform take their time of day from `step_clock`, if Debian's faketime is installed."""
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-        if library is None:
-            return
-        self.step_clock(0)
-        self.environment |= {
-            "LD_PRELOAD": str(library),
-            "PYTHONPATH": str(PROJECT / "chaos" / "clock"),
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # a wait of a JVM would not end
-        }
-
-    def step_clock(self, seconds: float) -> None:
-        """Move the clock of the platform by seconds (negative: back). RuntimeError: it cannot be moved."""
-        before = float(self._clock.read_text()) if self._clock.exists() else 0.0
-        if seconds and not self._clock.exists():
-            raise RuntimeError("the clock cannot be moved: install faketime")
-        draft = self._clock.with_suffix(".new")
-        draft.write_text(f"{before + seconds:+.0f}")
-        draft.rename(self._clock)
-
-    @property
-    def _clock(self) -> Path:
-        return self.folder / "clock"
-
     def end_supervisor(self) -> None:
         """Kill the supervisor, if one of this platform runs."""
         if self.supervisor is not None:
