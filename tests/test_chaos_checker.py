@@ -81,10 +81,10 @@ class _Planted(Checker):
         self.topics, self.tables = topics, tables
 
     def load(self, topic: str) -> None:
-        rows = [(0, offset, json.dumps(row), "good") for offset, row in enumerate(self.topics[topic])]
-        self.db.execute(f"CREATE OR REPLACE TABLE {topic} (part INT, off INT, text VARCHAR, kind VARCHAR)")
-        for row in rows:
-            self.db.execute(f"INSERT INTO {topic} VALUES (?, ?, ?, ?)", row)
+        self.db.execute(f"CREATE OR REPLACE TABLE {topic} (part INT, off INT, text VARCHAR, kind VARCHAR, id VARCHAR)")
+        for offset, row in enumerate(self.topics[topic]):
+            origin = f"{next(iter(self._topics))}/0/{offset}"
+            self.db.execute(f"INSERT INTO {topic} VALUES (0, ?, ?, 'good', ?)", (offset, json.dumps(row), origin))
 
     def table(self, name: str, statement: str, columns: tuple[str, ...]) -> None:
         self.db.execute(f"CREATE OR REPLACE TABLE {name} ({', '.join(f'{column} VARCHAR' for column in columns)})")
@@ -95,6 +95,52 @@ class _Planted(Checker):
         for topic in self._topics:
             self.load(topic)
         return {d.sink: (d.lost, d.doubled, d.wrong) for d in sinks.SINKS[pipeline](self)}
+
+
+MIDNIGHT_MS = 1_767_225_600_000  # 2026-01-01 in UTC
+
+
+def _batch(offsets: dict[str, dict[str, tuple[int, int]]], late_minute: int, closed_minute: int) -> dict[str, Any]:
+    late_ms, closed_ms = (MIDNIGHT_MS + minute * 60_000 for minute in (late_minute, closed_minute))
+    return {"batch": 0, "offsets": offsets, "late_watermark_ms": late_ms, "watermark_ms": closed_ms}
+
+
+def test_sales_are_due_as_rows_totals_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sold = [("p", "1.50", 3), ("p", "-0.25", 4), ("q", "2.00", 11)]
+    sales = [
+        {"product_id": product, "amount": amount, "create_date": f"2026-01-01 00:{minute:02}:00.000"}
+        for product, amount, minute in sold
+    ]
+    monkeypatch.setattr(read, "ledger", lambda *_: [_batch({"pos": {"0": (0, 3)}}, 0, 10)])
+    totals = [("p", "1.25", "2"), ("q", "2.00", "1")]
+    tumbling = [("2026-01-01 00:00:00.000", *totals[0]), ("2026-01-01 00:10:00.000", *totals[1])]
+    before = [("2025-12-31 23:55:00.000", *totals[0]), ("2026-01-01 00:05:00.000", *totals[1])]
+    tables = {
+        "product_totals": totals,
+        "leaderboard": totals[:1],
+        "tumbling": tumbling,
+        "sliding": [*tumbling, *before],
+    }
+    closed = {"window_start": "2026-01-01 00:00:00", "product_id": "p", "total_amount": "1.25", "sales": 2}
+    topics = {"pos": sales, "pos_items": sales, "pos_final_windows": [closed]}
+    bad = _Planted("pos_sales", topics, tables).differences("pos_sales")
+    assert bad == dict.fromkeys(bad, (0, 0, 0)) | {"pos_sales leaderboard": (1, 0, 0)}
+    assert len(bad) == 6
+
+
+def test_events_are_due_on_the_topic_and_in_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [{"city": f"City {n}", "domain": "d", "event": "buy"} for n in range(2)]
+    rows = [{"lower_city": f"city {n}", "behavior": "d:buy"} for n in range(2)]
+    monkeypatch.setattr(read, "lines", lambda *_: [json.dumps(row) for row in rows[:1]])
+    bad = _Planted("web_events", {"quickstart": events, "transformed": rows}, {}).differences("web_events")
+    assert bad == {"web_events transformed": (0, 0, 0), "web_events files": (1, 0, 0)}
+
+
+def test_readings_are_due_as_rows() -> None:
+    readings = [{"sensor_id": "s", "read_at": f"2026-01-01 00:00:0{n}.000", "celsius": f"{n}.50"} for n in range(2)]
+    rows = [("s", "2026-01-01 00:00:00.000", "0.50")]
+    bad = _Planted("sensors", {"sensor_readings": readings}, {"readings": rows}).differences("sensors")
+    assert bad == {"sensors history": (1, 0, 0)}
 
 
 def test_an_impression_is_due_with_its_clicks_in_time_and_without_one_only_after_the_watermark(
@@ -114,9 +160,8 @@ def test_an_impression_is_due_with_its_clicks_in_time_and_without_one_only_after
     x = ("x", at(10), "a", "2026-01-01T00:15:00.000000", at(15))
     y = ("y", at(11), "a", "none", "None")
     columns = ("impr_uuid", "impr_date", "ad_id", "click_key", "click_date")
-    epoch_ms = 1_767_225_600_000  # 2026-01-01 in UTC
     offsets = {"impressions": {"0": (0, 3)}, "clicks": {"0": (0, 3)}}
-    batch = {"batch": 0, "offsets": offsets, "late_watermark_ms": epoch_ms, "watermark_ms": epoch_ms + 20 * 60_000}
+    batch = _batch(offsets, 0, 20)
     monkeypatch.setattr(read, "ledger", lambda *_: [batch])
     monkeypatch.setattr(read, "is_restored", lambda *_: False)
 
@@ -136,7 +181,7 @@ def test_an_impression_is_due_with_its_clicks_in_time_and_without_one_only_after
     assert bad(x, y, beside) == {"ad_attribution table": spurious, "ad_attribution attributed": spurious}
     monkeypatch.setattr(read, "is_restored", lambda *_: True)
     assert bad(x, y, beside) == {"ad_attribution table": exact, "ad_attribution attributed": exact}
-    monkeypatch.setitem(batch, "late_watermark_ms", epoch_ms + 12 * 60_000)
+    monkeypatch.setitem(batch, "late_watermark_ms", MIDNIGHT_MS + 12 * 60_000)
     assert bad() == {"ad_attribution table": exact, "ad_attribution attributed": exact}, (
         "all impressions but z are late"
     )
