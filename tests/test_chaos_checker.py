@@ -36,8 +36,8 @@ def test_rows_of_an_older_generation_are_due_until_the_new_one_writes_their_key(
     old, new = "SELECT * FROM (VALUES ('a', 1), ('b', 2)) AS t(k, v)", "SELECT 'b' AS k, 7 AS v"
 
     def bad(sink: str, wanted: str, present: str) -> tuple[int, int, int]:
-        found = checker.compare(sink, wanted, present, stays="" if "files" in sink else "value")
-        return found.lost, found.doubled, found.wrong
+        outcome = checker.compare(sink, wanted, present, stays="" if "files" in sink else "value")
+        return outcome.lost, outcome.doubled, outcome.wrong
 
     for sink in ("pos totals", "pos files", "web totals"):
         assert bad(sink, old, old) == (0, 0, 0)
