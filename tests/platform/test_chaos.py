@@ -20,7 +20,7 @@ STORIES = ("topic made again", "restore,Cassandra slow", "disk full")
     [
         pytest.param(("--rounds", "2"), id="drawn"),
         pytest.param(
-            ("--rounds", "3", "--pipelines", "web_events,ad_attribution", "--faults", ";".join(STORIES)), id="stories"
+            ("--rounds", "3", "--pipelines", "web_events,user_logins", "--faults", ";".join(STORIES)), id="stories"
         ),
     ],
 )
