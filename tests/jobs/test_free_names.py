@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -20,36 +19,23 @@ from pyspark.sql import functions as F
 
 from headrace.batch import accounting, views
 from headrace.batch.reconcile import kinds, lookups, single_rows, sink_frames
-from headrace.contract.model import NAME_PATTERN, CassandraSink
-from headrace.contract.platform_columns import OLD_NAMES, OWN_PREFIX, SOURCE
+from headrace.contract.model import CassandraSink
+from headrace.contract.platform_columns import OLD_NAMES, SOURCE
 from headrace.driver import check, refusals, sinks, source
 from headrace.store import file_sink
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account
+from tests.support.free_names import pool
 from tests.support.sink_ends import load, record, records_frame, write_batch
 
 pytestmark = pytest.mark.spark
 
-WORDS = """
-value key raw topic partition offset timestamp headers window count at row rows order select from where group by true false
-null not in and or as on left right join case when then end distinct all interval current_date current_user date year table
-column primary token ttl writetime using batch begin apply static frozen counter index materialized to insert update delete
-into set values json user role password day result word id matched
-"""
-SQL = re.compile(r'"([a-z][a-z0-9_]{0,47})"')
 FIXED = [
     ("value", "key", "batch", "offset"),
     ("row", "rows", "count", "day"),
     ("batch_rows", "has_due", "due_at", "at"),
     ("source", "raw", "topic", "kafka_timestamp"),
 ]
-
-
-def pool(project: Path) -> list[str]:
-    sql_names = {name for path in (project / "src/headrace").rglob("*.py") for name in SQL.findall(path.read_text())}
-    names = sql_names | set(WORDS.split()) | set(OLD_NAMES.values())
-    names = {name for name in names if re.match(NAME_PATTERN, name) and not name.startswith(OWN_PREFIX)}
-    return sorted(names - {"window_start", "window_end", "batch_id"})
 
 
 TEXT = """

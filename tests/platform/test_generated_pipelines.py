@@ -1,0 +1,102 @@
+"""Generated pipelines with generated records through the driver's own functions, on the real Kafka and Cassandra.
+
+Names, types, keys, queries and sinks are drawn, and so are the records, their spellings, faults and transactions. Archive, dead
+letters and every sink are compared with plain Python (`tests.support.generated_expected`). HEADRACE_SEEDS=200 is the long form;
+HEADRACE_TEST_SEED=N begins with seed N.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from headrace.driver import queries
+from headrace.local.settings import Settings
+from headrace.operations.clients import cassandra_session
+from tests.support.free_names import pool
+from tests.support.generated_checks import Checks
+from tests.support.generated_contract import DELAY, ContractMaker
+from tests.support.generated_expected import Judged
+from tests.support.generated_records import RecordMaker, Senders, committed
+from tests.support.generated_stage import Runner, connected, staged
+
+SEEDS = int(os.environ.get("HEADRACE_SEEDS", "2"))
+
+pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200 + 60 * SEEDS)]
+
+
+@pytest.fixture(scope="module")
+def senders(platform: Settings) -> Senders:
+    return Senders(platform.bindings())
+
+
+@pytest.fixture
+def session(spark: SparkSession, platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SparkSession]:
+    monkeypatch.setattr(queries, "ARCHIVE_TRIGGER", timedelta(milliseconds=100))
+    with connected(spark, platform):
+        yield spark
+
+
+def test_a_generated_pipeline_equals_the_oracle_in_every_sink(
+    session: SparkSession, platform: Settings, senders: Senders, project: Path, tmp_path: Path, seed: int
+) -> None:
+    failed, compared = [], 0
+    for number in range(seed, seed + SEEDS):
+        began = time.monotonic()
+        checks = played(session, platform, senders, project, tmp_path, number)
+        compared += checks.compared
+        took = f"{time.monotonic() - began:.1f} s"
+        print(f"seed {number}: {checks.compared} compared, {len(checks.differences)} differ, {took}", flush=True)
+        for difference in checks.differences:
+            print(f"seed {number}: {difference}", flush=True)
+        failed += [number] if checks.differences else []
+    print(f"{SEEDS} seeds, {compared} compared, {len(failed)} with differences")
+    assert not failed, f"differences with {failed}; repeat one with HEADRACE_TEST_SEED={failed[0]} HEADRACE_SEEDS=1"
+
+
+def played(spark: SparkSession, platform: Settings, senders: Senders, project: Path, folder: Path, seed: int) -> Checks:
+    """Run one seed and compare; a query that ends is a difference too."""
+    random_ = random.Random(seed)
+    name = f"g{seed}_{random.SystemRandom().randrange(10**6)}"
+    generated = ContractMaker(random_, pool(project)).pipeline(name)
+    with (
+        cassandra_session(platform.bindings()) as cassandra,
+        staged(spark, platform, cassandra, folder, generated) as runner,
+    ):
+        checks = Checks(runner, {}, {topic: Judged(source) for topic, source in runner.stage.pipeline.sources.items()})
+        try:
+            feed(runner, senders, random_, checks)
+        except Exception as error:
+            checks.differences.append(f"{type(error).__name__}: {str(error)[:3000]}")
+        else:
+            checks.all()
+        return checks
+
+
+def feed(runner: Runner, senders: Senders, random_: random.Random, checks: Checks) -> None:
+    """Send records in portions, with a restart between two of them now and then, until all queries have taken all."""
+    pipeline = runner.stage.pipeline
+    makers = {topic: RecordMaker(random_, source) for topic, source in pipeline.sources.items()}
+    sent = dict.fromkeys(makers, 0)
+    for portion in range(random_.choice([1, 2, 2, 3])):
+        for topic, maker in makers.items():
+            records = [maker.sent() for _ in range(random_.choice([20, 60, 150] + [0] * (portion > 0)))]
+            sent[topic] += len(senders.send(random_, topic, records))
+        if portion and random_.random() < 0.3:
+            runner.stop()
+        if not runner.running:
+            runner.start()
+        checks.messages = {topic: committed(runner.client, topic) for topic in makers}
+        for topic, judged in checks.judged.items():
+            assert len(checks.messages[topic]) == sent[topic], "the test reads other records than it sent"
+            judged.add(checks.messages[topic])
+        watermarked = {name: query.sources[0] for name, query in pipeline.queries.items() if query.watermark}
+        runner.await_quiet({name: checks.judged[topic].watermark(DELAY) for name, topic in watermarked.items()})
+    runner.stop()

@@ -1,0 +1,356 @@
+"""A pipeline file by a random generator, with transforms that plain Python can repeat.
+
+Every query has one source. A stateless query makes each column from one column of its source (`Made`); an aggregate groups by
+columns of its source and computes `Sum`s. The file is checked by the loader like every file.
+"""
+
+from __future__ import annotations
+
+import keyword
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from headrace.contract.platform_columns import SOURCE
+
+Content = dict[str, Any]
+BEYOND = "a time beyond the years 1 to 9999"
+GROWN = "gro"
+"""A text that a transform makes long: three bytes, and rare, because such rows are large."""
+TIMES = [1, 21_844, 21_845, 21_846, 350_000, 1_354_200, 1_354_410, 1_400_000]
+"""How often: around the limits of a key, of a row and of a record."""
+MINUTES = [("1 minute", 60), ("5 minutes", 300), ("1 hour", 3600), ("1 day", 86_400)]
+DELAY = timedelta(minutes=10)
+
+
+class How(NamedTuple):
+    """How a column is made: its type, by Spark, and by Python from a value that is not null."""
+
+    type: str
+    spark: Callable[[Column], Column]
+    python: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One output column of a stateless query."""
+
+    source: str
+    how: How
+
+
+class Sum(NamedTuple):
+    """One output column of an aggregate: its type, by Spark, and by Python from all values of a group."""
+
+    type: str
+    source: str
+    spark: Callable[[Column], Column]
+    python: Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A pipeline file, and what its transforms do."""
+
+    content: Content
+    made: dict[str, dict[str, Made]]
+    sums: dict[str, dict[str, Sum]]
+
+    @property
+    def module(self) -> ModuleType:
+        """Return the transforms, as the file in spark_jobs/ would define them."""
+        module = ModuleType(self.content["name"])
+        for name, query in self.content["queries"].items():
+            transform = self._stateless(name) if name in self.made else self._aggregate(name, query)
+            setattr(module, name, transform)
+        return module
+
+    def _stateless(self, name: str) -> Callable[..., DataFrame]:
+        def transform(**frames: DataFrame) -> DataFrame:
+            (frame,) = frames.values()
+            columns = [made.how.spark(F.col(made.source)).alias(column) for column, made in self.made[name].items()]
+            return frame.select(*columns, SOURCE)
+
+        return transform
+
+    def _aggregate(self, name: str, query: Content) -> Callable[..., DataFrame]:
+        aggregate, window = query["aggregate"], query["aggregate"].get("window")
+        sums = [entry.spark(F.col(entry.source)).alias(column) for column, entry in self.sums[name].items()]
+
+        def transform(**frames: DataFrame) -> DataFrame:
+            (frame,) = frames.values()
+            if window is None:
+                return frame.groupBy(*aggregate["keys"]).agg(*sums)
+            slide, offset = window.get("slide", window["size"]), window.get("offset", "0 seconds")
+            span = F.window(window["column"], window["size"], slide, offset).alias("headrace_test_window")
+            grouped = frame.groupBy(span, *aggregate["keys"]).agg(*sums)
+            sides = [F.col(f"headrace_test_window.{side}").alias(f"window_{side}") for side in ("start", "end")]
+            return grouped.select(*sides, *aggregate["keys"], *self.sums[name])
+
+        return transform
+
+
+class ContractMaker:
+    """Pipeline files by a random generator."""
+
+    def __init__(self, random_: random.Random, names: Sequence[str]) -> None:
+        self.random, self.pick, self.chance = random_, random_.choice, lambda part: random_.random() < part
+        self.names = names
+
+    def pipeline(self, name: str) -> Generated:
+        """Return a pipeline of this name with one or two sources and two to four queries."""
+        sources: Content = {}
+        for place in range(1 if self.chance(0.8) else 2):
+            sources[self.fresh(sources)] = self.source(name, place)
+        made: dict[str, dict[str, Made]] = {}
+        sums: dict[str, dict[str, Sum]] = {}
+        queries: Content = {}
+        more = ["update", "complete", "windows", "windows", "stateless"]
+        kinds = ["stateless", *self.random.sample(more, self.pick([1, 2, 2]))]
+        for kind in kinds:
+            query, source = self.fresh({**queries, **sources}), self.pick(list(sources))
+            if kind == "stateless":
+                queries[query], made[query] = self.stateless(name, query, source, sources[source])
+            else:
+                queries[query], sums[query] = self.aggregate(name, query, source, sources[source], kind)
+        content = {
+            "name": name, "owner": "tests", "description": "Generated.", "version": 1,
+            "sources": sources, "queries": queries,
+            "driver": {"state_partitions": self.pick([1, 2, 3]), "max_offsets_per_trigger": self.pick([60, 1000, 100_000])},
+        }  # fmt: skip
+        return Generated(content, made, sums)
+
+    def fresh(self, taken: Any) -> str:
+        """Return a name that is not taken; it may name a function or a parameter."""
+        return self.pick(
+            [name for name in self.names if name not in taken and not keyword.iskeyword(name) and name != "archive_"]
+        )
+
+    def source(self, pipeline: str, place: int) -> Content:
+        pick = self.pick
+        columns: Content = {}
+        more = ["string", "int", "long", "boolean", "date", "timestamp", "decimal", "decimal", "json"]
+        kinds = ["string", "timestamp", *self.random.choices(more, k=pick([1, 2, 4, 6]))]
+        for number, kind in enumerate(kinds):
+            column: Content = {
+                "type": self.decimal() if kind == "decimal" else kind,
+                "required": number < 2 or self.chance(0.4),
+            }
+            if kind != "json":
+                column["max_distinct"] = 10_000
+            columns[self.fresh(columns)] = column
+        key, time = list(columns)[:2]
+        for number, column in enumerate(columns.values()):
+            if self.chance(0.3):
+                column["field"] = self.field(number)
+        if self.chance(0.2):
+            key = pick([name for name, column in columns.items() if column["required"] and column["type"] != "json"])
+        items = list(columns.items())
+        self.random.shuffle(items)
+        source: Content = {"key": key, "columns": dict(items), "partitions": pick([1, 2, 3])}
+        source["topic"] = f"{pipeline}{pick(['.', '-', '_'])}{pick(['In', 'in', 'IN.put-1'])}{place}"
+        if self.chance(0.75):
+            source["event_time"] = {"column": time} | ({"accepted_skew": "1 minute"} if self.chance(0.3) else {})
+        return source
+
+    def decimal(self) -> str:
+        precision, scale = self.pick(
+            [(1, 0), (1, 1), (5, 2), (12, 2), (18, 4), (19, 0), (27, 9), (38, 0), (38, 18), (38, 38)]
+        )
+        return f"decimal({precision},{scale})"
+
+    def field(self, number: int) -> str | list[str]:
+        """Return a path that no other number gives: camelCase, nested, with dots, blanks and other scripts in its steps."""
+        name = self.pick(["orderId", "Preis €", "@timestamp", "주문", "a b", "SELECT", "__v"]) + str(number)
+        return self.pick([name, f"Order.{name}", f"Order.inner.{name}", ["Order", f"x.{name}"], [f"dotted.{name}"]])
+
+    def stateless(self, pipeline: str, name: str, source: str, given: Content) -> tuple[Content, dict[str, Made]]:
+        pick, columns = self.pick, given["columns"]
+        made: dict[str, Made] = {}
+        output: Content = {}
+        chosen = self.random.sample(list(columns), pick(range(2, len(columns) + 1)))
+        for column in chosen:
+            how = self.how(columns[column]["type"])
+            new = column if self.chance(0.5) and column not in made else self.fresh({**made, "batch_id": 0})
+            made[new] = Made(column, how)
+            output[new] = {"type": how.type, "required": self.chance(0.5)}
+        plain = [new for new, how in made.items() if columns[how.source]["type"] != "json"]
+        times = [new for new in plain if output[new]["type"] == "timestamp"]
+        sinks_: list[Content] = []
+        for kind in self.random.sample(["kafka", "cassandra", "files"], pick([1, 2, 2, 3])):
+            if kind == "kafka" and plain:
+                key, identity = pick(plain), self.random.sample(plain, min(len(plain), pick([1, 2])))
+                sink: Content = {
+                    "kind": "kafka",
+                    "topic": f"{pipeline}-{name}-out",
+                    "key": key,
+                    "partitions": pick([1, 2]),
+                }
+                if self.chance(0.3):
+                    sink["identity"] = identity
+                    self.require(output, identity)
+                self.require(output, [key])
+                sinks_.append(sink)
+            elif kind == "cassandra" and times:
+                time = pick(times)
+                others = [new for new in plain if new != time] if self.chance(0.6) else plain
+                keys = self.random.sample(others, min(len(others), pick([1, 1, 2, 3]))) or [time]
+                sink = self.table(keys) | {"writetime": time}
+                self.require(output, [*keys, time])
+                sinks_.append(sink)
+            elif kind == "files":
+                sinks_.append({"kind": "files"})
+        query = {"sources": [source], "mode": "append", "trigger": "1 second", "columns": output}
+        return query | {"sinks": sinks_ or [{"kind": "files"}]}, made
+
+    def table(self, keys: list[str]) -> Content:
+        """Return a Cassandra sink with these key columns, split at any place."""
+        split = self.pick(range(1, len(keys) + 1))
+        sink: Content = {"kind": "cassandra", "partition_key": keys[:split]}
+        if keys[split:]:
+            sink["clustering_key"] = keys[split:]
+            if self.chance(0.4):
+                sink["clustering_order"] = {keys[split]: self.pick(["asc", "desc"])}
+        return sink
+
+    def require(self, output: Content, names: list[str]) -> None:
+        for name in names:
+            output[name]["required"] = True
+
+    def how(self, kind: str) -> How:
+        """Return one way to make a column from a column of this type."""
+        same = How("string" if kind == "json" else kind, lambda column: column, lambda value: value)
+        if kind == "string":
+            times, odd = self.pick(TIMES), self.pick(["a", "7", " "])
+            grown = How(
+                kind,
+                lambda c: F.when(c == GROWN, F.repeat(c, times)).otherwise(c),
+                lambda v: v * times if v == GROWN else v,
+            )
+            emptied = How(kind, lambda c: F.when(c == odd, "").otherwise(c), lambda v: "" if v == odd else v)
+            return self.pick(
+                [same, grown, emptied, How(kind, lambda c: F.when(c != odd, c), lambda v: None if v == odd else v)]
+            )
+        if kind in ("int", "long"):
+            fifth = How(kind, lambda c: F.when(c % 5 != 0, c), lambda v: v if v % 5 else None)
+            return self.pick([same, same, fifth, How("long", lambda c: c.cast("bigint"), lambda v: v)])
+        if kind == "boolean":
+            return self.pick([same, How(kind, lambda c: ~c, lambda v: not v)])
+        if kind == "date":
+            days = self.pick([-400_000, 1, 1_000_000])
+            return self.pick([same, same, How(kind, lambda c: F.date_add(c, days), lambda v: moved(v, days))])
+        if kind == "timestamp":
+            days = self.pick([-800_000, -400_000, -1, 3_000_000])
+            return self.pick(
+                [same, same, same, How(kind, lambda c: c + F.expr(f"INTERVAL '{days}' DAY"), lambda v: moved(v, days))]
+            )
+        if kind.startswith("decimal"):
+            precision, scale = map(int, kind[8:-1].split(","))
+            less = max(1, precision - 3), min(scale, max(1, precision - 3), self.pick([0, 1, 2, 9]))
+            narrow = f"decimal({less[0]},{less[1]})"
+            return self.pick([same, same, How(narrow, lambda c: c.cast(narrow), lambda v: narrowed(v, *less))])
+        return same
+
+    def aggregate(
+        self, pipeline: str, name: str, source: str, given: Content, kind: str
+    ) -> tuple[Content, dict[str, Sum]]:
+        pick, columns = self.pick, given["columns"]
+        windowed = kind == "windows" and "event_time" in given
+        mode = pick(["append", "update"]) if windowed else "complete" if kind == "complete" else "update"
+        kinds = ["cassandra"]
+        if mode == "append":
+            kinds = self.random.sample(["kafka", "cassandra", "files"], pick([1, 2, 3]))
+        # A table keeps milliseconds of a time, so two groups could share a row.
+        keyable = [c for c, spec in columns.items() if spec["type"] != "json" and not (
+            spec["type"] == "timestamp" and "cassandra" in kinds)]  # fmt: skip
+        keys = self.random.sample(keyable, min(len(keyable), pick([1, 1, 2, 3])))
+        output: Content = {key: {"type": columns[key]["type"], "required": True} for key in keys}
+        group = [*(["window_start"] if windowed else []), *keys]
+        if windowed:
+            output = {side: {"type": "timestamp", "required": True} for side in ("window_start", "window_end")} | output
+        sums: dict[str, Sum] = {}
+        for _ in range(pick([1, 2, 3])):
+            column = pick([c for c, spec in columns.items() if spec["type"] != "json"])
+            entry = self.sum(column, columns[column]["type"])
+            new = self.fresh({**output, **columns, "batch_id": 0})
+            sums[new], output[new] = entry, {"type": entry.type}
+        query: Content = {"sources": [source], "mode": mode, "late": "include", "aggregate": {"keys": keys}}
+        if windowed:
+            query |= {"watermark": {source: "10 minutes"}, "late": "drop"}
+            query["aggregate"]["window"] = self.window(given["event_time"]["column"])
+        if self.chance(0.2):
+            query["state"] = {"store": "rocksdb"}
+        query["sinks"] = []
+        for sink in kinds:
+            if sink == "kafka":
+                query["sinks"].append(
+                    {"kind": "kafka", "topic": f"{pipeline}-{name}-out", "key": pick(group), "identity": group}
+                )
+            elif sink == "cassandra":
+                order = group if self.chance(0.5) else self.random.sample(group, len(group))
+                query["sinks"].append(self.table(order))
+            else:
+                query["sinks"].append({"kind": "files"})
+        return query | {"trigger": "1 second", "columns": output}, sums
+
+    def window(self, column: str) -> Content:
+        size, seconds = self.pick(MINUTES)
+        window: Content = {"column": column, "size": size}
+        step = seconds
+        if self.chance(0.4):
+            step = seconds // self.pick([2, 3, 5])
+            window["slide"] = f"{step} seconds"
+        if self.chance(0.4):
+            window["offset"] = f"{self.pick([1, step // 2, step - 1])} seconds"
+        return window
+
+    def sum(self, column: str, kind: str) -> Sum:
+        """Return one computation over a column of this type. Sums that could overflow are left out: the driver refuses them."""
+        count = Sum("long", column, lambda _: F.count(F.lit(1)), len)
+        known = Sum("long", column, F.count, lambda values: len(present(values)))
+        least = Sum(kind, column, F.min, lambda values: min(present(values), default=None))
+        most = Sum(kind, column, F.max, lambda values: max(present(values), default=None))
+        options = [count, known, least, most]
+        if kind == "int":
+            options += [Sum("long", column, F.sum, total)] * 2
+        if kind.startswith("decimal"):
+            precision, scale = map(int, kind[8:-1].split(","))
+            if precision <= 27:
+                options += [Sum(f"decimal({precision + 10},{scale})", column, F.sum, total)] * 4
+        return self.pick(options)
+
+
+def present(values: list[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def total(values: list[Any]) -> Any:
+    """Return the exact sum of the values that are not null; null if there is none."""
+    some = present(values)
+    if not some or isinstance(some[0], int):
+        return sum(some) if some else None
+    exact = Context(prec=100)
+    result = Decimal(0)
+    for value in some:
+        result = exact.add(result, value)
+    return result
+
+
+def moved(value: date | datetime, days: int) -> Any:
+    try:
+        return value + timedelta(days=days)
+    except OverflowError:
+        return BEYOND
+
+
+def narrowed(value: Decimal, precision: int, scale: int) -> Decimal | None:
+    """Return what Spark's cast gives: rounded half up, null if the digits do not fit."""
+    result = value.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP, Context(prec=100))
+    return result if abs(result) < Decimal(10) ** (precision - scale) else None
