@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, views
 from headrace.batch.reconcile import kinds, lookups, single_rows, sink_frames
 from headrace.contract.model import CassandraSink
-from headrace.contract.platform_columns import OLD_NAMES, SOURCE
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import check, refusals, sinks, source
 from headrace.store import file_sink
 from headrace.store.generation import Generation

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from headrace.contract.model import CassandraSink
+from headrace.contract.spark_types import ddl_type
 from headrace.driver.sinks import WRITETIME, newest_cells, together
 from tests.support.frames import frame
+from tests.support.generated_expected import EPOCH, in_bytes, stored
 from tests.support.replay import plain
 
 pytestmark = pytest.mark.spark
@@ -50,6 +54,40 @@ def test_whatever_the_batches_cassandra_holds_what_rows_written_one_by_one_would
             for row in reduced:
                 write(in_batches, row[:-1], row[-1])
         assert in_batches == one_by_one, f"{count} batches"
+
+
+def test_of_equally_new_values_the_batch_takes_the_one_that_cassandra_would(spark: SparkSession, seed: int) -> None:
+    """Cassandra compares bytes: of 5 and -3 it keeps -3, of the decimals 1.27 and 1.28 the former."""
+    kinds = {"whole": "int", "large": "long", "amount": "decimal(38,18)", "cents": "decimal(5,2)", "day": "date"}
+    kinds["seen"] = "timestamp"
+    rng, edges = (
+        random.Random(seed),
+        [0, 1, 127, 128, 255, 256, 2**15, 2**31 - 1, 2**63 - 1, 2**64, 2**64 + 1, 10**38 - 1],
+    )
+
+    def value(kind: str) -> Any:
+        number = rng.choice([-1, 1]) * (rng.choice(edges) + rng.choice([0, 0, -1]))
+        if kind.startswith("decimal"):
+            precision, scale = map(int, kind[8:-1].split(","))
+            sign, digits = ("-" if number < 0 else ""), str(abs(number))[:precision]
+            return Decimal(f"{sign}{digits}e-{scale}")
+        if kind == "date":
+            return date.fromordinal(719_163 + number % 5 - 2)
+        if kind == "timestamp":
+            return EPOCH + timedelta(milliseconds=number % 7 - 3)
+        return max(-(2**31), min(2**31 - 1, number)) if kind == "int" else max(-(2**63), min(2**63 - 1, number))
+
+    rows = [(f"k{key}", EPOCH, *map(value, kinds.values())) for key in range(150) for _ in range(2)]
+    ddl = "login_id string, last_login timestamp, " + ", ".join(f"{n} {ddl_type(k)}" for n, k in kinds.items())
+    reduced = plain(newest_cells(spark.createDataFrame(rows, ddl), ["login_id"], "last_login"))
+    wanted: dict[str, list[Any]] = {}
+    for key, _, *values in rows:
+        cells = zip(kinds.values(), wanted.setdefault(key, values), values, strict=True)
+        wanted[key] = [max(pair, key=lambda v, k=kind: in_bytes(k, stored(v))) for kind, *pair in cells]
+    assert {key: values for key, _, *values, _ in reduced} == {
+        key: [stored(value) * 1000 if isinstance(value, datetime) else value for value in values]
+        for key, values in wanted.items()
+    }
 
 
 def test_no_cell_is_written_twice_with_one_time(spark: SparkSession) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, IntegerType, LongType, TimestampType
 
 from headrace.access import object_store
 from headrace.contract import limits, names
@@ -94,16 +95,16 @@ def writetime_column(taken: Sequence[str]) -> str:
 def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:
     """Reduce to the newest cells of each key; the `writetime_column` (microseconds) is the time of a row's cells.
 
-    Applies Cassandra's own rule (Cells.reconcile) in advance: per cell the newest value wins, at equal times the greater one,
-    and null means "unknown" and overwrites nothing. Otherwise rows of one key in one batch would share a statement's
-    timestamp. A cell that is older than its key's newest row becomes a separate row with its own time: with the newer time
-    it would win over a value that an earlier batch wrote in between. `time` may be part of the key, as in a time series: all
-    rows of a key then have one time.
+    Applies Cassandra's own rule (Cells.reconcile) in advance: per cell the newest value wins, at equal times the greater one
+    (`cell_order`), and null means "unknown" and overwrites nothing. Otherwise rows of one key in one batch would share a
+    statement's timestamp. A cell that is older than its key's newest row becomes a separate row with its own time: with the
+    newer time it would win over a value that an earlier batch wrote in between. `time` may be part of the key, as in a time
+    series: all rows of a key then have one time.
     """
     written = writetime_column(frame.columns)
     others = [name for name in frame.columns if name not in key]
     known = [
-        F.max(F.when(F.col(name).isNotNull(), F.struct(F.col(time).alias("at"), F.col(name).alias("value")))).alias(
+        F.max(F.when(F.col(name).isNotNull(), F.struct(F.col(time).alias("at"), *cell_order(frame, name)))).alias(
             f"_cell_{name}"
         )
         for name in others
@@ -127,6 +128,34 @@ def newest_cells(frame: DataFrame, key: list[str], time: str) -> DataFrame:
     ]
     rows = cells.select(*key, F.explode(F.array(row(newest, same_time), *older)).alias("_row"))
     return rows.where("_row IS NOT NULL").select(*key, *(f"_row.{name}" for name in (*others, written)))
+
+
+def cell_order(frame: DataFrame, name: str) -> list[Column]:
+    """Return columns that order values as Cassandra orders equally old cells: by their bytes. The last is the `value`.
+
+    Numbers are written in two's complement, so a negative one is greater than all others; the bytes of a decimal are as many
+    as its digits need (org.apache.cassandra.serializers; Cells.reconcile).
+    """
+    value, kind = F.col(name).alias("value"), frame.schema[name].dataType
+    if isinstance(kind, TimestampType):
+        return [(F.unix_millis(name) < 0).alias("negative"), value]
+    if isinstance(kind, (IntegerType, LongType)):
+        return [(F.col(name) < 0).alias("negative"), value]
+    if isinstance(kind, DecimalType):
+        return [_varint(F.regexp_replace(F.format_number(name, kind.scale), "[,.]", "")).alias("bytes"), value]
+    return [value]
+
+
+def _varint(digits: Column) -> Column:
+    """Return the shortest two's complement of a whole number (text of up to 38 digits) as hexadecimal text."""
+    number, half = digits.cast("decimal(38,0)"), F.lit(str(2**64)).cast("decimal(20,0)")
+    rest, quotient = number % half, F.call_function("div", number, half)
+    borrowed = rest < 0
+    low, high = F.when(borrowed, rest + half).otherwise(rest), quotient - borrowed.cast("bigint")
+    word = F.lit(str(2**32)).cast("decimal(10,0)")
+    parts = [(high, 16), (F.call_function("div", low, word), 8), ((low % word).cast("bigint"), 8)]
+    text = F.concat(*(F.lpad(F.hex(part), size, "0") for part, size in parts))
+    return F.regexp_replace(text, "^((00)+(?=[0-7])|(FF)+(?=[89A-F]))", "")
 
 
 def _unknown(frame: DataFrame, name: str) -> Column:

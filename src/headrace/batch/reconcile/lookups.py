@@ -24,6 +24,7 @@ from headrace.batch.reconcile.kinds import KEEP, cells, placed
 from headrace.batch.reconcile.sink_frames import ENTERED, OFFSET, PARTITION
 from headrace.contract.model import CassandraSink, Query
 from headrace.contract.platform_columns import SOURCE
+from headrace.driver import sinks
 from headrace.store.job_reports import Account, Difference
 
 
@@ -50,7 +51,7 @@ def newest(
     def newest_of(cell: str, name: str, taken: Column) -> Column:
         fields = (
             F.col(time).alias("at"),
-            F.col(cell).alias("value"),
+            *sinks.cell_order(matched, cell),
             F.col(accounting.BATCH).alias("batch"),
             F.col(SOURCE),
         )
