@@ -193,8 +193,8 @@ variable "airflow" {
   type        = any
   default     = {}
   validation {
-    condition     = length(setsubtract(keys(var.airflow), ["resources", "driver", "postgres", "logs", "parallelism", "batchSlots", "upkeep", "notify", "connectionsSecret", "bindings", "extraEnv", "extraVolumes", "extraVolumeMounts", "place"])) == 0
-    error_message = "airflow has an unknown key. Known keys: resources, driver, postgres, logs, parallelism, batchSlots, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
+    condition     = length(setsubtract(keys(var.airflow), ["resources", "driver", "postgres", "logs", "parallelism", "batchSlots", "batch", "upkeep", "notify", "connectionsSecret", "bindings", "extraEnv", "extraVolumes", "extraVolumeMounts", "place"])) == 0
+    error_message = "airflow has an unknown key. Known keys: resources, driver, postgres, logs, parallelism, batchSlots, batch, upkeep, notify, connectionsSecret, bindings, extraEnv, extraVolumes, extraVolumeMounts, place."
   }
 }
 

@@ -104,7 +104,7 @@ def main(folder: str, case: str) -> dict[str, Any]:
     from headrace.operations import deployment
 
     initdb()
-    deployment.load = lambda *_: SimpleNamespace(root="")  # type: ignore[assignment,return-value]
+    deployment.load = lambda *_: SimpleNamespace(root="", drivers=SimpleNamespace(kind="local"))  # type: ignore[assignment,return-value]
     spark_submit.SparkSubmitOperator = lambda **_: SimpleNamespace(execute=lambda _: None, on_kill=lambda: None)  # type: ignore[assignment,misc]
     dag_id, conf = {"quality": quality, "batch_views": batch_views, "reconcile": reconcile}[case](case)
     bag = DagBag(Path(folder) / f"{dag_id}.py", bundle_name="dags-folder")

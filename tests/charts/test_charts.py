@@ -89,10 +89,10 @@ def test_the_bootstrap_reads_its_configuration_and_overwrites_nothing_unless_ask
     assert {tuple(role["rules"][0]["verbs"]) for role in kind(renewing, "Role")} == {("get", "create", "patch")}
 
 
-def test_the_namespace_in_which_drivers_make_pods_has_a_quota() -> None:
-    (quota,) = kind(render("base", "quota.sparkPods=7"), "ResourceQuota")
-    assert quota["metadata"]["namespace"] == "headrace-spark"
-    assert quota["spec"]["hard"] == {"pods": "7"}
+def test_the_namespaces_in_which_drivers_and_tasks_make_pods_have_quotas() -> None:
+    quotas = kind(render("base", "quota.sparkPods=7", "quota.airflowPods=19"), "ResourceQuota")
+    hard = {quota["metadata"]["namespace"]: quota["spec"]["hard"] for quota in quotas}
+    assert hard == {"headrace-spark": {"pods": "7"}, "headrace-airflow": {"pods": "19"}}
 
 
 def test_a_folder_as_root_needs_a_volume_that_both_sides_mount() -> None:

@@ -125,6 +125,54 @@ def test_every_sink_of_all_four_pipelines_is_what_spark_batch_makes_of_the_archi
         assert "PASSED" in statuses.values(), "nothing of it was compared"
 
 
+def test_a_batch_pod_that_is_killed_in_the_middle_fails_its_task_and_the_next_try_is_right(room: Airflow) -> None:
+    run = room.trigger("reconcile", {"pipelines": [SMALL], "days": 0, "queries": []})
+    pod, line = _batch_pod(room, run)
+    there = ["-n", namespace("airflow"), "deploy/airflow-scheduler", "-c", "scheduler", "--"]
+    assert kubectl("exec", *there, "pgrep", "-x", "java", check=False).stdout == "", "Spark runs in the scheduler"
+    kubectl("delete", "pod", pod, "-n", namespace("airflow"), "--grace-period=1")
+    assert room.wait("reconcile", run, 1200) == "success"
+    (report,) = room.returned("reconcile", run, "judge")
+    assert (report["pipeline"], report["differing"]) == (SMALL, 0)
+    assert "PASSED" in {account["status"] for account in report["accounts"]}
+    first, second = (room.task_log("reconcile", run, "spark_run", number, 0) for number in (1, 2))
+    assert f"{pod} was deleted before it ended" in first
+    assert line in first, "the log stays readable when the pod is gone"
+    assert f"Started pod {namespace('airflow')}/{pod}" in second
+    assert _batch_pods() == []
+
+
+def test_a_batch_run_that_a_person_ends_takes_its_pod_along(room: Airflow) -> None:
+    run = room.trigger("reconcile", {"pipelines": [SMALL], "days": 0, "queries": []})
+    _batch_pod(room, run)
+    path = f"/api/v2/dags/reconcile/dagRuns/{run}/taskInstances/spark_run/0"
+    assert room.http.patch(path, json={"new_state": "failed"}).status_code == 200
+    deadline = time.monotonic() + 120
+    while _batch_pods():
+        assert time.monotonic() < deadline, "the pod outlives its task"
+        time.sleep(1)
+    assert room.wait("reconcile", run, 300) == "failed"
+
+
+def _batch_pods() -> list[str]:
+    pods = get("pods", "-n", namespace("airflow"), "-l", "app.kubernetes.io/component=batch")["items"]
+    return [pod["metadata"]["name"] for pod in pods]
+
+
+def _batch_pod(api: Airflow, run: str) -> tuple[str, str]:
+    """Wait until the task has a line of the log of its pod, which runs; return the pod's name and the line."""
+    deadline = time.monotonic() + 300
+    pods: list[str] = []
+    while time.monotonic() < deadline:
+        pods = _batch_pods()
+        printed = kubectl("logs", pods[0], "-n", namespace("airflow"), check=False).stdout if pods else ""
+        if printed and (line := printed.splitlines()[0].strip()) in api.task_log("reconcile", run, "spark_run", 1, 0):
+            (pod,) = pods
+            return pod, line
+        time.sleep(0.5)
+    raise AssertionError(f"no batch pod whose log reaches its task: {pods}")
+
+
 @pytest.mark.parametrize(
     ("dag", "form"),
     [

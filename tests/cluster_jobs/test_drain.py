@@ -1,4 +1,4 @@
-"""Before an uninstall the scheduler, every driver and the finished Jobs go, in this order; against a stub of the API."""
+"""Before an uninstall scheduler, batch runs, every driver and the finished Jobs go, in this order; against a stub of the API."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def _drain(api: StubApi) -> list[str]:
 def _installed(api: StubApi) -> None:
     api.replicas[SCHEDULER] = 1
     api.plant(f"{SCHEDULER}-x", role="", labels={"app.kubernetes.io/component": "scheduler"})
+    api.plant("views-pos-sales-1", role="", labels={"app.kubernetes.io/component": "batch"})
     driver = api.plant("pos-sales-driver")
     api.plant("pos-sales-exec-1", role="executor", owner=driver["metadata"]["uid"])
     api.plant("web-events-driver", pipeline="web_events")
@@ -36,7 +37,9 @@ def _installed(api: StubApi) -> None:
     }
 
 
-def test_the_scheduler_goes_before_the_drivers_and_finished_pods_and_jobs_release_their_claims(api: StubApi) -> None:
+def test_the_scheduler_goes_before_batch_runs_and_drivers_and_finished_pods_and_jobs_release_their_claims(
+    api: StubApi,
+) -> None:
     _installed(api)
     done = _drain(api)
     assert api.replicas == {SCHEDULER: 0}
@@ -45,7 +48,7 @@ def test_the_scheduler_goes_before_the_drivers_and_finished_pods_and_jobs_releas
     assert done[0] == "the scheduler is stopped"
     assert done[-1] == "1 Job(s) of airflow are deleted"
     changes = [path.rsplit("/", 1)[1] for method, path in api.requests if method != "GET"]
-    assert changes == ["scale", "pos-sales-driver", "web-events-driver", "provision-1"]
+    assert changes == ["scale", "views-pos-sales-1", "pos-sales-driver", "web-events-driver", "provision-1"]
 
 
 def test_draining_again_finds_nothing_and_succeeds(api: StubApi) -> None:

@@ -137,7 +137,7 @@ def named(objects: tuple[Object, ...], of_kind: str, name: str, namespace: str |
 
 
 def pods(objects: tuple[Object, ...]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, str]]]:
-    """Yield (who, pod spec, pod labels) of every object that creates pods, including Spark's pod templates."""
+    """Yield (who, pod spec, pod labels) of every object that creates pods, including the templates of drivers and batch runs."""
     for item in objects:
         who = f"{item['kind']}/{item['metadata']['name']}"
         if item["kind"] == "Pod":
@@ -148,10 +148,11 @@ def pods(objects: tuple[Object, ...]) -> Iterator[tuple[str, Mapping[str, Any], 
         elif item["kind"] in ("Deployment", "StatefulSet", "Job"):
             template = item["spec"]["template"]
             yield who, template["spec"], template["metadata"]["labels"]
-        elif item["metadata"]["name"] == "spark-pod-templates":
+        elif item["metadata"]["name"] in ("spark-pod-templates", "airflow-headrace"):
             for file, text in item["data"].items():
-                pod = yaml.safe_load(text)
-                yield f"{who}/{file}", pod["spec"], pod["metadata"]["labels"]
+                if file.endswith(".yaml"):
+                    pod = yaml.safe_load(text)
+                    yield f"{who}/{file}", pod["spec"], pod["metadata"]["labels"]
 
 
 def containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -68,6 +68,7 @@ class StubApi:
     requests: list[tuple[str, str]] = field(default_factory=list)
     created: list[str] = field(default_factory=list)  # UIDs of all drivers ever created
     most_living: int = 0
+    quota: str = ""  # the message of the quota that refuses every new pod
     stuck: bool = False  # deleted pods stay, because their node is lost
     new_phase: str = "Running"
     replicas: dict[str, int] = field(default_factory=dict)  # of Deployments
@@ -132,13 +133,23 @@ class StubApi:
         pod["status"] |= {"phase": phase} | dict(status or {})
         return pod
 
-    def end(self, name: str, phase: str = "Failed", exit_code: int = 1, reason: str = "") -> None:
-        """Let a pod's process end."""
+    def end(
+        self,
+        name: str,
+        phase: str = "Failed",
+        exit_code: int = 1,
+        reason: str = "",
+        *,
+        killed_for: str = "",
+        message: str = "",
+    ) -> None:
+        """Let a pod's process end; `reason` and `message` are of the pod, `killed_for` is the reason of its container."""
         with self._lock:
             self.pods[name]["status"] = {
                 "phase": phase,
                 "reason": reason,
-                "containerStatuses": [_terminated(exit_code)],
+                "message": message,
+                "containerStatuses": [_terminated(exit_code, killed_for)],
             }
 
     # Operations of the API
@@ -153,7 +164,7 @@ class StubApi:
             body["metadata"] |= {"uid": uid, "namespace": NAMESPACE, "creationTimestamp": _now()}
             body["status"] = {"phase": self.new_phase}
             self.pods[body["metadata"]["name"]] = body
-            if body["metadata"]["labels"]["spark-role"] == "driver":
+            if _is_driver(body):
                 self.created.append(uid)
             living = [p for p in self.pods.values() if _is_driver(p) and p["status"]["phase"] in ("Running", "Pending")]
             self.most_living = max(self.most_living, len(living))
@@ -255,9 +266,13 @@ class StubApi:
             return 200, pod
         if pod["status"]["phase"] == "Pending":
             return 400, _status(400, "BadRequest", "container is waiting to start: ContainerCreating")
+        if "timestamps" in query:  # one line a millisecond; `sinceSeconds` may tell lines again, and so does this
+            return 200, "".join(f"2026-01-01T00:00:00.{n:03}Z {line}\n" for n, line in enumerate(pod.get("log", [])))
         return 200, "\n".join(pod.get("log", [])[-int(query.get("tailLines", ["10"])[0]) :])
 
     def _post(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.quota:
+            return 403, _status(403, "Forbidden", self.quota)
         try:
             return 201, self.create(body)
         except KeyError:
@@ -327,15 +342,15 @@ def _status(code: int, reason: str, message: str) -> dict[str, Any]:
     return {"kind": "Status", "apiVersion": "v1", "code": code, "reason": reason, "message": message}
 
 
-def _terminated(exit_code: int) -> dict[str, Any]:
-    state = {"terminated": {"exitCode": exit_code}}
+def _terminated(exit_code: int, reason: str = "") -> dict[str, Any]:
+    state = {"terminated": {"exitCode": exit_code, "reason": reason or "Error"}}
     return {
         "name": "driver", "state": state, "ready": False, "restartCount": 0, "image": "i", "imageID": "i",
     }  # fmt: skip
 
 
 def _is_driver(pod: Mapping[str, Any]) -> bool:
-    return bool(pod["metadata"]["labels"]["spark-role"] == "driver")
+    return bool(pod["metadata"]["labels"].get("spark-role") == "driver")
 
 
 def _now() -> str:

@@ -41,7 +41,7 @@ HEADRACE_NOTIFY_CONNECTION: {{ .Values.notify.connection | quote }}
 HEADRACE_NOTIFY_TO: {{ .Values.notify.to | quote }}
 {{- end }}
 
-{{/* The connection of finite Spark runs; it holds no secret. */}}
+{{/* The connection of finite Spark runs on one machine, which the DAGs name; here they are pods. It holds no secret. */}}
 {{- define "airflow.sparkConnection" -}}
 {"conn_type": "spark", "host": "local[2]", "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"}}
 {{- end }}
@@ -75,6 +75,61 @@ spark.kubernetes.driver.secrets.{{ . }}: /bindings/object-store
 {{- end }}
 {{- end }}
 
+{{/* Where batch jobs run, and their size. A pipeline's size has what it does not name from the defaults. */}}
+{{- define "airflow.batch" -}}
+{{- $size := pick .Values.batch "memory" "cores" -}}
+{{- $pipelines := dict -}}
+{{- range $name, $given := .Values.batch.pipelines }}{{ $_ := set $pipelines $name (merge (deepCopy $given) $size) }}{{ end -}}
+{{- merge (dict "namespace" .Release.Namespace "template" "/etc/headrace/batch-pod.yaml" "pipelines" $pipelines) $size | toJson -}}
+{{- end }}
+
+{{/* The pod of a batch job; each run adds its name, labels, arguments, environment and memory (headrace.operations.batch.pod_runs). */}}
+{{- define "airflow.batchPod" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  labels: # not those of Airflow's parts: no policy lets it reach the database
+    app.kubernetes.io/name: airflow-batch
+    app.kubernetes.io/component: batch
+    app.kubernetes.io/part-of: headrace
+  {{- with .Values.place.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  restartPolicy: Never
+  activeDeadlineSeconds: 3600 # no task runs longer; a pod whose task is gone ends too
+  serviceAccountName: airflow-none
+  automountServiceAccountToken: false
+  {{- with .Values.imagePullSecret }}
+  imagePullSecrets: [{name: {{ quote . }}}]
+  {{- end }}
+  enableServiceLinks: false
+  {{- include "headrace.place" . | nindent 2 }}
+  terminationGracePeriodSeconds: 5 # it has nothing to finish: a run is done again from the start
+  securityContext:
+    {{- include "headrace.podSecurity" 185 | nindent 4 }}
+  containers:
+    - name: driver
+      image: {{ include "headrace.image" .Values.sparkImage }}
+      imagePullPolicy: IfNotPresent
+      command: [/opt/entrypoint.sh, /usr/bin/tini, -g, --]
+      resources:
+        requests: {cpu: {{ .Values.batch.cpuRequest }}, ephemeral-storage: 256Mi}
+        limits: {ephemeral-storage: 8Gi}
+      securityContext:
+        {{- include "headrace.containerSecurity" . | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: bindings, mountPath: /bindings, readOnly: true}
+        {{- if .Values.storage.sharedVolume }}
+        - {name: data, mountPath: /data}
+        {{- end }}
+  volumes:
+    - {name: tmp, emptyDir: {sizeLimit: {{ .Values.batch.scratchSize }}}}
+    {{- include "airflow.bindings" . | nindent 4 }}
+{{- end }}
+
 {{- define "airflow.deployment" -}}
 {{- dict
   "project" "/opt/headrace"
@@ -88,7 +143,8 @@ spark.kubernetes.driver.secrets.{{ . }}: /bindings/object-store
     "executor_template" "/etc/spark-pod-templates/executor.yaml"
     "grace_seconds" .Values.driver.graceSeconds
     "conf" (merge (deepCopy .Values.driver.conf) (include "airflow.eventLog" . | fromYaml) (include "airflow.objectStore" . | fromYaml))
-    "pipeline_conf" (default dict .Values.driver.pipelineConf))
+    "pipeline_conf" (default dict .Values.driver.pipelineConf)
+    "batch" (include "airflow.batch" . | fromJson))
   | toJson -}}
 {{- end }}
 
@@ -148,22 +204,27 @@ volumeMounts:
 {{- end }}
 {{- if .operates }}
 - {name: pod-templates, configMap: {name: spark-pod-templates}}
+{{ include "airflow.bindings" .root }}
+{{- end }}
+{{- end }}
+
+{{/* The volumes of what operates as the admin: bindings, and the shared volume. */}}
+{{- define "airflow.bindings" -}}
 - name: bindings
   projected:
     defaultMode: 0440
     sources:
       - secret: {name: kafka-admin, items: {{ include "airflow.bindingItems" (dict "system" "kafka" "keys" (list "type" "bootstrapServers" "securityProtocol" "saslMechanism" "username" "password" "ca.crt")) }}}
       - secret: {name: cassandra-admin, items: {{ include "airflow.bindingItems" (dict "system" "cassandra" "keys" (list "type" "contactPoints" "port" "localDatacenter" "username" "password" "ca.crt")) }}}
-      {{- with .root.Values.storage.binding }}
+      {{- with .Values.storage.binding }}
       - secret: {name: {{ . }}, items: {{ include "airflow.bindingItems" (dict "system" "object-store" "keys" (list "type" "endpoint" "region" "accessKey" "secretKey")) }}}
       {{- end }}
-      {{- range $name, $secret := .root.Values.bindings }}
+      {{- range $name, $secret := .Values.bindings }}
       # Optional, as each key of it is: what is missing is said where it is read.
       - secret: {name: {{ $secret }}, optional: true, items: {{ include "airflow.bindingItems" (dict "system" $name "keys" (list "driver" "host" "port" "database" "username" "password")) }}}
       {{- end }}
-{{- if .root.Values.storage.sharedVolume }}
+{{- if .Values.storage.sharedVolume }}
 - {name: data, persistentVolumeClaim: {claimName: data}}
-{{- end }}
 {{- end }}
 {{- end }}
 

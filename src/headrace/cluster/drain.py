@@ -4,9 +4,10 @@ Drivers belong to no release: without this hook they would go on in kept namespa
 and hold the claim of the shared volume. In this order:
 
 1. The scheduler is scaled to 0, so that no task starts a driver again.
-2. Every driver is deleted with its grace period: it finishes its batch. Its desired state stays, so the supervisor of the next
+2. Every pod of a batch run is deleted: its run is done again from the start.
+3. Every driver is deleted with its grace period: it finishes its batch. Its desired state stays, so the supervisor of the next
    installation over the same storage starts it again.
-3. The finished Jobs of the release are deleted: their pods hold claims, and a claim that a pod names is not deleted.
+4. The finished Jobs of the release are deleted: their pods hold claims, and a claim that a pod names is not deleted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from headrace.errors import HeadraceError, exit_with
 from headrace.operations import deployment
+from headrace.operations.batch.pod_runs import COMPONENT
 from headrace.operations.deployment import KubernetesDrivers
-from headrace.operations.drivers.pods import MARGIN_SECONDS, Pods
+from headrace.operations.drivers.pods import KILL_SECONDS, MARGIN_SECONDS, Pods
 
 SCHEDULER = "airflow-scheduler"
 _GONE_SECONDS = 120.0  # what a node may take beyond the grace period
@@ -34,7 +36,7 @@ def drain(
     own_job: str = "",
     kubeconfig: Path | None = None,
 ) -> list[str]:
-    """Stop scheduler, drivers and finished Jobs and return what was done, one line for each step.
+    """Stop scheduler, batch runs, drivers and finished Jobs and return what was done, one line for each step.
 
     `own_job` is the Job that runs this and stays. Safe to repeat. Raises LauncherSilentError if the API does not answer, or if
     a pod is not gone in time: it may still write.
@@ -44,6 +46,12 @@ def drain(
     for pod in airflow.listed("app.kubernetes.io/component=scheduler"):
         airflow.await_gone(pod, _SCHEDULER_SECONDS + _GONE_SECONDS)
     done = ["the scheduler is stopped"]
+    batch = airflow.listed(COMPONENT)
+    for pod in batch:
+        airflow.delete(pod, KILL_SECONDS)
+    for pod in batch:
+        airflow.await_gone(pod, KILL_SECONDS + _GONE_SECONDS)
+        done.append(f"batch pod {pod.metadata.name} is stopped")
     drivers = spark.listed("spark-role=driver")
     grace = math.ceil(grace_seconds) + MARGIN_SECONDS
     for pod in drivers:

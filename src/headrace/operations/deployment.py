@@ -56,6 +56,31 @@ class LocalDrivers(DeploymentPart):
         return LocalLauncher(project=project, root=root, bindings=self.driver_bindings, **fields)
 
 
+class BatchSize(DeploymentPart):
+    """The size of a batch run: its Java heap, and the tasks that run at the same time."""
+
+    memory: str = Field("1536m", pattern=r"^[1-9]\d*[mg]$")
+    cores: int = Field(2, ge=1)
+
+
+class BatchPods(BatchSize):
+    """The pods of batch runs: where they run, what they are made of, and their size by pipeline."""
+
+    namespace: str
+    template: Path = Field(description="manifest of a pod, which each run completes")
+    pipelines: dict[str, BatchSize] = Field({}, description="the size by pipeline; it wins")
+
+    def of(self, pipeline: str) -> BatchSize:
+        """Return the size of a pipeline's runs."""
+        return self.pipelines.get(pipeline, self)
+
+    def pod_mebibytes(self, pipeline: str) -> int:
+        """Return the memory of a pod in MiB: the heap, and 40 % or at least 1 GiB for the rest of the JVM and for Python."""
+        memory = self.of(pipeline).memory
+        heap = int(memory[:-1]) * {"m": 1, "g": 1024}[memory[-1]]
+        return heap + max(1024, heap * 2 // 5)
+
+
 class KubernetesDrivers(DeploymentPart):
     """The fields of a KubernetesLauncher that are not in the deployment itself."""
 
@@ -69,15 +94,20 @@ class KubernetesDrivers(DeploymentPart):
     pipeline_conf: dict[str, dict[str, str]] = Field({}, description="the same by pipeline; they win")
     grace_seconds: float = 30
     spark_submit: str = "spark-submit"
+    batch: BatchPods | None = Field(None, description="without it no batch run can start")
 
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers as pods."""
-        unknown = sorted(set(self.pipeline_conf) - set(pipeline_names(project / "pipelines")))
-        if unknown:
-            raise HeadraceError(
-                f"Unknown pipeline {unknown[0]!r} in the driver settings: correct driver.pipelineConf of chart airflow."
-            )
-        return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind"}))
+        sized = {
+            "driver.pipelineConf": self.pipeline_conf,
+            "batch.pipelines": self.batch.pipelines if self.batch else {},
+        }
+        for value, by_pipeline in sized.items():
+            if unknown := sorted(set(by_pipeline) - set(pipeline_names(project / "pipelines"))):
+                raise HeadraceError(
+                    f"Unknown pipeline {unknown[0]!r} in the driver settings: correct {value} of chart airflow."
+                )
+        return KubernetesLauncher(project=project, root=root, **self.model_dump(exclude={"kind", "batch"}))
 
 
 class Deployment(DeploymentPart):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from headrace.errors import HeadraceError
 from headrace.operations import plans
-from headrace.operations.batch import rebuild, repair, spark_runs
+from headrace.operations.batch import pod_runs, rebuild, repair, spark_runs
 from headrace.operations.dead_letters import find, quarantine, replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
@@ -14,6 +16,28 @@ from headrace.operations.plans import Approval
 from headrace.store.job_reports import FindReport
 from headrace.store.quarantine import parse_range
 from headrace.store.records import Json, from_json, to_json
+
+
+class TaskEndedError(Exception):
+    """Airflow ends this task: a person marked it, or its scheduler stops. It is tried again where it may."""
+
+
+def run_in_pod(deployment: Deployment, submission: Json, say: Callable[[str], None]) -> None:
+    """Carry out a submission in its pod (`pod_runs.execute`), which does not outlive a task that Airflow ends.
+
+    Airflow's own handler of SIGTERM calls a method of the operator, which a decorated task does not have; it kills five
+    seconds later.
+    """
+
+    def end(*_: object) -> NoReturn:
+        raise TaskEndedError("Airflow ended this task, so its pod is deleted.")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        duty, pipeline, run = submission["application_args"]
+        pod_runs.execute(deployment, (duty, pipeline, run), say)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def plan_repair(deployment: Deployment, pipeline: str, run: str) -> Json:

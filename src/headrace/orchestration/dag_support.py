@@ -32,7 +32,7 @@ from headrace.contract.model import Refresh
 from headrace.contract.names import refresh_names
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
-from headrace.operations.drivers.interface import LauncherSilentError
+from headrace.operations.drivers.interface import LauncherSilentError, RunEndedError
 from headrace.operations.plans import Approval
 from headrace.orchestration import notify
 from headrace.orchestration.pools import BATCH_POOL
@@ -63,10 +63,12 @@ upstream also includes the plan, so that it does not run if nothing was planned.
 ANSWER_WITHIN = timedelta(hours=12)
 """How long an approval waits before it counts as rejected."""
 
-# A launcher that cannot answer may answer soon; any other message of ours needs human action first.
+# A launcher that cannot answer may answer soon, and the next pod of a run may end well; any other message of ours needs human
+# action first.
 _POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(LauncherSilentError, RetryAction.RETRY, timedelta(seconds=20)),
+        RetryRule(RunEndedError, RetryAction.RETRY, timedelta(seconds=20)),
         RetryRule(HeadraceError, RetryAction.FAIL, reason="the message says what to do first"),
     ]
 )
@@ -128,16 +130,23 @@ def approval(task_id: str, subject: str, planned_by: str) -> BaseOperator:
     map_index_template="{{ submission['name'] }}",
 )
 def spark_run(submission: Json) -> None:
-    """Run spark-submit for one job spec until it ends (`spark_runs.submission`), with the provider's operator.
+    """Carry out one job spec (`spark_runs.submission`): with spark-submit, on Kubernetes in a pod of its own.
 
     An entry with a `fault` could not be planned: this task fails with it, and those of other pipelines run.
     The provider is imported here, not at parse: it costs 4 s of CPU per file. A missing connection is an error, because the
     hook alone would use master `yarn` (apache/airflow, SparkSubmitHook._resolve_connection).
     """
-    from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+    from headrace.operations import deployment
 
     if "fault" in submission:
         raise HeadraceError(submission["fault"])
+    loaded = deployment.load()
+    if loaded.drivers.kind == "kubernetes":
+        from headrace.orchestration import batch_tasks
+
+        return batch_tasks.run_in_pod(loaded, submission, say)
+    from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+
     BaseHook.get_connection(SPARK_CONNECTION)
     spark_submit = SparkSubmitOperator(task_id="spark_submit", conn_id=SPARK_CONNECTION, **submission)
     try:

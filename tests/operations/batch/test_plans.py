@@ -114,26 +114,33 @@ def test_the_environment_of_a_run_has_the_admins_bindings_and_no_secret(deployme
     assert not [name for name in environment if "PASSWORD" in name.upper()]
 
 
-def test_on_a_cluster_a_run_is_in_airflows_own_pod_and_asks_for_none(deployment: Deployment) -> None:
+def test_on_a_cluster_a_run_has_none_of_the_settings_of_drivers_and_is_submitted_by_its_arguments(
+    deployment: Deployment,
+) -> None:
     pods = {
         "namespace": "spark",
         "image": "headrace-spark:1",
         "driver_template": Path("driver.yaml"),
         "executor_template": Path("executor.yaml"),
         "conf": {"spark.kubernetes.driver.request.cores": "100m"},
+        "batch": {"namespace": "airflow", "template": "batch-pod.yaml", "memory": "2g"},
     }
     cluster = deployment.model_copy(
         update={"root": "file:///data", "drivers": KubernetesDrivers(kind="kubernetes", **pods)}
     )
     given = job_runs.prepare(deployment.root, "views", "pos_sales", ViewsSpec(), "run")
     submitted = spark_runs.submission(cluster, given)
-    environment = submitted.env_vars
+    assert to_json(submitted) == {
+        "name": "views-pos_sales", "application": "", "application_args": ["views", "pos_sales", "run"],
+        "conf": {}, "env_vars": {},
+    }  # fmt: skip
+    environment = job_runs.environment(cluster, "pos_sales")
     assert environment["HEADRACE_STORAGE_ROOT"] == "file:///data"
     assert environment["SERVICE_BINDING_ROOT"] == str(deployment.bindings)
     assert environment["HEADRACE_PIPELINES"] == str(deployment.project / "pipelines")
     assert environment["SPARK_LOCAL_IP"] == "127.0.0.1"
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
-    assert conf["spark.driver.memory"] == submitted.conf["spark.driver.memory"] == job_runs.DRIVER_MEMORY
+    assert (conf["spark.driver.memory"], conf["spark.master"]) == ("2g", "local[2]")
     assert not [key for key in conf if "kubernetes" in key]
     with pytest.raises(HeadraceError, match="Trigger the DAG batch_views there"):
         job_runs.execute(cluster, given, ViewsReport)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -49,3 +50,18 @@ def test_an_evicted_pod_is_reported_with_what_its_node_lacked(
     record = launcher.ended(NAME)
     assert record is not None
     assert (record.exit, message in record.error) == (end, True)
+
+
+def test_the_log_of_a_driver_stays_in_the_log_of_the_task_that_removes_its_pod(
+    api: StubApi, launcher: KubernetesLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kubernetes keeps no log without a pod: what a driver wrote before its end would be lost with the next start."""
+    caplog.set_level(logging.INFO, "headrace")
+    api.plant(POD)["log"] = ["why it ended"]
+    api.end(POD)
+    launcher.submit(NAME)
+    assert "why it ended" in caplog.text
+    api.pods[POD]["log"] = ["why it hung"]
+    launcher.stop(NAME, 0)
+    assert "why it hung" in caplog.text
+    assert POD in caplog.text

@@ -1,7 +1,8 @@
 """Finite Spark runs for operators: write the job spec, start the run on this machine, read its report.
 
 The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that program with
-SparkSubmitOperator, and with the arguments and the environment of this module. The command line starts it as a child process.
+the arguments and the environment of this module: on one machine with SparkSubmitOperator, on Kubernetes in a pod (`pod_runs`).
+The command line starts it as a child process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -88,8 +88,8 @@ def progress(root: str, pipeline: str, run: str) -> JobProgress | None:
     return records.read(JobProgress, f"{paths.batch_run(root, pipeline, run)}/progress.json")
 
 
-def environment_of(deployment: Deployment) -> DriverEnvironment:
-    """Return the settings of a batch run, on this machine or, on a cluster, in Airflow's pod."""
+def environment_of(deployment: Deployment, pipeline: str) -> DriverEnvironment:
+    """Return the settings of a batch run, on this machine or, on a cluster, in its pod."""
     launcher = deployment.launcher()
     # The settings of driver pods on a cluster (executors, event logs) do not apply to a batch run.
     local = launcher if isinstance(launcher, LocalLauncher) else None
@@ -99,6 +99,10 @@ def environment_of(deployment: Deployment) -> DriverEnvironment:
         "spark.driver.extraJavaOptions": spark_conf.JAVA_OPTIONS,
         "spark.ui.enabled": "false",
     }
+    batch = None if deployment.drivers.kind == "local" else deployment.drivers.batch
+    if batch:
+        size = batch.of(pipeline)
+        conf |= {"spark.driver.memory": size.memory, "spark.master": f"local[{size.cores}]"}
     return DriverEnvironment(
         storage_root=deployment.root,
         pipelines=str(deployment.project / "pipelines"),
@@ -110,12 +114,12 @@ def environment_of(deployment: Deployment) -> DriverEnvironment:
 def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
     """Return all environment variables of a batch run. They contain no secret: the admin's bindings are files."""
     launcher = deployment.launcher()
-    started_with = environment_of(deployment)
+    started_with = environment_of(deployment, pipeline)
     if isinstance(launcher, LocalLauncher):
         scratch = launcher.tmp_dir / f"batch-{pipeline}"
         variables = launcher.variables(pipeline, started_with, scratch)
     else:
-        scratch = Path(tempfile.gettempdir()) / f"batch-{pipeline}"
+        scratch = Path("/tmp")  # noqa: S108 - the pod's own volume
         variables = spark_conf.local_environment() | started_with.to_env()
     return variables | {
         ROOT_VARIABLE: str(deployment.bindings),

@@ -1,6 +1,7 @@
 """Finite Spark runs for DAGs: plan a run, return the arguments of SparkSubmitOperator, read the report.
 
-The operator runs `spark-submit` with the declared connection. Settings that the JVM reads only at its start (class path, heap,
+On one machine the operator runs `spark-submit` with the declared connection. On Kubernetes a run is a pod (`pod_runs`), which is
+made from the run's arguments alone. Settings that the JVM reads only at its start (class path, heap,
 JVM options) are in `conf`; everything else is in the entry point's environment. Nothing here is secret.
 """
 
@@ -46,10 +47,12 @@ class Submission:
 
 def submission(deployment: Deployment, run: BatchRun) -> Submission:
     """Return the submission of a run."""
+    if deployment.drivers.kind == "kubernetes":
+        return Submission(f"{run.duty}-{run.pipeline}", application_args=run.arguments)
     environment = job_runs.environment(deployment, run.pipeline)
     # Use the spark-submit and the Python of this installation.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
-    conf = job_runs.environment_of(deployment).spark_conf
+    conf = job_runs.environment_of(deployment, run.pipeline).spark_conf
     at_start = {key: conf[key] for key in _AT_START if key in conf}
     entry = str(deployment.project / "spark_jobs" / "batch.py")
     return Submission(f"{run.duty}-{run.pipeline}", entry, run.arguments, at_start, environment)

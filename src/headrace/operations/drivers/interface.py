@@ -19,6 +19,10 @@ class LauncherSilentError(HeadraceError):
     """The launcher cannot say what runs (API error, missing permission): unknown, which is never the same as dead."""
 
 
+class RunEndedError(HeadraceError):
+    """The pod of a finite run ended without success, for a reason that may pass: the same run can be tried again."""
+
+
 @dataclass(frozen=True)
 class Driver:
     """One driver that runs. `identity` names its process or pod: process id and start, or the pod's UID.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -23,6 +24,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +53,10 @@ from headrace.store import spark_conf as submit
 from headrace.store.driver_files import CheckResult, ExitRecord
 
 METRICS_PORT = 9108
+KEPT_LINES = 300
+"""How many lines of a removed driver's log are in the log of the task that removed it."""
+
+log = logging.getLogger("headrace")
 
 _GONE_SECONDS = 60.0  # an ended pod's removal, garbage collection of executors, or a lost node
 _SUBMIT_SECONDS = 180.0  # a JVM start and three requests: 6 s calm, 40 s on a busy node
@@ -127,6 +133,7 @@ class KubernetesLauncher:
         begun = time.monotonic()
         killed = asked == 0
         for pod in running:
+            self._keep_log(pod)
             self._api.delete(pod, grace)
         for pod in running:
             killed |= self._api.await_gone(pod, grace + self.gone_seconds)
@@ -222,6 +229,7 @@ class KubernetesLauncher:
             return staying[0]
         for pod in pods:
             if not runs(pod):
+                self._keep_log(pod)
                 self._api.delete(pod, KILL_SECONDS)
             self._api.await_gone(pod, (pod.metadata.deletion_grace_period_seconds or 0) + self.gone_seconds)
         self._await_no_executor(pipeline)
@@ -240,6 +248,12 @@ class KubernetesLauncher:
                 f"Executors of {pipeline} outlive their driver ({', '.join(left)}), so they may still write: see that their "
                 "nodes are up, or delete the pods."
             )
+
+    def _keep_log(self, pod: Any) -> None:  # noqa: ANN401
+        """Write the end of a driver's log into the log of the task that removes its pod: Kubernetes keeps none without a pod."""
+        with suppress(LauncherSilentError):
+            text = self._api.log_tail(pod.metadata.name, KEPT_LINES)
+            log.info("End of the log of %s (%s), which is removed:\n%s", pod.metadata.name, pod.metadata.uid, text)
 
     def _started(self, pipeline: str, instance: str) -> Driver:
         """Return the driver that spark-submit says it has started. Gone already is a failure, never a success."""

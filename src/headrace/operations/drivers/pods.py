@@ -5,8 +5,9 @@ An API that fails, is slow or refuses is LauncherSilentError: unknown, never dea
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -70,6 +71,29 @@ class Pods:
             absent=(400, 404),  # 400: the container has not started
         )
         return answer.data.decode(errors="replace") if answer else ""
+
+    def log_with_times(self, name: str, since_seconds: int | None) -> str:
+        """Return the log of a driver's pod, each line after its time: all of it, or of the last seconds. Empty as `log_tail`."""
+        answer = self._ask(
+            lambda api: api.read_namespaced_pod_log(
+                name,
+                self.namespace,
+                container="driver",
+                timestamps=True,
+                **({} if since_seconds is None else {"since_seconds": since_seconds}),
+                _preload_content=False,
+                _request_timeout=_REQUEST_SECONDS,
+            ),
+            absent=(400, 404),
+        )
+        return answer.data.decode(errors="replace") if answer else ""
+
+    def create(self, manifest: Mapping[str, Any]) -> Any | None:  # noqa: ANN401
+        """Create a pod and return it. None if its name is taken, maybe by an earlier request whose answer was lost."""
+        return self._ask(
+            lambda api: api.create_namespaced_pod(self.namespace, manifest, _request_timeout=_REQUEST_SECONDS),
+            absent=(409,),
+        )
 
     def delete(self, pod: Any, grace: int) -> None:  # noqa: ANN401
         """Delete this very pod: one that has taken its name in between has another UID and stays."""
@@ -165,6 +189,8 @@ class Pods:
                 if error.status in absent:
                     return None
                 answer = f"{error.status} {error.reason}"
+                if "exceeded quota" in str(error.body):
+                    answer = f"{error.status} {json.loads(error.body)['message']}"
                 if error.status in (401, 403):
                     break
             except HTTPError as error:
@@ -172,7 +198,9 @@ class Pods:
             if attempt < _TRIES - 1:
                 time.sleep(0.2 * 2**attempt)
         hint = "see that the API server answers"
-        if answer.startswith(("401", "403")):
+        if "exceeded quota" in answer:
+            hint = "wait until other pods have ended, or raise the quota of chart base"
+        elif answer.startswith(("401", "403")):
             hint = f"give the account its role there, or correct the namespace {self.namespace}"
         raise LauncherSilentError(f"The Kubernetes API does not say what runs in {self.namespace} ({answer}): {hint}.")
 
@@ -198,6 +226,13 @@ def exit_code(pod: Any) -> int | None:  # noqa: ANN401
     return None
 
 
+def out_of_memory(pod: Any) -> bool:  # noqa: ANN401
+    """Return whether the kernel killed the driver's container for want of memory (OOMKilled)."""
+    statuses = pod.status.container_statuses or []
+    ends = [status.state.terminated for status in statuses if status.name == "driver" and status.state.terminated]
+    return any(end.reason == "OOMKilled" for end in ends)
+
+
 def ended_for_want(pod: Any) -> ExitRecord | None:  # noqa: ANN401
     """Return the exit record of a pod that had too little memory or disk; None for any other end.
 
@@ -209,7 +244,7 @@ def ended_for_want(pod: Any) -> ExitRecord | None:  # noqa: ANN401
         said = str(pod.status.message or "")
         end = Exit.DISK_FULL if "ephemeral" in said or "disk" in said else Exit.OUT_OF_MEMORY
         error = f"its pod was evicted: {said}"
-    elif terminated and terminated.reason == "OOMKilled":
+    elif out_of_memory(pod):
         end, error = Exit.OUT_OF_MEMORY, "its container was killed for want of memory (OOMKilled, exit code 137)"
     elif terminated and terminated.exit_code == _JVM_OUT_OF_MEMORY:
         end, error = (
