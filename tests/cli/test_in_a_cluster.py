@@ -69,12 +69,24 @@ def test_the_log_of_a_driver_is_that_of_its_pod_and_other_logs_are_kubectls(clus
         headrace("logs", "kafka")
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "clean", "demo", "provision"])
+@pytest.mark.parametrize("command", ["up", "down", "clean", "demo", "provision"])
 def test_what_manages_one_machine_is_refused_with_what_to_do_instead(cluster: Deployment, command: str) -> None:
     with pytest.raises(
         HeadraceError, match=rf"The command {command} manages the servers of one machine, .*`|docs/howto"
     ):
         headrace(command)
+
+
+def test_the_state_of_a_cluster_is_whether_its_stores_answer(
+    cluster: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headrace.operations import clients
+
+    for why, expected in (("", 0), ("connection refused", 3)):
+        monkeypatch.setattr(clients, "silent", lambda _, why=why: {"kafka": "", "cassandra": why})
+        code, shown = headrace("status", "--json")
+        assert code == expected
+        assert [(part["name"], part["detail"]) for part in json.loads(shown)] == [("kafka", ""), ("cassandra", why)]
 
 
 def test_a_release_is_an_image(cluster: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

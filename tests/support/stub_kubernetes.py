@@ -267,7 +267,8 @@ class StubApi:
         if pod["status"]["phase"] == "Pending":
             return 400, _status(400, "BadRequest", "container is waiting to start: ContainerCreating")
         if "timestamps" in query:  # one line a millisecond; `sinceSeconds` may tell lines again, and so does this
-            return 200, "".join(f"2026-01-01T00:00:00.{n:03}Z {line}\n" for n, line in enumerate(pod.get("log", [])))
+            times = [f"2026-01-01T00:00:00.{n:03}".rstrip("0").rstrip(".") for n in range(len(pod.get("log", [])))]
+            return 200, "".join(f"{at}Z {line}\n" for at, line in zip(times, pod.get("log", []), strict=True))
         return 200, "\n".join(pod.get("log", [])[-int(query.get("tailLines", ["10"])[0]) :])
 
     def _post(self, body: dict[str, Any]) -> tuple[int, Any]:

@@ -28,6 +28,7 @@ from headrace.cli.common import (
     deployed,
     errors,
     left_out,
+    on_a_cluster,
     pairs_of,
     pipelines_of,
     print_json,
@@ -50,7 +51,7 @@ from headrace.errors import HeadraceError
 from headrace.local import airflow_config, launcher, platform
 from headrace.local import doctor as checks
 from headrace.local.settings import Settings
-from headrace.operations import tables
+from headrace.operations import clients, tables
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.summary import Summary, UndeliveredError
 
@@ -113,10 +114,12 @@ def down() -> None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the state of Kafka, Cassandra and Airflow. Exit code 3 if one does not run."""
-    parts = platform.status(
-        this_machine("status", "For the streams: `headrace stream status`; for servers: `kubectl get pods -A`.")
-    )
+    """Show the state of Kafka, Cassandra and Airflow; on a cluster, of Kafka and Cassandra. Exit code 3 if one does not run."""
+    if on_a_cluster():
+        answers = clients.silent(deployed().bindings)
+        parts = [platform.PartStatus(name, "CRASHED" if why else "RUNNING", None, why) for name, why in answers.items()]
+    else:
+        parts = platform.status(Settings.load())
     _show_parts(parts, as_json)
     if any(part.state != "RUNNING" for part in parts):
         raise typer.Exit(NOT_RUNNING)

@@ -127,9 +127,14 @@ def provisioned(*, starting: bool = False) -> Deployment:
     return deployment
 
 
+def on_a_cluster() -> bool:
+    """Return whether the deployment of this command is a cluster."""
+    return bool(os.environ.get(VARIABLE)) and load().drivers.kind != "local"
+
+
 def this_machine(command: str, instead: str) -> Settings:
     """Return the settings of this machine. Raises HeadraceError where the deployment is a cluster; `instead` says what to do."""
-    if os.environ.get(VARIABLE) and load().drivers.kind != "local":
+    if on_a_cluster():
         raise HeadraceError(
             f"The command {command} manages the servers of one machine, and this is a cluster. {instead}"
         )

@@ -11,6 +11,7 @@ from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.access.bindings import CassandraBinding, read_cassandra, read_kafka
@@ -21,6 +22,21 @@ from headrace.errors import HeadraceError
 def kafka_admin(root: Path) -> AdminClient:
     """Return Kafka's admin client, logged in as the binding's user."""
     return AdminClient(read_kafka(root).client_config())
+
+
+def silent(root: Path, seconds: float = 15) -> dict[str, str]:
+    """Return, for Kafka and Cassandra, why they do not answer the binding's user within that time; "" if they do."""
+    answers = {"kafka": "", "cassandra": ""}
+    try:
+        kafka_admin(root).list_topics(timeout=seconds)
+    except KafkaException as error:
+        answers["kafka"] = str(error)
+    try:
+        with log_in(read_cassandra(root), connect_seconds=seconds):
+            pass
+    except NoHostAvailable as error:
+        answers["cassandra"] = str(error)
+    return answers
 
 
 def cassandra_tls(ca_file: Path | None) -> ssl.SSLContext | None:

@@ -99,8 +99,8 @@ class KubernetesDrivers(DeploymentPart):
     def launcher(self, project: Path, root: str) -> Launcher:
         """Return the launcher of drivers as pods."""
         sized = {
-            "driver.pipelineConf": self.pipeline_conf,
-            "batch.pipelines": self.batch.pipelines if self.batch else {},
+            "driver.pipelineConf": list(self.pipeline_conf),
+            "batch.pipelines": list(self.batch.pipelines) if self.batch else [],
         }
         for value, by_pipeline in sized.items():
             if unknown := sorted(set(by_pipeline) - set(pipeline_names(project / "pipelines"))):

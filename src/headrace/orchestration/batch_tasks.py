@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from headrace.errors import HeadraceError
 from headrace.operations import plans
-from headrace.operations.batch import pod_runs, rebuild, repair, spark_runs
+from headrace.operations.batch import job_runs, rebuild, repair, spark_runs
 from headrace.operations.dead_letters import find, quarantine, replay
 from headrace.operations.dead_letters.reader import Filter
 from headrace.operations.deployment import Deployment
@@ -18,12 +18,12 @@ from headrace.store.quarantine import parse_range
 from headrace.store.records import Json, from_json, to_json
 
 
-class TaskEndedError(Exception):
-    """Airflow ends this task: a person marked it, or its scheduler stops. It is tried again where it may."""
+class TaskEndedError(BaseException):
+    """Airflow ends this task: a person marked it, or its scheduler stops. No handler of errors on the way may stop it."""
 
 
 def run_in_pod(deployment: Deployment, submission: Json, say: Callable[[str], None]) -> None:
-    """Carry out a submission in its pod (`pod_runs.execute`), which does not outlive a task that Airflow ends.
+    """Carry out a submission in its pod (`job_runs.execute_in_pod`), which does not outlive a task that Airflow ends.
 
     Airflow's own handler of SIGTERM calls a method of the operator, which a decorated task does not have; it kills five
     seconds later.
@@ -32,10 +32,18 @@ def run_in_pod(deployment: Deployment, submission: Json, say: Callable[[str], No
     def end(*_: object) -> NoReturn:
         raise TaskEndedError("Airflow ended this task, so its pod is deleted.")
 
+    shown = ""
+
+    def show(stage: str, done: float | None) -> None:
+        nonlocal shown
+        if (text := f"{stage}: {done or 0:.0%}") != shown:
+            shown = text
+            say(text)
+
     before = signal.signal(signal.SIGTERM, end)
     try:
         duty, pipeline, run = submission["application_args"]
-        pod_runs.execute(deployment, (duty, pipeline, run), say)
+        job_runs.execute_in_pod(deployment, (duty, pipeline, run), say, show)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -142,8 +142,6 @@ def test_on_a_cluster_a_run_has_none_of_the_settings_of_drivers_and_is_submitted
     conf = json.loads(environment["HEADRACE_SPARK_CONF"])
     assert (conf["spark.driver.memory"], conf["spark.master"]) == ("2g", "local[2]")
     assert not [key for key in conf if "kubernetes" in key]
-    with pytest.raises(HeadraceError, match="Trigger the DAG batch_views there"):
-        job_runs.execute(cluster, given, ViewsReport)
 
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:

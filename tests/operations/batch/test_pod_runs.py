@@ -19,6 +19,7 @@ from headrace.operations.deployment import BatchPods, BatchSize, Deployment, Kub
 from headrace.operations.drivers.interface import LauncherSilentError, RunEndedError
 from headrace.orchestration import batch_tasks, dag_support
 from headrace.store import paths, records
+from headrace.store.job_reports import ViewsReport
 from headrace.store.records import to_json
 from tests.support.stub_kubernetes import NAMESPACE, StubApi
 
@@ -31,6 +32,12 @@ spec:
   containers: [{name: driver, image: headrace-spark:1, resources: {requests: {cpu: 250m}, limits: {}}}]
 """
 Says = Callable[[str], None]
+
+
+def execute(deployment: Deployment, run: BatchRun, say: Says, gone_seconds: float = 60) -> None:
+    """Carry out a run; progress is not looked at."""
+    variables = job_runs.environment(deployment, run.pipeline)
+    pod_runs.execute(deployment, run.arguments, variables, say, lambda: None, gone_seconds)
 
 
 @pytest.fixture
@@ -97,13 +104,13 @@ def test_a_run_is_one_pod_with_its_arguments_whose_log_and_progress_the_task_has
             records.write(
                 f"{paths.batch_run(deployment.root, NAME, run.run)}/progress.json", JobProgress(3, 4, "days", 1)
             )
-        elif line == "days: 3 of 4":
+        elif line == "days: 75%":
             seen.update(api.pods[pod])
             api.pods[pod]["log"].append("three")
             api.end(pod, "Succeeded", 0)
 
-    pod_runs.execute(deployment, run.arguments, say)
-    assert said == [f"Started pod {NAMESPACE}/{pod}.", "one", "two", "days: 3 of 4", "three"]
+    batch_tasks.run_in_pod(deployment, to_json(spark_runs.submission(deployment, run)), say)
+    assert said == [f"Started pod {NAMESPACE}/{pod}.", "one", "two", "days: 75%", "three"]
     assert api.pods == {}
     labels = seen["metadata"]["labels"]
     assert labels["headrace/pipeline"] == NAME
@@ -120,7 +127,8 @@ def test_a_run_is_one_pod_with_its_arguments_whose_log_and_progress_the_task_has
 def test_the_size_of_a_pod_is_that_of_its_pipeline(deployment: Deployment) -> None:
     assert isinstance(deployment.drivers, KubernetesDrivers)
     assert deployment.drivers.batch
-    manifest = pod_runs.manifest(deployment, deployment.drivers.batch, ("views", "web_events", "night"))
+    variables = job_runs.environment(deployment, "web_events")
+    manifest = pod_runs.manifest(deployment, deployment.drivers.batch, ("views", "web_events", "night"), variables)
     (container,) = manifest["spec"]["containers"]
     assert container["resources"]["limits"]["memory"] == "5734Mi", "4 GiB and 40 %"
     (conf,) = [variable["value"] for variable in container["env"] if variable["name"] == "HEADRACE_SPARK_CONF"]
@@ -160,10 +168,30 @@ def test_a_pod_that_ends_names_the_reason_and_is_removed_and_the_next_try_does_t
 
     for _ in range(2):
         with pytest.raises(HeadraceError, match=said) as ended:
-            pod_runs.execute(deployment, run.arguments, once("Started", fails))
+            execute(deployment, run, once("Started", fails))
         assert isinstance(ended.value, RunEndedError) is again
         assert api.pods == {}
     assert len(set(uids)) == 2
+
+
+def test_each_line_of_a_log_is_written_once_whatever_its_time_and_its_characters(
+    api: StubApi, deployment: Deployment, run: BatchRun, pod: str
+) -> None:
+    """The kubelet writes .1 for .100: as text it is after .101. What only looks like a line end is none."""
+    lines = [f"{n} a\u2028b\x85c" for n in range(130)]
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("Started"):
+            api.pods[pod]["log"] = lines[:101]
+        elif line == lines[100]:
+            api.pods[pod]["log"] = lines
+        elif line == lines[-1]:
+            api.end(pod, "Succeeded", 0)
+
+    execute(deployment, run, say)
+    assert said[1:] == lines
 
 
 def test_a_java_heap_that_is_full_names_the_setting(
@@ -174,7 +202,7 @@ def test_a_java_heap_that_is_full_names_the_setting(
         api.end(pod)
 
     with pytest.raises(HeadraceError, match=r"Java heap; .* raise batch.pipelines.pos_sales.memory"):
-        pod_runs.execute(deployment, run.arguments, once("Started", full))
+        execute(deployment, run, once("Started", full))
 
 
 def test_a_pod_that_somebody_deletes_is_no_success(
@@ -182,7 +210,7 @@ def test_a_pod_that_somebody_deletes_is_no_success(
 ) -> None:
     api.ending = 0.2
     with pytest.raises(RunEndedError, match="was deleted before it ended"):
-        pod_runs.execute(deployment, run.arguments, once("Started", lambda: api.delete(pod, {"gracePeriodSeconds": 1})))
+        execute(deployment, run, once("Started", lambda: api.delete(pod, {"gracePeriodSeconds": 1})))
 
 
 def test_a_second_task_of_a_run_follows_the_pod_of_the_first_from_its_first_line(
@@ -197,10 +225,10 @@ def test_a_second_task_of_a_run_follows_the_pod_of_the_first_from_its_first_line
 
     def meanwhile() -> None:
         api.pods[pod]["log"] = ["one"]
-        pod_runs.execute(deployment, run.arguments, second)
+        execute(deployment, run, second)
 
     with pytest.raises(RunEndedError, match="was deleted"):  # the second task removed what it saw to its end
-        pod_runs.execute(deployment, run.arguments, once("Started", meanwhile))
+        execute(deployment, run, once("Started", meanwhile))
     assert said == [f"Pod {NAMESPACE}/{pod} of this run is there: following it.", "one"]
     assert made(api) == 1
 
@@ -215,18 +243,18 @@ def test_what_an_earlier_task_left_is_taken_if_it_succeeded_and_replaced_if_it_f
             raise LauncherSilentError("the scheduler is killed")
 
         with pytest.raises(LauncherSilentError):
-            pod_runs.execute(deployment, run.arguments, once("Started", leaves))
+            execute(deployment, run, once("Started", leaves))
         assert list(api.pods) == [pod]
 
     left_behind("Succeeded")
-    pod_runs.execute(deployment, run.arguments, lambda _: None)
+    execute(deployment, run, lambda _: None)
     assert (api.pods, made(api)) == ({}, 1)
     left_behind("Failed")
-    pod_runs.execute(deployment, run.arguments, once("Started", lambda: api.end(pod, "Succeeded", 0)))
+    execute(deployment, run, once("Started", lambda: api.end(pod, "Succeeded", 0)))
     assert (api.pods, made(api)) == ({}, 3)
     left_behind("Running")
     job_runs.prepare(deployment.root, "views", NAME, ViewsSpec(days=("2026-01-01",)), "night")
-    pod_runs.execute(deployment, run.arguments, once("Started", lambda: api.end(pod, "Succeeded", 0)))
+    execute(deployment, run, once("Started", lambda: api.end(pod, "Succeeded", 0)))
     assert (api.pods, made(api)) == ({}, 5)
     assert api.most_living == 0
 
@@ -240,10 +268,10 @@ def test_an_api_that_does_not_answer_leaves_the_pod_and_the_next_try_follows_it(
         api.fault(*[503] * 9)
 
     with pytest.raises(LauncherSilentError, match="does not say what runs"):
-        pod_runs.execute(deployment, run.arguments, once("Started", silent))
+        execute(deployment, run, once("Started", silent))
     assert api.pods[pod]["status"]["phase"] == "Running"
     api._faults.clear()
-    pod_runs.execute(deployment, run.arguments, once("following", lambda: api.end(pod, "Succeeded", 0)))
+    execute(deployment, run, once("following", lambda: api.end(pod, "Succeeded", 0)))
     assert made(api) == 1
 
 
@@ -254,7 +282,7 @@ def test_an_api_that_is_silent_for_a_while_costs_nothing(
         api.fault(*[503] * 4)
         api.end(pod, "Succeeded", 0)
 
-    pod_runs.execute(deployment, run.arguments, once("Started", silent))
+    execute(deployment, run, once("Started", silent))
     assert made(api) == 1
 
 
@@ -267,14 +295,14 @@ def test_a_pod_on_a_lost_node_is_unknown_and_no_other_starts_beside_it(
 
     for say in (once("Started", lost), lambda _: None):
         with pytest.raises(LauncherSilentError, match="if the node is lost for good, delete the pod with --force"):
-            pod_runs.execute(deployment, run.arguments, say, gone_seconds=0.1)
+            execute(deployment, run, say, gone_seconds=0.1)
     assert made(api) == 1
 
 
 def test_a_full_quota_is_named(api: StubApi, deployment: Deployment, run: BatchRun) -> None:
     api.quota = 'pods "x" is forbidden: exceeded quota: pods, requested: pods=1, used: pods=40, limited: pods=40'
     with pytest.raises(LauncherSilentError, match=r"exceeded quota: pods.*raise the quota of chart base"):
-        pod_runs.execute(deployment, run.arguments, lambda _: None)
+        execute(deployment, run, lambda _: None)
 
 
 def test_a_task_that_airflow_ends_deletes_its_pod(
@@ -295,7 +323,7 @@ def test_a_task_that_times_out_deletes_its_pod(api: StubApi, deployment: Deploym
         raise AirflowTaskTimeout("Timeout")
 
     with pytest.raises(AirflowTaskTimeout):
-        pod_runs.execute(deployment, run.arguments, once("Started", late))
+        execute(deployment, run, once("Started", late))
     assert api.pods == {}
 
 
@@ -312,13 +340,29 @@ def test_the_task_of_a_run_uses_a_pod_on_kubernetes_and_airflow_tries_one_that_e
     assert decided.action.value == "retry"
 
 
+def test_the_command_line_on_a_cluster_waits_for_the_pod_and_returns_its_report(
+    api: StubApi, deployment: Deployment, run: BatchRun, pod: str
+) -> None:
+    folder = paths.batch_run(deployment.root, NAME, run.run)
+    records.write(f"{folder}/progress.json", JobProgress(3, 4, "days", 1))
+    shown: list[tuple[str, float | None]] = []
+
+    def report(stage: str, done: float | None) -> None:
+        shown.append((stage, done))
+        records.write(f"{folder}/report.json", ViewsReport(rows={"totals": 1}))
+        api.end(pod, "Succeeded", 0)
+
+    assert job_runs.execute(deployment, run, ViewsReport, report) == ViewsReport(rows={"totals": 1})
+    assert (shown, api.pods) == ([("days", 0.75)], {})
+
+
 def test_ended_pods_that_no_task_waits_for_are_removed(api: StubApi, deployment: Deployment, run: BatchRun) -> None:
     long_ago = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, phase, age in (("old", "Failed", long_ago), ("old-runs", "Running", long_ago), ("new", "Failed", "")):
         planted = api.plant(name, phase, role="", labels={"app.kubernetes.io/component": "batch"})
         planted["metadata"]["creationTimestamp"] = age or planted["metadata"]["creationTimestamp"]
     pod = pod_runs.pod_name(*run.arguments)
-    pod_runs.execute(deployment, run.arguments, once("Started", lambda: api.end(pod, "Succeeded", 0)))
+    execute(deployment, run, once("Started", lambda: api.end(pod, "Succeeded", 0)))
     assert sorted(api.pods) == ["new", "old-runs"]
 
 

@@ -1,8 +1,8 @@
-"""Finite Spark runs for operators: write the job spec, start the run on this machine, read its report.
+"""Finite Spark runs for operators: write the job spec, carry out the run, read its report.
 
 The spec is a file in the run's folder; `spark_jobs/batch.py DUTY PIPELINE RUN` carries it out. A DAG starts that program with
 the arguments and the environment of this module: on one machine with SparkSubmitOperator, on Kubernetes in a pod (`pod_runs`).
-The command line starts it as a child process.
+The command line starts it as a child process, on Kubernetes in a pod too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from headrace.access.bindings import ROOT_VARIABLE
 from headrace.contract.driver_environment import DriverEnvironment
 from headrace.contract.job_files import Duty, JobProgress, JobSpec
 from headrace.errors import HeadraceError
+from headrace.operations.batch import pod_runs
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers.interface import last_error_entry
 from headrace.operations.drivers.local import LocalLauncher
@@ -31,16 +32,6 @@ from headrace.store import paths, records, small_files, spark_conf, trees
 from headrace.store.records import Record
 
 OnProgress = Callable[[str, float | None], None]
-
-DAG_OF: dict[Duty, str] = {
-    "views": "batch_views",
-    "reconcile": "reconcile",
-    "rebuild": "batch_rebuild",
-    "drill": "checkpoint_drill",
-    "find": "dead_letters_quarantine",
-    "upkeep": "checkpoint_compact",
-}
-"""The DAG that starts each kind of run."""
 
 KEPT_RUNS = 500  # folders of old runs of each pipeline; results stay in the report tables
 DRIVER_MEMORY = "1536m"
@@ -128,15 +119,30 @@ def environment(deployment: Deployment, pipeline: str) -> dict[str, str]:
     }
 
 
-def execute(deployment: Deployment, run: BatchRun, kind: type[Record], report: OnProgress | None = None) -> Record:
-    """Carry out a run on this machine and return its report (`result`). Raises HeadraceError with the run's last error.
+def execute_in_pod(
+    deployment: Deployment,
+    arguments: tuple[str, str, str],
+    say: Callable[[str], None],
+    report: OnProgress | None = None,
+) -> None:
+    """Carry out a run on a cluster, in its pod, whose log `say` gets. Raises HeadraceError as `pod_runs.execute` does."""
+    _, pipeline, run = arguments
+    variables = environment(deployment, pipeline)
+    pod_runs.execute(
+        deployment, arguments, variables, say, lambda: _show_progress(deployment.root, pipeline, run, report)
+    )
 
-    Each pipeline has one run at a time: a second run waits.
+
+def execute(deployment: Deployment, run: BatchRun, kind: type[Record], report: OnProgress | None = None) -> Record:
+    """Carry out a run and return its report (`result`). Raises HeadraceError with the run's last error.
+
+    On this machine each pipeline has one run at a time: a second run waits. On a cluster the run is a pod.
     """
     duty, pipeline = run.duty, run.pipeline
     launcher = deployment.launcher()
     if not isinstance(launcher, LocalLauncher):
-        raise HeadraceError(f"On a cluster, Airflow starts batch runs. Trigger the DAG {DAG_OF[duty]} there.")
+        execute_in_pod(deployment, run.arguments, lambda _: None, report)
+        return result(deployment.root, pipeline, run.run, kind)
     env = environment(deployment, pipeline)
     scratch = Path(env["TMPDIR"])
     log = launcher.log_dir / f"batch-{pipeline}-{duty}.log"
@@ -149,7 +155,7 @@ def execute(deployment: Deployment, run: BatchRun, kind: type[Record], report: O
         try:
             while child.poll() is None:
                 time.sleep(0.3)
-                _show_progress(deployment.root, run, report)
+                _show_progress(deployment.root, pipeline, run.run, report)
         finally:
             if child.poll() is None:
                 child.terminate()
@@ -163,8 +169,8 @@ def execute(deployment: Deployment, run: BatchRun, kind: type[Record], report: O
     return result(deployment.root, pipeline, run.run, kind)
 
 
-def _show_progress(root: str, run: BatchRun, report: OnProgress | None) -> None:
-    newest = progress(root, run.pipeline, run.run) if report else None
+def _show_progress(root: str, pipeline: str, run: str, report: OnProgress | None) -> None:
+    newest = progress(root, pipeline, run) if report else None
     if report and newest:
         report(newest.stage, newest.done / max(newest.of, 1))
 

@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,6 @@ import yaml
 
 from headrace.contract import names
 from headrace.errors import HeadraceError
-from headrace.operations.batch import job_runs
 from headrace.operations.deployment import BatchPods, Deployment, KubernetesDrivers
 from headrace.operations.drivers.interface import LauncherSilentError, RunEndedError, last_error_entry
 from headrace.operations.drivers.pods import (
@@ -46,12 +46,19 @@ _GONE_SECONDS = 60.0
 _OLD = timedelta(hours=2)  # longer than any task: nobody waits for a pod that ended and is older
 _STARTS = 5  # each repeat means that another task came between
 _TAIL_LINES = 500
+# Time (the kubelet omits zeros at the end of the fraction) and text.
+_LINE = re.compile(r"(\d{4}-\S{14})(?:\.(\d+))?\S* (.*)", re.DOTALL)
 
 
 def execute(
-    deployment: Deployment, arguments: tuple[str, str, str], say: Say, gone_seconds: float = _GONE_SECONDS
+    deployment: Deployment,
+    arguments: tuple[str, str, str],
+    environment: Mapping[str, str],
+    say: Say,
+    waiting: Callable[[], None],
+    gone_seconds: float = _GONE_SECONDS,
 ) -> None:
-    """Carry out the run of these arguments (duty, pipeline, run) in its pod, and write its log and progress by `say`.
+    """Carry out the run of these arguments (duty, pipeline, run) in its pod. `say` gets its log, `waiting` is called meanwhile.
 
     Raises HeadraceError with the remedy if it ran out of memory, RunEndedError for any other end without success, and
     LauncherSilentError if it is unknown whether the pod runs. However else it ends, the pod is deleted.
@@ -61,20 +68,24 @@ def execute(
         raise HeadraceError("The deployment file names no pods for batch runs: upgrade chart airflow.")
     pods = Pods(drivers.batch.namespace, drivers.kubeconfig)
     _remove_old(pods)
-    wanted = manifest(deployment, drivers.batch, arguments)
+    wanted = manifest(deployment, drivers.batch, arguments, environment)
+    pod = None
     try:
         pod = _started_or_found(pods, wanted, say, gone_seconds)
-        following = _Following(pods, pod, deployment.root, arguments, say, gone_seconds)
+        following = _Following(pods, pod, arguments, say, waiting, gone_seconds)
         _judge(following.to_the_end(), following, drivers.batch)
     except LauncherSilentError:
         raise
     except BaseException:
-        _delete(pods, wanted["metadata"]["name"])
+        if made := pod or pods.read(wanted["metadata"]["name"]):  # ended between the request and its answer
+            pods.delete(made, KILL_SECONDS)
         raise
-    _delete(pods, wanted["metadata"]["name"])
+    pods.delete(pod, KILL_SECONDS)
 
 
-def manifest(deployment: Deployment, batch: BatchPods, arguments: tuple[str, str, str]) -> dict[str, Any]:
+def manifest(
+    deployment: Deployment, batch: BatchPods, arguments: tuple[str, str, str], environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the pod of a run: the template of chart airflow with name, labels, arguments, environment and memory."""
     duty, pipeline, run = arguments
     pod: dict[str, Any] = yaml.safe_load(batch.template.read_text())
@@ -85,7 +96,6 @@ def manifest(deployment: Deployment, batch: BatchPods, arguments: tuple[str, str
     meta["labels"] |= {names.PIPELINE_LABEL: pipeline, names.LIFE_LABEL: str(spec.get("given_ms", 0))}
     meta["annotations"] = meta.get("annotations", {}) | {"headrace/run": f"{duty} {pipeline} {run}"}
     container["args"] = ["python3", str(deployment.project / "spark_jobs" / "batch.py"), *arguments]
-    environment = job_runs.environment(deployment, pipeline)
     container["env"] = [{"name": key, "value": value} for key, value in sorted(environment.items())]
     for bound in ("requests", "limits"):
         container["resources"][bound]["memory"] = f"{batch.pod_mebibytes(pipeline)}Mi"
@@ -121,18 +131,18 @@ def _started_or_found(pods: Pods, wanted: dict[str, Any], say: Say, gone_seconds
 
 @dataclass
 class _Following:
-    """Follows a pod to its end: log, progress, and what it waits for."""
+    """Follows a pod to its end: its log, and what it waits for."""
 
     pods: Pods
     pod: Any
-    root: str
     arguments: tuple[str, str, str]
     say: Say
+    waiting: Callable[[], None]
     gone_seconds: float
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
-    _last: str = ""  # the time of the newest line, as the kubelet writes it
+    _last: str = ""  # the time of the newest line
     _read: float = 0.0
-    _shown: tuple[str, str] = ("", "")  # what was said of waiting and of progress
+    _pending: str = ""  # what was said of why it does not run yet
 
     def to_the_end(self) -> Any:  # noqa: ANN401
         """Return the ended pod, after its whole log was written. Raises RunEndedError if it was deleted."""
@@ -156,7 +166,9 @@ class _Following:
             if now.metadata.deletion_timestamp:
                 self.pods.await_gone(now, (now.metadata.deletion_grace_period_seconds or 0) + self.gone_seconds)
                 raise self._deleted()
-            self._write_state(now)
+            self._write_pending(now)
+            with suppress(OSError, HeadraceError):  # progress that cannot be read ends no run
+                self.waiting()
             time.sleep(POLL_SECONDS)
 
     @property
@@ -174,23 +186,21 @@ class _Following:
         since = int(time.monotonic() - self._read) + 5 if self._read else None
         began = time.monotonic()
         with suppress(LauncherSilentError):  # a node that does not answer: the next call reads from the same line on
-            for line in self.pods.log_with_times(self.pod.metadata.name, since).splitlines():
-                at, _, text = line.partition(" ")
-                if at > self._last:
+            before = self._last
+            for line in self.pods.log_with_times(self.pod.metadata.name, since).split("\n"):
+                match = _LINE.fullmatch(line)
+                at = match[1] + (match[2] or "").ljust(9, "0") if match else ""
+                if match and at > before:
                     self._last = at
-                    self.tail.append(text)
-                    self.say(text)
+                    self.tail.append(match[3])
+                    self.say(match[3])
             self._read = began
 
-    def _write_state(self, now: Any) -> None:  # noqa: ANN401
-        _, pipeline, run = self.arguments
-        waiting = waits_for(now) if now.status.phase == "Pending" else ""
-        state = job_runs.progress(self.root, pipeline, run)
-        stage = f"{state.stage}: {state.done} of {state.of}" if state else ""
-        for before, text in zip(self._shown, (waiting, stage), strict=True):
-            if text and text != before:
-                self.say(text)
-        self._shown = waiting, stage
+    def _write_pending(self, now: Any) -> None:  # noqa: ANN401
+        pending = waits_for(now) if now.status.phase == "Pending" else ""
+        if pending and pending != self._pending:
+            self.say(pending)
+        self._pending = pending
 
 
 def _judge(pod: Any, following: _Following, batch: BatchPods) -> None:  # noqa: ANN401
@@ -209,11 +219,6 @@ def _judge(pod: Any, following: _Following, batch: BatchPods) -> None:  # noqa: 
     why = want.error if want else " ".join(filter(None, (pod.status.reason, pod.status.message)))
     ending = "" if code is None else f"exit code {code}"
     raise RunEndedError(f"{what} failed: {why or last_error_entry(log) or ending or 'its pod does not say why'}")
-
-
-def _delete(pods: Pods, name: str) -> None:
-    if (pod := pods.read(name)) is not None:
-        pods.delete(pod, KILL_SECONDS)
 
 
 def _remove_old(pods: Pods) -> None:
