@@ -92,6 +92,16 @@ def test_the_pool_of_batch_runs_is_made_before_any_part_starts() -> None:
     assert f'airflow pools set {dag_support.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
 
 
+def test_batch_runs_have_the_size_of_their_pipeline_and_the_rest_of_it_from_all() -> None:
+    settings = ("batch.memory=2g", "batch.pipelines.pos_sales.cores=4", "batch.cpuRequest=750m")
+    data = named(render("airflow", *settings), "ConfigMap", "airflow-headrace")["data"]
+    batch = json.loads(data["deployment.json"])["drivers"]["batch"]
+    assert (batch["memory"], batch["cores"], batch["namespace"]) == ("2g", 2, "headrace-airflow")
+    assert batch["pipelines"] == {"pos_sales": {"memory": "2g", "cores": 4}}
+    assert "cpu: 750m" in data["batch-pod.yaml"]
+    assert "memory" in refusal("airflow", "batch.pipelines.pos_sales.memory=lots")
+
+
 @pytest.mark.parametrize("chart", ["kafka", "cassandra"])
 def test_three_nodes_are_on_three_machines_unless_a_value_relaxes_it(chart: str) -> None:
     for value, key in ((), "requiredDuringSchedulingIgnoredDuringExecution"), (

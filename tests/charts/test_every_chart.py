@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headrace.operations.batch import job_runs, pod_runs
+from headrace.operations.deployment import Deployment, KubernetesDrivers
 from tests.support.charts import (
     CHARTS,
     DUMPER,
@@ -19,9 +21,11 @@ from tests.support.charts import (
     PULL_SECRET,
     ROOT,
     VARIANTS,
+    Object,
     containers,
     helm_template,
     kind,
+    named,
     pods,
     refusal,
     render,
@@ -146,6 +150,21 @@ def test_no_secret_passes_through_the_chart(chart: str, settings: tuple[str, ...
     assert not [key for key in keys if re.search("password|token|credential", key)]
 
 
+def _batch_pod(folder: Path) -> Object:
+    """Return the pod of a batch run that is made from what the chart renders."""
+    data = named(render("airflow", *PULL_SECRET), "ConfigMap", "airflow-headrace")["data"]
+    deployment = Deployment.model_validate_json(data["deployment.json"])
+    deployment = deployment.model_copy(update={"project": ROOT, "root": str(folder)})
+    assert isinstance(deployment.drivers, KubernetesDrivers)
+    assert deployment.drivers.batch
+    template = folder / Path(deployment.drivers.batch.template).name
+    template.write_text(data[template.name])
+    batch = deployment.drivers.batch.model_copy(update={"template": template})
+    return pod_runs.manifest(
+        deployment, batch, ("views", "pos_sales", "night"), job_runs.environment(deployment, "pos_sales")
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.34.0", "1.37.0"])
 def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
@@ -158,6 +177,8 @@ def test_the_api_takes_every_object(version: str, tmp_path: Path) -> None:
     for number, (chart, settings) in enumerate([*VARIANTS, *private]):
         files.append(tmp_path / f"{chart}-{number}.yaml")
         files[-1].write_text(yaml.dump_all(render(chart, *settings), Dumper=DUMPER))
+    files.append(tmp_path / "batch-pod.yaml")
+    files[-1].write_text(yaml.dump(_batch_pod(tmp_path), Dumper=DUMPER))
     command = [kubeconform, "-strict", "-kubernetes-version", version, "-schema-location", place, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -41,7 +41,7 @@ def commands() -> list[list[str]]:
     lines = dict.fromkeys(
         " ".join(line.split()) for text in texts for line in [*IN_QUOTES.findall(text), *ON_A_LINE.findall(text)]
     )
-    found: dict[tuple[str, ...], list[str]] = {}
+    by_words: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
         for key, value in VALUES.items():
             line = re.sub(rf"(?<![A-Za-z_.]){re.escape(key)}(?![A-Za-z_])", value, line)
@@ -49,10 +49,12 @@ def commands() -> list[list[str]]:
             complete = len(words) > 2 or words in (["status"], ["stream", "status"])
             if complete and words[0] not in ELSEWHERE and "--new-generation" not in words:
                 reason = words.index("--reason") if "--reason" in words else len(words)
-                found.setdefault(tuple(words[:reason]), words)  # once, whatever the reason
+                by_words.setdefault(tuple(words[:reason]), words)  # once, whatever the reason
     # What stops the stream comes after what reads it, what starts it after what wants it stopped.
     order = ("stop", "start", "restart", "resume")
-    return sorted(found.values(), key=lambda words: order.index(words[1]) + 1 if words[1:] and words[1] in order else 0)
+    return sorted(
+        by_words.values(), key=lambda words: order.index(words[1]) + 1 if words[1:] and words[1] in order else 0
+    )
 
 
 def inside(words: list[str]) -> tuple[int, str]:
