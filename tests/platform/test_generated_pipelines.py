@@ -2,7 +2,8 @@
 
 Names, types, keys, queries and sinks are drawn, and so are the records, their spellings, faults and transactions. Archive, dead
 letters and every sink are compared with plain Python (`tests.support.generated_expected`). HEADRACE_SEEDS=200 is the long form;
-HEADRACE_TEST_SEED=N begins with seed N.
+HEADRACE_TEST_SEED=N begins with seed N. Without either, the seeds are the same in each run: a new seed may find a fault of long ago,
+which must not hold up a change that has nothing to do with it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.support.generated_records import RecordMaker, Senders, committed
 from tests.support.generated_stage import Runner, connected, staged
 
 SEEDS = int(os.environ.get("HEADRACE_SEEDS", "2"))
+DRAWN = bool({"HEADRACE_SEEDS", "HEADRACE_TEST_SEED"} & os.environ.keys())
+FIXED = 100
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200 + 60 * SEEDS)]
 
@@ -47,8 +50,8 @@ def session(spark: SparkSession, platform: Settings, monkeypatch: pytest.MonkeyP
 def test_a_generated_pipeline_equals_the_oracle_in_every_sink(
     session: SparkSession, platform: Settings, senders: Senders, project: Path, tmp_path: Path, seed: int
 ) -> None:
-    failed, compared = [], 0
-    for number in range(seed, seed + SEEDS):
+    failed, compared, first = [], 0, seed if DRAWN else FIXED
+    for number in range(first, first + SEEDS):
         began = time.monotonic()
         checks = played(session, platform, senders, project, tmp_path, number)
         compared += checks.compared
