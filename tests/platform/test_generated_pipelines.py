@@ -2,8 +2,8 @@
 
 Names, types, keys, queries and sinks are drawn, and so are the records, their spellings, faults and transactions. Archive, dead
 letters and every sink are compared with plain Python (`tests.support.generated_expected`). HEADRACE_SEEDS=200 is the long form;
-HEADRACE_TEST_SEED=N begins with seed N. Without either, the seeds are the same in each run: a new seed may find a fault of long ago,
-which must not hold up a change that has nothing to do with it.
+HEADRACE_TEST_SEED=N begins with seed N. Without either, the seeds are the same in each run: a new seed may find a fault of long
+ago, which must not hold up a change that has nothing to do with it.
 """
 
 from __future__ import annotations
