@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Callable
 
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from chaos import quiet, read
 from chaos.check import Checker
@@ -41,10 +41,14 @@ def _make_topic_again(ground: Ground, load: Load, checker: Checker, rng: random.
             raise BrokenError(f"before the topic was deleted: {stuck} {differences}")
         before = _reached(ground, pipeline, topic)
         client = AdminClient(read.kafka_config(ground.admin))
+        partitions = len(client.list_topics(topic, 120).topics[topic].partitions)
         client.delete_topics([topic], operation_timeout=60)[topic].result(120)
         quiet.wait_until(lambda: topic not in client.list_topics(timeout=120).topics, END_SECONDS, f"{topic} is gone")
-        time.sleep(rng.uniform(0, 8))
-        ground.must("provision", pipeline)
+        if rng.random() < 0.5:  # at once, so that no query sees the topic missing
+            client.create_topics([NewTopic(topic, partitions)])[topic].result(120)
+        else:
+            time.sleep(rng.uniform(0, 8))
+            ground.must("provision", pipeline)
         checker.begin_again(pipeline)
         load.renew()
     finally:

@@ -75,6 +75,20 @@ def test_a_topic_made_again_before_a_batch_ends_it_before_anything_is_written(ro
     assert runtime._classify([ended]) == Exit.REFUSED  # type: ignore[list-item]
 
 
+def test_offsets_that_are_gone_because_their_topic_was_recreated_are_refused_with_its_command(root: str) -> None:
+    made = checkpoints.begin(root)
+    topic_identity.require_same(made.paths(root), {"pos": "A"}, "pos_sales")
+    ended: Any = [SimpleNamespace(name="pos_sales.tumbling", generation=made)]
+
+    def message(kafka: Any) -> str:
+        return runtime._replaced_topic(ended, kafka, root)
+
+    assert "headrace stream start pos_sales --new-generation all" in message(Topics({"pos": "B"}))
+    assert message(Topics({"pos": "A"})) == ""
+    assert message(Topics({})) == ""
+    assert message(Topics({"pos": "B"}, silent=True)) == ""
+
+
 def test_a_topic_made_again_while_a_batch_is_written_leaves_the_batch_undone(root: str) -> None:
     kafka = Topics({"pos": "A"})
 

@@ -28,7 +28,8 @@ from headrace.contract.exit_codes import Exit
 from headrace.contract.model import Pipeline
 from headrace.driver import error_causes, hung_batches, lock, progress, queries, session, work, writer
 from headrace.driver.consumer_groups import GroupCommitter
-from headrace.store import pace, paths, spark_conf
+from headrace.errors import HeadraceError
+from headrace.store import pace, paths, spark_conf, topic_identity
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.driver_files import Heartbeat
 
@@ -90,6 +91,9 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
         board = Board(pipeline, options, metrics, watcher)
         ended = _supervise(board, running, spark, stop)
         outcome = board.end or (_classify(ended) if ended else Exit.FINISHED)
+        if outcome is Exit.DAMAGED and (replaced := _replaced_topic(ended, groups, options.root)):
+            outcome, board.why = Exit.REFUSED, replaced
+            log.error("%s", replaced)
         in_time = _stop_all(running, gate, options)
         board.beat(running, None, outcome)
         outcome = Exit.CUT_OFF if outcome is Exit.FINISHED and not in_time else outcome
@@ -269,6 +273,22 @@ def _between_batches(entry: queries.Running, root: str) -> bool:
 def _classify(ended: Sequence[queries.Running]) -> Exit:
     """Return the exit code for the errors of ended queries; the most severe one counts."""
     return error_causes.class_of([str(entry.query.exception()) for entry in ended])
+
+
+def _replaced_topic(ended: Sequence[queries.Running], groups: GroupCommitter, root: str) -> str:
+    """Return the message about a topic of the ended queries that was deleted and recreated, or "" if none was.
+
+    If Spark asks Kafka before the writer does, it sees only that offsets are gone, which by itself means lost records.
+    """
+    for entry in ended:
+        known = topic_identity.read(entry.generation.paths(root))
+        try:
+            topic_identity.refuse(known, groups.topic_ids(known, wait_ms=writer.ANSWER_MS), entry.generation.pipeline)
+        except HeadraceError as refusal:
+            return str(refusal)
+        except Py4JError as error:
+            log.warning("%s: the ids of its topics are unknown: %s", entry.name, error_causes.reason_of(error))
+    return ""
 
 
 def end_of(fault: Exception, kills_before: int | None = None) -> tuple[Exit, str]:
