@@ -53,7 +53,7 @@ def root(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 1) -> str:
     """Run the first batches of a query that was started on topic A; return its ledger's folder."""
     made = checkpoints.begin(root, stateful=False)
-    link = SimpleNamespace(run_when_available=lambda _: written())
+    link = SimpleNamespace(run_when_available=lambda _: counted.Counts(written(), 0))
     frame = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
     generation_paths = made.paths(root)
     spark: Any = None

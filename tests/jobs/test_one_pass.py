@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract.model import Query
 from headrace.driver import counted, refusals, sinks, writer
-from headrace.store import generation, ledger
+from headrace.store import generation, integrity, ledger
 from headrace.store.checkpoint_log import BatchRange
 
 pytestmark = pytest.mark.spark
@@ -144,7 +144,10 @@ def test_refused_rows_of_a_batch_that_is_read_once_are_counted_by_its_job_and_be
 
     assert letters == {0: ["-"], 2: ["-"]}
     assert jobs == 5
-    assert stage.rows_out() == [2, 1, 1]
+    assert stage.rows_out() == [1, 1, 0]
+    assert [record.get("refused", 0) for record in ledger.read(stage.paths.ledger)] == [1, 0, 1]
+    # The batch whose rows were all refused has no folder, and a start does not miss it.
+    assert integrity.files_gone(str(stage.folder), stage.begun) == []
     assert [stage.written(batch) for batch in range(3)] == [["a"], ["b"], None]
 
 
@@ -157,7 +160,7 @@ def test_rows_of_a_try_that_failed_are_not_counted_again(stage: Stage) -> None:
         if len(tried) == 1:
             raise ConnectionError("Cassandra went away")
 
-    def run_when_available(work: Callable[[], int]) -> int:
+    def run_when_available(work: Callable[[], counted.Counts]) -> counted.Counts:
         with contextlib.suppress(ConnectionError):
             return work()
         return work()

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
@@ -25,6 +25,8 @@ from headrace.driver import java
 from headrace.driver.error_causes import reason_of
 
 log = logging.getLogger(__name__)
+
+Done = TypeVar("Done")
 
 PATIENCE_SECONDS = 150.0
 """How long a batch that fails because of Cassandra is repeated, not counting the time in which Cassandra was unavailable."""
@@ -64,7 +66,7 @@ class Link:
     _known: Connection | None = None
     _changed: float = -math.inf
 
-    def run_when_available(self, work: Callable[[], int]) -> int:
+    def run_when_available(self, work: Callable[[], Done]) -> Done:
         """Return the result of `work`, started while Cassandra is available and repeated if it became unavailable meanwhile.
 
         Waits as long as Cassandra is unavailable: a new driver could do no more, and costs a restart. Raises what `work`

@@ -164,22 +164,18 @@ class Writer:
             frame = frame.coalesce(tasks_for(batch_range.offsets))
         read: int | None = None
 
-        def work() -> int:
+        def work() -> counted.Counts:
             nonlocal read
-            if self.often:
-                rows = self._count_and_write(frame, batch)
-                read = counted.records(running)
-                return rows
-            written = self._write_once(frame, batch)
+            result = (self._count_and_write if self.often else self._write_once)(frame, batch)
             read = counted.records(running)
-            if self.letters and written.refused:
+            if self.letters and result.refused and not self.often:
                 self.letters(frame, batch)  # such rows are rare, so the plan and its scan run again for them
-            return written.rows
+            return result
 
         if self.often:
             frame.persist(StorageLevel.MEMORY_AND_DISK)  # without it the plan runs again for each action
         try:
-            rows_out = self.link.run_when_available(work) if self.link else work()
+            result = self.link.run_when_available(work) if self.link else work()
         finally:
             if self.often:
                 frame.unpersist()
@@ -187,6 +183,8 @@ class Writer:
         # If Cassandra's outage ended a try, the scan runs again in part, or not at all if a shuffle has its rows. The count over
         # all tries is at least the number of records, and there are never more records than offsets.
         rows_in = batch_range.offsets if read is None else min(read, batch_range.offsets)
+        refused = result.refused if self.letters else 0  # an archive keeps refused records too
+        rows_out = result.rows - refused
         record = ledger.make_record(
             self.query,
             self.generation.number,
@@ -195,6 +193,7 @@ class Writer:
             rows_out=rows_out,
             began_ms=began_ms,
             written_ms=_now_ms(),
+            refused=refused,
             quarantined=quarantined,
         )
         ledger.write(self.paths.ledger, record)
@@ -224,18 +223,18 @@ class Writer:
         now = counted.counts(running)
         return counted.Counts(now.rows - before.rows, now.refused - before.refused)
 
-    def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> int:
-        """Count a persisted frame and its nulls, then write it, if it has rows; return the number of rows."""
+    def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
+        """Count a persisted frame and its nulls, then write it, if it has rows; return its counts."""
         broken = [F.count_if(F.col(name).isNull()) for name in self.required]
         counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused)), *broken).first()
         assert counts is not None
-        rows_out, refused, *broken_rows = map(int, counts)
+        rows, refused, *broken_rows = map(int, counts)
         nulls = [name for name, count in zip(self.required, broken_rows, strict=True) if count]
         if nulls:
             raise self._refusal(batch.number, ", ".join(nulls))
-        if rows_out:
+        if rows:
             self.write(frame, replace(batch, refused=refused))
-        return rows_out
+        return counted.Counts(rows, refused)
 
     def _refusal(self, number: int, columns: str) -> HeadraceError:
         return HeadraceError(

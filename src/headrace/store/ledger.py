@@ -27,7 +27,9 @@ class Record(TypedDict):
     """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end).
 
     `rows_in` is the number of records that Kafka delivered for these offsets: fewer, if some hold none (ADR 0031).
-    `quarantined` is how many of them the query passed over (ADR 0049); absent for none.
+    `rows_out` is the number of rows that the sinks have; `refused` is how many became dead letters instead (ADR 0030), absent
+    for none. Releases before 1 December 2026 counted these in `rows_out`.
+    `quarantined` is how many records the query passed over (ADR 0049); absent for none.
     """
 
     query: str
@@ -40,6 +42,7 @@ class Record(TypedDict):
     rows_out: int
     began_ms: int
     written_ms: int
+    refused: NotRequired[int]
     quarantined: NotRequired[int]
 
 
@@ -52,6 +55,7 @@ def make_record(
     began_ms: int,
     written_ms: int,
     rows_in: int | None = None,
+    refused: int = 0,
     quarantined: int = 0,
 ) -> Record:
     """Return the record of a batch whose rows are in the sinks; `rows_in` None means that every offset held a record."""
@@ -70,7 +74,11 @@ def make_record(
         began_ms=began_ms,
         written_ms=written_ms,
     )
-    return record | {"quarantined": quarantined} if quarantined else record
+    if refused:
+        record["refused"] = refused
+    if quarantined:
+        record["quarantined"] = quarantined
+    return record
 
 
 def offsets_taken(record: Record) -> int:

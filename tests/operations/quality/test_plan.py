@@ -170,7 +170,7 @@ def test_the_sums_of_a_ledger_go_on_where_the_last_check_ended_also_after_upkeep
         ledger.write(folder, _record(batch, rows_out=3))
     assert compact.compact_ledger(folder, singles=2) == 58
     assert position.tally(folder, 1, sums, 59) == position.tally(folder, 1, None, 59)
-    assert position.tally(folder, 2, sums, 59).rows_out == 150, "another generation begins anew"
+    assert position.tally(folder, 2, sums, 59).rows_out == 150, "another generation begins again"
 
 
 def test_the_offsets_of_consecutive_batches_are_one_range_a_partition() -> None:

@@ -302,7 +302,7 @@ def _key_of(query_: Query, after: str) -> tuple[Any, ...]:
 
 
 def _value(kind: str, value: Any) -> Any:  # noqa: ANN401 - a value of a key column
-    """Return a value of a column's type. Raises ValueError or InvalidOperation for a text that is none."""
+    """Return a value of a column's type. Raises ValueError or InvalidOperation if the text is not one."""
     if not isinstance(value, str):
         return value
     if kind in ("int", "long"):
