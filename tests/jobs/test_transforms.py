@@ -25,7 +25,7 @@ TOTALS = "product_id string, total_amount decimal(22,2), sales bigint"
 
 def pos(spark: SparkSession, *rows: tuple[str, str, str]) -> DataFrame:
     return frame(spark, POS, rows).selectExpr(
-        "*", "named_struct('topic', 'pos', 'partition', 0, 'offset', 1L) AS source"
+        "*", "named_struct('topic', 'pos', 'partition', 0, 'offset', 1L) AS headrace_source"
     )
 
 
@@ -33,11 +33,11 @@ def test_web_events_are_lowered_and_joined(spark: SparkSession) -> None:
     rows = frame(
         spark, "city string, domain string, event string", [("ŁÓDŹ", "A.example", "Click"), ("東京", "", "buy:now")]
     )
-    rows = rows.selectExpr("*", "1 AS source")
+    rows = rows.selectExpr("*", "1 AS headrace_source")
     for transform in (web_events.files, web_events.topic):
         expected = frame(
             spark,
-            "lower_city string, domain string, behavior string, source int",
+            "lower_city string, domain string, behavior string, headrace_source int",
             [("łódź", "A.example", "A.example:Click", "1"), ("東京", "", ":buy:now", "1")],
         )
         assert_same(transform(rows), expected)
@@ -123,7 +123,7 @@ def test_a_login_is_known_by_the_name_of_its_user(spark: SparkSession) -> None:
             ("bob", "2026-01-01 00:00:01", None),
             ("ghost", "2026-01-01 00:00:02", "web"),
         ],
-    ).selectExpr("*", "1 AS source", "2 AS raw")
+    ).selectExpr("*", "1 AS headrace_source", "2 AS headrace_raw")
     users = frame(
         spark,
         "login_id string, user_name string, last_login timestamp, last_device string",
@@ -131,7 +131,7 @@ def test_a_login_is_known_by_the_name_of_its_user(spark: SparkSession) -> None:
     )
     expected = frame(
         spark,
-        "login_id string, last_login timestamp, last_device string, known boolean, source int, raw int",
+        "login_id string, last_login timestamp, last_device string, known boolean, headrace_source int, headrace_raw int",
         [
             ("ann", "2026-01-01 00:00:00", "ios", "true", "1", "2"),
             ("bob", "2026-01-01 00:00:01", None, "false", "1", "2"),
@@ -161,7 +161,10 @@ def test_a_click_key_is_unique_to_the_microsecond(spark: SparkSession) -> None:
 
 def test_every_transform_gives_the_columns_and_types_that_its_file_declares(spark: SparkSession, project: Path) -> None:
     pipelines = load_pipelines(project / "pipelines")
-    added = "CAST(NULL AS struct<topic:string,partition:int,offset:bigint>) AS source", "CAST(NULL AS binary) AS raw"
+    added = (
+        "CAST(NULL AS struct<topic:string,partition:int,offset:bigint>) AS headrace_source",
+        "CAST(NULL AS binary) AS headrace_raw",
+    )
     for name, pipeline in pipelines.items():
         job = importlib.import_module(f"spark_jobs.{name}")
         for query_name, query in pipeline.queries.items():

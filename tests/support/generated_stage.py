@@ -124,6 +124,7 @@ def staged(
     provision([pipeline], settings.bindings(), settings.home / "bindings")
     root = str(Path(spark.conf.get("spark.sql.catalog.lake.warehouse", "")).parent)
     assert paths.lake(root) == spark.conf.get("spark.sql.catalog.lake.warehouse", "")
+    before = spark.conf.get("spark.sql.shuffle.partitions")
     spark.conf.set("spark.sql.shuffle.partitions", str(pipeline.driver.state_partitions))
     runner = Runner(
         spark, Stage(settings, pipeline, cast(LocalLauncher, SimpleNamespace(root=root))), generated, cassandra
@@ -132,6 +133,7 @@ def staged(
         yield runner
     finally:
         runner.close()
+        spark.conf.set("spark.sql.shuffle.partitions", before)
         _drop(runner)
 
 

@@ -34,7 +34,7 @@ MINUTE = timedelta(minutes=1)
 STARTED = 1_000_000_000_000_000
 RECORDS = (
     "product_id string, amount decimal(12,2), create_date timestamp, "
-    "source struct<topic:string,partition:int,offset:bigint>, _headrace_batch bigint, _headrace_late_watermark_ms bigint"
+    "headrace_source struct<topic:string,partition:int,offset:bigint>, _headrace_batch bigint, _headrace_late_watermark_ms bigint"
 )
 Sale = tuple[int, int, str, str, datetime, int]
 """batch, offset, product, amount, event time, late watermark in minutes after noon (-1: none)."""
@@ -170,7 +170,7 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
     spark: SparkSession, web: Pipeline
 ) -> None:
     query = web.queries["topic"]
-    ddl = "city string, domain string, event string, source struct<topic:string,partition:int,offset:bigint>"
+    ddl = "city string, domain string, event string, headrace_source struct<topic:string,partition:int,offset:bigint>"
     given = spark.createDataFrame([("X", "d", f"e{n}", ("q", 0, n)) for n in range(6)], ddl)
     ledger = [taken(0, 0, 2, topic="q"), taken(1, 2, 6, topic="q")]
 
@@ -307,7 +307,7 @@ def test_a_joined_row_must_have_the_newest_cells_of_all_rows_that_matched(spark:
         ("u4", NOON, "web", False, ("logins", 0, 4), 1),  # deleted since
     ]
     columns = "login_id string, last_login timestamp, last_device string"
-    source = "source struct<topic:string,partition:int,offset:bigint>"
+    source = "headrace_source struct<topic:string,partition:int,offset:bigint>"
     rows = spark.createDataFrame(made, f"{columns}, known boolean, {source}, _headrace_batch bigint")
     letters = spark.createDataFrame([(0, 3)], "_partition int, _offset bigint")
 

@@ -27,7 +27,7 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
     (sink,) = query.sinks
     assert isinstance(sink, CassandraSink)
     columns = "login_id string, last_login timestamp, last_device string"
-    source = "source struct<topic:string,partition:int,offset:bigint>"
+    source = "headrace_source struct<topic:string,partition:int,offset:bigint>"
     made = [
         ("u1", NOON, "web", True, ("logins", 0, 0), 0),  # logged in before it was registered, or not
         ("u2", NOON, "ios", True, ("logins", 0, 1), 0),
@@ -85,7 +85,7 @@ def test_a_joined_row_with_a_cell_changed_in_the_table_is_one_difference_with_wh
 ) -> None:
     """B7: it was two, of one primary key, and a repair did both in whatever order they came."""
     ads = load_pipeline(project / "pipelines" / "ad_attribution.yaml")
-    source = "source struct<topic:string,partition:int,offset:bigint>"
+    source = "headrace_source struct<topic:string,partition:int,offset:bigint>"
     taken_ = f"{source}, _headrace_batch bigint, _headrace_late_watermark_ms bigint"
     shown = [("u1", NOON, "a", ("impressions", 0, 0), 0, 0), ("u2", NOON, "a", ("impressions", 0, 1), 0, 0)]
     clicked = [("u1", NOON + MINUTE, ("clicks", 0, 0), 0, 0)]
