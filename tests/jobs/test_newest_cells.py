@@ -58,7 +58,7 @@ def test_whatever_the_batches_cassandra_holds_what_rows_written_one_by_one_would
 
 def test_of_equally_new_values_the_batch_takes_the_one_that_cassandra_would(spark: SparkSession, seed: int) -> None:
     """Cassandra compares bytes: of 5 and -3 it keeps -3, of the decimals 1.27 and 1.28 the former."""
-    kinds = {"whole": "int", "large": "long", "amount": "decimal(38,18)", "cents": "decimal(5,2)", "day": "date"}
+    kinds = {"count": "int", "large": "long", "amount": "decimal(38,18)", "cents": "decimal(5,2)", "day": "date"}
     kinds["seen"] = "timestamp"
     rng, edges = (
         random.Random(seed),

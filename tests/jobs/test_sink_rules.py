@@ -49,7 +49,10 @@ queries:
     sinks:
       - {kind: cassandra, partition_key: [sensor_id], clustering_key: [read_at], writetime: read_at}
 """
-PLACED = f"headrace_source struct<topic:string,partition:int,offset:bigint>, {accounting.BATCH} bigint, {accounting.LATE_MARK} bigint"
+PLACED = (
+    "headrace_source struct<topic:string,partition:int,offset:bigint>, "
+    f"{accounting.BATCH} bigint, {accounting.LATE_MARK} bigint"
+)
 TEN = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 

@@ -332,7 +332,7 @@ def present(values: list[Any]) -> list[Any]:
 
 
 def total(values: list[Any]) -> Any:
-    """Return the exact sum of the values that are not null; null if there is none."""
+    """Return the exact sum of the values that are not null, or null if all are null."""
     some = present(values)
     if not some or isinstance(some[0], int):
         return sum(some) if some else None

@@ -41,7 +41,7 @@ def _remember(task: str) -> None:
         from headrace.store import failed_tasks
 
         failed_tasks.remember(deployment.load().root, task)
-    except Exception as error:  # the task has failed already, and a person is to be told
+    except Exception as error:  # the task has failed, and a person must still be notified
         print(printable(f"The failure of {task} was not written for the exporter: {error}"))  # noqa: T201
 
 

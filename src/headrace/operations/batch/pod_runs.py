@@ -145,7 +145,7 @@ class _Following:
     _pending: str = ""  # what was said of why it does not run yet
 
     def to_the_end(self) -> Any:  # noqa: ANN401
-        """Return the ended pod, after its whole log was written. Raises RunEndedError if it was deleted."""
+        """Return the ended pod, with its complete log written. Raises RunEndedError if it was deleted."""
         heard = time.monotonic()
         while True:
             try:

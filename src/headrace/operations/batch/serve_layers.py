@@ -43,7 +43,7 @@ class BatchLayer:
     totals: dict[tuple[str, str, date], pa.Table] = field(default_factory=dict)
 
     def pinned(self, pipeline: str, name: str) -> StaticTable | None:
-        """Return a view's table at its newest commit, None if there is none."""
+        """Return a view's table at its newest commit, or None if the view has no table."""
         return lake.load(self.root, names.batch_view_table(pipeline, name))
 
     def sums(

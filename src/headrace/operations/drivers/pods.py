@@ -59,32 +59,23 @@ class Pods:
 
     def log_tail(self, name: str, lines: int) -> str:
         """Return the end of the log of a driver's pod; empty where it is gone or has not started."""
+        return self._log(name, tail_lines=lines)
+
+    def log_with_times(self, name: str, since_seconds: int | None) -> str:
+        """Return the log of a driver's pod, each line after its time: all of it, or of the last seconds. Empty as `log_tail`."""
+        return self._log(name, timestamps=True, **({} if since_seconds is None else {"since_seconds": since_seconds}))
+
+    def _log(self, name: str, **part: Any) -> str:  # noqa: ANN401 - options of the client
         answer = self._ask(
             lambda api: api.read_namespaced_pod_log(
                 name,
                 self.namespace,
                 container="driver",
-                tail_lines=lines,
+                **part,
                 _preload_content=False,  # the client would give the repr of the bytes (seen with 36.0.3)
                 _request_timeout=_REQUEST_SECONDS,
             ),
             absent=(400, 404),  # 400: the container has not started
-        )
-        return answer.data.decode(errors="replace") if answer else ""
-
-    def log_with_times(self, name: str, since_seconds: int | None) -> str:
-        """Return the log of a driver's pod, each line after its time: all of it, or of the last seconds. Empty as `log_tail`."""
-        answer = self._ask(
-            lambda api: api.read_namespaced_pod_log(
-                name,
-                self.namespace,
-                container="driver",
-                timestamps=True,
-                **({} if since_seconds is None else {"since_seconds": since_seconds}),
-                _preload_content=False,
-                _request_timeout=_REQUEST_SECONDS,
-            ),
-            absent=(400, 404),
         )
         return answer.data.decode(errors="replace") if answer else ""
 
