@@ -36,6 +36,7 @@ from headrace.operations.supervisor.driver_health import LIMITS
 from tests.operations import light_driver
 from tests.operations.supervisor.test_verdict import PIPELINE
 from tests.support.charts import ROOT
+from tests.support.logged import logged
 from tests.support.platform import free_ports
 
 PROGRAMS = ("prometheus", "prometheus-alertmanager")
@@ -114,17 +115,6 @@ def _webhook(alarm: Alarm) -> Iterator[str]:
         server.server_close()
 
 
-@contextmanager
-def _running(folder: Path, *command: str) -> Iterator[None]:
-    with (folder / f"{command[0]}.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            yield
-        finally:
-            child.kill()
-            child.wait(120)
-
-
 def _alertmanager(folder: Path, port: int, webhook: str) -> Any:
     route = {"receiver": "person", "group_wait": "0s", "group_interval": "1s", "group_by": ["..."]}
     settings = {
@@ -132,7 +122,7 @@ def _alertmanager(folder: Path, port: int, webhook: str) -> Any:
         "receivers": [{"name": "person", "webhook_configs": [{"url": webhook, "send_resolved": True}]}],
     }
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(settings))
-    return _running(
+    return logged(
         folder, "prometheus-alertmanager", "--config.file=alertmanager.yml", f"--storage.path={folder}/alertmanager",
         f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
     )  # fmt: skip
@@ -151,7 +141,7 @@ def _prometheus(folder: Path, port: int, manager: int, target: int) -> Any:
         "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    return _running(
+    return logged(
         folder, "prometheus", "--config.file=prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
         f"--web.listen-address=127.0.0.1:{port}",
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -21,6 +20,7 @@ from headrace.local.java import Java, child_environment, find_java
 from headrace.local.platform import Part
 from headrace.local.settings import Settings
 from tests.support.charts import ROOT
+from tests.support.logged import logged
 from tests.support.platform import free_ports, local_settings
 
 Samples = dict[tuple[tuple[str, str], ...], float]
@@ -90,14 +90,8 @@ def _prometheus(folder: Path, port: int, targets: dict[str, int]) -> Iterator[No
     ]
     settings = {"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": scrapes}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    command = [
-        "prometheus", "--config.file=prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
+    with logged(
+        folder, "prometheus", "--config.file=prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
         f"--web.listen-address=127.0.0.1:{port}",
-    ]  # fmt: skip
-    with (folder / "prometheus.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        try:
-            yield
-        finally:
-            child.kill()
-            child.wait(120)
+    ):  # fmt: skip
+        yield
