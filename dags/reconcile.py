@@ -34,7 +34,13 @@ with DAG(
                 type="number",
                 minimum=0,
                 title="Days",
-                description="Compare only this many days, and no running totals. 0 compares all.",
+                description="Compare only this many days, and no running totals. 0: no limit.",
+            ),
+            "new": Param(
+                False,
+                type="boolean",
+                title="Only what is new",
+                description="With days at 0: compare only what no earlier such run compared, and what has changed since.",
             ),
             "queries": Param(
                 [],
@@ -56,7 +62,9 @@ with DAG(
 
         form = params or {}
         chosen = dag_support.chosen(form["pipelines"])
-        runs = spark_runs.plan_reconcile(deployment.load(), chosen, run_id or "", form["days"], form["queries"])
+        runs = spark_runs.plan_reconcile(
+            deployment.load(), chosen, run_id or "", form["days"], form["queries"], only_new=form["new"]
+        )
         return [to_json(run) for run in runs]
 
     @task(trigger_rule=dag_support.AFTER_ALL)

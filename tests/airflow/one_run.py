@@ -76,11 +76,11 @@ def reconcile(_: str) -> tuple[str, dict[str, Any]]:
         raise HeadraceError(f"{report.pipeline} differs")
 
     batch_reconcile.require_even = differs  # type: ignore[assignment]
-    spark_runs.plan_reconcile = lambda *_: [
+    spark_runs.plan_reconcile = lambda *_, **__: [
         spark_runs.Submission("reconcile-pos_sales", fault="no topic"), spark_runs.Submission("reconcile-web_events")
     ]  # fmt: skip
     spark_runs.report = report_of  # type: ignore[assignment]
-    return "reconcile", {"pipelines": ["pos_sales", "web_events"], "days": 0, "queries": []}
+    return "reconcile", {"pipelines": ["pos_sales", "web_events"], "days": 0, "new": True, "queries": []}
 
 
 def report_of(_: object, submitted: Any, kind: Any) -> Any:

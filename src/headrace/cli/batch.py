@@ -80,6 +80,9 @@ def check(
     query: Annotated[list[str] | None, typer.Option(help="Only this query (repeatable).")] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Only this number of recent days, without totals.")] = None,
     tolerance: Annotated[str, typer.Option(help="How much a sum may differ.")] = "0",
+    new: Annotated[
+        bool, typer.Option("--new", help="Only what no earlier run with --new compared, and what has changed since.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare every sink with the archive: batch = speed + late.
@@ -91,7 +94,7 @@ def check(
         reports = [
             _execute(
                 deployment,
-                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance),
+                reconcile.plan(deployment, name, queries=query, days=days, tolerance=tolerance, only_new=new),
                 ReconcileReport,
                 f"reconcile {name}",
                 report,

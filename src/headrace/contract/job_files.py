@@ -41,13 +41,15 @@ class ReconcileSpec(JobSpec):
     """Compare the sinks with the archive.
 
     `queries`: short names; None: all. `since_ms`: windows, joined rows and batches of single rows that began before are left
-    out, and so are running totals; 0: all. `tolerance`: a decimal, by how much a sum may differ.
+    out, and so are running totals; 0: all. `tolerance`: a decimal, by how much a sum may differ. `only_new`: closed days and
+    totals that an earlier run compared are not compared with the archive again, unless the sink's rows have changed.
     """
 
     queries: tuple[str, ...] | None = None
     since_ms: int = 0
     tolerance: str = "0"
     at_ms: int = 0
+    only_new: bool = False
 
 
 @dataclass(frozen=True)

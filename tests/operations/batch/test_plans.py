@@ -153,6 +153,8 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
         ({"tolerance": "NaN"}, "A tolerance is a number"),
         ({"tolerance": "-1"}, "A tolerance is a number"),
         ({"tolerance": "a cent"}, "A tolerance is a number"),
+        ({"only_new": True, "days": 2}, "has no limit on days and no tolerance"),
+        ({"only_new": True, "tolerance": "0.01"}, "has no limit on days and no tolerance"),
     ):
         with pytest.raises(HeadraceError, match=message):
             reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
@@ -176,6 +178,8 @@ def test_the_form_of_a_reconciliation_bounds_it_by_days_and_queries(deployment: 
     assert {name: (order["queries"], order["since_ms"]) for name, order in every.items()} == {
         "pos_sales": (None, 0), "web_events": (None, 0),
     }  # fmt: skip
+    assert {order["only_new"] for order in orders(days=0, queries=[], only_new=True).values()} == {True}
+    assert {order["only_new"] for order in orders(days=2, queries=[], only_new=True).values()} == {False}
     chosen = orders(days=2, queries=["pos_sales.tumbling", "user_logins.last_login"])
     assert list(chosen) == ["pos_sales"]
     assert chosen["pos_sales"]["queries"] == ["tumbling"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from types import MappingProxyType
 from typing import Any, assert_never
 
@@ -23,14 +24,27 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, archive_reader, lake_tables, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile import bounds, kinds, lookups, quarantined, retained, single_rows, sink_frames, view_days
+from headrace.batch.reconcile import (
+    bounds,
+    kept_results,
+    kinds,
+    lookups,
+    quarantined,
+    retained,
+    single_rows,
+    sink_frames,
+    view_days,
+)
+from headrace.batch.reconcile import scope as scope_
 from headrace.batch.reconcile.kinds import Cut
+from headrace.batch.reconcile.scope import Scope
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.platform_columns import SOURCE
 from headrace.driver import decode, queries, refusals, source
 from headrace.driver import iceberg_maintenance as tables
+from headrace.driver.queries import Transform
 from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
@@ -69,32 +83,33 @@ def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     chosen = spec.queries
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reading the sinks")
-    since_ms = spec.since_ms
-    observed_by_query = {name: observe(job, name, query, since_ms) for name, query in wanted.items()}
+    rows_ms = scope_.rows_ms(spec)
+    observed_by_query = {name: observe(job, name, query, rows_ms) for name, query in wanted.items()}
     with_batches = [observed for observed in observed_by_query.values() if observed]
     now = {query.name: _ledger(job, query.generation) for query in with_batches}
     topics = sorted(job.pipeline.sources)
     ends = _ends(now.values())
     archives = views.await_archives(job, topics, ends)
     accounts: list[Account] = []
-    single = [now[query.name] for query in with_batches if _kind(wanted[query.name]) == "rows"]
-    first = bounds.first_offsets(single, since_ms)
+    cuts = {query.name: cut_of(job, query, now[query.name], archives) for query in with_batches}
+    scope = scope_.of(job, spec, wanted, {query.name: query.rows for query in with_batches}, cuts)
+    since_ms, first = scope.archive_ms, scope.first
     typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
     steps = len(with_batches) + len(topics)
     for number, query in enumerate(with_batches):
         job.progress(number, steps, query.name)
-        accounts += list(_compare(job, query, now[query.name], archives, typed, spec))
-        accounts += quarantined.compare(
-            job, query.name, cut_of(job, query, now[query.name], archives), archives, since_ms
-        )
+        accounts += list(_compare(job, query, cuts[query.name], archives, typed, scope))
+        accounts += quarantined.compare(job, query.name, cuts[query.name], archives, rows_ms)
     accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
     for number, topic in enumerate(topics):
         job.progress(len(with_batches) + number, steps, f"archive of {topic}")
-        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), since_ms))
+        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), rows_ms))
     accounts += view_days.compare(job, wanted, archives, spec)
     at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
     for account in accounts:
         account.judge()
+        scope.note(account)
+    kept_results.keep_days(job, scope.even, at)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
     return ReconcileReport(
@@ -136,44 +151,36 @@ def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Ma
 
 
 def _compare(
-    job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive],
-    typed: Mapping[str, DataFrame], spec: ReconcileSpec,
+    job: Job, observed: Observed, cut: Cut, archives: Mapping[str, Archive], typed: Mapping[str, DataFrame],
+    scope: Scope,
 ) -> Iterator[Account]:  # fmt: skip
-    query, cut = job.pipeline.queries[observed.name], cut_of(job, observed, records, archives)
+    query, spec = job.pipeline.queries[observed.name], scope.spec
     transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
-    since_ms, tolerance = spec.since_ms, Decimal(spec.tolerance)
-    passed = quarantine.passed_by(job.root, observed.generation)
-    sides = {
-        topic: accounting.batch_of(source.without(typed[topic], passed, f"{SOURCE}."), cut.ledger)
-        .where(F.col(accounting.BATCH).isNotNull())
-        .persist(StorageLevel.MEMORY_AND_DISK)
-        for topic in query.sources
-    }
+    tolerance = Decimal(spec.tolerance)
+    sides = {topic: _placed(job, typed[topic], cut).persist(StorageLevel.MEMORY_AND_DISK) for topic in query.sources}
     (first, *_) = query.sources
     try:
         for sink in query.sinks:
             where = sink_frames.sink_name(job, observed.name, sink)
-            account = Account(observed.name, where, _kind(query), observed.generation.number, cut.batch)
+            account = Account(observed.name, where, scope_.kind_of(query), observed.generation.number, cut.batch)
             speed = observed.rows[where]
             if not cut.certain:
                 account.block("the archive has not reached any of its batches yet: nothing could be compared")
             elif account.kind == "windows":
-                speed = _with_age(query, sink, speed, observed.generation)
-                late = _complete_since(job, sink, observed.rows[where], since_ms)
-                kinds.windows(account, query, transform, sides[first], speed, cut, late, tolerance)
-            elif account.kind == "running totals" and since_ms:
+                speed = scope_.with_age(query, sink, speed, observed.generation)
+                kinds.windows(account, query, transform, sides[first], speed, cut, scope.late[where], tolerance)
+            elif account.kind == "running totals" and spec.since_ms:
                 account.exempt, account.note = True, "a total covers all days: not compared with a limit on days"
             elif account.kind == "running totals":
-                speed = _with_age(query, sink, speed, observed.generation)
-                kinds.running(account, query, transform, sides[first], speed, cut, tolerance)
+                speed = scope_.with_age(query, sink, speed, observed.generation)
+                account = _compare_totals(job, account, query, transform, sides[first], speed, cut, scope, archives)
             elif account.kind == "joined rows":
                 times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
-                cassandra = isinstance(sink, CassandraSink)
-                speed = _with_age(query, sink, speed, observed.generation)
-                late = _complete_since(job, sink, observed.rows[where], since_ms)
+                cassandra, late = isinstance(sink, CassandraSink), scope.late[where]
+                speed = scope_.with_age(query, sink, speed, observed.generation)
                 kinds.joined(account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra)
             elif account.kind == "rows":
-                _compare_rows(job, query, sink, account, transform(sides[first]), observed, cut, since_ms)
+                _compare_rows(job, query, sink, account, transform(sides[first]), observed, cut, scope.rows_ms)
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
                 _compare_lookups(job, query, sink, account, sides[first], speed, cut)
             else:
@@ -183,6 +190,13 @@ def _compare(
     finally:
         for side in sides.values():
             side.unpersist()
+
+
+def _placed(job: Job, typed: DataFrame, cut: Cut) -> DataFrame:
+    """Return the records that the cut's batches have read and not passed over."""
+    passed = quarantine.passed_by(job.root, cut.generation)
+    records = accounting.batch_of(source.without(typed, passed, f"{SOURCE}."), cut.ledger)
+    return records.where(F.col(accounting.BATCH).isNotNull())
 
 
 def _compare_rows(
@@ -212,6 +226,37 @@ def _compare_rows(
             assert_never(sink)
 
 
+def _compare_totals(
+    job: Job, account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
+    scope: Scope, archives: Mapping[str, Archive],
+) -> Account:  # fmt: skip
+    """Compare running totals with those that an earlier run kept and the records since, or with all records.
+
+    If they differ from the kept ones all records are read, so that the account names batches and offsets.
+    """
+    earlier, tolerance = scope.totals.get(account.query), Decimal(scope.spec.tolerance)
+    if earlier is not None:
+        since = replace(account, differences=[])
+        records = records.where(F.col(accounting.BATCH) > earlier.batch)
+        kept = partial(kept_results.added, query, earlier.rows)
+        kinds.running(since, query, transform, records, speed, cut, tolerance, kept)
+        if not since.differing:
+            if not since.blocked:
+                due = kept(transform(records.where(F.col(accounting.BATCH) <= cut.seen)))
+                kept_results.keep_totals(job, account.query, query, due, cut)
+            return since
+        (topic,) = query.sources
+        records = _placed(job, _typed(job, topic, archives[topic]), cut)
+    kinds.running(account, query, transform, records, speed, cut, tolerance)
+    if scope.keeps and not account.differing and not account.blocked:
+        certain = records.where(F.col(accounting.BATCH) <= cut.seen)
+        half = F.col(f"{SOURCE}.offset") % 2 == 0
+        due = transform(certain)
+        if kept_results.are_sums(query, transform(certain.where(half)), transform(certain.where(~half)), due):
+            kept_results.keep_totals(job, account.query, query, due, cut)
+    return account
+
+
 def _compare_lookups(
     job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
 ) -> None:
@@ -231,43 +276,6 @@ def _compare_lookups(
     every.unpersist()
 
 
-def _kind(query: Query) -> str:
-    if query.dimensions:
-        return "lookups" if query.matched else "lookups without a matched column"
-    if query.join:
-        return "joined rows"
-    if query.aggregate:
-        if query.aggregate.window:
-            return "windows" if query.watermark and query.mode != "complete" else "open windows"
-        return "running totals"
-    return "rows"
-
-
-def _with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
-    """Return the sink's rows with OLD, whether an earlier generation wrote them; for a topic the newest record per id."""
-    if not isinstance(sink, KafkaSink):
-        return rows.withColumn(kinds.OLD, F.coalesce(F.col(sink_frames.WRITTEN), F.lit(0)) < now.started_micros)
-    records = sink_frames.rows_of(rows, query, sink)
-    old = F.coalesce(F.col(sink_frames.GENERATION), F.lit(0)) < now.number
-    return records.withColumn(kinds.OLD, old).select(*query.columns, kinds.OLD)
-
-
-def _complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
-    """Return the event time from which a sink is complete: retention and ttl delete older rows."""
-    match sink:
-        case KafkaSink():
-            kept = retained.since_ms(job, sink.topic, rows)
-            skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
-            return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
-        case CassandraSink():
-            gone = sink.ttl and int((time.time() - sink.ttl.total_seconds()) * 1000)
-            return max(since_ms, gone or 0)
-        case FilesSink():
-            return since_ms
-        case _:
-            assert_never(sink)
-
-
 def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
     return [record for record in records if record["began_ms"] >= since_ms]
 
@@ -275,7 +283,7 @@ def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
 def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
     """Account for a query that has written no batch: it should have, if there are records in the archive."""
     query = job.pipeline.queries[name]
-    account = Account(name, sink_frames.sink_name(job, name, query.sinks[0]), _kind(query))
+    account = Account(name, sink_frames.sink_name(job, name, query.sinks[0]), scope_.kind_of(query))
     account.note = "it has written no batch yet"
     account.blocked = any(archives[topic].partitions for topic in query.sources)
     return account

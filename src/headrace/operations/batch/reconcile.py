@@ -32,14 +32,15 @@ def plan(
     queries: Sequence[str] | None = None,
     days: float | None = None,
     tolerance: str = "0",
+    only_new: bool = False,
     run: str | None = None,
 ) -> BatchRun:
     """Write the job spec of a reconciliation and return the run.
 
     `queries`: short names (None: all). `days`: only windows, joined rows and batches of single rows of the last `days` days;
     running totals are left out, because they span all days (None: everything). `tolerance`: the largest accepted difference
-    of a sum.
-    Raises HeadraceError for an unknown query or an invalid tolerance.
+    of a sum. `only_new`: what no earlier run of this sort compared, and all whose rows in the sink have changed since.
+    Raises HeadraceError for an unknown query, an invalid tolerance, or `only_new` with another limit.
     """
     known = deployment.pipeline(pipeline).queries
     unknown = [query for query in queries or () if query not in known]
@@ -51,12 +52,15 @@ def plan(
         raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.") from error
     if not tolerated.is_finite() or tolerated < 0:
         raise HeadraceError(f"A tolerance is a number such as 0 or 0.01, not {tolerance!r}.")
+    if only_new and (days is not None or tolerated):
+        raise HeadraceError("A run of what is new has no limit on days and no tolerance: its results are kept.")
     now = time.time_ns() // 1_000_000
     spec = ReconcileSpec(
         queries=tuple(queries) if queries else None,
         since_ms=max(0, now - int(days * DAY_MS)) if days is not None else 0,
         tolerance=str(tolerated),
         at_ms=now,
+        only_new=only_new,
     )
     return job_runs.prepare(deployment.root, "reconcile", pipeline, spec, run)
 

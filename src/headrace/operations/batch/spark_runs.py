@@ -77,15 +77,19 @@ def plan_reconcile(
     run: str,
     days: float | None = None,
     queries: Sequence[str] = (),
+    *,
+    only_new: bool = False,
 ) -> list[Submission]:
     """Plan the reconciliation of pipelines that ever ran. Returns one submission for each of them.
 
-    `days` limits the reconciliation (0 or None: all days; see `reconcile.plan`). `queries` are `<pipeline>.<query>` (empty: all).
+    `days` limits the reconciliation (0 or None: all days), and so does `only_new` (without `days`; see `reconcile.plan`).
+    `queries` are `<pipeline>.<query>` (empty: all).
     """
     wanted = {name: reconcile.queries_of(name, queries) for name in pipelines}
 
     def prepare(name: str) -> BatchRun:
-        return reconcile.plan(deployment, name, days=days or None, queries=wanted[name], run=f"{run}-{name}")
+        limit = {"days": days} if days else {"only_new": only_new}
+        return reconcile.plan(deployment, name, queries=wanted[name], run=f"{run}-{name}", **limit)
 
     return [
         _planned(deployment, "reconcile", name, prepare)
