@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from headrace.errors import HeadraceError
+from headrace.operations.lineage.graph import PARENT
 from headrace.orchestration import dag_support
 
 
@@ -87,3 +92,17 @@ def test_an_approval_has_the_name_of_the_person() -> None:
 def test_what_no_person_approved_is_not_approved(answer: object) -> None:
     with pytest.raises(HeadraceError, match="The task approve was not approved"):
         dag_support.approver(_Answered(answer), "approve")
+
+
+@pytest.mark.parametrize("logical_date", [datetime(2026, 3, 1, tzinfo=UTC), None], ids=["scheduled", "by an asset"])
+def test_a_task_names_its_dag_run_for_the_lineage_that_it_emits(
+    monkeypatch: pytest.MonkeyPatch, logical_date: datetime | None
+) -> None:
+    monkeypatch.setenv(PARENT, "")
+    tasks = dag_support.dag_arguments(doc="", tags=())["default_args"]
+    run = SimpleNamespace(
+        dag_id="quality", logical_date=logical_date, run_after=datetime(2026, 3, 2, tzinfo=UTC), clear_number=None
+    )
+    tasks["on_execute_callback"]({"dag_run": run})
+    day = "01" if logical_date else "02"
+    assert json.loads(os.environ[PARENT]) == {"dag": "quality", "at": f"2026-03-{day}T00:00:00+00:00", "clear": 0}

@@ -6,8 +6,9 @@ DAG files import this at every parse: it imports nothing heavy except `airflow.s
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from headrace.contract.names import refresh_names
 from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.drivers.interface import LauncherSilentError, RunEndedError
+from headrace.operations.lineage.graph import PARENT
 from headrace.operations.plans import Approval
 from headrace.orchestration import notify
 from headrace.orchestration.pools import BATCH_POOL
@@ -97,9 +99,17 @@ def dag_arguments(
             "retry_delay": timedelta(seconds=10),
             "retry_policy": _POLICY,
             "execution_timeout": timedelta(minutes=10),
+            "on_execute_callback": name_parent,
             "on_failure_callback": notify.failed,
         },
     }
+
+
+def name_parent(context: Mapping[str, Any]) -> None:
+    """Name the DAG run for the lineage that its task emits: Airflow's `on_execute_callback`, called with its context."""
+    run = context["dag_run"]
+    at = (run.logical_date or run.run_after).isoformat()
+    os.environ[PARENT] = json.dumps({"dag": run.dag_id, "at": at, "clear": run.clear_number or 0})
 
 
 @task(task_id="chosen")

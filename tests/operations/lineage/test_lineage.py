@@ -10,19 +10,21 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openlineage.client.serde import Serde
+from openlineage.client.uuid import generate_static_uuid
 
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.lineage import emit, graph, run_events
 from headrace.operations.lineage.graph import (
+    PARENT,
     Dataset,
     LineageJob,
     Places,
@@ -209,6 +211,30 @@ def test_batch_views_start_and_complete_or_fail(deployment: Any) -> None:
     run_events.start_views(deployment, "pos_sales", "two")
     run_events.fail_views(deployment, "pos_sales", "two", "no space")
     assert sorted(map(kinds, kept(deployment.root)[job])) == [["START", "COMPLETE"], ["START", "FAIL"]]
+
+
+def test_what_a_task_runs_has_its_dag_run_as_parent_and_a_stream_has_none(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id is the one that Airflow's OpenLineage provider gives a DAG run: of its time, namespace, name and clear number."""
+    job, at = "pos_sales.batch_tumbling", datetime(2026, 3, 1, 3, 37, tzinfo=UTC)
+    run_events.start_views(deployment, "pos_sales", "by hand")
+    monkeypatch.setenv(PARENT, json.dumps({"dag": "batch_views", "at": at.isoformat(), "clear": 2}))
+    run_events.start_views(deployment, "pos_sales", "one")
+    monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "shop")
+    views = dict.fromkeys(view_jobs(deployment.pipeline("pos_sales"), PLACES), 1)
+    run_events.emit_views(deployment, ViewsReport("one", "pos_sales", (), views))
+    by_hand, run = sorted(kept(deployment.root)[job], key=lambda run: kinds(run)[-1])
+    assert (kinds(by_hand), kinds(run)) == (["START", "ABORT"], ["START", "COMPLETE"])
+    assert not any("parent" in event["run"]["facets"] for event in by_hand), "no task began it"
+    for event, namespace in zip(run, ("default", "shop"), strict=True):
+        parent = event["run"]["facets"]["parent"]
+        assert (parent["job"]["namespace"], parent["job"]["name"]) == (namespace, "batch_views")
+        assert parent["run"]["runId"] == str(generate_static_uuid(at, f"{namespace}.batch_views.2".encode()))
+        assert parent["root"] == {"run": parent["run"], "job": parent["job"]}
+    deployment.living.append(SimpleNamespace(started=1_050.0, instance="a"))
+    (run,) = stream(deployment, monkeypatch)["pos_sales.tumbling"]
+    assert not any("parent" in event["run"]["facets"] for event in run), "its driver outlives the run that started it"
 
 
 def test_a_refresh_starts_and_completes_and_one_that_is_refused_fails(deployment: Any) -> None:

@@ -5,6 +5,7 @@ This is a separate module because the import of the client takes a third of a se
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,15 +25,17 @@ from openlineage.client.facet_v2 import (
     job_type_job,
     output_statistics_output_dataset,
     ownership_job,
+    parent_run,
     schema_dataset,
     set_producer,
 )
 from openlineage.client.generated.data_quality_assertions_dataset import Assertion
 from openlineage.client.serde import Serde
 from openlineage.client.transport.http import HttpConfig, HttpTransport
+from openlineage.client.uuid import generate_static_uuid
 
 from headrace import __version__
-from headrace.operations.lineage.graph import NAMESPACE, Dataset, Event, LineageJob, Origin
+from headrace.operations.lineage.graph import NAMESPACE, PARENT, Dataset, Event, LineageJob, Origin
 from headrace.store import paths, small_files, trees
 from headrace.store.records import Json
 
@@ -64,11 +67,13 @@ def event(
     rows: int | None = None,
     error: str = "",
     checks: Mapping[str, Sequence[Assertion]] | None = None,
+    *,
+    parent: parent_run.ParentRunFacet | None = None,
 ) -> RunEvent:
     """Return one event. `run` is a UUID, `at_ms` milliseconds since 1970, `details` the content of the run's facet.
 
     `rows` is the number of rows that the first output received. `error` says why the run failed. `checks` are the results of
-    expectations, by the name of their input dataset.
+    expectations, by the name of their input dataset. `parent` is the run that began this one (`dag_run`).
     """
     facets: dict[str, JobFacet] = {
         "jobType": job_type_job.JobTypeJobFacet(job.kind, "HEADRACE", "QUERY"),
@@ -78,6 +83,8 @@ def event(
     run_facets: dict[str, RunFacet] = {"headrace": HeadraceRunFacet(dict(details))}
     if error:
         run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(error[:1_000], "python")
+    if parent:
+        run_facets["parent"] = parent
     outputs = [OutputDataset(dataset.namespace, dataset.name, facets=_facets(dataset)) for dataset in job.outputs]
     if rows is not None:
         counted = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=rows)
@@ -96,6 +103,21 @@ def event(
         outputs=outputs,
         producer=PRODUCER,
     )
+
+
+def dag_run() -> parent_run.ParentRunFacet | None:
+    """Return the DAG run of the task that calls this, None outside of a task.
+
+    Its id is the one that Airflow's OpenLineage provider gives it (`OpenLineageAdapter.build_dag_run_id`).
+    """
+    if not (said := os.environ.get(PARENT)):
+        return None
+    run, variables = json.loads(said), ("AIRFLOW__OPENLINEAGE__NAMESPACE", "OPENLINEAGE_NAMESPACE")
+    namespace = next((name for variable in variables if (name := os.environ.get(variable))), "default")
+    data = f"{namespace}.{run['dag']}.{run['clear']}".encode()
+    run_id = str(generate_static_uuid(datetime.fromisoformat(run["at"]), data))
+    root = parent_run.Root(parent_run.RootRun(run_id), parent_run.RootJob(namespace, run["dag"]))
+    return parent_run.ParentRunFacet(parent_run.Run(run_id), parent_run.Job(namespace, run["dag"]), root)
 
 
 def emit(root: str, events: Sequence[RunEvent]) -> str:

@@ -22,6 +22,8 @@ from headrace.operations.deployment import Deployment
 from headrace.store import paths, small_files
 
 NAMESPACE = "headrace"
+PARENT = "HEADRACE_LINEAGE_PARENT"
+"""The environment variable of a task: the JSON of its DAG run (`dag`, `at`, `clear`), the parent of the runs that it emits."""
 
 Event = dict[str, Any]
 

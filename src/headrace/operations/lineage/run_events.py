@@ -115,7 +115,9 @@ def emit_views(deployment: Deployment, report: ViewsReport) -> Emitted:
     described, where = deployment.pipeline(report.pipeline), places(deployment)
     details = {"days": list(report.days), "run": report.run}
     events = [
-        emit.event(job, _view_run(job, report.run), "COMPLETE", _now_ms(), details, report.rows[name])
+        emit.event(
+            job, _view_run(job, report.run), "COMPLETE", _now_ms(), details, report.rows[name], parent=emit.dag_run()
+        )
         for name, job in view_jobs(described, where).items()
     ]
     return Emitted(report.pipeline, len(events), emit.emit(deployment.root, events))
@@ -212,7 +214,7 @@ def _emit(
     from headrace.operations.lineage import emit
 
     before = _aborted(deployment.root, job, but=run) if kind == "START" else []
-    event = emit.event(job, run, kind, _now_ms(), details, rows, error, checks)
+    event = emit.event(job, run, kind, _now_ms(), details, rows, error, checks, parent=emit.dag_run())
     if fault := emit.emit(deployment.root, [*before, event]):
         log.warning("lineage: %s", fault)
 
