@@ -157,6 +157,18 @@ def test_a_time_beyond_the_year_9999_is_a_dead_letter(
     assert reasons == ["not_written: at is not in the years 1 to 9999"]
 
 
+def test_a_text_that_a_transform_cannot_parse_as_a_time_is_a_dead_letter(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Spark ended the query at "2026-3-1", which only its older parser took."""
+
+    def parsed(readings: DataFrame) -> DataFrame:
+        return readings.withColumn("at", F.expr("if(note = 'n', at, to_timestamp(note, 'yyyy-MM-dd'))"))
+
+    _, reasons = _write(spark, monkeypatch, tmp_path, KAFKA, parsed, {"note": "2026-3-1"}, {"note": "soon"})
+    assert reasons == ["not_written: at is required, but the transform returned null"] * 2
+
+
 def test_a_number_beyond_its_column_is_a_dead_letter(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def test_settings_that_a_checkpoint_or_a_result_rests_on_are_pinned(good: Pipeli
     assert conf["spark.sql.shuffle.partitions"] == str(good.driver.state_partitions) == "2"
     assert conf["spark.sql.session.timeZone"] == "UTC"
     assert conf["spark.sql.ansi.enabled"] == "false"
+    assert conf["spark.sql.legacy.timeParserPolicy"] == "CORRECTED"
     assert conf["spark.sql.adaptive.enabled"] == "false"
     assert conf["spark.sql.streaming.multipleWatermarkPolicy"] == "min"
     assert conf["spark.sql.streaming.noDataMicroBatches.enabled"] == "true"

@@ -108,6 +108,8 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
     return {
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "false",
+        # By default, one text that only Spark 2 parsed ("2026-3-1" as yyyy-MM-dd) ends a query that calls to_date.
+        "spark.sql.legacy.timeParserPolicy": "CORRECTED",
         # Fixed in the checkpoint by the first batch (SPARK-19873).
         "spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions),
         **state.ROCKSDB_CONF,
