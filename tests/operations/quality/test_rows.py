@@ -69,6 +69,7 @@ def test_a_cell_without_a_value_of_its_type_is_said_in_words(row: dict[str, Any]
         ("2026-03-01 10:00:00", False),
         ("2026-03-01T10:00:00", False),
         ("2026-02-30T10:00:00Z", False),
+        ("2026-03-01T10:00:00+02:60", False),
     ],
 )
 def test_a_time_has_a_zone_and_exists(text: str, good: bool) -> None:
@@ -128,6 +129,25 @@ def test_copies_are_counted_and_one_id_with_two_contents_stays_two() -> None:
 )
 def test_a_record_cannot_pass_for_what_a_check_adds(value: bytes | None, row: dict[str, Any]) -> None:
     assert json_row(value) == row
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        pytest.param(b'{"a": "\\ud83d"}', "no_text", id="half of a surrogate pair"),
+        pytest.param('{"\\uDE00": 1}', "no_text", id="the other half, in a name of a file's row"),
+        pytest.param(b'{"a": "\xed\xa0\x80"}', "not_an_object", id="bytes that are no UTF-8"),
+        pytest.param(b"[" * 100_000, "not_an_object", id="too deep"),
+    ],
+)
+def test_a_record_that_would_stop_a_check_is_a_row_that_names_the_fault(value: bytes | str, fault: str) -> None:
+    assert json_row(value) == {fault: str(value)[:40]}
+    assert _error("kafka.pos_items", json_row(value)) == f"{fault} is no column of the contract"
+
+
+def test_a_number_beyond_every_decimal_is_a_text_and_a_pair_of_surrogates_is_one_sign() -> None:
+    assert json_row(b'{"a": 1e1000000000000000000000}') == {"a": "1e1000000000000000000000"}
+    assert json_row(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
 
 def test_a_batch_with_too_few_rows_is_named_and_in_a_file_one_with_too_many() -> None:

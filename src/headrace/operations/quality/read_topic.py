@@ -126,14 +126,29 @@ def distinct(rows: list[Row]) -> list[Row]:
 
 
 def json_row(value: bytes | str | None) -> Row:
-    """Return a JSON object with exact numbers. Names that a check adds are not taken from a record."""
+    """Return a JSON object with exact numbers. Names that a check adds are not taken from a record.
+
+    What no writer of ours would write (another writer may) is a row of one column that names the fault.
+    """
     try:
-        parsed = json.loads(value or b"null", parse_float=Decimal)
-    except ValueError:
-        parsed = None
+        text = value.decode() if isinstance(value, bytes) else value or "null"
+        parsed = json.loads(text, parse_float=_number)
+        if "\\u" in text:  # only an escape can leave half of a surrogate pair
+            json.dumps(parsed, ensure_ascii=False, default=str).encode()
+    except (ValueError, RecursionError) as error:
+        fault = "no_text" if isinstance(error, UnicodeEncodeError) else "not_an_object"
+        return {fault: str(value)[:40]}
     if not isinstance(parsed, dict):
         return {"not_an_object": str(value)[:40]}
     return {name.lstrip("_") or "unnamed": field for name, field in parsed.items()}
+
+
+def _number(text: str) -> Decimal | str:
+    """Return a number exactly; one beyond what a decimal can be as text, which is no value of a numeric column."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        return text
 
 
 def strangers(rows: list[Row]) -> Iterator[tuple[int, Row]]:

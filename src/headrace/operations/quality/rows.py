@@ -24,7 +24,8 @@ from headrace.contract.model import Column, Window, decimal_digits
 from headrace.store.records import Row
 
 _INTEGERS = {"int": 2**31, "long": 2**63}
-_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 def frame_of(rows: Sequence[Row], sink: CheckedSink, table_columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -116,7 +117,11 @@ def _timestamp(value: object) -> datetime:
 
 
 def _date(value: object) -> date:
-    return value if isinstance(value, date) else date.fromisoformat(str(value))
+    if isinstance(value, date):
+        return value
+    if not _DAY.fullmatch(str(value)):  # Cassandra's driver gives a class of its own
+        raise TypeError(value)
+    return date.fromisoformat(str(value))
 
 
 def with_facts(
