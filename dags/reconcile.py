@@ -37,10 +37,10 @@ with DAG(
                 description="Compare only this many days, and no running totals. 0: no limit.",
             ),
             "new": Param(
-                False,
+                True,
                 type="boolean",
                 title="Only what is new",
-                description="With days at 0: compare only what no earlier such run compared, and what has changed since.",
+                description="Compare what no earlier such run compared, and what has changed since. No: compare everything again.",
             ),
             "queries": Param(
                 [],

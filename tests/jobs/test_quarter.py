@@ -77,6 +77,14 @@ class Quarter:
         bad = [account for account in report.accounts if account.status in ("FAILED", "NOT_COMPARED")]
         return {(account.query, account.sink.split()[0]) for account in bad}, sum(a.compared for a in report.accounts)
 
+    def serve(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the product read the shop's tables and topics, on the shop's clock."""
+        topics = self.shop.topics
+        monkeypatch.setattr(sink_frames, "cassandra", lambda job, name, query, sink: self.shop.frame(job.spark, name))
+        monkeypatch.setattr(sink_frames, "topic", lambda job, name: topics[name].frame(job.spark))
+        monkeypatch.setattr(retained, "_bounds", lambda job, name: ({0: topics[name].begin}, {0: topics[name].end}))
+        monkeypatch.setattr(retained, "time", SimpleNamespace(time_ns=lambda: self.at_ms * 1_000_000))
+
     @property
     def at_ms(self) -> int:
         return int(self.shop.now.timestamp() * 1000)
@@ -111,8 +119,8 @@ def _row(name: str, how: str) -> Fault:
     return plant
 
 
-def _record(topic: str, account: str, how: str) -> Fault:
-    """Lose or change a record of a topic."""
+def _record(topic: str, account: str, how: str, hours: tuple[int, int] = (40, 0)) -> Fault:
+    """Lose or change a record of a topic; a single row is one of those sent within these `hours` before now."""
 
     @contextmanager
     def plant(quarter: Quarter) -> Iterator[set[Alarm]]:
@@ -120,8 +128,9 @@ def _record(topic: str, account: str, how: str) -> Fault:
         before = list(kept.rows)
         # What retention may have reached is not compared, and of single rows a night compares those of two days.
         sure = before[0][1] + timedelta(hours=60) if kept.begin else quarter.shop.now - RECENT
-        sure = sure if account == "final_windows" else quarter.shop.now - timedelta(hours=40)
-        place = quarter.chance.choice([number for number, (_, at, _) in enumerate(before) if at >= sure])
+        oldest, newest = (quarter.shop.now - timedelta(hours=back) for back in hours)
+        sure = sure if account == "final_windows" else oldest
+        place = quarter.chance.choice([number for number, (_, at, _) in enumerate(before) if sure <= at <= newest])
         offset, at, row = before[place]
         changed = (offset, at, (row[0], row[1].replace(b"p", b"q"), *row[2:]))
         kept.rows = before[:place] + ([] if how == "lost" else [changed]) + before[place + 1 :]
@@ -215,12 +224,7 @@ def test_every_fault_is_found_on_its_night_and_no_night_is_alarmed_without_one(
 ) -> None:
     quarter, staff = Quarter(spark, project, tmp_path, seed), Staff(tmp_path, monkeypatch)
     shop = quarter.shop
-    monkeypatch.setattr(sink_frames, "cassandra", lambda job, name, query, sink: shop.frame(job.spark, name))
-    monkeypatch.setattr(sink_frames, "topic", lambda job, name: shop.topics[name].frame(job.spark))
-    bounds = lambda job, name: ({0: shop.topics[name].begin}, {0: shop.topics[name].end})  # noqa: E731
-    monkeypatch.setattr(retained, "_bounds", bounds)
-    monkeypatch.setattr(retained, "time", SimpleNamespace(time_ns=lambda: quarter.at_ms * 1_000_000))
-
+    quarter.serve(monkeypatch)
     deck = sorted(FAULTS)
     quarter.chance.shuffle(deck)
     contract, again = quarter.chance.sample(range(1, DAYS), 2)
@@ -253,6 +257,23 @@ def test_every_fault_is_found_on_its_night_and_no_night_is_alarmed_without_one(
         f"{DAYS} days, {planted} faults planted and found, {shop.restarts} restarts, {compared} rows compared, {seconds:.0f} s"
     )
     print(f"a new column on day {contract}, a new generation on day {again}; HEADRACE_TEST_SEED={seed}")
+
+
+def test_the_night_after_nights_without_a_run_compares_what_these_left_out(
+    spark: SparkSession, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    quarter = Quarter(spark, project, tmp_path, seed)
+    quarter.serve(monkeypatch)
+    quarter.day()
+    assert quarter.alarms()[0] == set()
+    for _ in range(4):
+        quarter.day()
+    lost = _record("pos_items", "items", "lost", (90, 60))
+    changed = _record(LETTERS, names.archive_query("pos"), "changed", (90, 60))
+    with lost(quarter) as one, changed(quarter) as other:
+        assert quarter.alarms()[0] == one | other
+        assert quarter.alarms()[0] == one | other, "what differs is not kept as compared"
+    assert quarter.alarms()[0] == set()
 
 
 @contextmanager

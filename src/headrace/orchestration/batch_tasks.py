@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -32,13 +33,14 @@ def run_in_pod(deployment: Deployment, submission: Json, say: Callable[[str], No
     def end(*_: object) -> NoReturn:
         raise TaskEndedError("Airflow ended this task, so its pod is deleted.")
 
-    shown = ""
+    shown, began = "", time.monotonic()
 
     def show(stage: str, done: float | None) -> None:
         nonlocal shown
         if (text := f"{stage}: {done or 0:.0%}") != shown:
             shown = text
-            say(text)
+            seconds = (time.monotonic() - began) * (1 - done) / done if done else 0
+            say(text + (f", about {seconds / 60:.0f} min left" if seconds >= 60 else ""))
 
     before = signal.signal(signal.SIGTERM, end)
     try:

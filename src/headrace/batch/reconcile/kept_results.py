@@ -3,7 +3,8 @@
 Closed days: once the rows of a day match the archive, a digest of the sink's rows is kept for each range of keys. A later
 run reads the sink, not the archive: a day whose digest is the same is as it was compared. The first other day, or new day,
 is where the comparison with the archive begins. Running totals: the totals that the archive gave up to a batch are kept;
-to those a later run adds the records of later batches. Both hold for one generation and one set of columns.
+to those a later run adds the records of later batches. Both hold for one generation and one set of columns. Single rows:
+the newest batch of a query, and the ends of an archive, up to which they were compared.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from headrace.contract import batch_views, names
 from headrace.contract.model import Query
 from headrace.contract.spark_types import ddl
 from headrace.driver import iceberg_maintenance
+from headrace.store.generation import Generation
 
 RANGES = 16
 DAY_MS = 86_400_000
 NO_ROWS = "{}"
 BEGINNING = date(1000, 1, 1)  # Spark takes no earlier year
+ROWS_DDL = "query STRING, generation INT, began_ms BIGINT, ends STRING, run STRING, at TIMESTAMP"
 DAYS_DDL = "account STRING, stamp STRING, day DATE, digests STRING, run STRING, at TIMESTAMP"
 
 Digests = Mapping[date, str]
@@ -45,11 +48,25 @@ class Days:
     since_ms: int = 0
     known: int = 0  # days before `since_ms` that are as they were compared
 
+    @property
+    def known_rows(self) -> int:
+        """Return the number of the sink's rows on days that are as they were compared."""
+        before = [text for day, text in self.digests.items() if midnight_ms(day) < self.since_ms] if self.known else []
+        return sum(count for text in before for count, _ in json.loads(text).values())
+
     def rows(self) -> list[tuple[date, str]]:
         """Return every closed day from the first with rows or compared, with its digests."""
         begins = [*self.digests, *([_day(self.since_ms)] if self.since_ms else [])]
         days = batch_views.between(min(begins), self.past) if begins else []
         return [(day, self.digests.get(day, NO_ROWS)) for day in days]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How far single rows were compared: when the newest compared batch began, and for an archive its ends, in offsets."""
+
+    began_ms: int = 0
+    ends: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,9 +85,9 @@ def read(job: Job) -> Kept:
     return kept
 
 
-def stamp_of(query: Query, cut: Cut) -> str:
+def stamp_of(query: Query, now: Generation) -> str:
     """Return what a kept result holds for: the generation, and the names and types of the columns."""
-    return f"{cut.generation.number}: {ddl(query.columns)}"
+    return f"{now.number}: {ddl(query.columns)}"
 
 
 def days_of(kept: Kept | None, account: str, query: Query, rows: DataFrame, cut: Cut, complete_ms: int) -> Days:
@@ -81,7 +98,7 @@ def days_of(kept: Kept | None, account: str, query: Query, rows: DataFrame, cut:
     margin = batch_views.margin(query) // timedelta(milliseconds=1)
     past = _day(max(cut.closed_ms - margin - 1, 0))
     first = _day(complete_ms) + timedelta(days=1) if complete_ms else BEGINNING
-    stamp, now = stamp_of(query, cut), digests(query, rows, first, past)
+    stamp, now = stamp_of(query, cut.generation), digests(query, rows, first, past)
     known = {day: text for day, text in (kept.days.get((account, stamp), {}) if kept else {}).items() if day >= first}
     day = first_unlike(known, now, past)
     same = sum(other < day for other in known) if day else 0
@@ -125,6 +142,30 @@ def keep_days(job: Job, even: Sequence[Days], at: datetime) -> None:
     iceberg_maintenance.maintain_own(job.spark, job.root, table)
 
 
+def rows_of(job: Job) -> dict[tuple[str, int], Rows]:
+    """Return (query, generation) -> how far its single rows were compared."""
+    table = names.reconcile_table(job.pipeline.name, "rows")
+    if not job.spark.catalog.tableExists(table):
+        return {}
+    rows = job.spark.table(table).collect()
+    return {(row["query"], row["generation"]): Rows(row["began_ms"], json.loads(row["ends"])) for row in rows}
+
+
+def keep_rows(job: Job, compared: Mapping[tuple[str, int], Rows], at: datetime) -> None:
+    """Keep how far the single rows of queries were compared without a difference, in place of what was kept of them."""
+    if not compared:
+        return
+    table = names.reconcile_table(job.pipeline.name, "rows")
+    lake_tables.ensure(job.spark, table, ROWS_DDL, "query")
+    rows = [
+        (query, number, done.began_ms, json.dumps(done.ends, sort_keys=True), job.run, at)
+        for (query, number), done in sorted(compared.items())
+    ]
+    replaced = F.col("query").isin(sorted({query for query, _ in compared}))
+    job.spark.createDataFrame(rows, ROWS_DDL).coalesce(1).writeTo(table).overwrite(replaced)
+    iceberg_maintenance.maintain_own(job.spark, job.root, table)
+
+
 @dataclass(frozen=True)
 class Totals:
     """Running totals that the archive gave: all records up to a batch, one row for each key."""
@@ -140,7 +181,7 @@ def totals_of(job: Job, name: str, query: Query, cut: Cut) -> Totals | None:
         return None
     rows = job.spark.table(table)
     first = rows.select("_stamp", "_batch").first()
-    if first is None or first["_stamp"] != stamp_of(query, cut) or first["_batch"] > cut.seen:
+    if first is None or first["_stamp"] != stamp_of(query, cut.generation) or first["_batch"] > cut.seen:
         return None
     return Totals(first["_batch"], rows.select(*query.columns).localCheckpoint())  # this run replaces them
 
@@ -150,7 +191,9 @@ def keep_totals(job: Job, name: str, query: Query, due: DataFrame, cut: Cut) -> 
     table = names.reconcile_table(job.pipeline.name, f"totals_{name}")
     columns = f"{ddl(query.columns)}, _stamp STRING, _batch BIGINT"
     lake_tables.ensure(job.spark, table, columns, "_stamp")
-    rows = due.select(*query.columns, F.lit(stamp_of(query, cut)).alias("_stamp"), F.lit(cut.seen).alias("_batch"))
+    rows = due.select(
+        *query.columns, F.lit(stamp_of(query, cut.generation)).alias("_stamp"), F.lit(cut.seen).alias("_batch")
+    )
     typed = [F.col(field.name).cast(field.dataType) for field in job.spark.table(table).schema]
     rows.select(*typed).coalesce(1).writeTo(table).overwrite(F.lit(True))
     iceberg_maintenance.maintain_own(job.spark, job.root, table)

@@ -83,8 +83,8 @@ def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     chosen = spec.queries
     wanted = {n: q for n, q in job.pipeline.queries.items() if chosen is None or n in chosen}
     job.progress(0, 1, "reading the sinks")
-    rows_ms = scope_.rows_ms(spec)
-    observed_by_query = {name: observe(job, name, query, rows_ms) for name, query in wanted.items()}
+    scope = scope_.of_rows(job, spec)
+    observed_by_query = {name: observe(job, name, query, scope.rows_ms[name]) for name, query in wanted.items()}
     with_batches = [observed for observed in observed_by_query.values() if observed]
     now = {query.name: _ledger(job, query.generation) for query in with_batches}
     topics = sorted(job.pipeline.sources)
@@ -92,24 +92,26 @@ def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     archives = views.await_archives(job, topics, ends)
     accounts: list[Account] = []
     cuts = {query.name: cut_of(job, query, now[query.name], archives) for query in with_batches}
-    scope = scope_.of(job, spec, wanted, {query.name: query.rows for query in with_batches}, cuts)
+    scope_.widen(scope, job, wanted, {query.name: query.rows for query in with_batches}, cuts)
     since_ms, first = scope.archive_ms, scope.first
     typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
     steps = len(with_batches) + len(topics)
     for number, query in enumerate(with_batches):
         job.progress(number, steps, query.name)
         accounts += list(_compare(job, query, cuts[query.name], archives, typed, scope))
-        accounts += quarantined.compare(job, query.name, cuts[query.name], archives, rows_ms)
+        accounts += quarantined.compare(job, query.name, cuts[query.name], archives, scope.rows_ms[query.name])
     accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
     for number, topic in enumerate(topics):
         job.progress(len(with_batches) + number, steps, f"archive of {topic}")
-        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), rows_ms))
+        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), scope))
     accounts += view_days.compare(job, wanted, archives, spec)
     at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
     for account in accounts:
-        account.judge()
         scope.note(account)
+        account.judge()
     kept_results.keep_days(job, scope.even, at)
+    if scope.keeps:
+        kept_results.keep_rows(job, scope_.compared_rows(job, accounts, cuts, archives), at)
     _keep(job, accounts, at)
     job.progress(steps, steps, "done")
     return ReconcileReport(
@@ -180,7 +182,8 @@ def _compare(
                 speed = scope_.with_age(query, sink, speed, observed.generation)
                 kinds.joined(account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra)
             elif account.kind == "rows":
-                _compare_rows(job, query, sink, account, transform(sides[first]), observed, cut, scope.rows_ms)
+                made = transform(sides[first])
+                _compare_rows(job, query, sink, account, made, observed, cut, scope.rows_ms[observed.name])
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
                 _compare_lookups(job, query, sink, account, sides[first], speed, cut)
             else:
@@ -289,9 +292,7 @@ def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
     return account
 
 
-def _archive(
-    job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapping[str, int], since_ms: int
-) -> Account:
+def _archive(job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapping[str, int], scope: Scope) -> Account:
     """Account for a topic; `ends` is how far its queries have read.
 
     A refused record becomes a dead letter first and is archived afterwards, so the letters are read last.
@@ -307,10 +308,11 @@ def _archive(
     # Records that a query refused were accepted by the contract, so they are not part of this account.
     by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
     placed = sink_frames.placed_by_id(by_contract, topic)
-    since = max(since_ms, retained.since_ms(job, names.dead_letter_topic(topic), letters))
+    since = max(scope.spec.since_ms, retained.since_ms(job, names.dead_letter_topic(topic), letters))
+    decoded = None if scope.archive_ms else typed.count()
     rows = archive_reader.records(job.spark, pinned)
     lost = archive_reader.losses(job.spark, pinned, job.root)
-    single_rows.archive(account, pinned, rows, placed, since, None if since_ms else typed.count(), lost)
+    single_rows.archive(account, pinned, rows, placed, since, decoded, lost, scope.ends.get(account.query, {}))
     letters.unpersist()
     return account
 

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile import bounds, kept_results, kinds, retained, sink_frames
+from headrace.batch.reconcile import bounds, kept_results, kinds, quarantined, retained, sink_frames
 from headrace.batch.reconcile.bounds import Firsts
-from headrace.batch.reconcile.kept_results import DAY_MS, Days, Totals
+from headrace.batch.reconcile.kept_results import DAY_MS, Days, Rows, Totals
 from headrace.batch.reconcile.kinds import Cut
+from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
-from headrace.store import generation
+from headrace.store import generation, ledger
 from headrace.store.job_reports import Account
 
 NEW_ROWS_DAYS = 2
-"""A run of what is new compares the single rows of batches that began within this number of days."""
+"""A run of what is new compares the single rows of batches of this number of days, and of all that no run compared."""
 
 
 @dataclass
 class Scope:
     """What one run compares. `late`: sink -> event time from which its windows or joined rows are compared (milliseconds).
 
-    `rows_ms`: single rows of batches that began since then. `archive_ms` and `first`: which archive records the run needs.
+    `rows_ms`: query -> single rows of batches that began since then (milliseconds; 0: all). `ends`: archive query -> offsets
+    before which an earlier run compared the dead letters. `archive_ms` and `first`: which archive records the run needs.
     `days` and `totals`: what earlier runs compared. `even`: what this run may keep of the days.
     """
 
     spec: ReconcileSpec
-    rows_ms: int
+    rows_ms: dict[str, int]
+    ends: dict[str, Mapping[str, int]] = field(default_factory=dict)
     archive_ms: int = 0
     first: Firsts = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
@@ -47,24 +51,43 @@ class Scope:
         return self.spec.only_new and self.spec.tolerance == "0"
 
     def note(self, account: Account) -> None:
-        """Note the closed days of a sink that was compared and matches; the account says how many were known already."""
+        """Count the rows of closed days that are as an earlier run compared them, and keep the days of a sink that matches."""
         days = self.days.get(f"{account.query} {account.sink}")
-        if days and account.compared and not account.differing:
-            self.even.append(days)
-            if days.known and not account.note:
-                account.note = (
-                    f"{days.known} closed days before have the rows that earlier runs compared with the archive"
-                )
+        if days is None or account.blocked or account.differing:
+            return
+        self.even.append(days)
+        if days.known:
+            account.compared += days.known_rows
+            known = f"{days.known_rows} rows of {days.known} closed days are as an earlier run compared them"
+            account.note = account.note or known
 
 
-def of(
-    job: Job, spec: ReconcileSpec, wanted: Mapping[str, Query], rows: Mapping[str, Mapping[str, DataFrame]],
+def of_rows(job: Job, spec: ReconcileSpec) -> Scope:
+    """Return the scope of a run as far as it is known before the sinks are read: that of single rows and dead letters."""
+    archives = [names.archive_query(topic) for topic in job.pipeline.sources]
+    if not spec.only_new:
+        return Scope(spec, dict.fromkeys([*job.pipeline.queries, *archives], spec.since_ms))
+    kept, recent = kept_results.rows_of(job), max(0, spec.at_ms - NEW_ROWS_DAYS * DAY_MS)
+    scope = Scope(spec, {})
+    for name in (*job.pipeline.queries, *archives):
+        now = generation.current(job.root, job.pipeline.name, name)
+        done = kept.get((name, now.number), Rows()) if now else Rows()
+        scope.rows_ms[name] = min(recent, done.began_ms)
+        if now and done.ends:
+            batches = bounds.first_offsets([ledger.read(now.paths(job.root).ledger)], recent)
+            begun = batches.get(names.archived_topic(job.pipeline, name), {})
+            scope.ends[name] = {part: min(end, begun.get(int(part), end)) for part, end in done.ends.items()}
+    return scope
+
+
+def widen(
+    scope: Scope, job: Job, wanted: Mapping[str, Query], rows: Mapping[str, Mapping[str, DataFrame]],
     cuts: Mapping[str, Cut],
-) -> Scope:  # fmt: skip
-    """Return the scope of a run. `rows`: query -> sink's name -> its rows as read; `cuts`: for each of these queries."""
-    scope = Scope(spec, rows_ms(spec))
+) -> None:  # fmt: skip
+    """Complete the scope of a run. `rows`: query -> sink's name -> its rows as read; `cuts`: for each of these queries."""
+    spec = scope.spec
     kept = kept_results.read(job) if scope.keeps else None
-    needed = [scope.rows_ms]
+    needed = [scope.rows_ms[name] for name in rows if kind_of(wanted[name]) == "rows"]
     since: Firsts = {}
     for name, by_sink in rows.items():
         query, cut, kind = wanted[name], cuts[name], kind_of(wanted[name])
@@ -88,16 +111,28 @@ def of(
                 _widen(since, bounds.first_offsets([[r for r in cut.ledger if r["batch"] > totals.batch]], 0))
         elif kind == "lookups":
             needed.append(0)
-    scope.archive_ms = min(needed) if scope.keeps else spec.since_ms
-    single = [cuts[name].ledger for name in rows if kind_of(wanted[name]) == "rows"]
-    _widen(since, bounds.first_offsets(single, scope.rows_ms))
+    scope.archive_ms = min(needed, default=spec.at_ms) if scope.keeps else spec.since_ms
+    for name in rows:
+        if kind_of(wanted[name]) == "rows":
+            _widen(since, bounds.first_offsets([cuts[name].ledger], scope.rows_ms[name]))
     scope.first = since
-    return scope
 
 
-def rows_ms(spec: ReconcileSpec) -> int:
-    """Return the time since which batches of single rows are compared; 0: all."""
-    return max(0, spec.at_ms - NEW_ROWS_DAYS * DAY_MS) if spec.only_new else spec.since_ms
+def compared_rows(
+    job: Job, accounts: Sequence[Account], cuts: Mapping[str, Cut], archives: Mapping[str, Archive]
+) -> dict[tuple[str, int], Rows]:
+    """Return how far this run compared the single rows of each query and the dead letters of each archive that match."""
+    single = [account for account in accounts if account.kind in ("rows", quarantined.KIND, "archive")]
+    uneven = {account.query for account in single if account.differing or account.blocked}
+    compared = {}
+    for account in (account for account in single if account.query not in uneven):
+        cut = cuts.get(account.query)
+        if cut and cut.certain:
+            compared[account.query, account.generation] = Rows(cut.certain[-1]["began_ms"])
+        elif account.kind == "archive":
+            archive = archives[names.archived_topic(job.pipeline, account.query)]
+            compared[account.query, account.generation] = Rows(ends=archive.ends)
+    return compared
 
 
 def kind_of(query: Query) -> str:

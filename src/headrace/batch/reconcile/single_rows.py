@@ -6,7 +6,8 @@ differ are compared row by row. A duplicate from an at-least-once write is not a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -117,15 +118,15 @@ def in_files(
 
 def archive(
     account: Account, snapshot: Archive, rows: DataFrame, letters: DataFrame, since_ms: int,
-    decoded: int | None,
-    losses: Sequence[Loss] = (),
+    decoded: int | None, losses: Sequence[Loss] = (), seen: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Check that the archive lacks no record, each refused record is a dead letter, and each dead letter a refused record.
 
     `rows` are the archive's, each offset once; `losses` come from `batch_archive.losses`; `letters` come from
     `reconcile_sinks.placed_by_id`, without those refused by a query instead of the contract. `since_ms` is the broker time
     from which the dead-letter topic is complete. `decoded` is the number of accepted records that today's contract still
-    accepts (None: not determined); records that it now refuses are noted, but are not differences.
+    accepts (None: not determined); records that it now refuses are noted, but are not differences. `seen`: partition -> the
+    offset before which refused records and letters were compared by an earlier run, and are left out.
     """
     counts = rows.agg(
         F.count(F.lit(1)).alias("all"), F.count(F.when(F.col("reason").isNull(), True)).alias("accepted")
@@ -145,7 +146,9 @@ def archive(
     recent = F.unix_millis("timestamp") >= since_ms
     refused = rows.where(F.col("reason").isNotNull()).where(recent)
     refused = refused.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
+    refused = archive_reader.beyond(refused, seen, OFFSET, PARTITION)
     letters = archive_reader.before(letters, snapshot.ends, OFFSET, PARTITION)
+    letters = archive_reader.beyond(letters, seen, OFFSET, PARTITION)
     lettered(account, snapshot.topic, refused, letters, since_ms, "not refused in the archive")
 
 
