@@ -45,7 +45,8 @@ def _rights(objects: list[Object]) -> Rights:
                 for group, resource, name in product(
                     rule["apiGroups"], rule["resources"], rule.get("resourceNames", [""])
                 ):
-                    what = f"{resource}.{group}".rstrip(".") + f" {name}".rstrip()
+                    plural, slash, part = resource.partition("/")
+                    what = f"{plural}.{group}".rstrip(".") + f"{slash}{part} {name}".rstrip()
                     verbs[account, namespace, what] |= set(rule["verbs"])
     for (account, namespace, resource), allowed in sorted(verbs.items()):
         rights[account].setdefault(namespace, {})[resource] = " ".join(sorted(allowed))
