@@ -12,7 +12,18 @@ from headrace.contract.checked_sinks import CheckedSink, find
 from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import desired_state
-from headrace.operations.quality import faults, findings, merge, plan, position, read, read_cassandra, steps, store
+from headrace.operations.quality import (
+    faults,
+    findings,
+    merge,
+    plan,
+    position,
+    read,
+    read_cassandra,
+    steps,
+    store,
+    whole_tables,
+)
 from headrace.operations.quality.findings import Findings
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
@@ -46,18 +57,6 @@ from headrace.store.records import Json
 
 # Open findings of one sink whose windows are read again by one check, oldest first.
 READ_AGAIN = 5
-# Expectations on all rows together: they are not validated where a table takes more than one step.
-_OF_THE_WHOLE = (
-    "expect_table_row_count",
-    "expect_column_sum",
-    "expect_column_mean",
-    "expect_column_median",
-    "expect_column_stdev",
-    "expect_column_proportion",
-    "expect_column_unique_value_count",
-    "expect_column_distinct_values_to_contain",
-    "expect_column_distinct_values_to_equal",
-)
 
 
 @dataclass
@@ -76,6 +75,7 @@ class _Progress:
     offsets: Ranges = field(default_factory=dict)
     complete: bool = True
     fault: str = ""
+    totals: whole_tables.Totals = field(default_factory=whole_tables.Totals)
 
 
 def run_check(deployment: Deployment, pipeline: Pipeline, check: Check, until: float) -> Summary:
@@ -154,6 +154,8 @@ def _read_steps(
     try:
         for step in steps.steps(deployment, sink, check):
             _validate_step(deployment, pipeline, sink, check, suite, step, progress)
+            if _ends_table(check, step) and not progress.complete:
+                _validate_whole(deployment, pipeline, sink, check, suite, step, progress)
             if time.monotonic() > until:
                 break
     except Exception as error:
@@ -174,9 +176,7 @@ def _validate_step(
     progress: _Progress,
 ) -> None:
     """Validate one step and add its results to the progress."""
-    partial = isinstance(check.window, TableWindow) and (
-        check.window.token is not None or step.reached.token is not None
-    )
+    partial = isinstance(check.window, TableWindow) and not (_ends_table(check, step) and progress.steps == 0)
     frame = read.frame(deployment, pipeline, sink, check, step.window, step.rows, step.columns)
     progress.complete = progress.complete and not partial
     progress.rows += len(frame)
@@ -192,11 +192,37 @@ def _validate_step(
     if frame.empty and not _expects_rows(deployment, sink, check, step):
         return
     parameters = _parameters(deployment, pipeline, sink, check, step)
-    step_suite = _of_rows(suite) if partial else suite
+    if partial:
+        progress.totals.add(suite, frame)
+    step_suite = whole_tables.of_rows(suite) if partial else suite
     outcomes, result = validate(step_suite, frame, sink.key, parameters)
-    progress.outcomes.append(outcomes)
-    progress.results.append(result)
     progress.wrong += read.wrong_batches(step.window, frame)
+    _keep(check, step, progress, outcomes, [result])
+
+
+def _ends_table(check: Check, step: Step) -> bool:
+    """Return whether a step is the last one of a table that the check reads from its beginning."""
+    return isinstance(check.window, TableWindow) and check.window.token is None and step.reached.token is None
+
+
+def _validate_whole(
+    deployment: Deployment,
+    pipeline: Pipeline,
+    sink: CheckedSink,
+    check: Check,
+    suite: Suite,
+    step: Step,
+    progress: _Progress,
+) -> None:
+    """Validate what is asked of all rows of a table together, after its last step."""
+    parameters = _parameters(deployment, pipeline, sink, check, step)
+    _keep(check, step, progress, *whole_tables.validated(suite, progress.totals, parameters))
+    progress.complete = True
+
+
+def _keep(check: Check, step: Step, progress: _Progress, outcomes: list[Outcome], results: list[Json]) -> None:
+    progress.outcomes.append(outcomes)
+    progress.results += results
     critical = [failure for failure in failures(outcomes) if failure.severity == CRITICAL]
     if critical:
         progress.new_findings.append(findings.make(check.sink, step.window, critical, int(check.parameters["now_ms"])))
@@ -208,13 +234,8 @@ def _parameters(
     """Return the values of the suite's parameters in a step. Every step has all of them, so a suite may use any."""
     parameters = {"rows_least": 0.0} | check.parameters | {"rows_out": step.rows_out}
     if isinstance(check.window, TableWindow):
-        parameters |= plan.moving(deployment, pipeline, sink, check.parameters.get("rows_taken", 0))
+        parameters |= plan.moving(deployment, pipeline, sink, check.parameters)
     return parameters
-
-
-def _of_rows(suite: Suite) -> Suite:
-    kept = tuple(expectation for expectation in suite.expectations if not expectation.type.startswith(_OF_THE_WHOLE))
-    return replace(suite, expectations=kept)
 
 
 def _expects_rows(deployment: Deployment, sink: CheckedSink, check: Check, step: Step) -> bool:

@@ -23,6 +23,7 @@ from headrace.contract.checked_sinks import (
 from headrace.contract.model import KafkaSink, Pipeline
 from headrace.contract.names import archive_query
 from headrace.operations.deployment import Deployment
+from headrace.operations.dimensions import snapshot
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, offsets, position
 from headrace.operations.quality.faults import words
@@ -309,17 +310,33 @@ def _read_ledger(root: str, pipeline: str, query: str) -> _Ledger:
     return _Ledger(chosen, folder, ledger.newest(folder))
 
 
-def moving(deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, taken: float) -> dict[str, float]:
-    """Return the bounds of the sums of a table that changes while it is read; called after the read.
+def moving(
+    deployment: Deployment, pipeline: Pipeline, sink: CheckedSink, planned: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the bounds of a table that changes while it is read; called after the read. `planned` are the check's parameters.
 
     `rows_in`: all records that the query's topics ever had. `rows_least`: records that its batches had read when the check was
-    planned (`taken`), minus the dead letters of its topics.
+    planned, minus the dead letters of its topics. `rows_min`: rows that the table must have.
     """
     topics = topics_of(pipeline, sink.query)
     with offsets.reader(deployment.bindings) as kafka:
         rows_in = _rows_in({topic: kafka.ends(topic) for topic in topics})
         refused = _rows_in({topic: kafka.ends(names.dead_letter_topic(topic)) for topic in topics})
-    return {"rows_in": rows_in, "rows_least": max(0, int(taken) - refused)}
+    least = max(0, int(planned.get("rows_taken", 0)) - refused)
+    rows_min = max(int(planned.get("rows_min", 0)), _directory_rows(deployment.root, pipeline, sink, planned["now_ms"]))
+    return {"rows_in": rows_in, "rows_least": least, "rows_min": rows_min}
+
+
+def _directory_rows(root: str, pipeline: Pipeline, sink: CheckedSink, planned_ms: float) -> int:
+    """Return how many rows the newest refresh left in a dimension's table; 0 without one, or if one ran since the plan.
+
+    No stream deletes them. A row that a person deleted is missing until the next refresh, and the check says so.
+    """
+    for name, dimension in pipeline.dimensions.items():
+        if dimension.refresh and (dimension.keyspace, dimension.table) == sink.place:
+            done, begun = (read(root, pipeline.name, name) for read in (snapshot.applied, snapshot.begun))
+            return done.rows if done.version == begun.version and done.at_ms < planned_ms else 0
+    return 0
 
 
 def topics_of(pipeline: Pipeline, query: str) -> list[str]:
