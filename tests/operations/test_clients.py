@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import ssl
+import struct
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import ExecutionProfile
+from cassandra.cqltypes import DateType
 
 from headrace.access.bindings import CassandraBinding
 from headrace.cluster import pki
@@ -72,3 +77,17 @@ def test_the_images_entry_point_makes_the_store_at_the_place_that_the_session_re
     assert "HEADRACE_CASSANDRA_TRUSTSTORE:-/tmp/cassandra-ca.p12" in script
     binding = CassandraBinding(("c",), 9042, "datacenter1", "u", "p", Path("ca.crt"))
     assert cassandra_conf(binding)["spark.cassandra.connection.ssl.trustStore.path"] == "/tmp/cassandra-ca.p12"
+
+
+def test_a_row_as_a_dict_has_the_names_of_its_columns_also_if_they_are_keywords() -> None:
+    profile = SimpleNamespace(execution_profile_clone_update=lambda _, row_factory: row_factory)
+    factory = clients.as_dicts(profile)  # type: ignore[arg-type]
+    assert list(factory(["class", "from", "count"], [(1, 2, 3)])) == [{"class": 1, "from": 2, "count": 3}]  # type: ignore[operator]
+
+
+def test_a_time_is_read_as_cassandra_has_it_whatever_its_year(seed: int) -> None:
+    """The driver computes with a float: of 9999-12-31 23:59:59.999 it makes .998993."""
+    drawn, first, last = random.Random(seed), -62_135_596_800_000, 253_402_300_799_999
+    for milliseconds in (first, -1, 0, last, *(drawn.randint(first, last) for _ in range(2_000))):
+        read = DateType.deserialize(struct.pack(">q", milliseconds), 5)
+        assert (clients.stored_time(read) - datetime(1970, 1, 1, tzinfo=UTC)) == timedelta(milliseconds=milliseconds)

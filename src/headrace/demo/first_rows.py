@@ -14,7 +14,7 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline
 from headrace.contract.names import cassandra_table, dead_letter_topic
-from headrace.operations.clients import cassandra_session
+from headrace.operations.clients import as_dicts, cassandra_session
 from headrace.store import paths
 from headrace.store.records import Row
 from headrace.store.small_files import locate
@@ -47,9 +47,9 @@ def first_rows(root: Path, storage: str, pipelines: Iterable[Pipeline], limit: i
 def _table(session: Session, keyspace: str, table: str, columns: list[str], key: set[str]) -> list[Row]:
     """Return rows that a stream wrote: some column besides the key has a value."""
     names = ", ".join(f'"{name}"' for name in columns)
-    rows = session.execute(f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200")  # noqa: S608 - quoted names
-    dicts = [row._asdict() for row in rows]
-    return [row for row in dicts if any(value is not None for name, value in row.items() if name not in key)]
+    text = f"SELECT {names} FROM {quoted(keyspace, table)} LIMIT 200"  # noqa: S608 - quoted names
+    rows = session.execute(text, execution_profile=as_dicts(session))
+    return [row for row in rows if any(value is not None for name, value in row.items() if name not in key)]
 
 
 def _topic(root: Path, topic: str, limit: int) -> list[Row]:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.names import cassandra_table
-from headrace.driver import cassandra_guard, java
+from headrace.driver import cassandra_guard, cassandra_times, java
 
 _DRIVER = "com.datastax.oss.driver.api.core"
 
@@ -99,7 +99,9 @@ def _literal(rows: DataFrame, name: str) -> Column:
 def _keys(spark: SparkSession, keyspace: str, table: str, key: list[str]) -> DataFrame:
     """Return the keys of all rows of a table, read with the usual consistency (`store.spark_conf.spark_conf`)."""
     options = {"keyspace": keyspace, "table": table}
-    return spark.read.format("org.apache.spark.sql.cassandra").options(**options).load().select(*key)
+    return cassandra_times.read(
+        spark.read.format("org.apache.spark.sql.cassandra").options(**options).load().select(*key)
+    )
 
 
 def _execute(spark: SparkSession, statements: Iterable[str], consistency: str) -> None:

@@ -18,7 +18,7 @@ from headrace.access import object_store
 from headrace.contract import limits, names
 from headrace.contract.model import CassandraSink, KafkaSink, Pipeline, Query
 from headrace.contract.platform_columns import SOURCE
-from headrace.driver import java
+from headrace.driver import cassandra_times, java
 from headrace.store import archive_notes, file_sink, spark_conf
 from headrace.store.checkpoint_log import Offsets
 from headrace.store.generation import Generation
@@ -353,7 +353,7 @@ def newest_note(spark: SparkSession, table: str) -> archive_notes.Note:
 
 
 def _upsert(rows: DataFrame, options: Mapping[str, str]) -> None:
-    rows.write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
+    cassandra_times.sent(rows).write.format("org.apache.spark.sql.cassandra").mode("append").options(**options).save()
 
 
 def _send(rows: DataFrame, topic: str, kafka: Mapping[str, str]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy
+from cassandra.query import dict_factory
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -76,6 +78,20 @@ def log_in(binding: CassandraBinding, *, connect_seconds: float = 15) -> Iterato
         yield cluster.connect()
     finally:
         cluster.shutdown()
+
+
+def as_dicts(session: Session) -> ExecutionProfile:
+    """Return the session's profile, with rows as dicts: a named tuple renames columns like `class`, Python's keywords."""
+    return session.execution_profile_clone_update(EXEC_PROFILE_DEFAULT, row_factory=dict_factory)
+
+
+def stored_time(value: datetime) -> datetime:
+    """Return a timestamp that the Python driver read as Cassandra has it: in UTC, with whole milliseconds.
+
+    The driver computes with a float, which is off by some microseconds for years before 1700 and after 2240.
+    """
+    utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return utc + timedelta(microseconds=round(utc.microsecond, -3) - utc.microsecond)
 
 
 def ensure_tables(session: Session, tables: Sequence[Table]) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from cassandra import ConsistencyLevel
+from cassandra.query import named_tuple_factory
 from pyiceberg.catalog.memory import InMemoryCatalog
 
 from headrace.contract.load import load_pipeline
+from headrace.contract.model import CassandraSink, Column
 from headrace.errors import HeadraceError
 from headrace.operations import deployment as deployments
 from headrace.operations.batch import serve, serve_layers
@@ -48,6 +50,9 @@ class Table:
 
     def prepare(self, text: str) -> SimpleNamespace:
         return SimpleNamespace(text=text, consistency_level=None)
+
+    def execution_profile_clone_update(self, _: object, **changed: object) -> SimpleNamespace:
+        return SimpleNamespace(**changed)
 
     def many(self, _: object, statement: SimpleNamespace, values: Sequence[Sequence[Any]], **__: object) -> Any:
         self.levels.add(statement.consistency_level)
@@ -159,16 +164,33 @@ def test_rows_are_read_at_a_level_that_sees_what_was_written(
     assert serving.speed.session.levels == {read}
 
 
+def test_a_column_named_like_a_keyword_of_python_is_served(project: Path) -> None:
+    """The driver's named tuples call it `field_0_`, and then the row lacks the column."""
+    pos = load_pipeline(project / "pipelines" / "pos_sales.yaml")
+    columns = {"class": Column(type="string", required=True), "from": Column(type="long")}
+    sink = CassandraSink(kind="cassandra", partition_key=["class"])
+    query = pos.queries["product_totals"].model_copy(update={"columns": columns, "sinks": [sink]})
+    pipeline = pos.model_copy(update={"queries": {"product_totals": query}})
+
+    class Session(Table):
+        def execute(self, *_: object, execution_profile: Any = None) -> list[Any]:
+            factory = execution_profile.row_factory if execution_profile else named_tuple_factory
+            return list(factory(list(columns), [("bolts", 7)]))
+
+    layer = SpeedLayer(lambda: Session({}))  # type: ignore[arg-type,return-value]
+    assert layer.table(pipeline, "product_totals", {"class": "bolts"}) == [{"class": "bolts", "from": 7}]
+
+
 @pytest.mark.parametrize("after", ["p1", '["2026-03-01T00:00:00Z"]', '["x", "2026-03-01T00:05:00Z", "p1"]', "7"])
 def test_a_place_that_is_no_key_is_refused_before_a_session_is_opened(stage: Deployment, after: str) -> None:
     with pytest.raises(HeadraceError, match=r"is no key of a row \(window_start, window_end, product_id\)"):
         serve.query(stage, "pos_sales", "tumbling", after=after)
 
 
-def _row(key: Window, sales: int) -> Any:
-    values = {"window_start": key[0].replace(tzinfo=None), "window_end": key[0].replace(tzinfo=None) + timedelta(minutes=5),
-              "product_id": key[1], "total_amount": Decimal(sales), "sales": sales}  # fmt: skip
-    return SimpleNamespace(_asdict=lambda: values)
+def _row(key: Window, sales: int) -> dict[str, Any]:
+    start = key[0].replace(tzinfo=None)
+    return {"window_start": start, "window_end": start + timedelta(minutes=5), "product_id": key[1],
+            "total_amount": Decimal(sales), "sales": sales}  # fmt: skip
 
 
 def _batch_row(start: datetime, product: str, sales: int) -> tuple[Any, ...]:

@@ -144,14 +144,8 @@ def test_a_stranger_behind_the_newest_batch_is_found_where_everything_is_read(to
 
 
 def test_rows_of_a_table_are_cut_between_tokens_never_within_one() -> None:
-    class Row:
-        def __init__(self, token: int, name: str) -> None:
-            self.values = {"headrace_token": token, "name": name}
-
-        def _asdict(self) -> dict[str, Any]:
-            return dict(self.values)
-
-    rows = [Row(-5, "a"), Row(-5, "b"), Row(-5, "c"), Row(1, "d"), Row(9, "e")]
+    given = [(-5, "a"), (-5, "b"), (-5, "c"), (1, "d"), (9, "e")]
+    rows = [{"headrace_token": token, "name": name} for token, name in given]
     portions = list(read_cassandra.cut(rows, 2))
     assert [([row["name"] for row in portion], token) for portion, token in portions] == [
         (["a", "b", "c"], -5),

@@ -14,7 +14,7 @@ from headrace.contract import names
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.spark_types import ddl
-from headrace.driver import sinks
+from headrace.driver import cassandra_times, sinks
 from headrace.driver.session import kafka_options
 from headrace.store.file_sink import Directory
 
@@ -78,7 +78,7 @@ def cassandra(job: Job, name: str, query: Query, sink: CassandraSink) -> DataFra
         rows = rows.withColumn(
             ENTERED, F.least(*(F.col(f"_entered_{column}") for column in directory), nothing, nothing)
         )
-    return typed(rows.select(*query.columns, WRITTEN, *([ENTERED] if directory else [])), query)
+    return cassandra_times.read(typed(rows.select(*query.columns, WRITTEN, *([ENTERED] if directory else [])), query))
 
 
 def typed(rows: DataFrame, query: Query) -> DataFrame:

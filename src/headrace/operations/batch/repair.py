@@ -29,7 +29,7 @@ from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations import plans
 from headrace.operations.batch import job_runs
-from headrace.operations.clients import cassandra_session
+from headrace.operations.clients import cassandra_session, stored_time
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval, Item, Plan
 from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
@@ -226,7 +226,7 @@ def _read(session: Session, pipeline: Pipeline, row: Row) -> tuple[dict[str, Any
     stored = _run(session, text, [_cell(query, c, v) for c, v in row.key.items()]).one()
     if stored is None:
         return None, None
-    values = list(stored)
+    values: list[Any] = [stored_time(value) if isinstance(value, datetime) else value for value in stored]
     written = [writetime for writetime in values[len(cells) : 2 * len(cells)] if writetime is not None]
     return dict(zip(cells, values, strict=False)), max(written, default=None)
 

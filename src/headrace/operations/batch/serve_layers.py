@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cassandra import ConsistencyLevel
-from cassandra.cluster import Session
+from cassandra.cluster import ExecutionProfile, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import PreparedStatement
 from cassandra.util import Date
@@ -19,6 +19,7 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.errors import HeadraceError
 from headrace.operations import lake
+from headrace.operations.clients import as_dicts, stored_time
 from headrace.store.records import Row
 
 if TYPE_CHECKING:
@@ -136,6 +137,11 @@ class SpeedLayer:
         """Return the session."""
         return self.connect()
 
+    @cached_property
+    def profile(self) -> ExecutionProfile:
+        """Return the profile of all reads."""
+        return as_dicts(self.session)
+
     def windows(
         self,
         pipeline: Pipeline,
@@ -172,7 +178,9 @@ class SpeedLayer:
             place, at_once = place + at_once, min(at_once * 4, WINDOWS_AT_ONCE * CONCURRENCY)
             groups = [portion[n : n + WINDOWS_AT_ONCE] for n in range(0, len(portion), WINDOWS_AT_ONCE)]
             values = [[*(keys[column] for column in where), group] for group in groups]
-            answers = execute_concurrent_with_args(self.session, statement, values, concurrency=CONCURRENCY)
+            answers = execute_concurrent_with_args(
+                self.session, statement, values, concurrency=CONCURRENCY, execution_profile=self.profile
+            )
             yield _matching((row for _, answer in answers for row in answer), keys)
 
     def table(self, pipeline: Pipeline, name: str, keys: Mapping[str, Any]) -> list[Row]:
@@ -181,7 +189,8 @@ class SpeedLayer:
         sink = cassandra_sink(query)
         where = _readable(sink, set(keys)) if set(sink.partition_key) <= set(keys) else []
         statement = self._prepare(_select(pipeline, name, query, where), sink)
-        return _matching(self.session.execute(statement, [keys[column] for column in where]), keys)
+        values = [keys[column] for column in where]
+        return _matching(self.session.execute(statement, values, execution_profile=self.profile), keys)
 
     def _prepare(self, text: str, sink: CassandraSink) -> PreparedStatement:
         if text not in self.prepared:
@@ -232,11 +241,11 @@ def _select(pipeline: Pipeline, name: str, query: Query, where: Sequence[str], m
 
 
 def _matching(rows: Any, keys: Mapping[str, Any]) -> list[Row]:  # noqa: ANN401 - the driver's rows
-    plain = ({name: _plain(value) for name, value in row._asdict().items()} for row in rows)
+    plain = ({name: _plain(value) for name, value in row.items()} for row in rows)
     return [row for row in plain if all(row.get(name, value) == value for name, value in keys.items())]
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a value of Cassandra
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
+    if isinstance(value, datetime):
+        return stored_time(value)
     return value.date() if isinstance(value, Date) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cassandra.util import Date
 
 from headrace.contract.cassandra import directory_columns, quoted
 from headrace.contract.model import Pipeline
-from headrace.operations.clients import cassandra_session
+from headrace.operations.clients import cassandra_session, stored_time
 
 RANGES = 32
 CONCURRENCY = 4
@@ -48,9 +48,7 @@ def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
     """Return a Cassandra cell in the stage's form: the Cassandra driver uses its own date class, and UTC without a zone."""
     if isinstance(value, Date):
         return value.date()
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    return value
+    return stored_time(value) if isinstance(value, datetime) else value
 
 
 def count(bindings: Path, pipeline: Pipeline, dimension: str) -> int:

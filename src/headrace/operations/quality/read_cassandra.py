@@ -22,7 +22,7 @@ from headrace.contract.cassandra import quoted
 from headrace.contract.checked_sinks import WINDOW_START, CheckedSink, parts_query, totals_query
 from headrace.contract.model import CassandraSink, Pipeline
 from headrace.errors import HeadraceError
-from headrace.operations.clients import cassandra_session
+from headrace.operations.clients import as_dicts, cassandra_session
 from headrace.store.records import Row
 
 CONCURRENCY = 16
@@ -74,15 +74,15 @@ def portions(
     columns = ", ".join(map(quoted, columns_of(session, sink.place)))
     statement = f"SELECT {token} AS headrace_token, {columns} FROM {quoted(*sink.place)} WHERE {token} > ?"  # noqa: S608
     select = _prepare(session, statement)
-    yield from cut(session.execute(select, (FIRST_TOKEN if after is None else after,)), size)
+    rows = session.execute(select, (FIRST_TOKEN if after is None else after,), execution_profile=as_dicts(session))
+    yield from cut(rows, size)
 
 
-def cut(rows: Iterable[Any], size: int) -> Iterator[tuple[list[Row], int | None]]:
+def cut(rows: Iterable[Row], size: int) -> Iterator[tuple[list[Row], int | None]]:
     """Split rows in token order into portions that never split a token."""
     portion: list[Row] = []
     last: int | None = None
-    for read_row in rows:
-        row = read_row._asdict()
+    for row in rows:
         at = row.pop("headrace_token")
         if len(portion) >= size and at != last:
             yield portion, last
@@ -179,7 +179,12 @@ def _all(session: Session, statement: PreparedStatement, values: Sequence[tuple[
     """Run one statement for each tuple of values, CONCURRENCY at a time, and return the rows of all."""
     rows: list[Row] = []
     for _, answer in execute_concurrent_with_args(
-        session, statement, values, concurrency=CONCURRENCY, results_generator=True
+        session,
+        statement,
+        values,
+        concurrency=CONCURRENCY,
+        results_generator=True,
+        execution_profile=as_dicts(session),
     ):
-        rows.extend(row._asdict() for row in answer)
+        rows.extend(answer)
     return rows
