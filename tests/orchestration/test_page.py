@@ -11,6 +11,7 @@ from headrace.contract.files import pipeline_names
 from headrace.errors import HeadraceError
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
+from headrace.operations.quality.status import MEANING
 from headrace.operations.supervisor import memory
 from headrace.orchestration import page
 from headrace.store import paths, small_files
@@ -188,6 +189,17 @@ def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(depl
         assert "<script>alert" not in text
         assert "trend not available: " in text
     assert set(shown(deployed)) == set(deployed.pipelines())
+
+
+@pytest.mark.parametrize("kind", [".v.{}", ".dot.{}", ".bars .{} rect"], ids=["word", "dot", "bar"])
+def test_each_status_of_a_check_has_a_look_of_its_own(project, kind):
+    css = (project / "src/headrace/orchestration/pages/frame.html").read_text()
+    rules = re.findall(r"([.\w, -]+?)\s*\{([^}]*)\}", css)
+    looks = {
+        status: tuple(look for selectors, look in rules if kind.format(status) in re.split(r",\s*", selectors.strip()))
+        for status in MEANING
+    }
+    assert len(set(looks.values())) == len(MEANING), looks
 
 
 @pytest.mark.parametrize(

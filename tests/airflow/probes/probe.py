@@ -1,9 +1,9 @@
-"""DAGs for tests of Airflow itself: one that counts, one that fails, one that asks."""
+"""DAGs for tests of Airflow itself: one that counts, one that fails, one that asks, two that read what was checked."""
 
 from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Asset, task
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -62,3 +62,7 @@ with DAG("probe_question", start_date=START, schedule=None):
         )
         >> act()
     )
+
+for sink in ("files.web_events.files", "kafka.transformed"):
+    with DAG(f"probe_reads_{sink}", start_date=START, schedule=[Asset(f"sink_{sink}", uri=f"headrace://sinks/{sink}")]):
+        act()

@@ -47,7 +47,7 @@ PIPELINE = Pipeline.model_validate({
         }
     },
 })  # fmt: skip
-SINKS = {sink.kind: sink for sink in sinks_of(PIPELINE) if sink.query == "copied"}
+SINKS: dict[str, CheckedSink] = {sink.kind: sink for sink in sinks_of(PIPELINE) if sink.query == "copied"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,9 +57,12 @@ def _imported() -> None:
 
 def _refused(sink: CheckedSink, given: list[Row]) -> tuple[list[Outcome], set[int]]:
     """Judge rows by the suite of a sink; return the critical expectations that fail, and the numbers of the rows they name."""
-    more = {"kafka": {"_id": "", "_copies": 1, "_batch": 0, "_partition": 0}, "files": {"_batch": 0}}[sink.kind]
+    more: dict[str, Row] = {
+        "kafka": {"_id": "", "_copies": 1, "_batch": 0, "_partition": 0},
+        "files": {"_batch": 0},
+    }
     numbered = {"kafka": ("_offset", "_id"), "files": ("_line",)}[sink.kind]
-    placed = [row | more | dict.fromkeys(numbered, number) for number, row in enumerate(given)]
+    placed = [row | more[sink.kind] | dict.fromkeys(numbered, number) for number, row in enumerate(given)]
     now_ms = int(KAFKA_TIME.timestamp() * 1000)
     frame = with_facts(frame_of(placed, sink), sink, None, behind_seconds=0, now_ms=now_ms)
     outcomes, _ = validate(suites(PIPELINE)[sink.name], frame, sink.key, PARAMETERS | {"rows_out": len(given)})

@@ -19,7 +19,7 @@ from headrace.contract.checked_sinks import CheckedSink, find
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations.dimensions.documents import Begun, RefreshRecord
-from headrace.operations.quality import checks, plan, position, steps, store
+from headrace.operations.quality import checks, offsets, position, steps, store
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.steps import Step
 from headrace.operations.quality.summary import Summary
@@ -71,7 +71,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ends = lambda topic: {0: DEAD_LETTERS if topic.endswith("dead_letters") else RECORDS}  # noqa: E731
         yield SimpleNamespace(ends=ends)
 
-    monkeypatch.setattr(plan.offsets, "reader", reader)
+    monkeypatch.setattr(offsets, "reader", reader)
     monkeypatch.setattr(store, "record", lambda *_: None)
     return monkeypatch
 
