@@ -37,7 +37,7 @@ FOR_EVER = timedelta.max
 
 
 @dataclass(frozen=True)
-class Kept:
+class TopicRetention:
     """How long Kafka keeps a topic's records. Beyond `bytes_` it also removes the oldest ones (None: no such limit)."""
 
     time: timedelta
@@ -90,7 +90,7 @@ def guard(deployment: Deployment, pipeline: str, warn_below: float = WARN_BELOW)
     )
 
 
-def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, Kept]:
+def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, TopicRetention]:
     """Return how long Kafka keeps each topic's records. Raises HeadraceError if Kafka does not answer."""
     resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
     kept = {}
@@ -105,16 +105,16 @@ def kept_by(admin: AdminClient, topics: Iterable[str]) -> dict[str, Kept]:
     return kept
 
 
-def kept_of(settings: Mapping[str, str]) -> Kept:
+def kept_of(settings: Mapping[str, str]) -> TopicRetention:
     """Return the retention in the settings of a topic. A topic that is only compacted keeps records for ever."""
     if "delete" not in settings.get("cleanup.policy", "delete"):
-        return Kept(FOR_EVER)
+        return TopicRetention(FOR_EVER)
     milliseconds, size = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
     bounded = 0 <= milliseconds < MAX_DURATION // timedelta(milliseconds=1)
-    return Kept(timedelta(milliseconds=milliseconds) if bounded else FOR_EVER, None if size < 0 else size)
+    return TopicRetention(timedelta(milliseconds=milliseconds) if bounded else FOR_EVER, None if size < 0 else size)
 
 
-def is_retired(desired: DesiredState, kept: Mapping[str, Kept], now_ms: int) -> bool:
+def is_retired(desired: DesiredState, kept: Mapping[str, TopicRetention], now_ms: int) -> bool:
     """Return whether a pipeline has been stopped for longer than any of its topics keeps a record."""
     stopped = timedelta(milliseconds=now_ms - desired.at_ms)
     return desired.want == "STOPPED" and desired.at_ms > 0 and all(stopped > bound.time for bound in kept.values())
@@ -137,7 +137,9 @@ def require_kept(report: RetentionReport) -> None:
     )
 
 
-def places_of(deployment: Deployment, pipeline: Pipeline, warn_below: float, kept: Mapping[str, Kept]) -> list[Place]:
+def places_of(
+    deployment: Deployment, pipeline: Pipeline, warn_below: float, kept: Mapping[str, TopicRetention]
+) -> list[Place]:
     """Return the position of every query of a pipeline in every partition that it has read. `kept` is by topic."""
     admin = kafka_admin(deployment.bindings)
     next_offsets: dict[str, Offsets] = {}

@@ -361,7 +361,7 @@ def test_the_guard_says_what_is_lost_and_where() -> None:
 def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
     """B22: it took the retention of the pipeline file, whatever the topic has."""
     week = {"cleanup.policy": "delete", "retention.ms": "604800000", "retention.bytes": "-1"}
-    assert retention.kept_of(week) == retention.Kept(timedelta(days=7))
+    assert retention.kept_of(week) == retention.TopicRetention(timedelta(days=7))
     assert retention.kept_of(week | {"retention.bytes": "1000"}).bytes_ == 1000
     assert retention.kept_of(week | {"retention.ms": "-1"}).time == retention.FOR_EVER
     assert retention.kept_of(week | {"retention.ms": str(2**63 - 1)}).time == retention.FOR_EVER
@@ -369,11 +369,13 @@ def test_the_guard_reckons_with_what_kafka_keeps_now() -> None:
 
 
 def test_a_pipeline_that_is_stopped_for_longer_than_its_topics_keep_anything_is_retired() -> None:
-    week, hour_ms = {"pos": retention.Kept(timedelta(days=7))}, 3_600_000
+    week, hour_ms = {"pos": retention.TopicRetention(timedelta(days=7))}, 3_600_000
     stopped = DesiredState("STOPPED", "no longer needed", at_ms=hour_ms)
     assert not retention.is_retired(stopped, week, hour_ms * 24 * 7)
     assert retention.is_retired(stopped, week, hour_ms * 24 * 8)
-    assert not retention.is_retired(stopped, week | {"clicks": retention.Kept(retention.FOR_EVER)}, hour_ms * 24 * 8)
+    assert not retention.is_retired(
+        stopped, week | {"clicks": retention.TopicRetention(retention.FOR_EVER)}, hour_ms * 24 * 8
+    )
     assert not retention.is_retired(DesiredState("RUNNING", "it runs", at_ms=hour_ms), week, hour_ms * 24 * 8)
     assert not retention.is_retired(DesiredState(), week, hour_ms * 24 * 8), "nobody ever wanted anything of it"
     retention.require_kept(retention.RetentionReport("p", "RETIRED"))

@@ -75,7 +75,7 @@ class _Progress:
     offsets: Ranges = field(default_factory=dict)
     complete: bool = True
     fault: str = ""
-    totals: whole_tables.Totals = field(default_factory=whole_tables.Totals)
+    totals: whole_tables.TableTotals = field(default_factory=whole_tables.TableTotals)
 
 
 def run_check(deployment: Deployment, pipeline: Pipeline, check: Check, until: float) -> Summary:

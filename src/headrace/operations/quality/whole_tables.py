@@ -31,7 +31,7 @@ _OF_THE_WHOLE = (
 
 
 @dataclass
-class Totals:
+class TableTotals:
     """The number of rows that the steps of a check read, and the sums of the columns for which the suite asks."""
 
     rows: int = 0
@@ -50,7 +50,7 @@ def of_rows(suite: Suite) -> Suite:
     return replace(suite, expectations=tuple(e for e in suite.expectations if not e.type.startswith(_OF_THE_WHOLE)))
 
 
-def validated(suite: Suite, totals: Totals, parameters: Mapping[str, float]) -> tuple[list[Outcome], list[Json]]:
+def validated(suite: Suite, totals: TableTotals, parameters: Mapping[str, float]) -> tuple[list[Outcome], list[Json]]:
     """Validate the number of rows, and the sums, of a table that was read completely."""
     frames = {
         ROWS: pd.DataFrame(index=pd.RangeIndex(totals.rows)),
