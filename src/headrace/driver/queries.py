@@ -30,6 +30,7 @@ from headrace.store import (
     file_sink,
     generation,
     integrity,
+    lost_folders,
     quarantine,
     spark_conf,
     topic_identity,
@@ -115,6 +116,7 @@ def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), req
     `new_generations` names queries that begin a new generation; `request` identifies the start that asks for it.
     """
     asked = dict.fromkeys(new_generations, request)
+    lost_folders.refuse(driver.root, driver.pipeline, asked)
     ids = driver.groups.topic_ids(driver.pipeline.sources)
     fresh = {q for q in new_generations if not generation.begun_by(driver.root, driver.pipeline.name, q, request)}
     for topic in driver.pipeline.sources:
