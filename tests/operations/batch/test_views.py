@@ -21,7 +21,7 @@ from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
-from headrace.store import paths, small_files
+from headrace.store import paths, small_files, view_state
 from headrace.store.job_reports import Account
 from spark_jobs import ad_attribution, pos_sales
 from tests.support import lake
@@ -125,6 +125,30 @@ def test_a_day_that_is_computed_again_is_replaced_and_a_touched_day_is_found(
         (date(2026, 3, 3), "p0", Decimal("1.00"), 1),
         (date(2026, 3, 4), "p0", Decimal("1.00"), 1),
     ]
+
+
+def test_a_recomputation_that_fails_leaves_the_former_days_and_the_next_run_computes_them(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    pipeline = lake.renamed(pos, "views_failed")
+    hours = [START + timedelta(days=n, hours=1) for n in range(4)]
+    lake.lay(spark, pipeline, "pos", lake.numbered([(at, sale("p0", "1.00", at)) for at in hours]))
+    job = lake.job(spark, pipeline, pos_sales, tmp_path, "one")
+    views.run(job, order("2026-03-04"))
+    before = rows(spark, pipeline, "product_totals")
+    late = Archived(0, 4, START + timedelta(days=5), sale("p0", "0.50", START + timedelta(days=1, hours=2)))
+    lake.lay(spark, pipeline, "pos", [late])
+
+    def fails(pos: DataFrame) -> DataFrame:
+        broken = F.expr("CAST(raise_error('the disk is full') AS BIGINT)")
+        return pos_sales.product_totals(pos).withColumn("sales", F.coalesce(F.when(F.col("sales") < 2, 1), broken))
+
+    with pytest.raises(Exception, match="the disk is full"):
+        views.run(replace(job, transforms={**job.transforms, "product_totals": fails}), order("2026-03-05"))
+    assert rows(spark, pipeline, "product_totals") == before
+    assert view_state.read(job.root, pipeline.name).horizon == "2026-03-04"
+    assert "2026-03-02" in views.run(job, order("2026-03-05")).days
+    assert (date(2026, 3, 2), "p0", Decimal("1.50"), 2) in rows(spark, pipeline, "product_totals")
 
 
 def test_a_day_that_is_not_closed_or_not_archived_is_refused(
