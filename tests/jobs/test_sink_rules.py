@@ -180,6 +180,22 @@ def test_a_row_that_a_complete_result_loses_is_deleted_with_the_batchs_write_tim
     assert said.count(delete.format(9, "all", "ben")) == 2
 
 
+def test_a_decimal_key_that_is_lost_is_deleted_as_it_was_written(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The connector reads decimal(38,18). With other trailing zeros it is another partition key, and the row stayed."""
+    said: list[str] = []
+    table = spark.createDataFrame([("all", "1.25"), ("all", "2.5")], "board string, player string")
+    table = table.withColumn("player", F.col("player").cast("decimal(38,18)"))
+    monkeypatch.setattr(complete, "_keys", lambda *_: table)
+    monkeypatch.setattr(complete, "_execute", lambda _, statements, level: said.extend(statements))
+    pipeline = load(tmp_path, PODIUM.replace("player: {type: string", 'player: {type: "decimal(12,3)"'))
+    (result,) = complete.results(pipeline, "best", pipeline.queries["best"])
+    kept = spark.createDataFrame([("all", "2.5", 1)], "board string, player string, points bigint")
+    result.settle(kept.withColumn("player", F.col("player").cast("decimal(12,3)")), 7)
+    assert said == ['DELETE FROM "podium"."best" USING TIMESTAMP 7 WHERE "board" = \'all\' AND "player" = 1.250']
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [("a'b", "'a''b'"), (True, "true"), (-7, "-7"), (TEN.date(), "'2026-03-01'"), ("", "''")],

@@ -7,13 +7,15 @@ from datetime import timedelta
 from typing import assert_never
 
 from headrace.contract.cassandra import tables
-from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, decimal_digits
 from headrace.contract.names import cassandra_table, dead_letter_topic
 from headrace.contract.rules_state import WINDOW_START
 from headrace.contract.wording import choices, listed
 from headrace.errors import HeadraceError
 
 MAX_TTL = timedelta(seconds=630_720_000)  # Attributes.MAX_TTL of Cassandra; CREATE TABLE refuses more
+READ_DIGITS, READ_SCALE = 38, 18
+"""The type that Cassandra's connector gives every decimal that it reads (its DataTypeConverter)."""
 _CONSTANT_TYPES = ("string", "boolean")
 
 
@@ -268,6 +270,26 @@ def dimension_key_is_known(pipeline: Pipeline) -> Iterator[str]:
                 yield f"dimensions.{name}.key: {column} may be null; set required: true on it"
 
 
+def spark_reads_the_decimals(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse decimals that a query has to read from a table and that Cassandra's connector reads as null or rounded."""
+    read = {
+        f"dimensions.{name}.columns.{column}": spec.type
+        for name, dimension in pipeline.dimensions.items()
+        for column, spec in dimension.columns.items()
+    }
+    for place, _, query, sink in _cassandra(pipeline):
+        if query.mode == "complete":
+            keys = [column for column in (*sink.partition_key, *sink.clustering_key) if column in query.columns]
+            read |= {f"{place}: the key column {column}": query.columns[column].type for column in keys}
+    for place, kind in read.items():
+        digits = decimal_digits(kind)
+        if digits and (digits[0] - digits[1] > READ_DIGITS - READ_SCALE or digits[1] > READ_SCALE):
+            yield (
+                f"{place} is a {kind}, but Spark reads a table's decimals as decimal({READ_DIGITS},{READ_SCALE}); declare at "
+                f"most {READ_DIGITS - READ_SCALE} digits before the point and {READ_SCALE} after it"
+            )
+
+
 def matched_has_a_dimension(pipeline: Pipeline) -> Iterator[str]:
     """Refuse `matched` without a dimension, as an output column, or on the rows of an aggregate or join."""
     for name, query in pipeline.queries.items():
@@ -299,5 +321,6 @@ RULES = (
     one_topic_has_one_writer,
     one_query_has_one_folder_of_files,
     dimension_key_is_known,
+    spark_reads_the_decimals,
     matched_has_a_dimension,
 )

@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 from headrace.contract.cassandra import quoted
 from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.names import cassandra_table
+from headrace.contract.spark_types import ddl_type
 from headrace.driver import cassandra_guard, cassandra_times, java
 
 _DRIVER = "com.datastax.oss.driver.api.core"
@@ -44,7 +45,10 @@ class Result:
         if tuple(summary) == self._last:
             return
         spark = rows.sparkSession
+        # The connector reads every decimal as decimal(38,18), and as a partition key 1.250 is not 1.25.
+        types = {name: ddl_type(self.query.columns[name].type) for name in key}
         existing = _keys(spark, self.keyspace, self.table, key)
+        existing = existing.select(*(F.col(name).cast(types[name]).alias(name) for name in key))
         kept = rows.select(*(_stored(rows, name).alias(name) for name in key))
         gone = existing.join(kept, key, "left_anti").select(*(_literal(existing, name).alias(name) for name in key))
         _execute(spark, self._deletions(gone.collect(), writetime), self.sink.consistency)
