@@ -159,6 +159,8 @@ def spark(java_home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     conf = spark_conf.spark_conf(pipeline, str(scratch / "lake")) | {
         "spark.master": "local[2]",
         "spark.driver.memory": "1g",
+        # Two minutes of small tests: the JVM's second compiler would never pay off.
+        "spark.driver.extraJavaOptions": f"{spark_conf.JAVA_OPTIONS} -XX:TieredStopAtLevel=1",
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -4,6 +4,8 @@ Names, types, keys, queries and sinks are drawn, and so are the records, their s
 letters and every sink are compared with plain Python (`tests.support.generated_expected`). HEADRACE_SEEDS=200 is the long form;
 HEADRACE_TEST_SEED=N begins with seed N. Without either, the seeds are the same in each run: a new seed may find a fault of long
 ago, which must not hold up a change that has nothing to do with it.
+
+Compiling plans takes half of the processor time of a seed, so Spark compiles them only for every fourth seed.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from tests.support.generated_stage import Runner, connected, staged
 
 SEEDS = int(os.environ.get("HEADRACE_SEEDS", "2"))
 DRAWN = bool({"HEADRACE_SEEDS", "HEADRACE_TEST_SEED"} & os.environ.keys())
-FIXED = 100
+FIXED = 300
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200 + 60 * SEEDS)]
+if DRAWN:
+    pytestmark.append(pytest.mark.flaky(reruns=0))  # the seeds that failed are printed
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def senders(platform: Settings) -> Senders:
 
 @pytest.fixture
 def session(spark: SparkSession, platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SparkSession]:
-    monkeypatch.setattr(queries, "ARCHIVE_TRIGGER", timedelta(milliseconds=100))
+    monkeypatch.setattr(queries, "ARCHIVE_TRIGGER", timedelta(milliseconds=500))
     with connected(spark, platform):
         yield spark
 
@@ -53,40 +57,51 @@ def test_a_generated_pipeline_equals_the_oracle_in_every_sink(
     failed, compared, first = [], 0, seed if DRAWN else FIXED
     for number in range(first, first + SEEDS):
         began = time.monotonic()
-        checks = played(session, platform, senders, project, tmp_path, number)
-        compared += checks.compared
+        try:
+            count, differences = played(session, platform, senders, project, tmp_path, number)
+        except Exception as error:
+            count, differences = 0, [short(error)]
+        compared += count
         took = f"{time.monotonic() - began:.1f} s"
-        print(f"seed {number}: {checks.compared} compared, {len(checks.differences)} differ, {took}", flush=True)
-        for difference in checks.differences:
+        print(f"seed {number}: {count} compared, {len(differences)} differ, {took}", flush=True)
+        for difference in differences:
             print(f"seed {number}: {difference}", flush=True)
-        failed += [number] if checks.differences else []
+        failed += [number] if differences else []
     print(f"{SEEDS} seeds, {compared} compared, {len(failed)} with differences")
     assert not failed, f"differences with {failed}; repeat one with HEADRACE_TEST_SEED={failed[0]} HEADRACE_SEEDS=1"
 
 
-def played(spark: SparkSession, platform: Settings, senders: Senders, project: Path, folder: Path, seed: int) -> Checks:
-    """Run one seed and compare; a query that ends is a difference too."""
+def played(
+    spark: SparkSession, platform: Settings, senders: Senders, project: Path, folder: Path, seed: int
+) -> tuple[int, list[str]]:
+    """Run one seed and compare; a query that ends is a difference too. Returns how much was compared, and what differs."""
     random_ = random.Random(seed)
     name = f"g{seed}_{random.SystemRandom().randrange(10**6)}"
     generated = ContractMaker(random_, pool(project)).pipeline(name)
     with (
         cassandra_session(platform.bindings()) as cassandra,
-        staged(spark, platform, cassandra, folder, generated) as runner,
+        staged(spark, platform, cassandra, folder, generated, compiled=seed % 4 == 0) as runner,
     ):
         checks = Checks(runner, {}, {topic: Judged(source) for topic, source in runner.stage.pipeline.sources.items()})
         try:
             feed(runner, senders, random_, checks)
         except Exception as error:
-            checks.differences.append(f"{type(error).__name__}: {str(error)[:3000]}")
+            checks.differences.append(short(error))
         else:
             checks.all()
-        return checks
+        return checks.compared, checks.differences
+
+
+def short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:3000]}"
 
 
 def feed(runner: Runner, senders: Senders, random_: random.Random, checks: Checks) -> None:
     """Send records in portions, with a restart between two of them now and then, until all queries have taken all."""
     pipeline = runner.stage.pipeline
     makers = {topic: RecordMaker(random_, source) for topic, source in pipeline.sources.items()}
+    for join in runner.generated.joins.values():
+        join.share(makers)
     sent = dict.fromkeys(makers, 0)
     for portion in range(random_.choice([1, 2, 2, 3])):
         for topic, maker in makers.items():
@@ -94,12 +109,16 @@ def feed(runner: Runner, senders: Senders, random_: random.Random, checks: Check
             sent[topic] += len(senders.send(random_, topic, records))
         if portion and random_.random() < 0.3:
             runner.stop()
-        if not runner.running:
-            runner.start()
         checks.messages = {topic: committed(runner.client, topic) for topic in makers}
         for topic, judged in checks.judged.items():
             assert len(checks.messages[topic]) == sent[topic], "the test reads other records than it sent"
             judged.add(checks.messages[topic])
-        watermarked = {name: query.sources[0] for name, query in pipeline.queries.items() if query.watermark}
-        runner.await_quiet({name: checks.judged[topic].watermark(DELAY) for name, topic in watermarked.items()})
+        for name, lookup in runner.generated.lookups.items() if not portion else ():
+            topic = pipeline.queries[name].sources[0]
+            lookup.fill(random_, runner.cassandra, checks.judged[topic].rows.values())
+        if not runner.running:
+            runner.start()
+        marks = {topic: judged.watermark(DELAY) for topic, judged in checks.judged.items() if judged.source.event_time}
+        watermarked = {name: query.watermark for name, query in pipeline.queries.items() if query.watermark}
+        runner.await_quiet({name: min(marks[topic] for topic in topics) for name, topics in watermarked.items()})
     runner.stop()

@@ -8,51 +8,24 @@ from __future__ import annotations
 
 import keyword
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from decimal import ROUND_HALF_UP, Context, Decimal
-from types import ModuleType
-from typing import Any, NamedTuple
+from datetime import timedelta
+from types import MappingProxyType, ModuleType
+from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract.platform_columns import SOURCE
+from tests.support import generated_join, generated_lookup
+from tests.support.generated_columns import Made, Sum, how, sum_of
+from tests.support.generated_join import Joined
+from tests.support.generated_lookup import UNREAD, Lookup
 
 Content = dict[str, Any]
-BEYOND = "a time beyond the years 1 to 9999"
-GROWN = "gro"
-"""A text that a transform makes long: three bytes, and rare, because such rows are large."""
-TIMES = [1, 21_844, 21_845, 21_846, 350_000, 1_354_200, 1_354_410, 1_400_000]
-"""How often: around the limits of a key, of a row and of a record."""
 MINUTES = [("1 minute", 60), ("5 minutes", 300), ("1 hour", 3600), ("1 day", 86_400)]
 DELAY = timedelta(minutes=10)
-
-
-class How(NamedTuple):
-    """How a column is made: its type, by Spark, and by Python from a value that is not null."""
-
-    type: str
-    spark: Callable[[Column], Column]
-    python: Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Made:
-    """One output column of a stateless query."""
-
-    source: str
-    how: How
-
-
-class Sum(NamedTuple):
-    """One output column of an aggregate: its type, by Spark, and by Python from all values of a group."""
-
-    type: str
-    source: str
-    spark: Callable[[Column], Column]
-    python: Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -62,21 +35,38 @@ class Generated:
     content: Content
     made: dict[str, dict[str, Made]]
     sums: dict[str, dict[str, Sum]]
+    lookups: dict[str, Lookup]
+    joins: dict[str, Joined]
 
     @property
     def module(self) -> ModuleType:
         """Return the transforms, as the file in spark_jobs/ would define them."""
         module = ModuleType(self.content["name"])
         for name, query in self.content["queries"].items():
-            transform = self._stateless(name) if name in self.made else self._aggregate(name, query)
+            if name in self.joins:
+                transform: Callable[..., DataFrame] = self.joins[name].transform
+            else:
+                transform = self._stateless(name) if name in self.made else self._aggregate(name, query)
             setattr(module, name, transform)
         return module
 
     def _stateless(self, name: str) -> Callable[..., DataFrame]:
+        lookup = self.lookups.get(name)
+
         def transform(**frames: DataFrame) -> DataFrame:
+            if lookup is None:
+                (frame,) = frames.values()
+                columns = [made.how.spark(F.col(made.source)).alias(column) for column, made in self.made[name].items()]
+                return frame.select(*columns, SOURCE)
+            table = frames.pop(lookup.dimension)
             (frame,) = frames.values()
-            columns = [made.how.spark(F.col(made.source)).alias(column) for column, made in self.made[name].items()]
-            return frame.select(*columns, SOURCE)
+            columns = [
+                made.how.spark(table[made.source].cast(made.looked_up) if made.looked_up else frame[made.source]).alias(
+                    new
+                )
+                for new, made in self.made[name].items()
+            ]
+            return lookup.joined(frame, table).select(*columns, *lookup.is_matched(table), frame[SOURCE])
 
         return transform
 
@@ -106,26 +96,40 @@ class ContractMaker:
 
     def pipeline(self, name: str) -> Generated:
         """Return a pipeline of this name with one or two sources and two to four queries."""
+        more = ["update", "complete", "windows", "windows", "stateless", "lookup", "lookup", "join", "join"]
+        kinds = ["stateless", *self.random.sample(more, self.pick([1, 2, 2]))]
         sources: Content = {}
-        for place in range(1 if self.chance(0.8) else 2):
+        for place in range(2 if "join" in kinds or self.chance(0.2) else 1):
             sources[self.fresh(sources)] = self.source(name, place)
+        using = generated_join.related(self.random, sources) if "join" in kinds else []
         made: dict[str, dict[str, Made]] = {}
         sums: dict[str, dict[str, Sum]] = {}
         queries: Content = {}
-        more = ["update", "complete", "windows", "windows", "stateless"]
-        kinds = ["stateless", *self.random.sample(more, self.pick([1, 2, 2]))]
+        lookups: dict[str, Lookup] = {}
+        dimensions: Content = {}
+        joins: dict[str, Joined] = {}
         for kind in kinds:
-            query, source = self.fresh({**queries, **sources}), self.pick(list(sources))
-            if kind == "stateless":
+            query, source = self.fresh({**queries, **sources, **dimensions}), self.pick(list(sources))
+            if kind == "join" and using:
+                queries[query], joins[query] = generated_join.drawn(
+                    self.random, self.fresh, name, query, sources, using
+                )
+            elif kind in ("stateless", "join"):
                 queries[query], made[query] = self.stateless(name, query, source, sources[source])
+            elif kind == "lookup":
+                dimension = self.fresh({**queries, **sources, **dimensions, query: 0})
+                dimensions[dimension], lookups[query] = generated_lookup.drawn(
+                    self.random, self.fresh, name, dimension, sources[source]["columns"]
+                )
+                queries[query], made[query] = self.lookup(name, query, source, sources[source], lookups[query])
             else:
                 queries[query], sums[query] = self.aggregate(name, query, source, sources[source], kind)
         content = {
             "name": name, "owner": "tests", "description": "Generated.", "version": 1,
-            "sources": sources, "queries": queries,
+            "sources": sources, "dimensions": dimensions, "queries": queries,
             "driver": {"state_partitions": self.pick([1, 2, 3]), "max_offsets_per_trigger": self.pick([60, 1000, 100_000])},
         }  # fmt: skip
-        return Generated(content, made, sums)
+        return Generated(content, made, sums, lookups, joins)
 
     def fresh(self, taken: Any) -> str:
         """Return a name that is not taken; it may name a function or a parameter."""
@@ -171,16 +175,19 @@ class ContractMaker:
         name = self.pick(["orderId", "Preis €", "@timestamp", "주문", "a b", "SELECT", "__v"]) + str(number)
         return self.pick([name, f"Order.{name}", f"Order.inner.{name}", ["Order", f"x.{name}"], [f"dotted.{name}"]])
 
-    def stateless(self, pipeline: str, name: str, source: str, given: Content) -> tuple[Content, dict[str, Made]]:
+    def stateless(
+        self, pipeline: str, name: str, source: str, given: Content, taken: Mapping[Any, Any] = MappingProxyType({})
+    ) -> tuple[Content, dict[str, Made]]:
+        """Return a query that makes each column from one column; `taken` are names that no output column may have."""
         pick, columns = self.pick, given["columns"]
         made: dict[str, Made] = {}
         output: Content = {}
         chosen = self.random.sample(list(columns), pick(range(2, len(columns) + 1)))
         for column in chosen:
-            how = self.how(columns[column]["type"])
-            new = column if self.chance(0.5) and column not in made else self.fresh({**made, "batch_id": 0})
-            made[new] = Made(column, how)
-            output[new] = {"type": how.type, "required": self.chance(0.5)}
+            way, free = how(self.random, columns[column]["type"]), column not in made and column not in taken
+            new = column if self.chance(0.5) and free else self.fresh({**made, **taken, "batch_id": 0})
+            made[new] = Made(column, way)
+            output[new] = {"type": way.type, "required": self.chance(0.5)}
         plain = [new for new, how in made.items() if columns[how.source]["type"] != "json"]
         times = [new for new in plain if output[new]["type"] == "timestamp"]
         sinks_: list[Content] = []
@@ -210,6 +217,16 @@ class ContractMaker:
         query = {"sources": [source], "mode": "append", "trigger": "1 second", "columns": output}
         return query | {"sinks": sinks_ or [{"kind": "files"}]}, made
 
+    def lookup(
+        self, pipeline: str, name: str, source: str, given: Content, lookup: Lookup
+    ) -> tuple[Content, dict[str, Made]]:
+        """Return a stateless query over a source and the table that it joins."""
+        types = {value: given["columns"][column]["type"] for value, column in lookup.values.items()}
+        both = given["columns"] | {value: {"type": kind} for value, kind in types.items()}
+        query, made = self.stateless(pipeline, name, source, {**given, "columns": both}, {lookup.matched: 0})
+        query |= {"dimensions": [lookup.dimension]} | ({"matched": lookup.matched} if lookup.matched else {})
+        return query, {new: Made(*entry[:2], types.get(entry[0], "")) for new, entry in made.items()}
+
     def table(self, keys: list[str]) -> Content:
         """Return a Cassandra sink with these key columns, split at any place."""
         split = self.pick(range(1, len(keys) + 1))
@@ -224,40 +241,6 @@ class ContractMaker:
         for name in names:
             output[name]["required"] = True
 
-    def how(self, kind: str) -> How:
-        """Return one way to make a column from a column of this type."""
-        same = How("string" if kind == "json" else kind, lambda column: column, lambda value: value)
-        if kind == "string":
-            times, odd = self.pick(TIMES), self.pick(["a", "7", " "])
-            grown = How(
-                kind,
-                lambda c: F.when(c == GROWN, F.repeat(c, times)).otherwise(c),
-                lambda v: v * times if v == GROWN else v,
-            )
-            emptied = How(kind, lambda c: F.when(c == odd, "").otherwise(c), lambda v: "" if v == odd else v)
-            return self.pick(
-                [same, grown, emptied, How(kind, lambda c: F.when(c != odd, c), lambda v: None if v == odd else v)]
-            )
-        if kind in ("int", "long"):
-            fifth = How(kind, lambda c: F.when(c % 5 != 0, c), lambda v: v if v % 5 else None)
-            return self.pick([same, same, fifth, How("long", lambda c: c.cast("bigint"), lambda v: v)])
-        if kind == "boolean":
-            return self.pick([same, How(kind, lambda c: ~c, lambda v: not v)])
-        if kind == "date":
-            days = self.pick([-400_000, 1, 1_000_000])
-            return self.pick([same, same, How(kind, lambda c: F.date_add(c, days), lambda v: moved(v, days))])
-        if kind == "timestamp":
-            days = self.pick([-800_000, -400_000, -1, 3_000_000])
-            return self.pick(
-                [same, same, same, How(kind, lambda c: c + F.expr(f"INTERVAL '{days}' DAY"), lambda v: moved(v, days))]
-            )
-        if kind.startswith("decimal"):
-            precision, scale = map(int, kind[8:-1].split(","))
-            less = max(1, precision - 3), min(scale, max(1, precision - 3), self.pick([0, 1, 2, 9]))
-            narrow = f"decimal({less[0]},{less[1]})"
-            return self.pick([same, same, How(narrow, lambda c: c.cast(narrow), lambda v: narrowed(v, *less))])
-        return same
-
     def aggregate(
         self, pipeline: str, name: str, source: str, given: Content, kind: str
     ) -> tuple[Content, dict[str, Sum]]:
@@ -270,6 +253,8 @@ class ContractMaker:
         # A table keeps milliseconds of a time, so two groups could share a row.
         keyable = [c for c, spec in columns.items() if spec["type"] != "json" and not (
             spec["type"] == "timestamp" and "cassandra" in kinds)]  # fmt: skip
+        if mode == "complete":  # it reads its keys
+            keyable = [c for c in keyable if columns[c]["type"] not in UNREAD]
         keys = self.random.sample(keyable, min(len(keyable), pick([1, 1, 2, 3])))
         output: Content = {key: {"type": columns[key]["type"], "required": True} for key in keys}
         group = [*(["window_start"] if windowed else []), *keys]
@@ -278,7 +263,7 @@ class ContractMaker:
         sums: dict[str, Sum] = {}
         for _ in range(pick([1, 2, 3])):
             column = pick([c for c, spec in columns.items() if spec["type"] != "json"])
-            entry = self.sum(column, columns[column]["type"])
+            entry = sum_of(self.random, column, columns[column]["type"])
             new = self.fresh({**output, **columns, "batch_id": 0})
             sums[new], output[new] = entry, {"type": entry.type}
         query: Content = {"sources": [source], "mode": mode, "late": "include", "aggregate": {"keys": keys}}
@@ -310,47 +295,3 @@ class ContractMaker:
         if self.chance(0.4):
             window["offset"] = f"{self.pick([1, step // 2, step - 1])} seconds"
         return window
-
-    def sum(self, column: str, kind: str) -> Sum:
-        """Return one computation over a column of this type. Sums that could overflow are left out: the driver refuses them."""
-        count = Sum("long", column, lambda _: F.count(F.lit(1)), len)
-        known = Sum("long", column, F.count, lambda values: len(present(values)))
-        least = Sum(kind, column, F.min, lambda values: min(present(values), default=None))
-        most = Sum(kind, column, F.max, lambda values: max(present(values), default=None))
-        options = [count, known, least, most]
-        if kind == "int":
-            options += [Sum("long", column, F.sum, total)] * 2
-        if kind.startswith("decimal"):
-            precision, scale = map(int, kind[8:-1].split(","))
-            if precision <= 27:
-                options += [Sum(f"decimal({precision + 10},{scale})", column, F.sum, total)] * 4
-        return self.pick(options)
-
-
-def present(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None]
-
-
-def total(values: list[Any]) -> Any:
-    """Return the exact sum of the values that are not null, or null if all are null."""
-    some = present(values)
-    if not some or isinstance(some[0], int):
-        return sum(some) if some else None
-    exact = Context(prec=100)
-    result = Decimal(0)
-    for value in some:
-        result = exact.add(result, value)
-    return result
-
-
-def moved(value: date | datetime, days: int) -> Any:
-    try:
-        return value + timedelta(days=days)
-    except OverflowError:
-        return BEYOND
-
-
-def narrowed(value: Decimal, precision: int, scale: int) -> Decimal | None:
-    """Return what Spark's cast gives: rounded half up, null if the digits do not fit."""
-    result = value.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP, Context(prec=100))
-    return result if abs(result) < Decimal(10) ** (precision - scale) else None

@@ -18,7 +18,8 @@ from headrace.contract.model import CassandraSink, KafkaSink, Query, Sink, Sourc
 from headrace.store import ledger
 from tests.driver.decode_oracle import Number, oracle
 from tests.support.drivers import Message
-from tests.support.generated_contract import BEYOND, Made, Sum
+from tests.support.generated_columns import BEYOND, Made, Sum
+from tests.support.generated_lookup import Lookup
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICRO = timedelta(microseconds=1)
@@ -84,9 +85,9 @@ def micros(moment: datetime) -> int:
 # Rows of one record.
 
 
-def made_row(made: Mapping[str, Made], row: Row) -> Row:
-    """Return the row that a stateless transform makes of an accepted record."""
-    values = {name: row[how.source] for name, how in made.items()}
+def made_row(made: Mapping[str, Made], row: Row, partner: Row | None = None) -> Row:
+    """Return the row that a stateless transform makes of an accepted record, and of the row that it finds in a table."""
+    values = {name: (partner or {}).get(how.source) if how.looked_up else row[how.source] for name, how in made.items()}
     return {name: value if value is None else made[name].how.python(value) for name, value in values.items()}
 
 
@@ -146,14 +147,21 @@ class Rows:
     taken: dict[Place, Row] = field(default_factory=dict)
     refused: set[Place] = field(default_factory=set)
     unsure: set[Place] = field(default_factory=set)
+    unmatched: set[Place] = field(default_factory=set)
 
 
-def rows_of(query: Query, made: Mapping[str, Made], judged: Judged) -> Rows:
-    """Return what a stateless query makes of all records."""
+def rows_of(query: Query, made: Mapping[str, Made], judged: Judged, lookup: Lookup | None = None) -> Rows:
+    """Return what a stateless query makes of all records; those that `lookup` does not match are refused and `unmatched`."""
     rows = Rows()
     for place, record in judged.rows.items():
-        row = made_row(made, record)
+        partner = lookup.row_of(record) if lookup else None
+        if lookup and partner is None and lookup.type == "inner":
+            continue
+        row = made_row(made, record, partner)
         verdict = refusal(query, row)
+        if lookup and partner is None and lookup.matched:
+            rows.unmatched.add(place)
+            verdict = True
         if verdict:
             rows.refused.add(place)
         else:
@@ -229,7 +237,7 @@ def groups_of(query: Query, sums: Mapping[str, Sum], judged: Judged, batches: Se
     window = query.aggregate.window
     for batch in batches:
         touched: dict[tuple[Any, ...], None] = {}
-        for row in _rows_of(judged, batch, topic):
+        for row in rows_of_batch(judged, batch, topic):
             for span in spans(query, row):
                 if window and span[1] <= EPOCH + timedelta(milliseconds=batch["late_watermark_ms"]):
                     continue
@@ -253,7 +261,8 @@ def groups_of(query: Query, sums: Mapping[str, Sum], judged: Judged, batches: Se
     return result
 
 
-def _rows_of(judged: Judged, batch: ledger.Record, topic: str) -> Iterable[Row]:
+def rows_of_batch(judged: Judged, batch: ledger.Record, topic: str) -> Iterable[Row]:
+    """Yield the accepted rows of a topic that a batch read."""
     for partition, (start, end) in batch["offsets"].get(topic, {}).items():
         for offset in range(start, end):
             if (int(partition), offset) in judged.rows:
@@ -282,19 +291,23 @@ def group_row(query: Query, sums: Mapping[str, Sum], group: tuple[Any, ...], row
     return dict(zip(keys, group, strict=True)) | values
 
 
-def require_watermarks(query: Query, judged: Judged, batches: Sequence[ledger.Record]) -> None:
-    """Assert that each batch has the watermark of the batches before it: the newest accepted time minus the delay."""
-    (topic,) = query.sources
-    delay = query.watermark[topic] // timedelta(milliseconds=1)
-    newest, mark = 0, 0
-    time = judged.source.event_time
-    assert time
+def require_watermarks(query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record]) -> None:
+    """Assert that each batch has the watermark of the batches before it: the newest accepted time minus the delay.
+
+    Of two topics the slower one counts.
+    """
+    newest, mark = dict.fromkeys(query.sources, 0), 0
     for batch in batches:
-        late, mark = mark, max(mark, newest - delay)
+        reached = (newest[topic] - query.watermark[topic] // timedelta(milliseconds=1) for topic in query.sources)
+        late, mark = mark, max(mark, min(reached))
         assert (batch["late_watermark_ms"], batch["watermark_ms"]) == (late, mark), (
             f"watermarks of {batch} are {late}, {mark}"
         )
-        newest = max([newest, *(micros(row[time.column]) // 1000 for row in _rows_of(judged, batch, topic))])
+        for topic in query.sources:
+            time = judged[topic].source.event_time
+            assert time
+            times = (micros(row[time.column]) // 1000 for row in rows_of_batch(judged[topic], batch, topic))
+            newest[topic] = max([newest[topic], *times])
 
 
 # Comparison.

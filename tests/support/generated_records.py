@@ -17,7 +17,7 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.model import Column, Source
 from tests.driver.decode_maker import Maker
 from tests.support.drivers import Message
-from tests.support.generated_contract import GROWN
+from tests.support.generated_columns import GROWN
 
 SECONDS = 120
 Headers = list[tuple[str, bytes | None]]

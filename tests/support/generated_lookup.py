@@ -1,0 +1,101 @@
+"""A lookup of a generated pipeline: its dimension, the join by Spark and by Python, and the rows of its table.
+
+The table's values are values of the records, so that some records find a row and others do not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import reduce
+from operator import and_
+from typing import Any
+
+from cassandra.cluster import Session
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+Row = dict[str, Any]
+UNREAD = ("decimal(38,0)", "decimal(38,38)")
+"""Decimals that do not fit decimal(38,18), as which Cassandra's connector reads every one."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A query's join with a table: `on` and `values` say from which column of the source a column has its values."""
+
+    dimension: str
+    keyspace: str
+    on: Mapping[str, str]
+    values: Mapping[str, str]
+    type: str
+    matched: str | None
+    rows: dict[tuple[Any, ...], Row] = field(default_factory=dict)
+
+    def joined(self, frame: DataFrame, table: DataFrame) -> DataFrame:
+        """Return the records with the rows that they find, by Spark."""
+        texts = {name for name, kind in frame.dtypes if kind == "string"}
+        same = (
+            (usable(frame[column]) if column in texts else frame[column]) == table[key]
+            for key, column in self.on.items()
+        )
+        return frame.join(table, reduce(and_, same), self.type)
+
+    def is_matched(self, table: DataFrame) -> list[Column]:
+        """Return the query's `matched` column, if it has one."""
+        return [table[next(iter(self.on))].isNotNull().alias(self.matched)] if self.matched else []
+
+    def row_of(self, record: Row) -> Row | None:
+        """Return the row that a record finds, by Python."""
+        return self.rows.get(tuple(record[column] for column in self.on.values()))
+
+    def fill(self, random_: random.Random, session: Session, records: Iterable[Row]) -> None:
+        """Write rows for some of the records' keys, with values of other records, to the table."""
+        records = list(records)
+        for record in random_.sample(records, min(len(records), random_.choice([0, 1, 10, 40]))):
+            key = tuple(record[column] for column in self.on.values())
+            if None in key or "" in key:
+                continue
+            other = random_.choice(records)
+            self.rows[key] = {name: in_table(other[column]) for name, column in self.values.items()}
+        columns = [*self.on, *self.values]
+        names, marks = ", ".join(f'"{column}"' for column in columns), ", ".join("?" * len(columns))
+        insert = session.prepare(f'INSERT INTO "{self.keyspace}"."{self.dimension}" ({names}) VALUES ({marks})')
+        for key, row in self.rows.items():
+            session.execute(insert, [*key, *row.values()])
+
+
+def usable(text: Column) -> Column:
+    """Return a text, or one that no row has where Cassandra would refuse it as a key: null, empty, or too long."""
+    return F.when(F.octet_length(text).between(1, 60_000), text).otherwise("\x01none")
+
+
+def drawn(
+    random_: random.Random, fresh: Callable[[Any], str], pipeline: str, name: str, columns: Row
+) -> tuple[Row, Lookup]:
+    """Return a dimension whose columns have the types of a source's `columns`, and the lookup in it."""
+    pick = random_.choice
+    kinds = ("int", "long", "boolean", "date")  # null is no key, and only a text has a value that can stand for it
+    keyable = [
+        c for c, spec in columns.items() if spec["type"] == "string" or (spec["type"] in kinds and spec["required"])
+    ]
+    on: dict[str, str] = {}
+    for column in random_.sample(keyable, min(len(keyable), pick([1, 1, 2]))):
+        on[pick([column, fresh({**columns, **on})])] = column
+    values: dict[str, str] = {}
+    for column in random_.sample(list(columns), pick([1, 2])):
+        if columns[column]["type"] not in ("json", *UNREAD):
+            values[fresh({**columns, **on, **values})] = column
+    given = {key: {"type": columns[column]["type"], "required": True} for key, column in on.items()}
+    given |= {value: {"type": columns[column]["type"]} for value, column in values.items()}
+    matched = pick([fresh({**columns, **on, **values}), fresh({**columns, **on, **values}), None])
+    type_ = "left" if matched else pick(["left", "inner"])
+    content = {"keyspace": pipeline, "table": name, "key": list(on), "columns": given}
+    return content, Lookup(name, pipeline, on, values, type_, matched)
+
+
+def in_table(value: Any) -> Any:
+    """Return a value as a table keeps it: times in whole milliseconds."""
+    return value.replace(microsecond=value.microsecond // 1000 * 1000) if isinstance(value, datetime) else value
