@@ -40,7 +40,7 @@ with DAG(
                 True,
                 type="boolean",
                 title="Only what is new",
-                description="Compare what no earlier such run compared, and what has changed since. No: compare everything again.",
+                description="Compare what no earlier such run compared, and what changed since. No: compare everything again.",
             ),
             "queries": Param(
                 [],

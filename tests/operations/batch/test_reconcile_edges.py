@@ -93,7 +93,9 @@ def test_rows_that_a_tables_ttl_has_taken_are_no_differences_and_younger_ones_ar
     old, young = now - timedelta(days=40), now - timedelta(days=20)
     given = records(spark, [(0, 0, "a", "3.00", old, -1), (0, 1, "b", "4.00", young, -1)])
     ledger = [taken(0, 0, 2), taken(1, 2, 3, now)]
-    columns = "window_start timestamp, window_end timestamp, product_id string, total_amount decimal(22,2), sales bigint"
+    columns = (
+        "window_start timestamp, window_end timestamp, product_id string, total_amount decimal(22,2), sales bigint"
+    )
     empty = spark.createDataFrame([], f"{columns}, _written bigint")
     job: Any = SimpleNamespace(pipeline=pos)
     for since_ms, missing in ((0, ["b"]), (milliseconds(now - timedelta(days=10)), [])):
