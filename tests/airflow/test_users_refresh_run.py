@@ -64,9 +64,7 @@ def clear(deployment: Deployment) -> None:
 
 def users(deployment: Deployment, project: Path) -> dict[str, str]:
     described = load_pipeline(project / "pipelines" / f"{PIPELINE}.yaml")
-    return {
-        str(key[0]): str(values[0]) for key, (values, _) in live.read(deployment.bindings, described, DIMENSION).items()
-    }
+    return {str(key[0]): str(values[0]) for key, values, _ in live.read(deployment.bindings, described, DIMENSION)}
 
 
 def version(minutes: int) -> str:

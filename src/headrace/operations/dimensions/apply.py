@@ -10,10 +10,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
@@ -24,7 +25,8 @@ from headrace.errors import HeadraceError
 from headrace.operations import plans
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import lease
-from headrace.operations.dimensions.diff import DELETE, UPSERT, Difference, diff
+from headrace.operations.dimensions.compare import DELETE, UPSERT
+from headrace.operations.dimensions.diff import Difference, diff
 from headrace.operations.dimensions.documents import Begun, RefreshRecord, Staged
 from headrace.operations.dimensions.snapshot import applied, begun
 from headrace.operations.dimensions.stage import read_parquet
@@ -62,23 +64,21 @@ def apply(
         require_unchanged(root, pipeline, dimension, difference)
         now = Begun(difference.version, difference.extract_ms, approval.by)
         records.write(f"{paths.refresh(root, pipeline.name, dimension)}/begun.json", now)
-        rows = read_parquet(difference.diff).to_pylist()
-        upserts = [row for row in rows if row["op"] == UPSERT]
-        deletes = [row for row in rows if row["op"] == DELETE]
+        rows = read_parquet(difference.diff)
+        done, written = 0, {UPSERT: 0, DELETE: 0}
 
-        def renew(done: int, total: int) -> None:
+        def renew(done: int) -> None:
             lease.take(session, pipeline.name, dimension, holder, approval.by)
             if report:
-                report(done, total)
+                report(done, rows.num_rows)
 
-        done = 0
-        for changed, group in groupby(sorted(upserts, key=_columns), key=_columns):
+        for (op, changed), group in groupby(_each(rows), key=lambda row: (row["op"], row["changed"])):
             names = [*table.key, *changed]
-            values = [tuple(row[name] for name in names) for row in group]
-            done = _write(session, _insert(table, names, micros), values, done, len(rows), renew)
-        keys = [tuple(row[name] for name in table.key) for row in deletes]
-        _write(session, _delete(table, micros), keys, done, len(rows), renew)
-    return {"upserted": len(upserts), "deleted": len(deletes)}
+            statement = _delete(table, micros) if op == DELETE else _insert(table, names, micros)
+            before, values = done, (tuple(row[name] for name in names) for row in group)
+            done = _write(session, statement, values, before, renew)
+            written[op] += done - before
+    return {"upserted": written[UPSERT], "deleted": written[DELETE]}
 
 
 @contextmanager
@@ -174,8 +174,9 @@ def record(
     return entry
 
 
-def _columns(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(row["changed"])
+def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in rows.to_batches(max_chunksize=CHUNK):
+        yield from batch.to_pylist()
 
 
 def _insert(dimension: Dimension, names: Sequence[str], micros: int) -> str:
@@ -194,16 +195,13 @@ def _delete(dimension: Dimension, micros: int) -> str:
 
 
 def _write(
-    session: Session, statement: str, values: Sequence[tuple[Any, ...]], done: int, total: int, report: Report | None
+    session: Session, statement: str, values: Iterator[tuple[Any, ...]], done: int, renew: Callable[[int], None]
 ) -> int:
-    if not values:
-        return done
+    """Write rows by one statement. Returns the number of rows written so far, which `renew` gets after each chunk."""
     prepared = session.prepare(statement)
     prepared.consistency_level = ConsistencyLevel.LOCAL_QUORUM
-    for first in range(0, len(values), CHUNK):
-        chunk = values[first : first + CHUNK]
+    while chunk := list(islice(values, CHUNK)):
         execute_concurrent_with_args(session, prepared, chunk, concurrency=CONCURRENCY)
         done += len(chunk)
-        if report:
-            report(done, total)
+        renew(done)
     return done

@@ -60,7 +60,7 @@ def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Snaps
 
 def check(deployment: Deployment, pipeline: str, dimension: str, staged: Staged) -> Summary:
     """Run the stage's suite. Returns its summary; raises HeadraceError if a critical expectation failed."""
-    from headrace.operations.dimensions.live import count
+    from headrace.operations.dimensions import live
     from headrace.operations.dimensions.stage import read_parquet
     from headrace.operations.quality import store
     from headrace.operations.quality.plan import Check
@@ -72,7 +72,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Staged)
     spec, name = deployment.pipeline(pipeline), stage_name(pipeline, dimension)
     before = rows_before(history(deployment.root, pipeline, dimension))
     before = before or applied(deployment.root, pipeline, dimension).rows
-    before = before or count(deployment.bindings, spec, dimension)
+    before = before or sum(1 for _ in live.read(deployment.bindings, spec, dimension))
     least = math.ceil(before * settings(spec, dimension).min_rows_percent / 100)
     key = tuple(spec.dimensions[dimension].key)
     frame = read_parquet(staged.stage).to_pandas()

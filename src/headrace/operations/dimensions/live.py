@@ -22,26 +22,23 @@ CONCURRENCY = 4
 PAGE_ROWS = 5_000
 FIRST_TOKEN, LAST_TOKEN = -(2**63), 2**63 - 1
 
-Key = tuple[Any, ...]
-Live = dict[Key, tuple[tuple[Any, ...], int]]
-"""key -> (directory columns in the contract's order, newest write time of them in microseconds)."""
+Row = tuple[tuple[Any, ...], tuple[Any, ...], int]
+"""A row's key, its directory columns in the contract's order, and the newest write time of these in microseconds."""
 
 
-def read(bindings: Path, pipeline: Pipeline, dimension: str) -> Live:
-    """Return the rows that the directory knows: those with at least one directory column.
+def read(bindings: Path, pipeline: Pipeline, dimension: str) -> Iterator[Row]:
+    """Yield the rows that the directory knows: those with at least one directory column.
 
     A row that only a stream wrote (a login after its user's deletion) has none and is left out.
     """
     table, columns = pipeline.dimensions[dimension], directory_columns(pipeline, dimension)
     with cassandra_session(bindings) as session:
-        rows: Live = {}
         times = [f"writetime({quoted(name)})" for name in columns]
         for row in scan(session, table.keyspace, table.table, table.key, [*map(quoted, columns), *times]):
             key, rest = tuple(map(cell, row[: len(table.key)])), row[len(table.key) :]
             values, written = rest[: len(columns)], rest[len(columns) :]
             if any(value is not None for value in values):
-                rows[key] = (tuple(map(cell, values)), max(at for at in written if at is not None))
-        return rows
+                yield key, tuple(map(cell, values)), max(at for at in written if at is not None)
 
 
 def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
@@ -49,11 +46,6 @@ def cell(value: Any) -> Any:  # noqa: ANN401 - a cell
     if isinstance(value, Date):
         return value.date()
     return stored_time(value) if isinstance(value, datetime) else value
-
-
-def count(bindings: Path, pipeline: Pipeline, dimension: str) -> int:
-    """Return the number of rows that the directory knows."""
-    return len(read(bindings, pipeline, dimension))
 
 
 def scan(
