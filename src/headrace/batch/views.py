@@ -36,6 +36,7 @@ from headrace.store.view_state import ViewDay, ViewState
 WAIT_SECONDS = 60.0
 SNAPSHOT_RUN = "headrace-run"
 _MICRO = timedelta(microseconds=1)
+_LAST_MS = 253_402_300_799_999  # 9999-12-31: in a topic of others a record may have any time
 
 
 def run(job: Job, spec: ViewsSpec) -> ViewsReport:
@@ -319,7 +320,8 @@ def closed_until(
         if part is None or closed is None:
             closed = None
         else:
-            closed = min(closed, batch_views.closed_until(pipeline, datetime.fromtimestamp(part.newest_ms / 1000, UTC)))
+            newest = datetime.fromtimestamp(min(part.newest_ms, _LAST_MS) / 1000, UTC)
+            closed = min(closed, batch_views.closed_until(pipeline, newest))
     return max((day for day in (closed, horizon) if day), default=None)
 
 

@@ -48,6 +48,12 @@ def test_an_archive_that_is_behind_holds_the_horizon_at_its_newest_record(pos: P
     assert until(pos, archive({0: 5}), {"0": 6}, HORIZON) == date(2026, 3, 15)
 
 
+def test_a_record_with_microseconds_for_its_time_breaks_no_view(pos: Pipeline) -> None:
+    """In a topic of others a producer may have set any time; this one is in the year 55841, which Python cannot hold."""
+    pinned = {"pos": Archive("p", "pos", 1, {0: Partition(0, 5, 5, 5, 1_700_000_000_000_000)})}
+    assert until(pos, pinned, {"0": 6}, HORIZON) == ASKED
+
+
 def test_a_partition_that_was_quiet_for_days_does_not_move_the_horizon_back(pos: Pipeline) -> None:
     quiet = archive({0: 5}, datetime(2026, 3, 1, tzinfo=UTC))
     assert until(pos, quiet, {"0": 6}, HORIZON) == HORIZON
