@@ -334,7 +334,7 @@ def _directory_rows(root: str, pipeline: Pipeline, sink: CheckedSink, planned_ms
     """
     for name, dimension in pipeline.dimensions.items():
         if dimension.refresh and (dimension.keyspace, dimension.table) == sink.place:
-            done, begun = (read(root, pipeline.name, name) for read in (snapshot.applied, snapshot.begun))
+            done, begun = snapshot.applied(root, pipeline.name, name), snapshot.begun(root, pipeline.name, name)
             return done.rows if done.version == begun.version and done.at_ms < planned_ms else 0
     return 0
 
