@@ -159,3 +159,35 @@ def test_a_join_that_is_not_direct_is_refused(spark: SparkSession) -> None:
     scanned = spark.range(3).join(spark.range(3).withColumnRenamed("id", "login_id"), F.col("id") == F.col("login_id"))
     with pytest.raises(HeadraceError, match=r"user_logins\.last_login would scan its Cassandra dimension"):
         require_direct_join(scanned, "user_logins", "last_login")
+
+
+FILTERED, COMPUTED, COMPARED = (
+    "rows of the table are filtered",
+    "a column of the table is computed",
+    "more than the key is compared",
+)
+
+
+@pytest.mark.parametrize(
+    ("join", "fault"),
+    [
+        (lambda logins, users: logins.join(users.where("active"), logins.login == users.id, "left"), FILTERED),
+        (lambda logins, users: users.where("active").join(logins, F.col("login") == users.id, "right"), FILTERED),
+        (lambda logins, users: logins.join(users.select("id", F.lit(1)), logins.login == users.id, "left"), COMPUTED),
+        (lambda logins, users: logins.join(users, (logins.login == users.id) & users.active, "left"), COMPARED),
+        (lambda logins, users: logins.join(users, (logins.login == users.id) & (users.active == F.lit(True)), "left"), COMPARED),
+        (lambda logins, users: logins.join(users, logins.login == users.id, "left"), None),
+        (lambda logins, users: logins.join(users.where("active"), logins.login == users.id), None),
+        (lambda logins, users: logins.join(users.withColumnRenamed("id", "login"), "login", "left").where("active"), None),
+    ],
+)  # fmt: skip
+def test_an_outer_join_with_a_dimension_that_the_connector_would_not_answer_is_refused(
+    spark: SparkSession, join: Callable[[DataFrame, DataFrame], DataFrame], fault: str | None
+) -> None:
+    """On a real Cassandra each of them lost the records without a match, or gave them the computed value."""
+    spark.sql("CREATE TABLE IF NOT EXISTS lake.plans.users (id string, active boolean) USING iceberg")
+    logins = spark.createDataFrame([("ada",)], "login string")
+    frame = join(logins, spark.table("lake.plans.users"))
+    sentence = "would scan its Cassandra dimension" if fault is None else f"{fault} in an outer join"
+    with pytest.raises(HeadraceError, match=sentence):
+        require_direct_join(frame, "user_logins", "last_login")

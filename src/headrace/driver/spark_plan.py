@@ -25,6 +25,7 @@ _EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
 _ATTRIBUTE = re.compile(r"\b(\w+)#(\d+)L?(?:-T\d+ms)?")
 _DEFINITION = re.compile(r"^(.*) AS \w+#(\d+)L?(?:-T\d+ms)?$", re.DOTALL)
+_COLUMNS = 10_000  # of a node's text, which would be cut otherwise
 _SHOWN = 200  # characters of an expression; a longer one is cut and ends in its hash
 SOURCE = "headrace_input"
 """The alias of a source inside a transform: plan nodes below it belong to the runtime, not to the transform.
@@ -227,6 +228,14 @@ def require_direct_join(frame: DataFrame, pipeline: str, query: str) -> None:
     table's column becomes a full table scan in every batch. A cast of the other side is joined directly, but a value that
     cannot be cast becomes a null key, which Cassandra refuses: one such record would end every batch.
     """
+    more = next(_beside_the_key(frame._jdf.queryExecution()), None)
+    if more:
+        raise HeadraceError(
+            f"{pipeline}.{query}: {more} in an outer join with a Cassandra dimension, and the connector applies it after the "
+            "join: records without a match would be lost, or look matched. Join plain columns of the table by its key alone; "
+            "do the rest with the result.",
+            exit_code=Exit.REFUSED,
+        )
     plan = frame._jdf.queryExecution().executedPlan().toString()
     if any("cast(" in keys for keys in _DIRECT_JOIN_KEYS.findall(plan)):
         raise HeadraceError(
@@ -240,4 +249,46 @@ def require_direct_join(frame: DataFrame, pipeline: str, query: str) -> None:
         f"{pipeline}.{query} would scan its Cassandra dimension in every batch instead of joining it by key. Join on all "
         "columns of the table's partition key, with the same types as in the table.",
         exit_code=Exit.REFUSED,
+    )
+
+
+def _beside_the_key(execution: Any) -> Iterator[str]:  # noqa: ANN401 - a Java object
+    """Yield what outer joins with a table do besides comparing its key: the connector does it after the join."""
+    for join in _nodes(execution.analyzed()):
+        side = {"LeftOuter": 1, "RightOuter": 0}.get(str(join.joinType())) if join.nodeName() == "Join" else None
+        table = _children(join)[side] if side is not None else None
+        if table is None or not any(node.nodeName() == "DataSourceV2Relation" for node in _nodes(table)):
+            continue
+        for node in _nodes(table):
+            if node.nodeName() == "Filter":
+                yield "rows of the table are filtered"
+            if any(not _ATTRIBUTE.fullmatch(text) for text in _definitions(node.simpleString(_COLUMNS)).values()):
+                yield "a column of the table is computed"
+        output, condition = _attributes(table.output()), join.condition()
+        parts = _parts(condition.get()) if condition.isDefined() else []
+        if not all(part.nodeName() == "EqualTo" and _compares(part, output) for part in parts):
+            yield "more than the key is compared"
+    for node in _nodes(execution.executedPlan()):
+        if (
+            node.nodeName() == "CassandraDirectJoin"
+            and node.otherJoinCouplets().nonEmpty()
+            and "Outer" in str(node.joinType())
+        ):
+            yield "more than the key is compared"
+
+
+def _parts(condition: Any) -> list[Any]:  # noqa: ANN401
+    """Return the expressions that a condition joins by AND."""
+    return (
+        [part for side in _children(condition) for part in _parts(side)]
+        if condition.nodeName() == "And"
+        else [condition]
+    )
+
+
+def _compares(equality: Any, table: set[str]) -> bool:  # noqa: ANN401
+    """Return whether one side of an equality reads only columns of the table, and the other only others."""
+    one, other = (_attributes(side.references()) for side in _children(equality))
+    return (
+        bool(one and other) and {one <= table, other <= table} == {True, False} and not (one & table and other & table)
     )
