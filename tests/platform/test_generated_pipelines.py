@@ -25,7 +25,7 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from tests.support.free_names import pool
 from tests.support.generated_checks import Checks
-from tests.support.generated_contract import DELAY, ContractMaker
+from tests.support.generated_contract import ContractMaker
 from tests.support.generated_expected import Judged
 from tests.support.generated_records import RecordMaker, Senders, committed
 from tests.support.generated_stage import Runner, connected, staged
@@ -118,7 +118,5 @@ def feed(runner: Runner, senders: Senders, random_: random.Random, checks: Check
             lookup.fill(random_, runner.cassandra, checks.judged[topic].rows.values())
         if not runner.running:
             runner.start()
-        marks = {topic: judged.watermark(DELAY) for topic, judged in checks.judged.items() if judged.source.event_time}
-        watermarked = {name: query.watermark for name, query in pipeline.queries.items() if query.watermark}
-        runner.await_quiet({name: min(marks[topic] for topic in topics) for name, topics in watermarked.items()})
+        runner.await_quiet(checks.watermark)
     runner.stop()

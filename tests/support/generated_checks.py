@@ -33,6 +33,7 @@ from tests.support.generated_expected import (
     require_watermarks,
     rows_of,
     stored,
+    watermarks_of,
 )
 from tests.support.generated_records import committed
 from tests.support.generated_stage import Runner
@@ -70,6 +71,11 @@ class Checks:
                 self._aggregate(name, query, mine, ledgers.get(name, []))
         self.differences += [f"letters of {topic} from {list(more)}" for topic, more in letters.items() if more]
 
+    def watermark(self, name: str, batches: Sequence[ledger.Record]) -> int:
+        """Return the watermark that a query comes to after these batches."""
+        query = self.runner.stage.pipeline.queries[name]
+        return watermarks_of(query, self.judged, batches, self.runner.restarts[name])[-1]
+
     def _stateless(self, name: str, query: Query, letters: Sequence[Message]) -> None:
         (topic,) = query.sources
         generated = self.runner.generated
@@ -80,7 +86,7 @@ class Checks:
 
     def _aggregate(self, name: str, query: Query, letters: Sequence[Message], batches: Sequence[ledger.Record]) -> None:
         if query.watermark:
-            self._try(require_watermarks, query, self.judged, batches)
+            self._try(require_watermarks, query, self.judged, batches, self.runner.restarts[name])
         join = self.runner.generated.joins.get(name)
         if join:
             groups = join.result(query, self.judged, batches)

@@ -8,7 +8,7 @@ are checked against the records (`require_watermarks`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal
@@ -22,7 +22,7 @@ from tests.support.generated_columns import BEYOND, Made, Sum
 from tests.support.generated_lookup import Lookup
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICRO = timedelta(microseconds=1)
+MICRO, MILLISECOND = timedelta(microseconds=1), timedelta(milliseconds=1)
 MIN_LONG = -(2**63)
 KEY, ROW, RECORD = 65_535, 4_063_232, 4_190_208  # bytes: docs/reference/limits.md
 Row = dict[str, Any]
@@ -69,12 +69,6 @@ class Judged:
                 if column.type == "json" and row[name] is not None:
                     row[name] = Json(row[name], len(message.value or b""))
             self.rows[place] = row
-
-    def watermark(self, delay: timedelta) -> int:
-        """Return the watermark in milliseconds after all rows; 0 if there are none."""
-        assert self.source.event_time
-        newest = max((row[self.source.event_time.column] for row in self.rows.values()), default=EPOCH)
-        return max(0, micros(newest) // 1000 - delay // timedelta(milliseconds=1))
 
 
 def micros(moment: datetime) -> int:
@@ -291,23 +285,41 @@ def group_row(query: Query, sums: Mapping[str, Sum], group: tuple[Any, ...], row
     return dict(zip(keys, group, strict=True)) | values
 
 
-def require_watermarks(query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record]) -> None:
-    """Assert that each batch has the watermark of the batches before it: the newest accepted time minus the delay.
+def watermarks_of(
+    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record], restarts: Collection[int]
+) -> list[int]:
+    """Return the watermark of each batch in milliseconds, and as the last that of the next batch.
 
-    Of two topics the slower one counts.
+    It is the newest accepted time of the batches before, minus the delay; of two topics the slower one counts. Over a restart
+    (before one of these batches) Spark keeps the watermark, but not how far each topic was.
     """
-    newest, mark = dict.fromkeys(query.sources, 0), 0
+    newest, marks = dict.fromkeys(query.sources, 0), [0]
+
+    def mark() -> int:
+        return max(marks[-1], min(newest[topic] - query.watermark[topic] // MILLISECOND for topic in query.sources))
+
     for batch in batches:
-        reached = (newest[topic] - query.watermark[topic] // timedelta(milliseconds=1) for topic in query.sources)
-        late, mark = mark, max(mark, min(reached))
-        assert (batch["late_watermark_ms"], batch["watermark_ms"]) == (late, mark), (
-            f"watermarks of {batch} are {late}, {mark}"
-        )
+        marks.append(mark())
+        if batch["batch"] in restarts:
+            newest = dict.fromkeys(query.sources, 0)
         for topic in query.sources:
             time = judged[topic].source.event_time
             assert time
             times = (micros(row[time.column]) // 1000 for row in rows_of_batch(judged[topic], batch, topic))
             newest[topic] = max([newest[topic], *times])
+    return [*marks[1:], mark()]
+
+
+def require_watermarks(
+    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record], restarts: Collection[int]
+) -> None:
+    """Assert that each batch has its watermark, and that of the batch before for late rows."""
+    late = 0
+    for batch, mark in zip(batches, watermarks_of(query, judged, batches, restarts), strict=False):
+        assert (batch["late_watermark_ms"], batch["watermark_ms"]) == (late, mark), (
+            f"watermarks of {batch} are {late}, {mark}"
+        )
+        late = mark
 
 
 # Comparison.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +26,13 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
 from headrace.operations.provision.run import provision
 from headrace.store import generation, ledger, paths, spark_conf
+from headrace.store.checkpoint_log import newest_batch
 from tests.support.drivers import DEADLINE_SECONDS, Stage, sources_of
 from tests.support.generated_contract import Generated
 from tests.support.generated_records import ends
 
-Watermarks = Mapping[str, int]
+Watermark = Callable[[str, Sequence[ledger.Record]], int]
+"""The watermark that a query comes to after these batches."""
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 """Spark evaluates plans without compiling them, with the same results: a new plan over a few records costs half."""
 
@@ -43,6 +46,8 @@ class Runner:
     generated: Generated
     cassandra: Session
     running: list[queries.Running] = field(default_factory=list)
+    restarts: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """By query, the batches that were the first after a restart."""
 
     def __post_init__(self) -> None:
         self.client = read_kafka(self.stage.admin).client_config()
@@ -62,6 +67,9 @@ class Runner:
         """Stop all queries, as a driver does on SIGTERM."""
         options = runtime.Options(root=self.stage.root, bindings=self.stage.admin, conf={})
         assert runtime._stop_all(self.running, self._gate, options), "a batch did not end"
+        for entry in self.running:
+            committed = newest_batch(entry.generation.paths(self.stage.root).checkpoint)
+            self.restarts[entry.generation.query].add(0 if committed is None else committed + 1)
         self.close()
 
     def close(self) -> None:
@@ -74,7 +82,7 @@ class Runner:
             self._groups.close()
             self._groups = None
 
-    def await_quiet(self, watermarks: Watermarks) -> None:
+    def await_quiet(self, watermark: Watermark) -> None:
         """Wait until each query has taken all records and has come to its watermark (ms)."""
         pipeline = self.stage.pipeline
         wanted = {topic: ends(self.client, topic) for topic in pipeline.sources}
@@ -83,19 +91,23 @@ class Runner:
         while waiting:
             for entry in self.running:
                 assert entry.query.isActive, f"{entry.name} ended: {entry.query.exception()}"
-            waiting = {query for query in waiting if not self._settled(query, wanted, watermarks.get(query))}
+            waiting = {query for query in waiting if not self._settled(query, wanted, watermark)}
             assert time.monotonic() < deadline, f"{waiting} did not take all records"
             time.sleep(0.2)
 
-    def _settled(self, query: str, wanted: Mapping[str, Mapping[int, int]], watermark: int | None) -> bool:
+    def _settled(self, query: str, wanted: Mapping[str, Mapping[int, int]], watermark: Watermark) -> bool:
         topics = sources_of(self.stage.pipeline, query)
         if not any(end for topic in topics for end in wanted[topic].values()):
             return True
         chosen = generation.current(self.stage.root, self.stage.name, query)
-        newest = ledger.newest(chosen.paths(self.stage.root).ledger) if chosen else None
-        if newest is None or (watermark is not None and newest["watermark_ms"] < watermark):
+        folder = chosen.paths(self.stage.root).ledger if chosen else ""
+        newest = ledger.newest(folder) if chosen else None
+        if newest is None or ledger.ends(newest) != {topic: dict(wanted[topic]) for topic in topics}:
             return False
-        return bool(ledger.ends(newest) == {topic: dict(wanted[topic]) for topic in topics})
+        declared = self.stage.pipeline.queries.get(query)
+        if declared is None or not declared.watermark:
+            return True
+        return bool(newest["watermark_ms"] >= watermark(query, ledger.read(folder)))
 
 
 @contextlib.contextmanager
