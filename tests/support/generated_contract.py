@@ -10,7 +10,6 @@ import keyword
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -25,7 +24,6 @@ from tests.support.generated_lookup import UNREAD, Lookup
 
 Content = dict[str, Any]
 MINUTES = [("1 minute", 60), ("5 minutes", 300), ("1 hour", 3600), ("1 day", 86_400)]
-DELAY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
