@@ -170,7 +170,9 @@ def _plans(driver: Driver, ids: topic_identity.TopicIds, new: frozenset[str] = f
     plans = []
     for name, query in pipeline.queries.items():
         if query.dimensions:
-            spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name)
+            read = [pipeline.sources[topic].columns for topic in query.sources]
+            optional = {column for columns in read for column, spec in columns.items() if not spec.required}
+            spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name, optional)
         now = None if name in new else generation.current(driver.root, pipeline.name, name)
         passed = quarantine.passed_by(driver.root, now or generation.next_of(driver.root, pipeline.name, name), ids)
         frame = build(driver, name, query, streaming=True, starting_ms=now.starting_ms if now else None, passed=passed)
