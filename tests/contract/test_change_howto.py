@@ -30,6 +30,9 @@ CHANGES: list[tuple[str, list[dict[str, Any]]]] = [
     ]),
     ("a column is read from another field", [{"sources.sales.columns.note.field": "comment"}]),
     ("a column is removed", [{"sources.sales.columns.note": GONE}]),
+    ("a column gets another name", [
+        {"sources.sales.columns.note": GONE, "sources.sales.columns.remark": {"type": "string", "field": "note"}},
+    ]),
     ("another `max_distinct`, `accepted_skew` or watermark", [
         {"sources.sales.columns.shop.max_distinct": 5},
         {"sources.sales.event_time.accepted_skew": "1 second"},
@@ -47,6 +50,7 @@ CHANGES: list[tuple[str, list[dict[str, Any]]]] = [
     ("a column gets another type", [{"queries.windows.columns.total.type": "string"}]),
     ("a column becomes required", [{"queries.windows.columns.note.required": True}]),
     ("a column is removed", [{"queries.windows.columns.note": GONE}]),
+    ("a column gets another name", [{"queries.windows.columns.note": GONE, "queries.windows.columns.remark": TIP}]),
     ("another key of the table", [
         {"queries.windows.sinks.0.partition_key": ["shop"], "queries.windows.sinks.0.clustering_key": ["window_start"]},
     ]),
