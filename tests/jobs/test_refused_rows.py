@@ -126,6 +126,19 @@ def test_keys_at_cassandras_limit_are_written_and_those_beyond_are_dead_letters(
     _, reasons = _write(spark, monkeypatch, tmp_path, CLUSTERED, to_the_limit, {"note": "more"})
     assert reasons == ["not_written: the clustering key (note) has 65536 bytes, Cassandra accepts 65535"]
 
+    def composite(readings: DataFrame) -> DataFrame:
+        """A time counts as 24 bytes, and each of the two parts takes 3 more."""
+        return readings.withColumn("place", F.expr("repeat('x', if(note = 'more', 65506, 65505))"))
+
+    given = [record(id="g", place="p", note=note, at=AT) for note in ("fits", "more")]
+    pipeline = load(tmp_path, CLUSTERED)
+    ends = write_batch(spark, monkeypatch, tmp_path, pipeline, "copied", composite, given)
+    assert [len(row["place"]) for row in ends.tables["refusing.copied"]] == [65_505]
+    (letter,) = ends.topics[LETTERS]
+    assert letter.header(sinks.HEADER_REASON) == (
+        "not_written: the partition key (place, at) has 65536 bytes, Cassandra accepts 65535"
+    )
+
 
 def test_a_row_beyond_a_mutation_is_a_dead_letter(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -155,6 +168,14 @@ def test_a_time_beyond_the_year_9999_is_a_dead_letter(
 
     _, reasons = _write(spark, monkeypatch, tmp_path, KAFKA, later, {"note": "late"})
     assert reasons == ["not_written: at is not in the years 1 to 9999"]
+
+    def days(readings: DataFrame) -> DataFrame:
+        moved = "date_add(date'2026-03-01', case note when 'n' then 0 when 'late' then 3000000 else -750000 end)"
+        return readings.withColumn("day", F.expr(moved))
+
+    text = KAFKA.replace("      at: {type: timestamp, required: true}\n    sinks", "      day: {type: date}\n    sinks")
+    _, reasons = _write(spark, monkeypatch, tmp_path, text, days, {"note": "late"}, {"note": "early"})
+    assert reasons == ["not_written: day is not in the years 1 to 9999"] * 2
 
 
 def test_a_text_that_a_transform_cannot_parse_as_a_time_is_a_dead_letter(

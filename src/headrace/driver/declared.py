@@ -80,10 +80,16 @@ def _columns(frame: DataFrame, query: Query) -> Iterator[str]:
 
 
 def _companions(frame: DataFrame, query: Query) -> Iterator[str]:
-    """Yield a sentence for each platform column that a sink or dead letter needs and the result lacks."""
+    """Yield a sentence for each platform column that a sink or dead letter needs and the result lacks, or cannot use."""
     columns = {name.lower() for name in frame.columns}
-    if any(isinstance(sink, KafkaSink) and sink.identity == "source" for sink in query.sinks) and SOURCE not in columns:
+    by_source = [sink.topic for sink in query.sinks if isinstance(sink, KafkaSink) and sink.identity == "source"]
+    if by_source and SOURCE not in columns:
         yield f"a Kafka sink identifies its rows by {SOURCE}, but the result lacks it; select it too, or declare identity"
+    if by_source and any(line.startswith("Generate ") for line in spark_plan.transform_lines(frame)):
+        yield (
+            f"the transform makes several rows of one record (explode), and with identity: source the rows in topic "
+            f"{by_source[0]} would have one id; declare the columns that tell them apart, such as identity: [order_id, sku]"
+        )
     if query.matched and SOURCE not in columns:
         yield f"dead letters of rows without a match need {SOURCE}, but the result lacks it; select it too"
 
