@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -59,12 +59,13 @@ class Lookup:
             if None in key or "" in key:
                 continue
             other = random_.choice(records)
-            self.rows[key] = {name: in_table(other[column]) for name, column in self.values.items()}
+            self.rows[key] = {name: other[column] for name, column in self.values.items()}
         columns = [*self.on, *self.values]
         names, marks = ", ".join(f'"{column}"' for column in columns), ", ".join("?" * len(columns))
         insert = session.prepare(f'INSERT INTO "{self.keyspace}"."{self.dimension}" ({names}) VALUES ({marks})')
         for key, row in self.rows.items():
             session.execute(insert, [*key, *row.values()])
+            self.rows[key] = {name: in_table(value) for name, value in row.items()}
 
 
 def usable(text: Column) -> Column:
@@ -77,7 +78,7 @@ def drawn(
 ) -> tuple[Row, Lookup]:
     """Return a dimension whose columns have the types of a source's `columns`, and the lookup in it."""
     pick = random_.choice
-    kinds = ("int", "long", "boolean", "date")  # null is no key, and only a text has a value that can stand for it
+    kinds = ("int", "long", "boolean")  # null is no key, and only a text has a value that can stand for it
     keyable = [
         c for c, spec in columns.items() if spec["type"] == "string" or (spec["type"] in kinds and spec["required"])
     ]
@@ -97,5 +98,11 @@ def drawn(
 
 
 def in_table(value: Any) -> Any:
-    """Return a value as a table keeps it: times in whole milliseconds."""
-    return value.replace(microsecond=value.microsecond // 1000 * 1000) if isinstance(value, datetime) else value
+    """Return a value as the connector reads it: times in whole milliseconds, and no day between 4 and 15 October 1582."""
+    if isinstance(value, datetime):
+        return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    return (
+        value + timedelta(days=10)
+        if isinstance(value, date) and date(1582, 10, 4) < value < date(1582, 10, 15)
+        else value
+    )
