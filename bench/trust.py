@@ -134,7 +134,7 @@ def _processed(environment: dict[str, str], mix: Mix, start: datetime, pipelines
     while True:
         status = json.loads(_run(environment, "stream", "status", *pipelines, "--json", codes=(0, 3)))
         lags = _lags(status)
-        print(f"  {time.monotonic() - began:.0f} s, lag {sum(lags)}", flush=True)
+        print(f"  {time.monotonic() - began:.0f} s, lag of all queries {sum(lags)}", flush=True)
         if lags and not any(lags):
             break
         time.sleep(10)
@@ -144,8 +144,8 @@ def _processed(environment: dict[str, str], mix: Mix, start: datetime, pipelines
 
 def _lags(document: Any) -> list[int]:  # noqa: ANN401 - JSON
     if isinstance(document, dict):
-        own = [document["lag"]] if isinstance(document.get("lag"), int) else []
-        return own + [lag for value in document.values() for lag in _lags(value)]
+        here = [document["lag"]] if isinstance(document.get("lag"), int) else []
+        return here + [lag for value in document.values() for lag in _lags(value)]
     return [lag for value in document for lag in _lags(value)] if isinstance(document, list) else []
 
 

@@ -78,8 +78,8 @@ def compared(
         counts, table = compare.changes(db, cards, "cards", EXTRACT)
     assert (counts.live_rows, counts.stage_rows) == (len(there), len(wanted))
     kinds = {what: n for what, n in asdict(counts).items() if n and not what.endswith("_rows")}
-    found = [tuple(row.values()) for row in table.to_pylist()]
-    return kinds, [(row[0], row[2:4], row[4:], row[1]) for row in found]
+    made = [tuple(row.values()) for row in table.to_pylist()]
+    return kinds, [(row[0], row[2:4], row[4:], row[1]) for row in made]
 
 
 @pytest.mark.parametrize(

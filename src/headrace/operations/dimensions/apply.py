@@ -72,7 +72,7 @@ def apply(
             if report:
                 report(done, rows.num_rows)
 
-        for (op, changed), group in groupby(_each(rows), key=lambda row: (row["op"], row["changed"])):
+        for (op, changed), group in groupby(_row_dicts(rows), key=lambda row: (row["op"], row["changed"])):
             names = [*table.key, *changed]
             statement = _delete(table, micros) if op == DELETE else _insert(table, names, micros)
             before, values = done, (tuple(row[name] for name in names) for row in group)
@@ -174,7 +174,7 @@ def record(
     return entry
 
 
-def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:
+def _row_dicts(rows: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in rows.to_batches(max_chunksize=CHUNK):
         yield from batch.to_pylist()
 

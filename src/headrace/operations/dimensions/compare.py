@@ -28,7 +28,7 @@ BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True)
-class Counts:
+class RowCounts:
     """Numbers of rows. `newer` rows of the live table were written after the extract and stay unchanged."""
 
     live_rows: int
@@ -79,13 +79,13 @@ def has_wrong_keys(db: duckdb.DuckDBPyConnection, pipeline: Pipeline, dimension:
     key = _names(pipeline, dimension)[: len(pipeline.dimensions[dimension].key)]
     null = " OR ".join(f"{name} IS NULL" for name in key)
     twice = f"SELECT 1 FROM stage GROUP BY {', '.join(key)} HAVING count(*) > 1"  # noqa: S608 - our names
-    ((found,),) = db.execute(f"SELECT EXISTS (SELECT 1 FROM stage WHERE {null}) OR EXISTS ({twice})").fetchall()  # noqa: S608
-    return bool(found)
+    ((wrong,),) = db.execute(f"SELECT EXISTS (SELECT 1 FROM stage WHERE {null}) OR EXISTS ({twice})").fetchall()  # noqa: S608
+    return bool(wrong)
 
 
 def changes(
     db: duckdb.DuckDBPyConnection, pipeline: Pipeline, dimension: str, extract_micros: int
-) -> tuple[Counts, pa.Table]:
+) -> tuple[RowCounts, pa.Table]:
     """Return the numbers of rows, and the rows to write: `op`, `changed` (names of columns), and the stage's columns.
 
     Upserts come before deletes, those of the same columns together, each in the order of their keys; so the same rows make
@@ -116,7 +116,7 @@ def changes(
         WHERE what IN ('inserts', 'updates', 'deletes') ORDER BY op DESC, changed, {", ".join(key)}
         """  # noqa: S608 - our names
     ).to_arrow_table()
-    counts = Counts(
+    counts = RowCounts(
         _rows(db, "live"), _rows(db, "stage"),
         *(numbers.get(what, 0) for what in ("inserts", "updates", "deletes", "unchanged", "newer")),
     )  # fmt: skip
