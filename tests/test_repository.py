@@ -268,3 +268,10 @@ def test_no_file_names_a_folder_of_a_machine_or_holds_a_private_key() -> None:
     forbidden = re.compile(rb"/(home|Users)/[a-z]+/|-----BEGIN [A-Z ]*PRIVATE KEY|" + re.escape(str(ROOT).encode()))
     wrong = [name for name in listed if (ROOT / name).is_file() and forbidden.search((ROOT / name).read_bytes())]
     assert [name for name in wrong if name != "tests/test_repository.py"] == []
+
+
+def test_no_test_replaces_the_sleep_or_the_clock_of_all_threads() -> None:
+    """A thread that another test left (py4j has one for garbage) would call what is put there, and end the next test."""
+    replaced = re.compile(r"setattr\((\w+\.)*time, \"(sleep|monotonic)\"")
+    tests = (ROOT / "tests").rglob("*.py")
+    assert [str(path.relative_to(ROOT)) for path in tests if replaced.search(path.read_text())] == []

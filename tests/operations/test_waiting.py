@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
+import tenacity
 
 from headrace.operations.waiting import poll
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the clock by a list of the sleeps: time goes on only while something sleeps."""
+    """Replace tenacity's clock by a list of its sleeps: time goes on only while it sleeps. Other threads keep theirs."""
     slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    ours = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr(tenacity, "time", ours)
+    monkeypatch.setattr(tenacity.nap, "time", ours)
     return slept
 
 

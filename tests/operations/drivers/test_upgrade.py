@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,11 +52,16 @@ class Releases(Imagined):
 @pytest.fixture
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
     """A pipeline that ann wants to run, and that runs; nothing is waited for."""
-    monkeypatch.setattr(upgrade.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(upgrade, "time", _clock(sleep=lambda _seconds: None))
     monkeypatch.setattr(upgrade.snapshots, "take_all", lambda *_args, **_more: {})
     made = Releases(str(tmp_path))
     control.start(made, NAME, by="ann")
     return made
+
+
+def _clock(**ours: Any) -> SimpleNamespace:
+    """Return a module `time` for the upgrade alone: another test's threads keep theirs."""
+    return SimpleNamespace(**{"time": time.time, "monotonic": time.monotonic} | ours)
 
 
 def _run(launcher: Releases, report: Any = lambda _text: None, **more: Any) -> upgrade.Upgraded:
@@ -131,8 +137,7 @@ def test_the_hold_is_renewed_for_as_long_as_the_upgrade_watches(
             paths.intent(launcher.root, NAME), replace(desired, held_until_ms=desired.held_until_ms - 60_000)
         )
 
-    monkeypatch.setattr(upgrade.time, "sleep", watched)
-    monkeypatch.setattr(upgrade.time, "monotonic", clock)
+    monkeypatch.setattr(upgrade, "time", _clock(sleep=watched, monotonic=clock))
     _run(launcher, seconds=10**6)
     assert len(holds) > upgrade.HOLD_SECONDS / 60
 
