@@ -1,4 +1,4 @@
-"""What a table must have as a whole, also if it takes more than one step: number of rows and sums, by Great Expectations itself.
+"""What all rows of a table must be together, also if it takes more than one step: their number and sums, by Great Expectations.
 
 Slow: Great Expectations takes 7 seconds to import.
 """

@@ -17,7 +17,7 @@ from headrace.operations.quality.validate import Outcome, validate
 from headrace.store.records import Json
 
 ROWS, SUM = "expect_table_row_count", "expect_column_sum"
-_OF_THE_WHOLE = (
+_OF_ALL_ROWS = (
     ROWS,
     SUM,
     "expect_column_mean",
@@ -47,7 +47,7 @@ class TableTotals:
 
 def of_rows(suite: Suite) -> Suite:
     """Return the suite without the expectations on all rows together."""
-    return replace(suite, expectations=tuple(e for e in suite.expectations if not e.type.startswith(_OF_THE_WHOLE)))
+    return replace(suite, expectations=tuple(e for e in suite.expectations if not e.type.startswith(_OF_ALL_ROWS)))
 
 
 def validated(suite: Suite, totals: TableTotals, parameters: Mapping[str, float]) -> tuple[list[Outcome], list[Json]]:
