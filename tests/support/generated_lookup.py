@@ -98,7 +98,7 @@ def drawn(
 
 
 def in_table(value: Any) -> Any:
-    """Return a value as the connector reads it: times in whole milliseconds, and no day between 4 and 15 October 1582."""
+    """Return a value as the connector reads it: times to the millisecond, and no day between 4 and 15 October 1582."""
     if isinstance(value, datetime):
         return value.replace(microsecond=value.microsecond // 1000 * 1000)
     return (

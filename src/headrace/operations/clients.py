@@ -86,7 +86,7 @@ def as_dicts(session: Session) -> ExecutionProfile:
 
 
 def stored_time(value: datetime) -> datetime:
-    """Return a timestamp that the Python driver read as Cassandra has it: in UTC, with whole milliseconds.
+    """Return a timestamp that the Python driver read as Cassandra has it: in UTC, to the millisecond.
 
     The driver computes with a float, which is off by some microseconds for years before 1700 and after 2240.
     """

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.batch.reconcile import kept_results
-from headrace.batch.reconcile.kept_results import Days, Kept, Totals
+from headrace.batch.reconcile.kept_results import Days, KeptDays, Totals
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from spark_jobs import pos_sales
@@ -62,12 +62,12 @@ def test_a_changed_row_of_an_old_day_and_another_generation_or_column_are_compar
     sink = spark.createDataFrame(rows, ROWS)
     closed = cut([taken(0, 0, 4, datetime(2026, 3, 4, 12))])
 
-    def compared(frame: DataFrame, kept: Kept | None, complete_ms: int = 0) -> Days:
+    def compared(frame: DataFrame, kept: KeptDays | None, complete_ms: int = 0) -> Days:
         return kept_results.days_of(kept, "tumbling table", query, frame, closed, complete_ms)
 
     first = compared(sink, None)
     assert (first.since_ms, first.past, sorted(first.digests)) == (0, day(3), [day(0), day(1), day(2)])
-    kept = Kept({("tumbling table", first.stamp): dict(first.rows())})
+    kept = {("tumbling table", first.stamp): dict(first.rows())}
     again = compared(sink, kept)
     assert (again.since_ms, again.known) == (kept_results.midnight_ms(day(3)), 3)
     cent = F.when(F.col("product_id") == "p1", F.col("total_amount") + Decimal("0.01")).otherwise(F.col("total_amount"))
@@ -77,7 +77,7 @@ def test_a_changed_row_of_an_old_day_and_another_generation_or_column_are_compar
     assert compared(sink.where("product_id <> 'p0'"), kept).since_ms == kept_results.midnight_ms(day(0))
     expired = compared(sink.where("product_id > 'p0'"), kept, kept_results.midnight_ms(day(0)) + 1)
     assert expired.since_ms == kept_results.midnight_ms(day(3)), "what retention may have deleted is no change"
-    assert compared(sink, Kept({("tumbling table", "2: other"): dict(first.rows())})).since_ms == 0
+    assert compared(sink, {("tumbling table", "2: other"): dict(first.rows())}).since_ms == 0
 
 
 @pytest.mark.spark

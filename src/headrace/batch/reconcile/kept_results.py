@@ -10,9 +10,10 @@ the newest batch of a query, and the ends of an archive, up to which they were c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -69,19 +70,17 @@ class Rows:
     ends: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class Kept:
-    """The results of earlier runs of a pipeline: (account, stamp) -> day -> digests."""
-
-    days: dict[tuple[str, str], dict[date, str]] = field(default_factory=dict)
+KeptDays = Mapping[tuple[str, str], Mapping[date, str]]
+"""(account, stamp) -> day -> digests: what earlier runs of a pipeline kept of closed days."""
 
 
-def read(job: Job) -> Kept:
+def read(job: Job) -> KeptDays:
     """Return what earlier runs kept of closed days."""
-    table, kept = names.reconcile_table(job.pipeline.name, "days"), Kept()
+    table = names.reconcile_table(job.pipeline.name, "days")
+    kept: dict[tuple[str, str], dict[date, str]] = {}
     if job.spark.catalog.tableExists(table):
         for row in job.spark.table(table).collect():
-            kept.days.setdefault((row.account, row.stamp), {})[row.day] = row.digests
+            kept.setdefault((row.account, row.stamp), {})[row.day] = row.digests
     return kept
 
 
@@ -90,7 +89,7 @@ def stamp_of(query: Query, now: Generation) -> str:
     return f"{now.number}: {ddl(query.columns)}"
 
 
-def days_of(kept: Kept | None, account: str, query: Query, rows: DataFrame, cut: Cut, complete_ms: int) -> Days:
+def days_of(kept: KeptDays | None, account: str, query: Query, rows: DataFrame, cut: Cut, complete_ms: int) -> Days:
     """Return the closed days of a sink of windows or joined rows, and from when to compare them.
 
     `rows` are the sink's; `complete_ms` is the time from which it is complete (0: always was). `kept` None: compare all.
@@ -99,7 +98,7 @@ def days_of(kept: Kept | None, account: str, query: Query, rows: DataFrame, cut:
     past = _day(max(cut.closed_ms - margin - 1, 0))
     first = _day(complete_ms) + timedelta(days=1) if complete_ms else BEGINNING
     stamp, now = stamp_of(query, cut.generation), digests(query, rows, first, past)
-    known = {day: text for day, text in (kept.days.get((account, stamp), {}) if kept else {}).items() if day >= first}
+    known = {day: text for day, text in (kept or {}).get((account, stamp), {}).items() if day >= first}
     day = first_unlike(known, now, past)
     same = sum(other < day for other in known) if day else 0
     return Days(account, stamp, past, now, midnight_ms(day) if day else 0, same)
@@ -133,13 +132,8 @@ def first_unlike(known: Digests, now: Digests, past: date) -> date | None:
 def keep_days(job: Job, even: Sequence[Days], at: datetime) -> None:
     """Keep the closed days of sinks that matched the archive, in place of what was kept of them."""
     rows = [(days.account, days.stamp, day, text, job.run, at) for days in even for day, text in days.rows()]
-    if not rows:
-        return
-    table = names.reconcile_table(job.pipeline.name, "days")
-    lake_tables.ensure(job.spark, table, DAYS_DDL, "account")
-    replaced = F.col("account").isin(sorted({row[0] for row in rows}))
-    job.spark.createDataFrame(rows, DAYS_DDL).coalesce(1).writeTo(table).overwrite(replaced)
-    iceberg_maintenance.maintain_own(job.spark, job.root, table)
+    if rows:
+        replace_rows(job, "days", DAYS_DDL, "account", {row[0] for row in rows}, rows)
 
 
 def rows_of(job: Job) -> dict[tuple[str, int], Rows]:
@@ -153,16 +147,22 @@ def rows_of(job: Job) -> dict[tuple[str, int], Rows]:
 
 def keep_rows(job: Job, compared: Mapping[tuple[str, int], Rows], at: datetime) -> None:
     """Keep how far the single rows of queries were compared without a difference, in place of what was kept of them."""
-    if not compared:
-        return
-    table = names.reconcile_table(job.pipeline.name, "rows")
-    lake_tables.ensure(job.spark, table, ROWS_DDL, "query")
     rows = [
         (query, number, done.began_ms, json.dumps(done.ends, sort_keys=True), job.run, at)
         for (query, number), done in sorted(compared.items())
     ]
-    replaced = F.col("query").isin(sorted({query for query, _ in compared}))
-    job.spark.createDataFrame(rows, ROWS_DDL).coalesce(1).writeTo(table).overwrite(replaced)
+    if rows:
+        replace_rows(job, "rows", ROWS_DDL, "query", {query for query, _ in compared}, rows)
+
+
+def replace_rows(
+    job: Job, kind: str, columns: str, by: str, values: Collection[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Write rows into a report table (`names.reconcile_table`) in place of those whose column `by` has one of the values."""
+    table = names.reconcile_table(job.pipeline.name, kind)
+    lake_tables.ensure(job.spark, table, columns, by)
+    replaced = F.col(by).isin(sorted(values))
+    job.spark.createDataFrame(rows, columns).coalesce(1).writeTo(table).overwrite(replaced)
     iceberg_maintenance.maintain_own(job.spark, job.root, table)
 
 

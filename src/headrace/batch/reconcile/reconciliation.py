@@ -21,7 +21,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from headrace.batch import accounting, archive_reader, lake_tables, views
+from headrace.batch import accounting, archive_reader, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
 from headrace.batch.reconcile import (
@@ -43,7 +43,6 @@ from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.platform_columns import SOURCE
 from headrace.driver import decode, queries, refusals, source
-from headrace.driver import iceberg_maintenance as tables
 from headrace.driver.queries import Transform
 from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
@@ -365,10 +364,7 @@ def _keep(job: Job, accounts: Sequence[Account], at: datetime) -> None:
         for d in a.differences
     ]  # fmt: skip
     for kind, ddl, rows in (("runs", RUNS_DDL, summary), ("differences", DIFFERENCES_DDL, named)):
-        table = names.reconcile_table(job.pipeline.name, kind)
-        lake_tables.ensure(job.spark, table, ddl, "run")
-        job.spark.createDataFrame(rows, ddl).coalesce(1).writeTo(table).overwrite(F.col("run") == job.run)
-        tables.maintain_own(job.spark, job.root, table)
+        kept_results.replace_rows(job, kind, ddl, "run", [job.run], rows)
 
 
 def _moment(milliseconds: int | None) -> datetime | None:
