@@ -50,6 +50,7 @@ def _logged(conf: dict[str, str], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long(group="outages")
 def test_an_event_that_takes_long_is_not_logged_with_the_settings_of_its_job(tmp_path: Path) -> None:
     conf = spark_conf(load_pipelines(ROOT / "pipelines")["web_events"], str(tmp_path))
     key = "spark.scheduler.listenerbus.logSlowEvent"

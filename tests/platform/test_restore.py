@@ -243,6 +243,7 @@ def _make_again(stage: Stage, topic: str) -> None:
     provision([stage.pipeline], stage.settings.bindings(), stage.settings.home / "bindings")
 
 
+@pytest.mark.long(group="checkpoints")
 def test_a_topic_that_is_made_again_while_its_driver_runs_ends_it_and_one_command_reads_all_of_the_new_one(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def _require_exact(kept: Kept) -> None:
         )
 
 
+@pytest.mark.long(group="outages")
 def test_a_driver_that_is_killed_processes_again_with_no_hand(kept: Kept) -> None:
     _await_progress(kept, "at first")
     since = len(kept.keeper.looks)
