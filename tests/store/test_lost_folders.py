@@ -9,7 +9,7 @@ import pytest
 from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import snapshots
-from headrace.store import lost_folders, paths, small_files, trees
+from headrace.store import lost_folders, trees
 from tests.support import checkpoints
 
 POS = checkpoints.pos_sales()
@@ -21,17 +21,9 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def archived(root: str) -> None:
-    """Write the metadata of an archive table with one batch."""
-    noted = {"headrace-batch": "pos_sales.archive_pos/1/4", "headrace-offsets": '{"pos":{"0":50}}'}
-    snapshot = {"snapshot-id": 7, "timestamp-ms": 1, "summary": noted}
-    folder = f"{paths.lake(root)}/pos_sales/archive_pos/metadata"
-    small_files.write_json(f"{folder}/v1.metadata.json", {"current-snapshot-id": 7, "snapshots": [snapshot]})
-
-
 def test_a_pipeline_that_never_ran_and_one_with_a_new_query_may_start(root: str) -> None:
     lost_folders.refuse(root, POS, NONE)
-    archived(root)
+    checkpoints.archived(root)
     checkpoints.begin(root, "archive_pos", stateful=False)
     lost_folders.refuse(root, POS, NONE)
 
@@ -42,7 +34,7 @@ def test_a_pipeline_whose_checkpoints_are_gone_is_refused_until_an_operator_says
     checkpoints.begin(root, "archive_pos", stateful=False)
     for query in POS.queries:
         checkpoints.begin(root, query)
-    archived(root)
+    checkpoints.archived(root)
     lost_folders.refuse(root, POS, NONE)
     trees.remove(f"{root}/checkpoints/pos_sales")
     with pytest.raises(HeadraceError, match=r"has run before \(the archive of pos has records\)") as refused:

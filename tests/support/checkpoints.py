@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import FilesSink, Pipeline
 from headrace.operations.drivers.interface import DEFAULT_START, Driver, StartSpec
-from headrace.store import file_sink, generation, ledger, small_files
+from headrace.store import file_sink, generation, ledger, paths, small_files
 from headrace.store.checkpoint_log import Offsets, commits_entry, offsets_entry, read_batch_range
 from headrace.store.driver_files import CheckResult, ExitRecord
 from headrace.store.generation import Generation
@@ -72,6 +72,16 @@ def begin(root: str, query: str = "tumbling", *, stateful: bool = True, pipeline
     put(f"{folder}/metadata", '{"id":"8e3f0f4e-1111-2222-3333-444455556666"}', crc=True)
     put(f"{folder}/sources/0/0", b'\0v1\n{"pos":{"0":0,"1":0}}')
     return made
+
+
+def archived(root: str) -> None:
+    """Write the metadata of the archive table of `pos`, with one batch."""
+    noted = {"headrace-batch": "pos_sales.archive_pos/1/4", "headrace-offsets": '{"pos":{"0":50}}'}
+    summary = {"snapshot-id": 7, "timestamp-ms": 1, "summary": noted}
+    small_files.write_json(
+        f"{paths.lake(root)}/pos_sales/archive_pos/metadata/v1.metadata.json",
+        {"current-snapshot-id": 7, "snapshots": [summary]},
+    )
 
 
 def plan_batch(root: str, made: Generation, batch: int, ends: Offsets | None = None) -> None:

@@ -72,14 +72,12 @@ def verify_and_snapshot(deployment: Deployment, pipeline: str) -> Json:
     taken: dict[str, str] = {}
     faults = []
     for report in verify_checkpoints.verify_all(deployment.root, [described], deployment.bindings):
-        if report.generation is None:
-            continue
         query = report.query.removeprefix(names.query_name(pipeline, ""))
-        if report.sound:
-            taken[query] = snapshots.take(deployment.root, pipeline, query, reason="nightly").id
-        else:
+        if not report.sound:
             worst = next(finding for finding in report.findings if finding.severity == "critical")
             faults.append(f"{report.query}: {worst.what} at {worst.where}, see {worst.runbook}")
+        elif report.batch is not None:  # otherwise there is nothing to keep yet
+            taken[query] = snapshots.take(deployment.root, pipeline, query, reason="nightly").id
     if faults:
         raise HeadraceError(f"Checkpoints are not sound, and no snapshot of them was taken: {'; '.join(faults)}.")
     return {"pipeline": pipeline, "taken": taken}

@@ -26,6 +26,7 @@ from headrace.store.paths import GenerationPaths
 Severity = Literal["critical", "warning"]
 
 RUNBOOKS = {
+    "FOLDER_GONE": "CheckpointLogDamaged",
     "MANIFEST_GONE": "CheckpointLogDamaged",
     "METADATA_GONE": "CheckpointLogDamaged",
     "LOG_EMPTY": "CheckpointLogDamaged",

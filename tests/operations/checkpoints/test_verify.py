@@ -9,8 +9,8 @@ import pytest
 
 from headrace.contract.exit_codes import Exit
 from headrace.errors import HeadraceError
-from headrace.operations.checkpoints import verify
-from headrace.store import file_sink, generation, integrity, ledger, small_files, trees
+from headrace.operations.checkpoints import snapshots, verify
+from headrace.store import file_sink, generation, integrity, ledger, lost_folders, paths, small_files, trees
 from headrace.store.checkpoint_log import commits_entry, offsets_entry, planned_entry, read_entry
 from headrace.store.generation import Generation
 from tests.support import checkpoints
@@ -122,6 +122,28 @@ def test_each_damage_is_found_is_critical_and_has_a_runbook(root: str, damage: s
     with pytest.raises(HeadraceError, match=r"pos_sales\.tumbling: .*docs/runbooks/") as refused:
         _start(root)
     assert refused.value.exit_code == Exit.DAMAGED
+
+
+@pytest.mark.parametrize("shown_by", ["its snapshot", "the archive of its topic"])
+def test_a_query_whose_folder_of_checkpoints_is_gone_is_damaged_with_the_remedy_of_the_refused_start(
+    root: str, shown_by: str
+) -> None:
+    pipeline = checkpoints.pos_sales()
+    made = begin(root)
+    run(root, made, range(3))
+    if shown_by == "its snapshot":
+        snapshots.take(root, "pos_sales", "tumbling")
+    else:
+        checkpoints.archived(root)
+    _remove(paths.query_folder(root, "pos_sales", "tumbling"))
+    with pytest.raises(HeadraceError) as refused:
+        lost_folders.refuse(root, pipeline, frozenset(set(pipeline.queries) - {"tumbling"}))
+    report = verify.verify(root, pipeline, "tumbling")
+    (finding,) = report.findings
+    assert not report.sound
+    assert (finding.fault, finding.severity) == ("FOLDER_GONE", "critical")
+    assert f"{finding.where} {finding.what}" == str(refused.value)
+    assert "headrace stream start pos_sales --new-generation all --rows keep" in finding.what
 
 
 def _files(root: str) -> Generation:

@@ -25,6 +25,7 @@ from headrace.store import (
     generation,
     integrity,
     ledger,
+    lost_folders,
     paths,
     topic_identity,
 )
@@ -57,12 +58,14 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     name = names.query_name(pipeline.name, query)
     chosen = generation.current(root, pipeline.name, query)
     missing = [
-        Finding("MANIFEST_GONE", "critical", names.query_name(pipeline.name, query), message)
+        Finding("MANIFEST_GONE", "critical", name, message)
         for number in generation.lost(root, pipeline.name, query)
         for message in [generation.manifest_gone(root, pipeline.name, query, number)]
     ]
     if chosen is None:
-        return VerifyReport(name, None, None, tuple(missing))
+        gone = lost_folders.folder_gone(root, pipeline, query)
+        lost = [Finding("FOLDER_GONE", "critical", name, gone)] if gone else []
+        return VerifyReport(name, None, None, (*missing, *lost))
     folders = chosen.paths(root)
     findings = missing + _readable(
         folders.checkpoint, lambda: integrity.structure(folders, stateful=is_stateful(chosen))
