@@ -80,8 +80,7 @@ def cassandra_sink(variant: str, pipeline: Pipeline, topic: str, folder: str) ->
     letters = writer.letters_write(query, kafka, partial(source.reread, spark, pipeline, topic, kafka))
     write = writer.declared_write(pipeline, QUERY, query, paths, kafka, letters)
     complete = writer.Writer(
-        spark, begun, paths, write, GroupCommitter(spark, binding), writer.Gate(), writer.Counters(),
-        refusals.must_hold(query), letters=letters,
+        spark, begun, paths, write, GroupCommitter(spark, binding), writer.Gate(), writer.Counters(), letters=letters
     )  # fmt: skip
     return complete, paths.checkpoint
 

@@ -95,7 +95,6 @@ LOST = "SparkException: Job aborted due to stage failure: ExecutorLostFailure (e
         ),
         ("Error reading delta file /1.delta of HDFSStateStoreProvider", Exit.DAMAGED),
         ("[CONCURRENT_STREAM_LOG_UPDATE] Concurrent update to the log", Exit.DUPLICATE_WRITER),
-        ("p.q batch 3 has nulls in required columns {'amount': 1}", Exit.REFUSED),
         ("java.lang.RuntimeException: the well is poisoned", Exit.TRANSIENT),
         ("java.lang.IllegalStateException: took 137 rows, exit code unknown", Exit.TRANSIENT),
     ],

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from py4j import clientserver
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -76,7 +75,6 @@ class Stage:
             SimpleNamespace(commit=lambda *_: None),  # type: ignore[arg-type]
             writer.Gate(),
             writer.Counters(),
-            ("word",),
             self.link,
             letters=self.letters,
             stateless=self.stateless,
@@ -210,18 +208,6 @@ def test_a_small_batch_without_state_runs_in_as_few_tasks_as_its_records_are_wor
     assert len(list((Path(stage.paths.files) / "batch_id=0").glob("part-*"))) == tasks
     assert stage.written(0) == words
     assert stage.rows_out() == [60]
-
-
-def test_a_null_in_a_required_column_ends_the_query_names_the_column_and_leaves_no_file(stage: Stage) -> None:
-    stage.lay("a", None, "c")
-
-    with pytest.raises(
-        StreamingQueryException, match=rf"p\.q batch 0 has {writer.NULL_IN_REQUIRED} \(word\): a value overflowed"
-    ):
-        stage.run()
-
-    assert stage.written(0) is None
-    assert stage.rows_out() == []
 
 
 def test_a_later_batch_searches_no_java_class(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

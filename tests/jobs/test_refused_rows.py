@@ -12,6 +12,8 @@ from pyspark.sql import functions as F
 
 from headrace.contract import limits
 from headrace.driver import sinks
+from headrace.store import ledger
+from headrace.store.generation import Generation
 from tests.support.sink_ends import Ends, load, record, records_frame, write_batch
 
 pytestmark = pytest.mark.spark
@@ -274,6 +276,27 @@ def test_a_total_whose_key_is_empty_is_a_dead_letter_with_the_row(
         == "not_written: place is empty, but Cassandra accepts no empty partition key"
     )
     assert "headrace.offset" not in dict(letter.headers)
+
+
+def test_a_total_that_overflowed_is_a_dead_letter_with_the_row(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One record ended the pipeline. The table keeps the former total, and the next one that fits is written again."""
+    text = TOTALS.replace("decimal(22,2)", "decimal(12,2)")
+
+    def totals(readings: DataFrame) -> DataFrame:
+        return readings.groupBy("place").agg(F.sum("amount").cast("decimal(12,2)").alias("total"))
+
+    amounts = [("north", "9999999999.99"), ("north", "0.01"), ("south", "9999999999.99")]
+    given = [record(id="r", place=place, amount=amount, at=AT) for place, amount in amounts]
+    ends = write_batch(spark, monkeypatch, tmp_path, load(tmp_path, text), "totals", totals, given, number=7)
+    assert [row["place"] for row in ends.tables["refusing.totals"]] == ["south"]
+    (letter,) = ends.topics[LETTERS]
+    assert (letter.key, json.loads(letter.value or b"")["place"]) == (None, "north")
+    assert letter.header(sinks.HEADER_ID).startswith("refusing.totals/1/7/")
+    assert letter.header(sinks.HEADER_REASON) == "not_written: total is required, but the transform returned null"
+    (entry,) = ledger.read(Generation("refusing", "totals", 1, 1_000_000, {}).paths(str(tmp_path)).ledger)
+    assert (entry["rows_out"], entry["refused"]) == (1, 1)
 
 
 MATCHED = (

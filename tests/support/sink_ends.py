@@ -122,7 +122,6 @@ def write_batch(
         groups=SimpleNamespace(commit=lambda *_: None),  # type: ignore[arg-type]
         gate=writer.Gate(),
         counters=writer.Counters(),
-        required=refusals.must_hold(query),
         often=True,
         refused=refusals.REFUSED,
     )(refusals.judged(frame, pipeline, query), number)

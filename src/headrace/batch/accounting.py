@@ -127,6 +127,16 @@ def differing(sides: DataFrame, values: Sequence[str], tolerance: Decimal | int 
     return sides.where(reduce(lambda one, other: one | other, differs))
 
 
+def added_up(parts: DataFrame, name: str, *, required: bool) -> Column:
+    """Return the sum of a column of partial totals, in its type.
+
+    A required sum is null if one of its parts is null, or if it does not fit: it remains a total that no sink takes (ADR 30).
+    """
+    whole = F.sum(name).cast(parts.schema[name].dataType)
+    unknown = F.count_if(F.col(name).isNull()) > 0 if required else F.lit(False)
+    return F.when(~unknown, whole).alias(name)
+
+
 def matched(sides: Mapping[str, DataFrame], keys: Sequence[str], values: Sequence[str]) -> DataFrame:
     """Return every key with its values on each side: keys, _has_<side>, then _<side>_<value>; values may have any type.
 

@@ -27,7 +27,7 @@ from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import RebuildSpec
 from headrace.contract.model import Query
-from headrace.driver import error_causes, queries, refusals, sinks, source, writer
+from headrace.driver import queries, refusals, sinks, source, writer
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.store import archive_notes, checkpoint_log, integrity, ledger, quarantine, small_files, trees
@@ -215,7 +215,6 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
     pass_over = writer.passed_write(rebuild.passed, kafka, lambda topic, _: records[topic])
     write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka, letters)
     full = names.query_name(job.pipeline.name, rebuild.name)
-    required = refusals.must_hold(rebuild.query)
 
     def written(frame: DataFrame, number: int) -> None:
         began = time.time_ns() // 1_000_000
@@ -223,13 +222,8 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
         rows_in = progress.records if taken.offsets else 0
         frame = refusals.judged(frame, job.pipeline, rebuild.query).persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            nulls = [F.count(F.when(F.col(name).isNull(), True)) for name in required]
-            counts = frame.agg(F.count(F.lit(1)), F.count(refusals.REASON), *nulls).first()
+            counts = frame.agg(F.count(F.lit(1)), F.count(refusals.REASON)).first()
             assert counts is not None
-            if any(counts[2:]):
-                raise HeadraceError(
-                    f"{full} has {error_causes.NULL_IN_REQUIRED}. Correct the transform before the rebuild."
-                )
             batch = sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1]))
             quarantined = pass_over(batch)
             if counts[0]:

@@ -259,7 +259,7 @@ def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame])
     key, values = batch_views.key(query), batch_views.values(query)
     half = F.pmod(F.hash(*side.columns), F.lit(2))
     parts = transform(side.where(half == 0)).unionByName(transform(side.where(half == 1)))
-    sums = [F.sum(value).alias(value) for value in values]
+    sums = [accounting.added_up(parts, value, required=query.columns[value].required) for value in values]
     added = parts.groupBy(*key).agg(*sums) if sums else parts.select(*key).distinct()
     together = accounting.matched({"all": transform(side), "added": added}, key, values)
     return bool(accounting.unlike(together, "all", "added", values).isEmpty())

@@ -11,9 +11,6 @@ from headrace.store import topic_identity
 
 LENGTH = 500
 
-NULL_IN_REQUIRED = "nulls in required columns"
-"""The writer's message for a required column without a value; no restart changes that."""
-
 # In order of precedence: state that cannot be loaded for lack of memory is not damaged. Texts of Spark 3.5, its Kafka
 # and Cassandra connectors, Hadoop and Linux, and of `store.checkpoint_log`.
 _CLASSES = (
@@ -40,7 +37,6 @@ _CLASSES = (
             r"Provided state schema|STATE_STORE_.*SCHEMA"
         ),
     ),
-    (Exit.REFUSED, NULL_IN_REQUIRED),
     (Exit.WORKER_LOST, r"Python worker (?:exited unexpectedly|failed to connect back)"),
     (
         Exit.STORE_AWAY,

@@ -356,7 +356,6 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         write = writer.declared_write(pipeline, name, declared, paths, kafka, letters)
         frame = refusals.judged(frame, pipeline, declared)
         mode, trigger = declared.mode, declared.trigger
-        required = refusals.must_hold(declared)
         entries = quarantine.passed_by(driver.root, chosen)
         again = partial(source.between, driver.spark, pipeline, kafka)
         passed = writer.passed_write(entries, kafka, again) if entries else None
@@ -365,7 +364,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
     else:
         topic = names.archived_topic(pipeline, name)
         write = writer.archive_write(pipeline, topic, driver.root, kafka, topics.get(topic, ""), counters)
-        letters, required, passed, cassandra, often, refused = None, (), None, None, True, "reason IS NOT NULL"
+        letters, passed, cassandra, often, refused = None, None, None, True, "reason IS NOT NULL"
         mode, trigger = "append", ARCHIVE_TRIGGER
     batches = writer.Writer(
         driver.spark,
@@ -375,7 +374,6 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         driver.groups,
         driver.gate,
         counters,
-        required,
         cassandra,
         often,
         refused,

@@ -17,7 +17,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from headrace.contract import limits
-from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, Sink, decimal_digits
+from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, decimal_digits
 from headrace.contract.platform_columns import SOURCE
 from headrace.contract.spark_types import ddl_type
 from headrace.driver import sinks, source
@@ -44,17 +44,6 @@ def of_one_record(query: Query) -> bool:
     return query.aggregate is None and query.join is None
 
 
-def must_hold(query: Query) -> tuple[str, ...]:
-    """Return the columns in which null ends the query: the required columns of a total or joined row, except keys.
-
-    A total that overflowed is null, and null overwrites nothing: the old total would stay in the table.
-    """
-    if of_one_record(query):
-        return ()
-    keys = {name for sink in query.sinks for name in _key_columns(sink)}
-    return tuple(name for name, column in query.columns.items() if column.required and name not in keys)
-
-
 def judged(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
     """Return the rows with REASON (string, null if every sink accepts the row; at most 200 characters)."""
     rules = [F.when(broken, why) for broken, why in _rules(frame, pipeline, query)]
@@ -62,11 +51,16 @@ def judged(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
     return frame.withColumn(REASON, reason)
 
 
+def accepted(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
+    """Return the rows that go to the sinks, as reconciliation expects them there."""
+    return judged(frame, pipeline, query).where(F.col(REASON).isNull()).drop(REASON)
+
+
 def taken(transform: Transform, pipeline: Pipeline, query: Query) -> Transform:
-    """Return the transform without the rows that go to no sink, as reconciliation expects them in a sink."""
+    """Return the transform without the rows that go to no sink."""
 
     def rows(*args: DataFrame, **frames: DataFrame) -> DataFrame:
-        return judged(transform(*args, **frames), pipeline, query).where(F.col(REASON).isNull()).drop(REASON)
+        return accepted(transform(*args, **frames), pipeline, query)
 
     return rows
 
@@ -137,7 +131,7 @@ def _rules(frame: DataFrame, pipeline: Pipeline, query: Query) -> Iterator[tuple
 
 def _nulls(query: Query) -> Iterator[tuple[Column, Column]]:
     for name, column in query.columns.items():
-        if column.required and name not in must_hold(query):
+        if column.required:
             yield F.col(name).isNull(), _reason(f"{name} is required, but the transform returned null")
 
 
@@ -193,15 +187,3 @@ def _too_large(size: Column, limit: int, what: str, store: str) -> Iterator[tupl
 
 def _reason(text: str) -> Column:
     return F.lit(f"{NOT_WRITTEN}: {text}")
-
-
-def _key_columns(sink: Sink) -> list[str]:
-    match sink:
-        case CassandraSink():
-            return [*sink.partition_key, *sink.clustering_key]
-        case KafkaSink():
-            return [sink.key, *([] if sink.identity == "source" else sink.identity)]
-        case FilesSink():
-            return []
-        case _:
-            assert_never(sink)

@@ -7,14 +7,13 @@ For each batch, in this order, every step idempotent:
 4. publish the offsets as a Kafka consumer group.
 Spark then writes its commit. If killed anywhere before that, Spark runs the same batch id over the same offsets again.
 
-A batch that is read once is counted and checked by the job that writes it. One that is read more often is persisted, and
-counted and checked first (ADR 0036).
+A batch that is read once is counted by the job that writes it. One that is read more often is persisted, and counted
+first (ADR 0036).
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -32,8 +31,7 @@ from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipelin
 from headrace.driver import complete, counted, iceberg_maintenance, refusals, sinks
 from headrace.driver.cassandra_guard import Link
 from headrace.driver.consumer_groups import GroupCommitter
-from headrace.driver.error_causes import NULL_IN_REQUIRED, reason_of, writing
-from headrace.errors import HeadraceError
+from headrace.driver.error_causes import reason_of, writing
 from headrace.store import ledger, quarantine, topic_identity
 from headrace.store.checkpoint_log import read_batch_range
 from headrace.store.generation import Generation
@@ -42,9 +40,6 @@ from headrace.store.quarantine import Entries
 from headrace.store.topic_identity import TopicIds
 
 log = logging.getLogger(__name__)
-
-_LACKS = "headrace: a row lacks"  # different from the text of a refusal, for which `reasons` searches in all errors
-_LACKED = re.compile(rf"{_LACKS} ([\w, ]+)")
 
 ASKED_SECONDS = 10.0
 """Maximum age of an answer about topic ids before a batch; also how long to wait before asking a silent Kafka again."""
@@ -112,7 +107,6 @@ class Writer:
     groups: GroupCommitter
     gate: Gate
     counters: Counters
-    required: tuple[str, ...] = ()
     link: Link | None = None  # set if the batch needs Cassandra
     often: bool = False  # whether `write` reads the frame more than once
     refused: str = "false"  # SQL: which rows go to the dead letters, for a frame that is read more than once
@@ -206,64 +200,26 @@ class Writer:
         log.info("%s batch %d: %d in, %d out, %d ms", self.query, number, rows_in, rows_out, _now_ms() - began_ms)
 
     def _write_once(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
-        """Write a frame in one job and return its counts. The job fails on null in a required column.
-
-        With ANSI mode off an overflow is null, and null overwrites nothing: an old total would silently stay. Rows that the
-        job wrote before it failed are like those of a killed driver: the next write of them is equal or newer.
-        """
+        """Write a frame in one job and return its counts."""
         running = counted.execution(self.spark)
         before = counted.counts(running)  # of a try that Cassandra's outage ended
-        try:
-            self.write(without_nulls(frame, self.required), batch)
-        except Exception as error:
-            columns = lacking(f"{error}\n{error.__cause__}", self.required)
-            if columns:
-                raise self._refusal(batch.number, columns) from error
-            raise
+        self.write(frame, batch)
         now = counted.counts(running)
         return counted.Counts(now.rows - before.rows, now.refused - before.refused)
 
     def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
-        """Count a persisted frame and its nulls, then write it, if it has rows; return its counts."""
-        broken = [F.count_if(F.col(name).isNull()) for name in self.required]
-        counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused)), *broken).first()
+        """Count a persisted frame, then write it, if it has rows; return its counts."""
+        counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused))).first()
         assert counts is not None
-        rows, refused, *broken_rows = map(int, counts)
-        nulls = [name for name, count in zip(self.required, broken_rows, strict=True) if count]
-        if nulls:
-            raise self._refusal(batch.number, ", ".join(nulls))
+        rows, refused = map(int, counts)
         if rows:
             self.write(frame, replace(batch, refused=refused))
         return counted.Counts(rows, refused)
-
-    def _refusal(self, number: int, columns: str) -> HeadraceError:
-        return HeadraceError(
-            f"{self.query} batch {number} has {NULL_IN_REQUIRED} ({columns}): a value overflowed or the transform lost it. "
-            "Widen the column's type or correct the transform, then begin a new generation."
-        )
 
 
 def tasks_for(offsets: int) -> int:
     """Return how many tasks at most share a batch of so many offsets; Spark starts one for each partition otherwise."""
     return max(1, -(-offsets // TASK_OFFSETS))
-
-
-def without_nulls(frame: DataFrame, required: tuple[str, ...]) -> DataFrame:
-    """Return the frame; any job that reads a row without a required value fails, naming the columns."""
-    if not required:
-        return frame
-    lacks = " OR ".join(f"`{name}` IS NULL" for name in required)
-    lacking = ", ".join(f"CASE WHEN `{name}` IS NULL THEN '{name}' END" for name in required)
-    message = f"concat('{_LACKS} ', concat_ws(', ', {lacking}))"
-    return frame.where(f"CASE WHEN {lacks} THEN CAST(raise_error({message}) AS BOOLEAN) ELSE true END")
-
-
-def lacking(text: str, required: tuple[str, ...]) -> str | None:
-    """Return the columns that an error from `without_nulls` names, or None if the text is of another error.
-
-    The text of another error may show the job's plan, which contains the check itself.
-    """
-    return next((columns for columns in _LACKED.findall(text) if set(columns.split(", ")) <= set(required)), None)
 
 
 def reads_often(query: Query) -> bool:

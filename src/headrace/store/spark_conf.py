@@ -81,8 +81,8 @@ def spark_conf(pipeline: Pipeline, warehouse: str) -> dict[str, str]:
     """Return the settings of a pipeline's driver that apply everywhere. `warehouse` is `paths.lake(root)`.
 
     ANSI mode is OFF: with it, one value that a transform cannot cast or add ends the entire stream, and again after every
-    restart. Without it such a value is null (Spark SQL reference, "ANSI Compliance"), and the writer refuses null in a
-    required column. The one silent case that remains, an overflowing sum of longs, is why amounts are decimals.
+    restart. Without it such a value is null (Spark SQL reference, "ANSI Compliance"), and a row with null in a
+    required column is a dead letter. The one silent case that remains, an overflowing sum of longs, is why amounts are decimals.
     """
     return {
         **_streams(pipeline),

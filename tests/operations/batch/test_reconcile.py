@@ -13,11 +13,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.batch import archive_reader
-from headrace.batch.reconcile import kinds, lookups, single_rows
+from headrace.batch.reconcile import kept_results, kinds, lookups, single_rows
 from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, Pipeline
+from headrace.driver import refusals
 from headrace.store import archive_notes, generation, ledger
 from headrace.store.file_sink import Directory
 from headrace.store.generation import Generation
@@ -110,6 +111,34 @@ def test_a_running_total_is_compared_as_of_the_batch_that_wrote_it(spark: SparkS
     assert (by_product["b"].what, by_product["b"].sink_batch, by_product["b"].expected_batch) == ("differs", 1, 2)
     assert by_product["b"].offsets == {"pos/0": (1, 3)}
     assert by_product["c"].what == "missing in the sink"
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["all records", "those since the totals that an earlier run kept"])
+def test_a_total_that_no_sink_takes_is_a_difference_where_the_sink_has_the_former_one(
+    spark: SparkSession, pos: Pipeline, kept: bool
+) -> None:
+    """The total of `a` overflows in batch 1 and that of `b` in batch 0, so the sink never had one of `b`."""
+    query = pos.queries["product_totals"]
+
+    def narrow(pos: DataFrame) -> DataFrame:
+        rows = pos_sales.product_totals(pos)
+        return rows.withColumn("total_amount", F.col("total_amount").cast("decimal(3,2)").cast("decimal(22,2)"))
+
+    sales = [(0, 0, "a", "5.00"), (0, 1, "b", "8.00"), (0, 2, "b", "8.00")]
+    sales += [(1, 3, "a", "8.00"), (1, 4, "a", "8.00"), (1, 5, "b", "1.00")]
+    given = records(spark, [(batch, offset, name, amount, NOON, -1) for batch, offset, name, amount in sales])
+    earlier, later = narrow(given.where("_headrace_batch = 0")), given.where("_headrace_batch = 1")
+
+    def settled(due: DataFrame) -> DataFrame:
+        return refusals.accepted(kept_results.added(query, earlier, due) if kept else due, pos, query)
+
+    sink = totals(spark, [("a", "5.00", 1, 0)])
+    account, of_ledger = Account("product_totals", "table", "running totals"), [taken(0, 0, 3), taken(1, 3, 6)]
+    rows = later if kept else given
+    kinds.running(account, query, narrow, rows, sink, cut(of_ledger, seen=1, planned=1), Decimal(0), settled)
+    (difference,) = account.differences
+    assert (difference.key, difference.due) == ({"product_id": "a"}, None)
+    assert difference.batch == {"total_amount": None, "sales": 2 if kept else 3}
 
 
 def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(

@@ -312,5 +312,11 @@ def test_only_running_totals_that_are_sums_count_as_sums(spark: SparkSession, po
     def warmest(pos: DataFrame) -> DataFrame:
         return pos.groupBy("product_id").agg(F.max("amount").alias("total_amount"), F.count(F.lit(1)).alias("sales"))
 
+    def narrow(pos: DataFrame) -> DataFrame:
+        total = F.sum("amount").cast("decimal(5,2)").alias("total_amount")
+        return pos.groupBy("product_id").agg(total, F.count(F.lit(1)).alias("sales"))
+
+    eights = spark.createDataFrame([("p0", Decimal(8), START + timedelta(minutes=n)) for n in range(200)], ddl)
+    assert views.are_sums(query, eights, narrow), "each half fits, and 1600 does not: both are null"
     assert views.are_sums(query, records, pos_sales.product_totals)
     assert not views.are_sums(query, records, warmest)

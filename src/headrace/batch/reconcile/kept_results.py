@@ -200,12 +200,12 @@ def keep_totals(job: Job, name: str, query: Query, due: DataFrame, cut: Cut) -> 
 
 
 def added(query: Query, *parts: DataFrame) -> DataFrame:
-    """Return the totals of parts: the sums of the numeric columns, for each value of the others."""
+    """Return the totals of parts: the sums of the numeric columns (`accounting.added_up`), for each value of the others."""
     values = batch_views.values(query)
     together = parts[0]
     for part in parts[1:]:
         together = together.unionByName(part)
-    sums = [F.sum(value).cast(parts[0].schema[value].dataType).alias(value) for value in values]
+    sums = [accounting.added_up(parts[0], value, required=query.columns[value].required) for value in values]
     groups = [name for name in query.columns if name not in values]
     return together.groupBy(*groups).agg(*sums).select(*query.columns) if sums else together.distinct()
 

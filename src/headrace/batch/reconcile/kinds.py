@@ -93,11 +93,12 @@ def windows(
 
 def running(
     account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
-    tolerance: Decimal, kept: Callable[[DataFrame], DataFrame] = lambda due: due,
+    tolerance: Decimal, settled: Callable[[DataFrame], DataFrame] = lambda due: due,
 ) -> None:  # fmt: skip
     """Compare every key's total as of the batch that wrote it; a row of a batch beyond the cut is pending.
 
-    `kept` adds the totals of earlier batches, if `records` are only those of later ones.
+    `settled` adds the totals of earlier batches, if `records` are only those of later ones, and leaves out the totals that no
+    sink takes.
 
     A total is never closed, but its writetime identifies its batch (ADR 0006), and nothing of the key came in between. Each key
     is compared as of that batch or of the newest batch known before the sink was read, whichever is later.
@@ -117,7 +118,7 @@ def running(
     account.pending = pending.count()
     rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
     rows = rows.where(F.col(batch.BATCH) <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
-    due = kept(transform(rows).select(*keys, *values)).join(pending, keys, "left_anti")
+    due = settled(transform(rows).select(*keys, *values)).join(pending, keys, "left_anti")
     sides = {"due": due, "speed": speed.where(F.col("_as_of") <= cut.batch)}
     together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
     try:

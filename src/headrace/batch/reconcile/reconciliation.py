@@ -156,7 +156,8 @@ def _compare(
     scope: Scope,
 ) -> Iterator[Account]:  # fmt: skip
     query, spec = job.pipeline.queries[observed.name], scope.spec
-    transform = refusals.taken(job.transforms[observed.name], job.pipeline, query)
+    made_by = job.transforms[observed.name]
+    transform = refusals.taken(made_by, job.pipeline, query)
     tolerance = Decimal(spec.tolerance)
     sides = {topic: _placed(job, typed[topic], cut).persist(StorageLevel.MEMORY_AND_DISK) for topic in query.sources}
     (first, *_) = query.sources
@@ -174,7 +175,7 @@ def _compare(
                 account.exempt, account.note = True, "a total covers all days: not compared with a limit on days"
             elif account.kind == "running totals":
                 speed = scope_.with_age(query, sink, speed, observed.generation)
-                account = _compare_totals(job, account, query, transform, sides[first], speed, cut, scope, archives)
+                account = _compare_totals(job, account, query, made_by, sides[first], speed, cut, scope, archives)
             elif account.kind == "joined rows":
                 times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
                 cassandra, late = isinstance(sink, CassandraSink), scope.late[where]
@@ -234,14 +235,16 @@ def _compare_totals(
 ) -> Account:  # fmt: skip
     """Compare running totals with those that an earlier run kept and the records since, or with all records.
 
-    If they differ from the kept ones all records are read, so that the account names batches and offsets.
+    If they differ from the kept ones all records are read, so that the account names batches and offsets. Totals that no sink
+    takes are left out once all parts are added: a part of such a total may be one that a sink would take.
     """
     earlier, tolerance = scope.totals.get(account.query), Decimal(scope.spec.tolerance)
+    accepted = partial(refusals.accepted, pipeline=job.pipeline, query=query)
     if earlier is not None:
         since = replace(account, differences=[])
         records = records.where(F.col(accounting.BATCH) > earlier.batch)
         kept = partial(kept_results.added, query, earlier.rows)
-        kinds.running(since, query, transform, records, speed, cut, tolerance, kept)
+        kinds.running(since, query, transform, records, speed, cut, tolerance, lambda due: accepted(kept(due)))
         if not since.differing:
             if not since.blocked:
                 due = kept(transform(records.where(F.col(accounting.BATCH) <= cut.seen)))
@@ -249,7 +252,7 @@ def _compare_totals(
             return since
         (topic,) = query.sources
         records = _placed(job, _typed(job, topic, archives[topic]), cut)
-    kinds.running(account, query, transform, records, speed, cut, tolerance)
+    kinds.running(account, query, transform, records, speed, cut, tolerance, accepted)
     if scope.keeps and not account.differing and not account.blocked:
         certain = records.where(F.col(accounting.BATCH) <= cut.seen)
         half = F.col(f"{SOURCE}.offset") % 2 == 0
