@@ -80,7 +80,7 @@ def how(random_: random.Random, kind: str) -> How:
 
 
 def sum_of(random_: random.Random, column: str, kind: str) -> Sum:
-    """Return one computation over a column of this type. Sums that could overflow are left out: the driver refuses them."""
+    """Return one computation over a column of this type. Sums that could overflow are left out: the order decides if one does."""
     count = Sum("long", column, lambda _: F.count(F.lit(1)), len)
     known = Sum("long", column, F.count, lambda values: len(present(values)))
     least = Sum(kind, column, F.min, lambda values: min(present(values), default=None))

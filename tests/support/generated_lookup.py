@@ -17,6 +17,8 @@ from cassandra.cluster import Session
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from tests.support.generated_columns import GROWN
+
 Row = dict[str, Any]
 UNREAD = ("decimal(38,0)", "decimal(38,38)")
 """Decimals that do not fit decimal(38,18), as which Cassandra's connector reads every one."""
@@ -32,13 +34,15 @@ class Lookup:
     values: Mapping[str, str]
     type: str
     matched: str | None
+    times: int
+    """How often a text GROWN occurs in its key, so that some keys are at Cassandra's limit and others beyond it."""
     rows: dict[tuple[Any, ...], Row] = field(default_factory=dict)
 
     def joined(self, frame: DataFrame, table: DataFrame) -> DataFrame:
         """Return the records with the rows that they find, by Spark."""
         texts = {name for name, kind in frame.dtypes if kind == "string"}
         same = (
-            (usable(frame[column]) if column in texts else frame[column]) == table[key]
+            (grown(frame[column], self.times) if column in texts else frame[column]) == table[key]
             for key, column in self.on.items()
         )
         return frame.join(table, reduce(and_, same), self.type)
@@ -49,14 +53,19 @@ class Lookup:
 
     def row_of(self, record: Row) -> Row | None:
         """Return the row that a record finds, by Python."""
-        return self.rows.get(tuple(record[column] for column in self.on.values()))
+        return self.rows.get(self.key_of(record))
+
+    def key_of(self, record: Row) -> tuple[Any, ...]:
+        """Return the key by which a record looks up its row, by Python."""
+        values = (record[column] for column in self.on.values())
+        return tuple(value * self.times if value == GROWN else value for value in values)
 
     def fill(self, random_: random.Random, session: Session, records: Iterable[Row]) -> None:
         """Write rows for some of the records' keys, with values of other records, to the table."""
         records = list(records)
         for record in random_.sample(records, min(len(records), random_.choice([0, 1, 10, 40]))):
-            key = tuple(record[column] for column in self.on.values())
-            if None in key or "" in key:
+            key = self.key_of(record)
+            if not can_be_a_key(key):
                 continue
             other = random_.choice(records)
             self.rows[key] = {name: other[column] for name, column in self.values.items()}
@@ -68,9 +77,17 @@ class Lookup:
             self.rows[key] = {name: in_table(value) for name, value in row.items()}
 
 
-def usable(text: Column) -> Column:
-    """Return a text, or one that no row has where Cassandra would refuse it as a key: null, empty, or too long."""
-    return F.when(F.octet_length(text).between(1, 60_000), text).otherwise("\x01none")
+def grown(text: Column, times: int) -> Column:
+    """Return a text, which is long if it is GROWN."""
+    return F.when(text == GROWN, F.repeat(text, times)).otherwise(text)
+
+
+def can_be_a_key(values: tuple[Any, ...]) -> bool:
+    """Return whether Cassandra takes a partition key: 1 to 65,535 bytes in all; each of several parts takes 3 more."""
+    if None in values:
+        return False
+    sizes = [len(value.encode()) if isinstance(value, str) else 8 for value in values]
+    return 1 <= sum(sizes) + 3 * len(values) * (len(values) > 1) <= 65_535
 
 
 def drawn(
@@ -78,7 +95,7 @@ def drawn(
 ) -> tuple[Row, Lookup]:
     """Return a dimension whose columns have the types of a source's `columns`, and the lookup in it."""
     pick = random_.choice
-    kinds = ("int", "long", "boolean")  # null is no key, and only a text has a value that can stand for it
+    kinds = ("int", "long", "boolean")  # null is no key, and the platform follows it only where it is a text
     keyable = [
         c for c, spec in columns.items() if spec["type"] == "string" or (spec["type"] in kinds and spec["required"])
     ]
@@ -94,7 +111,8 @@ def drawn(
     matched = pick([fresh({**columns, **on, **values}), fresh({**columns, **on, **values}), None])
     type_ = "left" if matched else pick(["left", "inner"])
     content = {"keyspace": pipeline, "table": name, "key": list(on), "columns": given}
-    return content, Lookup(name, pipeline, on, values, type_, matched)
+    times = random.Random(name).choice([1, 21_844, 21_845, 21_846])  # of three bytes: at the limit, and beyond it
+    return content, Lookup(name, pipeline, on, values, type_, matched, times)
 
 
 def in_table(value: Any) -> Any:

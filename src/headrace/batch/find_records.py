@@ -22,7 +22,7 @@ from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.exit_codes import Exit
 from headrace.contract.job_files import FindSpec
-from headrace.driver import error_causes, queries, refusals, source
+from headrace.driver import error_causes, lookup_keys, queries, refusals, source
 from headrace.driver.declared import transformed
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
@@ -91,7 +91,7 @@ def _errors(job: Job, name: str, raw: dict[str, DataFrame]) -> Callable[[Sequenc
             added = source.added_columns(query, contract)
             frames[topic] = source.accepted(records.where(source.among(chosen)), contract, added, passed)
         frame = transformed(job.transforms[name], frames, names.query_name(job.pipeline.name, name))
-        rows = refusals.judged(frame, job.pipeline, query)
+        rows = refusals.judged(lookup_keys.guarded(frame, job.pipeline, query), job.pipeline, query)
         try:
             rows.select(*query.columns, refusals.REASON).write.format("noop").mode("overwrite").save()
         except (PySparkException, Py4JJavaError) as error:  # others: the JVM is gone, and no record is to blame

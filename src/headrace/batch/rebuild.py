@@ -27,7 +27,7 @@ from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import RebuildSpec
 from headrace.contract.model import Query
-from headrace.driver import queries, refusals, sinks, source, writer
+from headrace.driver import lookup_keys, queries, refusals, sinks, source, writer
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.store import archive_notes, checkpoint_log, integrity, ledger, quarantine, small_files, trees
@@ -195,7 +195,7 @@ def _feed(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFrame]
         typed = source.accepted(raw, contract, source.added_columns(query, contract), rebuild.passed)
         frames[topic] = source.watermarked(typed, topic, query, contract)
     frames |= queries.dimension_frames(job.spark, job.pipeline, query)
-    frame = job.transforms[rebuild.name](**frames)
+    frame = lookup_keys.guarded(job.transforms[rebuild.name](**frames), job.pipeline, query)
     queries.use_state_store(job.spark, query)
     running = (
         frame.writeStream.queryName(f"rebuild of {names.query_name(job.pipeline.name, rebuild.name)}")

@@ -20,7 +20,7 @@ from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import DrillSpec
 from headrace.contract.model import FilesSink
-from headrace.driver import queries, refusals, sinks, writer
+from headrace.driver import lookup_keys, queries, refusals, sinks, writer
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.error_causes import reason_of
 from headrace.errors import HeadraceError
@@ -125,7 +125,8 @@ def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
     declared = driver.pipeline.queries.get(name)
     if declared:
         passed = quarantine.passed_by(driver.root, generation.read(drill.chosen.paths(driver.root).manifest))
-        result = queries.build(driver, name, declared, streaming=True, passed=passed)
+        made = queries.build(driver, name, declared, streaming=True, passed=passed)
+        result = lookup_keys.guarded(made, driver.pipeline, declared)
         frame = refusals.judged(result, driver.pipeline, declared).where(f"NOT ({refusals.REFUSED})")
         mode = declared.mode
         columns = list(declared.columns)

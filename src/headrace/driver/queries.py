@@ -20,7 +20,7 @@ from headrace.access.bindings import KafkaBinding
 from headrace.contract import fingerprint, names, state
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
-from headrace.driver import archive_table, cassandra_guard, counted, refusals, source, spark_plan, writer
+from headrace.driver import archive_table, cassandra_guard, counted, lookup_keys, refusals, source, spark_plan, writer
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.declared import require_declared, transformed
 from headrace.driver.session import kafka_options
@@ -172,7 +172,8 @@ def _plans(driver: Driver, ids: topic_identity.TopicIds, new: frozenset[str] = f
         if query.dimensions:
             read = [pipeline.sources[topic].columns for topic in query.sources]
             optional = {column for columns in read for column, spec in columns.items() if not spec.required}
-            spark_plan.require_direct_join(build(driver, name, query, streaming=False), pipeline.name, name, optional)
+            as_batch = lookup_keys.guarded(build(driver, name, query, streaming=False), pipeline, query)
+            spark_plan.require_direct_join(as_batch, pipeline.name, name, optional)
         now = None if name in new else generation.current(driver.root, pipeline.name, name)
         passed = quarantine.passed_by(driver.root, now or generation.next_of(driver.root, pipeline.name, name), ids)
         frame = build(driver, name, query, streaming=True, starting_ms=now.starting_ms if now else None, passed=passed)
@@ -354,7 +355,7 @@ def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: gene
         records = partial(source.reread, driver.spark, pipeline, declared.sources[0], kafka)
         letters = writer.letters_write(declared, kafka, records)
         write = writer.declared_write(pipeline, name, declared, paths, kafka, letters)
-        frame = refusals.judged(frame, pipeline, declared)
+        frame = refusals.judged(lookup_keys.guarded(frame, pipeline, declared), pipeline, declared)
         mode, trigger = declared.mode, declared.trigger
         entries = quarantine.passed_by(driver.root, chosen)
         again = partial(source.between, driver.spark, pipeline, kafka)

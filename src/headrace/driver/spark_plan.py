@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -25,7 +25,8 @@ _EXPRESSION_ID = re.compile(r"#\d+L?|(?<=-T)\d+ms")
 _WATERMARK_DELAY = re.compile(r", [^,]*$")
 _ATTRIBUTE = re.compile(r"\b(\w+)#(\d+)L?(?:-T\d+ms)?")
 _DEFINITION = re.compile(r"^(.*) AS \w+#(\d+)L?(?:-T\d+ms)?$", re.DOTALL)
-_COLUMNS = 10_000  # of a node's text, which would be cut otherwise
+COLUMNS = 10_000
+"""Columns of a node's text, which Spark would cut otherwise."""
 _SHOWN = 200  # characters of an expression; a longer one is cut and ends in its hash
 SOURCE = "headrace_input"
 """The alias of a source inside a transform: plan nodes below it belong to the runtime, not to the transform.
@@ -51,11 +52,11 @@ def stateful_nodes(frame: DataFrame) -> list[str]:
 
 def keeps_state(frame: DataFrame) -> bool:
     """Return whether Spark keeps state for a streaming frame. A join with a table keeps none."""
-    for node in _nodes(frame._jdf.queryExecution().analyzed()):
+    for node in nodes_of(frame._jdf.queryExecution().analyzed()):
         name = node.getClass().getSimpleName()
         if name in _KEEP_STATE and node.isStreaming():
             return True
-        if name == "Join" and all(side.isStreaming() for side in _children(node)):
+        if name == "Join" and all(side.isStreaming() for side in children_of(node)):
             return True
     return False
 
@@ -102,18 +103,18 @@ def columns_read(frame: DataFrame, names: Collection[str]) -> set[str]:
     execution = frame._jdf.queryExecution()
     known = {
         attribute: attribute.partition("#")[0]
-        for node in _nodes(execution.analyzed())
+        for node in nodes_of(execution.analyzed())
         if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE
-        for attribute in _attributes(node.output())
+        for attribute in attributes_of(node.output())
         if attribute.partition("#")[0] in names
     }
     # Not `optimizedPlan`: it refuses a stream that has not started.
     optimised = frame.sparkSession._jsparkSession.sessionState().optimizer().execute(execution.analyzed())
     read = set()
-    for node in _nodes(optimised):
-        read |= _attributes(node.references())
+    for node in nodes_of(optimised):
+        read |= attributes_of(node.references())
         if _STATEFUL.match(node.nodeName()) and node.nodeName() != "Aggregate":
-            read |= {attribute for child in _children(node) for attribute in _attributes(child.output())}
+            read |= {attribute for child in children_of(node) for attribute in attributes_of(child.output())}
     return {name for attribute, name in known.items() if attribute in read}
 
 
@@ -124,26 +125,28 @@ def _recorded(frame: DataFrame) -> str:
     """
     analysed = frame._jdf.queryExecution().analyzed()
     text = str(analysed.toString())
-    sources = (node for node in _nodes(analysed) if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE)
-    declared = {attribute.partition("#")[0] for node in sources for attribute in _attributes(node.output())}
+    sources = (node for node in nodes_of(analysed) if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE)
+    declared = {attribute.partition("#")[0] for node in sources for attribute in attributes_of(node.output())}
     for name, old in OLD_NAMES.items():
         if old not in declared:
             text = re.sub(rf"\b{name}\b", old, text)
     return text
 
 
-def _nodes(node: Any) -> Iterator[Any]:  # noqa: ANN401 - Java objects
+def nodes_of(node: Any) -> Iterator[Any]:  # noqa: ANN401 - Java objects
+    """Yield a plan's nodes, outermost first."""
     yield node
-    for child in _children(node):
-        yield from _nodes(child)
+    for child in children_of(node):
+        yield from nodes_of(child)
 
 
-def _children(node: Any) -> list[Any]:  # noqa: ANN401
+def children_of(node: Any) -> list[Any]:  # noqa: ANN401
+    """Return the children of a plan's node, or of an expression."""
     children = node.children()
     return [children.apply(index) for index in range(children.size())]
 
 
-def _attributes(collection: Any) -> set[str]:  # noqa: ANN401
+def attributes_of(collection: Any) -> set[str]:  # noqa: ANN401
     """Return the attributes of a Scala collection as name#id."""
     return {f"{name}#{number}" for name, number in _ATTRIBUTE.findall(collection.mkString(" "))}
 
@@ -224,7 +227,7 @@ def _short(text: str) -> str:
 def require_direct_join(frame: DataFrame, pipeline: str, query: str, optional: Collection[str] = ()) -> None:
     """Refuse a batch frame whose plan scans a Cassandra table, or casts its key, instead of joining directly.
 
-    `optional` are the columns of its sources that may be null.
+    `optional` are the columns of its sources that may be null. A text may be (`lookup_keys.guarded` comes before).
 
     A direct join needs equality on all partition-key columns with equal types (connector docs, "Direct Join"). A cast of the
     table's column becomes a full table scan in every batch. A cast of the other side is joined directly, but a value that
@@ -263,10 +266,10 @@ def require_direct_join(frame: DataFrame, pipeline: str, query: str, optional: C
 
 def _outer_joins(plan: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - Java objects
     """Yield the outer joins of an analysed plan with a table, and the side of the table."""
-    for join in _nodes(plan):
+    for join in nodes_of(plan):
         side = {"LeftOuter": 1, "RightOuter": 0}.get(str(join.joinType())) if join.nodeName() == "Join" else None
-        table = _children(join)[side] if side is not None else None
-        if table is not None and any(node.nodeName() == "DataSourceV2Relation" for node in _nodes(table)):
+        table = children_of(join)[side] if side is not None else None
+        if table is not None and any(node.nodeName() == "DataSourceV2Relation" for node in nodes_of(table)):
             yield join, table
 
 
@@ -274,31 +277,31 @@ def _null_keys(plan: Any, optional: Collection[str]) -> Iterator[str]:  # noqa: 
     """Yield the source columns that may be null and that an outer join compares as they are; an inner join leaves null out."""
     given = {
         attribute
-        for node in _nodes(plan)
+        for node in nodes_of(plan)
         if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE
-        for attribute in _attributes(node.output())
+        for attribute in attributes_of(node.output())
         if attribute.partition("#")[0] in optional
     }
     for join, _ in _outer_joins(plan):
-        for part in _parts(join.condition().get()) if join.condition().isDefined() else ():
-            for side in _children(part):
-                if side.nodeName() == "AttributeReference" and _attributes(side.references()) <= given:
+        for part in conjuncts_of(join.condition().get()) if join.condition().isDefined() else ():
+            for side in children_of(part):
+                if side.nodeName() == "AttributeReference" and attributes_of(side.references()) <= given:
                     yield str(side.name())
 
 
 def _beside_the_key(execution: Any) -> Iterator[str]:  # noqa: ANN401 - a Java object
     """Yield what outer joins with a table do besides comparing its key: the connector does it after the join."""
     for join, table in _outer_joins(execution.analyzed()):
-        for node in _nodes(table):
+        for node in nodes_of(table):
             if node.nodeName() == "Filter":
                 yield "rows of the table are filtered"
-            if any(not _ATTRIBUTE.fullmatch(text) for text in _definitions(node.simpleString(_COLUMNS)).values()):
+            if any(not _ATTRIBUTE.fullmatch(text) for text in _definitions(node.simpleString(COLUMNS)).values()):
                 yield "a column of the table is computed"
-        output, condition = _attributes(table.output()), join.condition()
-        parts = _parts(condition.get()) if condition.isDefined() else []
+        output, condition = attributes_of(table.output()), join.condition()
+        parts = conjuncts_of(condition.get()) if condition.isDefined() else []
         if not all(part.nodeName() == "EqualTo" and _compares(part, output) for part in parts):
             yield "more than the key is compared"
-    for node in _nodes(execution.executedPlan()):
+    for node in nodes_of(execution.executedPlan()):
         if (
             node.nodeName() == "CassandraDirectJoin"
             and node.otherJoinCouplets().nonEmpty()
@@ -307,10 +310,20 @@ def _beside_the_key(execution: Any) -> Iterator[str]:  # noqa: ANN401 - a Java o
             yield "more than the key is compared"
 
 
-def _parts(condition: Any) -> list[Any]:  # noqa: ANN401
+def origin(attribute: str, lines: Iterable[str]) -> str:
+    """Return the attribute (name#id) that one is below the nodes of these texts, which may rename it."""
+    made: dict[str, str] = {}
+    for line in lines:
+        made |= _definitions(line)
+    while match := _ATTRIBUTE.fullmatch(made.get(attribute.partition("#")[2], "")):
+        attribute = f"{match[1]}#{match[2]}"
+    return attribute
+
+
+def conjuncts_of(condition: Any) -> list[Any]:  # noqa: ANN401
     """Return the expressions that a condition joins by AND."""
     return (
-        [part for side in _children(condition) for part in _parts(side)]
+        [part for side in children_of(condition) for part in conjuncts_of(side)]
         if condition.nodeName() == "And"
         else [condition]
     )
@@ -318,7 +331,7 @@ def _parts(condition: Any) -> list[Any]:  # noqa: ANN401
 
 def _compares(equality: Any, table: set[str]) -> bool:  # noqa: ANN401
     """Return whether one side of an equality reads only columns of the table, and the other only others."""
-    one, other = (_attributes(side.references()) for side in _children(equality))
+    one, other = (attributes_of(side.references()) for side in children_of(equality))
     return (
         bool(one and other) and {one <= table, other <= table} == {True, False} and not (one & table and other & table)
     )

@@ -42,7 +42,7 @@ from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
 from headrace.contract.platform_columns import SOURCE
-from headrace.driver import decode, queries, refusals, source
+from headrace.driver import decode, lookup_keys, queries, refusals, source
 from headrace.driver.queries import Transform
 from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
@@ -274,7 +274,7 @@ def _compare_lookups(
     letters = every.where(F.col("_query") == full)
     dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
     transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
-    rows = transform(**{topic: records}, **dimensions)
+    rows = lookup_keys.guarded(transform(**{topic: records}, **dimensions), job.pipeline, query)
     placed = accounting.batch_of(rows, cut.certain).where(F.col(accounting.BATCH).isNotNull())
     unmatched = sink_frames.placed_by_id(letters, topic)
     lookups.newest(account, query, sink, placed, unmatched, speed, sure_from)
