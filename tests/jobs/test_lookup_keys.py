@@ -84,7 +84,7 @@ def users_of(spark: SparkSession) -> DataFrame:
     return spark.table("lake.looking_up.users").drop("shop")
 
 
-def found(frame: DataFrame) -> dict[str, str | None]:
+def names_by_record(frame: DataFrame) -> dict[str, str | None]:
     """Return which row each record found, by the names of their keys."""
     return {row["id"]: row["name"] for row in frame.collect()}
 
@@ -124,9 +124,9 @@ def test_a_record_with_a_key_that_no_row_can_have_finds_no_row(
     spark: SparkSession, pipeline: Pipeline, join: Join
 ) -> None:
     frame = join(logins(spark), users_of(spark))
-    assert found(frame) == {name: None if name in ("unknown", "null") else name for name in KEYS}
+    assert names_by_record(frame) == {name: None if name in ("unknown", "null") else name for name in KEYS}
     guarded_frame = guarded(frame, pipeline, pipeline.queries["named"])
-    assert found(guarded_frame) == {name: name if name in ("known", "longest") else None for name in KEYS}
+    assert names_by_record(guarded_frame) == {name: name if name in ("known", "longest") else None for name in KEYS}
     assert guarded_frame.schema == frame.schema
 
 
@@ -135,8 +135,8 @@ def test_an_inner_join_leaves_such_a_record_out_and_compares_other_columns_as_th
 ) -> None:
     users, records = users_of(spark), logins(spark).withColumn("of", F.col("id"))
     frame = records.join(users, (records.login == users.login) & (records.of == users.name) & (records.shop > 0))
-    assert set(found(frame)) == {"known", "empty", "longest", "too long"}
-    assert set(found(guarded(frame, pipeline, pipeline.queries["named"]))) == {"known", "longest"}
+    assert set(names_by_record(frame)) == {"known", "empty", "longest", "too long"}
+    assert set(names_by_record(guarded(frame, pipeline, pipeline.queries["named"]))) == {"known", "longest"}
 
 
 def test_a_key_of_several_columns_may_have_an_empty_one_and_is_limited_as_a_whole(
@@ -149,9 +149,9 @@ def test_a_key_of_several_columns_may_have_an_empty_one_and_is_limited_as_a_whol
     rows: list[tuple[Any, ...]] = [("empty", "", 1), ("fits", "l" * longest, 2), ("beyond", "l" * (longest + 1), 2)]
     records = spark.createDataFrame([*rows, ("null", None, 1)], "id string, login string, shop int")
     frame = records.join(spark.table("lake.looking_up.staff"), ["shop", "login"], "left")
-    assert found(frame) == {"empty": "empty", "fits": "fits", "beyond": "beyond", "null": None}
+    assert names_by_record(frame) == {"empty": "empty", "fits": "fits", "beyond": "beyond", "null": None}
     expected = {"empty": "empty", "fits": "fits", "beyond": None, "null": None}
-    assert found(guarded(frame, pipeline, pipeline.queries["named"])) == expected
+    assert names_by_record(guarded(frame, pipeline, pipeline.queries["named"])) == expected
 
 
 def test_a_stream_is_guarded_and_a_join_by_a_part_of_the_key_or_with_another_table_remains_as_it_is(
@@ -165,7 +165,7 @@ def test_a_stream_is_guarded_and_a_join_by_a_part_of_the_key_or_with_another_tab
     running = (
         guarded_stream.writeStream.option("checkpointLocation", str(tmp_path / "checkpoint"))
         .trigger(availableNow=True)
-        .foreachBatch(lambda frame, _: written.append(found(frame)))
+        .foreachBatch(lambda frame, _: written.append(names_by_record(frame)))
         .start()
     )
     assert running.awaitTermination(300)

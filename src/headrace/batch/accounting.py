@@ -132,9 +132,9 @@ def added_up(parts: DataFrame, name: str, *, required: bool) -> Column:
 
     A required sum is null if one of its parts is null, or if it does not fit: it remains a total that no sink takes (ADR 30).
     """
-    whole = F.sum(name).cast(parts.schema[name].dataType)
+    total = F.sum(name).cast(parts.schema[name].dataType)
     unknown = F.count_if(F.col(name).isNull()) > 0 if required else F.lit(False)
-    return F.when(~unknown, whole).alias(name)
+    return F.when(~unknown, total).alias(name)
 
 
 def matched(sides: Mapping[str, DataFrame], keys: Sequence[str], values: Sequence[str]) -> DataFrame:

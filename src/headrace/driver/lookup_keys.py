@@ -112,8 +112,8 @@ def _dimension(node: Any, tables: list[Dimension]) -> Dimension | None:  # noqa:
     if node.nodeName() != "DataSourceV2Relation" or node.identifier().isEmpty():
         return None
     place = node.identifier().get()
-    found = (table for table in tables if [table.keyspace, table.table] == [*place.namespace(), place.name()])
-    return next(found, None)
+    matching = (table for table in tables if [table.keyspace, table.table] == [*place.namespace(), place.name()])
+    return next(matching, None)
 
 
 def _condition(spark: SparkSession, condition: Any, dimension: Dimension, columns: dict[str, str]) -> Column | None:  # noqa: ANN401
