@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBinding
 
 
@@ -33,12 +34,16 @@ class FakeKafka:
 
     def create_topics(self, topics: list[Any], **_: object) -> dict[str, Future[Any]]:
         for topic in topics:
+            if topic.topic in self.topics:
+                raise KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))
             self.topics[topic.topic] = dict(topic.config)
             self.partitions[topic.topic] = [topic.replication_factor] * topic.num_partitions
         return {}
 
     def create_partitions(self, news: list[Any], **_: object) -> dict[str, Future[Any]]:
         for new in news:
+            if new.new_total_count <= len(self.partitions[new.topic]):
+                raise KafkaException(KafkaError(KafkaError.INVALID_PARTITIONS))
             self.partitions[new.topic] = self.partitions[new.topic][:1] * new.new_total_count
         return {}
 

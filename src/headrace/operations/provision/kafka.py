@@ -6,7 +6,7 @@ next, such as a login, a record or a second plan, then finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -59,13 +59,17 @@ def administering(admin_root: Path) -> Iterator[AdminClient]:
         ) from error
 
 
-def topic_steps(admin: AdminClient, pipeline: Pipeline, replication_factor: int) -> list[ProvisionStep]:
-    """Return the steps that create or change the topics as declared.
+def topic_steps(
+    admin: AdminClient, pipeline: Pipeline, replication_factor: int, planned: Collection[str] = ()
+) -> list[ProvisionStep]:
+    """Return the steps that create or change the topics as declared, except those that are `planned` already.
+
+    Two pipelines of a chain declare its topic, with equal settings (ADR 28): a second step to create it would fail.
 
     A topic is ours if the pipeline's user has a right on it, which provisioning grants to no other user, or if all its
     settings already match.
     """
-    wanted = kafka.topics(pipeline, replication_factor)
+    wanted = [topic for topic in kafka.topics(pipeline, replication_factor) if topic.name not in planned]
     existing = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
     missing = [topic for topic in wanted if topic.name not in existing]
     present = [topic for topic in wanted if topic.name in existing]

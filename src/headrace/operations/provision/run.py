@@ -49,8 +49,8 @@ def planned(
     """Yield the plan of what `provision` would do. It can be carried out while the context is open."""
     with in_kafka.administering(admin_root) as admin, cassandra_session(admin_root) as session:
         steps: list[ProvisionStep] = []
-        for pipeline in pipelines:
-            steps += in_kafka.topic_steps(admin, pipeline, replication_factor)
+        for number, pipeline in enumerate(pipelines):
+            steps += in_kafka.topic_steps(admin, pipeline, replication_factor, consentable(pipelines[:number]))
             steps += in_cassandra.table_steps(session, pipeline, replication_factor)
             steps += _login_steps(admin, session, pipeline, admin_root, bindings_root)
         yield ProvisionPlan(steps)
